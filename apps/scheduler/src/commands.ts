@@ -1,0 +1,62 @@
+/** Commands for hosts, built from the rows. */
+import { type CommandKind, newOperationId, type SandboxSpec, type VmCommand } from "@torpor/contracts";
+import type { OperationRow, SandboxRow, SnapshotRow } from "@torpor/db";
+
+interface Assigned {
+  hostId: string;
+  epoch: number;
+  opSeq: number;
+  snapshot?: SnapshotRow | undefined;
+}
+
+export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigned: Assigned): VmCommand {
+  const command = baseCommand(operation.kind, sandbox, { ...assigned, operationId: operation.id, deadlineAt: operation.deadlineAt });
+  if (operation.traceId !== null) command.traceId = operation.traceId;
+  if (operation.kind === "resume" && assigned.snapshot !== undefined) {
+    const { generation, storeKey, manifestSha256 } = assigned.snapshot;
+    command.snapshot = { generation, storeKey, manifestSha256 };
+  }
+  return command;
+}
+
+/** A command that no user asked for in this form: clean-up, or a request to back out. */
+export function systemCommand(kind: CommandKind, sandbox: SandboxRow, hostId: string, cancels?: string): VmCommand {
+  const command = baseCommand(kind, sandbox, {
+    hostId,
+    epoch: Math.max(1, sandbox.epoch),
+    opSeq: Math.max(1, sandbox.opSeq),
+    operationId: newOperationId(),
+    deadlineAt: new Date(Date.now() + 600_000),
+  });
+  if (cancels !== undefined) command.cancels = cancels;
+  return command;
+}
+
+function baseCommand(
+  kind: CommandKind,
+  sandbox: SandboxRow,
+  order: { hostId: string; epoch: number; opSeq: number; operationId: string; deadlineAt: Date },
+): VmCommand {
+  return {
+    type: "command",
+    version: 1,
+    kind,
+    hostId: order.hostId,
+    operationId: order.operationId,
+    epoch: order.epoch,
+    opSeq: order.opSeq,
+    deadlineAt: order.deadlineAt.toISOString(),
+    spec: specOf(sandbox),
+  };
+}
+
+function specOf(sandbox: SandboxRow): SandboxSpec {
+  return {
+    sandboxId: sandbox.id,
+    templateName: sandbox.templateName,
+    imageSha256: sandbox.imageSha256,
+    resources: { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib },
+    internetAccess: sandbox.internetAccess,
+    envVars: sandbox.envVars,
+  };
+}

@@ -1,0 +1,64 @@
+/**
+ * Ends an operation that passed its deadline uncommitted. The sandbox goes back to the state it was settled in; whatever its host is still doing about it is refused its
+ * commit from now on, so it backs out. A committed operation is never expired: it ends by observation alone.
+ */
+import { type Cause, subjects } from "@torpor/contracts";
+import { findSandboxRow, inTransaction, moveOperation, moveSandbox, type MoveResult, type OperationRow, type SandboxRow } from "@torpor/db";
+import { type SandboxFact, type SettledState, transitionSandbox } from "@torpor/state-machine";
+import { systemCommand } from "./commands.ts";
+import type { Deps } from "./deps.ts";
+import { settledPatch } from "./settled-patch.ts";
+
+const BACK_TO: Partial<Record<SettledState, SandboxFact>> = { creating: "fail", running: "is_running", paused: "is_paused", stopped: "is_stopped" };
+
+/** True when it ended now. False: it committed, ended, or changed meanwhile; the next round looks again. */
+export async function expireOperation(deps: Deps, operation: OperationRow): Promise<boolean> {
+  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
+  const error = expiryCause(operation);
+  const result = await inTransaction<MoveResult, MoveResult | null>(deps.db, async (tx, rollback) => {
+    const ended = await moveOperation(tx, operation.id, "fail", { error }, { uncommittedOnly: true });
+    if (ended === undefined || ended.status !== "failed") return rollback(null);
+    const move = await moveSandbox(tx, {
+      sandbox,
+      ...backFrom(operation, sandbox, error),
+      fact: `${operation.kind}_expired`,
+      operation: { id: ended.id, status: ended.status },
+      cause: error,
+      messages: backOutCommand(operation, sandbox),
+    });
+    return move.kind === "moved" ? move : rollback(move);
+  });
+  if (result === null || result.kind !== "moved") return false;
+  deps.log.warn({ sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: operation.hostId, error }, "operation expired");
+  await deps.publishCommitted(result.outboxIds);
+  return true;
+}
+
+/** Where the sandbox goes, and on which host it then is. */
+function backFrom(operation: OperationRow, sandbox: SandboxRow, error: Cause): Pick<Parameters<typeof moveSandbox>[1], "to" | "patch"> {
+  const isBegun = operation.status !== "waiting" || operation.kind === "create";
+  const fact = BACK_TO[sandbox.settledState];
+  if (!isBegun || fact === undefined) return { to: sandbox.state };
+  const transition = transitionSandbox(sandbox.state, fact);
+  if (transition.kind !== "move") return { to: sandbox.state };
+  return { to: transition.to, patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "resume" ? { hostId: operation.originHostId } : {}) } };
+}
+
+/** Speeds up what the refused commit would do anyway. */
+function backOutCommand(operation: OperationRow, sandbox: SandboxRow) {
+  if (operation.hostId === null || operation.status === "waiting") return [];
+  return [{ subject: subjects.command(operation.hostId, "cancel"), payload: systemCommand("cancel", sandbox, operation.hostId, operation.id) }];
+}
+
+function expiryCause(operation: OperationRow): Cause {
+  if (operation.status === "waiting" && isPlacementRejection(operation.explain)) {
+    return { code: "RESOURCE_LIMIT_ERROR", message: `No capacity for the ${operation.kind} within its time limit. ${operation.explain.message}` };
+  }
+  const doing = operation.status === "waiting" ? "did not begin" : `was not carried out by host ${operation.hostId}`;
+  return { code: "OPERATION_TIMEOUT", message: `The ${operation.kind} ${doing} within its time limit; the sandbox was left as it was.` };
+}
+
+function isPlacementRejection(explain: unknown): explain is { message: string } {
+  return typeof explain === "object" && explain !== null && "message" in explain && typeof explain.message === "string";
+}

@@ -1,0 +1,37 @@
+/**
+ * A host reports a sandbox that belongs to another host, or to none any more. Its copy is discarded only when it is proven stale (architecture.md 6): the sandbox is deleted, or a
+ * newer incarnation ran, or this copy's own incarnation never ran and the sandbox settled elsewhere. Otherwise it is left alone and reported.
+ */
+import { type Observation, subjects } from "@torpor/contracts";
+import { findIncarnation, findOpenOperations, insertOutbox, type SandboxRow } from "@torpor/db";
+import { isTombstoned } from "@torpor/state-machine";
+import { systemCommand } from "./commands.ts";
+import type { Deps } from "./deps.ts";
+import type { Settled } from "./settle-observation.ts";
+
+export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled> {
+  if (seen.state === "deleted") return "stale";
+  const why = await staleBecause(deps, sandbox, seen);
+  const facts = { sandboxId: sandbox.id, hostId: seen.hostId, itsEpoch: seen.epoch, epoch: sandbox.epoch, at: sandbox.hostId };
+  if (why === undefined) {
+    deps.log.warn(facts, "a host holds a sandbox of another host; it is kept until a newer incarnation has run");
+    return "foreign";
+  }
+  deps.log.info({ ...facts, why }, "a stale copy is discarded");
+  const command = { ...systemCommand("discard", sandbox, seen.hostId), epoch: Math.max(sandbox.epoch, seen.epoch) };
+  await deps.publishCommitted(await insertOutbox(deps.db, [{ subject: subjects.command(seen.hostId, "discard"), payload: command }]));
+  return "foreign";
+}
+
+async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
+  if (isTombstoned(sandbox.state)) return "deleted";
+  if (sandbox.state === "error" && sandbox.hostId === null) return "create failed";
+  const { executing } = await findOpenOperations(deps.db, sandbox.id);
+  if (executing !== undefined) return undefined;
+  if (seen.epoch < sandbox.epoch) {
+    const newest = await findIncarnation(deps.db, sandbox.id, sandbox.epoch);
+    return newest !== undefined && newest.startedAt !== null ? "a newer incarnation ran" : undefined;
+  }
+  const own = await findIncarnation(deps.db, sandbox.id, seen.epoch);
+  return own === undefined || own.startedAt === null ? "it never ran" : undefined;
+}

@@ -1,0 +1,158 @@
+/**
+ * Applies what a host observed: the only way in which an operation succeeds, and the only way into a settled state.
+ *
+ * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes nothing, however often it comes (S28).
+ * SO2  An observation made before the sandbox's newest command settles nothing: that command's own observation follows.
+ * SO3  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
+ */
+import { type Cause, compareObservations, type Observation, type ObservedState } from "@torpor/contracts";
+import {
+  dropSnapshots,
+  findOpenOperations,
+  findSandboxRow,
+  findSnapshot,
+  inTransaction,
+  markIncarnationEnded,
+  moveOperation,
+  moveSandbox,
+  type MoveResult,
+  type OperationRow,
+  recordSnapshot,
+  type SandboxRow,
+  type Tx,
+} from "@torpor/db";
+import { OPERATION_TARGET, type OperationEvent, type SandboxFact, type SandboxState, transitionSandbox } from "@torpor/state-machine";
+import type { Deps } from "./deps.ts";
+import { settleForeign } from "./settle-foreign.ts";
+import { settledPatch } from "./settled-patch.ts";
+
+const MAX_ATTEMPTS = 10;
+
+export type Settled = "applied" | "stale" | "busy" | "foreign" | "unknown_sandbox" | "refused" | "nothing_new";
+
+const FACT: Record<ObservedState, SandboxFact> = {
+  running: "is_running",
+  paused: "is_paused",
+  stopped: "is_stopped",
+  deleted: "is_deleted",
+  failed: "fail",
+};
+
+/** Settles one observation; `onSettled` is told of a sandbox whose queue may go on. */
+export async function settleObservation(deps: Deps, seen: Observation, onSettled: (sandboxId: string) => Promise<void>): Promise<Settled> {
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+    const sandbox = await findSandboxRow(deps.db, seen.sandboxId);
+    if (sandbox === undefined) return reportUnknown(deps, seen);
+    if (sandbox.hostId !== seen.hostId) return await settleForeign(deps, sandbox, seen);
+    if (isStale(sandbox, seen)) return "stale";
+    if (seen.busyWith !== undefined) return "busy";
+    const settled = await settleOnce(deps, sandbox, seen);
+    if (settled === "lost_race") continue;
+    if (settled === "applied") await onSettled(sandbox.id);
+    return settled;
+  }
+  throw new Error(`the observation of sandbox ${seen.sandboxId} could not be settled: its row kept changing`);
+}
+
+function isStale(sandbox: SandboxRow, seen: Observation): boolean {
+  if (seen.epoch < sandbox.epoch || seen.opSeq < sandbox.opSeq) return true;
+  const applied = { epoch: sandbox.appliedEpoch, opSeq: sandbox.appliedOpSeq, revision: sandbox.appliedRevision };
+  return compareObservations(seen, applied) <= 0;
+}
+
+function reportUnknown(deps: Deps, seen: Observation): Settled {
+  deps.log.warn({ sandboxId: seen.sandboxId, hostId: seen.hostId, state: seen.state }, "a host reports a sandbox that the database does not know");
+  return "unknown_sandbox";
+}
+
+async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled | "lost_race"> {
+  const { executing } = await findOpenOperations(deps.db, sandbox.id);
+  const moved = executing !== undefined && movedBack(executing, seen);
+  const fact = factOf(executing, seen, moved);
+  const transition = transitionSandbox(sandbox.state, fact);
+  if (transition.kind === "refuse") {
+    deps.log.error({ sandboxId: sandbox.id, hostId: seen.hostId, state: sandbox.state, observed: seen.state, cause: seen.cause }, "observation refused");
+    return "refused";
+  }
+  if (transition.kind === "stay" && executing === undefined && !(await isNews(deps.db, seen))) return "nothing_new";
+  const to = transition.kind === "move" ? transition.to : sandbox.state;
+  const error = causeOf(seen);
+  const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
+    const ended = await endOperation(tx, executing, to, seen, error);
+    await recordFacts(tx, sandbox, to, seen);
+    const move = await moveSandbox(tx, {
+      sandbox,
+      to,
+      fact: transition.kind === "move" ? seen.state : "snapshot_stored",
+      patch: {
+        ...settledPatch(sandbox, to, error),
+        appliedEpoch: seen.epoch,
+        appliedOpSeq: seen.opSeq,
+        appliedRevision: seen.revision,
+        ...(moved ? { hostId: executing.originHostId } : {}),
+      },
+      ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
+      cause: error,
+    });
+    return move.kind === "moved" ? move : rollback(move);
+  });
+  if (result.kind !== "moved") return "lost_race";
+  deps.log.info(
+    { sandboxId: sandbox.id, hostId: seen.hostId, from: sandbox.state, to, epoch: seen.epoch, opSeq: seen.opSeq, operation: seen.operation, cause: seen.cause },
+    "sandbox moved",
+  );
+  await deps.publishCommitted(result.outboxIds);
+  return "applied";
+}
+
+/** A resume that was to bring the sandbox to another host and did not commit: its snapshot is untouched where it was. */
+function movedBack(executing: OperationRow, seen: Observation): boolean {
+  const isMove = executing.kind === "resume" && executing.originHostId !== null && executing.originHostId !== executing.hostId;
+  return isMove && executing.committedAt === null && seen.state !== "running";
+}
+
+function factOf(executing: OperationRow | undefined, seen: Observation, moved: boolean): SandboxFact {
+  if (moved) return "is_paused";
+  if (executing?.kind === "create" && seen.state !== "running") return "fail";
+  return FACT[seen.state];
+}
+
+/** Nothing moves, but the snapshot has reached the store since. */
+async function isNews(db: Tx, seen: Observation): Promise<boolean> {
+  if (seen.state !== "paused" || seen.snapshot === undefined || seen.snapshot.storeKey === null) return false;
+  const snapshot = await findSnapshot(db, seen.sandboxId);
+  return snapshot !== undefined && snapshot.generation === seen.snapshot.generation && snapshot.storeKey === null;
+}
+
+async function endOperation(
+  tx: Tx,
+  executing: OperationRow | undefined,
+  to: SandboxState,
+  seen: Observation,
+  error: Cause | undefined,
+): Promise<OperationRow | undefined> {
+  if (executing === undefined) return undefined;
+  const reached = to === OPERATION_TARGET[executing.kind];
+  const event: OperationEvent = reached ? "succeed" : seen.operation?.outcome === "cancelled" ? "cancel" : "fail";
+  const reason = error ?? { code: "OPERATION_FAILED", message: `The ${executing.kind} ended with the sandbox ${to}.` };
+  return await moveOperation(tx, executing.id, event, {
+    ...(reached ? {} : { error: reason }),
+    ...(seen.timingsMs === undefined ? {} : { timingsMs: seen.timingsMs }),
+  });
+}
+
+async function recordFacts(tx: Tx, sandbox: SandboxRow, to: SandboxState, seen: Observation): Promise<void> {
+  if (to === "paused" && seen.snapshot !== undefined && seen.state === "paused") {
+    const { generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint } = seen.snapshot;
+    await recordSnapshot(tx, { sandboxId: sandbox.id, epoch: seen.epoch, hostId: seen.hostId, generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint });
+  }
+  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on.
+  if ((to === "running" && sandbox.state === "resuming") || to === "stopped" || to === "deleted") await dropSnapshots(tx, sandbox.id);
+  if (to === "paused" || to === "stopped" || to === "deleted" || to === "error") {
+    await markIncarnationEnded(tx, sandbox.id, seen.epoch, seen.cause?.code ?? seen.operation?.outcome ?? to);
+  }
+}
+
+function causeOf(seen: Observation): Cause | undefined {
+  return seen.operation?.error ?? seen.cause;
+}

@@ -1,0 +1,98 @@
+/** The sandbox resource of the public API (hopx-contract.md 1.3, 1.4). Field names and types are the wire contract's, not ours. */
+import { type Static, Type } from "typebox";
+import { SandboxId } from "../ids.ts";
+
+const Timestamp = Type.String({ description: "RFC 3339, UTC, `Z`, 3 fraction digits" });
+const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
+
+export const PUBLIC_STATUSES = ["creating", "running", "paused", "stopped", "error", "deleted"] as const;
+export const PublicStatus = Type.Enum(PUBLIC_STATUSES);
+export type PublicStatus = Static<typeof PublicStatus>;
+
+export const MAX_TIMEOUT_SECONDS = 30 * 24 * 3600;
+export const TimeoutSeconds = Type.Integer({ minimum: 1, maximum: MAX_TIMEOUT_SECONDS, description: "Lifetime in seconds from now; the sandbox is deleted when it ends" });
+
+export const EnvVars = Type.Record(Type.String({ pattern: "^[A-Za-z_][A-Za-z0-9_]{0,255}$" }), Type.String({ maxLength: 32_768 }), { maxProperties: 256, additionalProperties: false });
+
+/** Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older clients. */
+export const CreateSandboxBody = Type.Object({
+  template_id: Type.Optional(Type.Union([Type.String({ minLength: 1, maxLength: 128 }), Type.Integer()])),
+  template_name: Type.Optional(Type.String({ minLength: 1, maxLength: 128 })),
+  region: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
+  timeout_seconds: Type.Optional(Nullable(TimeoutSeconds)),
+  internet_access: Type.Optional(Type.Boolean()),
+  env_vars: Type.Optional(EnvVars),
+  metadata: Type.Optional(Type.Record(Type.String({ maxLength: 128 }), Type.String({ maxLength: 1024 }), { maxProperties: 64 })),
+});
+export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
+
+export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
+
+/** The operation in flight, shown beside the status (architecture.md 3). */
+export const OperationSummary = Type.Object({ id: Type.String(), kind: Type.String(), status: Type.String() });
+
+export const SandboxResource = Type.Object({
+  id: SandboxId,
+  object: Type.Literal("sandbox"),
+  status: PublicStatus,
+  public_host: Type.String(),
+  direct_url: Type.String(),
+  preview_url: Type.String(),
+  template_id: Type.String(),
+  template_name: Type.String(),
+  organization_id: Type.Integer(),
+  node_id: Type.Optional(Type.String()),
+  region: Type.String(),
+  resources: Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() }),
+  internet_access: Type.Boolean(),
+  live_mode: Type.Boolean(),
+  timeout_seconds: Nullable(Type.Integer()),
+  expires_at: Nullable(Timestamp),
+  created_at: Timestamp,
+  updated_at: Timestamp,
+  started_at: Type.Optional(Timestamp),
+  end_at: Type.Optional(Timestamp),
+  metadata: Type.Optional(Type.Record(Type.String(), Type.String())),
+  operation: Type.Optional(OperationSummary),
+  condition: Type.Optional(Type.Literal("host_unreachable")),
+  error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
+  durability: Type.Optional(Type.Union([Type.Literal("host-disk"), Type.Literal("replicated")])),
+  auth_token: Type.Optional(Type.String()),
+  token_expires_at: Type.Optional(Timestamp),
+  request_id: Type.String(),
+});
+export type SandboxResource = Static<typeof SandboxResource>;
+
+export const SandboxList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(Type.Omit(SandboxResource, ["request_id"])),
+  has_more: Type.Boolean(),
+  next_cursor: Nullable(Type.String()),
+  url: Type.String(),
+  request_id: Type.String(),
+});
+
+export const TransitionReply = Type.Object({ id: Type.String(), status: PublicStatus, operation_id: Type.Optional(Type.String()), request_id: Type.String() });
+
+export const OperationResource = Type.Object({
+  id: Type.String(),
+  object: Type.Literal("operation"),
+  kind: Type.String(),
+  status: Type.String(),
+  sandbox_id: Type.String(),
+  host_id: Type.Optional(Type.String()),
+  requested_by: Type.Optional(Type.String()),
+  deadline_at: Timestamp,
+  committed_at: Nullable(Timestamp),
+  created_at: Timestamp,
+  started_at: Nullable(Timestamp),
+  ended_at: Nullable(Timestamp),
+  error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
+  explain: Type.Optional(Type.Unknown()),
+  timings_ms: Type.Optional(Type.Record(Type.String(), Type.Number())),
+  request_id: Type.String(),
+});
+export type OperationResource = Static<typeof OperationResource>;
+
+export const TokenReply = Type.Object({ auth_token: Type.String(), token_expires_at: Timestamp, request_id: Type.String() });
+export const TimeoutReply = Type.Object({ id: Type.String(), timeout_seconds: Type.Integer(), expires_at: Nullable(Timestamp), request_id: Type.String() });

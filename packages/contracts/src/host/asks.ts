@@ -1,0 +1,63 @@
+/**
+ * Questions of a host to the control plane: core request/reply on `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler.
+ * No answer in time counts as "no".
+ */
+import { type Static, Type } from "typebox";
+import { HostId, OperationId, SandboxId } from "../ids.ts";
+
+export const QUESTIONS = ["register", "lease", "commit"] as const;
+export type Question = (typeof QUESTIONS)[number];
+
+export const RegisterRequest = Type.Object({
+  type: Type.Literal("register"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  region: Type.String(),
+  /** Where the gateway's edge reaches this host's data plane, e.g. `http://127.0.0.1:9101`. */
+  dataPlaneUrl: Type.String(),
+  capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
+  labels: Type.Record(Type.String(), Type.String()),
+  driver: Type.String(),
+  /** Restores work between hosts of equal fingerprint only. */
+  driverFingerprint: Type.String(),
+  agentVersion: Type.String(),
+  images: Type.Array(
+    Type.Object({
+      templateName: Type.String(),
+      sha256: Type.String(),
+      displayName: Type.String(),
+      description: Type.String(),
+      language: Type.String(),
+      category: Type.String(),
+      defaults: Type.Object({ vcpu: Type.Integer(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
+    }),
+  ),
+});
+export type RegisterRequest = Static<typeof RegisterRequest>;
+
+export const LeaseRequest = Type.Object({ type: Type.Literal("lease"), version: Type.Literal(1), hostId: HostId });
+export type LeaseRequest = Static<typeof LeaseRequest>;
+
+/** `register` and `lease` both answer with the lease. The host counts from before it asked. */
+export const LeaseReply = Type.Object({
+  granted: Type.Boolean(),
+  leaseMs: Type.Integer({ minimum: 0 }),
+  /** Set when not granted, e.g. a host that must register (again). */
+  reason: Type.Optional(Type.String()),
+});
+export type LeaseReply = Static<typeof LeaseReply>;
+
+/** May the operation pass its point of no return? */
+export const CommitRequest = Type.Object({
+  type: Type.Literal("commit"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  sandboxId: SandboxId,
+  operationId: OperationId,
+  epoch: Type.Integer({ minimum: 1 }),
+  opSeq: Type.Integer({ minimum: 1 }),
+});
+export type CommitRequest = Static<typeof CommitRequest>;
+
+export const CommitReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
+export type CommitReply = Static<typeof CommitReply>;

@@ -1,0 +1,64 @@
+/**
+ * Observations: what a host saw. Subject `torpor.v1.host.<hostId>.obs.<state>`; the same shape is an entry of the inventory in a heartbeat, so a lost observation is repeated
+ * until the scheduler has it.
+ *
+ * Order: (epoch, opSeq, revision), compared in this order; only higher ones apply. `revision` is persisted by the host and rises with every observation of the sandbox.
+ */
+import { type Static, Type } from "typebox";
+import { HostId, OperationId, SandboxId } from "../ids.ts";
+
+export const OBSERVED_STATES = ["running", "paused", "stopped", "deleted", "failed"] as const;
+export type ObservedState = (typeof OBSERVED_STATES)[number];
+
+/** Why something went wrong; `code` is stable, `message` is for people and says what to do. */
+export const Cause = Type.Object({ code: Type.String(), message: Type.String() });
+export type Cause = Static<typeof Cause>;
+
+export const SnapshotFacts = Type.Object({
+  generation: Type.Integer({ minimum: 1 }),
+  /** Bytes allocated on disk by memory image and device state. */
+  sizeBytes: Type.Integer({ minimum: 0 }),
+  manifestSha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
+  /** File systems were synced before the vCPUs stopped: the memory may be dropped without losing files. */
+  guestSynced: Type.Boolean(),
+  /** Key in the shared snapshot store once it is there whole; null until then. */
+  storeKey: Type.Union([Type.String(), Type.Null()]),
+  driverFingerprint: Type.String(),
+});
+export type SnapshotFacts = Static<typeof SnapshotFacts>;
+
+export const Observation = Type.Object({
+  type: Type.Literal("observation"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  sandboxId: SandboxId,
+  epoch: Type.Integer({ minimum: 0 }),
+  opSeq: Type.Integer({ minimum: 0 }),
+  revision: Type.Integer({ minimum: 1 }),
+  state: Type.Enum(OBSERVED_STATES),
+  /** The operation whose outcome this is; absent for what happened by itself (a VMM that died). */
+  operation: Type.Optional(
+    Type.Object({
+      id: OperationId,
+      outcome: Type.Union([Type.Literal("succeeded"), Type.Literal("failed"), Type.Literal("cancelled")]),
+      error: Type.Optional(Cause),
+    }),
+  ),
+  /** Why the state is what it is, when nobody asked for it. */
+  cause: Type.Optional(Cause),
+  /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
+  busyWith: Type.Optional(OperationId),
+  vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),
+  snapshot: Type.Optional(SnapshotFacts),
+  /** Milliseconds per step of the operation, e.g. `{"save_memory": 412}`. */
+  timingsMs: Type.Optional(Type.Record(Type.String(), Type.Number())),
+  observedAt: Type.String(),
+});
+export type Observation = Static<typeof Observation>;
+
+type Order = Pick<Observation, "epoch" | "opSeq" | "revision">;
+
+/** Positive when `a` is newer than `b`. */
+export function compareObservations(a: Order, b: Order): number {
+  return a.epoch - b.epoch || a.opSeq - b.opSeq || a.revision - b.revision;
+}

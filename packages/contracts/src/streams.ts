@@ -1,0 +1,73 @@
+/**
+ * JetStream streams and durable consumers as data; `ensureStreams()` in @torpor/bus applies them. Durations in milliseconds, sizes in bytes.
+ */
+import { patterns } from "./subjects.ts";
+
+export interface StreamDefinition {
+  name: string;
+  subjects: string[];
+  retention: "workqueue" | "limits";
+  maxAgeMs: number;
+  maxBytes: number;
+  /** Publishes with the same `Nats-Msg-Id` within it are stored once. */
+  duplicateWindowMs: number;
+}
+
+export interface ConsumerDefinition {
+  stream: string;
+  durable: string;
+  filterSubject: string;
+  /** Redelivered when not acknowledged by then; the loop in @torpor/bus extends it while a handler works. */
+  ackWaitMs: number;
+  /** After so many deliveries the message is given up; reconcilers find what it was about in the database. */
+  maxDeliver: number;
+  maxAckPending: number;
+}
+
+const MINUTE_MS = 60_000;
+const DAY_MS = 24 * 60 * MINUTE_MS;
+const GIB = 1024 ** 3;
+
+export const STREAMS = {
+  INTENTS: { name: "INTENTS", subjects: [patterns.intents], retention: "workqueue", maxAgeMs: 7 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
+  COMMANDS: { name: "COMMANDS", subjects: [patterns.commands], retention: "workqueue", maxAgeMs: 7 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
+  OBSERVATIONS: {
+    name: "OBSERVATIONS",
+    subjects: [patterns.observations],
+    retention: "workqueue",
+    maxAgeMs: 7 * DAY_MS,
+    maxBytes: GIB,
+    duplicateWindowMs: 2 * MINUTE_MS,
+  },
+  EVENTS: { name: "EVENTS", subjects: [patterns.events], retention: "limits", maxAgeMs: 3 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
+} as const satisfies Record<string, StreamDefinition>;
+
+export const SCHEDULER_INTENTS: ConsumerDefinition = {
+  stream: "INTENTS",
+  durable: "scheduler-intents",
+  filterSubject: patterns.intents,
+  ackWaitMs: 30_000,
+  maxDeliver: 20,
+  maxAckPending: 256,
+};
+
+export const SCHEDULER_OBSERVATIONS: ConsumerDefinition = {
+  stream: "OBSERVATIONS",
+  durable: "scheduler-observations",
+  filterSubject: patterns.observations,
+  ackWaitMs: 30_000,
+  maxDeliver: 20,
+  maxAckPending: 256,
+};
+
+/** One per host, made by the control side when the host registers; the host itself may only pull from it. */
+export function hostCommands(hostId: string): ConsumerDefinition {
+  return {
+    stream: "COMMANDS",
+    durable: `host-${hostId}`,
+    filterSubject: patterns.commandsOf(hostId),
+    ackWaitMs: 30_000,
+    maxDeliver: -1,
+    maxAckPending: 256,
+  };
+}

@@ -1,0 +1,154 @@
+/**
+ * The one way to change a sandbox: compare-and-set on `generation` + capacity + event row + outbox rows, in one transaction.
+ *
+ * M1  Nothing else updates `sandboxes`, inserts into `sandbox_events` or changes `hosts.*_used`.
+ * M2  `lost_race` means that another writer was first: read again, then decide again.
+ * M3  What a sandbox holds of a host is derived from its row (host_id, holds_memory, state), so that used capacity is always the sum over the rows.
+ * M4  Event sequence numbers are gap-free, because they are handed out by the row that is compared and set.
+ */
+import { isSettled, type SandboxState, type SettledState } from "@torpor/state-machine";
+import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
+import { and, eq, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { hosts, outbox, sandboxEvents, sandboxes } from "../schema.ts";
+
+export type SandboxRow = typeof sandboxes.$inferSelect;
+type Patch = Partial<Omit<typeof sandboxes.$inferInsert, "id" | "state" | "settledState" | "generation" | "lastSeq" | "updatedAt">>;
+
+export interface OutboxMessage {
+  subject: string;
+  payload: unknown;
+  traceId?: string | undefined;
+}
+
+export interface Move {
+  /** As read; its generation is the compare-and-set key. */
+  sandbox: SandboxRow;
+  to: SandboxState;
+  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
+  fact: string;
+  patch?: Patch;
+  operation?: { id: string; status: string };
+  cause?: Cause | undefined;
+  /** Further messages that must go out if and only if this move happens, e.g. a command. */
+  messages?: OutboxMessage[];
+}
+
+export type MoveResult =
+  | { kind: "moved"; sandbox: SandboxRow; outboxIds: number[] }
+  | { kind: "lost_race" }
+  /** The host has not enough left. The transaction must be rolled back: nothing else of it may stand. */
+  | { kind: "no_capacity"; hostId: string };
+
+/** Call it inside a transaction and roll back on anything but `moved`: see `inTransaction`. */
+export async function moveSandbox(tx: Tx, move: Move): Promise<MoveResult> {
+  const { sandbox, to } = move;
+  const settled: SettledState = isSettled(to) ? to : sandbox.settledState;
+  const [after] = await tx
+    .update(sandboxes)
+    .set({
+      ...move.patch,
+      state: to,
+      settledState: settled,
+      generation: sql`${sandboxes.generation} + 1`,
+      lastSeq: sql`${sandboxes.lastSeq} + 1`,
+      updatedAt: sql`now()`,
+    })
+    .where(and(eq(sandboxes.id, sandbox.id), eq(sandboxes.generation, sandbox.generation)))
+    .returning();
+  if (after === undefined) return { kind: "lost_race" };
+  const short = await applyHoldings(tx, holdings(sandbox), holdings(after));
+  if (short !== undefined) return { kind: "no_capacity", hostId: short };
+  const [event] = await tx
+    .insert(sandboxEvents)
+    .values({
+      sandboxId: after.id,
+      seq: after.lastSeq,
+      fact: move.fact,
+      fromState: sandbox.state,
+      toState: to,
+      generation: after.generation,
+      epoch: after.epoch,
+      operationId: move.operation?.id ?? null,
+      cause: move.cause ?? null,
+    })
+    .returning({ occurredAt: sandboxEvents.occurredAt });
+  const announcement = { subject: subjects.sandboxEvent(after.id, move.fact), payload: eventMessage(move, after, event?.occurredAt ?? after.updatedAt) };
+  const outboxIds = await insertOutbox(tx, [announcement, ...(move.messages ?? [])]);
+  return { kind: "moved", sandbox: after, outboxIds };
+}
+
+export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<number[]> {
+  if (messages.length === 0) return [];
+  const rows = await tx
+    .insert(outbox)
+    .values(messages.map((message) => ({ subject: message.subject, payload: message.payload, traceId: message.traceId ?? null })))
+    .returning({ id: outbox.id });
+  return rows.map((row) => row.id);
+}
+
+function eventMessage(move: Move, after: SandboxRow, occurredAt: Date): SandboxEventMessage {
+  return {
+    type: "sandbox_event",
+    version: 1,
+    sandboxId: after.id,
+    seq: after.lastSeq,
+    fact: move.fact,
+    from: move.sandbox.state,
+    to: move.to,
+    generation: after.generation,
+    epoch: after.epoch,
+    ...(move.operation === undefined ? {} : { operationId: move.operation.id, operationStatus: move.operation.status }),
+    occurredAt: occurredAt.toISOString(),
+  };
+}
+
+interface Holding {
+  hostId: string;
+  vcpu: number;
+  memoryMib: number;
+  diskMib: number;
+}
+
+/** What a row reserves on its host, or undefined for nothing. */
+function holdings(row: SandboxRow): Holding | undefined {
+  if (row.hostId === null || row.state === "deleted") return undefined;
+  return { hostId: row.hostId, vcpu: row.holdsMemory ? row.vcpu : 0, memoryMib: row.holdsMemory ? row.memoryMib : 0, diskMib: row.diskMib };
+}
+
+/** Adds the difference to the hosts' `used`, in order of host id so that two moves cannot deadlock. Returns the host that has not enough left. */
+async function applyHoldings(tx: Tx, before: Holding | undefined, after: Holding | undefined): Promise<string | undefined> {
+  const deltas = new Map<string, { vcpu: number; memoryMib: number; diskMib: number }>();
+  const add = (holding: Holding | undefined, sign: 1 | -1) => {
+    if (holding === undefined) return;
+    const delta = deltas.get(holding.hostId) ?? { vcpu: 0, memoryMib: 0, diskMib: 0 };
+    delta.vcpu += sign * holding.vcpu;
+    delta.memoryMib += sign * holding.memoryMib;
+    delta.diskMib += sign * holding.diskMib;
+    deltas.set(holding.hostId, delta);
+  };
+  add(before, -1);
+  add(after, 1);
+  for (const [hostId, delta] of [...deltas].toSorted(([a], [b]) => a.localeCompare(b))) {
+    if (delta.vcpu === 0 && delta.memoryMib === 0 && delta.diskMib === 0) continue;
+    const claimed = await tx
+      .update(hosts)
+      .set({
+        vcpuUsed: sql`${hosts.vcpuUsed} + ${delta.vcpu}`,
+        memoryMibUsed: sql`${hosts.memoryMibUsed} + ${delta.memoryMib}`,
+        diskMibUsed: sql`${hosts.diskMibUsed} + ${delta.diskMib}`,
+      })
+      .where(
+        and(
+          eq(hosts.id, hostId),
+          // A release is never refused, even on a host whose capacity was lowered below what it carries.
+          sql`(${delta.vcpu}::int <= 0 OR ${hosts.vcpuUsed} + ${delta.vcpu} <= ${hosts.vcpuCapacity})`,
+          sql`(${delta.memoryMib}::int <= 0 OR ${hosts.memoryMibUsed} + ${delta.memoryMib} <= ${hosts.memoryMibCapacity})`,
+          sql`(${delta.diskMib}::int <= 0 OR ${hosts.diskMibUsed} + ${delta.diskMib} <= ${hosts.diskMibCapacity})`,
+        ),
+      )
+      .returning({ id: hosts.id });
+    if (claimed.length === 0) return hostId;
+  }
+  return undefined;
+}

@@ -1,0 +1,133 @@
+import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, OPERATION_TABLE, type OperationStatus } from "@torpor/state-machine";
+import { and, eq, gt, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { operations, sandboxes } from "../schema.ts";
+
+export type OperationRow = typeof operations.$inferSelect;
+
+export async function findOperation(db: Tx, id: string): Promise<OperationRow | undefined> {
+  const [row] = await db.select().from(operations).where(eq(operations.id, id));
+  return row;
+}
+
+/** The executing (or outcome_unknown) and the waiting operation of a sandbox. */
+export async function findOpenOperations(db: Tx, sandboxId: string): Promise<{ executing?: OperationRow; waiting?: OperationRow }> {
+  const rows = await db
+    .select()
+    .from(operations)
+    .where(and(eq(operations.sandboxId, sandboxId), inArray(operations.status, ["waiting", ...EXECUTING_STATUSES])));
+  const executing = rows.find((row) => row.status !== "waiting");
+  const waiting = rows.find((row) => row.status === "waiting");
+  return { ...(executing === undefined ? {} : { executing }), ...(waiting === undefined ? {} : { waiting }) };
+}
+
+type OperationPatch = Partial<Pick<OperationRow, "error" | "explain" | "timingsMs" | "hostId" | "originHostId" | "epoch" | "opSeq" | "startedAt" | "deadlineAt">>;
+
+/** The statuses in which `event` moves an operation to another, from the table. */
+function movedBy(event: OperationEvent): { from: OperationStatus[]; to: OperationStatus } {
+  const cells = Object.entries(OPERATION_TABLE).filter(([, row]) => row[event] !== "stay" && row[event] !== "refuse");
+  const to = cells[0]?.[1][event];
+  if (to === undefined || to === "stay" || to === "refuse") throw new Error(`no operation status is left by ${event}`);
+  return { from: cells.map(([status]) => status as OperationStatus), to };
+}
+
+/** Applies `event` to an operation if its status allows a move; undefined when it does not (already there, or ended). Call it in the transaction of the sandbox's move. */
+export async function moveOperation(
+  tx: Tx,
+  id: string,
+  event: OperationEvent,
+  patch: OperationPatch = {},
+  guard: { uncommittedOnly?: boolean } = {},
+): Promise<OperationRow | undefined> {
+  const { from, to } = movedBy(event);
+  const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
+  const [row] = await tx
+    .update(operations)
+    .set({ ...patch, status: to, ...(ends ? { endedAt: sql`now()` } : {}) })
+    .where(and(eq(operations.id, id), inArray(operations.status, from), guard.uncommittedOnly === true ? isNull(operations.committedAt) : undefined))
+    .returning();
+  return row;
+}
+
+/**
+ * Lets an operation pass its point of no return, if it still may: executing, of this incarnation, unexpired, not asked to back out. Idempotent: once committed, the answer
+ * stays yes, whatever the deadline.
+ */
+export async function commitOperation(tx: Tx, commit: { id: string; hostId: string; epoch: number; opSeq: number }): Promise<boolean> {
+  const rows = await tx
+    .update(operations)
+    .set({ committedAt: sql`coalesce(${operations.committedAt}, now())` })
+    .where(
+      and(
+        eq(operations.id, commit.id),
+        eq(operations.hostId, commit.hostId),
+        eq(operations.epoch, commit.epoch),
+        eq(operations.opSeq, commit.opSeq),
+        inArray(operations.status, [...EXECUTING_STATUSES]),
+        or(isNotNull(operations.committedAt), and(gt(operations.deadlineAt, sql`now()`), isNull(operations.cancelRequestedAt))),
+      ),
+    )
+    .returning({ id: operations.id });
+  return rows.length === 1;
+}
+
+/** Asks an executing, uncommitted operation to back out. False when it is too late or it is not executing. */
+export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
+  const rows = await tx
+    .update(operations)
+    .set({ cancelRequestedAt: sql`coalesce(${operations.cancelRequestedAt}, now())` })
+    .where(and(eq(operations.id, id), inArray(operations.status, [...EXECUTING_STATUSES]), isNull(operations.committedAt)))
+    .returning({ id: operations.id });
+  return rows.length === 1;
+}
+
+/** Notes why an operation still waits. */
+export async function explainOperation(tx: Tx, id: string, explain: unknown): Promise<void> {
+  await tx.update(operations).set({ explain }).where(and(eq(operations.id, id), eq(operations.status, "waiting")));
+}
+
+/** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
+export async function listDrivableOperations(db: Tx, limit: number): Promise<Pick<OperationRow, "id" | "sandboxId">[]> {
+  return await db
+    .select({ id: operations.id, sandboxId: operations.sandboxId })
+    .from(operations)
+    .where(
+      and(
+        eq(operations.status, "waiting"),
+        // A delete does not wait for what executes: it cancels or follows it.
+        or(
+          eq(operations.kind, "delete"),
+          sql`NOT EXISTS (SELECT 1 FROM operations other WHERE other.sandbox_id = ${operations.sandboxId} AND other.status IN ('executing', 'outcome_unknown'))`,
+        ),
+      ),
+    )
+    .orderBy(operations.createdAt)
+    .limit(limit);
+}
+
+/** Open operations past their deadline that have not committed. */
+export async function listExpiredOperations(db: Tx, limit: number): Promise<OperationRow[]> {
+  return await db
+    .select()
+    .from(operations)
+    .where(and(inArray(operations.status, ["waiting", ...EXECUTING_STATUSES]), isNull(operations.committedAt), lt(operations.deadlineAt, sql`now()`)))
+    .orderBy(operations.deadlineAt)
+    .limit(limit);
+}
+
+/** Executing, committed operations whose host is lost: nobody can say how they ended. */
+export async function listContactlessOperations(db: Tx, limit: number): Promise<OperationRow[]> {
+  const rows = await db
+    .select({ operation: operations })
+    .from(operations)
+    .innerJoin(sandboxes, eq(sandboxes.id, operations.sandboxId))
+    .where(
+      and(
+        eq(operations.status, "executing"),
+        isNotNull(operations.committedAt),
+        sql`EXISTS (SELECT 1 FROM hosts WHERE hosts.id = ${sandboxes.hostId} AND hosts.state = 'lost')`,
+      ),
+    )
+    .limit(limit);
+  return rows.map((row) => row.operation);
+}

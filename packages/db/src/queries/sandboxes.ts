@@ -1,0 +1,211 @@
+import type { SettledState } from "@torpor/state-machine";
+import { and, asc, desc, eq, getTableColumns, inArray, isNull, lt, or, sql } from "drizzle-orm";
+import type { Database, Tx } from "../client.ts";
+import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
+import { inTransaction } from "../transaction.ts";
+import { moveSandbox, type SandboxRow } from "./move-sandbox.ts";
+
+/** The stored row, whatever its state. */
+export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | undefined> {
+  const [row] = await db.select().from(sandboxes).where(eq(sandboxes.id, id));
+  return row;
+}
+
+/** What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe its snapshot is. */
+export interface SandboxView {
+  sandbox: SandboxRow;
+  host?: { id: string; dataPlaneUrl: string; state: string };
+  operation?: { id: string; kind: string; status: string };
+  /** Of the newest snapshot that is still there. */
+  snapshotStoreKey?: string | null;
+}
+
+const view = {
+  sandbox: getTableColumns(sandboxes),
+  hostId: hosts.id,
+  dataPlaneUrl: hosts.dataPlaneUrl,
+  hostState: hosts.state,
+  operationId: operations.id,
+  operationKind: operations.kind,
+  operationStatus: operations.status,
+  snapshotGeneration: snapshots.generation,
+  snapshotStoreKey: snapshots.storeKey,
+};
+
+function viewQuery(db: Tx) {
+  return db
+    .select(view)
+    .from(sandboxes)
+    .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .leftJoin(operations, and(eq(operations.sandboxId, sandboxes.id), inArray(operations.status, ["executing", "outcome_unknown"])))
+    .leftJoin(
+      snapshots,
+      and(
+        eq(snapshots.sandboxId, sandboxes.id),
+        isNull(snapshots.droppedAt),
+        sql`${snapshots.generation} = (SELECT max(newest.generation) FROM snapshots newest WHERE newest.sandbox_id = ${sandboxes.id})`,
+      ),
+    );
+}
+
+type ViewRow = Awaited<ReturnType<typeof viewQuery>>[number];
+
+function toView(row: ViewRow): SandboxView {
+  return {
+    sandbox: row.sandbox,
+    ...(row.hostId === null ? {} : { host: { id: row.hostId, dataPlaneUrl: row.dataPlaneUrl ?? "", state: row.hostState ?? "" } }),
+    ...(row.operationId === null
+      ? {}
+      : { operation: { id: row.operationId, kind: row.operationKind ?? "", status: row.operationStatus ?? "" } }),
+    ...(row.snapshotGeneration === null ? {} : { snapshotStoreKey: row.snapshotStoreKey }),
+  };
+}
+
+const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
+
+/** Undefined when there is none, when it is another organization's, or when it is deleted. */
+export async function findSandbox(db: Tx, id: string, organizationId: number): Promise<SandboxView | undefined> {
+  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), eq(sandboxes.organizationId, organizationId), isAlive));
+  return row === undefined ? undefined : toView(row);
+}
+
+/** For the edge, which knows the sandbox by its address and checks the token itself. */
+export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Promise<SandboxView | undefined> {
+  const [row] = await viewQuery(db).where(and(eq(sandboxes.edgeAddress, edgeAddress), isAlive));
+  return row === undefined ? undefined : toView(row);
+}
+
+/** Addresses that the edge has to serve now. */
+export async function listEdgeAddresses(db: Tx): Promise<string[]> {
+  const rows = await db.select({ edgeAddress: sandboxes.edgeAddress }).from(sandboxes).where(isAlive);
+  return rows.map((row) => row.edgeAddress);
+}
+
+export interface ListFilter {
+  organizationId: number;
+  limit: number;
+  /** Settled state as the API shows it. */
+  status?: SettledState | undefined;
+  region?: string | undefined;
+  /** Id of the last sandbox of the page before. */
+  afterId?: string | undefined;
+}
+
+/** Newest first; `hasMore` tells whether another page follows. */
+export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views: SandboxView[]; hasMore: boolean }> {
+  const rows = await viewQuery(db)
+    .where(
+      and(
+        eq(sandboxes.organizationId, filter.organizationId),
+        isAlive,
+        filter.status === undefined ? undefined : eq(sandboxes.settledState, filter.status),
+        filter.region === undefined ? undefined : eq(sandboxes.region, filter.region),
+        filter.afterId === undefined ? undefined : lt(sandboxes.id, filter.afterId),
+      ),
+    )
+    .orderBy(desc(sandboxes.id))
+    .limit(filter.limit + 1);
+  return { views: rows.slice(0, filter.limit).map(toView), hasMore: rows.length > filter.limit };
+}
+
+/** Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands still and this is what will be left. */
+export async function setTimeoutSeconds(db: Database, id: string, organizationId: number, timeoutSeconds: number): Promise<{ sandbox: SandboxRow; outboxIds: number[] } | undefined> {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    const sandbox = await findSandboxRow(db, id);
+    if (sandbox === undefined || sandbox.organizationId !== organizationId || sandbox.state === "deleting" || sandbox.state === "deleted") return undefined;
+    const standsStill = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
+    const leftMs = timeoutSeconds * 1000;
+    const patch = { timeoutSeconds, expiresAt: standsStill ? null : new Date(Date.now() + leftMs), timeoutLeftMs: standsStill ? leftMs : null };
+    const result = await inTransaction(db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, fact: "timeout_set", patch }));
+    if (result.kind === "moved") return result;
+  }
+  throw new Error(`the timeout of sandbox ${id} could not be set: it kept changing meanwhile`);
+}
+
+/** Living sandboxes whose timeout has run out, most overdue first. */
+export async function listExpiredSandboxes(db: Tx, limit: number): Promise<SandboxRow[]> {
+  return await db
+    .select()
+    .from(sandboxes)
+    .where(and(isAlive, lt(sandboxes.expiresAt, sql`now()`)))
+    .orderBy(asc(sandboxes.expiresAt))
+    .limit(limit);
+}
+
+/** Tombstoned sandboxes whose host has not confirmed the clean-up within `olderThanMs`. */
+export async function listOwedDeletions(db: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
+  return await db
+    .select()
+    .from(sandboxes)
+    .where(and(eq(sandboxes.state, "deleting"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
+    .orderBy(asc(sandboxes.updatedAt))
+    .limit(limit);
+}
+
+export async function listEvents(db: Tx, sandboxId: string, limit: number) {
+  return await db.select().from(sandboxEvents).where(eq(sandboxEvents.sandboxId, sandboxId)).orderBy(asc(sandboxEvents.seq)).limit(limit);
+}
+
+export type IncarnationRow = typeof incarnations.$inferSelect;
+export type SnapshotRow = typeof snapshots.$inferSelect;
+
+export async function findIncarnation(db: Tx, sandboxId: string, epoch: number): Promise<IncarnationRow | undefined> {
+  const [row] = await db.select().from(incarnations).where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
+  return row;
+}
+
+export async function insertIncarnation(tx: Tx, incarnation: { sandboxId: string; epoch: number; hostId: string }): Promise<void> {
+  await tx.insert(incarnations).values(incarnation);
+}
+
+/** Its vCPUs were allowed to run. */
+export async function markIncarnationStarted(tx: Tx, sandboxId: string, epoch: number): Promise<void> {
+  await tx
+    .update(incarnations)
+    .set({ startedAt: sql`coalesce(${incarnations.startedAt}, now())` })
+    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
+}
+
+export async function markIncarnationEnded(tx: Tx, sandboxId: string, epoch: number, cause: string): Promise<void> {
+  await tx
+    .update(incarnations)
+    .set({ endedAt: sql`now()`, cause })
+    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch), isNull(incarnations.endedAt)));
+}
+
+/** Newest snapshot of a sandbox that is still there. */
+export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
+  const [row] = await db
+    .select()
+    .from(snapshots)
+    .where(and(eq(snapshots.sandboxId, sandboxId), isNull(snapshots.droppedAt)))
+    .orderBy(desc(snapshots.generation))
+    .limit(1);
+  return row;
+}
+
+/** Records a snapshot, or that it has reached the store. Older ones of the sandbox are dropped. */
+export async function recordSnapshot(tx: Tx, snapshot: Omit<typeof snapshots.$inferInsert, "createdAt" | "droppedAt">): Promise<void> {
+  await tx
+    .insert(snapshots)
+    .values(snapshot)
+    .onConflictDoUpdate({
+      target: [snapshots.sandboxId, snapshots.generation],
+      set: { storeKey: sql`coalesce(excluded.store_key, ${snapshots.storeKey})`, hostId: snapshot.hostId },
+    });
+  await dropSnapshots(tx, snapshot.sandboxId, snapshot.generation);
+}
+
+/** Marks snapshots of the sandbox as dropped; those below `belowGeneration` only, where given. */
+export async function dropSnapshots(tx: Tx, sandboxId: string, belowGeneration?: number): Promise<void> {
+  await tx
+    .update(snapshots)
+    .set({ droppedAt: sql`now()` })
+    .where(
+      and(
+        eq(snapshots.sandboxId, sandboxId),
+        isNull(snapshots.droppedAt),
+        belowGeneration === undefined ? or(sql`true`) : lt(snapshots.generation, belowGeneration),
+      ),
+    );
+}

@@ -1,0 +1,264 @@
+/**
+ * The tables (architecture.md 4). What can be held by the database is: states and statuses by CHECK from the state machine's lists, one executing and one waiting operation per
+ * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
+ */
+import { OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
+import type { Cause } from "@torpor/contracts";
+import { sql } from "drizzle-orm";
+import { bigint, bigserial, boolean, check, index, integer, jsonb, pgTable, primaryKey, text, timestamp, uniqueIndex } from "drizzle-orm/pg-core";
+import { HOST_STATES } from "./host-states.ts";
+
+const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
+const createdAt = () => at("created_at").notNull().defaultNow();
+const count = (name: string) => bigint(name, { mode: "number" });
+const oneOf = (column: string, values: readonly string[]) => sql.raw(`"${column}" IN (${values.map((value) => `'${value}'`).join(", ")})`);
+
+export const organizations = pgTable("organizations", {
+  id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+  name: text("name").notNull().unique(),
+  createdAt: createdAt(),
+});
+
+export const apiKeys = pgTable("api_keys", {
+  id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+  organizationId: integer("organization_id")
+    .notNull()
+    .references(() => organizations.id),
+  name: text("name").notNull(),
+  /** SHA-256 of the key, hex. The key itself is stored nowhere. */
+  keySha256: text("key_sha256").notNull().unique(),
+  createdAt: createdAt(),
+  revokedAt: at("revoked_at"),
+});
+
+export const templates = pgTable("templates", {
+  id: text("id").primaryKey(),
+  name: text("name").notNull().unique(),
+  displayName: text("display_name").notNull(),
+  description: text("description").notNull(),
+  category: text("category").notNull(),
+  language: text("language").notNull(),
+  vcpu: integer("vcpu").notNull(),
+  memoryMib: integer("memory_mib").notNull(),
+  diskMib: integer("disk_mib").notNull(),
+  /** The image that new sandboxes start from. */
+  imageSha256: text("image_sha256").notNull(),
+  isActive: boolean("is_active").notNull().default(true),
+  createdAt: createdAt(),
+  updatedAt: at("updated_at").notNull().defaultNow(),
+});
+
+export const templateImages = pgTable("template_images", {
+  sha256: text("sha256").primaryKey(),
+  templateId: text("template_id")
+    .notNull()
+    .references(() => templates.id),
+  createdAt: createdAt(),
+});
+
+export const hosts = pgTable(
+  "hosts",
+  {
+    id: text("id").primaryKey(),
+    state: text("state", { enum: HOST_STATES }).notNull(),
+    /** What a lost host was before, and is again when it renews its lease. */
+    stateBeforeLost: text("state_before_lost", { enum: HOST_STATES }),
+    region: text("region").notNull(),
+    dataPlaneUrl: text("data_plane_url").notNull(),
+    labels: jsonb("labels").$type<Record<string, string>>().notNull(),
+    driver: text("driver").notNull(),
+    driverFingerprint: text("driver_fingerprint").notNull(),
+    agentVersion: text("agent_version").notNull(),
+    imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
+    vcpuCapacity: integer("vcpu_capacity").notNull(),
+    memoryMibCapacity: integer("memory_mib_capacity").notNull(),
+    diskMibCapacity: integer("disk_mib_capacity").notNull(),
+    vcpuUsed: integer("vcpu_used").notNull().default(0),
+    memoryMibUsed: integer("memory_mib_used").notNull().default(0),
+    diskMibUsed: integer("disk_mib_used").notNull().default(0),
+    load: jsonb("load").$type<Record<string, number>>(),
+    leaseExpiresAt: at("lease_expires_at").notNull(),
+    lastBeatAt: at("last_beat_at"),
+    registeredAt: at("registered_at").notNull().defaultNow(),
+  },
+  (host) => [
+    check("hosts_state", oneOf("state", HOST_STATES)),
+    check("hosts_vcpu", sql`${host.vcpuUsed} BETWEEN 0 AND ${host.vcpuCapacity}`),
+    check("hosts_memory", sql`${host.memoryMibUsed} BETWEEN 0 AND ${host.memoryMibCapacity}`),
+    check("hosts_disk", sql`${host.diskMibUsed} BETWEEN 0 AND ${host.diskMibCapacity}`),
+  ],
+);
+
+export const sandboxes = pgTable(
+  "sandboxes",
+  {
+    id: text("id").primaryKey(),
+    organizationId: integer("organization_id")
+      .notNull()
+      .references(() => organizations.id),
+    templateId: text("template_id").notNull(),
+    templateName: text("template_name").notNull(),
+    imageSha256: text("image_sha256").notNull(),
+    state: text("state", { enum: SANDBOX_STATES }).notNull(),
+    settledState: text("settled_state", { enum: SETTLED_STATES }).notNull(),
+    /** Compare-and-set key: raised by every move. */
+    generation: count("generation").notNull().default(1),
+    /** Incarnations so far; only rises. */
+    epoch: integer("epoch").notNull().default(0),
+    /** Commands so far; only rises. */
+    opSeq: integer("op_seq").notNull().default(0),
+    /** (epoch, opSeq, revision) of the newest observation that was applied. */
+    appliedEpoch: integer("applied_epoch").notNull().default(0),
+    appliedOpSeq: integer("applied_op_seq").notNull().default(0),
+    appliedRevision: integer("applied_revision").notNull().default(0),
+    hostId: text("host_id").references(() => hosts.id),
+    /** vCPUs and memory are reserved on the host; the disk is as long as there is a host. */
+    holdsMemory: boolean("holds_memory").notNull().default(false),
+    region: text("region").notNull(),
+    vcpu: integer("vcpu").notNull(),
+    memoryMib: integer("memory_mib").notNull(),
+    diskMib: integer("disk_mib").notNull(),
+    internetAccess: boolean("internet_access").notNull(),
+    envVars: jsonb("env_vars").$type<Record<string, string>>().notNull(),
+    metadata: jsonb("metadata").$type<Record<string, string>>().notNull(),
+    timeoutSeconds: integer("timeout_seconds"),
+    /** When the sandbox is deleted; null without a timeout and while paused or stopped. */
+    expiresAt: at("expires_at"),
+    /** What is left of the timeout while it stands still (paused, stopped). */
+    timeoutLeftMs: count("timeout_left_ms"),
+    /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
+    edgeAddress: text("edge_address").notNull(),
+    error: jsonb("error").$type<Cause>(),
+    /** Last sequence number in sandbox_events. */
+    lastSeq: count("last_seq").notNull().default(0),
+    createdAt: createdAt(),
+    updatedAt: at("updated_at").notNull().defaultNow(),
+    startedAt: at("started_at"),
+    endedAt: at("ended_at"),
+  },
+  (sandbox) => [
+    check("sandboxes_state", oneOf("state", SANDBOX_STATES)),
+    check("sandboxes_settled_state", oneOf("settled_state", SETTLED_STATES)),
+    check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
+    uniqueIndex("sandboxes_edge_address").on(sandbox.edgeAddress).where(sql`state <> 'deleted'`),
+    index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
+    index("sandboxes_host").on(sandbox.hostId).where(sql`host_id IS NOT NULL`),
+    index("sandboxes_expiry").on(sandbox.expiresAt).where(sql`expires_at IS NOT NULL`),
+  ],
+);
+
+export const operations = pgTable(
+  "operations",
+  {
+    id: text("id").primaryKey(),
+    sandboxId: text("sandbox_id")
+      .notNull()
+      .references(() => sandboxes.id),
+    organizationId: integer("organization_id").notNull(),
+    kind: text("kind", { enum: OPERATION_KINDS }).notNull(),
+    status: text("status", { enum: OPERATION_STATUSES }).notNull(),
+    idempotencyKey: text("idempotency_key"),
+    /** Digest of the request that carried the key: the same key with another request is refused. */
+    requestSha256: text("request_sha256"),
+    /** `api-key:<id>`, or `system:<reconciler>`. */
+    requestedBy: text("requested_by").notNull(),
+    deadlineAt: at("deadline_at").notNull(),
+    /** Passed its point of no return: ends by observation alone. */
+    committedAt: at("committed_at"),
+    /** Asked to back out; a commit is refused from then on. */
+    cancelRequestedAt: at("cancel_requested_at"),
+    hostId: text("host_id"),
+    /** The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted. */
+    originHostId: text("origin_host_id"),
+    epoch: integer("epoch"),
+    opSeq: integer("op_seq"),
+    error: jsonb("error").$type<Cause>(),
+    /** Why it waits: placement rejections by reason. */
+    explain: jsonb("explain").$type<unknown>(),
+    timingsMs: jsonb("timings_ms").$type<Record<string, number>>(),
+    traceId: text("trace_id"),
+    createdAt: createdAt(),
+    startedAt: at("started_at"),
+    endedAt: at("ended_at"),
+  },
+  (operation) => [
+    check("operations_kind", oneOf("kind", OPERATION_KINDS)),
+    check("operations_status", oneOf("status", OPERATION_STATUSES)),
+    uniqueIndex("operations_one_executing").on(operation.sandboxId).where(sql`status IN ('executing', 'outcome_unknown')`),
+    uniqueIndex("operations_one_waiting").on(operation.sandboxId).where(sql`status = 'waiting'`),
+    uniqueIndex("operations_idempotency").on(operation.organizationId, operation.idempotencyKey).where(sql`idempotency_key IS NOT NULL`),
+    index("operations_open").on(operation.deadlineAt).where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
+    index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
+  ],
+);
+
+export const incarnations = pgTable(
+  "incarnations",
+  {
+    sandboxId: text("sandbox_id")
+      .notNull()
+      .references(() => sandboxes.id),
+    epoch: integer("epoch").notNull(),
+    hostId: text("host_id").notNull(),
+    assignedAt: at("assigned_at").notNull().defaultNow(),
+    /** Set when its vCPUs were allowed to run (the commit). Null: it never ran. */
+    startedAt: at("started_at"),
+    endedAt: at("ended_at"),
+    cause: text("cause"),
+  },
+  (incarnation) => [primaryKey({ columns: [incarnation.sandboxId, incarnation.epoch] })],
+);
+
+export const snapshots = pgTable(
+  "snapshots",
+  {
+    sandboxId: text("sandbox_id")
+      .notNull()
+      .references(() => sandboxes.id),
+    generation: integer("generation").notNull(),
+    epoch: integer("epoch").notNull(),
+    hostId: text("host_id").notNull(),
+    /** Key in the snapshot store; null while it is on its host's disk alone. */
+    storeKey: text("store_key"),
+    sizeBytes: count("size_bytes").notNull(),
+    manifestSha256: text("manifest_sha256").notNull(),
+    guestSynced: boolean("guest_synced").notNull(),
+    driverFingerprint: text("driver_fingerprint").notNull(),
+    createdAt: createdAt(),
+    /** Consumed by a resume, dropped by a stop, or deleted. */
+    droppedAt: at("dropped_at"),
+  },
+  (snapshot) => [primaryKey({ columns: [snapshot.sandboxId, snapshot.generation] })],
+);
+
+export const sandboxEvents = pgTable(
+  "sandbox_events",
+  {
+    sandboxId: text("sandbox_id")
+      .notNull()
+      .references(() => sandboxes.id),
+    seq: count("seq").notNull(),
+    fact: text("fact").notNull(),
+    fromState: text("from_state"),
+    toState: text("to_state").notNull(),
+    generation: count("generation").notNull(),
+    epoch: integer("epoch").notNull(),
+    operationId: text("operation_id"),
+    cause: jsonb("cause").$type<Cause>(),
+    occurredAt: at("occurred_at").notNull().defaultNow(),
+  },
+  (event) => [primaryKey({ columns: [event.sandboxId, event.seq] })],
+);
+
+export const outbox = pgTable(
+  "outbox",
+  {
+    id: bigserial("id", { mode: "number" }).primaryKey(),
+    subject: text("subject").notNull(),
+    payload: jsonb("payload").notNull(),
+    traceId: text("trace_id"),
+    createdAt: createdAt(),
+    publishedAt: at("published_at"),
+  },
+  (message) => [index("outbox_unpublished").on(message.id).where(sql`published_at IS NULL`)],
+);

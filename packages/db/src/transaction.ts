@@ -1,0 +1,47 @@
+import type { Database, Tx } from "./client.ts";
+
+/** Carries a result out of a transaction that is to be rolled back. */
+class Rollback extends Error {
+  readonly result: unknown;
+  constructor(result: unknown) {
+    super("rolled back on purpose");
+    this.result = result;
+  }
+}
+
+/** Runs `body` in a transaction; what it returns through `rollback(value)` is returned as well, but nothing of the transaction stands. */
+export async function inTransaction<Kept, Dropped = never>(
+  db: Database,
+  body: (tx: Tx, rollback: (value: Dropped) => never) => Promise<Kept>,
+): Promise<Kept | Dropped> {
+  try {
+    return await db.transaction((tx) =>
+      body(tx, (value) => {
+        throw new Rollback(value);
+      }),
+    );
+  } catch (error) {
+    if (error instanceof Rollback) return error.result as Dropped;
+    throw error;
+  }
+}
+
+/** SQLSTATE of a driver error, through drizzle's wrapper. */
+export function sqlState(error: unknown): string | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    const code = (current as { code?: unknown }).code;
+    if (typeof code === "string" && /^[0-9A-Z]{5}$/.test(code)) return code;
+  }
+  return undefined;
+}
+
+export const UNIQUE_VIOLATION = "23505";
+
+/** Name of the violated constraint or index, where the error has one. */
+export function constraintName(error: unknown): string | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) {
+    const name = (current as { constraint_name?: unknown }).constraint_name;
+    if (typeof name === "string") return name;
+  }
+  return undefined;
+}

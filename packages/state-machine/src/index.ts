@@ -1,0 +1,4 @@
+export * from "./sandbox.ts";
+export * from "./operation.ts";
+export * from "./admission.ts";
+export { renderLifecycle } from "./render.ts";

@@ -1,0 +1,56 @@
+import { OPERATION_EVENTS, OPERATION_STATUSES, OPERATION_TABLE } from "./operation.ts";
+import { SANDBOX_EVENTS, SANDBOX_FACTS, SANDBOX_REQUESTS, SANDBOX_STATES, SANDBOX_TABLE } from "./sandbox.ts";
+
+/** `docs/lifecycle.md`, whole, from the tables. A test fails when the file in the repository differs. */
+export function renderLifecycle(): string {
+  return [
+    "# Lifecycle",
+    "",
+    "Generated from `packages/state-machine` by `pnpm generate`; do not edit.",
+    "",
+    "A request is what somebody asks for, a fact is what a host observed. `·` = already so (acknowledged, nothing moves), blank = refused.",
+    "",
+    "## Sandbox",
+    "",
+    ...diagram(SANDBOX_STATES, SANDBOX_EVENTS, SANDBOX_TABLE),
+    "",
+    "### Requests",
+    "",
+    ...matrix("state", SANDBOX_STATES, SANDBOX_REQUESTS, SANDBOX_TABLE),
+    "",
+    "### Facts",
+    "",
+    ...matrix("state", SANDBOX_STATES, SANDBOX_FACTS, SANDBOX_TABLE),
+    "",
+    "## Operation",
+    "",
+    ...diagram(OPERATION_STATUSES, OPERATION_EVENTS, OPERATION_TABLE),
+    "",
+    ...matrix("status", OPERATION_STATUSES, OPERATION_EVENTS, OPERATION_TABLE),
+    "",
+  ].join("\n");
+}
+
+type Table = Record<string, Record<string, string>>;
+
+function diagram(states: readonly string[], events: readonly string[], table: Table): string[] {
+  const edges = new Map<string, string[]>();
+  for (const from of states) {
+    for (const event of events) {
+      const to = table[from]?.[event] ?? "refuse";
+      if (to === "stay" || to === "refuse") continue;
+      const key = `  ${from} --> ${to}`;
+      edges.set(key, [...(edges.get(key) ?? []), event]);
+    }
+  }
+  return ["```mermaid", "stateDiagram-v2", ...[...edges].map(([edge, labels]) => `${edge}: ${labels.join(", ")}`), "```"];
+}
+
+function matrix(corner: string, states: readonly string[], events: readonly string[], table: Table): string[] {
+  const cellText = (cell: string | undefined) => (cell === "stay" ? "·" : cell === "refuse" || cell === undefined ? "" : cell);
+  return [
+    `| ${corner} | ${events.join(" | ")} |`,
+    `|${"---|".repeat(events.length + 1)}`,
+    ...states.map((state) => `| ${state} | ${events.map((event) => cellText(table[state]?.[event])).join(" | ")} |`),
+  ];
+}
