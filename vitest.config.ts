@@ -11,10 +11,19 @@ const tree = (name: string, include: string[], extra: Record<string, unknown> = 
 export default defineConfig({
   test: {
     projects: [
-      { test: { ...tree("unit", ["{apps,packages}/*/test/**/*.test.ts"]).test, exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts"] } },
+      {
+        test: {
+          ...tree("unit", ["{apps,packages}/*/test/**/*.test.ts"]).test,
+          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts"],
+        },
+      },
       tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts"], { testTimeout: 60_000, hookTimeout: 120_000 }),
       tree("system", ["tests/system/**/*.test.ts"], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
-      tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], { testTimeout: 300_000, hookTimeout: 600_000, fileParallelism: false }),
+      tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
+        testTimeout: 300_000,
+        hookTimeout: 600_000,
+        fileParallelism: false,
+      }),
     ],
   },
 });

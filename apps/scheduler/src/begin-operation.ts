@@ -46,7 +46,9 @@ async function beginOnce(deps: Deps, operation: OperationRow, sandbox: SandboxRo
   if (operation.kind === "delete") return await finishDelete(deps, operation, sandbox, executing);
   if (executing !== undefined) return { kind: "waits" };
   if (operation.kind === "create") {
-    return sandbox.state === "creating" ? await assign(deps, operation, sandbox, undefined) : await endWithout(deps, operation, sandbox, "refused");
+    return sandbox.state === "creating"
+      ? await assign(deps, operation, sandbox, undefined)
+      : await endWithout(deps, operation, sandbox, "refused");
   }
   const transition = transitionSandbox(sandbox.state, operation.kind);
   if (transition.kind === "stay") return await endWithout(deps, operation, sandbox, "satisfied");
@@ -55,10 +57,17 @@ async function beginOnce(deps: Deps, operation: OperationRow, sandbox: SandboxRo
 }
 
 /** The sandbox changed between the acceptance and now: it is already there, or can no longer get there. */
-async function endWithout(deps: Deps, operation: OperationRow, sandbox: SandboxRow, how: "satisfied" | "refused"): Promise<Begun | "again"> {
+async function endWithout(
+  deps: Deps,
+  operation: OperationRow,
+  sandbox: SandboxRow,
+  how: "satisfied" | "refused",
+): Promise<Begun | "again"> {
   const error = { code: "CONFLICT", message: `The sandbox became ${sandbox.state} before the ${operation.kind} could begin.` };
   const result = await inTransaction<MoveResult | null, MoveResult>(deps.db, async (tx, rollback) => {
-    const ended = await (how === "satisfied" ? moveOperation(tx, operation.id, "succeed") : moveOperation(tx, operation.id, "fail", { error }));
+    const ended = await (how === "satisfied"
+      ? moveOperation(tx, operation.id, "succeed")
+      : moveOperation(tx, operation.id, "fail", { error }));
     if (ended === undefined) return null;
     const moved = await moveSandbox(tx, {
       sandbox,
@@ -82,16 +91,28 @@ interface Assignment {
   holdsMemory: boolean;
 }
 
-async function assign(deps: Deps, operation: OperationRow, sandbox: SandboxRow, snapshot: SnapshotRow | undefined): Promise<Begun | "again"> {
+async function assign(
+  deps: Deps,
+  operation: OperationRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): Promise<Begun | "again"> {
   const assignment = await choose(deps, operation, sandbox, snapshot);
   if (assignment === undefined) return { kind: "waits" };
   const epoch = sandbox.epoch + (assignment.isIncarnation ? 1 : 0);
   const opSeq = sandbox.opSeq + 1;
-  const transition = operation.kind === "create" ? undefined : transitionSandbox(sandbox.state, operation.kind as Exclude<typeof operation.kind, "create">);
+  const transition =
+    operation.kind === "create" ? undefined : transitionSandbox(sandbox.state, operation.kind as Exclude<typeof operation.kind, "create">);
   const to = transition?.kind === "move" ? transition.to : "creating";
   const result = await inTransaction<MoveResult, MoveResult | null>(deps.db, async (tx, rollback) => {
     const startedAt = new Date();
-    const begun = await moveOperation(tx, operation.id, "begin", { hostId: assignment.hostId, originHostId: sandbox.hostId, epoch, opSeq, startedAt });
+    const begun = await moveOperation(tx, operation.id, "begin", {
+      hostId: assignment.hostId,
+      originHostId: sandbox.hostId,
+      epoch,
+      opSeq,
+      startedAt,
+    });
     if (begun === undefined) return rollback(null);
     if (assignment.isIncarnation) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
     const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
@@ -107,13 +128,21 @@ async function assign(deps: Deps, operation: OperationRow, sandbox: SandboxRow, 
   });
   if (result === null) return { kind: "nothing" };
   if (result.kind !== "moved") return "again";
-  deps.log.info({ sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: assignment.hostId, epoch, opSeq }, "operation began");
+  deps.log.info(
+    { sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: assignment.hostId, epoch, opSeq },
+    "operation began",
+  );
   await deps.publishCommitted(result.outboxIds);
   return { kind: "begun" };
 }
 
 /** Pause and stop happen where the sandbox is; the others are placed. */
-async function choose(deps: Deps, operation: OperationRow, sandbox: SandboxRow, snapshot: SnapshotRow | undefined): Promise<Assignment | undefined> {
+async function choose(
+  deps: Deps,
+  operation: OperationRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): Promise<Assignment | undefined> {
   if (operation.kind === "pause" || operation.kind === "stop") {
     if (sandbox.hostId === null) throw new Error(`sandbox ${sandbox.id} is ${sandbox.state} on no host`);
     // An unsynced snapshot has to run once more to save its files, so it needs its memory back.

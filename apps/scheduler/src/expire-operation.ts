@@ -9,7 +9,12 @@ import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { settledPatch } from "./settled-patch.ts";
 
-const BACK_TO: Partial<Record<SettledState, SandboxFact>> = { creating: "fail", running: "is_running", paused: "is_paused", stopped: "is_stopped" };
+const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
+  creating: "fail",
+  running: "is_running",
+  paused: "is_paused",
+  stopped: "is_stopped",
+};
 
 /** True when it ended now. False: it committed, ended, or changed meanwhile; the next round looks again. */
 export async function expireOperation(deps: Deps, operation: OperationRow): Promise<boolean> {
@@ -30,7 +35,10 @@ export async function expireOperation(deps: Deps, operation: OperationRow): Prom
     return move.kind === "moved" ? move : rollback(move);
   });
   if (result === null || result.kind !== "moved") return false;
-  deps.log.warn({ sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: operation.hostId, error }, "operation expired");
+  deps.log.warn(
+    { sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: operation.hostId, error },
+    "operation expired",
+  );
   await deps.publishCommitted(result.outboxIds);
   return true;
 }
@@ -42,18 +50,26 @@ function backFrom(operation: OperationRow, sandbox: SandboxRow, error: Cause): P
   if (!isBegun || fact === undefined) return { to: sandbox.state };
   const transition = transitionSandbox(sandbox.state, fact);
   if (transition.kind !== "move") return { to: sandbox.state };
-  return { to: transition.to, patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "resume" ? { hostId: operation.originHostId } : {}) } };
+  return {
+    to: transition.to,
+    patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "resume" ? { hostId: operation.originHostId } : {}) },
+  };
 }
 
 /** Speeds up what the refused commit would do anyway. */
 function backOutCommand(operation: OperationRow, sandbox: SandboxRow) {
   if (operation.hostId === null || operation.status === "waiting") return [];
-  return [{ subject: subjects.command(operation.hostId, "cancel"), payload: systemCommand("cancel", sandbox, operation.hostId, operation.id) }];
+  return [
+    { subject: subjects.command(operation.hostId, "cancel"), payload: systemCommand("cancel", sandbox, operation.hostId, operation.id) },
+  ];
 }
 
 function expiryCause(operation: OperationRow): Cause {
   if (operation.status === "waiting" && isPlacementRejection(operation.explain)) {
-    return { code: "RESOURCE_LIMIT_ERROR", message: `No capacity for the ${operation.kind} within its time limit. ${operation.explain.message}` };
+    return {
+      code: "RESOURCE_LIMIT_ERROR",
+      message: `No capacity for the ${operation.kind} within its time limit. ${operation.explain.message}`,
+    };
   }
   const doing = operation.status === "waiting" ? "did not begin" : `was not carried out by host ${operation.hostId}`;
   return { code: "OPERATION_TIMEOUT", message: `The ${operation.kind} ${doing} within its time limit; the sandbox was left as it was.` };

@@ -61,7 +61,10 @@ function isStale(sandbox: SandboxRow, seen: Observation): boolean {
 }
 
 function reportUnknown(deps: Deps, seen: Observation): Settled {
-  deps.log.warn({ sandboxId: seen.sandboxId, hostId: seen.hostId, state: seen.state }, "a host reports a sandbox that the database does not know");
+  deps.log.warn(
+    { sandboxId: seen.sandboxId, hostId: seen.hostId, state: seen.state },
+    "a host reports a sandbox that the database does not know",
+  );
   return "unknown_sandbox";
 }
 
@@ -71,7 +74,10 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const fact = factOf(executing, seen, moved);
   const transition = transitionSandbox(sandbox.state, fact);
   if (transition.kind === "refuse") {
-    deps.log.error({ sandboxId: sandbox.id, hostId: seen.hostId, state: sandbox.state, observed: seen.state, cause: seen.cause }, "observation refused");
+    deps.log.error(
+      { sandboxId: sandbox.id, hostId: seen.hostId, state: sandbox.state, observed: seen.state, cause: seen.cause },
+      "observation refused",
+    );
     return "refused";
   }
   if (transition.kind === "stay" && executing === undefined && !(await isNews(deps.db, seen))) return "nothing_new";
@@ -98,7 +104,16 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   });
   if (result.kind !== "moved") return "lost_race";
   deps.log.info(
-    { sandboxId: sandbox.id, hostId: seen.hostId, from: sandbox.state, to, epoch: seen.epoch, opSeq: seen.opSeq, operation: seen.operation, cause: seen.cause },
+    {
+      sandboxId: sandbox.id,
+      hostId: seen.hostId,
+      from: sandbox.state,
+      to,
+      epoch: seen.epoch,
+      opSeq: seen.opSeq,
+      operation: seen.operation,
+      cause: seen.cause,
+    },
     "sandbox moved",
   );
   await deps.publishCommitted(result.outboxIds);
@@ -144,7 +159,17 @@ async function endOperation(
 async function recordFacts(tx: Tx, sandbox: SandboxRow, to: SandboxState, seen: Observation): Promise<void> {
   if (to === "paused" && seen.snapshot !== undefined && seen.state === "paused") {
     const { generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint } = seen.snapshot;
-    await recordSnapshot(tx, { sandboxId: sandbox.id, epoch: seen.epoch, hostId: seen.hostId, generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint });
+    await recordSnapshot(tx, {
+      sandboxId: sandbox.id,
+      epoch: seen.epoch,
+      hostId: seen.hostId,
+      generation,
+      storeKey,
+      sizeBytes,
+      manifestSha256,
+      guestSynced,
+      driverFingerprint,
+    });
   }
   // A snapshot is consumed by the run that follows it, and worthless once the disk moved on.
   if ((to === "running" && sandbox.state === "resuming") || to === "stopped" || to === "deleted") await dropSnapshots(tx, sandbox.id);

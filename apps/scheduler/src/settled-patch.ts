@@ -16,13 +16,21 @@ export function settledPatch(sandbox: SandboxRow, to: SandboxState, cause: Cause
     case "paused":
       return { holdsMemory: false, ...standingClock(sandbox, now) };
     case "stopped":
-      return { holdsMemory: false, ...standingClock(sandbox, now), ...(sandbox.state === "running" && cause !== undefined ? { error: cause } : {}) };
+      return {
+        holdsMemory: false,
+        ...standingClock(sandbox, now),
+        ...(sandbox.state === "running" && cause !== undefined ? { error: cause } : {}),
+      };
     case "deleted":
       return { holdsMemory: false, hostId: null };
     case "error": {
       const failedCreate = sandbox.state === "creating";
       const error = cause ?? { code: "HOST_REPORTED_FAILURE", message: "The host reported that the sandbox cannot go on." };
-      return { holdsMemory: false, error, ...(failedCreate ? { hostId: null, expiresAt: new Date(now.getTime() + FAILED_CREATE_KEPT_MS) } : {}) };
+      return {
+        holdsMemory: false,
+        error,
+        ...(failedCreate ? { hostId: null, expiresAt: new Date(now.getTime() + FAILED_CREATE_KEPT_MS) } : {}),
+      };
     }
     default:
       return {};

@@ -29,8 +29,22 @@ const DAY_MS = 24 * 60 * MINUTE_MS;
 const GIB = 1024 ** 3;
 
 export const STREAMS = {
-  INTENTS: { name: "INTENTS", subjects: [patterns.intents], retention: "workqueue", maxAgeMs: 7 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
-  COMMANDS: { name: "COMMANDS", subjects: [patterns.commands], retention: "workqueue", maxAgeMs: 7 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
+  INTENTS: {
+    name: "INTENTS",
+    subjects: [patterns.intents],
+    retention: "workqueue",
+    maxAgeMs: 7 * DAY_MS,
+    maxBytes: GIB,
+    duplicateWindowMs: 2 * MINUTE_MS,
+  },
+  COMMANDS: {
+    name: "COMMANDS",
+    subjects: [patterns.commands],
+    retention: "workqueue",
+    maxAgeMs: 7 * DAY_MS,
+    maxBytes: GIB,
+    duplicateWindowMs: 2 * MINUTE_MS,
+  },
   OBSERVATIONS: {
     name: "OBSERVATIONS",
     subjects: [patterns.observations],
@@ -39,7 +53,14 @@ export const STREAMS = {
     maxBytes: GIB,
     duplicateWindowMs: 2 * MINUTE_MS,
   },
-  EVENTS: { name: "EVENTS", subjects: [patterns.events], retention: "limits", maxAgeMs: 3 * DAY_MS, maxBytes: GIB, duplicateWindowMs: 2 * MINUTE_MS },
+  EVENTS: {
+    name: "EVENTS",
+    subjects: [patterns.events],
+    retention: "limits",
+    maxAgeMs: 3 * DAY_MS,
+    maxBytes: GIB,
+    duplicateWindowMs: 2 * MINUTE_MS,
+  },
 } as const satisfies Record<string, StreamDefinition>;
 
 export const SCHEDULER_INTENTS: ConsumerDefinition = {

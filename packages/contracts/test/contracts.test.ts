@@ -28,7 +28,8 @@ describe("ids", () => {
 
 describe("subjects", () => {
   test("every subject falls under the pattern that its readers subscribe to", () => {
-    const matches = (pattern: string, subject: string) => new RegExp(`^${pattern.replaceAll(".", "\\.").replaceAll("*", "[^.]+")}$`).test(subject);
+    const matches = (pattern: string, subject: string) =>
+      new RegExp(`^${pattern.replaceAll(".", "\\.").replaceAll("*", "[^.]+")}$`).test(subject);
     expect(matches(patterns.intents, subjects.intent("pause"))).toBe(true);
     expect(matches(patterns.commandsOf("a-1"), subjects.command("a-1", "pause"))).toBe(true);
     expect(matches(patterns.commandsOf("a-2"), subjects.command("a-1", "pause"))).toBe(false);

@@ -10,6 +10,10 @@ describe("frozen message schemas", () => {
   });
 
   test("no frozen schema is left of a message that is gone", () => {
-    expect(readdirSync(folder).toSorted()).toEqual(frozenSchemas().map(([name]) => name).toSorted());
+    expect(readdirSync(folder).toSorted()).toEqual(
+      frozenSchemas()
+        .map(([name]) => name)
+        .toSorted(),
+    );
   });
 });

@@ -5,7 +5,20 @@
 import { OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
 import type { Cause } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
-import { bigint, bigserial, boolean, check, index, integer, jsonb, pgTable, primaryKey, text, timestamp, uniqueIndex } from "drizzle-orm/pg-core";
+import {
+  bigint,
+  bigserial,
+  boolean,
+  check,
+  index,
+  integer,
+  jsonb,
+  pgTable,
+  primaryKey,
+  text,
+  timestamp,
+  uniqueIndex,
+} from "drizzle-orm/pg-core";
 import { HOST_STATES } from "./host-states.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
@@ -140,10 +153,16 @@ export const sandboxes = pgTable(
     check("sandboxes_state", oneOf("state", SANDBOX_STATES)),
     check("sandboxes_settled_state", oneOf("settled_state", SETTLED_STATES)),
     check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
-    uniqueIndex("sandboxes_edge_address").on(sandbox.edgeAddress).where(sql`state <> 'deleted'`),
+    uniqueIndex("sandboxes_edge_address")
+      .on(sandbox.edgeAddress)
+      .where(sql`state <> 'deleted'`),
     index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
-    index("sandboxes_host").on(sandbox.hostId).where(sql`host_id IS NOT NULL`),
-    index("sandboxes_expiry").on(sandbox.expiresAt).where(sql`expires_at IS NOT NULL`),
+    index("sandboxes_host")
+      .on(sandbox.hostId)
+      .where(sql`host_id IS NOT NULL`),
+    index("sandboxes_expiry")
+      .on(sandbox.expiresAt)
+      .where(sql`expires_at IS NOT NULL`),
   ],
 );
 
@@ -184,10 +203,18 @@ export const operations = pgTable(
   (operation) => [
     check("operations_kind", oneOf("kind", OPERATION_KINDS)),
     check("operations_status", oneOf("status", OPERATION_STATUSES)),
-    uniqueIndex("operations_one_executing").on(operation.sandboxId).where(sql`status IN ('executing', 'outcome_unknown')`),
-    uniqueIndex("operations_one_waiting").on(operation.sandboxId).where(sql`status = 'waiting'`),
-    uniqueIndex("operations_idempotency").on(operation.organizationId, operation.idempotencyKey).where(sql`idempotency_key IS NOT NULL`),
-    index("operations_open").on(operation.deadlineAt).where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
+    uniqueIndex("operations_one_executing")
+      .on(operation.sandboxId)
+      .where(sql`status IN ('executing', 'outcome_unknown')`),
+    uniqueIndex("operations_one_waiting")
+      .on(operation.sandboxId)
+      .where(sql`status = 'waiting'`),
+    uniqueIndex("operations_idempotency")
+      .on(operation.organizationId, operation.idempotencyKey)
+      .where(sql`idempotency_key IS NOT NULL`),
+    index("operations_open")
+      .on(operation.deadlineAt)
+      .where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
     index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
   ],
 );
@@ -260,5 +287,9 @@ export const outbox = pgTable(
     createdAt: createdAt(),
     publishedAt: at("published_at"),
   },
-  (message) => [index("outbox_unpublished").on(message.id).where(sql`published_at IS NULL`)],
+  (message) => [
+    index("outbox_unpublished")
+      .on(message.id)
+      .where(sql`published_at IS NULL`),
+  ],
 );

@@ -59,7 +59,15 @@ export const SETTLED_STATES = ["creating", "running", "paused", "stopped", "dele
 export type SettledState = (typeof SETTLED_STATES)[number];
 
 /** States that hold memory and vCPUs of a host. `paused` and `stopped` hold disk alone. */
-export const STATES_HOLDING_MEMORY = ["creating", "running", "pausing", "resuming", "stopping", "starting", "deleting"] as const satisfies readonly SandboxState[];
+export const STATES_HOLDING_MEMORY = [
+  "creating",
+  "running",
+  "pausing",
+  "resuming",
+  "stopping",
+  "starting",
+  "deleting",
+] as const satisfies readonly SandboxState[];
 
 /** States that no API call shows: the tombstone is set, the host may still owe the clean-up. */
 export const TOMBSTONED_STATES = ["deleting", "deleted"] as const satisfies readonly SandboxState[];

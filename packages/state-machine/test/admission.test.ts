@@ -35,7 +35,9 @@ describe("admission", () => {
         const last = queue.waiting ?? queue.executing;
         const end = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
         if (request === "delete" || OPERATION_TARGET[request] !== end || transitionSandbox(end, request).kind !== "stay") return;
-        expect(admit(queue, request)).toEqual(last === undefined ? { kind: "satisfied", state: end } : { kind: "join", operationId: last.id });
+        expect(admit(queue, request)).toEqual(
+          last === undefined ? { kind: "satisfied", state: end } : { kind: "join", operationId: last.id },
+        );
       }),
     );
   });
@@ -63,14 +65,26 @@ describe("admission", () => {
   });
 
   test("A4: a resume cancels a pause that has not committed, and follows one that has (S21)", () => {
-    const pausing = (committed: boolean): SandboxQueue => ({ state: "pausing", settled: "running", executing: { id: "op_p", kind: "pause", committed } });
+    const pausing = (committed: boolean): SandboxQueue => ({
+      state: "pausing",
+      settled: "running",
+      executing: { id: "op_p", kind: "pause", committed },
+    });
     expect(admit(pausing(false), "resume")).toEqual({ kind: "accept", cancels: "op_p" });
     expect(admit(pausing(true), "resume")).toEqual({ kind: "accept" });
   });
 
   test("a real mismatch is a conflict that says what is allowed instead", () => {
-    expect(admit({ state: "stopped", settled: "stopped" }, "resume")).toEqual({ kind: "conflict", current: "stopped", allowed: ["stop", "start", "delete"] });
-    expect(admit({ state: "paused", settled: "paused" }, "start")).toEqual({ kind: "conflict", current: "paused", allowed: ["pause", "resume", "stop", "delete"] });
+    expect(admit({ state: "stopped", settled: "stopped" }, "resume")).toEqual({
+      kind: "conflict",
+      current: "stopped",
+      allowed: ["stop", "start", "delete"],
+    });
+    expect(admit({ state: "paused", settled: "paused" }, "start")).toEqual({
+      kind: "conflict",
+      current: "paused",
+      allowed: ["pause", "resume", "stop", "delete"],
+    });
   });
 
   test("a request made while a create executes waits for it", () => {

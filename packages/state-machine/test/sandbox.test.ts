@@ -95,7 +95,19 @@ describe("the sandbox table", () => {
   });
 
   test("the seed's story: create, pause, resume, stop, start, delete", () => {
-    const story: SandboxEvent[] = ["is_running", "pause", "is_paused", "resume", "is_running", "stop", "is_stopped", "start", "is_running", "delete", "is_deleted"];
+    const story: SandboxEvent[] = [
+      "is_running",
+      "pause",
+      "is_paused",
+      "resume",
+      "is_running",
+      "stop",
+      "is_stopped",
+      "start",
+      "is_running",
+      "delete",
+      "is_deleted",
+    ];
     expect(run("creating", story)).toBe("deleted");
   });
 });

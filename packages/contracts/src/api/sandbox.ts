@@ -10,9 +10,16 @@ export const PublicStatus = Type.Enum(PUBLIC_STATUSES);
 export type PublicStatus = Static<typeof PublicStatus>;
 
 export const MAX_TIMEOUT_SECONDS = 30 * 24 * 3600;
-export const TimeoutSeconds = Type.Integer({ minimum: 1, maximum: MAX_TIMEOUT_SECONDS, description: "Lifetime in seconds from now; the sandbox is deleted when it ends" });
+export const TimeoutSeconds = Type.Integer({
+  minimum: 1,
+  maximum: MAX_TIMEOUT_SECONDS,
+  description: "Lifetime in seconds from now; the sandbox is deleted when it ends",
+});
 
-export const EnvVars = Type.Record(Type.String({ pattern: "^[A-Za-z_][A-Za-z0-9_]{0,255}$" }), Type.String({ maxLength: 32_768 }), { maxProperties: 256, additionalProperties: false });
+export const EnvVars = Type.Record(Type.String({ pattern: "^[A-Za-z_][A-Za-z0-9_]{0,255}$" }), Type.String({ maxLength: 32_768 }), {
+  maxProperties: 256,
+  additionalProperties: false,
+});
 
 /** Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older clients. */
 export const CreateSandboxBody = Type.Object({
@@ -72,7 +79,12 @@ export const SandboxList = Type.Object({
   request_id: Type.String(),
 });
 
-export const TransitionReply = Type.Object({ id: Type.String(), status: PublicStatus, operation_id: Type.Optional(Type.String()), request_id: Type.String() });
+export const TransitionReply = Type.Object({
+  id: Type.String(),
+  status: PublicStatus,
+  operation_id: Type.Optional(Type.String()),
+  request_id: Type.String(),
+});
 
 export const OperationResource = Type.Object({
   id: Type.String(),
@@ -95,4 +107,9 @@ export const OperationResource = Type.Object({
 export type OperationResource = Static<typeof OperationResource>;
 
 export const TokenReply = Type.Object({ auth_token: Type.String(), token_expires_at: Timestamp, request_id: Type.String() });
-export const TimeoutReply = Type.Object({ id: Type.String(), timeout_seconds: Type.Integer(), expires_at: Nullable(Timestamp), request_id: Type.String() });
+export const TimeoutReply = Type.Object({
+  id: Type.String(),
+  timeout_seconds: Type.Integer(),
+  expires_at: Nullable(Timestamp),
+  request_id: Type.String(),
+});

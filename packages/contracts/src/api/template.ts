@@ -23,4 +23,10 @@ export const TemplateResource = Type.Object({
 });
 export type TemplateResource = Static<typeof TemplateResource>;
 
-export const TemplateList = Type.Object({ object: Type.Literal("list"), data: Type.Array(TemplateResource), has_more: Type.Boolean(), url: Type.String(), request_id: Type.String() });
+export const TemplateList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(TemplateResource),
+  has_more: Type.Boolean(),
+  url: Type.String(),
+  request_id: Type.String(),
+});

@@ -15,7 +15,11 @@ import { HostId, OperationId, SandboxId } from "../ids.ts";
 export const COMMAND_KINDS = ["create", "pause", "resume", "stop", "start", "delete", "discard", "cancel"] as const;
 export type CommandKind = (typeof COMMAND_KINDS)[number];
 
-export const Resources = Type.Object({ vcpu: Type.Integer({ minimum: 1 }), memoryMib: Type.Integer({ minimum: 1 }), diskMib: Type.Integer({ minimum: 1 }) });
+export const Resources = Type.Object({
+  vcpu: Type.Integer({ minimum: 1 }),
+  memoryMib: Type.Integer({ minimum: 1 }),
+  diskMib: Type.Integer({ minimum: 1 }),
+});
 export type Resources = Static<typeof Resources>;
 
 /** What a host needs to make the sandbox's VM, identical in every command of a sandbox. */

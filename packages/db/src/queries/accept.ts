@@ -65,7 +65,16 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
       const operation = await insertOperation(tx, row.id, "create", requester);
       await tx
         .insert(sandboxEvents)
-        .values({ sandboxId: row.id, seq: 1, fact: "accepted", fromState: null, toState: "creating", generation: row.generation, epoch: 0, operationId: operation.id });
+        .values({
+          sandboxId: row.id,
+          seq: 1,
+          fact: "accepted",
+          fromState: null,
+          toState: "creating",
+          generation: row.generation,
+          epoch: 0,
+          operationId: operation.id,
+        });
       const event: SandboxEventMessage = {
         type: "sandbox_event",
         version: 1,
@@ -80,7 +89,10 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
         operationStatus: operation.status,
         occurredAt: row.createdAt.toISOString(),
       };
-      const outboxIds = await insertOutbox(tx, [{ subject: subjects.sandboxEvent(row.id, "accepted"), payload: event }, intentMessage(operation)]);
+      const outboxIds = await insertOutbox(tx, [
+        { subject: subjects.sandboxEvent(row.id, "accepted"), payload: event },
+        intentMessage(operation),
+      ]);
       return { kind: "accepted", operation, isNew: true, outboxIds } as const;
     });
   } catch (error) {
@@ -102,7 +114,12 @@ export type AcceptRequest =
   | { kind: "key_reused" };
 
 /** Judges `request` against the end of the sandbox's queue (architecture.md 3) and queues an operation where one is needed. */
-export async function acceptRequest(db: Database, sandboxId: string, request: SandboxRequest, requester: Requester): Promise<AcceptRequest> {
+export async function acceptRequest(
+  db: Database,
+  sandboxId: string,
+  request: SandboxRequest,
+  requester: Requester,
+): Promise<AcceptRequest> {
   try {
     return await inTransaction<AcceptRequest>(db, async (tx) => {
       const repeat = await findRepeat(tx, requester);
@@ -126,7 +143,9 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
     {
       state: sandbox.state,
       settled: sandbox.settledState,
-      ...(executing === undefined ? {} : { executing: { id: executing.id, kind: executing.kind, committed: executing.committedAt !== null } }),
+      ...(executing === undefined
+        ? {}
+        : { executing: { id: executing.id, kind: executing.kind, committed: executing.committedAt !== null } }),
       ...(waiting === undefined ? {} : { waiting: { id: waiting.id, kind: waiting.kind } }),
     },
     request,

@@ -19,7 +19,8 @@ export async function findApiKey(db: Tx, apiKey: string): Promise<ApiKeyOwner | 
 
 /** Makes the organization and the key exist. Repeating it changes nothing. */
 export async function seedApiKey(databaseUrl: string, seed: { organization: string; apiKey: string; name?: string }): Promise<void> {
-  const { db, close } = openDatabase(databaseUrl, { maxConnections: 1 });
+  const handle = openDatabase(databaseUrl, { maxConnections: 1 });
+  const { db } = handle;
   try {
     await db.insert(organizations).values({ name: seed.organization }).onConflictDoNothing();
     const [organization] = await db.select({ id: organizations.id }).from(organizations).where(eq(organizations.name, seed.organization));
@@ -29,7 +30,7 @@ export async function seedApiKey(databaseUrl: string, seed: { organization: stri
       .values({ organizationId: organization.id, name: seed.name ?? "default", keySha256: sha256(seed.apiKey) })
       .onConflictDoNothing();
   } finally {
-    await close();
+    await handle.close();
   }
 }
 

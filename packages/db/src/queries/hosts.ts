@@ -10,7 +10,11 @@ export type TemplateRow = typeof templates.$inferSelect;
 const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
 
 /** Makes or refreshes a host with its templates and images, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease. */
-export async function registerHost(db: Database, request: RegisterRequest, leaseMs: number): Promise<{ granted: boolean; reason?: string }> {
+export async function registerHost(
+  db: Database,
+  request: RegisterRequest,
+  leaseMs: number,
+): Promise<{ granted: boolean; reason?: string }> {
   return await db.transaction(async (tx) => {
     const facts = {
       region: request.region,
@@ -38,7 +42,10 @@ export async function registerHost(db: Database, request: RegisterRequest, lease
         diskMibCapacity: request.capacity.diskMib,
       });
     } else {
-      await tx.update(hosts).set({ ...facts, ...backFromLost(known) }).where(eq(hosts.id, known.id));
+      await tx
+        .update(hosts)
+        .set({ ...facts, ...backFromLost(known) })
+        .where(eq(hosts.id, known.id));
     }
     await recordImages(tx, request);
     return { granted: true };
@@ -64,7 +71,11 @@ async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
     await tx
       .insert(templates)
       .values({ id: image.templateName, name: image.templateName, ...facts })
-      .onConflictDoUpdate({ target: templates.id, set: { ...facts, updatedAt: sql`now()` }, setWhere: ne(templates.imageSha256, image.sha256) });
+      .onConflictDoUpdate({
+        target: templates.id,
+        set: { ...facts, updatedAt: sql`now()` },
+        setWhere: ne(templates.imageSha256, image.sha256),
+      });
     await tx.insert(templateImages).values({ sha256: image.sha256, templateId: image.templateName }).onConflictDoNothing();
   }
 }
@@ -75,13 +86,19 @@ export async function renewLease(db: Database, hostId: string, leaseMs: number):
     const [host] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
     if (host.state === "retired") return { granted: false, reason: `host ${hostId} is retired` };
-    await tx.update(hosts).set({ leaseExpiresAt: leaseEnd(leaseMs), ...backFromLost(host) }).where(eq(hosts.id, hostId));
+    await tx
+      .update(hosts)
+      .set({ leaseExpiresAt: leaseEnd(leaseMs), ...backFromLost(host) })
+      .where(eq(hosts.id, hostId));
     return { granted: true };
   });
 }
 
 export async function recordBeat(db: Tx, hostId: string, load: Record<string, number>): Promise<void> {
-  await db.update(hosts).set({ load, lastBeatAt: sql`now()` }).where(eq(hosts.id, hostId));
+  await db
+    .update(hosts)
+    .set({ load, lastBeatAt: sql`now()` })
+    .where(eq(hosts.id, hostId));
 }
 
 /** Hosts whose lease ran out become `lost`. Returns their ids. */
@@ -129,7 +146,10 @@ export async function findTemplate(db: Tx, nameOrId: string): Promise<TemplateRo
   return rows.find((row) => row.id === nameOrId) ?? rows.find((row) => row.name === nameOrId);
 }
 
-export async function listTemplates(db: Tx, filter: { category?: string | undefined; language?: string | undefined } = {}): Promise<TemplateRow[]> {
+export async function listTemplates(
+  db: Tx,
+  filter: { category?: string | undefined; language?: string | undefined } = {},
+): Promise<TemplateRow[]> {
   return await db
     .select()
     .from(templates)

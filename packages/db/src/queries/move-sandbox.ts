@@ -73,7 +73,10 @@ export async function moveSandbox(tx: Tx, move: Move): Promise<MoveResult> {
       cause: move.cause ?? null,
     })
     .returning({ occurredAt: sandboxEvents.occurredAt });
-  const announcement = { subject: subjects.sandboxEvent(after.id, move.fact), payload: eventMessage(move, after, event?.occurredAt ?? after.updatedAt) };
+  const announcement = {
+    subject: subjects.sandboxEvent(after.id, move.fact),
+    payload: eventMessage(move, after, event?.occurredAt ?? after.updatedAt),
+  };
   const outboxIds = await insertOutbox(tx, [announcement, ...(move.messages ?? [])]);
   return { kind: "moved", sandbox: after, outboxIds };
 }

@@ -21,7 +21,9 @@ export async function findOpenOperations(db: Tx, sandboxId: string): Promise<{ e
   return { ...(executing === undefined ? {} : { executing }), ...(waiting === undefined ? {} : { waiting }) };
 }
 
-type OperationPatch = Partial<Pick<OperationRow, "error" | "explain" | "timingsMs" | "hostId" | "originHostId" | "epoch" | "opSeq" | "startedAt" | "deadlineAt">>;
+type OperationPatch = Partial<
+  Pick<OperationRow, "error" | "explain" | "timingsMs" | "hostId" | "originHostId" | "epoch" | "opSeq" | "startedAt" | "deadlineAt">
+>;
 
 /** The statuses in which `event` moves an operation to another, from the table. */
 function movedBy(event: OperationEvent): { from: OperationStatus[]; to: OperationStatus } {
@@ -44,7 +46,13 @@ export async function moveOperation(
   const [row] = await tx
     .update(operations)
     .set({ ...patch, status: to, ...(ends ? { endedAt: sql`now()` } : {}) })
-    .where(and(eq(operations.id, id), inArray(operations.status, from), guard.uncommittedOnly === true ? isNull(operations.committedAt) : undefined))
+    .where(
+      and(
+        eq(operations.id, id),
+        inArray(operations.status, from),
+        guard.uncommittedOnly === true ? isNull(operations.committedAt) : undefined,
+      ),
+    )
     .returning();
   return row;
 }
@@ -83,7 +91,10 @@ export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
 
 /** Notes why an operation still waits. */
 export async function explainOperation(tx: Tx, id: string, explain: unknown): Promise<void> {
-  await tx.update(operations).set({ explain }).where(and(eq(operations.id, id), eq(operations.status, "waiting")));
+  await tx
+    .update(operations)
+    .set({ explain })
+    .where(and(eq(operations.id, id), eq(operations.status, "waiting")));
 }
 
 /** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
@@ -110,7 +121,13 @@ export async function listExpiredOperations(db: Tx, limit: number): Promise<Oper
   return await db
     .select()
     .from(operations)
-    .where(and(inArray(operations.status, ["waiting", ...EXECUTING_STATUSES]), isNull(operations.committedAt), lt(operations.deadlineAt, sql`now()`)))
+    .where(
+      and(
+        inArray(operations.status, ["waiting", ...EXECUTING_STATUSES]),
+        isNull(operations.committedAt),
+        lt(operations.deadlineAt, sql`now()`),
+      ),
+    )
     .orderBy(operations.deadlineAt)
     .limit(limit);
 }

@@ -41,7 +41,10 @@ export async function findOutbox(db: Tx, ids: number[]): Promise<OutboxRow[]> {
 
 export async function markPublished(db: Tx, ids: number[]): Promise<void> {
   if (ids.length === 0) return;
-  await db.update(outbox).set({ publishedAt: sql`now()` }).where(inArray(outbox.id, ids));
+  await db
+    .update(outbox)
+    .set({ publishedAt: sql`now()` })
+    .where(inArray(outbox.id, ids));
 }
 
 /** Deletes published messages older than `olderThanMs`. Returns how many. */

@@ -109,13 +109,23 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
 }
 
 /** Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands still and this is what will be left. */
-export async function setTimeoutSeconds(db: Database, id: string, organizationId: number, timeoutSeconds: number): Promise<{ sandbox: SandboxRow; outboxIds: number[] } | undefined> {
+export async function setTimeoutSeconds(
+  db: Database,
+  id: string,
+  organizationId: number,
+  timeoutSeconds: number,
+): Promise<{ sandbox: SandboxRow; outboxIds: number[] } | undefined> {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     const sandbox = await findSandboxRow(db, id);
-    if (sandbox === undefined || sandbox.organizationId !== organizationId || sandbox.state === "deleting" || sandbox.state === "deleted") return undefined;
+    if (sandbox === undefined || sandbox.organizationId !== organizationId || sandbox.state === "deleting" || sandbox.state === "deleted")
+      return undefined;
     const standsStill = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
     const leftMs = timeoutSeconds * 1000;
-    const patch = { timeoutSeconds, expiresAt: standsStill ? null : new Date(Date.now() + leftMs), timeoutLeftMs: standsStill ? leftMs : null };
+    const patch = {
+      timeoutSeconds,
+      expiresAt: standsStill ? null : new Date(Date.now() + leftMs),
+      timeoutLeftMs: standsStill ? leftMs : null,
+    };
     const result = await inTransaction(db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, fact: "timeout_set", patch }));
     if (result.kind === "moved") return result;
   }
@@ -150,7 +160,10 @@ export type IncarnationRow = typeof incarnations.$inferSelect;
 export type SnapshotRow = typeof snapshots.$inferSelect;
 
 export async function findIncarnation(db: Tx, sandboxId: string, epoch: number): Promise<IncarnationRow | undefined> {
-  const [row] = await db.select().from(incarnations).where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
+  const [row] = await db
+    .select()
+    .from(incarnations)
+    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
   return row;
 }
 

@@ -1,0 +1,37 @@
+import type { Database } from "@torpor/db";
+import type { FastifyBaseLogger } from "fastify";
+import type { SandboxEvents } from "./sandbox-events.ts";
+import type { Tokens } from "./tokens.ts";
+
+/** What the public API is made from. */
+export interface Dependencies {
+  db: Database;
+  log: FastifyBaseLogger;
+  tokens: Tokens;
+  events: SandboxEvents;
+  /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
+  publishCommitted(outboxIds: number[]): Promise<void>;
+  edge: {
+    /** Resolves once this gateway listens on the address, or has noted why it cannot yet. Never throws. */
+    serve(address: string): Promise<void>;
+    port: number;
+  };
+  /** Region of sandboxes that ask for none. */
+  region: string;
+  /** Whether the event bus is connected, for the health report. */
+  busConnected(): boolean;
+  limits?: Partial<Limits>;
+}
+
+export interface Limits {
+  /** How long a request waits for its operation to end. Below the 60 s after which the Python SDK gives up and sends again. */
+  waitMs: number;
+  /** How often a waiting request looks at the operation's row when no event wakes it. */
+  lookEveryMs: number;
+  /** Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its request does. */
+  createDeadlineMs: number;
+  /** Largest request body, in bytes. */
+  bodyBytes: number;
+}
+
+export const DEFAULT_LIMITS: Limits = { waitMs: 50_000, lookEveryMs: 150, createDeadlineMs: 45_000, bodyBytes: 1024 * 1024 };

@@ -1,0 +1,120 @@
+/**
+ * Every error that a client of the control plane can see: its code and its status. Codes are API: never renamed, never reused.
+ *
+ * The SDKs judge by text and status (hopx-contract.md 1.7), so:
+ * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
+ * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a missing file.
+ * E3  "limit" and "quota" stand in RESOURCE_LIMIT_ERROR alone: ComputeSDK takes them for an exhausted quota.
+ */
+import type { ApiErrorBody } from "@torpor/contracts";
+
+const STATUS = {
+  INVALID_REQUEST: 400,
+  INVALID_JSON: 400,
+  MISSING_PARAMETER: 400,
+  AUTHENTICATION_REQUIRED: 401,
+  INVALID_TOKEN: 401,
+  SANDBOX_NOT_FOUND: 404,
+  TEMPLATE_NOT_FOUND: 404,
+  RESOURCE_NOT_FOUND: 404,
+  CONFLICT: 409,
+  OPERATION_CANCELLED: 409,
+  OPERATION_SUPERSEDED: 409,
+  OPERATION_TIMEOUT: 409,
+  OPERATION_FAILED: 409,
+  PAYLOAD_TOO_LARGE: 413,
+  UNSUPPORTED_MEDIA_TYPE: 415,
+  IDEMPOTENCY_KEY_REUSED: 422,
+  RESOURCE_LIMIT_ERROR: 429,
+  INTERNAL_ERROR: 500,
+  OPERATION_IN_PROGRESS: 503,
+  SERVICE_UNAVAILABLE: 503,
+} as const;
+export type ErrorCode = keyof typeof STATUS;
+
+interface Extra {
+  details?: Record<string, unknown>;
+  headers?: Record<string, string>;
+  cause?: unknown;
+}
+
+/** Answered to the client as it is: the message is for its eyes. */
+export class ApiError extends Error {
+  override readonly name = "ApiError";
+  readonly status: number;
+  readonly code: string;
+  readonly details: Record<string, unknown> | undefined;
+  readonly headers: Record<string, string>;
+
+  constructor(code: ErrorCode | { code: string; status: number }, message: string, extra: Extra = {}) {
+    super(message, extra.cause === undefined ? undefined : { cause: extra.cause });
+    this.code = typeof code === "string" ? code : code.code;
+    this.status = typeof code === "string" ? STATUS[code] : code.status;
+    this.details = extra.details;
+    this.headers = extra.headers ?? {};
+  }
+}
+
+/** The superset that the JS SDK (top level) and the Python SDK (`error`) both read. */
+export function errorBody(error: Pick<ApiError, "code" | "message" | "details">, requestId: string): ApiErrorBody {
+  const details = error.details === undefined ? {} : { details: error.details };
+  const shared = { message: error.message, code: error.code, request_id: requestId, ...details };
+  return { error: shared, ...shared };
+}
+
+/** `fields` names what is wrong: path of the field within the request, and why. */
+export function invalidRequest(fields: { field: string; message: string }[], code: ErrorCode = "INVALID_REQUEST"): ApiError {
+  return new ApiError(code, fields.map(({ field, message }) => `${field} ${message}`).join("; "), { details: { fields } });
+}
+
+export const sandboxNotFound = (id: string) =>
+  new ApiError("SANDBOX_NOT_FOUND", `Sandbox '${clip(id)}' not found: it was never created here, was deleted, or has expired.`, {
+    details: { sandbox_id: clip(id) },
+  });
+
+export const unknownTemplate = (asked: string, known: string[]) =>
+  new ApiError(
+    "TEMPLATE_NOT_FOUND",
+    `Unknown template '${clip(asked)}'. Known templates: ${known.length === 0 ? "none (no host has registered one yet)" : known.join(", ")}.`,
+    {
+      details: { template: clip(asked), known_templates: known },
+    },
+  );
+
+/** An operation, host or path that does not exist. */
+export const unknownResource = (what: string, asked: string, hint = "") =>
+  new ApiError("RESOURCE_NOT_FOUND", `Unknown ${what} '${clip(asked)}'.${hint === "" ? "" : ` ${hint}`}`);
+
+export const noApiKey = () =>
+  new ApiError("AUTHENTICATION_REQUIRED", "Send the API key in the header X-API-Key, or as Authorization: Bearer <key>.");
+export const wrongApiKey = () => new ApiError("INVALID_TOKEN", "The API key is unknown or was revoked.");
+
+export const keyReused = () =>
+  new ApiError("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was sent before with another request. Use a new key for a new request.", {
+    details: { field: "Idempotency-Key" },
+  });
+
+export const operationInProgress = (operationId: string, kind: string, waitedMs: number) =>
+  new ApiError(
+    "OPERATION_IN_PROGRESS",
+    `The ${kind} has not ended after ${Math.round(waitedMs / 1000)} s and goes on. Send the request again to wait for it, or look at /v1/operations/${operationId}.`,
+    { details: { operation_id: operationId }, headers: { "retry-after": "1" } },
+  );
+
+export const serviceUnavailable = (cause: unknown) =>
+  new ApiError(
+    "SERVICE_UNAVAILABLE",
+    "The control plane cannot reach its database right now. Nothing was changed that you would have to undo; try again in a moment.",
+    {
+      headers: { "retry-after": "1" },
+      cause,
+    },
+  );
+
+export const internalError = (cause: unknown) =>
+  new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
+
+/** What a client sent is repeated to it, but not at any length. */
+function clip(text: string): string {
+  return text.length <= 64 ? text : `${text.slice(0, 64)}…`;
+}

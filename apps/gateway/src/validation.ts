@@ -1,0 +1,77 @@
+/** Requests are checked against their schemas as they came: a body is never coerced, a query string is text and is converted. Problems name the field. */
+import { Compile } from "typebox/compile";
+import type { TSchema } from "typebox";
+import { Value } from "typebox/value";
+import type { FastifySchemaCompiler } from "fastify";
+import { invalidRequest } from "./errors.ts";
+
+interface SchemaError {
+  keyword: string;
+  schemaPath: string;
+  instancePath: string;
+  params: object;
+  message: string;
+}
+
+export interface FieldProblem {
+  field: string;
+  message: string;
+  missing: boolean;
+}
+
+export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
+  const compiled = Compile(schema);
+  return (value: unknown) => {
+    const judged = httpPart === "body" ? value : Value.Convert(schema, value);
+    if (compiled.Check(judged)) return { value: judged };
+    const problems = fieldProblems(compiled.Errors(judged as never) as SchemaError[], httpPart ?? "request");
+    const onlyMissing = problems.every((problem) => problem.missing);
+    return {
+      error: invalidRequest(
+        problems.map(({ field, message }) => ({ field, message })),
+        onlyMissing ? "MISSING_PARAMETER" : "INVALID_REQUEST",
+      ),
+    };
+  };
+};
+
+const MAX_PROBLEMS = 5;
+
+/** One problem per field: the first that says something (a union repeats itself for each of its members). */
+function fieldProblems(errors: SchemaError[], part: string): FieldProblem[] {
+  const byField = new Map<string, FieldProblem>();
+  for (const error of errors) {
+    for (const problem of toProblems(error, part)) if (!byField.has(problem.field)) byField.set(problem.field, problem);
+  }
+  return [...byField.values()].slice(0, MAX_PROBLEMS);
+}
+
+function toProblems(error: SchemaError, part: string): FieldProblem[] {
+  const path = error.instancePath.split("/").slice(1).join(".");
+  const at = (name: string) => (path === "" ? name : `${path}.${name}`);
+  const params = error.params as { requiredProperties?: string[]; additionalProperties?: string[]; allowedValues?: unknown[] };
+  if (error.keyword === "anyOf" || error.keyword === "boolean") return [];
+  if (params.requiredProperties !== undefined)
+    return params.requiredProperties.map((name) => ({ field: at(name), message: "is required", missing: true }));
+  if (params.additionalProperties !== undefined) {
+    return params.additionalProperties.map((name) => ({ field: at(name), message: "is not an allowed name", missing: false }));
+  }
+  const message = params.allowedValues === undefined ? error.message : `must be one of ${params.allowedValues.join(", ")}`;
+  return [{ field: path === "" ? part : path, message, missing: false }];
+}
+
+/** Path of a string (or name) that is not storable text: with a NUL character, or with half a surrogate pair. Undefined when all is well. */
+export function findUnstorableText(value: unknown, path: string): string | undefined {
+  if (typeof value === "string") return isStorable(value) ? undefined : path;
+  if (typeof value !== "object" || value === null) return undefined;
+  for (const [name, inner] of Object.entries(value)) {
+    const innerPath = path === "" ? name : `${path}.${name}`;
+    const found = isStorable(name) ? findUnstorableText(inner, innerPath) : innerPath;
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}
+
+function isStorable(text: string): boolean {
+  return !text.includes("\0") && text.isWellFormed();
+}

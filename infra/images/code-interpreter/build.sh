@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Builds the image `code-interpreter` from Debian packages: kernel, initramfs, read-only root file system, image.json.
+#
+#   build.sh <imagesDir> [<cacheDir>]
+#
+# The root file system (slow) and the initramfs with the guest agent (fast) are cached apart, each under a digest of what it is made from; with nothing changed this
+# returns at once. The result is <imagesDir>/<sha256>/ and the link <imagesDir>/code-interpreter. Needs root, mmdebstrap, mkfs.ext4, cpio, kmod and Node.js 24.
+# Packages come from wherever this machine's own apt is set up to get them; TORPOR_IMAGE_MIRROR names another place.
+set -euo pipefail
+
+template=code-interpreter
+suite=bookworm
+root_size_mib=1536
+here=$(cd "$(dirname "$0")" && pwd)
+repository=$(cd "$here/../../.." && pwd)
+images=$(mkdir -p "${1:?usage: build.sh <imagesDir> [<cacheDir>]}" && cd "$1" && pwd)
+cache=${2:-$images/.cache}
+mkdir -p "$cache"
+started=$SECONDS
+say() { printf '  [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
+digest() { sha256sum | cut -c1-16; }
+
+for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe node; do
+  command -v "$tool" > /dev/null || { echo "the image build needs $tool: run ./torpor, which installs it, or install it yourself" >&2; exit 1; }
+done
+[ "$(id -u)" = 0 ] || { echo "the image build must run as root: it makes a root file system" >&2; exit 1; }
+
+work=$(mktemp -d "$cache/work.XXXXXX")
+cleanup() { rm -rf --one-file-system "$work"; }
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+
+sources() { # apt's own sources of this machine, the Debian ones alone
+  if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then echo "deb $TORPOR_IMAGE_MIRROR $suite main"; return; fi
+  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' \
+    | awk -v suite="$suite" '$4 == "Debian" && ($2 == suite || $2 == suite "-security" || $2 == suite "-updates") && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u
+}
+
+build_rootfs() { # into $1
+  local tree=$work/tree includes
+  includes=$(paste -sd, "$here/packages.txt")
+  sources > "$work/sources.list"
+  [ -s "$work/sources.list" ] || { echo "apt knows no Debian $suite packages: run 'apt-get update', or set TORPOR_IMAGE_MIRROR" >&2; exit 1; }
+  say "unpacking Debian packages: $includes"
+  mmdebstrap --quiet --mode=root --variant=apt --include="$includes" \
+    --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+    --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
+    --customize-hook='cd "$1/tmp" && chroot "$1" sh -c "cd /tmp && apt-get -qq download busybox-static $(chroot "$1" apt-cache depends linux-image-cloud-amd64 | sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -1)"' \
+    --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
+    "$suite" "$tree" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
+  rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log "$tree"/usr/share/python3-wheels
+  mkdir -p "$tree/workspace" "$tree/var/lib/torpor"
+  : > "$tree/etc/machine-id"
+  : > "$tree/etc/resolv.conf"
+  say "compiling Python modules"
+  chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
+  say "packing the root file system"
+  truncate -s "${root_size_mib}M" "$1/rootfs.ext4"
+  mkfs.ext4 -q -F -O ^has_journal,^metadata_csum_seed -m 0 -E "hash_seed=00000000-0000-4000-8000-000000000000,lazy_itable_init=0" \
+    -U 00000000-0000-4000-8000-000000000001 -L torpor-root -d "$tree" "$1/rootfs.ext4"
+  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/extracted"; done
+  cp "$work"/extracted/boot/vmlinuz-* "$1/kernel"
+  mkdir -p "$1/initrd-parts"
+  cp "$work"/extracted/bin/busybox "$1/initrd-parts/busybox"
+  collect_modules "$1/initrd-parts/modules"
+}
+
+collect_modules() { # into $1, with the order to load them in
+  local version module
+  version=$(ls "$work/extracted/lib/modules")
+  depmod -b "$work/extracted" "$version"
+  mkdir -p "$1"
+  for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport ptp_kvm button; do
+    modprobe -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+  done | awk '!seen[$0]++' > "$work/module-paths"
+  while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"
+}
+
+rootfs_key=$(cat "$here/packages.txt" "$here/build.sh" | digest)
+rootfs=$cache/rootfs-$rootfs_key
+if [ ! -d "$rootfs" ]; then
+  mkdir "$work/rootfs"
+  build_rootfs "$work/rootfs"
+  mv "$work/rootfs" "$rootfs"
+fi
+
+agent_key=$( (cd "$repository/packages/guest-agent" && cat package.json build.ts src/*.ts guest/*; cat "$here/init" "$here/supervise"; echo "$rootfs_key") | digest)
+built=$cache/image-$agent_key
+if [ -f "$built" ] && [ -d "$images/$(cat "$built")" ] && [ "$(readlink "$images/$template" || true)" = "$(cat "$built")" ]; then
+  say "image $template is current ($(cut -c1-12 "$built"))"
+  exit 0
+fi
+
+say "packing the initramfs with the guest agent"
+initrd=$work/initrd
+mkdir -p "$initrd/bin" "$initrd/torpor" "$work/out"
+cp "$rootfs/initrd-parts/busybox" "$initrd/bin/"
+cp -r "$rootfs/initrd-parts/modules" "$initrd/modules"
+install -m 755 "$here/init" "$initrd/init"
+install -m 755 "$here/supervise" "$initrd/torpor/supervise"
+node "$repository/packages/guest-agent/build.ts" "$initrd/torpor/agent.cjs"
+cp "$repository"/packages/guest-agent/guest/*.py "$initrd/torpor/"
+find "$initrd" -exec touch -h -d @0 {} +
+(cd "$initrd" && find . -print0 | LC_ALL=C sort -z | cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) > "$work/out/initrd"
+cp --reflink=auto --sparse=always "$rootfs/rootfs.ext4" "$rootfs/kernel" "$work/out/"
+
+say "writing the manifest"
+sha256=$(node "$here/manifest.ts" "$work/out" "$template")
+if [ ! -d "$images/$sha256" ]; then
+  chmod 0444 "$work"/out/*
+  chmod 0755 "$work/out"
+  sync -f "$work/out"
+  mv "$work/out" "$images/$sha256"
+fi
+ln -sfn "$sha256" "$work/link"
+mv -T "$work/link" "$images/$template"
+echo "$sha256" > "$built"
+say "image $template is ready ($(echo "$sha256" | cut -c1-12), $(du -sh "$images/$sha256" | cut -f1) on disk)"

@@ -1,0 +1,68 @@
+/** What a story looks at beside the API: the VMM processes on the hosts. */
+import { readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface Stage {
+  url: string;
+  apiKey: string;
+  /** Health addresses of the node-agents. */
+  hosts: { id: string; healthUrl: string }[];
+}
+
+export interface VmSeen {
+  hostId: string;
+  pid: number;
+  residentBytes: number;
+}
+
+/** The VMM process of a sandbox, wherever it is; undefined when no host has one. */
+export async function findVmm(stage: Stage, sandboxId: string): Promise<VmSeen | undefined> {
+  for (const host of stage.hosts) {
+    const health = (await getJson(host.healthUrl)) as { vms?: { sandboxId: string; pid?: number }[] };
+    const pid = health.vms?.find((vm) => vm.sandboxId === sandboxId)?.pid;
+    const residentBytes = pid === undefined ? undefined : residentBytesOf(pid);
+    if (pid !== undefined && residentBytes !== undefined) return { hostId: host.id, pid, residentBytes };
+  }
+  return undefined;
+}
+
+/** Resident memory of a process; undefined when it is gone (or a zombie, which has none). */
+export function residentBytesOf(pid: number): number | undefined {
+  try {
+    const match = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
+    return match?.[1] === undefined ? undefined : Number(match[1]) * 1024;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A call of the public API; the body is parsed whatever the status. */
+export async function call(
+  stage: Stage,
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<{ status: number; body: Record<string, unknown> }> {
+  const response = await fetch(new URL(path, stage.url), {
+    method,
+    headers: { "x-api-key": stage.apiKey, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+    ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+    signal: AbortSignal.timeout(60_000),
+  });
+  return { status: response.status, body: (await response.json()) as Record<string, unknown> };
+}
+
+/** Looks again until `look` gives something, at most `limitMs`. */
+export async function eventually<T>(what: string, limitMs: number, look: () => Promise<T | undefined>): Promise<T> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    const found = await look();
+    if (found !== undefined) return found;
+    if (Date.now() > deadline) throw new Error(`${what} did not come true within ${limitMs / 1000} s`);
+    await sleep(100);
+  }
+}
+
+async function getJson(url: string): Promise<unknown> {
+  return await (await fetch(url, { signal: AbortSignal.timeout(10_000) })).json();
+}

