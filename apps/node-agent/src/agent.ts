@@ -1,0 +1,124 @@
+/** The node-agent without its process: supervisor, bus loops and data plane, over a given driver. */
+import type { AddressInfo } from "node:net";
+import { join } from "node:path";
+import { type Bus, consume } from "@torpor/bus";
+import { decoder, hostCommands, type RegisterRequest, VmCommand } from "@torpor/contracts";
+import type { Logger } from "@torpor/service";
+import type { Config } from "./config.ts";
+import type { Driver } from "./drivers/driver.ts";
+import { freeBytes } from "./host/files.ts";
+import { listImages } from "./images.ts";
+import { ensureGolden } from "./lifecycle/golden.ts";
+import { httpGuest } from "./lifecycle/guest.ts";
+import { VmStore } from "./lifecycle/record.ts";
+import { Supervisor } from "./lifecycle/supervisor.ts";
+import { commitAsker } from "./shell/commit.ts";
+import { createDataPlane } from "./shell/data-plane.ts";
+import { beat, keepLease, type Membership } from "./shell/membership.ts";
+import { Reporter } from "./shell/reporter.ts";
+import { fileSnapshotStore } from "./store-file.ts";
+
+const decodeCommand = decoder(VmCommand);
+const COMMANDS_AT_ONCE = 64;
+export const AGENT_VERSION = "0.1.0";
+
+export interface AgentOptions {
+  config: Config;
+  driver: Driver;
+  uid: number | undefined;
+  hostKey: string;
+  bus: Bus;
+  signal: AbortSignal;
+  log: Logger;
+}
+
+export interface Agent {
+  supervisor: Supervisor;
+  membership: Membership;
+  close(): Promise<void>;
+}
+
+export async function startAgent(options: AgentOptions): Promise<Agent> {
+  const { config, driver, bus, signal, log, uid } = options;
+  const guest = httpGuest(driver);
+  const images = await listImages(config.IMAGES_DIR);
+  const say = (line: string) => log.info({ line }, "preparing");
+  for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
+  const reporter = new Reporter(log);
+  const supervisor = new Supervisor(
+    {
+      hostId: config.HOST_ID,
+      store: new VmStore(config.DATA_DIR),
+      driver,
+      guest,
+      snapshots: fileSnapshotStore({ storeDir: config.SNAPSHOT_STORE_DIR, imagesDir: config.IMAGES_DIR, uid }),
+      imagesDir: config.IMAGES_DIR,
+      commit: commitAsker(bus, config.HOST_ID),
+      uid,
+      log,
+    },
+    (seen) => reporter.report(seen),
+  );
+  await supervisor.adopt();
+  const dataPlane = createDataPlane(options.hostKey, (sandboxId, epoch) => supervisor.route(sandboxId, epoch));
+  await new Promise<void>((resolve, reject) => {
+    dataPlane.once("error", reject);
+    dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
+  });
+  const { port } = dataPlane.address() as AddressInfo;
+  const membership: Membership = { isRegistered: false, leaseUntilMs: 0 };
+  const request = await registration(config, driver, `http://${config.DATA_PLANE_HOST}:${port}`, images);
+  const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
+  const loops = [
+    reporter.run(bus, signal),
+    keepLease(bus, request, membership, signal, log),
+    beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
+    supervisor.watch(signal),
+    consume(bus, {
+      consumer: hostCommands(config.HOST_ID),
+      decode: decodeCommand,
+      handle: async (command) => {
+        if (command.hostId !== config.HOST_ID) return "reject";
+        const accepted = await supervisor.execute(command);
+        log.info({ sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted }, "command");
+        return "ack";
+      },
+      concurrency: COMMANDS_AT_ONCE,
+      signal,
+      log,
+    }),
+  ];
+  return {
+    supervisor,
+    membership,
+    close: async () => {
+      dataPlane.closeAllConnections();
+      dataPlane.close();
+      await Promise.allSettled(loops);
+    },
+  };
+}
+
+async function registration(config: Config, driver: Driver, dataPlaneUrl: string, images: Awaited<ReturnType<typeof listImages>>): Promise<RegisterRequest> {
+  return {
+    type: "register",
+    version: 1,
+    hostId: config.HOST_ID,
+    region: config.REGION,
+    dataPlaneUrl,
+    capacity: { vcpu: config.CAPACITY_VCPU, memoryMib: config.CAPACITY_MEMORY_MIB, diskMib: config.CAPACITY_DISK_MIB },
+    labels: {},
+    driver: driver.name,
+    driverFingerprint: await driver.fingerprint(),
+    agentVersion: AGENT_VERSION,
+    images: images.map(({ templateName, sha256, displayName, description, language, category, defaults }) => ({
+      templateName,
+      sha256,
+      displayName,
+      description,
+      language,
+      category,
+      defaults,
+    })),
+  };
+}

@@ -1,0 +1,30 @@
+import { hostname } from "node:os";
+import { loadConfig } from "@torpor/service";
+import { type Static, Type } from "typebox";
+
+const Environment = Type.Object({
+  LOG_LEVEL: Type.String({ default: "info" }),
+  HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostname().toLowerCase() }),
+  REGION: Type.String({ default: "local" }),
+  NATS_URL: Type.String({ pattern: "^(nats|tls)://", default: "nats://127.0.0.1:4222" }),
+  NATS_USER: Type.Optional(Type.String()),
+  NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+  HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
+  HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9400 }),
+  DATA_PLANE_HOST: Type.String({ default: "127.0.0.1" }),
+  DATA_PLANE_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9401 }),
+  HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
+  DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
+  IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
+  SNAPSHOT_STORE_DIR: Type.String({ default: "/var/lib/torpor/snapshots" }),
+  QEMU_BIN: Type.String({ default: "qemu-system-x86_64" }),
+  /** VMMs run as this user where the agent is root. */
+  VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),
+  CAPACITY_VCPU: Type.Integer({ minimum: 1, default: 8 }),
+  CAPACITY_MEMORY_MIB: Type.Integer({ minimum: 128, default: 4096 }),
+  CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),
+  SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
+});
+export type Config = Static<typeof Environment>;
+
+export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);

@@ -1,0 +1,54 @@
+/**
+ * What a VMM has to be able to do. Small primitives; the crash-safe order in which they are used is in ../lifecycle, once for all drivers.
+ *
+ * D1  Every primitive looks first and acts on what it finds, so it can be repeated after any crash.
+ * D2  A VMM outlives the agent: it is found again by its run record (pid, start time, boot).
+ * D3  The record of a run is durable before the VMM does anything that matters.
+ * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a directory can move between hosts unedited.
+ */
+export interface Vm {
+  /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
+  dir: string;
+  sandboxId: string;
+  vcpu: number;
+  memoryMib: number;
+  kernelCmdline: string;
+}
+
+export interface SnapshotFile {
+  sizeBytes: number;
+  sha256: string;
+}
+export type SnapshotFiles = Record<string, SnapshotFile>;
+
+export type VmmStatus =
+  | { kind: "none" }
+  | { kind: "running" | "paused"; pid: number; residentBytes: number }
+  /** Alive, but it does not say what it does: hung, or its socket is gone. Nothing is destroyed on that ground. */
+  | { kind: "unknown"; pid: number; residentBytes: number; reason: string };
+
+export type Restored =
+  | { kind: "restored" }
+  /** The snapshot cannot be used; no vCPU ran and the VMM is gone. */
+  | { kind: "refused"; reason: string };
+
+export interface Driver {
+  readonly name: string;
+  /** Snapshots restore only where this is equal: VMM and its version, machine, CPU, accelerator. */
+  fingerprint(): Promise<string>;
+  /** Starts a VMM and lets its vCPUs run. Throws when it does not come up. */
+  boot(vm: Vm, signal: AbortSignal): Promise<void>;
+  /** Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. */
+  restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<Restored>;
+  inspect(vm: Vm): Promise<VmmStatus>;
+  /** Whether the VMM process is there, without asking it anything. */
+  isAlive(vm: Vm): Promise<boolean>;
+  pauseVcpus(vm: Vm): Promise<void>;
+  resumeVcpus(vm: Vm): Promise<void>;
+  /** Writes memory and device state of a VM whose vCPUs stand still into `dir`, durably. The VM can be resumed afterwards. */
+  saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SnapshotFiles>;
+  /** Waits `graceMs` for the VMM to end by itself, then ends it, and returns when it is really gone. */
+  end(vm: Vm, options: { graceMs: number }): Promise<void>;
+  /** Where the guest agent is reached on this host; undefined when no VMM runs. */
+  guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined>;
+}

@@ -1,0 +1,41 @@
+import type { Vm } from "../driver.ts";
+
+/** Pinned: a snapshot restores only on the machine type that it was taken on. */
+export const MACHINE = "pc-q35-7.2";
+export type Accelerator = "kvm" | "tcg";
+
+export interface LaunchOptions {
+  accelerator: Accelerator;
+  /** Relative to the VM's directory. */
+  runDir: string;
+  guestPort: number;
+  /** Wait for a memory image instead of booting. */
+  incoming: boolean;
+}
+
+/** QEMU's arguments. Every path is relative to the VM's directory. The network lets nothing out (`restrict=on`) and one port in. */
+export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
+  const cpu = options.accelerator === "kvm" ? "host" : "max";
+  return [
+    ["-name", `torpor-${vm.sandboxId},debug-threads=on`],
+    ["-nodefaults", "-no-user-config", "-no-reboot"],
+    ["-display", "none"],
+    ["-machine", `${MACHINE},usb=off,vmport=off,smm=off`],
+    ["-accel", options.accelerator === "kvm" ? "kvm" : "tcg,thread=multi"],
+    ["-cpu", cpu],
+    ["-smp", String(vm.vcpu)],
+    ["-m", `${vm.memoryMib}M`],
+    ["-kernel", "kernel", "-initrd", "initrd", "-append", vm.kernelCmdline],
+    ["-drive", "file=rootfs.ext4,if=none,id=root,format=raw,readonly=on,cache=writeback"],
+    ["-device", "virtio-blk-pci,drive=root,serial=root"],
+    ["-drive", "file=disk.raw,if=none,id=disk,format=raw,cache=writeback,discard=unmap,file.locking=on"],
+    ["-device", "virtio-blk-pci,drive=disk,serial=disk"],
+    ["-netdev", `user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:${options.guestPort}-10.0.2.15:7777`],
+    ["-device", "virtio-net-pci,netdev=net0,mac=02:fc:00:00:00:02,romfile="],
+    ["-device", "virtio-rng-pci"],
+    ["-chardev", `file,id=serial0,path=${options.runDir}/serial.log`, "-serial", "chardev:serial0"],
+    ["-qmp", `unix:${options.runDir}/qmp.sock,server=on,wait=off`],
+    ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
+    ...(options.incoming ? [["-S", "-incoming", "defer"]] : []),
+  ].flat();
+}

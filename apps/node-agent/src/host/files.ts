@@ -1,0 +1,85 @@
+/** Durable files: what a function of this file has returned from survives a power cut. */
+import { execFile } from "node:child_process";
+import { createHash } from "node:crypto";
+import { createReadStream } from "node:fs";
+import { chmod, chown, mkdir, open, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { dirname } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+
+export async function fsyncPath(path: string): Promise<void> {
+  const handle = await open(path, "r");
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** tmp → fsync → rename → fsync(parent): readers see the old content or the new. */
+export async function writeDurably(path: string, content: string, mode = 0o600): Promise<void> {
+  const temporary = `${path}.tmp`;
+  const handle = await open(temporary, "w", mode);
+  try {
+    await handle.writeFile(content);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, path);
+  await fsyncPath(dirname(path));
+}
+
+export async function renameDurably(from: string, to: string): Promise<void> {
+  await rename(from, to);
+  await fsyncPath(dirname(to));
+}
+
+export async function removeDurably(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true });
+  await fsyncPath(dirname(path));
+}
+
+/** Undefined when there is none; throws when it is not JSON. */
+export async function readJson<T>(path: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await readFile(path, "utf8")) as T;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** Undefined when there is none. */
+export async function sizeOf(path: string): Promise<number | undefined> {
+  try {
+    return (await stat(path)).size;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A copy that shares blocks where the file system can, and keeps holes where it cannot. */
+export async function copySparsely(from: string, to: string, signal?: AbortSignal): Promise<void> {
+  await run("cp", ["--reflink=auto", "--sparse=always", "--", from, to], signal === undefined ? {} : { signal });
+}
+
+export async function sha256Of(path: string, signal?: AbortSignal): Promise<string> {
+  const hash = createHash("sha256");
+  const stream = createReadStream(path, { highWaterMark: 1 << 20, ...(signal === undefined ? {} : { signal }) });
+  for await (const chunk of stream) hash.update(chunk as Buffer);
+  return hash.digest("hex");
+}
+
+export async function freeBytes(path: string): Promise<number> {
+  const facts = await statfs(path);
+  return facts.bavail * facts.bsize;
+}
+
+/** Makes a directory for a VMM's user. */
+export async function makeDirectoryFor(path: string, uid: number | undefined): Promise<void> {
+  await mkdir(path, { recursive: true });
+  await chmod(path, 0o700);
+  if (uid !== undefined) await chown(path, uid, uid);
+}

@@ -1,0 +1,68 @@
+/** Processes that are not our children: told apart by pid, start time and boot, never by name alone. */
+import { existsSync, readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+
+export interface ProcessIdentity {
+  pid: number;
+  /** Field 22 of /proc/<pid>/stat: clock ticks after boot. A recycled pid has another. */
+  startTime: string;
+  bootId: string;
+}
+
+export function bootId(): string {
+  return readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
+}
+
+/** Undefined when there is no such process. */
+export function identify(pid: number): ProcessIdentity | undefined {
+  const startTime = fieldsOf(pid)?.startTime;
+  return startTime === undefined ? undefined : { pid, startTime, bootId: bootId() };
+}
+
+/** Alive and the same one. A zombie is dead: its memory, files and locks are free. */
+export function isAlive(identity: ProcessIdentity): boolean {
+  if (identity.bootId !== bootId()) return false;
+  const fields = fieldsOf(identity.pid);
+  return fields !== undefined && fields.startTime === identity.startTime && fields.state !== "Z" && fields.state !== "X";
+}
+
+export function residentBytes(pid: number): number {
+  try {
+    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;
+  } catch {
+    return 0;
+  }
+}
+
+/** Sends `signal` if it is still the same process. */
+export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): void {
+  if (!isAlive(identity)) return;
+  try {
+    process.kill(identity.pid, signal);
+  } catch {
+    // It ended between the look and the call.
+  }
+}
+
+/** True when it is gone within `limitMs`. */
+export async function waitUntilGone(identity: ProcessIdentity, limitMs: number): Promise<boolean> {
+  const deadline = Date.now() + limitMs;
+  while (isAlive(identity)) {
+    if (Date.now() > deadline) return false;
+    await sleep(20);
+  }
+  return true;
+}
+
+function fieldsOf(pid: number): { state: string; startTime: string } | undefined {
+  const path = `/proc/${pid}/stat`;
+  if (!existsSync(path)) return undefined;
+  try {
+    const text = readFileSync(path, "utf8");
+    // The second field, the name, may hold spaces and brackets: count from its end.
+    const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
+    return { state: fields[0] ?? "", startTime: fields[19] ?? "" };
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,36 @@
+import { readdir, readlink } from "node:fs/promises";
+import { join } from "node:path";
+import { readJson } from "./host/files.ts";
+
+/** image.json, as infra/images writes it. */
+export interface Image {
+  /** Absolute directory that holds kernel, initrd and rootfs.ext4. */
+  dir: string;
+  sha256: string;
+  templateName: string;
+  displayName: string;
+  description: string;
+  language: string;
+  category: string;
+  defaults: { vcpu: number; memoryMib: number; diskMib: number };
+  kernelCmdline: string;
+}
+
+/** The images that templates point at: links in IMAGES_DIR. */
+export async function listImages(imagesDir: string): Promise<Image[]> {
+  const entries = await readdir(imagesDir, { withFileTypes: true });
+  const images: Image[] = [];
+  for (const entry of entries.filter((candidate) => candidate.isSymbolicLink())) {
+    const dir = join(imagesDir, await readlink(join(imagesDir, entry.name)));
+    const image = await readJson<Omit<Image, "dir">>(join(dir, "image.json"));
+    if (image !== undefined) images.push({ ...image, dir });
+  }
+  return images;
+}
+
+/** Any image by digest, also one that no template points at any more. Undefined when it is not here. */
+export async function findImage(imagesDir: string, sha256: string): Promise<Image | undefined> {
+  const dir = join(imagesDir, sha256);
+  const image = await readJson<Omit<Image, "dir">>(join(dir, "image.json"));
+  return image === undefined ? undefined : { ...image, dir };
+}

@@ -1,0 +1,65 @@
+import type { CommitRequest } from "@torpor/contracts";
+import type { Logger } from "@torpor/service";
+import type { Driver, Vm } from "../drivers/driver.ts";
+import type { Guest } from "./guest.ts";
+import type { Journal, VmRecord, VmStore } from "./record.ts";
+
+export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
+
+/** Snapshots that outlive their host's disk. */
+export interface SnapshotStore {
+  put(storeKey: string, sourceDir: string, generation: number, signal: AbortSignal): Promise<void>;
+  /** Brings a stored snapshot into `targetDir` as a VM directory, verified. Throws when it is not whole. */
+  get(storeKey: string, targetDir: string, expected: { generation: number; manifestSha256: string }): Promise<void>;
+  remove(sandboxId: string): Promise<void>;
+}
+
+/** What the steps of a lifecycle work with. */
+export interface LifecycleDeps {
+  store: VmStore;
+  driver: Driver;
+  guest: Guest;
+  snapshots: SnapshotStore;
+  imagesDir: string;
+  /** May the operation pass its point of no return? No answer in time counts as no. */
+  commit(request: Omit<CommitRequest, "type" | "version" | "hostId">): Promise<CommitAnswer>;
+  /** VMM user, where the agent is root. */
+  uid: number | undefined;
+  log: Logger;
+}
+
+/** One operation being carried out. */
+export interface Step {
+  deps: LifecycleDeps;
+  record: VmRecord;
+  journal: Journal;
+  vm: Vm;
+  /** Ends when the operation is to back out. */
+  signal: AbortSignal;
+  /** Milliseconds per named step, reported with the outcome. */
+  timings: Record<string, number>;
+}
+
+/** What is true now, and what became of the operation. */
+export type Outcome = Pick<VmRecord, "state"> & Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & { failed?: { code: string; message: string }; cancelled?: boolean };
+
+export async function timed<T>(step: Step, name: string, body: () => Promise<T>): Promise<T> {
+  const startedAt = performance.now();
+  try {
+    return await body();
+  } finally {
+    step.timings[name] = Math.round(performance.now() - startedAt);
+  }
+}
+
+/** Asks; an operation that was told to back out does not even ask. */
+export async function mayCommit(step: Step): Promise<CommitAnswer> {
+  if (step.signal.aborted) return { kind: "refused", reason: "the operation was cancelled" };
+  const { operationId, epoch, opSeq, spec } = step.journal.command;
+  return await timed(step, "ask_commit", () => step.deps.commit({ sandboxId: spec.sandboxId, operationId, epoch, opSeq }));
+}
+
+export function messageOf(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause === undefined ? error.message : `${error.message}: ${messageOf(error.cause)}`;
+}

@@ -1,0 +1,74 @@
+/** The host's side of the guest agent's control calls. A fresh connection per call: none survives a restore. */
+import { randomBytes } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
+import type { Driver, Vm } from "../drivers/driver.ts";
+import type { VmRecord } from "./record.ts";
+
+export interface Guest {
+  waitHealthy(vm: Vm, limitMs: number, signal: AbortSignal): Promise<boolean>;
+  warm(vm: Vm): Promise<void>;
+  /** Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused all the same, unsynced. */
+  preparePause(vm: Vm, agentKey?: string): Promise<{ frozen: boolean; synced: boolean }>;
+  thaw(vm: Vm, agentKey: string): Promise<void>;
+  /** Entropy, clock, names, key: before user code runs. Throws when the guest does not take it. */
+  becomeSandbox(vm: Vm, record: VmRecord, how: "post-restore" | "post-boot", clone: boolean): Promise<void>;
+  shutdown(vm: Vm, agentKey: string): Promise<void>;
+}
+
+const CALL_LIMIT_MS = 15_000;
+
+export function httpGuest(driver: Driver): Guest {
+  const call = async (vm: Vm, path: string, body: unknown, agentKey: string | undefined, limitMs = CALL_LIMIT_MS) => {
+    const address = await driver.guestAddress(vm);
+    if (address === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
+    const response = await fetch(`http://${address.host}:${address.port}${path}`, {
+      method: body === undefined ? "GET" : "POST",
+      headers: { "content-type": "application/json", connection: "close", ...(agentKey === undefined ? {} : { [GUEST_AGENT_KEY_HEADER]: agentKey }) },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      signal: AbortSignal.timeout(limitMs),
+    });
+    const answer = (await response.json()) as Record<string, unknown>;
+    if (!response.ok) throw new Error(`the guest agent refused ${path}: ${response.status} ${String(answer["message"])}`);
+    return answer;
+  };
+  return {
+    async waitHealthy(vm, limitMs, signal) {
+      const deadline = Date.now() + limitMs;
+      while (Date.now() < deadline && !signal.aborted) {
+        if (!(await driver.isAlive(vm))) return false;
+        const healthy = await call(vm, "/health", undefined, undefined, 2_000).then(
+          () => true,
+          () => false,
+        );
+        if (healthy) return true;
+        await sleep(100);
+      }
+      return false;
+    },
+    async warm(vm) {
+      await call(vm, "/_torpor/warm", {}, undefined, 180_000);
+    },
+    async preparePause(vm, agentKey) {
+      try {
+        const answer = await call(vm, "/_torpor/prepare-pause", { timeoutMs: 2_000 }, agentKey, 40_000);
+        return { frozen: answer["frozen"] === true, synced: answer["synced"] === true };
+      } catch {
+        return { frozen: false, synced: false };
+      }
+    },
+    async thaw(vm, agentKey) {
+      await call(vm, "/_torpor/thaw", {}, agentKey);
+    },
+    async becomeSandbox(vm, record, how, clone) {
+      const { sandboxId, envVars } = record.spec;
+      const identity = { hostname: sandboxId, machineId: record.machineId, agentKey: record.agentKey, sandboxId, clone };
+      const isFirst = clone || how === "post-boot";
+      const body = { entropyBase64: randomBytes(64).toString("base64"), wallClockMs: Date.now(), ...identity, ...(clone ? { envVars } : {}) };
+      await call(vm, `/_torpor/${how}`, body, isFirst ? undefined : record.agentKey, 60_000);
+    },
+    async shutdown(vm, agentKey) {
+      await call(vm, "/_torpor/shutdown", {}, agentKey, 40_000);
+    },
+  };
+}

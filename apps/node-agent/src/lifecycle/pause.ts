@@ -1,0 +1,102 @@
+/**
+ * Pause: running → paused. Written to be run again from the top after a crash at any point; what is found decides where it goes on.
+ *
+ * | found | does |
+ * |---|---|
+ * | VMM alive, no snapshot | freeze, stop the vCPUs, write the snapshot |
+ * | VMM alive, valid snapshot | ask, end the VMM |
+ * | VMM gone, valid snapshot | it is paused: report |
+ * | VMM gone, no valid snapshot | the memory is lost: stopped, and the disk boots |
+ *
+ * P1  Until the VMM is ended everything can be undone, and is: the snapshot is removed BEFORE the vCPUs go on (SN3).
+ */
+import { chown, mkdir, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { SnapshotFiles } from "../drivers/driver.ts";
+import { freeBytes, removeDurably } from "../host/files.ts";
+import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { factsOf, findSnapshot, removeSnapshots, sealSnapshot, snapshotDir, unfinishedDir } from "./snapshot.ts";
+
+const SPARE_BYTES = 64 * 1024 ** 2;
+
+export async function pause(step: Step): Promise<Outcome> {
+  const { deps, vm } = step;
+  const generation = step.record.generation + 1;
+  const status = await deps.driver.inspect(vm);
+  let found = await findSnapshot(vm.dir, generation);
+  if (status.kind === "none") return found.kind === "valid" ? paused(found) : await memoryLost(step);
+  if (status.kind === "unknown") return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
+  if (found.kind !== "valid") {
+    try {
+      await writeSnapshot(step, generation, status.kind);
+    } catch (error) {
+      return await backOut(step, generation, { failed: { code: "PAUSE_FAILED", message: `The pause failed and the sandbox runs on: ${messageOf(error)}` } });
+    }
+    found = await findSnapshot(vm.dir, generation);
+    if (found.kind !== "valid") return await backOut(step, generation, { failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." } });
+  }
+  const answer = await mayCommit(step);
+  if (answer.kind === "refused") return await backOut(step, generation, { cancelled: true, failed: { code: "OPERATION_CANCELLED", message: `The pause backed out: ${answer.reason}.` } });
+  await timed(step, "end_vmm", () => deps.driver.end(vm, { graceMs: 0 }));
+  return paused(found);
+}
+
+function paused(found: Extract<Awaited<ReturnType<typeof findSnapshot>>, { kind: "valid" }>): Outcome {
+  return { state: "paused", generation: found.manifest.generation, snapshot: factsOf(found) };
+}
+
+async function memoryLost(step: Step): Promise<Outcome> {
+  await removeSnapshots(step.vm.dir);
+  const failed = { code: "MEMORY_LOST", message: "The VMM ended before its memory was saved. The file system is kept: start the sandbox." };
+  return { state: "stopped", failed, cause: failed };
+}
+
+async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | "paused"): Promise<void> {
+  const { deps, vm, record } = step;
+  const need = vm.memoryMib * 1024 ** 2 + SPARE_BYTES;
+  const free = await freeBytes(vm.dir);
+  if (free < need) throw new Error(`the host's disk has ${free} bytes free and the memory image may take ${need}`);
+  if (vmmIs === "running") {
+    const prepared = await timed(step, "freeze_and_sync", () => deps.guest.preparePause(vm, record.agentKey));
+    step.journal.guestSynced = prepared.synced;
+    await deps.store.writeJournal(vm.sandboxId, step.journal);
+    await timed(step, "pause_vcpus", () => deps.driver.pauseVcpus(vm));
+  }
+  step.signal.throwIfAborted();
+  const unfinished = unfinishedDir(vm.dir, generation);
+  await rm(unfinished, { recursive: true, force: true });
+  await mkdir(unfinished, { mode: 0o700 });
+  const files = await timed(step, "save_memory", () => deps.driver.saveMemory(vm, unfinished, step.signal));
+  await timed(step, "seal_snapshot", () => seal(step, generation, files));
+}
+
+async function seal(step: Step, generation: number, files: SnapshotFiles): Promise<void> {
+  const { deps, vm, record } = step;
+  if (deps.uid !== undefined) await chown(unfinishedDir(vm.dir, generation), deps.uid, deps.uid);
+  await sealSnapshot(vm.dir, {
+    format: 1,
+    sandboxId: vm.sandboxId,
+    generation,
+    epoch: record.epoch,
+    driverFingerprint: await deps.driver.fingerprint(),
+    imageSha256: record.spec.imageSha256,
+    vcpu: vm.vcpu,
+    memoryMib: vm.memoryMib,
+    files,
+    diskSizeBytes: (await stat(join(vm.dir, "disk.raw"))).size,
+    guestSynced: step.journal.guestSynced === true,
+    createdAt: new Date().toISOString(),
+  });
+}
+
+/** Back to running, nothing lost (P1). */
+async function backOut(step: Step, generation: number, why: Pick<Outcome, "failed" | "cancelled">): Promise<Outcome> {
+  const { deps, vm, record } = step;
+  await removeDurably(snapshotDir(vm.dir, generation));
+  await removeDurably(unfinishedDir(vm.dir, generation));
+  const status = await deps.driver.inspect(vm);
+  if (status.kind === "none") return await memoryLost(step);
+  if (status.kind === "paused") await deps.driver.resumeVcpus(vm);
+  await deps.guest.thaw(vm, record.agentKey).catch((error: unknown) => deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
+  return { state: "running", ...why };
+}

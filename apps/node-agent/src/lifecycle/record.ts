@@ -1,0 +1,121 @@
+/**
+ * What an agent knows of one sandbox: vm.json, durable before anything is reported. With the journal (op.json) it is all that an agent needs after a crash.
+ */
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import type { Cause, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type { Vm } from "../drivers/driver.ts";
+import { readJson, removeDurably, writeDurably } from "../host/files.ts";
+
+export interface OperationResult {
+  id: string;
+  outcome: "succeeded" | "failed" | "cancelled";
+  error?: Cause;
+}
+
+export interface VmRecord {
+  spec: SandboxSpec;
+  kernelCmdline: string;
+  /** Highest (epoch, opSeq) seen; lower commands are stale. */
+  epoch: number;
+  opSeq: number;
+  /** Of the newest observation. */
+  revision: number;
+  state: ObservedState;
+  /** Of the snapshot that `state: paused` rests on; only rises. */
+  generation: number;
+  snapshot?: SnapshotFacts;
+  operation?: OperationResult;
+  cause?: Cause;
+  timingsMs?: Record<string, number>;
+  observedAt: string;
+  /** Opens the guest agent. Nobody but this host's agent and the guest has it. */
+  agentKey: string;
+  machineId: string;
+}
+
+/** The operation that is being carried out. Absent: none. */
+export interface Journal {
+  command: VmCommand;
+  /** The state before it. */
+  from: ObservedState;
+  guestSynced?: boolean;
+}
+
+/** The files of one host's sandboxes, below DATA_DIR. */
+export class VmStore {
+  readonly dataDir: string;
+
+  constructor(dataDir: string) {
+    this.dataDir = dataDir;
+  }
+
+  async prepare(): Promise<void> {
+    for (const name of ["vm", "trash", "gone"]) await mkdir(join(this.dataDir, name), { recursive: true });
+    for (const name of await readdir(join(this.dataDir, "trash"))) await rm(join(this.dataDir, "trash", name), { recursive: true, force: true });
+    // Half-made directories of a create or a fetch that a crash cut off.
+    for (const name of (await readdir(join(this.dataDir, "vm"))).filter((entry) => entry.endsWith(".tmp"))) await removeDurably(join(this.dataDir, "vm", name));
+  }
+
+  dirOf(sandboxId: string): string {
+    return join(this.dataDir, "vm", sandboxId);
+  }
+
+  /** Deleted sandboxes keep their order, so that a late command is known to be stale. */
+  private goneFile(sandboxId: string): string {
+    return join(this.dataDir, "gone", `${sandboxId}.json`);
+  }
+
+  async list(): Promise<string[]> {
+    return (await readdir(join(this.dataDir, "vm"))).filter((name) => !name.includes("."));
+  }
+
+  async read(sandboxId: string): Promise<VmRecord | undefined> {
+    return (await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.json"))) ?? (await readJson<VmRecord>(this.goneFile(sandboxId)));
+  }
+
+  async write(record: VmRecord): Promise<void> {
+    const isGone = record.state === "deleted" || record.state === "failed";
+    const file = isGone ? this.goneFile(record.spec.sandboxId) : join(this.dirOf(record.spec.sandboxId), "vm.json");
+    await writeDurably(file, JSON.stringify(record));
+  }
+
+  /** Makes the sandbox's directory with its record, where there is none yet. */
+  async makeRoom(record: VmRecord): Promise<void> {
+    await mkdir(this.dirOf(record.spec.sandboxId), { recursive: true, mode: 0o700 });
+    const isOnDisk = await readJson(join(this.dirOf(record.spec.sandboxId), "vm.json"));
+    if (isOnDisk === undefined || record.revision > 0) await writeDurably(join(this.dirOf(record.spec.sandboxId), "vm.json"), JSON.stringify(record));
+  }
+
+  /** A create or a fetch that failed leaves nothing but the order of its commands. */
+  async dropDirectory(record: VmRecord): Promise<void> {
+    await removeDurably(this.dirOf(record.spec.sandboxId));
+  }
+
+  /** The record that came with a fetched snapshot. */
+  async importRecord(sandboxId: string): Promise<VmRecord> {
+    const arrived = await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.stored.json"));
+    if (arrived === undefined) throw new Error("the stored snapshot has no record of its sandbox");
+    return arrived;
+  }
+
+  async readJournal(sandboxId: string): Promise<Journal | undefined> {
+    return await readJson<Journal>(join(this.dirOf(sandboxId), "op.json"));
+  }
+
+  async writeJournal(sandboxId: string, journal: Journal): Promise<void> {
+    await writeDurably(join(this.dirOf(sandboxId), "op.json"), JSON.stringify(journal));
+  }
+
+  async clearJournal(sandboxId: string): Promise<void> {
+    await removeDurably(join(this.dirOf(sandboxId), "op.json")).catch((error: unknown) => {
+      // The directory itself may be gone: a delete has ended.
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    });
+  }
+
+  vmOf(record: VmRecord): Vm {
+    const { sandboxId, resources } = record.spec;
+    return { dir: this.dirOf(sandboxId), sandboxId, vcpu: resources.vcpu, memoryMib: resources.memoryMib, kernelCmdline: record.kernelCmdline };
+  }
+}

@@ -1,0 +1,66 @@
+/**
+ * Resume: paused → running. Up to the point of no return it can be repeated any number of times: no vCPU ran, the disk is untouched.
+ *
+ * | found | does |
+ * |---|---|
+ * | valid snapshot | end a VMM of an earlier try, restore, verify, ask, mark it used, run |
+ * | used snapshot, VMM alive | go on: run, greet the guest |
+ * | used snapshot, VMM gone | it may have run and written: never restored over its disk; stopped, and the disk boots |
+ */
+import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "./snapshot.ts";
+
+const GUEST_LIMIT_MS = 60_000;
+
+export async function resume(step: Step): Promise<Outcome> {
+  const { deps, vm, record } = step;
+  const found = await findSnapshot(vm.dir, record.generation);
+  if (found.kind === "used") return await afterRun(step);
+  if (found.kind !== "valid") return stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${found.kind === "invalid" ? found.reason : "it is not on this host"}.`);
+  const fingerprint = await deps.driver.fingerprint();
+  if (found.manifest.driverFingerprint !== fingerprint) {
+    return stillPaused("SNAPSHOT_INCOMPATIBLE", `The snapshot was taken on ${found.manifest.driverFingerprint}; this host runs ${fingerprint}.`);
+  }
+  await deps.driver.end(vm, { graceMs: 0 });
+  const refused = await timed(step, "restore", () => restore(step, found.manifest.files));
+  if (refused !== undefined) return refused;
+  const answer = await mayCommit(step);
+  if (answer.kind === "refused") {
+    await deps.driver.end(vm, { graceMs: 0 });
+    return { ...stillPaused("OPERATION_CANCELLED", `The resume backed out: ${answer.reason}.`), cancelled: true };
+  }
+  await markUsed(vm.dir, record.generation);
+  return await afterRun(step);
+}
+
+async function restore(step: Step, files: Parameters<Step["deps"]["driver"]["restore"]>[2]): Promise<Outcome | undefined> {
+  const { deps, vm, record } = step;
+  try {
+    const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), files, step.signal);
+    return restored.kind === "refused" ? stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${restored.reason}.`) : undefined;
+  } catch (error) {
+    await deps.driver.end(vm, { graceMs: 0 });
+    return stillPaused("RESUME_FAILED", `The VMM could not be started; the snapshot is untouched: ${messageOf(error)}`);
+  }
+}
+
+/** Past the point of no return. */
+async function afterRun(step: Step): Promise<Outcome> {
+  const { deps, vm, record } = step;
+  const status = await deps.driver.inspect(vm);
+  if (status.kind === "none") {
+    await removeSnapshots(vm.dir);
+    const failed = { code: "MEMORY_LOST", message: "The VMM ended after it had begun to run. The file system is kept: start the sandbox." };
+    return { state: "stopped", failed, cause: failed };
+  }
+  if (status.kind === "paused") await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
+  await timed(step, "greet_guest", async () => {
+    await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, new AbortController().signal);
+    await deps.guest.becomeSandbox(vm, record, "post-restore", false);
+  });
+  return { state: "running" };
+}
+
+function stillPaused(code: string, message: string): Outcome {
+  return { state: "paused", failed: { code, message } };
+}

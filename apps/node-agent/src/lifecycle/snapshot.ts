@@ -1,0 +1,86 @@
+/**
+ * A snapshot: memory and disk at one instant, as one unit.
+ *
+ * SN1  `snap.<g>/` with a manifest is whole: the manifest is written and synced last, the directory renamed after it.
+ * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have moved on.
+ * SN3  A valid snapshot never stands beside a VM that runs.
+ */
+import { createHash } from "node:crypto";
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { SnapshotFacts } from "@torpor/contracts";
+import type { SnapshotFiles } from "../drivers/driver.ts";
+import { fsyncPath, removeDurably, renameDurably, sizeOf, writeDurably } from "../host/files.ts";
+
+export interface Manifest {
+  format: 1;
+  sandboxId: string;
+  generation: number;
+  epoch: number;
+  driverFingerprint: string;
+  imageSha256: string;
+  vcpu: number;
+  memoryMib: number;
+  files: SnapshotFiles;
+  diskSizeBytes: number;
+  guestSynced: boolean;
+  createdAt: string;
+}
+
+const nameOf = (generation: number) => `snap.${generation}`;
+export const snapshotDir = (vmDir: string, generation: number) => join(vmDir, nameOf(generation));
+const usedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.used`;
+export const unfinishedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.tmp`;
+
+export type Found = { kind: "valid"; manifest: Manifest; manifestSha256: string } | { kind: "invalid"; reason: string } | { kind: "used" } | { kind: "none" };
+
+/** Looks at a snapshot without reading its memory image: that is hashed while it is restored. */
+export async function findSnapshot(vmDir: string, generation: number): Promise<Found> {
+  const text = await readFile(join(snapshotDir(vmDir, generation), "manifest.json"), "utf8").catch(() => undefined);
+  if (text === undefined) {
+    const names = await readdir(vmDir);
+    if (names.includes(`${nameOf(generation)}.used`)) return { kind: "used" };
+    return names.includes(nameOf(generation)) ? { kind: "invalid", reason: "it has no manifest" } : { kind: "none" };
+  }
+  const manifest = JSON.parse(text) as Manifest;
+  const reason = await damage(vmDir, manifest);
+  if (reason !== undefined) return { kind: "invalid", reason };
+  return { kind: "valid", manifest, manifestSha256: createHash("sha256").update(text).digest("hex") };
+}
+
+async function damage(vmDir: string, manifest: Manifest): Promise<string | undefined> {
+  for (const [name, file] of Object.entries(manifest.files)) {
+    const size = await sizeOf(join(snapshotDir(vmDir, manifest.generation), name));
+    if (size === undefined) return `its file "${name}" is missing`;
+    if (size !== file.sizeBytes) return `its file "${name}" has ${size} bytes, its manifest says ${file.sizeBytes}`;
+  }
+  const diskSize = await sizeOf(join(vmDir, "disk.raw"));
+  if (diskSize !== manifest.diskSizeBytes) return `the disk has ${diskSize ?? "no"} bytes, the manifest says ${manifest.diskSizeBytes}`;
+  return undefined;
+}
+
+/** Makes what is in `snap.<g>.tmp/` a snapshot. */
+export async function sealSnapshot(vmDir: string, manifest: Manifest): Promise<void> {
+  const unfinished = unfinishedDir(vmDir, manifest.generation);
+  await fsyncPath(join(vmDir, "disk.raw"));
+  await writeDurably(join(unfinished, "manifest.json"), JSON.stringify(manifest));
+  await fsyncPath(unfinished);
+  await renameDurably(unfinished, snapshotDir(vmDir, manifest.generation));
+}
+
+/** Consumes it: from here on its memory may have run. */
+export async function markUsed(vmDir: string, generation: number): Promise<void> {
+  await renameDurably(snapshotDir(vmDir, generation), usedDir(vmDir, generation));
+}
+
+/** Removes every snapshot of the VM but `keep`, finished or not. */
+export async function removeSnapshots(vmDir: string, keep?: number): Promise<void> {
+  const names = await readdir(vmDir);
+  for (const name of names.filter((entry) => entry.startsWith("snap.") && (keep === undefined || entry !== nameOf(keep)))) await removeDurably(join(vmDir, name));
+}
+
+export function factsOf(found: Extract<Found, { kind: "valid" }>): SnapshotFacts {
+  const { manifest, manifestSha256 } = found;
+  const sizeBytes = Object.values(manifest.files).reduce((sum, file) => sum + file.sizeBytes, 0);
+  return { generation: manifest.generation, sizeBytes, manifestSha256, guestSynced: manifest.guestSynced, storeKey: null, driverFingerprint: manifest.driverFingerprint };
+}

@@ -1,0 +1,315 @@
+/**
+ * All sandboxes of one host: takes commands in their order, carries out one at a time per sandbox, adopts what it finds after a restart, notices VMMs that die, and says what it saw.
+ *
+ * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and reports again.
+ * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process.
+ * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
+ */
+import type { Observation, VmCommand } from "@torpor/contracts";
+import { pause as wait } from "@torpor/service";
+import type { Vm, VmmStatus } from "../drivers/driver.ts";
+import { residentBytes } from "../host/processes.ts";
+import { findImage } from "../images.ts";
+import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
+import { create, newSecrets } from "./create.ts";
+import { pause } from "./pause.ts";
+import type { Journal, VmRecord } from "./record.ts";
+import { Replication } from "./replication.ts";
+import { resume } from "./resume.ts";
+import { remove, start, stop } from "./stop.ts";
+
+/** `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. */
+export type Accepted = "journalled" | "stale" | "repeated" | "ignored";
+
+const WATCH_EVERY_MS = 1_000;
+
+interface Entry {
+  record: VmRecord;
+  journal?: Journal;
+  /** Ends the operation that is being carried out, if it can still back out. */
+  abort?: AbortController;
+  vmm?: Observation["vmm"];
+  /** The end of this sandbox's queue. */
+  tail: Promise<unknown>;
+}
+
+const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = { create, pause, resume, stop, start, delete: remove, discard: remove };
+
+export class Supervisor {
+  private readonly deps: LifecycleDeps & { hostId: string };
+  private readonly report: (seen: Observation) => void;
+  private readonly entries = new Map<string, Entry>();
+  private readonly replication: Replication;
+
+  constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
+    this.deps = deps;
+    this.report = report;
+    this.replication = new Replication(deps, (sandboxId, generation, storeKey) => this.noteStored(sandboxId, generation, storeKey));
+  }
+
+  /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
+  async adopt(): Promise<void> {
+    await this.deps.store.prepare();
+    for (const sandboxId of await this.deps.store.list()) {
+      const record = await this.deps.store.read(sandboxId);
+      if (record === undefined) continue;
+      const entry: Entry = { record, tail: Promise.resolve() };
+      this.entries.set(sandboxId, entry);
+      const journal = await this.deps.store.readJournal(sandboxId);
+      if (journal !== undefined) {
+        this.deps.log.info({ sandboxId, kind: journal.command.kind, operationId: journal.command.operationId }, "an operation is taken up again");
+        this.enqueue(entry, () => this.carryOut(entry, journal));
+      } else {
+        this.enqueue(entry, () => this.look(entry));
+        if (record.state === "paused") this.replication.start(record);
+      }
+    }
+  }
+
+  /** Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not to be. */
+  async execute(command: VmCommand): Promise<Accepted> {
+    const { sandboxId } = command.spec;
+    if (command.kind === "cancel") return this.cancel(sandboxId, command.cancels);
+    const entry = await this.entryFor(command);
+    if (entry === undefined) return "ignored";
+    // A delete does not wait for what can still back out.
+    if (command.kind === "delete") entry.abort?.abort();
+    return await this.enqueue(entry, () => this.accept(entry, command));
+  }
+
+  /** The newest observation of every sandbox on this host. */
+  inventory(): Observation[] {
+    return [...this.entries.values()].map((entry) => this.observationOf(entry));
+  }
+
+  /** Where requests for a sandbox go, if it runs here at that epoch. */
+  async route(sandboxId: string, epoch: number): Promise<{ host: string; port: number; agentKey: string } | undefined> {
+    const entry = this.entries.get(sandboxId);
+    if (entry === undefined || entry.record.epoch !== epoch || entry.record.state !== "running") return undefined;
+    const address = await this.deps.driver.guestAddress(this.deps.store.vmOf(entry.record));
+    return address === undefined ? undefined : { ...address, agentKey: entry.record.agentKey };
+  }
+
+  /** Looks after running VMs until the signal ends. */
+  async watch(signal: AbortSignal): Promise<void> {
+    while (await wait(WATCH_EVERY_MS, signal)) {
+      for (const entry of this.entries.values()) {
+        if (entry.journal !== undefined || entry.record.state !== "running") continue;
+        const vm = this.deps.store.vmOf(entry.record);
+        if (!(await this.deps.driver.isAlive(vm))) await this.enqueue(entry, () => this.look(entry));
+      }
+    }
+    this.replication.stopAll();
+  }
+
+  private cancel(sandboxId: string, operationId: string | undefined): Accepted {
+    const entry = this.entries.get(sandboxId);
+    if (entry?.journal?.command.operationId !== operationId) return "ignored";
+    entry?.abort?.abort();
+    return "journalled";
+  }
+
+  private async entryFor(command: VmCommand): Promise<Entry | undefined> {
+    const { sandboxId } = command.spec;
+    const known = this.entries.get(sandboxId);
+    if (known !== undefined) return known;
+    const gone = await this.deps.store.read(sandboxId);
+    const mayMake = command.kind === "create" || command.kind === "delete" || (command.kind === "resume" && command.snapshot !== undefined);
+    if (gone === undefined && !mayMake) {
+      this.deps.log.warn({ sandboxId, kind: command.kind }, "a command names a sandbox that is not on this host");
+      return command.kind === "discard" ? undefined : this.add(await this.blankRecord(command));
+    }
+    return this.add(gone ?? (await this.blankRecord(command)));
+  }
+
+  private add(record: VmRecord): Entry {
+    const raced = this.entries.get(record.spec.sandboxId);
+    if (raced !== undefined) return raced;
+    const entry: Entry = { record, tail: Promise.resolve() };
+    this.entries.set(record.spec.sandboxId, entry);
+    return entry;
+  }
+
+  /** Of a sandbox that this host has never held. Nothing of it is on disk until a command is journalled. */
+  private async blankRecord(command: VmCommand): Promise<VmRecord> {
+    const image = await findImage(this.deps.imagesDir, command.spec.imageSha256);
+    const order = { epoch: 0, opSeq: 0, revision: 0, generation: 0 };
+    return { spec: command.spec, kernelCmdline: image?.kernelCmdline ?? "", ...order, state: "failed", observedAt: new Date().toISOString(), ...newSecrets() };
+  }
+
+  private async accept(entry: Entry, command: VmCommand): Promise<Accepted> {
+    const { record } = entry;
+    if (command.kind === "discard") {
+      if (record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)) return "stale";
+    } else {
+      const order = command.epoch - record.epoch || command.opSeq - record.opSeq;
+      if (order < 0) return "stale";
+      if (order === 0) {
+        this.report(this.observationOf(entry));
+        return "repeated";
+      }
+    }
+    const isNew = record.revision === 0;
+    if (isNew && command.kind === "delete") {
+      await this.settle(entry, { command, from: "deleted" }, { state: "deleted" }, {});
+      return "journalled";
+    }
+    record.epoch = Math.max(record.epoch, command.epoch);
+    record.opSeq = Math.max(record.opSeq, command.opSeq);
+    record.spec = command.spec;
+    const journal: Journal = { command, from: record.state };
+    await this.deps.store.makeRoom(record);
+    await this.deps.store.writeJournal(command.spec.sandboxId, journal);
+    this.enqueue(entry, () => this.carryOut(entry, journal));
+    return "journalled";
+  }
+
+  private async carryOut(entry: Entry, journal: Journal): Promise<void> {
+    const { record } = entry;
+    await this.replication.stop(record.spec.sandboxId);
+    const abort = new AbortController();
+    entry.journal = journal;
+    entry.abort = abort;
+    const step: Step = { deps: this.deps, record, journal, vm: this.deps.store.vmOf(record), signal: abort.signal, timings: {} };
+    const outcome = await this.perform(step);
+    await this.settle(entry, journal, outcome, step.timings);
+    if (outcome.state === "paused") this.replication.start(record);
+  }
+
+  private async perform(step: Step): Promise<Outcome> {
+    const { command, from } = step.journal;
+    try {
+      const operation = OPERATIONS[command.kind];
+      if (operation === undefined) return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
+      if (command.kind === "resume" && from === "failed") await this.fetchSnapshot(step);
+      return await operation(step);
+    } catch (error) {
+      this.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
+      return { state: await this.stateNow(step), failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` } };
+    }
+  }
+
+  /** What is true of a sandbox whose operation broke off. */
+  private async stateNow(step: Step): Promise<Outcome["state"]> {
+    const status: VmmStatus = await this.deps.driver.inspect(step.vm).catch(() => ({ kind: "none" }) as const);
+    if (status.kind === "running" || status.kind === "unknown") return "running";
+    if (status.kind === "paused" && step.journal.command.kind === "pause") {
+      await this.deps.driver.resumeVcpus(step.vm);
+      return "running";
+    }
+    return step.journal.from === "running" ? "stopped" : step.journal.from;
+  }
+
+  private async fetchSnapshot(step: Step): Promise<void> {
+    const { snapshot, spec } = step.journal.command;
+    if (snapshot === undefined || snapshot.storeKey === null) throw new Error("the snapshot is neither on this host nor in the store");
+    await this.deps.snapshots.get(snapshot.storeKey, step.vm.dir, { generation: snapshot.generation, manifestSha256: snapshot.manifestSha256 });
+    const arrived = await this.deps.store.importRecord(spec.sandboxId);
+    step.record.generation = snapshot.generation;
+    step.record.agentKey = arrived.agentKey;
+    step.record.machineId = arrived.machineId;
+    step.record.kernelCmdline = arrived.kernelCmdline;
+    step.journal.from = "paused";
+    await this.deps.store.writeJournal(spec.sandboxId, step.journal);
+  }
+
+  private async settle(entry: Entry, journal: Journal, outcome: Outcome, timings: Record<string, number>): Promise<void> {
+    const { record } = entry;
+    const { command } = journal;
+    record.epoch = Math.max(record.epoch, command.epoch);
+    record.opSeq = Math.max(record.opSeq, command.opSeq);
+    record.revision += 1;
+    record.state = outcome.state;
+    record.generation = outcome.generation ?? record.generation;
+    record.timingsMs = timings;
+    record.observedAt = new Date().toISOString();
+    record.operation = {
+      id: command.operationId,
+      outcome: outcome.failed === undefined ? "succeeded" : outcome.cancelled === true ? "cancelled" : "failed",
+      ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
+    };
+    this.setOptional(record, outcome);
+    if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
+    await this.deps.store.write(record);
+    await this.deps.store.clearJournal(record.spec.sandboxId);
+    delete entry.journal;
+    delete entry.abort;
+    await this.announce(entry);
+    if (outcome.state === "deleted" || outcome.state === "failed") this.entries.delete(record.spec.sandboxId);
+  }
+
+  private setOptional(record: VmRecord, outcome: Outcome): void {
+    if (outcome.cause === undefined) delete record.cause;
+    else record.cause = outcome.cause;
+    if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
+    else if (outcome.state !== "paused") delete record.snapshot;
+  }
+
+  /** No operation: what is true of the VM now? Says so if it is news. */
+  private async look(entry: Entry): Promise<void> {
+    const { record } = entry;
+    if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
+    const vm: Vm = this.deps.store.vmOf(record);
+    const status = await this.deps.driver.inspect(vm);
+    if (status.kind === "paused") await this.deps.driver.resumeVcpus(vm);
+    if (status.kind === "none" && record.state === "running") {
+      record.revision += 1;
+      record.state = "stopped";
+      record.cause = { code: "VMM_ENDED", message: "The VMM ended by itself: the guest powered off, or the VMM died. The file system is kept: start the sandbox." };
+      delete record.operation;
+      record.observedAt = new Date().toISOString();
+      await this.deps.store.write(record);
+      this.deps.log.warn({ sandboxId: vm.sandboxId }, "a VMM is gone");
+    }
+    await this.announce(entry);
+  }
+
+  private async noteStored(sandboxId: string, generation: number, storeKey: string): Promise<void> {
+    const entry = this.entries.get(sandboxId);
+    if (entry === undefined) return;
+    await this.enqueue(entry, async () => {
+      const { record } = entry;
+      if (record.state !== "paused" || record.snapshot?.generation !== generation) return;
+      record.snapshot = { ...record.snapshot, storeKey };
+      record.revision += 1;
+      record.observedAt = new Date().toISOString();
+      await this.deps.store.write(record);
+      await this.announce(entry);
+    });
+  }
+
+  private async announce(entry: Entry): Promise<void> {
+    const status = await this.deps.driver.inspect(this.deps.store.vmOf(entry.record)).catch(() => ({ kind: "none" }) as const);
+    if (status.kind === "none") delete entry.vmm;
+    else entry.vmm = { pid: status.pid, residentBytes: status.residentBytes };
+    this.report(this.observationOf(entry));
+  }
+
+  private observationOf(entry: Entry): Observation {
+    const { record, journal, vmm } = entry;
+    return {
+      type: "observation",
+      version: 1,
+      hostId: this.deps.hostId,
+      sandboxId: record.spec.sandboxId,
+      epoch: record.epoch,
+      opSeq: record.opSeq,
+      revision: Math.max(1, record.revision),
+      state: record.state,
+      observedAt: record.observedAt,
+      ...(record.operation === undefined ? {} : { operation: record.operation }),
+      ...(record.cause === undefined ? {} : { cause: record.cause }),
+      ...(record.snapshot === undefined ? {} : { snapshot: record.snapshot }),
+      ...(record.timingsMs === undefined ? {} : { timingsMs: record.timingsMs }),
+      ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),
+      ...(journal === undefined && record.revision > 0 ? {} : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
+    };
+  }
+
+  /** One thing at a time per sandbox. */
+  private enqueue<T>(entry: Entry, body: () => Promise<T>): Promise<T> {
+    const turn = entry.tail.then(body);
+    entry.tail = turn.catch((error: unknown) => this.deps.log.error({ err: error, sandboxId: entry.record.spec.sandboxId }, "a step of the supervisor failed"));
+    return turn;
+  }
+}

@@ -1,0 +1,15 @@
+/** Makes the golden snapshot of every image, so that the first create need not wait for it: `node prepare.ts`, with the agent's environment. */
+import { join } from "node:path";
+import { configFrom } from "./config.ts";
+import { chooseDriver, vmmUid } from "./drivers/choose.ts";
+import { listImages } from "./images.ts";
+import { ensureGolden } from "./lifecycle/golden.ts";
+import { httpGuest } from "./lifecycle/guest.ts";
+
+const config = configFrom(process.env);
+const driver = chooseDriver(config);
+const say = (line: string) => process.stdout.write(`  ${line}\n`);
+
+for (const image of await listImages(config.IMAGES_DIR)) {
+  await ensureGolden(image, { driver, guest: httpGuest(driver), uid: vmmUid(config), scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
+}

@@ -1,0 +1,27 @@
+/** Composition root of the scheduler process. */
+import { connectBus } from "@torpor/bus";
+import { openDatabase } from "@torpor/db";
+import { createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
+import { configFrom } from "./config.ts";
+import { startWorker } from "./worker.ts";
+
+const config = configFrom(process.env);
+const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
+
+await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
+  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-scheduler" });
+  onClose({ what: "database", close: () => database.close() });
+  const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
+  const bus = await connectBus({ url: config.NATS_URL, name: "torpor-scheduler", user: config.NATS_USER, password });
+  onClose({ what: "bus", close: () => bus.close() });
+  const worker = await startWorker({ db: database.db, bus, log, signal });
+  onClose({ what: "loops", close: () => worker.ended });
+  const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
+    ok: bus.isConnected(),
+    role: "scheduler",
+    bus: bus.isConnected() ? "connected" : "disconnected",
+    reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
+  }));
+  onClose({ what: "health", close: () => health.close() });
+  log.info({ healthPort: health.port }, "scheduler started");
+});

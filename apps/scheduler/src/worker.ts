@@ -1,0 +1,145 @@
+/** The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a given database and bus. Any number may run. */
+import { answer, type Bus, consume, ensureConsumer, ensureStreams, publish, subscribeCore } from "@torpor/bus";
+import {
+  CommitRequest,
+  decoder,
+  Heartbeat,
+  hostCommands,
+  hostIdOf,
+  Intent,
+  LeaseRequest,
+  Observation,
+  patterns,
+  RegisterRequest,
+  SCHEDULER_INTENTS,
+  SCHEDULER_OBSERVATIONS,
+} from "@torpor/contracts";
+import { type Database, findOpenOperations, findOutbox, markPublished, type OutboxRow, recordBeat, relayOutbox } from "@torpor/db";
+import { type Logger, type Reconciler, startReconciler } from "@torpor/service";
+import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
+import { beginOperation } from "./begin-operation.ts";
+import type { Deps } from "./deps.ts";
+import { RECONCILERS } from "./reconcilers.ts";
+import { settleObservation } from "./settle-observation.ts";
+
+const decode = {
+  intent: decoder(Intent),
+  observation: decoder(Observation),
+  register: decoder(RegisterRequest),
+  lease: decoder(LeaseRequest),
+  commit: decoder(CommitRequest),
+  heartbeat: decoder(Heartbeat),
+};
+const QUEUE = "schedulers";
+const RELAY_EVERY_MS = 250;
+const RELAY_BATCH = 200;
+/** The committer publishes first; the relay takes what is older than this. */
+const RELAY_AFTER_MS = 500;
+
+export interface Worker {
+  reconcilers: ReadonlyMap<string, Reconciler>;
+  /** Resolves when every loop has ended. */
+  ended: Promise<unknown>;
+}
+
+export async function startWorker(options: { db: Database; bus: Bus; log: Logger; signal: AbortSignal }): Promise<Worker> {
+  const { db, bus, log, signal } = options;
+  await ensureStreams(bus);
+  await ensureConsumer(bus, SCHEDULER_INTENTS);
+  await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
+  const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted(db, bus, ids, log) };
+  const goOn = async (sandboxId: string) => {
+    const { waiting } = await findOpenOperations(db, sandboxId);
+    if (waiting !== undefined) await beginOperation(deps, waiting.id);
+  };
+  answerHosts(deps, bus, goOn);
+  const loops = [
+    consume(bus, {
+      consumer: SCHEDULER_INTENTS,
+      decode: decode.intent,
+      handle: async (intent) => {
+        await beginOperation(deps, intent.operationId);
+        return "ack";
+      },
+      concurrency: 16,
+      signal,
+      log,
+    }),
+    consume(bus, {
+      consumer: SCHEDULER_OBSERVATIONS,
+      decode: decode.observation,
+      handle: async (seen, { subject }) => {
+        if (hostIdOf(subject) !== seen.hostId) return "reject";
+        await settleObservation(deps, seen, goOn);
+        return "ack";
+      },
+      concurrency: 16,
+      signal,
+      log,
+    }),
+  ];
+  const reconcilers = new Map(
+    RECONCILERS.map(({ name, everyMs, run }) => [name, startReconciler({ name, everyMs, run: () => run(deps), signal, log })]),
+  );
+  const relay = () => relayOutbox(db, { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS }, (rows) => publishRows(bus, rows));
+  reconcilers.set("relay-outbox", startReconciler({ name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: relay, signal, log }));
+  return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+}
+
+function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+  const { log } = deps;
+  const asker = (subject: string) => hostIdOf(subject) ?? "";
+  answer(bus, {
+    pattern: patterns.asks("register"),
+    queue: QUEUE,
+    decode: decode.register,
+    handle: (request, subject) => answerRegister(deps, asker(subject), request, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("lease"),
+    queue: QUEUE,
+    decode: decode.lease,
+    handle: (request, subject) => answerLease(deps, asker(subject), request),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("commit"),
+    queue: QUEUE,
+    decode: decode.commit,
+    handle: (request, subject) => answerCommit(deps, asker(subject), request),
+    log,
+  });
+  subscribeCore(bus, {
+    pattern: patterns.beats,
+    queue: QUEUE,
+    decode: decode.heartbeat,
+    handle: async (beat, subject) => {
+      if (hostIdOf(subject) !== beat.hostId) return;
+      await recordBeat(deps.db, beat.hostId, beat.load);
+      // The inventory repeats every observation until the database has it.
+      for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
+    },
+    log,
+  });
+}
+
+async function publishCommitted(db: Database, bus: Bus, ids: number[], log: Logger): Promise<void> {
+  try {
+    const published = await publishRows(bus, await findOutbox(db, ids));
+    await markPublished(db, published);
+  } catch (err) {
+    log.warn({ err }, "committed messages could not be published at once; the relay will");
+  }
+}
+
+/** Ids of what the broker has stored. The rest is tried again later. */
+async function publishRows(bus: Bus, rows: OutboxRow[]): Promise<number[]> {
+  const published: number[] = [];
+  for (const row of rows) {
+    const result = await publish(bus, { subject: row.subject, payload: row.payload, msgId: `outbox-${row.id}`, traceId: row.traceId ?? undefined });
+    if (result.kind === "unavailable") break;
+    published.push(row.id);
+  }
+  return published;
+}

@@ -1,0 +1,60 @@
+/** The connection to NATS, and the streams on it. Only this package imports the NATS client. */
+import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
+import { connect, type NatsConnection } from "@nats-io/transport-node";
+
+export interface BusOptions {
+  url: string;
+  name: string;
+  user?: string | undefined;
+  password?: string | undefined;
+  /** A host may subscribe to its own inboxes only. */
+  inboxPrefix?: string | undefined;
+}
+
+export interface Bus {
+  readonly connection: NatsConnection;
+  readonly jetstream: JetStreamClient;
+  /** Made on first use: a host has no permission for it and never asks. */
+  manager(): Promise<JetStreamManager>;
+  isConnected(): boolean;
+  /** Finishes what is under way, at most 3 s, and closes. */
+  close(): Promise<void>;
+}
+
+const REQUEST_LIMIT_MS = 5_000;
+
+/** Connects, waiting for a server that is not up yet for as long as `signal` allows; reconnects for ever afterwards. */
+export async function connectBus(options: BusOptions): Promise<Bus> {
+  const connection = await connect({
+    servers: options.url,
+    name: options.name,
+    ...(options.user === undefined ? {} : { user: options.user, pass: options.password ?? "" }),
+    ...(options.inboxPrefix === undefined ? {} : { inboxPrefix: options.inboxPrefix }),
+    waitOnFirstConnect: true,
+    maxReconnectAttempts: -1,
+    reconnectTimeWait: 200,
+    reconnectJitter: 200,
+    pingInterval: 5_000,
+    maxPingOut: 2,
+    timeout: 5_000,
+  });
+  let manager: Promise<JetStreamManager> | undefined;
+  let connected = true;
+  void (async () => {
+    for await (const status of connection.status()) {
+      if (status.type === "disconnect" || status.type === "staleConnection") connected = false;
+      if (status.type === "reconnect") connected = true;
+    }
+  })();
+  return {
+    connection,
+    jetstream: jetstream(connection, { timeout: REQUEST_LIMIT_MS }),
+    manager: () => (manager ??= jetstreamManager(connection, { timeout: REQUEST_LIMIT_MS, checkAPI: false })),
+    isConnected: () => connected && !connection.isClosed(),
+    close: async () => {
+      const limit = new Promise<void>((resolve) => setTimeout(resolve, 3_000).unref());
+      await Promise.race([connection.drain().catch(() => {}), limit]);
+      if (!connection.isClosed()) await connection.close();
+    },
+  };
+}

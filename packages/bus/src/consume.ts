@@ -1,0 +1,112 @@
+/**
+ * The one loop that reads a durable consumer: decode, handle, then ack, nak or term.
+ *
+ * C1  A message that cannot be decoded is terminated: delivering it again cannot help.
+ * C2  A handler that throws is a transient failure: the message comes again, later each time.
+ * C3  At most `concurrency` handlers run; while one works, the server is told, so that it does not deliver the message to somebody else.
+ * C4  The loop outlives reconnects, a restarted server and a consumer that is not there yet; only the signal ends it.
+ */
+import type { JsMsg } from "@nats-io/jetstream";
+import { type ConsumerDefinition, type Decoder, InvalidMessageError } from "@torpor/contracts";
+import type { Bus } from "./connect.ts";
+import { TRACE_HEADER } from "./publish.ts";
+
+export type Verdict = "ack" | "reject" | { kind: "retry"; delayMs: number };
+
+export interface MessageContext {
+  subject: string;
+  /** 1 for the first delivery. */
+  delivery: number;
+  traceId: string | undefined;
+}
+
+export interface ConsumeLog {
+  warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}
+
+export interface ConsumeOptions<T> {
+  consumer: ConsumerDefinition;
+  decode: Decoder<T>;
+  handle(message: T, context: MessageContext): Promise<Verdict>;
+  concurrency: number;
+  signal: AbortSignal;
+  log: ConsumeLog;
+}
+
+const WORKING_EVERY_MS = 10_000;
+const RETRY_BASE_MS = 200;
+const RETRY_MAX_MS = 10_000;
+const REOPEN_AFTER_MS = 500;
+
+/** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
+export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<void> {
+  const running = new Set<Promise<void>>();
+  while (!options.signal.aborted) {
+    try {
+      await readUntilClosed(bus, options, running);
+    } catch (err) {
+      if (!options.signal.aborted) options.log.warn({ err, consumer: options.consumer.durable }, "consumer is not readable; trying again");
+    }
+    await wait(REOPEN_AFTER_MS, options.signal);
+  }
+  await Promise.allSettled(running);
+}
+
+async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running: Set<Promise<void>>): Promise<void> {
+  const source = await bus.jetstream.consumers.get(options.consumer.stream, options.consumer.durable);
+  const messages = await source.consume({ max_messages: options.concurrency, idle_heartbeat: 5_000, abort_on_missing_resource: true });
+  const stop = () => messages.stop();
+  options.signal.addEventListener("abort", stop, { once: true });
+  try {
+    for await (const message of messages) {
+      const task = handleOne(options, message).finally(() => running.delete(task));
+      running.add(task);
+      if (running.size >= options.concurrency) await Promise.race(running);
+    }
+  } finally {
+    options.signal.removeEventListener("abort", stop);
+  }
+}
+
+async function handleOne<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<void> {
+  const working = setInterval(() => message.working(), WORKING_EVERY_MS);
+  try {
+    const verdict = await judge(options, message);
+    if (verdict === "ack") message.ack();
+    else if (verdict === "reject") message.term();
+    else message.nak(verdict.delayMs);
+  } finally {
+    clearInterval(working);
+  }
+}
+
+async function judge<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<Verdict> {
+  const delivery = message.info.deliveryCount;
+  try {
+    const decoded = options.decode(message.subject, message.data);
+    return await options.handle(decoded, { subject: message.subject, delivery, traceId: message.headers?.get(TRACE_HEADER) || undefined });
+  } catch (err) {
+    if (err instanceof InvalidMessageError) {
+      options.log.error({ err, subject: message.subject }, "message rejected");
+      return "reject";
+    }
+    options.log.warn({ err, subject: message.subject, delivery }, "message handler failed; it will be delivered again");
+    return { kind: "retry", delayMs: Math.min(RETRY_MAX_MS, RETRY_BASE_MS * 2 ** Math.min(delivery, 10)) };
+  }
+}
+
+async function wait(ms: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, ms);
+    signal.addEventListener(
+      "abort",
+      () => {
+        clearTimeout(timer);
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}

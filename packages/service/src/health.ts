@@ -1,0 +1,28 @@
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+
+/** GET /health answers with what `report` says: 200, or 503 when `ok` is false. */
+export async function startHealthServer(
+  address: { host: string; port: number },
+  report: () => { ok: boolean } & Record<string, unknown>,
+): Promise<{ port: number; close(): Promise<void> }> {
+  const server = createServer((request, response) => {
+    const isHealth = request.method === "GET" && request.url === "/health";
+    const body = isHealth ? report() : { ok: false, error: "there is only GET /health here" };
+    const text = Buffer.from(JSON.stringify(body));
+    response.writeHead(isHealth ? (body.ok ? 200 : 503) : 404, { "content-type": "application/json", "content-length": text.length, connection: "close" });
+    response.end(text);
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(address.port, address.host, resolve);
+  });
+  return {
+    port: (server.address() as AddressInfo).port,
+    close: () =>
+      new Promise((resolve) => {
+        server.close(() => resolve());
+        server.closeAllConnections();
+      }),
+  };
+}

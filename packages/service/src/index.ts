@@ -1,0 +1,6 @@
+export { backoffMs, pause } from "./backoff.ts";
+export { ConfigurationError, loadConfig, readSecret } from "./config.ts";
+export { startHealthServer } from "./health.ts";
+export { createLogger, type Logger } from "./logger.ts";
+export { startReconciler, type Reconciler } from "./reconciler.ts";
+export { runService, type Closer } from "./run-service.ts";

@@ -1,0 +1,17 @@
+import { destination, pino, type Logger } from "pino";
+
+export type { Logger } from "pino";
+
+/** One JSON line per event on standard output; secrets are redacted by path. */
+export function createLogger(options: { name: string; level: string }): Logger {
+  return pino(
+    {
+      name: options.name,
+      level: options.level,
+      redact: ["*.token", "*.agentKey", "*.password", "req.headers.authorization", 'req.headers["x-api-key"]'],
+      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      formatters: { level: (label) => ({ level: label }) },
+    },
+    destination({ fd: 1, sync: true }),
+  );
+}

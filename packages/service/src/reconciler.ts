@@ -1,0 +1,57 @@
+import type { Logger } from "pino";
+
+export interface ReconcilerOptions {
+  name: string;
+  everyMs: number;
+  run(): Promise<Record<string, number>>;
+  signal: AbortSignal;
+  log: Logger;
+}
+
+export interface Reconciler {
+  /** Runs the next round now; a round in progress is followed by another. */
+  kick(): void;
+  /** Of the newest round. */
+  last(): { at: string; result?: Record<string, number>; error?: string } | undefined;
+  /** Resolves when the loop has ended. */
+  ended: Promise<void>;
+}
+
+/** Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A round that throws is logged; the next one is the retry. */
+export function startReconciler(options: ReconcilerOptions): Reconciler {
+  let wake: (() => void) | undefined;
+  let kicked = false;
+  let last: ReturnType<Reconciler["last"]>;
+  const idle = () =>
+    new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, options.everyMs * (0.9 + Math.random() / 5));
+      wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  options.signal.addEventListener("abort", () => wake?.(), { once: true });
+  const round = async () => {
+    try {
+      last = { at: new Date().toISOString(), result: await options.run() };
+    } catch (err) {
+      last = { at: new Date().toISOString(), error: String(err) };
+      if (!options.signal.aborted) options.log.error({ err, reconciler: options.name }, "reconciler round failed");
+    }
+  };
+  const loop = async () => {
+    while (!options.signal.aborted) {
+      kicked = false;
+      await round();
+      if (!kicked && !options.signal.aborted) await idle();
+    }
+  };
+  return {
+    kick() {
+      kicked = true;
+      wake?.();
+    },
+    last: () => last,
+    ended: loop(),
+  };
+}

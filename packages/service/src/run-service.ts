@@ -1,0 +1,38 @@
+import closeWithGrace from "close-with-grace";
+import type { Logger } from "pino";
+
+export interface Closer {
+  what: string;
+  close(): Promise<unknown>;
+}
+
+/**
+ * The life of a process: `start` opens things and registers how each is closed; on SIGTERM, SIGINT or an uncaught error the signal aborts, and they are closed in reverse order,
+ * within `graceMs`. A start that fails closes what it had opened and exits with 1, with one line that says why.
+ */
+export async function runService(
+  log: Logger,
+  options: { graceMs: number },
+  start: (signal: AbortSignal, onClose: (closer: Closer) => void) => Promise<void>,
+): Promise<void> {
+  const stopping = new AbortController();
+  const closers: Closer[] = [];
+  const closeAll = async () => {
+    stopping.abort();
+    for (const closer of closers.toReversed()) {
+      await closer.close().catch((err: unknown) => log.warn({ err, what: closer.what }, "closing failed"));
+    }
+  };
+  closeWithGrace({ delay: options.graceMs, logger: false }, async ({ err, signal }) => {
+    if (err !== undefined) log.fatal({ err }, "stopping after an uncaught error");
+    else log.info({ signal }, "stopping");
+    await closeAll();
+  });
+  try {
+    await start(stopping.signal, (closer) => closers.push(closer));
+  } catch (err) {
+    log.fatal({ err }, "the start failed");
+    await closeAll();
+    process.exit(1);
+  }
+}
