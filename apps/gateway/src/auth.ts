@@ -34,9 +34,9 @@ export function createApiKeys(db: Database, now: () => number = Date.now): ApiKe
 
 export interface Authenticator {
   /** To be registered as `onRequest` hook. Throws the 401. */
-  authenticate(request: FastifyRequest): Promise<void>;
+  authenticate: (request: FastifyRequest) => Promise<void>;
   /** Who sent an authenticated request. */
-  ownerOf(request: FastifyRequest): ApiKeyOwner;
+  ownerOf: (request: FastifyRequest) => ApiKeyOwner;
 }
 
 export function createAuthenticator(apiKeys: ApiKeys): Authenticator {

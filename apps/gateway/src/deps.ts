@@ -18,9 +18,11 @@ export interface Dependencies {
   };
   /** Region of sandboxes that ask for none. */
   region: string;
-  /** Whether the event bus is connected, for the health report. */
+  /** For the health report alone: nothing that a client asks for needs the bus. */
   busConnected(): boolean;
-  limits?: Partial<Limits>;
+  /** Aborted when the process is asked to stop: waiting requests then answer at once. */
+  stopping: AbortSignal;
+  limits: Limits;
 }
 
 export interface Limits {
@@ -30,8 +32,16 @@ export interface Limits {
   lookEveryMs: number;
   /** Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its request does. */
   createDeadlineMs: number;
+  /** Time limit of what else needs a place on a host (resume, start): without capacity the answer is 429, not a wait without end. */
+  placedDeadlineMs: number;
   /** Largest request body, in bytes. */
   bodyBytes: number;
 }
 
-export const DEFAULT_LIMITS: Limits = { waitMs: 50_000, lookEveryMs: 150, createDeadlineMs: 45_000, bodyBytes: 1024 * 1024 };
+export const DEFAULT_LIMITS: Limits = {
+  waitMs: 50_000,
+  lookEveryMs: 150,
+  createDeadlineMs: 45_000,
+  placedDeadlineMs: 45_000,
+  bodyBytes: 1024 * 1024,
+};

@@ -1,5 +1,5 @@
 /**
- * Every error that a client of the control plane can see: its code and its status. Codes are API: never renamed, never reused.
+ * Every error that a client of the control plane or of the edge can see: its code and its status. Codes are API: never renamed, never reused.
  *
  * The SDKs judge by text and status (hopx-contract.md 1.7), so:
  * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
@@ -17,7 +17,11 @@ const STATUS = {
   SANDBOX_NOT_FOUND: 404,
   TEMPLATE_NOT_FOUND: 404,
   RESOURCE_NOT_FOUND: 404,
+  REQUEST_TIMEOUT: 408,
   CONFLICT: 409,
+  SANDBOX_CREATING: 409,
+  SANDBOX_STOPPED: 409,
+  CONNECTION_LOST: 409,
   OPERATION_CANCELLED: 409,
   OPERATION_SUPERSEDED: 409,
   OPERATION_TIMEOUT: 409,
@@ -36,6 +40,8 @@ interface Extra {
   details?: Record<string, unknown>;
   headers?: Record<string, string>;
   cause?: unknown;
+  /** The operation that the request asked for goes on. */
+  isOpenEnded?: boolean;
 }
 
 /** Answered to the client as it is: the message is for its eyes. */
@@ -45,6 +51,7 @@ export class ApiError extends Error {
   readonly code: string;
   readonly details: Record<string, unknown> | undefined;
   readonly headers: Record<string, string>;
+  readonly isOpenEnded: boolean;
 
   constructor(code: ErrorCode | { code: string; status: number }, message: string, extra: Extra = {}) {
     super(message, extra.cause === undefined ? undefined : { cause: extra.cause });
@@ -52,6 +59,7 @@ export class ApiError extends Error {
     this.status = typeof code === "string" ? STATUS[code] : code.status;
     this.details = extra.details;
     this.headers = extra.headers ?? {};
+    this.isOpenEnded = extra.isOpenEnded ?? false;
   }
 }
 
@@ -98,8 +106,15 @@ export const operationInProgress = (operationId: string, kind: string, waitedMs:
   new ApiError(
     "OPERATION_IN_PROGRESS",
     `The ${kind} has not ended after ${Math.round(waitedMs / 1000)} s and goes on. Send the request again to wait for it, or look at /v1/operations/${operationId}.`,
-    { details: { operation_id: operationId }, headers: { "retry-after": "1" } },
+    { details: { operation_id: operationId }, headers: { "retry-after": "1" }, isOpenEnded: true },
   );
+
+/** The process was told to stop while the request waited; another gateway takes the repeat. */
+export const stopping = () =>
+  new ApiError("SERVICE_UNAVAILABLE", "This gateway is being stopped. Send the request again.", {
+    headers: { "retry-after": "1" },
+    isOpenEnded: true,
+  });
 
 export const serviceUnavailable = (cause: unknown) =>
   new ApiError(
@@ -113,6 +128,32 @@ export const serviceUnavailable = (cause: unknown) =>
 
 export const internalError = (cause: unknown) =>
   new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
+
+/** A 503, because nothing was carried out: it is safe to send again. */
+export const hostUnreachable = (cause: unknown) =>
+  new ApiError(
+    "SERVICE_UNAVAILABLE",
+    "The host of the sandbox cannot be reached right now. Nothing was carried out; try again in a moment.",
+    {
+      headers: { "retry-after": "1" },
+      cause,
+    },
+  );
+
+/** No 5xx: the request may have been carried out, and the SDKs would send it again. */
+export const connectionLost = (cause: unknown) =>
+  new ApiError(
+    "CONNECTION_LOST",
+    "The connection to the sandbox broke before it answered. What was asked for may have been carried out; look before you send it again.",
+    { cause },
+  );
+
+export const noSandboxToken = () =>
+  new ApiError(
+    "AUTHENTICATION_REQUIRED",
+    "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key.",
+  );
+export const wrongSandboxToken = () => new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
 
 /** What a client sent is repeated to it, but not at any length. */
 function clip(text: string): string {

@@ -11,7 +11,7 @@ export interface SandboxEvents {
   /** Called for all events until the returned function is called. */
   watchAll(listener: Listener): () => void;
   /** Hands an event to its listeners. */
-  emit(event: SandboxEventMessage): void;
+  emit: (event: SandboxEventMessage) => void;
 }
 
 export function createSandboxEvents(): SandboxEvents {

@@ -60,14 +60,17 @@ function toProblems(error: SchemaError, part: string): FieldProblem[] {
   return [{ field: path === "" ? part : path, message, missing: false }];
 }
 
-/** Path of a string (or name) that is not storable text: with a NUL character, or with half a surrogate pair. Undefined when all is well. */
-export function findUnstorableText(value: unknown, path: string): string | undefined {
+/**
+ * Path of a string (or name) that Postgres cannot store: with a NUL character, or with half a surrogate pair. Undefined when all is well. It looks as deep as requests have fields
+ * that are stored; deeper down there are only unknown ones, which are ignored.
+ */
+export function findUnstorableText(value: unknown, path = "", depth = 3): string | undefined {
   if (typeof value === "string") return isStorable(value) ? undefined : path;
-  if (typeof value !== "object" || value === null) return undefined;
+  if (typeof value !== "object" || value === null || depth === 0) return undefined;
   for (const [name, inner] of Object.entries(value)) {
     const innerPath = path === "" ? name : `${path}.${name}`;
-    const found = isStorable(name) ? findUnstorableText(inner, innerPath) : innerPath;
-    if (found !== undefined) return found;
+    const found = isStorable(name) ? findUnstorableText(inner, innerPath, depth - 1) : innerPath;
+    if (found !== undefined) return found.replaceAll("\0", "\\0").toWellFormed();
   }
   return undefined;
 }

@@ -80,7 +80,10 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       handle: async (command) => {
         if (command.hostId !== config.HOST_ID) return "reject";
         const accepted = await supervisor.execute(command);
-        log.info({ sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted }, "command");
+        log.info(
+          { sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted },
+          "command",
+        );
         return "ack";
       },
       concurrency: COMMANDS_AT_ONCE,
@@ -99,7 +102,12 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   };
 }
 
-async function registration(config: Config, driver: Driver, dataPlaneUrl: string, images: Awaited<ReturnType<typeof listImages>>): Promise<RegisterRequest> {
+async function registration(
+  config: Config,
+  driver: Driver,
+  dataPlaneUrl: string,
+  images: Awaited<ReturnType<typeof listImages>>,
+): Promise<RegisterRequest> {
   return {
     type: "register",
     version: 1,

@@ -17,6 +17,8 @@ const Environment = Type.Object({
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
   SNAPSHOT_STORE_DIR: Type.String({ default: "/var/lib/torpor/snapshots" }),
+  DRIVER: Type.Enum(["qemu", "simulated"], { default: "qemu" }),
+  QEMU_ACCELERATOR: Type.Enum(["auto", "kvm", "tcg"], { default: "auto" }),
   QEMU_BIN: Type.String({ default: "qemu-system-x86_64" }),
   /** VMMs run as this user where the agent is root. */
   VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),

@@ -1,5 +1,5 @@
 /** Composition root of the node-agent process. */
-import { connectBus } from "@torpor/bus";
+import { connectBus, inboxPrefixOf } from "@torpor/bus";
 import { createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
@@ -9,14 +9,15 @@ const config = configFrom(process.env);
 const log = createLogger({ name: "node-agent", level: config.LOG_LEVEL }).child({ hostId: config.HOST_ID });
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  if (config.HOST_DATA_KEY_FILE === undefined) throw new Error("HOST_DATA_KEY_FILE is not set: the edge could not be told from anybody else");
+  if (config.HOST_DATA_KEY_FILE === undefined)
+    throw new Error("HOST_DATA_KEY_FILE is not set: the edge could not be told from anybody else");
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   const bus = await connectBus({
     url: config.NATS_URL,
     name: `torpor-node-agent-${config.HOST_ID}`,
     user: config.NATS_USER,
     password,
-    inboxPrefix: `_INBOX_host-${config.HOST_ID}`,
+    inboxPrefix: inboxPrefixOf(config.HOST_ID),
   });
   onClose({ what: "bus", close: () => bus.close() });
   const started: { agent?: Agent } = {};
@@ -36,7 +37,15 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     })),
   }));
   onClose({ what: "health", close: () => health.close() });
-  started.agent = await startAgent({ config, driver: chooseDriver(config), uid: vmmUid(config), hostKey: readSecret(config.HOST_DATA_KEY_FILE), bus, signal, log });
+  started.agent = await startAgent({
+    config,
+    driver: await chooseDriver(config, log),
+    uid: vmmUid(config),
+    hostKey: readSecret(config.HOST_DATA_KEY_FILE),
+    bus,
+    signal,
+    log,
+  });
   onClose({ what: "agent", close: () => started.agent?.close() ?? Promise.resolve() });
   log.info({ healthPort: health.port }, "node-agent started");
 });

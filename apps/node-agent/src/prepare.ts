@@ -7,9 +7,17 @@ import { ensureGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 
 const config = configFrom(process.env);
-const driver = chooseDriver(config);
 const say = (line: string) => process.stdout.write(`  ${line}\n`);
+const driver = await chooseDriver(config, {
+  info: (facts: object) => say(`QEMU's accelerator: ${Object.values(facts).join(", because ")}`),
+});
 
 for (const image of await listImages(config.IMAGES_DIR)) {
-  await ensureGolden(image, { driver, guest: httpGuest(driver), uid: vmmUid(config), scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
+  await ensureGolden(image, {
+    driver,
+    guest: httpGuest(driver),
+    uid: vmmUid(config),
+    scratchDir: join(config.IMAGES_DIR, ".scratch"),
+    say,
+  });
 }

@@ -4,7 +4,7 @@ import { copyFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { copySparsely, fsyncPath, readJson, renameDurably, sha256Of, writeDurably } from "./host/files.ts";
 import type { SnapshotStore } from "./lifecycle/context.ts";
-import { linkFromImage } from "./lifecycle/create.ts";
+import { linkFromImage } from "./lifecycle/disk.ts";
 import type { Manifest } from "./lifecycle/snapshot.ts";
 import { snapshotDir } from "./lifecycle/snapshot.ts";
 
@@ -42,7 +42,8 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
       const text = await readFile(join(entry, "manifest.json"), "utf8").catch((cause: unknown) => {
         throw new Error(`the store has no snapshot ${storeKey}`, { cause });
       });
-      if (createHash("sha256").update(text).digest("hex") !== expected.manifestSha256) throw new Error(`the manifest of ${storeKey} is not the one that was recorded`);
+      if (createHash("sha256").update(text).digest("hex") !== expected.manifestSha256)
+        throw new Error(`the manifest of ${storeKey} is not the one that was recorded`);
       const manifest = JSON.parse(text) as Manifest;
       const sums = await readJson<{ disk: { sha256: string } }>(join(entry, SUMS));
       await linkFromImage(options, manifest.imageSha256, targetDir, join(entry, "disk.raw"));
@@ -60,7 +61,8 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
 
     async remove(sandboxId) {
       const names = await readdir(options.storeDir).catch(() => []);
-      for (const name of names.filter((entry) => entry.startsWith(`${sandboxId}-`))) await rm(join(options.storeDir, name), { recursive: true, force: true });
+      for (const name of names.filter((entry) => entry.startsWith(`${sandboxId}-`)))
+        await rm(join(options.storeDir, name), { recursive: true, force: true });
     },
   };
 }

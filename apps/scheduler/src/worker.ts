@@ -79,7 +79,10 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
     }),
   ];
   const reconcilers = new Map(
-    RECONCILERS.map(({ name, everyMs, run }) => [name, startReconciler({ name, everyMs, run: () => run(deps), signal, log })]),
+    RECONCILERS.map((reconciler) => {
+      const { name, everyMs } = reconciler;
+      return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
+    }),
   );
   const relay = () => relayOutbox(db, { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS }, (rows) => publishRows(bus, rows));
   reconcilers.set("relay-outbox", startReconciler({ name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: relay, signal, log }));
@@ -137,7 +140,12 @@ async function publishCommitted(db: Database, bus: Bus, ids: number[], log: Logg
 async function publishRows(bus: Bus, rows: OutboxRow[]): Promise<number[]> {
   const published: number[] = [];
   for (const row of rows) {
-    const result = await publish(bus, { subject: row.subject, payload: row.payload, msgId: `outbox-${row.id}`, traceId: row.traceId ?? undefined });
+    const result = await publish(bus, {
+      subject: row.subject,
+      payload: row.payload,
+      msgId: `outbox-${row.id}`,
+      traceId: row.traceId ?? undefined,
+    });
     if (result.kind === "unavailable") break;
     published.push(row.id);
   }

@@ -7,7 +7,12 @@ import type { ConsumeLog } from "./consume.ts";
 export type Answer<T> = { kind: "answer"; value: T } | { kind: "no_answer"; cause: unknown };
 
 /** Asks and waits for one answer, at most `timeoutMs`. Nobody there, too late and unreadable are all "no answer". */
-export async function ask<T>(bus: Bus, subject: string, question: unknown, options: { timeoutMs: number; decode: Decoder<T> }): Promise<Answer<T>> {
+export async function ask<T>(
+  bus: Bus,
+  subject: string,
+  question: unknown,
+  options: { timeoutMs: number; decode: Decoder<T> },
+): Promise<Answer<T>> {
   try {
     const reply = await bus.connection.request(subject, JSON.stringify(question), { timeout: options.timeoutMs });
     return { kind: "answer", value: options.decode(subject, reply.data) };
@@ -42,7 +47,13 @@ export function answer<T>(
 /** Hears what is published on `pattern` while it listens. Returns how to stop. */
 export function subscribeCore<T>(
   bus: Bus,
-  options: { pattern: string; queue?: string; decode: Decoder<T>; handle(message: T, subject: string): void | Promise<void>; log: ConsumeLog },
+  options: {
+    pattern: string;
+    queue?: string;
+    decode: Decoder<T>;
+    handle(message: T, subject: string): void | Promise<void>;
+    log: ConsumeLog;
+  },
 ): () => void {
   const hear = async (message: Msg) => {
     try {

@@ -25,7 +25,10 @@ async function ensureStream(bus: Bus, stream: StreamDefinition): Promise<void> {
     try {
       await manager.streams.update(stream.name, config);
     } catch (cause) {
-      throw new Error(`stream ${stream.name} exists with settings that cannot be changed; remove it or give this fleet a NATS account of its own`, { cause });
+      throw new Error(
+        `stream ${stream.name} exists with settings that cannot be changed; remove it or give this fleet a NATS account of its own`,
+        { cause },
+      );
     }
   }
 }

@@ -3,3 +3,4 @@ export { connectBus, type Bus, type BusOptions } from "./connect.ts";
 export { consume, type ConsumeOptions, type MessageContext, type Verdict } from "./consume.ts";
 export { ensureConsumer, ensureStreams } from "./ensure-streams.ts";
 export { publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
+export { hostPermissions, inboxPrefixOf, type HostPermissions } from "./permissions.ts";

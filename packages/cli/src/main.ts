@@ -12,6 +12,11 @@ export interface CommandContext {
 type Command = (context: CommandContext) => Promise<number>;
 
 const COMMANDS: Record<string, () => Promise<Command>> = {
+  demo: async () => (await import("./commands/demo.ts")).demo,
+  up: async () => (await import("./commands/up.ts")).up,
+  down: async () => (await import("./commands/up.ts")).down,
+  status: async () => (await import("./commands/status.ts")).status,
+  image: async () => (await import("./commands/image.ts")).image,
   test: async () => (await import("./commands/test.ts")).test,
 };
 
@@ -21,7 +26,7 @@ const root = new URL("../../../", import.meta.url).pathname;
 const write = (line: string) => process.stdout.write(`${line}\n`);
 
 if (load === undefined) {
-  process.stderr.write(`torpor: ${positionals[0]} is not built yet\n`);
+  process.stderr.write(`torpor: there is no command "${positionals[0] ?? ""}"; there are: ${Object.keys(COMMANDS).join(", ")}\n`);
   process.exit(2);
 }
 try {

@@ -8,4 +8,5 @@ export * from "./queries/hosts.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";
 export * from "./queries/outbox.ts";
+export * from "./queries/ping.ts";
 export * from "./queries/sandboxes.ts";

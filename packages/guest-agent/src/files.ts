@@ -147,7 +147,8 @@ async function replace(path: string, bytes: Buffer, mode: number): Promise<void>
 function modeOf(value: unknown): number {
   if (value === undefined || value === null) return 0o644;
   const mode = typeof value === "string" && /^0?[0-7]{3,4}$/.test(value) ? Number.parseInt(value, 8) : value;
-  if (typeof mode !== "number" || !Number.isInteger(mode) || mode < 0 || mode > 0o7777) throw invalidRequest('"mode" must be an octal string such as "0644"');
+  if (typeof mode !== "number" || !Number.isInteger(mode) || mode < 0 || mode > 0o7777)
+    throw invalidRequest('"mode" must be an octal string such as "0644"');
   return mode;
 }
 

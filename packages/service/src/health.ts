@@ -10,7 +10,11 @@ export async function startHealthServer(
     const isHealth = request.method === "GET" && request.url === "/health";
     const body = isHealth ? report() : { ok: false, error: "there is only GET /health here" };
     const text = Buffer.from(JSON.stringify(body));
-    response.writeHead(isHealth ? (body.ok ? 200 : 503) : 404, { "content-type": "application/json", "content-length": text.length, connection: "close" });
+    response.writeHead(isHealth ? (body.ok ? 200 : 503) : 404, {
+      "content-type": "application/json",
+      "content-length": text.length,
+      connection: "close",
+    });
     response.end(text);
   });
   await new Promise<void>((resolve, reject) => {

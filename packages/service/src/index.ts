@@ -4,3 +4,13 @@ export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger } from "./logger.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";
 export { runService, type Closer } from "./run-service.ts";
+export {
+  bootId,
+  findProcesses,
+  identify,
+  isAlive,
+  type ProcessIdentity,
+  residentBytes,
+  signalProcess,
+  waitUntilGone,
+} from "./processes.ts";

@@ -1,10 +1,11 @@
 /**
  * What a VMM has to be able to do. Small primitives; the crash-safe order in which they are used is in ../lifecycle, once for all drivers.
  *
- * D1  Every primitive looks first and acts on what it finds, so it can be repeated after any crash.
- * D2  A VMM outlives the agent: it is found again by its run record (pid, start time, boot).
- * D3  The record of a run is durable before the VMM does anything that matters.
+ * D1  Every primitive looks first and acts on what it finds, so it can be repeated after any crash. `boot` and `restore` start over: whatever ran for the VM is ended first.
+ * D2  A VMM outlives the agent: it is found again by its run record (pid, start time, boot), and without one by its working directory.
+ * D3  The record of a run is durable before the VM's first instruction runs.
  * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a directory can move between hosts unedited.
+ * D5  Every wait has a limit of its own; a signal ends it earlier.
  */
 export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
@@ -32,13 +33,22 @@ export type Restored =
   /** The snapshot cannot be used; no vCPU ran and the VMM is gone. */
   | { kind: "refused"; reason: string };
 
+export interface SavedMemory {
+  files: SnapshotFiles;
+  /** Of the VMM that wrote them: it may be older than the one that is installed now. */
+  fingerprint: string;
+}
+
 export interface Driver {
   readonly name: string;
   /** Snapshots restore only where this is equal: VMM and its version, machine, CPU, accelerator. */
   fingerprint(): Promise<string>;
-  /** Starts a VMM and lets its vCPUs run. Throws when it does not come up. */
+  /** Starts a VMM and lets its vCPUs run. Throws when it does not come up; then none is left. */
   boot(vm: Vm, signal: AbortSignal): Promise<void>;
-  /** Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. */
+  /**
+   * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. Throws when the VMM is at fault, not the snapshot, or the signal ended it;
+   * then none is left.
+   */
   restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<Restored>;
   inspect(vm: Vm): Promise<VmmStatus>;
   /** Whether the VMM process is there, without asking it anything. */
@@ -46,9 +56,11 @@ export interface Driver {
   pauseVcpus(vm: Vm): Promise<void>;
   resumeVcpus(vm: Vm): Promise<void>;
   /** Writes memory and device state of a VM whose vCPUs stand still into `dir`, durably. The VM can be resumed afterwards. */
-  saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SnapshotFiles>;
-  /** Waits `graceMs` for the VMM to end by itself, then ends it, and returns when it is really gone. */
-  end(vm: Vm, options: { graceMs: number }): Promise<void>;
+  saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory>;
+  /** Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it, and returns when it is really gone: memory, files and locks are free. */
+  end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
   /** Where the guest agent is reached on this host; undefined when no VMM runs. */
   guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined>;
+  /** Cuts logs that a guest can fill at will. */
+  trimLogs(vm: Vm): Promise<void>;
 }

@@ -1,10 +1,11 @@
 /** Durable files: what a function of this file has returned from survives a power cut. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createReadStream } from "node:fs";
-import { chmod, chown, mkdir, open, readFile, rename, rm, stat, statfs } from "node:fs/promises";
-import { dirname } from "node:path";
+import { constants, createReadStream } from "node:fs";
+import { chmod, chown, type FileHandle, mkdir, open, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import { basename, dirname } from "node:path";
 import { promisify } from "node:util";
+import { durableStep } from "./durable-step.ts";
 
 const run = promisify(execFile);
 
@@ -19,26 +20,34 @@ export async function fsyncPath(path: string): Promise<void> {
 
 /** tmp → fsync → rename → fsync(parent): readers see the old content or the new. */
 export async function writeDurably(path: string, content: string, mode = 0o600): Promise<void> {
-  const temporary = `${path}.tmp`;
-  const handle = await open(temporary, "w", mode);
-  try {
-    await handle.writeFile(content);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, path);
-  await fsyncPath(dirname(path));
+  await durableStep(`write ${basename(path)}`, async () => {
+    const temporary = `${path}.tmp`;
+    const handle = await open(temporary, "w", mode);
+    try {
+      await handle.writeFile(content);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, path);
+    await fsyncPath(dirname(path));
+  });
 }
 
 export async function renameDurably(from: string, to: string): Promise<void> {
-  await rename(from, to);
-  await fsyncPath(dirname(to));
+  await durableStep(`rename ${basename(from)} to ${basename(to)}`, async () => {
+    await rename(from, to);
+    await fsyncPath(dirname(to));
+    if (dirname(from) !== dirname(to)) await fsyncPath(dirname(from));
+  });
 }
 
+/** Removes a file or a tree; one that is not there is removed already. */
 export async function removeDurably(path: string): Promise<void> {
-  await rm(path, { recursive: true, force: true });
-  await fsyncPath(dirname(path));
+  await durableStep(`remove ${basename(path)}`, async () => {
+    await rm(path, { recursive: true, force: true });
+    await fsyncPath(dirname(path));
+  });
 }
 
 /** Undefined when there is none; throws when it is not JSON. */
@@ -46,7 +55,7 @@ export async function readJson<T>(path: string): Promise<T | undefined> {
   try {
     return JSON.parse(await readFile(path, "utf8")) as T;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    if (isNotFound(error)) return undefined;
     throw error;
   }
 }
@@ -55,8 +64,9 @@ export async function readJson<T>(path: string): Promise<T | undefined> {
 export async function sizeOf(path: string): Promise<number | undefined> {
   try {
     return (await stat(path)).size;
-  } catch {
-    return undefined;
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
   }
 }
 
@@ -77,9 +87,22 @@ export async function freeBytes(path: string): Promise<number> {
   return facts.bavail * facts.bsize;
 }
 
-/** Makes a directory for a VMM's user. */
+/** Makes a directory that a VMM's user may write to. */
 export async function makeDirectoryFor(path: string, uid: number | undefined): Promise<void> {
   await mkdir(path, { recursive: true });
   await chmod(path, 0o700);
   if (uid !== undefined) await chown(path, uid, uid);
+}
+
+/** Opens a file that an untrusted process may have replaced: a plain file with one name, or an error. */
+export async function openUntrusted(path: string, flags: number): Promise<FileHandle> {
+  const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);
+  const facts = await handle.stat();
+  if (facts.isFile() && facts.nlink === 1) return handle;
+  await handle.close();
+  throw new Error(`${path} is no plain file any more`);
+}
+
+export function isNotFound(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "ENOENT";
 }

@@ -41,7 +41,8 @@ export interface Step {
 }
 
 /** What is true now, and what became of the operation. */
-export type Outcome = Pick<VmRecord, "state"> & Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & { failed?: { code: string; message: string }; cancelled?: boolean };
+export type Outcome = Pick<VmRecord, "state"> &
+  Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & { failed?: { code: string; message: string }; cancelled?: boolean };
 
 export async function timed<T>(step: Step, name: string, body: () => Promise<T>): Promise<T> {
   const startedAt = performance.now();

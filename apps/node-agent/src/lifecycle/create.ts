@@ -3,11 +3,11 @@
  * over; a create that fails leaves nothing.
  */
 import { randomBytes } from "node:crypto";
-import { chown, copyFile, link, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { copySparsely, fsyncPath, readJson, renameDurably } from "../host/files.ts";
-import { findImage, type Image } from "../images.ts";
-import { mayCommit, messageOf, type LifecycleDeps, type Outcome, type Step, timed } from "./context.ts";
+import { readJson } from "../host/files.ts";
+import { findImage } from "../images.ts";
+import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { linkImage } from "./disk.ts";
 import { goldenDir } from "./golden.ts";
 import type { Manifest } from "./snapshot.ts";
 import type { VmRecord } from "./record.ts";
@@ -31,7 +31,11 @@ export async function create(step: Step): Promise<Outcome> {
     const restored = await timed(step, "restore", () => deps.driver.restore(vm, golden, manifest.files, step.signal));
     if (restored.kind === "refused") throw new Error(`the golden snapshot cannot be used: ${restored.reason}`);
     const answer = await mayCommit(step);
-    if (answer.kind === "refused") return await undo(step, { cancelled: true, failed: { code: "OPERATION_CANCELLED", message: `The create backed out: ${answer.reason}.` } });
+    if (answer.kind === "refused")
+      return await undo(step, {
+        cancelled: true,
+        failed: { code: "OPERATION_CANCELLED", message: `The create backed out: ${answer.reason}.` },
+      });
     await deps.driver.resumeVcpus(vm);
     await timed(step, "greet_guest", async () => {
       if (!(await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, step.signal))) throw new Error("the guest agent did not answer");
@@ -41,33 +45,6 @@ export async function create(step: Step): Promise<Outcome> {
   } catch (error) {
     return await undo(step, { failed: { code: "CREATE_FAILED", message: `The sandbox could not be created: ${messageOf(error)}` } });
   }
-}
-
-/** A VM directory for a snapshot that comes from elsewhere. */
-export async function linkFromImage(deps: Pick<LifecycleDeps, "uid" | "imagesDir">, imageSha256: string, dir: string, disk: string): Promise<void> {
-  const image = await findImage(deps.imagesDir, imageSha256);
-  if (image === undefined) throw new Error(`image ${imageSha256} is not on this host`);
-  await linkImage(deps, image, dir, disk);
-}
-
-/** Image files by hard link (one copy of them on a host), the disk by copy. */
-export async function linkImage(deps: Pick<LifecycleDeps, "uid">, image: Image, dir: string, disk: string): Promise<void> {
-  await mkdir(dir, { recursive: true, mode: 0o700 });
-  for (const name of ["kernel", "initrd", "rootfs.ext4"]) {
-    await rm(join(dir, name), { force: true });
-    await link(join(image.dir, name), join(dir, name)).catch(async (error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code !== "EXDEV") throw error;
-      await copyFile(join(image.dir, name), join(dir, name));
-    });
-  }
-  const unfinished = join(dir, "disk.raw.tmp");
-  await copySparsely(disk, unfinished);
-  await fsyncPath(unfinished);
-  if (deps.uid !== undefined) {
-    await chown(unfinished, deps.uid, deps.uid);
-    await chown(dir, deps.uid, deps.uid);
-  }
-  await renameDurably(unfinished, join(dir, "disk.raw"));
 }
 
 async function undo(step: Step, why: Pick<Outcome, "failed" | "cancelled">): Promise<Outcome> {

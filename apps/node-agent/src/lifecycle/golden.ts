@@ -5,13 +5,12 @@
 import { execFile } from "node:child_process";
 import { chmod, mkdir, mkdtemp, open, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
-import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import { fsyncPath, readJson, sizeOf, writeDurably } from "../host/files.ts";
-import { identify, isAlive, type ProcessIdentity } from "../host/processes.ts";
+import { withFileLock } from "../host/file-lock.ts";
 import type { Image } from "../images.ts";
-import { linkImage } from "./create.ts";
+import { linkImage } from "./disk.ts";
 import type { Guest } from "./guest.ts";
 import type { Manifest } from "./snapshot.ts";
 
@@ -36,13 +35,9 @@ export interface GoldenDeps {
 export async function ensureGolden(image: Image, deps: GoldenDeps): Promise<void> {
   const target = goldenDir(image, await deps.driver.fingerprint());
   if (await isWhole(target)) return;
-  const unlock = await lock(`${target}.lock`);
-  try {
-    if (await isWhole(target)) return;
-    await make(image, target, deps);
-  } finally {
-    await unlock();
-  }
+  await withFileLock(`${target}.lock`, LOCK_LIMIT_MS, async () => {
+    if (!(await isWhole(target))) await make(image, target, deps);
+  });
 }
 
 async function isWhole(target: string): Promise<boolean> {
@@ -54,7 +49,8 @@ async function isWhole(target: string): Promise<boolean> {
 
 async function make(image: Image, target: string, deps: GoldenDeps): Promise<void> {
   const startedAt = performance.now();
-  const say = (line: string) => deps.say(`golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
+  const say = (line: string) =>
+    deps.say(`golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
   await mkdir(deps.scratchDir, { recursive: true });
   const dir = await mkdtemp(join(deps.scratchDir, "golden-"));
   const { vcpu, memoryMib, diskMib } = image.defaults;
@@ -67,14 +63,15 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
     await rm(blank);
     await deps.driver.boot(vm, AbortSignal.timeout(BOOT_LIMIT_MS));
     say("booting");
-    if (!(await deps.guest.waitHealthy(vm, BOOT_LIMIT_MS, AbortSignal.timeout(BOOT_LIMIT_MS)))) throw new Error(`the guest agent of ${image.templateName} did not answer; see ${dir}`);
+    if (!(await deps.guest.waitHealthy(vm, BOOT_LIMIT_MS, AbortSignal.timeout(BOOT_LIMIT_MS))))
+      throw new Error(`the guest agent of ${image.templateName} did not answer; see ${dir}`);
     say("the guest agent answers; warming up");
     await deps.guest.warm(vm);
     const prepared = await deps.guest.preparePause(vm);
     await deps.driver.pauseVcpus(vm);
     await rm(out, { recursive: true, force: true });
     await mkdir(out);
-    const files = await deps.driver.saveMemory(vm, out, AbortSignal.timeout(BOOT_LIMIT_MS));
+    const { files, fingerprint } = await deps.driver.saveMemory(vm, out, AbortSignal.timeout(BOOT_LIMIT_MS));
     await deps.driver.end(vm, { graceMs: 0 });
     await fsyncPath(join(dir, "disk.raw"));
     await rename(join(dir, "disk.raw"), join(out, "disk.raw"));
@@ -83,7 +80,7 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
       sandboxId: "golden",
       generation: 0,
       epoch: 0,
-      driverFingerprint: await deps.driver.fingerprint(),
+      driverFingerprint: fingerprint,
       imageSha256: image.sha256,
       vcpu,
       memoryMib,
@@ -109,24 +106,4 @@ async function makeDisk(path: string, diskMib: number): Promise<void> {
   await (await open(path, "wx")).close();
   await truncate(path, diskMib * 1024 ** 2);
   await run("mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^metadata_csum_seed", "-E", "lazy_itable_init=1,lazy_journal_init=1", path]);
-}
-
-/** A lock file that names its holder; one left by a process that is gone is taken over. */
-async function lock(path: string): Promise<() => Promise<void>> {
-  const own = identify(process.pid);
-  const deadline = Date.now() + LOCK_LIMIT_MS;
-  for (;;) {
-    try {
-      const handle = await open(path, "wx");
-      await handle.writeFile(JSON.stringify(own));
-      await handle.close();
-      return () => rm(path, { force: true });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
-    }
-    const holder = await readJson<ProcessIdentity>(path).catch(() => undefined);
-    if (holder !== undefined && !isAlive(holder)) await rm(path, { force: true });
-    if (Date.now() > deadline) throw new Error(`another process holds ${path} for more than ${LOCK_LIMIT_MS / 60_000} minutes`);
-    await sleep(500);
-  }
 }

@@ -24,7 +24,11 @@ export function httpGuest(driver: Driver): Guest {
     if (address === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
     const response = await fetch(`http://${address.host}:${address.port}${path}`, {
       method: body === undefined ? "GET" : "POST",
-      headers: { "content-type": "application/json", connection: "close", ...(agentKey === undefined ? {} : { [GUEST_AGENT_KEY_HEADER]: agentKey }) },
+      headers: {
+        "content-type": "application/json",
+        connection: "close",
+        ...(agentKey === undefined ? {} : { [GUEST_AGENT_KEY_HEADER]: agentKey }),
+      },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(limitMs),
     });
@@ -64,7 +68,12 @@ export function httpGuest(driver: Driver): Guest {
       const { sandboxId, envVars } = record.spec;
       const identity = { hostname: sandboxId, machineId: record.machineId, agentKey: record.agentKey, sandboxId, clone };
       const isFirst = clone || how === "post-boot";
-      const body = { entropyBase64: randomBytes(64).toString("base64"), wallClockMs: Date.now(), ...identity, ...(clone ? { envVars } : {}) };
+      const body = {
+        entropyBase64: randomBytes(64).toString("base64"),
+        wallClockMs: Date.now(),
+        ...identity,
+        ...(clone ? { envVars } : {}),
+      };
       await call(vm, `/_torpor/${how}`, body, isFirst ? undefined : record.agentKey, 60_000);
     },
     async shutdown(vm, agentKey) {

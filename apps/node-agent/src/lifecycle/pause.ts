@@ -10,9 +10,9 @@
  *
  * P1  Until the VMM is ended everything can be undone, and is: the snapshot is removed BEFORE the vCPUs go on (SN3).
  */
-import { chown, mkdir, rm, stat } from "node:fs/promises";
+import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { SnapshotFiles } from "../drivers/driver.ts";
+import type { SavedMemory } from "../drivers/driver.ts";
 import { freeBytes, removeDurably } from "../host/files.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { factsOf, findSnapshot, removeSnapshots, sealSnapshot, snapshotDir, unfinishedDir } from "./snapshot.ts";
@@ -25,18 +25,28 @@ export async function pause(step: Step): Promise<Outcome> {
   const status = await deps.driver.inspect(vm);
   let found = await findSnapshot(vm.dir, generation);
   if (status.kind === "none") return found.kind === "valid" ? paused(found) : await memoryLost(step);
-  if (status.kind === "unknown") return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
+  if (status.kind === "unknown")
+    return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
   if (found.kind !== "valid") {
     try {
       await writeSnapshot(step, generation, status.kind);
     } catch (error) {
-      return await backOut(step, generation, { failed: { code: "PAUSE_FAILED", message: `The pause failed and the sandbox runs on: ${messageOf(error)}` } });
+      return await backOut(step, generation, {
+        failed: { code: "PAUSE_FAILED", message: `The pause failed and the sandbox runs on: ${messageOf(error)}` },
+      });
     }
     found = await findSnapshot(vm.dir, generation);
-    if (found.kind !== "valid") return await backOut(step, generation, { failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." } });
+    if (found.kind !== "valid")
+      return await backOut(step, generation, {
+        failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." },
+      });
   }
   const answer = await mayCommit(step);
-  if (answer.kind === "refused") return await backOut(step, generation, { cancelled: true, failed: { code: "OPERATION_CANCELLED", message: `The pause backed out: ${answer.reason}.` } });
+  if (answer.kind === "refused")
+    return await backOut(step, generation, {
+      cancelled: true,
+      failed: { code: "OPERATION_CANCELLED", message: `The pause backed out: ${answer.reason}.` },
+    });
   await timed(step, "end_vmm", () => deps.driver.end(vm, { graceMs: 0 }));
   return paused(found);
 }
@@ -66,23 +76,22 @@ async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | 
   const unfinished = unfinishedDir(vm.dir, generation);
   await rm(unfinished, { recursive: true, force: true });
   await mkdir(unfinished, { mode: 0o700 });
-  const files = await timed(step, "save_memory", () => deps.driver.saveMemory(vm, unfinished, step.signal));
-  await timed(step, "seal_snapshot", () => seal(step, generation, files));
+  const saved = await timed(step, "save_memory", () => deps.driver.saveMemory(vm, unfinished, step.signal));
+  await timed(step, "seal_snapshot", () => seal(step, generation, saved));
 }
 
-async function seal(step: Step, generation: number, files: SnapshotFiles): Promise<void> {
-  const { deps, vm, record } = step;
-  if (deps.uid !== undefined) await chown(unfinishedDir(vm.dir, generation), deps.uid, deps.uid);
+async function seal(step: Step, generation: number, saved: SavedMemory): Promise<void> {
+  const { vm, record } = step;
   await sealSnapshot(vm.dir, {
     format: 1,
     sandboxId: vm.sandboxId,
     generation,
     epoch: record.epoch,
-    driverFingerprint: await deps.driver.fingerprint(),
+    driverFingerprint: saved.fingerprint,
     imageSha256: record.spec.imageSha256,
     vcpu: vm.vcpu,
     memoryMib: vm.memoryMib,
-    files,
+    files: saved.files,
     diskSizeBytes: (await stat(join(vm.dir, "disk.raw"))).size,
     guestSynced: step.journal.guestSynced === true,
     createdAt: new Date().toISOString(),
@@ -97,6 +106,8 @@ async function backOut(step: Step, generation: number, why: Pick<Outcome, "faile
   const status = await deps.driver.inspect(vm);
   if (status.kind === "none") return await memoryLost(step);
   if (status.kind === "paused") await deps.driver.resumeVcpus(vm);
-  await deps.guest.thaw(vm, record.agentKey).catch((error: unknown) => deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
+  await deps.guest
+    .thaw(vm, record.agentKey)
+    .catch((error: unknown) => deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
   return { state: "running", ...why };
 }

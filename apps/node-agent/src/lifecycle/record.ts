@@ -52,9 +52,11 @@ export class VmStore {
 
   async prepare(): Promise<void> {
     for (const name of ["vm", "trash", "gone"]) await mkdir(join(this.dataDir, name), { recursive: true });
-    for (const name of await readdir(join(this.dataDir, "trash"))) await rm(join(this.dataDir, "trash", name), { recursive: true, force: true });
+    for (const name of await readdir(join(this.dataDir, "trash")))
+      await rm(join(this.dataDir, "trash", name), { recursive: true, force: true });
     // Half-made directories of a create or a fetch that a crash cut off.
-    for (const name of (await readdir(join(this.dataDir, "vm"))).filter((entry) => entry.endsWith(".tmp"))) await removeDurably(join(this.dataDir, "vm", name));
+    for (const name of (await readdir(join(this.dataDir, "vm"))).filter((entry) => entry.endsWith(".tmp")))
+      await removeDurably(join(this.dataDir, "vm", name));
   }
 
   dirOf(sandboxId: string): string {
@@ -84,7 +86,8 @@ export class VmStore {
   async makeRoom(record: VmRecord): Promise<void> {
     await mkdir(this.dirOf(record.spec.sandboxId), { recursive: true, mode: 0o700 });
     const isOnDisk = await readJson(join(this.dirOf(record.spec.sandboxId), "vm.json"));
-    if (isOnDisk === undefined || record.revision > 0) await writeDurably(join(this.dirOf(record.spec.sandboxId), "vm.json"), JSON.stringify(record));
+    if (isOnDisk === undefined || record.revision > 0)
+      await writeDurably(join(this.dirOf(record.spec.sandboxId), "vm.json"), JSON.stringify(record));
   }
 
   /** A create or a fetch that failed leaves nothing but the order of its commands. */
@@ -116,6 +119,12 @@ export class VmStore {
 
   vmOf(record: VmRecord): Vm {
     const { sandboxId, resources } = record.spec;
-    return { dir: this.dirOf(sandboxId), sandboxId, vcpu: resources.vcpu, memoryMib: resources.memoryMib, kernelCmdline: record.kernelCmdline };
+    return {
+      dir: this.dirOf(sandboxId),
+      sandboxId,
+      vcpu: resources.vcpu,
+      memoryMib: resources.memoryMib,
+      kernelCmdline: record.kernelCmdline,
+    };
   }
 }

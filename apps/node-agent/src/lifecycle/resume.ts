@@ -16,10 +16,17 @@ export async function resume(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
   const found = await findSnapshot(vm.dir, record.generation);
   if (found.kind === "used") return await afterRun(step);
-  if (found.kind !== "valid") return stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${found.kind === "invalid" ? found.reason : "it is not on this host"}.`);
+  if (found.kind !== "valid")
+    return stillPaused(
+      "SNAPSHOT_INVALID",
+      `The snapshot cannot be used: ${found.kind === "invalid" ? found.reason : "it is not on this host"}.`,
+    );
   const fingerprint = await deps.driver.fingerprint();
   if (found.manifest.driverFingerprint !== fingerprint) {
-    return stillPaused("SNAPSHOT_INCOMPATIBLE", `The snapshot was taken on ${found.manifest.driverFingerprint}; this host runs ${fingerprint}.`);
+    return stillPaused(
+      "SNAPSHOT_INCOMPATIBLE",
+      `The snapshot was taken on ${found.manifest.driverFingerprint}; this host runs ${fingerprint}.`,
+    );
   }
   await deps.driver.end(vm, { graceMs: 0 });
   const refused = await timed(step, "restore", () => restore(step, found.manifest.files));

@@ -32,7 +32,11 @@ export const snapshotDir = (vmDir: string, generation: number) => join(vmDir, na
 const usedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.used`;
 export const unfinishedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.tmp`;
 
-export type Found = { kind: "valid"; manifest: Manifest; manifestSha256: string } | { kind: "invalid"; reason: string } | { kind: "used" } | { kind: "none" };
+export type Found =
+  | { kind: "valid"; manifest: Manifest; manifestSha256: string }
+  | { kind: "invalid"; reason: string }
+  | { kind: "used" }
+  | { kind: "none" };
 
 /** Looks at a snapshot without reading its memory image: that is hashed while it is restored. */
 export async function findSnapshot(vmDir: string, generation: number): Promise<Found> {
@@ -76,11 +80,19 @@ export async function markUsed(vmDir: string, generation: number): Promise<void>
 /** Removes every snapshot of the VM but `keep`, finished or not. */
 export async function removeSnapshots(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir);
-  for (const name of names.filter((entry) => entry.startsWith("snap.") && (keep === undefined || entry !== nameOf(keep)))) await removeDurably(join(vmDir, name));
+  for (const name of names.filter((entry) => entry.startsWith("snap.") && (keep === undefined || entry !== nameOf(keep))))
+    await removeDurably(join(vmDir, name));
 }
 
 export function factsOf(found: Extract<Found, { kind: "valid" }>): SnapshotFacts {
   const { manifest, manifestSha256 } = found;
   const sizeBytes = Object.values(manifest.files).reduce((sum, file) => sum + file.sizeBytes, 0);
-  return { generation: manifest.generation, sizeBytes, manifestSha256, guestSynced: manifest.guestSynced, storeKey: null, driverFingerprint: manifest.driverFingerprint };
+  return {
+    generation: manifest.generation,
+    sizeBytes,
+    manifestSha256,
+    guestSynced: manifest.guestSynced,
+    storeKey: null,
+    driverFingerprint: manifest.driverFingerprint,
+  };
 }

@@ -14,7 +14,11 @@ export async function stop(step: Step): Promise<Outcome> {
   const { deps, vm, record, journal } = step;
   const answer = await mayCommit(step);
   if (answer.kind === "refused") {
-    return { state: journal.from === "paused" ? "paused" : "running", cancelled: true, failed: { code: "OPERATION_CANCELLED", message: `The stop backed out: ${answer.reason}.` } };
+    return {
+      state: journal.from === "paused" ? "paused" : "running",
+      cancelled: true,
+      failed: { code: "OPERATION_CANCELLED", message: `The stop backed out: ${answer.reason}.` },
+    };
   }
   if (journal.from === "paused") {
     const unsaved = await saveUnsynced(step);
@@ -43,11 +47,18 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   const found = await findSnapshot(vm.dir, record.generation);
   if (found.kind === "none" || found.kind === "used" || (found.kind === "valid" && found.manifest.guestSynced)) return undefined;
   if (found.kind === "invalid") {
-    return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `Files written before the pause are in a snapshot that cannot be used: ${found.reason}. Delete the sandbox if they are not needed.` } };
+    return {
+      state: "paused",
+      failed: {
+        code: "SNAPSHOT_INVALID",
+        message: `Files written before the pause are in a snapshot that cannot be used: ${found.reason}. Delete the sandbox if they are not needed.`,
+      },
+    };
   }
   await deps.driver.end(vm, { graceMs: 0 });
   const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), found.manifest.files, step.signal);
-  if (restored.kind === "refused") return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be used: ${restored.reason}.` } };
+  if (restored.kind === "refused")
+    return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be used: ${restored.reason}.` } };
   await markUsed(vm.dir, record.generation);
   await deps.driver.resumeVcpus(vm);
   await deps.guest.preparePause(vm, record.agentKey);
@@ -59,7 +70,12 @@ export async function start(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
   try {
     const answer = await mayCommit(step);
-    if (answer.kind === "refused") return { state: "stopped", cancelled: true, failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` } };
+    if (answer.kind === "refused")
+      return {
+        state: "stopped",
+        cancelled: true,
+        failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` },
+      };
     await deps.driver.end(vm, { graceMs: 0 });
     await timed(step, "boot", async () => {
       await deps.driver.boot(vm, step.signal);
@@ -69,7 +85,10 @@ export async function start(step: Step): Promise<Outcome> {
     return { state: "running" };
   } catch (error) {
     await deps.driver.end(vm, { graceMs: 0 });
-    return { state: "stopped", failed: { code: "START_FAILED", message: `The sandbox did not boot; its files are kept: ${messageOf(error)}` } };
+    return {
+      state: "stopped",
+      failed: { code: "START_FAILED", message: `The sandbox did not boot; its files are kept: ${messageOf(error)}` },
+    };
   }
 }
 

@@ -8,7 +8,7 @@
 import type { Observation, VmCommand } from "@torpor/contracts";
 import { pause as wait } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
-import { residentBytes } from "../host/processes.ts";
+import { residentBytes } from "@torpor/service";
 import { findImage } from "../images.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create, newSecrets } from "./create.ts";
@@ -22,6 +22,7 @@ import { remove, start, stop } from "./stop.ts";
 export type Accepted = "journalled" | "stale" | "repeated" | "ignored";
 
 const WATCH_EVERY_MS = 1_000;
+const TRIM_EVERY_ROUNDS = 30;
 
 interface Entry {
   record: VmRecord;
@@ -33,7 +34,15 @@ interface Entry {
   tail: Promise<unknown>;
 }
 
-const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = { create, pause, resume, stop, start, delete: remove, discard: remove };
+const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
+  create,
+  pause,
+  resume,
+  stop,
+  start,
+  delete: remove,
+  discard: remove,
+};
 
 export class Supervisor {
   private readonly deps: LifecycleDeps & { hostId: string };
@@ -57,10 +66,13 @@ export class Supervisor {
       this.entries.set(sandboxId, entry);
       const journal = await this.deps.store.readJournal(sandboxId);
       if (journal !== undefined) {
-        this.deps.log.info({ sandboxId, kind: journal.command.kind, operationId: journal.command.operationId }, "an operation is taken up again");
-        this.enqueue(entry, () => this.carryOut(entry, journal));
+        this.deps.log.info(
+          { sandboxId, kind: journal.command.kind, operationId: journal.command.operationId },
+          "an operation is taken up again",
+        );
+        void this.enqueue(entry, () => this.carryOut(entry, journal));
       } else {
-        this.enqueue(entry, () => this.look(entry));
+        void this.enqueue(entry, () => this.look(entry));
         if (record.state === "paused") this.replication.start(record);
       }
     }
@@ -92,11 +104,15 @@ export class Supervisor {
 
   /** Looks after running VMs until the signal ends. */
   async watch(signal: AbortSignal): Promise<void> {
-    while (await wait(WATCH_EVERY_MS, signal)) {
+    for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
       for (const entry of this.entries.values()) {
         if (entry.journal !== undefined || entry.record.state !== "running") continue;
         const vm = this.deps.store.vmOf(entry.record);
         if (!(await this.deps.driver.isAlive(vm))) await this.enqueue(entry, () => this.look(entry));
+        else if (round % TRIM_EVERY_ROUNDS === 0)
+          await this.deps.driver
+            .trimLogs(vm)
+            .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "logs could not be trimmed"));
       }
     }
     this.replication.stopAll();
@@ -134,7 +150,14 @@ export class Supervisor {
   private async blankRecord(command: VmCommand): Promise<VmRecord> {
     const image = await findImage(this.deps.imagesDir, command.spec.imageSha256);
     const order = { epoch: 0, opSeq: 0, revision: 0, generation: 0 };
-    return { spec: command.spec, kernelCmdline: image?.kernelCmdline ?? "", ...order, state: "failed", observedAt: new Date().toISOString(), ...newSecrets() };
+    return {
+      spec: command.spec,
+      kernelCmdline: image?.kernelCmdline ?? "",
+      ...order,
+      state: "failed",
+      observedAt: new Date().toISOString(),
+      ...newSecrets(),
+    };
   }
 
   private async accept(entry: Entry, command: VmCommand): Promise<Accepted> {
@@ -160,7 +183,7 @@ export class Supervisor {
     const journal: Journal = { command, from: record.state };
     await this.deps.store.makeRoom(record);
     await this.deps.store.writeJournal(command.spec.sandboxId, journal);
-    this.enqueue(entry, () => this.carryOut(entry, journal));
+    void this.enqueue(entry, () => this.carryOut(entry, journal));
     return "journalled";
   }
 
@@ -180,12 +203,16 @@ export class Supervisor {
     const { command, from } = step.journal;
     try {
       const operation = OPERATIONS[command.kind];
-      if (operation === undefined) return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
+      if (operation === undefined)
+        return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
       if (command.kind === "resume" && from === "failed") await this.fetchSnapshot(step);
       return await operation(step);
     } catch (error) {
       this.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
-      return { state: await this.stateNow(step), failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` } };
+      return {
+        state: await this.stateNow(step),
+        failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` },
+      };
     }
   }
 
@@ -203,7 +230,10 @@ export class Supervisor {
   private async fetchSnapshot(step: Step): Promise<void> {
     const { snapshot, spec } = step.journal.command;
     if (snapshot === undefined || snapshot.storeKey === null) throw new Error("the snapshot is neither on this host nor in the store");
-    await this.deps.snapshots.get(snapshot.storeKey, step.vm.dir, { generation: snapshot.generation, manifestSha256: snapshot.manifestSha256 });
+    await this.deps.snapshots.get(snapshot.storeKey, step.vm.dir, {
+      generation: snapshot.generation,
+      manifestSha256: snapshot.manifestSha256,
+    });
     const arrived = await this.deps.store.importRecord(spec.sandboxId);
     step.record.generation = snapshot.generation;
     step.record.agentKey = arrived.agentKey;
@@ -255,7 +285,10 @@ export class Supervisor {
     if (status.kind === "none" && record.state === "running") {
       record.revision += 1;
       record.state = "stopped";
-      record.cause = { code: "VMM_ENDED", message: "The VMM ended by itself: the guest powered off, or the VMM died. The file system is kept: start the sandbox." };
+      record.cause = {
+        code: "VMM_ENDED",
+        message: "The VMM ended by itself: the guest powered off, or the VMM died. The file system is kept: start the sandbox.",
+      };
       delete record.operation;
       record.observedAt = new Date().toISOString();
       await this.deps.store.write(record);
@@ -309,7 +342,9 @@ export class Supervisor {
   /** One thing at a time per sandbox. */
   private enqueue<T>(entry: Entry, body: () => Promise<T>): Promise<T> {
     const turn = entry.tail.then(body);
-    entry.tail = turn.catch((error: unknown) => this.deps.log.error({ err: error, sandboxId: entry.record.spec.sandboxId }, "a step of the supervisor failed"));
+    entry.tail = turn.catch((error: unknown) =>
+      this.deps.log.error({ err: error, sandboxId: entry.record.spec.sandboxId }, "a step of the supervisor failed"),
+    );
     return turn;
   }
 }

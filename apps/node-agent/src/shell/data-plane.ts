@@ -3,7 +3,14 @@
  * packages/contracts (data-plane.ts). No 5xx for a state conflict: SDKs would send the request again.
  */
 import { timingSafeEqual } from "node:crypto";
-import { createServer, request as httpRequest, type IncomingHttpHeaders, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import {
+  createServer,
+  request as httpRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from "node:http";
 import { connect, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
@@ -61,7 +68,14 @@ async function admit(incoming: IncomingMessage, hostKey: string, findRoute: Find
 }
 
 function forward(incoming: IncomingMessage, response: ServerResponse, route: GuestRoute): void {
-  const upstream = httpRequest({ host: route.host, port: route.port, method: incoming.method, path: incoming.url, headers: guestHeaders(incoming.headers, route), agent: false });
+  const upstream = httpRequest({
+    host: route.host,
+    port: route.port,
+    method: incoming.method,
+    path: incoming.url,
+    headers: guestHeaders(incoming.headers, route),
+    agent: false,
+  });
   upstream.once("response", (answer) => {
     response.writeHead(answer.statusCode ?? 502, answer.headers);
     answer.pipe(response);
@@ -76,8 +90,14 @@ function forward(incoming: IncomingMessage, response: ServerResponse, route: Gue
 
 function tunnel(incoming: IncomingMessage, socket: Duplex, head: Buffer, route: GuestRoute): void {
   const upstream: Socket = connect(route.port, route.host, () => {
-    const headers = Object.entries({ ...guestHeaders(incoming.headers, route), connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" });
-    upstream.write(`${incoming.method} ${incoming.url} HTTP/1.1\r\n${headers.map(([name, value]) => `${name}: ${String(value)}\r\n`).join("")}\r\n`);
+    const headers = Object.entries({
+      ...guestHeaders(incoming.headers, route),
+      connection: "Upgrade",
+      upgrade: incoming.headers.upgrade ?? "websocket",
+    });
+    upstream.write(
+      `${incoming.method} ${incoming.url} HTTP/1.1\r\n${headers.map(([name, value]) => `${name}: ${String(value)}\r\n`).join("")}\r\n`,
+    );
     if (head.length > 0) upstream.write(head);
     upstream.pipe(socket).pipe(upstream);
   });

@@ -17,7 +17,13 @@ export interface Membership {
 }
 
 /** Registers, then renews every third of the lease; registers again when told so. Runs until the signal ends. */
-export async function keepLease(bus: Bus, request: RegisterRequest, membership: Membership, signal: AbortSignal, log: Logger): Promise<void> {
+export async function keepLease(
+  bus: Bus,
+  request: RegisterRequest,
+  membership: Membership,
+  signal: AbortSignal,
+  log: Logger,
+): Promise<void> {
   while (!signal.aborted) {
     const askedAtMs = Date.now();
     const question = membership.isRegistered ? ({ type: "lease", version: 1, hostId: request.hostId } as const) : request;
@@ -38,7 +44,12 @@ export async function keepLease(bus: Bus, request: RegisterRequest, membership: 
 }
 
 /** Beats until the signal ends. A host with more sandboxes than fit sends them in turn. */
-export async function beat(bus: Bus, hostId: string, look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number> }, signal: AbortSignal): Promise<void> {
+export async function beat(
+  bus: Bus,
+  hostId: string,
+  look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number> },
+  signal: AbortSignal,
+): Promise<void> {
   const agentStartedAt = new Date().toISOString();
   let offset = 0;
   do {

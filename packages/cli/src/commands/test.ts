@@ -1,8 +1,10 @@
 /** `torpor test`: what CI runs. Static checks, then every vitest project; the last line counts the tests. */
-import { spawn } from "node:child_process";
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { run } from "../run.ts";
+import { buildImage } from "./image.ts";
 
 const PROJECTS = ["unit", "integration", "system", "vm"] as const;
 const CHECKS: [string, string[]][] = [
@@ -24,7 +26,10 @@ export async function test(context: CommandContext): Promise<number> {
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
   const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
-  for (const project of PROJECTS.filter((name) => wanted.includes(name))) await runProject(context, counts, project);
+  for (const project of PROJECTS.filter((name) => wanted.includes(name))) {
+    if (project === "vm") await buildImage(context, interrupted());
+    await runProject(context, counts, project);
+  }
   context.write(`${counts.passed} passed, ${counts.failed} failed${counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`}`);
   return counts.failed === 0 ? 0 : 1;
 }
@@ -32,7 +37,7 @@ export async function test(context: CommandContext): Promise<number> {
 /** A static check counts as one test. */
 async function check(context: CommandContext, counts: Counts, name: string, args: string[]): Promise<void> {
   const startedAt = performance.now();
-  const { code, output } = await run(context.root, ["pnpm", "--silent", "run", ...args], false);
+  const { code, output } = await run(["pnpm", "--silent", "run", ...args], { cwd: context.root, isShown: false });
   context.write(`check: ${name}: ${code === 0 ? "ok" : "failed"} (${seconds(startedAt)} s)`);
   if (code === 0) counts.passed += 1;
   else {
@@ -56,7 +61,7 @@ async function runProject(context: CommandContext, counts: Counts, project: stri
     "--reporter=json",
     `--outputFile.json=${report}`,
   ];
-  const { code } = await run(context.root, args, true);
+  const { code } = await run(args, { cwd: context.root, isShown: true });
   const seen = countsIn(report);
   counts.passed += seen.passed;
   counts.failed += seen.failed;
@@ -70,18 +75,6 @@ function countsIn(report: string): Counts {
   if (!existsSync(report)) return { passed: 0, failed: 0, skipped: 0 };
   const { numPassedTests, numFailedTests, numPendingTests } = JSON.parse(readFileSync(report, "utf8")) as Record<string, number>;
   return { passed: numPassedTests ?? 0, failed: numFailedTests ?? 0, skipped: numPendingTests ?? 0 };
-}
-
-async function run(cwd: string, [command = "", ...args]: string[], isShown: boolean): Promise<{ code: number; output: string }> {
-  const child = spawn(command, args, { cwd, stdio: ["ignore", isShown ? "inherit" : "pipe", isShown ? "inherit" : "pipe"] });
-  const chunks: Buffer[] = [];
-  child.stdout?.on("data", (chunk: Buffer) => chunks.push(chunk));
-  child.stderr?.on("data", (chunk: Buffer) => chunks.push(chunk));
-  const code = await new Promise<number>((resolve, reject) => {
-    child.once("error", reject);
-    child.once("close", (exitCode) => resolve(exitCode ?? 1));
-  });
-  return { code, output: Buffer.concat(chunks).toString("utf8") };
 }
 
 function seconds(startedAt: number): string {

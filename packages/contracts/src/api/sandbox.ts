@@ -64,6 +64,7 @@ export const SandboxResource = Type.Object({
   condition: Type.Optional(Type.Literal("host_unreachable")),
   error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
   durability: Type.Optional(Type.Union([Type.Literal("host-disk"), Type.Literal("replicated")])),
+  snapshot: Type.Optional(Type.Object({ generation: Type.Integer(), size_bytes: Type.Integer() })),
   auth_token: Type.Optional(Type.String()),
   token_expires_at: Type.Optional(Timestamp),
   request_id: Type.String(),

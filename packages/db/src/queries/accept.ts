@@ -63,18 +63,16 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
         .returning();
       if (row === undefined) throw new Error("the inserted sandbox was not returned");
       const operation = await insertOperation(tx, row.id, "create", requester);
-      await tx
-        .insert(sandboxEvents)
-        .values({
-          sandboxId: row.id,
-          seq: 1,
-          fact: "accepted",
-          fromState: null,
-          toState: "creating",
-          generation: row.generation,
-          epoch: 0,
-          operationId: operation.id,
-        });
+      await tx.insert(sandboxEvents).values({
+        sandboxId: row.id,
+        seq: 1,
+        fact: "accepted",
+        fromState: null,
+        toState: "creating",
+        generation: row.generation,
+        epoch: 0,
+        operationId: operation.id,
+      });
       const event: SandboxEventMessage = {
         type: "sandbox_event",
         version: 1,

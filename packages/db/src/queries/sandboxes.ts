@@ -1,5 +1,5 @@
 import type { SettledState } from "@torpor/state-machine";
-import { and, asc, desc, eq, getTableColumns, inArray, isNull, lt, or, sql } from "drizzle-orm";
+import { and, asc, desc, eq, getTableColumns, gt, inArray, isNull, lt, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
@@ -16,7 +16,8 @@ export interface SandboxView {
   sandbox: SandboxRow;
   host?: { id: string; dataPlaneUrl: string; state: string };
   operation?: { id: string; kind: string; status: string };
-  /** Of the newest snapshot that is still there. */
+  /** The newest snapshot that is still there. */
+  snapshot?: { generation: number; sizeBytes: number };
   snapshotStoreKey?: string | null;
 }
 
@@ -29,6 +30,7 @@ const view = {
   operationKind: operations.kind,
   operationStatus: operations.status,
   snapshotGeneration: snapshots.generation,
+  snapshotSizeBytes: snapshots.sizeBytes,
   snapshotStoreKey: snapshots.storeKey,
 };
 
@@ -57,7 +59,12 @@ function toView(row: ViewRow): SandboxView {
     ...(row.operationId === null
       ? {}
       : { operation: { id: row.operationId, kind: row.operationKind ?? "", status: row.operationStatus ?? "" } }),
-    ...(row.snapshotGeneration === null ? {} : { snapshotStoreKey: row.snapshotStoreKey }),
+    ...(row.snapshotGeneration === null
+      ? {}
+      : {
+          snapshot: { generation: row.snapshotGeneration, sizeBytes: row.snapshotSizeBytes ?? 0 },
+          snapshotStoreKey: row.snapshotStoreKey,
+        }),
   };
 }
 
@@ -152,8 +159,16 @@ export async function listOwedDeletions(db: Tx, olderThanMs: number, limit: numb
     .limit(limit);
 }
 
-export async function listEvents(db: Tx, sandboxId: string, limit: number) {
-  return await db.select().from(sandboxEvents).where(eq(sandboxEvents.sandboxId, sandboxId)).orderBy(asc(sandboxEvents.seq)).limit(limit);
+export type EventRow = typeof sandboxEvents.$inferSelect;
+
+/** Oldest first, those after `afterSeq`. */
+export async function listEvents(db: Tx, sandboxId: string, limit: number, afterSeq = 0): Promise<EventRow[]> {
+  return await db
+    .select()
+    .from(sandboxEvents)
+    .where(and(eq(sandboxEvents.sandboxId, sandboxId), gt(sandboxEvents.seq, afterSeq)))
+    .orderBy(asc(sandboxEvents.seq))
+    .limit(limit);
 }
 
 export type IncarnationRow = typeof incarnations.$inferSelect;

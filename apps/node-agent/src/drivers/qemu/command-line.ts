@@ -1,15 +1,15 @@
 import type { Vm } from "../driver.ts";
+import type { Accelerator } from "./accelerator.ts";
 
 /** Pinned: a snapshot restores only on the machine type that it was taken on. */
 export const MACHINE = "pc-q35-7.2";
-export type Accelerator = "kvm" | "tcg";
 
 export interface LaunchOptions {
   accelerator: Accelerator;
   /** Relative to the VM's directory. */
   runDir: string;
   guestPort: number;
-  /** Wait for a memory image instead of booting. */
+  /** Wait for a memory image instead of for the order to boot. */
   incoming: boolean;
 }
 
@@ -33,9 +33,10 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
     ["-netdev", `user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:${options.guestPort}-10.0.2.15:7777`],
     ["-device", "virtio-net-pci,netdev=net0,mac=02:fc:00:00:00:02,romfile="],
     ["-device", "virtio-rng-pci"],
-    ["-chardev", `file,id=serial0,path=${options.runDir}/serial.log`, "-serial", "chardev:serial0"],
+    ["-chardev", `file,id=serial0,path=${options.runDir}/serial.log,append=on`, "-serial", "chardev:serial0"],
     ["-qmp", `unix:${options.runDir}/qmp.sock,server=on,wait=off`],
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
-    ...(options.incoming ? [["-S", "-incoming", "defer"]] : []),
+    ["-S"],
+    ...(options.incoming ? [["-incoming", "defer"]] : []),
   ].flat();
 }

@@ -53,7 +53,12 @@ async function writeStream(socket: Socket, file: string): Promise<SnapshotFile> 
 }
 
 /** Feeds `file` to the VMM that listens on `socketPath`. Returns why the bytes were not the expected ones, or undefined. */
-export async function sendMemory(socketPath: string, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
+export async function sendMemory(
+  socketPath: string,
+  file: string,
+  expected: SnapshotFile,
+  signal: AbortSignal,
+): Promise<string | undefined> {
   const hash = createHash("sha256");
   let sizeBytes = 0;
   const socket = connect({ path: socketPath });

@@ -1,5 +1,5 @@
 /** Processes that are not our children: told apart by pid, start time and boot, never by name alone. */
-import { existsSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface ProcessIdentity {
@@ -45,20 +45,37 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals)
 }
 
 /** True when it is gone within `limitMs`. */
-export async function waitUntilGone(identity: ProcessIdentity, limitMs: number): Promise<boolean> {
+export async function waitUntilGone(identity: ProcessIdentity, limitMs: number, signal?: AbortSignal): Promise<boolean> {
   const deadline = Date.now() + limitMs;
   while (isAlive(identity)) {
-    if (Date.now() > deadline) return false;
-    await sleep(20);
+    if (Date.now() >= deadline || signal?.aborted === true) return false;
+    await sleep(10);
   }
   return true;
 }
 
+/** Processes that work in `directory` and carry `name=value` in the environment they were started with. */
+export function findProcesses(directory: string, name: string, value: string): ProcessIdentity[] {
+  const found: ProcessIdentity[] = [];
+  for (const entry of readdirSync("/proc")) {
+    const pid = Number(entry);
+    if (!Number.isInteger(pid) || pid === process.pid) continue;
+    try {
+      if (readlinkSync(`/proc/${pid}/cwd`) !== directory) continue;
+      if (!readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").includes(`${name}=${value}`)) continue;
+    } catch {
+      // It ended, or belongs to somebody else.
+      continue;
+    }
+    const identity = identify(pid);
+    if (identity !== undefined && isAlive(identity)) found.push(identity);
+  }
+  return found;
+}
+
 function fieldsOf(pid: number): { state: string; startTime: string } | undefined {
-  const path = `/proc/${pid}/stat`;
-  if (!existsSync(path)) return undefined;
   try {
-    const text = readFileSync(path, "utf8");
+    const text = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The second field, the name, may hold spaces and brackets: count from its end.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
     return { state: fields[0] ?? "", startTime: fields[19] ?? "" };

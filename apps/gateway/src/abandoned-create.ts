@@ -1,0 +1,38 @@
+/**
+ * A create without Idempotency-Key whose client never got the answer: nobody knows the sandbox's id, and the SDK sends another create. So it is deleted, through the same door as
+ * a user's delete, with an event that says why.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { acceptRequest } from "@torpor/db";
+import type { Dependencies } from "./deps.ts";
+
+export type Abandonment = "client left" | "no answer";
+
+const DELETE_DEADLINE_MS = 60_000;
+const MAX_ATTEMPTS = 10;
+const RETRY_MAX_MS = 30_000;
+
+type AbandonDependencies = Pick<Dependencies, "db" | "log" | "publishCommitted">;
+
+/** Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done or given up; never throws. */
+export async function deleteAbandoned(
+  deps: AbandonDependencies,
+  sandbox: { id: string; organizationId: number },
+  why: Abandonment,
+): Promise<void> {
+  const requester = { organizationId: sandbox.organizationId, requestedBy: "system:abandoned-create", deadlineMs: DELETE_DEADLINE_MS };
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+    try {
+      const accepted = await acceptRequest(deps.db, sandbox.id, "delete", requester);
+      if (accepted.kind === "accepted" && accepted.isNew) {
+        deps.log.info({ sandboxId: sandbox.id, why, operationId: accepted.operation.id }, "abandoned create deleted");
+        await deps.publishCommitted(accepted.outboxIds);
+      }
+      return;
+    } catch (err) {
+      deps.log.warn({ err, sandboxId: sandbox.id, why, attempt }, "abandoned create could not be deleted yet");
+      await sleep(Math.min(RETRY_MAX_MS, 500 * 2 ** attempt), undefined, { ref: false });
+    }
+  }
+  deps.log.error({ sandboxId: sandbox.id, why }, "abandoned create was left behind: delete it by hand");
+}

@@ -1,0 +1,112 @@
+/**
+ * The public API, without listening: tests exercise exactly what production runs.
+ *
+ * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also what HTTP itself refuses.
+ * AP2  Every route below /v1 is behind the API key: the hook is on the subtree.
+ */
+import swagger from "@fastify/swagger";
+import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply } from "fastify";
+import { createApiKeys, createAuthenticator } from "./auth.ts";
+import { acceptJson } from "./body-parser.ts";
+import { isDatabaseOutage } from "./database-outage.ts";
+import type { Dependencies } from "./deps.ts";
+import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
+import { OPENAPI } from "./openapi-info.ts";
+import { refuseMalformedHttp } from "./malformed-http.ts";
+import { requestIdOf } from "./request-id.ts";
+import { createSandboxRoute } from "./routes/create-sandbox.ts";
+import { healthRoutes } from "./routes/health.ts";
+import { hostRoutes } from "./routes/hosts.ts";
+import { operationRoutes } from "./routes/operations.ts";
+import { sandboxRoutes } from "./routes/sandboxes.ts";
+import { templateRoutes } from "./routes/templates.ts";
+import { tokenRoutes } from "./routes/tokens.ts";
+import { transitionRoutes } from "./routes/transitions.ts";
+import { findUnstorableText, validatorCompiler } from "./validation.ts";
+
+/** For a client to send a whole request in. */
+const REQUEST_LIMIT_MS = 30_000;
+const KEEP_ALIVE_MS = 65_000;
+
+export function buildApp(deps: Dependencies): FastifyInstance {
+  const app = Fastify({
+    loggerInstance: deps.log,
+    disableRequestLogging: true,
+    bodyLimit: deps.limits.bodyBytes,
+    requestIdHeader: false,
+    genReqId: (request) => requestIdOf(request.headers),
+    requestTimeout: REQUEST_LIMIT_MS,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    forceCloseConnections: "idle",
+    return503OnClosing: false,
+    routerOptions: { maxParamLength: 512 },
+    clientErrorHandler: refuseMalformedHttp,
+    frameworkErrors: (error, request, reply: FastifyReply) =>
+      void reply
+        .status(400)
+        .header("x-request-id", request.id)
+        .send(errorBody(toApiError(error), request.id)),
+  }).withTypeProvider<TypeBoxTypeProvider>();
+  app.setValidatorCompiler(validatorCompiler);
+  acceptJson(app);
+  app.addHook("onRequest", async (request, reply) => {
+    reply.header("x-request-id", request.id);
+  });
+  app.addHook("onResponse", async (request, reply) => {
+    const { method, url, id: requestId } = request;
+    request.log.info(
+      { requestId, method, path: url.split("?", 1)[0], status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) },
+      "request answered",
+    );
+  });
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const known = toApiError(error);
+    if (known.status >= 500) request.log.error({ err: error, requestId: request.id }, "request failed");
+    return reply.status(known.status).headers(known.headers).send(errorBody(known, request.id));
+  });
+  app.setNotFoundHandler((request, reply) => {
+    const unknown = unknownResource("path", `${request.method} ${request.url.split("?", 1)[0]}`);
+    return reply.status(unknown.status).send(errorBody(unknown, request.id));
+  });
+  void app.register(swagger, OPENAPI);
+  void app.register(healthRoutes, { deps });
+  void app.register((v1) => registerV1(v1, deps), { prefix: "/v1" });
+  app.get("/openapi.json", { schema: { hide: true } }, async () => app.swagger());
+  return app as unknown as FastifyInstance;
+}
+
+async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
+  const auth = createAuthenticator(createApiKeys(deps.db));
+  v1.addHook("onRequest", auth.authenticate);
+  v1.addHook("preHandler", async (request) => {
+    const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
+    if (field !== undefined) throw invalidRequest([{ field, message: "holds a NUL character or half a surrogate pair" }]);
+  });
+  await v1.register(createSandboxRoute, { deps, auth });
+  await v1.register(sandboxRoutes, { deps, auth });
+  await v1.register(transitionRoutes, { deps, auth });
+  await v1.register(tokenRoutes, { deps, auth });
+  await v1.register(operationRoutes, { deps, auth });
+  await v1.register(templateRoutes, { deps });
+  await v1.register(hostRoutes, { deps });
+}
+
+/** Codes of the framework that a client can cause. */
+const FRAMEWORK_ERRORS: Partial<Record<string, (error: FastifyError) => ApiError>> = {
+  FST_ERR_CTP_BODY_TOO_LARGE: (cause) => new ApiError("PAYLOAD_TOO_LARGE", "The body is too large.", { cause, details: { field: "body" } }),
+  FST_ERR_CTP_INVALID_JSON_BODY: (cause) =>
+    new ApiError("INVALID_JSON", "The body is not valid JSON.", { cause, details: { field: "body" } }),
+  FST_ERR_CTP_INVALID_CONTENT_LENGTH: (cause) =>
+    new ApiError("INVALID_REQUEST", "The body is not as long as its Content-Length says.", { cause, details: { field: "Content-Length" } }),
+};
+
+function toApiError(error: FastifyError): ApiError {
+  if (error instanceof ApiError) return error;
+  const known = FRAMEWORK_ERRORS[error.code];
+  if (known !== undefined) return known(error);
+  if (isDatabaseOutage(error)) return serviceUnavailable(error);
+  if (error.statusCode !== undefined && error.statusCode < 500)
+    return new ApiError({ code: "INVALID_REQUEST", status: error.statusCode }, error.message, { cause: error });
+  return internalError(error);
+}

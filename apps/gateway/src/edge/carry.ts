@@ -1,0 +1,132 @@
+/** Carries one request, or one upgraded connection, from the edge to the sandbox and back. */
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import type { FastifyBaseLogger } from "fastify";
+import { isDatabaseOutage } from "../database-outage.ts";
+import { ApiError, connectionLost, hostUnreachable, internalError, serviceUnavailable } from "../errors.ts";
+import { requestIdOf } from "../request-id.ts";
+import { type Exchanged, exchange, hasBody } from "./exchange.ts";
+import { downstreamHeaders } from "./headers.ts";
+import { refuse, refuseUpgrade } from "./refusal.ts";
+import { type RouteDependencies, routeTo } from "./route.ts";
+
+export type CarryDependencies = RouteDependencies & { log: FastifyBaseLogger };
+
+const CONFLICT = 409;
+
+/** Never rejects: what goes wrong is answered, or cuts the connection. */
+export async function carryRequest(
+  deps: CarryDependencies,
+  address: string,
+  incoming: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
+  const requestId = requestIdOf(incoming.headers);
+  const gone = new AbortController();
+  response.once("close", () => gone.abort());
+  try {
+    const exchanged = await send(deps, address, incoming, { "x-request-id": requestId }, gone.signal);
+    if (exchanged.kind !== "answered") throw failureOf(exchanged);
+    const { answer } = exchanged;
+    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(answer.rawHeaders, requestId));
+    // Headers first: a stream may have nothing more to say for long.
+    response.flushHeaders();
+    await pipeline(answer, response);
+  } catch (error) {
+    if (gone.signal.aborted || response.headersSent) return void response.destroy();
+    refuse(response, asApiError(deps, error, address, requestId), requestId);
+  }
+}
+
+/** The same for a WebSocket; the client's token was sent in its headers. */
+export async function carryUpgrade(
+  deps: CarryDependencies,
+  address: string,
+  incoming: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+): Promise<void> {
+  const requestId = requestIdOf(incoming.headers);
+  const gone = new AbortController();
+  socket.on("error", () => socket.destroy());
+  socket.once("close", () => gone.abort());
+  try {
+    const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
+    const exchanged = await send(deps, address, incoming, extra, gone.signal);
+    if (exchanged.kind === "answered") await passRefusal(exchanged.answer, socket, requestId);
+    else if (exchanged.kind === "upgraded") join(exchanged, socket, head);
+    else throw failureOf(exchanged);
+  } catch (error) {
+    if (gone.signal.aborted) return void socket.destroy();
+    refuseUpgrade(socket, asApiError(deps, error, address, requestId), requestId);
+  }
+}
+
+/**
+ * Sends it where the sandbox is. A host that refuses because the sandbox has moved on since the row was read is asked about once more, if there is no body that would be gone;
+ * the second look also finds out when it no longer runs at all.
+ */
+async function send(
+  deps: CarryDependencies,
+  address: string,
+  incoming: IncomingMessage,
+  extra: Record<string, string>,
+  gone: AbortSignal,
+): Promise<Exchanged> {
+  const target = await routeTo(deps, address, incoming);
+  const exchanged = await exchange(incoming, target, extra, gone);
+  if (exchanged.kind !== "answered" || exchanged.answer.statusCode !== CONFLICT || hasBody(incoming)) return exchanged;
+  const current = await routeTo(deps, address, incoming).catch((error: unknown) => {
+    exchanged.answer.destroy();
+    throw error;
+  });
+  if (current.run === target.run) return exchanged;
+  exchanged.answer.destroy();
+  return await exchange(incoming, current, extra, gone);
+}
+
+function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiError {
+  switch (exchanged.kind) {
+    case "unreachable":
+      return hostUnreachable(exchanged.cause);
+    case "lost":
+      return connectionLost(exchanged.cause);
+    case "upgraded":
+      exchanged.socket.destroy();
+      return connectionLost(new Error("the sandbox changed the protocol without being asked to"));
+  }
+}
+
+function asApiError(deps: CarryDependencies, error: unknown, address: string, requestId: string): ApiError {
+  const known = error instanceof ApiError ? error : isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error);
+  if (known.status >= 500 || known.code === "CONNECTION_LOST")
+    deps.log.warn({ err: known, address, requestId }, "request to a sandbox failed");
+  return known;
+}
+
+/** The guest did not want to upgrade: its answer, as it is, closes the connection. */
+async function passRefusal(answer: IncomingMessage, socket: Duplex, requestId: string): Promise<void> {
+  socket.write(responseHead(answer, [...downstreamHeaders(answer.rawHeaders, requestId), "connection", "close"]));
+  await pipeline(answer, socket);
+}
+
+/** From here on it is bytes both ways, until either side ends. */
+function join(exchanged: Extract<Exchanged, { kind: "upgraded" }>, client: Duplex, head: Buffer): void {
+  const { answer, socket: guest } = exchanged;
+  guest.on("error", () => guest.destroy());
+  guest.once("close", () => client.destroy());
+  client.once("close", () => guest.destroy());
+  client.write(responseHead(answer, answer.rawHeaders));
+  if (exchanged.head.length > 0) client.write(exchanged.head);
+  if (head.length > 0) guest.write(head);
+  guest.pipe(client);
+  client.pipe(guest);
+}
+
+function responseHead(answer: IncomingMessage, rawHeaders: string[]): string {
+  const status = answer.statusCode ?? 502;
+  const lines = [`HTTP/1.1 ${status} ${answer.statusMessage ?? STATUS_CODES[status] ?? ""}`];
+  for (let at = 0; at + 1 < rawHeaders.length; at += 2) lines.push(`${rawHeaders[at]}: ${rawHeaders[at + 1]}`);
+  return `${lines.join("\r\n")}\r\n\r\n`;
+}

@@ -1,0 +1,69 @@
+/** One request to a host's data plane: sent, streamed both ways, with its failures told apart by whether they can have had an effect. */
+import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
+import type { Duplex } from "node:stream";
+import { upstreamHeaders } from "./headers.ts";
+import type { Target } from "./route.ts";
+
+const CONNECT_LIMIT_MS = 5_000;
+/** Without a byte in either direction: executions may be silent for long, but not for ever. */
+const SILENCE_LIMIT_MS = 3_600_000;
+
+export type Exchanged =
+  | { kind: "answered"; answer: IncomingMessage }
+  | { kind: "upgraded"; answer: IncomingMessage; socket: Duplex; head: Buffer }
+  /** No connection came about: nothing was carried out. */
+  | { kind: "unreachable"; cause: Error }
+  /** The connection broke before an answer: nobody knows what was carried out. */
+  | { kind: "lost"; cause: Error };
+
+/** Sends `incoming` on, with `extra` headers, over a connection of its own. The body is streamed; `signal` (the client left) ends it. */
+export async function exchange(
+  incoming: IncomingMessage,
+  target: Target,
+  extra: Record<string, string>,
+  signal: AbortSignal,
+): Promise<Exchanged> {
+  const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers });
+  const { hostname, port } = target.url;
+  // A connection is never used twice: one that is refused is then known to have carried nothing.
+  const upstream = httpRequest({ host: hostname, port, method: incoming.method, path: incoming.url, headers, agent: false, signal });
+  upstream.setTimeout(SILENCE_LIMIT_MS, () => upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)));
+  const exchanged = outcomeOf(upstream);
+  if (hasBody(incoming)) incoming.pipe(upstream);
+  else upstream.end();
+  return await exchanged;
+}
+
+function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
+  let connected = false;
+  const limit = setTimeout(() => upstream.destroy(new Error(`no connection within ${CONNECT_LIMIT_MS} ms`)), CONNECT_LIMIT_MS);
+  upstream.once("socket", (socket) =>
+    socket.once("connect", () => {
+      connected = true;
+      clearTimeout(limit);
+      socket.setNoDelay(true);
+      socket.setKeepAlive(true, 30_000);
+    }),
+  );
+  return new Promise((resolve) => {
+    upstream.once("response", (answer) => resolve({ kind: "answered", answer }));
+    upstream.once("upgrade", (answer, socket, head) => resolve({ kind: "upgraded", answer, socket, head }));
+    // Stays: an error after the answer began shows on the answer, too.
+    upstream.on("error", (cause) => {
+      clearTimeout(limit);
+      resolve({ kind: connected ? "lost" : "unreachable", cause });
+    });
+  });
+}
+
+export function hasBody(incoming: IncomingMessage): boolean {
+  const length = incoming.headers["content-length"];
+  return incoming.headers["transfer-encoding"] !== undefined || (length !== undefined && length !== "0");
+}
+
+/** How the body is delimited on the next connection: as on the one before, or by its known emptiness. */
+function framing(incoming: IncomingMessage): Record<string, string> {
+  if (incoming.headers["transfer-encoding"] !== undefined) return { "transfer-encoding": "chunked" };
+  const isBare = incoming.headers["content-length"] === undefined && incoming.method !== "GET" && incoming.method !== "HEAD";
+  return isBare ? { "content-length": "0" } : {};
+}

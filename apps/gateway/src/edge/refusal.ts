@@ -1,0 +1,49 @@
+/** Errors of the edge, in the shape that the SDKs read of an agent (hopx-contract.md 1.7): `error` is a text. */
+import { type ServerResponse, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+import type { ApiError } from "../errors.ts";
+
+function bodyOf(error: ApiError, requestId: string): Buffer {
+  const details = error.details === undefined ? {} : { details: error.details };
+  const body = {
+    error: error.message,
+    message: error.message,
+    code: error.code,
+    request_id: requestId,
+    timestamp: new Date().toISOString(),
+    ...details,
+  };
+  return Buffer.from(JSON.stringify(body));
+}
+
+/** Answers a request with the error; one that is half answered already is cut off. */
+export function refuse(response: ServerResponse, error: ApiError, requestId: string): void {
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
+  const body = bodyOf(error, requestId);
+  response.writeHead(error.status, {
+    "content-type": "application/json",
+    "content-length": body.length,
+    "x-request-id": requestId,
+    ...error.headers,
+  });
+  response.end(body);
+}
+
+/** Answers an upgrade with the error instead of 101. */
+export function refuseUpgrade(socket: Duplex, error: ApiError, requestId: string): void {
+  if (!socket.writable) return;
+  const body = bodyOf(error, requestId);
+  const headers = {
+    connection: "close",
+    "content-type": "application/json",
+    "content-length": body.length,
+    "x-request-id": requestId,
+    ...error.headers,
+  };
+  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
+  socket.write(`HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? "Refused"}\r\n${lines.join("\r\n")}\r\n\r\n`);
+  socket.end(body);
+}

@@ -1,0 +1,69 @@
+/** Composition root of the gateway process. */
+import { type Bus, connectBus, subscribeCore } from "@torpor/bus";
+import { decoder, patterns, SandboxEventMessage } from "@torpor/contracts";
+import { openDatabase } from "@torpor/db";
+import { createLogger, readSecret, runService, startReconciler } from "@torpor/service";
+import { buildApp } from "./app.ts";
+import { createApiKeys } from "./auth.ts";
+import { configFrom } from "./config.ts";
+import { DEFAULT_LIMITS } from "./deps.ts";
+import { Edge } from "./edge/edge.ts";
+import { publishCommitted } from "./publish-committed.ts";
+import { createSandboxEvents } from "./sandbox-events.ts";
+import { createTokens } from "./tokens.ts";
+
+const config = configFrom(process.env);
+const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
+const decodeEvent = decoder(SandboxEventMessage);
+const EDGE_EVERY_MS = 2_000;
+
+await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
+  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: 20 });
+  const { db } = database;
+  onClose({ what: "database", close: () => database.close() });
+
+  const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
+  const events = createSandboxEvents();
+  const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
+  let bus: Bus | undefined;
+  // In the background: intents are accepted while NATS is away.
+  void connectBus({ url: config.NATS_URL, name: "torpor-gateway", user: config.NATS_USER, password })
+    .then((connected) => {
+      bus = connected;
+      subscribeCore(connected, { pattern: patterns.events, decode: decodeEvent, handle: events.emit, log });
+    })
+    .catch((err: unknown) => log.error({ err }, "the bus refused the connection: check NATS_URL, NATS_USER and NATS_PASSWORD_FILE"));
+  onClose({ what: "bus", close: async () => bus?.close() });
+
+  const edge = new Edge({
+    db,
+    tokens,
+    apiKeys: createApiKeys(db),
+    hostKey: readSecret(config.HOST_DATA_KEY_FILE),
+    port: config.EDGE_PORT,
+    log,
+  });
+  onClose({ what: "edge", close: () => edge.close() });
+  const listeners = startReconciler({ name: "edge-listeners", everyMs: EDGE_EVERY_MS, run: () => edge.reconcile(), signal, log });
+  onClose({ what: "edge listeners", close: () => listeners.ended });
+  events.watchAll((event) => {
+    if (event.from === null || event.to === "deleting" || event.to === "deleted") listeners.kick();
+  });
+
+  const app = buildApp({
+    db,
+    log,
+    tokens,
+    events,
+    edge,
+    region: config.REGION,
+    busConnected: () => bus?.isConnected() === true,
+    // Not waited for: the scheduler's relay is the safety net.
+    publishCommitted: async (ids) => void publishCommitted({ db, log, bus }, ids),
+    stopping: signal,
+    limits: DEFAULT_LIMITS,
+  });
+  onClose({ what: "http", close: () => app.close() });
+  const address = await app.listen({ host: config.LISTEN_HOST, port: config.LISTEN_PORT });
+  log.info({ address, edgePort: config.EDGE_PORT }, "gateway started");
+});

@@ -1,0 +1,46 @@
+/** What the end of an operation means for the request that asked for it. */
+import { findSandbox, findSandboxRow, type OperationRow, type SandboxView } from "@torpor/db";
+import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
+import type { Dependencies } from "./deps.ts";
+import { ApiError } from "./errors.ts";
+
+/** Returns when the sandbox was brought where it was wanted; throws the 409 or 429 otherwise, never a 5xx: the SDKs would send the request again. */
+export async function assertReached(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
+  if (operation.status === "succeeded" || (await isWhereItWasWanted(deps, operation))) return;
+  throw failureOf(operation);
+}
+
+/** An operation that was given up, while the sandbox got there by another: then nothing went wrong for whoever asked. */
+async function isWhereItWasWanted(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<boolean> {
+  if (operation.status !== "cancelled" && operation.status !== "superseded") return false;
+  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  if (sandbox === undefined) return false;
+  const target = OPERATION_TARGET[operation.kind];
+  return target === "deleted" ? isTombstoned(sandbox.state) : sandbox.state === target;
+}
+
+function failureOf(operation: OperationRow): ApiError {
+  const fallback = {
+    code:
+      operation.status === "superseded"
+        ? "OPERATION_SUPERSEDED"
+        : operation.status === "cancelled"
+          ? "OPERATION_CANCELLED"
+          : "OPERATION_FAILED",
+    message: `The ${operation.kind} was ${operation.status}.`,
+  };
+  const { code, message } = operation.error ?? fallback;
+  const noCapacity = code === "RESOURCE_LIMIT_ERROR";
+  const missing = noCapacity && typeof operation.explain === "object" ? operation.explain : {};
+  const details = { ...missing, operation_id: operation.id, operation_status: operation.status };
+  return new ApiError({ code, status: noCapacity ? 429 : 409 }, message, { details });
+}
+
+/** The sandbox as it is now, also when it has been deleted since: the repeat of an idempotent create still gets its result. */
+export async function createdSandbox(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<SandboxView> {
+  const view = await findSandbox(deps.db, operation.sandboxId, operation.organizationId);
+  if (view !== undefined) return view;
+  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
+  return { sandbox };
+}

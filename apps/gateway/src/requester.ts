@@ -1,0 +1,34 @@
+/** What a client says about a request beside its body: who it is, the key that makes it repeatable, and whether it waits. */
+import { createHash } from "node:crypto";
+import type { ApiKeyOwner, Requester } from "@torpor/db";
+import type { FastifyRequest } from "fastify";
+import { invalidRequest } from "./errors.ts";
+
+const KEY = /^[\x21-\x7e]{1,255}$/;
+
+/** Who asks, and how a repeat of the request is known. `body` holds the fields that count: unknown ones are ignored, here too. Throws the 400 of a malformed key. */
+export function requesterOf(request: FastifyRequest, owner: ApiKeyOwner, deadlineMs: number, body?: unknown): Requester {
+  const requester = { organizationId: owner.organizationId, requestedBy: `api-key:${owner.apiKeyId}`, traceId: request.id, deadlineMs };
+  const idempotencyKey = request.headers["idempotency-key"];
+  if (idempotencyKey === undefined) return requester;
+  if (typeof idempotencyKey !== "string" || !KEY.test(idempotencyKey)) {
+    throw invalidRequest([{ field: "Idempotency-Key", message: "must be 1 to 255 visible ASCII characters" }]);
+  }
+  const path = request.url.split("?", 1)[0];
+  const requestSha256 = createHash("sha256")
+    .update(JSON.stringify([request.method, path, sorted(body) ?? null]))
+    .digest("hex");
+  return { ...requester, idempotencyKey, requestSha256 };
+}
+
+/** RFC 7240: the client wants the operation, not its end. */
+export function prefersAsync(request: FastifyRequest): boolean {
+  return /(^|[\s,])respond-async([\s,;]|$)/i.test(String(request.headers["prefer"] ?? ""));
+}
+
+/** The same value whatever the order of its names. */
+function sorted(value: unknown): unknown {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return value;
+  const entries = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1));
+  return Object.fromEntries(entries.map(([name, inner]) => [name, sorted(inner)]));
+}

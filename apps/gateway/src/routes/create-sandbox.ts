@@ -1,0 +1,163 @@
+/**
+ * POST /v1/sandboxes: answers when the sandbox runs and its edge is served.
+ *
+ * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503 would make a second one. What is left open is deleted (abandoned-create.ts).
+ * CS2  Whatever is refused is refused before anything is written.
+ */
+import { randomInt } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { CreateSandboxBody, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
+import {
+  acceptCreate,
+  type AcceptedOperation,
+  findTemplate,
+  listHosts,
+  listTemplates,
+  type OperationRow,
+  type Requester,
+  type TemplateRow,
+} from "@torpor/db";
+import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
+import type { Authenticator } from "../auth.ts";
+import { clientGone } from "../client-gone.ts";
+import type { Dependencies } from "../deps.ts";
+import { ApiError, invalidRequest, keyReused, operationInProgress, stopping, unknownTemplate } from "../errors.ts";
+import { assertReached, createdSandbox } from "../outcome.ts";
+import { prefersAsync, requesterOf } from "../requester.ts";
+import { ERRORS, TermsHeaders } from "../schemas.ts";
+import { sandboxView } from "../views/sandbox.ts";
+import { waitForOperation } from "../wait-for-operation.ts";
+import { respondAsync } from "./respond-async.ts";
+
+const ADDRESS_TRIES = 20;
+/** The answer does not wait longer for the clean-up, which goes on. */
+const ABANDON_WAIT_MS = 1_000;
+const METADATA_NAME = /^[^\p{Cc}]{1,128}$/u;
+
+const SCHEMA = {
+  tags: ["sandboxes"],
+  headers: TermsHeaders,
+  body: CreateSandboxBody,
+  response: { 201: SandboxResource, 202: OperationResource, ...ERRORS },
+};
+
+export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+  app.post("/sandboxes", { schema: SCHEMA }, async (request, reply) => {
+    const owner = auth.ownerOf(request);
+    const wanted = storedFields(request.body);
+    const requester = requesterOf(request, owner, deps.limits.createDeadlineMs, wanted);
+    const template = await templateOf(deps, wanted);
+    await checkRegion(deps, wanted.region);
+    const { operation, outboxIds } = await accept(deps, wanted, template, requester);
+    await deps.publishCommitted(outboxIds);
+    if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
+    const isAnonymous = requester.idempotencyKey === undefined;
+    const abandon = async (why: Abandonment) => {
+      if (isAnonymous) await deleteAbandoned(deps, { id: operation.sandboxId, organizationId: owner.organizationId }, why);
+    };
+    const gone = clientGone(request, reply);
+    gone.addEventListener("abort", () => void abandon("client left"), { once: true });
+    try {
+      await waitForEnd(deps, operation, gone, isAnonymous);
+      const view = await createdSandbox(deps, operation);
+      await deps.edge.serve(view.sandbox.edgeAddress);
+      const { token, expiresAt } = await deps.tokens.issue(view.sandbox.id, owner.organizationId);
+      reply.status(201);
+      const resource = sandboxView(view, deps.edge.port);
+      return { ...resource, auth_token: token, token_expires_at: expiresAt.toISOString(), request_id: request.id };
+    } catch (error) {
+      // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
+      if (!(error instanceof ApiError) || error.isOpenEnded)
+        await Promise.race([abandon("no answer"), sleep(ABANDON_WAIT_MS, undefined, { ref: false })]);
+      throw error;
+    }
+  });
+};
+
+/** Throws what the request is to be answered with when the sandbox does not run at its end. */
+async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: AbortSignal, isAnonymous: boolean): Promise<void> {
+  const waited = await waitForOperation(deps, operation, gone);
+  if (waited.kind === "ended") return await assertReached(deps, waited.operation);
+  if (waited.kind === "stopping") throw stopping();
+  if (!isAnonymous) throw operationInProgress(operation.id, "create", deps.limits.waitMs);
+  throw new ApiError("OPERATION_TIMEOUT", "The sandbox did not come up in time. It is being deleted; create another one.", {
+    details: { operation_id: operation.id, sandbox_id: operation.sandboxId },
+    isOpenEnded: true,
+  });
+}
+
+/** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
+function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
+  const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
+  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata };
+  const badName = Object.entries(metadata ?? {}).find(([name, value]) => !METADATA_NAME.test(name) || typeof value !== "string")?.[0];
+  if (badName !== undefined)
+    throw invalidRequest([
+      {
+        field: `metadata.${JSON.stringify(badName).slice(1, -1)}`,
+        message: "must have a name of 1 to 128 printable characters, and be a string",
+      },
+    ]);
+  const defined = Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined));
+  return { ...defined, ...(template_id === undefined ? {} : { template_id: String(template_id) }) };
+}
+
+async function templateOf(deps: Dependencies, body: CreateSandboxBody): Promise<TemplateRow> {
+  const asked = body.template_id === undefined ? body.template_name : String(body.template_id);
+  if (asked === undefined) throw invalidRequest([{ field: "template_name", message: "is required (or template_id)" }], "MISSING_PARAMETER");
+  const template = await findTemplate(deps.db, asked);
+  if (template !== undefined) return template;
+  throw unknownTemplate(
+    asked,
+    (await listTemplates(deps.db)).map(({ name }) => name),
+  );
+}
+
+/** A region that no host is in would only be refused after a long wait for capacity. */
+async function checkRegion(deps: Dependencies, region: string | undefined): Promise<void> {
+  if (region === undefined || region === deps.region) return;
+  const known = [...new Set([deps.region, ...(await listHosts(deps.db)).map((host) => host.region)])].toSorted();
+  if (!known.includes(region)) throw invalidRequest([{ field: "region", message: `must be one of ${known.join(", ")}` }]);
+}
+
+async function accept(
+  deps: Dependencies,
+  body: CreateSandboxBody,
+  template: TemplateRow,
+  requester: Requester,
+): Promise<AcceptedOperation> {
+  const { id: templateId, name: templateName, imageSha256, vcpu, memoryMib, diskMib } = template;
+  const sandbox = {
+    templateId,
+    templateName,
+    imageSha256,
+    vcpu,
+    memoryMib,
+    diskMib,
+    region: body.region ?? deps.region,
+    internetAccess: body.internet_access ?? true,
+    envVars: body.env_vars ?? {},
+    metadata: body.metadata ?? {},
+    timeoutSeconds: body.timeout_seconds ?? null,
+  };
+  for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
+    const id = newSandboxId();
+    const accepted = await acceptCreate(deps.db, { ...sandbox, id, edgeAddress: randomEdgeAddress() }, requester).catch(
+      (error: unknown) => {
+        // The connection may have broken after the commit: then it is there, and the client will send another create.
+        if (requester.idempotencyKey === undefined)
+          void deleteAbandoned(deps, { id, organizationId: requester.organizationId }, "no answer");
+        throw error;
+      },
+    );
+    if (accepted.kind === "key_reused") throw keyReused();
+    if (accepted.kind === "accepted") return accepted;
+  }
+  throw new Error(`no free edge address was found in ${ADDRESS_TRIES} tries`);
+}
+
+/** In 127.64.0.0/10: every address of 127/8 is local on Linux without any set-up (hopx-contract.md 3.2). */
+function randomEdgeAddress(): string {
+  return `127.${randomInt(64, 128)}.${randomInt(256)}.${randomInt(1, 255)}`;
+}

@@ -1,0 +1,23 @@
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { OperationResource } from "@torpor/contracts";
+import { findOperation } from "@torpor/db";
+import type { Authenticator } from "../auth.ts";
+import type { Dependencies } from "../deps.ts";
+import { unknownResource } from "../errors.ts";
+import { isOperationId } from "../ids.ts";
+import { ERRORS, IdParams } from "../schemas.ts";
+import { operationView } from "../views/sandbox.ts";
+
+export const operationRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+  app.get(
+    "/operations/:id",
+    { schema: { tags: ["operations"], params: IdParams, response: { 200: OperationResource, ...ERRORS } } },
+    async (request) => {
+      const { id } = request.params;
+      const operation = isOperationId(id) ? await findOperation(deps.db, id) : undefined;
+      if (operation === undefined || operation.organizationId !== auth.ownerOf(request).organizationId)
+        throw unknownResource("operation", id);
+      return { ...operationView(operation), request_id: request.id };
+    },
+  );
+};

@@ -1,0 +1,97 @@
+/** Reading sandboxes, and their timeout. */
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { SandboxList, SandboxResource, SetTimeoutBody, TimeoutReply } from "@torpor/contracts";
+import { findSandbox, findSandboxRow, listEvents, listSandboxes, type SandboxView, setTimeoutSeconds } from "@torpor/db";
+import { Type } from "typebox";
+import type { Authenticator } from "../auth.ts";
+import { decodeCursor, encodeCursor } from "../cursor.ts";
+import type { Dependencies } from "../deps.ts";
+import { sandboxNotFound } from "../errors.ts";
+import { isSandboxId } from "../ids.ts";
+import { ERRORS, EventList, IdParams } from "../schemas.ts";
+import { eventView, sandboxView } from "../views/sandbox.ts";
+
+const tags = ["sandboxes"];
+const Limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100 });
+const Cursor = Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }));
+const ListQuery = Type.Object({
+  limit: Type.Optional(Limit),
+  status: Type.Optional(Type.Enum(["running", "stopped", "paused", "creating", "error"])),
+  region: Type.Optional(Type.String({ maxLength: 64 })),
+  cursor: Cursor,
+});
+const EventQuery = Type.Object({ limit: Type.Optional(Limit), cursor: Cursor });
+const DEFAULT_PAGE = 100;
+const isSequence = (text: string) => /^[0-9]{1,15}$/.test(text);
+
+/** A living sandbox of the organization. Throws the 404. */
+export async function livingSandbox(deps: Dependencies, id: string, organizationId: number): Promise<SandboxView> {
+  const view = isSandboxId(id) ? await findSandbox(deps.db, id, organizationId) : undefined;
+  if (view === undefined) throw sandboxNotFound(id);
+  return view;
+}
+
+export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+  const organizationOf = (request: Parameters<Authenticator["ownerOf"]>[0]) => auth.ownerOf(request).organizationId;
+
+  app.get("/sandboxes", { schema: { tags, querystring: ListQuery, response: { 200: SandboxList, ...ERRORS } } }, async (request) => {
+    const { limit = DEFAULT_PAGE, status, region, cursor } = request.query;
+    const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
+    const page = await listSandboxes(deps.db, { organizationId: organizationOf(request), limit, status, region, afterId });
+    const last = page.views.at(-1)?.sandbox.id;
+    const next = page.hasMore && last !== undefined ? encodeCursor(last) : null;
+    return {
+      object: "list" as const,
+      data: page.views.map((view) => sandboxView(view, deps.edge.port)),
+      // Never true without a cursor: the SDKs would fetch the first page for ever.
+      has_more: next !== null,
+      next_cursor: next,
+      url: "/v1/sandboxes",
+      request_id: request.id,
+    };
+  });
+
+  app.get("/sandboxes/:id", { schema: { tags, params: IdParams, response: { 200: SandboxResource, ...ERRORS } } }, async (request) => {
+    const view = await livingSandbox(deps, request.params.id, organizationOf(request));
+    return { ...sandboxView(view, deps.edge.port), request_id: request.id };
+  });
+
+  app.get(
+    "/sandboxes/:id/events",
+    { schema: { tags, params: IdParams, querystring: EventQuery, response: { 200: EventList, ...ERRORS } } },
+    async (request) => {
+      const { limit = DEFAULT_PAGE, cursor } = request.query;
+      const { id } = request.params;
+      const afterSeq = cursor === undefined ? 0 : Number(decodeCursor(cursor, isSequence));
+      // Deleted ones too: why it ended is what people come here for (S7).
+      const sandbox = isSandboxId(id) ? await findSandboxRow(deps.db, id) : undefined;
+      if (sandbox === undefined || sandbox.organizationId !== organizationOf(request)) throw sandboxNotFound(id);
+      const events = await listEvents(deps.db, id, limit + 1, afterSeq);
+      const page = events.slice(0, limit);
+      const last = page.at(-1);
+      const next = events.length > limit && last !== undefined ? encodeCursor(String(last.seq)) : null;
+      const url = `/v1/sandboxes/${id}/events`;
+      return {
+        object: "list" as const,
+        data: page.map(eventView),
+        has_more: next !== null,
+        next_cursor: next,
+        url,
+        request_id: request.id,
+      };
+    },
+  );
+
+  app.put(
+    "/sandboxes/:id/timeout",
+    { schema: { tags, params: IdParams, body: SetTimeoutBody, response: { 200: TimeoutReply, ...ERRORS } } },
+    async (request) => {
+      const { id } = request.params;
+      const timeoutSeconds = request.body.timeout_seconds;
+      const set = isSandboxId(id) ? await setTimeoutSeconds(deps.db, id, organizationOf(request), timeoutSeconds) : undefined;
+      if (set === undefined) throw sandboxNotFound(id);
+      await deps.publishCommitted(set.outboxIds);
+      return { id, timeout_seconds: timeoutSeconds, expires_at: set.sandbox.expiresAt?.toISOString() ?? null, request_id: request.id };
+    },
+  );
+};

@@ -1,0 +1,28 @@
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { TemplateList, TemplateResource } from "@torpor/contracts";
+import { findTemplate, listTemplates } from "@torpor/db";
+import { Type } from "typebox";
+import type { Dependencies } from "../deps.ts";
+import { unknownTemplate } from "../errors.ts";
+import { ERRORS, IdParams } from "../schemas.ts";
+import { templateView } from "../views/template.ts";
+
+const tags = ["templates"];
+const Query = Type.Object({ category: Type.Optional(Type.String()), language: Type.Optional(Type.String()) });
+
+export const templateRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (app, { deps }) => {
+  app.get("/templates", { schema: { tags, querystring: Query, response: { 200: TemplateList, ...ERRORS } } }, async (request) => {
+    const rows = await listTemplates(deps.db, request.query);
+    return { object: "list" as const, data: rows.map(templateView), has_more: false, url: "/v1/templates", request_id: request.id };
+  });
+
+  app.get("/templates/:id", { schema: { tags, params: IdParams, response: { 200: TemplateResource, ...ERRORS } } }, async (request) => {
+    const row = await findTemplate(deps.db, request.params.id);
+    if (row === undefined)
+      throw unknownTemplate(
+        request.params.id,
+        (await listTemplates(deps.db)).map(({ name }) => name),
+      );
+    return { ...templateView(row), request_id: request.id };
+  });
+};

@@ -1,0 +1,81 @@
+/** Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was reached. */
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { OperationResource, TransitionReply } from "@torpor/contracts";
+import { acceptRequest, type AcceptRequest } from "@torpor/db";
+import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
+import type { FastifyReply, FastifyRequest } from "fastify";
+import type { Authenticator } from "../auth.ts";
+import { clientGone } from "../client-gone.ts";
+import type { Dependencies, Limits } from "../deps.ts";
+import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
+import { isSandboxId } from "../ids.ts";
+import { assertReached } from "../outcome.ts";
+import { prefersAsync, requesterOf } from "../requester.ts";
+import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
+import { waitForOperation } from "../wait-for-operation.ts";
+import { respondAsync } from "./respond-async.ts";
+
+/** Saving and syncing take what they take: longer than a request waits, and a repeat of the request joins. */
+const SAVING_DEADLINE_MS = 300_000;
+const DELETE_DEADLINE_MS = 60_000;
+
+const SCHEMA = {
+  tags: ["transitions"],
+  params: IdParams,
+  headers: TermsHeaders,
+  response: { 200: TransitionReply, 202: OperationResource, ...ERRORS },
+};
+
+export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+  const answer = (kind: SandboxRequest) => async (request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply) => {
+    const { id } = request.params;
+    if (!isSandboxId(id)) throw sandboxNotFound(id);
+    const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, deps.limits));
+    const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
+    if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
+    const { operation, outboxIds } = accepted;
+    await deps.publishCommitted(outboxIds);
+    if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
+    const waited = await waitForOperation(deps, operation, clientGone(request, reply));
+    if (waited.kind === "stopping") throw stopping();
+    if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, deps.limits.waitMs);
+    await assertReached(deps, waited.operation);
+    return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
+  };
+  for (const kind of ["pause", "resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA }, answer(kind));
+  app.delete("/sandboxes/:id", { schema: SCHEMA }, answer("delete"));
+};
+
+function deadlineMs(kind: SandboxRequest, limits: Limits): number {
+  if (kind === "delete") return DELETE_DEADLINE_MS;
+  return kind === "resume" || kind === "start" ? limits.placedDeadlineMs : SAVING_DEADLINE_MS;
+}
+
+/** Lets through what was accepted; throws the 4xx of the rest. */
+function accept(
+  id: string,
+  requested: SandboxRequest,
+  accepted: AcceptRequest,
+): Extract<AcceptRequest, { kind: "accepted" | "satisfied" }> {
+  switch (accepted.kind) {
+    case "accepted":
+    case "satisfied":
+      return accepted;
+    case "not_found":
+      throw sandboxNotFound(id);
+    case "key_reused":
+      throw keyReused();
+    case "conflict": {
+      const { current, allowed } = accepted;
+      throw new ApiError("CONFLICT", `A sandbox that is ${current} cannot ${requested}. Allowed: ${allowed.join(", ")}.`, {
+        details: { current_state: current, requested, allowed },
+      });
+    }
+    case "blocked": {
+      const { current, by } = accepted;
+      throw new ApiError("CONFLICT", `A ${by.kind} is waiting to be carried out already; ask for the ${requested} when it has ended.`, {
+        details: { current_state: current, requested, allowed: ["delete"], blocking_operation: by },
+      });
+    }
+  }
+}

@@ -1,0 +1,77 @@
+/** Schemas of what only the gateway speaks: operator resources, and the pieces shared by its routes. */
+import { ApiErrorBody } from "@torpor/contracts";
+import { type Static, Type } from "typebox";
+
+/** Every route may answer with these. */
+export const ERRORS = { "4xx": ApiErrorBody, "5xx": ApiErrorBody } as const;
+
+export const IdParams = Type.Object({ id: Type.String() });
+
+/** Headers that a route reads; judged by requester.ts, here for the description of the API. */
+export const TermsHeaders = Type.Object({
+  "idempotency-key": Type.Optional(
+    Type.String({ description: "Makes the request safe to repeat: the same key gives the same result, once" }),
+  ),
+  prefer: Type.Optional(Type.String({ description: "`respond-async`: answer 202 with the operation at once" })),
+});
+
+const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });
+
+export const HostResource = Type.Object({
+  id: Type.String(),
+  object: Type.Literal("host"),
+  state: Type.String(),
+  region: Type.String(),
+  labels: Type.Record(Type.String(), Type.String()),
+  driver: Type.String(),
+  driver_fingerprint: Type.String(),
+  agent_version: Type.String(),
+  capacity: Amounts,
+  used: Amounts,
+  load: Type.Union([Type.Record(Type.String(), Type.Number()), Type.Null()]),
+  lease_expires_at: Type.String(),
+  last_beat_at: Type.Union([Type.String(), Type.Null()]),
+});
+export type HostResource = Static<typeof HostResource>;
+
+export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
+
+export const HostList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(HostResource),
+  has_more: Type.Boolean(),
+  url: Type.String(),
+  request_id: Type.String(),
+});
+
+export const EventResource = Type.Object({
+  object: Type.Literal("sandbox_event"),
+  sandbox_id: Type.String(),
+  seq: Type.Integer(),
+  fact: Type.String(),
+  from: Type.Union([Type.String(), Type.Null()]),
+  to: Type.String(),
+  epoch: Type.Integer(),
+  operation_id: Type.Optional(Type.String()),
+  cause: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
+  occurred_at: Type.String(),
+});
+
+export type EventResource = Static<typeof EventResource>;
+
+export const EventList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(EventResource),
+  has_more: Type.Boolean(),
+  next_cursor: Type.Union([Type.String(), Type.Null()]),
+  url: Type.String(),
+  request_id: Type.String(),
+});
+
+export const HealthReply = Type.Object({
+  status: Type.String({ description: "`ok`, or `degraded` when a part is missing" }),
+  service: Type.String(),
+  database: Type.String(),
+  bus: Type.String(),
+  request_id: Type.String(),
+});

@@ -1,0 +1,85 @@
+/** Rows as the wire contract shows them. Optional fields are left out rather than null: Python models reject null there. */
+import type { OperationResource, SandboxResource } from "@torpor/contracts";
+import type { EventRow, OperationRow, SandboxView } from "@torpor/db";
+import { isTombstoned } from "@torpor/state-machine";
+import type { EventResource } from "../schemas.ts";
+
+const timestamp = (date: Date) => date.toISOString();
+
+/** The same over the sandbox's whole life: SDK objects read it once (hopx-contract.md 0, rule 11). */
+export function publicHost(edgeAddress: string, edgePort: number): string {
+  return `http://${edgeAddress}:${edgePort}`;
+}
+
+export function sandboxView(view: SandboxView, edgePort: number): Omit<SandboxResource, "request_id"> {
+  const { sandbox, host, operation, snapshotStoreKey } = view;
+  const url = publicHost(sandbox.edgeAddress, edgePort);
+  return {
+    id: sandbox.id,
+    object: "sandbox",
+    status: isTombstoned(sandbox.state) ? "deleted" : sandbox.settledState,
+    public_host: url,
+    direct_url: url,
+    preview_url: url,
+    template_id: sandbox.templateId,
+    template_name: sandbox.templateName,
+    organization_id: sandbox.organizationId,
+    region: sandbox.region,
+    resources: { vcpu: sandbox.vcpu, memory_mb: sandbox.memoryMib, disk_mb: sandbox.diskMib },
+    internet_access: sandbox.internetAccess,
+    live_mode: false,
+    timeout_seconds: sandbox.timeoutSeconds,
+    expires_at: sandbox.expiresAt === null ? null : timestamp(sandbox.expiresAt),
+    created_at: timestamp(sandbox.createdAt),
+    updated_at: timestamp(sandbox.updatedAt),
+    metadata: sandbox.metadata,
+    ...(host === undefined ? {} : { node_id: host.id }),
+    ...(sandbox.startedAt === null ? {} : { started_at: timestamp(sandbox.startedAt) }),
+    ...(sandbox.endedAt === null ? {} : { end_at: timestamp(sandbox.endedAt) }),
+    ...(operation === undefined ? {} : { operation }),
+    ...(host?.state === "lost" || operation?.status === "outcome_unknown" ? { condition: "host_unreachable" as const } : {}),
+    ...(sandbox.error === null ? {} : { error: sandbox.error }),
+    ...(view.snapshot === undefined || sandbox.settledState !== "paused"
+      ? {}
+      : {
+          durability: snapshotStoreKey === null ? ("host-disk" as const) : ("replicated" as const),
+          snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes },
+        }),
+  };
+}
+
+export function operationView(operation: OperationRow): Omit<OperationResource, "request_id"> {
+  const optional = (date: Date | null) => (date === null ? null : timestamp(date));
+  return {
+    id: operation.id,
+    object: "operation",
+    kind: operation.kind,
+    status: operation.status,
+    sandbox_id: operation.sandboxId,
+    requested_by: operation.requestedBy,
+    deadline_at: timestamp(operation.deadlineAt),
+    committed_at: optional(operation.committedAt),
+    created_at: timestamp(operation.createdAt),
+    started_at: optional(operation.startedAt),
+    ended_at: optional(operation.endedAt),
+    ...(operation.hostId === null ? {} : { host_id: operation.hostId }),
+    ...(operation.error === null ? {} : { error: operation.error }),
+    ...(operation.explain === null ? {} : { explain: operation.explain }),
+    ...(operation.timingsMs === null ? {} : { timings_ms: operation.timingsMs }),
+  };
+}
+
+export function eventView(event: EventRow): EventResource {
+  return {
+    object: "sandbox_event",
+    sandbox_id: event.sandboxId,
+    seq: event.seq,
+    fact: event.fact,
+    from: event.fromState,
+    to: event.toState,
+    epoch: event.epoch,
+    ...(event.operationId === null ? {} : { operation_id: event.operationId }),
+    ...(event.cause === null ? {} : { cause: event.cause }),
+    occurred_at: timestamp(event.occurredAt),
+  };
+}

@@ -1,0 +1,140 @@
+/**
+ * A driver without virtual machines, for tests of whole fleets: each VMM is a real process (vmm.ts) that outlives the agent, holds its guest's memory, keeps its files on the VM's
+ * disk and answers the guest agent's calls. What is simulated is the guest, not the life of its process.
+ */
+import { createHash } from "node:crypto";
+import { open, readFile } from "node:fs/promises";
+import { createConnection } from "node:net";
+import { once } from "node:events";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { fileURLToPath } from "node:url";
+import { durableStep } from "../../host/durable-step.ts";
+import { freePort } from "../../host/ports.ts";
+import { isAlive, residentBytes } from "@torpor/service";
+import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+
+const PROGRAM = fileURLToPath(new URL("vmm.ts", import.meta.url));
+const FINGERPRINT = "simulated/1";
+const MEMORY_FILE = "memory";
+const START_LIMIT_MS = 20_000;
+const CALL_LIMIT_MS = 5_000;
+
+export class SimulatedDriver implements Driver {
+  readonly name = "simulated";
+
+  async fingerprint(): Promise<string> {
+    return FINGERPRINT;
+  }
+
+  async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
+    const record = await this.launch(vm);
+    await durableStep("run vcpus", () => control(vm, record, "run"));
+  }
+
+  async restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, _signal: AbortSignal): Promise<Restored> {
+    const memory = await readFile(join(snapshotDir, MEMORY_FILE));
+    if (sha256(memory) !== files[MEMORY_FILE]?.sha256)
+      return { kind: "refused", reason: "the memory image is damaged: its SHA-256 differs from its manifest's" };
+    const record = await this.launch(vm);
+    await control(vm, record, `load ${memory.toString("base64")}`);
+    return { kind: "restored" };
+  }
+
+  async inspect(vm: Vm): Promise<VmmStatus> {
+    const record = await findLiveRun(vm);
+    if (record === undefined) return { kind: "none" };
+    const facts = { pid: record.pid, residentBytes: residentBytes(record.pid) };
+    try {
+      return { kind: (await control(vm, record, "status")) === "running" ? "running" : "paused", ...facts };
+    } catch (error) {
+      if (!isAlive(record)) return { kind: "none" };
+      return { kind: "unknown", ...facts, reason: error instanceof Error ? error.message : String(error) };
+    }
+  }
+
+  async isAlive(vm: Vm): Promise<boolean> {
+    return (await findLiveRun(vm)) !== undefined;
+  }
+
+  async pauseVcpus(vm: Vm): Promise<void> {
+    const record = await liveRun(vm);
+    await durableStep("pause vcpus", () => control(vm, record, "pause"));
+  }
+
+  async resumeVcpus(vm: Vm): Promise<void> {
+    const record = await liveRun(vm);
+    await durableStep("run vcpus", () => control(vm, record, "run"));
+  }
+
+  async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
+    const record = await liveRun(vm);
+    const memory = Buffer.from(await durableStep("save memory", () => control(vm, record, "save")), "base64");
+    signal.throwIfAborted();
+    const handle = await open(join(dir, MEMORY_FILE), "wx", 0o600);
+    try {
+      await handle.writeFile(memory);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    return { files: { [MEMORY_FILE]: { sizeBytes: memory.length, sha256: sha256(memory) } }, fingerprint: FINGERPRINT };
+  }
+
+  async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
+    await endVmm(vm, options);
+  }
+
+  async guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined> {
+    const record = await findLiveRun(vm);
+    return record === undefined ? undefined : { host: "127.0.0.1", port: record.guestPort };
+  }
+
+  async trimLogs(): Promise<void> {}
+
+  private async launch(vm: Vm): Promise<RunRecord> {
+    await endVmm(vm, { graceMs: 0 });
+    const runDir = await nextRunDir(vm, undefined);
+    const guestPort = await freePort();
+    const args = [PROGRAM, runDir, String(guestPort)];
+    const record = await startVmm(
+      vm,
+      { command: process.execPath, args, uid: undefined, groups: [] },
+      { runDir, guestPort, fingerprint: FINGERPRINT },
+    );
+    const deadline = Date.now() + START_LIMIT_MS;
+    for (;;) {
+      const isUp = await control(vm, record, "status").then(
+        () => true,
+        () => false,
+      );
+      if (isUp) return record;
+      if (!isAlive(record) || Date.now() > deadline) {
+        await endVmm(vm, { graceMs: 0 });
+        throw new Error(`the simulated VMM did not start: ${await lastWords(vm, runDir)}`);
+      }
+      await sleep(20);
+    }
+  }
+}
+
+/** One line to the VMM, its answer back. Relative paths keep socket names short. */
+async function control(vm: Vm, record: RunRecord, line: string): Promise<string> {
+  const socket = createConnection({ path: join(vm.dir, record.runDir, "control.sock") });
+  const signal = AbortSignal.timeout(CALL_LIMIT_MS);
+  try {
+    await once(socket, "connect", { signal });
+    socket.end(`${line}\n`);
+    const chunks: Buffer[] = [];
+    socket.on("data", (chunk: Buffer) => chunks.push(chunk));
+    await once(socket, "close", { signal });
+    return Buffer.concat(chunks).toString("utf8").trim();
+  } finally {
+    socket.destroy();
+  }
+}
+
+function sha256(content: Buffer): string {
+  return createHash("sha256").update(content).digest("hex");
+}

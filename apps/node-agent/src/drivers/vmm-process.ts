@@ -1,0 +1,157 @@
+/**
+ * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended for sure.
+ *
+ * VP1  In a session of its own, with nothing inherited but a log file: nothing that happens to the agent reaches it.
+ * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
+ * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
+ */
+import { spawn } from "node:child_process";
+import { closeSync, constants, openSync, realpathSync } from "node:fs";
+import { readdir, rm } from "node:fs/promises";
+import { basename, join } from "node:path";
+import { durableStep } from "../host/durable-step.ts";
+import { makeDirectoryFor, openUntrusted, readJson, writeDurably } from "../host/files.ts";
+import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import type { Vm } from "./driver.ts";
+
+const MARK = "TORPOR_VMM";
+const TERMINATE_LIMIT_MS = 3_000;
+const KILL_LIMIT_MS = 10_000;
+const LAST_WORDS_BYTES = 4_096;
+
+/** The current run of a VM's VMM, in run.json. */
+export interface RunRecord extends ProcessIdentity {
+  /** Relative to the VM's directory. */
+  runDir: string;
+  guestPort: number;
+  /** Of the VMM that runs, for the manifest of a snapshot that it writes. */
+  fingerprint: string;
+}
+
+export interface VmmCommand {
+  command: string;
+  args: string[];
+  /** Unprivileged user to run as; undefined when the agent itself is not root. */
+  uid: number | undefined;
+  /** Supplementary groups of that user, e.g. the one of /dev/kvm. */
+  groups: number[];
+}
+
+export async function readRun(vm: Vm): Promise<RunRecord | undefined> {
+  return await readJson<RunRecord>(join(vm.dir, "run.json"));
+}
+
+/** The run whose process is alive; undefined when there is none. */
+export async function findLiveRun(vm: Vm): Promise<RunRecord | undefined> {
+  const run = await readRun(vm);
+  return run !== undefined && isAlive(run) ? run : undefined;
+}
+
+export async function liveRun(vm: Vm): Promise<RunRecord> {
+  const run = await findLiveRun(vm);
+  if (run === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
+  return run;
+}
+
+/** A directory for the next run, relative to the VM's. The one before it is kept for its logs, older ones go. */
+export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<string> {
+  const numbers = (await readdir(vm.dir)).flatMap((name) => (/^r\d+$/.test(name) ? [Number(name.slice(1))] : []));
+  const last = Math.max(0, ...numbers);
+  for (const old of numbers.filter((number) => number < last)) await rm(join(vm.dir, `r${old}`), { recursive: true, force: true });
+  await makeDirectoryFor(join(vm.dir, `r${last + 1}`), uid);
+  return `r${last + 1}`;
+}
+
+/** Starts the process and makes its record durable (VP1, VP2). The VMM must not run its guest before it is told to. */
+export async function startVmm(
+  vm: Vm,
+  how: VmmCommand,
+  facts: Pick<RunRecord, "runDir" | "guestPort" | "fingerprint">,
+): Promise<RunRecord> {
+  const pid = await durableStep("spawn vmm", async () => spawnDetached(vm, how, facts.runDir));
+  const identity = identify(pid);
+  if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
+  const record: RunRecord = { ...identity, ...facts };
+  await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
+  return record;
+}
+
+function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
+  const log = openSync(
+    join(vm.dir, runDir, "stderr.log"),
+    constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND | constants.O_NOFOLLOW,
+    0o600,
+  );
+  try {
+    const [command, ...args] = withoutPrivileges(how);
+    const child = spawn(command, args, {
+      cwd: vm.dir,
+      detached: true,
+      stdio: ["ignore", log, log],
+      env: { PATH: process.env["PATH"] ?? "", [MARK]: vm.sandboxId },
+    });
+    child.once("error", () => {});
+    child.unref();
+    if (child.pid === undefined) throw new Error(`${how.command} cannot be started: install it, or configure where it is`);
+    return child.pid;
+  } finally {
+    closeSync(log);
+  }
+}
+
+/** setpriv becomes the VMM by exec: same pid, same start time. */
+function withoutPrivileges({ command, args, uid, groups }: VmmCommand): [string, ...string[]] {
+  if (uid === undefined) return [command, ...args];
+  const groupOption = groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`;
+  const drop = [`--reuid=${uid}`, `--regid=${uid}`, groupOption, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"];
+  return ["setpriv", ...drop, command, ...args];
+}
+
+/** Ends the VM's process, recorded or stray, and returns when it is gone. */
+export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
+  const run = await readRun(vm);
+  if (run !== undefined && (await waitUntilGone(run, options.graceMs, options.signal)) && options.graceMs > 0) return;
+  const ours = run !== undefined && isAlive(run) ? [run] : [];
+  for (const identity of [...ours, ...strays(vm, run)]) {
+    await durableStep("end vmm", () => endProcess(vm, identity));
+  }
+}
+
+async function endProcess(vm: Vm, identity: ProcessIdentity): Promise<void> {
+  signalProcess(identity, "SIGTERM");
+  if (await waitUntilGone(identity, TERMINATE_LIMIT_MS)) return;
+  signalProcess(identity, "SIGKILL");
+  if (await waitUntilGone(identity, KILL_LIMIT_MS)) return;
+  throw new Error(`process ${identity.pid} of ${vm.sandboxId} cannot be ended: it may hang in the kernel`);
+}
+
+function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
+  let directory: string;
+  try {
+    directory = realpathSync(vm.dir);
+  } catch {
+    return [];
+  }
+  return findProcesses(directory, MARK, vm.sandboxId).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
+}
+
+/** The end of what the VMM wrote to its standard error, for a message. */
+export async function lastWords(vm: Vm, runDir: string): Promise<string> {
+  try {
+    const handle = await openUntrusted(join(vm.dir, runDir, "stderr.log"), constants.O_RDONLY);
+    try {
+      const { size } = await handle.stat();
+      const { buffer, bytesRead } = await handle.read(
+        Buffer.alloc(LAST_WORDS_BYTES),
+        0,
+        LAST_WORDS_BYTES,
+        Math.max(0, size - LAST_WORDS_BYTES),
+      );
+      return buffer.toString("utf8", 0, bytesRead).trim().split("\n").slice(-3).join(" | ") || "it said nothing";
+    } finally {
+      await handle.close();
+    }
+  } catch {
+    return "it left no log";
+  }
+}

@@ -1,0 +1,46 @@
+/** `torpor up` and `torpor down`: the local fleet as something that stays. */
+import { Fleet } from "@torpor/fleet";
+import { fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
+import type { CommandContext } from "../main.ts";
+import { buildImage } from "./image.ts";
+
+export async function up(context: CommandContext): Promise<number> {
+  const options = fleetOptions(context);
+  const running = await Fleet.find(options.dir);
+  if (running !== undefined) {
+    context.write("fleet: it is up already; ./torpor status shows it, ./torpor down ends it");
+    printAccess(context, running);
+    return 0;
+  }
+  const signal = interrupted();
+  if (options.driver === "qemu") await buildImage(context, signal);
+  printAccess(context, await startFleet(context, options, signal));
+  return 0;
+}
+
+export async function down({ root, write }: CommandContext): Promise<number> {
+  const fleet = await Fleet.find(fleetDir(root));
+  if (fleet === undefined) {
+    write("fleet: it is down");
+    return 0;
+  }
+  await fleet.down();
+  write("fleet: down; the files of its sandboxes are kept in .torpor/fleet");
+  return 0;
+}
+
+export function printAccess({ write }: CommandContext, fleet: Fleet): void {
+  const { url, apiKey } = fleet.state;
+  write("");
+  write(`URL      ${url}`);
+  write(`API key  ${apiKey}   (also in .torpor/credentials.json)`);
+  write("");
+  write("Try next:");
+  write(`  export HOPX_BASE_URL=${url} HOPX_API_KEY=${apiKey}`);
+  write(
+    `  curl -s -X POST -H "X-API-Key: $HOPX_API_KEY" -H 'content-type: application/json' -d '{"template_name":"code-interpreter"}' $HOPX_BASE_URL/v1/sandboxes`,
+  );
+  write(`  curl -s -H "X-API-Key: $HOPX_API_KEY" $HOPX_BASE_URL/v1/sandboxes`);
+  write("  ./torpor status");
+  write("  ./torpor down");
+}

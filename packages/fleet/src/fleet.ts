@@ -1,0 +1,222 @@
+/**
+ * A whole fleet on one machine: Postgres, nats-server, schedulers, node-agents and gateways as processes, all state in one directory.
+ *
+ * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
+ * FL2  `down` ends the virtual machines too; files of sandboxes stay, and the next start brings them back as paused or stopped.
+ */
+import { randomBytes } from "node:crypto";
+import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { migrate, seedApiKey } from "@torpor/db";
+import { isAlive, signalProcess, waitUntilGone } from "@torpor/service";
+import { findNatsServer, natsConfiguration } from "./nats.ts";
+import { type FleetOptions, hostIdAt, planServices, type Ports, secretFile } from "./plan.ts";
+import { databaseUrl, preparePostgres } from "./postgres.ts";
+import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
+import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
+import { endVmProcesses } from "./vms.ts";
+
+const READY_LIMIT_MS: Record<Role, number> = { postgres: 60_000, nats: 20_000, scheduler: 30_000, "node-agent": 600_000, gateway: 30_000 };
+const STOP_GRACE_MS = 8_000;
+const ORGANIZATION = "local";
+
+export class Fleet {
+  readonly dir: string;
+  readonly state: FleetState;
+
+  private constructor(dir: string, state: FleetState) {
+    this.dir = dir;
+    this.state = state;
+  }
+
+  /** The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any more. */
+  static async find(dir: string): Promise<Fleet | undefined> {
+    const state = await readState(dir);
+    if (state === undefined || !state.components.some((component) => component.process !== undefined && isAlive(component.process)))
+      return undefined;
+    return new Fleet(dir, state);
+  }
+
+  /** Starts a fleet and returns when all of it is well. Ends what is left of an earlier one first. */
+  static async start(
+    options: FleetOptions,
+    say: (line: string) => void,
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<Fleet> {
+    const { dir } = options;
+    await (await Fleet.find(dir))?.down();
+    for (const name of ["logs", "nats", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
+    const ports = await choosePorts(options);
+    const secrets = await makeSecrets(options);
+    const database = { port: ports.postgres, password: secrets("postgres") };
+    const state: FleetState = {
+      version: 1,
+      url: `http://127.0.0.1:${ports.gateways[0]}`,
+      apiKey: secrets("api-key"),
+      databaseUrl: databaseUrl(database),
+      natsUrl: `nats://127.0.0.1:${ports.nats}`,
+      edgePort: ports.edge,
+      driver: options.driver,
+      components: [],
+    };
+    const fleet = new Fleet(dir, state);
+    const postgres = await preparePostgres({ dir: join(dir, "postgres"), isDurable: options.isDurable, ...database });
+    state.components = [
+      { name: "postgres", role: "postgres", address: `127.0.0.1:${ports.postgres}`, log: join(dir, "logs/postgres.log"), ...postgres },
+      await natsComponent(options, ports, secrets),
+      ...planServices(options, ports, state),
+    ];
+    try {
+      await fleet.bringUp(say, signal);
+    } catch (error) {
+      await fleet.down();
+      throw error;
+    }
+    return fleet;
+  }
+
+  private async bringUp(say: (line: string) => void, signal: AbortSignal): Promise<void> {
+    const { state } = this;
+    say("starting Postgres and nats-server");
+    await Promise.all(["postgres", "nats"].map((name) => this.startComponent(name, signal)));
+    await migrate(state.databaseUrl);
+    await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey });
+    const rest = state.components.slice(2);
+    say(`starting ${rest.map(({ name }) => name).join(", ")}`);
+    await Promise.all(rest.map(({ name }) => this.startComponent(name, signal)));
+  }
+
+  /** Starts a component that does not run and waits until it is well. */
+  async startComponent(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    const component = this.component(name);
+    if (component.process !== undefined && isAlive(component.process)) return;
+    component.process = await startProcess(component);
+    await writeState(this.dir, this.state);
+    await waitWell(component, READY_LIMIT_MS[component.role], signal);
+  }
+
+  /** kill -9, and waits for its end. */
+  async kill(name: string): Promise<void> {
+    const { process: identity } = this.component(name);
+    if (identity === undefined) return;
+    signalProcess(identity, "SIGKILL");
+    if (!(await waitUntilGone(identity, STOP_GRACE_MS))) throw new Error(`${name} cannot be killed`);
+  }
+
+  /** Sends a signal, SIGSTOP say, and returns at once. */
+  signal(name: string, signal: NodeJS.Signals): void {
+    const { process: identity } = this.component(name);
+    if (identity !== undefined) signalProcess(identity, signal);
+  }
+
+  component(name: string): Component {
+    const component = this.state.components.find((candidate) => candidate.name === name);
+    if (component === undefined)
+      throw new Error(`the fleet has no component "${name}"; it has ${this.state.components.map((known) => known.name).join(", ")}`);
+    return component;
+  }
+
+  async health(): Promise<{ component: Component; health: Health }[]> {
+    return await Promise.all(this.state.components.map(async (component) => ({ component, health: await healthOf(component) })));
+  }
+
+  /** Ends everything, clients before what they use, and the virtual machines. */
+  async down(): Promise<void> {
+    const stop = async (roles: Role[]) => {
+      const chosen = this.state.components.filter(({ role }) => roles.includes(role));
+      await Promise.all(
+        chosen.map(async (component) => {
+          // SIGINT is Postgres' fast shutdown: it does not wait for its clients.
+          if (component.process !== undefined)
+            await stopProcess(component.process, component.role === "postgres" ? "SIGINT" : "SIGTERM", STOP_GRACE_MS);
+          delete component.process;
+        }),
+      );
+    };
+    await stop(["gateway"]);
+    await stop(["node-agent", "scheduler"]);
+    await endVmProcesses(this.dir);
+    await stop(["nats", "postgres"]);
+    await writeState(this.dir, this.state);
+  }
+}
+
+async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name: string) => string): Promise<Component> {
+  const { root, dir } = options;
+  const hosts = Array.from({ length: options.hosts }, (_, at) => ({ hostId: hostIdAt(at), password: secrets(`nats-${hostIdAt(at)}`) }));
+  const users = [{ password: secrets("nats-control") }, ...hosts];
+  const file = secretFile(dir, "nats.conf");
+  await writeFile(file, await natsConfiguration({ root, port: ports.nats, storeDir: join(dir, "nats"), users }), { mode: 0o600 });
+  return {
+    name: "nats",
+    role: "nats",
+    address: `127.0.0.1:${ports.nats}`,
+    command: await findNatsServer(root),
+    args: ["--config", file],
+    env: { PATH: process.env["PATH"] ?? "" },
+    log: join(dir, "logs/nats.log"),
+  };
+}
+
+/** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
+async function makeSecrets({ dir, hosts }: FleetOptions): Promise<(name: string) => string> {
+  await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
+  const hostSecrets = Array.from({ length: hosts }, (_, at) => `nats-${hostIdAt(at)}`);
+  const values = new Map<string, string>();
+  for (const name of ["postgres", "nats-control", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
+    const file = secretFile(dir, name);
+    let value = await readFile(file, "utf8").catch(() => undefined);
+    if (value === undefined) {
+      value = name === "api-key" ? `torpor_local_${randomBytes(24).toString("hex")}` : randomBytes(32).toString("hex");
+      await writeFile(file, value, { mode: 0o600 });
+    }
+    values.set(name, value);
+  }
+  return (name) => values.get(name) ?? "";
+}
+
+async function choosePorts(options: FleetOptions): Promise<Ports> {
+  const { gateways, schedulers, hosts } = options;
+  const held = [
+    await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"),
+    await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"),
+  ];
+  // All are held until the last is chosen, so that no two are the same.
+  for (let more = gateways - 1 + schedulers + 2 * hosts + 2; more > 0; more -= 1) held.push(await hold(0, "a component"));
+  await Promise.all(held.map(({ release }) => release()));
+  const ports = held.map(({ port }) => port);
+  const take = (count: number) => ports.splice(0, count);
+  const [gateway = 0, edge = 0, postgres = 0, nats = 0] = take(4);
+  return {
+    postgres,
+    nats,
+    edge,
+    gateways: [gateway, ...take(gateways - 1)],
+    schedulers: take(schedulers),
+    hosts: Array.from({ length: hosts }, () => {
+      const [health = 0, dataPlane = 0] = take(2);
+      return { health, dataPlane };
+    }),
+  };
+}
+
+/** A free port, kept from others until it is released. 0: any. */
+async function hold(port: number, purpose: string): Promise<{ port: number; release(): Promise<void> }> {
+  const server = createServer();
+  await new Promise<void>((resolve, reject) => {
+    server.once("error", (cause) => reject(new Error(`port ${port} of 127.0.0.1 is taken, and is needed for ${purpose}`, { cause })));
+    server.listen(port, "127.0.0.1", resolve);
+  });
+  const address = server.address();
+  return {
+    port: typeof address === "object" && address !== null ? address.port : port,
+    release: () => new Promise((resolve) => server.close(() => resolve())),
+  };
+}
+
+/** Removes a fleet's directory, once it is down. */
+export async function removeFleet(dir: string): Promise<void> {
+  await (await Fleet.find(dir))?.down();
+  await rm(dir, { recursive: true, force: true });
+}

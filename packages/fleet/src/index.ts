@@ -1,0 +1,7 @@
+export { Fleet, removeFleet } from "./fleet.ts";
+export { findNatsServer } from "./nats.ts";
+export { type FleetOptions, hostIdAt } from "./plan.ts";
+export { databaseUrl, preparePostgres } from "./postgres.ts";
+export { type Health, startProcess, stopProcess, waitWell } from "./process.ts";
+export type { Component, FleetState, Role } from "./state.ts";
+export { listVmProcesses, type VmProcess } from "./vms.ts";

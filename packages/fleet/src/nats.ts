@@ -1,0 +1,41 @@
+/** The fleet's nats-server: its binary, and its configuration from infra/nats/server.conf with the users filled in. */
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { hostPermissions } from "@torpor/bus";
+
+export interface NatsUser {
+  /** Undefined: the control side. */
+  hostId?: string;
+  password: string;
+}
+
+export const CONTROL_USER = "control";
+export const natsUserOf = (hostId: string) => `host-${hostId}`;
+
+/** TORPOR_NATS_SERVER_BIN, else the one that ./torpor has fetched. */
+export async function findNatsServer(root: string): Promise<string> {
+  const own = process.env["TORPOR_NATS_SERVER_BIN"];
+  if (own !== undefined && own !== "") return own;
+  const tools = join(root, ".torpor/tools");
+  const names = await readdir(tools, { recursive: true }).catch(() => []);
+  const found = names.find((name) => name.endsWith("/scripts/nats-server"));
+  if (found === undefined)
+    throw new Error("there is no nats-server: start it by ./torpor, which fetches one, or set TORPOR_NATS_SERVER_BIN to where it is");
+  return join(tools, found);
+}
+
+export async function natsConfiguration(options: { root: string; port: number; storeDir: string; users: NatsUser[] }): Promise<string> {
+  const template = await readFile(join(options.root, "infra/nats/server.conf"), "utf8");
+  const values: Record<string, string> = {
+    PORT: String(options.port),
+    STORE_DIR: JSON.stringify(options.storeDir),
+    USERS: options.users.map((user) => `    ${renderUser(user)}`).join("\n"),
+  };
+  return template.replaceAll(/@([A-Z_]+)@/g, (_, name: string) => values[name] ?? "");
+}
+
+function renderUser({ hostId, password }: NatsUser): string {
+  const name = hostId === undefined ? CONTROL_USER : natsUserOf(hostId);
+  const user = { user: name, password };
+  return JSON.stringify(hostId === undefined ? user : { ...user, permissions: hostPermissions(hostId) });
+}

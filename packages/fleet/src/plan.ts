@@ -1,0 +1,109 @@
+/** Which processes a local fleet consists of, and with which settings each is started. */
+import { join } from "node:path";
+import { CONTROL_USER, natsUserOf } from "./nats.ts";
+import type { Component } from "./state.ts";
+
+export interface FleetOptions {
+  /** Root of the checkout. */
+  root: string;
+  /** Holds everything that the fleet writes. */
+  dir: string;
+  imagesDir: string;
+  hosts: number;
+  gateways: number;
+  schedulers: number;
+  driver: "qemu" | "simulated";
+  /** 0: any free one. */
+  gatewayPort: number;
+  edgePort: number;
+  /** Survives a power cut, at the price of syncs. */
+  isDurable: boolean;
+  /** Added to the environment of every node-agent. */
+  hostEnv: Record<string, string>;
+}
+
+export interface Ports {
+  postgres: number;
+  nats: number;
+  gateways: number[];
+  schedulers: number[];
+  hosts: { health: number; dataPlane: number }[];
+  edge: number;
+}
+
+export const hostIdAt = (index: number) => `host-${index + 1}`;
+export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
+
+/** Everything but Postgres and NATS, whose commands are made when they are prepared. */
+export function planServices(options: FleetOptions, ports: Ports, urls: { databaseUrl: string; natsUrl: string }): Component[] {
+  const { dir, root } = options;
+  const shared = {
+    ...inherited(),
+    NATS_URL: urls.natsUrl,
+    LOG_LEVEL: process.env["LOG_LEVEL"] ?? "info",
+    SHUTDOWN_GRACE_MS: "5000",
+  };
+  const control = {
+    ...shared,
+    DATABASE_URL: urls.databaseUrl,
+    NATS_USER: CONTROL_USER,
+    NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
+  };
+  const service = (name: string, role: Component["role"], app: string, port: number, env: Record<string, string>): Component => ({
+    name,
+    role,
+    address: `127.0.0.1:${port}`,
+    healthUrl: `http://127.0.0.1:${port}/health`,
+    command: process.execPath,
+    args: [join(root, "apps", app, "src/main.ts")],
+    env,
+    log: join(dir, "logs", `${name}.log`),
+  });
+  const schedulers = ports.schedulers.map((port, at) =>
+    service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, { ...control, HEALTH_PORT: String(port) }),
+  );
+  const hosts = ports.hosts.map(({ health, dataPlane }, at) => {
+    const hostId = hostIdAt(at);
+    const env = {
+      ...shared,
+      HOST_ID: hostId,
+      NATS_USER: natsUserOf(hostId),
+      NATS_PASSWORD_FILE: secretFile(dir, `nats-${hostId}`),
+      HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+      HEALTH_PORT: String(health),
+      DATA_PLANE_PORT: String(dataPlane),
+      DATA_DIR: join(dir, "hosts", hostId),
+      IMAGES_DIR: options.imagesDir,
+      SNAPSHOT_STORE_DIR: join(dir, "snapshots"),
+      DRIVER: options.driver,
+      ...options.hostEnv,
+    };
+    return service(hostId, "node-agent", "node-agent", health, env);
+  });
+  const gateways = ports.gateways.map((port, at) =>
+    service(`gateway-${at + 1}`, "gateway", "gateway", port, {
+      ...control,
+      LISTEN_PORT: String(port),
+      EDGE_PORT: String(ports.edge),
+      TOKEN_SECRET_FILE: secretFile(dir, "token-secret"),
+      HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+    }),
+  );
+  return [...schedulers, ...hosts, ...gateways];
+}
+
+/** What programs need of the caller's environment, and what an operator may set for QEMU. */
+function inherited(): Record<string, string> {
+  const names = [
+    "PATH",
+    "HOME",
+    "TMPDIR",
+    "LANG",
+    "QEMU_BIN",
+    "QEMU_ACCELERATOR",
+    "CAPACITY_VCPU",
+    "CAPACITY_MEMORY_MIB",
+    "CAPACITY_DISK_MIB",
+  ];
+  return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])));
+}

