@@ -6,7 +6,7 @@ export interface CommandContext {
   /** Root of the checkout. */
   root: string;
   args: string[];
-  write(line: string): void;
+  write: (line: string) => void;
 }
 
 type Command = (context: CommandContext) => Promise<number>;

@@ -92,7 +92,7 @@ export class Fleet {
     const component = this.component(name);
     if (component.process !== undefined && isAlive(component.process)) return;
     component.process = await startProcess(component);
-    await writeState(this.dir, this.state);
+    writeState(this.dir, this.state);
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
   }
 
@@ -138,7 +138,7 @@ export class Fleet {
     await stop(["node-agent", "scheduler"]);
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
-    await writeState(this.dir, this.state);
+    writeState(this.dir, this.state);
   }
 }
 
@@ -202,7 +202,7 @@ async function choosePorts(options: FleetOptions): Promise<Ports> {
 }
 
 /** A free port, kept from others until it is released. 0: any. */
-async function hold(port: number, purpose: string): Promise<{ port: number; release(): Promise<void> }> {
+async function hold(port: number, purpose: string): Promise<{ port: number; release: () => Promise<void> }> {
   const server = createServer();
   await new Promise<void>((resolve, reject) => {
     server.once("error", (cause) => reject(new Error(`port ${port} of 127.0.0.1 is taken, and is needed for ${purpose}`, { cause })));

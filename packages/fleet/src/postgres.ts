@@ -6,8 +6,8 @@ import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 
 const run = promisify(execFile);
-/** Postgres refuses to run as root. */
-const SERVICE_UID = 64_056;
+/** Postgres refuses to run as root, and as a user that the system has no name for: nobody. */
+const SERVICE_UID = 65_534;
 const INITDB_LIMIT_MS = 120_000;
 
 export interface PostgresCommand {

@@ -1,5 +1,6 @@
 /** What a fleet is made of and where it runs: state.json in its directory, so that any later command finds it again. */
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { renameSync, writeFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ProcessIdentity } from "@torpor/service";
 
@@ -39,10 +40,9 @@ export async function readState(dir: string): Promise<FleetState | undefined> {
   return text === undefined ? undefined : (JSON.parse(text) as FleetState);
 }
 
-/** Readable for us alone: it holds passwords. */
-export async function writeState(dir: string, state: FleetState): Promise<void> {
-  await mkdir(dir, { recursive: true });
+/** Readable for us alone: it holds passwords. In one piece, so that parts that start at the same time do not mix. */
+export function writeState(dir: string, state: FleetState): void {
   const temporary = `${fileIn(dir)}.tmp`;
-  await writeFile(temporary, JSON.stringify(state, undefined, 2), { mode: 0o600 });
-  await rename(temporary, fileIn(dir));
+  writeFileSync(temporary, JSON.stringify(state, undefined, 2), { mode: 0o600 });
+  renameSync(temporary, fileIn(dir));
 }
