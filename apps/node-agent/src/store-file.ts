@@ -2,13 +2,14 @@
 import { createHash } from "node:crypto";
 import { copyFile, mkdir, readdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { copySparsely, fsyncPath, readJson, renameDurably, sha256Of, writeDurably } from "./host/files.ts";
+import { copySparsely, fsyncPath, packSparsely, readJson, renameDurably, sha256Of, unpackSparsely, writeDurably } from "./host/files.ts";
 import type { SnapshotStore } from "./lifecycle/context.ts";
 import { linkFromImage } from "./lifecycle/disk.ts";
 import type { Manifest } from "./lifecycle/snapshot.ts";
 import { snapshotDir } from "./lifecycle/snapshot.ts";
 
 const SUMS = "sums.json";
+const DISK = "disk.tar";
 
 export function fileSnapshotStore(options: { storeDir: string; imagesDir: string; uid: number | undefined }): SnapshotStore {
   const entryOf = (storeKey: string) => join(options.storeDir, storeKey);
@@ -21,13 +22,13 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
         const source = snapshotDir(sourceDir, generation);
         const names = await readdir(source);
         for (const name of names) await copySparsely(join(source, name), join(unfinished, name), signal);
-        await copySparsely(join(sourceDir, "disk.raw"), join(unfinished, "disk.raw"), signal);
+        await packSparsely(join(sourceDir, "disk.raw"), join(unfinished, DISK), signal);
         await copySparsely(join(sourceDir, "vm.json"), join(unfinished, "vm.stored.json"), signal);
         const manifest = await readJson<Manifest>(join(unfinished, "manifest.json"));
         if (manifest === undefined) throw new Error("the snapshot has no manifest");
         await verifyFiles(unfinished, manifest, signal);
-        const disk = { sha256: await sha256Of(join(unfinished, "disk.raw"), signal) };
-        for (const name of [...names, "disk.raw", "vm.stored.json"]) await fsyncPath(join(unfinished, name));
+        const disk = { sha256: await sha256Of(join(unfinished, DISK), signal) };
+        for (const name of [...names, DISK, "vm.stored.json"]) await fsyncPath(join(unfinished, name));
         await writeDurably(join(unfinished, SUMS), JSON.stringify({ disk }));
         signal.throwIfAborted();
         await rm(entryOf(storeKey), { recursive: true, force: true });
@@ -46,8 +47,8 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
         throw new Error(`the manifest of ${storeKey} is not the one that was recorded`);
       const manifest = JSON.parse(text) as Manifest;
       const sums = await readJson<{ disk: { sha256: string } }>(join(entry, SUMS));
-      await linkFromImage(options, manifest.imageSha256, targetDir, join(entry, "disk.raw"));
-      if ((await sha256Of(join(targetDir, "disk.raw"))) !== sums?.disk.sha256) throw new Error(`the disk of ${storeKey} is damaged`);
+      if ((await sha256Of(join(entry, DISK))) !== sums?.disk.sha256) throw new Error(`the disk of ${storeKey} is damaged`);
+      await linkFromImage(options, manifest.imageSha256, targetDir, (path) => unpackSparsely(join(entry, DISK), path));
       const unfinished = `${snapshotDir(targetDir, expected.generation)}.tmp`;
       await rm(unfinished, { recursive: true, force: true });
       await mkdir(unfinished, { mode: 0o700 });

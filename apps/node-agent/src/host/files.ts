@@ -1,7 +1,7 @@
 /** Durable files: what a function of this file has returned from survives a power cut. */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { constants, createReadStream } from "node:fs";
+import { constants } from "node:fs";
 import { chmod, chown, type FileHandle, mkdir, open, readFile, rename, rm, stat, statfs } from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { promisify } from "node:util";
@@ -75,11 +75,43 @@ export async function copySparsely(from: string, to: string, signal?: AbortSigna
   await run("cp", ["--reflink=auto", "--sparse=always", "--", from, to], signal === undefined ? {} : { signal });
 }
 
+const BLOCK_BYTES = 1024 ** 2;
+
+/** One buffer for all blocks: a fresh one for each costs more than the hash. */
 export async function sha256Of(path: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash("sha256");
-  const stream = createReadStream(path, { highWaterMark: 1 << 20, ...(signal === undefined ? {} : { signal }) });
-  for await (const chunk of stream) hash.update(chunk as Buffer);
-  return hash.digest("hex");
+  const handle = await open(path);
+  try {
+    const buffer = Buffer.allocUnsafe(BLOCK_BYTES);
+    for (;;) {
+      signal?.throwIfAborted();
+      const { bytesRead } = await handle.read(buffer, 0, BLOCK_BYTES, null);
+      if (bytesRead === 0) return hash.digest("hex");
+      hash.update(buffer.subarray(0, bytesRead));
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Packs one file without its holes: a disk of gigabytes that holds megabytes is read, hashed and sent as megabytes. */
+export async function packSparsely(path: string, archive: string, signal?: AbortSignal): Promise<void> {
+  const args = ["--create", "--sparse", "--file", archive, "--directory", dirname(path), "--", basename(path)];
+  await run("tar", args, signal === undefined ? {} : { signal });
+}
+
+/** The packed file again, as `path`, holes included. */
+export async function unpackSparsely(archive: string, path: string): Promise<void> {
+  await run("tar", [
+    "--extract",
+    "--sparse",
+    "--file",
+    archive,
+    "--directory",
+    dirname(path),
+    "--no-same-owner",
+    `--transform=s,.*,${basename(path)},`,
+  ]);
 }
 
 export async function freeBytes(path: string): Promise<number> {

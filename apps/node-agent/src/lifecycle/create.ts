@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { readJson } from "../host/files.ts";
+import { copySparsely, readJson } from "../host/files.ts";
 import { findImage } from "../images.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { linkImage } from "./disk.ts";
@@ -27,7 +27,7 @@ export async function create(step: Step): Promise<Outcome> {
     const golden = goldenDir(image, await deps.driver.fingerprint());
     const manifest = await readJson<Manifest>(join(golden, "manifest.json"));
     if (manifest === undefined) throw new Error(`image ${image.templateName} has no golden snapshot for this host's VMM`);
-    await timed(step, "make_disk", () => linkImage(deps, image, vm.dir, join(golden, "disk.raw")));
+    await timed(step, "make_disk", () => linkImage(deps, image, vm.dir, (path) => copySparsely(join(golden, "disk.raw"), path)));
     const restored = await timed(step, "restore", () => deps.driver.restore(vm, golden, manifest.files, step.signal));
     if (restored.kind === "refused") throw new Error(`the golden snapshot cannot be used: ${restored.reason}`);
     const answer = await mayCommit(step);

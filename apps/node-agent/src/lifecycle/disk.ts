@@ -1,7 +1,7 @@
 /** The files that a VM directory starts with: those of its image, and a disk of its own. */
 import { chmod, chown, copyFile, link, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { copySparsely, fsyncPath, renameDurably } from "../host/files.ts";
+import { fsyncPath, renameDurably } from "../host/files.ts";
 import { findImage, type Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 
@@ -10,15 +10,20 @@ export async function linkFromImage(
   deps: Pick<LifecycleDeps, "uid" | "imagesDir">,
   imageSha256: string,
   dir: string,
-  disk: string,
+  makeDisk: (path: string) => Promise<void>,
 ): Promise<void> {
   const image = await findImage(deps.imagesDir, imageSha256);
   if (image === undefined) throw new Error(`image ${imageSha256} is not on this host`);
-  await linkImage(deps, image, dir, disk);
+  await linkImage(deps, image, dir, makeDisk);
 }
 
-/** Image files by hard link (one copy of them on a host), the disk by copy. */
-export async function linkImage(deps: Pick<LifecycleDeps, "uid">, image: Image, dir: string, disk: string): Promise<void> {
+/** Image files by hard link (one copy of them on a host), the disk as `makeDisk` makes it. */
+export async function linkImage(
+  deps: Pick<LifecycleDeps, "uid">,
+  image: Image,
+  dir: string,
+  makeDisk: (path: string) => Promise<void>,
+): Promise<void> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   for (const name of ["kernel", "initrd", "rootfs.ext4"]) {
     await rm(join(dir, name), { force: true });
@@ -28,7 +33,7 @@ export async function linkImage(deps: Pick<LifecycleDeps, "uid">, image: Image, 
     });
   }
   const unfinished = join(dir, "disk.raw.tmp");
-  await copySparsely(disk, unfinished);
+  await makeDisk(unfinished);
   await fsyncPath(unfinished);
   if (deps.uid !== undefined) {
     await chown(unfinished, deps.uid, deps.uid);

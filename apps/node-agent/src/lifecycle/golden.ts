@@ -57,10 +57,7 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline };
   const out = `${target}.tmp`;
   try {
-    const blank = join(dir, "blank.raw");
-    await makeDisk(blank, diskMib);
-    await linkImage(deps, image, dir, blank);
-    await rm(blank);
+    await linkImage(deps, image, dir, (path) => makeDisk(path, diskMib));
     await deps.driver.boot(vm, AbortSignal.timeout(BOOT_LIMIT_MS));
     say("booting");
     if (!(await deps.guest.waitHealthy(vm, BOOT_LIMIT_MS, AbortSignal.timeout(BOOT_LIMIT_MS))))

@@ -96,12 +96,13 @@ export async function start(step: Step): Promise<Outcome> {
 export async function remove(step: Step): Promise<Outcome> {
   const { deps, vm, journal } = step;
   await deps.driver.end(vm, { graceMs: 0 });
+  // Before the directory goes, and with it the journal: a crash here is taken up again.
+  if (journal.command.kind === "delete") await deps.snapshots.remove(vm.sandboxId);
   const trash = join(deps.store.dataDir, "trash", `${vm.sandboxId}.${randomBytes(4).toString("hex")}`);
   await rename(vm.dir, trash).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
   });
   await fsyncPath(join(deps.store.dataDir, "vm"));
   await rm(trash, { recursive: true, force: true });
-  if (journal.command.kind === "delete") await deps.snapshots.remove(vm.sandboxId);
   return { state: "deleted" };
 }
