@@ -63,7 +63,14 @@ export class Fleet {
     const fleet = new Fleet(dir, state);
     const postgres = await preparePostgres({ dir: join(dir, "postgres"), isDurable: options.isDurable, ...database });
     state.components = [
-      { name: "postgres", role: "postgres", address: `127.0.0.1:${ports.postgres}`, log: join(dir, "logs/postgres.log"), ...postgres },
+      {
+        name: "postgres",
+        role: "postgres",
+        address: `127.0.0.1:${ports.postgres}`,
+        healthUrl: state.databaseUrl,
+        log: join(dir, "logs/postgres.log"),
+        ...postgres,
+      },
       await natsComponent(options, ports, secrets),
       ...planServices(options, ports, state),
     ];

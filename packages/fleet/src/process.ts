@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { closeSync, openSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { openDatabase, pingDatabase } from "@torpor/db";
 import { identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Component } from "./state.ts";
 
@@ -48,6 +49,10 @@ export async function healthOf(component: Component, limitMs = 3_000): Promise<H
       await tcpConnect(component.address, limitMs);
       return { kind: "well", facts: {} };
     }
+    if (component.role === "postgres") {
+      await queryDatabase(component.healthUrl);
+      return { kind: "well", facts: {} };
+    }
     const response = await fetch(component.healthUrl, { signal: AbortSignal.timeout(limitMs) });
     const facts = (await response.json()) as Record<string, unknown>;
     const isWell = response.ok && facts["status"] !== "degraded";
@@ -83,6 +88,16 @@ function readable(line: string): string {
     return [msg, err?.message].filter((part) => part !== undefined).join(": ");
   } catch {
     return line.trim() || "it said nothing";
+  }
+}
+
+/** A database that is starting up takes connections before it answers. */
+async function queryDatabase(url: string): Promise<void> {
+  const database = openDatabase(url, { maxConnections: 1 });
+  try {
+    await pingDatabase(database.db);
+  } finally {
+    await database.close();
   }
 }
 

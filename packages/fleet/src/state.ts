@@ -12,7 +12,7 @@ export interface Component {
   role: Role;
   /** Where it is reached: `127.0.0.1:8787`. */
   address: string;
-  /** Answers 200 when it is well; absent: a TCP connection has to do. */
+  /** Answers 200 when it is well; for Postgres its connection string; absent: a TCP connection has to do. */
   healthUrl?: string;
   command: string;
   args: string[];

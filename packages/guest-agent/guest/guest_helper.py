@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import struct
+import subprocess
 import sys
 import time
 
@@ -38,6 +39,10 @@ def set_hostname(request):
         raise OSError(ctypes.get_errno(), "sethostname")
 
 
+def attach_disk(request):
+    subprocess.run([request["program"]], check=True, timeout=30, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+
+
 def sync(_request):
     os.sync()
 
@@ -51,7 +56,14 @@ def power_off(_request):
     libc.reboot(ctypes.c_uint(LINUX_REBOOT_CMD_POWER_OFF))
 
 
-ACTIONS = {"reseed": reseed, "set_clock": set_clock, "set_hostname": set_hostname, "sync": sync, "power_off": power_off}
+ACTIONS = {
+    "reseed": reseed,
+    "set_clock": set_clock,
+    "set_hostname": set_hostname,
+    "attach_disk": attach_disk,
+    "sync": sync,
+    "power_off": power_off,
+}
 
 for line in sys.stdin:
     request = json.loads(line)

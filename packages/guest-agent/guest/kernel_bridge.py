@@ -9,6 +9,7 @@ import os
 import queue
 import re
 import sys
+import tempfile
 import threading
 from queue import Empty
 
@@ -42,12 +43,18 @@ def send(message):
 
 
 def start_kernel(cgroup):
-    manager = KernelManager(kernel_name="python3")
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
     if cgroup:
         command = ["/bin/sh", "-c", 'echo 0 > "$0/cgroup.procs" && exec "$@"', cgroup, *command]
-    manager.kernel_spec.argv = command
-    manager.start_kernel(cwd="/workspace" if os.path.isdir("/workspace") else "/")
+    # A kernel specification of our own: to find the stock one, jupyter_client would load the whole of IPython into this process too.
+    specs = tempfile.mkdtemp(prefix="torpor-jupyter-")
+    os.makedirs(f"{specs}/kernels/torpor")
+    with open(f"{specs}/kernels/torpor/kernel.json", "w") as file:
+        json.dump({"argv": command, "display_name": "Python", "language": "python"}, file)
+    os.environ["JUPYTER_PATH"] = specs
+    manager = KernelManager(kernel_name="torpor")
+    # Not in the work directory: nothing may hold on to a directory below the root that attach-disk replaces. The first cell goes there.
+    manager.start_kernel(cwd="/")
     client = manager.client()
     client.start_channels()
     client.wait_for_ready(timeout=START_LIMIT_S)

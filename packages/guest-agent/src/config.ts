@@ -11,6 +11,10 @@ export interface Config {
   envFile: string;
   /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
   userCgroup: string | undefined;
+  /** Program that puts the sandbox's disk under the system; undefined where there is none (tests). */
+  attachDisk: string | undefined;
+  /** Keeps the agent key for the next agent process of the same guest. In memory only. */
+  keyFile: string | undefined;
   maxBodyBytes: number;
   /** Per stream of one execution; what is over is cut, with a note. */
   maxOutputBytes: number;
@@ -28,6 +32,8 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     workdir: `${root}/workspace`,
     envFile: `${root}/var/lib/torpor/env.json`,
     userCgroup: root === "" ? "/sys/fs/cgroup/user" : undefined,
+    attachDisk: root === "" ? "/run/torpor/attach-disk" : undefined,
+    keyFile: root === "" ? "/run/torpor/agent-key" : undefined,
     maxBodyBytes: Number(env["TORPOR_GUEST_MAX_BODY"] ?? 100 * 1024 * 1024),
     maxOutputBytes: 10 * 1024 * 1024,
   };

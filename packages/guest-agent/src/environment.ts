@@ -9,11 +9,16 @@ const MASK = "***MASKED***";
 
 export class Environment {
   private readonly file: string;
-  private variables: Record<string, string>;
+  private variables: Record<string, string> = {};
 
   constructor(file: string) {
     this.file = file;
-    this.variables = existsSync(file) ? (JSON.parse(readFileSync(file, "utf8")) as Record<string, string>) : {};
+    this.load();
+  }
+
+  /** Reads the file again: it may be on a disk that was not there before. */
+  load(): void {
+    this.variables = existsSync(this.file) ? (JSON.parse(readFileSync(this.file, "utf8")) as Record<string, string>) : {};
   }
 
   all(): Record<string, string> {

@@ -1,8 +1,8 @@
 /**
  * The host's own calls: what makes a restored guest this sandbox's, before user code runs, and what makes a pause safe.
  *
- * G1  After a restore the order is: entropy, clock, names, thaw, kernel reseeded, key. User requests are refused until the key is set, so nothing of the user's runs before.
- * G2  A golden snapshot holds no secret: the first restore sets the key.
+ * G1  The order is: entropy, clock, disk, names, thaw, kernel reseeded, key. User requests are refused until the key is set, so nothing of the user's runs before.
+ * G2  A fresh guest (`post-boot`: booted, or with the memory of a golden snapshot) is nobody's: it holds no secret and has no disk attached. It becomes a sandbox's once.
  * G3  Before a pause the users' processes are frozen first, then file systems are synced; `synced` says that it really happened.
  */
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
@@ -29,6 +29,7 @@ export interface IdentityDeps {
 
 const MIN_ENTROPY_BYTES = 32;
 const HELPER_LIMIT_MS = 10_000;
+const ATTACH_LIMIT_MS = 30_000;
 
 export function identityRoutes(deps: IdentityDeps): Route[] {
   const route = (path: string, handle: (request: Request) => Promise<unknown>): Route => ({
@@ -40,8 +41,8 @@ export function identityRoutes(deps: IdentityDeps): Route[] {
   return [
     route("prepare-pause", (request) => preparePause(deps, request)),
     route("thaw", async () => ({ thawed: await setFrozen(deps.config, false, 2_000) })),
-    route("post-restore", (request) => becomeSandbox(deps, request)),
-    route("post-boot", (request) => becomeSandbox(deps, request)),
+    route("post-restore", (request) => becomeSandbox(deps, request, false)),
+    route("post-boot", (request) => becomeSandbox(deps, request, true)),
     route("warm", () => warm(deps)),
     route("shutdown", () => shutDown(deps)),
   ];
@@ -54,7 +55,7 @@ async function preparePause(deps: IdentityDeps, request: Request) {
   return { frozen, synced };
 }
 
-async function becomeSandbox(deps: IdentityDeps, request: Request) {
+async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: boolean) {
   const entropy = Buffer.from(stringField(request.body, "entropyBase64"), "base64");
   if (entropy.length < MIN_ENTROPY_BYTES) throw invalidRequest(`"entropyBase64" must hold at least ${MIN_ENTROPY_BYTES} bytes`);
   const wallClockMs = request.body["wallClockMs"];
@@ -64,14 +65,30 @@ async function becomeSandbox(deps: IdentityDeps, request: Request) {
   if (!rngReseeded) throw new AgentError(409, "RESEED_FAILED", "the kernel's random number generator could not be reseeded");
   const clockStepMs = wallClockMs - Date.now();
   await helperCall(deps.helper, { type: "set_clock", wallClockMs }, HELPER_LIMIT_MS);
+  if (isFresh) await attachDisk(deps);
   await setNames(deps, optionalString(request.body, "hostname"), optionalString(request.body, "machineId"));
   if (request.body["envVars"] !== undefined) deps.environment.merge(stringMap(request.body, "envVars"));
   deps.identity.sandboxId = optionalString(request.body, "sandboxId") ?? deps.identity.sandboxId;
   await setFrozen(deps.config, false, 2_000);
-  // A clone's warm kernel has its siblings' generators. Nothing of a user's has run in it yet (G1).
-  const kernelReseeded = request.body["clone"] === true ? await deps.kernel.reseed() : false;
-  deps.identity.agentKey = agentKey;
+  // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has run in it yet (G1).
+  const kernelReseeded = isFresh ? await deps.kernel.reseed() : false;
+  keepKey(deps, agentKey);
   return { ok: true, rngReseeded, kernelReseeded, clockStepMs };
+}
+
+/** From here on `/` is the image with the sandbox's own disk above it. */
+async function attachDisk({ config, environment, helper }: IdentityDeps): Promise<void> {
+  if (config.attachDisk === undefined) return;
+  if (!(await helperCall(helper, { type: "attach_disk", program: config.attachDisk }, ATTACH_LIMIT_MS))) {
+    throw new AgentError(409, "DISK_NOT_ATTACHED", "the sandbox's disk could not be attached; see the guest's console");
+  }
+  environment.load();
+}
+
+/** In memory, and in a file for the agent that takes over when user code has killed this one. */
+function keepKey({ config, identity }: IdentityDeps, agentKey: string): void {
+  identity.agentKey = agentKey;
+  if (config.keyFile !== undefined) writeFileSync(config.keyFile, agentKey, { mode: 0o600 });
 }
 
 async function setNames(deps: IdentityDeps, hostname: string | undefined, machineId: string | undefined): Promise<void> {

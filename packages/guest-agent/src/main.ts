@@ -1,5 +1,5 @@
 /** Composition root of the guest agent: the process that serves the in-sandbox API and the host's control calls. */
-import { mkdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { configFrom } from "./config.ts";
 import { Environment, environmentRoutes } from "./environment.ts";
 import { executeRoutes } from "./execute.ts";
@@ -13,7 +13,8 @@ import { createAgentServer, type Route } from "./server.ts";
 const config = configFrom(process.env);
 mkdirSync(config.workdir, { recursive: true });
 const environment = new Environment(config.envFile);
-const identity: Identity = { agentKey: undefined, sandboxId: undefined };
+const agentKey = config.keyFile !== undefined && existsSync(config.keyFile) ? readFileSync(config.keyFile, "utf8") : undefined;
+const identity: Identity = { agentKey, sandboxId: undefined };
 const counters: Counters = { requests: 0, errors: 0 };
 const helper = new LineProcess("python3", [`${config.helperDir}/guest_helper.py`]);
 const kernel = new PythonKernel({

@@ -1,6 +1,6 @@
 /**
- * Golden snapshots: a freshly booted, warmed-up template, from which `create` restores instead of booting. Made once per image and VMM fingerprint, by whichever agent is first;
- * kept beside the image. It holds no secret: a sandbox gets its own after the restore.
+ * Golden snapshots: a freshly booted, warmed-up template, from which `create` and `start` restore instead of booting. Made once per image and VMM fingerprint, by whichever agent is first;
+ * kept beside the image. It holds no secret and has no disk attached: a sandbox gets its own after the restore.
  */
 import { execFile } from "node:child_process";
 import { chmod, mkdir, mkdtemp, open, rename, rm, stat, truncate } from "node:fs/promises";
@@ -18,7 +18,19 @@ const run = promisify(execFile);
 const BOOT_LIMIT_MS = 240_000;
 const LOCK_LIMIT_MS = 600_000;
 
-export function goldenDir(image: Image, fingerprint: string): string {
+export interface Golden {
+  dir: string;
+  manifest: Manifest;
+}
+
+/** Undefined: the image has none for this VMM. */
+export async function findGolden(image: Image, driver: Pick<Driver, "fingerprint">): Promise<Golden | undefined> {
+  const dir = goldenDir(image, await driver.fingerprint());
+  const manifest = await readJson<Manifest>(join(dir, "manifest.json"));
+  return manifest === undefined ? undefined : { dir, manifest };
+}
+
+function goldenDir(image: Image, fingerprint: string): string {
   return join(image.dir, `golden-${fingerprint.replaceAll("/", "_")}`);
 }
 

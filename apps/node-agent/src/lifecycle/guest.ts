@@ -11,8 +11,13 @@ export interface Guest {
   /** Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused all the same, unsynced. */
   preparePause(vm: Vm, agentKey?: string): Promise<{ frozen: boolean; synced: boolean }>;
   thaw(vm: Vm, agentKey: string): Promise<void>;
-  /** Entropy, clock, names, key: before user code runs. Throws when the guest does not take it. */
-  becomeSandbox(vm: Vm, record: VmRecord, how: "post-restore" | "post-boot", clone: boolean): Promise<void>;
+  /**
+   * Makes a fresh guest (booted, or out of a golden snapshot) this sandbox's: entropy, clock, disk, names, key, before user code runs. `envVars` are added to those on its disk.
+   * Throws when the guest does not take it.
+   */
+  become(vm: Vm, record: VmRecord, envVars?: Record<string, string>): Promise<void>;
+  /** The same for a guest that is the sandbox's already and has slept: all but disk and variables. */
+  wake(vm: Vm, record: VmRecord): Promise<void>;
   shutdown(vm: Vm, agentKey: string): Promise<void>;
 }
 
@@ -64,20 +69,19 @@ export function httpGuest(driver: Driver): Guest {
     async thaw(vm, agentKey) {
       await call(vm, "/_torpor/thaw", {}, agentKey);
     },
-    async becomeSandbox(vm, record, how, clone) {
-      const { sandboxId, envVars } = record.spec;
-      const identity = { hostname: sandboxId, machineId: record.machineId, agentKey: record.agentKey, sandboxId, clone };
-      const isFirst = clone || how === "post-boot";
-      const body = {
-        entropyBase64: randomBytes(64).toString("base64"),
-        wallClockMs: Date.now(),
-        ...identity,
-        ...(clone ? { envVars } : {}),
-      };
-      await call(vm, `/_torpor/${how}`, body, isFirst ? undefined : record.agentKey, 60_000);
+    async become(vm, record, envVars) {
+      await call(vm, "/_torpor/post-boot", { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) }, undefined, 60_000);
+    },
+    async wake(vm, record) {
+      await call(vm, "/_torpor/post-restore", identityOf(record), record.agentKey, 60_000);
     },
     async shutdown(vm, agentKey) {
       await call(vm, "/_torpor/shutdown", {}, agentKey, 40_000);
     },
   };
+}
+
+function identityOf({ spec, machineId, agentKey }: VmRecord) {
+  const names = { hostname: spec.sandboxId, machineId, agentKey, sandboxId: spec.sandboxId };
+  return { entropyBase64: randomBytes(64).toString("base64"), wallClockMs: Date.now(), ...names };
 }

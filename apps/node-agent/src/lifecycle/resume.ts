@@ -63,7 +63,7 @@ async function afterRun(step: Step): Promise<Outcome> {
   if (status.kind === "paused") await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
   await timed(step, "greet_guest", async () => {
     await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, new AbortController().signal);
-    await deps.guest.becomeSandbox(vm, record, "post-restore", false);
+    await deps.guest.wake(vm, record);
   });
   return { state: "running" };
 }

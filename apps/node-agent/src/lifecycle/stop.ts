@@ -3,11 +3,13 @@ import { randomBytes } from "node:crypto";
 import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { fsyncPath } from "../host/files.ts";
+import { findImage } from "../images.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { runFresh } from "./fresh.ts";
+import { findGolden } from "./golden.ts";
 import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "./snapshot.ts";
 
 const SHUTDOWN_GRACE_MS = 20_000;
-const BOOT_LIMIT_MS = 120_000;
 
 /** running or paused → stopped. From paused the memory is dropped, but only if the files were synced before it was taken; else the guest runs once more, frozen, to sync. */
 export async function stop(step: Step): Promise<Outcome> {
@@ -65,29 +67,25 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   return undefined;
 }
 
-/** stopped → running: a cold boot from the sandbox's disk. */
+/** stopped → running: a fresh system on the sandbox's disk. */
 export async function start(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
   try {
-    const answer = await mayCommit(step);
-    if (answer.kind === "refused")
-      return {
-        state: "stopped",
-        cancelled: true,
-        failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` },
-      };
     await deps.driver.end(vm, { graceMs: 0 });
-    await timed(step, "boot", async () => {
-      await deps.driver.boot(vm, step.signal);
-      if (!(await deps.guest.waitHealthy(vm, BOOT_LIMIT_MS, step.signal))) throw new Error("the guest agent did not answer after the boot");
-      await deps.guest.becomeSandbox(vm, record, "post-boot", false);
-    });
-    return { state: "running" };
+    const image = await findImage(deps.imagesDir, record.spec.imageSha256);
+    const golden = image === undefined ? undefined : await findGolden(image, deps.driver);
+    const answer = await runFresh(step, golden);
+    if (answer.kind === "granted") return { state: "running" };
+    return {
+      state: "stopped",
+      cancelled: true,
+      failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` },
+    };
   } catch (error) {
     await deps.driver.end(vm, { graceMs: 0 });
     return {
       state: "stopped",
-      failed: { code: "START_FAILED", message: `The sandbox did not boot; its files are kept: ${messageOf(error)}` },
+      failed: { code: "START_FAILED", message: `The sandbox did not start; its files are kept: ${messageOf(error)}` },
     };
   }
 }

@@ -29,6 +29,8 @@ interface Refusal {
   message: string;
 }
 
+/** The guest agent's control calls: the host's own, never a client's. */
+const HOST_ONLY_PATHS = "/_torpor";
 const INTERNAL_HEADERS = new Set<string>([...Object.values(DATA_PLANE_HEADERS), "authorization", "x-api-key"]);
 
 export function createDataPlane(hostKey: string, findRoute: FindRoute): Server {
@@ -57,6 +59,8 @@ async function admit(incoming: IncomingMessage, hostKey: string, findRoute: Find
   if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
     return { status: 401, code: "INVALID_TOKEN", message: "the host data key is missing or wrong" };
   }
+  if ((incoming.url ?? "").startsWith(HOST_ONLY_PATHS))
+    return { status: 404, code: "ENDPOINT_NOT_FOUND", message: "there is no such path in this sandbox's agent" };
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);

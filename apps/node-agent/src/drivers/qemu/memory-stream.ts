@@ -69,10 +69,21 @@ export async function sendMemory(
     hash.update(chunk);
     sizeBytes += chunk.length;
     if (broken !== undefined) continue;
-    if (!socket.write(chunk)) await Promise.race([once(socket, "drain"), once(socket, "close")]).catch(() => {});
+    if (!socket.write(chunk)) await drainedOrClosed(socket);
   }
   socket.end();
   if (sizeBytes !== expected.sizeBytes) return `the memory image has ${sizeBytes} bytes, its manifest says ${expected.sizeBytes}`;
   if (hash.digest("hex") !== expected.sha256) return "the memory image is damaged: its SHA-256 differs from its manifest's";
   return undefined;
+}
+
+async function drainedOrClosed(socket: Socket): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const goOn = () => {
+      socket.off("drain", goOn).off("close", goOn);
+      resolve();
+    };
+    socket.once("drain", goOn).once("close", goOn);
+    if (socket.destroyed) goOn();
+  });
 }
