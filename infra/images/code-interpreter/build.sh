@@ -85,7 +85,7 @@ if [ ! -d "$rootfs" ]; then
   mv "$work/rootfs" "$rootfs"
 fi
 
-agent_key=$( (cd "$repository/packages/guest-agent" && cat package.json build.ts src/*.ts guest/*; cat "$here/init" "$here/supervise" "$here/attach-disk" "$here/manifest.ts"; echo "$rootfs_key") | digest)
+agent_key=$( (cd "$repository/packages/guest-agent" && cat package.json build.ts src/*.ts guest/*; cat "$here/init" "$here/supervise" "$here/manifest.ts"; echo "$rootfs_key") | digest)
 built=$cache/image-$agent_key
 if [ -f "$built" ] && [ -d "$images/$(cat "$built")" ] && [ "$(readlink "$images/$template" || true)" = "$(cat "$built")" ]; then
   say "image $template is current ($(cut -c1-12 "$built"))"
@@ -98,7 +98,7 @@ mkdir -p "$initrd/bin" "$initrd/torpor" "$work/out"
 cp "$rootfs/initrd-parts/busybox" "$initrd/bin/"
 cp -r "$rootfs/initrd-parts/modules" "$initrd/modules"
 install -m 755 "$here/init" "$initrd/init"
-install -m 755 "$here/supervise" "$here/attach-disk" "$initrd/torpor/"
+install -m 755 "$here/supervise" "$initrd/torpor/"
 node "$repository/packages/guest-agent/build.ts" "$initrd/torpor/agent.cjs"
 cp "$repository"/packages/guest-agent/guest/*.py "$initrd/torpor/"
 find "$initrd" -exec touch -h -d @0 {} +

@@ -53,7 +53,7 @@ def start_kernel(cgroup):
         json.dump({"argv": command, "display_name": "Python", "language": "python"}, file)
     os.environ["JUPYTER_PATH"] = specs
     manager = KernelManager(kernel_name="torpor")
-    # Not in the work directory: nothing may hold on to a directory below the root that attach-disk replaces. The first cell goes there.
+    # Not in the work directory: nothing may hold on to a directory below the root that is replaced when the disk is attached. The first cell goes there.
     manager.start_kernel(cwd="/")
     client = manager.client()
     client.start_channels()

@@ -11,8 +11,8 @@ export interface Config {
   envFile: string;
   /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
   userCgroup: string | undefined;
-  /** Program that puts the sandbox's disk under the system; undefined where there is none (tests). */
-  attachDisk: string | undefined;
+  /** The sandbox's disk, and where the image is mounted that belongs below it; undefined where there is none (tests). */
+  disk: { device: string; image: string } | undefined;
   /** Keeps the agent key for the next agent process of the same guest. In memory only. */
   keyFile: string | undefined;
   maxBodyBytes: number;
@@ -32,7 +32,7 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     workdir: `${root}/workspace`,
     envFile: `${root}/var/lib/torpor/env.json`,
     userCgroup: root === "" ? "/sys/fs/cgroup/user" : undefined,
-    attachDisk: root === "" ? "/run/torpor/attach-disk" : undefined,
+    disk: root === "" ? { device: "/dev/vdb", image: "/run/base" } : undefined,
     keyFile: root === "" ? "/run/torpor/agent-key" : undefined,
     maxBodyBytes: Number(env["TORPOR_GUEST_MAX_BODY"] ?? 100 * 1024 * 1024),
     maxOutputBytes: 10 * 1024 * 1024,

@@ -78,8 +78,8 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
 
 /** From here on `/` is the image with the sandbox's own disk above it. */
 async function attachDisk({ config, environment, helper }: IdentityDeps): Promise<void> {
-  if (config.attachDisk === undefined) return;
-  if (!(await helperCall(helper, { type: "attach_disk", program: config.attachDisk }, ATTACH_LIMIT_MS))) {
+  if (config.disk === undefined) return;
+  if (!(await helperCall(helper, { type: "attach_disk", ...config.disk }, ATTACH_LIMIT_MS))) {
     throw new AgentError(409, "DISK_NOT_ATTACHED", "the sandbox's disk could not be attached; see the guest's console");
   }
   environment.load();

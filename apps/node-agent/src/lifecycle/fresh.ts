@@ -1,6 +1,6 @@
 /**
  * A guest that begins anew on a sandbox's disk, for create and start: with the memory of the golden snapshot, where it fits, because that is many times faster than a boot; else by a
- * boot. Both give the same: a system without the disk, which the guest agent attaches once it is told whose it is (infra/images, attach-disk).
+ * boot. Both give the same: a system without the disk, which the guest agent attaches once it is told whose it is (packages/guest-agent).
  */
 import { type CommitAnswer, mayCommit, messageOf, type Step, timed } from "./context.ts";
 import type { Golden } from "./golden.ts";
