@@ -17,7 +17,10 @@ export default defineConfig({
           exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts"],
         },
       },
-      tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts"], { testTimeout: 60_000, hookTimeout: 120_000 }),
+      tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
+        testTimeout: 60_000,
+        hookTimeout: 120_000,
+      }),
       tree("system", ["tests/system/**/*.test.ts"], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
       tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
         testTimeout: 300_000,

@@ -2,6 +2,7 @@
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
+import type { Limits } from "./deps.ts";
 import { invalidRequest } from "./errors.ts";
 
 const KEY = /^[\x21-\x7e]{1,255}$/;
@@ -24,6 +25,25 @@ export function requesterOf(request: FastifyRequest, owner: ApiKeyOwner, deadlin
 /** RFC 7240: the client wants the operation, not its end. */
 export function prefersAsync(request: FastifyRequest): boolean {
   return /(^|[\s,])respond-async([\s,;]|$)/i.test(String(request.headers["prefer"] ?? ""));
+}
+
+const MIN_WAIT_MS = 3_000;
+/** An operation that needs a place gives up before its request does, so that the request can say why. */
+const DEADLINE_LEAD_MS = 2_000;
+
+/** The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient than this gateway says so. */
+export function limitsOf(request: FastifyRequest, limits: Limits): Limits {
+  const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(String(request.headers["prefer"] ?? ""))?.[1];
+  if (seconds === undefined) return limits;
+  const waitMs = Math.min(limits.waitMs, Math.max(MIN_WAIT_MS, Number(seconds) * 1000));
+  const deadlineMs = waitMs - DEADLINE_LEAD_MS;
+  const { createDeadlineMs, placedDeadlineMs } = limits;
+  return {
+    ...limits,
+    waitMs,
+    createDeadlineMs: Math.min(createDeadlineMs, deadlineMs),
+    placedDeadlineMs: Math.min(placedDeadlineMs, deadlineMs),
+  };
 }
 
 /** The same value whatever the order of its names. */

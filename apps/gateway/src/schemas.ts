@@ -12,7 +12,11 @@ export const TermsHeaders = Type.Object({
   "idempotency-key": Type.Optional(
     Type.String({ description: "Makes the request safe to repeat: the same key gives the same result, once" }),
   ),
-  prefer: Type.Optional(Type.String({ description: "`respond-async`: answer 202 with the operation at once" })),
+  prefer: Type.Optional(
+    Type.String({
+      description: "`respond-async`: answer 202 with the operation at once. `wait=<seconds>`: give up sooner than the server would",
+    }),
+  ),
 });
 
 const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });

@@ -1,5 +1,5 @@
 export { Fleet, removeFleet } from "./fleet.ts";
-export { findNatsServer } from "./nats.ts";
+export { CONTROL_USER, findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
 export { type FleetOptions, hostIdAt } from "./plan.ts";
 export { databaseUrl, preparePostgres } from "./postgres.ts";
 export { type Health, startProcess, stopProcess, waitWell } from "./process.ts";

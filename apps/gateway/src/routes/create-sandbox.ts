@@ -24,7 +24,7 @@ import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, keyReused, operationInProgress, stopping, unknownTemplate } from "../errors.ts";
 import { assertReached, createdSandbox } from "../outcome.ts";
-import { prefersAsync, requesterOf } from "../requester.ts";
+import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
@@ -46,7 +46,8 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
   app.post("/sandboxes", { schema: SCHEMA }, async (request, reply) => {
     const owner = auth.ownerOf(request);
     const wanted = storedFields(request.body);
-    const requester = requesterOf(request, owner, deps.limits.createDeadlineMs, wanted);
+    const limits = limitsOf(request, deps.limits);
+    const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
     await checkRegion(deps, wanted.region);
     const { operation, outboxIds } = await accept(deps, wanted, template, requester);
@@ -59,7 +60,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const gone = clientGone(request, reply);
     gone.addEventListener("abort", () => void abandon("client left"), { once: true });
     try {
-      await waitForEnd(deps, operation, gone, isAnonymous);
+      await waitForEnd({ ...deps, limits }, operation, gone, isAnonymous);
       const view = await createdSandbox(deps, operation);
       await deps.edge.serve(view.sandbox.edgeAddress);
       const { token, expiresAt } = await deps.tokens.issue(view.sandbox.id, owner.organizationId);

@@ -10,7 +10,7 @@ import type { Dependencies, Limits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { assertReached } from "../outcome.ts";
-import { prefersAsync, requesterOf } from "../requester.ts";
+import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import { respondAsync } from "./respond-async.ts";
@@ -30,15 +30,16 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
   const answer = (kind: SandboxRequest) => async (request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply) => {
     const { id } = request.params;
     if (!isSandboxId(id)) throw sandboxNotFound(id);
-    const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, deps.limits));
+    const limits = limitsOf(request, deps.limits);
+    const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
     const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
     if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
     const { operation, outboxIds } = accepted;
     await deps.publishCommitted(outboxIds);
     if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
-    const waited = await waitForOperation(deps, operation, clientGone(request, reply));
+    const waited = await waitForOperation({ ...deps, limits }, operation, clientGone(request, reply));
     if (waited.kind === "stopping") throw stopping();
-    if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, deps.limits.waitMs);
+    if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, limits.waitMs);
     await assertReached(deps, waited.operation);
     return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
   };

@@ -1,0 +1,101 @@
+/** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
+import { chmod, mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { Fleet, type FleetOptions } from "@torpor/fleet";
+import { tempDir } from "./basics.ts";
+import { ROOT } from "./root.ts";
+import { makeSimulatedImage } from "./simulated-image.ts";
+
+export interface ApiAnswer {
+  status: number;
+  body: Record<string, unknown>;
+  headers: Headers;
+}
+
+export interface ApiRequest {
+  body?: unknown;
+  /** Sent as it is, instead of `body`. */
+  rawBody?: string;
+  headers?: Record<string, string>;
+  /** Another one than the fleet's; null: none. */
+  apiKey?: string | null;
+  limitMs?: number;
+}
+
+export class TestFleet implements AsyncDisposable {
+  readonly fleet: Fleet;
+  private readonly dispose: () => Promise<void>;
+
+  constructor(fleet: Fleet, dispose: () => Promise<void>) {
+    this.fleet = fleet;
+    this.dispose = dispose;
+  }
+
+  get url(): string {
+    return this.fleet.state.url;
+  }
+
+  get apiKey(): string {
+    return this.fleet.state.apiKey;
+  }
+
+  /** One call of the public API; the body is parsed whatever the status. */
+  async call(method: string, path: string, request: ApiRequest = {}): Promise<ApiAnswer> {
+    const { apiKey = this.apiKey, limitMs = 90_000 } = request;
+    const text = request.rawBody ?? (request.body === undefined ? undefined : JSON.stringify(request.body));
+    const response = await fetch(new URL(path, this.url), {
+      method,
+      headers: {
+        ...(apiKey === null ? {} : { "x-api-key": apiKey }),
+        ...(text === undefined ? {} : { "content-type": "application/json" }),
+        ...request.headers,
+      },
+      ...(text === undefined ? {} : { body: text }),
+      signal: AbortSignal.timeout(limitMs),
+    });
+    return { status: response.status, body: (await response.json()) as Record<string, unknown>, headers: response.headers };
+  }
+
+  /** One call of the agent in a sandbox, through the edge. */
+  async guest(sandbox: Record<string, unknown>, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<ApiAnswer> {
+    const response = await fetch(new URL(path, String(sandbox["public_host"])), {
+      method: body === undefined ? "GET" : "POST",
+      headers: { authorization: `Bearer ${String(sandbox["auth_token"])}`, "content-type": "application/json", ...headers },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
+      signal: AbortSignal.timeout(60_000),
+    });
+    return { status: response.status, body: (await response.json()) as Record<string, unknown>, headers: response.headers };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.fleet.down();
+    await this.dispose();
+  }
+}
+
+export async function startTestFleet(options: Partial<FleetOptions> = {}): Promise<TestFleet> {
+  const dir = await tempDir();
+  await chmod(dir.path, 0o711);
+  const imagesDir = join(dir.path, "images");
+  await mkdir(imagesDir);
+  if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
+  const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
+  const fleet = await Fleet.start(
+    {
+      root: ROOT,
+      dir: join(dir.path, "fleet"),
+      imagesDir,
+      hosts: 2,
+      gateways: 1,
+      schedulers: 2,
+      driver: "simulated",
+      gatewayPort: 0,
+      edgePort: 0,
+      isDurable: false,
+      hostEnv: {},
+      ...options,
+    },
+    say,
+  );
+  return new TestFleet(fleet, async () => await dir[Symbol.asyncDispose]());
+}

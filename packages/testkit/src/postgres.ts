@@ -1,0 +1,53 @@
+/** A real Postgres for one test file, with a migrated template, so that each test gets a database of its own in a moment. */
+import { chmod } from "node:fs/promises";
+import { join } from "node:path";
+import { migrate } from "@torpor/db";
+import { databaseUrl, preparePostgres } from "@torpor/fleet";
+import postgres from "postgres";
+import { freePort, tempDir } from "./basics.ts";
+import { serverProcess, type ServerProcess } from "./process.ts";
+
+const TEMPLATE = "torpor_template";
+
+export interface PostgresServer extends ServerProcess, AsyncDisposable {
+  /** A fresh, migrated database; its connection string. */
+  database(): Promise<string>;
+}
+
+export async function startPostgres(): Promise<PostgresServer> {
+  const dir = await tempDir();
+  // The server's own user has to enter it.
+  await chmod(dir.path, 0o711);
+  const access = { port: await freePort(), password: "test" };
+  const command = await preparePostgres({ dir: join(dir.path, "pg"), isDurable: false, ...access });
+  const url = (name?: string) => databaseUrl(access, name);
+  const component = {
+    name: "postgres",
+    role: "postgres",
+    address: `127.0.0.1:${access.port}`,
+    healthUrl: url(),
+    log: join(dir.path, "log"),
+    ...command,
+  } as const;
+  const server = serverProcess({ ...component }, "SIGINT");
+  await server.start();
+  const run = async (statement: string) => {
+    const sql = postgres(url(), { max: 1, onnotice: () => {} });
+    await sql.unsafe(statement).finally(() => sql.end());
+  };
+  await run(`CREATE DATABASE ${TEMPLATE}`);
+  await migrate(url(TEMPLATE));
+  let made = 0;
+  return {
+    ...server,
+    database: async () => {
+      made += 1;
+      await run(`CREATE DATABASE test_${made} TEMPLATE ${TEMPLATE}`);
+      return url(`test_${made}`);
+    },
+    [Symbol.asyncDispose]: async () => {
+      await server.stop();
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+}

@@ -1,0 +1,230 @@
+/** Bad input: a clear 4xx with the contract's body, and a database that is as it was. */
+import { startTestFleet, type ApiRequest, type TestFleet, until } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let fleet: TestFleet;
+let sql: postgres.Sql;
+let sandboxId: string;
+beforeAll(async () => {
+  fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
+  sql = postgres(fleet.fleet.state.databaseUrl, { max: 2, onnotice: () => {} });
+  const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  sandboxId = String(created.body["id"]);
+  await fleet.call("POST", `/v1/sandboxes/${sandboxId}/stop`);
+  await until("everything is published", async () => (await sql`select 1 from outbox where published_at is null`).length === 0);
+});
+afterAll(async () => {
+  await sql.end();
+  await fleet[Symbol.asyncDispose]();
+});
+
+/** A digest of every table that requests write to. */
+async function contents(): Promise<Record<string, string>> {
+  const digests: Record<string, string> = {};
+  for (const table of ["sandboxes", "operations", "sandbox_events", "incarnations", "snapshots", "outbox", "organizations", "api_keys"]) {
+    const [row] = await sql.unsafe(`select coalesce(md5(string_agg(t::text, '|' order by t::text)), '') as digest from ${table} t`);
+    digests[table] = String(row?.["digest"]);
+  }
+  return digests;
+}
+
+interface Case {
+  what: string;
+  method: string;
+  path: (id: string) => string;
+  request?: ApiRequest;
+  status: number;
+  code: string;
+  /** Has to stand in the message. */
+  says: RegExp;
+}
+
+const sandboxes = () => "/v1/sandboxes";
+const body = (extra: object) => ({ body: { template_name: "code-interpreter", ...extra } });
+const CASES: Case[] = [
+  {
+    what: "unknown template",
+    method: "POST",
+    path: sandboxes,
+    request: { body: { template_name: "nope" } },
+    status: 404,
+    code: "TEMPLATE_NOT_FOUND",
+    says: /nope.*code-interpreter/,
+  },
+  {
+    what: "no template",
+    method: "POST",
+    path: sandboxes,
+    request: { body: {} },
+    status: 400,
+    code: "MISSING_PARAMETER",
+    says: /template_name/,
+  },
+  { what: "malformed JSON", method: "POST", path: sandboxes, request: { rawBody: "{" }, status: 400, code: "INVALID_JSON", says: /JSON/ },
+  {
+    what: "a body that is no object",
+    method: "POST",
+    path: sandboxes,
+    request: { rawBody: "[1]" },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /object/,
+  },
+  {
+    what: "a wrong type",
+    method: "POST",
+    path: sandboxes,
+    request: body({ internet_access: "yes" }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /internet_access/,
+  },
+  {
+    what: "a negative timeout",
+    method: "POST",
+    path: sandboxes,
+    request: body({ timeout_seconds: -1 }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /timeout_seconds/,
+  },
+  {
+    what: "a huge timeout",
+    method: "POST",
+    path: sandboxes,
+    request: body({ timeout_seconds: 1e12 }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /timeout_seconds/,
+  },
+  {
+    what: "a fractional timeout",
+    method: "POST",
+    path: sandboxes,
+    request: body({ timeout_seconds: 1.5 }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /timeout_seconds/,
+  },
+  {
+    what: "a bad variable name",
+    method: "POST",
+    path: sandboxes,
+    request: body({ env_vars: { "a b": "c" } }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /env_vars/,
+  },
+  {
+    what: "a NUL in metadata",
+    method: "POST",
+    path: sandboxes,
+    request: body({ metadata: { a: "b\0c" } }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /metadata/,
+  },
+  {
+    what: "an unknown region",
+    method: "POST",
+    path: sandboxes,
+    request: body({ region: "moon" }),
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /region.*local/,
+  },
+  {
+    what: "a malformed Idempotency-Key",
+    method: "POST",
+    path: sandboxes,
+    request: { ...body({}), headers: { "idempotency-key": "a b" } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /Idempotency-Key/,
+  },
+  {
+    what: "a body over the limit",
+    method: "POST",
+    path: sandboxes,
+    request: { rawBody: `{"template_name":"${"x".repeat(1_100_000)}"}` },
+    status: 413,
+    code: "PAYLOAD_TOO_LARGE",
+    says: /large/,
+  },
+  {
+    what: "no key",
+    method: "POST",
+    path: sandboxes,
+    request: { ...body({}), apiKey: null },
+    status: 401,
+    code: "AUTHENTICATION_REQUIRED",
+    says: /X-API-Key/,
+  },
+  {
+    what: "a wrong key",
+    method: "POST",
+    path: sandboxes,
+    request: { ...body({}), apiKey: "torpor_wrong" },
+    status: 401,
+    code: "INVALID_TOKEN",
+    says: /key/,
+  },
+  {
+    what: "an unknown sandbox",
+    method: "GET",
+    path: () => "/v1/sandboxes/1795490791hbb922t4",
+    status: 404,
+    code: "SANDBOX_NOT_FOUND",
+    says: /not found/,
+  },
+  {
+    what: "an impossible sandbox id",
+    method: "POST",
+    path: () => "/v1/sandboxes/..%2F..%2Fetc/pause",
+    status: 404,
+    code: "SANDBOX_NOT_FOUND",
+    says: /not found/,
+  },
+  {
+    what: "a transition that the table refuses",
+    method: "POST",
+    path: (id) => `/v1/sandboxes/${id}/pause`,
+    status: 409,
+    code: "CONFLICT",
+    says: /stopped/,
+  },
+  {
+    what: "a zero timeout",
+    method: "PUT",
+    path: (id) => `/v1/sandboxes/${id}/timeout`,
+    request: { body: { timeout_seconds: 0 } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /timeout_seconds/,
+  },
+  { what: "an unknown operation", method: "GET", path: () => "/v1/operations/op_1", status: 404, code: "RESOURCE_NOT_FOUND", says: /op_1/ },
+  { what: "a bad limit", method: "GET", path: () => "/v1/sandboxes?limit=-1", status: 400, code: "INVALID_REQUEST", says: /limit/ },
+  {
+    what: "an unknown status filter",
+    method: "GET",
+    path: () => "/v1/sandboxes?status=flying",
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /status/,
+  },
+  { what: "an unknown path", method: "GET", path: () => "/v1/nothing", status: 404, code: "RESOURCE_NOT_FOUND", says: /nothing/ },
+];
+
+describe("bad input changes nothing", () => {
+  test.each(CASES)("$what: $status $code", async ({ method, path, request, status, code, says }) => {
+    const before = await contents();
+    const answer = await fleet.call(method, path(sandboxId), request);
+    expect(answer.status, JSON.stringify(answer.body)).toBe(status);
+    const requestId = answer.headers.get("x-request-id");
+    expect(requestId).toMatch(/^req_/);
+    expect(answer.body).toMatchObject({ code, request_id: requestId, error: { code, request_id: requestId } });
+    expect(String(answer.body["message"])).toMatch(says);
+    expect(await contents()).toEqual(before);
+  });
+});

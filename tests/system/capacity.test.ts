@@ -1,0 +1,42 @@
+/** No capacity: wait as long as the request may, then say what was missing on how many hosts. */
+import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+let fleet: TestFleet;
+beforeAll(async () => {
+  fleet = await startTestFleet({ hostEnv: { CAPACITY_MEMORY_MIB: "128" } });
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+const create = (prefer: string) =>
+  fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, headers: { prefer } });
+const remove = (id: unknown) => fleet.call("DELETE", `/v1/sandboxes/${String(id)}`);
+
+test("S9: a full fleet is a 429 with the reasons, never a 503, and nothing is overcommitted", async () => {
+  const made = await Promise.all(Array.from({ length: 4 }, () => create("wait=30")));
+  expect(made.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
+  const hosts = await fleet.call("GET", "/v1/hosts");
+  for (const host of hosts.body["data"] as { used: { memory_mb: number }; capacity: { memory_mb: number } }[])
+    expect(host.used.memory_mb).toBe(host.capacity.memory_mb);
+
+  const refused = await create("wait=3");
+  expect(refused.status).toBe(429);
+  expect(refused.body).toMatchObject({ code: "RESOURCE_LIMIT_ERROR", details: { hosts: 2 } });
+  expect(String(refused.body["message"])).toMatch(/memory/);
+
+  // One that waits gets the place that becomes free.
+  const waiting = create("wait=30");
+  await remove(made[0]?.body["id"]);
+  const served = await waiting;
+  expect(served.status, JSON.stringify(served.body)).toBe(201);
+
+  // A paused sandbox holds no memory.
+  await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/pause`);
+  const another = await create("wait=30");
+  expect(another.status).toBe(201);
+  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, { headers: { prefer: "wait=3" } });
+  expect(resume).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
+  expect((await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body).toMatchObject({ status: "paused" });
+});
