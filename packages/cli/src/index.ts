@@ -1,0 +1,2 @@
+export { stageOf } from "./commands/demo.ts";
+export { tellStory } from "./demo/story.ts";

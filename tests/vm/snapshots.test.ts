@@ -1,0 +1,132 @@
+/** What a snapshot has to keep, what it must not repeat, and when it must not be used; on real virtual machines. */
+import { copyFile, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
+import { join } from "node:path";
+import { startVmFleet, type TestFleet } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let fleet: TestFleet;
+beforeAll(async () => {
+  fleet = await startVmFleet();
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+type Body = Record<string, unknown>;
+const create = async (): Promise<Body> => {
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+};
+const post = (sandbox: Body, verb: string) => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+const status = async (sandbox: Body) => (await fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`)).body["status"];
+const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+const python = async (sandbox: Body, code: string) => {
+  const { body } = await fleet.guest(sandbox, "/execute", { language: "python", code });
+  expect(body["success"], JSON.stringify(body)).toBe(true);
+  return String(body["stdout"]).trim();
+};
+const shell = async (sandbox: Body, command: string) =>
+  String((await fleet.guest(sandbox, "/commands/run", { command })).body["stdout"]).trim();
+
+/** Directory of the sandbox's newest snapshot on its host. */
+async function snapshotDir(sandbox: Body): Promise<string> {
+  for (const host of ["host-1", "host-2"]) {
+    const dir = join(fleet.fleet.dir, "hosts", host, "vm", String(sandbox["id"]));
+    const name = (await readdir(dir).catch(() => [])).find((entry) => /^snap\.\d+$/.test(entry));
+    if (name !== undefined) return join(dir, name);
+  }
+  throw new Error(`no host holds a snapshot of ${String(sandbox["id"])}`);
+}
+
+describe("clones of one golden snapshot", () => {
+  test("S16: have their own randomness, names and the right time before any code of theirs runs", async () => {
+    const [one, other] = await Promise.all([create(), create()]);
+    const probe = [
+      "import os, random, ssl, time, uuid, socket",
+      "print(os.urandom(16).hex(), random.random(), ssl.RAND_bytes(8).hex(), uuid.uuid4(), socket.gethostname(), open('/etc/machine-id').read().strip(), sep='|')",
+    ].join("\n");
+    const [a, b] = await Promise.all([python(one, probe), python(other, probe)]);
+    const pairs = a.split("|").map((value, at) => [value, b.split("|")[at]]);
+    expect(pairs).toHaveLength(6);
+    for (const [mine, theirs] of pairs) expect(mine).not.toBe(theirs);
+    expect(await shell(one, "hostname")).toBe(one["id"]);
+    expect(Math.abs(Number(await python(one, "print(time.time())")) - Date.now() / 1000)).toBeLessThan(30);
+    const openssl = await Promise.all(
+      [one, other].map((sandbox) => shell(sandbox, "node -e \"console.log(require('crypto').randomBytes(16).toString('hex'))\"")),
+    );
+    expect(openssl[0]).toMatch(/^[0-9a-f]{32}$/);
+    expect(openssl[0]).not.toBe(openssl[1]);
+    await Promise.all([remove(one), remove(other)]);
+  });
+
+  test("S15: after a resume the clock is right and the randomness is new", async () => {
+    const sandbox = await create();
+    await python(sandbox, "import os, time; before = os.urandom(16)");
+    await post(sandbox, "pause");
+    await new Promise((resolve) => setTimeout(resolve, 3_000));
+    await post(sandbox, "resume");
+    expect(Math.abs(Number(await python(sandbox, "print(time.time())")) - Date.now() / 1000)).toBeLessThan(30);
+    expect(await python(sandbox, "print(before != os.urandom(16))")).toBe("True");
+    await remove(sandbox);
+  });
+});
+
+describe("files", () => {
+  test("S12: a file written just before the pause is there after pause, stop and start", async () => {
+    const sandbox = await create();
+    await python(sandbox, "open('/workspace/late', 'w').write('y' * 1_000_000)");
+    await post(sandbox, "pause");
+    expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
+    expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
+    expect(await python(sandbox, "print(open('/workspace/late').read().count('y'))")).toBe("1000000");
+    await remove(sandbox);
+  });
+
+  test("three stops and starts keep what each run wrote, and what it deleted stays deleted", async () => {
+    const sandbox = await create();
+    for (const round of [1, 2, 3]) {
+      await shell(sandbox, `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`);
+      await post(sandbox, "stop");
+      await post(sandbox, "start");
+    }
+    expect(await shell(sandbox, "tr '\\n' ' ' < /root/rounds; ls /workspace; ls /etc/motd 2>/dev/null")).toBe("1 2 3 r3");
+    await remove(sandbox);
+  });
+});
+
+describe("a damaged memory image is refused before the point of no return", () => {
+  const damages: [string, (file: string) => Promise<void>][] = [
+    ["missing", async (file) => await rm(file)],
+    ["short", async (file) => await truncate(file, (await stat(file)).size - 1)],
+    [
+      "with one bit flipped",
+      async (file) => {
+        const handle = await open(file, "r+");
+        const at = Math.floor((await handle.stat()).size / 2);
+        const byte = Buffer.alloc(1);
+        await handle.read(byte, 0, 1, at);
+        byte[0] = (byte[0] ?? 0) ^ 1;
+        await handle.write(byte, 0, 1, at);
+        await handle.close();
+      },
+    ],
+  ];
+
+  test.each(damages)("S13: %s: the resume says why, the sandbox stays paused, and the whole image still resumes", async (_, damage) => {
+    const sandbox = await create();
+    await python(sandbox, "x = 42");
+    await post(sandbox, "pause");
+    const memory = join(await snapshotDir(sandbox), "memory");
+    await copyFile(memory, `${memory}.whole`);
+    await damage(memory);
+    const refused = await post(sandbox, "resume");
+    expect(refused.status).toBe(409);
+    expect(refused.body).toMatchObject({ code: "SNAPSHOT_INVALID" });
+    expect(await status(sandbox)).toBe("paused");
+    await rename(`${memory}.whole`, memory);
+    expect((await post(sandbox, "resume")).body).toMatchObject({ status: "running" });
+    expect(await python(sandbox, "print(x)")).toBe("42");
+    await remove(sandbox);
+  });
+});
