@@ -81,7 +81,7 @@ const CASES: Case[] = [
     says: /internet_access/,
   },
   {
-    what: "a negative timeout",
+    what: "S52: a negative timeout",
     method: "POST",
     path: sandboxes,
     request: body({ timeout_seconds: -1 }),

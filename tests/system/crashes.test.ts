@@ -23,7 +23,7 @@ async function insist(what: () => Promise<{ status: number; body: Body }>, limit
   }
 }
 
-test.each(VICTIMS)("S2: kill -9 of %s while sandboxes are paused and resumed", async (victim) => {
+test.each(VICTIMS)("S33, S39: kill -9 of %s while sandboxes are paused and resumed", async (victim) => {
   const made = await Promise.all(
     Array.from({ length: 3 }, async (_, at) => {
       const answer = await fleet.call("POST", "/v1/sandboxes", {

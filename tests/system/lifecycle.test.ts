@@ -52,7 +52,7 @@ describe("a sandbox's life", () => {
     await remove(sandbox);
   });
 
-  test("a file written just before a pause is there after pause, stop and start", async () => {
+  test("S6: a file written just before a pause is there after pause, stop and start", async () => {
     const sandbox = await create();
     await fleet.guest(sandbox, "/files/write", { path: "/workspace/late", content: "just now" });
     await post(sandbox, "pause");
@@ -92,7 +92,7 @@ describe("repeats and mismatches", () => {
     await remove(sandbox);
   });
 
-  test("resume of a stopped sandbox is a 409 that says what is allowed", async () => {
+  test("S51: resume of a stopped sandbox is a 409 that says what is allowed", async () => {
     const sandbox = await create();
     await post(sandbox, "stop");
     const refused = await post(sandbox, "resume");
@@ -102,7 +102,7 @@ describe("repeats and mismatches", () => {
     await remove(sandbox);
   });
 
-  test("pause and resume asked for at the same time: both end, and the last word is resume's", async () => {
+  test("S22, S24: pause and resume asked for at the same time: both end, and the last word is resume's", async () => {
     const sandbox = await create();
     await run(sandbox, "x = 42");
     const [paused, resumed] = await Promise.all([post(sandbox, "pause"), post(sandbox, "resume")]);
@@ -112,7 +112,7 @@ describe("repeats and mismatches", () => {
     await remove(sandbox);
   });
 
-  test("a delete is accepted in every state and ends what is under way", async () => {
+  test("S10, S11, S18: a delete is accepted in every state and ends what is under way", async () => {
     for (const verb of ["pause", "stop"]) {
       const sandbox = await create();
       const [, deleted] = await Promise.all([post(sandbox, verb), remove(sandbox)]);
@@ -123,7 +123,7 @@ describe("repeats and mismatches", () => {
 });
 
 describe("requests that can be repeated, or that do not wait", () => {
-  test("S30: one Idempotency-Key makes one sandbox, whatever the number of requests", async () => {
+  test("S27: one Idempotency-Key makes one sandbox, whatever the number of requests", async () => {
     const headers = { "idempotency-key": "once-1" };
     const body = { template_name: "code-interpreter" };
     const answers = await Promise.all(Array.from({ length: 5 }, () => fleet.call("POST", "/v1/sandboxes", { body, headers })));

@@ -25,7 +25,7 @@ async function insist(what: () => Promise<{ status: number; body: Body }>): Prom
 
 const CASES = ["gateway-1", "scheduler-1", "host-1"].flatMap((victim) => (["pause", "resume"] as const).map((verb) => ({ victim, verb })));
 
-test.each(CASES)("S2, S3: kill -9 of $victim in the middle of a $verb", async ({ victim, verb }) => {
+test.each(CASES)("S33, S39: kill -9 of $victim in the middle of a $verb", async ({ victim, verb }) => {
   // On the host that may be the victim.
   await fleet.call("POST", "/v1/hosts/host-2/cordon");
   const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });

@@ -40,7 +40,7 @@ async function snapshotDir(sandbox: Body): Promise<string> {
 }
 
 describe("clones of one golden snapshot", () => {
-  test("S16: have their own randomness, names and the right time before any code of theirs runs", async () => {
+  test("have their own randomness, names and the right time before any code of theirs runs", async () => {
     const [one, other] = await Promise.all([create(), create()]);
     const probe = [
       "import os, random, ssl, time, uuid, socket",
@@ -60,7 +60,7 @@ describe("clones of one golden snapshot", () => {
     await Promise.all([remove(one), remove(other)]);
   });
 
-  test("S15: after a resume the clock is right and the randomness is new", async () => {
+  test("S47: after a resume the clock is right and the randomness is new", async () => {
     const sandbox = await create();
     await python(sandbox, "import os, time; before = os.urandom(16)");
     await post(sandbox, "pause");
@@ -73,7 +73,7 @@ describe("clones of one golden snapshot", () => {
 });
 
 describe("files", () => {
-  test("S12: a file written just before the pause is there after pause, stop and start", async () => {
+  test("S6: a file written just before the pause is there after pause, stop and start", async () => {
     const sandbox = await create();
     await python(sandbox, "open('/workspace/late', 'w').write('y' * 1_000_000)");
     await post(sandbox, "pause");
@@ -113,7 +113,7 @@ describe("a damaged memory image is refused before the point of no return", () =
     ],
   ];
 
-  test.each(damages)("S13: %s: the resume says why, the sandbox stays paused, and the whole image still resumes", async (_, damage) => {
+  test.each(damages)("S4: %s: the resume says why, the sandbox stays paused, and the whole image still resumes", async (_, damage) => {
     const sandbox = await create();
     await python(sandbox, "x = 42");
     await post(sandbox, "pause");
