@@ -2,13 +2,13 @@
 import { type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, SandboxEventMessage } from "@torpor/contracts";
 import { openDatabase } from "@torpor/db";
+import { publishCommitted } from "@torpor/outbox";
 import { createLogger, readSecret, runService, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { Edge } from "./edge/edge.ts";
-import { publishCommitted } from "./publish-committed.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 

@@ -13,7 +13,7 @@ interface SchemaError {
   message: string;
 }
 
-export interface FieldProblem {
+interface FieldProblem {
   field: string;
   message: string;
   missing: boolean;

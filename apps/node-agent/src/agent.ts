@@ -20,7 +20,7 @@ import { fileSnapshotStore } from "./store-file.ts";
 
 const decodeCommand = decoder(VmCommand);
 const COMMANDS_AT_ONCE = 64;
-export const AGENT_VERSION = "0.1.0";
+const AGENT_VERSION = "0.1.0";
 
 export interface AgentOptions {
   config: Config;

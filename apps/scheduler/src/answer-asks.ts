@@ -4,7 +4,7 @@ import { commitOperation, findOperation, markIncarnationStarted, registerHost, r
 import type { Deps } from "./deps.ts";
 
 /** Long enough to ride out a scheduler restart, short enough that a lost host is seen within 10 s. */
-export const LEASE_MS = 9_000;
+const LEASE_MS = 9_000;
 
 const notYours = (asker: string, claimed: string) => `host ${asker} may not speak for host ${claimed}`;
 

@@ -1,5 +1,5 @@
 import type { Database } from "@torpor/db";
-import type { Logger } from "pino";
+import type { Logger } from "@torpor/service";
 
 /** What every decision of the scheduler is made from. */
 export interface Deps {

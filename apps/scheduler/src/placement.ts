@@ -17,8 +17,8 @@ export interface PlacementRequest {
   driverFingerprint?: string | undefined;
 }
 
-export const REJECTIONS = ["other_host", "host_not_ready", "region", "image_missing", "fingerprint", "vcpu", "memory", "disk"] as const;
-export type Rejection = (typeof REJECTIONS)[number];
+const REJECTIONS = ["other_host", "host_not_ready", "region", "image_missing", "fingerprint", "vcpu", "memory", "disk"] as const;
+type Rejection = (typeof REJECTIONS)[number];
 
 export type Placement =
   | { kind: "placed"; host: HostRow; score: number }

@@ -2,7 +2,7 @@
  * Applies what a host observed: the only way in which an operation succeeds, and the only way into a settled state.
  *
  * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes nothing, however often it comes (S28).
- * SO2  An observation made before the sandbox's newest command settles nothing: that command's own observation follows.
+ * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
  * SO3  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
  */
 import { type Cause, compareObservations, type Observation, type ObservedState } from "@torpor/contracts";
@@ -70,6 +70,7 @@ function reportUnknown(deps: Deps, seen: Observation): Settled {
 
 async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled | "lost_race"> {
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
+  if (executing !== undefined && seen.operation !== undefined && seen.operation.id !== executing.id) return "stale";
   const moved = executing !== undefined && movedBack(executing, seen);
   const fact = factOf(executing, seen, moved);
   const transition = transitionSandbox(sandbox.state, fact);

@@ -1,5 +1,5 @@
 /** The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a given database and bus. Any number may run. */
-import { answer, type Bus, consume, ensureConsumer, ensureStreams, publish, subscribeCore } from "@torpor/bus";
+import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore } from "@torpor/bus";
 import {
   CommitRequest,
   decoder,
@@ -14,7 +14,8 @@ import {
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
 } from "@torpor/contracts";
-import { type Database, findOpenOperations, findOutbox, markPublished, type OutboxRow, recordBeat, relayOutbox } from "@torpor/db";
+import { type Database, findOpenOperations, recordBeat } from "@torpor/db";
+import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler } from "@torpor/service";
 import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
 import { beginOperation } from "./begin-operation.ts";
@@ -32,9 +33,6 @@ const decode = {
 };
 const QUEUE = "schedulers";
 const RELAY_EVERY_MS = 250;
-const RELAY_BATCH = 200;
-/** The committer publishes first; the relay takes what is older than this. */
-const RELAY_AFTER_MS = 500;
 
 export interface Worker {
   reconcilers: ReadonlyMap<string, Reconciler>;
@@ -47,7 +45,7 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
   await ensureStreams(bus);
   await ensureConsumer(bus, SCHEDULER_INTENTS);
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
-  const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted(db, bus, ids, log) };
+  const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
@@ -84,8 +82,8 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = () => relayOutbox(db, { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS }, (rows) => publishRows(bus, rows));
-  reconcilers.set("relay-outbox", startReconciler({ name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: relay, signal, log }));
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
+  reconcilers.set(relay.name, startReconciler(relay));
   return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
@@ -125,29 +123,4 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     },
     log,
   });
-}
-
-async function publishCommitted(db: Database, bus: Bus, ids: number[], log: Logger): Promise<void> {
-  try {
-    const published = await publishRows(bus, await findOutbox(db, ids));
-    await markPublished(db, published);
-  } catch (err) {
-    log.warn({ err }, "committed messages could not be published at once; the relay will");
-  }
-}
-
-/** Ids of what the broker has stored. The rest is tried again later. */
-async function publishRows(bus: Bus, rows: OutboxRow[]): Promise<number[]> {
-  const published: number[] = [];
-  for (const row of rows) {
-    const result = await publish(bus, {
-      subject: row.subject,
-      payload: row.payload,
-      msgId: `outbox-${row.id}`,
-      traceId: row.traceId ?? undefined,
-    });
-    if (result.kind === "unavailable") break;
-    published.push(row.id);
-  }
-  return published;
 }

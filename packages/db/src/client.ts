@@ -3,7 +3,7 @@ import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
 import * as schema from "./schema.ts";
 
-export type Schema = typeof schema;
+type Schema = typeof schema;
 export type Database = PostgresJsDatabase<Schema>;
 /** A database or a transaction in it. */
 // oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters, of no interest here

@@ -25,7 +25,7 @@ export interface PostgresOptions {
   isDurable: boolean;
 }
 
-export const POSTGRES_USER = "torpor";
+const POSTGRES_USER = "torpor";
 export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres") =>
   `postgres://${POSTGRES_USER}:${password}@127.0.0.1:${port}/${database}`;
 

@@ -76,7 +76,7 @@ export async function waitWell(component: Component, limitMs: number, signal: Ab
 }
 
 /** The newest line of the log that says what went wrong, else the newest. */
-export function lastLogLine(component: Component): string {
+function lastLogLine(component: Component): string {
   const lines = readFileSync(component.log, "utf8").trim().split("\n").slice(-50).toReversed();
   const telling = lines.find((line) => /"level":"(error|fatal)"|FATAL|\[FTL\]|ERROR|PANIC/.test(line)) ?? lines[0] ?? "";
   return `${readable(telling)} (log: ${component.log})`;

@@ -33,7 +33,11 @@ export async function startPostgres(): Promise<PostgresServer> {
   await server.start();
   const run = async (statement: string) => {
     const sql = postgres(url(), { max: 1, onnotice: () => {} });
-    await sql.unsafe(statement).finally(() => sql.end());
+    try {
+      await sql.unsafe(statement);
+    } finally {
+      await sql.end();
+    }
   };
   await run(`CREATE DATABASE ${TEMPLATE}`);
   await migrate(url(TEMPLATE));

@@ -7,7 +7,7 @@ import type { EventResource } from "../schemas.ts";
 const timestamp = (date: Date) => date.toISOString();
 
 /** The same over the sandbox's whole life: SDK objects read it once (hopx-contract.md 0, rule 11). */
-export function publicHost(edgeAddress: string, edgePort: number): string {
+function publicHost(edgeAddress: string, edgePort: number): string {
   return `http://${edgeAddress}:${edgePort}`;
 }
 

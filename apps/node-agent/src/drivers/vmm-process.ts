@@ -37,7 +37,7 @@ export interface VmmCommand {
   groups: number[];
 }
 
-export async function readRun(vm: Vm): Promise<RunRecord | undefined> {
+async function readRun(vm: Vm): Promise<RunRecord | undefined> {
   return await readJson<RunRecord>(join(vm.dir, "run.json"));
 }
 

@@ -7,7 +7,7 @@ import type { Cause, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from
 import type { Vm } from "../drivers/driver.ts";
 import { readJson, removeDurably, writeDurably } from "../host/files.ts";
 
-export interface OperationResult {
+interface OperationResult {
   id: string;
   outcome: "succeeded" | "failed" | "cancelled";
   error?: Cause;
@@ -72,22 +72,23 @@ export class VmStore {
     return (await readdir(join(this.dataDir, "vm"))).filter((name) => !name.includes("."));
   }
 
+  /** The newer of the two: a crash may have left the directory of a sandbox that is gone. */
   async read(sandboxId: string): Promise<VmRecord | undefined> {
-    return (await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.json"))) ?? (await readJson<VmRecord>(this.goneFile(sandboxId)));
+    const held = await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.json"));
+    const gone = await readJson<VmRecord>(this.goneFile(sandboxId));
+    return held === undefined || (gone !== undefined && gone.revision > held.revision) ? gone : held;
   }
 
   async write(record: VmRecord): Promise<void> {
-    const isGone = record.state === "deleted" || record.state === "failed";
-    const file = isGone ? this.goneFile(record.spec.sandboxId) : join(this.dirOf(record.spec.sandboxId), "vm.json");
+    const file = isGone(record) ? this.goneFile(record.spec.sandboxId) : join(this.dirOf(record.spec.sandboxId), "vm.json");
     await writeDurably(file, JSON.stringify(record));
   }
 
   /** Makes the sandbox's directory with its record, where there is none yet. */
   async makeRoom(record: VmRecord): Promise<void> {
     await mkdir(this.dirOf(record.spec.sandboxId), { recursive: true, mode: 0o700 });
-    const isOnDisk = await readJson(join(this.dirOf(record.spec.sandboxId), "vm.json"));
-    if (isOnDisk === undefined || record.revision > 0)
-      await writeDurably(join(this.dirOf(record.spec.sandboxId), "vm.json"), JSON.stringify(record));
+    const file = join(this.dirOf(record.spec.sandboxId), "vm.json");
+    if ((await readJson(file)) === undefined) await writeDurably(file, JSON.stringify(record));
   }
 
   /** A create or a fetch that failed leaves nothing but the order of its commands. */
@@ -127,4 +128,9 @@ export class VmStore {
       kernelCmdline: record.kernelCmdline,
     };
   }
+}
+
+/** Nothing of the sandbox is left on this host but the order of its commands. */
+export function isGone({ state, revision }: Pick<VmRecord, "state" | "revision">): boolean {
+  return revision > 0 && (state === "deleted" || state === "failed");
 }

@@ -2,7 +2,8 @@
  * All sandboxes of one host: takes commands in their order, carries out one at a time per sandbox, adopts what it finds after a restart, notices VMMs that die, and says what it saw.
  *
  * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and reports again.
- * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process.
+ * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process. Before that nothing on disk or in memory knows of it:
+ *      half-known, it would be taken for one whose result is the state before it.
  * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
@@ -13,7 +14,7 @@ import { findImage } from "../images.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create, newSecrets } from "./create.ts";
 import { pause } from "./pause.ts";
-import type { Journal, VmRecord } from "./record.ts";
+import { isGone, type Journal, type VmRecord } from "./record.ts";
 import { Replication } from "./replication.ts";
 import { resume } from "./resume.ts";
 import { remove, start, stop } from "./stop.ts";
@@ -62,20 +63,47 @@ export class Supervisor {
     for (const sandboxId of await this.deps.store.list()) {
       const record = await this.deps.store.read(sandboxId);
       if (record === undefined) continue;
+      const journal = await this.openJournal(record);
+      if (journal === undefined && (isGone(record) || record.revision === 0)) {
+        // Its end was cut off, or its beginning: nothing of it is accepted.
+        await this.deps.store.dropDirectory(record);
+        continue;
+      }
       const entry: Entry = { record, tail: Promise.resolve() };
       this.entries.set(sandboxId, entry);
-      const journal = await this.deps.store.readJournal(sandboxId);
       if (journal !== undefined) {
         this.deps.log.info(
           { sandboxId, kind: journal.command.kind, operationId: journal.command.operationId },
           "an operation is taken up again",
         );
-        void this.enqueue(entry, () => this.carryOut(entry, journal));
+        this.takeUp(entry, journal);
       } else {
         void this.enqueue(entry, () => this.look(entry));
         if (record.state === "paused") this.replication.start(record);
       }
     }
+  }
+
+  /** The operation that an earlier process had not ended. One whose result is in the record already has ended. */
+  private async openJournal(record: VmRecord): Promise<Journal | undefined> {
+    const { sandboxId } = record.spec;
+    const journal = await this.deps.store.readJournal(sandboxId);
+    if (journal === undefined || record.operation?.id !== journal.command.operationId) return journal;
+    await this.deps.store.clearJournal(sandboxId);
+    return undefined;
+  }
+
+  /** From here on it is what this host does for the sandbox, and what it says it is busy with. */
+  private takeUp(entry: Entry, journal: Journal): void {
+    const { record } = entry;
+    const { command } = journal;
+    record.epoch = Math.max(record.epoch, command.epoch);
+    record.opSeq = Math.max(record.opSeq, command.opSeq);
+    record.spec = command.spec;
+    entry.journal = journal;
+    entry.abort = new AbortController();
+    const { signal } = entry.abort;
+    void this.enqueue(entry, () => this.carryOut(entry, journal, signal));
   }
 
   /** Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not to be. */
@@ -177,23 +205,17 @@ export class Supervisor {
       await this.settle(entry, { command, from: "deleted" }, { state: "deleted" }, {});
       return "journalled";
     }
-    record.epoch = Math.max(record.epoch, command.epoch);
-    record.opSeq = Math.max(record.opSeq, command.opSeq);
-    record.spec = command.spec;
     const journal: Journal = { command, from: record.state };
     await this.deps.store.makeRoom(record);
     await this.deps.store.writeJournal(command.spec.sandboxId, journal);
-    void this.enqueue(entry, () => this.carryOut(entry, journal));
+    this.takeUp(entry, journal);
     return "journalled";
   }
 
-  private async carryOut(entry: Entry, journal: Journal): Promise<void> {
+  private async carryOut(entry: Entry, journal: Journal, signal: AbortSignal): Promise<void> {
     const { record } = entry;
     await this.replication.stop(record.spec.sandboxId);
-    const abort = new AbortController();
-    entry.journal = journal;
-    entry.abort = abort;
-    const step: Step = { deps: this.deps, record, journal, vm: this.deps.store.vmOf(record), signal: abort.signal, timings: {} };
+    const step: Step = { deps: this.deps, record, journal, vm: this.deps.store.vmOf(record), signal, timings: {} };
     const outcome = await this.perform(step);
     await this.settle(entry, journal, outcome, step.timings);
     if (outcome.state === "paused") this.replication.start(record);
@@ -205,7 +227,7 @@ export class Supervisor {
       const operation = OPERATIONS[command.kind];
       if (operation === undefined)
         return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
-      if (command.kind === "resume" && from === "failed") await this.fetchSnapshot(step);
+      if (command.kind === "resume" && !isHere(step)) await this.fetchSnapshot(step);
       return await operation(step);
     } catch (error) {
       this.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
@@ -235,10 +257,9 @@ export class Supervisor {
       manifestSha256: snapshot.manifestSha256,
     });
     const arrived = await this.deps.store.importRecord(spec.sandboxId);
-    step.record.generation = snapshot.generation;
-    step.record.agentKey = arrived.agentKey;
-    step.record.machineId = arrived.machineId;
-    step.record.kernelCmdline = arrived.kernelCmdline;
+    const { agentKey, machineId, kernelCmdline } = arrived;
+    Object.assign(step.record, { agentKey, machineId, kernelCmdline, generation: snapshot.generation, state: "paused" });
+    await this.deps.store.write(step.record);
     step.journal.from = "paused";
     await this.deps.store.writeJournal(spec.sandboxId, step.journal);
   }
@@ -259,8 +280,8 @@ export class Supervisor {
       ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
     };
     this.setOptional(record, outcome);
-    if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
     await this.deps.store.write(record);
+    if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
     await this.deps.store.clearJournal(record.spec.sandboxId);
     delete entry.journal;
     delete entry.abort;
@@ -347,4 +368,10 @@ export class Supervisor {
     );
     return turn;
   }
+}
+
+/** Whether the snapshot that a resume names is the one that this host holds. One of an earlier generation is left from before the sandbox moved away. */
+function isHere({ journal, record }: Step): boolean {
+  const { snapshot } = journal.command;
+  return journal.from === "paused" && (snapshot === undefined || snapshot.generation === record.generation);
 }

@@ -15,7 +15,7 @@ import { connect, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
 
-export interface GuestRoute {
+interface GuestRoute {
   host: string;
   port: number;
   agentKey: string;

@@ -1,7 +1,7 @@
 /** QEMU Machine Protocol: one connection per call, so that no state of ours has to survive a restart of either side. */
 import { connect } from "node:net";
 
-export class QmpError extends Error {
+class QmpError extends Error {
   override readonly name = "QmpError";
 }
 
