@@ -123,7 +123,11 @@ torpor_dependencies() { # root
   key=$(cd "$1" && cat pnpm-lock.yaml pnpm-workspace.yaml package.json {apps,packages,tests}/*/package.json | sha256sum | cut -d' ' -f1)
   [ -d "$1/node_modules" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$key" ] && return 0
   torpor_say "installing dependencies from the lockfile"
+  local locks lock_dirs=()
+  for locks in /tmp/pnpm-{store-operation-locks,modules-swaps,dir-locks}-"$(id -u)"; do [ -e "$locks" ] || lock_dirs+=("$locks"); done
   (cd "$1" && CI=true pnpm install --frozen-lockfile --store-dir "$TORPOR_HOME/cache/pnpm-store" > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
     || { tail -15 "$TORPOR_HOME/pnpm.log" >&2; torpor_fail "pnpm install failed; its output is in $TORPOR_HOME/pnpm.log"; }
+  # pnpm keeps empty lock files outside of TMPDIR. Those of a pnpm that was here before are left alone.
+  for locks in "${lock_dirs[@]}"; do [ ! -d "$locks" ] || rm -rf "$locks"; done
   echo "$key" > "$stamp"
 }
