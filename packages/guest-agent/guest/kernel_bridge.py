@@ -36,6 +36,10 @@ MAX_DISPLAY_BYTES = 8 * 1024 * 1024
 # Unsent output above which the kernel is stopped, and below which it goes on.
 STOP_ABOVE, GO_BELOW = 2 * 1024 * 1024, 256 * 1024
 
+# <linux/sched.h>, and the bit of SIGKILL.
+PF_EXITING = 0x4
+KILL_PENDING = 1 << (signal.SIGKILL - 1)
+
 RESEED = """
 import os as _o, random as _r, ssl as _s, sys as _y
 _r.seed(_o.urandom(32)); _s.RAND_add(_o.urandom(64), 64.0)
@@ -103,8 +107,7 @@ def start_kernel(cgroup):
         json.dump({"argv": command, "display_name": "Python", "language": "python"}, file)
     os.environ["JUPYTER_PATH"] = specs
     # Not on the disk, which may be full.
-    os.environ["JUPYTER_RUNTIME_DIR"] = specs
-    manager = KernelManager(kernel_name="torpor")
+    manager = KernelManager(kernel_name="torpor", connection_file=f"{specs}/connection.json")
     # Not in the work directory: nothing may hold on to a directory below the root that is replaced when the disk is attached. The first cell goes there.
     manager.start_kernel(cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
@@ -199,12 +202,24 @@ def execute(cell, request, state):
     return cell.run(request["code"])
 
 
+def lives(manager):
+    """A kernel that was just killed counts as dead, though it may take a while to be gone: nothing may be sent to it that it would not run."""
+    if not manager.is_alive():
+        return False
+    with open(f"/proc/{manager.provisioner.pid}/status") as file:
+        facts = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+    pending = int(facts.get("SigPnd", "0"), 16) | int(facts.get("ShdPnd", "0"), 16)
+    with open(f"/proc/{manager.provisioner.pid}/stat") as file:
+        flags = int(file.read().rpartition(")")[2].split()[6])
+    return not pending & KILL_PENDING and not flags & PF_EXITING
+
+
 def work(requests, manager, client):
     state = {}
     while True:
         request = requests.get()
         cell = Cell(manager, client, request["id"])
-        if not manager.is_alive():
+        if not lives(manager):
             ok, gone = False, "the process is gone"
         elif request["type"] == "ready":
             ok, gone = True, None

@@ -6,7 +6,6 @@ Standard output: what the terminal shows, as it is; where nobody reads on, the p
 """
 import fcntl
 import os
-import pty
 import select
 import signal
 import struct
@@ -24,15 +23,20 @@ def set_size(descriptor, columns, rows):
 
 
 def start(columns, rows, cgroup, command):
-    pid, master = pty.fork()
+    master, slave = os.openpty()
+    # Before anything runs in it, so that no later size is overwritten.
+    set_size(master, columns, rows)
+    pid = os.fork()
     if pid != 0:
+        os.close(slave)
         return pid, master
     try:
+        os.close(master)
+        os.login_tty(slave)
         if cgroup:
             for path, value in ((f"{cgroup}/cgroup.procs", "0"), ("/proc/self/oom_score_adj", "200")):
                 with open(path, "w") as file:
                     file.write(value)
-        set_size(0, columns, rows)
         os.execvp(command[0], command)
     except OSError as error:
         os.write(2, f"{command[0]}: {error.strerror}\r\n".encode())

@@ -75,7 +75,7 @@ export class Environment {
       writeFileSync(temporary, text, { mode: 0o600 });
       renameSync(temporary, this.file);
     } catch (cause) {
-      rmSync(temporary, { force: true });
+      rmSync(temporary, { force: true, recursive: true });
       const isFull = (cause as NodeJS.ErrnoException).code === "ENOSPC";
       const reason = isFull ? "the disk is full; remove something first" : (cause as Error).message;
       throw new AgentError(400, "FILE_OPERATION_FAILED", `the variables could not be kept: ${reason}`, { cause });

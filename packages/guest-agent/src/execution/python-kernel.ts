@@ -41,6 +41,14 @@ const QUIT_GRACE_MS = 1_000;
 const KILLED_EXIT_CODE = 137;
 const LOST = "the kernel was started anew: variables, imports and definitions of earlier executions are lost\n";
 
+interface CellEnd {
+  ended: LineMessage;
+  /** Why it was not let run to its end. */
+  isCut: "timeout" | "left" | undefined;
+}
+
+const NOT_STARTED: CellEnd = { ended: { type: "done", error: "it could not be started" }, isCut: undefined };
+
 interface Session {
   bridge: LineProcess;
   id: string;
@@ -104,12 +112,14 @@ export class PythonKernel {
   }
 
   private async runNow(request: CellRequest): Promise<ExecutionEnd> {
-    const startedAt = performance.now();
+    let startedAt = performance.now();
     const end = (exitCode: number, timedOut = false) => ({ exitCode, timedOut, durationMs: performance.now() - startedAt });
     if (request.signal.aborted) return end(KILLED_EXIT_CODE);
     this.isBusy = true;
     try {
-      const { ended, isCut } = await this.runCell(request);
+      const session = await this.readySession(request.sink);
+      startedAt = performance.now();
+      const { ended, isCut } = session === undefined ? NOT_STARTED : await this.runCell(session, request);
       if (ended["error"] !== undefined) await request.sink.write("stderr", `The Python kernel ended: ${JSON.stringify(ended["error"])}\n`);
       if (isCut === "timeout")
         await request.sink.write("stderr", `\nstopped: the time limit of ${request.timeoutMs / 1000} s was reached\n`);
@@ -121,9 +131,7 @@ export class PythonKernel {
     }
   }
 
-  private async runCell(request: CellRequest): Promise<{ ended: LineMessage; isCut: "timeout" | "left" | undefined }> {
-    const session = await this.readySession(request.sink);
-    if (session === undefined) return { ended: { type: "done", error: "it could not be started" }, isCut: undefined };
+  private async runCell(session: Session, request: CellRequest): Promise<CellEnd> {
     const { code, workdir, env } = request;
     const cutOff = new AbortController();
     const slowReader = whenAborted(cutOff.signal);

@@ -56,7 +56,7 @@ function encodingOf(value: string | undefined): "utf8" | "base64" {
 }
 
 async function list(path: string) {
-  const names = (await withFileErrors(path, () => readdir(path))).toSorted();
+  const names = (await withFileErrors(path, () => readdir(path))).sort();
   const entries = await Promise.all(names.slice(0, MAX_LISTED).map((name) => entryOf(join(path, name)).catch(() => undefined)));
   const files = entries.filter((entry) => entry !== undefined);
   return { files, path, count: files.length, ...(names.length > MAX_LISTED ? { truncated: true, total: names.length } : {}) };
