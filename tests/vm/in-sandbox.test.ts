@@ -68,6 +68,9 @@ describe("rich output", () => {
     expect(body["rich_outputs"]).toHaveLength(5);
     expect((await sandbox.runCode("1 / 0")).stderr).toContain("ZeroDivisionError");
     expect(await sandbox.getJupyterSessions()).toMatchObject([{ execution_state: "idle" }]);
+    const { system } = (await sandbox.getMetricsSnapshot()) as unknown as { system: Record<string, { total: number }> };
+    expect(system["disk"]?.total).toBeGreaterThan(1024 ** 3);
+    expect(system["memory"]?.total).toBeLessThan(512 * 1024 ** 2);
   });
 });
 
@@ -153,16 +156,15 @@ describe("what users run may fail, the sandbox may not", () => {
     expect((await sandbox.runCode("print(1)")).stderr).toBe("");
   });
 
-  test("S48: the kernel, its bridge and the agent's helper may be killed: the next cell runs in a new kernel, and a pause works", async () => {
+  test("S48: the kernel and the agent's helper may be killed: the next cell runs in a new kernel, and a pause works", async () => {
     await sandbox.runCode("x = 1");
-    await shell("pkill -9 -f ipykernel_launche[r]");
-    const next = await sandbox.runCode("print('new')", { timeout: 100 });
+    await shell("pkill -9 -f guest_helpe[r]; pkill -9 -f ipykernel_launche[r]");
+    const next = await sandbox.runCode("y = 2; print('new')", { timeout: 100 });
     expect(next).toMatchObject({ stdout: "new\n", success: true });
     expect(next.stderr).toContain("are lost");
-    await shell("pkill -9 -f kernel_bridg[e]; pkill -9 -f guest_helpe[r]");
     expect((await operation(sandbox, "pause")).body).toMatchObject({ status: "paused" });
     expect((await operation(sandbox, "resume")).body).toMatchObject({ status: "running" });
-    expect((await sandbox.runCode("print('newer')", { timeout: 100 })).stdout).toBe("newer\n");
+    expect(await python("print(y)")).toBe("2");
   });
 });
 

@@ -18,7 +18,12 @@ export interface ServerDeps {
 }
 
 export function createAgentServer(deps: ServerDeps): Server {
-  const server = createServer((incoming, response) => void serve(deps, incoming, response));
+  const server = createServer((incoming, response) => {
+    serve(deps, incoming, response).catch((error: unknown) => {
+      asAgentError(error);
+      response.destroy();
+    });
+  });
   // An execution or an upload takes as long as it takes.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
