@@ -7,7 +7,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
+import { vi } from "vitest";
 import { WebSocket } from "ws";
+
+// Many processes are started; on a busy machine that takes its time.
+vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
 const KEY = "test-key";
 const AUTH = { "x-torpor-agent-key": KEY };
@@ -103,7 +107,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-export async function until(what: string, look: () => boolean | Promise<boolean>, limitMs = 10_000): Promise<void> {
+export async function until(what: string, look: () => boolean | Promise<boolean>, limitMs = 30_000): Promise<void> {
   const deadline = performance.now() + limitMs;
   while (!(await look())) {
     if (performance.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
