@@ -55,6 +55,8 @@ build_rootfs() { # into $1
   : > "$tree/etc/resolv.conf"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
+  # Else the first plot of every sandbox waits for the list of fonts, and says so on stderr.
+  chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
   # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
   chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
   say "packing the root file system"

@@ -1,7 +1,8 @@
 /** `torpor test`: what CI runs. Static checks, then every vitest project; the last line counts the tests. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { interrupted } from "../local.ts";
+import { staleCompatibility } from "../compatibility.ts";
 import type { CommandContext } from "../main.ts";
 import { run } from "../run.ts";
 import { buildImage } from "./image.ts";
@@ -28,7 +29,8 @@ export async function test(context: CommandContext): Promise<number> {
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
   for (const project of PROJECTS.filter((name) => wanted.includes(name))) {
     if (project === "vm") await buildImage(context, interrupted());
-    await runProject(context, counts, project);
+    const report = await runProject(context, counts, project);
+    if (project === "vm") checkCompatibility(context, counts, report);
   }
   context.write(`${counts.passed} passed, ${counts.failed} failed${counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`}`);
   return counts.failed === 0 ? 0 : 1;
@@ -46,9 +48,19 @@ async function check(context: CommandContext, counts: Counts, name: string, args
   }
 }
 
-async function runProject(context: CommandContext, counts: Counts, project: string): Promise<void> {
+/** The table in the docs counts as one test. */
+function checkCompatibility(context: CommandContext, counts: Counts, report: string): void {
+  const stale = existsSync(report) ? staleCompatibility(report) : "the tests of the clients did not run";
+  context.write(`check: compatibility: ${stale ?? "ok"}`);
+  if (stale === undefined) counts.passed += 1;
+  else counts.failed += 1;
+}
+
+/** Returns where its report is. */
+async function runProject(context: CommandContext, counts: Counts, project: string): Promise<string> {
   const startedAt = performance.now();
   const report = join(context.root, `.torpor/test-${project}.json`);
+  rmSync(report, { force: true });
   const args = [
     "pnpm",
     "exec",
@@ -69,6 +81,7 @@ async function runProject(context: CommandContext, counts: Counts, project: stri
   // A file that fails before its first test, or an error outside any test, fails the run too.
   if (code !== 0 && seen.failed === 0) counts.failed += 1;
   context.write(`tests: ${project}: ${seen.passed} passed, ${seen.failed} failed, ${seen.skipped} skipped (${seconds(startedAt)} s)`);
+  return report;
 }
 
 function countsIn(report: string): Counts {
