@@ -1,13 +1,26 @@
 /** Policies: what is set is kept, idle sandboxes are paused and busy ones are not, traffic wakes paused ones. Simulated hosts. */
+import { readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
+/** Sandboxes that run at once on the one host. */
+const PLACES = 4;
 let fleet: TestFleet;
 beforeAll(async () => {
-  fleet = await startTestFleet({ hosts: 1 });
+  fleet = await startTestFleet({
+    hosts: 1,
+    hostEnv: { CAPACITY_MEMORY_MIB: String(64 * PLACES) },
+    gatewayEnv: { AUTO_RESUME_WAIT_MS: "10000" },
+  });
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
+});
+
+afterEach(async () => {
+  const left = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
+  await Promise.all(left.map((sandbox) => fleet.call("DELETE", pathOf(sandbox))));
 });
 
 type Body = Record<string, unknown>;
@@ -91,5 +104,60 @@ describe("auto-pause", () => {
     expect((await post(sandbox, "resume")).status).toBe(200);
     await run(sandbox, "active_executions = 0");
     await statusIs(sandbox, "paused");
+  });
+});
+
+describe("auto-resume", () => {
+  const resumes = async (sandbox: Body) => {
+    const ids = new Set((await events(sandbox)).filter(({ fact }) => fact === "resume_assigned").map((event) => event.operation_id));
+    return await Promise.all([...ids].map(async (id) => (await fleet.call("GET", `/v1/operations/${String(id)}`)).body));
+  };
+
+  test("S31: requests to a paused sandbox wait while one operation resumes it, and go on as if nothing had been", async () => {
+    const sandbox = await create({ auto_resume: true });
+    await run(sandbox, "x = 42");
+    await post(sandbox, "pause");
+    const answers = await Promise.all(Array.from({ length: 12 }, () => run(sandbox, "print(x)")));
+    expect(answers.map((answer) => answer["stdout"])).toEqual(Array.from({ length: 12 }, () => "42\n"));
+    expect(await resumes(sandbox)).toMatchObject([{ status: "succeeded", requested_by: "system:auto-resume" }]);
+  });
+
+  test("S22: a request that comes while the sandbox is being paused is answered too", async () => {
+    const sandbox = await create({ auto_resume: true });
+    await run(sandbox, "x = 42");
+    const paused = post(sandbox, "pause");
+    await until("the pause is under way", async () => (await events(sandbox)).some(({ fact }) => fact === "pause_assigned"));
+    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+    expect([200, 409]).toContain((await paused).status);
+  });
+
+  test("who may not pass does not wake it, and neither does a stopped sandbox start", async () => {
+    const sandbox = await create({ auto_resume: true });
+    await post(sandbox, "pause");
+    const stranger = await fleet.guest({ ...sandbox, auth_token: "guess" }, "/execute", { code: "print(x)" });
+    expect(stranger.status).toBe(401);
+    expect(await get(sandbox)).toMatchObject({ status: "paused" });
+    await post(sandbox, "stop");
+    expect(await fleet.guest(sandbox, "/info")).toMatchObject({ status: 409, body: { code: "SANDBOX_STOPPED" } });
+    expect(await get(sandbox)).toMatchObject({ status: "stopped" });
+  });
+
+  test("S34, S50: a resume that cannot be is an answer with the reason, never a wait without end: 429 without capacity, 409 without a snapshot", async () => {
+    const sandbox = await create({ auto_resume: true });
+    await post(sandbox, "pause");
+    const dir = join(fleet.fleet.dir, "hosts/host-1/vm", String(sandbox["id"]));
+    const images = (await readdir(dir, { recursive: true })).filter((name) => name.endsWith("/memory"));
+    expect(images).not.toEqual([]);
+    for (const name of images) await writeFile(join(dir, name), "damaged");
+    const answer = await fleet.guest(sandbox, "/info");
+    expect(answer).toMatchObject({ status: 409, body: { code: "SNAPSHOT_INVALID" } });
+    expect(await get(sandbox)).toMatchObject({ status: "paused" });
+    await fleet.call("DELETE", pathOf(sandbox));
+
+    const crowded = await create({ auto_resume: true });
+    await post(crowded, "pause");
+    await Promise.all(Array.from({ length: PLACES }, () => create()));
+    expect(await fleet.guest(crowded, "/info")).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
+    expect(await get(crowded)).toMatchObject({ status: "paused" });
   });
 });

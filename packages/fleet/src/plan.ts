@@ -20,6 +20,8 @@ export interface FleetOptions {
   isDurable: boolean;
   /** Added to the environment of every node-agent. */
   hostEnv: Record<string, string>;
+  /** Added to the environment of every gateway. */
+  gatewayEnv?: Record<string, string>;
 }
 
 export interface Ports {
@@ -87,6 +89,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       EDGE_PORT: String(ports.edge),
       TOKEN_SECRET_FILE: secretFile(dir, "token-secret"),
       HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+      ...options.gatewayEnv,
     }),
   );
   return [...schedulers, ...hosts, ...gateways];

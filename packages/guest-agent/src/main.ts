@@ -7,6 +7,7 @@ import { fileRoutes } from "./files.ts";
 import { type Identity, identityRoutes } from "./identity.ts";
 import { type Counters, infoRoutes } from "./info.ts";
 import { LineProcess } from "./line-process.ts";
+import { portsRoute } from "./ports.ts";
 import { PythonKernel } from "./python-kernel.ts";
 import { createAgentServer, type Route } from "./server.ts";
 
@@ -27,6 +28,7 @@ const kernel = new PythonKernel({
 const routes: Route[] = [
   ...executeRoutes({ config, environment, kernel }),
   ...fileRoutes(config),
+  portsRoute(config.port),
   ...environmentRoutes(environment),
   ...identityRoutes({ config, environment, kernel, identity, helper }),
   ...infoRoutes(config, identity, kernel, counters, () => routes.map((route) => route.path).filter((path) => !path.startsWith("/_torpor"))),

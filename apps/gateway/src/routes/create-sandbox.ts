@@ -62,10 +62,10 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     try {
       await waitForEnd({ ...deps, limits }, operation, gone, isAnonymous);
       const view = await createdSandbox(deps, operation);
-      await deps.edge.serve(view.sandbox.edgeAddress);
+      await deps.edge.serve(view.sandbox);
       const { token, expiresAt } = await deps.tokens.issue(view.sandbox.id, owner.organizationId);
       reply.status(201);
-      const resource = sandboxView(view, deps.edge.port);
+      const resource = sandboxView(view, deps.edge);
       return { ...resource, auth_token: token, token_expires_at: expiresAt.toISOString(), request_id: request.id };
     } catch (error) {
       // A create that ended with a failure has left nothing to delete; every other error leaves one under way.

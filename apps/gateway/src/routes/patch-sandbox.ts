@@ -31,7 +31,7 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; 
       throw invalidRequest([{ field: "metadata", message: `must not hold more than ${MAX_METADATA_NAMES} names after the change` }]);
     await deps.publishCommitted(patched.outboxIds);
     const view = await livingSandbox(deps, id, organizationId);
-    return { ...sandboxView(view, deps.edge.port), request_id: request.id };
+    return { ...sandboxView(view, deps.edge), request_id: request.id };
   });
 };
 

@@ -82,10 +82,24 @@ export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Pro
   return row === undefined ? undefined : toView(row);
 }
 
-/** Addresses that the edge has to serve now. */
-export async function listEdgeAddresses(db: Tx): Promise<string[]> {
-  const rows = await db.select({ edgeAddress: sandboxes.edgeAddress }).from(sandboxes).where(isAlive);
-  return rows.map((row) => row.edgeAddress);
+/** The same, by its id. */
+export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
+  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), isAlive));
+  return row === undefined ? undefined : toView(row);
+}
+
+export type EdgeSandbox = Pick<SandboxRow, "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"> & {
+  dataPlaneUrl: string | null;
+};
+
+/** What the edge has to serve now. */
+export async function listEdgeSandboxes(db: Tx): Promise<EdgeSandbox[]> {
+  const { id, edgeAddress, settledState, epoch, autoResume } = sandboxes;
+  return await db
+    .select({ id, edgeAddress, settledState, epoch, autoResume, dataPlaneUrl: hosts.dataPlaneUrl })
+    .from(sandboxes)
+    .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .where(isAlive);
 }
 
 export interface ListFilter {
