@@ -25,7 +25,7 @@ torpor_setup() { # root command
   mkdir -p "$tools" "$TORPOR_HOME/tmp" "$TORPOR_HOME/cache"
   # Caches and temporary files stay below .torpor/ too.
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
-  export NPM_CONFIG_STORE_DIR=$TORPOR_HOME/cache/pnpm-store TURBO_TELEMETRY_DISABLED=1 NPM_CONFIG_UPDATE_NOTIFIER=false
+  export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 NPM_CONFIG_UPDATE_NOTIFIER=false
   export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
   torpor_debian_packages
   torpor_node "$root" "$tools"
@@ -123,7 +123,11 @@ torpor_dependencies() { # root
   key=$(cd "$1" && cat pnpm-lock.yaml pnpm-workspace.yaml package.json {apps,packages,tests}/*/package.json | sha256sum | cut -d' ' -f1)
   [ -d "$1/node_modules" ] && [ "$(cat "$stamp" 2> /dev/null)" = "$key" ] && return 0
   torpor_say "installing dependencies from the lockfile"
-  (cd "$1" && CI=true pnpm install --frozen-lockfile > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
+  local locks lock_dirs=()
+  for locks in /tmp/pnpm-{store-operation-locks,modules-swaps,dir-locks}-"$(id -u)"; do [ -e "$locks" ] || lock_dirs+=("$locks"); done
+  (cd "$1" && CI=true pnpm install --frozen-lockfile --store-dir "$TORPOR_HOME/cache/pnpm-store" > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
     || { tail -15 "$TORPOR_HOME/pnpm.log" >&2; torpor_fail "pnpm install failed; its output is in $TORPOR_HOME/pnpm.log"; }
+  # pnpm keeps empty lock files outside of TMPDIR. Those of a pnpm that was here before are left alone.
+  for locks in "${lock_dirs[@]}"; do [ ! -d "$locks" ] || rm -rf "$locks"; done
   echo "$key" > "$stamp"
 }

@@ -10,7 +10,7 @@ set -euo pipefail
 
 template=code-interpreter
 suite=bookworm
-root_size_mib=1536
+root_size_mib=2560
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../../.." && pwd)
 images=$(mkdir -p "${1:?usage: build.sh <imagesDir> [<cacheDir>]}" && cd "$1" && pwd)
@@ -55,6 +55,8 @@ build_rootfs() { # into $1
   : > "$tree/etc/resolv.conf"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
+  # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
+  chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
   say "packing the root file system"
   truncate -s "${root_size_mib}M" "$1/rootfs.ext4"
   mkfs.ext4 -q -F -O ^has_journal,^metadata_csum_seed -m 0 -E "hash_seed=00000000-0000-4000-8000-000000000000,lazy_itable_init=0" \
@@ -85,7 +87,8 @@ if [ ! -d "$rootfs" ]; then
   mv "$work/rootfs" "$rootfs"
 fi
 
-agent_key=$( (cd "$repository/packages/guest-agent" && cat package.json build.ts src/*.ts guest/*; cat "$here/init" "$here/supervise" "$here/manifest.ts"; echo "$rootfs_key") | digest)
+node "$repository/packages/guest-agent/build.ts" "$work/agent.cjs"
+agent_key=$( (cat "$work/agent.cjs" "$repository"/packages/guest-agent/guest/* "$repository/packages/guest-agent/package.json" "$here/init" "$here/supervise" "$here/manifest.ts"; echo "$rootfs_key") | digest)
 built=$cache/image-$agent_key
 if [ -f "$built" ] && [ -d "$images/$(cat "$built")" ] && [ "$(readlink "$images/$template" || true)" = "$(cat "$built")" ]; then
   say "image $template is current ($(cut -c1-12 "$built"))"
@@ -99,7 +102,7 @@ cp "$rootfs/initrd-parts/busybox" "$initrd/bin/"
 cp -r "$rootfs/initrd-parts/modules" "$initrd/modules"
 install -m 755 "$here/init" "$initrd/init"
 install -m 755 "$here/supervise" "$initrd/torpor/"
-node "$repository/packages/guest-agent/build.ts" "$initrd/torpor/agent.cjs"
+cp "$work/agent.cjs" "$initrd/torpor/agent.cjs"
 cp "$repository"/packages/guest-agent/guest/*.py "$initrd/torpor/"
 find "$initrd" -exec touch -h -d @0 {} +
 (cd "$initrd" && find . -print0 | LC_ALL=C sort -z | cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) > "$work/out/initrd"

@@ -9,6 +9,7 @@ const run = promisify(execFile);
 /** Postgres refuses to run as root, and as a user that the system has no name for: nobody. */
 const SERVICE_UID = 65_534;
 const INITDB_LIMIT_MS = 120_000;
+const PRIVATE_MOUNTS = ["unshare", "--mount", "--propagation", "private"];
 
 export interface PostgresCommand {
   command: string;
@@ -93,7 +94,7 @@ function nativeDir(): string {
 
 /**
  * The command as an unprivileged user, where we are root. Such a user may not be able to enter the checkout (below /root, say): then the two directories are shown to this one process
- * at /mnt, in a mount namespace of its own, which ends with it.
+ * at /mnt, in a mount namespace of its own, which ends with it. In a chroot, whose root is no mount point, nothing can be mounted for one process alone: there it may enter every directory.
  */
 async function asService(
   native: string,
@@ -102,16 +103,30 @@ async function asService(
 ): Promise<PostgresCommand> {
   const env = { PATH: process.env["PATH"] ?? "", LC_ALL: "C", TZ: "UTC" };
   if (!isRoot()) return split(command({ native, dir }), env);
-  const drop = ["setpriv", `--reuid=${SERVICE_UID}`, `--regid=${SERVICE_UID}`, "--clear-groups", "--no-new-privs", "--inh-caps=-all", "--"];
-  if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir)))) return split([...drop, ...command({ native, dir })], env);
+  const drop = ["setpriv", `--reuid=${SERVICE_UID}`, `--regid=${SERVICE_UID}`, "--clear-groups", "--no-new-privs"];
+  const powerless = [...drop, "--inh-caps=-all", "--"];
+  if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir)))) return split([...powerless, ...command({ native, dir })], env);
+  if (!(await canMountPrivately())) {
+    // access(2), by which Postgres looks for its programs, heeds capabilities of a user other than root only with that bit.
+    const caps = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search", "--"];
+    return split([...drop, ...caps, ...command({ native, dir })], env);
+  }
   const script =
     'mount -t tmpfs tmpfs /mnt && mkdir /mnt/native /mnt/dir && mount --bind "$1" /mnt/native && mount --bind "$2" /mnt/dir && shift 2 && exec "$@"';
   const inside = command({ native: "/mnt/native", dir: "/mnt/dir" });
-  return split(["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", native, dir, ...drop, ...inside], env);
+  return split([...PRIVATE_MOUNTS, "sh", "-c", script, "sh", native, dir, ...powerless, ...inside], env);
 }
 
 function split([command = "", ...args]: string[], env: Record<string, string>): PostgresCommand {
   return { command, args, env };
+}
+
+async function canMountPrivately(): Promise<boolean> {
+  const [command = "", ...args] = PRIVATE_MOUNTS;
+  return await run(command, [...args, "true"]).then(
+    () => true,
+    () => false,
+  );
 }
 
 /** Whether any user may enter the directory and all above it. */

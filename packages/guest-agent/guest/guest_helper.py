@@ -55,6 +55,15 @@ def mount(source, target, kind=None, flags=0, options=None):
     check(libc.mount(*encoded, ctypes.c_ulong(flags), options.encode() if options else None), f"mount {target}")
 
 
+def copy_resolver(target):
+    """A disk that is full must not keep its sandbox from starting."""
+    try:
+        if not os.path.exists(target) or os.path.getsize(target) == 0:
+            shutil.copyfile("/etc/resolv.conf", target)
+    except OSError as error:
+        sys.stderr.write(f"{target} could not be written: {error}\n")
+
+
 def attach_disk(request):
     """Puts the sandbox's disk under the running system: image below, disk above, by overlayfs.
 
@@ -79,9 +88,7 @@ def attach_disk(request):
     for name in ("workspace", "tmp"):
         os.makedirs(f"/run/root/{name}", exist_ok=True)
         os.chmod(f"/run/root/{name}", 0o1777)
-    resolver = "/run/root/etc/resolv.conf"
-    if not os.path.exists(resolver) or os.path.getsize(resolver) == 0:
-        shutil.copyfile("/etc/resolv.conf", resolver)
+    copy_resolver("/run/root/etc/resolv.conf")
     os.makedirs("/run/old", exist_ok=True)
     os.chdir("/run/root")
     check(libc.syscall(ctypes.c_long(SYS_PIVOT_ROOT[os.uname().machine]), b".", b"run/old"), "pivot_root")

@@ -1,12 +1,16 @@
-/** Where things are in the guest. Tests run the agent on an ordinary machine and move them. */
+/** Where things are in the guest, and how much of each there may be. Tests run the agent on an ordinary machine and move them. */
 export interface Config {
   port: number;
   version: string;
   /** The helper programs that ride beside the bundle. */
   helperDir: string;
+  /** The interpreter of helpers and kernel: not to be found by a search path that the user may set. */
+  python: string;
   /** Roots that file calls may touch; everything else is PATH_NOT_ALLOWED. */
   fileRoots: string[];
   workdir: string;
+  /** Uploads are written here until they are whole. */
+  uploadDir: string;
   /** Global environment variables, kept over stop and start. Root-only. */
   envFile: string;
   /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
@@ -14,27 +18,59 @@ export interface Config {
   /** The sandbox's disk, and where the image is mounted that belongs below it; undefined where there is none (tests). */
   disk: { device: string; image: string } | undefined;
   /** Keeps the agent key for the next agent process of the same guest. In memory only. */
-  keyFile: string | undefined;
-  maxBodyBytes: number;
-  /** Per stream of one execution; what is over is cut, with a note. */
-  maxOutputBytes: number;
+  keyFile: string;
+  limits: Limits;
 }
+
+export interface Limits {
+  /** One JSON body, and all that are being read together. */
+  bodyBytes: number;
+  bodiesBytes: number;
+  /** A file that /files/read answers with; larger ones are for /files/download. */
+  readBytes: number;
+  /** Per stream of one execution; what is over is cut, with a note. */
+  outputBytes: number;
+  /** All outputs that are being collected together. */
+  outputsBytes: number;
+  /** Programs that run at the same time: foreground, background and streamed together. */
+  executions: number;
+  /** Background executions that are remembered after their end. */
+  finishedExecutions: number;
+  /** Open WebSockets and tunnels. */
+  streams: number;
+  idempotency: { results: number; resultsBytes: number; keptMs: number };
+}
+
+const MIB = 1024 ** 2;
+const HOUR_MS = 3_600_000;
 
 declare const AGENT_VERSION: string;
 
 export function configFrom(env: NodeJS.ProcessEnv): Config {
   const root = env["TORPOR_GUEST_ROOT"] ?? "";
+  const inGuest = root === "";
   return {
     port: Number(env["TORPOR_GUEST_PORT"] ?? 7777),
     version: typeof AGENT_VERSION === "string" ? AGENT_VERSION : "0.0.0-dev",
     helperDir: env["TORPOR_GUEST_HELPERS"] ?? "/run/torpor",
-    fileRoots: [`${root}/workspace`, root === "" ? "/tmp" : `${root}/tmp`, `${root}/root`, `${root}/home`],
+    python: inGuest ? "/usr/bin/python3" : "python3",
+    fileRoots: ["workspace", "tmp", "root", "home"].map((name) => `${root}/${name}`),
     workdir: `${root}/workspace`,
+    uploadDir: `${root}/var/lib/torpor/uploads`,
     envFile: `${root}/var/lib/torpor/env.json`,
-    userCgroup: root === "" ? "/sys/fs/cgroup/user" : undefined,
-    disk: root === "" ? { device: "/dev/vdb", image: "/run/base" } : undefined,
-    keyFile: root === "" ? "/run/torpor/agent-key" : undefined,
-    maxBodyBytes: Number(env["TORPOR_GUEST_MAX_BODY"] ?? 100 * 1024 * 1024),
-    maxOutputBytes: 10 * 1024 * 1024,
+    userCgroup: inGuest ? "/sys/fs/cgroup/user" : undefined,
+    disk: inGuest ? { device: "/dev/vdb", image: "/run/base" } : undefined,
+    keyFile: `${root}/run/torpor/agent-key`,
+    limits: {
+      bodyBytes: Number(env["TORPOR_GUEST_MAX_BODY"] ?? 32 * MIB),
+      bodiesBytes: 64 * MIB,
+      readBytes: 16 * MIB,
+      outputBytes: 10 * MIB,
+      outputsBytes: 48 * MIB,
+      executions: 128,
+      finishedExecutions: 100,
+      streams: 128,
+      idempotency: { results: 256, resultsBytes: 16 * MIB, keptMs: HOUR_MS },
+    },
   };
 }

@@ -1,15 +1,17 @@
-/** The sandbox's global environment variables: set by /env and at create, kept in a root-only file over stop and start, given to every execution. A request's own win over them. */
-import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+/** The sandbox's global environment variables: kept in a root-only file over stop and start, given to every execution. A request's own win over them. */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { stringMap } from "./errors.ts";
-import type { Route } from "./server.ts";
+import { AgentError } from "./errors.ts";
 
 const SECRET_NAME = /KEY|SECRET|PASSWORD|TOKEN/i;
 const MASK = "***MASKED***";
+const MAX_BYTES = 256 * 1024;
+
+type Variables = Record<string, string>;
 
 export class Environment {
   private readonly file: string;
-  private variables: Record<string, string> = {};
+  private variables: Variables = {};
 
   constructor(file: string) {
     this.file = file;
@@ -18,33 +20,43 @@ export class Environment {
 
   /** Reads the file again: it may be on a disk that was not there before. */
   load(): void {
-    this.variables = existsSync(this.file) ? (JSON.parse(readFileSync(this.file, "utf8")) as Record<string, string>) : {};
+    this.variables = existsSync(this.file) ? readVariables(this.file) : {};
   }
 
-  all(): Record<string, string> {
+  all(): Variables {
     return { ...this.variables };
   }
 
-  replace(variables: Record<string, string>): void {
-    // A client that reads, edits and writes back sends masks for what it was not shown: they stand for the values (hopx-contract.md, env.delete).
+  /** Throws 400 when the variables are too large together, or cannot be kept: nothing has changed then. */
+  replace(variables: Variables): void {
+    // A client that reads, edits and writes back sends masks for what it was not shown: they stand for the values (env.delete of the SDKs).
     const kept = Object.entries(variables).map(([name, value]) => [name, value === MASK ? (this.variables[name] ?? value) : value]);
-    this.variables = Object.fromEntries(kept) as Record<string, string>;
-    mkdirSync(dirname(this.file), { recursive: true, mode: 0o700 });
-    writeFileSync(`${this.file}.tmp`, JSON.stringify(this.variables), { mode: 0o600 });
-    renameSync(`${this.file}.tmp`, this.file);
+    const next = Object.fromEntries(kept) as Variables;
+    const text = JSON.stringify(next);
+    if (text.length > MAX_BYTES)
+      throw new AgentError(400, "INVALID_REQUEST", `"env_vars" is larger than ${MAX_BYTES} bytes; a program could not be started with it`);
+    this.write(text);
+    this.variables = next;
   }
 
-  merge(variables: Record<string, string>): void {
+  merge(variables: Variables): void {
     this.replace({ ...this.variables, ...variables });
   }
 
+  /** False when there was none. */
+  delete(name: string): boolean {
+    if (!Object.hasOwn(this.variables, name)) return false;
+    this.replace(Object.fromEntries(Object.entries(this.variables).filter(([key]) => key !== name)));
+    return true;
+  }
+
   /** For the API: names of secrets are shown, their values are not. */
-  masked(): Record<string, string> {
+  masked(): Variables {
     return Object.fromEntries(Object.entries(this.variables).map(([name, value]) => [name, SECRET_NAME.test(name) ? MASK : value]));
   }
 
   /** For a program: the agent's own few variables, then the global ones, then the request's. */
-  forProcess(request: Record<string, string>): Record<string, string> {
+  forProcess(request: Variables): Variables {
     return {
       PATH: process.env["PATH"] ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
       HOME: "/root",
@@ -55,33 +67,28 @@ export class Environment {
       ...request,
     };
   }
+
+  private write(text: string): void {
+    const temporary = `${this.file}.tmp`;
+    try {
+      mkdirSync(dirname(this.file), { recursive: true, mode: 0o700 });
+      writeFileSync(temporary, text, { mode: 0o600 });
+      renameSync(temporary, this.file);
+    } catch (cause) {
+      rmSync(temporary, { force: true, recursive: true });
+      const isFull = (cause as NodeJS.ErrnoException).code === "ENOSPC";
+      const reason = isFull ? "the disk is full; remove something first" : (cause as Error).message;
+      throw new AgentError(400, "FILE_OPERATION_FAILED", `the variables could not be kept: ${reason}`, { cause });
+    }
+  }
 }
 
-export function environmentRoutes(environment: Environment): Route[] {
-  const reply = () => {
-    const variables = environment.masked();
-    return { env_vars: variables, count: Object.keys(variables).length, timestamp: new Date().toISOString() };
-  };
-  const change = (apply: (variables: Record<string, string>) => void) => (request: { body: Record<string, unknown> }) => {
-    apply(stringMap(request.body, "env_vars"));
-    return reply();
-  };
-  return [
-    { method: "GET", path: "/env", handle: reply },
-    { method: "PUT", path: "/env", handle: change((variables) => environment.replace(variables)) },
-    {
-      method: "PATCH",
-      path: "/env",
-      handle: (request) =>
-        change((variables) => (request.body["merge"] === false ? environment.replace(variables) : environment.merge(variables)))(request),
-    },
-    {
-      method: "DELETE",
-      path: "/env",
-      handle: () => {
-        environment.replace({});
-        return reply();
-      },
-    },
-  ];
+/** User code is root and may have written there: what is no map of strings counts as empty. */
+function readVariables(file: string): Variables {
+  try {
+    const entries = Object.entries(JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>);
+    return Object.fromEntries(entries.filter((entry): entry is [string, string] => typeof entry[1] === "string"));
+  } catch {
+    return {};
+  }
 }

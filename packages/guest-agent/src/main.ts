@@ -1,48 +1,95 @@
 /** Composition root of the guest agent: the process that serves the in-sandbox API and the host's control calls. */
-import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { Activity } from "./activity.ts";
+import { Budget } from "./budget.ts";
 import { configFrom } from "./config.ts";
-import { Environment, environmentRoutes } from "./environment.ts";
-import { executeRoutes } from "./execute.ts";
-import { fileRoutes } from "./files.ts";
-import { type Identity, identityRoutes } from "./identity.ts";
-import { type Counters, infoRoutes } from "./info.ts";
-import { LineProcess } from "./line-process.ts";
+import { Environment } from "./environment.ts";
+import { environmentRoutes } from "./environment-routes.ts";
+import { BackgroundExecutions } from "./execution/background.ts";
+import { executeRoutes } from "./execution/execute-routes.ts";
+import { Gate } from "./execution/gate.ts";
+import { IdempotencyMemory } from "./execution/idempotency.ts";
+import { PythonKernel } from "./execution/python-kernel.ts";
+import { Runner } from "./execution/runner.ts";
+import { fileRoutes } from "./files/file-routes.ts";
+import { Connections } from "./http/connections.ts";
+import { type Match, Router } from "./http/router.ts";
+import { createAgentServer } from "./http/server.ts";
+import { LineProcess, RestartingHelper } from "./line-process.ts";
 import { portsRoute } from "./ports.ts";
-import { PythonKernel } from "./python-kernel.ts";
-import { createAgentServer, type Route } from "./server.ts";
+import { executeStreamRoutes } from "./streams/execute-stream.ts";
+import { terminalRoute } from "./streams/terminal.ts";
+import { tunnelRoute } from "./streams/tunnel.ts";
+import { acceptUpgrades } from "./streams/upgrades.ts";
+import { watchRoute } from "./streams/watch.ts";
+import { cacheRoutes } from "./system/cache.ts";
+import { Counters } from "./system/counters.ts";
+import { type Identity, identityRoutes } from "./system/identity.ts";
+import { infoRoutes } from "./system/info.ts";
+import { metricsRoutes } from "./system/metrics.ts";
+import { processRoutes } from "./system/processes.ts";
 
 const config = configFrom(process.env);
 mkdirSync(config.workdir, { recursive: true });
+// Uploads that an agent before this one did not end.
+rmSync(config.uploadDir, { recursive: true, force: true });
+
+const isSuccessor = existsSync(config.keyFile);
+const identity: Identity = { agentKey: isSuccessor ? readFileSync(config.keyFile, "utf8") : undefined, sandboxId: undefined };
 const environment = new Environment(config.envFile);
-const agentKey = config.keyFile !== undefined && existsSync(config.keyFile) ? readFileSync(config.keyFile, "utf8") : undefined;
-const identity: Identity = { agentKey, sandboxId: undefined };
-const counters: Counters = { requests: 0, errors: 0 };
-const helper = new LineProcess("python3", [`${config.helperDir}/guest_helper.py`]);
-const kernel = new PythonKernel({
-  helperDir: config.helperDir,
-  userCgroup: config.userCgroup,
-  maxOutputBytes: config.maxOutputBytes,
-  env: () => environment.forProcess({}),
-});
+const activity = new Activity();
+const connections = new Connections();
+const counters = new Counters();
+const idempotency = new IdempotencyMemory(config.limits.idempotency);
+const helper = new RestartingHelper(() => new LineProcess(config.python, [`${config.helperDir}/guest_helper.py`]));
+const kernel = new PythonKernel({ ...config, env: () => environment.forProcess({}), isSuccessor });
+const runner = new Runner({ config, environment, kernel, activity });
+const background = new BackgroundExecutions(runner, config.limits);
 
-const routes: Route[] = [
-  ...executeRoutes({ config, environment, kernel }),
+const webSockets = [...executeStreamRoutes({ config, environment, runner }), terminalRoute(config, environment), watchRoute(config)];
+const router = new Router([
+  ...executeRoutes({ config, environment, kernel, runner, background, idempotency }),
+  ...processRoutes(config, background),
   ...fileRoutes(config),
-  portsRoute(config.port),
   ...environmentRoutes(environment),
-  ...identityRoutes({ config, environment, kernel, identity, helper }),
-  ...infoRoutes(config, identity, kernel, counters, () => routes.map((route) => route.path).filter((path) => !path.startsWith("/_torpor"))),
-];
+  ...cacheRoutes(idempotency),
+  ...metricsRoutes({ config, activity, counters, runner, background, idempotency }),
+  ...identityRoutes({ config, environment, kernel, identity, helper, connections, activity }),
+  portsRoute(config.port),
+  ...infoRoutes({ config, identity, kernel, activity, counters, paths: servedPaths }),
+]);
 
-const server = createAgentServer(routes, identity, {
-  maxBodyBytes: config.maxBodyBytes,
-  count: (isError) => {
-    counters.requests += 1;
-    if (isError) counters.errors += 1;
-  },
+const server = createAgentServer({
+  router,
+  keys: identity,
+  bodyLimits: { maxBytes: config.limits.bodyBytes, budget: new Budget(config.limits.bodiesBytes) },
+  connections,
+  begin,
+});
+acceptUpgrades(server, {
+  keys: identity,
+  connections,
+  activity,
+  gate: new Gate(config.limits.streams, "streams are open"),
+  webSockets,
+  raw: [tunnelRoute],
 });
 server.listen(config.port, "0.0.0.0");
 process.once("SIGTERM", () => {
-  helper.kill();
+  helper.current.kill();
   server.close(() => process.exit(0));
 });
+
+function servedPaths(): string[] {
+  return [...router.routes, ...webSockets].map(({ path }) => path).filter((path) => !path.startsWith("/_torpor"));
+}
+
+/** Calls of the host and looks at the agent's health are no activity of the sandbox. */
+function begin({ route }: Match): (outcome: { isError: boolean }) => void {
+  const startedAtMs = performance.now();
+  const end = route.access === undefined ? activity.request() : () => {};
+  return ({ isError }) => {
+    end();
+    counters.add(`${route.method} ${route.path}`, performance.now() - startedAtMs, isError);
+  };
+}

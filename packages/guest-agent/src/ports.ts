@@ -46,6 +46,6 @@ export function listeningPorts(tables: readonly string[], agentPort: number): Li
       .filter((fields) => fields[3] === LISTENING)
       .map((fields) => Number.parseInt(fields[1]?.split(":").at(-1) ?? "", 16)),
   );
-  const ports = [...new Set(found)].filter((port) => port > 0 && port !== agentPort).toSorted((a, b) => a - b);
+  const ports = [...new Set(found)].filter((port) => port > 0 && port !== agentPort).sort((a, b) => a - b);
   return { ports, etag: ports.join("-") || "none" };
 }

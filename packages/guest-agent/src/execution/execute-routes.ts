@@ -1,0 +1,110 @@
+/** /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false), not an error of the API. */
+import type { Config } from "../config.ts";
+import type { Environment } from "../environment.ts";
+import { optionalString } from "../fields.ts";
+import type { Request, Route } from "../http/router.ts";
+import type { BackgroundExecutions, Finished } from "./background.ts";
+import { callbackOf, sendCallback } from "./callback.ts";
+import type { IdempotencyMemory } from "./idempotency.ts";
+import type { Display } from "./output.ts";
+import type { PythonKernel } from "./python-kernel.ts";
+import { codeJob, commandJob, type JobDefaults } from "./request.ts";
+import type { CollectedRun, Runner } from "./runner.ts";
+
+export interface ExecuteDeps {
+  config: Config;
+  environment: Environment;
+  kernel: PythonKernel;
+  runner: Runner;
+  background: BackgroundExecutions;
+  idempotency: IdempotencyMemory;
+}
+
+/** In seconds; what the SDKs send wins. */
+const DEFAULTS = {
+  execute: { timeoutS: 120 },
+  ipython: { timeoutS: 60, language: "python" },
+  background: { timeoutS: 300, isDetached: true },
+  async: { timeoutS: 1800, isDetached: true },
+  command: { timeoutS: 120 },
+} satisfies Record<string, JobDefaults>;
+
+export function executeRoutes(deps: ExecuteDeps): Route[] {
+  const post = (path: string, handle: (request: Request) => unknown): Route => ({
+    method: "POST",
+    path,
+    handle: deps.idempotency.once(path, handle),
+  });
+  return [
+    post("/execute", (request) => execute(deps, request, DEFAULTS.execute)),
+    post("/execute/rich", (request) => execute(deps, request, DEFAULTS.execute)),
+    post("/execute/ipython", (request) => execute(deps, request, DEFAULTS.ipython)),
+    post("/execute/background", (request) => executeInBackground(deps, request)),
+    post("/execute/async", (request) => executeAsync(deps, request)),
+    post("/commands/run", (request) => runCommand(deps, request)),
+    post("/commands/background", (request) => commandInBackground(deps, request)),
+    { method: "GET", path: "/jupyter/sessions", handle: () => ({ sessions: deps.kernel.sessions() }) },
+  ];
+}
+
+async function execute(deps: ExecuteDeps, request: Request, defaults: JobDefaults) {
+  const job = codeJob(deps.config, deps.environment, request.body, defaults);
+  const run = await deps.runner.collect(job, request.signal);
+  return { ...resultOf(run), language: job.language, ...richFields(run.displays) };
+}
+
+async function runCommand(deps: ExecuteDeps, request: Request) {
+  const job = commandJob(deps.config, request.body, DEFAULTS.command);
+  const run = await deps.runner.collect(job, request.signal);
+  return { ...resultOf(run), command: request.body["command"], ...(run.pid === undefined ? {} : { pid: run.pid }) };
+}
+
+function executeInBackground(deps: ExecuteDeps, request: Request) {
+  const name = optionalString(request.body, "name");
+  const job = codeJob(deps.config, deps.environment, request.body, DEFAULTS.background);
+  return { ...deps.background.start(job, name).view(), message: "Execution started" };
+}
+
+function commandInBackground(deps: ExecuteDeps, request: Request) {
+  const name = optionalString(request.body, "name");
+  const job = commandJob(deps.config, request.body, DEFAULTS.command);
+  return { ...deps.background.start(job, name).view(), message: "Command started" };
+}
+
+function executeAsync(deps: ExecuteDeps, request: Request) {
+  const callback = callbackOf(request.body);
+  const job = codeJob(deps.config, deps.environment, request.body, DEFAULTS.async);
+  const execution = deps.background.start(job, undefined, (finished) => {
+    void sendCallback(callback, callbackPayload(execution.executionId, finished));
+  });
+  const { processId, executionId } = execution;
+  return { execution_id: executionId, process_id: processId, status: "queued", callback_url: callback.url, message: "Execution queued" };
+}
+
+function callbackPayload(executionId: string, finished: Finished) {
+  const status = finished.status === "completed" || finished.status === "timeout" ? finished.status : "failed";
+  const error =
+    finished.status === "completed"
+      ? {}
+      : { error: finished.status === "timeout" ? "the time limit was reached" : `the program was ${finished.status}` };
+  return { execution_id: executionId, status, ...resultOf(finished), ...error };
+}
+
+function resultOf(run: Omit<CollectedRun, "displays">) {
+  return {
+    success: run.exitCode === 0,
+    stdout: run.stdout,
+    stderr: run.stderr,
+    exit_code: run.exitCode,
+    execution_time: run.durationMs / 1000,
+    timed_out: run.timedOut,
+    timestamp: new Date().toISOString(),
+  };
+}
+
+/** The newest of each kind in a field of its own, as the SDKs read them, and all displays in their order. */
+function richFields(displays: Display[]): Record<string, unknown> {
+  if (displays.length === 0) return {};
+  const { text, ...others } = Object.assign({}, ...displays) as Display;
+  return { ...others, ...(text === undefined ? {} : { result: text }), rich_outputs: displays };
+}

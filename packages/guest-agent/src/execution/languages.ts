@@ -1,0 +1,64 @@
+/** The languages that code can be sent in, and how each is run. What a template lacks is known by its programs. */
+import { accessSync, constants } from "node:fs";
+import { join } from "node:path";
+import { invalidRequest } from "../errors.ts";
+
+export interface Language {
+  name: string;
+  /** The program that must be there. */
+  binary: string;
+  aliases: readonly string[];
+  /** `code` short enough for an argument leaves standard input to the program itself. */
+  run(code: string): { command: string; args: string[]; input?: string };
+}
+
+/** The kernel takes no longer single argument (MAX_ARG_STRLEN). */
+const MAX_ARGUMENT_BYTES = 128 * 1024 - 1;
+
+const withFlag = (command: string, flag: string, stdinFlag: string) => (code: string) =>
+  Buffer.byteLength(code) > MAX_ARGUMENT_BYTES || code.includes("\0")
+    ? { command, args: [stdinFlag], input: code }
+    : { command, args: [flag, code] };
+
+const fromStdin =
+  (command: string, ...args: string[]) =>
+  (code: string) => ({ command, args, input: code });
+
+/** Static imports and exports make it a module; Node 18 has to be told. */
+const IS_MODULE = /^\s*(import\s+["'{*\w]|export\s+(default|const|let|function|class|async|\{))/m;
+const GO = 'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
+
+const LANGUAGES: readonly Language[] = [
+  { name: "python", binary: "python3", aliases: ["python", "python3", "py"], run: withFlag("python3", "-c", "-") },
+  {
+    name: "javascript",
+    binary: "node",
+    aliases: ["javascript", "js", "node", "nodejs"],
+    run: (code) => fromStdin("node", ...(IS_MODULE.test(code) ? ["--input-type=module"] : []), "-")(code),
+  },
+  { name: "bash", binary: "bash", aliases: ["bash", "sh", "shell"], run: withFlag("bash", "-c", "-s") },
+  { name: "go", binary: "go", aliases: ["go", "golang"], run: fromStdin("/bin/sh", "-c", GO) },
+  { name: "perl", binary: "perl", aliases: ["perl"], run: fromStdin("perl", "-") },
+  { name: "ruby", binary: "ruby", aliases: ["ruby", "rb"], run: fromStdin("ruby", "-") },
+  { name: "php", binary: "php", aliases: ["php"], run: fromStdin("php") },
+  { name: "r", binary: "Rscript", aliases: ["r"], run: fromStdin("Rscript", "-") },
+];
+
+/** Throws 400 when there is no such language here; the message says which there are. */
+export function languageOf(asked: string, searchPath: string): Language {
+  const language = LANGUAGES.find(({ aliases }) => aliases.includes(asked.toLowerCase()));
+  if (language !== undefined && isInstalled(language.binary, searchPath)) return language;
+  const installed = LANGUAGES.filter(({ binary }) => isInstalled(binary, searchPath)).map(({ name }) => name);
+  throw invalidRequest(`"language": this template cannot run ${JSON.stringify(asked)}; it runs ${installed.join(", ")}`);
+}
+
+function isInstalled(binary: string, searchPath: string): boolean {
+  return searchPath.split(":").some((dir) => {
+    try {
+      accessSync(join(dir, binary), constants.X_OK);
+      return true;
+    } catch {
+      return false;
+    }
+  });
+}

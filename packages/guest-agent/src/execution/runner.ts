@@ -1,0 +1,80 @@
+/** Runs jobs of every kind: the one place that counts them, limits how many there are, and gives them the sandbox's variables. */
+import type { Activity } from "../activity.ts";
+import { Budget } from "../budget.ts";
+import type { Config } from "../config.ts";
+import type { Environment } from "../environment.ts";
+import { Gate } from "./gate.ts";
+import { CollectedOutput, type Display, type OutputSink } from "./output.ts";
+import type { PythonKernel } from "./python-kernel.ts";
+import type { Job } from "./request.ts";
+import { type ExecutionEnd, runProcess } from "./run-process.ts";
+
+export interface RunOptions {
+  sink: OutputSink;
+  signal: AbortSignal;
+  onStart?: (pid: number) => void;
+}
+
+export interface CollectedRun extends ExecutionEnd {
+  stdout: string;
+  stderr: string;
+  displays: Display[];
+}
+
+export class Runner {
+  private readonly config: Config;
+  private readonly environment: Environment;
+  private readonly kernel: PythonKernel;
+  private readonly activity: Activity;
+  private readonly gate: Gate;
+  private readonly outputs: Budget;
+  /** Ever. */
+  startedTotal = 0;
+
+  constructor(deps: { config: Config; environment: Environment; kernel: PythonKernel; activity: Activity }) {
+    this.config = deps.config;
+    this.environment = deps.environment;
+    this.kernel = deps.kernel;
+    this.activity = deps.activity;
+    this.gate = new Gate(deps.config.limits.executions, "programs run in this sandbox");
+    this.outputs = new Budget(deps.config.limits.outputsBytes);
+  }
+
+  /** Starts the job; resolves at its end. Throws 429 at once when too many run; what the program itself does is a result. */
+  start(job: Job, options: RunOptions): Promise<ExecutionEnd> {
+    const leave = this.gate.enter();
+    const end = this.activity.execution();
+    this.startedTotal += 1;
+    return this.run(job, options).finally(() => {
+      end();
+      leave();
+    });
+  }
+
+  /** Runs the job to its end, with all of its output in one piece. */
+  async collect(job: Job, signal: AbortSignal): Promise<CollectedRun> {
+    const output = new CollectedOutput(this.config.limits.outputBytes, this.outputs);
+    try {
+      const end = await this.start(job, { sink: output, signal });
+      return { ...end, ...output.close() };
+    } finally {
+      output.close();
+    }
+  }
+
+  private async run(job: Job, { sink, signal, onStart }: RunOptions): Promise<ExecutionEnd> {
+    const { workdir, timeoutMs, program } = job;
+    if (program === undefined)
+      return await this.kernel.run({ code: job.code, timeoutMs, workdir, env: { ...this.environment.all(), ...job.env }, sink, signal });
+    const { command, args, input } = program;
+    return await runProcess({
+      program: { command, args, cwd: workdir, env: this.environment.forProcess(job.env) },
+      input,
+      timeoutMs,
+      userCgroup: this.config.userCgroup,
+      sink,
+      signal,
+      ...(onStart === undefined ? {} : { onStart }),
+    });
+  }
+}

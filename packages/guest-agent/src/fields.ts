@@ -1,0 +1,86 @@
+/** Readers of single fields of a JSON body. Each throws a 400 that names the field. */
+import { AgentError, invalidRequest, missingParameter } from "./errors.ts";
+
+export type Body = Record<string, unknown>;
+
+export function stringField(body: Body, name: string): string {
+  const value = body[name];
+  if (value === undefined || value === null) throw missingParameter(name);
+  if (typeof value !== "string") throw invalidRequest(`"${name}" must be a string`);
+  return value;
+}
+
+export function optionalString(body: Body, name: string): string | undefined {
+  return body[name] === undefined || body[name] === null ? undefined : stringField(body, name);
+}
+
+/** A string that becomes part of a system call, where a NUL would end it. */
+export function systemString(body: Body, name: string): string {
+  return withoutNul(stringField(body, name), name);
+}
+
+export function withoutNul(value: string, name: string): string {
+  if (value.includes("\0")) throw invalidRequest(`"${name}" holds a NUL character`);
+  return value;
+}
+
+export function optionalBoolean(body: Body, name: string): boolean | undefined {
+  const value = body[name] ?? undefined;
+  if (value !== undefined && typeof value !== "boolean") throw invalidRequest(`"${name}" must be true or false`);
+  return value;
+}
+
+/** Seconds as the SDKs send them; `limit` is what they are cut to. */
+export function secondsField(body: Body, name: string, fallback: number, limit: number): number {
+  const value = body[name] ?? fallback;
+  if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
+    throw invalidRequest(`"${name}" must be a positive number of seconds`);
+  return Math.min(value, limit);
+}
+
+export function integerField(body: Body, name: string, range: { from: number; to: number }): number {
+  const value = body[name];
+  if (value === undefined || value === null) throw missingParameter(name);
+  if (typeof value !== "number" || !Number.isInteger(value) || value < range.from || value > range.to)
+    throw invalidRequest(`"${name}" must be a whole number from ${range.from} to ${range.to}`);
+  return value;
+}
+
+/** Names and values of environment variables. */
+export function variablesField(body: Body, name: string): Record<string, string> {
+  const value = stringMap(body, name);
+  for (const [key, entry] of Object.entries(value)) {
+    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key))
+      throw invalidRequest(`"${name}" holds ${JSON.stringify(key)}, which is no name of an environment variable`);
+    withoutNul(entry, `${name}.${key}`);
+  }
+  return value;
+}
+
+export function stringMap(body: Body, name: string): Record<string, string> {
+  const value = body[name] ?? {};
+  if (typeof value !== "object" || Array.isArray(value)) throw invalidRequest(`"${name}" must be an object of strings`);
+  for (const [key, entry] of Object.entries(value as Body))
+    if (typeof entry !== "string") throw invalidRequest(`"${name}.${key}" must be a string`);
+  return value as Record<string, string>;
+}
+
+export function optionalStrings(body: Body, name: string): string[] | undefined {
+  const value = body[name] ?? undefined;
+  if (value === undefined) return undefined;
+  if (!Array.isArray(value) || !value.every((entry) => typeof entry === "string"))
+    throw invalidRequest(`"${name}" must be an array of strings`);
+  return value.map((entry: string, at) => withoutNul(entry, `${name}[${at}]`));
+}
+
+/** A JSON text that has to be an object. */
+export function parseObject(text: string): Body {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new AgentError(400, "INVALID_JSON", "the body is not valid JSON", { cause });
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalidRequest("the body must be a JSON object");
+  return value as Body;
+}

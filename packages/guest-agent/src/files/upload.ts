@@ -1,0 +1,108 @@
+/** POST /files/upload: one file in a multipart form, streamed to disk. It appears under its name when it is whole. */
+import { randomBytes } from "node:crypto";
+import { createWriteStream } from "node:fs";
+import { mkdir, rm, stat } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { IncomingMessage } from "node:http";
+import type { Readable, Writable } from "node:stream";
+import { finished, pipeline } from "node:stream/promises";
+import { Busboy, type BusboyHeaders } from "@fastify/busboy";
+import type { Config } from "../config.ts";
+import { AgentError, invalidRequest, missingParameter } from "../errors.ts";
+import type { Request } from "../http/router.ts";
+import { withFileErrors } from "./file-errors.ts";
+import { locate } from "./paths.ts";
+import { modeOf, putInPlace } from "./write-file.ts";
+
+const FORM_LIMITS = { files: 1, fields: 16, fieldSize: 64 * 1024, fieldNameSize: 256, headerPairs: 64, parts: 20 };
+
+interface Form {
+  fields: Map<string, string>;
+  file: { name: string; sizeBytes: number } | undefined;
+}
+
+export async function upload(config: Config, request: Request) {
+  const temporary = join(config.uploadDir, randomBytes(12).toString("hex"));
+  try {
+    await withFileErrors(config.uploadDir, () => mkdir(config.uploadDir, { recursive: true, mode: 0o700 }));
+    const form = await readForm(request, temporary);
+    if (form.file === undefined) throw missingParameter("file");
+    const path = await targetOf(config, form.fields.get("path") ?? request.query.get("path"), form.file.name);
+    const mode = modeOf(form.fields.get("mode"));
+    await withFileErrors(path, () => putInPlace(temporary, path, { mode, overwrite: form.fields.get("overwrite") !== "false" }));
+    return { success: true, path, size: form.file.sizeBytes, message: "File uploaded", timestamp: new Date().toISOString() };
+  } finally {
+    await rm(temporary, { force: true }).catch(() => {});
+  }
+}
+
+/** `path` is the file's own name, or a directory that it goes into. */
+async function targetOf(config: Config, asked: string | null, fileName: string): Promise<string> {
+  const path = await locate(config, asked);
+  const isDirectory = asked?.endsWith("/") === true || (await stat(path).catch(() => undefined))?.isDirectory() === true;
+  if (!isDirectory) return path;
+  const name = basename(fileName);
+  if (name === "" || name === "." || name === "..") throw invalidRequest('"path" is a directory and "file" has no name');
+  return await locate(config, join(path, name));
+}
+
+async function readForm({ incoming, headers, signal }: Request, temporary: string): Promise<Form> {
+  const form: Form = { fields: new Map(), file: undefined };
+  const parser = parserOf(headers as BusboyHeaders);
+  let saving: { stream: Readable; done: Promise<void> } | undefined;
+  parser.on("field", (name, value, _isNameCut, isValueCut) => {
+    if (isValueCut) parser.destroy(invalidRequest(`"${name}" is too long`));
+    else form.fields.set(name, value);
+  });
+  parser.on("file", (field, stream, name) => {
+    if (field !== "file" || form.file !== undefined) {
+      stream.resume();
+      return;
+    }
+    form.file = { name: name ?? "", sizeBytes: 0 };
+    saving = { stream, done: save(stream, temporary, form.file, (error) => parser.destroy(error)) };
+    saving.done.catch(() => {});
+  });
+  try {
+    await feed(incoming, parser, signal);
+    await saving?.done;
+  } catch (error) {
+    saving?.stream.destroy();
+    await saving?.done.catch(() => {});
+    throw error instanceof AgentError ? error : invalidRequest(`the form is malformed or was cut off: ${(error as Error).message}`);
+  }
+  return form;
+}
+
+/** Like `pipeline`, but a failure leaves the connection as it is, for the refusal to go back on. */
+async function feed(incoming: IncomingMessage, parser: Writable, signal: AbortSignal): Promise<void> {
+  const left = () => parser.destroy(new Error("the client went away"));
+  signal.addEventListener("abort", left, { once: true });
+  incoming.once("close", () => incoming.complete || left());
+  incoming.pipe(parser);
+  try {
+    await finished(parser, { readable: false });
+  } finally {
+    signal.removeEventListener("abort", left);
+    incoming.unpipe(parser);
+  }
+}
+
+function parserOf(headers: BusboyHeaders): InstanceType<typeof Busboy> {
+  try {
+    return new Busboy({ headers, limits: FORM_LIMITS });
+  } catch (error) {
+    throw invalidRequest(`"Content-Type" must be multipart/form-data with a boundary: ${(error as Error).message}`);
+  }
+}
+
+async function save(stream: Readable, temporary: string, file: { sizeBytes: number }, fail: (error: Error) => void): Promise<void> {
+  const target = createWriteStream(temporary, { flags: "wx", mode: 0o600, highWaterMark: 256 * 1024 });
+  try {
+    await withFileErrors(temporary, () => pipeline(stream, target));
+    file.sizeBytes = target.bytesWritten;
+  } catch (error) {
+    fail(error as Error);
+    throw error;
+  }
+}

@@ -1,0 +1,51 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { type Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+
+const DISCARD_LIMIT_MS = 60_000;
+
+/** An answer that is not simply a 200 with JSON. A stream is piped, at the pace of the reader. */
+export class Reply {
+  readonly status: number;
+  readonly headers: Record<string, string | number>;
+  readonly body: Readable | Buffer;
+
+  constructor(status: number, headers: Record<string, string | number>, body: Readable | Buffer) {
+    this.status = status;
+    this.headers = headers;
+    this.body = body;
+  }
+}
+
+export const jsonReply = (status: number, body: unknown, headers: Record<string, string> = {}): Reply =>
+  new Reply(status, { "content-type": "application/json", ...headers }, Buffer.from(JSON.stringify(body ?? {})));
+
+/** A client may read its answer only when it has sent everything: what nobody wants any more is taken from it and thrown away, for a limited time. */
+function discardRest(incoming: IncomingMessage): void {
+  incoming.resume();
+  const timer = setTimeout(() => incoming.socket.destroy(), DISCARD_LIMIT_MS);
+  incoming.once("close", () => clearTimeout(timer));
+}
+
+export async function send(incoming: IncomingMessage, response: ServerResponse, requestId: string, reply: Reply): Promise<void> {
+  const { status, headers, body } = reply;
+  const isWithoutBody = incoming.method === "HEAD";
+  if (response.destroyed || response.headersSent) {
+    if (!Buffer.isBuffer(body)) body.destroy();
+    return;
+  }
+  if (!incoming.complete) discardRest(incoming);
+  const length = Buffer.isBuffer(body) ? { "content-length": body.length } : {};
+  response.writeHead(status, { "x-request-id": requestId, ...length, ...headers });
+  if (Buffer.isBuffer(body)) {
+    response.end(isWithoutBody ? undefined : body);
+    return;
+  }
+  if (isWithoutBody) {
+    body.destroy();
+    response.end();
+    return;
+  }
+  // The reader left, or the file shrank: the connection ends before the promised length, which the reader sees.
+  await pipeline(body, response).catch(() => response.destroy());
+}

@@ -1,0 +1,164 @@
+/**
+ * Sends frames so that a client which listens for one message at a time loses none (the JavaScript SDK drops what arrives while it handles the one before).
+ *
+ * L1  One frame, then a ping; the next frame only after the pong.
+ * L2  What accumulates meanwhile is joined: text of the same kind into one frame, in order.
+ * L3  Whoever writes waits while more than `MAX_WAITING_BYTES` are unsent. So a slow client holds up the program, and nothing is lost. A writer that does not wait is cut above
+ *     a second bound, with a note.
+ * L4  The last frame is repeated until the client closes, for a limited time: a client that missed it would wait for ever.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { WebSocket } from "ws";
+import { withLimit } from "../limits.ts";
+
+export type Frame = Record<string, unknown> & { type: string };
+
+interface Entry {
+  frame: Frame;
+  /** Of a text frame: the parts of its `data`. */
+  parts?: string[];
+  bytes: number;
+}
+
+const MAX_WAITING_BYTES = 512 * 1024;
+const CUT_ABOVE_BYTES = 4 * 1024 * 1024;
+const MAX_FRAME_BYTES = 128 * 1024;
+/** A client that does not read for this long is taken for dead. It may be at work on what it got. */
+const PONG_LIMIT_MS = 120_000;
+/** Without frames, a ping now and then finds out that the client is gone. */
+const KEEP_ALIVE_MS = 30_000;
+const REPEAT_EVERY_MS = 300;
+const REPEATS = 20;
+
+export class LockstepSender {
+  private readonly socket: WebSocket;
+  private readonly onSent: () => void;
+  private readonly waiting: Entry[] = [];
+  private waitingBytes = 0;
+  private cutBytes = 0;
+  private readonly wakeUps = new Set<() => void>();
+  private isEnding = false;
+  private readonly pumped: Promise<void>;
+
+  /** `onSent` is called for each frame that the client has taken. */
+  constructor(socket: WebSocket, onSent: () => void = () => {}) {
+    this.socket = socket;
+    this.onSent = onSent;
+    socket.once("close", () => this.wake());
+    this.pumped = this.pump();
+  }
+
+  get isOpen(): boolean {
+    return this.socket.readyState === this.socket.OPEN;
+  }
+
+  /** Resolves when there is room for more, or nobody to send to. */
+  async send(frame: Frame): Promise<void> {
+    this.add({ frame, bytes: JSON.stringify(frame).length });
+    await this.room();
+  }
+
+  /** The same for text, which may be joined with text of the same kind. */
+  async text(type: string, data: string): Promise<void> {
+    if (data === "") return;
+    const last = this.waiting.at(-1);
+    if (last?.parts !== undefined && last.frame.type === type && last.bytes < MAX_FRAME_BYTES && this.waitingBytes < CUT_ABOVE_BYTES) {
+      last.parts.push(data);
+      last.bytes += data.length;
+      this.waitingBytes += data.length;
+    } else this.add({ frame: { type }, parts: [data], bytes: data.length });
+    await this.room();
+  }
+
+  /** Sends everything and then this frame, again and again, until the client closes or the repeats are used up. */
+  async end(frame: Frame): Promise<void> {
+    this.isEnding = true;
+    this.wake();
+    await this.pumped;
+    for (let repeat = 0; repeat < REPEATS && this.isOpen; repeat += 1) {
+      await this.deliver(frame);
+      await this.closedWithin(REPEAT_EVERY_MS);
+    }
+    if (!this.isOpen) return;
+    this.socket.close(1000);
+    await sleep(REPEAT_EVERY_MS);
+  }
+
+  private add(entry: Entry): void {
+    if (!this.isOpen || this.isEnding) return;
+    if (this.waitingBytes >= CUT_ABOVE_BYTES) {
+      this.cutBytes += entry.bytes;
+      return;
+    }
+    this.waiting.push(entry);
+    this.waitingBytes += entry.bytes;
+    this.wake();
+  }
+
+  private async pump(): Promise<void> {
+    while (this.isOpen) {
+      const entry = this.waiting.shift() ?? this.cutNote();
+      if (entry !== undefined) {
+        const { frame, parts } = entry;
+        if (await this.deliver(parts === undefined ? frame : { ...frame, data: parts.join("") })) this.onSent();
+        this.waitingBytes -= entry.bytes;
+        this.wake();
+      } else if (this.isEnding) return;
+      else if (!(await this.woken(KEEP_ALIVE_MS))) await this.ping();
+    }
+    this.waiting.length = 0;
+    this.waitingBytes = 0;
+    this.wake();
+  }
+
+  private cutNote(): Entry | undefined {
+    if (this.cutBytes === 0) return undefined;
+    const data = `\n[${this.cutBytes} more bytes were cut]\n`;
+    this.cutBytes = 0;
+    return { frame: { type: "stderr" }, parts: [data], bytes: 0 };
+  }
+
+  /** False when the client has not taken it. */
+  private async deliver(frame: Frame): Promise<boolean> {
+    if (!this.isOpen) return false;
+    this.socket.send(JSON.stringify({ ...frame, timestamp: new Date().toISOString() }));
+    return await this.ping();
+  }
+
+  private async ping(): Promise<boolean> {
+    if (!this.isOpen) return false;
+    let finish = (_isAlive: boolean) => {};
+    const answered = new Promise<boolean>((resolve) => (finish = resolve));
+    const onPong = () => finish(true);
+    const onClose = () => finish(false);
+    this.socket.once("pong", onPong).once("close", onClose);
+    this.socket.ping();
+    const isAlive = await withLimit(answered, PONG_LIMIT_MS);
+    this.socket.off("pong", onPong).off("close", onClose);
+    if (isAlive === undefined) this.socket.terminate();
+    return isAlive === true;
+  }
+
+  private async room(): Promise<void> {
+    while (this.isOpen && this.waitingBytes > MAX_WAITING_BYTES) await this.woken(KEEP_ALIVE_MS);
+  }
+
+  private async closedWithin(limitMs: number): Promise<void> {
+    const deadline = performance.now() + limitMs;
+    while (this.isOpen && performance.now() < deadline) await this.woken(deadline - performance.now());
+  }
+
+  /** False when nothing happened within the limit. */
+  private async woken(limitMs: number): Promise<boolean> {
+    let wakeUp = () => {};
+    const woken = new Promise<true>((resolve) => (wakeUp = () => resolve(true)));
+    this.wakeUps.add(wakeUp);
+    const happened = await withLimit(woken, Math.max(limitMs, 1));
+    this.wakeUps.delete(wakeUp);
+    return happened === true;
+  }
+
+  private wake(): void {
+    for (const wakeUp of this.wakeUps) wakeUp();
+  }
+}

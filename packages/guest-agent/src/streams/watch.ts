@@ -1,0 +1,54 @@
+/** WS /files/watch: changes below a path, as they happen (guest/watcher.py). Several paths may be watched on one connection. */
+import type { WebSocket } from "ws";
+import type { Config } from "../config.ts";
+import { AgentError, invalidRequest, tooMany } from "../errors.ts";
+import { type Body, stringField } from "../fields.ts";
+import { locate } from "../files/paths.ts";
+import { stat } from "node:fs/promises";
+import { type LineMessage, LineProcess } from "../line-process.ts";
+import { type Frame, LockstepSender } from "./lockstep.ts";
+import { errorFrame, onMessages } from "./messages.ts";
+import type { StreamRequest, WebSocketRoute } from "./upgrades.ts";
+
+const MAX_PATHS = 16;
+
+export function watchRoute(config: Config): WebSocketRoute {
+  return { path: "/files/watch", handle: (socket, request) => serve(config, socket, request) };
+}
+
+async function serve(config: Config, socket: WebSocket, request: StreamRequest): Promise<void> {
+  const sender = new LockstepSender(socket, request.stream.touch);
+  // The watcher is read at the client's pace; what the kernel cannot keep meanwhile is reported as EVENTS_LOST.
+  const watcher = new LineProcess(config.python, ["-ISu", `${config.helperDir}/watcher.py`], {
+    onEvent: (message) => sender.send(frameOf(message)),
+  });
+  const paths = new Set<string>();
+  onMessages(
+    socket,
+    async (body) => watcher.tellLine(await pathOf(config, body, paths)),
+    (error) => void sender.send(errorFrame(error)),
+  );
+  const closed = new Promise<void>((resolve) => void socket.once("close", () => resolve()));
+  await Promise.race([closed, watcher.ended]);
+  watcher.kill();
+  if (sender.isOpen) await sender.end({ type: "error", error: "the watcher ended; connect again", code: "WATCH_ENDED" });
+}
+
+async function pathOf(config: Config, body: Body, paths: Set<string>): Promise<string> {
+  if (stringField(body, "action") !== "watch") throw invalidRequest('"action" must be "watch"');
+  const asked = stringField(body, "path");
+  const path = await locate(config, asked);
+  if (path.includes("\n")) throw invalidRequest('"path" holds a line break');
+  if ((await stat(path).catch(() => undefined)) === undefined)
+    throw new AgentError(404, "FILE_NOT_FOUND", `${asked} not found`, { path: asked });
+  if (paths.size >= MAX_PATHS) throw tooMany(`${MAX_PATHS} paths are watched on this connection already`);
+  paths.add(path);
+  return path;
+}
+
+function frameOf(message: LineMessage): Frame {
+  const { event, path, old_path: oldPath, is_dir: isDirectory } = message;
+  if (event === "watching") return { type: "watching", path };
+  if (event === "error") return { type: "error", error: message["message"], message: message["message"], code: message["code"], path };
+  return { type: "change", path, event, is_dir: isDirectory, ...(oldPath === undefined ? {} : { old_path: oldPath }) };
+}
