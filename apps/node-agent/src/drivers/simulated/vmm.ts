@@ -2,8 +2,8 @@
  * The process of a simulated VM: `node vmm.ts <runDir> <guestPort>`, in the VM's directory. It starts with its vCPUs standing still.
  *
  * Control, one line per connection on `<runDir>/control.sock`: status | run | pause | save | load <base64>.
- * Guest: HTTP on 127.0.0.1:<guestPort>; requests that come while it stands still wait. It knows assignments and `print(name)`, and files. Two kinds of variables have a meaning:
- * `active_executions = 1` makes it busy, and `port_3000 = 45678` opens its port 3000: tunnels to it end at port 45678 of the machine's loopback.
+ * Guest: HTTP on 127.0.0.1:<guestPort>; requests that come while it stands still wait. It knows assignments and `print(name)`, and files. Some variables have a meaning:
+ * `active_executions = 1` makes it busy, `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its port 3000: tunnels to it end at port 45678 of the machine's loopback.
  */
 import { closeSync, openSync, readSync, writeSync, fsyncSync } from "node:fs";
 import { createServer as createHttpServer, type IncomingMessage } from "node:http";
@@ -64,12 +64,15 @@ const routes: Record<string, (body: Record<string, unknown>) => unknown> = {
   },
   "/files/read": (body) => ({ path: body["path"], content: readDisk()[String(body["path"])] ?? null }),
   "/_torpor/warm": () => ({}),
-  "/_torpor/activity": () => ({
-    active_requests: 0,
-    active_executions: Number(memory.variables["active_executions"] ?? 0),
-    open_streams: 0,
-    last_activity_ms_ago: Math.round(performance.now() - lastRequestAtMs),
-  }),
+  "/_torpor/activity": async () => {
+    await sleep(Number(memory.variables["activity_delay_ms"] ?? 0));
+    return {
+      active_requests: 0,
+      active_executions: Number(memory.variables["active_executions"] ?? 0),
+      open_streams: 0,
+      last_activity_ms_ago: Math.round(performance.now() - lastRequestAtMs),
+    };
+  },
   "/_torpor/ports": (query) => changedPorts(query["after"] as string | undefined),
   "/_torpor/prepare-pause": () => ({ frozen: true, synced: true }),
   "/_torpor/thaw": () => ({}),
