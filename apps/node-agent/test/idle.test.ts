@@ -57,6 +57,8 @@ describe("the question to the guest's agent", () => {
     const told = await guestThatAnswers(200, { active_requests: 1, active_executions: 2, open_streams: 3, last_activity_ms_ago: 4 });
     expect(await told.activity(vm, "k")).toEqual({ activeRequests: 1, activeExecutions: 2, lastActivityMsAgo: 4 });
     expect(await (await guestThatAnswers(404, { message: "no such path" })).activity(vm, "k")).toBeUndefined();
+    const endless = await guestThatAnswers(200, { last_activity_ms_ago: 1, more: "x".repeat(2 * 1024 * 1024) });
+    await expect(endless.activity(vm, "k")).rejects.toThrow(/longer than/);
     await expect((await guestThatAnswers(401, { message: "no" })).activity(vm, "k")).rejects.toThrow(/401/);
   });
 });

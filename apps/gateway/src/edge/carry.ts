@@ -56,7 +56,6 @@ export async function carryUpgrade(
 ): Promise<void> {
   const requestId = requestIdOf(incoming.headers);
   const gone = new AbortController();
-  socket.on("error", () => socket.destroy());
   socket.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {

@@ -67,6 +67,7 @@ export class DomainEdge implements Edge {
       edgeServer.server.once("error", reject);
       edgeServer.server.listen({ ...listen, reusePort: true }, resolve);
     });
+    edgeServer.server.on("error", (err) => options.log.error({ err }, "the edge's listener failed to take a connection"));
     return new DomainEdge(options, edgeServer, loaded?.version ?? "");
   }
 

@@ -30,7 +30,11 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
   };
   const onRequest = (incoming: IncomingMessage, response: ServerResponse) => void handlers.request(incoming, response);
   const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
-  server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => void handlers.upgrade(incoming, socket, head));
+  server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
+    // From here on nobody else listens for its errors.
+    socket.on("error", () => socket.destroy());
+    void handlers.upgrade(incoming, socket, head);
+  });
   server.maxConnections = maxConnections;
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {

@@ -32,6 +32,7 @@ export interface Guest {
 
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
+const MAX_ANSWER_BYTES = 1024 * 1024;
 
 class GuestRefusedError extends Error {
   override readonly name = "GuestRefusedError";
@@ -57,7 +58,7 @@ export function httpGuest(driver: Driver): Guest {
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(limitMs),
     });
-    const answer = (await response.json()) as Record<string, unknown>;
+    const answer = await answerOf(response);
     if (!response.ok) throw new GuestRefusedError(path, response.status, String(answer["message"]));
     return answer;
   };
@@ -113,6 +114,18 @@ export function httpGuest(driver: Driver): Guest {
       await call(vm, "/_torpor/shutdown", {}, agentKey, 40_000);
     },
   };
+}
+
+/** User code can put itself in the agent's place and answer without end: that must not fill the host's memory. */
+async function answerOf(response: Response): Promise<Record<string, unknown>> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_ANSWER_BYTES) throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>;
 }
 
 function identityOf({ spec, machineId, agentKey }: VmRecord) {

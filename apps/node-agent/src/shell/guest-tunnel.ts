@@ -1,7 +1,6 @@
 /** A connection to any TCP port of a guest, through its agent: the host has no other way in. */
-import { request as httpRequest } from "node:http";
+import { type IncomingMessage, request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
-import { json } from "node:stream/consumers";
 import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
 import type { Refusal } from "./refusal.ts";
 
@@ -13,6 +12,7 @@ export interface GuestRoute {
 }
 
 const OPEN_LIMIT_MS = 10_000;
+const MAX_REASON_LENGTH = 4_096;
 
 /** Never rejects: why there is none is told as an answer for the client. */
 export async function openTunnel(route: GuestRoute, port: number): Promise<Socket | Refusal> {
@@ -32,10 +32,7 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
         resolve(socket);
       });
       request.once("response", (answer) => {
-        void json(answer).then(
-          (body) => resolve(refusalOf(port, answer.statusCode ?? 502, body)),
-          () => resolve(refusalOf(port, answer.statusCode ?? 502, undefined)),
-        );
+        void shortJson(answer).then((body) => resolve(refusalOf(port, answer.statusCode ?? 502, body)));
       });
       request.on("error", (error) =>
         resolve({ status: 503, code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${error.message}` }),
@@ -44,6 +41,20 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
     });
   } finally {
     clearTimeout(limit);
+  }
+}
+
+/** Undefined when it is none, or longer than a reason can be: a guest may send anything. */
+async function shortJson(answer: IncomingMessage): Promise<unknown> {
+  let text = "";
+  try {
+    for await (const chunk of answer.setEncoding("utf8") as AsyncIterable<string>) {
+      text += chunk;
+      if (text.length > MAX_REASON_LENGTH) return undefined;
+    }
+    return JSON.parse(text);
+  } catch {
+    return undefined;
   }
 }
 
