@@ -2,11 +2,11 @@
  * The public API, without listening: tests exercise exactly what production runs.
  *
  * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also what HTTP itself refuses.
- * AP2  Every route below /v1 is behind the API key: the hook is on the subtree.
+ * AP2  Every route below /v1 is behind the API key, and counts against its budget: the hook is on the subtree.
  */
 import swagger from "@fastify/swagger";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, LogController } from "fastify";
+import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
@@ -19,6 +19,7 @@ import { createSandboxRoute } from "./routes/create-sandbox.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
 import { operationRoutes } from "./routes/operations.ts";
+import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -65,10 +66,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
     if (known.status >= 500) request.log.error({ err: error, requestId: request.id }, "request failed");
     return reply.status(known.status).headers(known.headers).send(errorBody(known, request.id));
   });
-  app.setNotFoundHandler((request, reply) => {
-    const unknown = unknownResource("path", `${request.method} ${request.url.split("?", 1)[0]}`);
-    return reply.status(unknown.status).send(errorBody(unknown, request.id));
-  });
+  app.setNotFoundHandler(answerUnknownPath);
   void app.register(swagger, OPENAPI);
   void app.register(healthRoutes, { deps });
   void app.register((v1) => registerV1(v1, deps), { prefix: "/v1" });
@@ -78,18 +76,34 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
   const auth = createAuthenticator(createApiKeys(deps.db));
-  v1.addHook("onRequest", auth.authenticate);
+  v1.addHook("onRequest", async (request, reply) => {
+    try {
+      await auth.authenticate(request);
+    } catch (error) {
+      // Guesses count too, for their sender.
+      reply.headers(await deps.limiter.take(`address ${request.ip}`));
+      throw error;
+    }
+    reply.headers(await deps.limiter.take(`api-key ${auth.ownerOf(request).apiKeyId}`));
+  });
+  v1.setNotFoundHandler(answerUnknownPath);
   v1.addHook("preHandler", async (request) => {
     const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
     if (field !== undefined) throw invalidRequest([{ field, message: "holds a NUL character or half a surrogate pair" }]);
   });
   await v1.register(createSandboxRoute, { deps, auth });
   await v1.register(sandboxRoutes, { deps, auth });
+  await v1.register(patchSandboxRoute, { deps, auth });
   await v1.register(transitionRoutes, { deps, auth });
   await v1.register(tokenRoutes, { deps, auth });
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps });
+}
+
+function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const unknown = unknownResource("path", `${request.method} ${request.url.split("?", 1)[0]}`);
+  return reply.status(unknown.status).send(errorBody(unknown, request.id));
 }
 
 /** Codes of the framework that a client can cause. */

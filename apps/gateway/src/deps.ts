@@ -1,5 +1,7 @@
 import type { Database } from "@torpor/db";
 import type { FastifyBaseLogger } from "fastify";
+import type { Edge } from "./edge/edge.ts";
+import type { RateLimiter } from "./rate-limit.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
 
@@ -11,11 +13,8 @@ export interface Dependencies {
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;
-  edge: {
-    /** Resolves once this gateway listens on the address, or has noted why it cannot yet. Never throws. */
-    serve(address: string): Promise<void>;
-    port: number;
-  };
+  edge: Pick<Edge, "serve" | "publicHost">;
+  limiter: RateLimiter;
   /** Region of sandboxes that ask for none. */
   region: string;
   /** For the health report alone: nothing that a client asks for needs the bus. */
@@ -34,6 +33,8 @@ export interface Limits {
   createDeadlineMs: number;
   /** Time limit of what else needs a place on a host (resume, start): without capacity the answer is 429, not a wait without end. */
   placedDeadlineMs: number;
+  /** How long traffic waits at the edge for its paused sandbox to be resumed. */
+  autoResumeWaitMs: number;
   /** Largest request body, in bytes. */
   bodyBytes: number;
 }
@@ -43,5 +44,6 @@ export const DEFAULT_LIMITS: Limits = {
   lookEveryMs: 150,
   createDeadlineMs: 45_000,
   placedDeadlineMs: 45_000,
+  autoResumeWaitMs: 50_000,
   bodyBytes: 1024 * 1024,
 };

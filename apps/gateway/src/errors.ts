@@ -4,7 +4,7 @@
  * The SDKs judge by text and status (hopx-contract.md 1.7), so:
  * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
  * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a missing file.
- * E3  "limit" and "quota" stand in RESOURCE_LIMIT_ERROR alone: ComputeSDK takes them for an exhausted quota.
+ * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR alone: ComputeSDK takes them for an exhausted quota.
  */
 import type { ApiErrorBody } from "@torpor/contracts";
 
@@ -30,6 +30,7 @@ const STATUS = {
   UNSUPPORTED_MEDIA_TYPE: 415,
   IDEMPOTENCY_KEY_REUSED: 422,
   RESOURCE_LIMIT_ERROR: 429,
+  RATE_LIMIT_EXCEEDED: 429,
   INTERNAL_ERROR: 500,
   OPERATION_IN_PROGRESS: 503,
   SERVICE_UNAVAILABLE: 503,
@@ -128,6 +129,13 @@ export const serviceUnavailable = (cause: unknown) =>
 
 export const internalError = (cause: unknown) =>
   new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
+
+/** Over the rate, or too many at once (E3: the word itself stands in the code alone). The Python SDK waits for as long as the details say. */
+export const tooManyRequests = (message: string, retryAfterSeconds: number, headers: Record<string, string> = {}) =>
+  new ApiError("RATE_LIMIT_EXCEEDED", message, {
+    details: { retry_after_seconds: retryAfterSeconds },
+    headers: { ...headers, "retry-after": String(retryAfterSeconds) },
+  });
 
 /** A 503, because nothing was carried out: it is safe to send again. */
 export const hostUnreachable = (cause: unknown) =>

@@ -8,7 +8,9 @@ import { buildApp } from "./app.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
-import { Edge } from "./edge/edge.ts";
+import { createEdge } from "./edge/create-edge.ts";
+import { Waker } from "./edge/wake.ts";
+import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
@@ -35,35 +37,38 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     .catch((err: unknown) => log.error({ err }, "the bus refused the connection: check NATS_URL, NATS_USER and NATS_PASSWORD_FILE"));
   onClose({ what: "bus", close: async () => bus?.close() });
 
-  const edge = new Edge({
+  const shared = {
     db,
+    log,
+    events,
+    // Not waited for: the scheduler's relay is the safety net.
+    publishCommitted: async (ids: number[]) => void publishCommitted({ db, log, bus }, ids),
+    stopping: signal,
+    limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
+  };
+  const edge = await createEdge(config, {
+    ...shared,
     apiKeys: createApiKeys(db),
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
-    port: config.EDGE_PORT,
-    log,
+    waker: new Waker(shared),
+    limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),
   });
   onClose({ what: "edge", close: () => edge.close() });
-  const listeners = startReconciler({ name: "edge-listeners", everyMs: EDGE_EVERY_MS, run: () => edge.reconcile(), signal, log });
-  onClose({ what: "edge listeners", close: () => listeners.ended });
+  const rounds = startReconciler({ name: "edge", everyMs: EDGE_EVERY_MS, run: () => edge.reconcile(), signal, log });
+  onClose({ what: "edge rounds", close: () => rounds.ended });
   events.watchAll((event) => {
-    if (event.from === null || event.to === "deleting" || event.to === "deleted") listeners.kick();
+    if (event.from !== event.to) rounds.kick();
   });
 
   const app = buildApp({
-    db,
-    log,
-    tokens,
-    events,
+    ...shared,
     edge,
+    limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
     busConnected: () => bus?.isConnected() === true,
-    // Not waited for: the scheduler's relay is the safety net.
-    publishCommitted: async (ids) => void publishCommitted({ db, log, bus }, ids),
-    stopping: signal,
-    limits: DEFAULT_LIMITS,
   });
   onClose({ what: "http", close: () => app.close() });
   const address = await app.listen({ host: config.LISTEN_HOST, port: config.LISTEN_PORT });
-  log.info({ address, edgePort: config.EDGE_PORT }, "gateway started");
+  log.info({ address, domain: config.PUBLIC_DOMAIN, edgePort: config.EDGE_PORT }, "gateway started");
 });

@@ -12,6 +12,7 @@ import { ensureGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
+import { Activity } from "./shell/activity.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
@@ -45,6 +46,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const say = (line: string) => log.info({ line }, "preparing");
   for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
   const reporter = new Reporter(log);
+  const activity = new Activity();
   const supervisor = new Supervisor(
     {
       hostId: config.HOST_ID,
@@ -52,6 +54,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       driver,
       guest,
       snapshots: fileSnapshotStore({ storeDir: config.SNAPSHOT_STORE_DIR, imagesDir: config.IMAGES_DIR, uid }),
+      activity,
       imagesDir: config.IMAGES_DIR,
       commit: commitAsker(bus, config.HOST_ID),
       uid,
@@ -60,7 +63,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     (seen) => reporter.report(seen),
   );
   await supervisor.adopt();
-  const dataPlane = createDataPlane(options.hostKey, (sandboxId, epoch) => supervisor.route(sandboxId, epoch));
+  const dataPlane = createDataPlane(options.hostKey, (sandboxId, epoch) => supervisor.route(sandboxId, epoch), activity);
   await new Promise<void>((resolve, reject) => {
     dataPlane.once("error", reject);
     dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);

@@ -12,6 +12,7 @@ interface Assigned {
 export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigned: Assigned): VmCommand {
   const command = baseCommand(operation.kind, sandbox, { ...assigned, operationId: operation.id, deadlineAt: operation.deadlineAt });
   if (operation.traceId !== null) command.traceId = operation.traceId;
+  if (operation.onlyIfIdleForMs !== null) command.onlyIfIdleForMs = operation.onlyIfIdleForMs;
   if (operation.kind === "resume" && assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;
     command.snapshot = { generation, storeKey, manifestSha256 };

@@ -11,6 +11,7 @@ import {
   listDrivableOperations,
   listExpiredOperations,
   listExpiredSandboxes,
+  listIdleSandboxes,
   listOwedDeletions,
   markLostHosts,
   moveOperation,
@@ -24,6 +25,7 @@ import { expireOperation } from "./expire-operation.ts";
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;
 const DELETE_DEADLINE_MS = 60_000;
+const PAUSE_DEADLINE_MS = 300_000;
 /** A host that has not confirmed a delete by then is told again. */
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
@@ -88,6 +90,26 @@ const expireSandboxes: SchedulerReconciler = {
   },
 };
 
+/** Pauses sandboxes that nobody has used for as long as their policy says. The host looks once more before it does (S25, S54). */
+const pauseIdle: SchedulerReconciler = {
+  name: "pause-idle",
+  everyMs: 1_000,
+  async run(deps) {
+    const idle = await listIdleSandboxes(deps.db, BATCH);
+    let paused = 0;
+    for (const { id, organizationId, autoPauseIdleSeconds } of idle) {
+      if (autoPauseIdleSeconds === null) continue;
+      const condition = { onlyIfIdleForMs: autoPauseIdleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS };
+      const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: "system:auto-pause", ...condition });
+      if (accepted.kind !== "accepted" || !accepted.isNew) continue;
+      await deps.publishCommitted(accepted.outboxIds);
+      await beginOperation(deps, accepted.operation.id);
+      paused += 1;
+    }
+    return { idle: idle.length, paused };
+  },
+};
+
 /** Reminds hosts of the clean-up that they owe, until they confirm it (S11, S15). */
 const collectOwedDeletions: SchedulerReconciler = {
   name: "collect-owed-deletions",
@@ -114,6 +136,7 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireOperations,
   noteLostContact,
   expireSandboxes,
+  pauseIdle,
   collectOwedDeletions,
   pruneMessages,
 ];

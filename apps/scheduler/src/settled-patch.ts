@@ -5,14 +5,17 @@ import type { SandboxState } from "@torpor/state-machine";
 /** A create that failed stays visible, with its cause, for so long; then the expiry deletes it. */
 const FAILED_CREATE_KEPT_MS = 600_000;
 
-type Patch = Partial<Pick<SandboxRow, "holdsMemory" | "hostId" | "startedAt" | "endedAt" | "expiresAt" | "timeoutLeftMs" | "error">>;
+type Patch = Partial<
+  Pick<SandboxRow, "holdsMemory" | "hostId" | "startedAt" | "endedAt" | "expiresAt" | "timeoutLeftMs" | "lastActiveAt" | "error">
+>;
 
-/** What entering a settled state changes beside the state: reservations, the clock of the timeout, the shown error. */
+/** What entering a settled state changes beside the state: reservations, the clocks of timeout and idleness, the shown error. */
 export function settledPatch(sandbox: SandboxRow, to: SandboxState, cause: Cause | undefined, now: Date = new Date()): Patch {
   if (to === sandbox.state) return {};
   switch (to) {
     case "running":
-      return { holdsMemory: true, error: null, startedAt: sandbox.startedAt ?? now, ...runningClock(sandbox, now) };
+      // The idle clock starts anew with every run, and when a pause was given up: no pause right after a resume (S23).
+      return { holdsMemory: true, error: null, startedAt: sandbox.startedAt ?? now, lastActiveAt: now, ...runningClock(sandbox, now) };
     case "paused":
       return { holdsMemory: false, ...standingClock(sandbox, now) };
     case "stopped":

@@ -14,7 +14,7 @@ import {
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
 } from "@torpor/contracts";
-import { type Database, findOpenOperations, recordBeat } from "@torpor/db";
+import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler } from "@torpor/service";
 import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
@@ -117,10 +117,16 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     decode: decode.heartbeat,
     handle: async (beat, subject) => {
       if (hostIdOf(subject) !== beat.hostId) return;
+      // Before the beat itself: a sandbox counts as idle by the time of its host's last word (listIdleSandboxes).
+      await recordActivity(deps.db, beat.hostId, beat.inventory.flatMap(activityIn));
       await recordBeat(deps.db, beat.hostId, beat.load);
       // The inventory repeats every observation until the database has it.
       for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
     },
     log,
   });
+}
+
+function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {
+  return lastActiveMsAgo === undefined ? [] : [{ sandboxId, epoch, lastActiveMsAgo }];
 }

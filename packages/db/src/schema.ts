@@ -3,7 +3,7 @@
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import type { Cause } from "@torpor/contracts";
+import { type Cause, PREVIEW_ACCESS } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
   bigint,
@@ -139,6 +139,14 @@ export const sandboxes = pgTable(
     expiresAt: at("expires_at"),
     /** What is left of the timeout while it stands still (paused, stopped). */
     timeoutLeftMs: count("timeout_left_ms"),
+    /** Paused by the system when nothing has used it for so long; null: never. */
+    autoPauseIdleSeconds: integer("auto_pause_idle_seconds"),
+    /** Traffic to it while it is paused resumes it. */
+    autoResume: boolean("auto_resume").notNull().default(false),
+    /** Who reaches the ports of its guest, the agent's own aside. */
+    previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
+    /** Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy alone. */
+    lastActiveAt: at("last_active_at"),
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
     error: jsonb("error").$type<Cause>(),
@@ -152,6 +160,7 @@ export const sandboxes = pgTable(
   (sandbox) => [
     check("sandboxes_state", oneOf("state", SANDBOX_STATES)),
     check("sandboxes_settled_state", oneOf("settled_state", SETTLED_STATES)),
+    check("sandboxes_preview_access", oneOf("preview_access", PREVIEW_ACCESS)),
     check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
     uniqueIndex("sandboxes_edge_address")
       .on(sandbox.edgeAddress)
@@ -163,6 +172,9 @@ export const sandboxes = pgTable(
     index("sandboxes_expiry")
       .on(sandbox.expiresAt)
       .where(sql`expires_at IS NOT NULL`),
+    index("sandboxes_auto_pause")
+      .on(sandbox.lastActiveAt)
+      .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),
   ],
 );
 
@@ -186,6 +198,8 @@ export const operations = pgTable(
     committedAt: at("committed_at"),
     /** Asked to back out; a commit is refused from then on. */
     cancelRequestedAt: at("cancel_requested_at"),
+    /** A pause that nobody asked for: the host backs out of it when the sandbox was used more recently than that. */
+    onlyIfIdleForMs: integer("only_if_idle_for_ms"),
     hostId: text("host_id"),
     /** The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted. */
     originHostId: text("origin_host_id"),

@@ -20,6 +20,8 @@ export interface FleetOptions {
   isDurable: boolean;
   /** Added to the environment of every node-agent. */
   hostEnv: Record<string, string>;
+  /** Added to the environment of every gateway. */
+  gatewayEnv?: Record<string, string>;
 }
 
 export interface Ports {
@@ -87,14 +89,30 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       EDGE_PORT: String(ports.edge),
       TOKEN_SECRET_FILE: secretFile(dir, "token-secret"),
       HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+      ...fromEnvironment(GATEWAY_SETTINGS),
+      ...options.gatewayEnv,
     }),
   );
   return [...schedulers, ...hosts, ...gateways];
 }
 
+/** What an operator may set for the gateways of a local fleet too. */
+const GATEWAY_SETTINGS = [
+  "PUBLIC_DOMAIN",
+  "EDGE_DOMAIN_HOST",
+  "EDGE_DOMAIN_PORT",
+  "EDGE_TLS_CERT_FILE",
+  "EDGE_TLS_KEY_FILE",
+  "EDGE_PUBLIC_SCHEME",
+  "EDGE_PUBLIC_PORT",
+  "RATE_LIMIT_PER_MINUTE",
+  "EDGE_RATE_LIMIT_PER_MINUTE",
+  "AUTO_RESUME_WAIT_MS",
+];
+
 /** What programs need of the caller's environment, and what an operator may set for QEMU. */
 function inherited(): Record<string, string> {
-  const names = [
+  return fromEnvironment([
     "PATH",
     "HOME",
     "TMPDIR",
@@ -104,6 +122,9 @@ function inherited(): Record<string, string> {
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",
-  ];
+  ]);
+}
+
+function fromEnvironment(names: readonly string[]): Record<string, string> {
   return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])));
 }

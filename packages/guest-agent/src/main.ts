@@ -16,6 +16,7 @@ import { Connections } from "./http/connections.ts";
 import { type Match, Router } from "./http/router.ts";
 import { createAgentServer } from "./http/server.ts";
 import { LineProcess, RestartingHelper } from "./line-process.ts";
+import { portsRoute } from "./ports.ts";
 import { executeStreamRoutes } from "./streams/execute-stream.ts";
 import { terminalRoute } from "./streams/terminal.ts";
 import { tunnelRoute } from "./streams/tunnel.ts";
@@ -54,6 +55,7 @@ const router = new Router([
   ...cacheRoutes(idempotency),
   ...metricsRoutes({ config, activity, counters, runner, background, idempotency }),
   ...identityRoutes({ config, environment, kernel, identity, helper, connections, activity }),
+  portsRoute(config.port),
   ...infoRoutes({ config, identity, kernel, activity, counters, paths: servedPaths }),
 ]);
 

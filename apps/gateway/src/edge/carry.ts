@@ -4,12 +4,14 @@ import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import type { FastifyBaseLogger } from "fastify";
 import { isDatabaseOutage } from "../database-outage.ts";
-import { ApiError, connectionLost, hostUnreachable, internalError, serviceUnavailable } from "../errors.ts";
+import { ApiError, connectionLost, hostUnreachable, internalError, sandboxNotFound, serviceUnavailable } from "../errors.ts";
 import { requestIdOf } from "../request-id.ts";
-import { type Exchanged, exchange, hasBody } from "./exchange.ts";
-import { downstreamHeaders } from "./headers.ts";
+import { type Door, isPreview } from "./door.ts";
+import { type Exchanged, exchange, hasBody, type Sending } from "./exchange.ts";
+import { downstreamHeaders, forwardedHeaders } from "./headers.ts";
 import { refuse, refuseUpgrade } from "./refusal.ts";
-import { type RouteDependencies, routeTo } from "./route.ts";
+import { type Admission, admit, type RouteDependencies, routeTo } from "./route.ts";
+import type { Target } from "./target.ts";
 
 export type CarryDependencies = RouteDependencies & { log: FastifyBaseLogger };
 
@@ -18,48 +20,55 @@ const CONFLICT = 409;
 /** Never rejects: what goes wrong is answered, or cuts the connection. */
 export async function carryRequest(
   deps: CarryDependencies,
-  address: string,
+  door: Door,
   incoming: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
   const requestId = requestIdOf(incoming.headers);
   const gone = new AbortController();
   response.once("close", () => gone.abort());
+  let rateHeaders: Record<string, string> = {};
   try {
-    const exchanged = await send(deps, address, incoming, { "x-request-id": requestId }, gone.signal);
+    const admitted = await admit(deps, door, incoming);
+    ({ rateHeaders } = admitted);
+    const exchanged = await send(deps, door, admitted, incoming, { "x-request-id": requestId }, gone.signal);
     if (exchanged.kind !== "answered") throw failureOf(exchanged);
     const { answer } = exchanged;
-    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(answer.rawHeaders, requestId));
+    // What a preview answers is the application's own, budget or not.
+    const added = { "x-request-id": requestId, ...(isPreview(door) ? {} : rateHeaders) };
+    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(answer.rawHeaders, added));
     // Headers first: a stream may have nothing more to say for long.
     response.flushHeaders();
     await pipeline(answer, response);
   } catch (error) {
     if (gone.signal.aborted || response.headersSent) return void response.destroy();
-    refuse(response, asApiError(deps, error, address, requestId), requestId);
+    refuse(response, asApiError(deps, error, door, requestId), requestId, rateHeaders);
   }
 }
 
 /** The same for a WebSocket; the client's token was sent in its headers. */
 export async function carryUpgrade(
   deps: CarryDependencies,
-  address: string,
+  door: Door,
   incoming: IncomingMessage,
   socket: Duplex,
   head: Buffer,
 ): Promise<void> {
   const requestId = requestIdOf(incoming.headers);
   const gone = new AbortController();
-  socket.on("error", () => socket.destroy());
   socket.once("close", () => gone.abort());
+  let rateHeaders: Record<string, string> = {};
   try {
+    const admitted = await admit(deps, door, incoming);
+    ({ rateHeaders } = admitted);
     const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
-    const exchanged = await send(deps, address, incoming, extra, gone.signal);
-    if (exchanged.kind === "answered") await passRefusal(exchanged.answer, socket, requestId);
+    const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);
+    if (exchanged.kind === "answered") await passRefusal(exchanged.answer, socket, { "x-request-id": requestId });
     else if (exchanged.kind === "upgraded") join(exchanged, socket, head);
     else throw failureOf(exchanged);
   } catch (error) {
     if (gone.signal.aborted) return void socket.destroy();
-    refuseUpgrade(socket, asApiError(deps, error, address, requestId), requestId);
+    refuseUpgrade(socket, asApiError(deps, error, door, requestId), requestId, rateHeaders);
   }
 }
 
@@ -69,21 +78,30 @@ export async function carryUpgrade(
  */
 async function send(
   deps: CarryDependencies,
-  address: string,
+  door: Door,
+  { view, passesCredentials }: Admission,
   incoming: IncomingMessage,
-  extra: Record<string, string>,
-  gone: AbortSignal,
+  headers: Record<string, string>,
+  signal: AbortSignal,
 ): Promise<Exchanged> {
-  const target = await routeTo(deps, address, incoming);
-  const exchanged = await exchange(incoming, target, extra, gone);
+  const extra = isPreview(door) ? { ...headers, ...forwardedHeaders(incoming) } : headers;
+  const sending: Sending = { extra, passesCredentials, signal };
+  const target = await routeTo(deps, door, view, signal);
+  const exchanged = await exchange(incoming, target, sending);
   if (exchanged.kind !== "answered" || exchanged.answer.statusCode !== CONFLICT || hasBody(incoming)) return exchanged;
-  const current = await routeTo(deps, address, incoming).catch((error: unknown) => {
+  const current = await routeAgain(deps, door, signal).catch((error: unknown) => {
     exchanged.answer.destroy();
     throw error;
   });
   if (current.run === target.run) return exchanged;
   exchanged.answer.destroy();
-  return await exchange(incoming, current, extra, gone);
+  return await exchange(incoming, current, sending);
+}
+
+async function routeAgain(deps: CarryDependencies, door: Door, signal: AbortSignal): Promise<Target> {
+  const view = await door.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(door.name);
+  return await routeTo(deps, door, view, signal);
 }
 
 function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiError {
@@ -98,16 +116,16 @@ function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiErro
   }
 }
 
-function asApiError(deps: CarryDependencies, error: unknown, address: string, requestId: string): ApiError {
+function asApiError(deps: CarryDependencies, error: unknown, door: Door, requestId: string): ApiError {
   const known = error instanceof ApiError ? error : isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error);
   if (known.status >= 500 || known.code === "CONNECTION_LOST")
-    deps.log.warn({ err: known, address, requestId }, "request to a sandbox failed");
+    deps.log.warn({ err: known, door: door.name, port: door.port, requestId }, "request to a sandbox failed");
   return known;
 }
 
 /** The guest did not want to upgrade: its answer, as it is, closes the connection. */
-async function passRefusal(answer: IncomingMessage, socket: Duplex, requestId: string): Promise<void> {
-  socket.write(responseHead(answer, [...downstreamHeaders(answer.rawHeaders, requestId), "connection", "close"]));
+async function passRefusal(answer: IncomingMessage, socket: Duplex, added: Record<string, string>): Promise<void> {
+  socket.write(responseHead(answer, [...downstreamHeaders(answer.rawHeaders, added), "connection", "close"]));
   await pipeline(answer, socket);
 }
 

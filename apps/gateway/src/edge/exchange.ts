@@ -2,7 +2,7 @@
 import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
 import type { Duplex } from "node:stream";
 import { upstreamHeaders } from "./headers.ts";
-import type { Target } from "./route.ts";
+import type { Target } from "./target.ts";
 
 const CONNECT_LIMIT_MS = 5_000;
 /** Without a byte in either direction: executions may be silent for long, but not for ever. */
@@ -16,14 +16,18 @@ export type Exchanged =
   /** The connection broke before an answer: nobody knows what was carried out. */
   | { kind: "lost"; cause: Error };
 
-/** Sends `incoming` on, with `extra` headers, over a connection of its own. The body is streamed; `signal` (the client left) ends it. */
-export async function exchange(
-  incoming: IncomingMessage,
-  target: Target,
-  extra: Record<string, string>,
-  signal: AbortSignal,
-): Promise<Exchanged> {
-  const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers });
+export interface Sending {
+  /** Headers for the guest. */
+  extra: Record<string, string>;
+  passesCredentials: boolean;
+  /** The client left. */
+  signal: AbortSignal;
+}
+
+/** Sends `incoming` on over a connection of its own. The body is streamed. */
+export async function exchange(incoming: IncomingMessage, target: Target, sending: Sending): Promise<Exchanged> {
+  const { extra, passesCredentials, signal } = sending;
+  const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers }, passesCredentials);
   const { hostname, port } = target.url;
   // A connection is never used twice: one that is refused is then known to have carried nothing.
   const upstream = httpRequest({ host: hostname, port, method: incoming.method, path: incoming.url, headers, agent: false, signal });

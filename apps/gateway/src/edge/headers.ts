@@ -1,4 +1,6 @@
 /** What passes from one connection to the next, in the form of `rawHeaders`: names and values in turn. */
+import type { IncomingMessage } from "node:http";
+import { TLSSocket } from "node:tls";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
 
 /** They speak of one connection, not of the message (RFC 9110, 7.6.1). */
@@ -13,18 +15,33 @@ const HOP_BY_HOP = new Set([
   "transfer-encoding",
   "upgrade",
 ]);
-/** Credentials end at the edge: code in the guest must not see its owner's key. Nobody but the edge speaks to the host. */
-const ENDS_HERE = new Set<string>(["authorization", "x-api-key", "expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
+/** Credentials of the sandbox end at the edge: code in the guest must not see its owner's key. */
+const CREDENTIALS = new Set(["authorization", "x-api-key"]);
+/** Nobody but the edge speaks to the host. */
+const ENDS_HERE = new Set<string>(["expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
 
 /** Request headers for the host: those of the client that may pass, and `added`. */
-export function upstreamHeaders(rawHeaders: string[], added: Record<string, string>): string[] {
-  const passed = filterRaw(rawHeaders, (name) => !HOP_BY_HOP.has(name) && !ENDS_HERE.has(name));
+export function upstreamHeaders(rawHeaders: string[], added: Record<string, string>, passesCredentials: boolean): string[] {
+  const passes = (name: string) =>
+    !HOP_BY_HOP.has(name) && !ENDS_HERE.has(name) && !(name in added) && (passesCredentials || !CREDENTIALS.has(name));
+  const passed = filterRaw(rawHeaders, passes);
   return [...passed, ...Object.entries(added).flat()];
 }
 
 /** Response headers for the client. */
-export function downstreamHeaders(rawHeaders: string[], requestId: string): string[] {
-  return [...filterRaw(rawHeaders, (name) => !HOP_BY_HOP.has(name) && name !== "x-request-id"), "x-request-id", requestId];
+export function downstreamHeaders(rawHeaders: string[], added: Record<string, string>): string[] {
+  return [...filterRaw(rawHeaders, (name) => !HOP_BY_HOP.has(name) && !(name in added)), ...Object.entries(added).flat()];
+}
+
+/** What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-* headers). */
+export function forwardedHeaders(incoming: IncomingMessage): Record<string, string> {
+  const before = incoming.headers["x-forwarded-for"];
+  const address = incoming.socket.remoteAddress ?? "";
+  return {
+    "x-forwarded-for": before === undefined ? address : `${String(before)}, ${address}`,
+    "x-forwarded-host": incoming.headers.host ?? "",
+    "x-forwarded-proto": incoming.socket instanceof TLSSocket ? "https" : String(incoming.headers["x-forwarded-proto"] ?? "http"),
+  };
 }
 
 function filterRaw(rawHeaders: string[], passes: (name: string) => boolean): string[] {

@@ -17,7 +17,7 @@ function bodyOf(error: ApiError, requestId: string): Buffer {
 }
 
 /** Answers a request with the error; one that is half answered already is cut off. */
-export function refuse(response: ServerResponse, error: ApiError, requestId: string): void {
+export function refuse(response: ServerResponse, error: ApiError, requestId: string, headers: Record<string, string> = {}): void {
   if (response.headersSent) {
     response.destroy();
     return;
@@ -27,16 +27,18 @@ export function refuse(response: ServerResponse, error: ApiError, requestId: str
     "content-type": "application/json",
     "content-length": body.length,
     "x-request-id": requestId,
+    ...headers,
     ...error.headers,
   });
   response.end(body);
 }
 
 /** Answers an upgrade with the error instead of 101. */
-export function refuseUpgrade(socket: Duplex, error: ApiError, requestId: string): void {
+export function refuseUpgrade(socket: Duplex, error: ApiError, requestId: string, added: Record<string, string> = {}): void {
   if (!socket.writable) return;
   const body = bodyOf(error, requestId);
   const headers = {
+    ...added,
     connection: "close",
     "content-type": "application/json",
     "content-length": body.length,

@@ -1,57 +1,64 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
 import type { IncomingMessage } from "node:http";
-import { DATA_PLANE_HEADERS } from "@torpor/contracts";
-import { type Database, findSandboxByEdgeAddress, type SandboxView } from "@torpor/db";
+import type { SandboxView } from "@torpor/db";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
+import type { RateLimiter } from "../rate-limit.ts";
 import type { Tokens } from "../tokens.ts";
+import { type Door, isPreview } from "./door.ts";
+import { type Target, targetOf } from "./target.ts";
+import type { WakeDependencies, Waker } from "./wake.ts";
 
 /** They say nothing that needs a token; SDKs and people probe them without. */
 const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 
-export interface RouteDependencies {
-  db: Database;
+export interface RouteDependencies extends WakeDependencies {
   tokens: Tokens;
   apiKeys: ApiKeys;
   hostKey: string;
+  waker: Waker;
+  limiter: RateLimiter;
 }
 
-/** Where a request goes, and with which headers added. */
-export interface Target {
-  url: URL;
-  headers: Record<string, string>;
-  /** Differs when the sandbox has moved on: another run, or another host. */
-  run: string;
+export interface Admission {
+  view: SandboxView;
+  /** Of the client's budget, for the answer. */
+  rateHeaders: Record<string, string>;
+  /** The client's credentials are the application's own affair, and pass. */
+  passesCredentials: boolean;
 }
 
-/** Finds the way to the sandbox that lives at `address`. Throws the 401, 404 or 409 of a request that may not pass. */
-export async function routeTo(deps: RouteDependencies, address: string, incoming: IncomingMessage): Promise<Target> {
-  const view = await findSandboxByEdgeAddress(deps.db, address);
-  if (view === undefined) throw sandboxNotFound(address);
-  await authorize(deps, view, incoming);
-  const { sandbox, host } = view;
-  if (sandbox.state !== "running") throw notRunning(view);
-  if (host === undefined) throw hostUnreachable(undefined);
-  return {
-    url: new URL(host.dataPlaneUrl),
-    headers: {
-      [DATA_PLANE_HEADERS.sandboxId]: sandbox.id,
-      [DATA_PLANE_HEADERS.epoch]: String(sandbox.epoch),
-      [DATA_PLANE_HEADERS.hostKey]: deps.hostKey,
-    },
-    run: `${sandbox.id} ${sandbox.epoch} ${host.dataPlaneUrl}`,
-  };
-}
-
-/** The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. */
-async function authorize(deps: RouteDependencies, view: SandboxView, incoming: IncomingMessage): Promise<void> {
-  const isRead = incoming.method === "GET" || incoming.method === "HEAD";
-  if (isRead && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "")) return;
+/** Finds the sandbox behind the door and judges the client. Throws the 401, 404 or 429 of a request that may not pass. */
+export async function admit(deps: RouteDependencies, door: Door, incoming: IncomingMessage): Promise<Admission> {
+  const view = await door.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(door.name);
   const { sandbox } = view;
+  const isPublic = isPreview(door) && sandbox.previewAccess === "public";
+  // Visitors of a preview do not use up the budget of the sandbox's owner.
+  const budget = isPublic ? `preview ${sandbox.id}` : await authorize(deps, door, view, incoming);
+  const rateHeaders = await deps.limiter.take(budget);
+  return { view, rateHeaders, passesCredentials: isPublic };
+}
+
+/** Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not answer, and what a resume that fails is answered with. */
+export async function routeTo(deps: RouteDependencies, door: Door, view: SandboxView, gone: AbortSignal): Promise<Target> {
+  const awake = deps.waker.mayWake(view) ? await deps.waker.wake(door, view, gone) : view;
+  const { sandbox, host } = awake;
+  if (sandbox.state !== "running") throw notRunning(awake);
+  if (host === undefined) throw hostUnreachable(undefined);
+  return targetOf({ sandboxId: sandbox.id, epoch: sandbox.epoch, dataPlaneUrl: host.dataPlaneUrl }, door.port, deps.hostKey);
+}
+
+/** The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Returns whose budget it counts against. */
+async function authorize(deps: RouteDependencies, door: Door, view: SandboxView, incoming: IncomingMessage): Promise<string> {
+  const { sandbox } = view;
+  const isRead = incoming.method === "GET" || incoming.method === "HEAD";
+  if (!isPreview(door) && isRead && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "")) return `open ${sandbox.id}`;
   const token = bearerIn(incoming.headers);
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return;
+  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return `sandbox ${sandbox.id}`;
   const apiKey = incoming.headers["x-api-key"];
-  if (typeof apiKey === "string" && (await deps.apiKeys.find(apiKey))?.organizationId === sandbox.organizationId) return;
+  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
+  if (owner !== undefined && owner.organizationId === sandbox.organizationId) return `api-key ${owner.apiKeyId}`;
   throw token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
 }
 

@@ -25,6 +25,7 @@ import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, keyReused, operationInProgress, stopping, unknownTemplate } from "../errors.ts";
 import { assertReached, createdSandbox } from "../outcome.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
+import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
@@ -33,7 +34,6 @@ import { respondAsync } from "./respond-async.ts";
 const ADDRESS_TRIES = 20;
 /** The answer does not wait longer for the clean-up, which goes on. */
 const ABANDON_WAIT_MS = 1_000;
-const METADATA_NAME = /^[^\p{Cc}]{1,128}$/u;
 
 const SCHEMA = {
   tags: ["sandboxes"],
@@ -62,10 +62,10 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     try {
       await waitForEnd({ ...deps, limits }, operation, gone, isAnonymous);
       const view = await createdSandbox(deps, operation);
-      await deps.edge.serve(view.sandbox.edgeAddress);
+      await deps.edge.serve(view.sandbox);
       const { token, expiresAt } = await deps.tokens.issue(view.sandbox.id, owner.organizationId);
       reply.status(201);
-      const resource = sandboxView(view, deps.edge.port);
+      const resource = sandboxView(view, deps.edge);
       return { ...resource, auth_token: token, token_expires_at: expiresAt.toISOString(), request_id: request.id };
     } catch (error) {
       // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
@@ -91,15 +91,10 @@ async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: Abo
 /** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
 function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
   const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
-  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata };
-  const badName = Object.entries(metadata ?? {}).find(([name, value]) => !METADATA_NAME.test(name) || typeof value !== "string")?.[0];
-  if (badName !== undefined)
-    throw invalidRequest([
-      {
-        field: `metadata.${JSON.stringify(badName).slice(1, -1)}`,
-        message: "must have a name of 1 to 128 printable characters, and be a string",
-      },
-    ]);
+  const { auto_pause, auto_resume, preview_access } = body;
+  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access };
+  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, ...policies };
+  checkMetadata(metadata ?? {}, (value) => typeof value === "string");
   const defined = Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined));
   return { ...defined, ...(template_id === undefined ? {} : { template_id: String(template_id) }) };
 }
@@ -141,6 +136,9 @@ async function accept(
     envVars: body.env_vars ?? {},
     metadata: body.metadata ?? {},
     timeoutSeconds: body.timeout_seconds ?? null,
+    autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
+    autoResume: body.auto_resume ?? false,
+    previewAccess: body.preview_access ?? ("public" as const),
   };
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();

@@ -42,7 +42,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
     const next = page.hasMore && last !== undefined ? encodeCursor(last) : null;
     return {
       object: "list" as const,
-      data: page.views.map((view) => sandboxView(view, deps.edge.port)),
+      data: page.views.map((view) => sandboxView(view, deps.edge)),
       // Never true without a cursor: the SDKs would fetch the first page for ever.
       has_more: next !== null,
       next_cursor: next,
@@ -53,7 +53,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
 
   app.get("/sandboxes/:id", { schema: { tags, params: IdParams, response: { 200: SandboxResource, ...ERRORS } } }, async (request) => {
     const view = await livingSandbox(deps, request.params.id, organizationOf(request));
-    return { ...sandboxView(view, deps.edge.port), request_id: request.id };
+    return { ...sandboxView(view, deps.edge), request_id: request.id };
   });
 
   app.get(

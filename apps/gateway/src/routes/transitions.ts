@@ -32,16 +32,21 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     if (!isSandboxId(id)) throw sandboxNotFound(id);
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
-    const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
-    if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
-    const { operation, outboxIds } = accepted;
-    await deps.publishCommitted(outboxIds);
-    if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
-    const waited = await waitForOperation({ ...deps, limits }, operation, clientGone(request, reply));
-    if (waited.kind === "stopping") throw stopping();
-    if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, limits.waitMs);
-    await assertReached(deps, waited.operation);
-    return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
+    const gone = clientGone(request, reply);
+    for (;;) {
+      const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
+      if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
+      const { operation, outboxIds } = accepted;
+      await deps.publishCommitted(outboxIds);
+      if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
+      const waited = await waitForOperation({ ...deps, limits }, operation, gone);
+      if (waited.kind === "stopping") throw stopping();
+      if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, limits.waitMs);
+      // The pause that was joined was one for an idle sandbox, and it was not idle: this one is for any.
+      if (waited.operation.error?.code === "SANDBOX_ACTIVE" && !accepted.isNew) continue;
+      await assertReached(deps, waited.operation);
+      return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
+    }
   };
   for (const kind of ["pause", "resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA }, answer(kind));
   app.delete("/sandboxes/:id", { schema: SCHEMA }, answer("delete"));

@@ -2,18 +2,14 @@
 import type { OperationResource, SandboxResource } from "@torpor/contracts";
 import type { EventRow, OperationRow, SandboxView } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
+import type { Edge } from "../edge/edge.ts";
 import type { EventResource } from "../schemas.ts";
 
 const timestamp = (date: Date) => date.toISOString();
 
-/** The same over the sandbox's whole life: SDK objects read it once (hopx-contract.md 0, rule 11). */
-function publicHost(edgeAddress: string, edgePort: number): string {
-  return `http://${edgeAddress}:${edgePort}`;
-}
-
-export function sandboxView(view: SandboxView, edgePort: number): Omit<SandboxResource, "request_id"> {
+export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): Omit<SandboxResource, "request_id"> {
   const { sandbox, host, operation, snapshotStoreKey } = view;
-  const url = publicHost(sandbox.edgeAddress, edgePort);
+  const url = edge.publicHost(sandbox);
   return {
     id: sandbox.id,
     object: "sandbox",
@@ -33,6 +29,9 @@ export function sandboxView(view: SandboxView, edgePort: number): Omit<SandboxRe
     created_at: timestamp(sandbox.createdAt),
     updated_at: timestamp(sandbox.updatedAt),
     metadata: sandbox.metadata,
+    auto_pause: sandbox.autoPauseIdleSeconds === null ? null : { idle_seconds: sandbox.autoPauseIdleSeconds },
+    auto_resume: sandbox.autoResume,
+    preview_access: sandbox.previewAccess,
     ...(host === undefined ? {} : { node_id: host.id }),
     ...(sandbox.startedAt === null ? {} : { started_at: timestamp(sandbox.startedAt) }),
     ...(sandbox.endedAt === null ? {} : { end_at: timestamp(sandbox.endedAt) }),

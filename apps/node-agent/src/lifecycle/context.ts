@@ -14,12 +14,22 @@ export interface SnapshotStore {
   remove(sandboxId: string): Promise<void>;
 }
 
+/** When sandboxes were last used through this host's data plane. */
+export interface HostActivity {
+  /** Its idle time starts anew. */
+  touch(sandboxId: string): void;
+  /** 0 while a request waits for its answer. */
+  idleMs(sandboxId: string): number;
+  forget(sandboxId: string): void;
+}
+
 /** What the steps of a lifecycle work with. */
 export interface LifecycleDeps {
   store: VmStore;
   driver: Driver;
   guest: Guest;
   snapshots: SnapshotStore;
+  activity: HostActivity;
   imagesDir: string;
   /** May the operation pass its point of no return? No answer in time counts as no. */
   commit(request: Omit<CommitRequest, "type" | "version" | "hostId">): Promise<CommitAnswer>;

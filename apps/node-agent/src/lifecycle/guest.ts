@@ -5,12 +5,21 @@ import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { VmRecord } from "./record.ts";
 
+/** What goes on inside, whoever started it. */
+interface GuestActivity {
+  activeRequests: number;
+  activeExecutions: number;
+  lastActivityMsAgo: number;
+}
+
 export interface Guest {
   waitHealthy(vm: Vm, limitMs: number, signal: AbortSignal): Promise<boolean>;
   warm(vm: Vm): Promise<void>;
   /** Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused all the same, unsynced. */
   preparePause(vm: Vm, agentKey?: string): Promise<{ frozen: boolean; synced: boolean }>;
   thaw(vm: Vm, agentKey: string): Promise<void>;
+  /** Undefined: this guest agent cannot tell. Throws when it does not answer. */
+  activity(vm: Vm, agentKey: string): Promise<GuestActivity | undefined>;
   /**
    * Makes a fresh guest (booted, or out of a golden snapshot) this sandbox's: entropy, clock, disk, names, key, before user code runs. `envVars` are added to those on its disk.
    * Throws when the guest does not take it.
@@ -22,6 +31,18 @@ export interface Guest {
 }
 
 const CALL_LIMIT_MS = 15_000;
+const ACTIVITY_LIMIT_MS = 5_000;
+const MAX_ANSWER_BYTES = 1024 * 1024;
+
+class GuestRefusedError extends Error {
+  override readonly name = "GuestRefusedError";
+  readonly status: number;
+
+  constructor(path: string, status: number, message: string) {
+    super(`the guest agent refused ${path}: ${status} ${message}`);
+    this.status = status;
+  }
+}
 
 export function httpGuest(driver: Driver): Guest {
   const call = async (vm: Vm, path: string, body: unknown, agentKey: string | undefined, limitMs = CALL_LIMIT_MS) => {
@@ -37,8 +58,8 @@ export function httpGuest(driver: Driver): Guest {
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(limitMs),
     });
-    const answer = (await response.json()) as Record<string, unknown>;
-    if (!response.ok) throw new Error(`the guest agent refused ${path}: ${response.status} ${String(answer["message"])}`);
+    const answer = await answerOf(response);
+    if (!response.ok) throw new GuestRefusedError(path, response.status, String(answer["message"]));
     return answer;
   };
   return {
@@ -69,6 +90,20 @@ export function httpGuest(driver: Driver): Guest {
     async thaw(vm, agentKey) {
       await call(vm, "/_torpor/thaw", {}, agentKey);
     },
+    async activity(vm, agentKey) {
+      try {
+        const answer = await call(vm, "/_torpor/activity", undefined, agentKey, ACTIVITY_LIMIT_MS);
+        return {
+          activeRequests: Number(answer["active_requests"]),
+          activeExecutions: Number(answer["active_executions"]),
+          lastActivityMsAgo: Number(answer["last_activity_ms_ago"]),
+        };
+      } catch (error) {
+        // An agent of an older image.
+        if (error instanceof GuestRefusedError && error.status === 404) return undefined;
+        throw error;
+      }
+    },
     async become(vm, record, envVars) {
       await call(vm, "/_torpor/post-boot", { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) }, undefined, 60_000);
     },
@@ -79,6 +114,18 @@ export function httpGuest(driver: Driver): Guest {
       await call(vm, "/_torpor/shutdown", {}, agentKey, 40_000);
     },
   };
+}
+
+/** User code can put itself in the agent's place and answer without end: that must not fill the host's memory. */
+async function answerOf(response: Response): Promise<Record<string, unknown>> {
+  const chunks: Uint8Array[] = [];
+  let size = 0;
+  for await (const chunk of response.body ?? []) {
+    size += chunk.length;
+    if (size > MAX_ANSWER_BYTES) throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>;
 }
 
 function identityOf({ spec, machineId, agentKey }: VmRecord) {

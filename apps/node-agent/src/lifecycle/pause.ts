@@ -3,7 +3,7 @@
  *
  * | found | does |
  * |---|---|
- * | VMM alive, no snapshot | freeze, stop the vCPUs, write the snapshot |
+ * | VMM alive, no snapshot | if it is to be idle: look; freeze, stop the vCPUs, write the snapshot |
  * | VMM alive, valid snapshot | ask, end the VMM |
  * | VMM gone, valid snapshot | it is paused: report |
  * | VMM gone, no valid snapshot | the memory is lost: stopped, and the disk boots |
@@ -15,6 +15,7 @@ import { join } from "node:path";
 import type { SavedMemory } from "../drivers/driver.ts";
 import { freeBytes, removeDurably } from "../host/files.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { sandboxActive, usedOf, usedThroughDataPlane } from "./idle.ts";
 import { factsOf, findSnapshot, removeSnapshots, sealSnapshot, snapshotDir, unfinishedDir } from "./snapshot.ts";
 
 const SPARE_BYTES = 64 * 1024 ** 2;
@@ -28,6 +29,8 @@ export async function pause(step: Step): Promise<Outcome> {
   if (status.kind === "unknown")
     return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
   if (found.kind !== "valid") {
+    const use = status.kind === "running" ? await usedOf(step) : undefined;
+    if (use !== undefined) return { state: "running", ...sandboxActive(use) };
     try {
       await writeSnapshot(step, generation, status.kind);
     } catch (error) {
@@ -41,6 +44,9 @@ export async function pause(step: Step): Promise<Outcome> {
         failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." },
       });
   }
+  // A request that came in while the memory was written would be lost.
+  const late = usedThroughDataPlane(step);
+  if (late !== undefined) return await backOut(step, generation, sandboxActive(late));
   const answer = await mayCommit(step);
   if (answer.kind === "refused")
     return await backOut(step, generation, {

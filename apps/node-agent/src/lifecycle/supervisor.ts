@@ -119,7 +119,11 @@ export class Supervisor {
 
   /** The newest observation of every sandbox on this host. */
   inventory(): Observation[] {
-    return [...this.entries.values()].map((entry) => this.observationOf(entry));
+    return [...this.entries.values()].map((entry) => {
+      const { record } = entry;
+      const lastActiveMsAgo = this.deps.activity.idleMs(record.spec.sandboxId);
+      return { ...this.observationOf(entry), ...(record.state === "running" ? { lastActiveMsAgo } : {}) };
+    });
   }
 
   /** Where requests for a sandbox go, if it runs here at that epoch. */
@@ -285,8 +289,15 @@ export class Supervisor {
     await this.deps.store.clearJournal(record.spec.sandboxId);
     delete entry.journal;
     delete entry.abort;
+    // A new run, or a pause that came to nothing: idleness counts from here (S23).
+    if (outcome.state === "running") this.deps.activity.touch(record.spec.sandboxId);
     await this.announce(entry);
-    if (outcome.state === "deleted" || outcome.state === "failed") this.entries.delete(record.spec.sandboxId);
+    if (outcome.state === "deleted" || outcome.state === "failed") this.drop(record.spec.sandboxId);
+  }
+
+  private drop(sandboxId: string): void {
+    this.entries.delete(sandboxId);
+    this.deps.activity.forget(sandboxId);
   }
 
   private setOptional(record: VmRecord, outcome: Outcome): void {

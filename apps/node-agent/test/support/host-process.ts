@@ -13,6 +13,7 @@ import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-s
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import { VmStore } from "../../src/lifecycle/record.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
+import { Activity } from "../../src/shell/activity.ts";
 import { fileSnapshotStore } from "../../src/store-file.ts";
 
 export interface GuestCall {
@@ -37,6 +38,7 @@ const supervisor = new Supervisor(
     driver,
     guest: httpGuest(driver),
     snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
+    activity: new Activity(),
     imagesDir,
     commit: async () => ({ kind: "granted" }) as const,
     uid: undefined,

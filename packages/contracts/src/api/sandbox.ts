@@ -21,6 +21,36 @@ export const EnvVars = Type.Record(Type.String({ pattern: "^[A-Za-z_][A-Za-z0-9_
   additionalProperties: false,
 });
 
+export const AutoPause = Type.Object(
+  {
+    idle_seconds: Type.Integer({
+      minimum: 1,
+      maximum: MAX_TIMEOUT_SECONDS,
+      description: "Seconds without use after which the sandbox is paused",
+    }),
+  },
+  { description: "Pauses the sandbox when nobody uses it; null: never" },
+);
+export const AutoResume = Type.Boolean({ description: "Traffic to a paused sandbox resumes it, and waits meanwhile" });
+
+export const PREVIEW_ACCESS = ["public", "token"] as const;
+export type PreviewAccess = (typeof PREVIEW_ACCESS)[number];
+export const PreviewAccess = Type.Enum(PREVIEW_ACCESS, {
+  description: "Who reaches the ports of the sandbox beside its agent's: anybody, or holders of its token or its owner's API key",
+});
+
+export const MAX_METADATA_NAMES = 64;
+const METADATA_LIMITS = { maxProperties: MAX_METADATA_NAMES };
+const MetadataName = Type.String({ maxLength: 128 });
+const MetadataValue = Type.String({ maxLength: 1024 });
+
+/** What may be set at create and changed later. It is kept over pause, resume, stop and start. */
+const POLICIES = {
+  auto_pause: Type.Optional(Nullable(AutoPause)),
+  auto_resume: Type.Optional(AutoResume),
+  preview_access: Type.Optional(PreviewAccess),
+};
+
 /** Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older clients. */
 export const CreateSandboxBody = Type.Object({
   template_id: Type.Optional(Type.Union([Type.String({ minLength: 1, maxLength: 128 }), Type.Integer()])),
@@ -29,9 +59,17 @@ export const CreateSandboxBody = Type.Object({
   timeout_seconds: Type.Optional(Nullable(TimeoutSeconds)),
   internet_access: Type.Optional(Type.Boolean()),
   env_vars: Type.Optional(EnvVars),
-  metadata: Type.Optional(Type.Record(Type.String({ maxLength: 128 }), Type.String({ maxLength: 1024 }), { maxProperties: 64 })),
+  metadata: Type.Optional(Type.Record(MetadataName, MetadataValue, METADATA_LIMITS)),
+  ...POLICIES,
 });
 export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
+
+/** Fields that are left out stay as they are; metadata is merged name by name, null removes a name (RFC 7396). */
+export const PatchSandboxBody = Type.Object({
+  ...POLICIES,
+  metadata: Type.Optional(Type.Record(MetadataName, Nullable(MetadataValue), METADATA_LIMITS)),
+});
+export type PatchSandboxBody = Static<typeof PatchSandboxBody>;
 
 export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
 
@@ -60,6 +98,9 @@ export const SandboxResource = Type.Object({
   started_at: Type.Optional(Timestamp),
   end_at: Type.Optional(Timestamp),
   metadata: Type.Optional(Type.Record(Type.String(), Type.String())),
+  auto_pause: Nullable(AutoPause),
+  auto_resume: AutoResume,
+  preview_access: PreviewAccess,
   operation: Type.Optional(OperationSummary),
   condition: Type.Optional(Type.Literal("host_unreachable")),
   error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),

@@ -57,6 +57,8 @@ export const VmCommand = Type.Object({
   snapshot: Type.Optional(SnapshotReference),
   /** `cancel` only: the executing operation that is to back out if it is not committed. */
   cancels: Type.Optional(OperationId),
+  /** `pause` only: back out, with the code SANDBOX_ACTIVE, unless nothing has used the sandbox for so long. */
+  onlyIfIdleForMs: Type.Optional(Type.Integer({ minimum: 1 })),
   traceId: Type.Optional(Type.String()),
 });
 export type VmCommand = Static<typeof VmCommand>;

@@ -8,8 +8,21 @@ export const DATA_PLANE_HEADERS = {
   /** Guest port as a decimal; the guest agent's port where absent. */
   port: "x-torpor-port",
   hostKey: "x-torpor-host-key",
+  /** A call of the edge itself, not of its client: one of DATA_PLANE_CONTROLS. */
+  control: "x-torpor-control",
 } as const;
+
+/** Control calls of the guest agent that the edge may make, and their paths there. */
+export const DATA_PLANE_CONTROLS = { ports: "/_torpor/ports" } as const;
+
+/** What a guest agent answers to `DATA_PLANE_CONTROLS.ports`: TCP ports that something in the guest listens on, ascending, and a tag that differs when they do. */
+export interface GuestPorts {
+  ports: number[];
+  etag: string;
+}
 
 /** Between node-agent and guest agent. */
 export const GUEST_AGENT_KEY_HEADER = "x-torpor-agent-key";
 export const GUEST_AGENT_PORT = 7777;
+/** `GET <path>?port=N` with `Upgrade: torpor-tunnel`: 101, then the bytes of a connection to that port of the guest. 404 with PORT_NOT_OPEN where nothing listens. */
+export const GUEST_TUNNEL = { path: "/_torpor/tunnel", protocol: "torpor-tunnel" } as const;

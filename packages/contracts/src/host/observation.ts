@@ -52,6 +52,8 @@ export const Observation = Type.Object({
   snapshot: Type.Optional(SnapshotFacts),
   /** Milliseconds per step of the operation, e.g. `{"save_memory": 412}`. */
   timingsMs: Type.Optional(Type.Record(Type.String(), Type.Number())),
+  /** In a heartbeat's inventory, of a running sandbox: how long ago the host's data plane saw it used. 0 while a request waits for its answer. */
+  lastActiveMsAgo: Type.Optional(Type.Integer({ minimum: 0 })),
   observedAt: Type.String(),
 });
 export type Observation = Static<typeof Observation>;

@@ -10,7 +10,7 @@ import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes, sandboxEvents } from "../schema.ts";
 import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
-import { findOpenOperations, moveOperation, type OperationRow, requestCancel } from "./operations.ts";
+import { findOpenOperations, moveOperation, type OperationRow, dropIdleCondition, requestCancel } from "./operations.ts";
 
 export interface Requester {
   organizationId: number;
@@ -22,6 +22,8 @@ export interface Requester {
   traceId?: string | undefined;
   /** Time limit of the operation, from now. */
   deadlineMs: number;
+  /** Of a pause: only if nothing has used the sandbox for so long. */
+  onlyIfIdleForMs?: number | undefined;
 }
 
 export interface AcceptedOperation {
@@ -48,6 +50,9 @@ type NewSandbox = Pick<
   | "envVars"
   | "metadata"
   | "timeoutSeconds"
+  | "autoPauseIdleSeconds"
+  | "autoResume"
+  | "previewAccess"
   | "edgeAddress"
 >;
 
@@ -158,6 +163,8 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
     case "join": {
       const operation = executing?.id === admission.operationId ? executing : waiting;
       if (operation === undefined) throw new Error(`admission joins operation ${admission.operationId}, which is not open`);
+      // Whoever joins without the condition wants the pause in any case.
+      if (requester.onlyIfIdleForMs === undefined) await dropIdleCondition(tx, operation.id);
       return { kind: "accepted", operation, isNew: false, outboxIds: [] };
     }
     case "accept": {
@@ -193,6 +200,7 @@ async function insertOperation(tx: Tx, sandboxId: string, kind: OperationKind, r
       idempotencyKey: requester.idempotencyKey ?? null,
       requestSha256: requester.requestSha256 ?? null,
       requestedBy: requester.requestedBy,
+      onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
       deadlineAt: sql`now() + ${`${requester.deadlineMs} milliseconds`}::interval`,
       traceId: requester.traceId ?? null,
     })

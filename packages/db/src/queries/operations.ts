@@ -89,6 +89,14 @@ export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
   return rows.length === 1;
 }
 
+/** A pause that still waits will be carried out whether the sandbox is idle or not. */
+export async function dropIdleCondition(tx: Tx, id: string): Promise<void> {
+  await tx
+    .update(operations)
+    .set({ onlyIfIdleForMs: null })
+    .where(and(eq(operations.id, id), eq(operations.status, "waiting"), isNotNull(operations.onlyIfIdleForMs)));
+}
+
 /** Notes why an operation still waits. */
 export async function explainOperation(tx: Tx, id: string, explain: unknown): Promise<void> {
   await tx

@@ -1,9 +1,9 @@
-import type { SettledState } from "@torpor/state-machine";
+import { isTombstoned, type SettledState } from "@torpor/state-machine";
 import { and, asc, desc, eq, getTableColumns, gt, inArray, isNull, lt, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
-import { moveSandbox, type SandboxRow } from "./move-sandbox.ts";
+import { type Move, moveSandbox, type SandboxRow } from "./move-sandbox.ts";
 
 /** The stored row, whatever its state. */
 export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | undefined> {
@@ -82,10 +82,24 @@ export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Pro
   return row === undefined ? undefined : toView(row);
 }
 
-/** Addresses that the edge has to serve now. */
-export async function listEdgeAddresses(db: Tx): Promise<string[]> {
-  const rows = await db.select({ edgeAddress: sandboxes.edgeAddress }).from(sandboxes).where(isAlive);
-  return rows.map((row) => row.edgeAddress);
+/** The same, by its id. */
+export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
+  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), isAlive));
+  return row === undefined ? undefined : toView(row);
+}
+
+export type EdgeSandbox = Pick<SandboxRow, "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"> & {
+  dataPlaneUrl: string | null;
+};
+
+/** What the edge has to serve now. */
+export async function listEdgeSandboxes(db: Tx): Promise<EdgeSandbox[]> {
+  const { id, edgeAddress, settledState, epoch, autoResume } = sandboxes;
+  return await db
+    .select({ id, edgeAddress, settledState, epoch, autoResume, dataPlaneUrl: hosts.dataPlaneUrl })
+    .from(sandboxes)
+    .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .where(isAlive);
 }
 
 export interface ListFilter {
@@ -115,28 +129,42 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
   return { views: rows.slice(0, filter.limit).map(toView), hasMore: rows.length > filter.limit };
 }
 
+type Changed = { sandbox: SandboxRow; outboxIds: number[] };
+
+/**
+ * Changes a living sandbox without moving it to another state; `decide` is called again when it changed meanwhile, and may decide against it. Undefined: it did, or there is no
+ * such sandbox.
+ */
+export async function changeSandbox(
+  db: Database,
+  id: string,
+  organizationId: number,
+  decide: (sandbox: SandboxRow) => Pick<Move, "fact" | "patch"> | undefined,
+): Promise<Changed | undefined> {
+  for (let attempt = 0; attempt < 20; attempt += 1) {
+    const sandbox = await findSandboxRow(db, id);
+    if (sandbox === undefined || sandbox.organizationId !== organizationId || isTombstoned(sandbox.state)) return undefined;
+    const change = decide(sandbox);
+    if (change === undefined) return undefined;
+    const result = await inTransaction(db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, ...change }));
+    if (result.kind === "moved") return result;
+  }
+  throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
+}
+
 /** Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands still and this is what will be left. */
 export async function setTimeoutSeconds(
   db: Database,
   id: string,
   organizationId: number,
   timeoutSeconds: number,
-): Promise<{ sandbox: SandboxRow; outboxIds: number[] } | undefined> {
-  for (let attempt = 0; attempt < 20; attempt += 1) {
-    const sandbox = await findSandboxRow(db, id);
-    if (sandbox === undefined || sandbox.organizationId !== organizationId || sandbox.state === "deleting" || sandbox.state === "deleted")
-      return undefined;
+): Promise<Changed | undefined> {
+  return await changeSandbox(db, id, organizationId, (sandbox) => {
     const standsStill = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
     const leftMs = timeoutSeconds * 1000;
-    const patch = {
-      timeoutSeconds,
-      expiresAt: standsStill ? null : new Date(Date.now() + leftMs),
-      timeoutLeftMs: standsStill ? leftMs : null,
-    };
-    const result = await inTransaction(db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, fact: "timeout_set", patch }));
-    if (result.kind === "moved") return result;
-  }
-  throw new Error(`the timeout of sandbox ${id} could not be set: it kept changing meanwhile`);
+    const expiresAt = standsStill ? null : new Date(Date.now() + leftMs);
+    return { fact: "timeout_set", patch: { timeoutSeconds, expiresAt, timeoutLeftMs: standsStill ? leftMs : null } };
+  });
 }
 
 /** Living sandboxes whose timeout has run out, most overdue first. */

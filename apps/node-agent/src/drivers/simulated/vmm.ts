@@ -2,15 +2,18 @@
  * The process of a simulated VM: `node vmm.ts <runDir> <guestPort>`, in the VM's directory. It starts with its vCPUs standing still.
  *
  * Control, one line per connection on `<runDir>/control.sock`: status | run | pause | save | load <base64>.
- * Guest: HTTP on 127.0.0.1:<guestPort>; requests that come while it stands still wait. It knows assignments and `print(name)`, and files.
+ * Guest: HTTP on 127.0.0.1:<guestPort>; requests that come while it stands still wait. It knows assignments and `print(name)`, and files. Some variables have a meaning:
+ * `active_executions = 1` makes it busy, `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its port 3000: tunnels to it end at port 45678 of the machine's loopback.
  */
 import { closeSync, openSync, readSync, writeSync, fsyncSync } from "node:fs";
 import { createServer as createHttpServer, type IncomingMessage } from "node:http";
-import { createServer } from "node:net";
+import { connect, createServer } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 
 const [runDir = "", port = "0"] = process.argv.slice(2);
 const DISK = "disk.raw";
 const DISK_HEADER_BYTES = 8;
+const PORTS_WAIT_MS = 20_000;
 
 interface Memory {
   variables: Record<string, string>;
@@ -20,6 +23,7 @@ interface Memory {
 
 let memory: Memory = { variables: {} };
 let running = false;
+let lastRequestAtMs = performance.now();
 const held: (() => void)[] = [];
 
 const control: Record<string, (argument: string) => string> = {
@@ -60,6 +64,16 @@ const routes: Record<string, (body: Record<string, unknown>) => unknown> = {
   },
   "/files/read": (body) => ({ path: body["path"], content: readDisk()[String(body["path"])] ?? null }),
   "/_torpor/warm": () => ({}),
+  "/_torpor/activity": async () => {
+    await sleep(Number(memory.variables["activity_delay_ms"] ?? 0));
+    return {
+      active_requests: 0,
+      active_executions: Number(memory.variables["active_executions"] ?? 0),
+      open_streams: 0,
+      last_activity_ms_ago: Math.round(performance.now() - lastRequestAtMs),
+    };
+  },
+  "/_torpor/ports": (query) => changedPorts(query["after"] as string | undefined),
   "/_torpor/prepare-pause": () => ({ frozen: true, synced: true }),
   "/_torpor/thaw": () => ({}),
   "/_torpor/post-restore": identity,
@@ -76,6 +90,26 @@ function identity(body: Record<string, unknown>): unknown {
   return {};
 }
 
+async function changedPorts(after: string | undefined): Promise<unknown> {
+  const deadline = performance.now() + PORTS_WAIT_MS;
+  const etag = () => openPorts().join(",") || "none";
+  while (etag() === after && performance.now() < deadline) await sleep(20);
+  return { ports: openPorts(), etag: etag() };
+}
+
+function openPorts(): number[] {
+  const names = Object.keys(memory.variables).flatMap((name) => /^port_(\d+)$/.exec(name)?.[1] ?? []);
+  return names
+    .map(Number)
+    .filter((port) => loopbackPortOf(port) !== undefined)
+    .toSorted((a, b) => a - b);
+}
+
+/** Undefined: nothing listens there. */
+function loopbackPortOf(port: number): number | undefined {
+  return Number(memory.variables[`port_${port}`] ?? 0) || undefined;
+}
+
 function execute(code: string): unknown {
   const startedAt = performance.now();
   const answer = { stdout: "", stderr: "", exit_code: 0, success: true, execution_time: 0 };
@@ -88,16 +122,38 @@ function execute(code: string): unknown {
   return answer;
 }
 
-createHttpServer((incoming, response) => {
+const guest = createHttpServer((incoming, response) => {
   void bodyOf(incoming).then(async (body) => {
-    if (!running) await new Promise<void>((resolve) => held.push(resolve));
+    await vcpusRun();
     const url = new URL(incoming.url ?? "/", "http://guest");
+    if (!url.pathname.startsWith("/_torpor")) lastRequestAtMs = performance.now();
     const route = routes[url.pathname];
-    const answer = route?.({ ...Object.fromEntries(url.searchParams), ...body });
+    const answer = await route?.({ ...Object.fromEntries(url.searchParams), ...body });
     response.writeHead(route === undefined ? 404 : 200, { "content-type": "application/json" });
     response.end(JSON.stringify(answer ?? { error: "unknown path", code: "NOT_FOUND" }));
   });
-}).listen(Number(port), "127.0.0.1");
+});
+guest.on("upgrade", (incoming, socket, head) => {
+  void vcpusRun().then(() => {
+    const target = loopbackPortOf(Number(new URL(incoming.url ?? "/", "http://guest").searchParams.get("port")));
+    if (target === undefined) {
+      const body = JSON.stringify({ code: "PORT_NOT_OPEN", message: "nothing listens there" });
+      return void socket.end(`HTTP/1.1 404 Refused\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    }
+    const inside = connect(target, "127.0.0.1");
+    for (const end of [inside, socket]) end.on("error", () => end.destroy());
+    socket.write("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n");
+    inside.write(head);
+    inside.pipe(socket).pipe(inside);
+    inside.once("close", () => socket.destroy());
+    socket.once("close", () => inside.destroy());
+  });
+});
+guest.listen(Number(port), "127.0.0.1");
+
+async function vcpusRun(): Promise<void> {
+  if (!running) await new Promise<void>((resolve) => held.push(resolve));
+}
 
 async function bodyOf(incoming: IncomingMessage): Promise<Record<string, unknown>> {
   const chunks: Buffer[] = [];

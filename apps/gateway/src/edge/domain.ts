@@ -1,0 +1,136 @@
+/**
+ * The scheme for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`, all on one listener, told apart by the Host header. The form is the one that
+ * the SDKs' getPreviewUrl() reads a port out of and writes another into (hopx-contract.md 3.4).
+ */
+import { readFile, stat } from "node:fs/promises";
+import type { IncomingMessage } from "node:http";
+import type { Server as SecureServer } from "node:https";
+import { findLivingSandbox } from "@torpor/db";
+import { GUEST_AGENT_PORT } from "@torpor/contracts";
+import { ApiError } from "../errors.ts";
+import { isSandboxId } from "../ids.ts";
+import { requestIdOf } from "../request-id.ts";
+import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
+import type { Door } from "./door.ts";
+import type { Edge } from "./edge.ts";
+import { refuse, refuseUpgrade } from "./refusal.ts";
+import { createEdgeServer, type EdgeServer } from "./server.ts";
+
+const MAX_CONNECTIONS = 20_000;
+
+interface TlsFiles {
+  certFile: string;
+  keyFile: string;
+}
+
+export interface DomainOptions extends CarryDependencies {
+  domain: string;
+  listen: { host: string; port: number };
+  /** As clients see it: a balancer may stand before the gateways. */
+  publicOrigin: { scheme: "http" | "https"; port: number };
+  tls?: TlsFiles | undefined;
+}
+
+export class DomainEdge implements Edge {
+  private readonly options: DomainOptions;
+  private readonly edgeServer: EdgeServer;
+  /** Of the certificate in use. */
+  private version: string;
+
+  private constructor(options: DomainOptions, edgeServer: EdgeServer, version: string) {
+    this.options = options;
+    this.edgeServer = edgeServer;
+    this.version = version;
+  }
+
+  /** Rejects when the address cannot be listened on or the certificate not be read. */
+  static async listen(options: DomainOptions): Promise<DomainEdge> {
+    const { tls, listen } = options;
+    const loaded = tls === undefined ? undefined : await load(tls);
+    const edgeServer = createEdgeServer(
+      {
+        request: async (incoming, response) => {
+          const door = doorOf(incoming, options.domain);
+          if (door instanceof ApiError) refuse(response, door, requestIdOf(incoming.headers));
+          else await carryRequest(options, door, incoming, response);
+        },
+        upgrade: async (incoming, socket, head) => {
+          const door = doorOf(incoming, options.domain);
+          if (door instanceof ApiError) refuseUpgrade(socket, door, requestIdOf(incoming.headers));
+          else await carryUpgrade(options, door, incoming, socket, head);
+        },
+      },
+      MAX_CONNECTIONS,
+      loaded?.context,
+    );
+    await new Promise<void>((resolve, reject) => {
+      edgeServer.server.once("error", reject);
+      edgeServer.server.listen({ ...listen, reusePort: true }, resolve);
+    });
+    edgeServer.server.on("error", (err) => options.log.error({ err }, "the edge's listener failed to take a connection"));
+    return new DomainEdge(options, edgeServer, loaded?.version ?? "");
+  }
+
+  publicHost({ id, region }: { id: string; region: string }): string {
+    const { scheme, port } = this.options.publicOrigin;
+    const isDefault = port === (scheme === "https" ? 443 : 80);
+    return `${scheme}://${GUEST_AGENT_PORT}-${id}.${labelOf(region)}.vms.${this.options.domain}${isDefault ? "" : `:${port}`}`;
+  }
+
+  /** Every name below the domain is served already. */
+  async serve(): Promise<void> {}
+
+  /** Takes up a renewed certificate. One that cannot be used is reported, and the old one stays. */
+  async reconcile(): Promise<Record<string, number>> {
+    const { tls, log } = this.options;
+    if (tls === undefined || (await versionOf(tls)) === this.version) return { reloaded: 0 };
+    const { context, version } = await load(tls);
+    (this.edgeServer.server as SecureServer).setSecureContext(context);
+    this.version = version;
+    log.info({ certFile: tls.certFile }, "the edge's certificate was renewed");
+    return { reloaded: 1 };
+  }
+
+  close(): Promise<void> {
+    this.edgeServer.shut();
+    return Promise.resolve();
+  }
+}
+
+/** The door that a Host header names, or what to answer when it names none. */
+export function doorOf(incoming: Pick<IncomingMessage, "headers">, domain: string): Door | ApiError {
+  const host = (incoming.headers.host ?? "").toLowerCase().replace(/:\d+$/, "");
+  const suffix = `.vms.${domain}`;
+  const [, portText = "", id = "", region = ""] = /^(\d{1,5})-([a-z0-9]+)\.([a-z0-9-]+)$/.exec(host.slice(0, -suffix.length)) ?? [];
+  const port = Number(portText);
+  if (!host.endsWith(suffix) || !isSandboxId(id) || port < 1 || port > 65_535) {
+    return new ApiError(
+      "RESOURCE_NOT_FOUND",
+      `No sandbox is served under this name. Names have the form {port}-{sandbox id}.{region}${suffix}.`,
+    );
+  }
+  return {
+    name: host,
+    port,
+    find: async (db) => {
+      const view = await findLivingSandbox(db, id);
+      return view !== undefined && labelOf(view.sandbox.region) === region ? view : undefined;
+    },
+  };
+}
+
+/** A region's name as part of a host name. */
+function labelOf(region: string): string {
+  return region.toLowerCase().replaceAll(/[^a-z0-9-]/g, "-");
+}
+
+async function load(files: TlsFiles): Promise<{ context: { cert: Buffer; key: Buffer }; version: string }> {
+  // Before the content: a change while it is read is seen in the next round.
+  const version = await versionOf(files);
+  return { context: { cert: await readFile(files.certFile), key: await readFile(files.keyFile) }, version };
+}
+
+async function versionOf({ certFile, keyFile }: TlsFiles): Promise<string> {
+  const stats = await Promise.all([stat(certFile), stat(keyFile)]);
+  return stats.map(({ mtimeMs, ino, size }) => `${mtimeMs} ${ino} ${size}`).join(" ");
+}

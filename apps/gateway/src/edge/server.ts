@@ -1,0 +1,53 @@
+/** An HTTP server of the edge, with or without TLS, and the connections that it holds. */
+import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
+import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
+import type { Socket } from "node:net";
+import type { SecureContextOptions } from "node:tls";
+import type { Duplex } from "node:stream";
+
+const HEADERS_LIMIT_MS = 15_000;
+const KEEP_ALIVE_MS = 65_000;
+
+export interface EdgeServer {
+  server: Server | SecureServer;
+  /** Ends the server with all its connections: upgraded ones are no longer its own, and it would leave them open. */
+  shut(): void;
+}
+
+export interface EdgeHandlers {
+  request(incoming: IncomingMessage, response: ServerResponse): Promise<void>;
+  upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): Promise<void>;
+}
+
+/** Not listening yet. More connections than `maxConnections` are refused by the kernel. */
+export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number, tls?: SecureContextOptions): EdgeServer {
+  const options: ServerOptions = {
+    shouldUpgradeCallback: (incoming: IncomingMessage) => incoming.headers.upgrade?.toLowerCase() === "websocket",
+    headersTimeout: HEADERS_LIMIT_MS,
+    // Uploads take as long as they take.
+    requestTimeout: 0,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+  };
+  const onRequest = (incoming: IncomingMessage, response: ServerResponse) => void handlers.request(incoming, response);
+  const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
+  server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
+    // From here on nobody else listens for its errors.
+    socket.on("error", () => socket.destroy());
+    void handlers.upgrade(incoming, socket, head);
+  });
+  server.maxConnections = maxConnections;
+  const sockets = new Set<Socket>();
+  server.on("connection", (socket: Socket) => {
+    sockets.add(socket);
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, 30_000);
+    socket.once("close", () => sockets.delete(socket));
+  });
+  return {
+    server,
+    shut() {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}

@@ -1,0 +1,39 @@
+/**
+ * How many requests per minute: a budget per API key on the control plane, and per sandbox or API key at the edge, counted by each gateway process for itself in windows of a
+ * minute. `@fastify/rate-limit` knows Fastify's routes alone; the edge is a plain HTTP server, so both count with one library.
+ */
+import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
+import { tooManyRequests } from "./errors.ts";
+
+const WINDOW_S = 60;
+
+export interface RateLimiter {
+  /** Takes one request from the budget. Returns the headers that tell the client what is left; throws the 429 when nothing is. */
+  take(budget: string): Promise<Record<string, string>>;
+}
+
+/** `perMinute` 0: no budget is kept, and no headers are sent. */
+export function createRateLimiter(perMinute: number): RateLimiter {
+  if (perMinute === 0) return { take: async () => ({}) };
+  const limiter = new RateLimiterMemory({ points: perMinute, duration: WINDOW_S });
+  return {
+    async take(budget) {
+      try {
+        return headersOf(perMinute, await limiter.consume(budget));
+      } catch (rejected) {
+        if (!(rejected instanceof RateLimiterRes)) throw rejected;
+        const seconds = Math.max(1, Math.ceil(rejected.msBeforeNext / 1000));
+        const message = `More than ${perMinute} requests came within a minute. Try again in ${seconds} s.`;
+        throw tooManyRequests(message, seconds, headersOf(perMinute, rejected));
+      }
+    },
+  };
+}
+
+function headersOf(perMinute: number, { remainingPoints, msBeforeNext }: RateLimiterRes): Record<string, string> {
+  return {
+    "x-ratelimit-limit": String(perMinute),
+    "x-ratelimit-remaining": String(remainingPoints),
+    "x-ratelimit-reset": String(Math.ceil((Date.now() + msBeforeNext) / 1000)),
+  };
+}

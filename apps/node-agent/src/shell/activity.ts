@@ -1,0 +1,63 @@
+/** When each sandbox of this host was last used, as far as its data plane sees: the ground on which idle sandboxes are paused. Times are monotonic. */
+import type { HostActivity } from "../lifecycle/context.ts";
+
+interface Use {
+  lastAtMs: number;
+  /** Requests that have no answer yet: an execution may be silent for long. */
+  waiting: number;
+}
+
+/** One request, or one upgraded connection, from its first byte to its last. */
+export interface Exchange {
+  /** Something went through it. */
+  touch: () => void;
+  /** The answer has begun: from here on it counts by what goes through it. */
+  answered: () => void;
+  end: () => void;
+}
+
+export class Activity implements HostActivity {
+  private readonly uses = new Map<string, Use>();
+  private readonly now: () => number;
+  /** What happened before this process is not known: it counts from here. */
+  private readonly startedAtMs: number;
+
+  constructor(now: () => number = () => performance.now()) {
+    this.now = now;
+    this.startedAtMs = now();
+  }
+
+  touch(sandboxId: string): void {
+    this.useOf(sandboxId).lastAtMs = this.now();
+  }
+
+  begin(sandboxId: string): Exchange {
+    const use = this.useOf(sandboxId);
+    const touch = () => void (use.lastAtMs = this.now());
+    let isWaiting = true;
+    use.waiting += 1;
+    touch();
+    const answered = () => {
+      touch();
+      if (isWaiting) use.waiting -= 1;
+      isWaiting = false;
+    };
+    return { touch, answered, end: answered };
+  }
+
+  idleMs(sandboxId: string): number {
+    const use = this.uses.get(sandboxId);
+    if (use !== undefined && use.waiting > 0) return 0;
+    return Math.round(this.now() - (use?.lastAtMs ?? this.startedAtMs));
+  }
+
+  forget(sandboxId: string): void {
+    this.uses.delete(sandboxId);
+  }
+
+  private useOf(sandboxId: string): Use {
+    const use = this.uses.get(sandboxId) ?? { lastAtMs: this.startedAtMs, waiting: 0 };
+    this.uses.set(sandboxId, use);
+    return use;
+  }
+}

@@ -1,0 +1,113 @@
+/** One request, or one upgraded connection, from the data plane into the guest. Each over a connection of its own: none survives a restore. */
+import {
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  request as httpRequest,
+  type RequestOptions,
+  type ServerResponse,
+} from "node:http";
+import { connect, type Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
+import type { Exchange } from "./activity.ts";
+import { type GuestRoute, openTunnel } from "./guest-tunnel.ts";
+import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
+
+export interface GuestDoor {
+  route: GuestRoute;
+  /** Port in the guest. */
+  port: number;
+}
+
+const INTERNAL_HEADERS = new Set<string>(Object.values(DATA_PLANE_HEADERS));
+/** The agent is opened by its key, which nobody else has. On other ports they are the application's: the edge decides what passes. */
+const CREDENTIALS = new Set(["authorization", "x-api-key"]);
+
+/** Resolves when it is under way; never rejects. */
+export async function forward(incoming: IncomingMessage, response: ServerResponse, door: GuestDoor, exchange: Exchange): Promise<void> {
+  response.once("close", exchange.end);
+  const way = await wayTo(door);
+  if ("code" in way) return refuse(incoming, response, way);
+  const upstream = httpRequest({
+    ...way.options,
+    method: incoming.method,
+    path: incoming.url,
+    headers: guestHeaders(incoming.headers, door),
+  });
+  upstream.once("response", (answer) => {
+    exchange.answered();
+    response.writeHead(answer.statusCode ?? 502, answer.headers);
+    answer.on("data", exchange.touch);
+    answer.once("error", () => response.destroy());
+    answer.pipe(response);
+  });
+  upstream.on("error", (error) => {
+    if (response.headersSent) response.destroy();
+    else refuse(incoming, response, unreachable(door, error));
+  });
+  response.once("close", () => upstream.destroy());
+  if (response.destroyed) return void upstream.destroy();
+  incoming.on("data", exchange.touch);
+  incoming.pipe(upstream);
+}
+
+/** From the head of the request on it is bytes both ways: the guest's answer is passed on as it comes, whatever it is. */
+export async function forwardUpgrade(
+  incoming: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  door: GuestDoor,
+  exchange: Exchange,
+): Promise<void> {
+  socket.once("close", exchange.end);
+  const opened = await connectionTo(door);
+  if ("code" in opened) return refuseUpgrade(incoming, socket, opened);
+  const upstream = opened;
+  if (socket.destroyed) return void upstream.destroy();
+  upstream.on("error", () => socket.destroy());
+  upstream.once("close", () => socket.destroy());
+  socket.once("close", () => upstream.destroy());
+  const headers = Object.entries({
+    ...guestHeaders(incoming.headers, door),
+    connection: "Upgrade",
+    upgrade: incoming.headers.upgrade ?? "websocket",
+  });
+  const lines = headers.map(([name, value]) => `${name}: ${String(value)}\r\n`);
+  upstream.write(`${incoming.method} ${incoming.url} HTTP/1.1\r\n${lines.join("")}\r\n`);
+  if (head.length > 0) upstream.write(head);
+  upstream.once("data", exchange.answered);
+  upstream.on("data", exchange.touch);
+  socket.on("data", exchange.touch);
+  upstream.pipe(socket).pipe(upstream);
+}
+
+/** How a request gets there: to the agent directly, to another port through a tunnel. */
+async function wayTo(door: GuestDoor): Promise<{ options: RequestOptions } | Refusal> {
+  const { host, port } = door.route;
+  if (door.port === GUEST_AGENT_PORT) return { options: { host, port, agent: false } };
+  const opened = await openTunnel(door.route, door.port);
+  return "code" in opened ? opened : { options: { createConnection: () => opened } };
+}
+
+async function connectionTo(door: GuestDoor): Promise<Socket | Refusal> {
+  if (door.port !== GUEST_AGENT_PORT) return await openTunnel(door.route, door.port);
+  const socket = connect(door.route.port, door.route.host);
+  return await new Promise((resolve) => {
+    socket.once("connect", () => resolve(socket));
+    socket.once("error", (error) => resolve(unreachable(door, error)));
+  });
+}
+
+/** A 503, because what a guest that cannot be reached was to do has not been done. */
+function unreachable({ port }: GuestDoor, error: Error): Refusal {
+  const what = port === GUEST_AGENT_PORT ? "The sandbox's agent cannot be reached" : `Port ${port} of the sandbox broke the connection`;
+  const status = port === GUEST_AGENT_PORT ? 503 : 409;
+  return { status, code: status === 503 ? "SERVICE_UNAVAILABLE" : "CONNECTION_LOST", message: `${what}: ${error.message}` };
+}
+
+function guestHeaders(headers: IncomingHttpHeaders, { route, port }: GuestDoor): IncomingHttpHeaders {
+  const kept = Object.entries(headers).filter(([name]) => !INTERNAL_HEADERS.has(name));
+  if (port !== GUEST_AGENT_PORT) return Object.fromEntries(kept);
+  const others = kept.filter(([name]) => !CREDENTIALS.has(name));
+  return { ...Object.fromEntries(others), host: `${route.host}:${route.port}`, [GUEST_AGENT_KEY_HEADER]: route.agentKey };
+}

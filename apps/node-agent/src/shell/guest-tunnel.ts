@@ -1,0 +1,70 @@
+/** A connection to any TCP port of a guest, through its agent: the host has no other way in. */
+import { type IncomingMessage, request as httpRequest } from "node:http";
+import type { Socket } from "node:net";
+import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
+import type { Refusal } from "./refusal.ts";
+
+/** Where a guest's agent is reached on this host, and what opens it. */
+export interface GuestRoute {
+  host: string;
+  port: number;
+  agentKey: string;
+}
+
+const OPEN_LIMIT_MS = 10_000;
+const MAX_REASON_LENGTH = 4_096;
+
+/** Never rejects: why there is none is told as an answer for the client. */
+export async function openTunnel(route: GuestRoute, port: number): Promise<Socket | Refusal> {
+  const request = httpRequest({
+    host: route.host,
+    port: route.port,
+    agent: false,
+    path: `${GUEST_TUNNEL.path}?port=${port}`,
+    headers: { connection: "Upgrade", upgrade: GUEST_TUNNEL.protocol, [GUEST_AGENT_KEY_HEADER]: route.agentKey },
+  });
+  const limit = setTimeout(() => request.destroy(new Error(`no tunnel within ${OPEN_LIMIT_MS} ms`)), OPEN_LIMIT_MS);
+  try {
+    return await new Promise<Socket | Refusal>((resolve) => {
+      request.once("upgrade", (_answer, socket: Socket, head) => {
+        if (head.length > 0) socket.unshift(head);
+        socket.setNoDelay(true);
+        resolve(socket);
+      });
+      request.once("response", (answer) => {
+        void shortJson(answer).then((body) => resolve(refusalOf(port, answer.statusCode ?? 502, body)));
+      });
+      request.on("error", (error) =>
+        resolve({ status: 503, code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${error.message}` }),
+      );
+      request.end();
+    });
+  } finally {
+    clearTimeout(limit);
+  }
+}
+
+/** Undefined when it is none, or longer than a reason can be: a guest may send anything. */
+async function shortJson(answer: IncomingMessage): Promise<unknown> {
+  let text = "";
+  try {
+    for await (const chunk of answer.setEncoding("utf8") as AsyncIterable<string>) {
+      text += chunk;
+      if (text.length > MAX_REASON_LENGTH) return undefined;
+    }
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+}
+
+function refusalOf(port: number, status: number, body: unknown): Refusal {
+  const { code, message } = (body ?? {}) as { code?: string; message?: string };
+  if (code === "PORT_NOT_OPEN")
+    return { status: 404, code, message: `Nothing listens on port ${port} in this sandbox. Start a server there, then try again.` };
+  return {
+    status: 409,
+    code: "PREVIEW_UNAVAILABLE",
+    message: `Port ${port} cannot be reached: ${status} ${message ?? code ?? "no reason given"}`,
+  };
+}

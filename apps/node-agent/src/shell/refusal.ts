@@ -1,0 +1,33 @@
+/** Answers of the data plane itself, in the shape that the SDKs read of an agent. */
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
+import type { Duplex } from "node:stream";
+
+export interface Refusal {
+  status: number;
+  code: string;
+  message: string;
+}
+
+function bodyOf(incoming: IncomingMessage, { code, message }: Refusal): Buffer {
+  const request_id = incoming.headers["x-request-id"];
+  return Buffer.from(JSON.stringify({ error: message, message, code, request_id, timestamp: new Date().toISOString() }));
+}
+
+export function refuse(incoming: IncomingMessage, response: ServerResponse, refusal: Refusal): void {
+  if (response.headersSent) return void response.destroy();
+  const body = bodyOf(incoming, refusal);
+  response.writeHead(refusal.status, { "content-type": "application/json", "content-length": body.length, connection: "close" });
+  response.end(body);
+}
+
+export function refuseUpgrade(incoming: IncomingMessage, socket: Duplex, refusal: Refusal): void {
+  const body = bodyOf(incoming, refusal);
+  const lines = [
+    `HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status] ?? "Refused"}`,
+    "connection: close",
+    "content-type: application/json",
+    `content-length: ${body.length}`,
+  ];
+  socket.write(`${lines.join("\r\n")}\r\n\r\n`);
+  socket.end(body);
+}

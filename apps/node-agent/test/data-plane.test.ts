@@ -1,0 +1,112 @@
+/** The data plane against a guest agent of the test's own, over real sockets. */
+import { once } from "node:events";
+import { createServer, type IncomingMessage, request as httpRequest, type Server } from "node:http";
+import { type AddressInfo, connect } from "node:net";
+import { buffer, text } from "node:stream/consumers";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { Activity } from "../src/shell/activity.ts";
+import { createDataPlane } from "../src/shell/data-plane.ts";
+
+const seen: string[] = [];
+const activity = new Activity();
+const agent = createServer((incoming, response) => {
+  seen.push(incoming.url ?? "");
+  response.end(JSON.stringify(incoming.headers));
+});
+/** What listens on port 3000 of the guest. */
+const app = createServer((incoming, response) => {
+  response.setHeader("set-cookie", ["a=1", "b=2"]);
+  void text(incoming).then((body) => response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })));
+});
+agent.on("upgrade", (incoming: IncomingMessage, socket) => {
+  if (incoming.url !== "/_torpor/tunnel?port=3000") {
+    const body = JSON.stringify({ code: "PORT_NOT_OPEN", message: "no" });
+    return void socket.end(`HTTP/1.1 404 No\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+  }
+  socket.write("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n");
+  const inside = connect((app.address() as AddressInfo).port, "127.0.0.1");
+  inside.pipe(socket).pipe(inside);
+});
+const plane = createDataPlane(
+  "host key",
+  async (sandboxId) =>
+    sandboxId === "a" ? { host: "127.0.0.1", port: (agent.address() as AddressInfo).port, agentKey: "agent key" } : undefined,
+  activity,
+);
+
+beforeAll(async () => {
+  for (const server of [agent, app, plane]) await once(server.listen(0, "127.0.0.1"), "listening");
+});
+afterAll(() => {
+  for (const server of [agent, app, plane] as Server[]) {
+    server.closeAllConnections();
+    server.close();
+  }
+});
+
+const EDGE = { "x-torpor-host-key": "host key", "x-torpor-sandbox": "a", "x-torpor-epoch": "1" };
+
+async function send(path: string, headers: Record<string, string> = {}, body?: string) {
+  const { port } = plane.address() as AddressInfo;
+  const request = httpRequest({
+    host: "127.0.0.1",
+    port,
+    path,
+    method: body === undefined ? "GET" : "POST",
+    headers: { ...EDGE, ...headers },
+  });
+  request.end(body);
+  const [answer] = (await once(request, "response")) as [IncomingMessage];
+  return {
+    status: answer.statusCode,
+    headers: answer.headers,
+    body: JSON.parse((await buffer(answer)).toString()) as Record<string, unknown>,
+  };
+}
+
+test.each([
+  "/_torpor/shutdown",
+  "/./_torpor/shutdown",
+  "/x/../_torpor/shutdown",
+  "//guest/_torpor/shutdown",
+  "http://guest/_torpor/shutdown",
+  "/%2e/_torpor/shutdown",
+])("the agent's control calls are closed to clients, spelled %s", async (path) => {
+  seen.length = 0;
+  expect(await send(path)).toMatchObject({ status: 404, body: { code: "ENDPOINT_NOT_FOUND" } });
+  expect(seen).toEqual([]);
+});
+
+test("the edge may ask for the ports, and that is no use of the sandbox", async () => {
+  activity.forget("a");
+  const before = activity.idleMs("a");
+  expect((await send("/_torpor/ports?after=x", { "x-torpor-control": "ports" })).status).toBe(200);
+  expect(seen.at(-1)).toBe("/_torpor/ports?after=x");
+  expect(activity.idleMs("a")).toBeGreaterThanOrEqual(before);
+  expect((await send("/_torpor/shutdown", { "x-torpor-control": "ports" })).status).toBe(404);
+  expect((await send("/_torpor/shutdown", { "x-torpor-control": "shutdown" })).status).toBe(404);
+});
+
+test("the agent gets its key and nobody's credentials", async () => {
+  const { body } = await send("/info", { authorization: "Bearer secret", "x-api-key": "secret" });
+  expect(body).toMatchObject({ "x-torpor-agent-key": "agent key" });
+  expect(JSON.stringify(body)).not.toMatch(/secret|host key/);
+});
+
+test("another port is reached through a tunnel, with the client's own host and credentials, and without the host's", async () => {
+  const answer = await send("/path?q=1", { "x-torpor-port": "3000", host: "3000-a.example.com", authorization: "Bearer own" }, "hello");
+  expect(answer).toMatchObject({ status: 200, body: { url: "/path?q=1", body: "hello" } });
+  expect(answer.headers["set-cookie"]).toEqual(["a=1", "b=2"]);
+  expect(answer.body["headers"]).toMatchObject({ host: "3000-a.example.com", authorization: "Bearer own" });
+  expect(JSON.stringify(answer.body)).not.toMatch(/x-torpor|agent key/);
+});
+
+test("a port that nothing listens on is a 404 that says so; one that cannot be is a 400; a sandbox that is elsewhere a 409", async () => {
+  expect(await send("/", { "x-torpor-port": "3001" })).toMatchObject({ status: 404, body: { code: "PORT_NOT_OPEN" } });
+  expect(await send("/", { "x-torpor-port": "0" })).toMatchObject({ status: 400 });
+  expect(await send("/", { "x-torpor-port": "3000", "x-torpor-sandbox": "b" })).toMatchObject({
+    status: 409,
+    body: { code: "SANDBOX_NOT_RUNNING_HERE" },
+  });
+  expect(await send("/", { "x-torpor-host-key": "guess" })).toMatchObject({ status: 401 });
+});

@@ -1,0 +1,89 @@
+/** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
+import { MAX_METADATA_NAMES, type PreviewAccess } from "@torpor/contracts";
+import { and, asc, eq, getTableColumns, isNotNull, ne, sql } from "drizzle-orm";
+import type { Database, Tx } from "../client.ts";
+import { hosts, sandboxes } from "../schema.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+import { changeSandbox } from "./sandboxes.ts";
+
+export interface SandboxChange {
+  /** Null: never. */
+  autoPauseIdleSeconds?: number | null | undefined;
+  autoResume?: boolean | undefined;
+  previewAccess?: PreviewAccess | undefined;
+  /** Merged name by name; null removes a name. */
+  metadata?: Record<string, string | null> | undefined;
+}
+
+export type Patched = { kind: "patched"; outboxIds: number[] } | { kind: "not_found" } | { kind: "too_much_metadata" };
+
+/** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
+export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
+  const { autoPauseIdleSeconds, autoResume, previewAccess } = change;
+  let tooMuch = false;
+  const changed = await changeSandbox(db, id, organizationId, (sandbox) => {
+    const metadata = merged(sandbox.metadata, change.metadata ?? {});
+    tooMuch = Object.keys(metadata).length > MAX_METADATA_NAMES;
+    if (tooMuch) return undefined;
+    return {
+      fact: "settings_changed",
+      patch: {
+        metadata,
+        ...(autoPauseIdleSeconds === undefined ? {} : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
+        ...(autoResume === undefined ? {} : { autoResume }),
+        ...(previewAccess === undefined ? {} : { previewAccess }),
+      },
+    };
+  });
+  if (changed !== undefined) return { kind: "patched", outboxIds: changed.outboxIds };
+  return { kind: tooMuch ? "too_much_metadata" : "not_found" };
+}
+
+function merged(current: Record<string, string>, changes: Record<string, string | null>): Record<string, string> {
+  const all = Object.entries({ ...current, ...changes });
+  return Object.fromEntries(all.filter((entry): entry is [string, string] => entry[1] !== null));
+}
+
+export interface SeenActivity {
+  sandboxId: string;
+  epoch: number;
+  lastActiveMsAgo: number;
+}
+
+/** Less of an advance is not worth a write. */
+const MIN_ADVANCE_MS = 500;
+
+/** Moves the idle clocks of running sandboxes of `hostId` forward, never back. Those without an auto-pause policy are left alone. */
+export async function recordActivity(db: Tx, hostId: string, seen: SeenActivity[]): Promise<void> {
+  if (seen.length === 0) return;
+  const activeAt = sql`now() - seen."lastActiveMsAgo" * interval '1 millisecond'`;
+  await db.execute(sql`
+    UPDATE sandboxes SET last_active_at = ${activeAt}
+    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("sandboxId" text, "epoch" integer, "lastActiveMsAgo" bigint)
+    WHERE sandboxes.id = seen."sandboxId" AND sandboxes.epoch = seen."epoch" AND sandboxes.host_id = ${hostId}
+      AND sandboxes.state = 'running' AND sandboxes.auto_pause_idle_seconds IS NOT NULL
+      AND (sandboxes.last_active_at IS NULL OR sandboxes.last_active_at < ${activeAt} - ${MIN_ADVANCE_MS} * interval '1 millisecond')`);
+}
+
+/**
+ * Running sandboxes with nothing in flight that had been idle for as long as their policy says when their host last spoke: its word is what is known, and a host that has been
+ * silent for a while says nothing. Longest idle first.
+ */
+export async function listIdleSandboxes(db: Tx, limit: number): Promise<SandboxRow[]> {
+  return await db
+    .select(getTableColumns(sandboxes))
+    .from(sandboxes)
+    .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .where(
+      and(
+        eq(sandboxes.state, "running"),
+        isNotNull(sandboxes.autoPauseIdleSeconds),
+        ne(hosts.state, "lost"),
+        sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
+        sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${sandboxes.autoPauseIdleSeconds} * interval '1 second'`,
+        sql`NOT EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = ${sandboxes.id} AND open.status IN ('waiting', 'executing', 'outcome_unknown'))`,
+      ),
+    )
+    .orderBy(asc(sandboxes.lastActiveAt))
+    .limit(limit);
+}

@@ -1,0 +1,125 @@
+/** What auto-pause goes by, on a real Postgres: the idle clock, who counts as idle, and what becomes of the condition when others join. */
+import { newSandboxId } from "@torpor/contracts";
+import {
+  acceptRequest,
+  type DatabaseHandle,
+  findSandboxRow,
+  listIdleSandboxes,
+  openDatabase,
+  patchSandbox,
+  recordActivity,
+} from "@torpor/db";
+import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+let server: PostgresServer;
+let database: DatabaseHandle;
+let sql: postgres.Sql;
+let organizationId: number;
+beforeAll(async () => {
+  server = await startPostgres();
+  const url = await server.database();
+  database = openDatabase(url);
+  sql = postgres(url, { max: 1 });
+  const [row] = await sql`INSERT INTO organizations (name) VALUES ('test') RETURNING id`;
+  organizationId = Number(row?.["id"]);
+});
+afterAll(async () => {
+  await sql.end();
+  await database.close();
+  await server[Symbol.asyncDispose]();
+});
+
+let addresses = 0;
+/** A running sandbox on host-1 at epoch 3; seconds before now. */
+async function running(options: { idleSeconds: number | null; lastActiveSecondsAgo: number; state?: string }): Promise<string> {
+  const id = newSandboxId();
+  addresses += 1;
+  await sql`
+    INSERT INTO sandboxes (id, organization_id, template_id, template_name, image_sha256, state, settled_state, epoch, host_id, region, vcpu, memory_mib, disk_mib,
+      internet_access, env_vars, metadata, edge_address, auto_pause_idle_seconds, last_active_at)
+    VALUES (${id}, ${organizationId}, 't', 't', 'x', ${options.state ?? "running"}, 'running', 3, 'host-1', 'local', 1, 64, 16, true, '{}', '{}', ${`127.64.0.${addresses}`},
+      ${options.idleSeconds}, now() - ${options.lastActiveSecondsAgo} * interval '1 second')`;
+  return id;
+}
+
+async function host(fields: { lastBeatSecondsAgo: number; state?: string }): Promise<void> {
+  await sql`
+    INSERT INTO hosts (id, state, region, data_plane_url, labels, driver, driver_fingerprint, agent_version, image_sha256s, vcpu_capacity, memory_mib_capacity,
+      disk_mib_capacity, lease_expires_at, last_beat_at)
+    VALUES ('host-1', ${fields.state ?? "ready"}, 'local', 'http://127.0.0.1', '{}', 'simulated', 'f', '1', '[]', 9, 999, 999, now(), now() - ${fields.lastBeatSecondsAgo} * interval '1 second')
+    ON CONFLICT (id) DO UPDATE SET state = excluded.state, last_beat_at = excluded.last_beat_at`;
+}
+
+const idle = async () => (await listIdleSandboxes(database.db, 100)).map(({ id }) => id);
+const lastActive = async (id: string) => (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
+const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [{ sandboxId, epoch, lastActiveMsAgo }];
+const pause = (id: string, onlyIfIdleForMs?: number) =>
+  acceptRequest(database.db, id, "pause", { organizationId, requestedBy: "test", deadlineMs: 60_000, onlyIfIdleForMs });
+const conditionOf = async (operationId: string) => {
+  const [row] = await sql`SELECT only_if_idle_for_ms FROM operations WHERE id = ${operationId}`;
+  return row?.["only_if_idle_for_ms"];
+};
+
+beforeEach(() => host({ lastBeatSecondsAgo: 0 }));
+
+describe("who is idle", () => {
+  test("S54: a running sandbox with the policy, unused for as long as it says when its host last spoke, and nothing else", async () => {
+    const wanted = await running({ idleSeconds: 60, lastActiveSecondsAgo: 61 });
+    const others = [
+      await running({ idleSeconds: 60, lastActiveSecondsAgo: 59 }),
+      await running({ idleSeconds: null, lastActiveSecondsAgo: 999 }),
+      await running({ idleSeconds: 60, lastActiveSecondsAgo: 999, state: "pausing" }),
+    ];
+    const busy = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
+    await acceptRequest(database.db, busy, "stop", { organizationId, requestedBy: "test", deadlineMs: 60_000 });
+    const found = await idle();
+    expect(found).toContain(wanted);
+    for (const id of [...others, busy]) expect(found).not.toContain(id);
+  });
+
+  test("S37: a host that has been silent says nothing about its sandboxes: time that it did not report is not idle time", async () => {
+    const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 65 });
+    expect(await idle()).toContain(id);
+    await host({ lastBeatSecondsAgo: 8 });
+    expect(await idle()).not.toContain(id);
+    await host({ lastBeatSecondsAgo: 0, state: "lost" });
+    expect(await idle()).not.toContain(id);
+  });
+});
+
+describe("the idle clock", () => {
+  test("goes forward by what the host reports of that very run, never back, and only where there is a policy", async () => {
+    const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 30 });
+    const without = await running({ idleSeconds: null, lastActiveSecondsAgo: 30 });
+    const before = await lastActive(id);
+    const generation = (await findSandboxRow(database.db, id))?.generation;
+    await recordActivity(database.db, "host-1", [...seen(id, 40_000), ...seen(without, 0)]);
+    await recordActivity(database.db, "host-1", seen(id, 0, 2));
+    await recordActivity(database.db, "host-2", seen(id, 0));
+    expect(await lastActive(id)).toBe(before);
+    await recordActivity(database.db, "host-1", seen(id, 10_000));
+    expect(Math.round(((await lastActive(id)) - before) / 1_000)).toBe(20);
+    expect((await findSandboxRow(database.db, id))?.generation).toBe(generation);
+    expect(Date.now() - (await lastActive(without))).toBeGreaterThan(29_000);
+  });
+
+  test("starts anew when the policy is set, not when something else is", async () => {
+    const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
+    await patchSandbox(database.db, id, organizationId, { autoResume: true });
+    expect(await idle()).toContain(id);
+    await patchSandbox(database.db, id, organizationId, { autoPauseIdleSeconds: 60 });
+    expect(await idle()).not.toContain(id);
+  });
+});
+
+test("whoever joins a conditional pause that waits without a condition makes it one for any; the system itself does not", async () => {
+  const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
+  const first = await pause(id, 60_000);
+  if (first.kind !== "accepted") throw new Error(first.kind);
+  expect(await pause(id, 60_000)).toMatchObject({ kind: "accepted", isNew: false });
+  expect(await conditionOf(first.operation.id)).toBe(60_000);
+  expect(await pause(id)).toMatchObject({ kind: "accepted", isNew: false, operation: { id: first.operation.id } });
+  expect(await conditionOf(first.operation.id)).toBeNull();
+});

@@ -1,0 +1,231 @@
+/** What the SDKs rely on beyond the lifecycle itself: connecting in every state, tokens, lists, timeouts, exact types. Simulated hosts, the official JS SDK unmodified. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { Sandbox } from "@hopx-ai/sdk";
+import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let fleet: TestFleet;
+beforeAll(async () => {
+  fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+type Body = Record<string, unknown>;
+const pathOf = (id: string) => `/v1/sandboxes/${id}`;
+const create = async (body: Body = {}, headers: Record<string, string> = {}): Promise<Body> => {
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body }, headers });
+  expect([201, 202], JSON.stringify(answer.body)).toContain(answer.status);
+  return answer.body;
+};
+const idOf = async (body: Body = {}) => String((await create(body))["id"]);
+const get = (id: string) => fleet.call("GET", pathOf(id));
+const post = async (id: string, verb: string) => {
+  const answer = await fleet.call("POST", `${pathOf(id)}/${verb}`);
+  expect(answer.status, JSON.stringify(answer.body)).toBe(200);
+  return answer.body;
+};
+const connect = (id: string) => Sandbox.connect(id, fleet.apiKey, fleet.url);
+
+describe("connecting with the JS SDK", () => {
+  test("to a running sandbox: its agent is usable at once", async () => {
+    const id = await idOf();
+    const sandbox = await connect(id);
+    expect((await sandbox.runCode("x = 42", { language: "python" })).success).toBe(true);
+    expect(await sandbox.isHealthy()).toBe(true);
+    await sandbox.kill();
+  });
+
+  test("S49: to a paused sandbox: it is resumed, memory and address are the same, and tokens from before stay good", async () => {
+    const before = await Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+    await before.runCode("x = 42", { language: "python" });
+    const { publicHost } = await before.getInfo();
+    await before.pause();
+    const sandbox = await connect(before.sandboxId);
+    expect(await sandbox.getInfo()).toMatchObject({ status: "running", publicHost });
+    expect((await sandbox.runCode("print(x)", { language: "python" })).stdout).toBe("42\n");
+    await sandbox.refreshToken();
+    expect((await before.runCode("print(x)", { language: "python" })).stdout).toBe("42\n");
+    await sandbox.kill();
+  });
+
+  test("S49: to a stopped or a deleted one: an error that says so, and nothing is started", async () => {
+    const id = await idOf();
+    await post(id, "stop");
+    await expect(connect(id)).rejects.toThrow(/stopped/);
+    expect((await get(id)).body).toMatchObject({ status: "stopped" });
+    await fleet.call("DELETE", pathOf(id));
+    await expect(connect(id)).rejects.toThrow(/not found/);
+  });
+});
+
+test("a token is given out in every state but deleted, and works in the next run", async () => {
+  const accepted = await create({}, { prefer: "respond-async" });
+  const id = String(accepted["sandbox_id"]);
+  const tokens = [(await post(id, "token/refresh"))["auth_token"]];
+  await until("it runs", async () => (await get(id)).body["status"] === "running");
+  for (const verb of ["pause", "stop"]) {
+    await post(id, verb);
+    const reply = await post(id, "token/refresh");
+    expect(Date.parse(String(reply["token_expires_at"]))).toBeGreaterThan(Date.now() + 24 * 3600 * 1000);
+    tokens.push(reply["auth_token"]);
+  }
+  await post(id, "start");
+  const { public_host } = (await get(id)).body;
+  for (const auth_token of tokens)
+    expect(await fleet.guest({ public_host, auth_token }, "/execute", { code: "x = 1" })).toMatchObject({
+      status: 200,
+      body: { success: true },
+    });
+  await fleet.call("DELETE", pathOf(id));
+  expect((await fleet.call("POST", `${pathOf(id)}/token/refresh`)).status).toBe(404);
+});
+
+test("Prefer: respond-async on a create answers 202 with the operation, which names the sandbox", async () => {
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+    headers: { prefer: "respond-async" },
+  });
+  expect(answer).toMatchObject({ status: 202, body: { object: "operation", kind: "create" } });
+  expect(answer.headers.get("preference-applied")).toBe("respond-async");
+  const location = answer.headers.get("location") ?? "";
+  await until("the create ends", async () => (await fleet.call("GET", location)).body["status"] === "succeeded");
+  expect((await get(String(answer.body["sandbox_id"]))).body).toMatchObject({ status: "running" });
+});
+
+describe("lists", () => {
+  test("pages follow each other by the cursor without gaps; filters hold; the SDK's iterator sees every sandbox once", async () => {
+    const made = await Promise.all(Array.from({ length: 5 }, () => idOf()));
+    const [paused = ""] = made;
+    await post(paused, "pause");
+    const seen: string[] = [];
+    for (let cursor = ""; ;) {
+      const page = (await fleet.call("GET", `/v1/sandboxes?limit=2${cursor}`)).body as {
+        data: Body[];
+        has_more: boolean;
+        next_cursor: string | null;
+      };
+      seen.push(...page.data.map(({ id }) => String(id)));
+      expect(page.has_more).toBe(page.next_cursor !== null);
+      if (page.next_cursor === null) break;
+      expect(page.data).toHaveLength(2);
+      cursor = `&cursor=${page.next_cursor}`;
+    }
+    expect(new Set(seen).size).toBe(seen.length);
+    expect(seen).toEqual(expect.arrayContaining(made));
+    const options = { apiKey: fleet.apiKey, baseURL: fleet.url };
+    const iterated: string[] = [];
+    for await (const sandbox of Sandbox.iter(options)) iterated.push(sandbox.sandboxId);
+    expect(iterated.toSorted()).toEqual(seen.toSorted());
+    expect((await Sandbox.list({ ...options, status: "paused" })).map(({ sandboxId }) => sandboxId)).toEqual([paused]);
+    expect((await Sandbox.list({ ...options, region: "local" })).length).toBe(seen.length);
+    expect(await Sandbox.list({ ...options, region: "elsewhere" })).toEqual([]);
+    expect((await fleet.call("GET", "/v1/sandboxes?cursor=bm8")).body).toMatchObject({
+      code: "INVALID_REQUEST",
+      message: expect.stringMatching(/cursor/),
+    });
+    await Promise.all(made.map((id) => fleet.call("DELETE", pathOf(id))));
+  });
+});
+
+describe("timeouts", () => {
+  test("S55, S7: the clock of a paused sandbox stands still; it runs again with the sandbox, which is deleted at its end, with an event that says why", async () => {
+    const id = await idOf({ timeout_seconds: 600 });
+    expect(Date.parse(String((await get(id)).body["expires_at"]))).toBeGreaterThan(Date.now());
+    await post(id, "pause");
+    expect((await get(id)).body).toMatchObject({ timeout_seconds: 600, expires_at: null });
+    const set = await fleet.call("PUT", `${pathOf(id)}/timeout`, { body: { timeout_seconds: 2 } });
+    expect(set).toMatchObject({ status: 200, body: { id, timeout_seconds: 2, expires_at: null } });
+    // Past its end, had it counted.
+    await sleep(4_000);
+    expect((await get(id)).body).toMatchObject({ status: "paused" });
+    await post(id, "resume");
+    await until("it is deleted", async () => (await get(id)).status === 404, 30_000);
+    const events = (await fleet.call("GET", `${pathOf(id)}/events`)).body["data"] as Body[];
+    const deleted = events.find(({ fact }) => fact === "delete_accepted");
+    expect((await fleet.call("GET", `/v1/operations/${String(deleted?.["operation_id"])}`)).body).toMatchObject({
+      requested_by: "system:timeout",
+    });
+  });
+
+  test("S32: a timeout that is set while it runs replaces the old one, and is kept over pause and resume", async () => {
+    const id = await idOf({ timeout_seconds: 600 });
+    const sandbox = await connect(id);
+    await sandbox.setTimeout(7200);
+    const { expires_at } = (await get(id)).body;
+    expect(Date.parse(String(expires_at)) - Date.now()).toBeGreaterThan(3_600_000);
+    await post(id, "pause");
+    await post(id, "resume");
+    const resumed = (await get(id)).body;
+    expect(resumed).toMatchObject({ timeout_seconds: 7200 });
+    expect(Date.parse(String(resumed["expires_at"]))).toBeGreaterThanOrEqual(Date.parse(String(expires_at)));
+    await sandbox.kill();
+  });
+});
+
+describe("exact types", () => {
+  const TIMESTAMP = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/;
+
+  test("a sandbox is what both SDKs parse: ids as text, the organization as a number, whole resources, timestamps of three digits, no null but where one is meant", async () => {
+    const created = await create();
+    for (const sandbox of [created, (await get(String(created["id"]))).body]) {
+      expect(sandbox).toMatchObject({
+        object: "sandbox",
+        template_id: expect.any(String),
+        organization_id: expect.any(Number),
+        resources: { vcpu: expect.any(Number), memory_mb: expect.any(Number), disk_mb: expect.any(Number) },
+        created_at: expect.stringMatching(TIMESTAMP),
+        updated_at: expect.stringMatching(TIMESTAMP),
+        started_at: expect.stringMatching(TIMESTAMP),
+        request_id: expect.any(String),
+      });
+      const nulls = Object.keys(sandbox).filter((name) => sandbox[name] === null);
+      expect(nulls.toSorted()).toEqual(["auto_pause", "expires_at", "timeout_seconds"]);
+    }
+    expect(created).toMatchObject({ auth_token: expect.any(String), token_expires_at: expect.stringMatching(TIMESTAMP) });
+    expect((await get(String(created["id"]))).body).not.toHaveProperty("auth_token");
+    const [template] = (await fleet.call("GET", "/v1/templates")).body["data"] as Body[];
+    expect(template).toMatchObject({
+      id: expect.any(String),
+      display_name: expect.any(String),
+      features: [],
+      tags: [],
+      is_active: true,
+      status: "active",
+    });
+    expect(await fleet.call("DELETE", pathOf(String(created["id"])))).toMatchObject({
+      status: 200,
+      body: { id: created["id"], status: "deleted" },
+    });
+  });
+
+  test("openapi.json describes every route, with its errors", async () => {
+    const { paths } = (await fleet.call("GET", "/openapi.json")).body as { paths: Record<string, Record<string, { responses: object }>> };
+    const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method} ${path}`));
+    expect(routes.toSorted()).toEqual([
+      "delete /v1/sandboxes/{id}",
+      "get /health",
+      "get /v1/hosts",
+      "get /v1/operations/{id}",
+      "get /v1/sandboxes",
+      "get /v1/sandboxes/{id}",
+      "get /v1/sandboxes/{id}/events",
+      "get /v1/templates",
+      "get /v1/templates/{id}",
+      "patch /v1/sandboxes/{id}",
+      "post /v1/hosts/{id}/cordon",
+      "post /v1/hosts/{id}/uncordon",
+      "post /v1/sandboxes",
+      "post /v1/sandboxes/{id}/pause",
+      "post /v1/sandboxes/{id}/resume",
+      "post /v1/sandboxes/{id}/start",
+      "post /v1/sandboxes/{id}/stop",
+      "post /v1/sandboxes/{id}/token/refresh",
+      "put /v1/sandboxes/{id}/timeout",
+    ]);
+    for (const [path, methods] of Object.entries(paths))
+      if (path.startsWith("/v1"))
+        for (const { responses } of Object.values(methods)) expect(Object.keys(responses)).toEqual(expect.arrayContaining(["4XX", "5XX"]));
+  });
+});

@@ -1,0 +1,275 @@
+/** Previews: any port of a guest, by HTTP and WebSocket, on loopback addresses and below a domain. Simulated hosts; what "listens in the guest" is a server of the test. */
+import { execFile } from "node:child_process";
+import { once } from "node:events";
+import { copyFile, rename } from "node:fs/promises";
+import { createServer, type IncomingMessage, request as httpRequest, type RequestOptions } from "node:http";
+import { request as httpsRequest } from "node:https";
+import { type AddressInfo, createConnection } from "node:net";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import { connect as connectTls } from "node:tls";
+import { promisify } from "node:util";
+import { Sandbox } from "@hopx-ai/sdk";
+import { freePort, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { WebSocket, WebSocketServer } from "ws";
+
+type Body = Record<string, unknown>;
+const run = promisify(execFile);
+
+/** The user's server. It tells what it got, echoes bodies and frames, and streams at /slow until it is told to go on. */
+const app = createServer((incoming, response) => {
+  if (incoming.url === "/slow") {
+    response.write("first ");
+    return void app.once("go on", () => response.end("second"));
+  }
+  void text(incoming).then((body) => response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })));
+});
+const sockets = new WebSocketServer({ server: app });
+sockets.on("connection", (socket) => socket.on("message", (data: Buffer) => socket.send(`echo ${data.toString()}`)));
+
+beforeAll(async () => {
+  await once(app.listen(0, "127.0.0.1"), "listening");
+});
+afterAll(() => {
+  sockets.close();
+  app.closeAllConnections();
+  app.close();
+});
+
+async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+}
+const post = (fleet: TestFleet, sandbox: Body, verb: string) => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+
+/** One request; the connection may go elsewhere than the URL says. */
+async function send(url: string, options: RequestOptions & { body?: string; rejectUnauthorized?: boolean } = {}) {
+  const { body, ...rest } = options;
+  const request = (url.startsWith("https") ? httpsRequest : httpRequest)(url, { agent: false, timeout: 20_000, ...rest });
+  request.end(body);
+  const [answer] = (await once(request, "response")) as [IncomingMessage];
+  const content = await text(answer);
+  return {
+    status: answer.statusCode,
+    headers: answer.headers,
+    body: (content.startsWith("{") ? JSON.parse(content) : { content }) as Body,
+  };
+}
+
+async function echoed(socket: WebSocket): Promise<string> {
+  await once(socket, "open");
+  socket.send("hi");
+  const [data] = (await once(socket, "message")) as [Buffer];
+  socket.close();
+  return data.toString();
+}
+
+describe("on loopback addresses", () => {
+  let fleet: TestFleet;
+  let port: number;
+  beforeAll(async () => {
+    fleet = await startTestFleet({ hosts: 1, schedulers: 1, gateways: 2 });
+    port = await freePort();
+  });
+  afterAll(async () => {
+    await fleet[Symbol.asyncDispose]();
+  });
+
+  const listenInside = (sandbox: Body, guestPort: number, isOpen = true) =>
+    fleet.guest(sandbox, "/execute", {
+      language: "python",
+      code: `port_${guestPort} = ${isOpen ? (app.address() as AddressInfo).port : 0}`,
+    });
+  const urlOf = (sandbox: Body) => `http://${new URL(String(sandbox["public_host"])).hostname}:${port}`;
+  const isServed = async (sandbox: Body) => {
+    const socket = createConnection({ host: new URL(String(sandbox["public_host"])).hostname, port });
+    return await once(socket, "connect")
+      .then(
+        () => true,
+        () => false,
+      )
+      .finally(() => socket.destroy());
+  };
+
+  test("a port is served while something listens on it, by HTTP and WebSocket, both streamed; the application gets the client's own credentials", async () => {
+    const sandbox = await create(fleet);
+    expect(await isServed(sandbox)).toBe(false);
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+
+    const headers = { authorization: "Bearer the app's own", "x-api-key": "the app's own", "x-torpor-port": "7777" };
+    const answer = await send(`${urlOf(sandbox)}/a/b?c=d`, { method: "POST", headers, body: "hello" });
+    expect(answer).toMatchObject({ status: 200, body: { url: "/a/b?c=d", body: "hello" } });
+    expect(answer.body["headers"]).toMatchObject({
+      authorization: "Bearer the app's own",
+      "x-api-key": "the app's own",
+      host: new URL(urlOf(sandbox)).host,
+      "x-forwarded-proto": "http",
+      "x-forwarded-for": "127.0.0.1",
+    });
+    expect(JSON.stringify(answer.body)).not.toContain("x-torpor");
+    expect(answer.headers).not.toHaveProperty("x-ratelimit-limit");
+
+    const slow = httpRequest(`${urlOf(sandbox)}/slow`, { agent: false }).end();
+    const [streamed] = (await once(slow, "response")) as [IncomingMessage];
+    const [first] = (await once(streamed, "data")) as [Buffer];
+    expect(first.toString()).toBe("first ");
+    app.emit("go on");
+    expect(await text(streamed)).toBe("second");
+
+    expect(await echoed(new WebSocket(urlOf(sandbox).replace("http", "ws")))).toBe("echo hi");
+
+    await listenInside(sandbox, port, false);
+    await until("the port is closed", async () => !(await isServed(sandbox)));
+  });
+
+  test("preview_access: with `token` nobody passes without one, and the application does not see it", async () => {
+    const sandbox = await create(fleet, { preview_access: "token" });
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    expect(await send(urlOf(sandbox))).toMatchObject({ status: 401, body: { code: "AUTHENTICATION_REQUIRED" } });
+    expect(await send(urlOf(sandbox), { headers: { authorization: "Bearer guess" } })).toMatchObject({ status: 401 });
+    await expect(once(new WebSocket(urlOf(sandbox).replace("http", "ws")), "open")).rejects.toThrow(/401/);
+    const passed = await send(urlOf(sandbox), { headers: { authorization: `Bearer ${String(sandbox["auth_token"])}` } });
+    expect(passed.status).toBe(200);
+    expect(JSON.stringify(passed.body)).not.toContain("authorization");
+    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, { body: { preview_access: "public" } });
+    expect((await send(urlOf(sandbox))).status).toBe(200);
+    // The agent's port is not a preview.
+    expect((await send(`${String(sandbox["public_host"])}/execute`, { method: "POST" })).status).toBe(401);
+  });
+
+  test("previews end with the run, unless traffic may wake the sandbox: then they stay, and wake it", async () => {
+    const [plain, waking] = [await create(fleet), await create(fleet, { auto_resume: true })];
+    for (const sandbox of [plain, waking]) {
+      await listenInside(sandbox, port);
+      await until("the port is served", () => isServed(sandbox));
+      await post(fleet, sandbox, "pause");
+    }
+    await until("the port is closed", async () => !(await isServed(plain)));
+    expect(await send(`${urlOf(waking)}/wake`, { method: "POST", body: "still here" })).toMatchObject({
+      status: 200,
+      body: { body: "still here" },
+    });
+    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "running" });
+    await post(fleet, plain, "resume");
+    await until("the port is served again", () => isServed(plain));
+    await post(fleet, waking, "stop");
+    await until("the port is closed", async () => !(await isServed(waking)));
+  });
+});
+
+describe("below a domain", () => {
+  let fleet: TestFleet;
+  let domainPort: number;
+  let tls: { certFile: string; keyFile: string };
+  const disposer = new AsyncDisposableStack();
+  beforeAll(async () => {
+    const dir = disposer.use(await tempDir());
+    tls = await makeCertificate(dir.path, "first");
+    domainPort = await freePort();
+    fleet = await startTestFleet({
+      hosts: 1,
+      schedulers: 1,
+      gatewayEnv: {
+        PUBLIC_DOMAIN: "hopx.dev",
+        EDGE_DOMAIN_PORT: String(domainPort),
+        EDGE_PUBLIC_PORT: "443",
+        EDGE_TLS_CERT_FILE: tls.certFile,
+        EDGE_TLS_KEY_FILE: tls.keyFile,
+      },
+    });
+    disposer.use(fleet);
+  });
+  afterAll(async () => {
+    await disposer.disposeAsync();
+  });
+
+  /** As a client whose resolver knows the name. */
+  const sendTo = (url: string, options: Parameters<typeof send>[1] = {}) =>
+    send(`https://127.0.0.1:${domainPort}${new URL(url).pathname}`, {
+      ...options,
+      rejectUnauthorized: false,
+      headers: { ...(options.headers as Record<string, string>), host: new URL(url).host },
+    });
+
+  test("the SDK's getPreviewUrl() takes the public host, and what it makes of it leads to the port", async () => {
+    const sandbox = await Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+    const id = sandbox.sandboxId;
+    const { publicHost } = await sandbox.getInfo();
+    expect(publicHost).toBe(`https://7777-${id}.local.vms.hopx.dev`);
+    const preview = await sandbox.getPreviewUrl(3000);
+    expect(preview).toBe(`https://3000-${id}.local.vms.hopx.dev/`);
+    const token = await sandbox.getToken();
+    const authorization = { authorization: `Bearer ${token}`, "content-type": "application/json" };
+    const code = `port_3000 = ${(app.address() as AddressInfo).port}`;
+
+    expect(await sendTo(preview)).toMatchObject({ status: 404, body: { code: "PORT_NOT_OPEN" } });
+    const executed = await sendTo(`${publicHost}/execute`, { method: "POST", headers: authorization, body: JSON.stringify({ code }) });
+    expect(executed, JSON.stringify(executed.body)).toMatchObject({ status: 200, body: { success: true } });
+    const answer = await sendTo(`${preview}x`);
+    expect(answer).toMatchObject({ status: 200, body: { url: "/x" } });
+    expect(answer.body["headers"]).toMatchObject({ host: `3000-${id}.local.vms.hopx.dev`, "x-forwarded-proto": "https" });
+
+    const socket = new WebSocket(`wss://127.0.0.1:${domainPort}/`, { rejectUnauthorized: false, headers: { host: new URL(preview).host } });
+    expect(await echoed(socket)).toBe("echo hi");
+    expect((await sendTo(`${publicHost}/execute`, { method: "POST" })).status).toBe(401);
+  });
+
+  test.each([
+    ["https://3000-1795490791hbb922t4.local.vms.hopx.dev/", "SANDBOX_NOT_FOUND", /not found/],
+    ["https://www.example.com/", "RESOURCE_NOT_FOUND", /\{port\}-\{sandbox id\}/],
+    ["https://99999-1795490791hbb922t4.local.vms.hopx.dev/", "RESOURCE_NOT_FOUND", /form/],
+  ])("%s is a clear 404", async (url, code, says) => {
+    const answer = await sendTo(url);
+    expect(answer).toMatchObject({ status: 404, body: { code } });
+    expect(answer.body["message"]).toMatch(says);
+  });
+
+  test("a sandbox is served under its own region alone", async () => {
+    const sandbox = await create(fleet);
+    const host = `7777-${String(sandbox["id"])}.elsewhere.vms.hopx.dev`;
+    expect(await sendTo(`https://${host}/health`)).toMatchObject({ status: 404 });
+    expect(await sendTo(`${String(sandbox["public_host"])}/health`)).toMatchObject({ status: 200 });
+  });
+
+  test("a renewed certificate is taken up without a restart", async () => {
+    const nameNow = async () => {
+      const socket = connectTls({ host: "127.0.0.1", port: domainPort, rejectUnauthorized: false });
+      await once(socket, "secureConnect");
+      const { CN } = socket.getPeerCertificate().subject;
+      socket.destroy();
+      return CN;
+    };
+    expect(await nameNow()).toBe("first");
+    await using dir = await tempDir();
+    const renewed = await makeCertificate(dir.path, "second");
+    for (const name of ["certFile", "keyFile"] as const) {
+      await copyFile(renewed[name], `${tls[name]}.new`);
+      await rename(`${tls[name]}.new`, tls[name]);
+    }
+    await until("the new certificate is presented", async () => (await nameNow()) === "second", 30_000);
+  });
+});
+
+async function makeCertificate(dir: string, name: string): Promise<{ certFile: string; keyFile: string }> {
+  const [certFile, keyFile] = [join(dir, "cert.pem"), join(dir, "key.pem")];
+  const subject = ["-subj", `/CN=${name}`, "-days", "2"];
+  await run("openssl", [
+    "req",
+    "-x509",
+    "-newkey",
+    "ec",
+    "-pkeyopt",
+    "ec_paramgen_curve:P-256",
+    "-nodes",
+    ...subject,
+    "-out",
+    certFile,
+    "-keyout",
+    keyFile,
+  ]);
+  return { certFile, keyFile };
+}

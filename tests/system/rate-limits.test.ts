@@ -1,0 +1,80 @@
+/** Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs understand. */
+import { createHash } from "node:crypto";
+import { RateLimitError, Sandbox } from "@hopx-ai/sdk";
+import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const PER_MINUTE = 15;
+let fleet: TestFleet;
+let sandbox: Record<string, unknown>;
+beforeAll(async () => {
+  fleet = await startTestFleet({
+    hosts: 1,
+    schedulers: 1,
+    gatewayEnv: { RATE_LIMIT_PER_MINUTE: String(PER_MINUTE), EDGE_RATE_LIMIT_PER_MINUTE: String(PER_MINUTE) },
+  });
+  sandbox = (
+    await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, apiKey: await anotherKey("creator") })
+  ).body;
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+async function anotherKey(name: string): Promise<string> {
+  const sql = postgres(fleet.fleet.state.databaseUrl, { max: 1 });
+  const digest = createHash("sha256").update(name).digest("hex");
+  await sql`insert into api_keys (organization_id, name, key_sha256) select id, ${name}, ${digest} from organizations limit 1`;
+  await sql.end();
+  return name;
+}
+
+/** Sends until it is refused; the budget is small, so the minute's end cannot come in between more than once. */
+async function exhaust(call: () => Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>) {
+  for (let at = 0; at < 3 * PER_MINUTE; at += 1) {
+    const answer = await call();
+    if (answer.status === 429) return answer;
+  }
+  throw new Error("no request was refused");
+}
+
+test("every answer below /v1 says what is left, errors and unknown paths included; a health check does not", async () => {
+  const apiKey = await anotherKey("reader");
+  const answers = [
+    await fleet.call("GET", "/v1/sandboxes", { apiKey }),
+    await fleet.call("GET", "/v1/sandboxes/nobody", { apiKey }),
+    await fleet.call("GET", "/v1/nothing", { apiKey }),
+    await fleet.call("GET", "/v1/sandboxes", { apiKey: "guess" }),
+  ];
+  expect(answers.map(({ status }) => status)).toEqual([200, 404, 404, 401]);
+  for (const { headers } of answers) {
+    expect(headers.get("x-ratelimit-limit")).toBe(String(PER_MINUTE));
+    expect(Number(headers.get("x-ratelimit-remaining"))).toBeLessThan(PER_MINUTE);
+    expect(Number(headers.get("x-ratelimit-reset"))).toBeGreaterThan(Date.now() / 1000 - 5);
+  }
+  expect((await fleet.call("GET", "/health")).headers.get("x-ratelimit-limit")).toBeNull();
+});
+
+test("over the budget: 429 with Retry-After, for this key alone; the JS SDK throws its RateLimitError", async () => {
+  const refused = await exhaust(() => fleet.call("GET", "/v1/templates"));
+  expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", error: { code: "RATE_LIMIT_EXCEEDED" } });
+  const seconds = Number(refused.headers.get("retry-after"));
+  expect(seconds).toBeGreaterThanOrEqual(1);
+  expect(refused.body["details"]).toEqual({ retry_after_seconds: seconds });
+  expect(refused.headers.get("x-ratelimit-remaining")).toBe("0");
+  // ComputeSDK would take the word for an exhausted quota.
+  expect(String(refused.body["message"])).not.toMatch(/limit|quota/i);
+  const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch((error: unknown) => error);
+  expect(sdk).toBeInstanceOf(RateLimitError);
+  expect((await fleet.call("GET", "/v1/templates", { apiKey: await anotherKey("somebody else") })).status).toBe(200);
+});
+
+test("the edge counts by sandbox: answers of its agent say what is left, and over it is a 429 before the sandbox hears of it", async () => {
+  const first = await fleet.guest(sandbox, "/execute", { code: "x = 1" });
+  expect(first.status).toBe(200);
+  expect(first.headers.get("x-ratelimit-limit")).toBe(String(PER_MINUTE));
+  const refused = await exhaust(() => fleet.guest(sandbox, "/execute", { code: "x = 2" }));
+  expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", error: expect.any(String) });
+  expect(refused.headers.get("retry-after")).toBe(String((refused.body["details"] as { retry_after_seconds: number }).retry_after_seconds));
+});
