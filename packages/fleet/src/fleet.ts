@@ -154,7 +154,8 @@ async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name
   const hosts = Array.from({ length: options.hosts }, (_, at) => ({ hostId: hostIdAt(at), password: secrets(`nats-${hostIdAt(at)}`) }));
   const users = [{ password: secrets("nats-control") }, ...hosts];
   const file = secretFile(dir, "nats.conf");
-  await writeFile(file, await natsConfiguration({ root, port: ports.nats, storeDir: join(dir, "nats"), users }), { mode: 0o600 });
+  const configuration = { root, port: ports.nats, storeDir: join(dir, "nats"), users, isDurable: options.isDurable };
+  await writeFile(file, await natsConfiguration(configuration), { mode: 0o600 });
   return {
     name: "nats",
     role: "nats",

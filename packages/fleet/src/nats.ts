@@ -24,10 +24,20 @@ export async function findNatsServer(root: string): Promise<string> {
   return join(tools, found);
 }
 
-export async function natsConfiguration(options: { root: string; port: number; storeDir: string; users: NatsUser[] }): Promise<string> {
+export interface NatsOptions {
+  root: string;
+  port: number;
+  storeDir: string;
+  users: NatsUser[];
+  /** False, for tests: what is acknowledged survives the end of the server, not that of the machine. */
+  isDurable: boolean;
+}
+
+export async function natsConfiguration(options: NatsOptions): Promise<string> {
   const template = await readFile(join(options.root, "infra/nats/server.conf"), "utf8");
   const values: Record<string, string> = {
     PORT: String(options.port),
+    SYNC_INTERVAL: options.isDurable ? "always" : "2m",
     STORE_DIR: JSON.stringify(options.storeDir),
     USERS: options.users.map((user) => `    ${renderUser(user)}`).join("\n"),
   };
