@@ -3,7 +3,7 @@ import { type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, SandboxEventMessage } from "@torpor/contracts";
 import { openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
-import { createLogger, readSecret, runService, startReconciler } from "@torpor/service";
+import { configured, createLogger, readSecret, runService, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
@@ -12,7 +12,7 @@ import { Edge } from "./edge/edge.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
-const config = configFrom(process.env);
+const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
 const EDGE_EVERY_MS = 2_000;

@@ -1,11 +1,11 @@
 /** Composition root of the scheduler process. */
 import { connectBus } from "@torpor/bus";
 import { openDatabase } from "@torpor/db";
-import { createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
+import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { startWorker } from "./worker.ts";
 
-const config = configFrom(process.env);
+const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {

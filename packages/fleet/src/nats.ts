@@ -1,5 +1,5 @@
 /** The fleet's nats-server: its binary, and its configuration from infra/nats/server.conf with the users filled in. */
-import { readdir, readFile } from "node:fs/promises";
+import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostPermissions } from "@torpor/bus";
 
@@ -15,13 +15,23 @@ export const natsUserOf = (hostId: string) => `host-${hostId}`;
 /** TORPOR_NATS_SERVER_BIN, else the one that ./torpor has fetched. */
 export async function findNatsServer(root: string): Promise<string> {
   const own = process.env["TORPOR_NATS_SERVER_BIN"];
-  if (own !== undefined && own !== "") return own;
+  if (own !== undefined && own !== "") {
+    if (await isExecutable(own)) return own;
+    throw new Error(`TORPOR_NATS_SERVER_BIN is ${own}, which is no program: correct it, or unset it to use the one that ./torpor fetches`);
+  }
   const tools = join(root, ".torpor/tools");
   const names = await readdir(tools, { recursive: true }).catch(() => []);
   const found = names.find((name) => name.endsWith("/scripts/nats-server"));
   if (found === undefined)
     throw new Error("there is no nats-server: start it by ./torpor, which fetches one, or set TORPOR_NATS_SERVER_BIN to where it is");
   return join(tools, found);
+}
+
+export async function isExecutable(path: string): Promise<boolean> {
+  return await access(path, constants.X_OK).then(
+    () => true,
+    () => false,
+  );
 }
 
 export interface NatsOptions {

@@ -23,8 +23,24 @@ export function loadConfig<Schema extends TObject>(schema: Schema, env: NodeJS.P
   const value: unknown = Default(schema, convertTexts(schema, named));
   const compiled = Compile(schema);
   if (compiled.Check(value)) return value;
-  const problems = compiled.Errors(value).map((error) => `  ${error.instancePath.slice(1) || "environment"}: ${error.message}`);
-  throw new ConfigurationError(`invalid configuration\n${[...new Set(problems)].join("\n")}`);
+  throw new ConfigurationError(`invalid configuration: ${[...new Set(compiled.Errors(value).flatMap(problemsOf))].join("; ")}`);
+}
+
+function problemsOf(error: { instancePath: string; message: string; params: object }): string[] {
+  const { requiredProperties } = error.params as { requiredProperties?: string[] };
+  if (requiredProperties !== undefined) return requiredProperties.map((name) => `${name} is not set`);
+  return [`${error.instancePath.slice(1)} ${error.message}`];
+}
+
+/** The configuration, or the end of the process with one line that names every problem. */
+export function configured<T>(load: () => T): T {
+  try {
+    return load();
+  } catch (error) {
+    if (!(error instanceof ConfigurationError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    process.exit(1);
+  }
 }
 
 /** A secret that is kept in a file, without the newline that editors put behind it. */

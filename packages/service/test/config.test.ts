@@ -34,6 +34,7 @@ describe("configuration", () => {
     const message = problems({ URL: "mysql://db", PORT: "eighty" });
     for (const name of ["URL", "PORT", "DRIVER", "KEY_FILE"]) expect(message).toMatch(new RegExp(`\\b${name}\\b`));
     expect(message).not.toContain("OPTIONAL");
+    expect(message).not.toContain("\n");
   });
 
   test.each([
