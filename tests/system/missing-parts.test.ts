@@ -1,10 +1,11 @@
 /** A part that is missing gives one line that says what is missing and what to do, and a fleet that cannot start leaves nothing behind. */
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { freePort, ROOT, startTestFleet, tempDir } from "@torpor/testkit";
+import { freePort, ROOT, startNats, startTestFleet, tempDir, until } from "@torpor/testkit";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 const run = promisify(execFile);
@@ -113,4 +114,42 @@ describe("a program started by hand", () => {
     expect(fatal).toHaveLength(1);
     expect(fatal[0]).toContain(`the secret file ${join(dir.path, "gone")} cannot be read (ENOENT): make it, or correct the variable`);
   });
+
+  test.each(["gateway", "scheduler"])(
+    "says once, in a line of its own, that the database cannot be reached, and goes on trying: %s",
+    async (app) => {
+      await using dir = await tempDir();
+      await using nats = await startNats();
+      writeFileSync(join(dir.path, "secret"), "x".repeat(32));
+      writeFileSync(join(dir.path, "nats"), nats.as().password);
+      const port = String(await freePort());
+      const secret = join(dir.path, "secret");
+      const child = spawn(process.execPath, [join(ROOT, "apps", app, "src/main.ts")], {
+        stdio: ["ignore", "pipe", "ignore"],
+        env: {
+          PATH: process.env["PATH"],
+          DATABASE_URL: `postgres://x:x@127.0.0.1:${port}/x`,
+          NATS_URL: nats.url,
+          NATS_USER: nats.as().user,
+          NATS_PASSWORD_FILE: join(dir.path, "nats"),
+          TOKEN_SECRET_FILE: secret,
+          HOST_DATA_KEY_FILE: secret,
+          LISTEN_PORT: "0",
+          HEALTH_PORT: "0",
+        },
+      });
+      let printed = "";
+      child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
+      const lines = () =>
+        printed.split("\n").filter((line) => line.includes("the database cannot be reached: start it, or correct DATABASE_URL"));
+      try {
+        expect(await until("it is said", () => lines()[0])).toContain(`connect ECONNREFUSED 127.0.0.1:${port}`);
+        await until("it is up all the same", () => printed.includes(`${app} started`));
+        expect(lines()).toHaveLength(1);
+      } finally {
+        child.kill("SIGKILL");
+        await once(child, "close");
+      }
+    },
+  );
 });

@@ -3,7 +3,7 @@ import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostPermissions } from "@torpor/bus";
 
-export interface NatsUser {
+interface NatsUser {
   /** Undefined: the control side. */
   hostId?: string;
   password: string;
@@ -34,7 +34,7 @@ export async function isExecutable(path: string): Promise<boolean> {
   );
 }
 
-export interface NatsOptions {
+interface NatsOptions {
   root: string;
   port: number;
   storeDir: string;

@@ -11,9 +11,8 @@ export class ConfigurationError extends Error {
 /** Texts as the types that `schema` gives them. What is no whole number stays as it is, to be refused: Convert alone cuts 1.5 down to 1. */
 export function convertTexts(schema: TObject, texts: Readonly<Record<string, unknown>>): object {
   const value: object = Convert(schema, structuredClone(texts)) as object;
-  const fractions = Object.entries(schema.properties).filter(
-    ([name, property]) => IsInteger(property) && /[^\d+-]/.test(String(texts[name] ?? "")),
-  );
+  const isFraction = (text: unknown) => typeof text === "string" && /[^\d+-]/.test(text);
+  const fractions = Object.entries(schema.properties).filter(([name, property]) => IsInteger(property) && isFraction(texts[name]));
   return { ...value, ...Object.fromEntries(fractions.map(([name]) => [name, texts[name]])) };
 }
 

@@ -83,4 +83,27 @@ describe("a reconciler", () => {
     await busy.reconciler.ended;
     expect([idle.begun(), busy.begun()]).toEqual([1, 1]);
   });
+
+  test("logs the same failure once, and again when it comes back after a success", async () => {
+    const lines: string[] = [];
+    const counting = pino({ level: "error" }, { write: (line: string) => void lines.push(line) });
+    const controller = new AbortController();
+    const outcomes = ["away", "away", "away", "well", "away"];
+    let rounds = 0;
+    const reconciler = startReconciler({
+      name: "test",
+      everyMs: 0,
+      signal: controller.signal,
+      log: counting,
+      run: async () => {
+        const outcome = outcomes[rounds];
+        rounds += 1;
+        if (rounds > outcomes.length) controller.abort();
+        if (outcome === "away") throw new Error(outcome);
+        return {};
+      },
+    });
+    await reconciler.ended;
+    expect(lines).toHaveLength(2);
+  });
 });
