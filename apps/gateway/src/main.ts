@@ -1,9 +1,9 @@
 /** Composition root of the gateway process. */
 import { type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, SandboxEventMessage } from "@torpor/contracts";
-import { openDatabase } from "@torpor/db";
+import { databaseProblem, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
-import { createLogger, readSecret, runService, startReconciler } from "@torpor/service";
+import { configured, createLogger, readSecret, runService, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
@@ -14,15 +14,20 @@ import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
-const config = configFrom(process.env);
+const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
 const EDGE_EVERY_MS = 2_000;
+const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
   const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: 20 });
   const { db } = database;
   onClose({ what: "database", close: () => database.close() });
+  // Not waited for: it may be started later.
+  void databaseProblem(db).then((problem) => {
+    if (problem !== undefined) log.error({ problem }, UNREACHABLE);
+  });
 
   const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
   const events = createSandboxEvents();

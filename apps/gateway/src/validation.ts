@@ -1,8 +1,8 @@
 /** Requests are checked against their schemas as they came: a body is never coerced, a query string is text and is converted. Problems name the field. */
 import { Compile } from "typebox/compile";
-import type { TSchema } from "typebox";
-import { Value } from "typebox/value";
+import { IsObject, type TSchema } from "typebox";
 import type { FastifySchemaCompiler } from "fastify";
+import { convertTexts } from "@torpor/service";
 import { invalidRequest } from "./errors.ts";
 
 interface SchemaError {
@@ -22,7 +22,7 @@ interface FieldProblem {
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
   const compiled = Compile(schema);
   return (value: unknown) => {
-    const judged = httpPart === "body" ? value : Value.Convert(schema, value);
+    const judged = httpPart === "body" ? value : converted(schema, value);
     if (compiled.Check(judged)) return { value: judged };
     const problems = fieldProblems(compiled.Errors(judged as never) as SchemaError[], httpPart ?? "request");
     const onlyMissing = problems.every((problem) => problem.missing);
@@ -34,6 +34,10 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
     };
   };
 };
+
+function converted(schema: TSchema, value: unknown): unknown {
+  return IsObject(schema) && typeof value === "object" && value !== null ? convertTexts(schema, { ...value }) : value;
+}
 
 const MAX_PROBLEMS = 5;
 

@@ -1,11 +1,11 @@
 /** Composition root of the node-agent process. */
 import { connectBus, inboxPrefixOf } from "@torpor/bus";
-import { createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
+import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
 import { chooseDriver, vmmUid } from "./drivers/choose.ts";
 
-const config = configFrom(process.env);
+const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "node-agent", level: config.LOG_LEVEL }).child({ hostId: config.HOST_ID });
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {

@@ -1,16 +1,21 @@
 /** Composition root of the scheduler process. */
 import { connectBus } from "@torpor/bus";
-import { openDatabase } from "@torpor/db";
-import { createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
+import { databaseProblem, openDatabase } from "@torpor/db";
+import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { startWorker } from "./worker.ts";
 
-const config = configFrom(process.env);
+const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
+const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
   const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-scheduler" });
   onClose({ what: "database", close: () => database.close() });
+  // Not waited for: it may be started later.
+  void databaseProblem(database.db).then((problem) => {
+    if (problem !== undefined) log.error({ problem }, UNREACHABLE);
+  });
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   const bus = await connectBus({ url: config.NATS_URL, name: "torpor-scheduler", user: config.NATS_USER, password });
   onClose({ what: "bus", close: () => bus.close() });

@@ -34,7 +34,6 @@ export interface ConsumeOptions<T> {
   log: ConsumeLog;
 }
 
-const WORKING_EVERY_MS = 10_000;
 const RETRY_BASE_MS = 200;
 const RETRY_MAX_MS = 10_000;
 const REOPEN_AFTER_MS = 500;
@@ -70,7 +69,8 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running:
 }
 
 async function handleOne<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<void> {
-  const working = setInterval(() => message.working(), WORKING_EVERY_MS);
+  // Often enough that one lost signal does no harm.
+  const working = setInterval(() => message.working(), options.consumer.ackWaitMs / 3);
   try {
     const verdict = await judge(options, message);
     if (verdict === "ack") message.ack();

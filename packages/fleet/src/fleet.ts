@@ -154,7 +154,8 @@ async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name
   const hosts = Array.from({ length: options.hosts }, (_, at) => ({ hostId: hostIdAt(at), password: secrets(`nats-${hostIdAt(at)}`) }));
   const users = [{ password: secrets("nats-control") }, ...hosts];
   const file = secretFile(dir, "nats.conf");
-  await writeFile(file, await natsConfiguration({ root, port: ports.nats, storeDir: join(dir, "nats"), users }), { mode: 0o600 });
+  const configuration = { root, port: ports.nats, storeDir: join(dir, "nats"), users, isDurable: options.isDurable };
+  await writeFile(file, await natsConfiguration(configuration), { mode: 0o600 });
   return {
     name: "nats",
     role: "nats",
@@ -185,13 +186,16 @@ async function makeSecrets({ dir, hosts }: FleetOptions): Promise<(name: string)
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {
   const { gateways, schedulers, hosts } = options;
-  const held = [
-    await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"),
-    await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"),
-  ];
-  // All are held until the last is chosen, so that no two are the same.
-  for (let more = gateways - 1 + schedulers + 2 * hosts + 2; more > 0; more -= 1) held.push(await hold(0, "a component"));
-  await Promise.all(held.map(({ release }) => release()));
+  const held: Awaited<ReturnType<typeof hold>>[] = [];
+  try {
+    held.push(await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"));
+    held.push(await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"));
+    // All are held until the last is chosen, so that no two are the same.
+    for (let more = gateways - 1 + schedulers + 2 * hosts + 2; more > 0; more -= 1) held.push(await hold(0, "a component"));
+  } finally {
+    // Also when one is taken: a port that is still held keeps this process from ending.
+    await Promise.all(held.map(({ release }) => release()));
+  }
   const ports = held.map(({ port }) => port);
   const take = (count: number) => ports.splice(0, count);
   const [gateway = 0, edge = 0, postgres = 0, nats = 0] = take(4);

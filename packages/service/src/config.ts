@@ -1,5 +1,5 @@
 import { readFileSync } from "node:fs";
-import type { Static, TObject } from "typebox";
+import { IsInteger, type Static, type TObject } from "typebox";
 import { Compile } from "typebox/compile";
 import { Convert, Default } from "typebox/value";
 
@@ -8,19 +8,54 @@ export class ConfigurationError extends Error {
   override readonly name = "ConfigurationError";
 }
 
+/** Texts as the types that `schema` gives them. What is no whole number stays as it is, to be refused: Convert alone cuts 1.5 down to 1. */
+export function convertTexts(schema: TObject, texts: Readonly<Record<string, unknown>>): object {
+  const value: object = Convert(schema, structuredClone(texts)) as object;
+  const isFraction = (text: unknown) => typeof text === "string" && /[^\d+-]/.test(text);
+  const fractions = Object.entries(schema.properties).filter(([name, property]) => IsInteger(property) && isFraction(texts[name]));
+  return { ...value, ...Object.fromEntries(fractions.map(([name]) => [name, texts[name]])) };
+}
+
 /** Reads what `schema` names from the environment: numbers and booleans are converted, defaults filled in. Throws ConfigurationError. */
 export function loadConfig<Schema extends TObject>(schema: Schema, env: NodeJS.ProcessEnv): Static<Schema> {
   const named = Object.fromEntries(Object.keys(schema.properties).flatMap((name) => (env[name] === undefined ? [] : [[name, env[name]]])));
-  const value = Convert(schema, Default(schema, named));
+  const value: unknown = Default(schema, convertTexts(schema, named));
   const compiled = Compile(schema);
   if (compiled.Check(value)) return value;
-  const problems = compiled.Errors(value).map((error) => `  ${error.instancePath.slice(1) || "environment"}: ${error.message}`);
-  throw new ConfigurationError(`invalid configuration\n${[...new Set(problems)].join("\n")}`);
+  throw new ConfigurationError(`invalid configuration: ${[...new Set(compiled.Errors(value).flatMap(problemsOf))].join("; ")}`);
+}
+
+function problemsOf(error: { instancePath: string; message: string; params: object }): string[] {
+  const { requiredProperties } = error.params as { requiredProperties?: string[] };
+  if (requiredProperties !== undefined) return requiredProperties.map((name) => `${name} is not set`);
+  return [`${error.instancePath.slice(1)} ${error.message}`];
+}
+
+/** The configuration, or the end of the process with one line that names every problem. */
+export function configured<T>(load: () => T): T {
+  try {
+    return load();
+  } catch (error) {
+    if (!(error instanceof ConfigurationError)) throw error;
+    process.stderr.write(`${error.message}\n`);
+    process.exit(1);
+  }
 }
 
 /** A secret that is kept in a file, without the newline that editors put behind it. */
 export function readSecret(path: string): string {
-  const secret = readFileSync(path, "utf8").trim();
+  const secret = readOrExplain(path).trim();
   if (secret === "") throw new ConfigurationError(`the secret file ${path} is empty`);
   return secret;
+}
+
+function readOrExplain(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (cause) {
+    const { code } = cause as NodeJS.ErrnoException;
+    throw new ConfigurationError(`the secret file ${path} cannot be read (${code}): make it, or correct the variable that names it`, {
+      cause,
+    });
+  }
 }

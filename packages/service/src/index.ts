@@ -1,5 +1,5 @@
 export { backoffMs, pause } from "./backoff.ts";
-export { ConfigurationError, loadConfig, readSecret } from "./config.ts";
+export { ConfigurationError, configured, convertTexts, loadConfig, readSecret } from "./config.ts";
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger } from "./logger.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";

@@ -17,7 +17,7 @@ export interface Reconciler {
   ended: Promise<void>;
 }
 
-/** Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A round that throws is logged; the next one is the retry. */
+/** Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A round that throws is logged, once for as long as it fails in the same way; the next one is the retry. */
 export function startReconciler(options: ReconcilerOptions): Reconciler {
   let wake: (() => void) | undefined;
   let kicked = false;
@@ -35,8 +35,11 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
     try {
       last = { at: new Date().toISOString(), result: await options.run() };
     } catch (err) {
+      // Once per outage: the same line every second would bury what else happens.
+      const isKnown = last?.error === String(err);
       last = { at: new Date().toISOString(), error: String(err) };
-      if (!options.signal.aborted) options.log.error({ err, reconciler: options.name }, "reconciler round failed");
+      if (!isKnown && !options.signal.aborted)
+        options.log.error({ err, reconciler: options.name }, "reconciler round failed; it is tried again until it succeeds");
     }
   };
   const loop = async () => {

@@ -6,3 +6,5 @@ export { silentLog } from "./log.ts";
 export { ROOT } from "./root.ts";
 export { startTestFleet, TestFleet, type ApiAnswer, type ApiRequest } from "./fleet.ts";
 export { startVmFleet } from "./real-vms.ts";
+export { openTestDatabase, type TestDatabase } from "./database.ts";
+export { aHost, anObservation, aRequester, aSandbox, makeSandbox } from "./rows.ts";

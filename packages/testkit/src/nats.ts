@@ -21,7 +21,7 @@ export async function startNats(hostIds: string[] = []): Promise<NatsServer> {
   await mkdir(storeDir);
   const users = [{ password: PASSWORD }, ...hostIds.map((hostId) => ({ hostId, password: PASSWORD }))];
   const config = join(dir.path, "server.conf");
-  await writeFile(config, await natsConfiguration({ root: ROOT, port, storeDir, users }));
+  await writeFile(config, await natsConfiguration({ root: ROOT, port, storeDir, users, isDurable: false }));
   const component = {
     name: "nats",
     role: "nats",

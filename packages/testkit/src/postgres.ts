@@ -12,6 +12,8 @@ const TEMPLATE = "torpor_template";
 export interface PostgresServer extends ServerProcess, AsyncDisposable {
   /** A fresh, migrated database; its connection string. */
   database(): Promise<string>;
+  /** A database with nothing in it. */
+  emptyDatabase(): Promise<string>;
 }
 
 export async function startPostgres(): Promise<PostgresServer> {
@@ -42,13 +44,16 @@ export async function startPostgres(): Promise<PostgresServer> {
   await run(`CREATE DATABASE ${TEMPLATE}`);
   await migrate(url(TEMPLATE));
   let made = 0;
+  const make = async (template: string) => {
+    made += 1;
+    const name = `test_${made}`;
+    await run(`CREATE DATABASE ${name} TEMPLATE ${template}`);
+    return url(name);
+  };
   return {
     ...server,
-    database: async () => {
-      made += 1;
-      await run(`CREATE DATABASE test_${made} TEMPLATE ${TEMPLATE}`);
-      return url(`test_${made}`);
-    },
+    database: () => make(TEMPLATE),
+    emptyDatabase: () => make("template0"),
     [Symbol.asyncDispose]: async () => {
       await server.stop();
       await dir[Symbol.asyncDispose]();

@@ -76,7 +76,8 @@ async function carryOut(command: VmCommand, isLast: boolean): Promise<void> {
   // What runs in the background now (the copy to the store) is not part of the command.
   counting = false;
   const isStored = () => seen.some(({ snapshot }) => snapshot !== undefined && snapshot.storeKey !== null);
-  if (command.kind === "pause" && crashAt === 0) while (!isStored()) await sleep(5);
+  const isPaused = seen.at(-1)?.state === "paused";
+  if (command.kind === "pause" && isPaused && crashAt === 0) while (!isStored()) await sleep(5);
 }
 
 async function callGuest({ path, body }: GuestCall): Promise<void> {

@@ -1,0 +1,134 @@
+/** What the API says when it refuses, without a database: the requests here are judged before one is asked. */
+import type { Database } from "@torpor/db";
+import type { FastifyInstance } from "fastify";
+import { pino } from "pino";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { buildApp } from "../src/app.ts";
+import { DEFAULT_LIMITS } from "../src/deps.ts";
+import { createSandboxEvents } from "../src/sandbox-events.ts";
+import { createTokens } from "../src/tokens.ts";
+
+const KEY = "a-good-key";
+const OWNER = { apiKeyId: 1, organizationId: 1 };
+
+/** Knows the API key, and nothing else: any other question fails as it does while the database is away. */
+function databaseAway(): Database {
+  let asked = 0;
+  const refused = Object.assign(new Error("connect ECONNREFUSED"), { code: "ECONNREFUSED" });
+  const keyQuery = { from: () => ({ where: async () => [OWNER] }) };
+  const select = () => {
+    asked += 1;
+    if (asked === 1) return keyQuery;
+    throw refused;
+  };
+  return { select, transaction: () => Promise.reject(refused) } as unknown as Database;
+}
+
+let app: FastifyInstance;
+beforeAll(async () => {
+  app = buildApp({
+    db: databaseAway(),
+    log: pino({ level: "silent" }),
+    tokens: createTokens("x".repeat(32)),
+    events: createSandboxEvents(),
+    publishCommitted: async () => {},
+    edge: { serve: async () => {}, port: 7777 },
+    region: "local",
+    busConnected: () => false,
+    stopping: new AbortController().signal,
+    limits: DEFAULT_LIMITS,
+  });
+  await app.ready();
+  // Remembers the key while the database knows it.
+  await app.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });
+});
+afterAll(async () => {
+  await app.close();
+});
+
+type Sent = { url: string; method?: "GET" | "POST" | "DELETE" | "PUT"; body?: string; headers?: Record<string, string> };
+async function send({ url, method = "GET", body, headers = {} }: Sent) {
+  const type: Record<string, string> = body === undefined ? {} : { "content-type": "application/json" };
+  const answer = await app.inject({
+    method,
+    url,
+    headers: { "x-api-key": KEY, ...type, ...headers },
+    ...(body === undefined ? {} : { body }),
+  });
+  return { status: answer.statusCode, headers: answer.headers, body: answer.json<Record<string, unknown>>() };
+}
+
+describe("every refusal has the body that both SDKs read, and its request id in body and header", () => {
+  test.each<[string, Sent, number, string]>([
+    ["no key", { url: "/v1/sandboxes", headers: { "x-api-key": "" } }, 401, "AUTHENTICATION_REQUIRED"],
+    ["no such path", { url: "/v1/nothing" }, 404, "RESOURCE_NOT_FOUND"],
+    ["no such path outside /v1", { url: "/nothing" }, 404, "RESOURCE_NOT_FOUND"],
+    ["no sandbox id", { url: "/v1/sandboxes/nonsense" }, 404, "SANDBOX_NOT_FOUND"],
+    ["no JSON", { url: "/v1/sandboxes", method: "POST", body: "{" }, 400, "INVALID_JSON"],
+    [
+      "no JSON type",
+      { url: "/v1/sandboxes", method: "POST", body: "x", headers: { "content-type": "text/plain" } },
+      415,
+      "UNSUPPORTED_MEDIA_TYPE",
+    ],
+    ["too much", { url: "/v1/sandboxes", method: "POST", body: `"${"x".repeat(2 ** 20)}"` }, 413, "PAYLOAD_TOO_LARGE"],
+    ["a wrong field", { url: "/v1/sandboxes", method: "POST", body: '{"timeout_seconds":0}' }, 400, "INVALID_REQUEST"],
+    ["a wrong cursor", { url: "/v1/sandboxes?cursor=bm9uc2Vuc2U" }, 400, "INVALID_REQUEST"],
+    ["a path that cannot be decoded", { url: "/v1/sandboxes/%ff" }, 400, "INVALID_REQUEST"],
+    ["no database", { url: "/v1/sandboxes" }, 503, "SERVICE_UNAVAILABLE"],
+  ])("%s", async (_, sent, status, code) => {
+    const answer = await send({ ...sent, headers: { "x-request-id": "req-from-client", ...sent.headers } });
+    expect([answer.status, answer.body["code"]]).toEqual([status, code]);
+    const { message, details } = answer.body;
+    const shared = { code, message, request_id: "req-from-client", ...(details === undefined ? {} : { details }) };
+    expect(answer.body).toEqual({ ...shared, error: shared });
+    expect(String(message).length).toBeGreaterThan(10);
+    expect(answer.headers["x-request-id"]).toBe("req-from-client");
+    if (status === 503) expect(answer.headers["retry-after"]).toBe("1");
+    // E2, E3: words that the SDKs take for something else.
+    if (code !== "SANDBOX_NOT_FOUND") expect(String(message)).not.toMatch(/not found/i);
+    expect(String(message)).not.toMatch(/limit|quota/i);
+  });
+
+  test("a request id that is not sane is replaced", async () => {
+    const { headers } = await send({ url: "/nothing", headers: { "x-request-id": "a b" } });
+    expect(headers["x-request-id"]).toMatch(/^req_[0-9a-f]{32}$/);
+  });
+});
+
+describe("S52: what is wrong with a request is named by field", () => {
+  const fieldsOf = async (body: unknown) => {
+    const answer = await send({ url: "/v1/sandboxes", method: "POST", body: JSON.stringify(body) });
+    return {
+      code: answer.body["code"],
+      fields: (answer.body["details"] as { fields: { field: string }[] }).fields.map(({ field }) => field),
+    };
+  };
+  test.each<[string, unknown, string[]]>([
+    ["a number out of range", { timeout_seconds: 0 }, ["timeout_seconds"]],
+    ["a negative number", { timeout_seconds: -10 }, ["timeout_seconds"]],
+    ["a fraction", { timeout_seconds: 1.5 }, ["timeout_seconds"]],
+    ["a number as text: a body is never converted", { timeout_seconds: "60" }, ["timeout_seconds"]],
+    ["one inside another", { env_vars: { A: 1 } }, ["env_vars.A"]],
+    ["a name that is not allowed", { env_vars: { "1A": "x" } }, ["env_vars.1A"]],
+    ["several", { timeout_seconds: 0, region: "" }, ["timeout_seconds", "region"]],
+    ["text that cannot be stored", { metadata: { note: "a\0b" } }, ["metadata.note"]],
+    ["half a surrogate pair", { metadata: { note: "\ud800" } }, ["metadata.note"]],
+    ["no object", [], ["body"]],
+  ])("%s", async (_, body, fields) => {
+    const seen = await fieldsOf(body);
+    expect(seen.fields.toSorted()).toEqual(fields.toSorted());
+    expect(seen.code).toBe("INVALID_REQUEST");
+  });
+
+  test("a parameter that is missing has a code of its own", async () => {
+    const answer = await send({ url: "/v1/sandboxes/1763309903rt5vs4lm/timeout", method: "PUT", body: "{}" });
+    expect([answer.status, answer.body["code"], answer.body["message"]]).toEqual([400, "MISSING_PARAMETER", "timeout_seconds is required"]);
+  });
+
+  test.each(["limit=0", "limit=1001", "limit=x", "limit=1.5", "status=gone"])("a query is converted, then judged: %s", async (query) => {
+    const answer = await send({ url: `/v1/sandboxes?${query}` });
+    expect([answer.status, answer.body["code"]]).toEqual([400, "INVALID_REQUEST"]);
+    expect(String(answer.body["message"])).toContain(query.split("=")[0]);
+  });
+});

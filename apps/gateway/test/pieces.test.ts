@@ -1,0 +1,89 @@
+import { newSandboxId } from "@torpor/contracts";
+import { decodeJwt, SignJWT } from "jose";
+import { describe, expect, test } from "vitest";
+import { decodeCursor, encodeCursor } from "../src/cursor.ts";
+import { downstreamHeaders, upstreamHeaders } from "../src/edge/headers.ts";
+import { ApiError } from "../src/errors.ts";
+import { isSandboxId } from "../src/ids.ts";
+import { createTokens } from "../src/tokens.ts";
+
+describe("cursors", () => {
+  test("give back the key that they were made from, and survive a URL", () => {
+    const id = newSandboxId();
+    const cursor = encodeCursor(id);
+    expect(encodeURIComponent(cursor)).toBe(cursor);
+    expect(decodeCursor(cursor, isSandboxId)).toBe(id);
+  });
+
+  test.each(["", "nonsense", "%%%", encodeCursor("1763309903rt5vs4lm' OR 1=1"), encodeCursor("7")])(
+    "that were not given out are a 400: %j",
+    (cursor) => {
+      expect(() => decodeCursor(cursor, isSandboxId)).toThrow(ApiError);
+      expect(() => decodeCursor(cursor, isSandboxId)).toThrow(/^cursor /);
+    },
+  );
+});
+
+describe("sandbox tokens", () => {
+  const tokens = createTokens("x".repeat(32));
+  const [mine, other] = ["1763309903rt5vs4lm", "1763309904rt5vs4lm"];
+
+  test("open their own sandbox alone, and never expire with it alive", async () => {
+    const { token, expiresAt } = await tokens.issue(mine, 7);
+    expect([await tokens.isFor(token, mine), await tokens.isFor(token, other)]).toEqual([true, false]);
+    expect(decodeJwt(token)).toMatchObject({ sub: mine, org: 7 });
+    expect(decodeJwt(token).exp).toBeUndefined();
+    expect(expiresAt.getTime()).toBeGreaterThan(Date.now());
+    expect((await tokens.issue(mine, 7)).token).not.toBe(token);
+  });
+
+  test("of another secret, another issuer, another algorithm or none are refused", async () => {
+    const key = Buffer.from("x".repeat(32));
+    const forged = await new SignJWT({}).setProtectedHeader({ alg: "HS256" }).setIssuer("torpor").setSubject(mine).sign(key);
+    const foreign = (await createTokens("y".repeat(32)).issue(mine, 7)).token;
+    const encode = (value: object) => Buffer.from(JSON.stringify(value)).toString("base64url");
+    const unsigned = `${encode({ alg: "none" })}.${encode({ iss: "torpor", sub: mine })}.`;
+    const { token } = await tokens.issue(mine, 7);
+    const [head, , signature] = token.split(".");
+    const altered = [head, encode({ iss: "torpor", sub: other }), signature].join(".");
+    for (const bad of [forged, foreign, unsigned, "", "x.y.z", `${token}x`]) expect(await tokens.isFor(bad, mine), bad).toBe(false);
+    expect(await tokens.isFor(altered, other)).toBe(false);
+  });
+
+  test("are not signed with a secret that is too short", () => {
+    expect(() => createTokens("short")).toThrow(/32 bytes/);
+  });
+});
+
+describe("headers at the edge", () => {
+  const raw = (headers: Record<string, string>) => Object.entries(headers).flat();
+
+  test("credentials and what speaks of one connection end here, whatever their case; the rest passes in order, repeats included", () => {
+    const sent = [
+      ...raw({ Host: "127.0.0.1", AUTHORIZATION: "Bearer t", "X-API-Key": "k", Connection: "keep-alive", "Transfer-Encoding": "chunked" }),
+      ...raw({ "X-Torpor-Host-Key": "forged", "x-torpor-sandbox": "other", "X-Torpor-Epoch": "9", "X-Torpor-Port": "22", Upgrade: "h2c" }),
+      "Cookie",
+      "a=1",
+      "Cookie",
+      "b=2",
+      "X-Custom",
+      "kept",
+    ];
+    expect(upstreamHeaders(sent, { "x-torpor-host-key": "real" })).toEqual([
+      ...raw({ Host: "127.0.0.1" }),
+      "Cookie",
+      "a=1",
+      "Cookie",
+      "b=2",
+      "X-Custom",
+      "kept",
+      ...raw({ "x-torpor-host-key": "real" }),
+    ]);
+  });
+
+  test("an answer carries the request id of the edge, and one alone", () => {
+    expect(downstreamHeaders(raw({ "X-Request-Id": "guest's", Connection: "close", "Content-Type": "text/plain" }), "req_1")).toEqual(
+      raw({ "Content-Type": "text/plain", "x-request-id": "req_1" }),
+    );
+  });
+});

@@ -1,0 +1,121 @@
+/** A control plane without its processes: Postgres, nats-server, and any number of schedulers that a test can end. */
+import { type Bus, connectBus } from "@torpor/bus";
+import { acceptCreate, acceptRequest, type OperationRow, findOperation, findSandboxRow, type SandboxRow } from "@torpor/db";
+import { publishCommitted } from "@torpor/outbox";
+import {
+  aRequester,
+  aSandbox,
+  type NatsServer,
+  openTestDatabase,
+  type PostgresServer,
+  silentLog,
+  startNats,
+  startPostgres,
+  type TestDatabase,
+  until,
+} from "@torpor/testkit";
+import { startWorker, type Worker } from "../../src/worker.ts";
+
+type Requester = Parameters<typeof aRequester>[1];
+
+export class ControlPlane implements AsyncDisposable {
+  readonly database: TestDatabase;
+  readonly nats: NatsServer;
+  readonly bus: Bus;
+  private readonly postgres: PostgresServer;
+  private readonly schedulers: { worker: Worker; bus: Bus; stop: AbortController }[] = [];
+
+  private constructor(postgres: PostgresServer, nats: NatsServer, database: TestDatabase, bus: Bus) {
+    this.postgres = postgres;
+    this.nats = nats;
+    this.database = database;
+    this.bus = bus;
+  }
+
+  static async start(hostIds: string[], schedulers = 1): Promise<ControlPlane> {
+    const [postgres, nats] = await Promise.all([startPostgres(), startNats(hostIds)]);
+    const database = await openTestDatabase(postgres);
+    const plane = new ControlPlane(postgres, nats, database, await connectBus({ ...nats.as(), name: "gateway" }));
+    await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler()));
+    return plane;
+  }
+
+  private async addScheduler(): Promise<void> {
+    const stop = new AbortController();
+    const bus = await connectBus({ ...this.nats.as(), name: "scheduler" });
+    const worker = await startWorker({ db: this.database.db, bus, log: silentLog("scheduler"), signal: stop.signal });
+    this.schedulers.push({ worker, bus, stop });
+  }
+
+  /** As the gateway does it: accepted, then announced. */
+  async create(given: Parameters<typeof aSandbox>[0] = {}, requester: Requester = {}): Promise<OperationRow> {
+    return await this.announce(await acceptCreate(this.database.db, aSandbox(given), aRequester(this.database, requester)));
+  }
+
+  async ask(sandboxId: string, verb: Parameters<typeof acceptRequest>[2], requester: Requester = {}): Promise<OperationRow> {
+    return await this.announce(await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database, requester)));
+  }
+
+  private async announce(
+    accepted: { kind: string } | { kind: "accepted"; operation: OperationRow; outboxIds: number[] },
+  ): Promise<OperationRow> {
+    if (!("operation" in accepted)) throw new Error(`it was not accepted: ${accepted.kind}`);
+    await publishCommitted({ db: this.database.db, bus: this.bus, log: silentLog() }, accepted.outboxIds);
+    return accepted.operation;
+  }
+
+  /** The operation, once it is in one of the statuses. */
+  async becomes(operationId: string, ...statuses: OperationRow["status"][]): Promise<OperationRow> {
+    return await until(`operation ${operationId} is ${statuses.join(" or ")}`, async () => {
+      const row = await findOperation(this.database.db, operationId);
+      return row !== undefined && statuses.includes(row.status) ? row : undefined;
+    });
+  }
+
+  /** One look at all of them at a time: a hundred lookers would be the load that they wait for. */
+  async allSucceed(operations: OperationRow[]): Promise<void> {
+    const { sql } = this.database;
+    const ids = operations.map(({ id }) => id);
+    await until(
+      `${ids.length} operations succeed`,
+      async () => (await sql`SELECT 1 FROM operations WHERE id IN ${sql(ids)} AND status = 'succeeded'`).length === ids.length,
+      60_000,
+    );
+  }
+
+  async sandbox(id: string): Promise<SandboxRow> {
+    const row = await findSandboxRow(this.database.db, id);
+    if (row === undefined) throw new Error(`there is no sandbox ${id}`);
+    return row;
+  }
+
+  /** The sandbox, once it is in that state. */
+  async reaches(id: string, state: SandboxRow["state"]): Promise<SandboxRow> {
+    return await until(`sandbox ${id} is ${state}`, async () => {
+      const row = await this.sandbox(id);
+      return row.state === state ? row : undefined;
+    });
+  }
+
+  /** Every reconciler of that name has begun and ended a round from now on. */
+  async round(name: string): Promise<void> {
+    for (const { worker } of this.schedulers) {
+      const reconciler = worker.reconcilers.get(name);
+      if (reconciler === undefined) throw new Error(`there is no reconciler ${name}`);
+      // The first may have begun before.
+      for (let rounds = 0; rounds < 2; rounds += 1) {
+        const before = reconciler.last();
+        reconciler.kick();
+        await until(`a round of ${name}`, () => reconciler.last() !== before);
+      }
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { stop } of this.schedulers) stop.abort();
+    await Promise.all(this.schedulers.map(({ worker }) => worker.ended));
+    await Promise.all([this.bus, ...this.schedulers.map(({ bus }) => bus)].map((bus) => bus.close()));
+    await this.database[Symbol.asyncDispose]();
+    await Promise.all([this.postgres[Symbol.asyncDispose](), this.nats[Symbol.asyncDispose]()]);
+  }
+}

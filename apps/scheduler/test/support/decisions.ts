@@ -1,0 +1,159 @@
+/** The scheduler's decisions over a real database, one call at a time and without a bus: what a host is told is read from the outbox, what it saw is handed over. */
+import type { Observation, VmCommand } from "@torpor/contracts";
+import {
+  acceptCreate,
+  acceptRequest,
+  findOperation,
+  findSandboxRow,
+  listEvents,
+  type OperationRow,
+  registerHost,
+  type SandboxRow,
+} from "@torpor/db";
+import {
+  aHost,
+  anObservation,
+  aRequester,
+  aSandbox,
+  openTestDatabase,
+  type PostgresServer,
+  silentLog,
+  type TestDatabase,
+} from "@torpor/testkit";
+import { answerCommit } from "../../src/answer-asks.ts";
+import { beginOperation } from "../../src/begin-operation.ts";
+import type { Deps } from "../../src/deps.ts";
+import { type Settled, settleObservation } from "../../src/settle-observation.ts";
+
+type Verb = Parameters<typeof acceptRequest>[2];
+type Seen = Pick<Observation, "state"> & Partial<Observation>;
+
+export const SNAPSHOT = {
+  generation: 1,
+  sizeBytes: 1,
+  manifestSha256: "b".repeat(64),
+  guestSynced: true,
+  storeKey: null,
+  driverFingerprint: "scripted/1",
+};
+
+export class Decisions implements AsyncDisposable {
+  readonly database: TestDatabase;
+  readonly deps: Deps;
+  private revision = 0;
+
+  private constructor(database: TestDatabase) {
+    this.database = database;
+    this.deps = { db: database.db, log: silentLog(), publishCommitted: async () => {} };
+  }
+
+  static async over(server: PostgresServer): Promise<Decisions> {
+    return new Decisions(await openTestDatabase(server));
+  }
+
+  async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {
+    await registerHost(this.database.db, aHost(hostId, given), 600_000);
+  }
+
+  /** Accepts the request and begins its operation. */
+  async begin(sandboxId: string, verb: Verb, given: Parameters<typeof aRequester>[1] = {}): Promise<OperationRow> {
+    const accepted = await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database, given));
+    if (accepted.kind !== "accepted") throw new Error(`the ${verb} was not accepted: ${accepted.kind}`);
+    await beginOperation(this.deps, accepted.operation.id);
+    return await this.operation(accepted.operation.id);
+  }
+
+  async beginCreate(given: Parameters<typeof aSandbox>[0] = {}, requester: Parameters<typeof aRequester>[1] = {}): Promise<OperationRow> {
+    const accepted = await acceptCreate(this.database.db, aSandbox(given), aRequester(this.database, requester));
+    if (accepted.kind !== "accepted") throw new Error(`the create was not accepted: ${accepted.kind}`);
+    await beginOperation(this.deps, accepted.operation.id);
+    return await this.operation(accepted.operation.id);
+  }
+
+  /** A sandbox that a host runs. */
+  async running(given: Parameters<typeof aSandbox>[0] = {}): Promise<SandboxRow> {
+    const { id, sandboxId } = await this.beginCreate(given);
+    await this.carryOut(id, { state: "running" });
+    return await this.sandbox(sandboxId);
+  }
+
+  /** A sandbox that a host has paused. */
+  async paused(storeKey: string | null = null): Promise<SandboxRow> {
+    const { id } = await this.running();
+    await this.carryOut((await this.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey } });
+    return await this.sandbox(id);
+  }
+
+  /** Commands of an operation, or of a kind about a sandbox, in the order in which they were written. */
+  async commands(where: { operationId: string } | { sandboxId: string; kind: string }): Promise<VmCommand[]> {
+    const { sql } = this.database;
+    const chosen =
+      "operationId" in where
+        ? sql`payload->>'operationId' = ${where.operationId}`
+        : sql`payload->'spec'->>'sandboxId' = ${where.sandboxId} AND payload->>'kind' = ${where.kind}`;
+    const rows = await sql`SELECT payload FROM outbox WHERE subject LIKE '%.cmd.%' AND ${chosen} ORDER BY id`;
+    return rows.map((row) => row["payload"] as VmCommand);
+  }
+
+  async command(operationId: string): Promise<VmCommand> {
+    const [command] = await this.commands({ operationId });
+    if (command === undefined) throw new Error(`no host was told of operation ${operationId}`);
+    return command;
+  }
+
+  async commit(operationId: string): Promise<boolean> {
+    const { hostId, epoch, opSeq, spec } = await this.command(operationId);
+    const request = { type: "commit", version: 1, hostId, sandboxId: spec.sandboxId, operationId, epoch, opSeq } as const;
+    return (await answerCommit(this.deps, hostId, request)).granted;
+  }
+
+  /** What the host of an operation would report of it; each is newer than the one before. */
+  async seenOf(operationId: string, given: Seen): Promise<Observation> {
+    const { hostId, epoch, opSeq, spec } = await this.command(operationId);
+    this.revision += 1;
+    const operation = { id: operationId, outcome: "succeeded" } as const;
+    return anObservation({ hostId, sandboxId: spec.sandboxId, epoch, opSeq, revision: this.revision, operation, ...given });
+  }
+
+  async settle(seen: Observation): Promise<Settled> {
+    return await settleObservation(this.deps, seen, async () => {});
+  }
+
+  /** Commits, then reports. */
+  async carryOut(operationId: string, given: Seen): Promise<Settled> {
+    await this.commit(operationId);
+    return await this.settle(await this.seenOf(operationId, given));
+  }
+
+  async operation(id: string): Promise<OperationRow> {
+    const row = await findOperation(this.database.db, id);
+    if (row === undefined) throw new Error(`there is no operation ${id}`);
+    return row;
+  }
+
+  async sandbox(id: string): Promise<SandboxRow> {
+    const row = await findSandboxRow(this.database.db, id);
+    if (row === undefined) throw new Error(`there is no sandbox ${id}`);
+    return row;
+  }
+
+  /** All that is recorded of a sandbox, for "nothing has changed". */
+  async record(id: string): Promise<unknown> {
+    const operations = await this.database.sql`SELECT * FROM operations WHERE sandbox_id = ${id} ORDER BY id`;
+    return { sandbox: await this.sandbox(id), operations: [...operations], events: await listEvents(this.database.db, id, 1000) };
+  }
+
+  /** Per host: what its row says is used, beside the sum over the sandboxes on it. */
+  async used(): Promise<{ id: string; used: number[]; sum: number[] }[]> {
+    const rows = await this.database.sql`
+      SELECT hosts.id, array[vcpu_used, memory_mib_used, disk_mib_used] AS used,
+        array[coalesce(sum(vcpu) FILTER (WHERE holds_memory), 0), coalesce(sum(memory_mib) FILTER (WHERE holds_memory), 0),
+          coalesce(sum(disk_mib), 0)]::int[] AS sum
+      FROM hosts LEFT JOIN sandboxes ON host_id = hosts.id AND sandboxes.state <> 'deleted' GROUP BY hosts.id ORDER BY hosts.id`;
+    return rows.map(({ id, used, sum }) => ({ id: id as string, used: used as number[], sum: sum as number[] }));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.database[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,140 @@
+/** A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over the real bus, as an agent would. It runs nothing. */
+import { ask, type Bus, connectBus, consume, inboxPrefixOf, publish, publishCore } from "@torpor/bus";
+import {
+  CommitReply,
+  type Decoder,
+  decoder,
+  hostCommands,
+  LeaseReply,
+  newOperationId,
+  type Observation,
+  type Question,
+  type RegisterRequest,
+  subjects,
+  VmCommand,
+} from "@torpor/contracts";
+import { aHost, anObservation, type NatsServer, silentLog, until } from "@torpor/testkit";
+import { SNAPSHOT } from "./decisions.ts";
+
+const decodeCommand = decoder(VmCommand);
+const LEASE_EVERY_MS = 1_000;
+const ASK_LIMIT_MS = 5_000;
+const REACHES = { create: "running", resume: "running", start: "running", pause: "paused", stop: "stopped", delete: "deleted" } as const;
+type Kind = keyof typeof REACHES;
+
+export class ScriptedHost implements AsyncDisposable {
+  readonly id: string;
+  /** In order of arrival, repeats included. */
+  readonly commands: VmCommand[] = [];
+  /** Carries out what it is told, without being asked to. */
+  isDiligent = false;
+  private readonly bus: Bus;
+  private readonly stopped = new AbortController();
+  private loop: Promise<void> = Promise.resolve();
+  private lease: NodeJS.Timeout | undefined;
+  private revision = 0;
+
+  private constructor(id: string, bus: Bus) {
+    this.id = id;
+    this.bus = bus;
+  }
+
+  static async join(nats: NatsServer, id: string, given: Partial<RegisterRequest> = {}): Promise<ScriptedHost> {
+    const bus = await connectBus({ ...nats.as(id), name: id, inboxPrefix: inboxPrefixOf(id) });
+    const host = new ScriptedHost(id, bus);
+    const registered = await host.ask("register", aHost(id, given), decoder(LeaseReply));
+    if (!registered.granted) throw new Error(`host ${id} was not let in: ${registered.reason}`);
+    host.renewLease();
+    host.loop = consume(bus, {
+      consumer: hostCommands(id),
+      decode: decodeCommand,
+      handle: async (command) => {
+        host.commands.push(command);
+        if (host.isDiligent && command.kind in REACHES) await host.carryOut(command);
+        return "ack";
+      },
+      concurrency: 16,
+      signal: host.stopped.signal,
+      log: silentLog(),
+    });
+    return host;
+  }
+
+  /** The command of an operation, once it is here. */
+  async told(operationId: string): Promise<VmCommand> {
+    return await until(`${this.id} is told of ${operationId}`, () => this.commands.find((command) => command.operationId === operationId));
+  }
+
+  async commit(command: VmCommand): Promise<boolean> {
+    const { operationId, epoch, opSeq, spec } = command;
+    const request = { type: "commit", version: 1, hostId: this.id, sandboxId: spec.sandboxId, operationId, epoch, opSeq };
+    return (await this.ask("commit", request, decoder(CommitReply))).granted;
+  }
+
+  seen(command: VmCommand, given: Partial<Observation> = {}): Observation {
+    const { epoch, opSeq, spec, operationId, kind } = command;
+    const state = given.state ?? REACHES[kind as Kind];
+    this.revision += 1;
+    const operation = { id: operationId, outcome: "succeeded" } as const;
+    const snapshot = state === "paused" ? { snapshot: SNAPSHOT } : {};
+    return anObservation({
+      hostId: this.id,
+      sandboxId: spec.sandboxId,
+      epoch,
+      opSeq,
+      revision: this.revision,
+      operation,
+      ...snapshot,
+      ...given,
+      state,
+    });
+  }
+
+  async report(seen: Observation): Promise<void> {
+    const message = { subject: subjects.observation(this.id, seen.state), payload: seen, msgId: newOperationId() };
+    const published = await publish(this.bus, message);
+    if (published.kind !== "stored") throw new Error(`the observation was not taken: ${published.kind}`);
+  }
+
+  async carryOut(command: VmCommand, given: Partial<Observation> = {}): Promise<void> {
+    await this.commit(command);
+    await this.report(this.seen(command, given));
+  }
+
+  beat(inventory: Observation[]): void {
+    publishCore(this.bus, subjects.beat(this.id), {
+      type: "heartbeat",
+      version: 1,
+      hostId: this.id,
+      agentStartedAt: new Date().toISOString(),
+      load: { vms: inventory.length, residentBytes: 0, diskFreeMib: 1 },
+      inventory,
+      inventoryCount: inventory.length,
+      inventoryDigest: "",
+    });
+  }
+
+  /** Renews its lease no more, until `renewLease`. */
+  goSilent(): void {
+    clearInterval(this.lease);
+  }
+
+  renewLease(): void {
+    const renew = () => void this.ask("lease", { type: "lease", version: 1, hostId: this.id }, decoder(LeaseReply)).catch(() => {});
+    renew();
+    this.lease = setInterval(renew, LEASE_EVERY_MS);
+  }
+
+  private async ask<T>(question: Question, request: object, decode: Decoder<T>): Promise<T> {
+    const reply = await ask(this.bus, subjects.ask(this.id, question), request, { timeoutMs: ASK_LIMIT_MS, decode });
+    if (reply.kind === "no_answer") throw new Error(`nobody answered ${question}`, { cause: reply.cause });
+    return reply.value;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.goSilent();
+    this.stopped.abort();
+    await this.loop;
+    await this.bus.close();
+  }
+}

@@ -1,0 +1,32 @@
+/** A database of one test: through the queries of the product, and through plain SQL where a test does what the product never would. */
+import { type Database, findApiKey, openDatabase, seedApiKey } from "@torpor/db";
+import postgres from "postgres";
+import type { PostgresServer } from "./postgres.ts";
+
+const API_KEY = "test-key";
+
+export interface TestDatabase extends AsyncDisposable {
+  url: string;
+  db: Database;
+  sql: postgres.Sql;
+  organizationId: number;
+}
+
+export async function openTestDatabase(server: PostgresServer): Promise<TestDatabase> {
+  const url = await server.database();
+  await seedApiKey(url, { organization: "test", apiKey: API_KEY });
+  const handle = openDatabase(url, { maxConnections: 20 });
+  const sql = postgres(url, { max: 2, onnotice: () => {} });
+  const owner = await findApiKey(handle.db, API_KEY);
+  if (owner === undefined) throw new Error("the seeded API key is not there");
+  return {
+    url,
+    db: handle.db,
+    sql,
+    organizationId: owner.organizationId,
+    [Symbol.asyncDispose]: async () => {
+      await sql.end({ timeout: 5 });
+      await handle.close();
+    },
+  };
+}

@@ -1,0 +1,87 @@
+/** Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a test given by it. */
+import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
+import { acceptCreate, findSandboxRow, inTransaction, moveOperation, moveSandbox, type Requester, type SandboxRow } from "@torpor/db";
+import type { SettledState } from "@torpor/state-machine";
+import type { TestDatabase } from "./database.ts";
+import { SIMULATED_TEMPLATE } from "./simulated-image.ts";
+
+const IMAGE_SHA256 = "a".repeat(64);
+
+type NewSandbox = Parameters<typeof acceptCreate>[1];
+
+let sandboxes = 0;
+export function aSandbox(given: Partial<NewSandbox> = {}): NewSandbox {
+  sandboxes += 1;
+  return {
+    id: newSandboxId(),
+    templateId: SIMULATED_TEMPLATE,
+    templateName: SIMULATED_TEMPLATE,
+    imageSha256: IMAGE_SHA256,
+    region: "local",
+    vcpu: 1,
+    memoryMib: 64,
+    diskMib: 16,
+    internetAccess: false,
+    envVars: {},
+    metadata: {},
+    timeoutSeconds: null,
+    edgeAddress: `127.${70 + (sandboxes >> 16)}.${(sandboxes >> 8) & 255}.${sandboxes & 255}`,
+    ...given,
+  };
+}
+
+export function aRequester({ organizationId }: Pick<TestDatabase, "organizationId">, given: Partial<Requester> = {}): Requester {
+  return { organizationId, requestedBy: "api-key:1", deadlineMs: 60_000, ...given };
+}
+
+export function aHost(hostId: string, given: Partial<RegisterRequest> = {}): RegisterRequest {
+  return {
+    type: "register",
+    version: 1,
+    hostId,
+    region: "local",
+    dataPlaneUrl: "http://127.0.0.1:1",
+    capacity: { vcpu: 8, memoryMib: 1024, diskMib: 1024 },
+    labels: {},
+    driver: "scripted",
+    driverFingerprint: "scripted/1",
+    agentVersion: "0",
+    images: [
+      {
+        templateName: SIMULATED_TEMPLATE,
+        sha256: IMAGE_SHA256,
+        displayName: "Scripted",
+        description: "",
+        language: "python",
+        category: "test",
+        defaults: { vcpu: 1, memoryMib: 64, diskMib: 16 },
+      },
+    ],
+    ...given,
+  };
+}
+
+export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>): Observation {
+  return { type: "observation", version: 1, epoch: 1, opSeq: 1, revision: 1, observedAt: new Date().toISOString(), ...given };
+}
+
+/** A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been created and brought there. */
+export async function makeSandbox(
+  test: TestDatabase,
+  state: SettledState,
+  given: { hostId?: string; sandbox?: Partial<NewSandbox>; patch?: Partial<SandboxRow> } = {},
+): Promise<SandboxRow> {
+  const { hostId, patch } = given;
+  const created = await acceptCreate(test.db, aSandbox(given.sandbox), aRequester(test));
+  if (created.kind !== "accepted") throw new Error(`the create was not accepted: ${created.kind}`);
+  const { id: operationId, sandboxId } = created.operation;
+  return await inTransaction(test.db, async (tx) => {
+    await moveOperation(tx, operationId, "succeed");
+    const sandbox = await findSandboxRow(tx, sandboxId);
+    if (sandbox === undefined) throw new Error("the created sandbox is not there");
+    const place = hostId === undefined ? {} : { hostId, epoch: 1, opSeq: 1, holdsMemory: state === "running" };
+    const moved = await moveSandbox(tx, { sandbox, to: state, fact: "made", patch: { ...place, ...patch } });
+    if (moved.kind !== "moved") throw new Error(`the sandbox could not be made: ${moved.kind}`);
+    return moved.sandbox;
+  });
+}

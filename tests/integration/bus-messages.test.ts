@@ -1,0 +1,178 @@
+/** Publishing and the one loop that reads, against a real nats-server that may go away and come back. */
+import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish, type Verdict } from "@torpor/bus";
+import { type ConsumerDefinition, decoder, Intent, newOperationId, newSandboxId, SCHEDULER_INTENTS, subjects } from "@torpor/contracts";
+import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+let server: NatsServer;
+let bus: Bus;
+beforeAll(async () => {
+  server = await startNats();
+  bus = await connectBus({ ...server.as(), name: "test" });
+  await ensureStreams(bus);
+});
+afterAll(async () => {
+  await bus.close();
+  await server[Symbol.asyncDispose]();
+});
+
+const CONSUMER: ConsumerDefinition = { ...SCHEDULER_INTENTS, ackWaitMs: 1_000 };
+
+let stopped: AbortController;
+let loops: Promise<void>[];
+beforeEach(async () => {
+  stopped = new AbortController();
+  loops = [];
+  await (await bus.manager()).streams.purge(CONSUMER.stream);
+});
+afterEach(async () => {
+  stopped.abort();
+  await Promise.all(loops);
+  await (await bus.manager()).consumers.delete(CONSUMER.stream, CONSUMER.durable);
+});
+
+const intent = (): Intent => ({ type: "intent", version: 1, kind: "pause", operationId: newOperationId(), sandboxId: newSandboxId() });
+const send = (payload: unknown, msgId = newOperationId()) => publish(bus, { subject: subjects.intent("pause"), payload, msgId });
+const stored = async () => (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
+
+type Handle = (message: Intent, delivery: number) => Promise<Verdict>;
+function read(handle: Handle, concurrency = 4): void {
+  const options = { consumer: CONSUMER, decode: decoder(Intent), concurrency, signal: stopped.signal, log: silentLog() };
+  loops.push(consume(bus, { ...options, handle: (message, { delivery }) => handle(message, delivery) }));
+}
+
+describe("publish", () => {
+  test("with the same id, by 10 at once and again later, is stored once", async () => {
+    const message = intent();
+    const results = await Promise.all(Array.from({ length: 10 }, () => send(message, "same")));
+    expect(results.map(({ kind }) => kind).toSorted()).toEqual([...Array.from({ length: 9 }, () => "duplicate"), "stored"]);
+    expect(await send(message, "same")).toEqual({ kind: "duplicate" });
+    expect(await stored()).toBe(1);
+    await ensureConsumer(bus, CONSUMER);
+  });
+});
+
+describe("consume", () => {
+  test("an acknowledged message is gone from the work queue, and did not come twice", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    const seen: string[] = [];
+    read(async ({ operationId }) => {
+      seen.push(operationId);
+      return "ack";
+    });
+    const sent = Array.from({ length: 20 }, intent);
+    for (const message of sent) await send(message);
+    await until("all are done", async () => (await stored()) === 0);
+    expect(seen.toSorted()).toEqual(sent.map(({ operationId }) => operationId).toSorted());
+  });
+
+  test("a handler that throws gets the message again, later each time, until it succeeds", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    const deliveries: { delivery: number; at: number }[] = [];
+    read(async (_, delivery) => {
+      deliveries.push({ delivery, at: performance.now() });
+      if (delivery < 4) throw new Error("not yet");
+      return "ack";
+    });
+    await send(intent());
+    await until("the fourth delivery is acknowledged", async () => (await stored()) === 0);
+    expect(deliveries.map(({ delivery }) => delivery)).toEqual([1, 2, 3, 4]);
+    const gaps = deliveries.slice(1).map(({ at }, before) => at - (deliveries[before]?.at ?? 0));
+    // The broker never delivers before the delay that was asked for: a load on the machine can only make a gap longer.
+    for (const [at, least] of [400, 800, 1600].entries()) expect(gaps[at]).toBeGreaterThan(least * 0.95);
+  });
+
+  test("what a handler rejects, and what cannot be decoded, is terminated: it does not come again and blocks nothing", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    const rejected = intent();
+    const seen: string[] = [];
+    read(async ({ operationId }) => {
+      seen.push(operationId);
+      return operationId === rejected.operationId ? "reject" : "ack";
+    }, 1);
+    await send({ type: "intent", version: 2 });
+    await send("no intent at all");
+    await send(rejected);
+    const last = intent();
+    await send(last);
+    await until("all are gone", async () => (await stored()) === 0);
+    expect(seen).toEqual([rejected.operationId, last.operationId]);
+  });
+
+  test("while a handler works longer than the server waits for an answer, nobody else gets the message", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    const deliveries: number[] = [];
+    let finish = () => {};
+    const finished = new Promise<void>((resolve) => (finish = resolve));
+    const handle: Handle = async (_, delivery) => {
+      deliveries.push(delivery);
+      await finished;
+      return "ack";
+    };
+    read(handle);
+    read(handle);
+    await send(intent());
+    await until("it is being handled", () => deliveries.length === 1);
+    // Longer than ackWaitMs, twice over.
+    await new Promise((resolve) => setTimeout(resolve, CONSUMER.ackWaitMs * 2.5));
+    expect(deliveries).toEqual([1]);
+    finish();
+    await until("it is acknowledged", async () => (await stored()) === 0);
+    expect(deliveries).toEqual([1]);
+  });
+
+  test("no more handlers run at once than were asked for, and the end waits for those that run", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    let running = 0;
+    let most = 0;
+    let ended = 0;
+    read(async () => {
+      running += 1;
+      most = Math.max(most, running);
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      running -= 1;
+      ended += 1;
+      return "ack";
+    }, 3);
+    await Promise.all(Array.from({ length: 12 }, () => send(intent())));
+    await until("most are done", () => ended > 6);
+    stopped.abort();
+    await Promise.all(loops);
+    expect(running).toBe(0);
+    expect(most).toBeLessThanOrEqual(3);
+  });
+
+  test("C4: a loop that was there before its consumer reads from it once it is made", async () => {
+    const seen: string[] = [];
+    read(async ({ operationId }) => {
+      seen.push(operationId);
+      return "ack";
+    });
+    const message = intent();
+    await send(message);
+    await ensureConsumer(bus, CONSUMER);
+    await until("it was read", () => seen.length > 0);
+    expect(seen).toEqual([message.operationId]);
+  });
+
+  test("S37: kill -9 of the server loses nothing that was stored, and the loop goes on with what was not acknowledged", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    const acknowledged: string[] = [];
+    let isHolding = true;
+    read(async ({ operationId }) => {
+      if (isHolding) return { kind: "retry", delayMs: 100 };
+      acknowledged.push(operationId);
+      return "ack";
+    });
+    const before = intent();
+    await send(before);
+    await server.stop();
+    expect((await send(intent())).kind).toBe("unavailable");
+    await server.start();
+    isHolding = false;
+    const after = intent();
+    await until("the server takes messages again", async () => (await send(after, "after")).kind !== "unavailable");
+    await until("both are done", async () => (await stored()) === 0);
+    expect(new Set(acknowledged)).toEqual(new Set([before.operationId, after.operationId]));
+  });
+});

@@ -1,0 +1,99 @@
+/** From the outbox to the stream: nothing that was committed is lost, and nothing is stored twice. */
+import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
+import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";
+import { inTransaction, insertOutbox } from "@torpor/db";
+import { publishCommitted, relayCommitted } from "@torpor/outbox";
+import {
+  type NatsServer,
+  openTestDatabase,
+  type PostgresServer,
+  silentLog,
+  startNats,
+  startPostgres,
+  type TestDatabase,
+  until,
+} from "@torpor/testkit";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+
+let postgres: PostgresServer;
+let nats: NatsServer;
+let database: TestDatabase;
+let bus: Bus;
+beforeAll(async () => {
+  [postgres, nats] = await Promise.all([startPostgres(), startNats()]);
+  database = await openTestDatabase(postgres);
+  bus = await connectBus({ ...nats.as(), name: "test" });
+  await ensureStreams(bus);
+});
+afterAll(async () => {
+  await bus.close();
+  await database[Symbol.asyncDispose]();
+  await Promise.all([postgres[Symbol.asyncDispose](), nats[Symbol.asyncDispose]()]);
+});
+beforeEach(async () => {
+  await database.sql`DELETE FROM outbox`;
+  await (await bus.manager()).streams.purge(STREAMS.INTENTS.name);
+});
+
+/** Rows that a committer left behind a while ago. */
+async function leave(count: number): Promise<number[]> {
+  const ids = await inTransaction(database.db, (tx) => insertOutbox(tx, Array.from({ length: count }, message)));
+  await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
+  return ids;
+}
+const message = () => ({
+  subject: subjects.intent("pause"),
+  payload: { type: "intent", version: 1, kind: "pause", operationId: newOperationId(), sandboxId: newSandboxId() },
+});
+const unpublished = async () => (await database.sql`SELECT id FROM outbox WHERE published_at IS NULL`).length;
+const stored = async () => (await (await bus.manager()).streams.info(STREAMS.INTENTS.name)).state.messages;
+
+test("while NATS is away the committer does not fail, and the relay publishes what it left once NATS is back", async () => {
+  const ids = await leave(5);
+  await nats.stop();
+  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
+  expect(await unpublished()).toBe(5);
+  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 5, published: 0 });
+  await nats.start();
+  await until("the relay has published all", async () => {
+    await relayCommitted(database.db, bus);
+    return (await unpublished()) === 0;
+  });
+  expect(await stored()).toBe(5);
+});
+
+test("what the committer publishes at once is left alone by the relay", async () => {
+  const ids = await leave(3);
+  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
+  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 0, published: 0 });
+  expect(await stored()).toBe(3);
+});
+
+test("a row that is fresh is its committer's to publish", async () => {
+  await inTransaction(database.db, (tx) => insertOutbox(tx, [message()]));
+  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 0, published: 0 });
+});
+
+test("two relays share the work: each row is taken by one, all are published, none is stored twice", async () => {
+  await leave(600);
+  const round = async () => {
+    let taken = 0;
+    for (;;) {
+      const result = await relayCommitted(database.db, bus);
+      taken += result.taken;
+      if (result.taken === 0) return taken;
+    }
+  };
+  const shares = await Promise.all([round(), round()]);
+  expect(shares.reduce((sum, share) => sum + share, 0)).toBe(600);
+  for (const share of shares) expect(share).toBeGreaterThan(0);
+  expect([await unpublished(), await stored()]).toEqual([0, 600]);
+});
+
+test("a relay that dies after the broker has stored a message publishes it again under the same id, and it is stored once", async () => {
+  const ids = await leave(4);
+  await relayCommitted(database.db, bus);
+  await database.sql`UPDATE outbox SET published_at = NULL WHERE id IN ${database.sql(ids.slice(0, 2))}`;
+  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 2, published: 2 });
+  expect([await unpublished(), await stored()]).toEqual([0, 4]);
+});

@@ -1,0 +1,162 @@
+/** What the gateway writes, under concurrency: each race has the one outcome that the rules of admission give it, whoever comes first. */
+import { acceptCreate, acceptRequest, findOperation, moveOperation, type Requester } from "@torpor/db";
+import {
+  aRequester,
+  aSandbox,
+  makeSandbox,
+  openTestDatabase,
+  type PostgresServer,
+  startPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let server: PostgresServer;
+let database: TestDatabase;
+beforeAll(async () => {
+  server = await startPostgres();
+  database = await openTestDatabase(server);
+});
+afterAll(async () => {
+  await database[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+type Verb = Parameters<typeof acceptRequest>[2];
+
+const times = <T>(count: number, one: (at: number) => Promise<T>) => Promise.all(Array.from({ length: count }, (_, at) => one(at)));
+const ask = (sandboxId: string, verb: Verb, given: Partial<Requester> = {}) =>
+  acceptRequest(database.db, sandboxId, verb, aRequester(database, given));
+/** An operation that a host is working on. */
+async function execute(sandboxId: string, verb: Verb): Promise<string> {
+  const asked = await ask(sandboxId, verb);
+  if (asked.kind !== "accepted") throw new Error(`the ${verb} was not accepted: ${asked.kind}`);
+  await moveOperation(database.db, asked.operation.id, "begin");
+  return asked.operation.id;
+}
+
+describe("requests that race", () => {
+  test("S31: of 20 identical pauses one makes the operation and announces it, all others join it", async () => {
+    const { id } = await makeSandbox(database, "running");
+    const answers = await times(20, () => ask(id, "pause"));
+    expect(answers.map((answer) => answer.kind)).toEqual(Array.from({ length: 20 }, () => "accepted"));
+    const accepted = answers.flatMap((answer) => (answer.kind === "accepted" ? [answer] : []));
+    expect(new Set(accepted.map(({ operation }) => operation.id)).size).toBe(1);
+    expect(accepted.filter(({ isNew }) => isNew)).toHaveLength(1);
+    expect(accepted.flatMap(({ outboxIds }) => outboxIds)).toHaveLength(1);
+    expect(
+      await database.sql`SELECT id FROM outbox WHERE subject = 'torpor.v1.intent.pause' AND payload->>'sandboxId' = ${id}`,
+    ).toHaveLength(1);
+  });
+
+  test("S24: while a pause executes one stop waits, and every start is refused naming it", async () => {
+    const { id } = await makeSandbox(database, "running");
+    await execute(id, "pause");
+    const stop = await ask(id, "stop");
+    if (stop.kind !== "accepted") throw new Error(stop.kind);
+    const [stops, starts] = await Promise.all([times(10, () => ask(id, "stop")), times(10, () => ask(id, "start"))]);
+    for (const answer of stops) expect(answer).toMatchObject({ kind: "accepted", isNew: false, operation: { id: stop.operation.id } });
+    for (const answer of starts) expect(answer).toMatchObject({ kind: "blocked", by: { id: stop.operation.id, kind: "stop" } });
+  });
+
+  test("of resumes and stops that race behind a pause, one kind waits and the other is refused", async () => {
+    const { id } = await makeSandbox(database, "running");
+    await execute(id, "pause");
+    const answers = await times(20, async (at) => ({
+      verb: at % 2 === 0 ? "resume" : "stop",
+      answer: await ask(id, at % 2 === 0 ? "resume" : "stop"),
+    }));
+    const winner = answers.find(({ answer }) => answer.kind === "accepted" && answer.isNew);
+    for (const { verb, answer } of answers) expect(answer.kind === "accepted").toBe(verb === winner?.verb);
+    const open = await database.sql`SELECT kind, status FROM operations
+      WHERE sandbox_id = ${id} AND status IN ('waiting', 'executing') ORDER BY status`;
+    expect([...open]).toEqual([
+      { kind: "pause", status: "executing" },
+      { kind: winner?.verb, status: "waiting" },
+    ]);
+  });
+
+  test("S21: a resume asks the pause that has not committed to back out, and no other operation", async () => {
+    const { id } = await makeSandbox(database, "running");
+    const pause = await execute(id, "pause");
+    await ask(id, "resume");
+    expect((await findOperation(database.db, pause))?.cancelRequestedAt).not.toBeNull();
+
+    const other = await makeSandbox(database, "running");
+    const stop = await execute(other.id, "stop");
+    await ask(other.id, "start");
+    expect((await findOperation(database.db, stop))?.cancelRequestedAt).toBeNull();
+  });
+
+  test("S10: of 10 deletes one is made; it replaces what waits and cancels what executes", async () => {
+    const { id } = await makeSandbox(database, "running");
+    const pause = await execute(id, "pause");
+    const stop = await ask(id, "stop");
+    if (stop.kind !== "accepted") throw new Error(stop.kind);
+    const deletes = await times(10, () => ask(id, "delete"));
+    expect(deletes.filter((answer) => answer.kind === "accepted" && answer.isNew)).toHaveLength(1);
+    expect(await findOperation(database.db, stop.operation.id)).toMatchObject({
+      status: "superseded",
+      error: { code: "OPERATION_SUPERSEDED" },
+    });
+    expect((await findOperation(database.db, pause))?.cancelRequestedAt).not.toBeNull();
+    expect(await ask(id, "pause")).toEqual({ kind: "not_found" });
+  });
+
+  test("a sandbox of another organization is not found, and not touched", async () => {
+    const { id } = await makeSandbox(database, "running");
+    expect(await ask(id, "pause", { organizationId: database.organizationId + 1 })).toEqual({ kind: "not_found" });
+    expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(0);
+  });
+});
+
+describe("idempotency keys", () => {
+  let keys = 0;
+  const newKey = () => ({ idempotencyKey: `key-${(keys += 1)}`, requestSha256: "one" });
+  const create = (given: Partial<Requester>, sandbox = aSandbox()) => acceptCreate(database.db, sandbox, aRequester(database, given));
+
+  test("S27: 10 creates with one key make one sandbox, and all are told of it", async () => {
+    const key = newKey();
+    const before = await database.sql`SELECT id FROM sandboxes`;
+    const answers = await times(10, () => create(key));
+    const ids = answers.map((answer) => (answer.kind === "accepted" ? answer.operation.sandboxId : answer.kind));
+    expect(new Set(ids).size).toBe(1);
+    expect(answers.filter((answer) => answer.kind === "accepted" && answer.isNew)).toHaveLength(1);
+    expect(await database.sql`SELECT id FROM sandboxes`).toHaveLength(before.length + 1);
+  });
+
+  test("10 pauses with one key make one operation, and a repeat finds it after its end", async () => {
+    const key = newKey();
+    const { id } = await makeSandbox(database, "running");
+    const answers = await times(10, () => ask(id, "pause", key));
+    const ids = new Set(answers.map((answer) => (answer.kind === "accepted" ? answer.operation.id : answer.kind)));
+    expect(ids.size).toBe(1);
+    const [operationId = ""] = ids;
+    await moveOperation(database.db, operationId, "fail", { error: { code: "X", message: "x" } });
+    expect(await ask(id, "pause", key)).toMatchObject({ isNew: false, operation: { id: operationId, status: "failed" } });
+    expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(1);
+  });
+
+  test("one key raced by different requests serves one of them and refuses the others", async () => {
+    const [key, createKey] = [newKey(), newKey()];
+    const made = await times(10, () => makeSandbox(database, "running"));
+    const answers = await Promise.all(made.map(({ id }, at) => ask(id, "pause", { ...key, requestSha256: `request ${at}` })));
+    expect(answers.map(({ kind }) => kind).toSorted()).toEqual(["accepted", ...Array.from({ length: 9 }, () => "key_reused")]);
+
+    const creates = await times(10, (at) => create({ ...createKey, requestSha256: `request ${at}` }));
+    expect(creates.map(({ kind }) => kind).toSorted()).toEqual(["accepted", ...Array.from({ length: 9 }, () => "key_reused")]);
+  });
+
+  test("the same key of another organization is another key", async () => {
+    await database.sql`INSERT INTO organizations (name) VALUES ('other')`;
+    const key = newKey();
+    const mine = await create(key);
+    const theirs = await create({ ...key, organizationId: database.organizationId + 1 });
+    expect([mine, theirs]).toMatchObject([{ isNew: true }, { isNew: true }]);
+  });
+
+  test("two creates that chose one address: one is told to choose another", async () => {
+    const answers = await times(2, () => create({}, aSandbox({ edgeAddress: "127.99.0.1" })));
+    expect(answers.map(({ kind }) => kind).toSorted()).toEqual(["accepted", "address_taken"]);
+  });
+});

@@ -1,0 +1,175 @@
+/** The point of no return, deadlines, timeouts and lists, as the rows decide them. */
+import {
+  acceptRequest,
+  commitOperation,
+  findOperation,
+  findSandboxRow,
+  inTransaction,
+  listExpiredOperations,
+  listExpiredSandboxes,
+  listSandboxes,
+  moveOperation,
+  moveSandbox,
+  type MoveResult,
+  type OperationRow,
+  registerHost,
+  requestCancel,
+  setTimeoutSeconds,
+} from "@torpor/db";
+import { aHost, aRequester, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let server: PostgresServer;
+let database: TestDatabase;
+beforeAll(async () => {
+  server = await startPostgres();
+  database = await openTestDatabase(server);
+  await registerHost(database.db, aHost("host-1", { capacity: { vcpu: 100, memoryMib: 10_000, diskMib: 10_000 } }), 60_000);
+});
+afterAll(async () => {
+  await database[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+/** A pause that host-1 carries out, of incarnation 3, as command 7. */
+async function executingPause(): Promise<OperationRow> {
+  const { id } = await makeSandbox(database, "running", { hostId: "host-1", patch: { epoch: 3, opSeq: 7 } });
+  const asked = await acceptRequest(database.db, id, "pause", aRequester(database));
+  if (asked.kind !== "accepted") throw new Error(asked.kind);
+  const begun = await moveOperation(database.db, asked.operation.id, "begin", {
+    hostId: "host-1",
+    epoch: 3,
+    opSeq: 7,
+    startedAt: new Date(),
+  });
+  if (begun === undefined) throw new Error("it did not begin");
+  return begun;
+}
+
+const commit = ({ id }: OperationRow, given: { hostId?: string; epoch?: number; opSeq?: number } = {}) =>
+  commitOperation(database.db, { id, hostId: "host-1", epoch: 3, opSeq: 7, ...given });
+const expire = ({ id }: OperationRow) => database.sql`UPDATE operations SET deadline_at = now() - interval '1 second' WHERE id = ${id}`;
+
+describe("the point of no return", () => {
+  test("is passed once, and the answer stays yes whatever the deadline", async () => {
+    const operation = await executingPause();
+    expect(await commit(operation)).toBe(true);
+    const first = (await findOperation(database.db, operation.id))?.committedAt;
+    await expire(operation);
+    expect(await commit(operation)).toBe(true);
+    expect((await findOperation(database.db, operation.id))?.committedAt).toEqual(first);
+    expect(first).not.toBeNull();
+  });
+
+  test.each([
+    ["another host", { hostId: "host-2" }],
+    ["a lower epoch", { epoch: 2 }],
+    ["a higher epoch", { epoch: 4 }],
+    ["another command", { opSeq: 6 }],
+  ])("is refused to %s", async (_, given) => {
+    const operation = await executingPause();
+    expect(await commit(operation, given)).toBe(false);
+    expect((await findOperation(database.db, operation.id))?.committedAt).toBeNull();
+  });
+
+  test("is refused past the deadline, and once the operation was asked to back out", async () => {
+    const [expired, cancelled] = [await executingPause(), await executingPause()];
+    await expire(expired);
+    expect(await commit(expired)).toBe(false);
+    expect(await requestCancel(database.db, cancelled.id)).toBe(true);
+    expect(await commit(cancelled)).toBe(false);
+  });
+
+  test.each(["succeed", "fail", "cancel", "supersede"] as const)("is refused to an operation that has ended: %s", async (event) => {
+    const operation = await executingPause();
+    await moveOperation(database.db, operation.id, event);
+    expect(await commit(operation)).toBe(false);
+  });
+
+  test("once passed, nobody can ask the operation to back out any more", async () => {
+    const operation = await executingPause();
+    await commit(operation);
+    expect(await requestCancel(database.db, operation.id)).toBe(false);
+    await expire(operation);
+    expect((await listExpiredOperations(database.db, 100)).map(({ id }) => id)).not.toContain(operation.id);
+  });
+
+  test("S25: when a commit races with the end of the deadline, exactly one of them happens", async () => {
+    const operations: OperationRow[] = [];
+    for (let left = 20; left > 0; left -= 1) operations.push(await executingPause());
+    const outcomes = await Promise.all(
+      operations.map(async (operation, at) => {
+        const end = () => moveOperation(database.db, operation.id, "fail", {}, { uncommittedOnly: true });
+        const [first, second] = at % 2 === 0 ? [commit(operation), end()] : [end(), commit(operation)];
+        return [await first, await second].map((won) => won !== false && won !== undefined);
+      }),
+    );
+    expect(outcomes.map((won) => won.filter(Boolean).length)).toEqual(operations.map(() => 1));
+    for (const { id } of operations) {
+      const row = await findOperation(database.db, id);
+      expect([row?.status, row?.committedAt === null], id).toEqual(row?.status === "failed" ? ["failed", true] : ["executing", false]);
+    }
+  });
+});
+
+describe("timeouts", () => {
+  test("count from now while the sandbox runs", async () => {
+    const { id } = await makeSandbox(database, "running");
+    const set = await setTimeoutSeconds(database.db, id, database.organizationId, 600);
+    expect(set?.sandbox).toMatchObject({ timeoutSeconds: 600, timeoutLeftMs: null });
+    expect(set?.sandbox.expiresAt?.getTime()).toBeGreaterThan(Date.now() + 500_000);
+  });
+
+  test.each(["paused", "stopped"] as const)(
+    "S55: stand still while the sandbox is %s: nothing expires, and all that was set is left",
+    async (state) => {
+      const { id } = await makeSandbox(database, state);
+      const set = await setTimeoutSeconds(database.db, id, database.organizationId, 1);
+      expect(set?.sandbox).toMatchObject({ expiresAt: null, timeoutLeftMs: 1000 });
+      await database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour'`;
+      expect(await listExpiredSandboxes(database.db, 10)).toEqual([]);
+    },
+  );
+
+  test("set while others move the sandbox, lose nothing", async () => {
+    const { id } = await makeSandbox(database, "running");
+    const touch = async () => {
+      const sandbox = await findSandboxRow(database.db, id);
+      if (sandbox === undefined) throw new Error("it is gone");
+      await inTransaction<MoveResult, MoveResult>(database.db, (tx) => moveSandbox(tx, { sandbox, to: "running", fact: "touched" }));
+    };
+    const set = Array.from({ length: 5 }, (_, at) => setTimeoutSeconds(database.db, id, database.organizationId, 100 + at));
+    const results = await Promise.all([...set, touch(), touch()]);
+    for (const result of results.slice(0, 5)) expect(result).not.toBeUndefined();
+    const { timeoutSeconds } = (await findSandboxRow(database.db, id)) ?? {};
+    expect(timeoutSeconds).toBeGreaterThanOrEqual(100);
+  });
+
+  test("of another organization's sandbox and of a deleted one cannot be set", async () => {
+    const [living, dead] = [await makeSandbox(database, "running"), await makeSandbox(database, "deleted")];
+    expect(await setTimeoutSeconds(database.db, living.id, database.organizationId + 1, 60)).toBeUndefined();
+    expect(await setTimeoutSeconds(database.db, dead.id, database.organizationId, 60)).toBeUndefined();
+  });
+});
+
+test("S26: pages of a list neither repeat nor skip a sandbox, though some of every page are deleted before the next is asked for", async () => {
+  const [other] = await database.sql`INSERT INTO organizations (name) VALUES ('lister') RETURNING id`;
+  const lister = { ...database, organizationId: Number(other?.["id"]) };
+  const made: string[] = [];
+  for (let left = 23; left > 0; left -= 1) made.push((await makeSandbox(lister, "running")).id);
+  const expected = new Set(made);
+  const seen: string[] = [];
+  let afterId: string | undefined;
+  for (let hasMore = true; hasMore;) {
+    const page = await listSandboxes(database.db, { organizationId: lister.organizationId, limit: 5, afterId });
+    const ids = page.views.map(({ sandbox }) => sandbox.id);
+    seen.push(...ids);
+    hasMore = page.hasMore;
+    afterId = ids.at(-1);
+    // One that was shown goes: every other time the very row that the cursor names. And a new one comes.
+    const gone = seen.length % 2 === 0 ? ids[0] : afterId;
+    await database.sql`UPDATE sandboxes SET state = 'deleted' WHERE id = ${gone ?? ""}`;
+    await makeSandbox(lister, "running", { sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` } });
+  }
+  expect(seen).toEqual([...expected].toSorted().toReversed());
+});
