@@ -154,6 +154,8 @@ describe("on loopback addresses", () => {
       body: { body: "still here" },
     });
     expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "running" });
+    await post(fleet, waking, "pause");
+    expect(await echoed(new WebSocket(urlOf(waking).replace("http", "ws")))).toBe("echo hi");
     await post(fleet, plain, "resume");
     await until("the port is served again", () => isServed(plain));
     await post(fleet, waking, "stop");
