@@ -69,7 +69,7 @@ describe("headers at the edge", () => {
       "X-Custom",
       "kept",
     ];
-    expect(upstreamHeaders(sent, { "x-torpor-host-key": "real" })).toEqual([
+    expect(upstreamHeaders(sent, { "x-torpor-host-key": "real" }, false)).toEqual([
       ...raw({ Host: "127.0.0.1" }),
       "Cookie",
       "a=1",
@@ -81,9 +81,14 @@ describe("headers at the edge", () => {
     ]);
   });
 
+  test("an application that may know its client gets the client's own credentials", () => {
+    const sent = raw({ Host: "127.0.0.1", Authorization: "Bearer theirs", "X-API-Key": "theirs" });
+    expect(upstreamHeaders(sent, {}, true)).toEqual(sent);
+  });
+
   test("an answer carries the request id of the edge, and one alone", () => {
-    expect(downstreamHeaders(raw({ "X-Request-Id": "guest's", Connection: "close", "Content-Type": "text/plain" }), "req_1")).toEqual(
-      raw({ "Content-Type": "text/plain", "x-request-id": "req_1" }),
-    );
+    expect(
+      downstreamHeaders(raw({ "X-Request-Id": "guest's", Connection: "close", "Content-Type": "text/plain" }), { "x-request-id": "req_1" }),
+    ).toEqual(raw({ "Content-Type": "text/plain", "x-request-id": "req_1" }));
   });
 });

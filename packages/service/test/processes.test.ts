@@ -43,8 +43,8 @@ test("a process is known by pid, start time and boot: an older one of the same p
 });
 
 test("a process that ended is dead, also as a zombie that nobody has waited for", async () => {
-  // The shell never waits for what it started before it became sleep.
-  const parent = await start({ command: ["sh", "-c", "true & echo $!; exec sleep 60"] });
+  // It ends when the shell that started it, and would have waited for it, has become another program.
+  const parent = await start({ command: ["sh", "-c", "sleep 0.3 & echo $!; exec sleep 60"] });
   const [line] = (await once(parent.child.stdout ?? parent.child, "data")) as [Buffer];
   const pid = Number(line.toString());
   const zombie = identify(pid);
