@@ -106,8 +106,8 @@ def start_kernel(cgroup):
     with open(f"{specs}/kernels/torpor/kernel.json", "w") as file:
         json.dump({"argv": command, "display_name": "Python", "language": "python"}, file)
     os.environ["JUPYTER_PATH"] = specs
-    # Not on the disk, which may be full.
-    manager = KernelManager(kernel_name="torpor", connection_file=f"{specs}/connection.json")
+    # Not on the disk, which may be full; by UNIX sockets, since the guest's TCP ports are its users' own (previews).
+    manager = KernelManager(kernel_name="torpor", connection_file=f"{specs}/connection.json", transport="ipc", ip=f"{specs}/socket")
     # Not in the work directory: nothing may hold on to a directory below the root that is replaced when the disk is attached. The first cell goes there.
     manager.start_kernel(cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     client = manager.client()
