@@ -21,9 +21,12 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   onClose({ what: "bus", close: () => bus.close() });
   const worker = await startWorker({ db: database.db, bus, log, signal });
   onClose({ what: "loops", close: () => worker.ended });
+  // All of them look at the database, and none of them at anything else.
+  const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
-    ok: bus.isConnected(),
+    ok: bus.isConnected() && hasDatabase(),
     role: "scheduler",
+    database: hasDatabase() ? "connected" : "unreachable",
     bus: bus.isConnected() ? "connected" : "disconnected",
     reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
   }));

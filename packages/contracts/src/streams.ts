@@ -87,7 +87,8 @@ export function hostCommands(hostId: string): ConsumerDefinition {
     stream: "COMMANDS",
     durable: `host-${hostId}`,
     filterSubject: patterns.commandsOf(hostId),
-    ackWaitMs: 30_000,
+    // What an agent that was killed had in its hands comes again after so long. One that works says so three times within it.
+    ackWaitMs: 6_000,
     maxDeliver: -1,
     maxAckPending: 256,
   };
