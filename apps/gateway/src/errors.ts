@@ -14,6 +14,7 @@ const STATUS = {
   MISSING_PARAMETER: 400,
   AUTHENTICATION_REQUIRED: 401,
   INVALID_TOKEN: 401,
+  FORBIDDEN: 403,
   SANDBOX_NOT_FOUND: 404,
   TEMPLATE_NOT_FOUND: 404,
   RESOURCE_NOT_FOUND: 404,
@@ -88,6 +89,13 @@ export const unknownTemplate = (asked: string, known: string[]) =>
     {
       details: { template: clip(asked), known_templates: known },
     },
+  );
+
+/** Calls of the SDKs that would change templates. */
+export const templatesAreGiven = () =>
+  new ApiError(
+    "FORBIDDEN",
+    "Templates come with the images that are installed on the hosts; they are neither built nor deleted through this API.",
   );
 
 /** An operation, host or path that does not exist. */

@@ -3,7 +3,7 @@ import { TemplateList, TemplateResource } from "@torpor/contracts";
 import { findTemplate, listTemplates } from "@torpor/db";
 import { Type } from "typebox";
 import type { Dependencies } from "../deps.ts";
-import { unknownTemplate } from "../errors.ts";
+import { templatesAreGiven, unknownTemplate } from "../errors.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { templateView } from "../views/template.ts";
 
@@ -15,6 +15,16 @@ export const templateRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> =
     const rows = await listTemplates(deps.db, request.query);
     return { object: "list" as const, data: rows.map(templateView), has_more: false, url: "/v1/templates", request_id: request.id };
   });
+
+  const given = { schema: { tags, response: ERRORS } };
+  app.delete("/templates/:id", given, async () => {
+    throw templatesAreGiven();
+  });
+  for (const path of ["/templates/build", "/templates/files/upload-link"]) {
+    app.post(path, given, async () => {
+      throw templatesAreGiven();
+    });
+  }
 
   app.get("/templates/:id", { schema: { tags, params: IdParams, response: { 200: TemplateResource, ...ERRORS } } }, async (request) => {
     const row = await findTemplate(deps.db, request.params.id);
