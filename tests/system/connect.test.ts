@@ -205,6 +205,7 @@ describe("exact types", () => {
     const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method} ${path}`));
     expect(routes.toSorted()).toEqual([
       "delete /v1/sandboxes/{id}",
+      "delete /v1/templates/{id}",
       "get /health",
       "get /v1/hosts",
       "get /v1/operations/{id}",
@@ -222,6 +223,8 @@ describe("exact types", () => {
       "post /v1/sandboxes/{id}/start",
       "post /v1/sandboxes/{id}/stop",
       "post /v1/sandboxes/{id}/token/refresh",
+      "post /v1/templates/build",
+      "post /v1/templates/files/upload-link",
       "put /v1/sandboxes/{id}/timeout",
     ]);
     for (const [path, methods] of Object.entries(paths))

@@ -108,7 +108,8 @@ test("a terminal survives a storm of resizes", async () => {
 
 test("clients that leave in the middle leave nothing behind, in the guest or on the way", async () => {
   const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
-  await shell("true");
+  // The gateway's connections to its database come and go with the load: as many as it will need, and time for idle ones to end.
+  await Promise.all(Array.from({ length: 20 }, () => shell("true")));
   const before = descriptors();
   const sockets = await Promise.all(Array.from({ length: 8 }, () => open("/execute/stream")));
   for (const socket of sockets) socket.send(JSON.stringify({ type: "execute", language: "bash", code: "exec -a leaver yes" }));
@@ -129,6 +130,6 @@ test("clients that leave in the middle leave nothing behind, in the guest or on 
   await until(
     "the descriptors are those of before",
     () => descriptors().every((count, index) => count <= (before[index] ?? 0) + 3),
-    30_000,
+    120_000,
   );
 });

@@ -296,7 +296,7 @@ describe("@hopx-ai/sdk 0.5.1: templates", () => {
   test("Template.build", async (context) => {
     const template = new Template("python:3.11").runCmd("true");
     const error = await errorOf(() => Template.build(template, { name: "mine", ...access() } as never));
-    expect(error.message).toContain("403");
+    expect(error.message).toContain("Forbidden");
     refused(context, "images are built on the hosts (infra/images)");
   });
 });
