@@ -112,15 +112,19 @@ describe("what users run may fail, the sandbox may not", () => {
   });
 
   test("a fork bomb is bounded, and gone when its time is over", async () => {
+    const neighbour = await newSandbox();
+    await neighbour.runCode("kept = 7");
     const bomb = post("/commands/run", { command: "bomb() { bomb | bomb & sleep 1; }; bomb; sleep 60", timeout: 6 });
     await new Promise((resolve) => setTimeout(resolve, 3_000));
     expect((await sandbox.getHealth()).status).toBe("healthy");
+    expect(await python("print(kept)", neighbour), "a neighbour does not notice").toBe("7");
     expect(
       Number((await post("/commands/run", { command: "cat", args: ["/sys/fs/cgroup/user/pids.current"], timeout: 30 }))["stdout"]),
     ).toBeLessThanOrEqual(1030);
     await bomb;
     await until("it is gone", async () => Number(await shell("cat /sys/fs/cgroup/user/pids.current")) < 20, 30_000);
     expect(await python("print('again')")).toBe("again");
+    await neighbour.kill();
   });
 
   test("S13: a full disk is a clear refusal; what is there stays, and room made is room", async () => {
