@@ -25,7 +25,7 @@ torpor_setup() { # root command
   mkdir -p "$tools" "$TORPOR_HOME/tmp" "$TORPOR_HOME/cache"
   # Caches and temporary files stay below .torpor/ too.
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
-  export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 NPM_CONFIG_UPDATE_NOTIFIER=false
+  export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 TURBO_CACHE_DIR=$TORPOR_HOME/cache/turbo NPM_CONFIG_UPDATE_NOTIFIER=false
   export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
   torpor_debian_packages
   torpor_node "$root" "$tools"
@@ -44,7 +44,7 @@ torpor_fail() {
 # Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
 torpor_debian_packages() {
   local missing=() pair
-  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3; do
+  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3 ps:procps openssl:openssl; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   # pip fetches the wheels; once they are there, it is not needed.

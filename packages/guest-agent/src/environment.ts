@@ -59,7 +59,7 @@ export class Environment {
   forProcess(request: Variables): Variables {
     return {
       PATH: process.env["PATH"] ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-      HOME: "/root",
+      HOME: process.env["HOME"] ?? "/root",
       LANG: "C.UTF-8",
       TERM: "xterm-256color",
       USER: "root",

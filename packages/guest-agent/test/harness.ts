@@ -89,7 +89,14 @@ export async function startAgent(env: Record<string, string> = {}): Promise<Agen
   await writeFile(join(root, "run/torpor/agent-key"), KEY);
   const port = await freePort();
   const child = spawn(process.execPath, [join(PACKAGE, "src/main.ts")], {
-    env: { ...process.env, TORPOR_GUEST_ROOT: root, TORPOR_GUEST_PORT: String(port), TORPOR_GUEST_HELPERS: join(PACKAGE, "guest"), ...env },
+    env: {
+      ...process.env,
+      HOME: join(root, "root"),
+      TORPOR_GUEST_ROOT: root,
+      TORPOR_GUEST_PORT: String(port),
+      TORPOR_GUEST_HELPERS: join(PACKAGE, "guest"),
+      ...env,
+    },
     stdio: ["ignore", "inherit", "inherit"],
   });
   const agent = new Agent(root, port, child);
