@@ -36,11 +36,14 @@ export async function waitForOperation(deps: WaitDependencies, operation: Operat
   }
 }
 
+/** A query that was on its way when the database went down may never be answered; the next look asks anew. */
+const LOOK_LIMIT_MS = 3_000;
+
 /** The row as it is now; undefined when the database did not say so in time. */
 async function look(deps: WaitDependencies, operation: OperationRow, limitAt: number): Promise<OperationRow | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const tooLate = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), Math.max(0, limitAt - performance.now()));
+    timer = setTimeout(() => resolve(undefined), Math.min(LOOK_LIMIT_MS, Math.max(0, limitAt - performance.now())));
   });
   const read = findOperation(deps.db, operation.id).catch((err: unknown) => {
     deps.log.debug({ err, operationId: operation.id }, "operation could not be read while a request waits for it");

@@ -16,7 +16,7 @@ import {
 } from "@torpor/contracts";
 import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
-import { type Logger, type Reconciler, startReconciler } from "@torpor/service";
+import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
@@ -32,6 +32,8 @@ const decode = {
   heartbeat: decoder(Heartbeat),
 };
 const QUEUE = "schedulers";
+/** After it a message is delivered again: a query that was on its way when the database went down may never be answered. */
+const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
 
 export interface Worker {
@@ -56,7 +58,7 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
       consumer: SCHEDULER_INTENTS,
       decode: decode.intent,
       handle: async (intent) => {
-        await beginOperation(deps, intent.operationId);
+        await withTimeLimit(beginOperation(deps, intent.operationId), HANDLE_LIMIT_MS, "the decision");
         return "ack";
       },
       concurrency: 16,
@@ -68,7 +70,7 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
       decode: decode.observation,
       handle: async (seen, { subject }) => {
         if (hostIdOf(subject) !== seen.hostId) return "reject";
-        await settleObservation(deps, seen, goOn);
+        await withTimeLimit(settleObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
         return "ack";
       },
       concurrency: 16,

@@ -14,3 +14,4 @@ export {
   signalProcess,
   waitUntilGone,
 } from "./processes.ts";
+export { withTimeLimit } from "./time-limit.ts";

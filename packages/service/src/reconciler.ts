@@ -1,8 +1,14 @@
 import type { Logger } from "pino";
+import { withTimeLimit } from "./time-limit.ts";
+
+/** A query that was on its way when the database went down may never be answered: the next round asks anew. */
+const ROUND_LIMIT_MS = 20_000;
 
 export interface ReconcilerOptions {
   name: string;
   everyMs: number;
+  /** Of one round; 20 s. A round that takes longer is given up, and may overlap with the next. */
+  limitMs?: number;
   run(): Promise<Record<string, number>>;
   signal: AbortSignal;
   log: Logger;
@@ -33,7 +39,7 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
   options.signal.addEventListener("abort", () => wake?.(), { once: true });
   const round = async () => {
     try {
-      last = { at: new Date().toISOString(), result: await options.run() };
+      last = { at: new Date().toISOString(), result: await withTimeLimit(options.run(), options.limitMs ?? ROUND_LIMIT_MS, "the round") };
     } catch (err) {
       // Once per outage: the same line every second would bury what else happens.
       const isKnown = last?.error === String(err);

@@ -107,3 +107,25 @@ describe("a reconciler", () => {
     expect(lines).toHaveLength(2);
   });
 });
+
+test("a round that never ends is given up, said, and followed by the next", async () => {
+  const controller = new AbortController();
+  let begun = 0;
+  const goesOn = new Promise<void>((resolve) => {
+    startReconciler({
+      name: "stuck",
+      everyMs: 1,
+      limitMs: 20,
+      signal: controller.signal,
+      log,
+      run: async () => {
+        begun += 1;
+        if (begun === 2) resolve();
+        return await new Promise(() => {});
+      },
+    });
+  });
+  await goesOn;
+  controller.abort();
+  expect(begun).toBe(2);
+});
