@@ -1,5 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { pingDatabase } from "@torpor/db";
+import { withTimeLimit } from "@torpor/service";
 import type { Dependencies } from "../deps.ts";
 import { HealthReply } from "../schemas.ts";
 
@@ -21,15 +22,8 @@ export const healthRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = a
 };
 
 async function answersInTime(ping: Promise<void>): Promise<boolean> {
-  let timer: NodeJS.Timeout | undefined;
-  const tooLate = new Promise<false>((resolve) => {
-    timer = setTimeout(() => resolve(false), PING_LIMIT_MS);
-  });
-  try {
-    return await Promise.race([ping.then(() => true), tooLate]);
-  } catch {
-    return false;
-  } finally {
-    clearTimeout(timer);
-  }
+  return await withTimeLimit(ping, PING_LIMIT_MS, "the ping").then(
+    () => true,
+    () => false,
+  );
 }
