@@ -125,8 +125,8 @@ async function prepare(dir: string, scenario: Scenario): Promise<VmCommand> {
 }
 
 async function guest(dir: string, path: string, body: object): Promise<Record<string, unknown>> {
-  const { guestPort } = JSON.parse(await readFile(join(dir, "vm", SANDBOX, "run.json"), "utf8")) as { guestPort: number };
-  const response = await fetch(`http://127.0.0.1:${guestPort}${path}`, {
+  const { guest } = JSON.parse(await readFile(join(dir, "vm", SANDBOX, "run.json"), "utf8")) as { guest: { port: number } };
+  const response = await fetch(`http://127.0.0.1:${guest.port}${path}`, {
     method: "POST",
     body: JSON.stringify(body),
     signal: AbortSignal.timeout(5_000),

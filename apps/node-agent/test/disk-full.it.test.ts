@@ -66,8 +66,8 @@ test("S13: a pause that the disk has no room for fails by name, leaves no file, 
     expect(vmms).toHaveLength(1);
     const vm = join(dir, "vm", SANDBOX);
     expect((await readdir(vm)).filter((name) => name.startsWith("snap.") || name.endsWith(".tmp") || name === "op.json")).toEqual([]);
-    const { guestPort } = JSON.parse(await readFile(join(vm, "run.json"), "utf8")) as { guestPort: number };
-    const answer = await fetch(`http://127.0.0.1:${guestPort}/execute`, {
+    const { guest } = JSON.parse(await readFile(join(vm, "run.json"), "utf8")) as { guest: { port: number } };
+    const answer = await fetch(`http://127.0.0.1:${guest.port}/execute`, {
       method: "POST",
       body: JSON.stringify({ code: "print(x)" }),
       signal: AbortSignal.timeout(5_000),

@@ -49,7 +49,7 @@ describe("the question to the guest's agent", () => {
     servers.push(server);
     await once(server.listen(0, "127.0.0.1"), "listening");
     const { port } = server.address() as AddressInfo;
-    return httpGuest({ guestAddress: async () => ({ host: "127.0.0.1", port }) } as unknown as Driver);
+    return httpGuest({ guestAddress: async () => ({ kind: "tcp", host: "127.0.0.1", port }) } as unknown as Driver);
   }
 
   test("what it answers is read; a 404 is an older agent, which cannot tell; anything else is no answer", async () => {

@@ -1,6 +1,6 @@
-import { statSync } from "node:fs";
 import type { Logger } from "@torpor/service";
 import type { Config } from "../config.ts";
+import { plainIsolation } from "../host/isolation.ts";
 import { listImages } from "../images.ts";
 import type { Driver } from "./driver.ts";
 import { probeAccelerator } from "./qemu/accelerator.ts";
@@ -13,7 +13,6 @@ export function vmmUid(config: Config): number | undefined {
 }
 
 export async function chooseDriver(config: Config, log: Pick<Logger, "info">): Promise<Driver> {
-  const uid = vmmUid(config);
   if (config.DRIVER === "simulated") return new SimulatedDriver();
   const [image] = await listImages(config.IMAGES_DIR);
   const { accelerator, reason } =
@@ -21,6 +20,5 @@ export async function chooseDriver(config: Config, log: Pick<Logger, "info">): P
       ? await probeAccelerator(config.QEMU_BIN, image, config.IMAGES_DIR)
       : { accelerator: config.QEMU_ACCELERATOR, reason: "QEMU_ACCELERATOR says so" };
   log.info({ accelerator, reason }, "QEMU's accelerator");
-  const groups = uid !== undefined && accelerator === "kvm" ? [statSync("/dev/kvm").gid] : [];
-  return new QemuDriver({ bin: config.QEMU_BIN, accelerator, uid, groups });
+  return new QemuDriver({ bin: config.QEMU_BIN, accelerator, isolation: plainIsolation(vmmUid(config)) });
 }

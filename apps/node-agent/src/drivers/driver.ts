@@ -7,6 +7,8 @@
  * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a directory can move between hosts unedited.
  * D5  Every wait has a limit of its own; a signal ends it earlier.
  */
+import type { GuestAddress } from "../guest-connection.ts";
+
 export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
   dir: string;
@@ -14,6 +16,8 @@ export interface Vm {
   vcpu: number;
   memoryMib: number;
   kernelCmdline: string;
+  /** Whether the guest may reach anything beyond its host's door. */
+  internetAccess: boolean;
 }
 
 export interface SnapshotFile {
@@ -60,7 +64,7 @@ export interface Driver {
   /** Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it, and returns when it is really gone: memory, files and locks are free. */
   end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
   /** Where the guest agent is reached on this host; undefined when no VMM runs. */
-  guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined>;
+  guestAddress(vm: Vm): Promise<GuestAddress | undefined>;
   /** Cuts logs that a guest can fill at will. */
   trimLogs(vm: Vm): Promise<void>;
 }

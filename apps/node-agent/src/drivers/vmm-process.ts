@@ -10,7 +10,9 @@ import { closeSync, constants, openSync, realpathSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { durableStep } from "../host/durable-step.ts";
+import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, openUntrusted, readJson, writeDurably } from "../host/files.ts";
+import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Vm } from "./driver.ts";
 
@@ -23,7 +25,8 @@ const LAST_WORDS_BYTES = 4_096;
 export interface RunRecord extends ProcessIdentity {
   /** Relative to the VM's directory. */
   runDir: string;
-  guestPort: number;
+  /** Where the guest's agent is reached while this run lasts. */
+  guest: GuestAddress;
   /** Of the VMM that runs, for the manifest of a snapshot that it writes. */
   fingerprint: string;
 }
@@ -31,10 +34,7 @@ export interface RunRecord extends ProcessIdentity {
 export interface VmmCommand {
   command: string;
   args: string[];
-  /** Unprivileged user to run as; undefined when the agent itself is not root. */
-  uid: number | undefined;
-  /** Supplementary groups of that user, e.g. the one of /dev/kvm. */
-  groups: number[];
+  enclosure: Enclosure;
 }
 
 async function readRun(vm: Vm): Promise<RunRecord | undefined> {
@@ -63,11 +63,7 @@ export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<strin
 }
 
 /** Starts the process and makes its record durable (VP1, VP2). The VMM must not run its guest before it is told to. */
-export async function startVmm(
-  vm: Vm,
-  how: VmmCommand,
-  facts: Pick<RunRecord, "runDir" | "guestPort" | "fingerprint">,
-): Promise<RunRecord> {
+export async function startVmm(vm: Vm, how: VmmCommand, facts: Pick<RunRecord, "runDir" | "guest" | "fingerprint">): Promise<RunRecord> {
   const pid = await durableStep("spawn vmm", async () => spawnDetached(vm, how, facts.runDir));
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
@@ -83,7 +79,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     0o600,
   );
   try {
-    const [command, ...args] = withoutPrivileges(how);
+    const [command, ...args] = how.enclosure.wrap(how.command, how.args);
     const child = spawn(command, args, {
       cwd: vm.dir,
       detached: true,
@@ -97,14 +93,6 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
   } finally {
     closeSync(log);
   }
-}
-
-/** setpriv becomes the VMM by exec: same pid, same start time. */
-function withoutPrivileges({ command, args, uid, groups }: VmmCommand): [string, ...string[]] {
-  if (uid === undefined) return [command, ...args];
-  const groupOption = groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`;
-  const drop = [`--reuid=${uid}`, `--regid=${uid}`, groupOption, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"];
-  return ["setpriv", ...drop, command, ...args];
 }
 
 /** Ends the VM's process, recorded or stray, and returns when it is gone. */

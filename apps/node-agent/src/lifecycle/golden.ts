@@ -66,7 +66,7 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   await mkdir(deps.scratchDir, { recursive: true });
   const dir = await mkdtemp(join(deps.scratchDir, "golden-"));
   const { vcpu, memoryMib, diskMib } = image.defaults;
-  const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline };
+  const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline, internetAccess: false };
   const out = `${target}.tmp`;
   try {
     await linkImage(deps, image, dir, (path) => makeDisk(path, diskMib));

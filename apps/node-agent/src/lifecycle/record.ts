@@ -119,13 +119,14 @@ export class VmStore {
   }
 
   vmOf(record: VmRecord): Vm {
-    const { sandboxId, resources } = record.spec;
+    const { sandboxId, resources, internetAccess } = record.spec;
     return {
       dir: this.dirOf(sandboxId),
       sandboxId,
       vcpu: resources.vcpu,
       memoryMib: resources.memoryMib,
       kernelCmdline: record.kernelCmdline,
+      internetAccess,
     };
   }
 }

@@ -10,6 +10,7 @@ import type { Observation, VmCommand } from "@torpor/contracts";
 import { pause as wait } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import { residentBytes } from "@torpor/service";
+import type { GuestAddress } from "../guest-connection.ts";
 import { findImage } from "../images.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create, newSecrets } from "./create.ts";
@@ -127,11 +128,11 @@ export class Supervisor {
   }
 
   /** Where requests for a sandbox go, if it runs here at that epoch. */
-  async route(sandboxId: string, epoch: number): Promise<{ host: string; port: number; agentKey: string } | undefined> {
+  async route(sandboxId: string, epoch: number): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const entry = this.entries.get(sandboxId);
     if (entry === undefined || entry.record.epoch !== epoch || entry.record.state !== "running") return undefined;
     const address = await this.deps.driver.guestAddress(this.deps.store.vmOf(entry.record));
-    return address === undefined ? undefined : { ...address, agentKey: entry.record.agentKey };
+    return address === undefined ? undefined : { address, agentKey: entry.record.agentKey };
   }
 
   /** Looks after running VMs until the signal ends. */

@@ -84,7 +84,7 @@ async function callGuest({ path, body }: GuestCall): Promise<void> {
   const { sandboxId } = todo.flatMap((step) => ("spec" in step ? [step.spec] : []))[0] ?? { sandboxId: "" };
   const record = await store.read(sandboxId);
   const address = record === undefined ? undefined : await driver.guestAddress(store.vmOf(record));
-  if (address === undefined) throw new Error("no guest runs");
+  if (address?.kind !== "tcp") throw new Error("no guest runs");
   const response = await fetch(`http://${address.host}:${address.port}${path}`, { method: "POST", body: JSON.stringify(body) });
   await response.body?.cancel();
 }

@@ -7,8 +7,10 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
 import { isNotFound, openUntrusted } from "../../host/files.ts";
+import type { Isolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
+import type { GuestAddress } from "../../guest-connection.ts";
 import type { Driver, Restored, SavedMemory, SnapshotFile, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
@@ -27,10 +29,7 @@ const MAX_LOG_BYTES = 1024 ** 2;
 export interface QemuOptions {
   bin: string;
   accelerator: Accelerator;
-  /** VMMs run as this user; undefined when the agent itself is not root. */
-  uid: number | undefined;
-  /** Supplementary groups of that user. */
-  groups: number[];
+  isolation: Isolation;
 }
 
 export class QemuDriver implements Driver {
@@ -97,11 +96,11 @@ export class QemuDriver implements Driver {
 
   async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
     await endVmm(vm, options);
+    await this.options.isolation.release(vm);
   }
 
-  async guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined> {
-    const record = await findLiveRun(vm);
-    return record === undefined ? undefined : { host: "127.0.0.1", port: record.guestPort };
+  async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+    return (await findLiveRun(vm))?.guest;
   }
 
   async trimLogs(vm: Vm): Promise<void> {
@@ -123,13 +122,15 @@ export class QemuDriver implements Driver {
   /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for a memory image. */
   private async launch(vm: Vm, isBoot: boolean): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
-    const { bin, uid, groups, accelerator } = this.options;
-    const runDir = await nextRunDir(vm, uid);
+    const { bin, isolation, accelerator } = this.options;
+    const enclosure = await isolation.enclose(vm, { devices: accelerator === "kvm" ? ["/dev/kvm"] : [] });
+    const runDir = await nextRunDir(vm, enclosure.uid);
     const guestPort = await freePort();
     const args = qemuArguments(vm, { accelerator, runDir, guestPort, incoming: !isBoot });
-    const facts = { runDir, guestPort, fingerprint: await this.fingerprint() };
+    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await this.orEnd(vm, async () => {
-      const record = await startVmm(vm, { command: bin, args, uid, groups }, facts);
+      const record = await startVmm(vm, { command: bin, args, enclosure }, facts);
       await waitForMonitor(vm, record);
       return record;
     });
@@ -140,7 +141,7 @@ export class QemuDriver implements Driver {
     try {
       return await body();
     } catch (error) {
-      await endVmm(vm, { graceMs: 0 });
+      await this.end(vm, { graceMs: 0 });
       throw error;
     }
   }
@@ -158,7 +159,7 @@ export class QemuDriver implements Driver {
   private async drain(vm: Vm, record: RunRecord, file: string, signal: AbortSignal): Promise<SnapshotFile> {
     const socket = join(record.runDir, "out.sock");
     const failed = new AbortController();
-    const receiver = await receiveMemory(join(vm.dir, socket), file, this.options.uid, AbortSignal.any([signal, failed.signal]));
+    const receiver = await receiveMemory(join(vm.dir, socket), file, this.options.isolation.uid, AbortSignal.any([signal, failed.signal]));
     try {
       await qmp(monitor(vm, record), [
         { execute: "migrate-set-parameters", arguments: { "max-bandwidth": UNLIMITED_BANDWIDTH } },

@@ -10,8 +10,10 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { durableStep } from "../../host/durable-step.ts";
+import { plainIsolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
+import type { GuestAddress } from "../../guest-connection.ts";
 import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
@@ -23,6 +25,7 @@ const CALL_LIMIT_MS = 5_000;
 
 export class SimulatedDriver implements Driver {
   readonly name = "simulated";
+  private readonly isolation = plainIsolation(undefined);
 
   async fingerprint(): Promise<string> {
     return FINGERPRINT;
@@ -86,9 +89,8 @@ export class SimulatedDriver implements Driver {
     await endVmm(vm, options);
   }
 
-  async guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined> {
-    const record = await findLiveRun(vm);
-    return record === undefined ? undefined : { host: "127.0.0.1", port: record.guestPort };
+  async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+    return (await findLiveRun(vm))?.guest;
   }
 
   async trimLogs(): Promise<void> {}
@@ -98,11 +100,9 @@ export class SimulatedDriver implements Driver {
     const runDir = await nextRunDir(vm, undefined);
     const guestPort = await freePort();
     const args = [PROGRAM, runDir, String(guestPort)];
-    const record = await startVmm(
-      vm,
-      { command: process.execPath, args, uid: undefined, groups: [] },
-      { runDir, guestPort, fingerprint: FINGERPRINT },
-    );
+    const enclosure = await this.isolation.enclose(vm, { devices: [] });
+    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const record = await startVmm(vm, { command: process.execPath, args, enclosure }, { runDir, guest, fingerprint: FINGERPRINT });
     const deadline = Date.now() + START_LIMIT_MS;
     for (;;) {
       const isUp = await control(vm, record, "status").then(
