@@ -133,6 +133,9 @@ async function guestRequest(address: GuestAddress, path: string, body: unknown, 
   try {
     const [response] = (await once(request, "response")) as [IncomingMessage];
     return { status: response.statusCode ?? 0, answer: await answerOf(response) };
+  } catch (cause) {
+    if (!signal.aborted) throw cause;
+    throw new Error(`the guest's agent did not answer ${path} within ${limitMs} ms`, { cause });
   } finally {
     request.destroy();
   }
