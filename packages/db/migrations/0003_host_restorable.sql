@@ -1,0 +1,1 @@
+ALTER TABLE "hosts" ADD COLUMN "restorable_fingerprints" jsonb DEFAULT '[]'::jsonb NOT NULL;
