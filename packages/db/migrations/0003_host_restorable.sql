@@ -1,1 +1,0 @@
-ALTER TABLE "hosts" ADD COLUMN "restorable_fingerprints" jsonb DEFAULT '[]'::jsonb NOT NULL;
