@@ -81,6 +81,8 @@ export const hosts = pgTable(
     labels: jsonb("labels").$type<Record<string, string>>().notNull(),
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),
+    /** Snapshots of these restore there. */
+    restorableFingerprints: jsonb("restorable_fingerprints").$type<string[]>().notNull().default([]),
     agentVersion: text("agent_version").notNull(),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
     vcpuCapacity: integer("vcpu_capacity").notNull(),

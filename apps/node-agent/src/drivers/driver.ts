@@ -43,17 +43,36 @@ export interface SavedMemory {
   fingerprint: string;
 }
 
+/** Why a VMM is gone that nobody ended. The message is a sentence for the sandbox's owner. */
+export interface CauseOfEnd {
+  code:
+    | "GUEST_POWERED_OFF"
+    | "GUEST_PANICKED"
+    /** By a signal from outside: by hand, or because memory ran out. */
+    | "VMM_KILLED"
+    /** By an error of its own. */
+    | "VMM_FAILED"
+    | "HOST_RESTARTED"
+    /** It left no trace that tells. */
+    | "VMM_ENDED";
+  message: string;
+}
+
 export interface Driver {
   readonly name: string;
-  /** Snapshots restore only where this is equal: VMM and its version, machine, CPU, accelerator. */
+  /** Of what it writes into new VMs' snapshots: VMM and its version, machine, CPU, accelerator. Where it is equal, a snapshot restores. */
   fingerprint(): Promise<string>;
+  /** Fingerprints whose snapshots restore here: its own, and those of older VMMs that are still installed. */
+  restorable(): Promise<string[]>;
+  /** Why a snapshot of that fingerprint cannot be restored here, as the end of a sentence; undefined: nothing speaks against it. */
+  refusal(fingerprint: string): Promise<string | undefined>;
   /** Starts a VMM and lets its vCPUs run. Throws when it does not come up; then none is left. */
   boot(vm: Vm, signal: AbortSignal): Promise<void>;
   /**
    * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. Throws when the VMM is at fault, not the snapshot, or the signal ended it;
    * then none is left.
    */
-  restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<Restored>;
+  restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored>;
   inspect(vm: Vm): Promise<VmmStatus>;
   /** Whether the VMM process is there, without asking it anything. */
   isAlive(vm: Vm): Promise<boolean>;
@@ -65,6 +84,8 @@ export interface Driver {
   end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
   /** Where the guest agent is reached on this host; undefined when no VMM runs. */
   guestAddress(vm: Vm): Promise<GuestAddress | undefined>;
+  /** Of a VMM that is gone, asked before `end` or the next run takes its traces away. */
+  causeOfEnd(vm: Vm): Promise<CauseOfEnd>;
   /** Cuts logs that a guest can fill at will. */
   trimLogs(vm: Vm): Promise<void>;
 }

@@ -5,21 +5,27 @@
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
  * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, constants, openSync, realpathSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { once } from "node:events";
 import { durableStep } from "../host/durable-step.ts";
 import type { GuestAddress } from "../guest-connection.ts";
-import { makeDirectoryFor, openUntrusted, readJson, writeDurably } from "../host/files.ts";
+import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Vm } from "./driver.ts";
+import { readTail } from "./logs.ts";
 
 const MARK = "TORPOR_VMM";
 const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const LAST_WORDS_BYTES = 4_096;
+const EXIT_LIMIT_MS = 1_000;
+
+/** VMMs that this process started and has not ended, by VM directory. */
+const children = new Map<string, ChildProcess>();
 
 /** The current run of a VM's VMM, in run.json. */
 export interface RunRecord extends ProcessIdentity {
@@ -37,13 +43,19 @@ export interface VmmCommand {
   enclosure: Enclosure;
 }
 
-async function readRun(vm: Vm): Promise<RunRecord | undefined> {
+export interface ExitFacts {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/** The newest run, whether its process is alive or not. */
+export async function lastRun(vm: Vm): Promise<RunRecord | undefined> {
   return await readJson<RunRecord>(join(vm.dir, "run.json"));
 }
 
 /** The run whose process is alive; undefined when there is none. */
 export async function findLiveRun(vm: Vm): Promise<RunRecord | undefined> {
-  const run = await readRun(vm);
+  const run = await lastRun(vm);
   return run !== undefined && isAlive(run) ? run : undefined;
 }
 
@@ -88,6 +100,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     });
     child.once("error", () => {});
     child.unref();
+    children.set(vm.dir, child);
     if (child.pid === undefined) throw new Error(`${how.command} cannot be started: install it, or configure where it is`);
     return child.pid;
   } finally {
@@ -95,9 +108,20 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
   }
 }
 
+/** How the VM's process ended, if it was this process's child and ended by itself. */
+export async function exitOf(vm: Vm): Promise<ExitFacts | undefined> {
+  const child = children.get(vm.dir);
+  if (child === undefined) return undefined;
+  if (child.exitCode === null && child.signalCode === null)
+    // Gone for the kernel a moment before it is for us.
+    await once(child, "exit", { signal: AbortSignal.timeout(EXIT_LIMIT_MS) }).catch(() => {});
+  return { code: child.exitCode, signal: child.signalCode };
+}
+
 /** Ends the VM's process, recorded or stray, and returns when it is gone. */
 export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
-  const run = await readRun(vm);
+  children.delete(vm.dir);
+  const run = await lastRun(vm);
   if (run !== undefined && (await waitUntilGone(run, options.graceMs, options.signal)) && options.graceMs > 0) return;
   const ours = run !== undefined && isAlive(run) ? [run] : [];
   for (const identity of [...ours, ...strays(vm, run)]) {
@@ -125,21 +149,6 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
 
 /** The end of what the VMM wrote to its standard error, for a message. */
 export async function lastWords(vm: Vm, runDir: string): Promise<string> {
-  try {
-    const handle = await openUntrusted(join(vm.dir, runDir, "stderr.log"), constants.O_RDONLY);
-    try {
-      const { size } = await handle.stat();
-      const { buffer, bytesRead } = await handle.read(
-        Buffer.alloc(LAST_WORDS_BYTES),
-        0,
-        LAST_WORDS_BYTES,
-        Math.max(0, size - LAST_WORDS_BYTES),
-      );
-      return buffer.toString("utf8", 0, bytesRead).trim().split("\n").slice(-3).join(" | ") || "it said nothing";
-    } finally {
-      await handle.close();
-    }
-  } catch {
-    return "it left no log";
-  }
+  const text = await readTail(join(vm.dir, runDir, "stderr.log"), LAST_WORDS_BYTES).catch(() => "");
+  return text.trim().split("\n").slice(-3).join(" | ") || "it said nothing";
 }

@@ -339,16 +339,16 @@ export class Supervisor {
     if (status.kind === "paused") await this.deps.driver.resumeVcpus(vm);
     if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
+      const { code, message } = await this.deps.driver.causeOfEnd(vm);
+      // What a VMM leaves on its host goes with it, and so do the traces of its end.
+      await this.deps.driver.end(vm, { graceMs: 0 });
       record.revision += 1;
       record.state = "stopped";
-      record.cause = {
-        code: "VMM_ENDED",
-        message: "The VMM ended by itself: the guest powered off, or the VMM died. The file system is kept: start the sandbox.",
-      };
+      record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
       delete record.operation;
       record.observedAt = new Date().toISOString();
       await this.deps.store.write(record);
-      this.deps.log.warn({ sandboxId: vm.sandboxId }, "a VMM is gone");
+      this.deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
     }
     await this.announce(entry);
   }

@@ -14,7 +14,8 @@ import { plainIsolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
-import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
+import { causeByRun } from "../cause.ts";
+import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
 const PROGRAM = fileURLToPath(new URL("vmm.ts", import.meta.url));
@@ -31,12 +32,20 @@ export class SimulatedDriver implements Driver {
     return FINGERPRINT;
   }
 
+  async restorable(): Promise<string[]> {
+    return [FINGERPRINT];
+  }
+
+  async refusal(fingerprint: string): Promise<string | undefined> {
+    return fingerprint === FINGERPRINT ? undefined : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
+  }
+
   async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
     const record = await this.launch(vm);
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
 
-  async restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, _signal: AbortSignal): Promise<Restored> {
+  async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, _signal: AbortSignal): Promise<Restored> {
     const memory = await readFile(join(snapshotDir, MEMORY_FILE));
     if (sha256(memory) !== files[MEMORY_FILE]?.sha256)
       return { kind: "refused", reason: "the memory image is damaged: its SHA-256 differs from its manifest's" };
@@ -91,6 +100,16 @@ export class SimulatedDriver implements Driver {
 
   async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
     return (await findLiveRun(vm))?.guest;
+  }
+
+  async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
+    return await causeByRun(vm, async (run, exit) => {
+      if (exit === undefined)
+        return { code: "VMM_ENDED", message: "The VMM ended by itself: the guest powered off, or the VMM was killed." };
+      if (exit.signal) return { code: "VMM_KILLED", message: `The VMM was ended by ${exit.signal}.` };
+      if (exit.code) return { code: "VMM_FAILED", message: `The VMM ended with code ${exit.code}: ${await lastWords(vm, run.runDir)}.` };
+      return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
+    });
   }
 
   async trimLogs(): Promise<void> {}

@@ -1,0 +1,90 @@
+/** The configuration of a VM: what a caller leaves out, and what makes one that cannot boot. Only what Torpor uses; other fields are kept as they came. */
+import { ApiError, VmError } from "./errors.ts";
+
+export interface DiskConfig {
+  id: string;
+  path: string;
+  readonly: boolean;
+  [other: string]: unknown;
+}
+
+export interface VmConfig {
+  memory: { size: number; shared: boolean; [other: string]: unknown };
+  payload?: { kernel?: string; initramfs?: string; firmware?: string };
+  disks?: DiskConfig[];
+  vsock?: { id: string; cid: number; socket: string };
+  serial: { mode: string; file?: string };
+  [other: string]: unknown;
+}
+
+const DEFAULT_MEMORY_BYTES = 512 * 1024 * 1024;
+const NO_PCI = { pci_segment: 0 };
+
+/** As vm.info shows it. Throws for what does not deserialize. */
+export function withDefaults(given: unknown): VmConfig {
+  if (typeof given !== "object" || given === null || Array.isArray(given)) throw badField("invalid type, expected struct VmConfig");
+  const { disks, vsock, ...config } = given as Record<string, Record<string, unknown> | undefined> & { disks?: Record<string, unknown>[] };
+  const memory: VmConfig["memory"] = {
+    size: DEFAULT_MEMORY_BYTES,
+    mergeable: false,
+    hotplug_method: "Acpi",
+    shared: false,
+    hugepages: false,
+    prefault: false,
+    reserve: false,
+    thp: true,
+    ...config["memory"],
+  };
+  if (!Number.isSafeInteger(memory.size) || memory.size < 0) throw badField(`invalid type: ${JSON.stringify(memory.size)}, expected u64`);
+  return {
+    ...config,
+    cpus: { boot_vcpus: 1, max_vcpus: 1, kvm_hyperv: false, max_phys_bits: 46, features: { amx: false }, nested: true, ...config["cpus"] },
+    memory,
+    ...(disks && { disks: disks.map((disk, index) => diskWithDefaults(disk, index)) }),
+    rng: { ...NO_PCI, src: "/dev/urandom", ...config["rng"] },
+    serial: { mode: "Null", ...config["serial"] },
+    console: { ...NO_PCI, mode: "Tty", ...config["console"] },
+    debug_console: { mode: "Off", iobase: 233, ...config["debug_console"] },
+    ...(vsock && { vsock: { id: "_vsock1", cid: 3, socket: "", ...NO_PCI, ...vsock } }),
+    pvpanic: config["pvpanic"] ?? false,
+    iommu: config["iommu"] ?? false,
+    watchdog: config["watchdog"] ?? false,
+    landlock_enable: config["landlock_enable"] ?? false,
+  };
+}
+
+function diskWithDefaults(disk: Record<string, unknown>, index: number): DiskConfig {
+  return {
+    id: `_disk${index}`,
+    ...NO_PCI,
+    readonly: false,
+    direct: false,
+    num_queues: 1,
+    queue_size: 128,
+    vhost_user: false,
+    disable_io_uring: false,
+    disable_aio: false,
+    backing_files: false,
+    sparse: true,
+    image_type: "Unknown",
+    lock_granularity: "ByteRange",
+    path: "",
+    ...disk,
+  };
+}
+
+export function checkBootable({ payload }: VmConfig): void {
+  if (payload?.kernel !== undefined || payload?.firmware !== undefined) return;
+  const reason = ["Payload configuration is not bootable", "No bootitem provided: neither firmware nor kernel"];
+  throw new VmError(["Failed to validate config", ...reason]);
+}
+
+/** The disk that the toy guest keeps its files on: the one called `disk`, else the first that it can write. */
+export function guestDisk({ disks = [] }: VmConfig): DiskConfig | undefined {
+  const writable = disks.filter(({ readonly }) => !readonly);
+  return writable.find(({ id }) => id === "disk") ?? writable[0];
+}
+
+function badField(message: string): ApiError {
+  return new ApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
+}
