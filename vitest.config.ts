@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /**
  * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process, `integration` starts a Postgres and a nats-server of its
- * own, `system` starts whole fleets with simulated hosts, `vm` boots real virtual machines.
+ * own, `system` starts whole fleets with simulated hosts, `conformance` holds the fake Cloud Hypervisor to what the real one does, `vm` boots real virtual machines.
  */
 const tree = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
   test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...extra },
