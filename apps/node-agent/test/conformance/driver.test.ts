@@ -4,14 +4,12 @@
  */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/fake-cloud-hypervisor";
 import { makeSimulatedImage, ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { DRIVER_CASES } from "./cases.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
-
-const FAKE = fileURLToPath(new URL("../../../../packages/fake-cloud-hypervisor/bin/cloud-hypervisor", import.meta.url));
 
 function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
   describe(name, () => {
@@ -39,7 +37,7 @@ suite("fake Cloud Hypervisor", async (dir) => {
   const imagesDir = join(dir, "images");
   await mkdir(imagesDir);
   await makeSimulatedImage(imagesDir);
-  const env = { CLOUD_HYPERVISOR_BIN: FAKE, ISOLATION: "plain" };
+  const env = { CLOUD_HYPERVISOR_BIN: FAKE_CLOUD_HYPERVISOR_BIN, ISOLATION: "plain" };
   return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
 });
 
