@@ -148,7 +148,7 @@ export class RawConnection {
   }
 }
 
-export async function within<T>(promise: Promise<T>, limitMs: number, message: string): Promise<T> {
+async function within<T>(promise: Promise<T>, limitMs: number, message: string): Promise<T> {
   const limit = new AbortController();
   const expired = sleep(limitMs, undefined, { signal: limit.signal }).then(
     () => {
