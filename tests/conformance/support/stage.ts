@@ -1,7 +1,7 @@
 /** Where one case plays: a fresh directory, the VMMs that it starts, and the ways into the states that cases begin in. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { mkdtemp, rename } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -126,10 +126,6 @@ export class Stage {
     await first.exit();
     await rename(first.dir, join(this.dir, "b"));
     return await this.empty("b");
-  }
-
-  copy(from: string, to: string): void {
-    copyFileSync(join(this.dir, from), join(this.dir, to));
   }
 
   /** A file system of that size at `<dir>/<name>`, or the reason why there is none. */
