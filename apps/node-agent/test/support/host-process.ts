@@ -10,6 +10,7 @@ import type { Observation, VmCommand } from "@torpor/contracts";
 import { createLogger } from "@torpor/service";
 import { SimulatedDriver } from "../../src/drivers/simulated/simulated.ts";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-step.ts";
+import { plainIsolation } from "../../src/host/isolation.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import { VmStore } from "../../src/lifecycle/record.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
@@ -36,6 +37,7 @@ const supervisor = new Supervisor(
     hostId: "host-1",
     store,
     driver,
+    isolation: plainIsolation(undefined),
     guest: httpGuest(driver),
     snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
     activity: new Activity(),
