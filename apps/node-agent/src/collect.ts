@@ -12,6 +12,7 @@ const config = { ...configFrom(process.env), VM_NETWORK_POOL: 0 };
 const quiet = { info: () => {}, warn: () => {} };
 
 const store = new VmStore(config.DATA_DIR);
+await store.prepare();
 const live: Vm[] = [];
 for (const sandboxId of await store.list()) {
   const record = await store.read(sandboxId);

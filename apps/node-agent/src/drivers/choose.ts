@@ -1,6 +1,7 @@
 import type { Logger } from "@torpor/service";
 import type { Config } from "../config.ts";
 import type { Isolation } from "../host/isolation.ts";
+import { isOwnNetwork } from "../host/isolation/uplink.ts";
 import { listImages } from "../images.ts";
 import type { Driver } from "./driver.ts";
 import { probeAccelerator } from "./qemu/accelerator.ts";
@@ -9,6 +10,10 @@ import { SimulatedDriver } from "./simulated/simulated.ts";
 
 export async function chooseDriver(config: Config, isolation: Isolation, log: Pick<Logger, "info">): Promise<Driver> {
   if (config.DRIVER === "simulated") return new SimulatedDriver();
+  if (isolation.networkKind === "namespace" && !(await isOwnNetwork(config.UPLINK_NETNS)))
+    throw new Error(
+      `QEMU's guests are reached by TCP, which ends in UPLINK_NETNS: start the agent inside of it (ip netns exec ${config.UPLINK_NETNS} …), or set ISOLATION=plain`,
+    );
   const [image] = await listImages(config.IMAGES_DIR);
   const { accelerator, reason } =
     config.QEMU_ACCELERATOR === "auto"

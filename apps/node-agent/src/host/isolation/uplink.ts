@@ -1,5 +1,5 @@
 /** The namespace that VMs' links end in: whether it can carry them, and its own rules. */
-import { readFile } from "node:fs/promises";
+import { readFile, stat } from "node:fs/promises";
 import { overlaps, parseRange, type Range } from "./addresses.ts";
 import { command, inside } from "./commands.ts";
 import { type Egress, uplinkRules } from "./firewall.ts";
@@ -15,6 +15,13 @@ export async function refuseCollision(range: Range, uplink: string | undefined):
         `VM_NETWORK_CIDR ${range.text} overlaps a network of this machine (route ${dst}${dev === undefined ? "" : ` on ${dev}`}): set it to a range that is free here`,
       );
   }
+}
+
+/** Whether it is the agent's own namespace. */
+export async function isOwnNetwork(uplink: string | undefined): Promise<boolean> {
+  if (uplink === undefined) return true;
+  const [own, named] = await Promise.all([stat("/proc/self/ns/net"), stat(`/run/netns/${uplink}`)]);
+  return own.ino === named.ino && own.dev === named.dev;
 }
 
 /** Whether packets can pass through. A namespace made for Torpor is told to let them; a machine's own setting is its operator's. */
