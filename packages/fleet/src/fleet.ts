@@ -15,7 +15,7 @@ import { type FleetOptions, hostIdAt, planServices, type Ports, secretFile } fro
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
-import { endVmProcesses } from "./vms.ts";
+import { collectLeftovers, endVmProcesses } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = { postgres: 60_000, nats: 20_000, scheduler: 30_000, "node-agent": 600_000, gateway: 30_000 };
 const STOP_GRACE_MS = 8_000;
@@ -146,6 +146,8 @@ export class Fleet {
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);
+    const hosts = this.state.components.filter(({ role }) => role === "node-agent");
+    if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
 }
 

@@ -110,7 +110,7 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
-/** What programs need of the caller's environment, and what an operator may set for QEMU. */
+/** What programs need of the caller's environment, and what an operator may set for the hosts' VMs. */
 function inherited(): Record<string, string> {
   return fromEnvironment([
     "PATH",
@@ -119,6 +119,12 @@ function inherited(): Record<string, string> {
     "LANG",
     "QEMU_BIN",
     "QEMU_ACCELERATOR",
+    "ISOLATION",
+    "VM_NETWORK_CIDR",
+    "VM_NETWORK_POOL",
+    "EGRESS",
+    "EGRESS_DNS",
+    "UPLINK_NETNS",
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",
