@@ -25,6 +25,7 @@ export type Accepted = "journalled" | "stale" | "repeated" | "ignored";
 
 const WATCH_EVERY_MS = 1_000;
 const TRIM_EVERY_ROUNDS = 30;
+const CHECK_EVERY_ROUNDS = 10;
 
 interface Entry {
   record: VmRecord;
@@ -32,6 +33,7 @@ interface Entry {
   /** Ends the operation that is being carried out, if it can still back out. */
   abort?: AbortController;
   vmm?: Observation["vmm"];
+  isBeingChecked?: boolean;
   /** The end of this sandbox's queue. */
   tail: Promise<unknown>;
 }
@@ -142,6 +144,7 @@ export class Supervisor {
         if (entry.journal !== undefined || entry.record.state !== "running") continue;
         const vm = this.deps.store.vmOf(entry.record);
         if (!(await this.deps.driver.isAlive(vm))) await this.enqueue(entry, () => this.look(entry));
+        else if (round % CHECK_EVERY_ROUNDS === CHECK_EVERY_ROUNDS - 1) this.check(entry);
         else if (round % TRIM_EVERY_ROUNDS === 0)
           await this.deps.driver
             .trimLogs(vm)
@@ -149,6 +152,34 @@ export class Supervisor {
       }
     }
     this.replication.stopAll();
+  }
+
+  /** Asks the VMM itself, without holding up the look at others: one that is hung is waited for. */
+  private check(entry: Entry): void {
+    if (entry.isBeingChecked === true) return;
+    entry.isBeingChecked = true;
+    const done = () => delete entry.isBeingChecked;
+    this.enqueue(entry, () => this.runOn(entry)).then(done, done);
+  }
+
+  /** Lets vCPUs run that stand still without a command: a pause was given up while its VMM did not answer. Nothing is done to one that still does not. */
+  private async runOn(entry: Entry): Promise<void> {
+    const { record, journal } = entry;
+    if (journal !== undefined || record.state !== "running") return;
+    const vm = this.deps.store.vmOf(record);
+    const { sandboxId } = vm;
+    const status = await this.deps.driver.inspect(vm);
+    if (status.kind === "unknown") this.deps.log.error({ sandboxId, pid: status.pid, reason: status.reason }, "a VMM does not answer");
+    if (status.kind === "paused") await this.resumeStandingStill(vm, record);
+  }
+
+  private async resumeStandingStill(vm: Vm, record: VmRecord): Promise<void> {
+    this.deps.log.warn({ sandboxId: vm.sandboxId }, "a VM stood still without a command; it runs on");
+    await this.deps.driver.resumeVcpus(vm);
+    // A pause freezes the users' processes first. A guest that was not frozen takes it as well.
+    await this.deps.guest
+      .thaw(vm, record.agentKey)
+      .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
   }
 
   private cancel(sandboxId: string, operationId: string | undefined): Accepted {
@@ -314,7 +345,7 @@ export class Supervisor {
     if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
     const vm: Vm = this.deps.store.vmOf(record);
     const status = await this.deps.driver.inspect(vm);
-    if (status.kind === "paused") await this.deps.driver.resumeVcpus(vm);
+    if (status.kind === "paused") await this.resumeStandingStill(vm, record);
     if (status.kind === "none" && record.state === "running") {
       const { code, message } = await this.deps.driver.causeOfEnd(vm);
       // What a VMM leaves on its host goes with it, and so do the traces of its end.
