@@ -17,13 +17,22 @@ export interface VmConfig {
   [other: string]: unknown;
 }
 
+/** What v53.0 knows; anything else is dropped without a word, as it does. */
+const FIELDS = {
+  config:
+    "cpus memory payload rate_limit_groups disks net rng balloon generic_vhost_user fs pmem serial console debug_console devices user_devices vdpa vsock pvpanic iommu numa watchdog rtc pci_segments platform tpm landlock_enable landlock_rules",
+  payload: "firmware kernel cmdline initramfs",
+  vsock: "cid socket iommu id pci_segment pci_device_id",
+  disk: "path readonly direct iommu num_queues queue_size vhost_user vhost_socket rate_limit_group rate_limiter_config id disable_io_uring disable_aio pci_segment pci_device_id serial queue_affinity backing_files sparse image_type lock_granularity",
+};
+
 const DEFAULT_MEMORY_BYTES = 512 * 1024 * 1024;
 const NO_PCI = { pci_segment: 0 };
 
 /** As vm.info shows it. Throws for what does not deserialize. */
 export function withDefaults(given: unknown): VmConfig {
   if (typeof given !== "object" || given === null || Array.isArray(given)) throw badField("invalid type, expected struct VmConfig");
-  const { disks, vsock, ...config } = given as Record<string, Record<string, unknown> | undefined> & { disks?: Record<string, unknown>[] };
+  const { disks, vsock, payload, ...config } = known("config", given as Record<string, Record<string, unknown> | undefined>);
   const memory: VmConfig["memory"] = {
     size: DEFAULT_MEMORY_BYTES,
     mergeable: false,
@@ -40,12 +49,13 @@ export function withDefaults(given: unknown): VmConfig {
     ...config,
     cpus: { boot_vcpus: 1, max_vcpus: 1, kvm_hyperv: false, max_phys_bits: 46, features: { amx: false }, nested: true, ...config["cpus"] },
     memory,
-    ...(disks && { disks: disks.map((disk, index) => diskWithDefaults(disk, index)) }),
+    ...(payload && { payload: known("payload", payload) }),
+    ...(disks && { disks: (disks as unknown as Record<string, unknown>[]).map((disk, index) => diskWithDefaults(disk, index)) }),
     rng: { ...NO_PCI, src: "/dev/urandom", ...config["rng"] },
     serial: { mode: "Null", ...config["serial"] },
     console: { ...NO_PCI, mode: "Tty", ...config["console"] },
     debug_console: { mode: "Off", iobase: 233, ...config["debug_console"] },
-    ...(vsock && { vsock: { id: "_vsock1", cid: 3, socket: "", ...NO_PCI, ...vsock } }),
+    ...(vsock && { vsock: { id: "_vsock1", cid: 3, socket: "", ...NO_PCI, ...known("vsock", vsock) } }),
     pvpanic: config["pvpanic"] ?? false,
     iommu: config["iommu"] ?? false,
     watchdog: config["watchdog"] ?? false,
@@ -69,8 +79,13 @@ function diskWithDefaults(disk: Record<string, unknown>, index: number): DiskCon
     image_type: "Unknown",
     lock_granularity: "ByteRange",
     path: "",
-    ...disk,
+    ...known("disk", disk),
   };
+}
+
+function known<T>(kind: keyof typeof FIELDS, given: Record<string, T>): Record<string, T> {
+  const names = FIELDS[kind].split(" ");
+  return Object.fromEntries(Object.entries(given).filter(([name]) => names.includes(name)));
 }
 
 export function checkBootable({ payload }: VmConfig): void {

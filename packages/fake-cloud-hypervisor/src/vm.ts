@@ -26,18 +26,17 @@ export class Vm {
   private isGuestLost = false;
   private upAtMs = 0;
 
-  /** Opens what the configuration names. Throws a VmError, and then nothing stays open. */
+  /** Opens what the configuration names. Throws a VmError, and then nothing stays open; the configuration has lost the devices that failed, as v53.0's has. */
   static async open(config: VmConfig, onPowerOff: () => void): Promise<Vm> {
     const initramfs = config.payload?.initramfs;
     if (initramfs !== undefined) withContext(["Cannot open initramfs file"], () => accessSync(initramfs, constants.R_OK));
-    const disks: OpenDisk[] = [];
+    const vm = new Vm(config, openDisks(config), onPowerOff);
     try {
-      for (const disk of config.disks ?? []) disks.push({ config: disk, file: openDisk(disk) });
-      const vm = new Vm(config, disks, onPowerOff);
       if (config.vsock !== undefined) vm.vsock = await HybridVsock.listen(config.vsock.socket, vm.vsockGuest());
       return vm;
     } catch (error) {
-      for (const { file } of disks) closeSync(file);
+      delete config.vsock;
+      vm.close();
       throw error;
     }
   }
@@ -101,6 +100,18 @@ export class Vm {
       listensOn: (port: number) => port === GUEST_AGENT_PORT,
       accept: (socket: unknown) => void this.guest.server.emit("connection", socket),
     };
+  }
+}
+
+function openDisks(config: VmConfig): OpenDisk[] {
+  const disks: OpenDisk[] = [];
+  try {
+    for (const disk of config.disks ?? []) disks.push({ config: disk, file: openDisk(disk) });
+    return disks;
+  } catch (error) {
+    delete config.disks;
+    for (const { file } of disks) closeSync(file);
+    throw error;
   }
 }
 

@@ -36,12 +36,11 @@ export class Vmm {
     if (this.config === undefined) throw configMissing();
     checkBootable(this.config);
     if (this.vm !== undefined) throw alreadyCreated();
-    const kernel = this.config.payload?.kernel;
-    if (kernel !== undefined) withContext(["Cannot open kernel file"], () => accessSync(kernel, constants.R_OK));
     openSerial(this.config);
     this.vm = await Vm.open(this.config, this.onPowerOff);
     // From here on a failure leaves the VM object behind, in state Created.
     this.vm.lockDisks();
+    openKernel(this.config);
     this.vm.boot(this.faults.take("slow-boot")?.ms ?? 0);
     this.reports.event("vm", "booted");
   }
@@ -119,6 +118,7 @@ export class Vmm {
     openSerial(old.config);
     this.vm = await Vm.open(old.config, this.onPowerOff);
     this.vm.lockDisks();
+    openKernel(old.config);
     this.vm.boot(this.faults.take("slow-boot")?.ms ?? 0);
     this.reports.event("vm", "rebooted");
   }
@@ -144,6 +144,11 @@ export class Vmm {
     if (this.vm === undefined) throw notRunning();
     return this.vm;
   }
+}
+
+function openKernel({ payload }: VmConfig): void {
+  const path = payload?.kernel;
+  if (path !== undefined) withContext(["Cannot open kernel file"], () => accessSync(path, constants.R_OK));
 }
 
 /** A serial line to a file begins anew with every boot and restore. */

@@ -84,5 +84,7 @@ export class HybridVsock {
     this.lastHostPort += 1;
     socket.write(`OK ${this.lastHostPort}\n`);
     this.guest.accept(socket);
+    // What came right behind the command waits in the socket until it flows again.
+    socket.resume();
   }
 }

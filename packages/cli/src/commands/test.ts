@@ -7,7 +7,7 @@ import type { CommandContext } from "../main.ts";
 import { run } from "../run.ts";
 import { buildImage } from "./image.ts";
 
-const PROJECTS = ["unit", "integration", "system", "vm"] as const;
+const PROJECTS = ["unit", "integration", "system", "conformance", "vm"] as const;
 const CHECKS: [string, string[]][] = [
   ["types", ["typecheck"]],
   ["lint", ["lint"]],
