@@ -110,7 +110,7 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
-/** What programs need of the caller's environment, and what an operator may set for QEMU. */
+/** What programs need of the caller's environment, and what an operator may set for the VMMs. */
 function inherited(): Record<string, string> {
   return fromEnvironment([
     "PATH",

@@ -18,6 +18,7 @@ import { pause } from "./pause.ts";
 import { isGone, type Journal, type VmRecord } from "./record.ts";
 import { Replication } from "./replication.ts";
 import { resume } from "./resume.ts";
+import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
 
 /** `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. */
@@ -318,6 +319,9 @@ export class Supervisor {
     this.setOptional(record, outcome);
     await this.deps.store.write(record);
     if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
+    // Only now: until the result is durable, what a resume has used says how far it came.
+    if (outcome.state === "running") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId));
+    if (outcome.state === "paused") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId), record.generation);
     await this.deps.store.clearJournal(record.spec.sandboxId);
     delete entry.journal;
     delete entry.abort;
