@@ -14,7 +14,7 @@ export default defineConfig({
       {
         test: {
           ...tree("unit", ["{apps,packages}/*/test/**/*.test.ts"]).test,
-          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts"],
+          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"],
         },
       },
       tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
@@ -22,7 +22,11 @@ export default defineConfig({
         hookTimeout: 120_000,
       }),
       tree("system", ["tests/system/**/*.test.ts"], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
-      tree("conformance", ["tests/conformance/**/*.test.ts"], { testTimeout: 180_000, hookTimeout: 180_000, fileParallelism: false }),
+      tree("conformance", ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"], {
+        testTimeout: 300_000,
+        hookTimeout: 600_000,
+        fileParallelism: false,
+      }),
       tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
         testTimeout: 300_000,
         hookTimeout: 600_000,

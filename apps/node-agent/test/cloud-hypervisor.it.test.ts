@@ -255,6 +255,7 @@ describe("a VMM that ends, or only seems to", () => {
       expect(await bench.next()).toMatchObject({ state: "paused" });
       expect(await bench.next()).toMatchObject({ state: "running" });
       await expectMemory(bench);
+      expect(await leftovers(bench)).toEqual([]);
     });
   });
 });

@@ -35,6 +35,8 @@ export interface Guest {
 
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
+/** Once per image and host; an emulated guest on a busy machine takes minutes. */
+const WARM_LIMIT_MS = 420_000;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
 class GuestRefusedError extends Error {
@@ -70,7 +72,7 @@ export function httpGuest(driver: Driver): Guest {
       return false;
     },
     async warm(vm) {
-      await call(vm, "/_torpor/warm", {}, undefined, 180_000);
+      await call(vm, "/_torpor/warm", {}, undefined, WARM_LIMIT_MS);
     },
     async preparePause(vm, agentKey) {
       try {
@@ -125,12 +127,17 @@ async function guestRequest(address: GuestAddress, path: string, body: unknown, 
     },
     signal,
   });
+  // Once the answer has begun nobody else listens, and an error that comes then ends the reading of the answer, not the agent.
+  request.on("error", () => {});
   request.end(text);
   try {
     const [response] = (await once(request, "response")) as [IncomingMessage];
     return { status: response.statusCode ?? 0, answer: await answerOf(response) };
+  } catch (cause) {
+    if (!signal.aborted) throw cause;
+    throw new Error(`the guest's agent did not answer ${path} within ${limitMs} ms`, { cause });
   } finally {
-    request.on("error", () => {}).destroy();
+    request.destroy();
   }
 }
 
