@@ -59,11 +59,14 @@ export class TestHost {
   readonly seen: Observation[] = [];
   private readonly driver: Driver;
 
-  /** `<dir>/../images` holds the images. */
-  constructor(dir: string, driver: Driver, onObservation: (observation: Observation) => void = () => {}) {
+  constructor(
+    dir: string,
+    driver: Driver,
+    onObservation: (observation: Observation) => void = () => {},
+    imagesDir = join(dir, "../images"),
+  ) {
     this.driver = driver;
     this.store = new VmStore(dir);
-    const imagesDir = join(dir, "../images");
     this.supervisor = new Supervisor(
       {
         hostId: "host-1",
