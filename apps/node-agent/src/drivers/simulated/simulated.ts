@@ -6,16 +6,17 @@ import { createHash } from "node:crypto";
 import { open, readFile } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { once } from "node:events";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { durableStep } from "../../host/durable-step.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
 import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
-const PROGRAM = fileURLToPath(new URL("vmm.ts", import.meta.url));
+/** From the sources, vmm.ts; in a release, which is one file, that file again (command.ts). */
+const PROGRAM =
+  basename(import.meta.filename) === "simulated.ts" ? [join(import.meta.dirname, "vmm.ts")] : [import.meta.filename, "simulated-vmm"];
 const FINGERPRINT = "simulated/1";
 const MEMORY_FILE = "memory";
 const START_LIMIT_MS = 20_000;
@@ -97,7 +98,7 @@ export class SimulatedDriver implements Driver {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
     const guestPort = await freePort();
-    const args = [PROGRAM, runDir, String(guestPort)];
+    const args = [...PROGRAM, runDir, String(guestPort)];
     const record = await startVmm(
       vm,
       { command: process.execPath, args, uid: undefined, groups: [] },
