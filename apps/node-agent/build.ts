@@ -1,6 +1,6 @@
 /**
- * The release of the node-agent: one file that Node.js 24 runs by itself, and what installs it. `node build.ts <outDir>` writes torpor-node-agent.mjs, and infra/host beside it, so that
- * the directory can be carried to a host as it is.
+ * The release of the node-agent: one file that Node.js 24 runs by itself, and what installs it. `node build.ts <outDir>` writes torpor-node-agent.mjs, the
+ * simulated VMM for trying a host without virtual machines, and infra/host, so that the directory can be carried to a host as it is.
  */
 import { cp, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -14,9 +14,11 @@ const REQUIRE = 'import { createRequire as torporCreateRequire } from "node:modu
 const outDir = process.argv[2];
 if (outDir === undefined) throw new Error("usage: node build.ts <outDir>");
 await mkdir(outDir, { recursive: true });
+const programs = { "torpor-node-agent": "src/command.ts", "torpor-simulated-vmm": "src/drivers/simulated/vmm.ts" };
 await build({
-  entryPoints: [join(here, "src/command.ts")],
-  outfile: join(outDir, "torpor-node-agent.mjs"),
+  entryPoints: Object.entries(programs).map(([out, file]) => ({ in: join(here, file), out })),
+  outdir: outDir,
+  outExtension: { ".js": ".mjs" },
   bundle: true,
   platform: "node",
   target: "node24",

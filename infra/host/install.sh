@@ -94,8 +94,8 @@ add_user() {
   if found=$(id -u "$VMM_USER" 2> /dev/null); then
     [ "$found" = "$VMM_UID" ] || fail "the user $VMM_USER has uid $found, not $VMM_UID: remove it, or set VMM_UID=$found and see docs/hosts.md"
   else
-    groupadd --system --gid "$VMM_UID" "$VMM_USER"
-    useradd --system --uid "$VMM_UID" --gid "$VMM_UID" --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$VMM_USER"
+    groupadd --gid "$VMM_UID" "$VMM_USER"
+    useradd --uid "$VMM_UID" --gid "$VMM_UID" --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$VMM_USER"
     changed "added the user $VMM_USER"
   fi
   if getent group kvm > /dev/null && ! id -nG "$VMM_USER" | grep -qw kvm; then
@@ -140,14 +140,15 @@ make_directories() {
 }
 
 install_programs() {
-  put 755 "$node" "$LIB/node" && must_restart=1
-  put 644 "$release/torpor-node-agent.mjs" "$LIB/torpor-node-agent.mjs" && must_restart=1
+  if put 755 "$node" "$LIB/node"; then must_restart=1; fi
+  if put 644 "$release/torpor-node-agent.mjs" "$LIB/torpor-node-agent.mjs"; then must_restart=1; fi
+  put 644 "$release/torpor-simulated-vmm.mjs" "$LIB/torpor-simulated-vmm.mjs" || true
   put 755 "$here/torpor-node-agent" /usr/local/bin/torpor-node-agent || true
   local binary version
   for binary in "${hypervisors[@]}"; do
     version=$("$binary" --version 2> /dev/null | sed -n 's/^cloud-hypervisor v\{0,1\}\([0-9][0-9.]*\).*/\1/p')
     [ -n "$version" ] || fail "$binary does not say its version: give a cloud-hypervisor release binary for Linux x86_64"
-    put 755 "$binary" "$LIB/cloud-hypervisor/$version/cloud-hypervisor" || true
+    if put 755 "$binary" "$LIB/cloud-hypervisor/$version/cloud-hypervisor"; then must_restart=1; fi
   done
 }
 
@@ -182,7 +183,7 @@ install_settings() {
   fi
   if put 644 "$here/sysctl.conf" /etc/sysctl.d/90-torpor.conf; then sysctl --quiet --load=/etc/sysctl.d/90-torpor.conf; fi
   if [ -n "$config" ]; then
-    put 600 "$config" "$ETC/node-agent.env" && must_restart=1
+    if put 600 "$config" "$ETC/node-agent.env"; then must_restart=1; fi
   elif [ ! -e "$ETC/node-agent.env" ]; then
     put 600 "$here/node-agent.env" "$ETC/node-agent.env" || true
   fi

@@ -6,7 +6,6 @@ const PARTS: Record<string, () => Promise<unknown>> = {
   run: () => import("./main.ts"),
   prepare: () => import("./prepare.ts"),
   check: () => import("./check/main.ts"),
-  "simulated-vmm": () => import("./drivers/simulated/vmm.ts"),
 };
 
 const [name = "run"] = process.argv.slice(2);

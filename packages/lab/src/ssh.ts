@@ -19,15 +19,7 @@ function sshArgs({ machineDir, ports }: LabRecord): string[] {
     "ServerAliveInterval=10",
     "LogLevel=ERROR",
   ];
-  return [
-    "-F",
-    "none",
-    "-i",
-    join(machineDir, "id_ed25519"),
-    "-p",
-    String(ports.ssh),
-    ...options.flatMap((option) => ["-o", option]),
-  ];
+  return ["-F", "none", "-i", join(machineDir, "id_ed25519"), "-p", String(ports.ssh), ...options.flatMap((option) => ["-o", option])];
 }
 
 /** One argument of a command line, for a shell. */

@@ -14,9 +14,8 @@ import { isAlive, residentBytes } from "@torpor/service";
 import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
-/** From the sources, vmm.ts; in a release, which is one file, that file again (command.ts). */
-const PROGRAM =
-  basename(import.meta.filename) === "simulated.ts" ? [join(import.meta.dirname, "vmm.ts")] : [import.meta.filename, "simulated-vmm"];
+/** Beside this file: in the sources, or in a release (build.ts). */
+const PROGRAM = join(import.meta.dirname, basename(import.meta.filename) === "simulated.ts" ? "vmm.ts" : "torpor-simulated-vmm.mjs");
 const FINGERPRINT = "simulated/1";
 const MEMORY_FILE = "memory";
 const START_LIMIT_MS = 20_000;
@@ -98,7 +97,7 @@ export class SimulatedDriver implements Driver {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
     const guestPort = await freePort();
-    const args = [...PROGRAM, runDir, String(guestPort)];
+    const args = [PROGRAM, runDir, String(guestPort)];
     const record = await startVmm(
       vm,
       { command: process.execPath, args, uid: undefined, groups: [] },

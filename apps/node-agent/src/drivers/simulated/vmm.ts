@@ -10,7 +10,7 @@ import { createServer as createHttpServer, type IncomingMessage } from "node:htt
 import { connect, createServer } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const [runDir = "", port = "0"] = process.argv.slice(-2);
+const [runDir = "", port = "0"] = process.argv.slice(2);
 const DISK = "disk.raw";
 const DISK_HEADER_BYTES = 8;
 const PORTS_WAIT_MS = 20_000;
