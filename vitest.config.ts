@@ -2,7 +2,7 @@ import { defineConfig } from "vitest/config";
 
 /**
  * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process, `integration` starts a Postgres and a nats-server of its
- * own, `system` starts whole fleets with simulated hosts, `vm` boots real virtual machines.
+ * own, `system` starts whole fleets with simulated hosts, `conformance` holds the fake Cloud Hypervisor to what the real one does, `vm` boots real virtual machines.
  */
 const tree = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
   test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...extra },
@@ -14,7 +14,7 @@ export default defineConfig({
       {
         test: {
           ...tree("unit", ["{apps,packages}/*/test/**/*.test.ts"]).test,
-          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts"],
+          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"],
         },
       },
       tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
@@ -22,6 +22,11 @@ export default defineConfig({
         hookTimeout: 120_000,
       }),
       tree("system", ["tests/system/**/*.test.ts"], { testTimeout: 120_000, hookTimeout: 180_000, fileParallelism: false }),
+      tree("conformance", ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"], {
+        testTimeout: 300_000,
+        hookTimeout: 600_000,
+        fileParallelism: false,
+      }),
       tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
         testTimeout: 300_000,
         hookTimeout: 600_000,

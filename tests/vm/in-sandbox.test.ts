@@ -101,6 +101,16 @@ describe("streams", () => {
   });
 });
 
+test("the agent answers on the guest's vsock too, and again after its relay was killed", async () => {
+  const ask = "printf 'GET /health HTTP/1.0\\r\\n\\r\\n' | socat -t 5 - VSOCK-CONNECT:1:7777";
+  await until("an answer by vsock", async () => (await shell(ask)).includes("healthy"));
+  const relays = "pidof socat";
+  const before = await shell(relays);
+  await shell(`kill -9 ${before}`);
+  await until("an answer by vsock again", async () => (await shell(ask)).includes("healthy"));
+  expect(await shell(relays)).not.toBe(before);
+});
+
 describe("what users run may fail, the sandbox may not", () => {
   test("all memory taken: the program ends, the agent and the rest go on", async () => {
     const eaten = await sandbox.runCode("kept = 1\nx = bytearray(4 * 1024**3)", { timeout: 60 });

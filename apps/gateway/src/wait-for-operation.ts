@@ -36,7 +36,7 @@ export async function waitForOperation(deps: WaitDependencies, operation: Operat
   }
 }
 
-/** A query that was on its way when the database went down may never be answered; the next look asks anew. */
+/** Sooner than the database client gives up a silent server: the next look asks anew. */
 const LOOK_LIMIT_MS = 3_000;
 
 /** The row as it is now; undefined when the database did not say so in time. */

@@ -121,6 +121,7 @@ async function registration(
     labels: {},
     driver: driver.name,
     driverFingerprint: await driver.fingerprint(),
+    restorableFingerprints: await driver.restorable(),
     agentVersion: AGENT_VERSION,
     images: images.map(({ templateName, sha256, displayName, description, language, category, defaults }) => ({
       templateName,

@@ -19,9 +19,14 @@ const Environment = Type.Object({
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
   SNAPSHOT_STORE_DIR: Type.String({ default: "/var/lib/torpor/snapshots" }),
-  DRIVER: Type.Enum(["qemu", "simulated"], { default: "qemu" }),
+  DRIVER: Type.Enum(["qemu", "cloud-hypervisor", "simulated"], { default: "qemu" }),
   QEMU_ACCELERATOR: Type.Enum(["auto", "kvm", "tcg"], { default: "auto" }),
   QEMU_BIN: Type.String({ default: "qemu-system-x86_64" }),
+  /** One binary, or a directory of <version>/cloud-hypervisor: snapshots restore with the version that wrote them. */
+  CLOUD_HYPERVISOR_BIN: Type.Optional(Type.String()),
+  CLOUD_HYPERVISOR_DIR: Type.Optional(Type.String()),
+  /** Whether the kernel keeps Cloud Hypervisor to its VM's files. */
+  CLOUD_HYPERVISOR_LANDLOCK: Type.Enum(["auto", "on", "off"], { default: "auto" }),
   /** VMMs run as this user where the agent is root. */
   VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),
   CAPACITY_VCPU: Type.Integer({ minimum: 1, default: 8 }),

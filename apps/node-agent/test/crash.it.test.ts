@@ -3,42 +3,21 @@
  * the command ends as it would have, memory and files are what they were, exactly the right VMM process runs, and nothing half-made is left.
  */
 import { execFile } from "node:child_process";
-import { mkdir, readdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { Observation, VmCommand } from "@torpor/contracts";
-import { findProcesses, isAlive, type ProcessIdentity, signalProcess } from "@torpor/service";
-import { makeSimulatedImage, tempDir } from "@torpor/testkit";
+import { signalProcess } from "@torpor/service";
+import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { SimulatedDriver } from "../src/drivers/simulated/simulated.ts";
-import { listImages } from "../src/images.ts";
-import { ensureGolden } from "../src/lifecycle/golden.ts";
-import { httpGuest } from "../src/lifecycle/guest.ts";
+import { DRIVER_NAMES, type DriverName, driverNamed } from "./support/drivers.ts";
 import type { GuestCall } from "./support/host-process.ts";
+import { callGuest, commandsOf, type Kind, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
 
 const run = promisify(execFile);
 const HOST = fileURLToPath(new URL("support/host-process.ts", import.meta.url));
-const SANDBOX = "1795490791abcdefgh";
 const AT_ONCE = 3;
-
-let root: Awaited<ReturnType<typeof tempDir>>;
-let imageSha256: string;
-beforeAll(async () => {
-  root = await tempDir();
-  const imagesDir = join(root.path, "images");
-  await mkdir(imagesDir);
-  imageSha256 = await makeSimulatedImage(imagesDir);
-  const driver = new SimulatedDriver();
-  for (const image of await listImages(imagesDir)) {
-    await ensureGolden(image, { driver, guest: httpGuest(driver), uid: undefined, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
-  }
-});
-afterAll(async () => {
-  await root[Symbol.asyncDispose]();
-});
-
-type Kind = Exclude<VmCommand["kind"], "cancel" | "discard">;
 
 interface Scenario {
   kind: Kind;
@@ -64,33 +43,21 @@ const SCENARIOS: Scenario[] = [
   { kind: "delete", before: ["create", "pause"], state: "deleted", hasMemory: false, hasFile: false, runs: false },
 ];
 
-function commandsOf({ kind, before }: Scenario): VmCommand[] {
-  const spec = {
-    sandboxId: SANDBOX,
-    templateName: "code-interpreter",
-    imageSha256,
-    resources: { vcpu: 1, memoryMib: 64, diskMib: 16 },
-    internetAccess: false,
-    envVars: {},
-  };
-  let epoch = 0;
-  return [...before, kind].map((one, at) => {
-    if (one === "create" || one === "resume" || one === "start") epoch += 1;
-    const opSeq = at + 1;
-    const operationId = `op_${opSeq.toString(16).padStart(32, "0")}`;
-    const deadlineAt = "2099-01-01T00:00:00.000Z";
-    return { type: "command", version: 1, kind: one, hostId: "host-1", operationId, epoch: Math.max(1, epoch), opSeq, deadlineAt, spec };
-  });
-}
-
 interface HostRun {
   /** Names of the durable steps of the last command. */
   steps: string[];
   observations: Observation[];
 }
 
-async function host(dir: string, crashAt: number, todo: (VmCommand | GuestCall)[]): Promise<HostRun> {
-  const args = [HOST, dir, String(crashAt), ...todo.map((one) => JSON.stringify(one))];
+/** Where a driver's hosts live, and what they start from. */
+interface Ground {
+  driverName: DriverName;
+  root: string;
+  imageSha256: string;
+}
+
+async function host(ground: Ground, dir: string, crashAt: number, todo: (VmCommand | GuestCall)[]): Promise<HostRun> {
+  const args = [HOST, dir, ground.driverName, String(crashAt), ...todo.map((one) => JSON.stringify(one))];
   const { stdout } = await run(process.execPath, args, { timeout: 60_000 }).catch(
     (error: { stdout: string; signal?: string; stderr: string }) => {
       if (crashAt === 0 || error.signal !== "SIGKILL") throw new Error(`the host failed: ${error.stderr}`);
@@ -106,8 +73,8 @@ async function host(dir: string, crashAt: number, todo: (VmCommand | GuestCall)[
 }
 
 /** Brings the sandbox to where the last command starts. Returns that command. */
-async function prepare(dir: string, scenario: Scenario): Promise<VmCommand> {
-  const [first, ...rest] = commandsOf(scenario);
+async function prepare(ground: Ground, dir: string, scenario: Scenario): Promise<VmCommand> {
+  const [first, ...rest] = commandsOf([...scenario.before, scenario.kind], ground.imageSha256);
   const last = rest.pop() ?? first;
   if (first === undefined || last === undefined) throw new Error("a scenario has a command");
   if (first === last) return last;
@@ -115,7 +82,7 @@ async function prepare(dir: string, scenario: Scenario): Promise<VmCommand> {
     { path: "/execute", body: { code: "x = 42" } },
     { path: "/files/write", body: { path: "/workspace/note", content: "kept" } },
   ];
-  const { observations } = await host(dir, 0, [first, ...calls, ...rest]);
+  const { observations } = await host(ground, dir, 0, [first, ...calls, ...rest]);
   if (scenario.elsewhere !== true) return last;
   await rm(join(dir, "vm"), { recursive: true });
   const snapshot = observations.at(-1)?.snapshot;
@@ -124,22 +91,7 @@ async function prepare(dir: string, scenario: Scenario): Promise<VmCommand> {
   return { ...last, snapshot: { generation, storeKey, manifestSha256 } };
 }
 
-async function guest(dir: string, path: string, body: object): Promise<Record<string, unknown>> {
-  const { guestPort } = JSON.parse(await readFile(join(dir, "vm", SANDBOX, "run.json"), "utf8")) as { guestPort: number };
-  const response = await fetch(`http://127.0.0.1:${guestPort}${path}`, {
-    method: "POST",
-    body: JSON.stringify(body),
-    signal: AbortSignal.timeout(5_000),
-  });
-  return (await response.json()) as Record<string, unknown>;
-}
-
-/** Every VMM process of the sandbox in this directory, recorded or not. */
-function vmmProcesses(dir: string): ProcessIdentity[] {
-  return findProcesses(join(dir, "vm", SANDBOX), "TORPOR_VMM", SANDBOX).filter(isAlive);
-}
-
-async function check(dir: string, scenario: Scenario, result: HostRun, operationId: string): Promise<void> {
+async function check(ground: Ground, dir: string, scenario: Scenario, result: HostRun, operationId: string): Promise<void> {
   const last = result.observations.filter(({ operation, busyWith }) => operation?.id === operationId && busyWith === undefined).at(-1);
   expect(last, `the operation was reported: ${JSON.stringify(last?.operation)}`).toMatchObject({
     state: scenario.state,
@@ -158,26 +110,30 @@ async function check(dir: string, scenario: Scenario, result: HostRun, operation
     names.filter((name) => name.endsWith(".tmp") || name === "op.json"),
     "half-made files",
   ).toEqual([]);
+  const exchanged = await Promise.all(["out", "restore"].map((name) => readdir(join(dir, "vm", SANDBOX, name)).catch(() => [])));
+  expect(exchanged.flat(), "parts of a snapshot that the VMM wrote or read").toEqual([]);
   // SN3: a valid snapshot never stands beside a VM that runs.
   expect(names.filter((name) => /^snap\.\d+$/.test(name))).toHaveLength(scenario.state === "paused" ? 1 : 0);
   if (!scenario.runs) return;
-  const printed = await guest(dir, "/execute", { code: "print(x)" });
+  const driver = driverNamed(ground.driverName);
+  const guest = (path: string, body: object) => callGuest(driver, vmIn(dir), path, body);
+  const printed = await guest("/execute", { code: "print(x)" });
   if (scenario.hasMemory) expect(printed["stdout"]).toBe("42\n");
   else expect(printed["stderr"]).toContain("NameError");
-  if (scenario.hasFile) expect(await guest(dir, "/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  if (scenario.hasFile) expect(await guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
 }
 
 let directories = 0;
 /** Returns the steps of the last command, as far as they came. */
-async function crashOnce(scenario: Scenario, crashAt: number): Promise<string[]> {
+async function crashOnce(ground: Ground, scenario: Scenario, crashAt: number): Promise<string[]> {
   directories += 1;
-  const dir = join(root.path, `host-${directories}`);
+  const dir = join(ground.root, `host-${directories}`);
   await mkdir(dir);
   try {
-    const last = await prepare(dir, scenario);
-    const first = await host(dir, crashAt, [last]);
-    const { observations } = crashAt === 0 ? first : await host(dir, 0, [last]);
-    await check(dir, scenario, { steps: first.steps, observations }, last.operationId);
+    const last = await prepare(ground, dir, scenario);
+    const first = await host(ground, dir, crashAt, [last]);
+    const { observations } = crashAt === 0 ? first : await host(ground, dir, 0, [last]);
+    await check(ground, dir, scenario, { steps: first.steps, observations }, last.operationId);
     return first.steps;
   } finally {
     for (const identity of vmmProcesses(dir)) signalProcess(identity, "SIGKILL");
@@ -189,16 +145,29 @@ const titled = SCENARIOS.map((scenario) => {
   return { title: `${[...before, kind].join(", ")}${elsewhere === true ? " on another host" : ""}`, scenario };
 });
 
-describe("S33: the agent killed before every durable step of the last command, and after it", () => {
+describe.each(DRIVER_NAMES)("S33: on %s, the agent killed before every durable step of the last command, and after it", (driverName) => {
+  let root: Awaited<ReturnType<typeof tempDir>>;
+  let ground: Ground;
+  beforeAll(async () => {
+    root = await tempDir();
+    const imageSha256 = await prepareImages(join(root.path, "images"), driverNamed(driverName));
+    ground = { driverName, root: root.path, imageSha256 };
+  });
+  afterAll(async () => {
+    await root[Symbol.asyncDispose]();
+  });
+
   test.each(titled)("$title", { timeout: 600_000 }, async ({ scenario }) => {
-    const steps = await crashOnce(scenario, 0);
+    const steps = await crashOnce(ground, scenario, 0);
     expect(steps.length).toBeGreaterThan(2);
     const crashes = [...steps, "the end"].map((name, at) => ({ name, at: at + 1 }));
     const failures: string[] = [];
     const work = async () => {
       for (let next = crashes.shift(); next !== undefined; next = crashes.shift()) {
         const { at, name } = next;
-        await crashOnce(scenario, at).catch((error: unknown) => failures.push(`killed before step ${at} (${name}): ${String(error)}`));
+        await crashOnce(ground, scenario, at).catch((error: unknown) =>
+          failures.push(`killed before step ${at} (${name}): ${String(error)}`),
+        );
       }
     };
     await Promise.all(Array.from({ length: AT_ONCE }, work));

@@ -30,7 +30,9 @@ agent.on("upgrade", (incoming: IncomingMessage, socket) => {
 const plane = createDataPlane(
   "host key",
   async (sandboxId) =>
-    sandboxId === "a" ? { host: "127.0.0.1", port: (agent.address() as AddressInfo).port, agentKey: "agent key" } : undefined,
+    sandboxId === "a"
+      ? { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" }
+      : undefined,
   activity,
 );
 

@@ -3,56 +3,31 @@
  * simulated VM only says that it has, is more than any disk takes.
  */
 import { execFile } from "node:child_process";
-import { mkdir, readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { Observation } from "@torpor/contracts";
-import { findProcesses, isAlive, signalProcess } from "@torpor/service";
-import { makeSimulatedImage, tempDir } from "@torpor/testkit";
+import { signalProcess } from "@torpor/service";
+import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
-import { SimulatedDriver } from "../src/drivers/simulated/simulated.ts";
-import { listImages } from "../src/images.ts";
-import { ensureGolden } from "../src/lifecycle/golden.ts";
-import { httpGuest } from "../src/lifecycle/guest.ts";
+import { driverNamed } from "./support/drivers.ts";
+import { callGuest, commandsOf, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
 
 const run = promisify(execFile);
 const HOST = fileURLToPath(new URL("support/host-process.ts", import.meta.url));
-const SANDBOX = "1795490791abcdefgh";
 const MEMORY_MIB = 1_000_000_000;
 
 test("S13: a pause that the disk has no room for fails by name, leaves no file, and the sandbox runs on with its memory", async () => {
   await using root = await tempDir();
   const [imagesDir, dir] = [join(root.path, "images"), join(root.path, "host")];
-  await mkdir(imagesDir);
   await mkdir(dir);
-  const imageSha256 = await makeSimulatedImage(imagesDir);
-  const driver = new SimulatedDriver();
-  for (const image of await listImages(imagesDir))
-    await ensureGolden(image, { driver, guest: httpGuest(driver), uid: undefined, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
-
-  const spec = {
-    sandboxId: SANDBOX,
-    templateName: "code-interpreter",
-    imageSha256,
-    resources: { vcpu: 1, memoryMib: MEMORY_MIB, diskMib: 16 },
-    internetAccess: false,
-    envVars: {},
-  };
-  const command = (kind: string, opSeq: number) => ({
-    type: "command",
-    version: 1,
-    kind,
-    hostId: "host-1",
-    operationId: `op_${opSeq.toString(16).padStart(32, "0")}`,
-    epoch: 1,
-    opSeq,
-    deadlineAt: "2099-01-01T00:00:00.000Z",
-    spec,
-  });
-  const steps = [command("create", 1), { path: "/execute", body: { code: "x = 42" } }, command("pause", 2)];
-  const { stdout } = await run(process.execPath, [HOST, dir, "0", ...steps.map((step) => JSON.stringify(step))], { timeout: 45_000 });
-  const vmms = findProcesses(join(dir, "vm", SANDBOX), "TORPOR_VMM", SANDBOX).filter(isAlive);
+  const imageSha256 = await prepareImages(imagesDir, driverNamed("simulated"));
+  const [create, pause] = commandsOf(["create", "pause"], imageSha256, MEMORY_MIB);
+  const steps = [create, { path: "/execute", body: { code: "x = 42" } }, pause];
+  const args = [HOST, dir, "simulated", "0", ...steps.map((step) => JSON.stringify(step))];
+  const { stdout } = await run(process.execPath, args, { timeout: 45_000 });
+  const vmms = vmmProcesses(dir);
   try {
     const seen = stdout
       .split("\n")
@@ -66,13 +41,7 @@ test("S13: a pause that the disk has no room for fails by name, leaves no file, 
     expect(vmms).toHaveLength(1);
     const vm = join(dir, "vm", SANDBOX);
     expect((await readdir(vm)).filter((name) => name.startsWith("snap.") || name.endsWith(".tmp") || name === "op.json")).toEqual([]);
-    const { guestPort } = JSON.parse(await readFile(join(vm, "run.json"), "utf8")) as { guestPort: number };
-    const answer = await fetch(`http://127.0.0.1:${guestPort}/execute`, {
-      method: "POST",
-      body: JSON.stringify({ code: "print(x)" }),
-      signal: AbortSignal.timeout(5_000),
-    });
-    expect(await answer.json()).toMatchObject({ stdout: "42\n" });
+    expect(await callGuest(driverNamed("simulated"), vmIn(dir), "/execute", { code: "print(x)" })).toMatchObject({ stdout: "42\n" });
   } finally {
     for (const identity of vmms) signalProcess(identity, "SIGKILL");
   }

@@ -40,7 +40,12 @@ describe("S25, S54: whether a conditional pause may go on", () => {
 
 describe("the question to the guest's agent", () => {
   const servers: Server[] = [];
-  afterAll(() => servers.forEach((server) => server.close()));
+  afterAll(() =>
+    servers.forEach((server) => {
+      server.closeAllConnections();
+      server.close();
+    }),
+  );
 
   async function guestThatAnswers(status: number, body: object) {
     const server = createServer((_incoming, response) =>
@@ -49,16 +54,26 @@ describe("the question to the guest's agent", () => {
     servers.push(server);
     await once(server.listen(0, "127.0.0.1"), "listening");
     const { port } = server.address() as AddressInfo;
-    return httpGuest({ guestAddress: async () => ({ host: "127.0.0.1", port }) } as unknown as Driver);
+    return httpGuest({ guestAddress: async () => ({ kind: "tcp", host: "127.0.0.1", port }) } as unknown as Driver);
   }
 
-  test("what it answers is read; a 404 is an older agent, which cannot tell; anything else is no answer", async () => {
+  /** Its answer begins, and does not end. */
+  async function guestThatStalls() {
+    const server = createServer((_incoming, response) => response.writeHead(200, { "content-length": 100 }).write("{"));
+    servers.push(server);
+    await once(server.listen(0, "127.0.0.1"), "listening");
+    const { port } = server.address() as AddressInfo;
+    return httpGuest({ guestAddress: async () => ({ kind: "tcp", host: "127.0.0.1", port }) } as unknown as Driver);
+  }
+
+  test("what it answers is read; a 404 is an older agent, which cannot tell; anything else is no answer", { timeout: 30_000 }, async () => {
     const vm = { sandboxId: "a" } as Vm;
     const told = await guestThatAnswers(200, { active_requests: 1, active_executions: 2, open_streams: 3, last_activity_ms_ago: 4 });
     expect(await told.activity(vm, "k")).toEqual({ activeRequests: 1, activeExecutions: 2, lastActivityMsAgo: 4 });
     expect(await (await guestThatAnswers(404, { message: "no such path" })).activity(vm, "k")).toBeUndefined();
     const endless = await guestThatAnswers(200, { last_activity_ms_ago: 1, more: "x".repeat(2 * 1024 * 1024) });
     await expect(endless.activity(vm, "k")).rejects.toThrow(/longer than/);
+    await expect((await guestThatStalls()).activity(vm, "k")).rejects.toThrow(/did not answer \/_torpor\/activity within 5000 ms/);
     await expect((await guestThatAnswers(401, { message: "no" })).activity(vm, "k")).rejects.toThrow(/401/);
   });
 });

@@ -13,7 +13,7 @@ export interface PlacementRequest {
   pinnedHostId?: string | undefined;
   /** The host that holds the disk and the snapshot: no transfer, no further disk space. Preferred. */
   localHostId?: string | undefined;
-  /** A restore needs a host of this fingerprint. */
+  /** A restore needs a host that can restore snapshots of this fingerprint. The host that holds the snapshot judges itself: it knows better what an update of it has changed. */
   driverFingerprint?: string | undefined;
 }
 
@@ -48,18 +48,22 @@ function reject(host: HostRow, request: PlacementRequest): Rejection | undefined
   if (host.state !== "ready" && host.id !== request.pinnedHostId) return "host_not_ready";
   if (request.region !== undefined && host.region !== request.region) return "region";
   if (!host.imageSha256s.includes(request.imageSha256)) return "image_missing";
-  if (request.driverFingerprint !== undefined && host.driverFingerprint !== request.driverFingerprint) return "fingerprint";
+  if (!isLocal && !restores(host, request)) return "fingerprint";
   if (host.vcpuCapacity - host.vcpuUsed < request.vcpu) return "vcpu";
   if (host.memoryMibCapacity - host.memoryMibUsed < request.memoryMib) return "memory";
   if (!isLocal && host.diskMibCapacity - host.diskMibUsed < request.diskMib) return "disk";
   return undefined;
 }
 
-/** Local first, then the emptiest: 1 for locality, plus the smaller of the free shares of memory and vCPUs after placing. */
+function restores(host: HostRow, { driverFingerprint }: PlacementRequest): boolean {
+  return driverFingerprint === undefined || host.restorableFingerprints.includes(driverFingerprint);
+}
+
+/** Local first, if nothing speaks against it, then the emptiest: 1 for locality, plus the smaller of the free shares of memory and vCPUs after placing. */
 function scoreOf(host: HostRow, request: PlacementRequest): number {
   const freeMemory = (host.memoryMibCapacity - host.memoryMibUsed - request.memoryMib) / host.memoryMibCapacity;
   const freeVcpu = (host.vcpuCapacity - host.vcpuUsed - request.vcpu) / host.vcpuCapacity;
-  return (host.id === request.localHostId ? 1 : 0) + Math.min(freeMemory, freeVcpu);
+  return (host.id === request.localHostId && restores(host, request) ? 1 : 0) + Math.min(freeMemory, freeVcpu);
 }
 
 const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
@@ -67,7 +71,7 @@ const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
   host_not_ready: () => "are cordoned or draining",
   region: (request) => `are not in region ${request.region}`,
   image_missing: () => "do not have its image",
-  fingerprint: () => "run another VMM or CPU than its snapshot needs",
+  fingerprint: () => "have not the VMM or CPU that its snapshot needs",
   vcpu: (request) => `have fewer than ${request.vcpu} vCPU free`,
   memory: (request) => `have less than ${request.memoryMib} MiB of memory free`,
   disk: (request) => `have less than ${request.diskMib} MiB of disk free`,

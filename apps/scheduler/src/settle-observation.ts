@@ -81,7 +81,8 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
     );
     return "refused";
   }
-  if (transition.kind === "stay" && executing === undefined && !(await isNews(deps.db, seen))) return "nothing_new";
+  const news = transition.kind === "move" ? seen.state : await newsIn(deps.db, sandbox, seen);
+  if (news === undefined && executing === undefined) return "nothing_new";
   const to = transition.kind === "move" ? transition.to : sandbox.state;
   const error = causeOf(seen);
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
@@ -90,16 +91,17 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
     const move = await moveSandbox(tx, {
       sandbox,
       to,
-      fact: transition.kind === "move" ? seen.state : "snapshot_stored",
+      fact: news ?? seen.state,
       patch: {
         ...settledPatch(sandbox, to, error),
         appliedEpoch: seen.epoch,
         appliedOpSeq: seen.opSeq,
         appliedRevision: seen.revision,
+        condition: to === "running" ? (seen.condition ?? null) : null,
         ...(moved ? { hostId: executing.originHostId } : {}),
       },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
-      cause: error,
+      cause: error ?? seen.condition,
     });
     return move.kind === "moved" ? move : rollback(move);
   });
@@ -133,11 +135,13 @@ function factOf(executing: OperationRow | undefined, seen: Observation, moved: b
   return FACT[seen.state];
 }
 
-/** Nothing moves, but the snapshot has reached the store since. */
-async function isNews(db: Tx, seen: Observation): Promise<boolean> {
-  if (seen.state !== "paused" || seen.snapshot === undefined || seen.snapshot.storeKey === null) return false;
+/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since. Returns the event's name. */
+async function newsIn(db: Tx, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
+  if (seen.condition?.code !== sandbox.condition?.code) return seen.condition?.code ?? "vmm_responsive";
+  if (seen.state !== "paused" || seen.snapshot === undefined || seen.snapshot.storeKey === null) return undefined;
   const snapshot = await findSnapshot(db, seen.sandboxId);
-  return snapshot !== undefined && snapshot.generation === seen.snapshot.generation && snapshot.storeKey === null;
+  const isStored = snapshot !== undefined && snapshot.generation === seen.snapshot.generation && snapshot.storeKey === null;
+  return isStored ? "snapshot_stored" : undefined;
 }
 
 async function endOperation(

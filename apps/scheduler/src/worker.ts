@@ -32,7 +32,7 @@ const decode = {
   heartbeat: decoder(Heartbeat),
 };
 const QUEUE = "schedulers";
-/** After it a message is delivered again: a query that was on its way when the database went down may never be answered. */
+/** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
 

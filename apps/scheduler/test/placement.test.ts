@@ -19,6 +19,7 @@ const host = (id: string, given: Partial<HostRow> = {}): HostRow => ({
   labels: {},
   driver: "qemu",
   driverFingerprint: "f1",
+  restorableFingerprints: ["f1"],
   agentVersion: "0",
   imageSha256s: [IMAGE],
   vcpuCapacity: 8,
@@ -45,7 +46,7 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
     ["host_not_ready", { state: "draining" }, {}, "are cordoned or draining"],
     ["region", {}, { region: "us" }, "are not in region us"],
     ["image_missing", { imageSha256s: [] }, {}, "do not have its image"],
-    ["fingerprint", {}, { driverFingerprint: "f2" }, "run another VMM or CPU than its snapshot needs"],
+    ["fingerprint", {}, { driverFingerprint: "f2" }, "have not the VMM or CPU that its snapshot needs"],
     ["vcpu", { vcpuUsed: 7 }, {}, "have fewer than 2 vCPU free"],
     ["memory", { memoryMibUsed: 3585 }, {}, "have less than 512 MiB of memory free"],
     ["disk", { diskMibUsed: 901 }, {}, "have less than 100 MiB of disk free"],
@@ -98,7 +99,21 @@ describe("among those that can", () => {
     expect(placedOn([cordoned, host("new")], { localHostId: "old", pinnedHostId: "old" })).toBe("old");
   });
 
-  test("a snapshot goes to a host of its fingerprint alone", () => {
-    expect(placedOn([host("a"), host("b", { driverFingerprint: "f2" })], { driverFingerprint: "f2" })).toBe("b");
+  test("a snapshot goes to a host that can restore it, also by an older VMM that is still installed there", () => {
+    const updated = host("b", { driverFingerprint: "f3", restorableFingerprints: ["f3", "f2"] });
+    expect(placedOn([host("a"), updated], { driverFingerprint: "f2" })).toBe("b");
+    expect(
+      placedOn([host("a"), host("c", { driverFingerprint: "f3", restorableFingerprints: ["f3"] })], { driverFingerprint: "f2" }),
+    ).toEqual({
+      fingerprint: 2,
+    });
+  });
+
+  test("the host that holds a snapshot judges itself, but one that surely can comes first", () => {
+    const local = host("local");
+    expect(placedOn([local], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
+    const sure = host("sure", { restorableFingerprints: ["f2"], memoryMibUsed: 1000 });
+    expect(placedOn([local, sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
+    expect(placedOn([host("local", { memoryMibUsed: 2000 }), sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("sure");
   });
 });

@@ -55,8 +55,6 @@ build_rootfs() { # into $1
   : > "$tree/etc/resolv.conf"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
-  # Else the first plot of every sandbox waits for the list of fonts, and says so on stderr.
-  chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
   # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
   chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
   say "packing the root file system"
@@ -75,7 +73,7 @@ collect_modules() { # into $1, with the order to load them in
   version=$(ls "$work/extracted/lib/modules")
   depmod -b "$work/extracted" "$version"
   mkdir -p "$1"
-  for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport ptp_kvm button; do
+  for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport vsock_loopback ptp_kvm button; do
     modprobe -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
   done | awk '!seen[$0]++' > "$work/module-paths"
   while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"

@@ -1,6 +1,7 @@
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
+import { limitedClient } from "./limited-client.ts";
 import * as schema from "./schema.ts";
 
 type Schema = typeof schema;
@@ -14,14 +15,35 @@ export interface DatabaseHandle {
   close(): Promise<void>;
 }
 
+export interface DatabaseOptions {
+  maxConnections?: number;
+  applicationName?: string;
+  /** Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with ETIMEDOUT. */
+  limitMs?: number;
+}
+
+/** Longer than the server's own limit of a statement, which leaves the connection usable. */
+const LIMIT_MS = 20_000;
+const STATEMENT_LIMIT_MS = 15_000;
+const CONNECT_LIMIT_S = 10;
+const IDLE_LIMIT_S = 60;
+/** Between two attempts to connect. The driver's own grows to 20 s, for which a database that is back would not be noticed. */
+const RECONNECT_AFTER_S = 0.25;
+
 /** Opens a pool. Connections are made on first use; `close` waits at most 5 s for running queries. */
-export function openDatabase(url: string, options: { maxConnections?: number; applicationName?: string } = {}): DatabaseHandle {
-  const client = postgres(url, {
-    max: options.maxConnections ?? 10,
-    connect_timeout: 10,
-    idle_timeout: 60,
-    onnotice: () => {},
-    connection: { application_name: options.applicationName ?? "torpor", statement_timeout: 15_000 },
+export function openDatabase(url: string, options: DatabaseOptions = {}): DatabaseHandle {
+  const client = limitedClient({
+    limitMs: options.limitMs ?? LIMIT_MS,
+    pool: postgres(url, {
+      max: options.maxConnections ?? 10,
+      connect_timeout: CONNECT_LIMIT_S,
+      idle_timeout: IDLE_LIMIT_S,
+      backoff: () => RECONNECT_AFTER_S,
+      // No column is an array: their types need not be asked for on each connection.
+      fetch_types: false,
+      onnotice: () => {},
+      connection: { application_name: options.applicationName ?? "torpor", statement_timeout: STATEMENT_LIMIT_MS },
+    }),
   });
-  return { db: drizzle(client, { schema }), close: () => client.end({ timeout: 5 }) };
+  return { db: drizzle(client.sql, { schema }), close: () => client.close() };
 }

@@ -3,7 +3,7 @@
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import { type Cause, PREVIEW_ACCESS } from "@torpor/contracts";
+import { type Cause, type Condition, PREVIEW_ACCESS } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
   bigint,
@@ -81,6 +81,8 @@ export const hosts = pgTable(
     labels: jsonb("labels").$type<Record<string, string>>().notNull(),
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),
+    /** Snapshots of these restore there. */
+    restorableFingerprints: jsonb("restorable_fingerprints").$type<string[]>().notNull().default([]),
     agentVersion: text("agent_version").notNull(),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
     vcpuCapacity: integer("vcpu_capacity").notNull(),
@@ -150,6 +152,8 @@ export const sandboxes = pgTable(
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
     error: jsonb("error").$type<Cause>(),
+    /** What is wrong while it is in its state all the same, as its host sees it. */
+    condition: jsonb("condition").$type<Condition>(),
     /** Last sequence number in sandbox_events. */
     lastSeq: count("last_seq").notNull().default(0),
     createdAt: createdAt(),

@@ -19,6 +19,8 @@ export interface Config {
   disk: { device: string; image: string } | undefined;
   /** Keeps the agent key for the next agent process of the same guest. In memory only. */
   keyFile: string;
+  /** The host may come by vsock. Not on an ordinary machine (tests). */
+  hasVsock: boolean;
   limits: Limits;
 }
 
@@ -61,6 +63,7 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     userCgroup: inGuest ? "/sys/fs/cgroup/user" : undefined,
     disk: inGuest ? { device: "/dev/vdb", image: "/run/base" } : undefined,
     keyFile: `${root}/run/torpor/agent-key`,
+    hasVsock: inGuest,
     limits: {
       bodyBytes: Number(env["TORPOR_GUEST_MAX_BODY"] ?? 32 * MIB),
       bodiesBytes: 64 * MIB,

@@ -28,6 +28,7 @@ import { type Identity, identityRoutes } from "./system/identity.ts";
 import { infoRoutes } from "./system/info.ts";
 import { metricsRoutes } from "./system/metrics.ts";
 import { processRoutes } from "./system/processes.ts";
+import { keepVsockRelay } from "./vsock-relay.ts";
 
 const config = configFrom(process.env);
 mkdirSync(config.workdir, { recursive: true });
@@ -75,6 +76,7 @@ acceptUpgrades(server, {
   raw: [tunnelRoute],
 });
 server.listen(config.port, "0.0.0.0");
+if (config.hasVsock) keepVsockRelay(config.port);
 process.once("SIGTERM", () => {
   helper.current.kill();
   server.close(() => process.exit(0));

@@ -1,7 +1,7 @@
 import type { Logger } from "pino";
 import { withTimeLimit } from "./time-limit.ts";
 
-/** A query that was on its way when the database went down may never be answered: the next round asks anew. */
+/** Whatever a round still waits for then, the next one asks anew. */
 const ROUND_LIMIT_MS = 20_000;
 
 export interface ReconcilerOptions {

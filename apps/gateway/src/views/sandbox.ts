@@ -36,7 +36,7 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     ...(sandbox.startedAt === null ? {} : { started_at: timestamp(sandbox.startedAt) }),
     ...(sandbox.endedAt === null ? {} : { end_at: timestamp(sandbox.endedAt) }),
     ...(operation === undefined ? {} : { operation }),
-    ...(host?.state === "lost" || operation?.status === "outcome_unknown" ? { condition: "host_unreachable" as const } : {}),
+    ...conditionOf(view),
     ...(sandbox.error === null ? {} : { error: sandbox.error }),
     ...(view.snapshot === undefined || sandbox.settledState !== "paused"
       ? {}
@@ -45,6 +45,11 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
           snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes },
         }),
   };
+}
+
+function conditionOf({ sandbox, host, operation }: SandboxView): Pick<SandboxResource, "condition" | "condition_reason"> {
+  if (host?.state === "lost" || operation?.status === "outcome_unknown") return { condition: "host_unreachable" };
+  return sandbox.condition === null ? {} : { condition: sandbox.condition.code, condition_reason: sandbox.condition.message };
 }
 
 export function operationView(operation: OperationRow): Omit<OperationResource, "request_id"> {

@@ -7,6 +7,8 @@
  * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a directory can move between hosts unedited.
  * D5  Every wait has a limit of its own; a signal ends it earlier.
  */
+import type { GuestAddress } from "../guest-connection.ts";
+
 export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
   dir: string;
@@ -14,6 +16,8 @@ export interface Vm {
   vcpu: number;
   memoryMib: number;
   kernelCmdline: string;
+  /** Whether the guest may reach anything beyond its host's door. */
+  internetAccess: boolean;
 }
 
 export interface SnapshotFile {
@@ -39,17 +43,36 @@ export interface SavedMemory {
   fingerprint: string;
 }
 
+/** Why a VMM is gone that nobody ended. The message is a sentence for the sandbox's owner. */
+export interface CauseOfEnd {
+  code:
+    | "GUEST_POWERED_OFF"
+    | "GUEST_PANICKED"
+    /** By a signal from outside: by hand, or because memory ran out. */
+    | "VMM_KILLED"
+    /** By an error of its own. */
+    | "VMM_FAILED"
+    | "HOST_RESTARTED"
+    /** It left no trace that tells. */
+    | "VMM_ENDED";
+  message: string;
+}
+
 export interface Driver {
   readonly name: string;
-  /** Snapshots restore only where this is equal: VMM and its version, machine, CPU, accelerator. */
+  /** Of what it writes into new VMs' snapshots: VMM and its version, machine, CPU, accelerator. Where it is equal, a snapshot restores. */
   fingerprint(): Promise<string>;
+  /** Fingerprints whose snapshots restore here: its own, and those of older VMMs that are still installed. */
+  restorable(): Promise<string[]>;
+  /** Why a snapshot of that fingerprint cannot be restored here, as the end of a sentence; undefined: nothing speaks against it. */
+  refusal(fingerprint: string): Promise<string | undefined>;
   /** Starts a VMM and lets its vCPUs run. Throws when it does not come up; then none is left. */
   boot(vm: Vm, signal: AbortSignal): Promise<void>;
   /**
    * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. Throws when the VMM is at fault, not the snapshot, or the signal ended it;
    * then none is left.
    */
-  restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<Restored>;
+  restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored>;
   inspect(vm: Vm): Promise<VmmStatus>;
   /** Whether the VMM process is there, without asking it anything. */
   isAlive(vm: Vm): Promise<boolean>;
@@ -60,7 +83,9 @@ export interface Driver {
   /** Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it, and returns when it is really gone: memory, files and locks are free. */
   end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
   /** Where the guest agent is reached on this host; undefined when no VMM runs. */
-  guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined>;
+  guestAddress(vm: Vm): Promise<GuestAddress | undefined>;
+  /** Of a VMM that is gone, asked before `end` or the next run takes its traces away. */
+  causeOfEnd(vm: Vm): Promise<CauseOfEnd>;
   /** Cuts logs that a guest can fill at will. */
   trimLogs(vm: Vm): Promise<void>;
 }

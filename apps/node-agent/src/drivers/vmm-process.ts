@@ -5,25 +5,34 @@
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
  * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
  */
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, constants, openSync, realpathSync } from "node:fs";
 import { readdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { once } from "node:events";
 import { durableStep } from "../host/durable-step.ts";
-import { makeDirectoryFor, openUntrusted, readJson, writeDurably } from "../host/files.ts";
+import type { GuestAddress } from "../guest-connection.ts";
+import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
+import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Vm } from "./driver.ts";
+import { readTail } from "./logs.ts";
 
 const MARK = "TORPOR_VMM";
 const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const LAST_WORDS_BYTES = 4_096;
+const EXIT_LIMIT_MS = 1_000;
+
+/** VMMs that this process started and has not ended, by VM directory. */
+const children = new Map<string, ChildProcess>();
 
 /** The current run of a VM's VMM, in run.json. */
 export interface RunRecord extends ProcessIdentity {
   /** Relative to the VM's directory. */
   runDir: string;
-  guestPort: number;
+  /** Where the guest's agent is reached while this run lasts. */
+  guest: GuestAddress;
   /** Of the VMM that runs, for the manifest of a snapshot that it writes. */
   fingerprint: string;
 }
@@ -31,19 +40,22 @@ export interface RunRecord extends ProcessIdentity {
 export interface VmmCommand {
   command: string;
   args: string[];
-  /** Unprivileged user to run as; undefined when the agent itself is not root. */
-  uid: number | undefined;
-  /** Supplementary groups of that user, e.g. the one of /dev/kvm. */
-  groups: number[];
+  enclosure: Enclosure;
 }
 
-async function readRun(vm: Vm): Promise<RunRecord | undefined> {
+export interface ExitFacts {
+  code: number | null;
+  signal: NodeJS.Signals | null;
+}
+
+/** The newest run, whether its process is alive or not. */
+export async function lastRun(vm: Vm): Promise<RunRecord | undefined> {
   return await readJson<RunRecord>(join(vm.dir, "run.json"));
 }
 
 /** The run whose process is alive; undefined when there is none. */
 export async function findLiveRun(vm: Vm): Promise<RunRecord | undefined> {
-  const run = await readRun(vm);
+  const run = await lastRun(vm);
   return run !== undefined && isAlive(run) ? run : undefined;
 }
 
@@ -63,11 +75,7 @@ export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<strin
 }
 
 /** Starts the process and makes its record durable (VP1, VP2). The VMM must not run its guest before it is told to. */
-export async function startVmm(
-  vm: Vm,
-  how: VmmCommand,
-  facts: Pick<RunRecord, "runDir" | "guestPort" | "fingerprint">,
-): Promise<RunRecord> {
+export async function startVmm(vm: Vm, how: VmmCommand, facts: Pick<RunRecord, "runDir" | "guest" | "fingerprint">): Promise<RunRecord> {
   const pid = await durableStep("spawn vmm", async () => spawnDetached(vm, how, facts.runDir));
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
@@ -83,7 +91,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     0o600,
   );
   try {
-    const [command, ...args] = withoutPrivileges(how);
+    const [command, ...args] = how.enclosure.wrap(how.command, how.args);
     const child = spawn(command, args, {
       cwd: vm.dir,
       detached: true,
@@ -92,6 +100,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     });
     child.once("error", () => {});
     child.unref();
+    children.set(vm.dir, child);
     if (child.pid === undefined) throw new Error(`${how.command} cannot be started: install it, or configure where it is`);
     return child.pid;
   } finally {
@@ -99,17 +108,20 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
   }
 }
 
-/** setpriv becomes the VMM by exec: same pid, same start time. */
-function withoutPrivileges({ command, args, uid, groups }: VmmCommand): [string, ...string[]] {
-  if (uid === undefined) return [command, ...args];
-  const groupOption = groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`;
-  const drop = [`--reuid=${uid}`, `--regid=${uid}`, groupOption, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"];
-  return ["setpriv", ...drop, command, ...args];
+/** How the VM's process ended, if it was this process's child and ended by itself. */
+export async function exitOf(vm: Vm): Promise<ExitFacts | undefined> {
+  const child = children.get(vm.dir);
+  if (child === undefined) return undefined;
+  if (child.exitCode === null && child.signalCode === null)
+    // Gone for the kernel a moment before it is for us.
+    await once(child, "exit", { signal: AbortSignal.timeout(EXIT_LIMIT_MS) }).catch(() => {});
+  return { code: child.exitCode, signal: child.signalCode };
 }
 
 /** Ends the VM's process, recorded or stray, and returns when it is gone. */
 export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
-  const run = await readRun(vm);
+  children.delete(vm.dir);
+  const run = await lastRun(vm);
   if (run !== undefined && (await waitUntilGone(run, options.graceMs, options.signal)) && options.graceMs > 0) return;
   const ours = run !== undefined && isAlive(run) ? [run] : [];
   for (const identity of [...ours, ...strays(vm, run)]) {
@@ -137,21 +149,6 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
 
 /** The end of what the VMM wrote to its standard error, for a message. */
 export async function lastWords(vm: Vm, runDir: string): Promise<string> {
-  try {
-    const handle = await openUntrusted(join(vm.dir, runDir, "stderr.log"), constants.O_RDONLY);
-    try {
-      const { size } = await handle.stat();
-      const { buffer, bytesRead } = await handle.read(
-        Buffer.alloc(LAST_WORDS_BYTES),
-        0,
-        LAST_WORDS_BYTES,
-        Math.max(0, size - LAST_WORDS_BYTES),
-      );
-      return buffer.toString("utf8", 0, bytesRead).trim().split("\n").slice(-3).join(" | ") || "it said nothing";
-    } finally {
-      await handle.close();
-    }
-  } catch {
-    return "it left no log";
-  }
+  const text = await readTail(join(vm.dir, runDir, "stderr.log"), LAST_WORDS_BYTES).catch(() => "");
+  return text.trim().split("\n").slice(-3).join(" | ") || "it said nothing";
 }

@@ -4,6 +4,7 @@
  */
 import { type CommitAnswer, mayCommit, messageOf, type Step, timed } from "./context.ts";
 import type { Golden } from "./golden.ts";
+import { savedMemory } from "./snapshot.ts";
 
 const GUEST_LIMIT_MS = 120_000;
 
@@ -34,7 +35,7 @@ function fits({ vm, record }: Step, { manifest }: Golden): boolean {
 /** False: a boot has to do. */
 async function restoreGolden({ deps, vm, signal }: Step, { dir, manifest }: Golden): Promise<boolean> {
   try {
-    const restored = await deps.driver.restore(vm, dir, manifest.files, signal);
+    const restored = await deps.driver.restore(vm, dir, savedMemory(manifest), signal);
     if (restored.kind === "restored") return true;
     deps.log.error({ sandboxId: vm.sandboxId, dir, reason: restored.reason }, "the golden snapshot cannot be used; booting instead");
   } catch (error) {

@@ -66,7 +66,7 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   await mkdir(deps.scratchDir, { recursive: true });
   const dir = await mkdtemp(join(deps.scratchDir, "golden-"));
   const { vcpu, memoryMib, diskMib } = image.defaults;
-  const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline };
+  const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline, internetAccess: false };
   const out = `${target}.tmp`;
   try {
     await linkImage(deps, image, dir, (path) => makeDisk(path, diskMib));
@@ -111,7 +111,8 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   }
 }
 
-async function makeDisk(path: string, diskMib: number): Promise<void> {
+/** An empty file system. */
+export async function makeDisk(path: string, diskMib: number): Promise<void> {
   await (await open(path, "wx")).close();
   await truncate(path, diskMib * 1024 ** 2);
   await run("mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^metadata_csum_seed", "-E", "lazy_itable_init=1,lazy_journal_init=1", path]);

@@ -1,8 +1,11 @@
 /** The host's side of the guest agent's control calls. A fresh connection per call: none survives a restore. */
 import { randomBytes } from "node:crypto";
+import { once } from "node:events";
+import { type IncomingMessage, request as httpRequest } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
+import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { VmRecord } from "./record.ts";
 
 /** What goes on inside, whoever started it. */
@@ -32,6 +35,8 @@ export interface Guest {
 
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
+/** Once per image and host; an emulated guest on a busy machine takes minutes. */
+const WARM_LIMIT_MS = 420_000;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
 class GuestRefusedError extends Error {
@@ -48,18 +53,8 @@ export function httpGuest(driver: Driver): Guest {
   const call = async (vm: Vm, path: string, body: unknown, agentKey: string | undefined, limitMs = CALL_LIMIT_MS) => {
     const address = await driver.guestAddress(vm);
     if (address === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
-    const response = await fetch(`http://${address.host}:${address.port}${path}`, {
-      method: body === undefined ? "GET" : "POST",
-      headers: {
-        "content-type": "application/json",
-        connection: "close",
-        ...(agentKey === undefined ? {} : { [GUEST_AGENT_KEY_HEADER]: agentKey }),
-      },
-      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(limitMs),
-    });
-    const answer = await answerOf(response);
-    if (!response.ok) throw new GuestRefusedError(path, response.status, String(answer["message"]));
+    const { status, answer } = await guestRequest(address, path, body, agentKey, limitMs);
+    if (status >= 300) throw new GuestRefusedError(path, status, String(answer["message"]));
     return answer;
   };
   return {
@@ -77,7 +72,7 @@ export function httpGuest(driver: Driver): Guest {
       return false;
     },
     async warm(vm) {
-      await call(vm, "/_torpor/warm", {}, undefined, 180_000);
+      await call(vm, "/_torpor/warm", {}, undefined, WARM_LIMIT_MS);
     },
     async preparePause(vm, agentKey) {
       try {
@@ -116,11 +111,41 @@ export function httpGuest(driver: Driver): Guest {
   };
 }
 
+/** One request on a connection of its own; connecting and answering have the same limit together. */
+async function guestRequest(address: GuestAddress, path: string, body: unknown, agentKey: string | undefined, limitMs: number) {
+  const signal = AbortSignal.timeout(limitMs);
+  const socket = await connectGuest(address, limitMs);
+  const text = body === undefined ? "" : JSON.stringify(body);
+  const request = httpRequest({
+    createConnection: () => socket,
+    method: body === undefined ? "GET" : "POST",
+    path,
+    headers: {
+      "content-type": "application/json",
+      "content-length": Buffer.byteLength(text),
+      ...(agentKey === undefined ? {} : { [GUEST_AGENT_KEY_HEADER]: agentKey }),
+    },
+    signal,
+  });
+  // Once the answer has begun nobody else listens, and an error that comes then ends the reading of the answer, not the agent.
+  request.on("error", () => {});
+  request.end(text);
+  try {
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    return { status: response.statusCode ?? 0, answer: await answerOf(response) };
+  } catch (cause) {
+    if (!signal.aborted) throw cause;
+    throw new Error(`the guest's agent did not answer ${path} within ${limitMs} ms`, { cause });
+  } finally {
+    request.destroy();
+  }
+}
+
 /** User code can put itself in the agent's place and answer without end: that must not fill the host's memory. */
-async function answerOf(response: Response): Promise<Record<string, unknown>> {
-  const chunks: Uint8Array[] = [];
+async function answerOf(response: IncomingMessage): Promise<Record<string, unknown>> {
+  const chunks: Buffer[] = [];
   let size = 0;
-  for await (const chunk of response.body ?? []) {
+  for await (const chunk of response as AsyncIterable<Buffer>) {
     size += chunk.length;
     if (size > MAX_ANSWER_BYTES) throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);

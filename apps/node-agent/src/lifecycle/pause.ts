@@ -62,8 +62,14 @@ function paused(found: Extract<Awaited<ReturnType<typeof findSnapshot>>, { kind:
 }
 
 async function memoryLost(step: Step): Promise<Outcome> {
-  await removeSnapshots(step.vm.dir);
-  const failed = { code: "MEMORY_LOST", message: "The VMM ended before its memory was saved. The file system is kept: start the sandbox." };
+  const { deps, vm } = step;
+  const { message } = await deps.driver.causeOfEnd(vm);
+  await deps.driver.end(vm, { graceMs: 0 });
+  await removeSnapshots(vm.dir);
+  const failed = {
+    code: "MEMORY_LOST",
+    message: `The VMM ended before its memory was saved. ${message} The file system is kept: start the sandbox.`,
+  };
   return { state: "stopped", failed, cause: failed };
 }
 

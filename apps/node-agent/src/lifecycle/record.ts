@@ -3,7 +3,7 @@
  */
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import type { Cause, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type { Cause, Condition, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { readJson, removeDurably, writeDurably } from "../host/files.ts";
 
@@ -27,6 +27,8 @@ export interface VmRecord {
   snapshot?: SnapshotFacts;
   operation?: OperationResult;
   cause?: Cause;
+  /** What is wrong with the VMM while it lives. */
+  condition?: Condition;
   timingsMs?: Record<string, number>;
   observedAt: string;
   /** Opens the guest agent. Nobody but this host's agent and the guest has it. */
@@ -119,13 +121,14 @@ export class VmStore {
   }
 
   vmOf(record: VmRecord): Vm {
-    const { sandboxId, resources } = record.spec;
+    const { sandboxId, resources, internetAccess } = record.spec;
     return {
       dir: this.dirOf(sandboxId),
       sandboxId,
       vcpu: resources.vcpu,
       memoryMib: resources.memoryMib,
       kernelCmdline: record.kernelCmdline,
+      internetAccess,
     };
   }
 }

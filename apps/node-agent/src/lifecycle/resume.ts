@@ -7,8 +7,9 @@
  * | used snapshot, VMM alive | go on: run, greet the guest |
  * | used snapshot, VMM gone | it may have run and written: never restored over its disk; stopped, and the disk boots |
  */
+import type { SavedMemory } from "../drivers/driver.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
-import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "./snapshot.ts";
+import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
 
 const GUEST_LIMIT_MS = 60_000;
 
@@ -21,15 +22,11 @@ export async function resume(step: Step): Promise<Outcome> {
       "SNAPSHOT_INVALID",
       `The snapshot cannot be used: ${found.kind === "invalid" ? found.reason : "it is not on this host"}.`,
     );
-  const fingerprint = await deps.driver.fingerprint();
-  if (found.manifest.driverFingerprint !== fingerprint) {
-    return stillPaused(
-      "SNAPSHOT_INCOMPATIBLE",
-      `The snapshot was taken on ${found.manifest.driverFingerprint}; this host runs ${fingerprint}.`,
-    );
-  }
+  const incompatible = await deps.driver.refusal(found.manifest.driverFingerprint);
+  if (incompatible !== undefined)
+    return stillPaused("SNAPSHOT_INCOMPATIBLE", `The snapshot cannot be restored on this host: ${incompatible}.`);
   await deps.driver.end(vm, { graceMs: 0 });
-  const refused = await timed(step, "restore", () => restore(step, found.manifest.files));
+  const refused = await timed(step, "restore", () => restore(step, savedMemory(found.manifest)));
   if (refused !== undefined) return refused;
   const answer = await mayCommit(step);
   if (answer.kind === "refused") {
@@ -40,10 +37,10 @@ export async function resume(step: Step): Promise<Outcome> {
   return await afterRun(step);
 }
 
-async function restore(step: Step, files: Parameters<Step["deps"]["driver"]["restore"]>[2]): Promise<Outcome | undefined> {
+async function restore(step: Step, saved: SavedMemory): Promise<Outcome | undefined> {
   const { deps, vm, record } = step;
   try {
-    const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), files, step.signal);
+    const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), saved, step.signal);
     return restored.kind === "refused" ? stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${restored.reason}.`) : undefined;
   } catch (error) {
     await deps.driver.end(vm, { graceMs: 0 });
@@ -56,8 +53,13 @@ async function afterRun(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
   const status = await deps.driver.inspect(vm);
   if (status.kind === "none") {
+    const { message } = await deps.driver.causeOfEnd(vm);
+    await deps.driver.end(vm, { graceMs: 0 });
     await removeSnapshots(vm.dir);
-    const failed = { code: "MEMORY_LOST", message: "The VMM ended after it had begun to run. The file system is kept: start the sandbox." };
+    const failed = {
+      code: "MEMORY_LOST",
+      message: `The VMM ended after it had begun to run. ${message} The file system is kept: start the sandbox.`,
+    };
     return { state: "stopped", failed, cause: failed };
   }
   if (status.kind === "paused") await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));

@@ -9,7 +9,7 @@ import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SnapshotFacts } from "@torpor/contracts";
-import type { SnapshotFiles } from "../drivers/driver.ts";
+import type { SavedMemory, SnapshotFiles } from "../drivers/driver.ts";
 import { fsyncPath, removeDurably, renameDurably, sizeOf, writeDurably } from "../host/files.ts";
 
 export interface Manifest {
@@ -25,6 +25,11 @@ export interface Manifest {
   diskSizeBytes: number;
   guestSynced: boolean;
   createdAt: string;
+}
+
+/** What a driver is given to restore. */
+export function savedMemory({ files, driverFingerprint }: Manifest): SavedMemory {
+  return { files, fingerprint: driverFingerprint };
 }
 
 const nameOf = (generation: number) => `snap.${generation}`;

@@ -7,7 +7,7 @@ import { findImage } from "../images.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { runFresh } from "./fresh.ts";
 import { findGolden } from "./golden.ts";
-import { findSnapshot, markUsed, removeSnapshots, snapshotDir } from "./snapshot.ts";
+import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
 
 const SHUTDOWN_GRACE_MS = 20_000;
 
@@ -58,7 +58,7 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
     };
   }
   await deps.driver.end(vm, { graceMs: 0 });
-  const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), found.manifest.files, step.signal);
+  const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), savedMemory(found.manifest), step.signal);
   if (restored.kind === "refused")
     return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be used: ${restored.reason}.` } };
   await markUsed(vm.dir, record.generation);

@@ -10,6 +10,7 @@ import type { Observation, VmCommand } from "@torpor/contracts";
 import { pause as wait } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import { residentBytes } from "@torpor/service";
+import type { GuestAddress } from "../guest-connection.ts";
 import { findImage } from "../images.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create, newSecrets } from "./create.ts";
@@ -23,6 +24,8 @@ import { remove, start, stop } from "./stop.ts";
 export type Accepted = "journalled" | "stale" | "repeated" | "ignored";
 
 const WATCH_EVERY_MS = 1_000;
+/** One answer that does not come in time may be a busy machine. */
+const SILENT_LOOKS = 2;
 const TRIM_EVERY_ROUNDS = 30;
 
 interface Entry {
@@ -31,6 +34,10 @@ interface Entry {
   /** Ends the operation that is being carried out, if it can still back out. */
   abort?: AbortController;
   vmm?: Observation["vmm"];
+  /** Looks in a row that the VMM has not answered. */
+  silentLooks?: number;
+  /** A look is under way. */
+  isWatched?: boolean;
   /** The end of this sandbox's queue. */
   tail: Promise<unknown>;
 }
@@ -127,27 +134,42 @@ export class Supervisor {
   }
 
   /** Where requests for a sandbox go, if it runs here at that epoch. */
-  async route(sandboxId: string, epoch: number): Promise<{ host: string; port: number; agentKey: string } | undefined> {
+  async route(sandboxId: string, epoch: number): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const entry = this.entries.get(sandboxId);
     if (entry === undefined || entry.record.epoch !== epoch || entry.record.state !== "running") return undefined;
     const address = await this.deps.driver.guestAddress(this.deps.store.vmOf(entry.record));
-    return address === undefined ? undefined : { ...address, agentKey: entry.record.agentKey };
+    return address === undefined ? undefined : { address, agentKey: entry.record.agentKey };
   }
 
   /** Looks after running VMs until the signal ends. */
   async watch(signal: AbortSignal): Promise<void> {
+    const looks = new Set<Promise<void>>();
     for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
       for (const entry of this.entries.values()) {
-        if (entry.journal !== undefined || entry.record.state !== "running") continue;
-        const vm = this.deps.store.vmOf(entry.record);
-        if (!(await this.deps.driver.isAlive(vm))) await this.enqueue(entry, () => this.look(entry));
-        else if (round % TRIM_EVERY_ROUNDS === 0)
-          await this.deps.driver
-            .trimLogs(vm)
-            .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "logs could not be trimmed"));
+        // One that hangs takes its time to say nothing: the others do not wait for it.
+        if (entry.isWatched === true || entry.journal !== undefined || entry.record.state !== "running") continue;
+        entry.isWatched = true;
+        const look = this.watchOne(entry, round)
+          .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "a VMM could not be looked at"))
+          .finally(() => {
+            delete entry.isWatched;
+            looks.delete(look);
+          });
+        looks.add(look);
       }
     }
     this.replication.stopAll();
+    await Promise.allSettled(looks);
+  }
+
+  private async watchOne(entry: Entry, round: number): Promise<void> {
+    const { driver, store } = this.deps;
+    const vm = store.vmOf(entry.record);
+    const { kind } = await driver.inspect(vm);
+    entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
+    const isNews = kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
+    if (isNews || kind === "none" || kind === "paused") await this.enqueue(entry, () => this.look(entry));
+    if (kind === "running" && round % TRIM_EVERY_ROUNDS === 0) await driver.trimLogs(vm);
   }
 
   private cancel(sandboxId: string, operationId: string | undefined): Accepted {
@@ -303,6 +325,7 @@ export class Supervisor {
   private setOptional(record: VmRecord, outcome: Outcome): void {
     if (outcome.cause === undefined) delete record.cause;
     else record.cause = outcome.cause;
+    if (outcome.state !== "running") delete record.condition;
     if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
     else if (outcome.state !== "paused") delete record.snapshot;
   }
@@ -314,19 +337,41 @@ export class Supervisor {
     const vm: Vm = this.deps.store.vmOf(record);
     const status = await this.deps.driver.inspect(vm);
     if (status.kind === "paused") await this.deps.driver.resumeVcpus(vm);
+    if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
+      const { code, message } = await this.deps.driver.causeOfEnd(vm);
+      // What a VMM leaves on its host goes with it, and so do the traces of its end.
+      await this.deps.driver.end(vm, { graceMs: 0 });
       record.revision += 1;
       record.state = "stopped";
-      record.cause = {
-        code: "VMM_ENDED",
-        message: "The VMM ended by itself: the guest powered off, or the VMM died. The file system is kept: start the sandbox.",
-      };
+      record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
       delete record.operation;
       record.observedAt = new Date().toISOString();
       await this.deps.store.write(record);
-      this.deps.log.warn({ sandboxId: vm.sandboxId }, "a VMM is gone");
+      this.deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
     }
     await this.announce(entry);
+  }
+
+  /** A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers again or somebody ends it. */
+  private async noteCondition({ record, silentLooks = 0 }: Entry, status: VmmStatus): Promise<void> {
+    const { sandboxId } = record.spec;
+    if (status.kind === "unknown") {
+      if (silentLooks < SILENT_LOOKS || record.condition !== undefined) return;
+      record.condition = {
+        code: "vmm_unresponsive",
+        message: `The VMM lives (pid ${status.pid}) but does not answer: ${status.reason}. Its memory is kept: wait, or stop or delete the sandbox.`,
+      };
+      this.deps.log.warn({ sandboxId, pid: status.pid, reason: status.reason }, "a VMM does not answer");
+    } else {
+      if (record.condition === undefined) return;
+      delete record.condition;
+      this.deps.log.info({ sandboxId, status: status.kind }, "a VMM answers again, or is gone");
+    }
+    record.revision += 1;
+    delete record.operation;
+    record.observedAt = new Date().toISOString();
+    await this.deps.store.write(record);
   }
 
   private async noteStored(sandboxId: string, generation: number, storeKey: string): Promise<void> {
@@ -364,6 +409,7 @@ export class Supervisor {
       observedAt: record.observedAt,
       ...(record.operation === undefined ? {} : { operation: record.operation }),
       ...(record.cause === undefined ? {} : { cause: record.cause }),
+      ...(record.condition === undefined ? {} : { condition: record.condition }),
       ...(record.snapshot === undefined ? {} : { snapshot: record.snapshot }),
       ...(record.timingsMs === undefined ? {} : { timingsMs: record.timingsMs }),
       ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),

@@ -1,16 +1,10 @@
 /** One request, or one upgraded connection, from the data plane into the guest. Each over a connection of its own: none survives a restore. */
-import {
-  type IncomingHttpHeaders,
-  type IncomingMessage,
-  request as httpRequest,
-  type RequestOptions,
-  type ServerResponse,
-} from "node:http";
-import { connect, type Socket } from "node:net";
+import { type IncomingHttpHeaders, type IncomingMessage, request as httpRequest, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { Exchange } from "./activity.ts";
-import { type GuestRoute, openTunnel } from "./guest-tunnel.ts";
+import { agentUnreachable, connectAgent, type GuestRoute, openTunnel } from "./guest-tunnel.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 
 export interface GuestDoor {
@@ -26,10 +20,10 @@ const CREDENTIALS = new Set(["authorization", "x-api-key"]);
 /** Resolves when it is under way; never rejects. */
 export async function forward(incoming: IncomingMessage, response: ServerResponse, door: GuestDoor, exchange: Exchange): Promise<void> {
   response.once("close", exchange.end);
-  const way = await wayTo(door);
+  const way = await connectionTo(door);
   if ("code" in way) return refuse(incoming, response, way);
   const upstream = httpRequest({
-    ...way.options,
+    createConnection: () => way,
     method: incoming.method,
     path: incoming.url,
     headers: guestHeaders(incoming.headers, door),
@@ -81,33 +75,19 @@ export async function forwardUpgrade(
   upstream.pipe(socket).pipe(upstream);
 }
 
-/** How a request gets there: to the agent directly, to another port through a tunnel. */
-async function wayTo(door: GuestDoor): Promise<{ options: RequestOptions } | Refusal> {
-  const { host, port } = door.route;
-  if (door.port === GUEST_AGENT_PORT) return { options: { host, port, agent: false } };
-  const opened = await openTunnel(door.route, door.port);
-  return "code" in opened ? opened : { options: { createConnection: () => opened } };
+/** To the agent directly, to another port through a tunnel. */
+async function connectionTo({ route, port }: GuestDoor): Promise<Socket | Refusal> {
+  return port === GUEST_AGENT_PORT ? await connectAgent(route) : await openTunnel(route, port);
 }
 
-async function connectionTo(door: GuestDoor): Promise<Socket | Refusal> {
-  if (door.port !== GUEST_AGENT_PORT) return await openTunnel(door.route, door.port);
-  const socket = connect(door.route.port, door.route.host);
-  return await new Promise((resolve) => {
-    socket.once("connect", () => resolve(socket));
-    socket.once("error", (error) => resolve(unreachable(door, error)));
-  });
-}
-
-/** A 503, because what a guest that cannot be reached was to do has not been done. */
 function unreachable({ port }: GuestDoor, error: Error): Refusal {
-  const what = port === GUEST_AGENT_PORT ? "The sandbox's agent cannot be reached" : `Port ${port} of the sandbox broke the connection`;
-  const status = port === GUEST_AGENT_PORT ? 503 : 409;
-  return { status, code: status === 503 ? "SERVICE_UNAVAILABLE" : "CONNECTION_LOST", message: `${what}: ${error.message}` };
+  if (port === GUEST_AGENT_PORT) return agentUnreachable(error);
+  return { status: 409, code: "CONNECTION_LOST", message: `Port ${port} of the sandbox broke the connection: ${error.message}` };
 }
 
 function guestHeaders(headers: IncomingHttpHeaders, { route, port }: GuestDoor): IncomingHttpHeaders {
   const kept = Object.entries(headers).filter(([name]) => !INTERNAL_HEADERS.has(name));
   if (port !== GUEST_AGENT_PORT) return Object.fromEntries(kept);
   const others = kept.filter(([name]) => !CREDENTIALS.has(name));
-  return { ...Object.fromEntries(others), host: `${route.host}:${route.port}`, [GUEST_AGENT_KEY_HEADER]: route.agentKey };
+  return { ...Object.fromEntries(others), host: `localhost:${port}`, [GUEST_AGENT_KEY_HEADER]: route.agentKey };
 }

@@ -2,12 +2,12 @@
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
 import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
+import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { Refusal } from "./refusal.ts";
 
 /** Where a guest's agent is reached on this host, and what opens it. */
 export interface GuestRoute {
-  host: string;
-  port: number;
+  address: GuestAddress;
   agentKey: string;
 }
 
@@ -16,10 +16,10 @@ const MAX_REASON_LENGTH = 4_096;
 
 /** Never rejects: why there is none is told as an answer for the client. */
 export async function openTunnel(route: GuestRoute, port: number): Promise<Socket | Refusal> {
+  const agent = await connectAgent(route);
+  if ("code" in agent) return agent;
   const request = httpRequest({
-    host: route.host,
-    port: route.port,
-    agent: false,
+    createConnection: () => agent,
     path: `${GUEST_TUNNEL.path}?port=${port}`,
     headers: { connection: "Upgrade", upgrade: GUEST_TUNNEL.protocol, [GUEST_AGENT_KEY_HEADER]: route.agentKey },
   });
@@ -34,14 +34,23 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
       request.once("response", (answer) => {
         void shortJson(answer).then((body) => resolve(refusalOf(port, answer.statusCode ?? 502, body)));
       });
-      request.on("error", (error) =>
-        resolve({ status: 503, code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${error.message}` }),
-      );
+      request.on("error", (error) => resolve(agentUnreachable(error)));
       request.end();
     });
   } finally {
     clearTimeout(limit);
   }
+}
+
+/** Never rejects. */
+export async function connectAgent({ address }: GuestRoute): Promise<Socket | Refusal> {
+  return await connectGuest(address).catch((error: unknown) => agentUnreachable(error));
+}
+
+/** A 503, because what a guest that cannot be reached was to do has not been done. */
+export function agentUnreachable(error: unknown): Refusal {
+  const why = error instanceof Error ? error.message : String(error);
+  return { status: 503, code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
 }
 
 /** Undefined when it is none, or longer than a reason can be: a guest may send anything. */

@@ -7,7 +7,7 @@ import type { CommandContext } from "../main.ts";
 import { run } from "@torpor/service";
 import { buildImage } from "./image.ts";
 
-const PROJECTS = ["unit", "integration", "system", "vm"] as const;
+const PROJECTS = ["unit", "integration", "system", "conformance", "vm"] as const;
 const CHECKS: [string, string[]][] = [
   ["types", ["typecheck"]],
   ["lint", ["lint"]],
@@ -19,19 +19,24 @@ interface Counts {
   passed: number;
   failed: number;
   skipped: number;
+  /** What failed, told again at the end, where a long output is still seen. */
+  failures: string[];
 }
+
+const MAX_MESSAGE_LINES = 15;
 
 export async function test(context: CommandContext): Promise<number> {
   const unknown = context.args.filter((arg) => arg !== "verify" && !(PROJECTS as readonly string[]).includes(arg));
   if (unknown.length > 0) throw new Error(`there is no test project "${unknown[0]}"; there are: verify, ${PROJECTS.join(", ")}`);
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0 };
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
   for (const project of PROJECTS.filter((name) => wanted.includes(name))) {
     if (project === "vm") await buildImage(context, interrupted());
     const report = await runProject(context, counts, project);
     if (project === "vm") checkCompatibility(context, counts, report);
   }
+  if (counts.failures.length > 0) context.write(["", "failed:", ...counts.failures, ""].join("\n"));
   context.write(`${counts.passed} passed, ${counts.failed} failed${counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`}`);
   return counts.failed === 0 ? 0 : 1;
 }
@@ -44,6 +49,7 @@ async function check(context: CommandContext, counts: Counts, name: string, args
   if (code === 0) counts.passed += 1;
   else {
     counts.failed += 1;
+    counts.failures.push(`check: ${name}\n${firstLines(output)}`);
     context.write(output);
   }
 }
@@ -53,7 +59,10 @@ function checkCompatibility(context: CommandContext, counts: Counts, report: str
   const stale = existsSync(report) ? staleCompatibility(report) : "the tests of the clients did not run";
   context.write(`check: compatibility: ${stale ?? "ok"}`);
   if (stale === undefined) counts.passed += 1;
-  else counts.failed += 1;
+  else {
+    counts.failed += 1;
+    counts.failures.push(`check: compatibility: ${stale}`);
+  }
 }
 
 /** Returns where its report is. */
@@ -78,16 +87,41 @@ async function runProject(context: CommandContext, counts: Counts, project: stri
   counts.passed += seen.passed;
   counts.failed += seen.failed;
   counts.skipped += seen.skipped;
+  counts.failures.push(...seen.failures);
   // A file that fails before its first test, or an error outside any test, fails the run too.
-  if (code !== 0 && seen.failed === 0) counts.failed += 1;
+  if (code !== 0 && seen.failed === 0) {
+    counts.failed += 1;
+    counts.failures.push(`${project}: vitest ended with ${code} outside of any test; its message is above`);
+  }
   context.write(`tests: ${project}: ${seen.passed} passed, ${seen.failed} failed, ${seen.skipped} skipped (${seconds(startedAt)} s)`);
   return report;
 }
 
+/** The part of vitest's JSON report that is read. */
+interface Report {
+  numPassedTests: number;
+  numFailedTests: number;
+  numPendingTests: number;
+  testResults: { name: string; assertionResults: { status: string; fullName: string; failureMessages: string[] }[] }[];
+}
+
 function countsIn(report: string): Counts {
-  if (!existsSync(report)) return { passed: 0, failed: 0, skipped: 0 };
-  const { numPassedTests, numFailedTests, numPendingTests } = JSON.parse(readFileSync(report, "utf8")) as Record<string, number>;
-  return { passed: numPassedTests ?? 0, failed: numFailedTests ?? 0, skipped: numPendingTests ?? 0 };
+  if (!existsSync(report)) return { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const { numPassedTests, numFailedTests, numPendingTests, testResults } = JSON.parse(readFileSync(report, "utf8")) as Report;
+  const failures = testResults.flatMap(({ name, assertionResults }) =>
+    assertionResults
+      .filter(({ status }) => status === "failed")
+      .map(({ fullName, failureMessages }) => `${name}: ${fullName}\n${firstLines(failureMessages.join("\n"))}`),
+  );
+  return { passed: numPassedTests, failed: numFailedTests, skipped: numPendingTests, failures };
+}
+
+function firstLines(text: string): string {
+  return text
+    .split("\n")
+    .filter((line) => !line.includes("/node_modules/"))
+    .slice(0, MAX_MESSAGE_LINES)
+    .join("\n");
 }
 
 function seconds(startedAt: number): string {

@@ -18,8 +18,10 @@ export const RegisterRequest = Type.Object({
   capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
-  /** Restores work between hosts of equal fingerprint only. */
+  /** Of the snapshots that the host writes of new VMs. */
   driverFingerprint: Type.String(),
+  /** Fingerprints whose snapshots it can restore. Absent in agents of before: its own alone. */
+  restorableFingerprints: Type.Optional(Type.Array(Type.String())),
   agentVersion: Type.String(),
   images: Type.Array(
     Type.Object({

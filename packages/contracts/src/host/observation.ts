@@ -27,6 +27,10 @@ export const SnapshotFacts = Type.Object({
 });
 export type SnapshotFacts = Static<typeof SnapshotFacts>;
 
+/** What is wrong with a sandbox that is in its state all the same. */
+export const Condition = Type.Object({ code: Type.Literal("vmm_unresponsive"), message: Type.String() });
+export type Condition = Static<typeof Condition>;
+
 export const Observation = Type.Object({
   type: Type.Literal("observation"),
   version: Type.Literal(1),
@@ -46,6 +50,8 @@ export const Observation = Type.Object({
   ),
   /** Why the state is what it is, when nobody asked for it. */
   cause: Type.Optional(Cause),
+  /** Present while it lasts. */
+  condition: Type.Optional(Condition),
   /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
   busyWith: Type.Optional(OperationId),
   vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),

@@ -22,6 +22,7 @@ export async function registerHost(
       labels: request.labels,
       driver: request.driver,
       driverFingerprint: request.driverFingerprint,
+      restorableFingerprints: request.restorableFingerprints ?? [request.driverFingerprint],
       agentVersion: request.agentVersion,
       imageSha256s: request.images.map((image) => image.sha256),
       vcpuCapacity: sql`greatest(${Math.floor(request.capacity.vcpu)}::int, ${hosts.vcpuUsed})`,

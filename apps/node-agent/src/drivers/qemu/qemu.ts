@@ -1,16 +1,18 @@
 /** QEMU as a driver: KVM where it boots a kernel, software emulation (TCG) elsewhere. */
 import { execFile } from "node:child_process";
-import { constants } from "node:fs";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
-import { isNotFound, openUntrusted } from "../../host/files.ts";
+import type { Isolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
-import type { Driver, Restored, SavedMemory, SnapshotFile, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+import type { GuestAddress } from "../../guest-connection.ts";
+import { causeByRun } from "../cause.ts";
+import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, Vm, VmmStatus } from "../driver.ts";
+import { readTail, trimLogs } from "../logs.ts";
+import { endVmm, type ExitFacts, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { MACHINE, qemuArguments } from "./command-line.ts";
 import { receiveMemory, sendMemory } from "./memory-stream.ts";
@@ -22,15 +24,12 @@ const MIGRATION_LIMIT_MS = 300_000;
 const STATUS_LIMIT_MS = 5_000;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
 const MEMORY_FILE = "memory";
-const MAX_LOG_BYTES = 1024 ** 2;
+const LOG_TAIL_BYTES = 64 * 1024;
 
 export interface QemuOptions {
   bin: string;
   accelerator: Accelerator;
-  /** VMMs run as this user; undefined when the agent itself is not root. */
-  uid: number | undefined;
-  /** Supplementary groups of that user. */
-  groups: number[];
+  isolation: Isolation;
 }
 
 export class QemuDriver implements Driver {
@@ -47,12 +46,21 @@ export class QemuDriver implements Driver {
     return ["qemu", version, MACHINE, this.options.accelerator, cpu].join("/").replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
   }
 
+  async restorable(): Promise<string[]> {
+    return [await this.fingerprint()];
+  }
+
+  async refusal(fingerprint: string): Promise<string | undefined> {
+    const own = await this.fingerprint();
+    return fingerprint === own ? undefined : `it was taken on ${fingerprint}; this host runs ${own}`;
+  }
+
   async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
     const record = await this.launch(vm, true);
     await this.orEnd(vm, () => durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }])));
   }
 
-  async restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<Restored> {
+  async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
     const expected = files[MEMORY_FILE];
     if (expected === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
     const record = await this.launch(vm, false);
@@ -97,39 +105,37 @@ export class QemuDriver implements Driver {
 
   async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
     await endVmm(vm, options);
+    await this.options.isolation.release(vm);
   }
 
-  async guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined> {
-    const record = await findLiveRun(vm);
-    return record === undefined ? undefined : { host: "127.0.0.1", port: record.guestPort };
+  async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+    return (await findLiveRun(vm))?.guest;
   }
 
   async trimLogs(vm: Vm): Promise<void> {
     const runs = (await readdir(vm.dir)).filter((name) => /^r\d+$/.test(name));
-    for (const path of runs.flatMap((name) => ["serial.log", "stderr.log"].map((log) => join(vm.dir, name, log)))) {
-      try {
-        const handle = await openUntrusted(path, constants.O_WRONLY);
-        try {
-          if ((await handle.stat()).size > MAX_LOG_BYTES) await handle.truncate(0);
-        } finally {
-          await handle.close();
-        }
-      } catch (error) {
-        if (!isNotFound(error)) throw error;
-      }
-    }
+    await trimLogs(runs.flatMap((name) => ["serial.log", "stderr.log"].map((log) => join(vm.dir, name, log))));
+  }
+
+  async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
+    return await causeByRun(vm, async ({ runDir }, exit) => {
+      const tail = (name: string) => readTail(join(vm.dir, runDir, name), LOG_TAIL_BYTES);
+      return causeOf(exit, await tail("stderr.log"), await tail("serial.log"));
+    });
   }
 
   /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for a memory image. */
   private async launch(vm: Vm, isBoot: boolean): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
-    const { bin, uid, groups, accelerator } = this.options;
-    const runDir = await nextRunDir(vm, uid);
+    const { bin, isolation, accelerator } = this.options;
+    const enclosure = await isolation.enclose(vm, { devices: accelerator === "kvm" ? ["/dev/kvm"] : [] });
+    const runDir = await nextRunDir(vm, enclosure.uid);
     const guestPort = await freePort();
     const args = qemuArguments(vm, { accelerator, runDir, guestPort, incoming: !isBoot });
-    const facts = { runDir, guestPort, fingerprint: await this.fingerprint() };
+    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await this.orEnd(vm, async () => {
-      const record = await startVmm(vm, { command: bin, args, uid, groups }, facts);
+      const record = await startVmm(vm, { command: bin, args, enclosure }, facts);
       await waitForMonitor(vm, record);
       return record;
     });
@@ -140,7 +146,7 @@ export class QemuDriver implements Driver {
     try {
       return await body();
     } catch (error) {
-      await endVmm(vm, { graceMs: 0 });
+      await this.end(vm, { graceMs: 0 });
       throw error;
     }
   }
@@ -158,7 +164,7 @@ export class QemuDriver implements Driver {
   private async drain(vm: Vm, record: RunRecord, file: string, signal: AbortSignal): Promise<SnapshotFile> {
     const socket = join(record.runDir, "out.sock");
     const failed = new AbortController();
-    const receiver = await receiveMemory(join(vm.dir, socket), file, this.options.uid, AbortSignal.any([signal, failed.signal]));
+    const receiver = await receiveMemory(join(vm.dir, socket), file, this.options.isolation.uid, AbortSignal.any([signal, failed.signal]));
     try {
       await qmp(monitor(vm, record), [
         { execute: "migrate-set-parameters", arguments: { "max-bandwidth": UNLIMITED_BANDWIDTH } },
@@ -213,6 +219,19 @@ export async function qemuVersion(bin: string): Promise<string> {
     throw new Error(`QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`, { cause });
   });
   return /version (\S+)/.exec(stdout)?.[1] ?? "unknown";
+}
+
+/** QEMU names the signal that ended it, and leaves 0 when its guest powered off or wanted to restart. */
+function causeOf(exit: ExitFacts | undefined, stderr: string, serial: string): CauseOfEnd {
+  const said = stderr.trim().split("\n").at(-1)?.slice(-300) || "it said nothing";
+  if (stderr.includes("terminating on signal")) return { code: "VMM_KILLED", message: `QEMU was told to end: ${said}.` };
+  if (exit?.signal === "SIGKILL")
+    return { code: "VMM_KILLED", message: "QEMU was killed (SIGKILL): by hand, or because the host's memory ran out." };
+  if (exit?.signal) return { code: "VMM_FAILED", message: `QEMU ended with ${exit.signal}: ${said}.` };
+  if (exit?.code) return { code: "VMM_FAILED", message: `QEMU ended with code ${exit.code}: ${said}.` };
+  if (serial.includes("Kernel panic - not syncing")) return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
+  if (exit !== undefined) return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
+  return { code: "VMM_ENDED", message: "QEMU ended by itself: the guest powered off, or QEMU was killed." };
 }
 
 async function hostCpu(): Promise<string> {

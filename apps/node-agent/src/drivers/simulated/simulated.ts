@@ -9,9 +9,12 @@ import { once } from "node:events";
 import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { durableStep } from "../../host/durable-step.ts";
+import { plainIsolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
-import type { Driver, Restored, SavedMemory, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
+import type { GuestAddress } from "../../guest-connection.ts";
+import { causeByRun } from "../cause.ts";
+import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
 /** Beside this file: in the sources, or in a release (build.ts). */
@@ -23,9 +26,18 @@ const CALL_LIMIT_MS = 5_000;
 
 export class SimulatedDriver implements Driver {
   readonly name = "simulated";
+  private readonly isolation = plainIsolation(undefined);
 
   async fingerprint(): Promise<string> {
     return FINGERPRINT;
+  }
+
+  async restorable(): Promise<string[]> {
+    return [FINGERPRINT];
+  }
+
+  async refusal(fingerprint: string): Promise<string | undefined> {
+    return fingerprint === FINGERPRINT ? undefined : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
   }
 
   async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
@@ -33,7 +45,7 @@ export class SimulatedDriver implements Driver {
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
 
-  async restore(vm: Vm, snapshotDir: string, files: SnapshotFiles, _signal: AbortSignal): Promise<Restored> {
+  async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, _signal: AbortSignal): Promise<Restored> {
     const memory = await readFile(join(snapshotDir, MEMORY_FILE));
     if (sha256(memory) !== files[MEMORY_FILE]?.sha256)
       return { kind: "refused", reason: "the memory image is damaged: its SHA-256 differs from its manifest's" };
@@ -86,9 +98,18 @@ export class SimulatedDriver implements Driver {
     await endVmm(vm, options);
   }
 
-  async guestAddress(vm: Vm): Promise<{ host: string; port: number } | undefined> {
-    const record = await findLiveRun(vm);
-    return record === undefined ? undefined : { host: "127.0.0.1", port: record.guestPort };
+  async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+    return (await findLiveRun(vm))?.guest;
+  }
+
+  async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
+    return await causeByRun(vm, async (run, exit) => {
+      if (exit === undefined)
+        return { code: "VMM_ENDED", message: "The VMM ended by itself: the guest powered off, or the VMM was killed." };
+      if (exit.signal) return { code: "VMM_KILLED", message: `The VMM was ended by ${exit.signal}.` };
+      if (exit.code) return { code: "VMM_FAILED", message: `The VMM ended with code ${exit.code}: ${await lastWords(vm, run.runDir)}.` };
+      return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
+    });
   }
 
   async trimLogs(): Promise<void> {}
@@ -98,11 +119,9 @@ export class SimulatedDriver implements Driver {
     const runDir = await nextRunDir(vm, undefined);
     const guestPort = await freePort();
     const args = [PROGRAM, runDir, String(guestPort)];
-    const record = await startVmm(
-      vm,
-      { command: process.execPath, args, uid: undefined, groups: [] },
-      { runDir, guestPort, fingerprint: FINGERPRINT },
-    );
+    const enclosure = await this.isolation.enclose(vm, { devices: [] });
+    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const record = await startVmm(vm, { command: process.execPath, args, enclosure }, { runDir, guest, fingerprint: FINGERPRINT });
     const deadline = Date.now() + START_LIMIT_MS;
     for (;;) {
       const isUp = await control(vm, record, "status").then(

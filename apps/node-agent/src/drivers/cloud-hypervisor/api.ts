@@ -1,0 +1,163 @@
+/**
+ * Cloud Hypervisor's API over its UNIX socket.
+ *
+ * API1  One connection per request, closed after the answer: a re-used one was seen to hang, and after a 400 the rest of a body is read as further requests.
+ * API2  Every call has a limit, because the server has none: it takes requests one by one, so that a snapshot in progress delays even a ping.
+ * API3  How a call went is a value. A status says little and an answer can be lost: callers look at `info`, act, and look again.
+ */
+import { type IncomingMessage, request as httpRequest } from "node:http";
+import { once } from "node:events";
+import { pause } from "@torpor/service";
+import type { VmConfig } from "./config.ts";
+
+export type Outcome<T> =
+  | { kind: "ok"; value: T }
+  /** It answered no. `chain`: what failed, outermost first. */
+  | { kind: "refused"; status: number; chain: string[] }
+  /** No connection, or one that closed without an answer: whether the call was carried out is unknown. */
+  | { kind: "unreachable"; reason: string }
+  | { kind: "timeout"; limitMs: number };
+
+interface Ping {
+  pid: number;
+  version: string;
+}
+
+export interface VmInfo {
+  config: Record<string, unknown>;
+  state: "Created" | "Running" | "Paused" | "Shutdown" | "BreakPoint";
+}
+
+const MAX_ANSWER_BYTES = 1024 ** 2;
+const BUSY_RETRY_MS = 20;
+const PREFIX = "/api/v1/";
+/** The server has ten connections, and says this on the eleventh. */
+const TOO_MANY_CONNECTIONS = 503;
+
+export interface CloudHypervisorApi {
+  ping(limitMs: number): Promise<Outcome<Ping>>;
+  info(limitMs: number): Promise<Outcome<VmInfo>>;
+  create(config: VmConfig, limitMs: number): Promise<Outcome<void>>;
+  boot(limitMs: number): Promise<Outcome<void>>;
+  pause(limitMs: number): Promise<Outcome<void>>;
+  resume(limitMs: number): Promise<Outcome<void>>;
+  /** `directory` is relative to the VMM's working directory; it exists and is empty. */
+  snapshot(directory: string, limitMs: number): Promise<Outcome<void>>;
+  /** The vCPUs stand still afterwards. */
+  restore(directory: string, limitMs: number): Promise<Outcome<void>>;
+}
+
+export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
+  const get = async <T>(name: string, limitMs: number) =>
+    parsed<T>(await call({ socketPath, method: "GET", name, body: undefined, limitMs }));
+  const put = async (name: string, body: object | undefined, limitMs: number): Promise<Outcome<void>> => {
+    const outcome = await call({ socketPath, method: "PUT", name, body, limitMs });
+    return outcome.kind === "ok" ? { kind: "ok", value: undefined } : outcome;
+  };
+  return {
+    ping: (limitMs) => get<Ping>("vmm.ping", limitMs),
+    info: (limitMs) => get<VmInfo>("vm.info", limitMs),
+    create: (config, limitMs) => put("vm.create", config, limitMs),
+    boot: (limitMs) => put("vm.boot", undefined, limitMs),
+    pause: (limitMs) => put("vm.pause", undefined, limitMs),
+    resume: (limitMs) => put("vm.resume", undefined, limitMs),
+    snapshot: (directory, limitMs) => put("vm.snapshot", { destination_url: `file://${directory}` }, limitMs),
+    // Copy: in version 53 OnDemand fills all of the memory in the background and blocks the next snapshot.
+    restore: (directory, limitMs) =>
+      put("vm.restore", { source_url: `file://${directory}`, memory_restore_mode: "Copy", resume: false }, limitMs),
+  };
+}
+
+/** For a message. */
+export function explain(outcome: Exclude<Outcome<unknown>, { kind: "ok" }>): string {
+  switch (outcome.kind) {
+    case "refused":
+      return `${outcome.chain.join(": ")} (${outcome.status})`;
+    case "unreachable":
+      return outcome.reason;
+    case "timeout":
+      return `no answer within ${outcome.limitMs} ms`;
+  }
+}
+
+interface Call {
+  socketPath: string;
+  method: "GET" | "PUT";
+  name: string;
+  body: object | undefined;
+  limitMs: number;
+}
+
+/** The call, again while the server has no connection free, within the limit. */
+async function call(what: Call): Promise<Outcome<string>> {
+  const signal = AbortSignal.timeout(what.limitMs);
+  let busy: Outcome<string> | undefined;
+  for (;;) {
+    const outcome = await attempt(what, signal);
+    if (busy !== undefined && outcome.kind === "timeout") return busy;
+    if (outcome.kind !== "refused" || outcome.status !== TOO_MANY_CONNECTIONS) return outcome;
+    busy = outcome;
+    await pause(BUSY_RETRY_MS, signal);
+  }
+}
+
+async function attempt({ socketPath, method, name, body, limitMs }: Call, signal: AbortSignal): Promise<Outcome<string>> {
+  const text = body === undefined ? "" : JSON.stringify(body);
+  const request = httpRequest({
+    socketPath,
+    agent: false,
+    method,
+    path: `${PREFIX}${name}`,
+    headers: {
+      host: "localhost",
+      accept: "application/json",
+      connection: "close",
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      "content-length": Buffer.byteLength(text),
+    },
+    signal,
+  });
+  request.end(text);
+  try {
+    const [response] = (await once(request, "response")) as [IncomingMessage];
+    const answer = await bodyOf(response);
+    const status = response.statusCode ?? 0;
+    return status >= 200 && status < 300 ? { kind: "ok", value: answer } : { kind: "refused", status, chain: chainOf(answer) };
+  } catch (error) {
+    if (signal.aborted) return { kind: "timeout", limitMs };
+    return { kind: "unreachable", reason: error instanceof Error ? error.message : String(error) };
+  } finally {
+    request.on("error", () => {}).destroy();
+  }
+}
+
+async function bodyOf(response: IncomingMessage): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of response as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString("utf8");
+}
+
+function parsed<T>(outcome: Outcome<string>): Outcome<T> {
+  if (outcome.kind !== "ok") return outcome;
+  try {
+    return { kind: "ok", value: JSON.parse(outcome.value) as T };
+  } catch {
+    return { kind: "unreachable", reason: `the answer is not JSON: ${outcome.value.slice(0, 200)}` };
+  }
+}
+
+/** The VMM's own errors are an array of strings. Those of its HTTP layer are something else, and not always JSON. */
+function chainOf(answer: string): string[] {
+  try {
+    const value: unknown = JSON.parse(answer);
+    if (Array.isArray(value) && value.every((one) => typeof one === "string")) return value;
+  } catch {
+    // Said as it is.
+  }
+  return [answer.trim().slice(0, 500) || "it gave no reason"];
+}

@@ -1,0 +1,270 @@
+/**
+ * Cloud Hypervisor as a driver. One process per VM, told by API what to be; it ends by SIGTERM, which is its own `vmm.shutdown` and needs no socket.
+ *
+ * CH1  What is true is what `vm.info` says. Each verb looks, acts and looks again: a lost answer, a repeated call and an error for a state already reached end in the same place.
+ * CH2  While it writes or reads a snapshot it answers nothing. That is no hang.
+ * CH3  Any failed boot or restore ends the process: none is used twice.
+ */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { isAlive, residentBytes } from "@torpor/service";
+import type { GuestAddress } from "../../guest-connection.ts";
+import { durableStep } from "../../host/durable-step.ts";
+import type { Enclosure, Isolation } from "../../host/isolation.ts";
+import { causeByRun } from "../cause.ts";
+import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
+import { readTail, trimLogs } from "../logs.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
+import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
+import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
+import { causeOf, parseEvents } from "./events.ts";
+import { fingerprintOf, type HostFacts, incompatibility, versionIn } from "./fingerprint.ts";
+import { loadFrom, misfit, saveTo } from "./memory.ts";
+import type { Binaries, Binary } from "./versions.ts";
+
+/** Of the waits for a VMM, in milliseconds. */
+export interface Limits {
+  start: number;
+  status: number;
+  /** Create, boot, pause, resume. */
+  verb: number;
+  /** Writing or reading a snapshot, and for each 100 MiB of memory. */
+  transfer: number;
+  transferPer100Mib: number;
+}
+
+const LIMITS: Limits = { start: 20_000, status: 5_000, verb: 30_000, transfer: 60_000, transferPer100Mib: 2_000 };
+const PING_LIMIT_MS = 2_000;
+const PING_EVERY_MS = 10;
+const LOG_TAIL_BYTES = 64 * 1024;
+/** sun_path holds 108 bytes, the last of them a zero. */
+const MAX_SOCKET_PATH_BYTES = 107;
+
+export interface CloudHypervisorOptions {
+  binaries: Binaries;
+  host: HostFacts;
+  isolation: Isolation;
+  landlock: boolean;
+  limits?: Partial<Limits>;
+}
+
+export class CloudHypervisorDriver implements Driver {
+  readonly name = "cloud-hypervisor";
+  private readonly options: CloudHypervisorOptions;
+  private readonly limits: Limits;
+  /** Directories of VMs whose memory is being written or read right now. */
+  private readonly exchanging = new Set<string>();
+
+  constructor(options: CloudHypervisorOptions) {
+    this.options = options;
+    this.limits = { ...LIMITS, ...options.limits };
+  }
+
+  async fingerprint(): Promise<string> {
+    return fingerprintOf(this.options.binaries.current.version, this.options.host);
+  }
+
+  async restorable(): Promise<string[]> {
+    return this.options.binaries.all.map(({ version }) => fingerprintOf(version, this.options.host));
+  }
+
+  async refusal(fingerprint: string): Promise<string | undefined> {
+    const versions = this.options.binaries.all.map(({ version }) => version);
+    return incompatibility(fingerprint, versions, this.options.host);
+  }
+
+  async boot(vm: Vm, signal: AbortSignal): Promise<void> {
+    const { run, config } = await this.launch(vm, this.options.binaries.current);
+    await this.orEnd(vm, async () => {
+      signal.throwIfAborted();
+      await this.createVm(vm, run, config);
+      await durableStep("run vcpus", () => this.reach(vm, run, "boot", "Running"));
+    });
+  }
+
+  async restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored> {
+    const binary = this.options.binaries.all.find(({ version }) => version === versionIn(saved.fingerprint));
+    const reason = (await this.refusal(saved.fingerprint)) ?? (await misfit(vm, snapshotDir, saved.files));
+    if (reason !== undefined || binary === undefined) {
+      await this.end(vm, { graceMs: 0 });
+      return { kind: "refused", reason: reason ?? `no binary is known for ${saved.fingerprint}` };
+    }
+    const { run, config } = await this.launch(vm, binary);
+    const wrong = await this.orEnd(vm, () =>
+      this.exchange(vm, () => loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal)),
+    );
+    if (wrong === undefined) return { kind: "restored" };
+    await this.end(vm, { graceMs: 0 });
+    return { kind: "refused", reason: wrong };
+  }
+
+  async inspect(vm: Vm): Promise<VmmStatus> {
+    const run = await findLiveRun(vm);
+    if (run === undefined) return { kind: "none" };
+    const facts = { pid: run.pid, residentBytes: residentBytes(run.pid) };
+    if (this.exchanging.has(vm.dir)) return { kind: "paused", ...facts };
+    const limitMs = (await isExchanging(vm)) ? this.transferLimitMs(vm) : this.limits.status;
+    const seen = await apiOf(vm, run).info(limitMs);
+    if (seen.kind === "ok" && seen.value.state === "Running") return { kind: "running", ...facts };
+    if (seen.kind === "ok" && seen.value.state === "Paused") return { kind: "paused", ...facts };
+    if (!isAlive(run)) return { kind: "none" };
+    return { kind: "unknown", ...facts, reason: seen.kind === "ok" ? `its VM is ${seen.value.state}` : explain(seen) };
+  }
+
+  async isAlive(vm: Vm): Promise<boolean> {
+    return (await findLiveRun(vm)) !== undefined;
+  }
+
+  async pauseVcpus(vm: Vm): Promise<void> {
+    const run = await liveRun(vm);
+    await durableStep("pause vcpus", () => this.reach(vm, run, "pause", "Paused"));
+  }
+
+  async resumeVcpus(vm: Vm): Promise<void> {
+    const run = await liveRun(vm);
+    await durableStep("run vcpus", () => this.reach(vm, run, "resume", "Running"));
+  }
+
+  async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
+    const run = await liveRun(vm);
+    const save = () => this.exchange(vm, () => saveTo(dir, this.transferOf(vm, run), signal));
+    return { files: await durableStep("save memory", save), fingerprint: run.fingerprint };
+  }
+
+  async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
+    await endVmm(vm, options);
+    await dropExchange(vm);
+    await this.options.isolation.release(vm);
+  }
+
+  async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+    const run = await findLiveRun(vm);
+    if (run?.guest.kind !== "vsock") return undefined;
+    return { ...run.guest, socketPath: socketPathOf(vm, run, run.guest.socketPath) };
+  }
+
+  async trimLogs(vm: Vm): Promise<void> {
+    const run = await findLiveRun(vm);
+    if (run === undefined) return;
+    await trimLogs(
+      [SERIAL_LOG, ...["vmm.log", "stderr.log", "events.json"].map((name) => join(run.runDir, name))].map((name) => join(vm.dir, name)),
+    );
+  }
+
+  async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
+    return await causeByRun(vm, async (run, exit) => {
+      const tail = (name: string) => readTail(join(vm.dir, name), LOG_TAIL_BYTES);
+      return causeOf({
+        exit,
+        events: parseEvents(await tail(join(run.runDir, "events.json"))),
+        log: await tail(join(run.runDir, "vmm.log")),
+        stderr: await tail(join(run.runDir, "stderr.log")),
+        serial: await tail(SERIAL_LOG),
+      });
+    });
+  }
+
+  /** A VMM that answers and has no VM yet. */
+  private async launch(vm: Vm, binary: Binary): Promise<{ run: RunRecord; config: VmConfig }> {
+    await endVmm(vm, { graceMs: 0 });
+    const enclosure = await this.options.isolation.enclose(vm, { devices: this.devices() });
+    return await this.orEnd(vm, async () => {
+      await freshDirectories(vm, enclosure.uid);
+      const run = await this.spawn(vm, binary, enclosure);
+      await this.waitForPing(vm, run);
+      return { run, config: vmConfig(vm, { network: enclosure.network, landlock: this.options.landlock }) };
+    });
+  }
+
+  private devices(): string[] {
+    const devices = this.options.isolation.networkKind === "namespace" ? ["/dev/kvm", "/dev/net/tun"] : ["/dev/kvm"];
+    return devices.filter((device) => existsSync(device));
+  }
+
+  private async spawn(vm: Vm, binary: Binary, enclosure: Enclosure): Promise<RunRecord> {
+    const runDir = await nextRunDir(vm, enclosure.uid);
+    const args = [
+      ["--seccomp", "true"],
+      ["--api-socket", `path=${runDir}/api.sock`],
+      ["--event-monitor", `path=${runDir}/events.json`],
+      ["--log-file", `${runDir}/vmm.log`, "-v"],
+    ].flat();
+    const fingerprint = fingerprintOf(binary.version, this.options.host);
+    return await startVmm(vm, { command: binary.path, args, enclosure }, { runDir, guest: GUEST, fingerprint });
+  }
+
+  private async waitForPing(vm: Vm, run: RunRecord): Promise<void> {
+    const deadline = Date.now() + this.limits.start;
+    for (;;) {
+      const answer = await apiOf(vm, run).ping(PING_LIMIT_MS);
+      if (answer.kind === "ok") {
+        if (answer.value.pid === run.pid) return;
+        throw new Error(`another process (${answer.value.pid}) answers on the API socket of process ${run.pid}`);
+      }
+      if (!isAlive(run)) throw new Error(`Cloud Hypervisor ended while starting: ${await lastWords(vm, run.runDir)}`);
+      if (Date.now() > deadline) throw new Error(`Cloud Hypervisor did not answer within ${this.limits.start} ms: ${explain(answer)}`);
+      await sleep(PING_EVERY_MS);
+    }
+  }
+
+  private async createVm(vm: Vm, run: RunRecord, config: VmConfig): Promise<void> {
+    const api = apiOf(vm, run);
+    const outcome = await api.create(config, this.limits.verb);
+    const seen = await api.info(this.limits.verb);
+    if (seen.kind !== "ok") throw new Error(`Cloud Hypervisor did not take the VM: ${explain(outcome.kind === "ok" ? seen : outcome)}`);
+    const different = differences(config, seen.value.config);
+    if (different.length > 0) throw new Error(`Cloud Hypervisor took the VM's configuration otherwise than asked: ${different.join("; ")}`);
+  }
+
+  /** CH1. */
+  private async reach(vm: Vm, run: RunRecord, verb: "boot" | "pause" | "resume", state: VmInfo["state"]): Promise<void> {
+    const api = apiOf(vm, run);
+    const before = await api.info(this.limits.verb);
+    if (before.kind === "ok" && before.value.state === state) return;
+    const outcome = await api[verb](this.limits.verb);
+    const after = await api.info(this.limits.verb);
+    if (after.kind === "ok" && after.value.state === state) return;
+    const said = outcome.kind === "ok" ? "it said that it did" : explain(outcome);
+    const found = after.kind === "ok" ? `the VM is ${after.value.state}` : explain(after);
+    throw new Error(`Cloud Hypervisor did not ${verb} the VM: ${said}; ${found}`);
+  }
+
+  private async exchange<T>(vm: Vm, body: () => Promise<T>): Promise<T> {
+    this.exchanging.add(vm.dir);
+    try {
+      return await body();
+    } finally {
+      this.exchanging.delete(vm.dir);
+    }
+  }
+
+  private transferLimitMs(vm: Vm): number {
+    return this.limits.transfer + Math.ceil((vm.memoryMib / 100) * this.limits.transferPer100Mib);
+  }
+
+  private transferOf(vm: Vm, run: RunRecord) {
+    return { api: apiOf(vm, run), vm, uid: this.options.isolation.uid, limitMs: this.transferLimitMs(vm) };
+  }
+
+  /** Leaves no VMM behind when `body` throws (CH3). */
+  private async orEnd<T>(vm: Vm, body: () => Promise<T>): Promise<T> {
+    try {
+      return await body();
+    } catch (error) {
+      await this.end(vm, { graceMs: 0 });
+      throw error;
+    }
+  }
+}
+
+function apiOf(vm: Vm, run: RunRecord): CloudHypervisorApi {
+  return cloudHypervisorApi(socketPathOf(vm, run, join(run.runDir, "api.sock")));
+}
+
+/** The VMM binds names relative to its working directory. Where the whole path is too long for a socket, it is reached through that. */
+function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
+  const path = join(vm.dir, name);
+  return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
+}

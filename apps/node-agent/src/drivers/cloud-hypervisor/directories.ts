@@ -1,0 +1,102 @@
+/**
+ * The directories of a VM that its VMM uses, beside the run's own (r<n>/, where its API socket, events and logs are). Their names are the same in every run, because a snapshot holds them.
+ *
+ * DI1  The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them: they stand in the VM's directory, which is the agent's.
+ * DI2  All of them are fresh for each run: nothing in them is of an earlier one.
+ * DI3  What comes out of out/ is taken for nothing better than a plain file, and is the agent's before anything is read from it. out/ is emptied name by name, never walked: its owner
+ *      may put anything there while that goes on.
+ */
+import { chmod, chown, constants, link, mkdir, readdir, rename, rm, rmdir, unlink } from "node:fs/promises";
+import { join } from "node:path";
+import { copySparsely, isNotFound, makeDirectoryFor, openUntrusted } from "../../host/files.ts";
+import type { Vm } from "../driver.ts";
+
+/** vsock and serial line. */
+export const IO = "io";
+/** Where the VMM writes a snapshot. */
+export const OUTBOX = "out";
+/** Where it reads one. */
+export const INBOX = "restore";
+export const VSOCK_SOCKET = `${IO}/vsock.sock`;
+export const SERIAL_LOG = `${IO}/serial.log`;
+
+/** Once no VMM of the VM runs. */
+export async function freshDirectories(vm: Vm, uid: number | undefined): Promise<void> {
+  await removeDirectories(vm);
+  await makeDirectoryFor(join(vm.dir, IO), uid);
+  await makeDirectoryFor(join(vm.dir, OUTBOX), uid);
+  await mkdir(join(vm.dir, INBOX), { mode: 0o700 });
+  if (uid === undefined) return;
+  await chown(join(vm.dir, INBOX), process.getuid?.() ?? 0, uid);
+  await chmod(join(vm.dir, INBOX), 0o750);
+}
+
+async function removeDirectories(vm: Vm): Promise<void> {
+  for (const name of [IO, OUTBOX, INBOX]) await rm(join(vm.dir, name), { recursive: true, force: true });
+}
+
+/** Once no VMM of the VM runs: half-written memory and links to a snapshot go, the serial line's log stays. */
+export async function dropExchange(vm: Vm): Promise<void> {
+  for (const name of [OUTBOX, INBOX]) await rm(join(vm.dir, name), { recursive: true, force: true });
+}
+
+/** Whether a snapshot is being written or read, by this agent or an earlier one: the VMM answers nothing until it has ended. */
+export async function isExchanging(vm: Vm): Promise<boolean> {
+  for (const name of [OUTBOX, INBOX]) if ((await namesIn(join(vm.dir, name))).length > 0) return true;
+  return false;
+}
+
+export async function emptyOutbox(vm: Vm): Promise<void> {
+  await empty(join(vm.dir, OUTBOX));
+}
+
+export async function emptyInbox(vm: Vm): Promise<void> {
+  await empty(join(vm.dir, INBOX));
+}
+
+async function empty(dir: string): Promise<void> {
+  for (const name of await namesIn(dir)) {
+    const path = join(dir, name);
+    await unlink(path).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code === "EISDIR" || error.code === "EPERM") await rmdir(path);
+      else if (!isNotFound(error)) throw error;
+    });
+  }
+}
+
+/** Moves a file that the VMM wrote to where it has no way to, and makes it the agent's, readable for VMMs. Returns its size. */
+export async function takeFromOutbox(vm: Vm, name: string, dir: string, uid: number | undefined): Promise<number> {
+  const path = join(dir, name);
+  await rename(join(vm.dir, OUTBOX, name), path);
+  const handle = await openUntrusted(path, constants.O_RDONLY);
+  try {
+    if (uid !== undefined) {
+      await handle.chown(process.getuid?.() ?? 0, uid);
+      await handle.chmod(0o640);
+    }
+    return (await handle.stat()).size;
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Shows a snapshot's files to the VMM: the same files under a second name, copies where they lie on another file system. */
+export async function offer(vm: Vm, snapshotDir: string, names: string[], uid: number | undefined): Promise<void> {
+  for (const name of names) {
+    const [from, to] = [join(snapshotDir, name), join(vm.dir, INBOX, name)];
+    await link(from, to).catch(async (error: NodeJS.ErrnoException) => {
+      if (error.code !== "EXDEV") throw error;
+      await copySparsely(from, to);
+    });
+    if (uid === undefined) continue;
+    await chown(to, process.getuid?.() ?? 0, uid);
+    await chmod(to, 0o640);
+  }
+}
+
+async function namesIn(dir: string): Promise<string[]> {
+  return await readdir(dir).catch((error: unknown) => {
+    if (isNotFound(error)) return [];
+    throw error;
+  });
+}

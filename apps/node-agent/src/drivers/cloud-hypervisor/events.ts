@@ -1,0 +1,56 @@
+/** What a VMM said of its life: the event monitor's file (JSON objects, each followed by an empty line) and, from it and the other traces that it left, why it ended. */
+import type { CauseOfEnd } from "../driver.ts";
+import type { ExitFacts } from "../vmm-process.ts";
+
+export interface VmmEvent {
+  source: string;
+  event: string;
+}
+
+export interface Traces {
+  /** Undefined: it was not this process's child. */
+  exit: ExitFacts | undefined;
+  events: VmmEvent[];
+  log: string;
+  stderr: string;
+  serial: string;
+}
+
+/** The first and the last object may be cut: by the reader's limit, by the VMM's end. They are left out. */
+export function parseEvents(text: string): VmmEvent[] {
+  return text.split("\n\n").flatMap((one) => {
+    try {
+      const { source, event } = JSON.parse(one) as Partial<VmmEvent>;
+      return source === undefined || event === undefined ? [] : [{ source, event }];
+    } catch {
+      return [];
+    }
+  });
+}
+
+/**
+ * An exit code of 0 says nothing: a thread that panicked leaves it too. The traces are asked from the surest down. What the guest can write itself (the serial line) is only asked
+ * for what the guest did.
+ */
+export function causeOf({ exit, events, log, stderr, serial }: Traces): CauseOfEnd {
+  if (exit?.signal === "SIGSYS" || stderr.includes("Probable seccomp violation"))
+    return { code: "VMM_FAILED", message: `Cloud Hypervisor made a system call that its filter forbids: ${lastLine(stderr)}.` };
+  if (events.some(({ source, event }) => source === "guest" && event === "panic") || serial.includes("Kernel panic - not syncing"))
+    return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
+  if (log.includes("VM guest exit event")) return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
+  if (/thread .* panicked at/.test(stderr)) return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
+  if (exit?.signal === "SIGKILL")
+    return { code: "VMM_KILLED", message: "Cloud Hypervisor was killed (SIGKILL): by hand, or because the host's memory ran out." };
+  if (exit?.signal) return { code: "VMM_FAILED", message: `Cloud Hypervisor ended with ${exit.signal}: ${lastLine(stderr)}.` };
+  if (exit?.code) return { code: "VMM_FAILED", message: `Cloud Hypervisor ended with code ${exit.code}: ${lastLine(stderr)}.` };
+  if (log.includes("VM exit event"))
+    return { code: "VMM_KILLED", message: "Cloud Hypervisor was told to end (SIGTERM), or ended on an error of its own." };
+  const wasOrderly = events.some(({ source, event }) => source === "vmm" && event === "shutdown");
+  if (!wasOrderly && stderr.trim() !== "") return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
+  if (!wasOrderly) return { code: "VMM_KILLED", message: "Cloud Hypervisor ended without a word: it was killed." };
+  return { code: "VMM_ENDED", message: "Cloud Hypervisor ended, and does not say why." };
+}
+
+function lastLine(text: string): string {
+  return text.trim().split("\n").at(-1)?.slice(-300) || "it said nothing";
+}

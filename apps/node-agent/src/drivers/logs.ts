@@ -1,0 +1,39 @@
+/** Files that a VMM writes and a guest may fill or replace: read at their end, cut when they are too long. */
+import { constants } from "node:fs";
+import { isNotFound, openUntrusted } from "../host/files.ts";
+
+const MAX_LOG_BYTES = 1024 ** 2;
+const BLOCK_BYTES = 512;
+
+/** The last `maxBytes` of a file; empty when there is none. */
+export async function readTail(path: string, maxBytes: number): Promise<string> {
+  try {
+    const handle = await openUntrusted(path, constants.O_RDONLY);
+    try {
+      const { size } = await handle.stat();
+      const { buffer, bytesRead } = await handle.read(Buffer.alloc(maxBytes), 0, maxBytes, Math.max(0, size - maxBytes));
+      return buffer.toString("utf8", 0, bytesRead);
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    if (isNotFound(error)) return "";
+    throw error;
+  }
+}
+
+/** Cuts those that take too much room. Measured in blocks: one that is not opened for appending goes on where it was, after a hole. */
+export async function trimLogs(paths: string[]): Promise<void> {
+  for (const path of paths) {
+    try {
+      const handle = await openUntrusted(path, constants.O_WRONLY);
+      try {
+        if ((await handle.stat()).blocks * BLOCK_BYTES > MAX_LOG_BYTES) await handle.truncate(0);
+      } finally {
+        await handle.close();
+      }
+    } catch (error) {
+      if (!isNotFound(error)) throw error;
+    }
+  }
+}

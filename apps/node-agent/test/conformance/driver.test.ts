@@ -1,0 +1,46 @@
+/**
+ * The driver suite on the fake Cloud Hypervisor and on QEMU with a real guest, always; on a real Cloud Hypervisor where CLOUD_HYPERVISOR_BIN names one and this machine's KVM runs it
+ * (elsewhere the lab host runs it: `./torpor test conformance --driver cloud-hypervisor`).
+ */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/fake-cloud-hypervisor";
+import { makeSimulatedImage, ROOT, tempDir } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, test } from "vitest";
+import { DRIVER_CASES } from "./cases.ts";
+import { Subject, type Target } from "./target.ts";
+import { makeTarget } from "./targets.ts";
+
+function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
+  describe(name, () => {
+    let dir: Awaited<ReturnType<typeof tempDir>>;
+    let target: Target;
+    beforeAll(async () => {
+      dir = await tempDir();
+      target = await makeIt(dir.path);
+    });
+    afterAll(async () => {
+      await dir[Symbol.asyncDispose]();
+    });
+    test.each(DRIVER_CASES.map((one, at) => ({ ...one, at })))("$name", async ({ run, at }) => {
+      const subject = await Subject.make(target, `case-${at + 1}`);
+      try {
+        await run(subject);
+      } finally {
+        await subject.dispose();
+      }
+    });
+  });
+}
+
+suite("fake Cloud Hypervisor", async (dir) => {
+  const imagesDir = join(dir, "images");
+  await mkdir(imagesDir);
+  await makeSimulatedImage(imagesDir);
+  const env = { CLOUD_HYPERVISOR_BIN: FAKE_CLOUD_HYPERVISOR_BIN, ISOLATION: "plain" };
+  return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
+});
+
+suite("QEMU with a real guest", async (dir) =>
+  makeTarget({ name: "qemu", driver: "qemu", imagesDir: join(ROOT, ".torpor/images"), dir: join(dir, "host") }),
+);

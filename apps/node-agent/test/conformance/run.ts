@@ -1,0 +1,44 @@
+/**
+ * The driver suite as a plain program, for a machine that has KVM and no test runner: `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT]`, with the agent's
+ * environment. A line of JSON per case; exits 1 when one failed.
+ */
+import { parseArgs } from "node:util";
+import { DRIVER_CASES } from "./cases.ts";
+import { Subject } from "./target.ts";
+import { makeTarget } from "./targets.ts";
+
+const { values } = parseArgs({
+  options: {
+    images: { type: "string" },
+    dir: { type: "string" },
+    driver: { type: "string", default: "cloud-hypervisor" },
+    only: { type: "string", default: "" },
+  },
+});
+const { images, dir, driver, only } = values;
+if (images === undefined || dir === undefined || (driver !== "qemu" && driver !== "cloud-hypervisor"))
+  throw new Error("usage: run.ts --images DIR --dir DIR [--driver cloud-hypervisor|qemu] [--only TEXT]");
+
+const target = await makeTarget({ name: driver, driver, imagesDir: images, dir });
+let failures = 0;
+for (const [at, one] of DRIVER_CASES.entries()) {
+  if (!one.name.includes(only)) continue;
+  const startedAt = performance.now();
+  const error = await attempt(at, one);
+  if (error !== undefined) failures += 1;
+  const ms = Math.round(performance.now() - startedAt);
+  process.stdout.write(`${JSON.stringify({ name: one.name, outcome: error === undefined ? "passed" : "failed", ms, error })}\n`);
+}
+process.exit(failures === 0 ? 0 : 1);
+
+async function attempt(at: number, one: (typeof DRIVER_CASES)[number]): Promise<string | undefined> {
+  const subject = await Subject.make(target, `case-${at + 1}`);
+  try {
+    await one.run(subject);
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? (error.stack ?? error.message) : String(error);
+  } finally {
+    await subject.dispose();
+  }
+}

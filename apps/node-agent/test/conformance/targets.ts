@@ -1,0 +1,39 @@
+/** The drivers that the suite is run against, put together as the agent itself does. */
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { createLogger } from "@torpor/service";
+import { configFrom } from "../../src/config.ts";
+import { chooseDriver, vmmUid } from "../../src/drivers/choose.ts";
+import { listImages } from "../../src/images.ts";
+import { ensureGolden } from "../../src/lifecycle/golden.ts";
+import { httpGuest } from "../../src/lifecycle/guest.ts";
+import type { Target } from "./target.ts";
+
+export interface TargetOptions {
+  name: string;
+  driver: "qemu" | "cloud-hypervisor";
+  imagesDir: string;
+  /** Gets the VMs; on the file system of the images. */
+  dir: string;
+  env?: Record<string, string>;
+  bootLimitMs?: number;
+}
+
+const CONTROL_SOCKET = { qemu: "qmp.sock", "cloud-hypervisor": "api.sock" };
+const BOOT_LIMIT_MS = 240_000;
+
+/** Throws, and says what to do, where the VMM or the image is missing. */
+export async function makeTarget(options: TargetOptions): Promise<Target> {
+  const { imagesDir, dir, driver: kind } = options;
+  await mkdir(dir, { recursive: true, mode: 0o711 });
+  const config = configFrom({ DRIVER: kind, IMAGES_DIR: imagesDir, DATA_DIR: dir, HOST_ID: "conformance", ...process.env, ...options.env });
+  const log = createLogger({ name: "conformance", level: "silent" });
+  const makeDriver = () => chooseDriver(config, log);
+  const [image] = await listImages(imagesDir);
+  if (image === undefined) throw new Error(`there is no image in ${imagesDir}: ./torpor image builds it`);
+  const driver = await makeDriver();
+  const uid = vmmUid(config);
+  await ensureGolden(image, { driver, guest: httpGuest(driver), uid, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
+  const bootLimitMs = options.bootLimitMs ?? BOOT_LIMIT_MS;
+  return { name: options.name, makeDriver, image, uid, dir: join(dir, "vm"), bootLimitMs, controlSocket: CONTROL_SOCKET[kind] };
+}

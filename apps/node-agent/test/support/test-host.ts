@@ -1,0 +1,128 @@
+/** A host without a bus, in a directory: a supervisor over a given driver, and what a test does with it. */
+import { once } from "node:events";
+import { type IncomingMessage, request as httpRequest } from "node:http";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { text } from "node:stream/consumers";
+import type { Observation, VmCommand } from "@torpor/contracts";
+import { createLogger, findProcesses, isAlive, type ProcessIdentity } from "@torpor/service";
+import { makeSimulatedImage, until } from "@torpor/testkit";
+import type { Driver, Vm } from "../../src/drivers/driver.ts";
+import { connectGuest } from "../../src/guest-connection.ts";
+import { listImages } from "../../src/images.ts";
+import { ensureGolden } from "../../src/lifecycle/golden.ts";
+import { httpGuest } from "../../src/lifecycle/guest.ts";
+import { VmStore } from "../../src/lifecycle/record.ts";
+import { Supervisor } from "../../src/lifecycle/supervisor.ts";
+import { Activity } from "../../src/shell/activity.ts";
+import { fileSnapshotStore } from "../../src/store-file.ts";
+
+export const SANDBOX = "1795490791abcdefgh";
+const OPERATION_LIMIT_MS = 45_000;
+const GUEST_LIMIT_MS = 5_000;
+
+/** Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's digest. */
+export async function prepareImages(imagesDir: string, driver: Driver): Promise<string> {
+  await mkdir(imagesDir, { recursive: true });
+  const sha256 = await makeSimulatedImage(imagesDir);
+  for (const image of await listImages(imagesDir))
+    await ensureGolden(image, { driver, guest: httpGuest(driver), uid: undefined, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
+  return sha256;
+}
+
+export type Kind = Exclude<VmCommand["kind"], "cancel" | "discard">;
+
+/** Commands of one sandbox, in their order. */
+export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): VmCommand[] {
+  const spec = {
+    sandboxId: SANDBOX,
+    templateName: "code-interpreter",
+    imageSha256,
+    resources: { vcpu: 1, memoryMib, diskMib: 16 },
+    internetAccess: false,
+    envVars: {},
+  };
+  let epoch = 0;
+  return kinds.map((kind, at) => {
+    if (kind === "create" || kind === "resume" || kind === "start") epoch += 1;
+    const opSeq = at + 1;
+    const operationId = `op_${opSeq.toString(16).padStart(32, "0")}`;
+    const deadlineAt = "2099-01-01T00:00:00.000Z";
+    return { type: "command", version: 1, kind, hostId: "host-1", operationId, epoch: Math.max(1, epoch), opSeq, deadlineAt, spec };
+  });
+}
+
+export class TestHost {
+  readonly supervisor: Supervisor;
+  readonly store: VmStore;
+  readonly seen: Observation[] = [];
+  private readonly driver: Driver;
+
+  /** `<dir>/../images` holds the images. */
+  constructor(dir: string, driver: Driver, onObservation: (observation: Observation) => void = () => {}) {
+    this.driver = driver;
+    this.store = new VmStore(dir);
+    const imagesDir = join(dir, "../images");
+    this.supervisor = new Supervisor(
+      {
+        hostId: "host-1",
+        store: this.store,
+        driver,
+        guest: httpGuest(driver),
+        snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
+        activity: new Activity(),
+        imagesDir,
+        commit: async () => ({ kind: "granted" }) as const,
+        uid: undefined,
+        log: createLogger({ name: "host", level: "silent" }),
+      },
+      (observation) => {
+        this.seen.push(observation);
+        onObservation(observation);
+      },
+    );
+  }
+
+  /** Carries the command out. Returns how it ended. */
+  async carryOut(command: VmCommand): Promise<Observation> {
+    await this.supervisor.execute(command);
+    const isEnd = ({ operation, busyWith }: Observation) => operation?.id === command.operationId && busyWith === undefined;
+    return await until(`the end of the ${command.kind}`, () => this.seen.findLast(isEnd), OPERATION_LIMIT_MS);
+  }
+
+  get vm(): Vm {
+    return vmIn(this.store.dataDir);
+  }
+
+  async guest(path: string, body: object): Promise<Record<string, unknown>> {
+    return await callGuest(this.driver, this.vm, path, body);
+  }
+}
+
+/** The sandbox's VM on the host in `dir`. */
+export function vmIn(dir: string): Vm {
+  const size = { vcpu: 1, memoryMib: 64 };
+  return { dir: join(dir, "vm", SANDBOX), sandboxId: SANDBOX, ...size, kernelCmdline: "", internetAccess: false };
+}
+
+/** Every VMM process of the sandbox on the host in `dir`, recorded or not. */
+export function vmmProcesses(dir: string): ProcessIdentity[] {
+  return findProcesses(join(dir, "vm", SANDBOX), "TORPOR_VMM", SANDBOX).filter(isAlive);
+}
+
+export async function callGuest(driver: Driver, vm: Vm, path: string, body: object): Promise<Record<string, unknown>> {
+  const address = await driver.guestAddress(vm);
+  if (address === undefined) throw new Error("no guest runs");
+  const socket = await connectGuest(address, GUEST_LIMIT_MS);
+  const content = JSON.stringify(body);
+  const request = httpRequest({
+    createConnection: () => socket,
+    method: "POST",
+    path,
+    headers: { "content-length": Buffer.byteLength(content) },
+    signal: AbortSignal.timeout(GUEST_LIMIT_MS),
+  });
+  request.end(content);
+  const [response] = (await once(request, "response")) as [IncomingMessage];
+  return JSON.parse(await text(response)) as Record<string, unknown>;
+}

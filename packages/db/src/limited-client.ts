@@ -1,0 +1,58 @@
+/**
+ * The driver with a limit of its own for each query and transaction.
+ *
+ * The server ends what takes long (statement_timeout), and the end of a connection ends what waits on it. What neither ends waits for a server that says nothing at all: stopped, or
+ * gone without its network saying so. Then the query fails here, and new connections take the place of all old ones, of which nobody knows what they still answer.
+ */
+import postgres from "postgres";
+
+const DRAIN_LIMIT_S = 5;
+
+export interface LimitedClient {
+  /** As much of the driver as drizzle uses. */
+  sql: postgres.Sql;
+  close(): Promise<void>;
+}
+
+export function limitedClient({ pool: first, limitMs }: { pool: postgres.Sql; limitMs: number }): LimitedClient {
+  let pool = first;
+  const replaced = new Set<Promise<void>>();
+  const replace = (silent: postgres.Sql) => {
+    // Several queries of one pool fail together.
+    if (silent !== pool) return;
+    // The very same options: drizzle has put its parsers into them.
+    pool = postgres(silent.options as unknown as postgres.Options<Record<string, never>>);
+    const ended = silent.end({ timeout: DRAIN_LIMIT_S }).finally(() => replaced.delete(ended));
+    replaced.add(ended);
+  };
+  const limited = async <T>(asked: PromiseLike<T>, of: postgres.Sql): Promise<T> => {
+    let timer: NodeJS.Timeout | undefined;
+    const silence = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        replace(of);
+        reject(Object.assign(new Error(`the database did not answer within ${limitMs / 1000} s`), { code: "ETIMEDOUT" }));
+      }, limitMs);
+    });
+    try {
+      return await Promise.race([asked, silence]);
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  const sql = {
+    options: first.options,
+    unsafe: (...args: Parameters<postgres.Sql["unsafe"]>) => {
+      // Sent in a later microtask: until then it can still be told to give its rows as arrays.
+      const query = pool.unsafe(...args);
+      const rows = limited(query, pool);
+      return Object.assign(rows, { values: () => (query.values(), rows) });
+    },
+    begin: (body: (sql: postgres.TransactionSql) => unknown) => limited(pool.begin(body), pool),
+  };
+  return {
+    sql: sql as unknown as postgres.Sql,
+    close: async () => {
+      await Promise.all([pool.end({ timeout: DRAIN_LIMIT_S }), ...replaced]);
+    },
+  };
+}

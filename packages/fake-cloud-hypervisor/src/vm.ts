@@ -1,0 +1,124 @@
+/** One VM object: what it has opened (disks with their locks, the vsock socket), its state and its toy guest. Everything it holds is free after `close`. */
+import { accessSync, closeSync, constants, openSync } from "node:fs";
+import { GUEST_AGENT_PORT } from "@torpor/contracts";
+import { SimulatedGuest } from "@torpor/simulated-guest";
+import { osError, VmError, withContext } from "./errors.ts";
+import { tryLock } from "./locks.ts";
+import { type DiskConfig, guestDisk, type VmConfig } from "./vm-config.ts";
+import { HybridVsock } from "./vsock.ts";
+
+export type VmState = "Created" | "Running" | "Paused";
+
+const ALLOWED: Record<VmState, VmState[]> = { Created: ["Running", "Paused"], Running: ["Paused"], Paused: ["Running"] };
+
+interface OpenDisk {
+  config: DiskConfig;
+  file: number;
+}
+
+export class Vm {
+  readonly config: VmConfig;
+  state: VmState = "Created";
+  private disks: OpenDisk[] = [];
+  private vsock: HybridVsock | undefined;
+  private readonly guest: SimulatedGuest;
+  /** Its RAM is not what it was: it hangs, and what is written of it is zeros. */
+  private isGuestLost = false;
+  private upAtMs = 0;
+
+  /** Opens what the configuration names. Throws a VmError, and then nothing stays open; the configuration has lost the devices that failed, as v53.0's has. */
+  static async open(config: VmConfig, onPowerOff: () => void): Promise<Vm> {
+    const initramfs = config.payload?.initramfs;
+    if (initramfs !== undefined) withContext(["Cannot open initramfs file"], () => accessSync(initramfs, constants.R_OK));
+    const vm = new Vm(config, openDisks(config), onPowerOff);
+    try {
+      if (config.vsock !== undefined) vm.vsock = await HybridVsock.listen(config.vsock.socket, vm.vsockGuest());
+      return vm;
+    } catch (error) {
+      delete config.vsock;
+      vm.close();
+      throw error;
+    }
+  }
+
+  private constructor(config: VmConfig, disks: OpenDisk[], onPowerOff: () => void) {
+    this.config = config;
+    this.disks = disks;
+    const own = guestDisk(config);
+    // By descriptor: the guest keeps its disk when the file is moved or replaced under its name.
+    const file = disks.find((disk) => disk.config === own)?.file;
+    this.guest = new SimulatedGuest({ diskPath: file === undefined ? "/no-writable-disk" : `/proc/self/fd/${file}`, onPowerOff });
+  }
+
+  /** Throws when another process has one of the disks. */
+  lockDisks(): void {
+    for (const { config, file } of this.disks) {
+      if (tryLock(file, config.readonly ? "shared" : "exclusive")) continue;
+      const lock = `Failed to get ${config.readonly ? "Read" : "Write"} lock for disk image: ${config.path}`;
+      const outer = ["Error locking disk images: Another instance likely holds a lock", "Cannot lock images of all block devices"];
+      throw new VmError([...outer, lock, "The file is already locked"]);
+    }
+  }
+
+  boot(slowBootMs: number): void {
+    this.upAtMs = performance.now() + slowBootMs;
+    this.move("Running", "boot");
+  }
+
+  move(to: VmState, verb: "boot" | "pause" | "resume"): void {
+    if (!ALLOWED[this.state].includes(to)) {
+      const transition = `Invalid transition: InvalidStateTransition(${this.state}, ${to})`;
+      throw new VmError([`Cannot ${verb} VM`, `Failed to ${verb} migratable component`, transition]);
+    }
+    this.state = to;
+    if (to !== "Running") return this.guest.pause();
+    this.guest.run();
+    this.vsock?.run();
+  }
+
+  /** Undefined: zeros. */
+  saveMemory(): Buffer | undefined {
+    return this.isGuestLost ? undefined : this.guest.saveMemory();
+  }
+
+  loadMemory(image: Buffer | undefined): void {
+    if (image === undefined) this.isGuestLost = true;
+    else this.guest.loadMemory(image);
+  }
+
+  close(): void {
+    this.guest.pause();
+    this.vsock?.close();
+    for (const { file } of this.disks) closeSync(file);
+    this.disks = [];
+  }
+
+  private vsockGuest() {
+    return {
+      isUp: () => !this.isGuestLost && performance.now() >= this.upAtMs,
+      isRunning: () => this.state === "Running",
+      listensOn: (port: number) => port === GUEST_AGENT_PORT,
+      accept: (socket: unknown) => void this.guest.server.emit("connection", socket),
+    };
+  }
+}
+
+function openDisks(config: VmConfig): OpenDisk[] {
+  const disks: OpenDisk[] = [];
+  try {
+    for (const disk of config.disks ?? []) disks.push({ config: disk, file: openDisk(disk) });
+    return disks;
+  } catch (error) {
+    delete config.disks;
+    for (const { file } of disks) closeSync(file);
+    throw error;
+  }
+}
+
+function openDisk(disk: DiskConfig): number {
+  try {
+    return openSync(disk.path, disk.readonly ? "r" : "r+");
+  } catch (error) {
+    throw new VmError(["Error from device manager", "Cannot open disk path", `I/O error (path=${disk.path} op=open)`, osError(error)]);
+  }
+}

@@ -1,0 +1,1 @@
+export { SimulatedGuest } from "./guest.ts";

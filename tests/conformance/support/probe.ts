@@ -1,0 +1,19 @@
+/** Whether a real VM can be had here at all: it is tried, not guessed. */
+import { existsSync } from "node:fs";
+import { expectStatus, SNAPSHOT, Stage, type Target } from "./stage.ts";
+
+/** The target, with the reason why it has no VMs when it has none. */
+export async function probe(target: Target): Promise<Target> {
+  if (target.kernel === undefined || target.initrd === undefined) return { ...target, noVm: "no kernel and initrd to boot are given" };
+  if (!existsSync("/dev/kvm")) return { ...target, noVm: "this machine has no /dev/kvm" };
+  const stage = await Stage.open(target);
+  try {
+    const vmm = await stage.paused();
+    expectStatus(await vmm.put("vm.snapshot", SNAPSHOT), 204);
+    return target;
+  } catch (error) {
+    return { ...target, noVm: `no VM can be booted and snapshotted here: ${error instanceof Error ? error.message : String(error)}` };
+  } finally {
+    await stage.close();
+  }
+}

@@ -1,0 +1,101 @@
+/** Postgres is killed again and again under queries and transactions: each of them ends, with an answer of its own or an error, and all goes on when the server is back. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { type Database, openDatabase, type Tx } from "@torpor/db";
+import { type PostgresServer, startPostgres, until } from "@torpor/testkit";
+import { sql } from "drizzle-orm";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const KILLS = 8;
+/** More than connections, so that some wait for one when the server goes. */
+const CONNECTIONS = 8;
+const CLIENTS_PER_KIND = 4;
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+let asked = 0;
+const foreign: unknown[] = [];
+
+/** Any answer but the own number was meant for another query. */
+async function ask(db: Tx, number = (asked += 1)): Promise<void> {
+  const rows = await db.execute(sql`SELECT ${number}::int AS number`);
+  if (rows[0]?.["number"] !== number) foreign.push({ asked: number, got: rows });
+}
+
+const insert = (db: Tx, pair: number) => db.execute(sql`INSERT INTO halves VALUES (${pair})`);
+
+/** Two rows or none, with something between them. */
+const pairOf = (between: (tx: Tx) => Promise<unknown>) => (db: Database) =>
+  db.transaction(async (tx) => {
+    const pair = (asked += 1);
+    await insert(tx, pair);
+    await between(tx);
+    await insert(tx, pair);
+  });
+
+const KINDS: ((db: Database) => Promise<unknown>)[] = [
+  (db) => ask(db),
+  (db) => db.execute(sql`SELECT 1`),
+  pairOf((tx) => ask(tx)),
+  pairOf(() => sleep(3)),
+  pairOf(() => new Promise((resolve) => setImmediate(resolve))),
+  pairOf((tx) => Promise.allSettled([ask(tx), ask(tx), ask(tx)])),
+];
+
+test("S39: kill -9 of Postgres under load leaves no query unanswered, no connection lost and no transaction in parts", async () => {
+  const handle = openDatabase(await server.database(), { maxConnections: CONNECTIONS });
+  await handle.db.execute(sql`CREATE TABLE halves (pair integer)`);
+  const stopping = new AbortController();
+  const clients = KINDS.flatMap((kind) => Array.from({ length: CLIENTS_PER_KIND }, () => startClient(handle.db, kind, stopping.signal)));
+  const allServed = async (times: number) => {
+    const goals = clients.map(({ served }) => served() + times);
+    await until("each client is served again", () => clients.every(({ served }, at) => served() >= (goals[at] ?? 0)));
+  };
+  try {
+    await allServed(1);
+    for (let kill = 0; kill < KILLS; kill += 1) {
+      await sleep(Math.random() * 100);
+      await server.stop("SIGKILL");
+      await restart();
+      // Twice: the first may have been asked before.
+      await allServed(2);
+    }
+    stopping.abort();
+    await Promise.all(clients.map(({ ended }) => ended));
+    expect(foreign).toEqual([]);
+    expect(await handle.db.execute(sql`SELECT pair FROM halves GROUP BY pair HAVING count(*) <> 2`)).toHaveLength(0);
+  } finally {
+    stopping.abort();
+    await handle.close();
+  }
+});
+
+/** Asks without a pause for as long as it is served, and soon again when it is not. */
+function startClient(db: Database, kind: (db: Database) => Promise<unknown>, signal: AbortSignal) {
+  let served = 0;
+  const loop = async () => {
+    while (!signal.aborted) {
+      try {
+        await kind(db);
+        served += 1;
+      } catch {
+        await sleep(Math.random() < 0.5 ? 0 : 5);
+      }
+    }
+  };
+  return { served: () => served, ended: loop() };
+}
+
+/** It refuses to start until the killed one is reaped and its children have let go of its memory. */
+const restart = () =>
+  until("Postgres is back", () =>
+    server.start().then(
+      () => true,
+      () => false,
+    ),
+  );
