@@ -7,7 +7,7 @@ export type Finding =
 
 export interface Check {
   name: string;
-  look(machine: Machine): Promise<Finding>;
+  look: (machine: Machine) => Promise<Finding>;
 }
 
 /** What a look may ask: a test gives another root, other programs and other settings. */
