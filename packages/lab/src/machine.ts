@@ -73,7 +73,8 @@ export function machineComponent(options: LabOptions, record: LabRecord, files: 
     ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
     ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", "2", "-m", String(options.memoryMib)],
     ["-kernel", join(machineDir, "kernel"), "-initrd", join(machineDir, "initrd")],
-    ["-append", "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0"],
+    // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the guest.
+    ["-append", "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0 tsc=reliable"],
     ["-drive", `${disk(join(machineDir, "root.ext4"))},snapshot=on`],
     ["-drive", `${disk(files.data)},discard=unmap,detect-zeroes=unmap`],
     ["-netdev", ["user,id=net0", ...forwards].join(",")],
