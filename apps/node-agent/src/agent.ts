@@ -73,7 +73,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   });
   const { port } = dataPlane.address() as AddressInfo;
   const membership: Membership = { isRegistered: false, leaseUntilMs: 0 };
-  const request = await registration(config, driver, `http://${config.DATA_PLANE_HOST}:${port}`, images);
+  const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
   const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
   const loops = [
     reporter.run(bus, signal),

@@ -13,6 +13,8 @@ const Environment = Type.Object({
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9400 }),
   DATA_PLANE_HOST: Type.String({ default: "127.0.0.1" }),
   DATA_PLANE_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9401 }),
+  /** Where gateways reach the data plane, when that is not the address it listens on: behind a forwarded port, or bound to every address. */
+  DATA_PLANE_URL: Type.Optional(Type.String({ pattern: "^http://" })),
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),

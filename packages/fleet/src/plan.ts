@@ -10,6 +10,8 @@ export interface FleetOptions {
   dir: string;
   imagesDir: string;
   hosts: number;
+  /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
+  guestHosts?: string[];
   gateways: number;
   schedulers: number;
   driver: "qemu" | "simulated";
@@ -34,6 +36,11 @@ export interface Ports {
 }
 
 export const hostIdAt = (index: number) => `host-${index + 1}`;
+/** Every host that may speak on the bus. */
+export const hostIdsOf = ({ hosts, guestHosts = [] }: Pick<FleetOptions, "hosts" | "guestHosts">) => [
+  ...Array.from({ length: hosts }, (_, at) => hostIdAt(at)),
+  ...guestHosts,
+];
 export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
 
 /** Everything but Postgres and NATS, whose commands are made when they are prepared. */
