@@ -13,6 +13,8 @@ usage: ./torpor <command>
   up                start the local fleet and leave it running      [--hosts N] [--schedulers N]
   down              end the local fleet and its virtual machines
   status [--json]   every component and every virtual machine
+  lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
+  host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
   test [project…]   everything that CI checks; or: unit, integration, system, vm, verify
 USAGE
@@ -27,9 +29,10 @@ torpor_setup() { # root command
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
   export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 TURBO_CACHE_DIR=$TORPOR_HOME/cache/turbo NPM_CONFIG_UPDATE_NOTIFIER=false
   export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
-  torpor_debian_packages
+  # A machine that is only looked at (host check) stays as it is.
+  [ "$command" = host ] || torpor_debian_packages
   torpor_node "$root" "$tools"
-  torpor_nats "$root" "$tools"
+  [ "$command" = host ] || torpor_nats "$root" "$tools"
   torpor_pnpm "$tools"
   torpor_dependencies "$root"
 }
@@ -44,7 +47,7 @@ torpor_fail() {
 # Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
 torpor_debian_packages() {
   local missing=() pair
-  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux python3:python3 ps:procps openssl:openssl; do
+  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux ip:iproute2 nft:nftables python3:python3 ps:procps openssl:openssl ssh-keygen:openssh-client; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   # pip fetches the wheels; once they are there, it is not needed.

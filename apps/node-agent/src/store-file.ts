@@ -33,6 +33,7 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
         signal.throwIfAborted();
         await rm(entryOf(storeKey), { recursive: true, force: true });
         await renameDurably(unfinished, entryOf(storeKey));
+        await removeOlder(options.storeDir, storeKey, generation);
       } finally {
         await rm(unfinished, { recursive: true, force: true });
       }
@@ -66,6 +67,14 @@ export function fileSnapshotStore(options: { storeDir: string; imagesDir: string
         await rm(join(options.storeDir, name), { recursive: true, force: true });
     },
   };
+}
+
+/** The newest is what a lost host's sandbox is resumed from; what is older has been run, and is for nothing. */
+async function removeOlder(storeDir: string, storeKey: string, generation: number): Promise<void> {
+  const prefix = storeKey.slice(0, -String(generation).length);
+  const names = (await readdir(storeDir)).filter((name) => name.startsWith(prefix));
+  for (const name of names.filter((entry) => Number(entry.slice(prefix.length)) < generation))
+    await rm(join(storeDir, name), { recursive: true, force: true });
 }
 
 async function verifyFiles(dir: string, manifest: Manifest, signal?: AbortSignal): Promise<void> {

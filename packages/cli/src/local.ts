@@ -3,6 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { Fleet, type FleetOptions } from "@torpor/fleet";
+import { LAB_HOST_ID } from "@torpor/lab";
 import type { CommandContext } from "./main.ts";
 
 export const fleetDir = (root: string) => join(root, ".torpor/fleet");
@@ -33,6 +34,7 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
     hosts: count("--hosts", values.hosts, 2),
     gateways: count("--gateways", values.gateways, 1),
     schedulers: count("--schedulers", values.schedulers, 2),
+    guestHosts: [LAB_HOST_ID],
     driver,
     gatewayPort: port("TORPOR_GATEWAY_PORT", DEFAULT_GATEWAY_PORT),
     edgePort: port("TORPOR_EDGE_PORT", DEFAULT_EDGE_PORT),

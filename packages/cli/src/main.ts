@@ -17,6 +17,8 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   down: async () => (await import("./commands/up.ts")).down,
   status: async () => (await import("./commands/status.ts")).status,
   image: async () => (await import("./commands/image.ts")).image,
+  lab: async () => (await import("./commands/lab.ts")).lab,
+  host: async () => (await import("./commands/host.ts")).host,
   test: async () => (await import("./commands/test.ts")).test,
 };
 

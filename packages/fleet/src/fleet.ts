@@ -10,14 +10,21 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
 import { isAlive, signalProcess, waitUntilGone } from "@torpor/service";
-import { findNatsServer, natsConfiguration } from "./nats.ts";
-import { type FleetOptions, hostIdAt, planServices, type Ports, secretFile } from "./plan.ts";
+import { findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
+import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
-import { endVmProcesses } from "./vms.ts";
+import { collectLeftovers, endVmProcesses } from "./vms.ts";
 
-const READY_LIMIT_MS: Record<Role, number> = { postgres: 60_000, nats: 20_000, scheduler: 30_000, "node-agent": 600_000, gateway: 30_000 };
+const READY_LIMIT_MS: Record<Role, number> = {
+  postgres: 60_000,
+  nats: 20_000,
+  scheduler: 30_000,
+  "node-agent": 600_000,
+  lab: 900_000,
+  gateway: 30_000,
+};
 const STOP_GRACE_MS = 8_000;
 const ORGANIZATION = "local";
 
@@ -103,6 +110,36 @@ export class Fleet {
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
   }
 
+  /** Starts a component that the fleet was not planned with, or a newer one of the same name; it ends with the fleet. Returns before it is well. */
+  async attach(component: Component): Promise<void> {
+    this.state.components = [...this.state.components.filter(({ name }) => name !== component.name), component];
+    component.process = await startProcess(component);
+    writeState(this.dir, this.state);
+  }
+
+  /** Waits until a component that was attached is well. */
+  async waitWell(name: string, signal: AbortSignal): Promise<void> {
+    const component = this.component(name);
+    await waitWell(component, READY_LIMIT_MS[component.role], signal);
+  }
+
+  /** Ends a component that was attached, and forgets it. */
+  async detach(name: string): Promise<void> {
+    const { process: identity } = this.component(name);
+    if (identity !== undefined) await stopProcess(identity, "SIGTERM", STOP_GRACE_MS);
+    this.state.components = this.state.components.filter((component) => component.name !== name);
+    writeState(this.dir, this.state);
+  }
+
+  /** Files with what a host needs to speak to this fleet: its password on the bus, and the key that gateways show. */
+  joinSecrets(hostId: string): { natsUser: string; natsPasswordFile: string; hostDataKeyFile: string } {
+    return {
+      natsUser: natsUserOf(hostId),
+      natsPasswordFile: secretFile(this.dir, `nats-${hostId}`),
+      hostDataKeyFile: secretFile(this.dir, "host-data-key"),
+    };
+  }
+
   /** kill -9, and waits for its end. */
   async kill(name: string): Promise<void> {
     const { process: identity } = this.component(name);
@@ -142,16 +179,18 @@ export class Fleet {
       );
     };
     await stop(["gateway"]);
-    await stop(["node-agent", "scheduler"]);
+    await stop(["node-agent", "lab", "scheduler"]);
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);
+    const hosts = this.state.components.filter(({ role }) => role === "node-agent");
+    if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
 }
 
 async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name: string) => string): Promise<Component> {
   const { root, dir } = options;
-  const hosts = Array.from({ length: options.hosts }, (_, at) => ({ hostId: hostIdAt(at), password: secrets(`nats-${hostIdAt(at)}`) }));
+  const hosts = hostIdsOf(options).map((hostId) => ({ hostId, password: secrets(`nats-${hostId}`) }));
   const users = [{ password: secrets("nats-control") }, ...hosts];
   const file = secretFile(dir, "nats.conf");
   const configuration = { root, port: ports.nats, storeDir: join(dir, "nats"), users, isDurable: options.isDurable };
@@ -168,9 +207,10 @@ async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name
 }
 
 /** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
-async function makeSecrets({ dir, hosts }: FleetOptions): Promise<(name: string) => string> {
+async function makeSecrets(options: FleetOptions): Promise<(name: string) => string> {
+  const { dir } = options;
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
-  const hostSecrets = Array.from({ length: hosts }, (_, at) => `nats-${hostIdAt(at)}`);
+  const hostSecrets = hostIdsOf(options).map((hostId) => `nats-${hostId}`);
   const values = new Map<string, string>();
   for (const name of ["postgres", "nats-control", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
     const file = secretFile(dir, name);

@@ -10,6 +10,8 @@ export interface FleetOptions {
   dir: string;
   imagesDir: string;
   hosts: number;
+  /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
+  guestHosts?: string[];
   gateways: number;
   schedulers: number;
   driver: "qemu" | "simulated";
@@ -34,6 +36,11 @@ export interface Ports {
 }
 
 export const hostIdAt = (index: number) => `host-${index + 1}`;
+/** Every host that may speak on the bus. */
+export const hostIdsOf = ({ hosts, guestHosts = [] }: Pick<FleetOptions, "hosts" | "guestHosts">) => [
+  ...Array.from({ length: hosts }, (_, at) => hostIdAt(at)),
+  ...guestHosts,
+];
 export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
 
 /** Everything but Postgres and NATS, whose commands are made when they are prepared. */
@@ -110,7 +117,7 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
-/** What programs need of the caller's environment, and what an operator may set for the VMMs. */
+/** What programs need of the caller's environment, and what an operator may set for the hosts' VMs. */
 function inherited(): Record<string, string> {
   return fromEnvironment([
     "PATH",
@@ -122,6 +129,12 @@ function inherited(): Record<string, string> {
     "CLOUD_HYPERVISOR_DIR",
     "CLOUD_HYPERVISOR_LANDLOCK",
     "QEMU_ACCELERATOR",
+    "ISOLATION",
+    "VM_NETWORK_CIDR",
+    "VM_NETWORK_POOL",
+    "EGRESS",
+    "EGRESS_DNS",
+    "UPLINK_NETNS",
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",

@@ -4,7 +4,8 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ProcessIdentity } from "@torpor/service";
 
-export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "gateway";
+/** `lab`: a machine of its own with a node-agent on it (packages/lab); the process is the one that emulates it. */
+export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "lab" | "gateway";
 
 export interface Component {
   /** Unique in the fleet: `host-1`, `scheduler-2`. */

@@ -3,6 +3,7 @@ export { ConfigurationError, configured, convertTexts, loadConfig, readSecret } 
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger } from "./logger.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";
+export { run, type RunOptions } from "./run.ts";
 export { runService, type Closer } from "./run-service.ts";
 export {
   bootId,

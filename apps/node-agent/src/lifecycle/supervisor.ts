@@ -68,6 +68,7 @@ export class Supervisor {
   /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
   async adopt(): Promise<void> {
     await this.deps.store.prepare();
+    await this.deps.isolation.collect(await this.liveVms());
     for (const sandboxId of await this.deps.store.list()) {
       const record = await this.deps.store.read(sandboxId);
       if (record === undefined) continue;
@@ -90,6 +91,18 @@ export class Supervisor {
         if (record.state === "paused") this.replication.start(record);
       }
     }
+  }
+
+  /** Those whose VMM runs, whatever their record says: what they use on the host stays theirs. */
+  private async liveVms(): Promise<Vm[]> {
+    const live: Vm[] = [];
+    for (const sandboxId of await this.deps.store.list()) {
+      const record = await this.deps.store.read(sandboxId);
+      if (record === undefined) continue;
+      const vm = this.deps.store.vmOf(record);
+      if (await this.deps.driver.isAlive(vm)) live.push(vm);
+    }
+    return live;
   }
 
   /** The operation that an earlier process had not ended. One whose result is in the record already has ended. */
@@ -353,6 +366,10 @@ export class Supervisor {
       record.observedAt = new Date().toISOString();
       await this.deps.store.write(record);
       this.deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
+      // What it used on the host goes too.
+      await this.deps.driver
+        .end(vm, { graceMs: 0 })
+        .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"));
     }
     await this.announce(entry);
   }

@@ -9,6 +9,7 @@ import { createLogger, findProcesses, isAlive, type ProcessIdentity } from "@tor
 import { makeSimulatedImage, until } from "@torpor/testkit";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
+import { plainIsolation } from "../../src/host/isolation.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
@@ -71,6 +72,7 @@ export class TestHost {
         hostId: "host-1",
         store: this.store,
         driver,
+        isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
         snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
         activity: new Activity(),

@@ -29,7 +29,7 @@ export async function demo(context: CommandContext): Promise<number> {
 
 export function stageOf(fleet: Fleet): Stage {
   const hosts = fleet.state.components.flatMap(({ role, name, healthUrl }) =>
-    role === "node-agent" && healthUrl !== undefined ? [{ id: name, healthUrl }] : [],
+    (role === "node-agent" || role === "lab") && healthUrl !== undefined ? [{ id: name, healthUrl }] : [],
   );
   return { url: fleet.state.url, apiKey: fleet.state.apiKey, hosts };
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { interrupted } from "../local.ts";
 import { staleCompatibility } from "../compatibility.ts";
 import type { CommandContext } from "../main.ts";
-import { run } from "../run.ts";
+import { run } from "@torpor/service";
 import { buildImage } from "./image.ts";
 
 const PROJECTS = ["unit", "integration", "system", "conformance", "vm"] as const;

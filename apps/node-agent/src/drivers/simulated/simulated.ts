@@ -6,9 +6,8 @@ import { createHash } from "node:crypto";
 import { open, readFile } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { once } from "node:events";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { durableStep } from "../../host/durable-step.ts";
 import { plainIsolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
@@ -18,7 +17,8 @@ import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 
-const PROGRAM = fileURLToPath(new URL("vmm.ts", import.meta.url));
+/** Beside this file: in the sources, or in a release (build.ts). */
+const PROGRAM = join(import.meta.dirname, basename(import.meta.filename) === "simulated.ts" ? "vmm.ts" : "torpor-simulated-vmm.mjs");
 const FINGERPRINT = "simulated/1";
 const MEMORY_FILE = "memory";
 const START_LIMIT_MS = 20_000;

@@ -1,0 +1,41 @@
+/** One thing that a host needs, looked at on this machine. */
+export type Finding =
+  | { kind: "ok"; found: string }
+  /** Works without, but not as well. */
+  | { kind: "advised"; found: string; remedy: string }
+  | { kind: "missing"; found: string; remedy: string };
+
+export interface Check {
+  name: string;
+  look: (machine: Machine) => Promise<Finding>;
+}
+
+/** What a look may ask: a test gives another root, other programs and other settings. */
+export interface Machine {
+  /** Before every absolute path that is read: "" on a real machine. */
+  root: string;
+  env: NodeJS.ProcessEnv;
+  settings: CheckSettings;
+  /** Code 127 when there is no such program. */
+  run(command: string, args: string[]): Promise<{ code: number; output: string }>;
+}
+
+export interface CheckSettings {
+  driver: string;
+  vmmUid: number;
+  dataDir: string;
+  imagesDir: string;
+  snapshotStoreDir: string;
+  natsUrl: string | undefined;
+  cloudHypervisorBin: string | undefined;
+  cloudHypervisorDir: string;
+  secretFiles: string[];
+}
+
+export const ok = (found: string): Finding => ({ kind: "ok", found });
+export const missing = (found: string, remedy: string): Finding => ({ kind: "missing", found, remedy });
+export const advised = (found: string, remedy: string): Finding => ({ kind: "advised", found, remedy });
+
+/** Required by the driver of production alone; the others can do without. */
+export const missingForKvm = (machine: Machine, found: string, remedy: string): Finding =>
+  machine.settings.driver === "cloud-hypervisor" ? missing(found, remedy) : advised(found, remedy);

@@ -1,0 +1,58 @@
+import { type Check, type CheckSettings, type Finding, type Machine, missing } from "./finding.ts";
+import { KERNEL_CHECKS } from "./kernel.ts";
+import { PROGRAM_CHECKS } from "./programs.ts";
+import { SERVICE_CHECKS } from "./service.ts";
+import { STORAGE_CHECKS } from "./storage.ts";
+
+export interface Checked {
+  name: string;
+  finding: Finding;
+}
+
+export const CHECKS: Check[] = [...KERNEL_CHECKS, ...PROGRAM_CHECKS, ...STORAGE_CHECKS, ...SERVICE_CHECKS];
+
+const DEFAULT_VMM_UID = 64_055;
+const HEADS = { ok: "ok      ", advised: "advised ", missing: "MISSING " } as const;
+
+/** Read without the agent's own schema: a check has to work where the agent's settings are wrong. */
+export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
+  const given = (name: string) => env[name] || undefined;
+  const dataDir = given("DATA_DIR") ?? "/var/lib/torpor";
+  return {
+    driver: given("DRIVER") ?? "cloud-hypervisor",
+    vmmUid: Number(given("VMM_UID") ?? DEFAULT_VMM_UID),
+    dataDir,
+    imagesDir: given("IMAGES_DIR") ?? "/var/lib/torpor/images",
+    snapshotStoreDir: given("SNAPSHOT_STORE_DIR") ?? "/var/lib/torpor/snapshots",
+    natsUrl: given("NATS_URL"),
+    cloudHypervisorBin: given("CLOUD_HYPERVISOR_BIN"),
+    cloudHypervisorDir: given("CLOUD_HYPERVISOR_DIR") ?? "/usr/lib/torpor/cloud-hypervisor",
+    secretFiles: [given("NATS_PASSWORD_FILE"), given("HOST_DATA_KEY_FILE")].filter((file) => file !== undefined),
+  };
+}
+
+/** Each check for itself: one that throws is reported, and the others go on. */
+export async function checkMachine(machine: Machine, checks: Check[]): Promise<Checked[]> {
+  return await Promise.all(
+    checks.map(async ({ name, look }) => {
+      const finding = await look(machine).catch((error: unknown) =>
+        missing(
+          `could not be looked at: ${error instanceof Error ? error.message : String(error)}`,
+          "run this check as root; if it stays, it is a bug of the check",
+        ),
+      );
+      return { name, finding };
+    }),
+  );
+}
+
+export function renderReport(report: Checked[]): string {
+  const width = Math.max(...report.map(({ name }) => name.length));
+  const lines = report.flatMap(({ name, finding }) => {
+    const line = `${HEADS[finding.kind]}${name.padEnd(width)}  ${finding.found}`;
+    return finding.kind === "ok" ? [line] : [line, `${" ".repeat(HEADS.ok.length + width)}  → ${finding.remedy}`];
+  });
+  const lacking = report.filter(({ finding }) => finding.kind === "missing").length;
+  const verdict = lacking === 0 ? "This machine has what a host needs." : `${lacking} of ${report.length} required things are missing.`;
+  return `${[...lines, "", verdict].join("\n")}\n`;
+}

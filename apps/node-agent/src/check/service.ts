@@ -1,0 +1,66 @@
+/** User, secrets, unit and the way to the fleet. */
+import { once } from "node:events";
+import { readFile, stat } from "node:fs/promises";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
+
+const UNIT = "torpor-node-agent.service";
+const CONNECT_LIMIT_MS = 3_000;
+const DEFAULT_NATS_PORT = 4222;
+
+export const SERVICE_CHECKS: Check[] = [
+  { name: "VMM user", look: vmmUser },
+  { name: "secrets", look: secrets },
+  { name: "systemd unit", look: unit },
+  { name: "NATS", look: nats },
+];
+
+async function vmmUser(machine: Machine): Promise<Finding> {
+  const { vmmUid } = machine.settings;
+  const lines = (await readFile(join(machine.root, "/etc/passwd"), "utf8").catch(() => "")).split("\n");
+  const name = lines.find((line) => line.split(":")[2] === String(vmmUid))?.split(":")[0];
+  return name === undefined
+    ? missing(`nobody has uid ${vmmUid}`, "run infra/host/install.sh, which adds torpor-vmm")
+    : ok(`${name}, uid ${vmmUid}`);
+}
+
+async function secrets(machine: Machine): Promise<Finding> {
+  for (const file of machine.settings.secretFiles) {
+    const facts = await stat(join(machine.root, file)).catch(() => undefined);
+    if (facts === undefined) return missing(`${file} is not there`, "get it from the operator of the fleet (docs/hosts.md), mode 600");
+    if ((facts.mode & 0o077) !== 0) return missing(`${file} has mode ${(facts.mode & 0o777).toString(8)}`, `chmod 600 ${file}`);
+  }
+  if (machine.settings.secretFiles.length === 0)
+    return missing("none is configured", "set NATS_PASSWORD_FILE and HOST_DATA_KEY_FILE in /etc/torpor/node-agent.env");
+  return ok(machine.settings.secretFiles.join(", "));
+}
+
+async function unit(machine: Machine): Promise<Finding> {
+  const enabled = (await machine.run("systemctl", ["is-enabled", UNIT])).output.trim();
+  const active = (await machine.run("systemctl", ["is-active", UNIT])).output.trim();
+  if (enabled === "enabled" && active === "active") return ok("enabled, active");
+  if (enabled !== "enabled")
+    return missing(
+      `${UNIT} is ${enabled.split("\n").at(-1) || "not there"}`,
+      `run infra/host/install.sh; then systemctl enable --now ${UNIT}`,
+    );
+  return missing(`enabled, but ${active}`, `systemctl start ${UNIT}; journalctl -u ${UNIT} says why it ended`);
+}
+
+async function nats(machine: Machine): Promise<Finding> {
+  const { natsUrl } = machine.settings;
+  if (natsUrl === undefined) return advised("NATS_URL is not set", "set it in /etc/torpor/node-agent.env");
+  const url = URL.parse(natsUrl);
+  if (url === null) return missing("NATS_URL is no URL", "write it as nats://host:4222 or tls://host:4222");
+  const socket = connect(Number(url.port || DEFAULT_NATS_PORT), url.hostname);
+  try {
+    await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_LIMIT_MS) });
+    return ok(`${url.host} takes connections`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    return missing(`${url.host} cannot be reached: ${reason}`, "correct NATS_URL, or let the private network's firewall pass this host");
+  } finally {
+    socket.destroy();
+  }
+}

@@ -1,0 +1,71 @@
+/** The data directory: owners and modes, reflinks, room. */
+import { randomUUID } from "node:crypto";
+import { rm, stat, statfs, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
+
+const ADVISED_FREE_GIB = 50;
+const MINIMUM_FREE_GIB = 5;
+const TRIED_BYTES = 65_536;
+const OTHERS_MAY_PASS = 0o001;
+const OTHERS_MAY_READ = 0o007;
+
+export const STORAGE_CHECKS: Check[] = [
+  { name: "data directory", look: (machine) => directory(machine, machine.settings.dataDir, { isPassable: true }) },
+  { name: "images directory", look: (machine) => directory(machine, machine.settings.imagesDir, { isPassable: true }) },
+  { name: "snapshots directory", look: (machine) => directory(machine, machine.settings.snapshotStoreDir, { isPassable: false }) },
+  { name: "reflink", look: reflink },
+  { name: "one file system", look: oneFileSystem },
+  { name: "free disk", look: freeDisk },
+];
+
+async function directory(machine: Machine, path: string, { isPassable }: { isPassable: boolean }): Promise<Finding> {
+  const facts = await stat(join(machine.root, path)).catch(() => undefined);
+  if (facts?.isDirectory() !== true) return missing(`${path} is not there`, "run infra/host/install.sh, which makes it");
+  const mode = (facts.mode & 0o777).toString(8);
+  if (isPassable && (facts.mode & OTHERS_MAY_PASS) === 0)
+    return missing(`${path} has mode ${mode}`, `chmod 755 ${path}: the VMM's user has to get through to its own directories`);
+  if (!isPassable && (facts.mode & OTHERS_MAY_READ) !== 0)
+    return missing(`${path} has mode ${mode}`, `chmod 700 ${path}: it holds the memory of sandboxes`);
+  return ok(`${path}, mode ${mode}`);
+}
+
+/** Tried for real: what a file system of this kind can do says little about this one. */
+async function reflink(machine: Machine): Promise<Finding> {
+  const base = join(machine.root, machine.settings.dataDir, `.check-${randomUUID()}`);
+  try {
+    await writeFile(base, Buffer.alloc(TRIED_BYTES, 1));
+    const { code } = await machine.run("cp", ["--reflink=always", "--", base, `${base}.copy`]);
+    if (code === 0) return ok("works");
+    return advised(
+      "not possible here",
+      `copies of disks take their full time and room: use an XFS (mkfs.xfs -m reflink=1) for ${machine.settings.dataDir}`,
+    );
+  } catch (error) {
+    return missing(
+      `${machine.settings.dataDir} cannot be written: ${error instanceof Error ? error.message : String(error)}`,
+      "run this check as root, after infra/host/install.sh",
+    );
+  } finally {
+    for (const path of [base, `${base}.copy`]) await rm(path, { force: true });
+  }
+}
+
+/** Files are renamed and reflinked from one to the other. */
+async function oneFileSystem(machine: Machine): Promise<Finding> {
+  const { dataDir, imagesDir } = machine.settings;
+  const [data, images] = await Promise.all([dataDir, imagesDir].map((path) => stat(join(machine.root, path)).catch(() => undefined)));
+  if (data === undefined || images === undefined) return missing("a directory is not there", "run infra/host/install.sh, which makes it");
+  return data.dev === images.dev
+    ? ok("data and images")
+    : missing(`${dataDir} and ${imagesDir} are on two`, "keep both on one file system: disks are reflinked from images");
+}
+
+async function freeDisk(machine: Machine): Promise<Finding> {
+  const facts = await statfs(join(machine.root, machine.settings.dataDir)).catch(() => undefined);
+  if (facts === undefined) return missing(`${machine.settings.dataDir} is not there`, "run infra/host/install.sh, which makes it");
+  const freeGib = Math.floor((facts.bavail * facts.bsize) / 1024 ** 3);
+  const remedy = "a pause writes a sandbox's whole memory: give the data directory a larger disk";
+  if (freeGib < MINIMUM_FREE_GIB) return missing(`${freeGib} GiB`, remedy);
+  return freeGib < ADVISED_FREE_GIB ? advised(`${freeGib} GiB`, remedy) : ok(`${freeGib} GiB`);
+}

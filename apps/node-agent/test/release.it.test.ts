@@ -1,0 +1,98 @@
+/** The release as it is installed: one file, without the workspace around it; and the install script's refusals, which come before it changes anything. */
+import { execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { access, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { createConnection } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { freePort } from "../src/host/ports.ts";
+
+let dir: string;
+let program: string;
+
+beforeAll(async () => {
+  dir = await mkdtemp(join(tmpdir(), "release-"));
+  program = join(dir, "torpor-node-agent.mjs");
+  const built = await run(process.execPath, [join(import.meta.dirname, "../build.ts"), dir]);
+  if (built.code !== 0 || built.output !== "") throw new Error(`the release could not be built: ${built.output}`);
+});
+afterAll(async () => {
+  await rm(dir, { recursive: true, force: true });
+});
+
+test("it holds the program and all that the install script installs", async () => {
+  for (const name of [
+    "install.sh",
+    "node-agent.env",
+    "modules.conf",
+    "sysctl.conf",
+    "torpor-node-agent",
+    "systemd/torpor-node-agent.service",
+    "systemd/torpor-vms.slice",
+  ])
+    await access(join(dir, "host", name));
+  expect(await readFile(join(dir, "host/systemd/torpor-node-agent.service"), "utf8")).toContain("KillMode=process");
+});
+
+test("its parts run from anywhere, with nothing but Node.js", async () => {
+  expect((await run(process.execPath, [program, "check"])).output).toContain("reflink");
+  expect(await run(process.execPath, [program, "nonsense"])).toMatchObject({
+    code: 2,
+    output: expect.stringContaining("run, prepare, check") as string,
+  });
+  expect(await run(process.execPath, [program])).toMatchObject({
+    code: 1,
+    output: expect.stringContaining("HOST_DATA_KEY_FILE is not set") as string,
+  });
+});
+
+test("so does the simulated virtual machine", async () => {
+  await mkdir(join(dir, "r1"));
+  await writeFile(join(dir, "disk.raw"), Buffer.alloc(65_536));
+  const port = await freePort();
+  const vmm = spawn(process.execPath, [join(dir, "torpor-simulated-vmm.mjs"), "r1", String(port)], { cwd: dir, stdio: "ignore" });
+  try {
+    const health = await answerOf(port);
+    expect(health).toEqual({ status: "healthy" });
+  } finally {
+    vmm.kill("SIGKILL");
+    await once(vmm, "exit");
+  }
+});
+
+test.each([
+  [["--release"], "--release needs a value"],
+  [["--nonsense", "x"], "there is no option '--nonsense'"],
+])("install.sh %j says what is wrong", async (args, message) => {
+  const { code, output } = await run("bash", [join(dir, "host/install.sh"), ...args]);
+  expect(output).toContain(message);
+  expect(code).toBe(1);
+});
+
+/** Its vCPUs stand still until it is told to run. */
+async function answerOf(port: number): Promise<unknown> {
+  for (let tries = 0; tries < 200; tries += 1) {
+    try {
+      const socket = createConnection({ path: join(dir, "r1/control.sock") });
+      await once(socket, "connect");
+      socket.end("run\n");
+      await once(socket.resume(), "close");
+      const response = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(5_000) });
+      return await response.json();
+    } catch {
+      await sleep(100);
+    }
+  }
+  throw new Error("it did not start");
+}
+
+async function run(command: string, args: string[]): Promise<{ code: number; output: string }> {
+  return await new Promise((resolve) => {
+    const env = { PATH: process.env["PATH"], TMPDIR: process.env["TMPDIR"] };
+    execFile(command, args, { cwd: "/", env }, (error, stdout, stderr) =>
+      resolve({ code: error === null ? 0 : Number(error.code), output: `${stdout}${stderr}` }),
+    );
+  });
+}

@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (the ordinary one: it has KVM), initramfs, root file system, and the keys to log in with.
+#
+#   build.sh <cacheDir>
+#
+# The result is <cacheDir>/machine-<digest of what it is made from>/ with kernel, initrd, root.ext4, id_ed25519 and known_hosts, and the link <cacheDir>/machine. With nothing changed it
+# returns at once.
+# Needs root, mmdebstrap, mkfs.ext4, cpio, kmod and ssh-keygen. Packages come from wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
+set -euo pipefail
+
+suite=bookworm
+root_size_mib=3072
+here=$(cd "$(dirname "$0")" && pwd)
+cache=$(mkdir -p "${1:?usage: build.sh <cacheDir>}" && cd "$1" && pwd)
+started=$SECONDS
+say() { printf '  [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
+
+for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe ssh-keygen; do
+  command -v "$tool" > /dev/null || { echo "the lab image needs $tool: run ./torpor, which installs it, or install it yourself" >&2; exit 1; }
+done
+[ "$(id -u)" = 0 ] || { echo "the lab image must be built as root: it makes a root file system" >&2; exit 1; }
+
+key=$(cat "$here/packages.txt" "$here/build.sh" "$here/init" | sha256sum | cut -c1-16)
+target=$cache/machine-$key
+point() { ln -sfnT "machine-$key" "$cache/machine"; }
+if [ -d "$target" ]; then
+  point
+  say "the lab machine is current ($key)"
+  exit 0
+fi
+
+work=$(mktemp -d "$cache/work.XXXXXX")
+cleanup() { rm -rf --one-file-system "$work"; }
+trap cleanup EXIT
+trap 'exit 1' INT TERM
+
+sources() { # apt's own sources of this machine, the Debian ones alone
+  if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then echo "deb $TORPOR_IMAGE_MIRROR $suite main"; return; fi
+  # shellcheck disable=SC2016 # apt fills these in
+  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' \
+    | awk -v suite="$suite" '$4 == "Debian" && ($2 == suite || $2 == suite "-security" || $2 == suite "-updates") && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u
+}
+
+unpack_packages() { # into $1; kernel and busybox as files into $work/debs
+  sources > "$work/sources.list"
+  [ -s "$work/sources.list" ] || { echo "apt knows no Debian $suite packages: run 'apt-get update', or set TORPOR_IMAGE_MIRROR" >&2; exit 1; }
+  say "unpacking Debian packages: $(paste -sd' ' "$here/packages.txt")"
+  # The kernel is only unpacked: installed, it would make an initramfs of its own, in minutes.
+  # shellcheck disable=SC2016 # $1 is the hook's
+  mmdebstrap --quiet --mode=root --variant=apt --include="$(paste -sd, "$here/packages.txt")" \
+    --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
+    --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+    --customize-hook='cd "$1/tmp" && chroot "$1" sh -c "cd /tmp && apt-get -qq download busybox-static $(chroot "$1" apt-cache depends linux-image-amd64 | sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -1)"' \
+    --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
+    "$suite" "$1" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
+  for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/extracted"; done
+  version=$(ls "$work/extracted/lib/modules")
+  depmod -b "$work/extracted" "$version"
+  # What a virtual machine has no device for: most of the size.
+  rm -rf "$work/extracted/lib/modules/$version"/kernel/{sound,drivers/{gpu,media,infiniband,staging,iio,bluetooth,isdn,usb,hid,input/touchscreen,scsi,ata,mtd}}
+  rm -rf "$work/extracted/lib/modules/$version"/kernel/drivers/net/{wireless,ethernet,can,usb}
+  depmod -b "$work/extracted" "$version"
+  cp -a "$work/extracted/lib/modules" "$1/usr/lib/"
+}
+
+configure() { # the tree $1, as an installer would
+  local tree=$1 unit
+  rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log
+  echo lab > "$tree/etc/hostname"
+  printf '127.0.0.1 localhost lab\n' > "$tree/etc/hosts"
+  echo "nameserver 10.0.2.3" > "$tree/etc/resolv.conf"
+  # The initramfs has mounted the root disk; a line for it here would be waited for.
+  : > "$tree/etc/fstab"
+  : > "$tree/etc/machine-id"
+  # Not needed here, and each costs seconds of an emulated start.
+  for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-timesyncd.service getty@tty1.service \
+    serial-getty@ttyS0.service systemd-pstore.service systemd-binfmt.service systemd-random-seed.service systemd-update-utmp.service systemd-update-utmp-runlevel.service \
+    systemd-journal-flush.service systemd-machine-id-commit.service systemd-firstboot.service systemd-sysusers.service systemd-hwdb-update.service ldconfig.service \
+    systemd-journal-catalog-update.service systemd-update-done.service dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-fs-fuse-connections.mount \
+    systemd-logind.service systemd-user-sessions.service kmod-static-nodes.service modprobe@.service systemd-remount-fs.service systemd-tmpfiles-clean.timer \
+    console-getty.service systemd-ask-password-console.path systemd-ask-password-wall.path; do
+    ln -sf /dev/null "$tree/etc/systemd/system/$unit"
+  done
+  mkdir -p "$tree/etc/systemd/journald.conf.d" "$tree/root/.ssh" "$tree/var/lib/torpor" "$tree/mnt/payload" "$tree/mnt/image"
+  ln -sfn /lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
+  printf '[Journal]\nStorage=volatile\nRuntimeMaxUse=64M\n' > "$tree/etc/systemd/journald.conf.d/lab.conf"
+  # Reachable on a loopback port of the machine that emulates this one, by this key alone.
+  rm -f "$tree"/etc/ssh/ssh_host_*
+  ssh-keygen -q -t ed25519 -N "" -C lab -f "$tree/etc/ssh/ssh_host_ed25519_key"
+  ssh-keygen -q -t ed25519 -N "" -C torpor-lab -f "$work/out/id_ed25519"
+  install -m 600 "$work/out/id_ed25519.pub" "$tree/root/.ssh/authorized_keys"
+  chmod 700 "$tree/root/.ssh"
+  printf 'HostKey /etc/ssh/ssh_host_ed25519_key\nPasswordAuthentication no\nUsePAM no\nUseDNS no\nPrintMotd no\n' > "$tree/etc/ssh/sshd_config.d/lab.conf"
+  echo "lab $(cut -d' ' -f1,2 "$tree/etc/ssh/ssh_host_ed25519_key.pub")" > "$work/out/known_hosts"
+}
+
+pack_initrd() { # into $1
+  local initrd=$work/initrd module path
+  mkdir -p "$initrd/bin" "$initrd/modules"
+  cp "$work/extracted/bin/busybox" "$initrd/bin/"
+  install -m 755 "$here/init" "$initrd/init"
+  for module in virtio_pci virtio_blk virtio_net virtio_rng ext4; do
+    modprobe -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+  done | awk '!seen[$0]++' > "$work/module-paths"
+  while read -r path; do cp "$path" "$initrd/modules/"; basename "$path"; done < "$work/module-paths" > "$initrd/modules/order"
+  (cd "$initrd" && find . -print0 | cpio --quiet --null --create --format=newc --owner=0:0) > "$1"
+}
+
+mkdir "$work/out"
+unpack_packages "$work/tree"
+configure "$work/tree"
+pack_initrd "$work/out/initrd"
+cp "$work"/extracted/boot/vmlinuz-* "$work/out/kernel"
+say "packing the root file system"
+truncate -s "${root_size_mib}M" "$work/out/root.ext4"
+mkfs.ext4 -q -F -m 0 -E lazy_itable_init=0 -L lab-root -d "$work/tree" "$work/out/root.ext4"
+mv "$work/out" "$target"
+point
+say "the lab machine is ready ($(du -sh "$target" | cut -f1) on disk)"

@@ -1,0 +1,88 @@
+/** `torpor lab up | down | shell | status | exec -- <command>`: a host of the local fleet that is a machine of its own, with the production driver. */
+import { join } from "node:path";
+import { realpath } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { Fleet } from "@torpor/fleet";
+import { execInLab, labDir, labDown, labHealth, labUp, runningLab, shellInLab, type LabOptions } from "@torpor/lab";
+import { fleetDir, fleetOptions, imagesDir, interrupted, startFleet } from "../local.ts";
+import type { CommandContext } from "../main.ts";
+import { buildImageFiles } from "./image.ts";
+import { printAccess } from "./up.ts";
+
+const MEMORY_MIB = 3072;
+const COMMANDS: Record<string, (context: CommandContext) => Promise<number>> = { up, down, shell, status, exec };
+
+export async function lab(context: CommandContext): Promise<number> {
+  const [name = "", ...args] = context.args;
+  const command = COMMANDS[name];
+  if (command === undefined) throw new Error(`there is no command "lab ${name}"; there are: ${Object.keys(COMMANDS).join(", ")}`);
+  return await command({ ...context, args });
+}
+
+async function up(context: CommandContext): Promise<number> {
+  const { root, args, write } = context;
+  const startedAt = performance.now();
+  const { values } = parseArgs({ args, options: { driver: { type: "string", default: "cloud-hypervisor" } } });
+  const running = await Fleet.find(fleetDir(root));
+  if (running !== undefined && (await labHealth(running)).kind !== "down") {
+    write("lab: it is up already; ./torpor lab status shows it, ./torpor lab down ends it");
+    return 0;
+  }
+  const signal = interrupted();
+  const say = (line: string) => write(`lab: [${((performance.now() - startedAt) / 1000).toFixed(0).padStart(3)}s] ${line}`);
+  await buildImageFiles(context, signal);
+  // A fleet for the lab alone has no other host: what is created in it runs there.
+  const fleet = running ?? (await startFleet(context, { ...fleetOptions({ ...context, args: [] }), hosts: 0 }, signal));
+  await labUp(await labOptions(root, values.driver), fleet, say, signal);
+  say(`lab-1 is in the fleet, with the driver ${values.driver}`);
+  if (running === undefined) printAccess(context, fleet);
+  return 0;
+}
+
+async function down({ root, write }: CommandContext): Promise<number> {
+  const fleet = await Fleet.find(fleetDir(root));
+  if (fleet === undefined || (await labHealth(fleet)).kind === "down") {
+    write("lab: it is down");
+    return 0;
+  }
+  await labDown(labDir(root), fleet);
+  write("lab: down; what it kept (images, golden snapshots, sandboxes) is in .torpor/lab. The rest of the fleet goes on");
+  return 0;
+}
+
+async function shell({ root }: CommandContext): Promise<number> {
+  return await shellInLab(await runningLab(labDir(root), await Fleet.find(fleetDir(root))));
+}
+
+async function exec({ root, args }: CommandContext): Promise<number> {
+  const command = args[0] === "--" ? args.slice(1) : args;
+  if (command.length === 0) throw new Error("usage: torpor lab exec -- <command> [argument…]");
+  return await execInLab(await runningLab(labDir(root), await Fleet.find(fleetDir(root))), command);
+}
+
+async function status({ root, write }: CommandContext): Promise<number> {
+  const fleet = await Fleet.find(fleetDir(root));
+  const health = fleet === undefined ? ({ kind: "down" } as const) : await labHealth(fleet);
+  if (fleet === undefined || health.kind === "down") {
+    write("lab: it is down; ./torpor lab up starts it");
+    return 1;
+  }
+  const { driver, ports } = await runningLab(labDir(root), fleet);
+  write(`lab: lab-1 is ${health.kind}, driver ${driver}, ssh 127.0.0.1:${ports.ssh}, data plane 127.0.0.1:${ports.dataPlane}`);
+  if (health.kind === "unwell") write(`lab: ${health.reason}`);
+  return health.kind === "well" ? 0 : 1;
+}
+
+async function labOptions(root: string, driver: string): Promise<LabOptions> {
+  const memoryMib = Number(process.env["TORPOR_LAB_MEMORY_MIB"] ?? MEMORY_MIB);
+  if (!Number.isInteger(memoryMib) || memoryMib < 2048) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
+  return {
+    root,
+    dir: labDir(root),
+    imageDir: await realpath(join(imagesDir(root), "code-interpreter")),
+    driver,
+    cloudHypervisorBin: process.env["CLOUD_HYPERVISOR_BIN"] || undefined,
+    qemuBin: process.env["QEMU_BIN"] ?? "qemu-system-x86_64",
+    memoryMib,
+  };
+}

@@ -1,0 +1,21 @@
+/** Where the lab machine lives, and what may be set about it. */
+import { join } from "node:path";
+
+export const LAB_HOST_ID = "lab-1";
+
+export interface LabOptions {
+  /** Root of the checkout. */
+  root: string;
+  /** Holds the machine's disks; kept from one `up` to the next. */
+  dir: string;
+  /** The directory of one sandbox image. */
+  imageDir: string;
+  /** Of the node-agent in the machine. */
+  driver: string;
+  /** Needed for the driver `cloud-hypervisor`. */
+  cloudHypervisorBin: string | undefined;
+  qemuBin: string;
+  memoryMib: number;
+}
+
+export const labDir = (root: string) => join(root, ".torpor/lab");

@@ -1,0 +1,89 @@
+/** What is carried into the lab machine, in a directory that it sees as a read-only file system: the release, Node.js, Cloud Hypervisor, the host's settings and secrets. */
+import { chmod, copyFile, mkdir, rm, stat, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { Fleet } from "@torpor/fleet";
+import { run } from "@torpor/service";
+import { DATA_PLANE_PORT, HEALTH_PORT, type LabPorts } from "./machine.ts";
+import { LAB_HOST_ID, type LabOptions } from "./options.ts";
+
+/** What the machine's own system and agent need. */
+const RESERVED_MIB = 1024;
+/** This machine, as QEMU's user-mode network shows it to the lab machine. */
+const OUTSIDE = "10.0.2.2";
+const SETTINGS = "node-agent.env";
+
+export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabPorts, signal: AbortSignal): Promise<string> {
+  const dir = join(options.dir, "payload");
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const release = join(dir, "release");
+  await rm(release, { recursive: true, force: true });
+  const built = await run([process.execPath, join(options.root, "apps/node-agent/build.ts"), release], {
+    cwd: options.root,
+    isShown: false,
+    signal,
+  });
+  if (built.code !== 0) throw new Error(`the node-agent could not be bundled: ${built.output.trim()}`);
+  await copyIfNewer(process.execPath, join(dir, "node"));
+  await rm(join(dir, "cloud-hypervisor"), { force: true });
+  if (options.cloudHypervisorBin !== undefined) await copyHypervisor(options.cloudHypervisorBin, join(dir, "cloud-hypervisor"));
+  const secrets = fleet.joinSecrets(LAB_HOST_ID);
+  await copyFile(secrets.natsPasswordFile, join(dir, "nats-password"));
+  await copyFile(secrets.hostDataKeyFile, join(dir, "host-data-key"));
+  await writeFile(join(dir, SETTINGS), settings(options, fleet, ports), { mode: 0o600 });
+  return dir;
+}
+
+/** The line that installs it all, in the machine. */
+export function installCommand(options: LabOptions): string {
+  const mount = (tag: string) => `mountpoint -q /mnt/${tag} || mount -t 9p -o trans=virtio,ro,msize=524288,cache=loose ${tag} /mnt/${tag}`;
+  const hypervisor = options.cloudHypervisorBin === undefined ? "" : "--cloud-hypervisor /mnt/payload/cloud-hypervisor";
+  const install = [
+    "bash /mnt/payload/release/host/install.sh --release /mnt/payload/release --node /mnt/payload/node",
+    hypervisor,
+    "--data-device /dev/vdb --image /mnt/image",
+    `--config /mnt/payload/${SETTINGS} --nats-password /mnt/payload/nats-password --host-data-key /mnt/payload/host-data-key`,
+  ].join(" ");
+  return `{ ${mount("payload")}; } && { ${mount("image")}; } && ${install} 2>&1`;
+}
+
+function settings(options: LabOptions, fleet: Fleet, ports: LabPorts): string {
+  const values: Record<string, string | number> = {
+    HOST_ID: LAB_HOST_ID,
+    NATS_URL: `nats://${OUTSIDE}:${new URL(fleet.state.natsUrl).port}`,
+    NATS_USER: fleet.joinSecrets(LAB_HOST_ID).natsUser,
+    NATS_PASSWORD_FILE: "/etc/torpor/nats-password",
+    HOST_DATA_KEY_FILE: "/etc/torpor/host-data-key",
+    HEALTH_HOST: "0.0.0.0",
+    HEALTH_PORT,
+    DATA_PLANE_HOST: "0.0.0.0",
+    DATA_PLANE_PORT,
+    DATA_PLANE_URL: `http://127.0.0.1:${ports.dataPlane}`,
+    DRIVER: options.driver,
+    CLOUD_HYPERVISOR_DIR: "/usr/lib/torpor/cloud-hypervisor",
+    // On the disk that stays: an emulated processor compiles slowly.
+    NODE_COMPILE_CACHE: "/var/lib/torpor/.compile-cache",
+    CAPACITY_MEMORY_MIB: options.memoryMib - RESERVED_MIB,
+    CAPACITY_DISK_MIB: 16_384,
+  };
+  return Object.entries(values)
+    .map(([name, value]) => `${name}=${value}\n`)
+    .join("");
+}
+
+async function copyHypervisor(from: string, to: string): Promise<void> {
+  await copyProgram(from, to).catch((cause: unknown) => {
+    throw new Error(`CLOUD_HYPERVISOR_BIN is ${from}, which cannot be read: give a cloud-hypervisor release binary for x86_64`, { cause });
+  });
+}
+
+async function copyProgram(from: string, to: string): Promise<void> {
+  await copyFile(from, to);
+  await chmod(to, 0o755);
+}
+
+/** Node.js is large and seldom another. */
+async function copyIfNewer(from: string, to: string): Promise<void> {
+  const [source, target] = await Promise.all([stat(from), stat(to).catch(() => undefined)]);
+  if (target?.size === source.size && target.mtimeMs >= source.mtimeMs) return;
+  await copyProgram(from, to);
+}

@@ -1,0 +1,59 @@
+/** Commands in the lab machine, by ssh over a forwarded loopback port. Its host key is known since it was built. */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { run } from "@torpor/service";
+import type { LabRecord } from "./machine.ts";
+
+const LOGIN = "root@127.0.0.1";
+const CONNECT_LIMIT_S = 5;
+const LOOK_EVERY_MS = 500;
+
+function sshArgs({ machineDir, ports }: LabRecord): string[] {
+  const options = [
+    `UserKnownHostsFile=${join(machineDir, "known_hosts")}`,
+    "HostKeyAlias=lab",
+    "BatchMode=yes",
+    `ConnectTimeout=${CONNECT_LIMIT_S}`,
+    "ServerAliveInterval=10",
+    "LogLevel=ERROR",
+  ];
+  return ["-F", "none", "-i", join(machineDir, "id_ed25519"), "-p", String(ports.ssh), ...options.flatMap((option) => ["-o", option])];
+}
+
+/** One argument of a command line, for a shell. */
+function quoted(argument: string): string {
+  return `'${argument.replaceAll("'", `'\\''`)}'`;
+}
+
+/** With the output of this process; returns the exit code. */
+export async function execInLab(record: LabRecord, command: string[]): Promise<number> {
+  const args = [...sshArgs(record), LOGIN, command.map(quoted).join(" ")];
+  const child = spawn("ssh", args, { stdio: "inherit" });
+  const [code] = (await once(child, "exit")) as [number | null];
+  return code ?? 1;
+}
+
+export async function runInLab(record: LabRecord, script: string, signal: AbortSignal): Promise<{ code: number; output: string }> {
+  return await run(["ssh", ...sshArgs(record), LOGIN, script], { cwd: "/", isShown: false, signal });
+}
+
+/** An interactive shell; returns when it ends. */
+export async function shellInLab(record: LabRecord): Promise<number> {
+  const child = spawn("ssh", [...sshArgs(record), "-t", LOGIN], { stdio: "inherit" });
+  const [code] = (await once(child, "exit")) as [number | null];
+  return code ?? 1;
+}
+
+/** Waits until it can be logged in to. Throws when `isAlive` says that there is nothing to wait for any more, or after `limitMs`. */
+export async function waitForSsh(record: LabRecord, isAlive: () => boolean, limitMs: number, signal: AbortSignal): Promise<void> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    const { code, output } = await runInLab(record, "true", signal);
+    if (code === 0) return;
+    if (!isAlive()) throw new Error("the lab machine ended while it was starting");
+    if (Date.now() > deadline) throw new Error(`the lab machine let nobody in within ${limitMs / 1000} s: ${output.trim()}`);
+    await sleep(LOOK_EVERY_MS, undefined, { signal });
+  }
+}

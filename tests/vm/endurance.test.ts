@@ -1,0 +1,100 @@
+/**
+ * Many of the same: a sandbox that is paused and resumed over and over, and sandboxes that come and go by the dozen. What must not change does not, and what must not grow does not.
+ * An ordinary run does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
+ */
+import { execFileSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
+import { listVmProcesses } from "@torpor/fleet";
+import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+type Body = Record<string, unknown>;
+const CYCLES = Number(process.env["TORPOR_TEST_CYCLES"] ?? 6);
+const CHURN = Number(process.env["TORPOR_TEST_CHURN"] ?? 10);
+const WORKERS = Math.min(10, Math.ceil(CHURN / 5));
+const CYCLE_LIMIT_MS = 60_000;
+/** By which snapshots of one sandbox differ: what its guest has in its page cache; and logs. Less than one snapshot. */
+const SLACK_BYTES = 128 * 1024 ** 2;
+
+let fleet: TestFleet;
+beforeAll(async () => {
+  fleet = await startVmFleet({ hosts: 1, schedulers: 1 });
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+const hostDir = () => join(fleet.fleet.dir, "hosts/host-1");
+const agentPid = () => fleet.fleet.component("host-1").process?.pid ?? 0;
+const openFiles = () => readdirSync(`/proc/${agentPid()}/fd`).length;
+/** Of the host's own disk and of the store. */
+const allocatedBytes = () =>
+  execFileSync("du", ["--summarize", "--block-size=1", hostDir(), join(fleet.fleet.dir, "snapshots")], { encoding: "utf8" })
+    .trim()
+    .split("\n")
+    .reduce((sum, line) => sum + Number(line.split("\t")[0]), 0);
+const processes = async () => (await listVmProcesses(fleet.fleet.dir)).length;
+const create = async (): Promise<Body> => {
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+};
+const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+const python = async (sandbox: Body, code: string) => String((await fleet.guest(sandbox, "/execute", { code })).body["stdout"]).trim();
+
+const PREPARE = [
+  "import hashlib, os, subprocess",
+  "buffer = bytearray(os.urandom(64 * 1024 * 1024))",
+  "os.makedirs('/workspace/tree/a/b', exist_ok=True)",
+  "for n in range(50): open(f'/workspace/tree/a/b/{n}', 'wb').write(os.urandom(20000))",
+  "hashes = lambda: hashlib.sha256(buffer).hexdigest() + ' ' + subprocess.check_output(\"find /workspace/tree -type f | sort | xargs sha256sum | sha256sum\", shell=True, text=True).split()[0]",
+  "print(hashes())",
+].join("\n");
+
+test(
+  `S4, S6: ${CYCLES} pauses and resumes of one sandbox: memory and files are the same after each, and the host keeps nothing`,
+  { timeout: 120_000 + CYCLES * CYCLE_LIMIT_MS },
+  async () => {
+    const sandbox = await create();
+    const path = `/v1/sandboxes/${String(sandbox["id"])}`;
+    const before = await python(sandbox, PREPARE);
+    expect(before).toMatch(/^[0-9a-f]{64} [0-9a-f]{64}$/);
+    let first: { openFiles: number; pausedBytes: number } | undefined;
+    for (let cycle = 1; cycle <= CYCLES; cycle += 1) {
+      expect((await fleet.call("POST", `${path}/pause`)).body, `pause ${cycle}`).toMatchObject({ status: "paused" });
+      expect(await processes()).toBe(0);
+      // The copy to the store ends by itself; until then it holds files open.
+      await until("the copy in the store", async () => (await fleet.call("GET", path)).body["durability"] === "replicated", CYCLE_LIMIT_MS);
+      first ??= { openFiles: openFiles(), pausedBytes: allocatedBytes() };
+      expect(allocatedBytes(), `disk after pause ${cycle}`).toBeLessThan(first.pausedBytes + SLACK_BYTES);
+      expect((await fleet.call("POST", `${path}/resume`)).body, `resume ${cycle}`).toMatchObject({ status: "running" });
+      expect(await processes()).toBe(1);
+      expect(await python(sandbox, "print(hashes())"), `after cycle ${cycle}`).toBe(before);
+    }
+    await until("no more open files than after the first pause", () => openFiles() <= (first?.openFiles ?? 0) + 4);
+    await remove(sandbox);
+    await until("the end of its process", async () => (await processes()) === 0);
+  },
+);
+
+test(
+  `S50: ${CHURN} sandboxes created and deleted by ${WORKERS} workers leave no process and no file`,
+  { timeout: 120_000 + CHURN * CYCLE_LIMIT_MS },
+  async () => {
+    const filesBefore = openFiles();
+    let left = CHURN;
+    const work = async () => {
+      while (left > 0) {
+        left -= 1;
+        const sandbox = await create();
+        expect(await python(sandbox, "print(6 * 7)")).toBe("42");
+        expect((await remove(sandbox)).status).toBeLessThan(300);
+      }
+    };
+    await Promise.all(Array.from({ length: WORKERS }, work));
+    await until("no process", async () => (await processes()) === 0);
+    await until("no directory", () => readdirSync(join(hostDir(), "vm")).length + readdirSync(join(hostDir(), "trash")).length === 0);
+    await until("no open file", () => openFiles() <= filesBefore + 4);
+  },
+);
