@@ -79,7 +79,7 @@ check_machine() {
 
 install_packages() {
   local missing=() pair
-  for pair in nft:nftables ip:iproute2 setpriv:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
+  for pair in nft:nftables ip:iproute2 setpriv:util-linux nsenter:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
     command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0

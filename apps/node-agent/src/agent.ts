@@ -7,6 +7,7 @@ import type { Logger } from "@torpor/service";
 import type { Config } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
 import { freeBytes } from "./host/files.ts";
+import type { Isolation } from "./host/isolation.ts";
 import { listImages } from "./images.ts";
 import { ensureGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
@@ -26,7 +27,7 @@ const AGENT_VERSION = "0.1.0";
 export interface AgentOptions {
   config: Config;
   driver: Driver;
-  uid: number | undefined;
+  isolation: Isolation;
   hostKey: string;
   bus: Bus;
   signal: AbortSignal;
@@ -40,7 +41,8 @@ export interface Agent {
 }
 
 export async function startAgent(options: AgentOptions): Promise<Agent> {
-  const { config, driver, bus, signal, log, uid } = options;
+  const { config, driver, isolation, bus, signal, log } = options;
+  const { uid } = isolation;
   const guest = httpGuest(driver);
   const images = await listImages(config.IMAGES_DIR);
   const say = (line: string) => log.info({ line }, "preparing");
@@ -52,6 +54,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       hostId: config.HOST_ID,
       store: new VmStore(config.DATA_DIR),
       driver,
+      isolation,
       guest,
       snapshots: fileSnapshotStore({ storeDir: config.SNAPSHOT_STORE_DIR, imagesDir: config.IMAGES_DIR, uid }),
       activity,

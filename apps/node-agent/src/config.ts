@@ -29,6 +29,18 @@ const Environment = Type.Object({
   CLOUD_HYPERVISOR_LANDLOCK: Type.Enum(["auto", "on", "off"], { default: "auto" }),
   /** VMMs run as this user where the agent is root. */
   VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),
+  /** How VMs are kept from everything else (host/isolation). auto: namespaces where the machine has what they need. */
+  ISOLATION: Type.Enum(["auto", "namespaces", "plain"], { default: "auto" }),
+  /** Addresses between VMs' namespaces and the host, two per VM. */
+  VM_NETWORK_CIDR: Type.String({ default: "10.213.0.0/16" }),
+  /** Namespaces that are kept ready for the next VMs. */
+  VM_NETWORK_POOL: Type.Integer({ minimum: 0, maximum: 64, default: 2 }),
+  /** off: no guest reaches the internet, whatever its sandbox says. */
+  EGRESS: Type.Enum(["on", "off"], { default: "on" }),
+  /** Name servers of guests, with commas between them; default: the machine's. */
+  EGRESS_DNS: Type.Optional(Type.String()),
+  /** Network namespace (of `ip netns`) that VMs are connected to, instead of the agent's own. */
+  UPLINK_NETNS: Type.Optional(Type.String({ pattern: "^[A-Za-z0-9][A-Za-z0-9._-]*$" })),
   CAPACITY_VCPU: Type.Integer({ minimum: 1, default: 8 }),
   CAPACITY_MEMORY_MIB: Type.Integer({ minimum: 128, default: 4096 }),
   CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),

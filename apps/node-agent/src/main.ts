@@ -3,7 +3,8 @@ import { connectBus, inboxPrefixOf } from "@torpor/bus";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
-import { chooseDriver, vmmUid } from "./drivers/choose.ts";
+import { chooseDriver } from "./drivers/choose.ts";
+import { chooseIsolation } from "./host/isolation/choose.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "node-agent", level: config.LOG_LEVEL }).child({ hostId: config.HOST_ID });
@@ -37,10 +38,12 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     })),
   }));
   onClose({ what: "health", close: () => health.close() });
+  const { isolation, close } = await chooseIsolation(config, log);
+  onClose({ what: "isolation", close });
   started.agent = await startAgent({
     config,
-    driver: await chooseDriver(config, log),
-    uid: vmmUid(config),
+    driver: await chooseDriver(config, isolation, log),
+    isolation,
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     bus,
     signal,

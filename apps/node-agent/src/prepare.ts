@@ -1,23 +1,36 @@
 /** Makes the golden snapshot of every image, so that the first create need not wait for it: `node prepare.ts`, with the agent's environment. */
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { configFrom } from "./config.ts";
-import { chooseDriver, vmmUid } from "./drivers/choose.ts";
+import { chooseDriver } from "./drivers/choose.ts";
+import { withFileLock } from "./host/file-lock.ts";
+import { chooseIsolation } from "./host/isolation/choose.ts";
 import { listImages } from "./images.ts";
 import { ensureGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 
-const config = configFrom(process.env);
+const LOCK_LIMIT_MS = 1_200_000;
+
+const given = configFrom(process.env);
+const scratchDir = join(given.IMAGES_DIR, ".scratch");
+/** What it makes on the host is its own, not that of an agent that may run: named by another directory, nothing kept ready, no way out. */
+const config = { ...given, DATA_DIR: scratchDir, VM_NETWORK_POOL: 0, EGRESS: "off" as const };
 const say = (line: string) => process.stdout.write(`  ${line}\n`);
-const driver = await chooseDriver(config, {
-  info: (facts: object) => say(`QEMU's accelerator: ${Object.values(facts).join(", because ")}`),
+const log = { info: sayFacts, warn: sayFacts };
+
+await mkdir(scratchDir, { recursive: true });
+await withFileLock(join(scratchDir, "lock"), LOCK_LIMIT_MS, async () => {
+  const { isolation, dismantle } = await chooseIsolation(config, log);
+  try {
+    await isolation.collect([]);
+    const driver = await chooseDriver(config, isolation, log);
+    for (const image of await listImages(config.IMAGES_DIR))
+      await ensureGolden(image, { driver, guest: httpGuest(driver), uid: isolation.uid, scratchDir, say });
+  } finally {
+    await dismantle();
+  }
 });
 
-for (const image of await listImages(config.IMAGES_DIR)) {
-  await ensureGolden(image, {
-    driver,
-    guest: httpGuest(driver),
-    uid: vmmUid(config),
-    scratchDir: join(config.IMAGES_DIR, ".scratch"),
-    say,
-  });
+function sayFacts(facts: object, message?: string): void {
+  say(`${message ?? ""}: ${Object.values(facts).join(", because ")}`);
 }

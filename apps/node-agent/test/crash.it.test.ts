@@ -107,8 +107,8 @@ async function check(ground: Ground, dir: string, scenario: Scenario, result: Ho
     return;
   }
   expect(
-    names.filter((name) => name.endsWith(".tmp") || name === "op.json"),
-    "half-made files",
+    names.filter((name) => /\.tmp$|^op\.json$|^snap\.\d+\.used$/.test(name)),
+    "half-made files, and used ones",
   ).toEqual([]);
   const exchanged = await Promise.all(["out", "restore"].map((name) => readdir(join(dir, "vm", SANDBOX, name)).catch(() => [])));
   expect(exchanged.flat(), "parts of a snapshot that the VMM wrote or read").toEqual([]);

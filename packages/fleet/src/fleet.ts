@@ -16,7 +16,7 @@ import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } fr
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
-import { endVmProcesses } from "./vms.ts";
+import { collectLeftovers, endVmProcesses } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
   postgres: 60_000,
@@ -187,6 +187,8 @@ export class Fleet {
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);
+    const hosts = this.state.components.filter(({ role }) => role === "node-agent");
+    if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
 }
 

@@ -117,7 +117,7 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
-/** What programs need of the caller's environment, and what an operator may set for QEMU. */
+/** What programs need of the caller's environment, and what an operator may set for the hosts' VMs. */
 function inherited(): Record<string, string> {
   return fromEnvironment([
     "PATH",
@@ -125,7 +125,16 @@ function inherited(): Record<string, string> {
     "TMPDIR",
     "LANG",
     "QEMU_BIN",
+    "CLOUD_HYPERVISOR_BIN",
+    "CLOUD_HYPERVISOR_DIR",
+    "CLOUD_HYPERVISOR_LANDLOCK",
     "QEMU_ACCELERATOR",
+    "ISOLATION",
+    "VM_NETWORK_CIDR",
+    "VM_NETWORK_POOL",
+    "EGRESS",
+    "EGRESS_DNS",
+    "UPLINK_NETNS",
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",

@@ -1,7 +1,12 @@
 /** The VMM processes of a fleet's hosts, read from their run records: what `down` has to end although it outlives its agent by design. */
+import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
 import { isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import type { Component } from "./state.ts";
+
+const run = promisify(execFile);
 
 export interface VmProcess extends ProcessIdentity {
   hostId: string;
@@ -10,6 +15,7 @@ export interface VmProcess extends ProcessIdentity {
 
 const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
+const COLLECT_LIMIT_MS = 60_000;
 
 /** Those that are alive right now. */
 export async function listVmProcesses(fleetDir: string): Promise<VmProcess[]> {
@@ -38,6 +44,16 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
     }),
   );
   return processes.length;
+}
+
+/** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
+export async function collectLeftovers(agent: Component): Promise<void> {
+  const [main = "", ...args] = agent.args;
+  try {
+    await run(agent.command, [join(dirname(main), "collect.ts"), ...args], { env: agent.env, timeout: COLLECT_LIMIT_MS });
+  } catch (cause) {
+    throw new Error(`${agent.name} has ended, but not everything that its VMs used on this machine could be removed`, { cause });
+  }
 }
 
 async function namesIn(dir: string): Promise<string[]> {

@@ -17,12 +17,19 @@ export interface Enclosure {
   wrap(command: string, args: string[]): [string, ...string[]];
 }
 
+export interface Needs {
+  /** That the VMM's user must be able to open. */
+  devices: string[];
+  /** What the VMM may take beside the guest's memory, page cache included. */
+  overheadMib?: number;
+}
+
 export interface Isolation {
   readonly networkKind: VmNetwork["kind"];
   /** User of VMMs; undefined when the agent itself is not root. */
   readonly uid: number | undefined;
-  /** For the next run of the VM. Can be repeated: what an earlier run left is taken down first. `devices` are those that the VMM's user must be able to open. */
-  enclose(vm: Vm, needs: { devices: string[] }): Promise<Enclosure>;
+  /** For the next run of the VM. Can be repeated: what an earlier run left is taken down first. */
+  enclose(vm: Vm, needs: Needs): Promise<Enclosure>;
   /** Once its VMM is gone. Can be repeated. */
   release(vm: Vm): Promise<void>;
   /** Removes what a crash left behind: everything of this agent's naming scheme that none of `live` uses. */
@@ -44,11 +51,22 @@ export function plainIsolation(uid: number | undefined): Isolation {
   };
 }
 
-/** setpriv becomes the VMM by exec: same pid, same start time. The groups are those of the devices. */
-function unprivileged(uid: number | undefined, devices: string[], command: string, args: string[]): [string, ...string[]] {
+/** setpriv becomes the VMM by exec: same pid, same start time. Its groups are those that open the devices. */
+export function unprivileged(uid: number | undefined, devices: string[], command: string, args: string[]): [string, ...string[]] {
   if (uid === undefined) return [command, ...args];
-  const groups = devices.map((device) => statSync(device).gid);
+  const groups = [...new Set(devices.flatMap((device) => groupFor(device, uid)))];
   const groupOption = groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`;
   const drop = [`--reuid=${uid}`, `--regid=${uid}`, groupOption, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"];
   return ["setpriv", ...drop, command, ...args];
+}
+
+/** The group that may read and write the device; none when everybody, or the user itself, may. */
+function groupFor(device: string, uid: number): number[] {
+  const { mode, gid, uid: owner } = statSync(device);
+  if ((mode & 0o006) === 0o006 || (owner === uid && (mode & 0o600) === 0o600)) return [];
+  if ((mode & 0o060) === 0o060 && gid !== 0) return [gid];
+  const permissions = (mode & 0o777).toString(8);
+  throw new Error(
+    `VMMs (user ${uid}) cannot open ${device} (${permissions}, owner ${owner}, group ${gid}): give it a group other than root, with mode 660 (chgrp kvm ${device}; chmod 660 ${device})`,
+  );
 }

@@ -1,6 +1,7 @@
 import type { CommitRequest } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
+import type { Isolation } from "../host/isolation.ts";
 import type { Guest } from "./guest.ts";
 import type { Journal, VmRecord, VmStore } from "./record.ts";
 
@@ -27,6 +28,7 @@ export interface HostActivity {
 export interface LifecycleDeps {
   store: VmStore;
   driver: Driver;
+  isolation: Pick<Isolation, "collect">;
   guest: Guest;
   snapshots: SnapshotStore;
   activity: HostActivity;

@@ -1,7 +1,7 @@
 /** The files that a VM directory starts with: those of its image, and a disk of its own. */
-import { chmod, chown, copyFile, link, mkdir, rm } from "node:fs/promises";
+import { chmod, chown, link, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { fsyncPath, renameDurably } from "../host/files.ts";
+import { copySparsely, fsyncPath, renameDurably } from "../host/files.ts";
 import { findImage, type Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 
@@ -29,7 +29,7 @@ export async function linkImage(
     await rm(join(dir, name), { force: true });
     await link(join(image.dir, name), join(dir, name)).catch(async (error: unknown) => {
       if ((error as NodeJS.ErrnoException).code !== "EXDEV") throw error;
-      await copyFile(join(image.dir, name), join(dir, name));
+      await copySparsely(join(image.dir, name), join(dir, name));
     });
   }
   const unfinished = join(dir, "disk.raw.tmp");

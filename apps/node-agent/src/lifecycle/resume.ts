@@ -50,24 +50,36 @@ async function restore(step: Step, saved: SavedMemory): Promise<Outcome | undefi
 
 /** Past the point of no return. */
 async function afterRun(step: Step): Promise<Outcome> {
-  const { deps, vm, record } = step;
+  const { deps, vm } = step;
   const status = await deps.driver.inspect(vm);
-  if (status.kind === "none") {
-    const { message } = await deps.driver.causeOfEnd(vm);
-    await deps.driver.end(vm, { graceMs: 0 });
-    await removeSnapshots(vm.dir);
-    const failed = {
-      code: "MEMORY_LOST",
-      message: `The VMM ended after it had begun to run. ${message} The file system is kept: start the sandbox.`,
-    };
-    return { state: "stopped", failed, cause: failed };
+  if (status.kind === "none") return await memoryLost(step);
+  try {
+    await runGuest(step, status.kind === "paused");
+  } catch (error) {
+    if (await deps.driver.isAlive(vm)) throw error;
+    return await memoryLost(step);
   }
-  if (status.kind === "paused") await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
+  return { state: "running" };
+}
+
+async function runGuest(step: Step, standsStill: boolean): Promise<void> {
+  const { deps, vm, record } = step;
+  if (standsStill) await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
   await timed(step, "greet_guest", async () => {
     await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, new AbortController().signal);
     await deps.guest.wake(vm, record);
   });
-  return { state: "running" };
+}
+
+async function memoryLost({ deps, vm }: Step): Promise<Outcome> {
+  const { message } = await deps.driver.causeOfEnd(vm);
+  await deps.driver.end(vm, { graceMs: 0 });
+  await removeSnapshots(vm.dir);
+  const failed = {
+    code: "MEMORY_LOST",
+    message: `The VMM ended after it had begun to run. ${message} The file system is kept: start the sandbox.`,
+  };
+  return { state: "stopped", failed, cause: failed };
 }
 
 function stillPaused(code: string, message: string): Outcome {

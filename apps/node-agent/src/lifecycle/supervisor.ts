@@ -18,6 +18,7 @@ import { pause } from "./pause.ts";
 import { isGone, type Journal, type VmRecord } from "./record.ts";
 import { Replication } from "./replication.ts";
 import { resume } from "./resume.ts";
+import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
 
 /** `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. */
@@ -67,6 +68,7 @@ export class Supervisor {
   /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
   async adopt(): Promise<void> {
     await this.deps.store.prepare();
+    await this.deps.isolation.collect(await this.liveVms());
     for (const sandboxId of await this.deps.store.list()) {
       const record = await this.deps.store.read(sandboxId);
       if (record === undefined) continue;
@@ -89,6 +91,18 @@ export class Supervisor {
         if (record.state === "paused") this.replication.start(record);
       }
     }
+  }
+
+  /** Those whose VMM runs, whatever their record says: what they use on the host stays theirs. */
+  private async liveVms(): Promise<Vm[]> {
+    const live: Vm[] = [];
+    for (const sandboxId of await this.deps.store.list()) {
+      const record = await this.deps.store.read(sandboxId);
+      if (record === undefined) continue;
+      const vm = this.deps.store.vmOf(record);
+      if (await this.deps.driver.isAlive(vm)) live.push(vm);
+    }
+    return live;
   }
 
   /** The operation that an earlier process had not ended. One whose result is in the record already has ended. */
@@ -308,6 +322,9 @@ export class Supervisor {
     this.setOptional(record, outcome);
     await this.deps.store.write(record);
     if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
+    // Only now: until the result is durable, what a resume has used says how far it came.
+    if (outcome.state === "running") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId));
+    if (outcome.state === "paused") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId), record.generation);
     await this.deps.store.clearJournal(record.spec.sandboxId);
     delete entry.journal;
     delete entry.abort;
@@ -336,7 +353,7 @@ export class Supervisor {
     if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
     const vm: Vm = this.deps.store.vmOf(record);
     const status = await this.deps.driver.inspect(vm);
-    if (status.kind === "paused") await this.deps.driver.resumeVcpus(vm);
+    if (status.kind === "paused") await this.resumeStandingStill(vm, record);
     if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
       const { code, message } = await this.deps.driver.causeOfEnd(vm);
@@ -349,8 +366,21 @@ export class Supervisor {
       record.observedAt = new Date().toISOString();
       await this.deps.store.write(record);
       this.deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
+      // What it used on the host goes too.
+      await this.deps.driver
+        .end(vm, { graceMs: 0 })
+        .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"));
     }
     await this.announce(entry);
+  }
+
+  /** A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest where they are not takes it as well. */
+  private async resumeStandingStill(vm: Vm, record: VmRecord): Promise<void> {
+    this.deps.log.warn({ sandboxId: vm.sandboxId }, "a VM stood still without a command; it runs on");
+    await this.deps.driver.resumeVcpus(vm);
+    await this.deps.guest
+      .thaw(vm, record.agentKey)
+      .catch((err: unknown) => this.deps.log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
   }
 
   /** A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers again or somebody ends it. */

@@ -14,15 +14,17 @@ import { makeTarget } from "./targets.ts";
 function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
   describe(name, () => {
     let dir: Awaited<ReturnType<typeof tempDir>>;
-    let target: Target;
+    let target: Target | undefined;
     beforeAll(async () => {
       dir = await tempDir();
       target = await makeIt(dir.path);
     });
     afterAll(async () => {
+      await target?.close();
       await dir[Symbol.asyncDispose]();
     });
     test.each(DRIVER_CASES.map((one, at) => ({ ...one, at })))("$name", async ({ run, at }) => {
+      if (target === undefined) throw new Error("there is no target");
       const subject = await Subject.make(target, `case-${at + 1}`);
       try {
         await run(subject);

@@ -29,6 +29,7 @@ for (const [at, one] of DRIVER_CASES.entries()) {
   const ms = Math.round(performance.now() - startedAt);
   process.stdout.write(`${JSON.stringify({ name: one.name, outcome: error === undefined ? "passed" : "failed", ms, error })}\n`);
 }
+await target.close();
 process.exit(failures === 0 ? 0 : 1);
 
 async function attempt(at: number, one: (typeof DRIVER_CASES)[number]): Promise<string | undefined> {

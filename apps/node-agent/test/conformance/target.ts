@@ -29,6 +29,8 @@ export interface Target {
   bootLimitMs: number;
   /** Name, in a run's directory, of the socket through which the VMM is asked. */
   controlSocket: string;
+  /** Takes down what its VMs had around them. */
+  close(): Promise<void>;
 }
 
 export const NEVER = new AbortController().signal;

@@ -3,7 +3,8 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createLogger } from "@torpor/service";
 import { configFrom } from "../../src/config.ts";
-import { chooseDriver, vmmUid } from "../../src/drivers/choose.ts";
+import { chooseDriver } from "../../src/drivers/choose.ts";
+import { chooseIsolation } from "../../src/host/isolation/choose.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
@@ -28,12 +29,14 @@ export async function makeTarget(options: TargetOptions): Promise<Target> {
   await mkdir(dir, { recursive: true, mode: 0o711 });
   const config = configFrom({ DRIVER: kind, IMAGES_DIR: imagesDir, DATA_DIR: dir, HOST_ID: "conformance", ...process.env, ...options.env });
   const log = createLogger({ name: "conformance", level: "silent" });
-  const makeDriver = () => chooseDriver(config, log);
+  const { isolation, dismantle } = await chooseIsolation(config, log);
+  const makeDriver = () => chooseDriver(config, isolation, log);
   const [image] = await listImages(imagesDir);
   if (image === undefined) throw new Error(`there is no image in ${imagesDir}: ./torpor image builds it`);
   const driver = await makeDriver();
-  const uid = vmmUid(config);
+  const { uid } = isolation;
   await ensureGolden(image, { driver, guest: httpGuest(driver), uid, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
   const bootLimitMs = options.bootLimitMs ?? BOOT_LIMIT_MS;
-  return { name: options.name, makeDriver, image, uid, dir: join(dir, "vm"), bootLimitMs, controlSocket: CONTROL_SOCKET[kind] };
+  const controlSocket = CONTROL_SOCKET[kind];
+  return { name: options.name, makeDriver, image, uid, dir: join(dir, "vm"), bootLimitMs, controlSocket, close: dismantle };
 }

@@ -9,6 +9,7 @@ import { createLogger, findProcesses, isAlive, type ProcessIdentity } from "@tor
 import { makeSimulatedImage, until } from "@torpor/testkit";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
+import { plainIsolation } from "../../src/host/isolation.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
@@ -58,16 +59,20 @@ export class TestHost {
   readonly seen: Observation[] = [];
   private readonly driver: Driver;
 
-  /** `<dir>/../images` holds the images. */
-  constructor(dir: string, driver: Driver, onObservation: (observation: Observation) => void = () => {}) {
+  constructor(
+    dir: string,
+    driver: Driver,
+    onObservation: (observation: Observation) => void = () => {},
+    imagesDir = join(dir, "../images"),
+  ) {
     this.driver = driver;
     this.store = new VmStore(dir);
-    const imagesDir = join(dir, "../images");
     this.supervisor = new Supervisor(
       {
         hostId: "host-1",
         store: this.store,
         driver,
+        isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
         snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
         activity: new Activity(),

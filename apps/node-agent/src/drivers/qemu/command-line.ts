@@ -1,19 +1,25 @@
+import type { VmNetwork } from "../../host/isolation.ts";
 import type { Vm } from "../driver.ts";
 import type { Accelerator } from "./accelerator.ts";
 
 /** Pinned: a snapshot restores only on the machine type that it was taken on. */
 export const MACHINE = "pc-q35-7.2";
 
+/** Of TCG, which else takes up to a gigabyte beside the guest's memory. */
+export const TRANSLATION_CACHE_MIB = 512;
+
 export interface LaunchOptions {
   accelerator: Accelerator;
   /** Relative to the VM's directory. */
   runDir: string;
+  network: VmNetwork;
+  /** Forwarded to the guest's agent by the user-mode network. */
   guestPort: number;
   /** Wait for a memory image instead of for the order to boot. */
   incoming: boolean;
 }
 
-/** QEMU's arguments. Every path is relative to the VM's directory. The network lets nothing out (`restrict=on`) and one port in. */
+/** QEMU's arguments. Every path is relative to the VM's directory. */
 export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
   const cpu = options.accelerator === "kvm" ? "host" : "max";
   return [
@@ -21,7 +27,7 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
     ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
     ["-machine", `${MACHINE},usb=off,vmport=off,smm=off`],
-    ["-accel", options.accelerator === "kvm" ? "kvm" : "tcg,thread=multi"],
+    ["-accel", options.accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`],
     ["-cpu", cpu],
     ["-smp", String(vm.vcpu)],
     ["-m", `${vm.memoryMib}M`],
@@ -30,7 +36,7 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
     ["-device", "virtio-blk-pci,drive=root,serial=root"],
     ["-drive", "file=disk.raw,if=none,id=disk,format=raw,cache=writeback,discard=unmap,file.locking=on"],
     ["-device", "virtio-blk-pci,drive=disk,serial=disk"],
-    ["-netdev", `user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:${options.guestPort}-10.0.2.15:7777`],
+    ["-netdev", netdev(options)],
     ["-device", "virtio-net-pci,netdev=net0,mac=02:fc:00:00:00:02,romfile="],
     ["-device", "virtio-rng-pci"],
     ["-chardev", `file,id=serial0,path=${options.runDir}/serial.log,append=on`, "-serial", "chardev:serial0"],
@@ -39,4 +45,10 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
     ["-S"],
     ...(options.incoming ? [["-incoming", "defer"]] : []),
   ].flat();
+}
+
+/** QEMU's own network lets nothing out (`restrict=on`) and one port in. With a tap, the namespace's rules decide. */
+function netdev({ network, guestPort }: LaunchOptions): string {
+  if (network.kind === "namespace") return `tap,id=net0,ifname=${network.tap},script=no,downscript=no`;
+  return `user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:${guestPort}-10.0.2.15:7777`;
 }

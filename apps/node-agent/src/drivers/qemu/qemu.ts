@@ -14,7 +14,7 @@ import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, Vm, VmmSt
 import { readTail, trimLogs } from "../logs.ts";
 import { endVmm, type ExitFacts, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
-import { MACHINE, qemuArguments } from "./command-line.ts";
+import { MACHINE, qemuArguments, TRANSLATION_CACHE_MIB } from "./command-line.ts";
 import { receiveMemory, sendMemory } from "./memory-stream.ts";
 import { qmp } from "./qmp.ts";
 
@@ -25,6 +25,8 @@ const STATUS_LIMIT_MS = 5_000;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
 const MEMORY_FILE = "memory";
 const LOG_TAIL_BYTES = 64 * 1024;
+/** QEMU itself, and the page cache of what it reads and writes. */
+const OVERHEAD_MIB = 256;
 
 export interface QemuOptions {
   bin: string;
@@ -43,7 +45,9 @@ export class QemuDriver implements Driver {
   async fingerprint(): Promise<string> {
     const version = await qemuVersion(this.options.bin);
     const cpu = this.options.accelerator === "kvm" ? await hostCpu() : "max";
-    return ["qemu", version, MACHINE, this.options.accelerator, cpu].join("/").replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
+    // A guest's network device knows what it is connected to: a tap takes over work that QEMU's own network does not.
+    const network = this.options.isolation.networkKind === "namespace" ? ["tap"] : [];
+    return ["qemu", version, MACHINE, this.options.accelerator, cpu, ...network].join("/").replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
   }
 
   async restorable(): Promise<string[]> {
@@ -128,11 +132,13 @@ export class QemuDriver implements Driver {
   private async launch(vm: Vm, isBoot: boolean): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const { bin, isolation, accelerator } = this.options;
-    const enclosure = await isolation.enclose(vm, { devices: accelerator === "kvm" ? ["/dev/kvm"] : [] });
+    const needs = accelerator === "kvm" ? { devices: ["/dev/kvm"] } : { devices: [], overheadMib: OVERHEAD_MIB + TRANSLATION_CACHE_MIB };
+    const enclosure = await isolation.enclose(vm, needs);
     const runDir = await nextRunDir(vm, enclosure.uid);
-    const guestPort = await freePort();
-    const args = qemuArguments(vm, { accelerator, runDir, guestPort, incoming: !isBoot });
-    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const { network } = enclosure;
+    const control = network.kind === "namespace" ? network.control : { host: "127.0.0.1", port: await freePort() };
+    const guest = { kind: "tcp", ...control } as const;
+    const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: !isBoot });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await this.orEnd(vm, async () => {
       const record = await startVmm(vm, { command: bin, args, enclosure }, facts);

@@ -1,0 +1,25 @@
+/**
+ * Removes what VMs have left on this host, once the agent and its VMs have ended: `node collect.ts`, with the agent's environment. The agent does the same for itself when it starts;
+ * this is for one that will not start again. VMs that run keep what is theirs.
+ */
+import { configFrom } from "./config.ts";
+import { findLiveRun } from "./drivers/vmm-process.ts";
+import type { Vm } from "./drivers/driver.ts";
+import { chooseIsolation } from "./host/isolation/choose.ts";
+import { VmStore } from "./lifecycle/record.ts";
+
+const config = { ...configFrom(process.env), VM_NETWORK_POOL: 0 };
+const quiet = { info: () => {}, warn: () => {} };
+
+const store = new VmStore(config.DATA_DIR);
+await store.prepare();
+const live: Vm[] = [];
+for (const sandboxId of await store.list()) {
+  const record = await store.read(sandboxId);
+  if (record === undefined) continue;
+  const vm = store.vmOf(record);
+  if ((await findLiveRun(vm)) !== undefined) live.push(vm);
+}
+const { isolation, close, dismantle } = await chooseIsolation(config, quiet);
+await isolation.collect(live);
+await (live.length === 0 ? dismantle() : close());

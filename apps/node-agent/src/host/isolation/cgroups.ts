@@ -1,0 +1,133 @@
+/** A cgroup (v2) per VM, where no systemd makes one (scopes.ts): for its limits, where the controllers are there, and to freeze it, which is always possible. */
+import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Vm } from "../../drivers/driver.ts";
+import { isNotFound } from "../files.ts";
+import { cgroupName, isVmCgroup } from "./naming.ts";
+
+/** Threads and processes of a VMM. */
+export const MAX_TASKS = 512;
+const CPU_PERIOD_US = 100_000;
+const REMOVE_LIMIT_MS = 3_000;
+const FREEZE_LIMIT_MS = 5_000;
+
+/** Where cgroup v2 is mounted, alone or beside v1. Undefined: nowhere. */
+export async function findCgroupMount(): Promise<string | undefined> {
+  const mounts = (await readFile("/proc/self/mounts", "utf8")).split("\n").map((line) => line.split(" "));
+  return mounts.find(([, , type]) => type === "cgroup2")?.[1];
+}
+
+/** A VM, with all the memory that its VMM may take. */
+export type Limited = Pick<Vm, "sandboxId" | "memoryMib" | "vcpu">;
+
+export class Cgroups {
+  private readonly mount: string;
+  private readonly base: string;
+
+  constructor(mount: string, tag: string) {
+    this.mount = mount;
+    this.base = join(mount, cgroupName(tag));
+  }
+
+  /** Throws what keeps the agent from making any. */
+  async tryOne(): Promise<void> {
+    await this.make({ sandboxId: "probe", memoryMib: 1, vcpu: 1 });
+    await this.remove("probe");
+  }
+
+  private pathOf(sandboxId: string): string {
+    return join(this.base, sandboxId);
+  }
+
+  /** Makes the VM's cgroup, empty, with its limits. */
+  async make(vm: Limited): Promise<string> {
+    await mkdir(this.base, { recursive: true });
+    for (const parent of [this.mount, this.base]) await delegateControllers(parent);
+    const path = this.pathOf(vm.sandboxId);
+    await mkdir(path, { recursive: true });
+    await writeFile(join(path, "cgroup.freeze"), "0");
+    await limit(path, "memory.max", String(vm.memoryMib * 1024 ** 2));
+    await limit(path, "cpu.max", `${vm.vcpu * CPU_PERIOD_US} ${CPU_PERIOD_US}`);
+    await limit(path, "pids.max", String(MAX_TASKS));
+    return path;
+  }
+
+  /** Can be repeated. Throws when something lives in it. */
+  async remove(sandboxId: string): Promise<void> {
+    await removeEmpty(this.pathOf(sandboxId), REMOVE_LIMIT_MS);
+  }
+
+  /** The sandboxes that have one. */
+  async list(): Promise<string[]> {
+    const entries = await readdir(this.base, { withFileTypes: true }).catch(() => []);
+    return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));
+  }
+
+  /** Removes what holds all of them, if it is empty. */
+  async close(): Promise<void> {
+    if ((await this.list()).length === 0) await removeEmpty(this.base, REMOVE_LIMIT_MS);
+  }
+}
+
+/** What of memory, cpu and pids this level has is passed on. One that does not pass it on (hybrid hierarchies, or a level with processes) leaves VMs without that limit. */
+async function delegateControllers(path: string): Promise<void> {
+  const there = (await readFile(join(path, "cgroup.controllers"), "utf8")).trim().split(" ");
+  for (const controller of ["memory", "cpu", "pids"].filter((name) => there.includes(name)))
+    await writeFile(join(path, "cgroup.subtree_control"), `+${controller}`).catch(() => {});
+}
+
+async function limit(path: string, file: string, value: string): Promise<void> {
+  await writeFile(join(path, file), value, { flag: "r+" }).catch((error: unknown) => {
+    if (!isNotFound(error)) throw error;
+  });
+}
+
+/** The kernel holds on to a cgroup for a moment after its last process has gone. */
+async function removeEmpty(path: string, limitMs: number): Promise<void> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    try {
+      await rmdir(path);
+      return;
+    } catch (error) {
+      if (isNotFound(error)) return;
+      if ((error as NodeJS.ErrnoException).code !== "EBUSY" || Date.now() >= deadline)
+        throw new Error(`the cgroup ${path} cannot be removed: see what runs in it (cgroup.procs)`, { cause: error });
+    }
+    await sleep(10);
+  }
+}
+
+/** Stops a VMM where it stands, whatever it does, and returns once it stands. Only what is in a VM's cgroup. */
+export async function freezeVmm(pid: number): Promise<void> {
+  await setFrozen(pid, true);
+}
+
+export async function thawVmm(pid: number): Promise<void> {
+  await setFrozen(pid, false);
+}
+
+async function setFrozen(pid: number, isFrozen: boolean): Promise<void> {
+  const wanted = isFrozen ? "1" : "0";
+  const path = await vmCgroupOf(pid);
+  await writeFile(join(path, "cgroup.freeze"), wanted);
+  const deadline = Date.now() + FREEZE_LIMIT_MS;
+  for (;;) {
+    const events = await readFile(join(path, "cgroup.events"), "utf8");
+    if (new RegExp(`^frozen ${wanted}$`, "m").test(events)) return;
+    if (Date.now() > deadline)
+      throw new Error(
+        `${basename(dirname(path))}/${basename(path)} could not be ${isFrozen ? "frozen" : "thawed"} within ${FREEZE_LIMIT_MS} ms`,
+      );
+    await sleep(5);
+  }
+}
+
+async function vmCgroupOf(pid: number): Promise<string> {
+  const mount = await findCgroupMount();
+  const line = (await readFile(`/proc/${pid}/cgroup`, "utf8")).split("\n").find((entry) => entry.startsWith("0::"));
+  const path = line?.slice("0::".length) ?? "";
+  if (mount === undefined || !isVmCgroup(path)) throw new Error(`process ${pid} is in no VM's cgroup ("${path}")`);
+  return join(mount, path);
+}

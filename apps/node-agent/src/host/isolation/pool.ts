@@ -1,0 +1,134 @@
+/**
+ * Which slot is whose, and some that are prepared for the next ones: what takes longest about a namespace, making it, is done before anybody waits for it.
+ *
+ * Ownership is read from the host once, at the start; from then on this process is the only one that changes it (naming.ts: the tag).
+ */
+import type { Logger } from "@torpor/service";
+import { linkCount } from "./addresses.ts";
+import type { Egress } from "./firewall.ts";
+import { assignSlot, listSlots, makeSlot, type Plumbing, removeSlot, type Slot, slotAt } from "./slots.ts";
+
+/** How many addresses in a row may be somebody else's before that is an error. */
+const MAX_TRIES = 64;
+const MAX_SLOTS = 99_999;
+
+export class SlotPool {
+  private readonly plumbing: Plumbing;
+  private readonly size: number;
+  private readonly log: Pick<Logger, "warn">;
+  /** Slots of any kind, also those being made or removed, and those whose address is another's. */
+  private readonly used = new Set<number>();
+  private readonly owned = new Map<string, Slot>();
+  /** Found at the start, and not asked for since. */
+  private readonly inherited = new Set<string>();
+  private readonly prepared: Slot[] = [];
+  private refilling: Promise<void> | undefined;
+  private isClosed = false;
+
+  private constructor(plumbing: Plumbing, size: number, log: Pick<Logger, "warn">) {
+    this.plumbing = plumbing;
+    this.size = size;
+    this.log = log;
+  }
+
+  /** Takes over the slots that have an owner, and removes those that have none. */
+  static async open(plumbing: Plumbing, size: number, log: Pick<Logger, "warn">): Promise<SlotPool> {
+    const pool = new SlotPool(plumbing, size, log);
+    for (const { number, owner } of await listSlots(plumbing)) {
+      const slot = slotAt(plumbing, number);
+      if (owner === undefined || pool.owned.has(owner)) {
+        await removeSlot(plumbing, slot);
+        continue;
+      }
+      pool.used.add(number);
+      pool.owned.set(owner, slot);
+      pool.inherited.add(owner);
+    }
+    return pool;
+  }
+
+  /** Throws what keeps this machine from having namespaces. */
+  async tryOne(): Promise<void> {
+    const slot = await this.make();
+    try {
+      await assignSlot(this.plumbing, slot, "probe", this.plumbing.egress);
+    } finally {
+      await this.discard(slot);
+    }
+  }
+
+  /** A slot for the sandbox, which has none, with the rules of its VM in force. */
+  async take(sandboxId: string, egress: Egress | undefined): Promise<Slot> {
+    const slot = this.prepared.shift() ?? (await this.make());
+    this.refill();
+    this.owned.set(sandboxId, slot);
+    try {
+      await assignSlot(this.plumbing, slot, sandboxId, egress);
+      return slot;
+    } catch (error) {
+      await this.drop(sandboxId);
+      throw error;
+    }
+  }
+
+  /** Removes the sandbox's slot, if it has one. */
+  async drop(sandboxId: string): Promise<void> {
+    const slot = this.owned.get(sandboxId);
+    if (slot === undefined) return;
+    await this.discard(slot);
+    this.owned.delete(sandboxId);
+    this.inherited.delete(sandboxId);
+  }
+
+  /** Drops what an earlier process left to sandboxes that are not among `live`. */
+  async collect(live: ReadonlySet<string>): Promise<void> {
+    for (const sandboxId of this.inherited) if (!live.has(sandboxId)) await this.drop(sandboxId);
+    this.inherited.clear();
+  }
+
+  /** Prepares slots in the background, up to the pool's size. */
+  refill(): void {
+    if (this.refilling !== undefined || this.isClosed) return;
+    this.refilling = this.prepare()
+      .catch((err: unknown) => this.log.warn({ err }, "no network could be prepared; the next VM makes its own"))
+      .finally(() => (this.refilling = undefined));
+  }
+
+  private async prepare(): Promise<void> {
+    while (!this.isClosed && this.prepared.length < this.size) this.prepared.push(await this.make());
+  }
+
+  /** Removes the slots that nobody has. Those of VMs stay. */
+  async close(): Promise<void> {
+    this.isClosed = true;
+    await this.refilling;
+    for (const slot of this.prepared.splice(0)) await this.discard(slot);
+  }
+
+  private async make(): Promise<Slot> {
+    for (let tries = 0; tries < MAX_TRIES; tries += 1) {
+      const slot = slotAt(this.plumbing, this.nextNumber());
+      this.used.add(slot.number);
+      try {
+        if ((await makeSlot(this.plumbing, slot)) === "made") return slot;
+      } catch (error) {
+        this.used.delete(slot.number);
+        throw error;
+      }
+    }
+    throw new Error(
+      `other programs use ${MAX_TRIES} addresses of ${this.plumbing.range.text} in a row: give this agent another VM_NETWORK_CIDR`,
+    );
+  }
+
+  private nextNumber(): number {
+    const count = Math.min(linkCount(this.plumbing.range), MAX_SLOTS);
+    for (let number = 0; number < count; number += 1) if (!this.used.has(number)) return number;
+    throw new Error(`${this.plumbing.range.text} has no address left for one more VM: give this agent a larger VM_NETWORK_CIDR`);
+  }
+
+  private async discard(slot: Slot): Promise<void> {
+    await removeSlot(this.plumbing, slot);
+    this.used.delete(slot.number);
+  }
+}
