@@ -23,7 +23,7 @@ const READY_LIMIT_MS: Record<Role, number> = {
   nats: 20_000,
   scheduler: 30_000,
   "node-agent": 600_000,
-  lab: 900_000,
+  lab: 1_800_000,
   gateway: 30_000,
 };
 const STOP_GRACE_MS = 8_000;
