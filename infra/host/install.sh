@@ -21,7 +21,7 @@ USAGE
 
 readonly VMM_USER=torpor-vmm VMM_UID=64055 LIB=/usr/lib/torpor DATA=/var/lib/torpor ETC=/etc/torpor UNIT=torpor-node-agent.service
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-changes=0 must_restart=0
+changes=0 must_restart=0 must_reload=0
 
 say() { printf 'install: %s\n' "$*"; }
 fail() {
@@ -79,7 +79,7 @@ check_machine() {
 
 install_packages() {
   local missing=() pair
-  for pair in nft:nftables ip:iproute2 setpriv:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
+  for pair in nft:nftables ip:iproute2 setpriv:util-linux nsenter:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
     command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0
@@ -117,8 +117,9 @@ mount_data() {
   uuid=$(blkid -o value -s UUID "$data_device")
   mkdir -p "$DATA"
   if ! grep -q "^UUID=$uuid " /etc/fstab; then
+    # systemd is told of it together with the units.
     echo "UUID=$uuid $DATA xfs noatime,nofail 0 2" >> /etc/fstab
-    systemctl daemon-reload
+    must_reload=1
     changed "mounts $data_device at $DATA (/etc/fstab)"
   fi
   mountpoint -q "$DATA" || { mount "$DATA"; changed "mounted $DATA"; }
@@ -192,11 +193,11 @@ install_settings() {
 }
 
 install_units() {
-  local is_new=0 unit
+  local unit
   for unit in "$UNIT" torpor-vms.slice; do
-    if put 644 "$here/systemd/$unit" "/etc/systemd/system/$unit"; then is_new=1; fi
+    if put 644 "$here/systemd/$unit" "/etc/systemd/system/$unit"; then must_reload=1 must_restart=1; fi
   done
-  [ "$is_new" = 0 ] || { systemctl daemon-reload; must_restart=1; }
+  [ "$must_reload" = 0 ] || systemctl daemon-reload
 }
 
 is_configured() {
@@ -209,7 +210,7 @@ start_agent() {
     return 0
   fi
   if ! systemctl is-enabled --quiet "$UNIT"; then
-    systemctl enable --quiet "$UNIT"
+    systemctl enable --quiet --no-reload "$UNIT"
     changed "enabled $UNIT"
   fi
   [ "$may_start" = 1 ] || return 0

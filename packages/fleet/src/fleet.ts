@@ -5,6 +5,7 @@
  * FL2  `down` ends the virtual machines too; files of sandboxes stay, and the next start brings them back as paused or stopped.
  */
 import { randomBytes } from "node:crypto";
+import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { join } from "node:path";
@@ -22,7 +23,7 @@ const READY_LIMIT_MS: Record<Role, number> = {
   nats: 20_000,
   scheduler: 30_000,
   "node-agent": 600_000,
-  lab: 900_000,
+  lab: 1_800_000,
   gateway: 30_000,
 };
 const STOP_GRACE_MS = 8_000;
@@ -133,9 +134,12 @@ export class Fleet {
 
   /** Files with what a host needs to speak to this fleet: its password on the bus, and the key that gateways show. */
   joinSecrets(hostId: string): { natsUser: string; natsPasswordFile: string; hostDataKeyFile: string } {
+    const natsPasswordFile = secretFile(this.dir, `nats-${hostId}`);
+    if (!existsSync(natsPasswordFile))
+      throw new Error(`this fleet was started without a user for ${hostId}: end it (./torpor down), and start it again`);
     return {
       natsUser: natsUserOf(hostId),
-      natsPasswordFile: secretFile(this.dir, `nats-${hostId}`),
+      natsPasswordFile,
       hostDataKeyFile: secretFile(this.dir, "host-data-key"),
     };
   }

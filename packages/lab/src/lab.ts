@@ -13,7 +13,6 @@ const POWER_OFF_LIMIT_MS = 30_000;
 
 /** Returns when the fleet has the host. A failure ends the machine; its data disk stays. */
 export async function labUp(options: LabOptions, fleet: Fleet, say: (line: string) => void, signal: AbortSignal): Promise<void> {
-  requireHypervisor(options);
   say("building the machine (from cache if nothing changed; else 2 minutes)");
   const machineDir = await buildMachine(options, signal);
   const record: LabRecord = { ports: await choosePorts(), machineDir, driver: options.driver };
@@ -21,8 +20,8 @@ export async function labUp(options: LabOptions, fleet: Fleet, say: (line: strin
   const files = { data: await makeDataDisk(options.dir), payload, log: join(options.dir, "console.log") };
   await writeRecord(options.dir, record);
   say("booting it");
-  await fleet.attach(machineComponent(options, record, files));
   try {
+    await fleet.attach(machineComponent(options, record, files));
     const { process: identity } = fleet.component(LAB_HOST_ID);
     await waitForSsh(record, () => identity !== undefined && isAlive(identity), SSH_LIMIT_MS, signal);
     say("installing the node-agent (infra/host/install.sh; with an image that is new to it: some minutes)");
@@ -49,7 +48,7 @@ export async function labDown(dir: string, fleet: Fleet): Promise<void> {
   await fleet.detach(LAB_HOST_ID);
 }
 
-export const labComponent = (fleet: Fleet) => fleet.state.components.find(({ name }) => name === LAB_HOST_ID);
+const labComponent = (fleet: Fleet) => fleet.state.components.find(({ name }) => name === LAB_HOST_ID);
 
 /** The machine that runs; throws one line that says what to do when there is none. */
 export async function runningLab(dir: string, fleet: Fleet | undefined): Promise<LabRecord> {
@@ -65,7 +64,8 @@ export async function labHealth(fleet: Fleet): Promise<Health> {
   return all.find(({ component }) => component.name === LAB_HOST_ID)?.health ?? { kind: "down" };
 }
 
-function requireHypervisor({ driver, cloudHypervisorBin }: LabOptions): void {
+/** Asked before anything is built or started. Throws one line that says what to do. */
+export function requireHypervisor({ driver, cloudHypervisorBin }: Pick<LabOptions, "driver" | "cloudHypervisorBin">): void {
   if (driver === "cloud-hypervisor" && cloudHypervisorBin === undefined)
     throw new Error(
       "CLOUD_HYPERVISOR_BIN is not set: let it name a cloud-hypervisor 53 binary for x86_64 (docs/hosts.md says where releases are), or use --driver simulated",

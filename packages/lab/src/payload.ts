@@ -59,6 +59,7 @@ function settings(options: LabOptions, fleet: Fleet, ports: LabPorts): string {
     DATA_PLANE_PORT,
     DATA_PLANE_URL: `http://127.0.0.1:${ports.dataPlane}`,
     DRIVER: options.driver,
+    ISOLATION: "namespaces",
     CLOUD_HYPERVISOR_DIR: "/usr/lib/torpor/cloud-hypervisor",
     // On the disk that stays: an emulated processor compiles slowly.
     NODE_COMPILE_CACHE: "/var/lib/torpor/.compile-cache",

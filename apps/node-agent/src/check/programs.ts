@@ -7,6 +7,7 @@ const PROGRAMS: Record<string, string> = {
   nft: "nftables",
   ip: "iproute2",
   setpriv: "util-linux",
+  nsenter: "util-linux",
   flock: "util-linux",
   tar: "tar",
   cp: "coreutils",

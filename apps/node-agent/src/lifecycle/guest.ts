@@ -33,6 +33,7 @@ export interface Guest {
   shutdown(vm: Vm, agentKey: string): Promise<void>;
 }
 
+const MAX_HEALTH_WAIT_MS = 1_000;
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
 /** Once per image and host; an emulated guest on a busy machine takes minutes. */
@@ -60,14 +61,15 @@ export function httpGuest(driver: Driver): Guest {
   return {
     async waitHealthy(vm, limitMs, signal) {
       const deadline = Date.now() + limitMs;
-      while (Date.now() < deadline && !signal.aborted) {
+      // Asked more and more seldom: on a busy or emulated host the questions themselves would hold up a guest that boots.
+      for (let waitMs = 100; Date.now() < deadline && !signal.aborted; waitMs = Math.min(waitMs * 1.5, MAX_HEALTH_WAIT_MS)) {
         if (!(await driver.isAlive(vm))) return false;
         const healthy = await call(vm, "/health", undefined, undefined, 2_000).then(
           () => true,
           () => false,
         );
         if (healthy) return true;
-        await sleep(100);
+        await sleep(waitMs);
       }
       return false;
     },

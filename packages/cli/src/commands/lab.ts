@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { realpath } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
-import { execInLab, labDir, labDown, labHealth, labUp, runningLab, shellInLab, type LabOptions } from "@torpor/lab";
+import { execInLab, labDir, labDown, labHealth, labUp, requireHypervisor, runningLab, shellInLab, type LabOptions } from "@torpor/lab";
 import { fleetDir, fleetOptions, imagesDir, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { buildImageFiles } from "./image.ts";
@@ -23,6 +23,9 @@ async function up(context: CommandContext): Promise<number> {
   const { root, args, write } = context;
   const startedAt = performance.now();
   const { values } = parseArgs({ args, options: { driver: { type: "string", default: "cloud-hypervisor" } } });
+  const { driver } = values;
+  const cloudHypervisorBin = process.env["CLOUD_HYPERVISOR_BIN"] || undefined;
+  requireHypervisor({ driver, cloudHypervisorBin });
   const running = await Fleet.find(fleetDir(root));
   if (running !== undefined && (await labHealth(running)).kind !== "down") {
     write("lab: it is up already; ./torpor lab status shows it, ./torpor lab down ends it");
@@ -33,8 +36,13 @@ async function up(context: CommandContext): Promise<number> {
   await buildImageFiles(context, signal);
   // A fleet for the lab alone has no other host: what is created in it runs there.
   const fleet = running ?? (await startFleet(context, { ...fleetOptions({ ...context, args: [] }), hosts: 0 }, signal));
-  await labUp(await labOptions(root, values.driver), fleet, say, signal);
-  say(`lab-1 is in the fleet, with the driver ${values.driver}`);
+  try {
+    await labUp({ ...(await machineOptions(root)), driver, cloudHypervisorBin }, fleet, say, signal);
+  } catch (error) {
+    if (running === undefined) await fleet.down();
+    throw error;
+  }
+  say(`lab-1 is in the fleet, with the driver ${driver}`);
   if (running === undefined) printAccess(context, fleet);
   return 0;
 }
@@ -73,15 +81,13 @@ async function status({ root, write }: CommandContext): Promise<number> {
   return health.kind === "well" ? 0 : 1;
 }
 
-async function labOptions(root: string, driver: string): Promise<LabOptions> {
+async function machineOptions(root: string): Promise<Omit<LabOptions, "driver" | "cloudHypervisorBin">> {
   const memoryMib = Number(process.env["TORPOR_LAB_MEMORY_MIB"] ?? MEMORY_MIB);
   if (!Number.isInteger(memoryMib) || memoryMib < 2048) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
   return {
     root,
     dir: labDir(root),
     imageDir: await realpath(join(imagesDir(root), "code-interpreter")),
-    driver,
-    cloudHypervisorBin: process.env["CLOUD_HYPERVISOR_BIN"] || undefined,
     qemuBin: process.env["QEMU_BIN"] ?? "qemu-system-x86_64",
     memoryMib,
   };
