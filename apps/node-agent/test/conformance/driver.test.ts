@@ -11,8 +11,8 @@ import { DRIVER_CASES } from "./cases.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
 
-function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
-  describe(name, () => {
+function suite(makeIt: (dir: string) => Promise<Target>): () => void {
+  return () => {
     let dir: Awaited<ReturnType<typeof tempDir>>;
     let target: Target | undefined;
     beforeAll(async () => {
@@ -23,19 +23,19 @@ function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
       await target?.close();
       await dir[Symbol.asyncDispose]();
     });
-    test.each(DRIVER_CASES.map((one, at) => ({ ...one, at })))("$name", async ({ run, at }) => {
+    test.each(DRIVER_CASES.map((one, at) => ({ name: one.name, one, at })))("$name", async ({ one, at }) => {
       if (target === undefined) throw new Error("there is no target");
       const subject = await Subject.make(target, `case-${at + 1}`);
       try {
-        await run(subject);
+        await one.run(subject);
       } finally {
         await subject.dispose();
       }
     });
-  });
+  };
 }
 
-suite("fake Cloud Hypervisor", async (dir) => {
+const onTheFake = suite(async (dir) => {
   const imagesDir = join(dir, "images");
   await mkdir(imagesDir);
   await makeSimulatedImage(imagesDir);
@@ -43,6 +43,9 @@ suite("fake Cloud Hypervisor", async (dir) => {
   return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
 });
 
-suite("QEMU with a real guest", async (dir) =>
+const onQemu = suite(async (dir) =>
   makeTarget({ name: "qemu", driver: "qemu", imagesDir: join(ROOT, ".torpor/images"), dir: join(dir, "host") }),
 );
+
+describe("fake Cloud Hypervisor", onTheFake);
+describe("QEMU with a real guest", onQemu);
