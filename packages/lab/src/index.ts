@@ -1,3 +1,4 @@
 export { labDown, labHealth, labUp, requireHypervisor, runningLab } from "./lab.ts";
-export { LAB_HOST_ID, labDir, type LabOptions } from "./options.ts";
-export { execInLab, shellInLab } from "./ssh.ts";
+export { LAB_HOST_ID, LAB_HYPERVISOR, labDir, type LabOptions } from "./options.ts";
+export type { LabRecord } from "./machine.ts";
+export { execInLab, labCommand, shellInLab, statusInLab } from "./ssh.ts";

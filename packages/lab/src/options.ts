@@ -3,6 +3,9 @@ import { join } from "node:path";
 
 export const LAB_HOST_ID = "lab-1";
 
+/** Cloud Hypervisor, as the lab machine sees what was carried into it. */
+export const LAB_HYPERVISOR = "/mnt/payload/cloud-hypervisor";
+
 export interface LabOptions {
   /** Root of the checkout. */
   root: string;

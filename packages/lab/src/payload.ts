@@ -4,7 +4,7 @@ import { join } from "node:path";
 import type { Fleet } from "@torpor/fleet";
 import { run } from "@torpor/service";
 import { DATA_PLANE_PORT, HEALTH_PORT, type LabPorts } from "./machine.ts";
-import { LAB_HOST_ID, type LabOptions } from "./options.ts";
+import { LAB_HOST_ID, LAB_HYPERVISOR, type LabOptions } from "./options.ts";
 
 /** What the machine's own system and agent need. */
 const RESERVED_MIB = 1024;
@@ -36,7 +36,7 @@ export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabP
 /** The line that installs it all, in the machine. */
 export function installCommand(options: LabOptions): string {
   const mount = (tag: string) => `mountpoint -q /mnt/${tag} || mount -t 9p -o trans=virtio,ro,msize=524288,cache=loose ${tag} /mnt/${tag}`;
-  const hypervisor = options.cloudHypervisorBin === undefined ? "" : "--cloud-hypervisor /mnt/payload/cloud-hypervisor";
+  const hypervisor = options.cloudHypervisorBin === undefined ? "" : `--cloud-hypervisor ${LAB_HYPERVISOR}`;
   const install = [
     "bash /mnt/payload/release/host/install.sh --release /mnt/payload/release --node /mnt/payload/node",
     hypervisor,

@@ -9,6 +9,7 @@ import type { LabRecord } from "./machine.ts";
 const LOGIN = "root@127.0.0.1";
 const CONNECT_LIMIT_S = 5;
 const LOOK_EVERY_MS = 500;
+const STATUS_LIMIT_MS = 60_000;
 
 function sshArgs({ machineDir, ports }: LabRecord): string[] {
   const options = [
@@ -36,7 +37,18 @@ export async function execInLab(record: LabRecord, command: string[]): Promise<n
 }
 
 export async function runInLab(record: LabRecord, script: string, signal: AbortSignal): Promise<{ code: number; output: string }> {
-  return await run(["ssh", ...sshArgs(record), LOGIN, script], { cwd: "/", isShown: false, signal });
+  return await run(labCommand(record, script), { cwd: "/", isShown: false, signal });
+}
+
+/** The command line, on this machine, that runs a script in the lab machine. */
+export function labCommand(record: LabRecord, script: string): string[] {
+  return ["ssh", ...sshArgs(record), LOGIN, script];
+}
+
+/** /proc/<pid>/status of a process in the machine; empty when there is none. */
+export async function statusInLab(record: LabRecord, pid: number): Promise<string> {
+  const { code, output } = await runInLab(record, `cat /proc/${pid}/status`, AbortSignal.timeout(STATUS_LIMIT_MS));
+  return code === 0 ? output : "";
 }
 
 /** An interactive shell; returns when it ends. */

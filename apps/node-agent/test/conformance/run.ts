@@ -1,5 +1,5 @@
 /**
- * The driver suite as a plain program, for a machine that has KVM and no test runner: `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT]`, with the agent's
+ * The driver suite as a plain program, for a machine that has KVM and no test runner: `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT] [--boot-limit-s N]`, with the agent's
  * environment. A line of JSON per case; exits 1 when one failed.
  */
 import { parseArgs } from "node:util";
@@ -13,13 +13,14 @@ const { values } = parseArgs({
     dir: { type: "string" },
     driver: { type: "string", default: "cloud-hypervisor" },
     only: { type: "string", default: "" },
+    "boot-limit-s": { type: "string", default: "240" },
   },
 });
 const { images, dir, driver, only } = values;
 if (images === undefined || dir === undefined || (driver !== "qemu" && driver !== "cloud-hypervisor"))
   throw new Error("usage: run.ts --images DIR --dir DIR [--driver cloud-hypervisor|qemu] [--only TEXT]");
 
-const target = await makeTarget({ name: driver, driver, imagesDir: images, dir });
+const target = await makeTarget({ name: driver, driver, imagesDir: images, dir, bootLimitMs: Number(values["boot-limit-s"]) * 1000 });
 let failures = 0;
 for (const [at, one] of DRIVER_CASES.entries()) {
   if (!one.name.includes(only)) continue;

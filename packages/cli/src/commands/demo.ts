@@ -1,24 +1,22 @@
-/** `torpor demo [--keep]`: from nothing to a sandbox's whole life on real virtual machines. Exits 0 only if every claim of the story was checked and true. */
+/** `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing to a sandbox's whole life on real virtual machines. Exits 0 only if every claim of the story was checked and true. */
 import { Fleet } from "@torpor/fleet";
-import type { Stage } from "../demo/stage.ts";
+import { LAB_HOST_ID, labDir, runningLab, statusInLab } from "@torpor/lab";
+import { residentBytesHere, residentBytesIn, type Stage, type StageHost } from "../demo/stage.ts";
 import { tellStory } from "../demo/story.ts";
-import { fleetOptions, interrupted, startFleet } from "../local.ts";
+import { fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { buildImage } from "./image.ts";
+import { joinLab, type LabFleet } from "./lab.ts";
 import { printAccess } from "./up.ts";
 
 export async function demo(context: CommandContext): Promise<number> {
   const startedAt = performance.now();
   const isKept = context.args.includes("--keep");
-  const options = fleetOptions(context);
   const signal = interrupted();
-  await buildImage(context, signal);
-  const running = await Fleet.find(options.dir);
-  if (running !== undefined) context.write("fleet: it is up already, and is used");
-  const fleet = running ?? (await startFleet(context, options, signal));
+  const { fleet, running } = await (isOfLab(context) ? labFleet(context, signal) : localFleet(context, signal));
   let isTrue = false;
   try {
-    isTrue = await Promise.race([tellStory(stageOf(fleet), context.write), ended(signal)]);
+    isTrue = await Promise.race([tellStory(await stageOf(fleet, context.root), context.write), ended(signal)]);
   } finally {
     if (running === undefined && !(isKept && isTrue)) await fleet.down();
   }
@@ -27,11 +25,35 @@ export async function demo(context: CommandContext): Promise<number> {
   return isTrue ? 0 : 1;
 }
 
-export function stageOf(fleet: Fleet): Stage {
+async function localFleet(context: CommandContext, signal: AbortSignal): Promise<LabFleet> {
+  const options = fleetOptions(context);
+  await buildImage(context, signal);
+  const running = await Fleet.find(options.dir);
+  if (running !== undefined) context.write("fleet: it is up already, and is used");
+  return { fleet: running ?? (await startFleet(context, options, signal)), running };
+}
+
+const isOfLab = ({ args }: CommandContext) =>
+  args.some((arg, at) => arg === "--driver=cloud-hypervisor" || (arg === "cloud-hypervisor" && args[at - 1] === "--driver"));
+
+/** A fleet whose only host is the lab host: so the story is told there. */
+async function labFleet(context: CommandContext, signal: AbortSignal): Promise<LabFleet> {
+  const running = await Fleet.find(fleetDir(context.root));
+  if (running?.state.components.some(({ role }) => role === "node-agent") === true)
+    throw new Error("the fleet that is up has hosts with another driver: ./torpor down ends it");
+  return await joinLab(context, "cloud-hypervisor", signal);
+}
+
+export async function stageOf(fleet: Fleet, root: string): Promise<Stage> {
   const hosts = fleet.state.components.flatMap(({ role, name, healthUrl }) =>
     (role === "node-agent" || role === "lab") && healthUrl !== undefined ? [{ id: name, healthUrl }] : [],
   );
-  return { url: fleet.state.url, apiKey: fleet.state.apiKey, hosts };
+  const watched = hosts.map(async (host): Promise<StageHost> => {
+    if (host.id !== LAB_HOST_ID) return { ...host, residentBytes: residentBytesHere };
+    const record = await runningLab(labDir(root), fleet);
+    return { ...host, residentBytes: async (pid) => residentBytesIn(await statusInLab(record, pid)) };
+  });
+  return { url: fleet.state.url, apiKey: fleet.state.apiKey, hosts: await Promise.all(watched) };
 }
 
 async function ended(signal: AbortSignal): Promise<never> {

@@ -20,18 +20,29 @@ export async function lab(context: CommandContext): Promise<number> {
 }
 
 async function up(context: CommandContext): Promise<number> {
-  const { root, args, write } = context;
+  const { values } = parseArgs({ args: context.args, options: { driver: { type: "string", default: "cloud-hypervisor" } } });
+  const { fleet, running } = await joinLab(context, values.driver, interrupted());
+  if (running === undefined) printAccess(context, fleet);
+  return 0;
+}
+
+export interface LabFleet {
+  fleet: Fleet;
+  /** The fleet, if it was up before. */
+  running: Fleet | undefined;
+}
+
+/** The lab host in the fleet of this checkout, started where they are not up yet. Ends what it has started when it fails. */
+export async function joinLab(context: CommandContext, driver: string, signal: AbortSignal): Promise<LabFleet> {
+  const { root, write } = context;
   const startedAt = performance.now();
-  const { values } = parseArgs({ args, options: { driver: { type: "string", default: "cloud-hypervisor" } } });
-  const { driver } = values;
   const cloudHypervisorBin = process.env["CLOUD_HYPERVISOR_BIN"] || undefined;
   requireHypervisor({ driver, cloudHypervisorBin });
   const running = await Fleet.find(fleetDir(root));
   if (running !== undefined && (await labHealth(running)).kind !== "down") {
     write("lab: it is up already; ./torpor lab status shows it, ./torpor lab down ends it");
-    return 0;
+    return { fleet: running, running };
   }
-  const signal = interrupted();
   const say = (line: string) => write(`lab: [${((performance.now() - startedAt) / 1000).toFixed(0).padStart(3)}s] ${line}`);
   await buildImageFiles(context, signal);
   // A fleet for the lab alone has no other host: what is created in it runs there.
@@ -43,8 +54,7 @@ async function up(context: CommandContext): Promise<number> {
     throw error;
   }
   say(`lab-1 is in the fleet, with the driver ${driver}`);
-  if (running === undefined) printAccess(context, fleet);
-  return 0;
+  return { fleet, running };
 }
 
 async function down({ root, write }: CommandContext): Promise<number> {

@@ -1,13 +1,18 @@
 /** `torpor test`: what CI runs. Static checks, then every vitest project; the last line counts the tests. */
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { labDir, runningLab } from "@torpor/lab";
+import { type CaseOutcome, hasKvm, inTheLab, onThisMachine, runConformance } from "../conformance.ts";
 import { interrupted } from "../local.ts";
 import { staleCompatibility } from "../compatibility.ts";
 import type { CommandContext } from "../main.ts";
 import { run } from "@torpor/service";
 import { buildImage } from "./image.ts";
+import { joinLab } from "./lab.ts";
 
 const PROJECTS = ["unit", "integration", "system", "conformance", "vm"] as const;
+const BOOTS_VMS: ReadonlySet<string> = new Set(["conformance", "vm"]);
 const CHECKS: [string, string[]][] = [
   ["types", ["typecheck"]],
   ["lint", ["lint"]],
@@ -26,18 +31,62 @@ interface Counts {
 const MAX_MESSAGE_LINES = 15;
 
 export async function test(context: CommandContext): Promise<number> {
+  if (context.args.includes("--driver")) return await conformanceOnReal(context);
   const unknown = context.args.filter((arg) => arg !== "verify" && !(PROJECTS as readonly string[]).includes(arg));
   if (unknown.length > 0) throw new Error(`there is no test project "${unknown[0]}"; there are: verify, ${PROJECTS.join(", ")}`);
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
   const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
   for (const project of PROJECTS.filter((name) => wanted.includes(name))) {
-    if (project === "vm") await buildImage(context, interrupted());
+    if (BOOTS_VMS.has(project)) await buildImage(context, interrupted());
     const report = await runProject(context, counts, project);
     if (project === "vm") checkCompatibility(context, counts, report);
   }
-  if (counts.failures.length > 0) context.write(["", "failed:", ...counts.failures, ""].join("\n"));
-  context.write(`${counts.passed} passed, ${counts.failed} failed${counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`}`);
+  summarize(context, counts);
+  return counts.failed === 0 ? 0 : 1;
+}
+
+function summarize({ write }: CommandContext, { passed, failed, skipped, failures }: Counts): void {
+  if (failures.length > 0) write(["", "failed:", ...failures, ""].join("\n"));
+  write(`${passed} passed, ${failed} failed${skipped === 0 ? "" : `, ${skipped} skipped`}`);
+}
+
+/** `torpor test conformance --driver cloud-hypervisor [--only TEXT]`. Without a binary it says why it ran nothing, which is no failure. */
+async function conformanceOnReal(context: CommandContext): Promise<number> {
+  const { root, write } = context;
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: { driver: { type: "string" }, only: { type: "string", default: "" } },
+  });
+  if (values.driver !== "cloud-hypervisor" || positionals.join() !== "conformance")
+    throw new Error("--driver is for: torpor test conformance --driver cloud-hypervisor");
+  const binary = process.env["CLOUD_HYPERVISOR_BIN"] ?? "";
+  if (binary === "") {
+    write("conformance: skipped: CLOUD_HYPERVISOR_BIN names no cloud-hypervisor 53 binary (docs/hosts.md says where releases are)");
+    return 0;
+  }
+  const signal = interrupted();
+  const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const tell = ({ name, outcome, reason }: CaseOutcome) => {
+    counts[outcome] += 1;
+    write(`${outcome}  ${name}${reason === undefined ? "" : `: ${firstLines(reason)}`}`);
+    if (outcome === "failed") counts.failures.push(`${name}\n${firstLines(reason ?? "")}`);
+  };
+  await buildImage(context, signal);
+  if (await hasKvm(root)) {
+    write(`conformance: on this machine's KVM, with ${binary}`);
+    await runConformance(onThisMachine(root, binary), values.only, tell, signal);
+  } else {
+    write(`conformance: in the lab host, because this machine's KVM does not boot the image's kernel, with ${binary}`);
+    const { fleet, running } = await joinLab(context, "cloud-hypervisor", signal);
+    try {
+      await runConformance(await inTheLab(root, await runningLab(labDir(root), fleet)), values.only, tell, signal);
+    } finally {
+      if (running === undefined) await fleet.down();
+    }
+  }
+  summarize(context, counts);
   return counts.failed === 0 ? 0 : 1;
 }
 

@@ -1,16 +1,23 @@
 /** What a story looks at beside the API: the VMM processes on the hosts. */
-import { readFileSync } from "node:fs";
+import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface Stage {
   url: string;
   apiKey: string;
-  /** Health addresses of the node-agents. */
-  hosts: { id: string; healthUrl: string }[];
+  hosts: StageHost[];
+}
+
+export interface StageHost {
+  id: string;
+  /** Health address of its node-agent. */
+  healthUrl: string;
+  /** Resident memory of a process on that host; undefined when it is gone. */
+  residentBytes(pid: number): Promise<number | undefined>;
 }
 
 export interface VmSeen {
-  hostId: string;
+  host: StageHost;
   pid: number;
   residentBytes: number;
 }
@@ -20,20 +27,21 @@ export async function findVmm(stage: Stage, sandboxId: string): Promise<VmSeen |
   for (const host of stage.hosts) {
     const health = (await getJson(host.healthUrl)) as { vms?: { sandboxId: string; pid?: number }[] };
     const pid = health.vms?.find((vm) => vm.sandboxId === sandboxId)?.pid;
-    const residentBytes = pid === undefined ? undefined : residentBytesOf(pid);
-    if (pid !== undefined && residentBytes !== undefined) return { hostId: host.id, pid, residentBytes };
+    const residentBytes = pid === undefined ? undefined : await host.residentBytes(pid);
+    if (pid !== undefined && residentBytes !== undefined) return { host, pid, residentBytes };
   }
   return undefined;
 }
 
-/** Resident memory of a process; undefined when it is gone (or a zombie, which has none). */
-export function residentBytesOf(pid: number): number | undefined {
-  try {
-    const match = /^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"));
-    return match?.[1] === undefined ? undefined : Number(match[1]) * 1024;
-  } catch {
-    return undefined;
-  }
+/** Of a process on this machine. */
+export async function residentBytesHere(pid: number): Promise<number | undefined> {
+  return residentBytesIn(await readFile(`/proc/${pid}/status`, "utf8").catch(() => ""));
+}
+
+/** Read from /proc/<pid>/status; undefined when there is no process, or a zombie, which has no memory. */
+export function residentBytesIn(status: string): number | undefined {
+  const match = /^VmRSS:\s+(\d+) kB$/m.exec(status);
+  return match?.[1] === undefined ? undefined : Number(match[1]) * 1024;
 }
 
 /** A call of the public API; the body is parsed whatever the status. */

@@ -4,7 +4,7 @@
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { mib, Narrator } from "./narrator.ts";
-import { call, eventually, findVmm, residentBytesOf, type Stage, type VmSeen } from "./stage.ts";
+import { call, eventually, findVmm, type Stage, type VmSeen } from "./stage.ts";
 
 const TEMPLATE = "code-interpreter";
 
@@ -19,7 +19,8 @@ export async function tellStory(stage: Stage, write: (line: string) => void): Pr
     await connectAndFind(narrator, stage, id, pid);
     await stopAndStart(narrator, stage, id);
     await repeatsAndMismatches(narrator, stage, id);
-    await moveToTheOtherHost(narrator, stage, id);
+    if (stage.hosts.length > 1) await moveToTheOtherHost(narrator, stage, id);
+    else await resumeWhereItIs(narrator, stage, id);
     await kill(narrator, stage, id);
   } finally {
     await call(stage, "DELETE", `/v1/sandboxes/${id}`);
@@ -44,7 +45,7 @@ async function create(narrator: Narrator, stage: Stage): Promise<Sandbox> {
 
 async function whereItRuns(stage: Stage, id: string) {
   const vmm = await findVmm(stage, id);
-  return vmm === undefined ? {} : { host: vmm.hostId, "VMM process": `pid ${vmm.pid}, ${mib(vmm.residentBytes)} resident` };
+  return vmm === undefined ? {} : { host: vmm.host.id, "VMM process": `pid ${vmm.pid}, ${mib(vmm.residentBytes)} resident` };
 }
 
 /** Returns the pid of a background process in the guest. */
@@ -68,21 +69,18 @@ async function pause(narrator: Narrator, stage: Stage, sandbox: Sandbox): Promis
     () => sandbox.pause(),
     async () => ({
       "VMM before": `${mib(before.residentBytes)} resident`,
-      "VMM after": describe(before.pid),
+      "VMM after": await describe(before),
       ...(await snapshotSeen(stage, sandbox.sandboxId)),
     }),
   );
   const info = await sandbox.getInfo();
   narrator.claim("its status is paused", info.status === "paused", info.status);
-  narrator.claim(
-    `VMM process ${before.pid} is gone and its memory is free`,
-    residentBytesOf(before.pid) === undefined,
-    residentBytesOf(before.pid),
-  );
+  const left = await before.host.residentBytes(before.pid);
+  narrator.claim(`VMM process ${before.pid} is gone and its memory is free`, left === undefined, left);
 }
 
-function describe(pid: number): string {
-  const residentBytes = residentBytesOf(pid);
+async function describe({ host, pid }: VmSeen): Promise<string> {
+  const residentBytes = await host.residentBytes(pid);
   return residentBytes === undefined ? "gone, 0 MiB" : `${mib(residentBytes)} resident`;
 }
 
@@ -170,11 +168,22 @@ async function moveToTheOtherHost(narrator: Narrator, stage: Stage, id: string):
     );
     narrator.claim("resume answers 200 with status running", resumed.status === 200 && resumed.body["status"] === "running", resumed);
     const vmm = await findVmm(stage, id);
-    narrator.claim(`it runs on the other host, not on ${origin}`, vmm !== undefined && vmm.hostId !== origin, vmm);
+    narrator.claim(`it runs on the other host, not on ${origin}`, vmm !== undefined && vmm.host.id !== origin, vmm?.host.id);
     await claimMemory(narrator, await Sandbox.connect(id, stage.apiKey, stage.url), "on the other host");
   } finally {
     await call(stage, "POST", `/v1/hosts/${origin}/uncordon`);
   }
+}
+
+/** A fleet of one host has no other. */
+async function resumeWhereItIs(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+  const resumed = await narrator.step(
+    "resume on the only host (there is no other to move to)",
+    () => call(stage, "POST", `/v1/sandboxes/${id}/resume`),
+    () => whereItRuns(stage, id),
+  );
+  narrator.claim("resume answers 200 with status running", resumed.status === 200 && resumed.body["status"] === "running", resumed);
+  await claimMemory(narrator, await Sandbox.connect(id, stage.apiKey, stage.url), "after it");
 }
 
 async function kill(narrator: Narrator, stage: Stage, id: string): Promise<void> {
@@ -183,8 +192,12 @@ async function kill(narrator: Narrator, stage: Stage, id: string): Promise<void>
   await narrator.step("kill", () => sandbox.kill());
   const gone = await call(stage, "GET", `/v1/sandboxes/${id}`);
   narrator.claim("the sandbox is gone: 404", gone.status === 404, gone);
-  await eventually("the end of its VMM process", 10_000, async () => (residentBytesOf(vmm.pid) === undefined ? true : undefined));
-  narrator.claim(`VMM process ${vmm.pid} is gone`, residentBytesOf(vmm.pid) === undefined);
+  await eventually("the end of its VMM process", 10_000, async () => ((await isGone(vmm)) ? true : undefined));
+  narrator.claim(`VMM process ${vmm.pid} is gone`, await isGone(vmm));
+}
+
+async function isGone({ host, pid }: VmSeen): Promise<boolean> {
+  return (await host.residentBytes(pid)) === undefined;
 }
 
 async function runningVmm(stage: Stage, id: string): Promise<VmSeen> {

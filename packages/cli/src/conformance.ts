@@ -1,0 +1,123 @@
+/**
+ * The conformance suites on a real Cloud Hypervisor: on this machine where its KVM boots the image's kernel, else in the lab host, which has no checkout and no test runner: for it each
+ * suite is bundled to one file.
+ */
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { LAB_HYPERVISOR, labCommand, labDir, type LabRecord } from "@torpor/lab";
+import { build } from "esbuild";
+import { imagesDir } from "./local.ts";
+
+export interface CaseOutcome {
+  name: string;
+  outcome: "passed" | "failed" | "skipped";
+  /** Why not passed. */
+  reason?: string;
+}
+
+interface Place {
+  env: Record<string, string>;
+  /** The command line that runs a suite there, with its arguments. */
+  suite(name: keyof typeof ENTRIES, args: string[]): string[];
+  binary: string;
+  imagesDir: string;
+  dir: string;
+}
+
+const ENTRIES = { api: "tests/conformance/run.ts", driver: "apps/node-agent/test/conformance/run.ts" } as const;
+/** A guest that is emulated twice boots in minutes. */
+const GUEST_BOOT_LIMIT_S = "900";
+const MAX_REST_LENGTH = 4_096;
+const REQUIRE = 'import { createRequire as torporCreateRequire } from "node:module"; const require = torporCreateRequire(import.meta.url);';
+
+export function onThisMachine(root: string, binary: string): Place {
+  return {
+    env: { CLOUD_HYPERVISOR_BIN: binary },
+    suite: (name, args) => [process.execPath, join(root, ENTRIES[name]), ...args],
+    binary,
+    imagesDir: imagesDir(root),
+    dir: join(root, ".torpor/tmp/conformance"),
+  };
+}
+
+export async function inTheLab(root: string, record: LabRecord): Promise<Place> {
+  const carried = join(labDir(root), "payload/conformance");
+  await mkdir(carried, { recursive: true });
+  for (const [name, entry] of Object.entries(ENTRIES)) await bundle(join(root, entry), join(carried, `${name}.mjs`));
+  return {
+    env: {},
+    suite: (name, args) => {
+      const line = ["/usr/lib/torpor/node", `/mnt/payload/conformance/${name}.mjs`, ...args.map((arg) => `'${arg}'`)].join(" ");
+      return labCommand(record, `set -a; . /etc/torpor/node-agent.env; { ${line}; } 2>&1`);
+    },
+    binary: LAB_HYPERVISOR,
+    imagesDir: "/var/lib/torpor/images",
+    dir: "/var/lib/torpor/conformance",
+  };
+}
+
+/** Whether QEMU found, when the image was prepared, that this machine's KVM boots its kernel. */
+export async function hasKvm(root: string): Promise<boolean> {
+  const text = await readFile(join(imagesDir(root), ".accelerator.json"), "utf8").catch(() => "{}");
+  return (JSON.parse(text) as { accelerator?: string }).accelerator === "kvm";
+}
+
+/** Runs every case whose name has `only` in it; each outcome is told as it comes. Throws when a suite could not be run at all. */
+export async function runConformance(place: Place, only: string, tell: (outcome: CaseOutcome) => void, signal: AbortSignal): Promise<void> {
+  const image = join(place.imagesDir, "code-interpreter");
+  const files = ["--kernel", join(image, "kernel"), "--initrd", join(image, "initrd")];
+  const filter = only === "" ? [] : ["--only", only];
+  await runSuite(
+    place,
+    "api",
+    ["--bin", place.binary, ...files, "--guest-port", "7777", "--guest-boot-limit-s", GUEST_BOOT_LIMIT_S, "--json", ...filter],
+    tell,
+    signal,
+  );
+  await runSuite(
+    place,
+    "driver",
+    ["--images", place.imagesDir, "--dir", place.dir, "--boot-limit-s", GUEST_BOOT_LIMIT_S, ...filter],
+    tell,
+    signal,
+  );
+}
+
+async function runSuite(
+  place: Place,
+  name: keyof typeof ENTRIES,
+  args: string[],
+  tell: (outcome: CaseOutcome) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const [command = "", ...rest] = place.suite(name, args);
+  const child = spawn(command, rest, { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, ...place.env }, signal });
+  const exited = once(child, "exit") as Promise<[number | null]>;
+  let cases = 0;
+  let said = "";
+  for await (const line of createInterface({ input: child.stdout })) {
+    const outcome = outcomeIn(line);
+    if (outcome === undefined) said = `${said}${line}\n`.slice(-MAX_REST_LENGTH);
+    else {
+      cases += 1;
+      tell({ ...outcome, name: `${name}: ${outcome.name}` });
+    }
+  }
+  const [code] = await exited;
+  if (code !== 0 && cases === 0) throw new Error(`the suite "${name}" did not run: ${said.trim().split("\n").slice(-5).join(" | ")}`);
+}
+
+function outcomeIn(line: string): CaseOutcome | undefined {
+  if (!line.startsWith('{"name"')) return undefined;
+  const { name, outcome, reason, error } = JSON.parse(line) as CaseOutcome & { error?: string };
+  const why = reason ?? error;
+  return { name, outcome, ...(why === undefined ? {} : { reason: why }) };
+}
+
+async function bundle(entry: string, outfile: string): Promise<void> {
+  const output = { bundle: true, platform: "node", target: "node24", format: "esm", legalComments: "none", logLevel: "warning" } as const;
+  await build({ entryPoints: [entry], outfile, banner: { js: REQUIRE }, ...output });
+}
