@@ -212,6 +212,8 @@ export class CloudHypervisorDriver implements Driver {
   private async createVm(vm: Vm, run: RunRecord, config: VmConfig): Promise<void> {
     const api = apiOf(vm, run);
     const outcome = await api.create(config, this.limits.verb);
+    // It keeps the configuration of a VM that it refused, landlock that it could not apply included: what `vm.info` says is no proof here.
+    if (outcome.kind === "refused") throw new Error(`Cloud Hypervisor refuses the VM: ${explain(outcome)}`);
     const seen = await api.info(this.limits.verb);
     if (seen.kind !== "ok") throw new Error(`Cloud Hypervisor did not take the VM: ${explain(outcome.kind === "ok" ? seen : outcome)}`);
     const different = differences(config, seen.value.config);
