@@ -35,9 +35,9 @@ interface Bench {
 }
 
 let hosts = 0;
-/** A sandbox that has come through `before` and remembers x = 42; `then` is what the test will ask for. */
+/** A sandbox that has come through `before` and remembers x = 42; `after` is what the test will ask for. */
 async function withSandbox(
-  options: { before?: Kind[]; then: Kind[]; limits?: Partial<Limits>; parent?: string; memoryMib?: number },
+  options: { before?: Kind[]; after: Kind[]; limits?: Partial<Limits>; parent?: string; memoryMib?: number },
   body: (bench: Bench) => Promise<void>,
 ): Promise<void> {
   hosts += 1;
@@ -45,7 +45,7 @@ async function withSandbox(
   await mkdir(dir, { recursive: true });
   const driver = fakeCloudHypervisor(options.limits);
   const host = new TestHost(dir, driver, undefined, join(root.path, "images"));
-  const commands = commandsOf(["create", ...(options.before ?? []), ...options.then], imageSha256, options.memoryMib);
+  const commands = commandsOf(["create", ...(options.before ?? []), ...options.after], imageSha256, options.memoryMib);
   const next = async () => await host.carryOut(commands.shift() as VmCommand);
   try {
     await host.supervisor.adopt();
@@ -74,7 +74,7 @@ describe("a pause that goes wrong", () => {
     ["half of config.json is written, and nobody notices", [{ kind: "short-config" }], /config\.json was not written as a whole/],
   ];
   test.each(cases)("%s: the sandbox runs on with its memory, and says why", async (_name, faults, reason) => {
-    await withSandbox({ then: ["pause"] }, async (bench) => {
+    await withSandbox({ after: ["pause"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, faults);
       const end = await bench.next();
       expect(end).toMatchObject({ state: "running", operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } } });
@@ -85,7 +85,7 @@ describe("a pause that goes wrong", () => {
   });
 
   test("it hangs longer than it is waited for: no harm is done to it, and once it answers again the sandbox runs on", async () => {
-    await withSandbox({ then: ["pause"], limits: HASTY }, async (bench) => {
+    await withSandbox({ after: ["pause"], limits: HASTY }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "slow", call: "vm.snapshot", ms: 9_000, times: 1 }]);
       const end = await bench.next();
       expect(end).toMatchObject({ state: "running", operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } } });
@@ -99,7 +99,7 @@ describe("a pause that goes wrong", () => {
   });
 
   test("it dies: the memory is lost, the files are kept, and the sandbox starts again", async () => {
-    await withSandbox({ then: ["pause", "start"] }, async (bench) => {
+    await withSandbox({ after: ["pause", "start"] }, async (bench) => {
       await bench.host.guest("/files/write", { path: "/workspace/note", content: "kept" });
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.snapshot", when: "during" }]);
       const end = await bench.next();
@@ -122,17 +122,17 @@ describe("answers that do not come", () => {
     ["vm.create", ["stop"], ["start"]],
     ["vm.boot", ["stop"], ["start"]],
   ];
-  test.each(LOST)("the answer to %s is lost: what was asked for has come true all the same", async (call, before, then) => {
+  test.each(LOST)("the answer to %s is lost: what was asked for has come true all the same", async (call, before, after) => {
     // Of another size than the golden snapshot: a start boots.
-    await withSandbox({ before, then, memoryMib: 48 }, async (bench) => {
+    await withSandbox({ before, after, memoryMib: 48 }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "lose-response", call, times: 1 }]);
-      for (const kind of then) expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
-      if (then.at(-1) === "resume") await expectMemory(bench);
+      for (const kind of after) expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
+      if (after.at(-1) === "resume") await expectMemory(bench);
     });
   });
 
   test("503 of too many connections is waited out", async () => {
-    await withSandbox({ then: ["pause", "resume"] }, async (bench) => {
+    await withSandbox({ after: ["pause", "resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "busy", times: 5 }]);
       expect(await bench.next()).toMatchObject({ state: "paused" });
       expect(await bench.next()).toMatchObject({ state: "running" });
@@ -143,7 +143,7 @@ describe("answers that do not come", () => {
 
 describe("a resume that goes wrong", () => {
   test("the VMM dies once it has restored: nothing ran, and the next try resumes it", async () => {
-    await withSandbox({ before: ["pause"], then: ["resume", "resume"] }, async (bench) => {
+    await withSandbox({ before: ["pause"], after: ["resume", "resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.restore", when: "answered" }]);
       const end = await bench.next();
       expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "RESUME_FAILED" } } });
@@ -156,7 +156,7 @@ describe("a resume that goes wrong", () => {
   });
 
   test("the VMM dies past the point of no return, before it ran: it may have run, so it is stopped, with its files and the cause", async () => {
-    await withSandbox({ before: ["pause"], then: ["resume"] }, async (bench) => {
+    await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.resume", when: "before" }]);
       const end = await bench.next();
       expect(end).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "MEMORY_LOST" } } });
@@ -167,7 +167,7 @@ describe("a resume that goes wrong", () => {
   });
 
   test("the VMM hangs in the restore: the snapshot is untouched, and the next try resumes it", async () => {
-    await withSandbox({ before: ["pause"], then: ["resume", "resume"], limits: HASTY }, async (bench) => {
+    await withSandbox({ before: ["pause"], after: ["resume", "resume"], limits: HASTY }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "hang", call: "vm.restore", when: "before" }]);
       const end = await bench.next();
       expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "RESUME_FAILED" } } });
@@ -200,7 +200,7 @@ describe("a resume that goes wrong", () => {
     ["another VMM wrote it", (snapshot) => writtenBy(snapshot, "cloud-hypervisor/", "qemu/"), /another VMM/],
   ];
   test.each(damages)("%s: it is refused before anything ran, and the sandbox stays paused", async (_name, damage, reason) => {
-    await withSandbox({ before: ["pause"], then: ["resume"] }, async (bench) => {
+    await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
       await damage(join(bench.host.vm.dir, "snap.1"));
       const end = await bench.next();
       expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed" } });
@@ -215,7 +215,7 @@ describe("a VMM that ends, or only seems to", () => {
   const isStopped = ({ host }: Bench) => until("the end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
 
   test("killed: noticed, with its cause", async () => {
-    await withSandbox({ then: [] }, async (bench) => {
+    await withSandbox({ after: [] }, async (bench) => {
       await watched(bench, async () => {
         for (const identity of vmmProcesses(bench.dir)) signalProcess(identity, "SIGKILL");
         expect((await isStopped(bench)).cause).toMatchObject({ code: "VMM_KILLED" });
@@ -224,7 +224,7 @@ describe("a VMM that ends, or only seems to", () => {
   });
 
   test("its guest powered off: noticed, and told apart", async () => {
-    await withSandbox({ then: [] }, async (bench) => {
+    await withSandbox({ after: [] }, async (bench) => {
       await watched(bench, async () => {
         await bench.host.guest("/_torpor/shutdown", {}).catch(() => {});
         expect((await isStopped(bench)).cause).toMatchObject({ code: "GUEST_POWERED_OFF" });
@@ -233,7 +233,7 @@ describe("a VMM that ends, or only seems to", () => {
   });
 
   test("stopped by a signal, or without its socket: it is unknown, it is not touched, and it goes on when it can", async () => {
-    await withSandbox({ then: [], limits: HASTY }, async (bench) => {
+    await withSandbox({ after: [], limits: HASTY }, async (bench) => {
       const { vm } = bench.host;
       const [identity] = vmmProcesses(bench.dir);
       if (identity === undefined) throw new Error("no VMM runs");
@@ -251,7 +251,7 @@ describe("a VMM that ends, or only seems to", () => {
   });
 
   test("a directory whose name is too long for a socket is no hindrance", async () => {
-    await withSandbox({ then: ["pause", "resume"], parent: "x".repeat(120) }, async (bench) => {
+    await withSandbox({ after: ["pause", "resume"], parent: "x".repeat(120) }, async (bench) => {
       expect(await bench.next()).toMatchObject({ state: "paused" });
       expect(await bench.next()).toMatchObject({ state: "running" });
       await expectMemory(bench);

@@ -3,7 +3,8 @@
  * kept beside the image. It holds no secret and has no disk attached: a sandbox gets its own after the restore.
  */
 import { execFile } from "node:child_process";
-import { chmod, mkdir, mkdtemp, open, rename, rm, stat, truncate } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { chmod, mkdir, mkdtemp, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Driver, Vm } from "../drivers/driver.ts";
@@ -65,7 +66,9 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   const say = (line: string) =>
     deps.say(`golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
   await mkdir(deps.scratchDir, { recursive: true });
-  const dir = await mkdtemp(join(deps.scratchDir, "golden-"));
+  const prefix = `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}-`;
+  await endUnfinished(prefix, deps);
+  const dir = await mkdtemp(join(deps.scratchDir, prefix));
   const { vcpu, memoryMib, diskMib } = image.defaults;
   const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline, internetAccess: false };
   const out = `${target}.tmp`;
@@ -109,6 +112,15 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
     await deps.driver.end(vm, { graceMs: 0 });
     await rm(dir, { recursive: true, force: true });
     await rm(out, { recursive: true, force: true });
+  }
+}
+
+/** What a maker before this one, who was killed, has left: a VM that nobody waits for. The lock is ours, so nobody makes the same now. */
+async function endUnfinished(prefix: string, { scratchDir, driver }: GoldenDeps): Promise<void> {
+  const names = (await readdir(scratchDir)).filter((name) => name.startsWith(prefix));
+  for (const dir of names.map((name) => join(scratchDir, name))) {
+    await driver.end({ dir, sandboxId: "golden", vcpu: 1, memoryMib: 1, kernelCmdline: "", internetAccess: false }, { graceMs: 0 });
+    await rm(dir, { recursive: true, force: true });
   }
 }
 

@@ -110,8 +110,15 @@ export class Supervisor {
     const { sandboxId } = record.spec;
     const journal = await this.deps.store.readJournal(sandboxId);
     if (journal === undefined || record.operation?.id !== journal.command.operationId) return journal;
+    await this.dropUsedSnapshots(record);
     await this.deps.store.clearJournal(sandboxId);
     return undefined;
+  }
+
+  /** Once the operation's result is durable: until then, what a resume has used says how far it came. */
+  private async dropUsedSnapshots({ spec, state, generation }: VmRecord): Promise<void> {
+    if (state === "running") await removeSnapshots(this.deps.store.dirOf(spec.sandboxId));
+    if (state === "paused") await removeSnapshots(this.deps.store.dirOf(spec.sandboxId), generation);
   }
 
   /** From here on it is what this host does for the sandbox, and what it says it is busy with. */
@@ -322,9 +329,7 @@ export class Supervisor {
     this.setOptional(record, outcome);
     await this.deps.store.write(record);
     if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
-    // Only now: until the result is durable, what a resume has used says how far it came.
-    if (outcome.state === "running") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId));
-    if (outcome.state === "paused") await removeSnapshots(this.deps.store.dirOf(record.spec.sandboxId), record.generation);
+    await this.dropUsedSnapshots(record);
     await this.deps.store.clearJournal(record.spec.sandboxId);
     delete entry.journal;
     delete entry.abort;
@@ -357,8 +362,6 @@ export class Supervisor {
     if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
       const { code, message } = await this.deps.driver.causeOfEnd(vm);
-      // What a VMM leaves on its host goes with it, and so do the traces of its end.
-      await this.deps.driver.end(vm, { graceMs: 0 });
       record.revision += 1;
       record.state = "stopped";
       record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };

@@ -11,38 +11,39 @@ import { DRIVER_CASES } from "./cases.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
 
-function suite(name: string, makeIt: (dir: string) => Promise<Target>): void {
-  describe(name, () => {
-    let dir: Awaited<ReturnType<typeof tempDir>>;
-    let target: Target | undefined;
-    beforeAll(async () => {
-      dir = await tempDir();
-      target = await makeIt(dir.path);
-    });
-    afterAll(async () => {
-      await target?.close();
-      await dir[Symbol.asyncDispose]();
-    });
-    test.each(DRIVER_CASES.map((one, at) => ({ ...one, at })))("$name", async ({ run, at }) => {
-      if (target === undefined) throw new Error("there is no target");
-      const subject = await Subject.make(target, `case-${at + 1}`);
-      try {
-        await run(subject);
-      } finally {
-        await subject.dispose();
-      }
-    });
+/** The suite's hooks and tests; called inside a `describe`. */
+function suite(makeIt: (dir: string) => Promise<Target>): void {
+  let dir: Awaited<ReturnType<typeof tempDir>>;
+  let target: Target | undefined;
+  beforeAll(async () => {
+    dir = await tempDir();
+    target = await makeIt(dir.path);
+  });
+  afterAll(async () => {
+    await target?.close();
+    await dir[Symbol.asyncDispose]();
+  });
+  test.each(DRIVER_CASES.map((one, at) => ({ name: one.name, one, at })))("$name", async ({ one, at }) => {
+    if (target === undefined) throw new Error("there is no target");
+    const subject = await Subject.make(target, `case-${at + 1}`);
+    try {
+      await one.run(subject);
+    } finally {
+      await subject.dispose();
+    }
   });
 }
 
-suite("fake Cloud Hypervisor", async (dir) => {
-  const imagesDir = join(dir, "images");
-  await mkdir(imagesDir);
-  await makeSimulatedImage(imagesDir);
-  const env = { CLOUD_HYPERVISOR_BIN: FAKE_CLOUD_HYPERVISOR_BIN, ISOLATION: "plain" };
-  return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
+describe("fake Cloud Hypervisor", () => {
+  suite(async (dir) => {
+    const imagesDir = join(dir, "images");
+    await mkdir(imagesDir);
+    await makeSimulatedImage(imagesDir);
+    const env = { CLOUD_HYPERVISOR_BIN: FAKE_CLOUD_HYPERVISOR_BIN, ISOLATION: "plain" };
+    return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
+  });
 });
 
-suite("QEMU with a real guest", async (dir) =>
-  makeTarget({ name: "qemu", driver: "qemu", imagesDir: join(ROOT, ".torpor/images"), dir: join(dir, "host") }),
-);
+describe("QEMU with a real guest", () => {
+  suite(async (dir) => makeTarget({ name: "qemu", driver: "qemu", imagesDir: join(ROOT, ".torpor/images"), dir: join(dir, "host") }));
+});
