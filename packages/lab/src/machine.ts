@@ -74,7 +74,8 @@ export function machineComponent(options: LabOptions, record: LabRecord, files: 
     ["-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-smp", "2", "-m", String(options.memoryMib)],
     ["-kernel", join(machineDir, "kernel"), "-initrd", join(machineDir, "initrd")],
     // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the guest.
-    ["-append", "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0 tsc=reliable"],
+    // After a panic it starts again, as a host in a rack would.
+    ["-append", "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0 tsc=reliable panic=5"],
     ["-drive", `${disk(join(machineDir, "root.ext4"))},snapshot=on`],
     ["-drive", `${disk(files.data)},discard=unmap,detect-zeroes=unmap`],
     ["-netdev", ["user,id=net0", ...forwards].join(",")],

@@ -37,7 +37,7 @@ const MAX_HEALTH_WAIT_MS = 1_000;
 const CALL_LIMIT_MS = 15_000;
 const ACTIVITY_LIMIT_MS = 5_000;
 /** Once per image and host; an emulated guest on a busy machine takes minutes. */
-const WARM_LIMIT_MS = 420_000;
+const WARM_LIMIT_MS = 1_200_000;
 const MAX_ANSWER_BYTES = 1024 * 1024;
 
 class GuestRefusedError extends Error {
