@@ -10,6 +10,7 @@ torpor_usage() {
 usage: ./torpor <command>
 
   demo [--keep]     set up, build the image, start a fleet, and tell a sandbox's life on real virtual machines
+                    [--driver cloud-hypervisor: in the lab host, with the binary of CLOUD_HYPERVISOR_BIN]
   up                start the local fleet and leave it running      [--hosts N] [--schedulers N]
   down              end the local fleet and its virtual machines
   status [--json]   every component and every virtual machine
