@@ -11,9 +11,30 @@ const CONNECT_LIMIT_MS = 10_000;
 /** `OK <port>\n`; a guest cannot make it longer, a broken VMM could. */
 const MAX_GREETING_BYTES = 32;
 
+/** Those over TCP, by the address that they lead to. */
+const connections = new Map<string, Set<Socket>>();
+
+/**
+ * Breaks the connections to an address that is gone. The end of a namespace is told to nobody: its guest sends no more, not even an end, and whoever waits for an answer would wait
+ * for good.
+ */
+export function breakConnections(host: string): void {
+  for (const socket of connections.get(host) ?? []) socket.destroy(new Error("the VM has ended"));
+}
+
+function remember(host: string, socket: Socket): void {
+  const known = connections.get(host) ?? new Set();
+  connections.set(host, known.add(socket));
+  socket.once("close", () => {
+    known.delete(socket);
+    if (known.size === 0 && connections.get(host) === known) connections.delete(host);
+  });
+}
+
 /** Throws when there is no connection within `limitMs`: a guest that stands still takes none, and says nothing. */
 export async function connectGuest(address: GuestAddress, limitMs: number = CONNECT_LIMIT_MS): Promise<Socket> {
   const socket = address.kind === "tcp" ? connect(address.port, address.host) : connect({ path: address.socketPath });
+  if (address.kind === "tcp") remember(address.host, socket);
   let timer: NodeJS.Timeout | undefined;
   try {
     await new Promise<void>((resolve, reject) => {

@@ -2,15 +2,17 @@
  * Isolation on real namespaces and real rules: what a guest reaches, what reaches a guest, and what is left of either. The guest is a network stack of its own behind the VM's tap;
  * the VMM is a process that the enclosure started, as a VMM's user.
  */
+import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdir, readdir, readFile, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { tempDir } from "@torpor/testkit";
+import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { configFrom } from "../src/config.ts";
 import type { Vm } from "../src/drivers/driver.ts";
+import { connectGuest } from "../src/guest-connection.ts";
 import type { Enclosure } from "../src/host/isolation.ts";
 import { findCgroupMount, freezeVmm, thawVmm } from "../src/host/isolation/cgroups.ts";
 import { type ChosenIsolation, chooseIsolation } from "../src/host/isolation/choose.ts";
@@ -51,7 +53,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let chosen: ChosenIsolation;
   let tag: string;
-  const choose = async (more: Record<string, string> = {}) =>
+  const choose = async (more: NodeJS.ProcessEnv = {}) =>
     await chooseIsolation(
       configFrom({
         DATA_DIR: dir.path,
@@ -236,6 +238,24 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     await chosen.dismantle();
     expect(await traces()).toEqual([]);
     expect(pids.filter((pid) => existsSync(`/proc/${pid}`) && isOurs(pid))).toEqual([]);
+  });
+
+  test("a connection into a guest breaks with its VM: nobody waits for an answer from a namespace that is gone", async () => {
+    await using own = await tempDir();
+    // In this process's own network, as an agent's connections are; nothing leaves it.
+    const agent = await choose({ DATA_DIR: own.path, UPLINK_NETNS: undefined, VM_NETWORK_CIDR: "10.216.0.0/16", EGRESS: "off" });
+    const vm = vmOf("talking", false);
+    const enclosure = await agent.isolation.enclose(vm, { devices: [] });
+    const { vmm } = await networks.addGuest(enclosure, { isSilent: true });
+    const { host, port } = controlOf(enclosure);
+    const socket = await until("the guest is there", () => connectGuest({ kind: "tcp", host, port }).catch(() => undefined));
+    const ended = once(socket, "error");
+    socket.write("a question\n");
+    await networks.end(vmm);
+    expect(socket.closed).toBe(false);
+    await agent.isolation.release(vm);
+    expect(await ended).toMatchObject([{ message: "the VM has ended" }]);
+    await agent.dismantle();
   });
 
   test("a range that is another network of the machine is refused, with what to do", async () => {

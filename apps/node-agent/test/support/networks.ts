@@ -94,8 +94,8 @@ export class Networks implements AsyncDisposable {
     await this.start(["ip", "netns", "exec", namespace, "python3", "-c", PEER, "serve", ...ports, ...addresses]);
   }
 
-  /** A guest behind the tap of an enclosure, whose agent listens. Returns its namespace, and the process that stands for its VMM. */
-  async addGuest(enclosure: Enclosure): Promise<{ namespace: string; vmm: ChildProcess }> {
+  /** A guest behind the tap of an enclosure, whose agent listens; a silent one takes connections, and no more. Returns its namespace, and the process that stands for its VMM. */
+  async addGuest(enclosure: Enclosure, { isSilent = false } = {}): Promise<{ namespace: string; vmm: ChildProcess }> {
     const { network } = enclosure;
     if (network.kind !== "namespace") throw new Error("the enclosure has no namespace");
     const namespace = `torpor-test-${this.id}-guest-${this.guests.length + 1}`;
@@ -107,7 +107,8 @@ export class Networks implements AsyncDisposable {
     await ip("-n", namespace, "addr", "add", "10.0.2.15/24", "dev", "eth0");
     await ip("-n", namespace, "link", "set", "eth0", "up");
     await ip("-n", namespace, "route", "add", "default", "via", "10.0.2.2");
-    await this.serve(namespace, network.control.port);
+    const role = isSilent ? "hold" : "serve";
+    await this.start(["ip", "netns", "exec", namespace, "python3", "-c", PEER, role, String(network.control.port)]);
     const vmm = await this.start(enclosure.wrap("python3", ["-c", WIRE, network.tap, socket, "connect"]));
     return { namespace, vmm };
   }

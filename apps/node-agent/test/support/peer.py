@@ -1,6 +1,7 @@
 """What talks in the networks of a test.
 
 peer.py serve <tcp port> [<udp port> <address>...]                      Answers each TCP connection and each datagram with the address that it came from.
+peer.py hold <tcp port>                                              Takes connections, and says nothing on them.
 peer.py ask tcp|udp <address> <port> <seconds> [<source address>]    Prints what the other end answered, or the error's name; `silence` when nothing came.
 """
 
@@ -30,6 +31,14 @@ def serve(tcp_port, udp_port):
                 ready.sendto(peer[0].encode(), peer)
 
 
+def hold(port):
+    server = socket.create_server(("0.0.0.0", port))
+    print("ready", flush=True)
+    connections = []
+    while True:
+        connections.append(server.accept())
+
+
 def ask(kind, address, port, seconds, source=None):
     connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
     connection.settimeout(seconds)
@@ -48,5 +57,7 @@ def ask(kind, address, port, seconds, source=None):
 
 if sys.argv[1] == "serve":
     serve(int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else None)
+elif sys.argv[1] == "hold":
+    hold(int(sys.argv[2]))
 else:
     print(ask(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), *sys.argv[6:]))

@@ -28,7 +28,10 @@ else:
 while True:
     for ready in select.select([tap, wire], [], [])[0]:
         if ready is wire:
-            frame = wire.recv(65536)
+            try:
+                frame = wire.recv(65536)
+            except ConnectionError:
+                frame = b""
             if not frame:
                 sys.exit(0)
             try:

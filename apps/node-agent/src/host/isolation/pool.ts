@@ -4,6 +4,7 @@
  * Ownership is read from the host once, at the start; from then on this process is the only one that changes it (naming.ts: the tag).
  */
 import type { Logger } from "@torpor/service";
+import { breakConnections } from "../../guest-connection.ts";
 import { linkCount } from "./addresses.ts";
 import type { Egress } from "./firewall.ts";
 import { assignSlot, listSlots, makeSlot, type Plumbing, removeSlot, type Slot, slotAt } from "./slots.ts";
@@ -76,6 +77,7 @@ export class SlotPool {
     const slot = this.owned.get(sandboxId);
     if (slot === undefined) return;
     await this.discard(slot);
+    breakConnections(slot.link.guest);
     this.owned.delete(sandboxId);
     this.inherited.delete(sandboxId);
   }
