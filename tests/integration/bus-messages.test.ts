@@ -53,6 +53,13 @@ describe("publish", () => {
 });
 
 describe("consume", () => {
+  test("a consumer that an earlier version has defined otherwise becomes what it is now", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    await ensureConsumer(bus, { ...CONSUMER, ackWaitMs: 7_000, maxAckPending: 9 });
+    const { config } = await (await bus.manager()).consumers.info(CONSUMER.stream, CONSUMER.durable);
+    expect(config).toMatchObject({ ack_wait: 7_000_000_000, max_ack_pending: 9 });
+  });
+
   test("an acknowledged message is gone from the work queue, and did not come twice", async () => {
     await ensureConsumer(bus, CONSUMER);
     const seen: string[] = [];

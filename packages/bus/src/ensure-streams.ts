@@ -33,16 +33,21 @@ async function ensureStream(bus: Bus, stream: StreamDefinition): Promise<void> {
   }
 }
 
-/** Makes a durable consumer exist as it is defined. Idempotent. */
+/** Makes a durable consumer exist as it is defined, also where an earlier version has defined it otherwise. Idempotent. */
 export async function ensureConsumer(bus: Bus, consumer: ConsumerDefinition): Promise<void> {
   const manager = await bus.manager();
-  await manager.consumers.add(consumer.stream, {
-    durable_name: consumer.durable,
+  const config = {
     filter_subject: consumer.filterSubject,
     ack_policy: AckPolicy.Explicit,
     deliver_policy: DeliverPolicy.All,
     ack_wait: nanos(consumer.ackWaitMs),
     max_deliver: consumer.maxDeliver,
     max_ack_pending: consumer.maxAckPending,
-  });
+  };
+  try {
+    await manager.consumers.add(consumer.stream, { durable_name: consumer.durable, ...config });
+  } catch (error) {
+    if (!(error instanceof JetStreamApiError)) throw error;
+    await manager.consumers.update(consumer.stream, consumer.durable, config);
+  }
 }

@@ -30,7 +30,7 @@ MIME = {
     DATAFRAME: "dataframe",
 }
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-START_LIMIT_S = 120
+START_LIMIT_S = 450
 MAX_TEXT = 64 * 1024
 MAX_DISPLAY_BYTES = 8 * 1024 * 1024
 # Unsent output above which the kernel is stopped, and below which it goes on.

@@ -34,7 +34,8 @@ export interface KernelOptions {
 
 const MAX_WAITING = 64;
 const INTERRUPT_GRACE_MS = 3_000;
-const START_LIMIT_MS = 180_000;
+/** An emulated guest on a busy machine takes minutes. */
+const START_LIMIT_MS = 480_000;
 /** The one that is there may be found dead; then a new one. */
 const START_ATTEMPTS = 2;
 const QUIT_GRACE_MS = 1_000;
@@ -84,10 +85,12 @@ export class PythonKernel {
     ];
   }
 
-  /** Starts the kernel if it does not run, and runs a trivial cell, so that the next one finds everything loaded. */
-  async warm(code: string): Promise<void> {
-    const sink: OutputSink = { write: (name, data) => void (name === "stderr" && process.stderr.write(data)), display: () => {} };
-    await this.run({ code, timeoutMs: START_LIMIT_MS, workdir: "/", env: {}, sink, signal: new AbortController().signal });
+  /** Starts the kernel if it does not run, and runs a trivial cell, so that the next one finds everything loaded. Returns what it said if it did not come to that. */
+  async warm(code: string): Promise<string | undefined> {
+    let said = "";
+    const sink: OutputSink = { write: (name, data) => void (name === "stderr" && (said += String(data))), display: () => {} };
+    const end = await this.run({ code, timeoutMs: START_LIMIT_MS, workdir: "/", env: {}, sink, signal: new AbortController().signal });
+    return end.exitCode === 0 ? undefined : `exit code ${end.exitCode}: ${said.trim()}`;
   }
 
   /** Runs one cell after those before it. Throws AgentError 429 when too many wait. */

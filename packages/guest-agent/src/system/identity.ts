@@ -131,9 +131,10 @@ function writeSystemFile(path: string, text: string): void {
   }
 }
 
-/** For the golden snapshot: everything that a first execution would wait for, done once. */
+/** For the golden snapshot: everything that a first execution would wait for, done once. A guest that is not warm must not become one: every sandbox after it would be slow. */
 async function warm(deps: IdentityDeps) {
-  await deps.kernel.warm(WARM_CELL);
+  const failure = await deps.kernel.warm(WARM_CELL);
+  if (failure !== undefined) throw new AgentError(503, "SERVICE_UNAVAILABLE", `The Python kernel could not be warmed up: ${failure}`);
   await helperCall(deps.helper, { type: "sync" }, 30_000);
   return { ok: true };
 }
