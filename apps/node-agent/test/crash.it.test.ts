@@ -140,6 +140,7 @@ async function crashOnce(ground: Ground, scenario: Scenario, crashAt: number): P
   }
 }
 
+const OF_EVERY_DRIVER: ReadonlySet<Kind> = new Set(["pause", "resume"]);
 const titled = SCENARIOS.map((scenario) => {
   const { kind, before, elsewhere } = scenario;
   return { title: `${[...before, kind].join(", ")}${elsewhere === true ? " on another host" : ""}`, scenario };
@@ -157,7 +158,12 @@ describe.each(DRIVER_NAMES)("S33: on %s, the agent killed before every durable s
     await root[Symbol.asyncDispose]();
   });
 
-  test.each(titled)("$title", { timeout: 600_000 }, async ({ scenario }) => {
+  // The order of the steps is the lifecycle's, whatever the driver; where a snapshot is written and read the driver has files and steps of its own.
+  const scenarios =
+    driverName === "simulated"
+      ? titled
+      : titled.filter(({ scenario }) => OF_EVERY_DRIVER.has(scenario.kind) && scenario.elsewhere !== true);
+  test.each(scenarios)("$title", { timeout: 600_000 }, async ({ scenario }) => {
     const steps = await crashOnce(ground, scenario, 0);
     expect(steps.length).toBeGreaterThan(2);
     const crashes = [...steps, "the end"].map((name, at) => ({ name, at: at + 1 }));
