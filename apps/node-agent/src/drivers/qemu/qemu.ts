@@ -103,6 +103,7 @@ export class QemuDriver implements Driver {
 
   async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
     const record = await liveRun(vm);
+    await this.takeDisksBack(vm, record);
     const memory = await durableStep("save memory", () => this.drain(vm, record, join(dir, MEMORY_FILE), signal));
     return { files: { [MEMORY_FILE]: memory }, fingerprint: record.fingerprint };
   }
@@ -164,6 +165,15 @@ export class QemuDriver implements Driver {
     const wrong = await sendMemory(join(vm.dir, socket), file, expected, signal);
     if (wrong === undefined) await migrationEnd(vm, record, signal);
     return wrong;
+  }
+
+  /**
+   * After a memory image was written QEMU has given its disks away, and writes none again until it has run. So a save that is repeated (the agent died in between) lets the vCPUs go
+   * on for a moment: the guest's programs are frozen, and what its kernel does is in memory and on disk alike.
+   */
+  private async takeDisksBack(vm: Vm, record: RunRecord): Promise<void> {
+    const { status } = await qmp<{ status: string }>(monitor(vm, record), [{ execute: "query-status" }]);
+    if (status === "postmigrate") await qmp(monitor(vm, record), [{ execute: "cont" }, { execute: "stop" }]);
   }
 
   /** Memory out of QEMU. */
