@@ -2,6 +2,7 @@
  * The driver suite as a plain program, for a machine that has KVM and no test runner: `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT] [--boot-limit-s N]`, with the agent's
  * environment. A line of JSON per case; exits 1 when one failed.
  */
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { DRIVER_CASES } from "./cases.ts";
 import { Subject } from "./target.ts";
@@ -20,7 +21,13 @@ const { images, dir, driver, only } = values;
 if (images === undefined || dir === undefined || (driver !== "qemu" && driver !== "cloud-hypervisor"))
   throw new Error("usage: run.ts --images DIR --dir DIR [--driver cloud-hypervisor|qemu] [--only TEXT]");
 
-const target = await makeTarget({ name: driver, driver, imagesDir: images, dir, bootLimitMs: Number(values["boot-limit-s"]) * 1000 });
+const target = await makeTarget({
+  name: driver,
+  driver,
+  imagesDir: resolve(images),
+  dir: resolve(dir),
+  bootLimitMs: Number(values["boot-limit-s"]) * 1000,
+});
 let failures = 0;
 for (const [at, one] of DRIVER_CASES.entries()) {
   if (!one.name.includes(only)) continue;
