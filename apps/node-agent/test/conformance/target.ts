@@ -2,7 +2,7 @@
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
-import { cp, mkdir, readFile, rm } from "node:fs/promises";
+import { mkdir, readFile, rename, rm } from "node:fs/promises";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { dirname, join } from "node:path";
 import { text } from "node:stream/consumers";
@@ -170,8 +170,7 @@ export class Subject {
   /** The same VM at another place: a host that got its files. */
   async moveTo(name: string): Promise<void> {
     const dir = join(dirname(this.vm.dir), name);
-    await cp(this.vm.dir, dir, { recursive: true, preserveTimestamps: true });
-    await rm(this.vm.dir, { recursive: true, force: true });
+    await rename(this.vm.dir, dir);
     this.vm = { ...this.vm, dir };
   }
 
