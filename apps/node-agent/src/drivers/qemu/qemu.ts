@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
+import { sizeOf } from "../../host/files.ts";
 import type { Isolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
@@ -67,6 +68,11 @@ export class QemuDriver implements Driver {
   async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
     const expected = files[MEMORY_FILE];
     if (expected === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
+    const size = await sizeOf(join(snapshotDir, MEMORY_FILE));
+    if (size !== expected.sizeBytes) {
+      await this.end(vm, { graceMs: 0 });
+      return { kind: "refused", reason: `the memory image has ${size ?? "no"} bytes, its manifest says ${expected.sizeBytes}` };
+    }
     const record = await this.launch(vm, false);
     const wrong = await this.orEnd(vm, () => this.feed(vm, record, join(snapshotDir, MEMORY_FILE), expected, signal));
     if (wrong === undefined) return { kind: "restored" };
