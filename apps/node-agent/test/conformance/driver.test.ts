@@ -2,11 +2,12 @@
  * The driver suite on the fake Cloud Hypervisor and on QEMU with a real guest, always; on a real Cloud Hypervisor where CLOUD_HYPERVISOR_BIN names one and this machine's KVM runs it
  * (elsewhere the lab host runs it: `./torpor test conformance --driver cloud-hypervisor`).
  */
-import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/fake-cloud-hypervisor";
-import { makeSimulatedImage, ROOT, tempDir } from "@torpor/testkit";
+import { ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
+import { listImages } from "../../src/images.ts";
+import { fakeCloudHypervisor } from "../support/drivers.ts";
+import { prepareImages } from "../support/test-host.ts";
 import { DRIVER_CASES } from "./cases.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
@@ -36,11 +37,20 @@ function suite(makeIt: (dir: string) => Promise<Target>): void {
 
 describe("fake Cloud Hypervisor", () => {
   suite(async (dir) => {
-    const imagesDir = join(dir, "images");
-    await mkdir(imagesDir);
-    await makeSimulatedImage(imagesDir);
-    const env = { CLOUD_HYPERVISOR_BIN: FAKE_CLOUD_HYPERVISOR_BIN, ISOLATION: "plain" };
-    return await makeTarget({ name: "fake", driver: "cloud-hypervisor", imagesDir, dir: join(dir, "host"), env });
+    await prepareImages(join(dir, "images"), fakeCloudHypervisor());
+    const [image] = await listImages(join(dir, "images"));
+    if (image === undefined) throw new Error("the image was not made");
+    const makeDriver = async () => fakeCloudHypervisor();
+    return {
+      name: "fake",
+      makeDriver,
+      image,
+      uid: undefined,
+      dir: join(dir, "host/vm"),
+      bootLimitMs: 60_000,
+      controlSocket: "api.sock",
+      close: async () => {},
+    };
   });
 });
 
