@@ -92,6 +92,8 @@ test("hang: the call and every other one get no answer, SIGTERM neither", async 
       (answer) => answers.push(answer),
       () => {},
     );
+  // The calls have to be in before the signal: it is served in turn like they are.
+  await sleep(SILENCE_MS);
   vmm.signal("SIGTERM");
   await sleep(SILENCE_MS);
   expect(answers).toEqual([]);
