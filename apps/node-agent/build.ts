@@ -1,6 +1,6 @@
 /**
- * The release of the node-agent: one file that Node.js 24 runs by itself, and what installs it. `node build.ts <outDir>` writes torpor-node-agent.mjs, the
- * simulated VMM for trying a host without virtual machines, and infra/host, so that the directory can be carried to a host as it is.
+ * Programs as one file each that Node.js 24 runs by itself. `node build.ts <outDir>` makes the release of the node-agent: torpor-node-agent.mjs, the simulated VMM for trying a host
+ * without virtual machines, and infra/host, so that the directory can be carried to a host as it is. `node build.ts <outDir> <name>=<file>…` makes those programs instead.
  */
 import { cp, mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -11,12 +11,16 @@ const here = fileURLToPath(new URL(".", import.meta.url));
 /** Packages of the CommonJS kind ask for `require`, which an ES module has not. */
 const REQUIRE = 'import { createRequire as torporCreateRequire } from "node:module"; const require = torporCreateRequire(import.meta.url);';
 
-const outDir = process.argv[2];
-if (outDir === undefined) throw new Error("usage: node build.ts <outDir>");
+const RELEASE = [
+  { out: "torpor-node-agent", in: join(here, "src/command.ts") },
+  { out: "torpor-simulated-vmm", in: join(here, "src/drivers/simulated/vmm.ts") },
+];
+
+const [outDir, ...others] = process.argv.slice(2);
+if (outDir === undefined) throw new Error("usage: node build.ts <outDir> [<name>=<file>…]");
 await mkdir(outDir, { recursive: true });
-const programs = { "torpor-node-agent": "src/command.ts", "torpor-simulated-vmm": "src/drivers/simulated/vmm.ts" };
 await build({
-  entryPoints: Object.entries(programs).map(([out, file]) => ({ in: join(here, file), out })),
+  entryPoints: others.length === 0 ? RELEASE : others.map(named),
   outdir: outDir,
   outExtension: { ".js": ".mjs" },
   bundle: true,
@@ -27,5 +31,13 @@ await build({
   legalComments: "none",
   logLevel: "warning",
 });
-await rm(join(outDir, "host"), { recursive: true, force: true });
-await cp(join(here, "../../infra/host"), join(outDir, "host"), { recursive: true });
+if (others.length === 0) {
+  await rm(join(outDir, "host"), { recursive: true, force: true });
+  await cp(join(here, "../../infra/host"), join(outDir, "host"), { recursive: true });
+}
+
+function named(argument: string): { out: string; in: string } {
+  const [out, file] = argument.split("=");
+  if (out === undefined || file === undefined) throw new Error(`"${argument}" is no <name>=<file>`);
+  return { out, in: file };
+}

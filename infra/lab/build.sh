@@ -20,7 +20,7 @@ for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe ssh-keygen; do
 done
 [ "$(id -u)" = 0 ] || { echo "the lab image must be built as root: it makes a root file system" >&2; exit 1; }
 
-key=$(cat "$here/packages.txt" "$here/build.sh" "$here/init" | sha256sum | cut -c1-16)
+key=$(cat "$here/packages.txt" "$here/build.sh" "$here/init" "$here/../debian.sh" | sha256sum | cut -c1-16)
 target=$cache/machine-$key
 point() { ln -sfnT "machine-$key" "$cache/machine"; }
 if [ -d "$target" ]; then
@@ -29,21 +29,12 @@ if [ -d "$target" ]; then
   exit 0
 fi
 
-work=$(mktemp -d "$cache/work.XXXXXX")
-cleanup() { rm -rf --one-file-system "$work"; }
-trap cleanup EXIT
-trap 'exit 1' INT TERM
-
-sources() { # apt's own sources of this machine, the Debian ones alone
-  if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then echo "deb $TORPOR_IMAGE_MIRROR $suite main"; return; fi
-  # shellcheck disable=SC2016 # apt fills these in
-  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' \
-    | awk -v suite="$suite" '$4 == "Debian" && ($2 == suite || $2 == suite "-security" || $2 == suite "-updates") && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u
-}
+# shellcheck source=../debian.sh
+source "$here/../debian.sh"
+make_work_directory
 
 unpack_packages() { # into $1; kernel and busybox as files into $work/debs
-  sources > "$work/sources.list"
-  [ -s "$work/sources.list" ] || { echo "apt knows no Debian $suite packages: run 'apt-get update', or set TORPOR_IMAGE_MIRROR" >&2; exit 1; }
+  write_sources "$work/sources.list"
   say "unpacking Debian packages: $(paste -sd' ' "$here/packages.txt")"
   # The kernel is only unpacked: installed, it would make an initramfs of its own, in minutes.
   # shellcheck disable=SC2016 # $1 is the hook's

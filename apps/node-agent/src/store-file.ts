@@ -7,6 +7,7 @@ import type { SnapshotStore } from "./lifecycle/context.ts";
 import { linkFromImage } from "./lifecycle/disk.ts";
 import type { Manifest } from "./lifecycle/snapshot.ts";
 import { snapshotDir } from "./lifecycle/snapshot.ts";
+import { wrongHash } from "./snapshot-files.ts";
 
 const SUMS = "sums.json";
 const DISK = "disk.tar";
@@ -78,7 +79,6 @@ async function removeOlder(storeDir: string, storeKey: string, generation: numbe
 }
 
 async function verifyFiles(dir: string, manifest: Manifest, signal?: AbortSignal): Promise<void> {
-  for (const [name, file] of Object.entries(manifest.files)) {
-    if ((await sha256Of(join(dir, name), signal)) !== file.sha256) throw new Error(`the file "${name}" of the snapshot is damaged`);
-  }
+  const wrong = await wrongHash(dir, manifest.files, signal);
+  if (wrong !== undefined) throw new Error(`the snapshot cannot be used: ${wrong}`);
 }

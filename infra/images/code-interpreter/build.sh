@@ -25,22 +25,14 @@ for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe node; do
 done
 [ "$(id -u)" = 0 ] || { echo "the image build must run as root: it makes a root file system" >&2; exit 1; }
 
-work=$(mktemp -d "$cache/work.XXXXXX")
-cleanup() { rm -rf --one-file-system "$work"; }
-trap cleanup EXIT
-trap 'exit 1' INT TERM
-
-sources() { # apt's own sources of this machine, the Debian ones alone
-  if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then echo "deb $TORPOR_IMAGE_MIRROR $suite main"; return; fi
-  apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)' 'Created-By: Packages' \
-    | awk -v suite="$suite" '$4 == "Debian" && ($2 == suite || $2 == suite "-security" || $2 == suite "-updates") && $3 == "main" { print "deb", $1, $2, $3 }' | sort -u
-}
+# shellcheck source=../../debian.sh
+source "$here/../../debian.sh"
+make_work_directory
 
 build_rootfs() { # into $1
   local tree=$work/tree includes
   includes=$(paste -sd, "$here/packages.txt")
-  sources > "$work/sources.list"
-  [ -s "$work/sources.list" ] || { echo "apt knows no Debian $suite packages: run 'apt-get update', or set TORPOR_IMAGE_MIRROR" >&2; exit 1; }
+  write_sources "$work/sources.list"
   say "unpacking Debian packages: $includes"
   mmdebstrap --quiet --mode=root --variant=apt --include="$includes" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
@@ -79,7 +71,7 @@ collect_modules() { # into $1, with the order to load them in
   while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"
 }
 
-rootfs_key=$(cat "$here/packages.txt" "$here/build.sh" | digest)
+rootfs_key=$(cat "$here/packages.txt" "$here/build.sh" "$here/../../debian.sh" | digest)
 rootfs=$cache/rootfs-$rootfs_key
 if [ ! -d "$rootfs" ]; then
   mkdir "$work/rootfs"

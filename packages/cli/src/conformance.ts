@@ -4,11 +4,11 @@
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { LAB_HYPERVISOR, labCommand, labDir, type LabRecord } from "@torpor/lab";
-import { build } from "esbuild";
+import { run } from "@torpor/service";
 import { imagesDir } from "./local.ts";
 
 export interface CaseOutcome {
@@ -31,7 +31,6 @@ const ENTRIES = { api: "tests/conformance/run.ts", driver: "apps/node-agent/test
 /** A guest that is emulated twice boots in minutes. */
 const GUEST_BOOT_LIMIT_S = "900";
 const MAX_REST_LENGTH = 4_096;
-const REQUIRE = 'import { createRequire as torporCreateRequire } from "node:module"; const require = torporCreateRequire(import.meta.url);';
 
 export function onThisMachine(root: string, binary: string): Place {
   return {
@@ -45,8 +44,9 @@ export function onThisMachine(root: string, binary: string): Place {
 
 export async function inTheLab(root: string, record: LabRecord): Promise<Place> {
   const carried = join(labDir(root), "payload/conformance");
-  await mkdir(carried, { recursive: true });
-  for (const [name, entry] of Object.entries(ENTRIES)) await bundle(join(root, entry), join(carried, `${name}.mjs`));
+  const programs = Object.entries(ENTRIES).map(([name, entry]) => `${name}=${join(root, entry)}`);
+  const built = await run([process.execPath, join(root, "apps/node-agent/build.ts"), carried, ...programs], { cwd: root, isShown: false });
+  if (built.code !== 0) throw new Error(`the suites could not be bundled: ${built.output.trim()}`);
   return {
     env: {},
     suite: (name, args) => {
@@ -96,6 +96,8 @@ async function runSuite(
   const [command = "", ...rest] = place.suite(name, args);
   const child = spawn(command, rest, { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, ...place.env }, signal });
   const exited = once(child, "exit") as Promise<[number | null]>;
+  // Looked at when the output has ended; until then an abort is no rejection that nobody handles.
+  exited.catch(() => {});
   let cases = 0;
   let said = "";
   for await (const line of createInterface({ input: child.stdout })) {
@@ -115,9 +117,4 @@ function outcomeIn(line: string): CaseOutcome | undefined {
   const { name, outcome, reason, error } = JSON.parse(line) as CaseOutcome & { error?: string };
   const why = reason ?? error;
   return { name, outcome, ...(why === undefined ? {} : { reason: why }) };
-}
-
-async function bundle(entry: string, outfile: string): Promise<void> {
-  const output = { bundle: true, platform: "node", target: "node24", format: "esm", legalComments: "none", logLevel: "warning" } as const;
-  await build({ entryPoints: [entry], outfile, banner: { js: REQUIRE }, ...output });
 }

@@ -7,12 +7,12 @@
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:net";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
 import { isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
 import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
+import { type HeldPort, hold } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
@@ -230,7 +230,7 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {
   const { gateways, schedulers, hosts } = options;
-  const held: Awaited<ReturnType<typeof hold>>[] = [];
+  const held: HeldPort[] = [];
   try {
     held.push(await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"));
     held.push(await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"));
@@ -253,20 +253,6 @@ async function choosePorts(options: FleetOptions): Promise<Ports> {
       const [health = 0, dataPlane = 0] = take(2);
       return { health, dataPlane };
     }),
-  };
-}
-
-/** A free port, kept from others until it is released. 0: any. */
-async function hold(port: number, purpose: string): Promise<{ port: number; release: () => Promise<void> }> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => reject(new Error(`port ${port} of 127.0.0.1 is taken, and is needed for ${purpose}`, { cause })));
-    server.listen(port, "127.0.0.1", resolve);
-  });
-  const address = server.address();
-  return {
-    port: typeof address === "object" && address !== null ? address.port : port,
-    release: () => new Promise((resolve) => server.close(() => resolve())),
   };
 }
 

@@ -1,6 +1,7 @@
 export { Fleet, removeFleet } from "./fleet.ts";
 export { CONTROL_USER, findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
 export { type FleetOptions, hostIdAt } from "./plan.ts";
+export { freePorts } from "./ports.ts";
 export { databaseUrl, preparePostgres } from "./postgres.ts";
 export { type Health, startProcess, stopProcess, waitWell } from "./process.ts";
 export type { Component, FleetState, Role } from "./state.ts";

@@ -13,8 +13,8 @@ const RETRY_MS = 1_000;
 const HALF_CLOSED_S = 86_400;
 
 /** Keeps a relay running for as long as this process lives. Does nothing in a guest that has no vsock. */
-export function keepVsockRelay(port: number, device = "/dev/vsock"): void {
-  if (!existsSync(device)) return;
+export function keepVsockRelay(port: number): void {
+  if (!existsSync("/dev/vsock")) return;
   const listen = `VSOCK-LISTEN:${port},fork,backlog=128,max-children=${MAX_CONNECTIONS}`;
   const relay = spawn("socat", ["-b", "65536", "-t", String(HALF_CLOSED_S), listen, `TCP4:127.0.0.1:${port},nodelay`], {
     stdio: ["ignore", "ignore", "ignore"],
@@ -24,6 +24,6 @@ export function keepVsockRelay(port: number, device = "/dev/vsock"): void {
   process.once("exit", end);
   relay.once("exit", () => {
     process.off("exit", end);
-    setTimeout(() => keepVsockRelay(port, device), RETRY_MS).unref();
+    setTimeout(() => keepVsockRelay(port), RETRY_MS).unref();
   });
 }

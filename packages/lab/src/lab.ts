@@ -1,7 +1,6 @@
 /** `up` and `down` of the lab host: a machine is booted, made a host by the production install script, and joins the fleet as one more host. */
-import { createServer } from "node:net";
 import { join } from "node:path";
-import type { Fleet, Health } from "@torpor/fleet";
+import { type Fleet, freePorts, type Health } from "@torpor/fleet";
 import { isAlive, waitUntilGone } from "@torpor/service";
 import { buildMachine, type LabPorts, type LabRecord, machineComponent, makeDataDisk, readRecord, writeRecord } from "./machine.ts";
 import { LAB_HOST_ID, type LabOptions } from "./options.ts";
@@ -81,20 +80,6 @@ async function agentLog(record: LabRecord): Promise<string> {
 }
 
 async function choosePorts(): Promise<LabPorts> {
-  const servers = await Promise.all(
-    Array.from({ length: 3 }, async () => {
-      const server = createServer();
-      await new Promise<void>((resolve, reject) => {
-        server.once("error", reject);
-        server.listen(0, "127.0.0.1", resolve);
-      });
-      return server;
-    }),
-  );
-  const [ssh = 0, health = 0, dataPlane = 0] = servers.map((server) => {
-    const address = server.address();
-    return typeof address === "object" && address !== null ? address.port : 0;
-  });
-  await Promise.all(servers.map((server) => new Promise((resolve) => server.close(resolve))));
+  const [ssh = 0, health = 0, dataPlane = 0] = await freePorts(3, "the lab host");
   return { ssh, health, dataPlane };
 }

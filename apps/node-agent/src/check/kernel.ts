@@ -1,11 +1,11 @@
 /** Processor, kernel and devices. */
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
+import { LANDLOCK_KERNEL } from "../drivers/cloud-hypervisor/landlock.ts";
+import { isAtLeast } from "../host/kernel-release.ts";
 import { advised, type Check, type Finding, type Machine, missing, missingForKvm, ok } from "./finding.ts";
 
 const MINIMUM_KERNEL = [5, 13] as const;
-/** Of the landlock that Cloud Hypervisor asks for. */
-const LANDLOCK_KERNEL = [6, 2] as const;
 const CONTROLLERS = ["cpu", "memory", "pids"];
 /** Those that a guest's clock can be built on. */
 const GOOD_CLOCKS = ["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
@@ -104,9 +104,4 @@ async function forwarding(machine: Machine): Promise<Finding> {
 /** What cannot be read is empty: a check then says what it lacks. */
 async function text(machine: Machine, path: string): Promise<string> {
   return await readFile(join(machine.root, path), "utf8").catch(() => "");
-}
-
-function isAtLeast(release: string, [major, minor]: readonly [number, number]): boolean {
-  const [, foundMajor, foundMinor] = /^(\d+)\.(\d+)/.exec(release) ?? [];
-  return Number(foundMajor) > major || (Number(foundMajor) === major && Number(foundMinor) >= minor);
 }

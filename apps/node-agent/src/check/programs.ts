@@ -1,6 +1,7 @@
 /** Programs that the node-agent runs. */
 import { access, constants, readdir } from "node:fs/promises";
 import { join } from "node:path";
+import { SUPPORTED_MAJOR } from "../drivers/cloud-hypervisor/versions.ts";
 import { type Check, type Finding, type Machine, missing, missingForKvm, ok } from "./finding.ts";
 
 const PROGRAMS: Record<string, string> = {
@@ -12,8 +13,6 @@ const PROGRAMS: Record<string, string> = {
   tar: "tar",
   cp: "coreutils",
 };
-/** The driver is written and tested for this one. */
-const CLOUD_HYPERVISOR_MAJOR = "53";
 
 export const PROGRAM_CHECKS: Check[] = [
   ...Object.entries(PROGRAMS).map(([name, debianPackage]): Check => ({ name, look: (machine) => program(machine, name, debianPackage) })),
@@ -34,12 +33,12 @@ async function program(machine: Machine, name: string, debianPackage: string): P
 
 /** As the driver finds it: one binary, or the versions in a directory. */
 async function cloudHypervisor(machine: Machine): Promise<Finding> {
-  const remedy = `give install.sh --cloud-hypervisor a release binary of ${CLOUD_HYPERVISOR_MAJOR}.x`;
+  const remedy = `give install.sh --cloud-hypervisor a release binary of ${SUPPORTED_MAJOR}.x`;
   const found: string[] = [];
   for (const path of await cloudHypervisorBinaries(machine)) {
     const { code, output } = await machine.run(path, ["--version"]);
     const version = /^cloud-hypervisor v?(\d+)(\S*)/m.exec(output);
-    if (code === 0 && version?.[1] === CLOUD_HYPERVISOR_MAJOR) return ok(`${version[1]}${version[2]} (${path})`);
+    if (code === 0 && version !== null && Number(version[1]) === SUPPORTED_MAJOR) return ok(`${version[1]}${version[2]} (${path})`);
     found.push(`${path} is ${code === 0 ? `"${output.trim()}"` : `nothing that can be run (code ${code})`}`);
   }
   return missingForKvm(machine, found.length === 0 ? "there is none" : found.join(", "), remedy);

@@ -15,7 +15,7 @@ import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
-import type { Vm } from "./driver.ts";
+import type { Driver, Vm } from "./driver.ts";
 import { readTail } from "./logs.ts";
 
 const MARK = "TORPOR_VMM";
@@ -126,6 +126,16 @@ export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortS
   const ours = run !== undefined && isAlive(run) ? [run] : [];
   for (const identity of [...ours, ...strays(vm, run)]) {
     await durableStep("end vmm", () => endProcess(vm, identity));
+  }
+}
+
+/** Leaves no VMM behind when `body` throws. */
+export async function orEnd<T>(driver: Pick<Driver, "end">, vm: Vm, body: () => Promise<T>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    await driver.end(vm, { graceMs: 0 });
+    throw error;
   }
 }
 

@@ -4,7 +4,7 @@
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
-import { chmod, mkdir, mkdtemp, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
+import { chmod, mkdir, open, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import type { Driver, Vm } from "../drivers/driver.ts";
@@ -12,6 +12,7 @@ import { fsyncPath, readJson, sizeOf, writeDurably } from "../host/files.ts";
 import { withFileLock } from "../host/file-lock.ts";
 import type { Image } from "../images.ts";
 import { linkImage } from "./disk.ts";
+import { wrongSize } from "../snapshot-files.ts";
 import type { Guest } from "./guest.ts";
 import type { Manifest } from "./snapshot.ts";
 
@@ -57,7 +58,7 @@ export async function ensureGolden(image: Image, deps: GoldenDeps): Promise<void
 async function isWhole(target: string): Promise<boolean> {
   const manifest = await readJson<Manifest>(join(target, "manifest.json"));
   if (manifest === undefined) return false;
-  for (const [name, file] of Object.entries(manifest.files)) if ((await sizeOf(join(target, name))) !== file.sizeBytes) return false;
+  if ((await wrongSize(target, manifest.files)) !== undefined) return false;
   return (await sizeOf(join(target, "disk.raw"))) === manifest.diskSizeBytes;
 }
 
@@ -66,12 +67,13 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
   const say = (line: string) =>
     deps.say(`golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
   await mkdir(deps.scratchDir, { recursive: true });
-  const prefix = `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}-`;
-  await endUnfinished(prefix, deps);
-  const dir = await mkdtemp(join(deps.scratchDir, prefix));
+  // The same each time, and the lock is ours: what is there, VM included, is of a maker before this one who was killed.
+  const dir = join(deps.scratchDir, `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}`);
   const { vcpu, memoryMib, diskMib } = image.defaults;
   const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline, internetAccess: false };
   const out = `${target}.tmp`;
+  await deps.driver.end(vm, { graceMs: 0 });
+  await rm(dir, { recursive: true, force: true });
   try {
     await linkImage(deps, image, dir, (path) => makeDisk(path, diskMib));
     await deps.driver.boot(vm, AbortSignal.timeout(BOOT_LIMIT_MS));
@@ -112,15 +114,6 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
     await deps.driver.end(vm, { graceMs: 0 });
     await rm(dir, { recursive: true, force: true });
     await rm(out, { recursive: true, force: true });
-  }
-}
-
-/** What a maker before this one, who was killed, has left: a VM that nobody waits for. The lock is ours, so nobody makes the same now. */
-async function endUnfinished(prefix: string, { scratchDir, driver }: GoldenDeps): Promise<void> {
-  const names = (await readdir(scratchDir)).filter((name) => name.startsWith(prefix));
-  for (const dir of names.map((name) => join(scratchDir, name))) {
-    await driver.end({ dir, sandboxId: "golden", vcpu: 1, memoryMib: 1, kernelCmdline: "", internetAccess: false }, { graceMs: 0 });
-    await rm(dir, { recursive: true, force: true });
   }
 }
 

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import type { SnapshotFacts } from "@torpor/contracts";
 import type { SavedMemory, SnapshotFiles } from "../drivers/driver.ts";
 import { fsyncPath, removeDurably, renameDurably, sizeOf, writeDurably } from "../host/files.ts";
+import { wrongSize } from "../snapshot-files.ts";
 
 export interface Manifest {
   format: 1;
@@ -58,11 +59,8 @@ export async function findSnapshot(vmDir: string, generation: number): Promise<F
 }
 
 async function damage(vmDir: string, manifest: Manifest): Promise<string | undefined> {
-  for (const [name, file] of Object.entries(manifest.files)) {
-    const size = await sizeOf(join(snapshotDir(vmDir, manifest.generation), name));
-    if (size === undefined) return `its file "${name}" is missing`;
-    if (size !== file.sizeBytes) return `its file "${name}" has ${size} bytes, its manifest says ${file.sizeBytes}`;
-  }
+  const wrong = await wrongSize(snapshotDir(vmDir, manifest.generation), manifest.files);
+  if (wrong !== undefined) return wrong;
   const diskSize = await sizeOf(join(vmDir, "disk.raw"));
   if (diskSize !== manifest.diskSizeBytes) return `the disk has ${diskSize ?? "no"} bytes, the manifest says ${manifest.diskSizeBytes}`;
   return undefined;

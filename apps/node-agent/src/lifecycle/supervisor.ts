@@ -316,18 +316,16 @@ export class Supervisor {
     const { command } = journal;
     record.epoch = Math.max(record.epoch, command.epoch);
     record.opSeq = Math.max(record.opSeq, command.opSeq);
-    record.revision += 1;
     record.state = outcome.state;
     record.generation = outcome.generation ?? record.generation;
     record.timingsMs = timings;
-    record.observedAt = new Date().toISOString();
     record.operation = {
       id: command.operationId,
       outcome: outcome.failed === undefined ? "succeeded" : outcome.cancelled === true ? "cancelled" : "failed",
       ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
     };
     this.setOptional(record, outcome);
-    await this.deps.store.write(record);
+    await this.persist(record);
     if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
     await this.dropUsedSnapshots(record);
     await this.deps.store.clearJournal(record.spec.sandboxId);
@@ -337,6 +335,13 @@ export class Supervisor {
     if (outcome.state === "running") this.deps.activity.touch(record.spec.sandboxId);
     await this.announce(entry);
     if (outcome.state === "deleted" || outcome.state === "failed") this.drop(record.spec.sandboxId);
+  }
+
+  /** A new observation: durable before anybody hears of it (SV3). */
+  private async persist(record: VmRecord): Promise<void> {
+    record.revision += 1;
+    record.observedAt = new Date().toISOString();
+    await this.deps.store.write(record);
   }
 
   private drop(sandboxId: string): void {
@@ -362,12 +367,10 @@ export class Supervisor {
     if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
       const { code, message } = await this.deps.driver.causeOfEnd(vm);
-      record.revision += 1;
       record.state = "stopped";
       record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
       delete record.operation;
-      record.observedAt = new Date().toISOString();
-      await this.deps.store.write(record);
+      await this.persist(record);
       this.deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
       // What it used on the host goes too.
       await this.deps.driver
@@ -401,10 +404,8 @@ export class Supervisor {
       delete record.condition;
       this.deps.log.info({ sandboxId, status: status.kind }, "a VMM answers again, or is gone");
     }
-    record.revision += 1;
     delete record.operation;
-    record.observedAt = new Date().toISOString();
-    await this.deps.store.write(record);
+    await this.persist(record);
   }
 
   private async noteStored(sandboxId: string, generation: number, storeKey: string): Promise<void> {
@@ -414,9 +415,7 @@ export class Supervisor {
       const { record } = entry;
       if (record.state !== "paused" || record.snapshot?.generation !== generation) return;
       record.snapshot = { ...record.snapshot, storeKey };
-      record.revision += 1;
-      record.observedAt = new Date().toISOString();
-      await this.deps.store.write(record);
+      await this.persist(record);
       await this.announce(entry);
     });
   }

@@ -1,4 +1,5 @@
 /** `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing to a sandbox's whole life on real virtual machines. Exits 0 only if every claim of the story was checked and true. */
+import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { LAB_HOST_ID, labDir, runningLab, statusInLab } from "@torpor/lab";
 import { residentBytesHere, residentBytesIn, type Stage, type StageHost } from "../demo/stage.ts";
@@ -33,8 +34,10 @@ async function localFleet(context: CommandContext, signal: AbortSignal): Promise
   return { fleet: running ?? (await startFleet(context, options, signal)), running };
 }
 
-const isOfLab = ({ args }: CommandContext) =>
-  args.some((arg, at) => arg === "--driver=cloud-hypervisor" || (arg === "cloud-hypervisor" && args[at - 1] === "--driver"));
+function isOfLab({ args }: CommandContext): boolean {
+  const { values } = parseArgs({ args, strict: false, options: { driver: { type: "string" } } });
+  return values.driver === "cloud-hypervisor";
+}
 
 /** A fleet whose only host is the lab host: so the story is told there. */
 async function labFleet(context: CommandContext, signal: AbortSignal): Promise<LabFleet> {

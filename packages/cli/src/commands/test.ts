@@ -37,13 +37,20 @@ export async function test(context: CommandContext): Promise<number> {
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
   const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
-  for (const project of PROJECTS.filter((name) => wanted.includes(name))) {
-    if (BOOTS_VMS.has(project)) await buildImage(context, interrupted());
+  const projects = PROJECTS.filter((name) => wanted.includes(name));
+  const firstOnVms = projects.find((name) => BOOTS_VMS.has(name));
+  for (const project of projects) {
+    if (project === firstOnVms) await buildImage(context, interrupted());
     const report = await runProject(context, counts, project);
     if (project === "vm") checkCompatibility(context, counts, report);
   }
   summarize(context, counts);
   return counts.failed === 0 ? 0 : 1;
+}
+
+function fail(counts: Counts, what: string): void {
+  counts.failed += 1;
+  counts.failures.push(what);
 }
 
 function summarize({ write }: CommandContext, { passed, failed, skipped, failures }: Counts): void {
@@ -69,9 +76,9 @@ async function conformanceOnReal(context: CommandContext): Promise<number> {
   const signal = interrupted();
   const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
   const tell = ({ name, outcome, reason }: CaseOutcome) => {
-    counts[outcome] += 1;
     write(`${outcome}  ${name}${reason === undefined ? "" : `: ${firstLines(reason)}`}`);
-    if (outcome === "failed") counts.failures.push(`${name}\n${firstLines(reason ?? "")}`);
+    if (outcome === "failed") fail(counts, `${name}\n${firstLines(reason ?? "")}`);
+    else counts[outcome] += 1;
   };
   await buildImage(context, signal);
   if (await hasKvm(root)) {
@@ -97,8 +104,7 @@ async function check(context: CommandContext, counts: Counts, name: string, args
   context.write(`check: ${name}: ${code === 0 ? "ok" : "failed"} (${seconds(startedAt)} s)`);
   if (code === 0) counts.passed += 1;
   else {
-    counts.failed += 1;
-    counts.failures.push(`check: ${name}\n${firstLines(output)}`);
+    fail(counts, `check: ${name}\n${firstLines(output)}`);
     context.write(output);
   }
 }
@@ -108,10 +114,7 @@ function checkCompatibility(context: CommandContext, counts: Counts, report: str
   const stale = existsSync(report) ? staleCompatibility(report) : "the tests of the clients did not run";
   context.write(`check: compatibility: ${stale ?? "ok"}`);
   if (stale === undefined) counts.passed += 1;
-  else {
-    counts.failed += 1;
-    counts.failures.push(`check: compatibility: ${stale}`);
-  }
+  else fail(counts, `check: compatibility: ${stale}`);
 }
 
 /** Returns where its report is. */
@@ -138,10 +141,7 @@ async function runProject(context: CommandContext, counts: Counts, project: stri
   counts.skipped += seen.skipped;
   counts.failures.push(...seen.failures);
   // A file that fails before its first test, or an error outside any test, fails the run too.
-  if (code !== 0 && seen.failed === 0) {
-    counts.failed += 1;
-    counts.failures.push(`${project}: vitest ended with ${code} outside of any test; its message is above`);
-  }
+  if (code !== 0 && seen.failed === 0) fail(counts, `${project}: vitest ended with ${code} outside of any test; its message is above`);
   context.write(`tests: ${project}: ${seen.passed} passed, ${seen.failed} failed, ${seen.skipped} skipped (${seconds(startedAt)} s)`);
   return report;
 }

@@ -15,7 +15,7 @@ import type { Enclosure, Isolation } from "../../host/isolation.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
 import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
 import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
 import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
@@ -77,7 +77,7 @@ export class CloudHypervisorDriver implements Driver {
 
   async boot(vm: Vm, signal: AbortSignal): Promise<void> {
     const { run, config } = await this.launch(vm, this.options.binaries.current);
-    await this.orEnd(vm, async () => {
+    await orEnd(this, vm, async () => {
       signal.throwIfAborted();
       await this.createVm(vm, run, config);
       await durableStep("run vcpus", () => this.reach(vm, run, "boot", "Running"));
@@ -92,7 +92,7 @@ export class CloudHypervisorDriver implements Driver {
       return { kind: "refused", reason: reason ?? `no binary is known for ${saved.fingerprint}` };
     }
     const { run, config } = await this.launch(vm, binary);
-    const wrong = await this.orEnd(vm, () =>
+    const wrong = await orEnd(this, vm, () =>
       this.exchange(vm, () => loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal)),
     );
     if (wrong === undefined) return { kind: "restored" };
@@ -170,7 +170,7 @@ export class CloudHypervisorDriver implements Driver {
   private async launch(vm: Vm, binary: Binary): Promise<{ run: RunRecord; config: VmConfig }> {
     await endVmm(vm, { graceMs: 0 });
     const enclosure = await this.options.isolation.enclose(vm, { devices: this.devices() });
-    return await this.orEnd(vm, async () => {
+    return await orEnd(this, vm, async () => {
       await freshDirectories(vm, enclosure.uid);
       const run = await this.spawn(vm, binary, enclosure);
       await this.waitForPing(vm, run);
@@ -248,16 +248,6 @@ export class CloudHypervisorDriver implements Driver {
 
   private transferOf(vm: Vm, run: RunRecord) {
     return { api: apiOf(vm, run), vm, uid: this.options.isolation.uid, limitMs: this.transferLimitMs(vm) };
-  }
-
-  /** Leaves no VMM behind when `body` throws (CH3). */
-  private async orEnd<T>(vm: Vm, body: () => Promise<T>): Promise<T> {
-    try {
-      return await body();
-    } catch (error) {
-      await this.end(vm, { graceMs: 0 });
-      throw error;
-    }
   }
 }
 

@@ -4,12 +4,12 @@
  */
 import { readFile } from "node:fs/promises";
 import { release } from "node:os";
+import { isAtLeast } from "../../host/kernel-release.ts";
 
-const MINIMUM = [6, 2] as const;
+export const LANDLOCK_KERNEL = [6, 2] as const;
 
 export async function landlockIsOn(modules = "/sys/kernel/security/lsm", kernel = release()): Promise<boolean> {
-  const [major = 0, minor = 0] = kernel.split(".").map(Number);
-  if (major < MINIMUM[0] || (major === MINIMUM[0] && minor < MINIMUM[1])) return false;
+  if (!isAtLeast(kernel, LANDLOCK_KERNEL)) return false;
   const enabled = await readFile(modules, "utf8").catch(() => "");
   return enabled.trim().split(",").includes("landlock");
 }

@@ -8,7 +8,8 @@
  */
 import { readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
-import { fsyncPath, sha256Of, sizeOf } from "../../host/files.ts";
+import { fsyncPath, sha256Of } from "../../host/files.ts";
+import { wrongHash, wrongSize } from "../../snapshot-files.ts";
 import type { SnapshotFile, SnapshotFiles, Vm } from "../driver.ts";
 import { type CloudHypervisorApi, explain } from "./api.ts";
 import { differences, memoryBytes, type VmConfig } from "./config.ts";
@@ -80,12 +81,10 @@ async function flaw(vm: Vm, path: string, name: string, sizeBytes: number): Prom
 
 /** Why the files in `snapshotDir` cannot be those that were saved; looks at their sizes alone. */
 export async function misfit(vm: Vm, snapshotDir: string, files: SnapshotFiles): Promise<string | undefined> {
-  for (const name of FILES) {
-    const expected = files[name];
-    if (expected === undefined) return `the manifest names no file "${name}"`;
-    const size = await sizeOf(join(snapshotDir, name));
-    if (size !== expected.sizeBytes) return `its file "${name}" has ${size ?? "no"} bytes, its manifest says ${expected.sizeBytes}`;
-  }
+  const unnamed = FILES.find((name) => files[name] === undefined);
+  if (unnamed !== undefined) return `the manifest names no file "${unnamed}"`;
+  const wrong = await wrongSize(snapshotDir, files);
+  if (wrong !== undefined) return wrong;
   const size = files[MEMORY]?.sizeBytes;
   return size === memoryBytes(vm) ? undefined : `its memory has ${size} bytes, the VM ${memoryBytes(vm)}`;
 }
@@ -100,7 +99,7 @@ export async function loadFrom(
 ): Promise<string | undefined> {
   const { api, vm, uid, limitMs } = transfer;
   await offer(vm, snapshotDir, FILES, uid);
-  const [outcome, damage] = await Promise.all([api.restore(INBOX, limitMs), damageOf(snapshotDir, files, signal)]);
+  const [outcome, damage] = await Promise.all([api.restore(INBOX, limitMs), wrongHash(snapshotDir, files, signal)]);
   await emptyInbox(vm);
   if (damage !== undefined) return damage;
   if (outcome.kind === "refused") return `Cloud Hypervisor refuses it: ${explain(outcome)}`;
@@ -118,12 +117,4 @@ export async function loadFrom(
 function hardwareOf(config: VmConfig): Partial<VmConfig> {
   const { landlock_enable: _enabled, landlock_rules: _rules, ...hardware } = config;
   return hardware;
-}
-
-async function damageOf(snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<string | undefined> {
-  for (const name of FILES) {
-    const sha256 = await sha256Of(join(snapshotDir, name), signal);
-    if (sha256 !== files[name]?.sha256) return `its file "${name}" is damaged: its SHA-256 differs from its manifest's`;
-  }
-  return undefined;
 }

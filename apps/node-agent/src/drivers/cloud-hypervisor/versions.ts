@@ -9,7 +9,7 @@ import { promisify } from "node:util";
 
 const run = promisify(execFile);
 const VERSION_LIMIT_MS = 10_000;
-const SUPPORTED_MAJOR = 53;
+export const SUPPORTED_MAJOR = 53;
 
 export interface Binary {
   path: string;

@@ -5,15 +5,15 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
-import { sizeOf } from "../../host/files.ts";
 import type { Isolation } from "../../host/isolation.ts";
 import { freePort } from "../../host/ports.ts";
 import { isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
+import { wrongSize } from "../../snapshot-files.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
-import { endVmm, type ExitFacts, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+import { endVmm, type ExitFacts, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { MACHINE, qemuArguments, TRANSLATION_CACHE_MIB } from "./command-line.ts";
 import { receiveMemory, sendMemory } from "./memory-stream.ts";
@@ -62,19 +62,13 @@ export class QemuDriver implements Driver {
 
   async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
     const record = await this.launch(vm, true);
-    await this.orEnd(vm, () => durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }])));
+    await orEnd(this, vm, () => durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }])));
   }
 
   async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
     const expected = files[MEMORY_FILE];
     if (expected === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
-    const size = await sizeOf(join(snapshotDir, MEMORY_FILE));
-    if (size !== expected.sizeBytes) {
-      await this.end(vm, { graceMs: 0 });
-      return { kind: "refused", reason: `the memory image has ${size ?? "no"} bytes, its manifest says ${expected.sizeBytes}` };
-    }
-    const record = await this.launch(vm, false);
-    const wrong = await this.orEnd(vm, () => this.feed(vm, record, join(snapshotDir, MEMORY_FILE), expected, signal));
+    const wrong = (await wrongSize(snapshotDir, files)) ?? (await this.load(vm, join(snapshotDir, MEMORY_FILE), expected, signal));
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
@@ -147,21 +141,17 @@ export class QemuDriver implements Driver {
     const guest = { kind: "tcp", ...control } as const;
     const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: !isBoot });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
-    return await this.orEnd(vm, async () => {
+    return await orEnd(this, vm, async () => {
       const record = await startVmm(vm, { command: bin, args, enclosure }, facts);
       await waitForMonitor(vm, record);
       return record;
     });
   }
 
-  /** Leaves no VMM behind when `body` throws. */
-  private async orEnd<T>(vm: Vm, body: () => Promise<T>): Promise<T> {
-    try {
-      return await body();
-    } catch (error) {
-      await this.end(vm, { graceMs: 0 });
-      throw error;
-    }
+  /** A QEMU with that memory. Returns why the image was not the expected one, or undefined. */
+  private async load(vm: Vm, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
+    const record = await this.launch(vm, false);
+    return await orEnd(this, vm, () => this.feed(vm, record, file, expected, signal));
   }
 
   /** Memory into QEMU. Returns why the image was not the expected one, or undefined. */
