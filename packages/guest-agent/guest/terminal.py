@@ -100,19 +100,30 @@ def run(pid, master):
             return True
 
 
+def end_session(session):
+    """A shell gives each job a group of its own: one that is killed takes none of them with it."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+            if int(fields[3]) == session:
+                os.kill(int(name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            pass
+
+
 def hang_up(pid, master):
-    """Closing the terminal hangs up its session; who holds on is ended."""
+    """Closing the terminal hangs up its session; who holds on is ended, with all that it has started here.
+
+    No signal beside the kernel's own: a shell that gets a second SIGHUP ends at once, and passes neither on to its jobs.
+    """
     os.close(master)
     deadline = time.monotonic() + HANG_UP_GRACE_S
-    for number in (signal.SIGHUP, signal.SIGKILL):
-        try:
-            os.killpg(pid, number)
-        except ProcessLookupError:
-            pass
-        while time.monotonic() < deadline:
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                return
-            time.sleep(0.02)
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0] == pid:
+            return
+        time.sleep(0.02)
+    end_session(pid)
 
 
 def main():

@@ -166,12 +166,15 @@ describe("/terminal", () => {
     socket.close();
   });
 
-  test("when the client leaves, what runs in it is hung up", async () => {
+  test.each([
+    ["what runs in it is hung up", ""],
+    ["what does not listen to that is ended", "trap '' HUP; "],
+  ])("when the client leaves, %s", async (_what, before) => {
     const { socket, seen, type } = await open();
     // Their own kind on the whole machine, whoever else runs tests on it.
     const [one, other] = [`sleep 51.${randomInt(1e9)}`, `sleep 52.${randomInt(1e9)}`];
     const helper = fileURLToPath(new URL("../guest/terminal.py", import.meta.url));
-    type(`${one} & ${other}\n`);
+    type(`${before}${one} & ${other}\n`);
     const running = async () => String((await agent.shell("ps ax -o args"))["stdout"]);
     await until("both run", async () => (await running()).includes(`\n${one}\n`) && (await running()).includes(`\n${other}\n`));
     expect(seen.text).toContain("sleep");
