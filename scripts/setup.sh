@@ -48,7 +48,7 @@ torpor_fail() {
 # Packages are named by what they bring, so that a machine that has it from elsewhere is left alone.
 torpor_debian_packages() {
   local missing=() pair
-  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux ip:iproute2 nft:nftables python3:python3 ps:procps openssl:openssl ssh-keygen:openssh-client; do
+  for pair in qemu-system-x86_64:qemu-system-x86 mmdebstrap:mmdebstrap mkfs.ext4:e2fsprogs cpio:cpio depmod:kmod setpriv:util-linux ip:iproute2 nft:nftables python3:python3 ps:procps openssl:openssl ssh-keygen:openssh-client unxz:xz-utils; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   # pip fetches the wheels; once they are there, it is not needed.

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (the ordinary one: it has KVM), initramfs, root file system, and the keys to log in with.
+# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (that of the backports, as docs/hosts.md advises; the ordinary one where the mirror has none),
+# initramfs, root file system, and the keys to log in with.
 #
 #   build.sh <cacheDir>
 #
 # The result is <cacheDir>/machine-<digest of what it is made from>/ with kernel, initrd, root.ext4, id_ed25519 and known_hosts, and the link <cacheDir>/machine. With nothing changed it
 # returns at once.
-# Needs root, mmdebstrap, mkfs.ext4, cpio, kmod and ssh-keygen. Packages come from wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
+# Needs root, mmdebstrap, mkfs.ext4, cpio, kmod, xz and ssh-keygen. Packages come from wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
 set -euo pipefail
 
 suite=bookworm
@@ -15,7 +16,7 @@ cache=$(mkdir -p "${1:?usage: build.sh <cacheDir>}" && cd "$1" && pwd)
 started=$SECONDS
 say() { printf '  [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
 
-for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe ssh-keygen; do
+for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe ssh-keygen unxz; do
   command -v "$tool" > /dev/null || { echo "the lab image needs $tool: run ./torpor, which installs it, or install it yourself" >&2; exit 1; }
 done
 [ "$(id -u)" = 0 ] || { echo "the lab image must be built as root: it makes a root file system" >&2; exit 1; }
@@ -33,20 +34,41 @@ fi
 source "$here/../debian.sh"
 make_work_directory
 
+# Adds the backports of the first mirror that has them. apt itself is asked: it may know a proxy.
+add_backports() { # to the file $1
+  local uri
+  for uri in $(awk '$1 == "deb" { print $2 }' "$1" | sort -u); do
+    /usr/lib/apt/apt-helper -o APT::Sandbox::User=root download-file "${uri%/}/dists/$suite-backports/InRelease" "$work/backports" > "$work/apt-helper.log" 2>&1 || continue
+    echo "deb $uri $suite-backports main" >> "$1"
+    return
+  done
+  say "no mirror has $suite-backports: the kernel is Debian's 6.1, which cannot do what Cloud Hypervisor asks of landlock"
+}
+
+# In the tree: the newest kernel of the backports, else of the suite itself, and a busybox, into /tmp.
+# shellcheck disable=SC2016 # the tree's shell expands it
+download_kernel='cd /tmp
+version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | grep "bpo" | head -1)
+[ -n "$version" ] || version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | head -1)
+apt-get -qq download busybox-static "$(apt-cache show "linux-image-amd64=$version" | sed -n "s/^Depends: \(linux-image-[^ ,]*\).*/\1/p")"'
+
 unpack_packages() { # into $1; kernel and busybox as files into $work/debs
   write_sources "$work/sources.list"
+  add_backports "$work/sources.list"
   say "unpacking Debian packages: $(paste -sd' ' "$here/packages.txt")"
   # The kernel is only unpacked: installed, it would make an initramfs of its own, in minutes.
   # shellcheck disable=SC2016 # $1 is the hook's
-  mmdebstrap --quiet --mode=root --variant=apt --include="$(paste -sd, "$here/packages.txt")" \
+  DOWNLOAD_KERNEL=$download_kernel mmdebstrap --quiet --mode=root --variant=apt --include="$(paste -sd, "$here/packages.txt")" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-    --customize-hook='cd "$1/tmp" && chroot "$1" sh -c "cd /tmp && apt-get -qq download busybox-static $(chroot "$1" apt-cache depends linux-image-amd64 | sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -1)"' \
+    --customize-hook='chroot "$1" sh -ec "$DOWNLOAD_KERNEL"' \
     --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
     "$suite" "$1" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
   for deb in "$work"/debs/*.deb; do dpkg-deb -x "$deb" "$work/extracted"; done
   version=$(ls "$work/extracted/lib/modules")
+  # Newer kernels have their modules compressed, which busybox cannot load.
+  find "$work/extracted/lib/modules" -name '*.ko.xz' -exec unxz {} +
   depmod -b "$work/extracted" "$version"
   # What a virtual machine has no device for: most of the size.
   rm -rf "$work/extracted/lib/modules/$version"/kernel/{sound,drivers/{gpu,media,infiniband,staging,iio,bluetooth,isdn,usb,hid,input/touchscreen,scsi,ata,mtd}}

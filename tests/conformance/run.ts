@@ -1,11 +1,13 @@
 /**
  * The cases against one binary, without a test runner: what runs them on a machine that has KVM and little else. Of this repository it needs only this directory.
  *
- *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img [--guest-port 7777] [--guest-boot-limit-s 60] [--only <part of a name>] [--json]
+ *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img [--only <part of a name>] [--json]
+ *   node run.ts --bin /usr/bin/cloud-hypervisor --image <directory of a sandbox image> --guest-port 7777 [--guest-boot-limit-s 60] ...
  *
  * One line per case. Ends with 1 when one has failed.
  */
-import { resolve } from "node:path";
+import { readFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { CASES, runCase } from "./cloud-hypervisor-api.ts";
 import { probe } from "./support/probe.ts";
@@ -21,6 +23,7 @@ const { values } = parseArgs({
     bin: { type: "string" },
     kernel: { type: "string" },
     initrd: { type: "string" },
+    image: { type: "string" },
     "guest-port": { type: "string" },
     "guest-boot-limit-s": { type: "string", default: "60" },
     only: { type: "string", default: "" },
@@ -29,8 +32,10 @@ const { values } = parseArgs({
 });
 if (values.bin === undefined) throw new Error("which binary? give --bin <path>");
 
+const image = values.image === undefined ? undefined : await guestOf(resolve(values.image));
 const target = await probe({
   bin: resolve(values.bin),
+  ...image,
   ...(values.kernel !== undefined && { kernel: resolve(values.kernel) }),
   ...(values.initrd !== undefined && { initrd: resolve(values.initrd) }),
   ...(values["guest-port"] !== undefined && { guestPort: Number(values["guest-port"]) }),
@@ -46,6 +51,15 @@ for (const tried of CASES.filter(({ name }) => name.includes(values.only))) {
 }
 process.stderr.write(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
 process.exit(counts.failed === 0 ? 0 : 1);
+
+async function guestOf(dir: string): Promise<Pick<Target, "kernel" | "initrd" | "guest">> {
+  const { kernelCmdline, defaults } = JSON.parse(await readFile(join(dir, "image.json"), "utf8")) as {
+    kernelCmdline: string;
+    defaults: { memoryMib: number };
+  };
+  const guest = { rootfs: join(dir, "rootfs.ext4"), cmdline: kernelCmdline, memoryBytes: defaults.memoryMib * 1024 ** 2 };
+  return { kernel: join(dir, "kernel"), initrd: join(dir, "initrd"), guest };
+}
 
 async function outcomeOf(of: Target, tried: Case): Promise<Outcome> {
   try {

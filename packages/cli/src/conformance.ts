@@ -68,12 +68,11 @@ export async function hasKvm(root: string): Promise<boolean> {
 /** Runs every case whose name has `only` in it; each outcome is told as it comes. Throws when a suite could not be run at all. */
 export async function runConformance(place: Place, only: string, tell: (outcome: CaseOutcome) => void, signal: AbortSignal): Promise<void> {
   const image = join(place.imagesDir, "code-interpreter");
-  const files = ["--kernel", join(image, "kernel"), "--initrd", join(image, "initrd")];
   const filter = only === "" ? [] : ["--only", only];
   await runSuite(
     place,
     "api",
-    ["--bin", place.binary, ...files, "--guest-port", "7777", "--guest-boot-limit-s", GUEST_BOOT_LIMIT_S, "--json", ...filter],
+    ["--bin", place.binary, "--image", image, "--guest-port", "7777", "--guest-boot-limit-s", GUEST_BOOT_LIMIT_S, "--json", ...filter],
     tell,
     signal,
   );

@@ -12,7 +12,7 @@ const POWER_OFF_LIMIT_MS = 30_000;
 
 /** Returns when the fleet has the host. A failure ends the machine; its data disk stays. */
 export async function labUp(options: LabOptions, fleet: Fleet, say: (line: string) => void, signal: AbortSignal): Promise<void> {
-  say("building the machine (from cache if nothing changed; else 2 minutes)");
+  say("building the machine (from cache if nothing changed; else a minute or two)");
   const machineDir = await buildMachine(options, signal);
   const record: LabRecord = { ports: await choosePorts(), machineDir, driver: options.driver };
   const payload = await makePayload(options, fleet, record.ports, signal);

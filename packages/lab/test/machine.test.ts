@@ -38,7 +38,7 @@ test("a comma in a path does not end an option", () => {
 });
 
 test("it is emulated, with a processor that can virtualize", () => {
-  expect(after("-accel")).toEqual(["tcg,thread=multi"]);
+  expect(after("-accel")).toEqual(["tcg"]);
   expect(after("-cpu")[0]).toContain("+svm");
   expect(component).toMatchObject({ name: "lab-1", role: "lab", healthUrl: "http://127.0.0.1:1400/health" });
 });

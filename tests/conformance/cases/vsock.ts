@@ -1,12 +1,14 @@
 /** The hybrid vsock. What needs something that listens in the guest is tried only where the port of one is known. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { setTimeout as pause } from "node:timers/promises";
 import { type Case, expectStatus, RESTORE, type Stage, vmCase } from "../support/stage.ts";
 import { RawConnection, type VmmProcess } from "../support/vmm.ts";
 
 const NOBODY_LISTENS = 9;
 const SILENCE_MS = 500;
 const ATTEMPT_LIMIT_MS = 2_000;
+const RETRY_MS = 200;
 
 async function connectTo(vmm: VmmProcess, port: number): Promise<RawConnection> {
   const connection = await RawConnection.open(join(vmm.dir, "vsock.sock"));
@@ -21,17 +23,26 @@ async function expectSilence(vmm: VmmProcess): Promise<void> {
   connection.socket.destroy();
 }
 
-/** A fresh connection each time: one that came before the guest's driver never gets an answer. */
-async function untilAnswered(stage: Stage, vmm: VmmProcess, port: number): Promise<RawConnection | undefined> {
+/** A fresh connection each time: one that came before the guest's driver never gets an answer. The last one when none was as wanted within the guest's time to boot. */
+async function untilIs(
+  wanted: (connection: RawConnection) => boolean,
+  stage: Stage,
+  vmm: VmmProcess,
+  port: number,
+): Promise<RawConnection> {
   const deadline = Date.now() + stage.target.guestBootLimitMs;
-  do {
+  for (;;) {
     const connection = await connectTo(vmm, port);
     await connection.until((received) => received.includes("\n"), ATTEMPT_LIMIT_MS);
-    if (connection.received !== "" || connection.isClosed) return connection;
+    if (wanted(connection) || Date.now() >= deadline) return connection;
     connection.socket.destroy();
-  } while (Date.now() < deadline);
-  return undefined;
+    await pause(RETRY_MS);
+  }
 }
+
+const isAnswered = ({ received, isClosed }: RawConnection) => received !== "" || isClosed;
+/** The driver closes connections to its ports until the guest's program listens. */
+const isOpen = ({ received, isClosed }: RawConnection) => received !== "" && !isClosed;
 
 export const vsockCases: Case[] = [
   vmCase("11.4", "CONNECT before the guest's driver is up: no answer and no close", async (stage) => {
@@ -47,8 +58,8 @@ export const vsockCases: Case[] = [
   }),
   vmCase("4", "CONNECT to a port that nobody listens on is closed without a word", async (stage) => {
     const vmm = await stage.running();
-    const connection = await untilAnswered(stage, vmm, NOBODY_LISTENS);
-    if (connection === undefined) return `the guest's vsock driver was not up within ${stage.target.guestBootLimitMs} ms`;
+    const connection = await untilIs(isAnswered, stage, vmm, NOBODY_LISTENS);
+    if (!isAnswered(connection)) return `the guest's vsock driver was not up within ${stage.target.guestBootLimitMs} ms`;
     assert.deepEqual([connection.received, connection.isClosed], ["", true]);
     return undefined;
   }),
@@ -58,14 +69,14 @@ export const vsockCases: Case[] = [
     async (stage) => {
       const { guestPort } = stage.target;
       if (guestPort === undefined) return "no port is known that something in this guest listens on (--guest-port)";
-      const booted = await stage.running("booted");
-      const restored = await stage.restorable();
+      const booted = await stage.running("booted", stage.wholeGuest());
+      const restored = await stage.restorable(stage.wholeGuest());
       expectStatus(await restored.put("vm.restore", { ...RESTORE, resume: true }), 204);
       for (const vmm of [booted, restored]) {
-        const connection = await untilAnswered(stage, vmm, guestPort);
-        assert.match(connection?.received ?? "", /^OK \d+\n/);
-        assert.equal(connection?.isClosed, false);
-        connection?.socket.destroy();
+        const connection = await untilIs(isOpen, stage, vmm, guestPort);
+        assert.match(connection.received, /^OK \d+\n/);
+        assert.equal(connection.isClosed, false);
+        connection.socket.destroy();
       }
       return undefined;
     },

@@ -18,8 +18,10 @@ export interface Target {
   /** Of the real one; the fake boots anything. */
   kernel?: string;
   initrd?: string;
-  /** Where something in the guest listens on the vsock. */
+  /** Where something in the guest listens on the vsock; of the real one once its root file system is up. */
   guestPort?: number;
+  /** The image that the real one's kernel and initrd belong to, for cases that need the guest's own programs. */
+  guest?: { rootfs: string; cmdline: string; memoryBytes: number };
   guestBootLimitMs: number;
   /** Why no VM can be had of it: cases that need one are skipped for that reason. */
   noVm?: string;
@@ -95,6 +97,20 @@ export class Stage {
       serial: { mode: "File", file: "serial.log" },
       console: { mode: "Off" },
       ...extra,
+    };
+  }
+
+  /** What a configuration needs beside `prepare` so that the guest comes up with all of its programs. */
+  wholeGuest(): Record<string, unknown> {
+    const { guest } = this.target;
+    if (guest === undefined) return {};
+    return {
+      payload: { kernel: "kernel", initramfs: "initrd", cmdline: guest.cmdline },
+      memory: { size: guest.memoryBytes, shared: true },
+      disks: [
+        { id: "root", path: guest.rootfs, image_type: "Raw", readonly: true },
+        { id: "disk", path: "disk.raw", image_type: "Raw" },
+      ],
     };
   }
 

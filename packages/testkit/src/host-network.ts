@@ -1,0 +1,127 @@
+/**
+ * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a network namespace of its own, all of them on one bridge, with this machine's end at
+ * `outside`. What a host sends, what it is sent, or both can be cut, without a process noticing it by anything but silence.
+ */
+import { once } from "node:events";
+import { connect, createServer, type Server, type Socket } from "node:net";
+import { run } from "@torpor/service";
+
+export type Direction = "from-host" | "to-host" | "both";
+
+export interface NetworkedHost {
+  /** The start of a command line that runs in the host's namespace. */
+  prefix: string[];
+  /** Of the host, for everybody on the bridge and for this machine. */
+  address: string;
+  cut(direction: Direction): Promise<void>;
+  heal(): Promise<void>;
+}
+
+export interface HostNetwork extends AsyncDisposable {
+  /** This machine, as hosts reach it. */
+  outside: string;
+  hosts: NetworkedHost[];
+  /** Carries connections of hosts to a port of this machine's loopback: the same port at `outside`. */
+  carry(port: number): Promise<void>;
+}
+
+const PREFIX_LENGTH = 24;
+const TABLE = "inet torpor_test";
+
+/** Why there can be none on this machine; undefined: there can. */
+export async function hostNetworkProblem(): Promise<string | undefined> {
+  if (process.getuid?.() !== 0) return "network namespaces can be made by root alone";
+  const name = `tt${process.pid}x`;
+  const made = await sh(`ip netns add ${name} && ip netns del ${name}`);
+  return made.code === 0 ? undefined : `no network namespace can be made here: ${made.output.trim()}`;
+}
+
+export async function makeHostNetwork(count: number): Promise<HostNetwork> {
+  // Names and addresses by process: test files run side by side.
+  const subnet = `10.213.${process.pid % 250}`;
+  const base = `tt${process.pid}`;
+  const outside = `${subnet}.1`;
+  const servers: Server[] = [];
+  const sockets = new Set<Socket>();
+  const dispose = async () => {
+    for (const server of servers) server.close();
+    for (const socket of sockets) socket.destroy();
+    for (let at = 0; at < count; at += 1) await sh(`ip netns del ${base}n${at}`);
+    await sh(`ip link del ${base}b`);
+  };
+  try {
+    await must(`ip link add ${base}b type bridge && ip addr add ${outside}/${PREFIX_LENGTH} dev ${base}b && ip link set ${base}b up`);
+    const hosts: NetworkedHost[] = [];
+    for (let at = 0; at < count; at += 1) hosts.push(await makeHost(base, at, `${subnet}.${at + 2}`));
+    return {
+      outside,
+      hosts,
+      carry: async (port) => {
+        servers.push(await forward(outside, port, sockets));
+      },
+      [Symbol.asyncDispose]: dispose,
+    };
+  } catch (error) {
+    await dispose();
+    throw error;
+  }
+}
+
+async function makeHost(base: string, at: number, address: string): Promise<NetworkedHost> {
+  const namespace = `${base}n${at}`;
+  const link = `${base}v${at}`;
+  await must(
+    [
+      `ip netns add ${namespace}`,
+      `ip link add ${link} type veth peer name eth0 netns ${namespace}`,
+      `ip link set ${link} master ${base}b up`,
+      `ip -n ${namespace} link set lo up`,
+      `ip -n ${namespace} addr add ${address}/${PREFIX_LENGTH} dev eth0`,
+      `ip -n ${namespace} link set eth0 up`,
+    ].join(" && "),
+  );
+  const prefix = ["ip", "netns", "exec", namespace];
+  const nft = (script: string) => must(`${prefix.join(" ")} nft '${script}'`);
+  const chain = (hook: string, rule: string) => `chain ${hook} { type filter hook ${hook} priority 0; ${rule} drop; }`;
+  return {
+    prefix,
+    address,
+    cut: async (direction) => {
+      const incoming = direction === "from-host" ? "" : chain("input", 'iifname "eth0"');
+      const outgoing = direction === "to-host" ? "" : chain("output", 'oifname "eth0"');
+      await nft(`table ${TABLE} {\n${incoming}\n${outgoing}\n}`);
+    },
+    heal: () => nft(`add table ${TABLE}; delete table ${TABLE}`),
+  };
+}
+
+async function forward(outside: string, port: number, sockets: Set<Socket>): Promise<Server> {
+  const server = createServer((incoming) => {
+    const outgoing = connect(port, "127.0.0.1");
+    for (const [socket, other] of [
+      [incoming, outgoing],
+      [outgoing, incoming],
+    ] as const) {
+      sockets.add(socket);
+      socket.on("error", () => other.destroy());
+      socket.on("close", () => {
+        sockets.delete(socket);
+        other.destroy();
+      });
+      socket.pipe(other);
+    }
+  });
+  server.listen(port, outside);
+  await once(server, "listening");
+  return server;
+}
+
+async function sh(script: string): Promise<{ code: number; output: string }> {
+  const path = `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin`;
+  return await run(["sh", "-c", script], { cwd: "/", isShown: false, env: { PATH: path } });
+}
+
+async function must(script: string): Promise<void> {
+  const { code, output } = await sh(script);
+  if (code !== 0) throw new Error(`${script}: ${output.trim()}`);
+}
