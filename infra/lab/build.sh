@@ -82,7 +82,7 @@ configure() { # the tree $1, as an installer would
   rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log
   echo lab > "$tree/etc/hostname"
   printf '127.0.0.1 localhost lab\n' > "$tree/etc/hosts"
-  echo "nameserver 10.0.2.3" > "$tree/etc/resolv.conf"
+  echo "nameserver 192.168.76.3" > "$tree/etc/resolv.conf"
   # The initramfs has mounted the root disk; a line for it here would be waited for.
   : > "$tree/etc/fstab"
   : > "$tree/etc/machine-id"

@@ -15,6 +15,8 @@ import { LAB_HOST_ID, type LabOptions } from "./options.ts";
 export const HEALTH_PORT = 9400;
 export const DATA_PLANE_PORT = 9401;
 const SSH_PORT = 22;
+/** Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/networking.md): a name server in it could not be reached by them. infra/lab has its addresses. */
+export const LAB_NETWORK = { cidr: "192.168.76.0/24", gateway: "192.168.76.2" };
 /** Sparse: it takes what is written to it. */
 const DATA_DISK_BYTES = 24 * 1024 ** 3;
 
@@ -90,7 +92,7 @@ export function machineComponent(options: LabOptions, record: LabRecord, files: 
     ],
     ["-drive", `${disk(join(machineDir, "root.ext4"))},snapshot=on`],
     ["-drive", `${disk(files.data)},discard=unmap,detect-zeroes=unmap`],
-    ["-netdev", ["user,id=net0", ...forwards].join(",")],
+    ["-netdev", [`user,id=net0,net=${LAB_NETWORK.cidr},host=${LAB_NETWORK.gateway}`, ...forwards].join(",")],
     ["-device", "virtio-net-pci,netdev=net0", "-device", "virtio-rng-pci"],
     ["-virtfs", shared(files.payload, "payload"), "-virtfs", shared(options.imageDir, "image")],
   ].flat();

@@ -3,13 +3,13 @@ import { chmod, copyFile, mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Fleet } from "@torpor/fleet";
 import { run } from "@torpor/service";
-import { DATA_PLANE_PORT, HEALTH_PORT, type LabPorts } from "./machine.ts";
+import { DATA_PLANE_PORT, HEALTH_PORT, LAB_NETWORK, type LabPorts } from "./machine.ts";
 import { LAB_HOST_ID, LAB_HYPERVISOR, type LabOptions } from "./options.ts";
 
 /** What the machine's own system and agent need. */
 const RESERVED_MIB = 1024;
 /** This machine, as QEMU's user-mode network shows it to the lab machine. */
-const OUTSIDE = "10.0.2.2";
+const OUTSIDE = LAB_NETWORK.gateway;
 const SETTINGS = "node-agent.env";
 
 export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabPorts, signal: AbortSignal): Promise<string> {
