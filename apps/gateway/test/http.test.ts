@@ -32,6 +32,7 @@ beforeAll(async () => {
     tokens: createTokens("x".repeat(32)),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
+    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
     limiter: { take: async () => ({}) },
     region: "local",
