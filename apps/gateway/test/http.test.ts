@@ -112,6 +112,12 @@ describe("S52: what is wrong with a request is named by field", () => {
     ["a fraction", { timeout_seconds: 1.5 }, ["timeout_seconds"]],
     ["a number as text: a body is never converted", { timeout_seconds: "60" }, ["timeout_seconds"]],
     ["one inside another", { env_vars: { A: 1 } }, ["env_vars.A"]],
+    [
+      "one inside something that may be null",
+      { placement: { labels: { zone: "a b" }, anti_affinity: "" } },
+      ["placement.labels.zone", "placement.anti_affinity"],
+    ],
+    ["what may be null, and is of another type", { placement: 1, auto_pause: "x" }, ["placement", "auto_pause"]],
     ["a name that is not allowed", { env_vars: { "1A": "x" } }, ["env_vars.1A"]],
     ["several", { timeout_seconds: 0, region: "" }, ["timeout_seconds", "region"]],
     ["text that cannot be stored", { metadata: { note: "a\0b" } }, ["metadata.note"]],
