@@ -17,6 +17,7 @@ usage: ./torpor <command>
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
   host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
+  bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]
   test [project…]   everything that CI checks; or: verify, unit, integration, system, conformance, vm
 USAGE
 }

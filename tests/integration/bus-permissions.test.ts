@@ -57,6 +57,7 @@ describe("a host cannot", () => {
     ["command itself", subjects.command(OWN, "create")],
     ["make an intent", subjects.intent("delete")],
     ["make an event", subjects.sandboxEvent("1763309903rt5vs4lm", "deleted")],
+    ["ask the schedulers as a gateway does", subjects.controlAsk("placement")],
     ["answer another host", `${inboxPrefixOf(OTHER)}.x`],
   ])("%s", async (_, subject) => {
     host.connection.publish(subject, "{}");

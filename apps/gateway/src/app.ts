@@ -20,6 +20,7 @@ import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
 import { operationRoutes } from "./routes/operations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
+import { placementRoutes } from "./routes/placements.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -95,6 +96,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(sandboxRoutes, { deps, auth });
   await v1.register(patchSandboxRoute, { deps, auth });
   await v1.register(transitionRoutes, { deps, auth });
+  await v1.register(placementRoutes, { deps, auth });
   await v1.register(tokenRoutes, { deps, auth });
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });

@@ -1,3 +1,5 @@
+import type { Answer } from "@torpor/bus";
+import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
 import type { FastifyBaseLogger } from "fastify";
 import type { Edge } from "./edge/edge.ts";
@@ -13,11 +15,13 @@ export interface Dependencies {
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;
+  /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
+  askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
   edge: Pick<Edge, "serve" | "publicHost">;
   limiter: RateLimiter;
   /** Region of sandboxes that ask for none. */
   region: string;
-  /** For the health report alone: nothing that a client asks for needs the bus. */
+  /** For the health report alone: nothing that changes a sandbox needs the bus. */
   busConnected(): boolean;
   /** Aborted when the process is asked to stop: waiting requests then answer at once. */
   stopping: AbortSignal;

@@ -135,6 +135,12 @@ export const serviceUnavailable = (cause: unknown) =>
     },
   );
 
+export const schedulersSilent = (cause: unknown) =>
+  new ApiError("SERVICE_UNAVAILABLE", "No scheduler answers right now. Nothing was changed; try again in a moment.", {
+    headers: { "retry-after": "1" },
+    cause,
+  });
+
 export const internalError = (cause: unknown) =>
   new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
 

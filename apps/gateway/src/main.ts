@@ -1,6 +1,6 @@
 /** Composition root of the gateway process. */
-import { type Bus, connectBus, subscribeCore } from "@torpor/bus";
-import { decoder, patterns, SandboxEventMessage } from "@torpor/contracts";
+import { ask, type Bus, connectBus, subscribeCore } from "@torpor/bus";
+import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
 import { configured, createLogger, readSecret, runService, startReconciler } from "@torpor/service";
@@ -17,6 +17,8 @@ import { createTokens } from "./tokens.ts";
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
+const decodePlacement = decoder(PlacementReply);
+const ASK_LIMIT_MS = 2_000;
 const EDGE_EVERY_MS = 2_000;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
@@ -68,6 +70,10 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
 
   const app = buildApp({
     ...shared,
+    askPlacement: async (question) => {
+      if (bus === undefined) return { kind: "no_answer", cause: new Error("the bus has not been reached yet") };
+      return await ask(bus, subjects.controlAsk("placement"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodePlacement });
+    },
     edge,
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,

@@ -15,6 +15,7 @@ export async function openApiDocument(): Promise<string> {
     tokens: createTokens("used for no token at all, only here"),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
+    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: { serve: async () => {}, publicHost: () => "" },
     limiter: { take: async () => ({}) },
     region: "local",

@@ -53,8 +53,14 @@ function fieldProblems(errors: SchemaError[], part: string): FieldProblem[] {
 function toProblems(error: SchemaError, part: string): FieldProblem[] {
   const path = error.instancePath.split("/").slice(1).join(".");
   const at = (name: string) => (path === "" ? name : `${path}.${name}`);
-  const params = error.params as { requiredProperties?: string[]; additionalProperties?: string[]; allowedValues?: unknown[] };
-  if (error.keyword === "anyOf" || error.keyword === "boolean") return [];
+  const params = error.params as {
+    type?: unknown;
+    requiredProperties?: string[];
+    additionalProperties?: string[];
+    allowedValues?: unknown[];
+  };
+  // Null is never the only thing that may stand there: what the other member of its union says is what helps.
+  if (error.keyword === "anyOf" || error.keyword === "boolean" || params.type === "null") return [];
   if (params.requiredProperties !== undefined)
     return params.requiredProperties.map((name) => ({ field: at(name), message: "is required", missing: true }));
   if (params.additionalProperties !== undefined) {

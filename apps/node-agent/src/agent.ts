@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
 import { decoder, hostCommands, type RegisterRequest, VmCommand } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
-import type { Config } from "./config.ts";
+import { type Config, labelsOf } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
 import { freeBytes } from "./host/files.ts";
 import type { Isolation } from "./host/isolation.ts";
@@ -121,7 +121,7 @@ async function registration(
     region: config.REGION,
     dataPlaneUrl,
     capacity: { vcpu: config.CAPACITY_VCPU, memoryMib: config.CAPACITY_MEMORY_MIB, diskMib: config.CAPACITY_DISK_MIB },
-    labels: {},
+    labels: labelsOf(config),
     driver: driver.name,
     driverFingerprint: await driver.fingerprint(),
     restorableFingerprints: await driver.restorable(),

@@ -1,11 +1,14 @@
 import { hostname } from "node:os";
-import { loadConfig } from "@torpor/service";
+import { HOST_LABELS_PATTERN } from "@torpor/contracts";
+import { ConfigurationError, loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
   HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostname().toLowerCase() }),
   REGION: Type.String({ default: "local" }),
+  /** `name=value,name=value`: what sandboxes may ask of their host. */
+  HOST_LABELS: Type.String({ default: "" }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://", default: "nats://127.0.0.1:4222" }),
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
@@ -48,4 +51,18 @@ const Environment = Type.Object({
 });
 export type Config = Static<typeof Environment>;
 
-export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
+export function configFrom(env: NodeJS.ProcessEnv): Config {
+  const config = loadConfig(Environment, env);
+  labelsOf(config);
+  return config;
+}
+
+const SHAPE =
+  "must be name=value pairs with commas between them; names and values are 1 to 63 letters, digits, dots, dashes and underscores, names may have slashes too";
+
+/** Of a name that is given twice, the later value counts. Throws ConfigurationError. */
+export function labelsOf({ HOST_LABELS: text }: Pick<Config, "HOST_LABELS">): Record<string, string> {
+  if (!new RegExp(HOST_LABELS_PATTERN).test(text)) throw new ConfigurationError(`invalid configuration: HOST_LABELS ${SHAPE}`);
+  const pairs = text.split(",").filter((pair) => pair !== "");
+  return Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]));
+}

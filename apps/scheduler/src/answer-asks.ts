@@ -17,7 +17,7 @@ export async function answerRegister(
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
   await prepare(request.hostId);
-  const registered = await registerHost(deps.db, request, LEASE_MS);
+  const registered = await registerHost(deps.db, request, LEASE_MS, deps.vcpuOvercommit);
   deps.log.info({ hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver }, "host registered");
   return { ...registered, leaseMs: registered.granted ? LEASE_MS : 0 };
 }

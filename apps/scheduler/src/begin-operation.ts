@@ -12,19 +12,23 @@ import {
   findSnapshot,
   inTransaction,
   insertIncarnation,
-  listLeasedHosts,
+  isAsPlaced,
+  listHostsOfKey,
+  lockAntiAffinity,
   moveOperation,
   moveSandbox,
   type MoveResult,
   type OperationRow,
   type SandboxRow,
   type SnapshotRow,
+  type Tx,
 } from "@torpor/db";
 import { transitionSandbox } from "@torpor/state-machine";
 import { commandFor } from "./commands.ts";
 import type { Begun, Deps } from "./deps.ts";
-import { place, type PlacementRequest } from "./placement.ts";
 import { finishDelete } from "./delete-sandbox.ts";
+import type { Placement } from "./placement.ts";
+import { requestToCreate, requestToReturn } from "./placement-request.ts";
 
 /** A lost race is decided again from fresh rows; so often at most. */
 const MAX_ATTEMPTS = 10;
@@ -84,12 +88,17 @@ async function endWithout(
   return { kind: "ended" };
 }
 
+type Placed = Extract<Placement, { kind: "placed" }>;
+
 interface Assignment {
   hostId: string;
-  /** A new run of a VMM: the epoch rises. */
-  isIncarnation: boolean;
+  /** Of a new run of a VMM: the epoch rises. Without one it happens where the sandbox is. */
+  placement?: Placed;
   holdsMemory: boolean;
 }
+
+/** The choice no longer holds: its host or the sandboxes on it have changed since. */
+const OVERTAKEN = { kind: "overtaken" } as const;
 
 async function assign(
   deps: Deps,
@@ -99,12 +108,14 @@ async function assign(
 ): Promise<Begun | "again"> {
   const assignment = await choose(deps, operation, sandbox, snapshot);
   if (assignment === undefined) return { kind: "waits" };
-  const epoch = sandbox.epoch + (assignment.isIncarnation ? 1 : 0);
+  const placed = assignment.placement?.host;
+  const epoch = sandbox.epoch + (placed === undefined ? 0 : 1);
   const opSeq = sandbox.opSeq + 1;
   const transition =
     operation.kind === "create" ? undefined : transitionSandbox(sandbox.state, operation.kind as Exclude<typeof operation.kind, "create">);
   const to = transition?.kind === "move" ? transition.to : "creating";
-  const result = await inTransaction<MoveResult, MoveResult | null>(deps.db, async (tx, rollback) => {
+  const result = await inTransaction<MoveResult, MoveResult | typeof OVERTAKEN | null>(deps.db, async (tx, rollback) => {
+    if (placed !== undefined && !(await isSeparate(tx, sandbox, placed.id))) return rollback(OVERTAKEN);
     const startedAt = new Date();
     const begun = await moveOperation(tx, operation.id, "begin", {
       hostId: assignment.hostId,
@@ -114,7 +125,7 @@ async function assign(
       startedAt,
     });
     if (begun === undefined) return rollback(null);
-    if (assignment.isIncarnation) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
+    if (placed !== undefined) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
     const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
     const moved = await moveSandbox(tx, {
       sandbox,
@@ -124,16 +135,35 @@ async function assign(
       operation: { id: operation.id, status: begun.status },
       messages: [{ subject: subjects.command(assignment.hostId, command.kind), payload: command, traceId: operation.traceId ?? undefined }],
     });
-    return moved.kind === "moved" ? moved : rollback(moved);
+    if (moved.kind !== "moved") return rollback(moved);
+    return placed === undefined || (await isAsPlaced(tx, placed)) ? moved : rollback(OVERTAKEN);
   });
   if (result === null) return { kind: "nothing" };
-  if (result.kind !== "moved") return "again";
+  if (result.kind !== "moved") {
+    if (result.kind !== "lost_race") deps.placer.forget();
+    return "again";
+  }
   deps.log.info(
-    { sandboxId: sandbox.id, operationId: operation.id, kind: operation.kind, hostId: assignment.hostId, epoch, opSeq },
+    {
+      sandboxId: sandbox.id,
+      operationId: operation.id,
+      kind: operation.kind,
+      hostId: assignment.hostId,
+      epoch,
+      opSeq,
+      passedOver: assignment.placement?.reasons,
+    },
     "operation began",
   );
   await deps.publishCommitted(result.outboxIds);
   return { kind: "begun" };
+}
+
+/** Whether its anti-affinity key lets it be brought to that host, from now until the transaction ends. */
+async function isSeparate(tx: Tx, sandbox: SandboxRow, hostId: string): Promise<boolean> {
+  if (sandbox.antiAffinity === null || sandbox.hostId === hostId) return true;
+  await lockAntiAffinity(tx, sandbox);
+  return !(await listHostsOfKey(tx, sandbox, sandbox.id)).includes(hostId);
 }
 
 /** Pause and stop happen where the sandbox is; the others are placed. */
@@ -143,29 +173,27 @@ async function choose(
   sandbox: SandboxRow,
   snapshot: SnapshotRow | undefined,
 ): Promise<Assignment | undefined> {
-  if (operation.kind === "pause" || operation.kind === "stop") {
+  const { kind } = operation;
+  if (kind === "pause" || kind === "stop") {
     if (sandbox.hostId === null) throw new Error(`sandbox ${sandbox.id} is ${sandbox.state} on no host`);
     // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
     const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
-    return { hostId: sandbox.hostId, isIncarnation: false, holdsMemory: needsMemory };
+    return { hostId: sandbox.hostId, holdsMemory: needsMemory };
   }
-  const placement = place(await listLeasedHosts(deps.db), placementRequest(operation, sandbox, snapshot));
-  if (placement.kind === "placed") return { hostId: placement.host.id, isIncarnation: true, holdsMemory: true };
+  const request =
+    kind === "resume" || kind === "start"
+      ? await requestToReturn(deps.db, kind, sandbox, snapshot)
+      : await requestToCreate(deps.db, sandbox, sandbox.id);
+  const placement = await deps.placer.place(request);
+  if (placement.kind === "placed") return { hostId: placement.host.id, placement, holdsMemory: true };
   const explain = { hosts: placement.hosts, reasons: placement.reasons, message: placement.message };
+  if (isKnown(operation.explain, explain.message)) return undefined;
   await explainOperation(deps.db, operation.id, explain);
   deps.log.info({ sandboxId: sandbox.id, operationId: operation.id, ...explain }, "operation waits for capacity");
   return undefined;
 }
 
-function placementRequest(operation: OperationRow, sandbox: SandboxRow, snapshot: SnapshotRow | undefined): PlacementRequest {
-  const need = { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib, imageSha256: sandbox.imageSha256 };
-  if (operation.kind === "create") return { ...need, region: sandbox.region };
-  const local = sandbox.hostId ?? undefined;
-  const isStored = operation.kind === "resume" && snapshot !== undefined && snapshot.storeKey !== null;
-  return {
-    ...need,
-    localHostId: local,
-    ...(isStored ? {} : { pinnedHostId: local }),
-    ...(operation.kind === "resume" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
-  };
+/** It waits for the same as in the round before: the message names every reason with its count. */
+function isKnown(explain: unknown, message: string): boolean {
+  return typeof explain === "object" && explain !== null && "message" in explain && explain.message === message;
 }

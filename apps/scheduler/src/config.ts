@@ -1,5 +1,6 @@
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
+import { PLACEMENT_POLICIES } from "./placement.ts";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
@@ -7,6 +8,9 @@ const Environment = Type.Object({
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+  PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: "local-first" }),
+  /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
+  VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),

@@ -1,10 +1,14 @@
 import type { Database } from "@torpor/db";
 import type { Logger } from "@torpor/service";
+import type { Placer } from "./placer.ts";
 
 /** What every decision of the scheduler is made from. */
 export interface Deps {
   db: Database;
   log: Logger;
+  placer: Placer;
+  /** So many times the vCPUs that a host offers may be reserved there. */
+  vcpuOvercommit: number;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

@@ -5,6 +5,7 @@
 import { subjects } from "@torpor/contracts";
 import {
   acceptRequest,
+  applyVcpuOvercommit,
   inTransaction,
   insertOutbox,
   listContactlessOperations,
@@ -131,6 +132,17 @@ const pruneMessages: SchedulerReconciler = {
   run: async (deps) => ({ pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS) }),
 };
 
+/** The ratio is the schedulers' setting, the capacity a column: a scheduler that was started with another ratio brings the hosts to it. */
+const overcommitVcpus: SchedulerReconciler = {
+  name: "overcommit-vcpus",
+  everyMs: 5_000,
+  async run(deps) {
+    const changed = await applyVcpuOvercommit(deps.db, deps.vcpuOvercommit);
+    if (changed.length > 0) deps.log.info({ hosts: changed, vcpuOvercommit: deps.vcpuOvercommit }, "vCPU capacity of hosts changed");
+    return { changed: changed.length };
+  },
+};
+
 export const RECONCILERS: readonly SchedulerReconciler[] = [
   driveWaiting,
   expireOperations,
@@ -138,5 +150,6 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,
+  overcommitVcpus,
   pruneMessages,
 ];

@@ -10,16 +10,21 @@ import {
   LeaseRequest,
   Observation,
   patterns,
+  PlacementQuestion,
   RegisterRequest,
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
+  subjects,
 } from "@torpor/contracts";
 import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
+import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
+import type { PlacementPolicy } from "./placement.ts";
+import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
 
@@ -30,6 +35,7 @@ const decode = {
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
   heartbeat: decoder(Heartbeat),
+  placement: decoder(PlacementQuestion),
 };
 const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
@@ -42,17 +48,34 @@ export interface Worker {
   ended: Promise<unknown>;
 }
 
-export async function startWorker(options: { db: Database; bus: Bus; log: Logger; signal: AbortSignal }): Promise<Worker> {
+interface WorkerOptions {
+  db: Database;
+  bus: Bus;
+  log: Logger;
+  signal: AbortSignal;
+  placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
+}
+
+export async function startWorker(options: WorkerOptions): Promise<Worker> {
   const { db, bus, log, signal } = options;
   await ensureStreams(bus);
   await ensureConsumer(bus, SCHEDULER_INTENTS);
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
-  const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
+  const { policy, vcpuOvercommit = 1 } = options.placement ?? {};
+  const placer = new Placer(db, { policy });
+  const deps: Deps = { db, log, placer, vcpuOvercommit, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
   answerHosts(deps, bus, goOn);
+  answer(bus, {
+    pattern: subjects.controlAsk("placement"),
+    queue: QUEUE,
+    decode: decode.placement,
+    handle: (question) => answerPlacement(deps, question),
+    log,
+  });
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,

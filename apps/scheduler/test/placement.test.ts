@@ -1,58 +1,32 @@
-import type { HostRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { place, type PlacementRequest } from "../src/placement.ts";
+import { Fleet } from "../src/fleet.ts";
+import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/placement.ts";
+import { aFleetHost as host, aRequest as request, type FleetHost } from "./support/fleet-hosts.ts";
 
-const IMAGE = "a".repeat(64);
-const request = (given: Partial<PlacementRequest> = {}): PlacementRequest => ({
-  vcpu: 2,
-  memoryMib: 512,
-  diskMib: 100,
-  imageSha256: IMAGE,
-  ...given,
-});
-const host = (id: string, given: Partial<HostRow> = {}): HostRow => ({
-  id,
-  state: "ready",
-  stateBeforeLost: null,
-  region: "eu",
-  dataPlaneUrl: "",
-  labels: {},
-  driver: "qemu",
-  driverFingerprint: "f1",
-  restorableFingerprints: ["f1"],
-  agentVersion: "0",
-  imageSha256s: [IMAGE],
-  vcpuCapacity: 8,
-  memoryMibCapacity: 4096,
-  diskMibCapacity: 1000,
-  vcpuUsed: 0,
-  memoryMibUsed: 0,
-  diskMibUsed: 0,
-  load: null,
-  leaseExpiresAt: new Date(),
-  lastBeatAt: null,
-  registeredAt: new Date(),
-  ...given,
-});
-const placedOn = (hosts: HostRow[], given: Partial<PlacementRequest> = {}) => {
-  const placement = place(hosts, request(given));
-  return placement.kind === "placed" ? placement.host.id : placement.reasons;
+const placement = (hosts: FleetHost[], given: Partial<PlacementRequest> = {}, policy: PlacementPolicy = "local-first") =>
+  place(new Fleet(hosts), request(given), policy);
+const placedOn = (hosts: FleetHost[], given: Partial<PlacementRequest> = {}, policy: PlacementPolicy = "local-first") => {
+  const made = placement(hosts, given, policy);
+  return made.kind === "placed" ? made.host.id : made.reasons;
 };
 
 describe("S50: every host that cannot take it is counted with its reason, in words that say what is missing", () => {
   test.each([
-    ["other_host", {}, { pinnedHostId: "x" }, "are not x, which holds its disk"],
+    ["other_host", {}, { pinnedHostId: "x" }, "are not x, where it is"],
     ["host_not_ready", { state: "cordoned" }, {}, "are cordoned or draining"],
     ["host_not_ready", { state: "draining" }, {}, "are cordoned or draining"],
+    ["no_fence", {}, { needsFence: true }, "have no fence of their own, which it needs to be restored elsewhere when its host is lost"],
     ["region", {}, { region: "us" }, "are not in region us"],
+    ["labels", { labels: { gpu: "no" } }, { labels: { gpu: "yes", zone: "a" } }, "have not the labels gpu=yes, zone=a"],
     ["image_missing", { imageSha256s: [] }, {}, "do not have its image"],
     ["fingerprint", {}, { driverFingerprint: "f2" }, "have not the VMM or CPU that its snapshot needs"],
+    ["anti_affinity", {}, { occupiedHostIds: ["a", "b"] }, "have a sandbox of the same anti-affinity key"],
     ["vcpu", { vcpuUsed: 7 }, {}, "have fewer than 2 vCPU free"],
     ["memory", { memoryMibUsed: 3585 }, {}, "have less than 512 MiB of memory free"],
     ["disk", { diskMibUsed: 901 }, {}, "have less than 100 MiB of disk free"],
   ] as const)("%s", (reason, facts, given, words) => {
-    const hosts = [host("a", facts as Partial<HostRow>), host("b", facts as Partial<HostRow>)];
-    expect(place(hosts, request(given))).toEqual({
+    const hosts = [host("a", facts as Partial<FleetHost>), host("b", facts as Partial<FleetHost>)];
+    expect(placement(hosts, given as Partial<PlacementRequest>)).toEqual({
       kind: "rejected",
       hosts: 2,
       reasons: { [reason]: 2 },
@@ -66,15 +40,20 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
       host("b", { vcpuUsed: 8, memoryMibUsed: 4096 }),
       host("c", { memoryMibUsed: 4096 }),
     ];
-    const placement = place(hosts, request());
-    expect(placement).toMatchObject({ kind: "rejected", hosts: 3, reasons: { host_not_ready: 1, vcpu: 1, memory: 1 } });
-    expect(placement.kind === "rejected" && placement.message).toBe(
+    const made = placement(hosts);
+    expect(made).toMatchObject({ kind: "rejected", hosts: 3, reasons: { host_not_ready: 1, vcpu: 1, memory: 1 } });
+    expect(made.kind === "rejected" && made.message).toBe(
       "None of 3 hosts can take it: 1 are cordoned or draining; 1 have fewer than 2 vCPU free; 1 have less than 512 MiB of memory free.",
     );
   });
 
+  test("of a decision that found a host too: who was passed over, and why", () => {
+    const made = placement([host("a", { vcpuUsed: 8 }), host("b"), host("c", { region: "us" })]);
+    expect(made).toMatchObject({ kind: "placed", host: { id: "b" }, hosts: 3, reasons: { region: 1, vcpu: 1 } });
+  });
+
   test("no host at all", () => {
-    expect(place([], request())).toEqual({ kind: "rejected", hosts: 0, reasons: {}, message: "No host has a running lease." });
+    expect(placement([])).toEqual({ kind: "rejected", hosts: 0, reasons: {}, message: "No host has a running lease." });
   });
 });
 
@@ -100,11 +79,9 @@ describe("among those that can", () => {
   });
 
   test("a snapshot goes to a host that can restore it, also by an older VMM that is still installed there", () => {
-    const updated = host("b", { driverFingerprint: "f3", restorableFingerprints: ["f3", "f2"] });
+    const updated = host("b", { restorableFingerprints: ["f3", "f2"] });
     expect(placedOn([host("a"), updated], { driverFingerprint: "f2" })).toBe("b");
-    expect(
-      placedOn([host("a"), host("c", { driverFingerprint: "f3", restorableFingerprints: ["f3"] })], { driverFingerprint: "f2" }),
-    ).toEqual({
+    expect(placedOn([host("a"), host("c", { restorableFingerprints: ["f3"] })], { driverFingerprint: "f2" })).toEqual({
       fingerprint: 2,
     });
   });
@@ -115,5 +92,87 @@ describe("among those that can", () => {
     const sure = host("sure", { restorableFingerprints: ["f2"], memoryMibUsed: 1000 });
     expect(placedOn([local, sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
     expect(placedOn([host("local", { memoryMibUsed: 2000 }), sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("sure");
+  });
+
+  test("labels are all needed, with their values", () => {
+    const hosts = [
+      host("a", { labels: { zone: "a" } }),
+      host("b", { labels: { zone: "a", gpu: "no" } }),
+      host("c", { labels: { zone: "a", gpu: "yes" } }),
+    ];
+    expect(placedOn(hosts, { labels: { gpu: "yes", zone: "a" } })).toBe("c");
+    expect(placedOn(hosts, { labels: { gpu: "yes", zone: "b" } })).toEqual({ labels: 3 });
+  });
+
+  test("no second sandbox of a key is brought to a host; the one that is there may go on there", () => {
+    expect(placedOn([host("a"), host("b", { memoryMibUsed: 3000 })], { occupiedHostIds: ["a"] })).toBe("b");
+    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a"], localHostId: "a" })).toBe("a");
+    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a", "b"] })).toEqual({ anti_affinity: 2 });
+  });
+
+  test("labels, region and fence bind where it is too: they may have been taken from the host since", () => {
+    const local = { localHostId: "a", pinnedHostId: "a" };
+    expect(placedOn([host("a")], { ...local, labels: { gpu: "yes" } })).toEqual({ labels: 1 });
+    expect(placedOn([host("a", { region: "us" })], local)).toEqual({ region: 1 });
+    expect(placedOn([host("a")], { ...local, needsFence: true })).toEqual({ no_fence: 1 });
+  });
+
+  test("what the same fleet was told is held counts in the next decision, and no longer once it is let go", () => {
+    const fleet = new Fleet([host("a", { vcpuUsed: 4 })]);
+    const size = { vcpu: 2, memoryMib: 512, diskMib: 100 };
+    const once = () => place(fleet, request(), "local-first").kind;
+    fleet.hold("a", size);
+    expect(once()).toBe("placed");
+    fleet.hold("a", size);
+    expect(once()).toBe("rejected");
+    fleet.hold("a", { vcpu: -2, memoryMib: -512, diskMib: -100 });
+    expect(once()).toBe("placed");
+    fleet.hold("elsewhere", size);
+    expect(once()).toBe("placed");
+  });
+});
+
+describe("policies", () => {
+  const full = host("full", { memoryMibUsed: 3000, vcpuUsed: 5 });
+  const empty = host("empty");
+
+  test.each([
+    ["local-first", "empty"],
+    ["spread", "empty"],
+    ["binpack", "full"],
+  ] as const)("a new one: %s chooses the %s host", (policy, chosen) => {
+    expect(placedOn([full, empty], {}, policy)).toBe(chosen);
+    expect(placedOn([empty, full], {}, policy)).toBe(chosen);
+  });
+
+  test.each([
+    ["local-first", "full", "empty"],
+    ["spread", "empty", "empty"],
+    ["binpack", "full", "full"],
+  ] as const)("one that has been on the full host, or on the empty one: %s brings it to %s, %s", (policy, ofFull, ofEmpty) => {
+    expect(placedOn([full, empty], { localHostId: "full" }, policy)).toBe(ofFull);
+    expect(placedOn([full, empty], { localHostId: "empty" }, policy)).toBe(ofEmpty);
+  });
+
+  test.each(["spread", "binpack"] as const)("%s leaves it where it is for a small gain", (policy) => {
+    const hosts = [host("a", { memoryMibUsed: 1000, vcpuUsed: 2 }), host("b", { memoryMibUsed: 1400, vcpuUsed: 2 })];
+    for (const localHostId of ["a", "b"]) expect(placedOn(hosts, { localHostId }, policy)).toBe(localHostId);
+  });
+});
+
+test("a ranking has the candidates best first, as many as asked for, and counts the rest; the first is what would be chosen", () => {
+  const hosts = [host("a", { memoryMibUsed: 1024 }), host("b", { state: "cordoned" }), host("c"), host("d", { memoryMibUsed: 2048 })];
+  const ranking = rank(new Fleet(hosts), request({ localHostId: "d" }), "local-first", 2);
+  expect(ranking).toMatchObject({ hosts: 4, reasons: { host_not_ready: 1 }, candidateCount: 3 });
+  expect(ranking.candidates).toEqual([
+    { hostId: "d", score: 1.375, isLocal: true },
+    { hostId: "c", score: 0.75, isLocal: false },
+  ]);
+  expect(ranking.message).toBeUndefined();
+  expect(rank(new Fleet(hosts), request({ vcpu: 9 }), "local-first", 2)).toMatchObject({
+    candidates: [],
+    candidateCount: 0,
+    reasons: { host_not_ready: 1, vcpu: 3 },
+    message: "None of 4 hosts can take it: 1 are cordoned or draining; 3 have fewer than 9 vCPU free.",
   });
 });

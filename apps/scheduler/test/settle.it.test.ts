@@ -203,7 +203,7 @@ describe("more than one host", () => {
     await scheduler.join(origin, { region });
     const { id } = await scheduler.running({ region });
     await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey: "stored" } });
-    await scheduler.join(target, { capacity: { vcpu: 1000, memoryMib: 100_000, diskMib: 100_000 } });
+    await scheduler.join(target, { region, capacity: { vcpu: 1000, memoryMib: 100_000, diskMib: 100_000 } });
     await setCordoned(scheduler.database.db, origin, true);
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: target, originHostId: origin });

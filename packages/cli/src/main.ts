@@ -19,6 +19,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   image: async () => (await import("./commands/image.ts")).image,
   lab: async () => (await import("./commands/lab.ts")).lab,
   host: async () => (await import("./commands/host.ts")).host,
+  bench: async () => (await import("./commands/bench.ts")).bench,
   test: async () => (await import("./commands/test.ts")).test,
 };
 

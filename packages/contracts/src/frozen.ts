@@ -1,5 +1,6 @@
 /** What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff, and a breaking one needs a new version beside the old. */
 import type { TSchema } from "typebox";
+import { PlacementQuestion, PlacementReply } from "./control.ts";
 import { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest } from "./host/asks.ts";
 import { VmCommand } from "./host/command.ts";
 import { Heartbeat } from "./host/heartbeat.ts";
@@ -17,6 +18,8 @@ const MESSAGES: Record<string, TSchema> = {
   "lease-reply.v1.json": LeaseReply,
   "commit-request.v1.json": CommitRequest,
   "commit-reply.v1.json": CommitReply,
+  "placement-question.v1.json": PlacementQuestion,
+  "placement-reply.v1.json": PlacementReply,
 };
 
 /** File name → text, as they stand in packages/contracts/schemas. */

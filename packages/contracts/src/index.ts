@@ -2,6 +2,7 @@ export * from "./ids.ts";
 export * from "./subjects.ts";
 export * from "./streams.ts";
 export * from "./messages.ts";
+export * from "./control.ts";
 export * from "./decode.ts";
 export * from "./host/command.ts";
 export * from "./host/observation.ts";

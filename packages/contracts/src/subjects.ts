@@ -2,6 +2,7 @@
  * Every NATS subject of Torpor, in one place. Tokens go from general to specific, the host id before the verb: a host's permissions are then one prefix.
  */
 import type { OperationKind } from "@torpor/state-machine";
+import type { ControlQuestion } from "./control.ts";
 import type { Question } from "./host/asks.ts";
 import type { CommandKind } from "./host/command.ts";
 
@@ -12,6 +13,7 @@ export const subjects = {
   sandboxEvent: (sandboxId: string, fact: string) => `torpor.v1.sandbox.${sandboxId}.evt.${fact}`,
   ask: (hostId: string, question: Question) => `torpor.v1.host.${hostId}.ask.${question}`,
   beat: (hostId: string) => `torpor.v1.host.${hostId}.beat`,
+  controlAsk: (question: ControlQuestion) => `torpor.v1.control.ask.${question}`,
 } as const;
 
 /** Subscriptions: the same subjects with wildcards. */

@@ -9,5 +9,6 @@ export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";
 export * from "./queries/outbox.ts";
 export * from "./queries/ping.ts";
+export * from "./queries/placement.ts";
 export * from "./queries/policies.ts";
 export * from "./queries/sandboxes.ts";

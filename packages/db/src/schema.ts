@@ -84,7 +84,12 @@ export const hosts = pgTable(
     /** Snapshots of these restore there. */
     restorableFingerprints: jsonb("restorable_fingerprints").$type<string[]>().notNull().default([]),
     agentVersion: text("agent_version").notNull(),
+    /** A fence of its own freezes VMs there when the lease ends. */
+    hasFence: boolean("has_fence").notNull().default(false),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
+    /** vCPUs that the host says it has; null: of a version that did not keep it. */
+    vcpuOffered: integer("vcpu_offered"),
+    /** What may be reserved of them: offered, times the overcommit ratio of the schedulers. Never below what is used. */
     vcpuCapacity: integer("vcpu_capacity").notNull(),
     memoryMibCapacity: integer("memory_mib_capacity").notNull(),
     diskMibCapacity: integer("disk_mib_capacity").notNull(),
@@ -145,6 +150,10 @@ export const sandboxes = pgTable(
     autoPauseIdleSeconds: integer("auto_pause_idle_seconds"),
     /** Traffic to it while it is paused resumes it. */
     autoResume: boolean("auto_resume").notNull().default(false),
+    /** It is placed on hosts with all of these labels alone. */
+    placementLabels: jsonb("placement_labels").$type<Record<string, string>>().notNull().default({}),
+    /** It is brought to no host that has another sandbox of its organization with the same key. */
+    antiAffinity: text("anti_affinity"),
     /** Who reaches the ports of its guest, the agent's own aside. */
     previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
     /** Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy alone. */
@@ -176,6 +185,9 @@ export const sandboxes = pgTable(
     index("sandboxes_expiry")
       .on(sandbox.expiresAt)
       .where(sql`expires_at IS NOT NULL`),
+    index("sandboxes_anti_affinity")
+      .on(sandbox.organizationId, sandbox.antiAffinity)
+      .where(sql`anti_affinity IS NOT NULL`),
     index("sandboxes_auto_pause")
       .on(sandbox.lastActiveAt)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),

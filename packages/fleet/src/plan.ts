@@ -22,8 +22,12 @@ export interface FleetOptions {
   isDurable: boolean;
   /** Added to the environment of every node-agent. */
   hostEnv: Record<string, string>;
+  /** And to that of single ones, by id. */
+  hostEnvs?: Record<string, Record<string, string>>;
   /** Added to the environment of every gateway. */
   gatewayEnv?: Record<string, string>;
+  /** Added to the environment of every scheduler. */
+  schedulerEnv?: Record<string, string>;
 }
 
 export interface Ports {
@@ -69,7 +73,12 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     log: join(dir, "logs", `${name}.log`),
   });
   const schedulers = ports.schedulers.map((port, at) =>
-    service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, { ...control, HEALTH_PORT: String(port) }),
+    service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, {
+      ...control,
+      HEALTH_PORT: String(port),
+      ...fromEnvironment(SCHEDULER_SETTINGS),
+      ...options.schedulerEnv,
+    }),
   );
   const hosts = ports.hosts.map(({ health, dataPlane }, at) => {
     const hostId = hostIdAt(at);
@@ -86,6 +95,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       SNAPSHOT_STORE_DIR: join(dir, "snapshots"),
       DRIVER: options.driver,
       ...options.hostEnv,
+      ...options.hostEnvs?.[hostId],
     };
     return service(hostId, "node-agent", "node-agent", health, env);
   });
@@ -117,6 +127,9 @@ const GATEWAY_SETTINGS = [
   "AUTO_RESUME_WAIT_MS",
 ];
 
+/** And for the schedulers. */
+const SCHEDULER_SETTINGS = ["PLACEMENT_POLICY", "VCPU_OVERCOMMIT"];
+
 /** What programs need of the caller's environment, and what an operator may set for the hosts' VMs. */
 function inherited(): Record<string, string> {
   return fromEnvironment([
@@ -135,6 +148,7 @@ function inherited(): Record<string, string> {
     "EGRESS",
     "EGRESS_DNS",
     "UPLINK_NETNS",
+    "HOST_LABELS",
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",

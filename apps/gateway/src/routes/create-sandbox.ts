@@ -8,22 +8,14 @@ import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { CreateSandboxBody, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
-import {
-  acceptCreate,
-  type AcceptedOperation,
-  findTemplate,
-  listHosts,
-  listTemplates,
-  type OperationRow,
-  type Requester,
-  type TemplateRow,
-} from "@torpor/db";
+import { acceptCreate, type AcceptedOperation, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, invalidRequest, keyReused, operationInProgress, stopping, unknownTemplate } from "../errors.ts";
+import { ApiError, keyReused, operationInProgress, stopping } from "../errors.ts";
 import { assertReached, createdSandbox } from "../outcome.ts";
+import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
@@ -49,7 +41,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
-    await checkRegion(deps, wanted.region);
+    await checkPlaceable(deps, wantedOf(deps, wanted, template));
     const { operation, outboxIds } = await accept(deps, wanted, template, requester);
     await deps.publishCommitted(outboxIds);
     if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
@@ -89,32 +81,15 @@ async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: Abo
 }
 
 /** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
-function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
+export function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
   const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
   const { auto_pause, auto_resume, preview_access } = body;
   const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access };
-  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, ...policies };
+  const placement = placementIn(body);
+  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, placement, ...policies };
   checkMetadata(metadata ?? {}, (value) => typeof value === "string");
   const defined = Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined));
   return { ...defined, ...(template_id === undefined ? {} : { template_id: String(template_id) }) };
-}
-
-async function templateOf(deps: Dependencies, body: CreateSandboxBody): Promise<TemplateRow> {
-  const asked = body.template_id === undefined ? body.template_name : String(body.template_id);
-  if (asked === undefined) throw invalidRequest([{ field: "template_name", message: "is required (or template_id)" }], "MISSING_PARAMETER");
-  const template = await findTemplate(deps.db, asked);
-  if (template !== undefined) return template;
-  throw unknownTemplate(
-    asked,
-    (await listTemplates(deps.db)).map(({ name }) => name),
-  );
-}
-
-/** A region that no host is in would only be refused after a long wait for capacity. */
-async function checkRegion(deps: Dependencies, region: string | undefined): Promise<void> {
-  if (region === undefined || region === deps.region) return;
-  const known = [...new Set([deps.region, ...(await listHosts(deps.db)).map((host) => host.region)])].toSorted();
-  if (!known.includes(region)) throw invalidRequest([{ field: "region", message: `must be one of ${known.join(", ")}` }]);
 }
 
 async function accept(
@@ -123,15 +98,11 @@ async function accept(
   template: TemplateRow,
   requester: Requester,
 ): Promise<AcceptedOperation> {
-  const { id: templateId, name: templateName, imageSha256, vcpu, memoryMib, diskMib } = template;
+  const { id: templateId, name: templateName } = template;
   const sandbox = {
     templateId,
     templateName,
-    imageSha256,
-    vcpu,
-    memoryMib,
-    diskMib,
-    region: body.region ?? deps.region,
+    ...wantedOf(deps, body, template),
     internetAccess: body.internet_access ?? true,
     envVars: body.env_vars ?? {},
     metadata: body.metadata ?? {},

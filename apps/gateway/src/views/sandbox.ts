@@ -32,6 +32,7 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     auto_pause: sandbox.autoPauseIdleSeconds === null ? null : { idle_seconds: sandbox.autoPauseIdleSeconds },
     auto_resume: sandbox.autoResume,
     preview_access: sandbox.previewAccess,
+    ...placementOf(sandbox),
     ...(host === undefined ? {} : { node_id: host.id }),
     ...(sandbox.startedAt === null ? {} : { started_at: timestamp(sandbox.startedAt) }),
     ...(sandbox.endedAt === null ? {} : { end_at: timestamp(sandbox.endedAt) }),
@@ -45,6 +46,13 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
           snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes },
         }),
   };
+}
+
+/** As it was asked for; nothing of one that may run anywhere. */
+function placementOf({ placementLabels: labels, antiAffinity }: SandboxView["sandbox"]): Pick<SandboxResource, "placement"> {
+  const hasLabels = Object.keys(labels).length > 0;
+  if (!hasLabels && antiAffinity === null) return {};
+  return { placement: { ...(hasLabels ? { labels } : {}), ...(antiAffinity === null ? {} : { anti_affinity: antiAffinity }) } };
 }
 
 function conditionOf({ sandbox, host, operation }: SandboxView): Pick<SandboxResource, "condition" | "condition_reason"> {

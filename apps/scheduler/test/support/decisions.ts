@@ -23,6 +23,7 @@ import {
 import { answerCommit } from "../../src/answer-asks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
+import { Placer } from "../../src/placer.ts";
 import { type Settled, settleObservation } from "../../src/settle-observation.ts";
 
 type Verb = Parameters<typeof acceptRequest>[2];
@@ -44,7 +45,10 @@ export class Decisions implements AsyncDisposable {
 
   private constructor(database: TestDatabase) {
     this.database = database;
-    this.deps = { db: database.db, log: silentLog(), publishCommitted: async () => {} };
+    const { db } = database;
+    // Each decision from new rows: tests bring hosts and take them away from one to the next.
+    const placer = new Placer(db, { maxAgeMs: 0 });
+    this.deps = { db, log: silentLog(), placer, vcpuOvercommit: 1, publishCommitted: async () => {} };
   }
 
   static async over(server: PostgresServer): Promise<Decisions> {
@@ -78,8 +82,8 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** A sandbox that a host has paused. */
-  async paused(storeKey: string | null = null): Promise<SandboxRow> {
-    const { id } = await this.running();
+  async paused(storeKey: string | null = null, given: Parameters<typeof aSandbox>[0] = {}): Promise<SandboxRow> {
+    const { id } = await this.running(given);
     await this.carryOut((await this.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey } });
     return await this.sandbox(id);
   }

@@ -44,6 +44,32 @@ const METADATA_LIMITS = { maxProperties: MAX_METADATA_NAMES };
 const MetadataName = Type.String({ maxLength: 128 });
 const MetadataValue = Type.String({ maxLength: 1024 });
 
+const MAX_PLACEMENT_LABELS = 16;
+const LABEL_NAME = "[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?";
+const LABEL_VALUE = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?";
+/** `name=value,name=value`, or nothing: how a host is given its labels. */
+export const HOST_LABELS_PATTERN = `^(?:${LABEL_NAME}=${LABEL_VALUE}(?:,${LABEL_NAME}=${LABEL_VALUE})*)?$`;
+
+export const Placement = Type.Object(
+  {
+    labels: Type.Optional(
+      Type.Record(Type.String({ pattern: `^${LABEL_NAME}$` }), Type.String({ pattern: `^${LABEL_VALUE}$` }), {
+        maxProperties: MAX_PLACEMENT_LABELS,
+        additionalProperties: false,
+        description: "Only hosts that have all of these labels",
+      }),
+    ),
+    anti_affinity: Type.Optional(
+      Type.String({
+        pattern: "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$",
+        description: "Never brought to a host that has another sandbox of the organization with the same key",
+      }),
+    ),
+  },
+  { description: "Where it may run, now and whenever it is resumed, started or moved" },
+);
+export type Placement = Static<typeof Placement>;
+
 /** What may be set at create and changed later. It is kept over pause, resume, stop and start. */
 const POLICIES = {
   auto_pause: Type.Optional(Nullable(AutoPause)),
@@ -60,6 +86,7 @@ export const CreateSandboxBody = Type.Object({
   internet_access: Type.Optional(Type.Boolean()),
   env_vars: Type.Optional(EnvVars),
   metadata: Type.Optional(Type.Record(MetadataName, MetadataValue, METADATA_LIMITS)),
+  placement: Type.Optional(Nullable(Placement)),
   ...POLICIES,
 });
 export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
@@ -70,6 +97,31 @@ export const PatchSandboxBody = Type.Object({
   metadata: Type.Optional(Type.Record(MetadataName, Nullable(MetadataValue), METADATA_LIMITS)),
 });
 export type PatchSandboxBody = Static<typeof PatchSandboxBody>;
+
+/** What a create would ask for, or a sandbox that is paused or stopped. */
+export const DryRunBody = Type.Object({
+  ...CreateSandboxBody.properties,
+  sandbox_id: Type.Optional(
+    Type.String({ minLength: 1, maxLength: 128, description: "Where would this one be resumed or started? The other fields do not count" }),
+  ),
+});
+
+/** The answer to: where would it be placed now? Nothing is kept of it; a moment later it may be another. */
+export const PlacementResource = Type.Object({
+  object: Type.Literal("placement"),
+  /** The host that would be chosen; null: none can take it. */
+  host_id: Nullable(Type.String()),
+  score: Nullable(Type.Number()),
+  policy: Type.String(),
+  hosts: Type.Integer({ description: "Hosts that were looked at: those with a running lease" }),
+  candidates: Type.Array(Type.Object({ host_id: Type.String(), score: Type.Number(), is_local: Type.Boolean() }), {
+    description: "Hosts that can take it, best first; at most 10",
+  }),
+  candidate_count: Type.Integer(),
+  reasons: Type.Record(Type.String(), Type.Integer(), { description: "Hosts that cannot take it, by reason" }),
+  message: Type.Optional(Type.String()),
+  request_id: Type.String(),
+});
 
 export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
 
@@ -101,6 +153,7 @@ export const SandboxResource = Type.Object({
   auto_pause: Nullable(AutoPause),
   auto_resume: AutoResume,
   preview_access: PreviewAccess,
+  placement: Type.Optional(Placement),
   operation: Type.Optional(OperationSummary),
   condition: Type.Optional(Type.Union([Type.Literal("host_unreachable"), Type.Literal("vmm_unresponsive")])),
   condition_reason: Type.Optional(Type.String()),

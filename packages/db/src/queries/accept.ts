@@ -53,6 +53,8 @@ type NewSandbox = Pick<
   | "autoPauseIdleSeconds"
   | "autoResume"
   | "previewAccess"
+  | "placementLabels"
+  | "antiAffinity"
   | "edgeAddress"
 >;
 

@@ -1,5 +1,5 @@
 import type { RegisterRequest } from "@torpor/contracts";
-import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import type { HostState } from "../host-states.ts";
 import { hosts, templateImages, templates } from "../schema.ts";
@@ -9,12 +9,19 @@ export type TemplateRow = typeof templates.$inferSelect;
 
 const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
 
-/** Makes or refreshes a host with its templates and images, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease. */
+/**
+ * Makes or refreshes a host with its templates and images, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease.
+ * `vcpuOvercommit` times the vCPUs that it offers may be reserved there.
+ */
 export async function registerHost(
   db: Database,
   request: RegisterRequest,
   leaseMs: number,
+  vcpuOvercommit = 1,
 ): Promise<{ granted: boolean; reason?: string }> {
+  const vcpuOffered = Math.floor(request.capacity.vcpu);
+  // In the database, as applyVcpuOvercommit: binary fractions would round to another number now and then.
+  const vcpuCapacity = sql`floor(${vcpuOffered}::int * ${vcpuOvercommit}::numeric)::int`;
   return await db.transaction(async (tx) => {
     const facts = {
       region: request.region,
@@ -25,7 +32,8 @@ export async function registerHost(
       restorableFingerprints: request.restorableFingerprints ?? [request.driverFingerprint],
       agentVersion: request.agentVersion,
       imageSha256s: request.images.map((image) => image.sha256),
-      vcpuCapacity: sql`greatest(${Math.floor(request.capacity.vcpu)}::int, ${hosts.vcpuUsed})`,
+      vcpuOffered,
+      vcpuCapacity: sql`greatest(${vcpuCapacity}, ${hosts.vcpuUsed})`,
       memoryMibCapacity: sql`greatest(${request.capacity.memoryMib}::int, ${hosts.memoryMibUsed})`,
       diskMibCapacity: sql`greatest(${request.capacity.diskMib}::int, ${hosts.diskMibUsed})`,
       leaseExpiresAt: leaseEnd(leaseMs),
@@ -38,7 +46,7 @@ export async function registerHost(
         ...facts,
         id: request.hostId,
         state: "ready",
-        vcpuCapacity: Math.floor(request.capacity.vcpu),
+        vcpuCapacity,
         memoryMibCapacity: request.capacity.memoryMib,
         diskMibCapacity: request.capacity.diskMib,
       });
@@ -114,15 +122,6 @@ export async function markLostHosts(db: Tx): Promise<string[]> {
 
 export async function listHosts(db: Tx): Promise<HostRow[]> {
   return await db.select().from(hosts).where(ne(hosts.state, "retired")).orderBy(asc(hosts.id));
-}
-
-/** Hosts with a running lease, for placement. */
-export async function listLeasedHosts(db: Tx): Promise<HostRow[]> {
-  return await db
-    .select()
-    .from(hosts)
-    .where(and(inArray(hosts.state, ["ready", "cordoned", "draining"]), gt(hosts.leaseExpiresAt, sql`now()`)))
-    .orderBy(asc(hosts.id));
 }
 
 /** Ready ⇄ cordoned. Undefined when there is no such host; the row as it is when it is in neither state. */

@@ -1,0 +1,21 @@
+/** A dry run: where would it be placed now? Decided by the same code and the same picture of the fleet as an operation, and nothing is kept of it. */
+import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
+import { findSandboxRow, findSnapshot } from "@torpor/db";
+import type { Deps } from "./deps.ts";
+import type { PlacementRequest } from "./placement.ts";
+import { requestToCreate, requestToReturn } from "./placement-request.ts";
+
+const MAX_CANDIDATES = 10;
+
+export async function answerPlacement(deps: Deps, { about }: PlacementQuestion): Promise<PlacementReply> {
+  const ranking = await deps.placer.rank(await requestAbout(deps, about), MAX_CANDIDATES);
+  return { policy: deps.placer.policy, ...ranking };
+}
+
+async function requestAbout({ db }: Deps, about: PlacementQuestion["about"]): Promise<PlacementRequest> {
+  if (!("sandboxId" in about)) return await requestToCreate(db, about);
+  const sandbox = await findSandboxRow(db, about.sandboxId);
+  if (sandbox === undefined) throw new Error(`there is no sandbox ${about.sandboxId} to be placed`);
+  const kind = sandbox.settledState === "stopped" ? "start" : "resume";
+  return await requestToReturn(db, kind, sandbox, await findSnapshot(db, sandbox.id));
+}

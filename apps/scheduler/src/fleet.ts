@@ -1,0 +1,142 @@
+/**
+ * The hosts as placement looks at them: thousands of times a second, so in columns of numbers, and with what does not change from request to request judged once per kind of request.
+ *
+ * A fleet is made from rows and thrown away with them. `hold` counts what was placed since, so that one picture of the hosts serves many decisions.
+ */
+import type { PlacementHost } from "@torpor/db";
+
+/** In the order in which a host is judged: it is counted under the first that holds. */
+export const REJECTIONS = [
+  "other_host",
+  "host_not_ready",
+  "no_fence",
+  "region",
+  "labels",
+  "image_missing",
+  "fingerprint",
+  "anti_affinity",
+  "vcpu",
+  "memory",
+  "disk",
+] as const;
+export type Rejection = (typeof REJECTIONS)[number];
+
+export interface Amounts {
+  vcpu: number;
+  memoryMib: number;
+  diskMib: number;
+}
+
+/** What a host has to be and to have, whatever is free there. */
+export interface Traits {
+  imageSha256: string;
+  region: string;
+  /** All of them. */
+  labels?: Readonly<Record<string, string>> | undefined;
+  /** It must not run on when its host has lost the control plane: only where a fence sees to that. */
+  needsFence?: boolean | undefined;
+  /** A restore needs a host that can restore snapshots of this fingerprint: of its VMM's version, on its CPU. */
+  driverFingerprint?: string | undefined;
+}
+
+/** Kinds of request that are remembered; more are forgotten together. */
+const MAX_KINDS = 256;
+
+/** Columns, one entry per host. */
+class Column {
+  readonly free: Float64Array;
+  /** 1 / capacity. */
+  readonly perUnit: Float64Array;
+
+  constructor(capacities: number[], used: number[]) {
+    this.free = Float64Array.from(capacities, (capacity, at) => capacity - (used[at] ?? 0));
+    this.perUnit = Float64Array.from(capacities, (capacity) => (capacity > 0 ? 1 / capacity : 0));
+  }
+}
+
+export class Fleet {
+  readonly hosts: readonly PlacementHost[];
+  readonly vcpu: Column;
+  readonly memory: Column;
+  readonly disk: Column;
+  /** Of the newest decision; overwritten by the next. */
+  readonly scores: Float64Array;
+  private readonly indexes: ReadonlyMap<string, number>;
+  private readonly verdicts = new Map<string, Uint8Array>();
+
+  constructor(hosts: readonly PlacementHost[]) {
+    this.hosts = hosts;
+    this.vcpu = new Column(
+      hosts.map((host) => host.vcpuCapacity),
+      hosts.map((host) => host.vcpuUsed),
+    );
+    this.memory = new Column(
+      hosts.map((host) => host.memoryMibCapacity),
+      hosts.map((host) => host.memoryMibUsed),
+    );
+    this.disk = new Column(
+      hosts.map((host) => host.diskMibCapacity),
+      hosts.map((host) => host.diskMibUsed),
+    );
+    this.scores = new Float64Array(hosts.length);
+    this.indexes = new Map(hosts.map(({ id }, at) => [id, at]));
+  }
+
+  /** -1: it is not among them. */
+  indexOf(hostId: string | undefined): number {
+    return hostId === undefined ? -1 : (this.indexes.get(hostId) ?? -1);
+  }
+
+  /** Counts what a host holds more than its row says; negative amounts: less. */
+  hold(hostId: string, { vcpu, memoryMib, diskMib }: Amounts): void {
+    const at = this.indexOf(hostId);
+    if (at === -1) return;
+    this.vcpu.free[at] = (this.vcpu.free[at] ?? 0) - vcpu;
+    this.memory.free[at] = (this.memory.free[at] ?? 0) - memoryMib;
+    this.disk.free[at] = (this.disk.free[at] ?? 0) - diskMib;
+  }
+
+  /** Per host: 0, or one more than the index of its rejection. */
+  judgeTraits(traits: Traits): Uint8Array {
+    const kind = kindOf(traits);
+    const known = this.verdicts.get(kind);
+    if (known !== undefined) return known;
+    const judged = Uint8Array.from(this.hosts, (host) => verdictOf(rejectTraits(host, traits)));
+    if (this.verdicts.size >= MAX_KINDS) this.verdicts.clear();
+    this.verdicts.set(kind, judged);
+    return judged;
+  }
+}
+
+export function verdictOf(rejection: Rejection | undefined): number {
+  return rejection === undefined ? 0 : REJECTIONS.indexOf(rejection) + 1;
+}
+
+/** The same for requests that any host judges alike. */
+function kindOf({ imageSha256, region, labels = {}, needsFence = false, driverFingerprint = "" }: Traits): string {
+  const names = Object.keys(labels);
+  const sorted = names.length < 2 ? names : names.toSorted();
+  let kind = `${imageSha256}\n${region}\n${needsFence}\n${driverFingerprint}`;
+  for (const name of sorted) kind += `\n${name}=${labels[name]}`;
+  return kind;
+}
+
+/** What speaks against a host, whatever is free there. What is said by `isLocal` and `isPinned` is in placement.ts. */
+export function rejectTraits(
+  host: PlacementHost,
+  traits: Traits,
+  { isLocal, isPinned }: { isLocal: boolean; isPinned: boolean } = { isLocal: false, isPinned: false },
+): Rejection | undefined {
+  // A cordoned host takes nothing new, but what can run nowhere else may go on there.
+  if (host.state !== "ready" && !isPinned) return "host_not_ready";
+  if (traits.needsFence === true && !host.hasFence) return "no_fence";
+  if (host.region !== traits.region) return "region";
+  for (const [name, value] of Object.entries(traits.labels ?? {})) if (host.labels[name] !== value) return "labels";
+  if (!host.imageSha256s.includes(traits.imageSha256)) return "image_missing";
+  if (!isLocal && !restores(host, traits)) return "fingerprint";
+  return undefined;
+}
+
+export function restores(host: PlacementHost, { driverFingerprint }: Pick<Traits, "driverFingerprint">): boolean {
+  return driverFingerprint === undefined || host.restorableFingerprints.includes(driverFingerprint);
+}

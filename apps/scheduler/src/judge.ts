@@ -1,0 +1,154 @@
+/** Filter and score, host by host: which can take it, why the others cannot, and which is the best. */
+import { type Amounts, type Fleet, type Rejection, REJECTIONS, rejectTraits, restores, type Traits, verdictOf } from "./fleet.ts";
+
+export interface PlacementRequest extends Amounts, Traits {
+  /** Hosts that have a sandbox of the same anti-affinity key. */
+  occupiedHostIds?: readonly string[] | undefined;
+  /** The one host that can do it: a stopped sandbox's disk, a snapshot that is nowhere else. */
+  pinnedHostId?: string | undefined;
+  /**
+   * The host that holds the disk and the snapshot: no transfer, no further disk space. It judges itself whether it can restore the snapshot: it knows better what an update of it has
+   * changed. And an anti-affinity key keeps nothing away from where it is already.
+   */
+  localHostId?: string | undefined;
+}
+
+/** How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1. */
+const POLICIES = {
+  /** The host that holds it whenever it has room, else the emptiest. */
+  "local-first": { localBonus: 1, fit: "emptiest" },
+  /** The emptiest; where it is, unless another is emptier by a quarter. */
+  spread: { localBonus: 0.25, fit: "emptiest" },
+  /** The fullest that has room, so that others stay empty; where it is, unless another is fuller by a quarter. */
+  binpack: { localBonus: 0.25, fit: "fullest" },
+} as const;
+export type PlacementPolicy = keyof typeof POLICIES;
+export const PLACEMENT_POLICIES = Object.keys(POLICIES) as PlacementPolicy[];
+
+export interface Judged {
+  /** Looked at. */
+  hosts: number;
+  /** Those that cannot take it, each counted once. */
+  reasons: Partial<Record<Rejection, number>>;
+}
+/** Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none can take it. */
+export function judge(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Judged & { best: number } {
+  const counts = new Uint32Array(APART + 1);
+  const best = request.pinnedHostId === undefined ? judgeAll(fleet, request, policy, counts) : judgePinned(fleet, request, policy, counts);
+  const reasons: Judged["reasons"] = {};
+  for (let at = 0; at < REJECTIONS.length; at += 1) {
+    const [reason, count = 0] = [REJECTIONS[at], counts[at + 1]];
+    if (reason !== undefined && count > 0) reasons[reason] = count;
+  }
+  return { hosts: fleet.hosts.length, reasons, best };
+}
+
+/** The host that holds it is judged by itself; for the others everything that counts is a number in a column, and nothing is called: this is the loop that has to be fast. */
+function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+  const { scores, vcpu, memory, disk } = fleet;
+  const [freeVcpu, freeMemory, freeDisk] = [vcpu.free, memory.free, disk.free];
+  const [perVcpu, perMemory, perDisk] = [vcpu.perUnit, memory.perUnit, disk.perUnit];
+  const { vcpu: needsVcpu, memoryMib: needsMemory, diskMib: needsDisk } = request;
+  const isEmptiest = POLICIES[policy].fit === "emptiest";
+  const local = fleet.indexOf(request.localHostId);
+  const verdicts = verdictsFor(fleet, request, local);
+  let best = -1;
+  let bestScore = REJECTED;
+  for (let at = 0; at < scores.length; at += 1) {
+    let verdict = verdicts[at] as number;
+    let score = REJECTED;
+    if (verdict === 0) {
+      const leftVcpu = (freeVcpu[at] as number) - needsVcpu;
+      const leftMemory = (freeMemory[at] as number) - needsMemory;
+      const leftDisk = (freeDisk[at] as number) - needsDisk;
+      if (leftVcpu < 0) verdict = LACKS_VCPU;
+      else if (leftMemory < 0) verdict = LACKS_MEMORY;
+      else if (leftDisk < 0 && needsDisk > 0) verdict = LACKS_DISK;
+      else {
+        const vcpuShare = leftVcpu * (perVcpu[at] as number);
+        const memoryShare = leftMemory * (perMemory[at] as number);
+        if (isEmptiest) score = least(vcpuShare, memoryShare, leftDisk * (perDisk[at] as number));
+        else score = fullness(vcpuShare, memoryShare);
+        if (score > bestScore) {
+          best = at;
+          bestScore = score;
+        }
+      }
+    }
+    counts[verdict] = (counts[verdict] as number) + 1;
+    scores[at] = score;
+  }
+  return local !== -1 && judgeApart(fleet, local, request, policy, counts) > bestScore ? local : best;
+}
+
+/** Per host: what speaks against it whatever is free there; `local` is set apart. */
+function verdictsFor(fleet: Fleet, request: PlacementRequest, local: number): Uint8Array {
+  const { occupiedHostIds = [] } = request;
+  const shared = fleet.judgeTraits(request);
+  if (local === -1 && occupiedHostIds.length === 0) return shared;
+  const verdicts = shared.slice();
+  for (const id of occupiedHostIds) {
+    const at = fleet.indexOf(id);
+    if (verdicts[at] === 0) verdicts[at] = OCCUPIED;
+  }
+  if (local !== -1) verdicts[local] = APART;
+  return verdicts;
+}
+
+/** It can be but there: the others are not even looked at. */
+function judgePinned(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+  const at = fleet.indexOf(request.pinnedHostId);
+  fleet.scores.fill(REJECTED);
+  counts[OTHER_HOST] = fleet.hosts.length - (at === -1 ? 0 : 1);
+  return at !== -1 && judgeApart(fleet, at, request, policy, counts) !== REJECTED ? at : -1;
+}
+
+/** A host that not all rules of the others bind: the sandbox is pinned to it, or there already. Returns its score. */
+function judgeApart(fleet: Fleet, at: number, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+  const host = fleet.hosts[at];
+  if (host === undefined) throw new Error(`there is no host ${at}`);
+  const isLocal = host.id === request.localHostId;
+  const diskMib = isLocal ? 0 : request.diskMib;
+  const isOccupied = !isLocal && request.occupiedHostIds?.includes(host.id) === true;
+  const rejection = rejectTraits(host, request, { isLocal, isPinned: host.id === request.pinnedHostId });
+  const verdict = rejection !== undefined ? verdictOf(rejection) : isOccupied ? OCCUPIED : lacks(fleet, at, request, diskMib);
+  counts[verdict] = (counts[verdict] ?? 0) + 1;
+  const score = verdict === 0 ? apartScore(fleet, at, { ...request, diskMib }, policy, isLocal && restores(host, request)) : REJECTED;
+  fleet.scores[at] = score;
+  return score;
+}
+
+/** The score of a host that cannot take it. */
+export const REJECTED = -1;
+const OTHER_HOST = verdictOf("other_host");
+const OCCUPIED = verdictOf("anti_affinity");
+const LACKS_VCPU = verdictOf("vcpu");
+const LACKS_MEMORY = verdictOf("memory");
+const LACKS_DISK = verdictOf("disk");
+/** Not judged yet. */
+const APART = REJECTIONS.length + 1;
+
+function lacks({ vcpu, memory, disk }: Fleet, at: number, request: Amounts, diskMib: number): number {
+  if ((vcpu.free[at] ?? 0) < request.vcpu) return LACKS_VCPU;
+  if ((memory.free[at] ?? 0) < request.memoryMib) return LACKS_MEMORY;
+  // What needs no further disk may be on a host that has less than none left.
+  return diskMib > 0 && (disk.free[at] ?? 0) < diskMib ? LACKS_DISK : 0;
+}
+
+function apartScore({ vcpu, memory, disk }: Fleet, at: number, needs: Amounts, policy: PlacementPolicy, isHome: boolean): number {
+  const { localBonus, fit } = POLICIES[policy];
+  const vcpuShare = ((vcpu.free[at] ?? 0) - needs.vcpu) * (vcpu.perUnit[at] ?? 0);
+  const memoryShare = ((memory.free[at] ?? 0) - needs.memoryMib) * (memory.perUnit[at] ?? 0);
+  const diskShare = ((disk.free[at] ?? 0) - needs.diskMib) * (disk.perUnit[at] ?? 0);
+  return (isHome ? localBonus : 0) + (fit === "emptiest" ? least(vcpuShare, memoryShare, diskShare) : fullness(vcpuShare, memoryShare));
+}
+
+/** Shares of a host's capacity that are left: the emptiest is the one that has most of what it has least of. */
+function least(vcpu: number, memory: number, disk: number): number {
+  const left = vcpu < memory ? vcpu : memory;
+  return left < disk ? left : disk > 0 ? disk : 0;
+}
+
+function fullness(vcpu: number, memory: number): number {
+  return 1 - (vcpu + memory) / 2;
+}

@@ -1,0 +1,66 @@
+/**
+ * Places over a picture of the fleet that is at most 0.1 s old, so that a burst does not read every host for every sandbox.
+ *
+ * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the facts of the moment, and one that no longer holds is made again from new rows. One
+ * that finds no host is made again in the next round of `drive-waiting`.
+ */
+import { type Database, listPlacementHosts } from "@torpor/db";
+import { Fleet } from "./fleet.ts";
+import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
+
+const MAX_AGE_MS = 100;
+
+export class Placer {
+  readonly policy: PlacementPolicy;
+  private readonly db: Database;
+  private readonly maxAgeMs: number;
+  private picture: { fleet: Fleet; readAtMs: number } | undefined;
+  private reading: Promise<Fleet> | undefined;
+  private timesForgotten = 0;
+
+  constructor(db: Database, options: { policy?: PlacementPolicy | undefined; maxAgeMs?: number } = {}) {
+    this.db = db;
+    this.policy = options.policy ?? "local-first";
+    this.maxAgeMs = options.maxAgeMs ?? MAX_AGE_MS;
+  }
+
+  /** Chooses a host, and counts the sandbox as there until the hosts are read again. */
+  async place(request: PlacementRequest): Promise<Placement> {
+    const fleet = await this.current();
+    const placement = place(fleet, request, this.policy);
+    if (placement.kind === "placed") {
+      const { vcpu, memoryMib, diskMib } = request;
+      const { id } = placement.host;
+      fleet.hold(id, { vcpu, memoryMib, diskMib: id === request.localHostId ? 0 : diskMib });
+    }
+    return placement;
+  }
+
+  /** What `place` would choose from. Nothing is counted. */
+  async rank(request: PlacementRequest, limit: number): Promise<Ranking> {
+    return rank(await this.current(), request, this.policy, limit);
+  }
+
+  /** The next decision is made from new rows: a choice could not be claimed. */
+  forget(): void {
+    this.timesForgotten += 1;
+    this.picture = undefined;
+    this.reading = undefined;
+  }
+
+  private async current(): Promise<Fleet> {
+    if (this.picture !== undefined && performance.now() - this.picture.readAtMs < this.maxAgeMs) return this.picture.fleet;
+    return await (this.reading ??= this.read(this.timesForgotten));
+  }
+
+  private async read(timesForgotten: number): Promise<Fleet> {
+    const readAtMs = performance.now();
+    try {
+      const fleet = new Fleet(await listPlacementHosts(this.db));
+      if (timesForgotten === this.timesForgotten) this.picture = { fleet, readAtMs };
+      return fleet;
+    } finally {
+      if (timesForgotten === this.timesForgotten) this.reading = undefined;
+    }
+  }
+}

@@ -1,0 +1,240 @@
+/** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
+import { acceptCreate, applyVcpuOvercommit, type OperationRow, registerHost, setCordoned } from "@torpor/db";
+import { aHost, aRequester, aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { answerPlacement } from "../src/answer-placement.ts";
+import { beginOperation } from "../src/begin-operation.ts";
+import type { Deps } from "../src/deps.ts";
+import { Placer } from "../src/placer.ts";
+import { requestToCreate } from "../src/placement-request.ts";
+import { Decisions } from "./support/decisions.ts";
+
+const LONG_MS = 600_000;
+
+let server: PostgresServer;
+let decisions: Decisions;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  decisions = await Decisions.over(server);
+});
+afterEach(async () => {
+  await decisions[Symbol.asyncDispose]();
+});
+
+/** A scheduler whose picture of the fleet is of now, and stays so until a claim fails. */
+async function scheduler(): Promise<Deps> {
+  const placer = new Placer(decisions.database.db, { maxAgeMs: LONG_MS });
+  const wanted = { ...aSandbox(), organizationId: decisions.database.organizationId, placementLabels: {}, antiAffinity: null };
+  await placer.rank(await requestToCreate(decisions.database.db, wanted), 1);
+  return { ...decisions.deps, placer };
+}
+
+/** Accepted, and begun by nobody yet. */
+async function accepted(
+  given: Parameters<typeof aSandbox>[0] = {},
+  organizationId = decisions.database.organizationId,
+): Promise<OperationRow> {
+  const { db } = decisions.database;
+  const result = await acceptCreate(db, aSandbox(given), aRequester({ organizationId }));
+  if (result.kind !== "accepted") throw new Error(`the create was not accepted: ${result.kind}`);
+  return result.operation;
+}
+
+async function hostsOf(operations: OperationRow[]): Promise<(string | null)[]> {
+  return await Promise.all(operations.map(async ({ id }) => (await decisions.operation(id)).hostId));
+}
+
+const capacity = (memoryMib: number) => ({ capacity: { vcpu: 1000, memoryMib, diskMib: 100_000 } });
+
+describe("a host that has changed since the scheduler looked is not claimed: another one is chosen, and of the first try nothing stands", () => {
+  test.each<[string, string, () => Promise<unknown>]>([
+    ["another scheduler has filled it", "other", () => decisions.beginCreate({ memoryMib: 4096 })],
+    ["it was cordoned", "other", () => setCordoned(decisions.database.db, "best", true)],
+    [
+      "its lease ran out",
+      "other",
+      () => decisions.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'best'`,
+    ],
+    ["it registered anew, in another region", "other", () => decisions.join("best", { ...capacity(4096), region: "elsewhere" })],
+    ["it got a fence, and is as good as before", "best", () => decisions.database.sql`UPDATE hosts SET has_fence = true WHERE id = 'best'`],
+  ])("%s", async (_, chosen, change) => {
+    await decisions.join("best", capacity(4096));
+    await decisions.join("other", capacity(1024));
+    const behind = await scheduler();
+    await change();
+    const create = await accepted({ memoryMib: 64 });
+    expect(await beginOperation(behind, create.id)).toEqual({ kind: "begun" });
+    const operation = await decisions.operation(create.id);
+    expect(operation).toMatchObject({ hostId: chosen, epoch: 1, opSeq: 1 });
+    expect(await decisions.commands({ operationId: create.id })).toHaveLength(1);
+    const runs = await decisions.database.sql`SELECT host_id FROM incarnations WHERE sandbox_id = ${create.sandboxId}`;
+    expect(runs.map((row) => row["host_id"])).toEqual([operation.hostId]);
+    for (const { used, sum } of await decisions.used()) expect(used).toEqual(sum);
+  });
+});
+
+test("S27, S29: three schedulers that each think the fleet is empty begin what fits, each once, and no more", async () => {
+  await decisions.join("host-1", capacity(640));
+  await decisions.join("host-2", capacity(640));
+  const schedulers = await Promise.all([scheduler(), scheduler(), scheduler()]);
+  const creates = await Promise.all(Array.from({ length: 30 }, () => accepted({ memoryMib: 64 })));
+  await Promise.all(creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))));
+  // As their reconcilers do: what was tried in vain is tried again, from new rows.
+  for (const { id } of creates) await beginOperation(decisions.deps, id);
+  expect(await decisions.used()).toMatchObject([
+    { used: [10, 640, 160], sum: [10, 640, 160] },
+    { used: [10, 640, 160], sum: [10, 640, 160] },
+  ]);
+  const waiting = (await Promise.all(creates.map(({ id }) => decisions.operation(id)))).filter(({ status }) => status === "waiting");
+  expect(waiting).toHaveLength(10);
+  for (const { id } of creates)
+    expect(await decisions.commands({ operationId: id })).toHaveLength(waiting.some((one) => one.id === id) ? 0 : 1);
+  for (const { id } of waiting)
+    expect((await decisions.operation(id)).explain).toEqual({
+      hosts: 2,
+      reasons: { memory: 2 },
+      message: "None of 2 hosts can take it: 2 have less than 64 MiB of memory free.",
+    });
+});
+
+describe("anti-affinity", () => {
+  const separated = { antiAffinity: "web" };
+
+  test("however many schedulers begin them at once, no host gets two sandboxes of a key; the rest waits, and says for what", async () => {
+    for (const id of ["host-1", "host-2", "host-3"]) await decisions.join(id);
+    const schedulers = await Promise.all([scheduler(), scheduler(), scheduler()]);
+    const creates = await Promise.all(Array.from({ length: 6 }, () => accepted(separated)));
+    await Promise.all(creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))));
+    for (const { id } of creates) await beginOperation(decisions.deps, id);
+    const hosts = await hostsOf(creates);
+    expect(hosts.filter((id) => id !== null).toSorted()).toEqual(["host-1", "host-2", "host-3"]);
+    const waits = creates[hosts.indexOf(null)];
+    if (waits === undefined) throw new Error("none waits");
+    expect((await decisions.operation(waits.id)).explain).toMatchObject({ hosts: 3, reasons: { anti_affinity: 3 } });
+
+    const deleted = creates[hosts.indexOf("host-2")];
+    if (deleted === undefined) throw new Error("none is on host-2");
+    await decisions.begin(deleted.sandboxId, "delete");
+    await beginOperation(decisions.deps, waits.id);
+    expect(await hostsOf([waits])).toEqual(["host-2"]);
+  });
+
+  test("keys of other organizations and other keys do not count", async () => {
+    await decisions.join("host-1");
+    const [other] = await decisions.database.sql`INSERT INTO organizations (name) VALUES ('other') RETURNING id`;
+    const creates = [
+      await accepted(separated),
+      await accepted(separated, Number(other?.["id"])),
+      await accepted({ antiAffinity: "db" }),
+      await accepted(),
+    ];
+    for (const { id } of creates) await beginOperation(decisions.deps, id);
+    expect(await hostsOf(creates)).toEqual(["host-1", "host-1", "host-1", "host-1"]);
+  });
+
+  test("a paused one keeps others of its key away, and resumes where it is", async () => {
+    await decisions.join("host-1");
+    const paused = await decisions.paused(null, separated);
+    const second = await accepted(separated);
+    await beginOperation(decisions.deps, second.id);
+    expect((await decisions.operation(second.id)).explain).toMatchObject({ reasons: { anti_affinity: 1 } });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
+  });
+});
+
+test("labels are kept with the sandbox: its resume goes to no host without them", async () => {
+  await decisions.join("host-1", { labels: { gpu: "yes" } });
+  const paused = await decisions.paused("store-key", { placementLabels: { gpu: "yes" } });
+  await setCordoned(decisions.database.db, "host-1", true);
+  await decisions.join("host-2");
+  const resume = await decisions.begin(paused.id, "resume");
+  expect(resume).toMatchObject({ status: "waiting", explain: { reasons: { host_not_ready: 1, labels: 1 } } });
+  await decisions.join("host-2", { labels: { gpu: "yes", zone: "b" } });
+  await beginOperation(decisions.deps, resume.id);
+  expect(await hostsOf([resume])).toEqual(["host-2"]);
+});
+
+test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing from what runs, and binds as vCPUs become free", async () => {
+  const { db, sql } = decisions.database;
+  const vcpus = async () => {
+    const [row] = await sql`SELECT vcpu_offered, vcpu_capacity, vcpu_used FROM hosts`;
+    return [row?.["vcpu_offered"], row?.["vcpu_capacity"], row?.["vcpu_used"]];
+  };
+  await registerHost(db, aHost("host-1", { capacity: { vcpu: 3, memoryMib: 8192, diskMib: 8192 } }), LONG_MS, 1.5);
+  const creates = [];
+  for (let made = 0; made < 5; made += 1) creates.push(await decisions.beginCreate());
+  expect(creates.map(({ status }) => status)).toEqual(["executing", "executing", "executing", "executing", "waiting"]);
+  expect(creates.at(-1)?.explain).toMatchObject({ reasons: { vcpu: 1 } });
+  expect(await vcpus()).toEqual([3, 4, 4]);
+
+  expect(await applyVcpuOvercommit(db, 1)).toEqual([]);
+  expect(await vcpus()).toEqual([3, 4, 4]);
+  const [first] = creates;
+  if (first === undefined) throw new Error("nothing was created");
+  await decisions.carryOut(first.id, { state: "running" });
+  await decisions.carryOut((await decisions.begin(first.sandboxId, "stop")).id, { state: "stopped" });
+  expect(await vcpus()).toEqual([3, 4, 3]);
+  expect(await applyVcpuOvercommit(db, 1)).toEqual(["host-1"]);
+  expect(await vcpus()).toEqual([3, 3, 3]);
+  expect(await applyVcpuOvercommit(db, 2.5)).toEqual(["host-1"]);
+  expect(await vcpus()).toEqual([3, 7, 3]);
+  expect(await applyVcpuOvercommit(db, 2.5)).toEqual([]);
+});
+
+describe("a dry run answers what then happens, and changes nothing", () => {
+  const everything = async () => {
+    const { sql } = decisions.database;
+    return [
+      [...(await sql`SELECT * FROM hosts ORDER BY id`)],
+      [...(await sql`SELECT * FROM sandboxes ORDER BY id`)],
+      [...(await sql`SELECT * FROM operations ORDER BY id`)],
+    ];
+  };
+  const ask = (about: Parameters<typeof answerPlacement>[1]["about"]) =>
+    answerPlacement(decisions.deps, { type: "placement", version: 1, about });
+
+  test("for a new sandbox", async () => {
+    await decisions.join("host-1", { ...capacity(4096), labels: { zone: "a" } });
+    await decisions.join("host-2", { ...capacity(8192), labels: { zone: "a" } });
+    await decisions.join("host-3", capacity(8192));
+    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null };
+    const before = await everything();
+    const answer = await ask({ ...wanted, organizationId: decisions.database.organizationId });
+    expect(answer).toMatchObject({ policy: "local-first", hosts: 3, candidateCount: 2, reasons: { labels: 1 } });
+    expect(answer.candidates.map(({ hostId }) => hostId)).toEqual(["host-2", "host-1"]);
+    expect(await everything()).toEqual(before);
+    expect(await decisions.beginCreate({ placementLabels: { zone: "a" } })).toMatchObject({ hostId: "host-2" });
+  });
+
+  test.each([
+    ["a snapshot that is on its host alone", null, ["host-1"], { other_host: 1 }],
+    ["a snapshot that is stored", "store-key", ["host-1", "host-2"], {}],
+  ])("for a paused one: %s", async (_, storeKey, hostIds, reasons) => {
+    await decisions.join("host-1");
+    const paused = await decisions.paused(storeKey);
+    await decisions.join("host-2", capacity(8192));
+    const before = await everything();
+    const answer = await ask({ sandboxId: paused.id });
+    expect(answer.candidates.map(({ hostId, isLocal }) => [hostId, isLocal])).toEqual(hostIds.map((id) => [id, id === "host-1"]));
+    expect(answer.reasons).toEqual(reasons);
+    expect(await everything()).toEqual(before);
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ hostId: "host-1" });
+  });
+
+  test("for a stopped one, whose disk is on one host", async () => {
+    await decisions.join("host-1", { capacity: { vcpu: 8, memoryMib: 64, diskMib: 1024 } });
+    const { id } = await decisions.running();
+    await decisions.carryOut((await decisions.begin(id, "stop")).id, { state: "stopped" });
+    await decisions.join("host-2");
+    expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [{ hostId: "host-1" }], reasons: { other_host: 1 } });
+    await setCordoned(decisions.database.db, "host-2", true);
+    await decisions.beginCreate({ memoryMib: 64 });
+    const message = "None of 2 hosts can take it: 1 are not host-1, where it is; 1 have less than 64 MiB of memory free.";
+    expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [], reasons: { other_host: 1, memory: 1 }, message });
+  });
+});

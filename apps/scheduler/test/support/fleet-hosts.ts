@@ -1,0 +1,34 @@
+/** Hosts and requests of placement, as tests need them. */
+import type { PlacementHost } from "@torpor/db";
+import type { PlacementRequest } from "../../src/placement.ts";
+
+export type FleetHost = PlacementHost;
+
+const IMAGE = "a".repeat(64);
+
+export const aRequest = (given: Partial<PlacementRequest> = {}): PlacementRequest => ({
+  vcpu: 2,
+  memoryMib: 512,
+  diskMib: 100,
+  imageSha256: IMAGE,
+  region: "eu",
+  ...given,
+});
+
+export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHost => ({
+  id,
+  state: "ready",
+  region: "eu",
+  labels: {},
+  restorableFingerprints: ["f1"],
+  hasFence: false,
+  imageSha256s: [IMAGE],
+  vcpuCapacity: 8,
+  memoryMibCapacity: 4096,
+  diskMibCapacity: 1000,
+  vcpuUsed: 0,
+  memoryMibUsed: 0,
+  diskMibUsed: 0,
+  registeredAt: new Date(),
+  ...given,
+});

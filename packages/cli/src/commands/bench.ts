@@ -1,0 +1,74 @@
+/** `torpor bench placement [--json] [--hosts N] [--seed N]`: what docs/placement.md promises, measured on this machine. It starts nothing and touches no fleet. */
+import { parseArgs } from "node:util";
+import { PLACEMENT_POLICIES } from "@torpor/scheduler";
+import { measureLocality } from "../bench/locality.ts";
+import { measurePacking } from "../bench/packing.ts";
+import { measureSpeed } from "../bench/speed.ts";
+import { WORKLOADS } from "../bench/workload.ts";
+import type { CommandContext } from "../main.ts";
+import { table } from "../table.ts";
+
+const DECISIONS = 100_000;
+const RESUMES = 100_000;
+
+export async function bench({ args, write }: CommandContext): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: { json: { type: "boolean", default: false }, hosts: { type: "string" }, seed: { type: "string" } },
+  });
+  if (positionals.length !== 1 || positionals[0] !== "placement")
+    throw new Error(`say what to measure: ./torpor bench placement (there is nothing else yet), not "${positionals.join(" ")}"`);
+  const hosts = whole("--hosts", values.hosts, 1_000, 10, 20_000);
+  const seed = whole("--seed", values.seed, 1, 0, 2 ** 32 - 1);
+  const results = PLACEMENT_POLICIES.map((policy) => ({
+    policy,
+    speed: measureSpeed(policy, { hosts, decisions: DECISIONS, seed }),
+    locality: measureLocality(policy, { hosts: Math.ceil(hosts / 5), resumes: RESUMES, seed }),
+    packing: WORKLOADS.map((workload) => ({ workload, ...measurePacking(policy, workload, { hosts, seed }) })),
+  }));
+  if (values.json) {
+    write(JSON.stringify({ hosts, seed, results }, undefined, 2));
+    return 0;
+  }
+  write(`Placement over ${hosts} hosts, ${DECISIONS} decisions per policy.`);
+  write("");
+  const us = (value: number) => `${value.toFixed(1)} µs`;
+  write(
+    table(
+      ["POLICY", "DECISIONS/S", "PER CPU SECOND", "P50", "P99", "WORST", "LOCAL RESUMES", "REFUSED"],
+      results.map(({ policy, speed, locality }) => [
+        policy,
+        String(Math.round(speed.perSecond)),
+        String(Math.round(speed.perCpuSecond)),
+        us(speed.p50Us),
+        us(speed.p99Us),
+        us(speed.worstUs),
+        locality.local.toFixed(4),
+        String(locality.refused),
+      ]),
+    ),
+  );
+  write("");
+  write(
+    "Sandboxes placed as they come, none leaving: hosts used when four fifths of the fleet are needed, against what no packing is below; and how full",
+  );
+  write("the fleet is, by its scarcest resource, when one finds no host for the first time.");
+  write("");
+  write(
+    table(
+      ["POLICY", "WORKLOAD", "HOSTS USED", "BOUND", "RATIO", "FILLED"],
+      results.flatMap(({ policy, packing }) =>
+        packing.map((one) => [policy, one.workload, String(one.used), String(one.bound), one.ratio.toFixed(3), one.filled.toFixed(3)]),
+      ),
+    ),
+  );
+  return 0;
+}
+
+function whole(name: string, text: string | undefined, fallback: number, least: number, most: number): number {
+  const value = text === undefined ? fallback : Number(text);
+  if (!Number.isInteger(value) || value < least || value > most)
+    throw new Error(`${name} must be a whole number from ${least} to ${most}, not "${text}"`);
+  return value;
+}

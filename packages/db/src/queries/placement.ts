@@ -1,0 +1,112 @@
+/**
+ * What placement reads, and what holds a choice to the facts of the moment at which it is claimed.
+ *
+ * A choice may be made from rows that are a little old. So the transaction that claims it looks once more: capacity by the guarded UPDATE of moveSandbox, the host's state and
+ * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
+ */
+import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizzle-orm";
+import { TOMBSTONED_STATES } from "@torpor/state-machine";
+import type { Tx } from "../client.ts";
+import { hosts, sandboxes } from "../schema.ts";
+import type { HostRow } from "./hosts.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+
+const PLACEMENT_COLUMNS = {
+  id: hosts.id,
+  state: hosts.state,
+  region: hosts.region,
+  labels: hosts.labels,
+  restorableFingerprints: hosts.restorableFingerprints,
+  hasFence: hosts.hasFence,
+  imageSha256s: hosts.imageSha256s,
+  vcpuCapacity: hosts.vcpuCapacity,
+  memoryMibCapacity: hosts.memoryMibCapacity,
+  diskMibCapacity: hosts.diskMibCapacity,
+  vcpuUsed: hosts.vcpuUsed,
+  memoryMibUsed: hosts.memoryMibUsed,
+  diskMibUsed: hosts.diskMibUsed,
+  registeredAt: hosts.registeredAt,
+} as const;
+export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS>;
+
+const hasLease = and(inArray(hosts.state, ["ready", "cordoned", "draining"]), gt(hosts.leaseExpiresAt, sql`now()`));
+
+/** Hosts with a running lease, by id. */
+export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
+  return await db.select(PLACEMENT_COLUMNS).from(hosts).where(hasLease).orderBy(asc(hosts.id));
+}
+
+/**
+ * Whether the host still is as it was when it was chosen: its lease runs, and neither its state nor what it registered has changed. To be asked after the claim in the same
+ * transaction: the claim has locked the row, so that it stays true until the commit.
+ */
+export async function isAsPlaced(tx: Tx, host: Pick<PlacementHost, "id" | "state" | "hasFence" | "registeredAt">): Promise<boolean> {
+  const rows = await tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(
+      and(
+        eq(hosts.id, host.id),
+        hasLease,
+        eq(hosts.state, host.state),
+        eq(hosts.hasFence, host.hasFence),
+        eq(hosts.registeredAt, host.registeredAt),
+      ),
+    );
+  return rows.length === 1;
+}
+
+type Separated = Pick<SandboxRow, "organizationId" | "antiAffinity">;
+
+/** Until the transaction ends, no other one places a sandbox of the same organization and key. */
+export async function lockAntiAffinity(tx: Tx, { organizationId, antiAffinity }: Separated): Promise<void> {
+  await tx.execute(sql`SELECT pg_advisory_xact_lock(${organizationId}::int, hashtext(${antiAffinity}))`);
+}
+
+/** Hosts that have a sandbox of the same organization and key; `exceptId` does not count. Empty without a key. */
+export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: Separated, exceptId?: string): Promise<string[]> {
+  if (antiAffinity === null) return [];
+  const rows = await db
+    .selectDistinct({ hostId: sandboxes.hostId })
+    .from(sandboxes)
+    .where(
+      and(
+        eq(sandboxes.organizationId, organizationId),
+        eq(sandboxes.antiAffinity, antiAffinity),
+        isNotNull(sandboxes.hostId),
+        notInArray(sandboxes.state, [...TOMBSTONED_STATES]),
+        exceptId === undefined ? undefined : ne(sandboxes.id, exceptId),
+      ),
+    );
+  return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
+}
+
+type Sized = Pick<SandboxRow, "region" | "placementLabels" | "vcpu" | "memoryMib" | "diskMib">;
+
+/** Whether a host that is registered could take it if nothing else were there. */
+export async function couldBePlaced(db: Tx, { region, placementLabels, vcpu, memoryMib, diskMib }: Sized): Promise<boolean> {
+  const rows = await db
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(
+      and(
+        ne(hosts.state, "retired"),
+        eq(hosts.region, region),
+        sql`${hosts.labels} @> ${JSON.stringify(placementLabels)}::jsonb`,
+        sql`${hosts.vcpuCapacity} >= ${vcpu} AND ${hosts.memoryMibCapacity} >= ${memoryMib} AND ${hosts.diskMibCapacity} >= ${diskMib}`,
+      ),
+    )
+    .limit(1);
+  return rows.length === 1;
+}
+
+/** Brings what may be reserved of each host's vCPUs to `ratio` times what it offers, but never below what is used. Returns the hosts that changed. */
+export async function applyVcpuOvercommit(db: Tx, ratio: number): Promise<string[]> {
+  const capacity = sql`greatest(floor(${hosts.vcpuOffered} * ${ratio}::numeric)::int, ${hosts.vcpuUsed})`;
+  const rows = await db
+    .update(hosts)
+    .set({ vcpuCapacity: capacity })
+    .where(and(isNotNull(hosts.vcpuOffered), ne(hosts.state, "retired"), sql`${hosts.vcpuCapacity} <> ${capacity}`))
+    .returning({ id: hosts.id });
+  return rows.map(({ id }) => id);
+}
