@@ -161,11 +161,12 @@ function placementRequest(operation: OperationRow, sandbox: SandboxRow, snapshot
   const need = { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib, imageSha256: sandbox.imageSha256 };
   if (operation.kind === "create") return { ...need, region: sandbox.region };
   const local = sandbox.hostId ?? undefined;
+  const pinned = operation.pinnedHostId ?? undefined;
   const isStored = operation.kind === "resume" && snapshot !== undefined && snapshot.storeKey !== null;
   return {
     ...need,
     localHostId: local,
-    ...(isStored ? {} : { pinnedHostId: local }),
+    pinnedHostId: isStored ? pinned : local,
     ...(operation.kind === "resume" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
   };
 }

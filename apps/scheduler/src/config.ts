@@ -1,5 +1,6 @@
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
+import { DEFAULT_LEASE_MS } from "./answer-asks.ts";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
@@ -9,6 +10,8 @@ const Environment = Type.Object({
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
+  /** Of the hosts. Shorter than 3 s, a lost renewal is a lost host. */
+  LEASE_MS: Type.Integer({ minimum: 1_000, maximum: 600_000, default: DEFAULT_LEASE_MS }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

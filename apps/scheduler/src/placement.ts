@@ -67,7 +67,7 @@ function scoreOf(host: HostRow, request: PlacementRequest): number {
 }
 
 const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
-  other_host: (request) => `are not ${request.pinnedHostId}, which holds its disk`,
+  other_host: (request) => `are not ${request.pinnedHostId}, where it is`,
   host_not_ready: () => "are cordoned or draining",
   region: (request) => `are not in region ${request.region}`,
   image_missing: () => "do not have its image",
