@@ -3,6 +3,7 @@ import { parseArgs } from "node:util";
 import { Fleet, type Health } from "@torpor/fleet";
 import { fleetDir } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { table } from "../table.ts";
 
 interface ComponentStatus {
   name: string;
@@ -57,16 +58,4 @@ function vmsOf(health: Health): VmStatus[] {
   if (health.kind !== "well" || !Array.isArray(health.facts["vms"])) return [];
   const vms = health.facts["vms"] as { sandboxId: string; hostId: string; state: string; pid?: number }[];
   return vms.map(({ sandboxId, hostId, pid, state }) => ({ sandbox: sandboxId, host: hostId, pid: pid ?? null, state }));
-}
-
-function table(head: string[], rows: string[][]): string {
-  const widths = head.map((title, column) => Math.max(title.length, ...rows.map((row) => row[column]?.length ?? 0)));
-  return [head, ...rows]
-    .map((row) =>
-      row
-        .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
 }
