@@ -15,6 +15,7 @@ usage: ./torpor <command>
   down              end the local fleet and its virtual machines
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
+  hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md)
   host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]

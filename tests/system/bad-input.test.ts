@@ -19,10 +19,24 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
+const TABLES = [
+  "sandboxes",
+  "operations",
+  "sandbox_events",
+  "incarnations",
+  "snapshots",
+  "outbox",
+  "organizations",
+  "api_keys",
+  "host_events",
+  "drains",
+  "drain_sandboxes",
+];
+
 /** A digest of every table that requests write to. */
 async function contents(): Promise<Record<string, string>> {
   const digests: Record<string, string> = {};
-  for (const table of ["sandboxes", "operations", "sandbox_events", "incarnations", "snapshots", "outbox", "organizations", "api_keys"]) {
+  for (const table of TABLES) {
     const [row] = await sql.unsafe(`select coalesce(md5(string_agg(t::text, '|' order by t::text)), '') as digest from ${table} t`);
     digests[table] = String(row?.["digest"]);
   }
@@ -41,6 +55,7 @@ interface Case {
 }
 
 const sandboxes = () => "/v1/sandboxes";
+const drain = () => "/v1/hosts/host-1/drain";
 const body = (extra: object) => ({ body: { template_name: "code-interpreter", ...extra } });
 const CASES: Case[] = [
   {
@@ -302,6 +317,101 @@ const CASES: Case[] = [
     status: 400,
     code: "INVALID_REQUEST",
     says: /status/,
+  },
+  {
+    what: "a host that there is not",
+    method: "POST",
+    path: () => "/v1/hosts/host-9/drain",
+    request: { body: { max_parallel: 1 } },
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /host-9.*GET \/v1\/hosts/,
+  },
+  {
+    what: "a drain of nothing at once",
+    method: "POST",
+    path: drain,
+    request: { body: { max_parallel: 0 } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /max_parallel/,
+  },
+  {
+    what: "a drain without a budget",
+    method: "POST",
+    path: drain,
+    request: { body: {} },
+    status: 400,
+    code: "MISSING_PARAMETER",
+    says: /max_parallel/,
+  },
+  {
+    what: "a drain that is to end in the past",
+    method: "POST",
+    path: drain,
+    request: { body: { max_parallel: 1, deadline: "2020-01-01T00:00:00Z" } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /deadline.*future/,
+  },
+  {
+    what: "a drain with a word for a deadline",
+    method: "POST",
+    path: drain,
+    request: { body: { max_parallel: 1, deadline: "tomorrow" } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /deadline/,
+  },
+  {
+    what: "a drain with a misspelled budget",
+    method: "POST",
+    path: drain,
+    request: { body: { max_parallel: 1, max_mb_per_second: 5 } },
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /max_mb_per_second/,
+  },
+  {
+    what: "draining the last host",
+    method: "POST",
+    path: drain,
+    request: { body: { max_parallel: 1 } },
+    status: 409,
+    code: "CONFLICT",
+    says: /no other ready host/,
+  },
+  {
+    what: "aborting a drain that there is not",
+    method: "POST",
+    path: () => `${drain()}/abort`,
+    status: 409,
+    code: "CONFLICT",
+    says: /not being drained/,
+  },
+  {
+    what: "retiring a host with sandboxes",
+    method: "POST",
+    path: () => "/v1/hosts/host-1/retire",
+    status: 409,
+    code: "CONFLICT",
+    says: /1 sandbox\. Drain the host first/,
+  },
+  {
+    what: "discarding what is no finding",
+    method: "POST",
+    path: (id) => `/v1/hosts/host-1/findings/${id}/discard`,
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /GET \/v1\/hosts\/host-1/,
+  },
+  {
+    what: "a host's history from nowhere",
+    method: "GET",
+    path: () => "/v1/hosts/host-1/events?after=x",
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /after/,
   },
   { what: "an unknown path", method: "GET", path: () => "/v1/nothing", status: 404, code: "RESOURCE_NOT_FOUND", says: /nothing/ },
 ];

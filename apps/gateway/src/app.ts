@@ -100,7 +100,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(tokenRoutes, { deps, auth });
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
-  await v1.register(hostRoutes, { deps });
+  await v1.register(hostRoutes, { deps, auth });
 }
 
 function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {

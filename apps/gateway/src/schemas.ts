@@ -19,35 +19,6 @@ export const TermsHeaders = Type.Object({
   ),
 });
 
-const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });
-
-export const HostResource = Type.Object({
-  id: Type.String(),
-  object: Type.Literal("host"),
-  state: Type.String(),
-  region: Type.String(),
-  labels: Type.Record(Type.String(), Type.String()),
-  driver: Type.String(),
-  driver_fingerprint: Type.String(),
-  agent_version: Type.String(),
-  capacity: Amounts,
-  used: Amounts,
-  load: Type.Union([Type.Record(Type.String(), Type.Number()), Type.Null()]),
-  lease_expires_at: Type.String(),
-  last_beat_at: Type.Union([Type.String(), Type.Null()]),
-});
-export type HostResource = Static<typeof HostResource>;
-
-export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
-
-export const HostList = Type.Object({
-  object: Type.Literal("list"),
-  data: Type.Array(HostResource),
-  has_more: Type.Boolean(),
-  url: Type.String(),
-  request_id: Type.String(),
-});
-
 export const EventResource = Type.Object({
   object: Type.Literal("sandbox_event"),
   sandbox_id: Type.String(),

@@ -3,8 +3,8 @@ import type { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequ
 import { commitOperation, findOperation, markIncarnationStarted, registerHost, renewLease } from "@torpor/db";
 import type { Deps } from "./deps.ts";
 
-/** Long enough to ride out a scheduler restart, short enough that a lost host is seen within 10 s. */
-const LEASE_MS = 9_000;
+/** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s of its last renewal. */
+export const DEFAULT_LEASE_MS = 8_000;
 
 const notYours = (asker: string, claimed: string) => `host ${asker} may not speak for host ${claimed}`;
 
@@ -13,19 +13,20 @@ export async function answerRegister(
   deps: Deps,
   asker: string,
   request: RegisterRequest,
+  leaseMs: number,
   prepare: (hostId: string) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
   await prepare(request.hostId);
-  const registered = await registerHost(deps.db, request, LEASE_MS, deps.vcpuOvercommit);
+  const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
   deps.log.info({ hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver }, "host registered");
-  return { ...registered, leaseMs: registered.granted ? LEASE_MS : 0 };
+  return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
 }
 
-export async function answerLease(deps: Deps, asker: string, request: LeaseRequest): Promise<LeaseReply> {
+export async function answerLease(deps: Deps, asker: string, request: LeaseRequest, leaseMs: number): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
-  const renewed = await renewLease(deps.db, request.hostId, LEASE_MS);
-  return { ...renewed, leaseMs: renewed.granted ? LEASE_MS : 0 };
+  const renewed = await renewLease(deps.db, request.hostId, leaseMs);
+  return { ...renewed, leaseMs: renewed.granted ? leaseMs : 0 };
 }
 
 /** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation (architecture.md 6). */

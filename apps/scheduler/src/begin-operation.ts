@@ -182,7 +182,7 @@ async function choose(
   }
   const request =
     kind === "resume" || kind === "start"
-      ? await requestToReturn(deps.db, kind, sandbox, snapshot)
+      ? await requestToReturn(deps.db, kind, sandbox, snapshot, operation.pinnedHostId ?? undefined)
       : await requestToCreate(deps.db, sandbox, sandbox.id);
   const placement = await deps.placer.place(request);
   if (placement.kind === "placed") return { hostId: placement.host.id, placement, holdsMemory: true };

@@ -1,6 +1,8 @@
 /** Commands for hosts, built from the rows. */
-import { type CommandKind, newOperationId, type SandboxSpec, type VmCommand } from "@torpor/contracts";
+import { type CommandKind, newOperationId, type Observation, type SandboxSpec, type VmCommand } from "@torpor/contracts";
 import type { OperationRow, SandboxRow, SnapshotRow } from "@torpor/db";
+
+const SYSTEM_DEADLINE_MS = 600_000;
 
 interface Assigned {
   hostId: string;
@@ -27,10 +29,26 @@ export function systemCommand(kind: CommandKind, sandbox: SandboxRow, hostId: st
     epoch: Math.max(1, sandbox.epoch),
     opSeq: Math.max(1, sandbox.opSeq),
     operationId: newOperationId(),
-    deadlineAt: new Date(Date.now() + 600_000),
+    deadlineAt: new Date(Date.now() + SYSTEM_DEADLINE_MS),
   });
   if (cancels !== undefined) command.cancels = cancels;
   return command;
+}
+
+/** About a copy of which the database may have no row, and which its host may hold differently: what it goes by there is the host's own spec, of which the id alone is given here. */
+export function strayCommand(kind: CommandKind, { hostId, sandboxId, epoch, opSeq }: Observation): VmCommand {
+  const resources = { vcpu: 1, memoryMib: 1, diskMib: 1 };
+  return {
+    type: "command",
+    version: 1,
+    kind,
+    hostId,
+    operationId: newOperationId(),
+    epoch: Math.max(1, epoch),
+    opSeq: Math.max(1, opSeq),
+    deadlineAt: new Date(Date.now() + SYSTEM_DEADLINE_MS).toISOString(),
+    spec: { sandboxId, templateName: "", imageSha256: "0".repeat(64), resources, internetAccess: false, envVars: {} },
+  };
 }
 
 function baseCommand(

@@ -21,6 +21,8 @@ export async function requestToReturn(
   kind: "resume" | "start",
   sandbox: SandboxRow,
   snapshot: SnapshotRow | undefined,
+  /** The host that it has to return to. */
+  pinnedHostId?: string | undefined,
 ): Promise<PlacementRequest> {
   const request = await requestToCreate(db, sandbox, sandbox.id);
   const local = sandbox.hostId ?? undefined;
@@ -29,7 +31,7 @@ export async function requestToReturn(
   return {
     ...request,
     localHostId: local,
-    ...(isStored ? {} : { pinnedHostId: local }),
+    pinnedHostId: isStored ? pinnedHostId : local,
     ...(restored === undefined ? {} : { driverFingerprint: restored.driverFingerprint }),
   };
 }

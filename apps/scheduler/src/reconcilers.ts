@@ -16,11 +16,13 @@ import {
   listOwedDeletions,
   markLostHosts,
   moveOperation,
+  pruneHostEvents,
   pruneOutbox,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
+import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
@@ -30,6 +32,7 @@ const PAUSE_DEADLINE_MS = 300_000;
 /** A host that has not confirmed a delete by then is told again. */
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
+const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
 
 export interface SchedulerReconciler {
   name: string;
@@ -64,10 +67,11 @@ const expireOperations: SchedulerReconciler = {
 /** A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
-  everyMs: 1_000,
+  everyMs: 500,
   async run(deps) {
     const lost = await markLostHosts(deps.db);
-    for (const hostId of lost) deps.log.warn({ hostId }, "host lost: its lease ran out");
+    for (const { id, leaseExpiresAt, lastBeatAt } of lost)
+      deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless) await moveOperation(deps.db, id, "lose_contact");
     return { lostHosts: lost.length, outcomeUnknown: contactless.length };
@@ -126,10 +130,16 @@ const collectOwedDeletions: SchedulerReconciler = {
   },
 };
 
+/** Moves sandboxes off draining hosts. */
+const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, run: drainHosts };
+
 const pruneMessages: SchedulerReconciler = {
   name: "prune-outbox",
   everyMs: 60_000,
-  run: async (deps) => ({ pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS) }),
+  run: async (deps) => ({
+    pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS),
+    hostEvents: await pruneHostEvents(deps.db, HOST_EVENTS_KEPT_MS),
+  }),
 };
 
 /** The ratio is the schedulers' setting, the capacity a column: a scheduler that was started with another ratio brings the hosts to it. */
@@ -150,6 +160,7 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,
+  drain,
   overcommitVcpus,
   pruneMessages,
 ];

@@ -7,6 +7,7 @@ import { findIncarnation, findOpenOperations, insertOutbox, type SandboxRow } fr
 import { isTombstoned } from "@torpor/state-machine";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
+import { reportStray } from "./inventory/strays.ts";
 import type { Settled } from "./settle-observation.ts";
 
 export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled> {
@@ -15,6 +16,11 @@ export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Obser
   const facts = { sandboxId: sandbox.id, hostId: seen.hostId, itsEpoch: seen.epoch, epoch: sandbox.epoch, at: sandbox.hostId };
   if (why === undefined) {
     deps.log.warn(facts, "a host holds a sandbox of another host; it is kept until a newer incarnation has run");
+    if (seen.state === "running" && seen.epoch < sandbox.epoch) {
+      const where = sandbox.hostId === null ? "on no host" : `on host ${sandbox.hostId}`;
+      const told = `Sandbox ${sandbox.id} is ${where} at epoch ${sandbox.epoch}; this is a run of epoch ${seen.epoch}.`;
+      await reportStray(deps, seen, { kind: "stale", why: told, discardEpoch: sandbox.epoch });
+    }
     return "foreign";
   }
   deps.log.info({ ...facts, why }, "a stale copy is discarded");
@@ -28,6 +34,8 @@ async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation):
   if (sandbox.state === "error" && sandbox.hostId === null) return "create failed";
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
   if (executing !== undefined) return undefined;
+  // Paused or stopped on no host: the store has what there is of it.
+  if (sandbox.hostId === null && sandbox.state === seen.state && seen.epoch === sandbox.epoch) return "released";
   if (seen.epoch < sandbox.epoch) {
     const newest = await findIncarnation(deps.db, sandbox.id, sandbox.epoch);
     return newest !== undefined && newest.startedAt !== null ? "a newer incarnation ran" : undefined;

@@ -23,6 +23,8 @@ import {
 } from "@torpor/db";
 import { OPERATION_TARGET, type OperationEvent, type SandboxFact, type SandboxState, transitionSandbox } from "@torpor/state-machine";
 import type { Deps } from "./deps.ts";
+import { FOUND_ON_HOST } from "./inventory/reconcile-inventory.ts";
+import { endQuarantine, reportStray } from "./inventory/strays.ts";
 import { settleForeign } from "./settle-foreign.ts";
 import { settledPatch } from "./settled-patch.ts";
 
@@ -42,8 +44,9 @@ const FACT: Record<ObservedState, SandboxFact> = {
 export async function settleObservation(deps: Deps, seen: Observation, onSettled: (sandboxId: string) => Promise<void>): Promise<Settled> {
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
     const sandbox = await findSandboxRow(deps.db, seen.sandboxId);
-    if (sandbox === undefined) return reportUnknown(deps, seen);
+    if (sandbox === undefined) return await reportUnknown(deps, seen);
     if (sandbox.hostId !== seen.hostId) return await settleForeign(deps, sandbox, seen);
+    if (seen.quarantined === true && seen.epoch >= sandbox.epoch) await endQuarantine(deps, seen);
     if (isStale(sandbox, seen)) return "stale";
     if (seen.busyWith !== undefined) return "busy";
     const settled = await settleOnce(deps, sandbox, seen);
@@ -60,11 +63,9 @@ function isStale(sandbox: SandboxRow, seen: Observation): boolean {
   return compareObservations(seen, applied) <= 0;
 }
 
-function reportUnknown(deps: Deps, seen: Observation): Settled {
-  deps.log.warn(
-    { sandboxId: seen.sandboxId, hostId: seen.hostId, state: seen.state },
-    "a host reports a sandbox that the database does not know",
-  );
+async function reportUnknown(deps: Deps, seen: Observation): Promise<Settled> {
+  const why = `The database knows no sandbox ${seen.sandboxId}.`;
+  await reportStray(deps, seen, { kind: "unknown", why, discardEpoch: seen.epoch + 1 });
   return "unknown_sandbox";
 }
 
@@ -123,9 +124,9 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   return "applied";
 }
 
-/** A resume that was to bring the sandbox to another host and did not commit: its snapshot is untouched where it was. */
+/** A resume that was to bring the sandbox to another host, or from the store to one, and did not commit: its snapshot is untouched where it was. */
 function movedBack(executing: OperationRow, seen: Observation): boolean {
-  const isMove = executing.kind === "resume" && executing.originHostId !== null && executing.originHostId !== executing.hostId;
+  const isMove = executing.kind === "resume" && executing.originHostId !== executing.hostId;
   return isMove && executing.committedAt === null && seen.state !== "running";
 }
 
@@ -137,7 +138,8 @@ function factOf(executing: OperationRow | undefined, seen: Observation, moved: b
 
 /** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since. Returns the event's name. */
 async function newsIn(db: Tx, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
-  if (seen.condition?.code !== sandbox.condition?.code) return seen.condition?.code ?? "vmm_responsive";
+  if (seen.condition?.code !== sandbox.condition?.code)
+    return seen.condition?.code ?? (sandbox.condition?.code === "host_lost_sandbox" ? FOUND_ON_HOST : "vmm_responsive");
   if (seen.state !== "paused" || seen.snapshot === undefined || seen.snapshot.storeKey === null) return undefined;
   const snapshot = await findSnapshot(db, seen.sandboxId);
   const isStored = snapshot !== undefined && snapshot.generation === seen.snapshot.generation && snapshot.storeKey === null;

@@ -16,13 +16,22 @@ import {
   SCHEDULER_OBSERVATIONS,
   subjects,
 } from "@torpor/contracts";
-import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
+import {
+  type Database,
+  findOpenOperations,
+  recordActivity,
+  recordBeat,
+  recordReplication,
+  type SeenActivity,
+  type SeenReplication,
+} from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
-import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
+import { answerCommit, answerLease, answerRegister, DEFAULT_LEASE_MS } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
+import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import type { PlacementPolicy } from "./placement.ts";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
@@ -48,16 +57,18 @@ export interface Worker {
   ended: Promise<unknown>;
 }
 
-interface WorkerOptions {
+export interface WorkerOptions {
   db: Database;
   bus: Bus;
   log: Logger;
   signal: AbortSignal;
+  /** Of a host that renews it; 8 s. */
+  leaseMs?: number;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
-  const { db, bus, log, signal } = options;
+  const { db, bus, log, signal, leaseMs = DEFAULT_LEASE_MS } = options;
   await ensureStreams(bus);
   await ensureConsumer(bus, SCHEDULER_INTENTS);
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
@@ -68,7 +79,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  answerHosts(deps, bus, goOn);
+  answerHosts(deps, bus, leaseMs, goOn);
   answer(bus, {
     pattern: subjects.controlAsk("placement"),
     queue: QUEUE,
@@ -112,21 +123,22 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
-function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+function answerHosts(deps: Deps, bus: Bus, leaseMs: number, goOn: (sandboxId: string) => Promise<void>): void {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
   answer(bus, {
     pattern: patterns.asks("register"),
     queue: QUEUE,
     decode: decode.register,
-    handle: (request, subject) => answerRegister(deps, asker(subject), request, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
+    handle: (request, subject) =>
+      answerRegister(deps, asker(subject), request, leaseMs, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
     log,
   });
   answer(bus, {
     pattern: patterns.asks("lease"),
     queue: QUEUE,
     decode: decode.lease,
-    handle: (request, subject) => answerLease(deps, asker(subject), request),
+    handle: (request, subject) => answerLease(deps, asker(subject), request, leaseMs),
     log,
   });
   answer(bus, {
@@ -145,11 +157,17 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
       // Before the beat itself: a sandbox counts as idle by the time of its host's last word (listIdleSandboxes).
       await recordActivity(deps.db, beat.hostId, beat.inventory.flatMap(activityIn));
       await recordBeat(deps.db, beat.hostId, beat.load);
+      await recordReplication(deps.db, beat.hostId, beat.inventory.flatMap(replicationIn));
       // The inventory repeats every observation until the database has it.
       for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
+      await reconcileInventory(deps, beat);
     },
     log,
   });
+}
+
+function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {
+  return replicating === undefined ? [] : [{ sandboxId, ...replicating }];
 }
 
 function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {

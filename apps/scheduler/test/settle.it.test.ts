@@ -1,5 +1,5 @@
 /** What hosts report, in any order and any number of times, and what the scheduler makes of it. */
-import { findIncarnation, findSnapshot, listEvents, setCordoned } from "@torpor/db";
+import { changeHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
 import { anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { expireOperation } from "../src/expire-operation.ts";
@@ -17,6 +17,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
+const cordon = async (hostId: string) => await changeHost(scheduler.database.db, hostId, "cordon", "test");
 const OTHER_OPERATION = `op_${"0".repeat(32)}`;
 
 describe("a sandbox's life", () => {
@@ -204,10 +205,10 @@ describe("more than one host", () => {
     const { id } = await scheduler.running({ region });
     await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey: "stored" } });
     await scheduler.join(target, { region, capacity: { vcpu: 1000, memoryMib: 100_000, diskMib: 100_000 } });
-    await setCordoned(scheduler.database.db, origin, true);
+    await cordon(origin);
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: target, originHostId: origin });
-    await setCordoned(scheduler.database.db, target, true);
+    await cordon(target);
     return { id, origin, target, resume };
   }
   /** What the origin host still reports of the sandbox. */
@@ -231,7 +232,7 @@ describe("more than one host", () => {
     expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error });
     expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ hostId: origin, generation: 1 });
     for (const { id: host, used, sum } of await scheduler.used()) expect(used, host).toEqual(sum);
-    await setCordoned(scheduler.database.db, origin, false);
+    await changeHost(scheduler.database.db, origin, "uncordon", "test");
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: origin, epoch: 3 });
   });
 
@@ -275,7 +276,7 @@ describe("more than one host", () => {
     await scheduler.join("alone", { region });
     const { id } = await scheduler.running({ region });
     await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: SNAPSHOT });
-    await setCordoned(scheduler.database.db, "alone", true);
+    await cordon("alone");
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "alone", epoch: 2 });
   });
 });

@@ -18,6 +18,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   status: async () => (await import("./commands/status.ts")).status,
   image: async () => (await import("./commands/image.ts")).image,
   lab: async () => (await import("./commands/lab.ts")).lab,
+  hosts: async () => (await import("./commands/hosts.ts")).hosts,
   host: async () => (await import("./commands/host.ts")).host,
   bench: async () => (await import("./commands/bench.ts")).bench,
   test: async () => (await import("./commands/test.ts")).test,

@@ -1,10 +1,14 @@
 export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
-export { HOST_STATES, type HostState } from "./host-states.ts";
+export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./host-records.ts";
 export { migrate } from "./migrate.ts";
 export { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
 export * from "./queries/accept.ts";
 export * from "./queries/api-keys.ts";
+export * from "./queries/drains.ts";
+export * from "./queries/findings.ts";
+export * from "./queries/host-events.ts";
 export * from "./queries/hosts.ts";
+export * from "./queries/inventory.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";
 export * from "./queries/outbox.ts";

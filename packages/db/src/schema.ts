@@ -2,8 +2,8 @@
  * The tables (architecture.md 4). What can be held by the database is: states and statuses by CHECK from the state machine's lists, one executing and one waiting operation per
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
-import { OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import { type Cause, type Condition, PREVIEW_ACCESS } from "@torpor/contracts";
+import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
+import { type Cause, type InventoryEntry, PREVIEW_ACCESS, type SandboxCondition } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
   bigint,
@@ -19,7 +19,7 @@ import {
   timestamp,
   uniqueIndex,
 } from "drizzle-orm/pg-core";
-import { HOST_STATES } from "./host-states.ts";
+import { DRAIN_STATUSES, DRAINED_SANDBOX_ENDS, FINDING_KINDS } from "./host-records.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const createdAt = () => at("created_at").notNull().defaultNow();
@@ -109,6 +109,133 @@ export const hosts = pgTable(
   ],
 );
 
+/** What happened to hosts, oldest first by id: every move, and what was found on them. */
+export const hostEvents = pgTable(
+  "host_events",
+  {
+    id: bigserial("id", { mode: "number" }).primaryKey(),
+    hostId: text("host_id")
+      .notNull()
+      .references(() => hosts.id),
+    fact: text("fact").notNull(),
+    fromState: text("from_state"),
+    toState: text("to_state").notNull(),
+    /** `api-key:<id>`, `system:<reconciler>`, or the host itself. */
+    requestedBy: text("requested_by").notNull(),
+    cause: jsonb("cause").$type<Cause>(),
+    occurredAt: at("occurred_at").notNull().defaultNow(),
+  },
+  (event) => [index("host_events_host").on(event.hostId, event.id)],
+);
+
+/** One drain of a host, from its request to the last sandbox. */
+export const drains = pgTable(
+  "drains",
+  {
+    id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+    hostId: text("host_id")
+      .notNull()
+      .references(() => hosts.id),
+    /** `active`: empties the host. `undoing`: ended before that, and what it has paused is resumed. The others are its ends. */
+    status: text("status", { enum: DRAIN_STATUSES }).notNull(),
+    /** What an `undoing` drain becomes: who ended it. */
+    endsAs: text("ends_as", { enum: DRAIN_STATUSES }),
+    maxParallel: integer("max_parallel").notNull(),
+    maxBytesPerSecond: count("max_bytes_per_second"),
+    deadlineAt: at("deadline_at"),
+    requestedBy: text("requested_by").notNull(),
+    startedAt: at("started_at").notNull().defaultNow(),
+    endedAt: at("ended_at"),
+  },
+  (drain) => [
+    check("drains_status", oneOf("status", DRAIN_STATUSES)),
+    check("drains_max_parallel", sql`${drain.maxParallel} >= 1`),
+    uniqueIndex("drains_one_at_work")
+      .on(drain.hostId)
+      .where(sql`status IN ('active', 'undoing')`),
+    index("drains_host").on(drain.hostId, drain.id),
+  ],
+);
+
+/** What a drain does with each sandbox of its host. */
+export const drainSandboxes = pgTable(
+  "drain_sandboxes",
+  {
+    drainId: integer("drain_id")
+      .notNull()
+      .references(() => drains.id),
+    sandboxId: text("sandbox_id")
+      .notNull()
+      .references(() => sandboxes.id),
+    /** It is being moved: one of at most `max_parallel`. */
+    workingSince: at("working_since"),
+    /** The drain has paused it, or is about to, and owes it a resume. Cleared when its owner asks for a pause meanwhile. */
+    owesResume: boolean("owes_resume").notNull().default(false),
+    /** The operation of the drain that is looked at next. */
+    operationId: text("operation_id"),
+    /** When its host was last asked for a copy in the store. */
+    replicationAskedAt: at("replication_asked_at"),
+    /** When its copy last grew, or its place was taken. */
+    progressedAt: at("progressed_at"),
+    bytesDone: count("bytes_done").notNull().default(0),
+    bytesTotal: count("bytes_total").notNull().default(0),
+    /** Why it is still there. */
+    error: jsonb("error").$type<Cause>(),
+    attempts: integer("attempts").notNull().default(0),
+    /** Not before then. */
+    retryAt: at("retry_at"),
+    endedAt: at("ended_at"),
+    outcome: text("outcome", { enum: DRAINED_SANDBOX_ENDS }),
+  },
+  (item) => [
+    primaryKey({ columns: [item.drainId, item.sandboxId] }),
+    check("drain_sandboxes_outcome", oneOf("outcome", DRAINED_SANDBOX_ENDS)),
+    index("drain_sandboxes_open")
+      .on(item.sandboxId)
+      .where(sql`ended_at IS NULL`),
+  ],
+);
+
+/** Where a host and the database disagree about a sandbox. The sandbox may be one that the database does not know. */
+export const hostFindings = pgTable(
+  "host_findings",
+  {
+    hostId: text("host_id")
+      .notNull()
+      .references(() => hosts.id),
+    sandboxId: text("sandbox_id").notNull(),
+    kind: text("kind", { enum: FINDING_KINDS }).notNull(),
+    message: text("message").notNull(),
+    /** Of the copy on the host; of a missing one, as the database has it. */
+    epoch: integer("epoch").notNull(),
+    /** How often in a row it was seen; a missing one is reported after several. */
+    timesSeen: integer("times_seen").notNull().default(1),
+    firstSeenAt: at("first_seen_at").notNull().defaultNow(),
+    lastSeenAt: at("last_seen_at").notNull().defaultNow(),
+    reportedAt: at("reported_at"),
+    /** The host has frozen it and cut its network. */
+    quarantined: boolean("quarantined").notNull().default(false),
+    /** When the host was last told what to do with it. */
+    toldAt: at("told_at"),
+    discardRequestedBy: text("discard_requested_by"),
+  },
+  (finding) => [primaryKey({ columns: [finding.hostId, finding.sandboxId] }), check("host_findings_kind", oneOf("kind", FINDING_KINDS))],
+);
+
+/** Parts of the inventory that a host is sending, for one too large for a single beat. Parts of another digest are of another inventory. */
+export const hostInventoryParts = pgTable(
+  "host_inventory_parts",
+  {
+    hostId: text("host_id")
+      .notNull()
+      .references(() => hosts.id),
+    digest: text("digest").notNull(),
+    firstSandboxId: text("first_sandbox_id").notNull(),
+    entries: jsonb("entries").$type<InventoryEntry[]>().notNull(),
+  },
+  (part) => [primaryKey({ columns: [part.hostId, part.digest, part.firstSandboxId] })],
+);
+
 export const sandboxes = pgTable(
   "sandboxes",
   {
@@ -161,8 +288,8 @@ export const sandboxes = pgTable(
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
     error: jsonb("error").$type<Cause>(),
-    /** What is wrong while it is in its state all the same, as its host sees it. */
-    condition: jsonb("condition").$type<Condition>(),
+    /** What is wrong while it is in its state all the same. */
+    condition: jsonb("condition").$type<SandboxCondition>(),
     /** Last sequence number in sandbox_events. */
     lastSeq: count("last_seq").notNull().default(0),
     createdAt: createdAt(),
@@ -217,6 +344,8 @@ export const operations = pgTable(
     /** A pause that nobody asked for: the host backs out of it when the sandbox was used more recently than that. */
     onlyIfIdleForMs: integer("only_if_idle_for_ms"),
     hostId: text("host_id"),
+    /** The one host that may be chosen for it; null: any that fits. */
+    pinnedHostId: text("pinned_host_id"),
     /** The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted. */
     originHostId: text("origin_host_id"),
     epoch: integer("epoch"),

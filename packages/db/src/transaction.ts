@@ -1,4 +1,4 @@
-import type { Database, Tx } from "./client.ts";
+import type { Tx } from "./client.ts";
 
 /** Carries a result out of a transaction that is to be rolled back. */
 class Rollback extends Error {
@@ -11,7 +11,7 @@ class Rollback extends Error {
 
 /** Runs `body` in a transaction; what it returns through `rollback(value)` is returned as well, but nothing of the transaction stands. */
 export async function inTransaction<Kept, Dropped = never>(
-  db: Database,
+  db: Tx,
   body: (tx: Tx, rollback: (value: Dropped) => never) => Promise<Kept>,
 ): Promise<Kept | Dropped> {
   try {

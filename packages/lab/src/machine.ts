@@ -24,6 +24,8 @@ const KERNEL_OPTIONS = [
   "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0",
   // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the guest.
   "tsc=reliable",
+  // For guests that are hosts themselves, which there are none of: less of QEMU's emulation is relied on.
+  "kvm_amd.vls=0 kvm_amd.vgif=0",
   // After a panic it starts again, as a host in a rack would.
   "panic=5",
 ];
@@ -84,12 +86,7 @@ export function machineComponent(options: LabOptions, record: LabRecord, files: 
     // One processor: a kernel patches itself while it runs (each virtual machine that comes or goes does it), and with two QEMU 7.2 runs on in what has been replaced: "Oops: int3", seen.
     ["-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "1", "-m", String(options.memoryMib)],
     ["-kernel", join(machineDir, "kernel"), "-initrd", join(machineDir, "initrd")],
-    // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the guest.
-    // After a panic it starts again, as a host in a rack would.
-    [
-      "-append",
-      "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0 tsc=reliable panic=5 kvm_amd.vls=0 kvm_amd.vgif=0",
-    ],
+    ["-append", KERNEL_OPTIONS.join(" ")],
     ["-drive", `${disk(join(machineDir, "root.ext4"))},snapshot=on`],
     ["-drive", `${disk(files.data)},discard=unmap,detect-zeroes=unmap`],
     ["-netdev", [`user,id=net0,net=${LAB_NETWORK.cidr},host=${LAB_NETWORK.gateway}`, ...forwards].join(",")],

@@ -1,3 +1,4 @@
+import { HOST_EVENTS, HOST_STATES, HOST_TABLE, LEASED_STATES } from "./host.ts";
 import { OPERATION_EVENTS, OPERATION_STATUSES, OPERATION_TABLE } from "./operation.ts";
 import { SANDBOX_EVENTS, SANDBOX_FACTS, SANDBOX_REQUESTS, SANDBOX_STATES, SANDBOX_TABLE } from "./sandbox.ts";
 
@@ -28,6 +29,14 @@ export function renderLifecycle(): string {
     "",
     ...matrix("status", OPERATION_STATUSES, OPERATION_EVENTS, OPERATION_TABLE),
     "",
+    "## Host",
+    "",
+    "`return` = what it was before it was lost; `later` = it changes what the host returns as. A host is drained only if its sandboxes have somewhere to go, and retired only when it has none.",
+    "",
+    ...diagram(HOST_STATES, HOST_EVENTS, HOST_TABLE),
+    "",
+    ...matrix("state", HOST_STATES, HOST_EVENTS, HOST_TABLE),
+    "",
   ].join("\n");
 }
 
@@ -37,13 +46,18 @@ function diagram(states: readonly string[], events: readonly string[], table: Ta
   const edges = new Map<string, string[]>();
   for (const from of states) {
     for (const event of events) {
-      const to = table[from]?.[event] ?? "refuse";
-      if (to === "stay" || to === "refuse") continue;
-      const key = `  ${from} --> ${to}`;
-      edges.set(key, [...(edges.get(key) ?? []), event]);
+      for (const to of targets(table[from]?.[event])) {
+        const key = `  ${from} --> ${to}`;
+        edges.set(key, [...(edges.get(key) ?? []), event]);
+      }
     }
   }
   return ["```mermaid", "stateDiagram-v2", ...[...edges].map(([edge, labels]) => `${edge}: ${labels.join(", ")}`), "```"];
+}
+
+function targets(cell: string | undefined): readonly string[] {
+  if (cell === undefined || cell === "stay" || cell === "refuse" || cell === "later") return [];
+  return cell === "return" ? LEASED_STATES : [cell];
 }
 
 function matrix(corner: string, states: readonly string[], events: readonly string[], table: Table): string[] {

@@ -1,41 +1,160 @@
-/** For operators: the hosts, and keeping new sandboxes off one. */
+/** For operators: the hosts, their history, and taking one out of use. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { type HostRow, listHosts, setCordoned } from "@torpor/db";
+import {
+  changeHost,
+  type DrainBudget,
+  endDrain,
+  findHost,
+  type HostChanged,
+  type HostRow,
+  listHostEvents,
+  listHosts,
+  listLeasedHosts,
+  listSandboxNeeds,
+  requestDiscard,
+  requestDrain,
+} from "@torpor/db";
+import { allowedHostRequests, type HostRequest, transitionHost } from "@torpor/state-machine";
+import type { FastifyRequest } from "fastify";
+import type { Static } from "typebox";
+import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, unknownResource } from "../errors.ts";
-import { isHostId } from "../ids.ts";
-import { ERRORS, HostList, HostReply, IdParams } from "../schemas.ts";
-import { hostView } from "../views/host.ts";
+import { strandedBy } from "../drain-check.ts";
+import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
+import { DrainBody, FindingParams, HostEventList, HostEventsQuery, HostList, HostParams, HostReply } from "../host-schemas.ts";
+import { isHostId, isSandboxId } from "../ids.ts";
+import { ERRORS } from "../schemas.ts";
+import { hostEventView, hostViews } from "../views/host.ts";
 
 const tags = ["hosts"];
+const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
+const MIB = 1024 ** 2;
+const DEFAULT_PAGE = 100;
 
-export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (app, { deps }) => {
+export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+  const { db } = deps;
+  const by = (request: FastifyRequest) => `api-key:${auth.ownerOf(request).apiKeyId}`;
+  const existing = async (id: string) => {
+    const host = isHostId(id) ? await findHost(db, id) : undefined;
+    if (host === undefined) throw unknownHost(id);
+    return host;
+  };
+  const reply = async (request: FastifyRequest, id: string) => {
+    const [view] = await hostViews(db, [await existing(id)]);
+    if (view === undefined) throw unknownHost(id);
+    return { ...view, request_id: request.id };
+  };
+
   app.get("/hosts", { schema: { tags, response: { 200: HostList, ...ERRORS } } }, async (request) => {
-    const rows = await listHosts(deps.db);
-    return { object: "list" as const, data: rows.map(hostView), has_more: false, url: "/v1/hosts", request_id: request.id };
+    const data = await hostViews(db, await listHosts(db));
+    return { object: "list" as const, data, has_more: false, url: "/v1/hosts", request_id: request.id };
   });
 
-  const verbs = [
-    ["cordon", true],
-    ["uncordon", false],
-  ] as const;
-  for (const [verb, cordoned] of verbs) {
-    app.post(`/hosts/:id/${verb}`, { schema: { tags, params: IdParams, response: { 200: HostReply, ...ERRORS } } }, async (request) => {
-      const { id } = request.params;
-      const host = isHostId(id) ? await setCordoned(deps.db, id, cordoned) : undefined;
-      if (host === undefined) throw unknownResource("host", id, "GET /v1/hosts lists them.");
-      if (!isAsAsked(host, cordoned)) {
-        throw new ApiError("CONFLICT", `Host ${id} is ${host.state}: ${verb} has no meaning there.`, {
-          details: { current_state: host.state, requested: verb },
-        });
-      }
-      return { ...hostView(host), request_id: request.id };
+  app.get("/hosts/:id", { schema: HOST }, async (request) => await reply(request, request.params.id));
+
+  const history = { tags, params: HostParams, querystring: HostEventsQuery, response: { 200: HostEventList, ...ERRORS } };
+  app.get("/hosts/:id/events", { schema: history }, async (request) => {
+    const { id } = await existing(request.params.id);
+    const { limit = DEFAULT_PAGE, after } = request.query;
+    const events = await listHostEvents(db, id, limit + 1, after);
+    // The oldest is the one too many when the newest were asked for.
+    const data = (after === undefined ? events.slice(-limit) : events.slice(0, limit)).map(hostEventView);
+    return { object: "list" as const, data, has_more: events.length > limit, url: `/v1/hosts/${id}/events`, request_id: request.id };
+  });
+
+  for (const verb of ["cordon", "uncordon", "retire"] as const) {
+    app.post(`/hosts/:id/${verb}`, { schema: HOST }, async (request) => {
+      const { id } = await existing(request.params.id);
+      accept(id, verb, await changeHost(db, id, verb, by(request)));
+      return await reply(request, id);
     });
   }
+
+  app.post("/hosts/:id/drain", { schema: { ...HOST, body: DrainBody } }, async (request) => {
+    const host = await existing(request.params.id);
+    const budget = budgetOf(request.body);
+    // One that is under way was judged when it began; this changes its budget.
+    if (transitionHost(standingOf(host), "drain").kind === "move") await assertNotStranded(deps, host);
+    accept(host.id, "drain", await requestDrain(db, host.id, budget, by(request)));
+    return await reply(request, host.id);
+  });
+
+  app.post("/hosts/:id/drain/abort", { schema: HOST }, async (request) => {
+    const { id } = await existing(request.params.id);
+    accept(id, "abort_drain", await endDrain(db, id, { endsAs: "aborted", requestedBy: by(request) }));
+    return await reply(request, id);
+  });
+
+  app.post("/hosts/:id/findings/:sandbox/discard", { schema: { ...HOST, params: FindingParams } }, async (request) => {
+    const { id } = await existing(request.params.id);
+    const { sandbox } = request.params;
+    const requested = isSandboxId(sandbox) ? await requestDiscard(db, id, sandbox, by(request)) : { kind: "not_found" as const };
+    if (requested.kind === "not_found") throw unknownResource("finding", sandbox, `GET /v1/hosts/${id} lists the findings of the host.`);
+    if (requested.kind === "missing")
+      throw new ApiError(
+        "CONFLICT",
+        "There is nothing to discard: the host does not have this sandbox. Delete the sandbox if it is not needed.",
+      );
+    return await reply(request, id);
+  });
 };
 
-/** A lost host is what was asked for as soon as it comes back. */
-function isAsAsked(host: HostRow, cordoned: boolean): boolean {
-  const wanted = cordoned ? "cordoned" : "ready";
-  return host.state === wanted || (host.state === "lost" && host.stateBeforeLost === wanted);
+const unknownHost = (id: string) => unknownResource("host", id, "GET /v1/hosts lists them.");
+const standingOf = (host: HostRow) => ({ state: host.state, before: host.stateBeforeLost });
+
+function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
+  const { max_parallel: maxParallel, max_mib_per_second: mibPerSecond = null, deadline = null } = body;
+  const deadlineMs = deadline === null ? null : /^\d{4}-\d\d-\d\dT/.test(deadline) ? Date.parse(deadline) : Number.NaN;
+  if (deadlineMs !== null && !(deadlineMs > Date.now()))
+    throw invalidRequest([{ field: "deadline", message: "must be a time in the future, as in 2031-05-01T12:00:00Z" }]);
+  return {
+    maxParallel,
+    maxBytesPerSecond: mibPerSecond === null ? null : mibPerSecond * MIB,
+    deadlineAt: deadlineMs === null ? null : new Date(deadlineMs),
+  };
+}
+
+async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<void> {
+  const stranded = strandedBy(host, await listSandboxNeeds(db, host.id), await listLeasedHosts(db));
+  if (stranded.length === 0) return;
+  const what = stranded.map(({ message }) => message).join(" ");
+  const instead = "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";
+  throw new ApiError("CONFLICT", `Host ${host.id} is the last one for some of its sandboxes. ${what} ${instead}`, {
+    details: { current_state: host.state, requested: "drain", allowed: ["cordon"], stranded },
+  });
+}
+
+/** Why a request has no meaning in a state, and what to do instead. */
+const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], string>>>> = {
+  uncordon: { draining: "Abort the drain first (POST …/drain/abort); the host is cordoned then, and can be uncordoned." },
+  drain: {
+    lost: "Nothing can be moved off a host that is silent. It goes on where it was when the host is back; retire it if it will not come back.",
+  },
+  retire: {
+    ready: "Drain it first, or cordon it if it is empty: until then it may be given sandboxes.",
+    draining: "Wait until the drain is done, or abort it; then retire the host.",
+  },
+  abort_drain: {
+    ready: "It is not being drained.",
+    cordoned: "It is not being drained.",
+    lost: "It was not being drained when it was lost.",
+  },
+};
+
+/** Lets through what was done or is so already; throws the 4xx of the rest. */
+function accept(id: string, requested: HostRequest, changed: HostChanged): void {
+  if (changed.kind === "moved" || changed.kind === "stay") return;
+  if (changed.kind === "not_found") throw unknownHost(id);
+  const { host } = changed;
+  const details = { current_state: host.state, requested, allowed: allowedHostRequests(standingOf(host)) };
+  if (changed.kind === "has_sandboxes") {
+    const what = `Host ${host.id} still has ${changed.sandboxes} sandbox${changed.sandboxes === 1 ? "" : "es"}`;
+    const instead = host.state === "lost" ? "Delete them, or wait for the host to come back" : "Drain the host first";
+    throw new ApiError("CONFLICT", `${what}. ${instead}; then retire it.`, { details: { ...details, sandboxes: changed.sandboxes } });
+  }
+  const instead =
+    host.state === "retired" ? "A retired host stays retired; register the machine under a new id." : INSTEAD[requested]?.[host.state];
+  throw new ApiError("CONFLICT", `Host ${host.id} is ${host.state}: ${requested} has no meaning there. ${instead ?? ""}`.trim(), {
+    details,
+  });
 }

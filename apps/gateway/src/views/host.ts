@@ -1,11 +1,37 @@
-import type { HostRow } from "@torpor/db";
-import type { HostResource } from "../schemas.ts";
+import {
+  countSandboxes,
+  type Database,
+  type DrainProgress,
+  type FindingRow,
+  type HostEventRow,
+  type HostRow,
+  listDrainProgress,
+  listFindings,
+} from "@torpor/db";
+import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
-export function hostView(host: HostRow): HostResource {
+const MIB = 1024 ** 2;
+const timestamp = (date: Date) => date.toISOString();
+const optional = (date: Date | null) => (date === null ? null : timestamp(date));
+
+/** Hosts with what is known about each beside its row. */
+export async function hostViews(db: Database, hosts: HostRow[]): Promise<HostResource[]> {
+  const ids = hosts.map(({ id }) => id);
+  const [counts, drains, findings] = await Promise.all([countSandboxes(db, ids), listDrainProgress(db, ids), listFindings(db, ids)]);
+  return hosts.map((host) => ({
+    ...hostFacts(host),
+    sandboxes: counts.get(host.id) ?? {},
+    findings: findings.filter(({ hostId }) => hostId === host.id).map(findingView),
+    drain: drainView(drains.get(host.id), new Date()),
+  }));
+}
+
+function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" | "drain"> {
   return {
     id: host.id,
     object: "host",
     state: host.state,
+    ...(host.stateBeforeLost === null ? {} : { state_before_lost: host.stateBeforeLost }),
     region: host.region,
     labels: host.labels,
     driver: host.driver,
@@ -14,7 +40,68 @@ export function hostView(host: HostRow): HostResource {
     capacity: { vcpu: host.vcpuCapacity, memory_mb: host.memoryMibCapacity, disk_mb: host.diskMibCapacity },
     used: { vcpu: host.vcpuUsed, memory_mb: host.memoryMibUsed, disk_mb: host.diskMibUsed },
     load: host.load,
-    lease_expires_at: host.leaseExpiresAt.toISOString(),
-    last_beat_at: host.lastBeatAt?.toISOString() ?? null,
+    lease_expires_at: timestamp(host.leaseExpiresAt),
+    last_beat_at: optional(host.lastBeatAt),
+    registered_at: timestamp(host.registeredAt),
+  };
+}
+
+function findingView(finding: FindingRow): HostResource["findings"][number] {
+  return {
+    sandbox_id: finding.sandboxId,
+    kind: finding.kind,
+    message: finding.message,
+    epoch: finding.epoch,
+    quarantined: finding.quarantined,
+    ...(finding.discardRequestedBy === null ? {} : { discard_requested_by: finding.discardRequestedBy }),
+    first_seen_at: timestamp(finding.firstSeenAt),
+    last_seen_at: timestamp(finding.lastSeenAt),
+  };
+}
+
+export function drainView(progress: DrainProgress | undefined, now: Date): HostResource["drain"] {
+  if (progress === undefined) return null;
+  const { drain, total, working, failed, failures, bytesDone, bytesTotal } = progress;
+  const { moved = 0, released = 0, returned = 0, gone = 0 } = progress.ended;
+  const left = total - moved - released - returned - gone;
+  return {
+    status: drain.status,
+    budget: {
+      max_parallel: drain.maxParallel,
+      max_mib_per_second: drain.maxBytesPerSecond === null ? null : drain.maxBytesPerSecond / MIB,
+      deadline: optional(drain.deadlineAt),
+    },
+    requested_by: drain.requestedBy,
+    started_at: timestamp(drain.startedAt),
+    ended_at: optional(drain.endedAt),
+    sandboxes: { total, left, moving: working, failed, moved, released, returned, gone },
+    bytes: { done: bytesDone, total: bytesTotal },
+    eta_seconds: drain.status === "active" ? etaSeconds(now.getTime() - drain.startedAt.getTime(), { left, departed: total - left }) : null,
+    failures: failures.map(({ sandboxId, error, attempts, retryAt }) => ({
+      sandbox_id: sandboxId,
+      code: error?.code ?? "",
+      message: error?.message ?? "",
+      attempts,
+      retry_at: optional(retryAt),
+    })),
+  };
+}
+
+function etaSeconds(elapsedMs: number, { left, departed }: { left: number; departed: number }): number | null {
+  if (left === 0) return 0;
+  return departed === 0 ? null : Math.ceil(((elapsedMs / departed) * left) / 1000);
+}
+
+export function hostEventView(event: HostEventRow): HostEventResource {
+  return {
+    object: "host_event",
+    id: event.id,
+    host_id: event.hostId,
+    fact: event.fact,
+    from: event.fromState,
+    to: event.toState,
+    requested_by: event.requestedBy,
+    ...(event.cause === null ? {} : { cause: event.cause }),
+    occurred_at: timestamp(event.occurredAt),
   };
 }

@@ -29,6 +29,8 @@ export interface VmRecord {
   cause?: Cause;
   /** What is wrong with the VMM while it lives. */
   condition?: Condition;
+  /** The control plane has had it frozen and cut off. */
+  quarantined?: boolean;
   timingsMs?: Record<string, number>;
   observedAt: string;
   /** Opens the guest agent. Nobody but this host's agent and the guest has it. */

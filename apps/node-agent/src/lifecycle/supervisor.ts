@@ -127,7 +127,8 @@ export class Supervisor {
     const { command } = journal;
     record.epoch = Math.max(record.epoch, command.epoch);
     record.opSeq = Math.max(record.opSeq, command.opSeq);
-    record.spec = command.spec;
+    // What the control plane discards it may not know.
+    if (command.kind !== "discard") record.spec = command.spec;
     entry.journal = journal;
     entry.abort = new AbortController();
     const { signal } = entry.abort;
@@ -138,6 +139,7 @@ export class Supervisor {
   async execute(command: VmCommand): Promise<Accepted> {
     const { sandboxId } = command.spec;
     if (command.kind === "cancel") return this.cancel(sandboxId, command.cancels);
+    if (command.kind === "quarantine" || command.kind === "unquarantine") return await this.setQuarantined(command);
     const entry = await this.entryFor(command);
     if (entry === undefined) return "ignored";
     // A delete does not wait for what can still back out.
@@ -158,6 +160,7 @@ export class Supervisor {
   async route(sandboxId: string, epoch: number): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const entry = this.entries.get(sandboxId);
     if (entry === undefined || entry.record.epoch !== epoch || entry.record.state !== "running") return undefined;
+    if (entry.record.quarantined === true) return undefined;
     const address = await this.deps.driver.guestAddress(this.deps.store.vmOf(entry.record));
     return address === undefined ? undefined : { address, agentKey: entry.record.agentKey };
   }
@@ -189,8 +192,31 @@ export class Supervisor {
     const { kind } = await driver.inspect(vm);
     entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
     const isNews = kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
-    if (isNews || kind === "none" || kind === "paused") await this.enqueue(entry, () => this.look(entry));
+    const isHeld = entry.record.quarantined === true;
+    if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused")) await this.enqueue(entry, () => this.look(entry));
     if (kind === "running" && round % TRIM_EVERY_ROUNDS === 0) await driver.trimLogs(vm);
+  }
+
+  /** A copy that the control plane knows nothing of, or knows to have run on elsewhere. Its vCPUs stand still, and the data plane knows no way to it. */
+  private async setQuarantined({ kind, spec, epoch, opSeq }: VmCommand): Promise<Accepted> {
+    const entry = this.entries.get(spec.sandboxId);
+    if (entry === undefined) return "ignored";
+    return await this.enqueue(entry, async () => {
+      const { record, journal } = entry;
+      if (journal !== undefined || record.epoch !== epoch || record.opSeq !== opSeq) return "stale";
+      if (record.state !== "running") return "ignored";
+      if ((record.quarantined === true) === (kind === "quarantine")) {
+        this.report(this.observationOf(entry));
+        return "repeated";
+      }
+      this.deps.log.warn({ sandboxId: spec.sandboxId, epoch, kind }, "a VM is quarantined, or is so no longer");
+      delete record.operation;
+      if (kind === "quarantine") record.quarantined = true;
+      else delete record.quarantined;
+      await this.persist(record);
+      await this.look(entry);
+      return "journalled";
+    });
   }
 
   private cancel(sandboxId: string, operationId: string | undefined): Accepted {
@@ -262,10 +288,19 @@ export class Supervisor {
   private async carryOut(entry: Entry, journal: Journal, signal: AbortSignal): Promise<void> {
     const { record } = entry;
     await this.replication.stop(record.spec.sandboxId);
+    if (record.quarantined === true) await this.takeBack(record, journal);
     const step: Step = { deps: this.deps, record, journal, vm: this.deps.store.vmOf(record), signal, timings: {} };
     const outcome = await this.perform(step);
     await this.settle(entry, journal, outcome, step.timings);
     if (outcome.state === "paused") this.replication.start(record);
+  }
+
+  /** The control plane goes on with it: it is a stray no longer. What ends it anyway does so without another instruction of the guest's. */
+  private async takeBack(record: VmRecord, { command }: Journal): Promise<void> {
+    delete record.quarantined;
+    const vm = this.deps.store.vmOf(record);
+    if (command.kind === "discard" || command.kind === "delete") return;
+    if ((await this.deps.driver.inspect(vm)).kind === "paused") await this.resumeStandingStill(vm, record);
   }
 
   private async perform(step: Step): Promise<Outcome> {
@@ -363,7 +398,8 @@ export class Supervisor {
     if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
     const vm: Vm = this.deps.store.vmOf(record);
     const status = await this.deps.driver.inspect(vm);
-    if (status.kind === "paused") await this.resumeStandingStill(vm, record);
+    if (status.kind === "running" && record.quarantined === true) await this.deps.driver.pauseVcpus(vm);
+    if (status.kind === "paused" && record.quarantined !== true) await this.resumeStandingStill(vm, record);
     if (record.state === "running") await this.noteCondition(entry, status);
     if (status.kind === "none" && record.state === "running") {
       const { code, message } = await this.deps.driver.causeOfEnd(vm);
@@ -442,6 +478,7 @@ export class Supervisor {
       ...(record.operation === undefined ? {} : { operation: record.operation }),
       ...(record.cause === undefined ? {} : { cause: record.cause }),
       ...(record.condition === undefined ? {} : { condition: record.condition }),
+      ...(record.quarantined === undefined ? {} : { quarantined: record.quarantined }),
       ...(record.snapshot === undefined ? {} : { snapshot: record.snapshot }),
       ...(record.timingsMs === undefined ? {} : { timingsMs: record.timingsMs }),
       ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),

@@ -1,14 +1,22 @@
 /** This host's place in the fleet: it registers, renews its lease, and beats. */
-import { createHash } from "node:crypto";
 import { ask, type Bus, publishCore } from "@torpor/bus";
-import { decoder, type Heartbeat, LeaseReply, type Observation, type RegisterRequest, subjects } from "@torpor/contracts";
+import {
+  compareObservations,
+  decoder,
+  type Heartbeat,
+  inventoryDigest,
+  LeaseReply,
+  MAX_INVENTORY_PER_BEAT,
+  type Observation,
+  type RegisterRequest,
+  subjects,
+} from "@torpor/contracts";
 import { type Logger, pause } from "@torpor/service";
 
 const decodeLease = decoder(LeaseReply);
 const ASK_LIMIT_MS = 2_000;
 const RETRY_MS = 500;
 const BEAT_EVERY_MS = 2_000;
-const MAX_INVENTORY = 200;
 
 export interface Membership {
   isRegistered: boolean;
@@ -43,7 +51,7 @@ export async function keepLease(
   }
 }
 
-/** Beats until the signal ends. A host with more sandboxes than fit sends them in turn. */
+/** Beats until the signal ends. A host with more sandboxes than fit sends an inventory in parts, one a beat, and then the next inventory. */
 export async function beat(
   bus: Bus,
   hostId: string,
@@ -51,11 +59,13 @@ export async function beat(
   signal: AbortSignal,
 ): Promise<void> {
   const agentStartedAt = new Date().toISOString();
+  let whole: Observation[] = [];
   let offset = 0;
   do {
     const { inventory, diskFreeMib } = look();
-    const part = inventory.length <= MAX_INVENTORY ? inventory : [...inventory, ...inventory].slice(offset, offset + MAX_INVENTORY);
-    offset = inventory.length === 0 ? 0 : (offset + MAX_INVENTORY) % inventory.length;
+    if (offset >= whole.length) [whole, offset] = [inventory, 0];
+    const part = whole.slice(offset, offset + MAX_INVENTORY_PER_BEAT).map((seen) => newestOf(seen, inventory));
+    offset += MAX_INVENTORY_PER_BEAT;
     const message: Heartbeat = {
       type: "heartbeat",
       version: 1,
@@ -67,14 +77,14 @@ export async function beat(
         diskFreeMib: await diskFreeMib,
       },
       inventory: part,
-      inventoryCount: inventory.length,
-      inventoryDigest: digest(inventory),
+      inventoryCount: whole.length,
+      inventoryDigest: inventoryDigest(whole),
     };
     publishCore(bus, subjects.beat(hostId), message);
   } while (await pause(BEAT_EVERY_MS, signal));
 }
 
-function digest(inventory: Observation[]): string {
-  const lines = inventory.map((seen) => `${seen.sandboxId} ${seen.epoch} ${seen.opSeq} ${seen.revision}`).toSorted();
-  return createHash("sha256").update(lines.join("\n")).digest("hex");
+/** The same observation with what has no revision (its use, its memory) as it is now. One that is out of date stays in the inventory that it is of: the digest is of that. */
+function newestOf(seen: Observation, inventory: Observation[]): Observation {
+  return inventory.find((one) => one.sandboxId === seen.sandboxId && compareObservations(one, seen) === 0) ?? seen;
 }

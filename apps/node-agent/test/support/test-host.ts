@@ -31,7 +31,7 @@ export async function prepareImages(imagesDir: string, driver: Driver): Promise<
   return sha256;
 }
 
-export type Kind = Exclude<VmCommand["kind"], "cancel" | "discard">;
+export type Kind = Exclude<VmCommand["kind"], "cancel" | "discard" | "quarantine" | "unquarantine">;
 
 /** Commands of one sandbox, in their order. */
 export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): VmCommand[] {

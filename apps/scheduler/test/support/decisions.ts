@@ -3,6 +3,7 @@ import type { Observation, VmCommand } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
+  type AcceptRequest,
   findOperation,
   findSandboxRow,
   listEvents,
@@ -57,6 +58,11 @@ export class Decisions implements AsyncDisposable {
 
   async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {
     await registerHost(this.database.db, aHost(hostId, given), 600_000);
+  }
+
+  /** Accepted, and left to whoever begins it. */
+  async ask(sandboxId: string, verb: Verb): Promise<AcceptRequest> {
+    return await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database));
   }
 
   /** Accepts the request and begins its operation. */

@@ -125,6 +125,14 @@ export const PlacementResource = Type.Object({
 
 export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
 
+/** What is wrong while a sandbox is in its state all the same. `host_lost_sandbox`: its host has it no more. */
+export const SANDBOX_CONDITIONS = ["host_unreachable", "vmm_unresponsive", "host_lost_sandbox"] as const;
+/** As stored; that a host is unreachable is seen from the host. */
+export interface SandboxCondition {
+  code: Exclude<(typeof SANDBOX_CONDITIONS)[number], "host_unreachable">;
+  message: string;
+}
+
 /** The operation in flight, shown beside the status (architecture.md 3). */
 export const OperationSummary = Type.Object({ id: Type.String(), kind: Type.String(), status: Type.String() });
 
@@ -155,7 +163,7 @@ export const SandboxResource = Type.Object({
   preview_access: PreviewAccess,
   placement: Type.Optional(Placement),
   operation: Type.Optional(OperationSummary),
-  condition: Type.Optional(Type.Union([Type.Literal("host_unreachable"), Type.Literal("vmm_unresponsive")])),
+  condition: Type.Optional(Type.Enum(SANDBOX_CONDITIONS)),
   condition_reason: Type.Optional(Type.String()),
   error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
   durability: Type.Optional(Type.Union([Type.Literal("host-disk"), Type.Literal("replicated")])),

@@ -11,8 +11,21 @@ import { HostId, OperationId, SandboxId } from "../ids.ts";
  * `cancel`: the operation named in `cancels` backs out if it has not committed. `delete`: the sandbox is gone for good, its entries in the snapshot store too. `discard`: drop
  * what this host alone holds of the sandbox (it lives on elsewhere, or never ran here); the store is not touched; no observation but `deleted` follows.
  * `discard` is ordered by epoch alone: it applies to a copy whose epoch is not above the command's, and never to one whose vCPUs run at that very epoch.
+ * `quarantine`: the vCPUs stand still and nothing goes in or out, until `unquarantine` or the next command of the sandbox; for a copy of exactly the command's (epoch, opSeq).
+ * In these two and in `discard` the host goes by its own spec of the sandbox: the control plane may not have it.
  */
-export const COMMAND_KINDS = ["create", "pause", "resume", "stop", "start", "delete", "discard", "cancel"] as const;
+export const COMMAND_KINDS = [
+  "create",
+  "pause",
+  "resume",
+  "stop",
+  "start",
+  "delete",
+  "discard",
+  "quarantine",
+  "unquarantine",
+  "cancel",
+] as const;
 export type CommandKind = (typeof COMMAND_KINDS)[number];
 
 export const Resources = Type.Object({

@@ -1,7 +1,10 @@
 /** Heartbeat: subject `torpor.v1.host.<hostId>.beat`, core NATS, not stored; the next supersedes it. */
+import { createHash } from "node:crypto";
 import { type Static, Type } from "typebox";
 import { HostId } from "../ids.ts";
-import { Observation } from "./observation.ts";
+import { type InventoryEntry, Observation } from "./observation.ts";
+
+export const MAX_INVENTORY_PER_BEAT = 200;
 
 export const Heartbeat = Type.Object({
   type: Type.Literal("heartbeat"),
@@ -10,10 +13,16 @@ export const Heartbeat = Type.Object({
   /** Start of this agent process; a change tells that it restarted. */
   agentStartedAt: Type.String(),
   load: Type.Object({ vms: Type.Integer(), residentBytes: Type.Integer(), diskFreeMib: Type.Integer() }),
-  /** Newest observation of sandboxes on this host, at most 200 per beat; a larger host sends them in turn. */
-  inventory: Type.Array(Observation, { maxItems: 200 }),
-  /** Number of sandboxes on the host and a digest of their (id, epoch, opSeq, revision), so that a reader knows whether it has seen all. */
+  /** Observations of the sandboxes on this host. A larger host sends an inventory in parts, beat by beat; count and digest are those of the whole. */
+  inventory: Type.Array(Observation, { maxItems: MAX_INVENTORY_PER_BEAT }),
+  /** Number of sandboxes and `inventoryDigest` of them, so that a reader knows whether it has seen all. */
   inventoryCount: Type.Integer({ minimum: 0 }),
   inventoryDigest: Type.String(),
 });
 export type Heartbeat = Static<typeof Heartbeat>;
+
+/** SHA-256, hex, of (id, epoch, opSeq, revision) of each sandbox, in any order. */
+export function inventoryDigest(inventory: readonly InventoryEntry[]): string {
+  const lines = inventory.map((seen) => `${seen.sandboxId} ${seen.epoch} ${seen.opSeq} ${seen.revision}`).toSorted();
+  return createHash("sha256").update(lines.join("\n")).digest("hex");
+}

@@ -27,7 +27,7 @@ export const SnapshotFacts = Type.Object({
 });
 export type SnapshotFacts = Static<typeof SnapshotFacts>;
 
-/** What is wrong with a sandbox that is in its state all the same. */
+/** What a host sees to be wrong with a sandbox that is in its state all the same. */
 export const Condition = Type.Object({ code: Type.Literal("vmm_unresponsive"), message: Type.String() });
 export type Condition = Static<typeof Condition>;
 
@@ -52,6 +52,10 @@ export const Observation = Type.Object({
   cause: Type.Optional(Cause),
   /** Present while it lasts. */
   condition: Type.Optional(Condition),
+  /** The VM stands still and its network is cut, because the control plane said so (`quarantine`). */
+  quarantined: Type.Optional(Type.Boolean()),
+  /** In a heartbeat's inventory, while the sandbox is being copied to the snapshot store. */
+  replicating: Type.Optional(Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) })),
   /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
   busyWith: Type.Optional(OperationId),
   vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),
@@ -65,6 +69,9 @@ export const Observation = Type.Object({
 export type Observation = Static<typeof Observation>;
 
 type Order = Pick<Observation, "epoch" | "opSeq" | "revision">;
+
+/** What a digest of an inventory is made of. */
+export type InventoryEntry = Pick<Observation, "sandboxId"> & Order;
 
 /** Positive when `a` is newer than `b`. */
 export function compareObservations(a: Order, b: Order): number {

@@ -9,6 +9,7 @@ import { and, eq, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes, sandboxEvents } from "../schema.ts";
 import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
+import { keepPaused } from "./drains.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
 import { findOpenOperations, moveOperation, type OperationRow, dropIdleCondition, requestCancel } from "./operations.ts";
 
@@ -24,6 +25,8 @@ export interface Requester {
   deadlineMs: number;
   /** Of a pause: only if nothing has used the sandbox for so long. */
   onlyIfIdleForMs?: number | undefined;
+  /** Of a resume: on this host or not at all. */
+  pinnedHostId?: string | undefined;
 }
 
 export interface AcceptedOperation {
@@ -119,12 +122,7 @@ export type AcceptRequest =
   | { kind: "key_reused" };
 
 /** Judges `request` against the end of the sandbox's queue (architecture.md 3) and queues an operation where one is needed. */
-export async function acceptRequest(
-  db: Database,
-  sandboxId: string,
-  request: SandboxRequest,
-  requester: Requester,
-): Promise<AcceptRequest> {
+export async function acceptRequest(db: Tx, sandboxId: string, request: SandboxRequest, requester: Requester): Promise<AcceptRequest> {
   try {
     return await inTransaction<AcceptRequest>(db, async (tx) => {
       const repeat = await findRepeat(tx, requester);
@@ -155,6 +153,8 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
     },
     request,
   );
+  // Whether it joins, is there already or is new: from now on it is paused because somebody wants it to be.
+  if (request === "pause" && admission.kind !== "gone") await keepPaused(tx, sandbox.id);
   switch (admission.kind) {
     case "gone":
       return { kind: "not_found" };
@@ -203,6 +203,7 @@ async function insertOperation(tx: Tx, sandboxId: string, kind: OperationKind, r
       requestSha256: requester.requestSha256 ?? null,
       requestedBy: requester.requestedBy,
       onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
+      pinnedHostId: requester.pinnedHostId ?? null,
       deadlineAt: sql`now() + ${`${requester.deadlineMs} milliseconds`}::interval`,
       traceId: requester.traceId ?? null,
     })

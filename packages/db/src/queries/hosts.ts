@@ -1,13 +1,15 @@
 import type { RegisterRequest } from "@torpor/contracts";
+import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import type { HostState } from "../host-states.ts";
-import { hosts, templateImages, templates } from "../schema.ts";
+import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
+import { giveUpDrain } from "./drains.ts";
+import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 
-export type HostRow = typeof hosts.$inferSelect;
 export type TemplateRow = typeof templates.$inferSelect;
 
 const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
+const byItself = (hostId: string) => `host:${hostId}`;
 
 /**
  * Makes or refreshes a host with its templates and images, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease.
@@ -33,36 +35,30 @@ export async function registerHost(
       agentVersion: request.agentVersion,
       imageSha256s: request.images.map((image) => image.sha256),
       vcpuOffered,
-      vcpuCapacity: sql`greatest(${vcpuCapacity}, ${hosts.vcpuUsed})`,
-      memoryMibCapacity: sql`greatest(${request.capacity.memoryMib}::int, ${hosts.memoryMibUsed})`,
-      diskMibCapacity: sql`greatest(${request.capacity.diskMib}::int, ${hosts.diskMibUsed})`,
       leaseExpiresAt: leaseEnd(leaseMs),
       registeredAt: sql`now()`,
     };
-    const [known] = await tx.select().from(hosts).where(eq(hosts.id, request.hostId)).for("update");
-    if (known?.state === "retired") return { granted: false, reason: `host ${request.hostId} is retired; register it under a new id` };
+    const { hostId, capacity } = request;
+    const known = await lockHost(tx, hostId);
+    const event = { hostId, fact: "registered", requestedBy: byItself(hostId) };
     if (known === undefined) {
-      await tx.insert(hosts).values({
-        ...facts,
-        id: request.hostId,
-        state: "ready",
-        vcpuCapacity,
-        memoryMibCapacity: request.capacity.memoryMib,
-        diskMibCapacity: request.capacity.diskMib,
-      });
+      const offered = { vcpuCapacity, memoryMibCapacity: capacity.memoryMib, diskMibCapacity: capacity.diskMib };
+      await tx.insert(hosts).values({ ...facts, ...offered, id: hostId, state: "ready" });
+      await recordHostEvent(tx, { ...event, from: null, to: "ready" });
     } else {
-      await tx
-        .update(hosts)
-        .set({ ...facts, ...backFromLost(known) })
-        .where(eq(hosts.id, known.id));
+      const offered = {
+        vcpuCapacity: sql`greatest(${vcpuCapacity}, ${hosts.vcpuUsed})`,
+        memoryMibCapacity: sql`greatest(${capacity.memoryMib}::int, ${hosts.memoryMibUsed})`,
+        diskMibCapacity: sql`greatest(${capacity.diskMib}::int, ${hosts.diskMibUsed})`,
+      };
+      const patch = { ...facts, ...offered };
+      const moved = await moveHost(tx, { host: known, event: "register", ...event, fact: "returned", patch });
+      if (moved.kind === "refused") return { granted: false, reason: `host ${hostId} is retired; register it under a new id` };
+      if (moved.kind === "stay") await recordHostEvent(tx, { ...event, from: known.state, to: known.state });
     }
     await recordImages(tx, request);
     return { granted: true };
   });
-}
-
-function backFromLost(host: HostRow): { state: HostState; stateBeforeLost: null } | Record<string, never> {
-  return host.state === "lost" ? { state: host.stateBeforeLost ?? "ready", stateBeforeLost: null } : {};
 }
 
 async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
@@ -92,14 +88,11 @@ async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
 /** Extends a host's lease. Not granted to a host that is unknown or retired: it has to register. */
 export async function renewLease(db: Database, hostId: string, leaseMs: number): Promise<{ granted: boolean; reason?: string }> {
   return await db.transaction(async (tx) => {
-    const [host] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
+    const host = await lockHost(tx, hostId);
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
-    if (host.state === "retired") return { granted: false, reason: `host ${hostId} is retired` };
-    await tx
-      .update(hosts)
-      .set({ leaseExpiresAt: leaseEnd(leaseMs), ...backFromLost(host) })
-      .where(eq(hosts.id, hostId));
-    return { granted: true };
+    const patch = { leaseExpiresAt: leaseEnd(leaseMs) };
+    const moved = await moveHost(tx, { host, event: "renew", fact: "returned", requestedBy: byItself(hostId), patch });
+    return moved.kind === "refused" ? { granted: false, reason: `host ${hostId} is retired` } : { granted: true };
   });
 }
 
@@ -110,34 +103,69 @@ export async function recordBeat(db: Tx, hostId: string, load: Record<string, nu
     .where(eq(hosts.id, hostId));
 }
 
-/** Hosts whose lease ran out become `lost`. Returns their ids. */
-export async function markLostHosts(db: Tx): Promise<string[]> {
-  const rows = await db
-    .update(hosts)
-    .set({ stateBeforeLost: hosts.state, state: "lost" })
-    .where(and(inArray(hosts.state, ["ready", "cordoned", "draining"]), lt(hosts.leaseExpiresAt, sql`now()`)))
-    .returning({ id: hosts.id });
-  return rows.map((row) => row.id);
+/** Hosts whose lease ran out become `lost`. Returns them, as they were before. */
+export async function markLostHosts(db: Database): Promise<HostRow[]> {
+  return await db.transaction(async (tx) => {
+    const silent = await tx
+      .select()
+      .from(hosts)
+      .where(and(inArray(hosts.state, [...LEASED_STATES]), lt(hosts.leaseExpiresAt, sql`now()`)))
+      .for("update", { skipLocked: true });
+    for (const host of silent) {
+      const beat =
+        host.lastBeatAt === null ? "It has never sent a heartbeat" : `Its last heartbeat was at ${host.lastBeatAt.toISOString()}`;
+      const message = `It has not renewed its lease, which ended at ${host.leaseExpiresAt.toISOString()}. ${beat}.`;
+      const cause = { code: "LEASE_ENDED", message };
+      await moveHost(tx, { host, event: "lease_ended", fact: "lost", requestedBy: "system:lease", cause });
+    }
+    return silent;
+  });
 }
 
 export async function listHosts(db: Tx): Promise<HostRow[]> {
   return await db.select().from(hosts).where(ne(hosts.state, "retired")).orderBy(asc(hosts.id));
 }
 
-/** Ready ⇄ cordoned. Undefined when there is no such host; the row as it is when it is in neither state. */
-export async function setCordoned(db: Database, hostId: string, cordoned: boolean): Promise<HostRow | undefined> {
-  const from: HostState = cordoned ? "ready" : "cordoned";
-  const to: HostState = cordoned ? "cordoned" : "ready";
-  await db
-    .update(hosts)
-    .set({ state: to })
-    .where(and(eq(hosts.id, hostId), eq(hosts.state, from)));
-  await db
-    .update(hosts)
-    .set({ stateBeforeLost: to })
-    .where(and(eq(hosts.id, hostId), eq(hosts.state, "lost"), eq(hosts.stateBeforeLost, from)));
+export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefined> {
   const [row] = await db.select().from(hosts).where(eq(hosts.id, hostId));
   return row;
+}
+
+export type HostChanged = HostMoved | { kind: "not_found" } | { kind: "has_sandboxes"; host: HostRow; sandboxes: number };
+
+const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, string> = {
+  cordon: "cordoned",
+  uncordon: "uncordoned",
+  retire: "retired",
+};
+
+/** What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired: nobody would look after them. */
+export async function changeHost(db: Database, hostId: string, request: keyof typeof FACTS, requestedBy: string): Promise<HostChanged> {
+  return await db.transaction(async (tx) => {
+    const host = await lockHost(tx, hostId);
+    if (host === undefined) return { kind: "not_found" };
+    if (request === "retire") {
+      // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
+      const count = await tx.$count(sandboxes, eq(sandboxes.hostId, hostId));
+      if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
+    }
+    const moved = await moveHost(tx, { host, event: request, fact: FACTS[request], requestedBy });
+    if (request === "retire" && moved.kind === "moved") await giveUpDrain(tx, hostId);
+    return moved;
+  });
+}
+
+/** How many sandboxes each host has, by state. */
+export async function countSandboxes(db: Tx, hostIds: string[]): Promise<Map<string, Record<string, number>>> {
+  if (hostIds.length === 0) return new Map();
+  const rows = await db
+    .select({ hostId: sandboxes.hostId, state: sandboxes.state, count: sql<number>`count(*)::int` })
+    .from(sandboxes)
+    .where(inArray(sandboxes.hostId, hostIds))
+    .groupBy(sandboxes.hostId, sandboxes.state);
+  const counts = new Map<string, Record<string, number>>();
+  for (const { hostId, state, count } of rows) if (hostId !== null) counts.set(hostId, { ...counts.get(hostId), [state]: count });
+  return counts;
 }
 
 /** By id or name; active ones only. */

@@ -8,7 +8,7 @@
  */
 import { isSettled, type SandboxState, type SettledState } from "@torpor/state-machine";
 import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
-import { and, eq, sql } from "drizzle-orm";
+import { and, eq, ne, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, outbox, sandboxEvents, sandboxes } from "../schema.ts";
 
@@ -144,6 +144,8 @@ async function applyHoldings(tx: Tx, before: Holding | undefined, after: Holding
       .where(
         and(
           eq(hosts.id, hostId),
+          // Placement looked at the host before: it may be retired since.
+          delta.diskMib > 0 || delta.memoryMib > 0 ? ne(hosts.state, "retired") : undefined,
           // A release is never refused, even on a host whose capacity was lowered below what it carries.
           sql`(${delta.vcpu}::int <= 0 OR ${hosts.vcpuUsed} + ${delta.vcpu} <= ${hosts.vcpuCapacity})`,
           sql`(${delta.memoryMib}::int <= 0 OR ${hosts.memoryMibUsed} + ${delta.memoryMib} <= ${hosts.memoryMibCapacity})`,

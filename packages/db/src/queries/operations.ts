@@ -156,3 +156,11 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
     .limit(limit);
   return rows.map((row) => row.operation);
 }
+
+/** A waiting operation may be placed on that host alone from now on. */
+export async function pinOperation(tx: Tx, id: string, hostId: string): Promise<void> {
+  await tx
+    .update(operations)
+    .set({ pinnedHostId: hostId })
+    .where(and(eq(operations.id, id), eq(operations.status, "waiting")));
+}

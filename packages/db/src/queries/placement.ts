@@ -8,7 +8,7 @@ import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizz
 import { TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
-import type { HostRow } from "./hosts.ts";
+import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
 const PLACEMENT_COLUMNS = {

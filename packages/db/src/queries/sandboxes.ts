@@ -139,7 +139,7 @@ export async function changeSandbox(
   db: Database,
   id: string,
   organizationId: number,
-  decide: (sandbox: SandboxRow) => Pick<Move, "fact" | "patch"> | undefined,
+  decide: (sandbox: SandboxRow) => Pick<Move, "fact" | "patch" | "cause"> | undefined,
 ): Promise<Changed | undefined> {
   for (let attempt = 0; attempt < 20; attempt += 1) {
     const sandbox = await findSandboxRow(db, id);

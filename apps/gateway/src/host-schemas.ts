@@ -1,0 +1,131 @@
+/** Schemas of the operators' resources: hosts, their drains, findings and history. */
+import { HOST_STATES } from "@torpor/state-machine";
+import { type Static, Type } from "typebox";
+
+const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
+const Cause = { code: Type.String(), message: Type.String() };
+const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });
+
+const MAX_PARALLEL = 64;
+const MAX_MIB_PER_SECOND = 1_000_000;
+
+export const DrainBody = Type.Object(
+  {
+    max_parallel: Type.Integer({
+      minimum: 1,
+      maximum: MAX_PARALLEL,
+      description: "Sandboxes that are moved at once: so many are unavailable at most",
+    }),
+    max_mib_per_second: Type.Optional(
+      Nullable(Type.Integer({ minimum: 1, maximum: MAX_MIB_PER_SECOND, description: "Of all copies to the snapshot store together" })),
+    ),
+    deadline: Type.Optional(Nullable(Type.String({ description: "RFC 3339, in the future: the drain ends then, empty host or not" }))),
+  },
+  { additionalProperties: false },
+);
+
+export const HostParams = Type.Object({ id: Type.String() });
+export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
+export const HostEventsQuery = Type.Object({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+  after: Type.Optional(Type.Integer({ minimum: 0, description: "Id of the last event that is known; without it the newest are answered" })),
+});
+
+const DrainResource = Type.Object({
+  status: Type.String({
+    description: "`active`; `undoing`: ended early, what it has paused is being resumed; `done`, `aborted`, `expired`",
+  }),
+  budget: Type.Object({
+    max_parallel: Type.Integer(),
+    max_mib_per_second: Nullable(Type.Number()),
+    deadline: Nullable(Type.String()),
+  }),
+  requested_by: Type.String(),
+  started_at: Type.String(),
+  ended_at: Nullable(Type.String()),
+  sandboxes: Type.Object({
+    total: Type.Integer(),
+    left: Type.Integer({ description: "Still to be moved; `moving` and `failed` are among them" }),
+    moving: Type.Integer(),
+    failed: Type.Integer({ description: "Stay where they are for now, and are tried again" }),
+    moved: Type.Integer({ description: "Run on another host" }),
+    released: Type.Integer({ description: "Paused or stopped, in the snapshot store alone" }),
+    returned: Type.Integer({ description: "Left where they are by a drain that ended early" }),
+    gone: Type.Integer({ description: "Deleted meanwhile" }),
+  }),
+  bytes: Type.Object({ done: Type.Integer(), total: Type.Integer({ description: "Of the copies that were begun" }) }),
+  eta_seconds: Nullable(Type.Integer({ description: "By the pace so far; null until a sandbox has left, and when it is over" })),
+  failures: Type.Array(
+    Type.Object({
+      sandbox_id: Type.String(),
+      ...Cause,
+      attempts: Type.Integer(),
+      retry_at: Nullable(Type.String()),
+    }),
+    { description: "100 at most" },
+  ),
+});
+
+const FindingResource = Type.Object({
+  sandbox_id: Type.String(),
+  kind: Type.String({ description: "`unknown` to the database, `stale` (a run of a lower epoch), or `missing` on the host" }),
+  message: Type.String(),
+  epoch: Type.Integer(),
+  quarantined: Type.Boolean({ description: "Its VM is frozen and cut off" }),
+  discard_requested_by: Type.Optional(Type.String()),
+  first_seen_at: Type.String(),
+  last_seen_at: Type.String(),
+});
+
+export const HostResource = Type.Object({
+  id: Type.String(),
+  object: Type.Literal("host"),
+  state: Type.Enum(HOST_STATES),
+  state_before_lost: Type.Optional(Type.Enum(HOST_STATES)),
+  region: Type.String(),
+  labels: Type.Record(Type.String(), Type.String()),
+  driver: Type.String(),
+  driver_fingerprint: Type.String(),
+  agent_version: Type.String(),
+  capacity: Amounts,
+  used: Amounts,
+  sandboxes: Type.Record(Type.String(), Type.Integer(), { description: "Numbers by state" }),
+  load: Nullable(Type.Record(Type.String(), Type.Number())),
+  lease_expires_at: Type.String(),
+  last_beat_at: Nullable(Type.String()),
+  registered_at: Type.String(),
+  findings: Type.Array(FindingResource),
+  drain: Nullable(DrainResource),
+});
+export type HostResource = Static<typeof HostResource>;
+
+export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
+
+export const HostList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(HostResource),
+  has_more: Type.Boolean(),
+  url: Type.String(),
+  request_id: Type.String(),
+});
+
+const HostEventResource = Type.Object({
+  object: Type.Literal("host_event"),
+  id: Type.Integer(),
+  host_id: Type.String(),
+  fact: Type.String(),
+  from: Nullable(Type.String()),
+  to: Type.String(),
+  requested_by: Type.String(),
+  cause: Type.Optional(Type.Object(Cause)),
+  occurred_at: Type.String(),
+});
+export type HostEventResource = Static<typeof HostEventResource>;
+
+export const HostEventList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(HostEventResource),
+  has_more: Type.Boolean(),
+  url: Type.String(),
+  request_id: Type.String(),
+});

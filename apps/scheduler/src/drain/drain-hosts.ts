@@ -1,0 +1,44 @@
+/** Empties draining hosts, and puts back what ended drains have paused. */
+import {
+  type DrainRow,
+  endDrain,
+  finishDrain,
+  finishUndoing,
+  listDrainsAtWork,
+  listDrainSandboxes,
+  listExpiredDrains,
+  takeUpSandboxes,
+} from "@torpor/db";
+import type { Deps } from "../deps.ts";
+import { drainSandbox } from "./drain-sandbox.ts";
+import { DRAINER } from "./next-step.ts";
+
+/** Sandboxes of a drain that one round looks at. */
+const BATCH = 100;
+
+export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
+  for (const { hostId, deadlineAt } of await listExpiredDrains(deps.db)) {
+    const cause = { code: "DRAIN_EXPIRED", message: `The host was not empty by ${deadlineAt?.toISOString()}; what is on it stays.` };
+    await endDrain(deps.db, hostId, { endsAs: "expired", requestedBy: DRAINER, cause });
+    deps.log.warn({ hostId, deadlineAt }, "a drain has reached its deadline");
+  }
+  const atWork = await listDrainsAtWork(deps.db);
+  let finished = 0;
+  for (const drain of atWork) {
+    await driveSandboxes(deps, drain);
+    const isFinished = drain.status === "active" ? await finishDrain(deps.db, drain) : await finishUndoing(deps.db, drain);
+    if (!isFinished) continue;
+    finished += 1;
+    deps.log.info({ hostId: drain.hostId, drainId: drain.id, as: drain.endsAs ?? "done" }, "a drain has ended");
+  }
+  return { drains: atWork.length, finished };
+}
+
+async function driveSandboxes(deps: Deps, drain: DrainRow): Promise<void> {
+  if (drain.status === "active") await takeUpSandboxes(deps.db, drain);
+  let isFull = false;
+  for (const { sandboxId, workingSince } of await listDrainSandboxes(deps.db, drain.id, BATCH)) {
+    if (isFull && workingSince === null && drain.status === "active") continue;
+    if ((await drainSandbox(deps, drain, sandboxId)) === "full") isFull = true;
+  }
+}

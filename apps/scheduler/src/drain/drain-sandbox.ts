@@ -1,0 +1,151 @@
+/** Carries out what a drain decides about one sandbox: through the same doors as a user's request, as `system:drain`. */
+import {
+  acceptRequest,
+  type DrainRow,
+  type DrainSandboxPatch,
+  type DrainSandboxRow,
+  findHost,
+  findOpenOperations,
+  findOperation,
+  findSandboxRow,
+  findSnapshot,
+  pinOperation,
+  type SandboxRow,
+  takePlace,
+  type Tx,
+  withDrainSandbox,
+} from "@torpor/db";
+import { beginOperation } from "../begin-operation.ts";
+import type { Deps } from "../deps.ts";
+import { requestToCreate } from "../placement-request.ts";
+import { releaseFromHost, requestReplication } from "../release.ts";
+import { DRAINER, type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
+
+const PAUSE_DEADLINE_MS = 300_000;
+const RESUME_DEADLINE_MS = 45_000;
+/** A host that does not copy is told again. */
+const ASK_AGAIN_MS = 30_000;
+
+/** What is left to do once the decision is committed. */
+type Next =
+  | { kind: "nothing" | "take_place" }
+  | { kind: "begin"; operationId: string; outboxIds: number[] }
+  /** `asks`: its host is told to copy it, if it has not. */
+  | { kind: "copy" | "release"; asks: boolean };
+type Decided = { patch: DrainSandboxPatch; next: Next };
+
+const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { kind: "nothing" } });
+
+/** `full`: it waits for a place, and none is free. */
+export async function drainSandbox(deps: Deps, drain: DrainRow, sandboxId: string): Promise<"done" | "full"> {
+  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, item, sandbox) => {
+    const step = await decide(deps, tx, drain, item, sandbox);
+    if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
+    return await apply(tx, step, drain, item, sandbox);
+  });
+  switch (next?.kind) {
+    case "begin":
+      await deps.publishCommitted(next.outboxIds);
+      await beginOperation(deps, next.operationId);
+      return "done";
+    case "copy":
+    case "release":
+      await leave(deps, drain, sandboxId, next);
+      return "done";
+    case "take_place":
+      return (await takePlace(deps.db, drain.id, sandboxId)) ? await drainSandbox(deps, drain, sandboxId) : "full";
+    default:
+      return "done";
+  }
+}
+
+async function decide(deps: Deps, tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<DrainStep> {
+  const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
+  const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
+  const snapshot = sandbox.state === "paused" ? await findSnapshot(tx, sandbox.id) : undefined;
+  const isStored = snapshot !== undefined && snapshot.storeKey !== null;
+  const facts = { drain, item, sandbox, executing, waiting, own, isStored, now: new Date() };
+  const step = nextStep(facts);
+  if (step.do !== "take_place" || sandbox.state !== "running") return step;
+  // Paused only when there is somewhere to resume it.
+  const reason = await whyNowhere(deps, drain.hostId, sandbox);
+  return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
+}
+
+/** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
+async function whyNowhere(deps: Deps, hostId: string, sandbox: SandboxRow): Promise<string | undefined> {
+  const request = await requestToCreate(deps.db, sandbox, sandbox.id);
+  const { candidateCount, message } = await deps.placer.rank({ ...request, driverFingerprint: (await findHost(deps.db, hostId))?.driverFingerprint }, 1);
+  return candidateCount > 0 ? undefined : message;
+}
+
+async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<Decided> {
+  const now = new Date();
+  switch (step.do) {
+    case "wait":
+      return nothing(step.giveBack === true && item.workingSince !== null ? { workingSince: null } : {});
+    case "end": {
+      // The last that its host said of a copy may be from before its end.
+      const copied = step.outcome === "moved" || step.outcome === "released" ? { bytesDone: item.bytesTotal } : {};
+      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null, ...copied });
+    }
+    case "fail":
+      return nothing({
+        error: step.error,
+        retryAt: step.retryAt,
+        attempts: item.attempts + 1,
+        workingSince: null,
+        owesResume: false,
+        operationId: null,
+      });
+    case "pin":
+      await pinOperation(tx, step.operationId, drain.hostId);
+      return nothing();
+    case "pause": {
+      const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS });
+      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true } : {}) } };
+    }
+    case "resume": {
+      const asked = await ask(tx, sandbox, "resume", {
+        deadlineMs: RESUME_DEADLINE_MS,
+        ...(step.isPinned ? { pinnedHostId: drain.hostId } : {}),
+      });
+      const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
+      return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };
+    }
+    case "copy":
+    case "release": {
+      const isDue = item.replicationAskedAt === null || now.getTime() - item.replicationAskedAt.getTime() > ASK_AGAIN_MS;
+      return { patch: isDue ? { replicationAskedAt: now } : {}, next: { kind: step.do, asks: isDue } };
+    }
+    case "take_place":
+      return { patch: {}, next: { kind: "take_place" } };
+  }
+}
+
+/** An operation of a user's that is joined, or is in the way, goes first: the next round looks again. */
+async function ask(
+  tx: Tx,
+  sandbox: SandboxRow,
+  kind: "pause" | "resume",
+  terms: { deadlineMs: number; pinnedHostId?: string },
+): Promise<Decided & { isOwn: boolean }> {
+  const requester = { organizationId: sandbox.organizationId, requestedBy: DRAINER, ...terms };
+  const accepted = await acceptRequest(tx, sandbox.id, kind, requester);
+  const isOwn = accepted.kind === "accepted" && accepted.operation.requestedBy === DRAINER;
+  if (accepted.kind !== "accepted" || !isOwn) return { ...nothing(), isOwn };
+  const { operation, outboxIds } = accepted;
+  return { patch: { operationId: operation.id }, next: { kind: "begin", operationId: operation.id, outboxIds }, isOwn };
+}
+
+async function leave(deps: Deps, drain: DrainRow, sandboxId: string, how: { kind: "copy" | "release"; asks: boolean }): Promise<void> {
+  const sandbox = await findSandboxRow(deps.db, sandboxId);
+  if (sandbox?.hostId !== drain.hostId) return;
+  const isOnlyHere = how.kind === "copy" || (await releaseFromHost(deps, sandbox)) === "not_replicated";
+  if (isOnlyHere && how.asks) await requestReplication(deps, sandbox, bandwidth(drain));
+}
+
+/** The drain's bytes per second are shared by those that it works on at once. */
+function bandwidth({ maxBytesPerSecond, maxParallel }: DrainRow): { maxBytesPerSecond?: number } {
+  return maxBytesPerSecond === null ? {} : { maxBytesPerSecond: Math.max(1, Math.floor(maxBytesPerSecond / maxParallel)) };
+}

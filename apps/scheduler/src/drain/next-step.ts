@@ -1,0 +1,140 @@
+/**
+ * What a drain does next with one sandbox. Pure: from the rows alone, so that any scheduler goes on where another one stopped.
+ *
+ * DR1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
+ * DR2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
+ * DR3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
+ */
+import type { Cause } from "@torpor/contracts";
+import type { DrainedSandboxEnd, DrainRow, DrainSandboxRow, OperationRow, SandboxRow } from "@torpor/db";
+import { isTombstoned } from "@torpor/state-machine";
+
+export const DRAINER = "system:drain";
+/** A copy to the store that has not grown for so long has failed. */
+const STALLED_MS = 120_000;
+const RETRY_MS = 5_000;
+const MAX_RETRY_MS = 60_000;
+/** After so many failures to bring it back where it was, any host will do. */
+const HOME_ATTEMPTS = 2;
+
+export interface DrainFacts {
+  drain: Pick<DrainRow, "hostId" | "status">;
+  item: Pick<DrainSandboxRow, "workingSince" | "progressedAt" | "owesResume" | "retryAt" | "attempts" | "error">;
+  sandbox: Pick<SandboxRow, "state" | "hostId">;
+  executing: OperationRow | undefined;
+  waiting: OperationRow | undefined;
+  /** The newest operation that the drain has asked for. */
+  own: OperationRow | undefined;
+  /** The snapshot of a paused sandbox is in the store. */
+  isStored: boolean;
+  now: Date;
+}
+
+export type DrainStep =
+  | { do: "wait"; giveBack?: true }
+  | { do: "end"; outcome: DrainedSandboxEnd }
+  /** It wants one of the drain's places. */
+  | { do: "take_place" }
+  | { do: "pause" }
+  /** `error`: why it goes back to where it was. */
+  | { do: "resume"; isPinned: boolean; error?: Cause }
+  /** A waiting resume of the drain's is to stay where it is after all. */
+  | { do: "pin"; operationId: string }
+  | { do: "copy" }
+  /** Paused or stopped: off the host once its copy is in the store. */
+  | { do: "release" }
+  | { do: "fail"; error: Cause; retryAt: Date };
+
+const wait: DrainStep = { do: "wait" };
+
+export function nextStep(facts: DrainFacts): DrainStep {
+  const { drain, sandbox, item } = facts;
+  if (isTombstoned(sandbox.state)) return { do: "end", outcome: "gone" };
+  if (facts.executing !== undefined || facts.waiting !== undefined) return whileOpen(facts);
+  if (drain.status === "undoing" && !item.owesResume) return { do: "end", outcome: "returned" };
+  switch (sandbox.state) {
+    case "running":
+      return whileRunning(facts);
+    case "paused":
+      return item.owesResume ? whilePausedByDrain(facts) : whileStanding(facts);
+    case "stopped":
+      return whileStanding(facts);
+    case "error":
+      return whileInError(facts);
+    default:
+      return wait;
+  }
+}
+
+/** DR1. */
+function whileOpen({ drain, sandbox, item, executing, waiting }: DrainFacts): DrainStep {
+  const last = waiting ?? executing;
+  if (last?.requestedBy !== DRAINER) return item.owesResume ? wait : { do: "wait", giveBack: true };
+  if (drain.status !== "undoing") return wait;
+  if (last.kind === "pause") return { do: "resume", isPinned: true };
+  const isAtHome = sandbox.hostId === drain.hostId;
+  return last.status === "waiting" && last.pinnedHostId === null && isAtHome ? { do: "pin", operationId: last.id } : wait;
+}
+
+function whileRunning(facts: DrainFacts): DrainStep {
+  const { drain, sandbox, item } = facts;
+  if (sandbox.hostId !== drain.hostId) return { do: "end", outcome: "moved" };
+  if (drain.status === "undoing") return { do: "end", outcome: "returned" };
+  // It was paused, or was to be, and runs here again.
+  if (item.owesResume) return fail(facts, item.error ?? failureOf(facts.own) ?? USED_MEANWHILE);
+  return item.workingSince === null ? { do: "take_place" } : { do: "pause" };
+}
+
+function whilePausedByDrain(facts: DrainFacts): DrainStep {
+  const { drain, sandbox, item, own, isStored, now } = facts;
+  const failure = own?.kind === "resume" ? failureOf(own) : undefined;
+  if (failure !== undefined && item.retryAt !== null && item.retryAt > now) return wait;
+  const isAtHome = sandbox.hostId === drain.hostId;
+  const goHome = isAtHome && item.attempts < HOME_ATTEMPTS;
+  if (drain.status === "undoing" || failure !== undefined)
+    return { do: "resume", isPinned: goHome || (isAtHome && !isStored), ...(failure === undefined ? {} : { error: failure }) };
+  if (!isStored) return isStalled(facts) ? { do: "resume", isPinned: true, error: NOT_COPIED } : { do: "copy" };
+  return { do: "resume", isPinned: false };
+}
+
+/** Paused or stopped by its owner. */
+function whileStanding(facts: DrainFacts): DrainStep {
+  const { drain, sandbox, item } = facts;
+  if (sandbox.hostId !== drain.hostId) return { do: "end", outcome: sandbox.hostId === null ? "released" : "moved" };
+  if (drain.status === "undoing") return { do: "end", outcome: "returned" };
+  if (item.workingSince === null) return { do: "take_place" };
+  return isStalled(facts) ? fail(facts, NOT_COPIED) : { do: "release" };
+}
+
+function whileInError(facts: DrainFacts): DrainStep {
+  if (facts.sandbox.hostId !== facts.drain.hostId || facts.drain.status === "undoing") return { do: "end", outcome: "gone" };
+  return fail(facts, IN_ERROR);
+}
+
+function isStalled({ item, now }: DrainFacts): boolean {
+  const since = item.progressedAt ?? item.workingSince;
+  return since !== null && now.getTime() - since.getTime() > STALLED_MS;
+}
+
+export function fail({ item, now }: Pick<DrainFacts, "item" | "now">, error: Cause): DrainStep {
+  return { do: "fail", error, retryAt: retryAfter(item.attempts, now) };
+}
+
+export function retryAfter(attempts: number, now: Date): Date {
+  return new Date(now.getTime() + Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** attempts));
+}
+
+function failureOf(own: OperationRow | undefined): Cause | undefined {
+  if (own === undefined || own.endedAt === null || own.status === "succeeded") return undefined;
+  return own.error ?? { code: "OPERATION_FAILED", message: `The ${own.kind} ended ${own.status}.` };
+}
+
+const USED_MEANWHILE: Cause = {
+  code: "SANDBOX_RESUMED",
+  message: "It was resumed where it is while the drain was moving it. It is tried again later.",
+};
+const NOT_COPIED: Cause = {
+  code: "NOT_REPLICATED",
+  message: "Its copy did not reach the snapshot store, so it stays. See whether the host reaches the store; it is tried again later.",
+};
+const IN_ERROR: Cause = { code: "SANDBOX_IN_ERROR", message: "It is in the state error and cannot be moved. Delete it." };

@@ -1,0 +1,141 @@
+import type { OperationRow } from "@torpor/db";
+import { describe, expect, test } from "vitest";
+import { type DrainFacts, DRAINER, nextStep } from "../src/drain/next-step.ts";
+
+const NOW = new Date("2030-01-01T00:00:00Z");
+const before = (ms: number) => new Date(NOW.getTime() - ms);
+
+type Given = Partial<Omit<DrainFacts, "drain" | "item" | "sandbox">> & {
+  status?: DrainFacts["drain"]["status"];
+  item?: Partial<DrainFacts["item"]>;
+  state?: DrainFacts["sandbox"]["state"];
+  hostId?: string | null;
+};
+
+function step({ status = "active", item = {}, state = "running", hostId = "here", ...given }: Given) {
+  return nextStep({
+    drain: { hostId: "here", status },
+    item: { workingSince: null, progressedAt: null, owesResume: false, retryAt: null, attempts: 0, error: null, ...item },
+    sandbox: { state, hostId },
+    executing: undefined,
+    waiting: undefined,
+    own: undefined,
+    isStored: false,
+    now: NOW,
+    ...given,
+  });
+}
+
+const operation = (given: Partial<OperationRow>) =>
+  ({
+    id: "op",
+    kind: "pause",
+    status: "executing",
+    requestedBy: DRAINER,
+    pinnedHostId: null,
+    endedAt: null,
+    error: null,
+    ...given,
+  }) as OperationRow;
+const ended = (given: Partial<OperationRow>) => operation({ status: "failed", endedAt: NOW, error: { code: "E", message: "e" }, ...given });
+const users = { requestedBy: "api-key:1" };
+const atWork = { workingSince: before(1), progressedAt: before(1) };
+const paused = { ...atWork, owesResume: true };
+
+describe("what runs", () => {
+  test("waits for a place, is paused with one, and is done on another host", () => {
+    expect(step({})).toEqual({ do: "take_place" });
+    expect(step({ item: atWork })).toEqual({ do: "pause" });
+    expect(step({ item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
+  });
+
+  test("and was to be paused stays, with the reason, and is tried again later each time", () => {
+    const own = ended({ error: { code: "PAUSE_FAILED", message: "no room" } });
+    const first = step({ item: paused, own });
+    expect(first).toMatchObject({ do: "fail", error: { code: "PAUSE_FAILED" } });
+    const later = step({ item: { ...paused, attempts: 3 }, own });
+    if (first.do !== "fail" || later.do !== "fail") throw new Error("it is not tried again");
+    expect(later.retryAt.getTime()).toBeGreaterThan(first.retryAt.getTime());
+  });
+
+  test("again, because its user resumed it, stays for now", () => {
+    expect(step({ item: paused, own: operation({ status: "succeeded", endedAt: NOW }) })).toMatchObject({
+      do: "fail",
+      error: { code: "SANDBOX_RESUMED" },
+    });
+  });
+});
+
+describe("what the drain has paused", () => {
+  test("is copied, then resumed on whatever host takes it", () => {
+    expect(step({ item: paused, state: "paused" })).toEqual({ do: "copy" });
+    expect(step({ item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
+  });
+
+  test("is resumed where it was when it cannot be copied, or no other host could resume it", () => {
+    const stalled = { ...paused, progressedAt: before(600_000) };
+    expect(step({ item: stalled, state: "paused" })).toMatchObject({ do: "resume", isPinned: true, error: { code: "NOT_REPLICATED" } });
+    const own = ended({ kind: "resume" });
+    expect(step({ item: paused, state: "paused", isStored: true, own })).toMatchObject({
+      do: "resume",
+      isPinned: true,
+      error: { code: "E" },
+    });
+  });
+
+  test("is not resumed again at once when that failed, and anywhere after some failures", () => {
+    const own = ended({ kind: "resume" });
+    const retryAt = new Date(NOW.getTime() + 1);
+    expect(step({ item: { ...paused, retryAt }, state: "paused", isStored: true, own })).toEqual({ do: "wait" });
+    expect(step({ item: { ...paused, attempts: 2 }, state: "paused", isStored: true, own })).toMatchObject({ isPinned: false });
+    expect(step({ item: { ...paused, attempts: 2 }, state: "paused", own }), "it is nowhere else").toMatchObject({ isPinned: true });
+  });
+});
+
+describe("what its owner has paused or stopped", () => {
+  test.each(["paused", "stopped"] as const)("leaves once it has a place: %s", (state) => {
+    expect(step({ state })).toEqual({ do: "take_place" });
+    expect(step({ state, item: atWork })).toEqual({ do: "release" });
+    expect(step({ state, hostId: null })).toEqual({ do: "end", outcome: "released" });
+    expect(step({ state, item: { ...atWork, progressedAt: before(600_000) } })).toMatchObject({
+      do: "fail",
+      error: { code: "NOT_REPLICATED" },
+    });
+  });
+});
+
+describe("somebody else's operation", () => {
+  test("goes first, and frees the place of a sandbox that the drain has not paused", () => {
+    expect(step({ executing: operation(users) })).toEqual({ do: "wait", giveBack: true });
+    expect(step({ item: paused, executing: operation({}), waiting: operation({ ...users, kind: "resume" }) })).toEqual({ do: "wait" });
+  });
+
+  test("a delete is the end of it", () => {
+    expect(step({ state: "deleting" })).toEqual({ do: "end", outcome: "gone" });
+  });
+});
+
+describe("a drain that has ended early", () => {
+  const undoing = "undoing" as const;
+  test("leaves alone what it has not paused", () => {
+    for (const state of ["running", "paused", "stopped", "error"] as const)
+      expect(step({ status: undoing, state })).toEqual({ do: "end", outcome: "returned" });
+    expect(step({ status: undoing, executing: operation(users) })).toEqual({ do: "wait", giveBack: true });
+  });
+
+  test("takes its pause back, and resumes where it was what is paused already", () => {
+    expect(step({ status: undoing, item: paused, executing: operation({}) })).toEqual({ do: "resume", isPinned: true });
+    expect(step({ status: undoing, item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: true });
+    expect(step({ status: undoing, item: paused })).toEqual({ do: "end", outcome: "returned" });
+  });
+
+  test("keeps a resume that waits for another host where it is, and lets go on one that has begun", () => {
+    const resume = operation({ kind: "resume" });
+    expect(step({ status: undoing, item: paused, waiting: { ...resume, status: "waiting" }, state: "paused" })).toEqual({
+      do: "pin",
+      operationId: "op",
+    });
+    expect(step({ status: undoing, item: paused, executing: resume, state: "resuming", hostId: "there" })).toEqual({ do: "wait" });
+    expect(step({ status: undoing, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
+  });
+});

@@ -1,0 +1,337 @@
+/** Drains over a real database, round by round: hosts that a test speaks for, any number of schedulers. */
+import assert from "node:assert/strict";
+import {
+  type DrainBudget,
+  type DrainProgress,
+  endDrain,
+  findHost,
+  listDrainProgress,
+  listHostEvents,
+  recordReplication,
+  requestDrain,
+  type SandboxRow,
+} from "@torpor/db";
+import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beginOperation } from "../src/begin-operation.ts";
+import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } };
+const STORED = { ...SNAPSHOT, storeKey: "stored" };
+
+/** Host `here` with sandboxes on it, and host `there` that could take them. */
+class Ground implements AsyncDisposable {
+  readonly scheduler: Decisions;
+  readonly sandboxes: SandboxRow[];
+
+  private constructor(scheduler: Decisions, sandboxes: SandboxRow[]) {
+    this.scheduler = scheduler;
+    this.sandboxes = sandboxes;
+  }
+
+  static async with(states: ("running" | "paused")[], there: Parameters<Decisions["join"]>[1] = ROOM): Promise<Ground> {
+    const scheduler = await Decisions.over(server);
+    await scheduler.join("here", ROOM);
+    const sandboxes: SandboxRow[] = [];
+    for (const state of states) sandboxes.push(state === "running" ? await scheduler.running() : await scheduler.paused("stored"));
+    await scheduler.join("there", there);
+    return new Ground(scheduler, sandboxes);
+  }
+
+  get db() {
+    return this.scheduler.database.db;
+  }
+
+  async drain(given: Partial<DrainBudget> = {}): Promise<void> {
+    const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null, ...given };
+    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
+  }
+
+  /** A round sees what the one before has committed: two of them take a place and use it. */
+  async rounds(count = 2): Promise<void> {
+    for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
+  }
+
+  /** What has failed may be tried again now. */
+  async letTimePass(): Promise<void> {
+    await this.scheduler.database.sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
+  }
+
+  async progress(): Promise<DrainProgress> {
+    const progress = (await listDrainProgress(this.db, ["here"])).get("here");
+    if (progress === undefined) throw new Error("there is no drain");
+    return progress;
+  }
+
+  /** Of the sandbox, or of any. */
+  async executing(sandboxId?: string): Promise<{ id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]> {
+    const { sql } = this.scheduler.database;
+    const rows = await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
+    return rows
+      .map((row) => ({
+        id: row["id"] as string,
+        kind: row["kind"] as string,
+        sandboxId: row["sandbox_id"] as string,
+        hostId: row["host_id"] as string,
+        requestedBy: row["requested_by"] as string,
+      }))
+      .filter((row) => sandboxId === undefined || row.sandboxId === sandboxId);
+  }
+
+  /** The one operation that executes. */
+  async only(kind: string, hostId: string): Promise<{ id: string; sandboxId: string }> {
+    const [operation, ...more] = await this.executing();
+    assert(operation !== undefined && more.length === 0, `${1 + more.length} operations execute, or none`);
+    assert.deepEqual([operation.kind, operation.hostId], [kind, hostId]);
+    return operation;
+  }
+
+  async pausedByDrain(): Promise<string> {
+    const pause = await this.only("pause", "here");
+    await this.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    return pause.sandboxId;
+  }
+
+  async sandbox(id: string): Promise<SandboxRow> {
+    return await this.scheduler.sandbox(id);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { id, used, sum } of await this.scheduler.used()) assert.deepEqual(used, sum, id);
+    await this.scheduler[Symbol.asyncDispose]();
+  }
+}
+
+const idOf = (sandbox: SandboxRow | undefined) => sandbox?.id ?? "";
+
+describe("a drain", () => {
+  test("moves what runs one by one, releases what is paused, and leaves an empty, cordoned host", async () => {
+    await using ground = await Ground.with(["running", "running", "paused"]);
+    await ground.drain();
+    for (let step = 0; step < 12; step += 1) {
+      await ground.rounds();
+      const away = (await Promise.all(ground.sandboxes.slice(0, 2).map(({ id }) => ground.sandbox(id)))).filter(
+        ({ state }) => state !== "running",
+      );
+      expect(away.length, "unavailable at once").toBeLessThanOrEqual(1);
+      for (const { id, kind } of await ground.executing())
+        await ground.scheduler.carryOut(id, kind === "pause" ? { state: "paused", snapshot: STORED } : { state: "running" });
+    }
+    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, total: 3, ended: { moved: 2, released: 1 }, failures: [] });
+    for (const { id } of ground.sandboxes.slice(0, 2))
+      expect(await ground.sandbox(id)).toMatchObject({ state: "running", hostId: "there" });
+    const released = idOf(ground.sandboxes[2]);
+    expect(await ground.sandbox(released)).toMatchObject({ state: "paused", hostId: null });
+    expect(await ground.scheduler.commands({ sandboxId: released, kind: "discard" })).toMatchObject([{ hostId: "here" }]);
+    expect(await findHost(ground.db, "here")).toMatchObject({ state: "cordoned", diskMibUsed: 0 });
+    const facts = (await listHostEvents(ground.db, "here", 100)).map(({ fact, toState, requestedBy }) => [fact, toState, requestedBy]);
+    expect(facts.slice(-2)).toEqual([
+      ["drain_started", "draining", "test"],
+      ["drained", "cordoned", "system:drain"],
+    ]);
+    expect(await ground.scheduler.begin(released, "resume"), "from the store").toMatchObject({ hostId: "there" });
+  });
+
+  test("is driven by several schedulers at once without one sandbox more than its budget", async () => {
+    await using ground = await Ground.with(["running", "running", "running", "running", "running"]);
+    await ground.drain({ maxParallel: 2 });
+    for (let round = 0; round < 3; round += 1) await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
+    const pauses = await ground.executing();
+    expect(pauses.map(({ kind, requestedBy }) => [kind, requestedBy])).toEqual([
+      ["pause", "system:drain"],
+      ["pause", "system:drain"],
+    ]);
+    expect(await ground.progress()).toMatchObject({ working: 2, total: 5 });
+  });
+
+  test("pauses nothing that has nowhere to go, says so, and goes on when there is room", async () => {
+    await using ground = await Ground.with(["running"], { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } });
+    await ground.drain();
+    await ground.rounds();
+    expect(await ground.executing()).toEqual([]);
+    const { failures, working } = await ground.progress();
+    expect(working).toBe(0);
+    expect(failures).toMatchObject([{ error: { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) } }]);
+    await ground.scheduler.join("there", ROOM);
+    await ground.letTimePass();
+    await ground.rounds();
+    await ground.only("pause", "here");
+  });
+
+  test("gives a sandbox back whose resume elsewhere fails, says why, and moves the others", async () => {
+    await using ground = await Ground.with(["running", "running"]);
+    await ground.drain();
+    await ground.rounds();
+    const first = await ground.pausedByDrain();
+    await ground.rounds();
+    const resume = await ground.only("resume", "there");
+    const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
+    const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
+    await ground.scheduler.settle(failed);
+    await ground.rounds();
+    // On a draining host that takes nothing else.
+    const home = await ground.only("resume", "here");
+    expect(home.sandboxId).toBe(first);
+    await ground.scheduler.carryOut(home.id, { state: "running" });
+    await ground.rounds();
+    expect((await ground.progress()).failures).toMatchObject([{ sandboxId: first, error }]);
+    expect((await ground.only("pause", "here")).sandboxId).not.toBe(first);
+  });
+
+  test("copies what its host does not copy no longer than it grows", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
+    await ground.rounds();
+    expect(await ground.executing(), "it waits for the copy").toEqual([]);
+    const stall = async () => await ground.scheduler.database.sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
+    await stall();
+    await recordReplication(ground.db, "here", [copied]);
+    await ground.rounds();
+    expect(await ground.executing(), "it has grown").toEqual([]);
+    expect(await ground.progress()).toMatchObject({ bytesDone: 5, bytesTotal: 10 });
+    await stall();
+    await recordReplication(ground.db, "here", [copied]);
+    await recordReplication(ground.db, "there", [{ ...copied, bytesDone: 9 }]);
+    await ground.rounds();
+    const resume = await ground.only("resume", "here");
+    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.rounds();
+    expect((await ground.progress()).failures).toMatchObject([{ error: { code: "NOT_REPLICATED" } }]);
+  });
+});
+
+describe("what users do during a drain", () => {
+  test("an operation of a user's is left to run, and the sandbox is moved afterwards as it is then", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    const stop = await ground.scheduler.begin(id, "pause");
+    await ground.drain();
+    await ground.rounds();
+    expect((await ground.only("pause", "here")).id).toBe(stop.id);
+    await ground.scheduler.carryOut(stop.id, { state: "paused", snapshot: STORED });
+    await ground.rounds();
+    expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+  });
+
+  test("a resume takes the drain's pause back: it runs on, and the drain does not pause it again at once", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    const resume = await ground.scheduler.begin(id, "resume");
+    expect(await ground.scheduler.commit(pause.id), "it was asked to back out").toBe(false);
+    const backedOut = { state: "running", operation: { id: pause.id, outcome: "cancelled" } } as const;
+    await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, backedOut));
+    await beginOperation(ground.scheduler.deps, resume.id);
+    expect(await ground.scheduler.operation(resume.id)).toMatchObject({ status: "succeeded" });
+    await ground.rounds(3);
+    expect(await ground.executing()).toEqual([]);
+    expect(await ground.sandbox(id)).toMatchObject({ state: "running", hostId: "here" });
+    expect(await ground.progress()).toMatchObject({ working: 0, failures: [{ sandboxId: id }] });
+    await ground.letTimePass();
+    await ground.rounds();
+    await ground.only("pause", "here");
+  });
+
+  test.each(["while the drain pauses it", "once the drain has paused it"])("who asks for a pause %s keeps it paused", async (when) => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    const ask = async () => await ground.scheduler.ask(id, "pause");
+    await ground.drain();
+    await ground.rounds();
+    if (when.startsWith("while")) expect(await ask()).toMatchObject({ kind: "accepted", isNew: false });
+    await ground.pausedByDrain();
+    if (when.startsWith("once")) expect(await ask()).toMatchObject({ kind: "satisfied" });
+    await ground.rounds(3);
+    expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, ended: { released: 1 } });
+  });
+
+  test("a delete ends it", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.rounds();
+    const deletion = await ground.scheduler.begin(id, "delete");
+    await ground.rounds();
+    expect(await ground.progress(), "its host owes the clean-up").toMatchObject({ drain: { status: "active" }, ended: { gone: 1 } });
+    await ground.scheduler.settle(await ground.scheduler.seenOf(deletion.id, { state: "deleted" }));
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "done" } });
+  });
+});
+
+describe("a drain that ends early", () => {
+  test("abort: what it has paused runs again where it is, what it has not touched stays, the host is cordoned", async () => {
+    await using ground = await Ground.with(["running", "running", "paused"]);
+    await ground.drain({ maxParallel: 1 });
+    await ground.rounds();
+    // The paused one may have had the first place, and is gone then.
+    while ((await ground.executing()).length === 0) await ground.rounds();
+    const id = await ground.pausedByDrain();
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    expect(await findHost(ground.db, "here")).toMatchObject({ state: "cordoned" });
+    await ground.rounds();
+    const resume = await ground.only("resume", "here");
+    expect(resume.sandboxId).toBe(id);
+    expect(await ground.progress()).toMatchObject({ drain: { status: "undoing" } });
+    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, working: 0, failures: [] });
+    for (const sandbox of ground.sandboxes.slice(0, 2))
+      expect(await ground.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "here" });
+    expect((await listHostEvents(ground.db, "here", 100)).map(({ fact }) => fact).slice(-2)).toEqual(["drain_aborted", "drain_undone"]);
+    expect(await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" }), "there is none").toMatchObject({
+      kind: "refused",
+    });
+  });
+
+  test("abort in the middle of a pause takes it back, and repeated it is the same", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    const abort = async () => await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    expect([(await abort()).kind, (await abort()).kind]).toEqual(["moved", "stay"]);
+    await ground.rounds();
+    expect(await ground.scheduler.commit(pause.id)).toBe(false);
+  });
+
+  test("the deadline does the same, and says so", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain({ deadlineAt: new Date(Date.now() + 3_600_000) });
+    await ground.rounds();
+    await ground.pausedByDrain();
+    await ground.scheduler.database.sql`UPDATE drains SET deadline_at = now() - interval '1 second'`;
+    await ground.rounds();
+    await ground.scheduler.carryOut((await ground.only("resume", "here")).id, { state: "running" });
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "expired" } });
+    const [event] = (await listHostEvents(ground.db, "here", 100)).filter(({ fact }) => fact === "drain_expired");
+    expect(event).toMatchObject({ toState: "cordoned", cause: { code: "DRAIN_EXPIRED" } });
+  });
+
+  test("a drain asked for again goes on with the new budget", async () => {
+    await using ground = await Ground.with(["running", "running"]);
+    await ground.drain();
+    await ground.rounds();
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await ground.drain({ maxParallel: 2 });
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active", maxParallel: 2 }, total: 2, working: 2 });
+  });
+});

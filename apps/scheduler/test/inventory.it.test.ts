@@ -1,0 +1,183 @@
+/** What hosts have beside what the database says: strays, and what is missing. */
+import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
+import { completeInventory, listEvents, listFindings, listHostEvents, requestDiscard, type SandboxRow } from "@torpor/db";
+import { anObservation, makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { reconcileInventory } from "../src/inventory/reconcile-inventory.ts";
+import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+let server: PostgresServer;
+let scheduler: Decisions;
+beforeAll(async () => {
+  server = await startPostgres();
+  scheduler = await Decisions.over(server);
+});
+afterAll(async () => {
+  await scheduler[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+const ROOM = { capacity: { vcpu: 1000, memoryMib: 64_000, diskMib: 64_000 } };
+let hosts = 0;
+/** A host of its own per test. */
+async function host(): Promise<string> {
+  hosts += 1;
+  await scheduler.join(`host-${hosts}`, ROOM);
+  return `host-${hosts}`;
+}
+const at = (hostId: string, sandboxId: string, given: Partial<Observation> = {}) =>
+  anObservation({ hostId, sandboxId, state: "running", ...given });
+const beatOf = (hostId: string, inventory: Observation[], whole = inventory): Heartbeat => ({
+  type: "heartbeat",
+  version: 1,
+  hostId,
+  agentStartedAt: "",
+  load: { vms: 0, residentBytes: 0, diskFreeMib: 0 },
+  inventory,
+  inventoryCount: whole.length,
+  inventoryDigest: inventoryDigest(whole),
+});
+const beat = async (hostId: string, inventory: Observation[]) => await reconcileInventory(scheduler.deps, beatOf(hostId, inventory));
+const findings = async (hostId: string) => await listFindings(scheduler.database.db, [hostId]);
+const told = async (sandboxId: string, kind: string) => (await scheduler.commands({ sandboxId, kind })).length;
+const facts = async (hostId: string) => (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
+const elapse = async (hostId: string) =>
+  await scheduler.database.sql`UPDATE host_findings SET first_seen_at = first_seen_at - interval '1 minute',
+    last_seen_at = last_seen_at - interval '1 minute', told_at = told_at - interval '1 minute' WHERE host_id = ${hostId}`;
+
+describe("S30: a VM that the database does not know", () => {
+  test("is to be frozen, is reported once, and is discarded only when an operator says so", async () => {
+    const hostId = await host();
+    const sandboxId = newSandboxId();
+    for (let times = 0; times < 3; times += 1) expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 4 }))).toBe("unknown_sandbox");
+    expect(await findings(hostId)).toMatchObject([{ sandboxId, kind: "unknown", epoch: 4, quarantined: false }]);
+    expect(await scheduler.commands({ sandboxId, kind: "quarantine" }), "the host is not told with every beat").toMatchObject([
+      { hostId, epoch: 4, opSeq: 1 },
+    ]);
+    expect((await facts(hostId)).filter((fact) => fact === "sandbox_unknown")).toHaveLength(1);
+
+    await elapse(hostId);
+    await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
+    expect(await findings(hostId)).toMatchObject([{ quarantined: true, message: expect.stringMatching(/frozen and cut off/) }]);
+    expect([await told(sandboxId, "quarantine"), await told(sandboxId, "discard"), await told(sandboxId, "delete")]).toEqual([1, 0, 0]);
+
+    expect(await requestDiscard(scheduler.database.db, hostId, sandboxId, "test")).toEqual({ kind: "requested" });
+    await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
+    expect(await scheduler.commands({ sandboxId, kind: "discard" })).toMatchObject([{ hostId, epoch: 5 }]);
+    expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 5, state: "deleted" }))).toBe("unknown_sandbox");
+    await elapse(hostId);
+    await beat(hostId, []);
+    expect(await findings(hostId)).toEqual([]);
+    expect((await facts(hostId)).slice(-2)).toEqual(["discard_requested", "finding_ended"]);
+  });
+
+  test("that is not running is reported, and left alone", async () => {
+    const hostId = await host();
+    const sandboxId = newSandboxId();
+    await scheduler.settle(at(hostId, sandboxId, { state: "paused", snapshot: SNAPSHOT }));
+    expect(await findings(hostId)).toMatchObject([{ sandboxId, kind: "unknown" }]);
+    expect(await told(sandboxId, "quarantine")).toBe(0);
+  });
+
+  test("and does know again runs on", async () => {
+    const hostId = await host();
+    const { id } = await makeSandbox(scheduler.database, "running", { hostId });
+    await scheduler.settle(at(hostId, id, { revision: 2, quarantined: true }));
+    expect(await scheduler.commands({ sandboxId: id, kind: "unquarantine" })).toMatchObject([{ hostId, epoch: 1 }]);
+  });
+});
+
+test("a run of a lower epoch than the sandbox's elsewhere is frozen while nobody knows whether the newer ran, and discarded once it has", async () => {
+  const [old, current] = [await host(), await host()];
+  const { id } = await makeSandbox(scheduler.database, "paused", { hostId: current, patch: { epoch: 3, opSeq: 5 } });
+  const stray = at(old, id, { epoch: 1 });
+  expect(await scheduler.settle(stray)).toBe("foreign");
+  expect(await findings(old)).toMatchObject([{ sandboxId: id, kind: "stale", epoch: 1 }]);
+  expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
+  await scheduler.database.sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, 3, ${current}, now())`;
+  await scheduler.settle({ ...stray, quarantined: true });
+  expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: old, epoch: 3 }]);
+});
+
+describe("a sandbox that its host does not have", () => {
+  async function lost(): Promise<{ hostId: string; sandbox: SandboxRow; other: Observation }> {
+    const hostId = await host();
+    const sandbox = await makeSandbox(scheduler.database, "paused", { hostId });
+    const other = at(hostId, (await makeSandbox(scheduler.database, "running", { hostId })).id);
+    return { hostId, sandbox, other };
+  }
+  async function reported() {
+    const given = await lost();
+    await beat(given.hostId, [given.other]);
+    await elapse(given.hostId);
+    for (let times = 0; times < 2; times += 1) await beat(given.hostId, [given.other]);
+    return given;
+  }
+  const view = async (id: string) => await scheduler.sandbox(id);
+
+  test("is reported after several inventories without it, in its history too, and keeps its state", async () => {
+    const { hostId, sandbox, other } = await lost();
+    await beat(hostId, [other]);
+    await elapse(hostId);
+    await beat(hostId, [other]);
+    expect(await findings(hostId), "twice is not enough").toEqual([]);
+    await beat(hostId, [other]);
+    expect(await findings(hostId)).toMatchObject([{ sandboxId: sandbox.id, kind: "missing" }]);
+    expect(await view(sandbox.id)).toMatchObject({ state: "paused", hostId, condition: { code: "host_lost_sandbox" } });
+    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)).toMatchObject({
+      fact: "missing_on_host",
+      cause: { code: "host_lost_sandbox", message: expect.stringContaining(hostId) },
+    });
+    expect(await requestDiscard(scheduler.database.db, hostId, sandbox.id, "test")).toEqual({ kind: "missing" });
+  });
+
+  test("is itself again when the host shows it again", async () => {
+    const { hostId, sandbox, other } = await reported();
+    await beat(hostId, [other, at(hostId, sandbox.id, { state: "paused" })]);
+    expect(await findings(hostId)).toEqual([]);
+    expect(await view(sandbox.id)).toMatchObject({ state: "paused", condition: null });
+    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)?.fact).toBe("found_on_host");
+  });
+
+  test("is nobody's finding any more once it is deleted", async () => {
+    const { hostId, sandbox, other } = await reported();
+    const deletion = await scheduler.begin(sandbox.id, "delete");
+    await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }));
+    await beat(hostId, [other]);
+    expect(await findings(hostId)).toEqual([]);
+  });
+
+  test("is not missing while an operation executes, nor by an inventory whose digest is another's", async () => {
+    const { hostId, sandbox, other } = await lost();
+    const wrong = { ...beatOf(hostId, [other]), inventoryDigest: "" };
+    for (let times = 0; times < 4; times += 1) {
+      await reconcileInventory(scheduler.deps, wrong);
+      await elapse(hostId);
+    }
+    await scheduler.database.sql`UPDATE sandboxes SET state = 'running' WHERE id = ${sandbox.id}`;
+    await scheduler.database.sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at)
+      VALUES (${`op_${"1".repeat(32)}`}, ${sandbox.id}, ${scheduler.database.organizationId}, 'resume', 'outcome_unknown', 'test', now())`;
+    for (let times = 0; times < 4; times += 1) {
+      await beat(hostId, [other]);
+      await elapse(hostId);
+    }
+    expect(await findings(hostId)).toEqual([]);
+    expect(await view(sandbox.id)).toMatchObject({ condition: null });
+  });
+});
+
+test("an inventory in parts is whole when the last part is in, whichever scheduler received it, and parts of another are not mixed in", async () => {
+  const { db } = scheduler.database;
+  const hostId = await host();
+  const all = Array.from({ length: 5 }, (_, index) => at(hostId, `176330990${index}aaaaaaaa`));
+  const changed = all.map((one, index) => (index === 4 ? { ...one, revision: 2 } : one));
+  const part = async (whole: Observation[], entries: Observation[]) =>
+    (await completeInventory(db, { hostId, entries, count: whole.length, digest: inventoryDigest(whole) }))?.map(
+      ({ revision }) => revision,
+    );
+  expect(await part(all, all.slice(0, 2))).toBeUndefined();
+  expect(await part(changed, changed.slice(2))).toBeUndefined();
+  expect(await part(changed, changed.slice(2)), "the same part again").toBeUndefined();
+  expect((await part(changed, changed.slice(0, 2)))?.toSorted()).toEqual([1, 1, 1, 1, 2]);
+  expect(await part([], [])).toEqual([]);
+});

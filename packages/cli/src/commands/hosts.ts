@@ -1,0 +1,150 @@
+/** `torpor hosts`: the fleet's hosts for operators. `list`, `show`, `cordon`, `uncordon`, `drain` with live progress, `abort`, `retire`, `discard`. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { parseArgs } from "node:util";
+import { type Api, openApi } from "../api.ts";
+import { interrupted } from "../local.ts";
+import type { CommandContext } from "../main.ts";
+import { table } from "../table.ts";
+
+interface Drain {
+  status: string;
+  sandboxes: {
+    total: number;
+    left: number;
+    moving: number;
+    failed: number;
+    moved: number;
+    released: number;
+    returned: number;
+    gone: number;
+  };
+  bytes: { done: number; total: number };
+  eta_seconds: number | null;
+  failures: { sandbox_id: string; code: string; message: string }[];
+}
+
+interface Host {
+  id: string;
+  state: string;
+  region: string;
+  capacity: { vcpu: number; memory_mb: number };
+  used: { vcpu: number; memory_mb: number };
+  sandboxes: Record<string, number>;
+  last_beat_at: string | null;
+  findings: { sandbox_id: string; kind: string; message: string }[];
+  drain: Drain | null;
+}
+
+interface Request {
+  api: Api;
+  context: CommandContext;
+}
+
+const LOOK_EVERY_MS = 1_000;
+const USAGE =
+  "hosts [list] | hosts show|cordon|uncordon|abort|retire <host> | hosts discard <host> <sandbox> | hosts drain <host> [--max-parallel N] [--max-mib-per-second N] [--deadline TIME] [--no-wait]";
+
+const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
+  list,
+  show: async ({ api, context }) => show(context, await api.call<Host>("GET", hostPath(context))),
+  cordon: async (request) => await post(request, "/cordon"),
+  uncordon: async (request) => await post(request, "/uncordon"),
+  abort: async (request) => await post(request, "/drain/abort"),
+  retire: async (request) => await post(request, "/retire"),
+  discard: async (request) => await post(request, `/findings/${encodeURIComponent(argument(request.context, 1, "sandbox"))}/discard`),
+  drain,
+};
+
+export async function hosts(context: CommandContext): Promise<number> {
+  const [name = "list", ...args] = context.args;
+  const command = COMMANDS[name];
+  if (command === undefined) throw new Error(`there is no command "hosts ${name}"; usage: torpor ${USAGE}`);
+  return await command({ api: await openApi(context.root), context: { ...context, args } });
+}
+
+function argument({ args }: CommandContext, at: number, what: string): string {
+  const given = args.filter((arg) => !arg.startsWith("--"))[at];
+  if (given === undefined) throw new Error(`which ${what}? usage: torpor ${USAGE}`);
+  return given;
+}
+
+const hostPath = (context: CommandContext) => `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
+
+async function list({ api, context: { write } }: Request): Promise<number> {
+  const { data } = await api.call<{ data: Host[] }>("GET", "/v1/hosts");
+  if (data.length === 0) write("No host has registered yet.");
+  else write(table(["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"], data.map(rowOf)));
+  return 0;
+}
+
+function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, findings }: Host): string[] {
+  const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
+  const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
+  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(findings.length)];
+}
+
+function show({ write }: CommandContext, host: Host): number {
+  write(table(["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"], [rowOf(host)]));
+  if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
+  for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
+  for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);
+  return 0;
+}
+
+async function post({ api, context }: Request, verb: string): Promise<number> {
+  return show(context, await api.call<Host>("POST", `${hostPath(context)}${verb}`, {}));
+}
+
+/** Starts the drain and tells how it goes until it has ended. Interrupting this command does not end the drain. */
+async function drain({ api, context }: Request): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: {
+      "max-parallel": { type: "string", default: "1" },
+      "max-mib-per-second": { type: "string" },
+      deadline: { type: "string" },
+      "no-wait": { type: "boolean", default: false },
+    },
+  });
+  const path = hostPath({ ...context, args: positionals });
+  const rate = values["max-mib-per-second"];
+  let host = await api.call<Host>("POST", `${path}/drain`, {
+    max_parallel: Number(values["max-parallel"]),
+    ...(rate === undefined ? {} : { max_mib_per_second: Number(rate) }),
+    ...(values.deadline === undefined ? {} : { deadline: values.deadline }),
+  });
+  if (values["no-wait"]) return show(context, host);
+  const signal = interrupted();
+  let told = "";
+  const causes = new Map<string, string>();
+  while (host.drain !== null && (host.drain.status === "active" || host.drain.status === "undoing")) {
+    const line = progressOf(host.drain);
+    if (line !== told) context.write(`${host.id}: ${line}`);
+    told = line;
+    for (const { sandbox_id: id, code, message } of host.drain.failures) {
+      if (causes.get(id) !== code) context.write(`  ${id}  ${code}  ${message}`);
+      causes.set(id, code);
+    }
+    const isLeft = await sleep(LOOK_EVERY_MS, false, { signal }).catch(() => true);
+    if (isLeft) {
+      context.write(`the drain goes on; ./torpor hosts show ${host.id} shows it, ./torpor hosts abort ${host.id} ends it`);
+      return 130;
+    }
+    host = await api.call<Host>("GET", path);
+  }
+  if (host.drain !== null) context.write(`${host.id}: ${progressOf(host.drain)}; the host is ${host.state}`);
+  return host.drain?.status === "done" ? 0 : 1;
+}
+
+function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: Drain): string {
+  const { total, left, moving, failed, moved, released, returned, gone } = sandboxes;
+  const ends = Object.entries({ moved, released, returned, gone }).flatMap(([name, count]) => (count === 0 ? [] : [`${count} ${name}`]));
+  const parts = [`${total - left} of ${total} sandboxes${ends.length === 0 ? "" : ` (${ends.join(", ")})`}`, `${moving} moving`];
+  if (failed > 0) parts.push(`${failed} failed for now`);
+  if (bytes.total > 0) parts.push(`${mib(bytes.done)} of ${mib(bytes.total)} MiB copied`);
+  if (left > 0 && eta !== null) parts.push(`about ${eta} s left`);
+  return `${status}: ${parts.join(", ")}`;
+}
+
+const mib = (bytes: number) => Math.round(bytes / 1024 ** 2);

@@ -1,0 +1,139 @@
+/** Where a host and the database disagree about a sandbox: found, counted, reported once, and gone when it is no longer so. */
+import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import type { Database, Tx } from "../client.ts";
+import type { FindingKind } from "../host-records.ts";
+import { hostFindings } from "../schema.ts";
+import { lockHost, recordHostEvent } from "./host-events.ts";
+
+export type FindingRow = typeof hostFindings.$inferSelect;
+
+export interface NewFinding {
+  hostId: string;
+  sandboxId: string;
+  kind: FindingKind;
+  message: string;
+  epoch: number;
+  quarantined?: boolean;
+}
+
+const itsRow = (hostId: string, sandboxId: string) => and(eq(hostFindings.hostId, hostId), eq(hostFindings.sandboxId, sandboxId));
+const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
+
+/** Notes that it was seen once more. Another kind or epoch than before is another finding, and counts from one. */
+export async function recordFinding(db: Tx, finding: NewFinding): Promise<FindingRow> {
+  const { kind, message, epoch, quarantined = false } = finding;
+  const isSame = sql`${hostFindings.kind} = ${kind} AND ${hostFindings.epoch} = ${epoch}`;
+  const [row] = await db
+    .insert(hostFindings)
+    .values({ ...finding, quarantined })
+    .onConflictDoUpdate({
+      target: [hostFindings.hostId, hostFindings.sandboxId],
+      set: {
+        kind,
+        message,
+        epoch,
+        quarantined,
+        lastSeenAt: sql`now()`,
+        timesSeen: sql`CASE WHEN ${isSame} THEN ${hostFindings.timesSeen} + 1 ELSE 1 END`,
+        firstSeenAt: sql`CASE WHEN ${isSame} THEN ${hostFindings.firstSeenAt} ELSE now() END`,
+        reportedAt: sql`CASE WHEN ${isSame} THEN ${hostFindings.reportedAt} END`,
+        discardRequestedBy: sql`CASE WHEN ${isSame} THEN ${hostFindings.discardRequestedBy} END`,
+      },
+    })
+    .returning();
+  if (row === undefined) throw new Error("the recorded finding was not returned");
+  return row;
+}
+
+/** Enters it into the host's history; false when that was done before. */
+export async function reportFinding(db: Database, finding: FindingRow): Promise<boolean> {
+  const { hostId, sandboxId, kind, message } = finding;
+  return await db.transaction(async (tx) => {
+    const first = await tx
+      .update(hostFindings)
+      .set({ reportedAt: sql`now()` })
+      .where(and(itsRow(hostId, sandboxId), isNull(hostFindings.reportedAt)))
+      .returning({ id: hostFindings.sandboxId });
+    if (first.length === 0) return false;
+    await note(tx, hostId, `sandbox_${kind}`, "system:inventory", { code: `SANDBOX_${kind.toUpperCase()}`, message });
+    return true;
+  });
+}
+
+/** True for one of those who ask within `everyMs`: it tells the host. */
+export async function mayTellHost(db: Tx, hostId: string, sandboxId: string, everyMs: number): Promise<boolean> {
+  const mine = await db
+    .update(hostFindings)
+    .set({ toldAt: sql`now()` })
+    .where(and(itsRow(hostId, sandboxId), or(isNull(hostFindings.toldAt), lt(hostFindings.toldAt, ago(everyMs)))))
+    .returning({ id: hostFindings.sandboxId });
+  return mine.length > 0;
+}
+
+/** Copies that the host has not shown for `unseenMs`: it has them no more, or the database knows them again. Returns what is over. */
+export async function endStrayFindings(db: Database, hostId: string, unseenMs: number): Promise<FindingRow[]> {
+  const isOver = and(eq(hostFindings.hostId, hostId), ne(hostFindings.kind, "missing"), lt(hostFindings.lastSeenAt, ago(unseenMs)));
+  if ((await db.$count(hostFindings, isOver)) === 0) return [];
+  return await end(db, hostId, isOver);
+}
+
+/** Missing ones, given those of which it is over. Returns those that were reported. */
+export async function endMissingFindings(db: Database, hostId: string, sandboxIds: string[]): Promise<FindingRow[]> {
+  if (sandboxIds.length === 0) return [];
+  return await end(
+    db,
+    hostId,
+    and(eq(hostFindings.hostId, hostId), eq(hostFindings.kind, "missing"), inArray(hostFindings.sandboxId, sandboxIds)),
+  );
+}
+
+async function end(db: Database, hostId: string, which: ReturnType<typeof and>): Promise<FindingRow[]> {
+  return await db.transaction(async (tx) => {
+    const over = (await tx.delete(hostFindings).where(which).returning()).filter(({ reportedAt }) => reportedAt !== null);
+    for (const { sandboxId, kind } of over) {
+      const message = `Sandbox ${sandboxId} is no longer ${kind} on this host.`;
+      await note(tx, hostId, "finding_ended", "system:inventory", { code: `SANDBOX_${kind.toUpperCase()}`, message });
+    }
+    return over;
+  });
+}
+
+/** Those of one kind, reported or not. */
+export async function listFindingsOf(db: Tx, hostId: string, kind: FindingKind): Promise<FindingRow[]> {
+  return await db
+    .select()
+    .from(hostFindings)
+    .where(and(eq(hostFindings.hostId, hostId), eq(hostFindings.kind, kind)));
+}
+
+/** Reported ones, for the hosts' resources. */
+export async function listFindings(db: Tx, hostIds: string[]): Promise<FindingRow[]> {
+  if (hostIds.length === 0) return [];
+  return await db
+    .select()
+    .from(hostFindings)
+    .where(and(inArray(hostFindings.hostId, hostIds), isNotNull(hostFindings.reportedAt)))
+    .orderBy(asc(hostFindings.hostId), asc(hostFindings.sandboxId));
+}
+
+export type DiscardRequested = { kind: "requested" | "not_found" | "missing" };
+
+/** An operator says that a copy is of no use. The host is told as long as it shows it. */
+export async function requestDiscard(db: Database, hostId: string, sandboxId: string, requestedBy: string): Promise<DiscardRequested> {
+  return await db.transaction(async (tx) => {
+    const [finding] = await tx.select().from(hostFindings).where(itsRow(hostId, sandboxId)).for("update");
+    if (finding === undefined || finding.reportedAt === null) return { kind: "not_found" };
+    if (finding.kind === "missing") return { kind: "missing" };
+    if (finding.discardRequestedBy !== null) return { kind: "requested" };
+    await tx.update(hostFindings).set({ discardRequestedBy: requestedBy, toldAt: null }).where(itsRow(hostId, sandboxId));
+    const message = `The copy of sandbox ${sandboxId} on this host is to be discarded.`;
+    await note(tx, hostId, "discard_requested", requestedBy, { code: "DISCARD_REQUESTED", message });
+    return { kind: "requested" };
+  });
+}
+
+async function note(tx: Tx, hostId: string, fact: string, requestedBy: string, cause: { code: string; message: string }): Promise<void> {
+  const host = await lockHost(tx, hostId);
+  if (host === undefined) return;
+  await recordHostEvent(tx, { hostId, fact, from: host.state, to: host.state, requestedBy, cause });
+}

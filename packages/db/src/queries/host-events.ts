@@ -1,0 +1,82 @@
+/** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
+import type { Cause } from "@torpor/contracts";
+import { type HostEvent, transitionHost } from "@torpor/state-machine";
+import { and, asc, desc, eq, gt, lt, sql } from "drizzle-orm";
+import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
+import type { Database, Tx } from "../client.ts";
+import { hostEvents, hosts } from "../schema.ts";
+
+export type HostRow = typeof hosts.$inferSelect;
+export type HostEventRow = typeof hostEvents.$inferSelect;
+
+export interface HostMove {
+  /** As locked by this transaction. */
+  host: HostRow;
+  event: HostEvent;
+  /** What the event is called in the host's history. */
+  fact: string;
+  requestedBy: string;
+  cause?: Cause | undefined;
+  patch?: PgUpdateSetSource<typeof hosts>;
+}
+
+export type HostMoved =
+  | { kind: "moved"; host: HostRow }
+  /** Already so; the patch was applied. */
+  | { kind: "stay"; host: HostRow }
+  | { kind: "refused"; host: HostRow };
+
+export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
+  const { host } = move;
+  const transition = transitionHost({ state: host.state, before: host.stateBeforeLost }, move.event);
+  if (transition.kind === "refuse") return { kind: "refused", host };
+  const to = transition.kind === "move" ? transition.to : host.state;
+  const standing = { state: to, stateBeforeLost: transition.before };
+  const [after] = await tx
+    .update(hosts)
+    .set({ ...move.patch, ...standing })
+    .where(eq(hosts.id, host.id))
+    .returning();
+  if (after === undefined) throw new Error(`host ${host.id} is not there`);
+  if (transition.kind === "stay") return { kind: "stay", host: after };
+  await recordHostEvent(tx, { hostId: host.id, fact: move.fact, from: host.state, to, requestedBy: move.requestedBy, cause: move.cause });
+  return { kind: "moved", host: after };
+}
+
+/** Notes something that moves the host nowhere, too. */
+export async function recordHostEvent(
+  tx: Tx,
+  event: { hostId: string; fact: string; from: string | null; to: string; requestedBy: string; cause?: Cause | undefined },
+): Promise<void> {
+  const { hostId, fact, from, to, requestedBy, cause } = event;
+  await tx.insert(hostEvents).values({ hostId, fact, fromState: from, toState: to, requestedBy, cause: cause ?? null });
+}
+
+/** Holds the host's row until the transaction ends. */
+export async function lockHost(tx: Tx, hostId: string): Promise<HostRow | undefined> {
+  const [row] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
+  return row;
+}
+
+/** Oldest first, those after `afterId`; without it the newest, oldest of them first. */
+export async function listHostEvents(db: Tx, hostId: string, limit: number, afterId?: number): Promise<HostEventRow[]> {
+  if (afterId === undefined) {
+    const newest = await db.select().from(hostEvents).where(eq(hostEvents.hostId, hostId)).orderBy(desc(hostEvents.id)).limit(limit);
+    return newest.toReversed();
+  }
+  return await db
+    .select()
+    .from(hostEvents)
+    .where(and(eq(hostEvents.hostId, hostId), gt(hostEvents.id, afterId)))
+    .orderBy(asc(hostEvents.id))
+    .limit(limit);
+}
+
+/** Forgets what is older. Returns how many events that were. */
+export async function pruneHostEvents(db: Database, keptMs: number): Promise<number> {
+  const rows = await db
+    .delete(hostEvents)
+    .where(lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`))
+    .returning({ id: hostEvents.id });
+  return rows.length;
+}

@@ -1,0 +1,128 @@
+/** A host's life in the database: every move is an event with its reason, and none is made that leaves a sandbox without a keeper. */
+import {
+  changeHost,
+  findHost,
+  inTransaction,
+  listHostEvents,
+  markLostHosts,
+  type MoveResult,
+  moveSandbox,
+  registerHost,
+  renewLease,
+  requestDrain,
+} from "@torpor/db";
+import { aHost, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+const LEASE_MS = 60_000;
+const BUDGET = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null };
+
+let server: PostgresServer;
+let database: TestDatabase;
+beforeAll(async () => {
+  server = await startPostgres();
+  database = await openTestDatabase(server);
+});
+afterAll(async () => {
+  await database[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+let hosts = 0;
+async function host(): Promise<string> {
+  hosts += 1;
+  await registerHost(database.db, aHost(`host-${hosts}`), LEASE_MS);
+  return `host-${hosts}`;
+}
+const events = async (hostId: string) => await listHostEvents(database.db, hostId, 100);
+const facts = async (hostId: string) => (await events(hostId)).map(({ fact, fromState, toState }) => [fact, fromState, toState]);
+const silence = async (hostId: string) => {
+  await database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
+  return (await markLostHosts(database.db)).map(({ id }) => id);
+};
+
+describe("a host's history", () => {
+  test("says what it was, who wanted it, and why and when it was lost; a renewal is no event", async () => {
+    const id = await host();
+    await renewLease(database.db, id, LEASE_MS);
+    await changeHost(database.db, id, "cordon", "api-key:1");
+    await changeHost(database.db, id, "cordon", "api-key:1");
+    expect(await silence(id)).toEqual([id]);
+    expect(await silence(id), "once").toEqual([]);
+    await renewLease(database.db, id, LEASE_MS);
+    expect(await facts(id)).toEqual([
+      ["registered", null, "ready"],
+      ["cordoned", "ready", "cordoned"],
+      ["lost", "cordoned", "lost"],
+      ["returned", "lost", "cordoned"],
+    ]);
+    const lost = (await events(id))[2];
+    expect(lost).toMatchObject({
+      requestedBy: "system:lease",
+      cause: { code: "LEASE_ENDED", message: expect.stringMatching(/ended at \d{4}-/) },
+    });
+    expect((await events(id))[1]?.requestedBy).toBe("api-key:1");
+  });
+
+  test("two schedulers that look at the same moment enter a loss once", async () => {
+    const id = await host();
+    await database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${id}`;
+    const seen = await Promise.all(Array.from({ length: 8 }, () => markLostHosts(database.db)));
+    expect(seen.flat().map((lost) => lost.id)).toEqual([id]);
+    expect((await facts(id)).filter(([fact]) => fact === "lost")).toHaveLength(1);
+  });
+});
+
+describe("retiring", () => {
+  test("a host with sandboxes is refused, one without is done, and it is let in no more", async () => {
+    const id = await host();
+    const sandbox = await makeSandbox(database, "stopped", { hostId: id });
+    await changeHost(database.db, id, "cordon", "test");
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    const gone = await inTransaction(database.db, (tx) =>
+      moveSandbox(tx, { sandbox, to: "deleted", fact: "deleted", patch: { hostId: null } }),
+    );
+    expect(gone.kind).toBe("moved");
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved", host: { state: "retired" } });
+    expect(await registerHost(database.db, aHost(id), LEASE_MS)).toMatchObject({
+      granted: false,
+      reason: expect.stringContaining("new id"),
+    });
+    expect(await renewLease(database.db, id, LEASE_MS)).toMatchObject({ granted: false });
+    expect(await silence(id)).toEqual([]);
+    expect(await findHost(database.db, id)).toMatchObject({ state: "retired" });
+  });
+
+  test("a host that is ready is refused, and one that is lost is not", async () => {
+    const id = await host();
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "refused" });
+    await silence(id);
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved" });
+  });
+
+  test("a place that was chosen before is not given on a host that is retired by now", async () => {
+    const [from, to] = [await host(), await host()];
+    const sandbox = await makeSandbox(database, "paused", { hostId: from });
+    await changeHost(database.db, to, "cordon", "test");
+    await changeHost(database.db, to, "retire", "test");
+    const moved = await inTransaction<never, MoveResult>(database.db, async (tx, rollback) =>
+      rollback(await moveSandbox(tx, { sandbox, to: "resuming", fact: "resume_assigned", patch: { hostId: to, holdsMemory: true } })),
+    );
+    expect(moved).toEqual({ kind: "no_capacity", hostId: to });
+  });
+});
+
+test("a host has one drain at a time, whoever asks for it, and a draining one is not uncordoned", async () => {
+  const id = await host();
+  const asked = await Promise.all(Array.from({ length: 6 }, () => requestDrain(database.db, id, BUDGET, "test")));
+  expect(asked.map(({ kind }) => kind).toSorted()).toEqual(["moved", "stay", "stay", "stay", "stay", "stay"]);
+  expect(await database.sql`SELECT 1 FROM drains WHERE host_id = ${id}`).toHaveLength(1);
+  await expect(
+    database.sql`INSERT INTO drains (host_id, status, max_parallel, requested_by) VALUES (${id}, 'active', 1, 'x')`,
+  ).rejects.toThrow(/drains_one_at_work/);
+  expect(await changeHost(database.db, id, "uncordon", "test")).toMatchObject({ kind: "refused" });
+  await silence(id);
+  expect(await requestDrain(database.db, id, BUDGET, "test"), "nothing can be moved off it").toMatchObject({ kind: "refused" });
+  await renewLease(database.db, id, LEASE_MS);
+  expect(await findHost(database.db, id), "it goes on where it was").toMatchObject({ state: "draining", stateBeforeLost: null });
+});

@@ -1,0 +1,122 @@
+/** Hosts and database disagree about a sandbox: nothing is destroyed on a guess, and it is said. Simulated hosts. */
+import { rename } from "node:fs/promises";
+import { join } from "node:path";
+import { listVmProcesses } from "@torpor/fleet";
+import { isAlive } from "@torpor/service";
+import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let fleet: TestFleet;
+let sql: postgres.Sql;
+beforeAll(async () => {
+  fleet = await startTestFleet({ hosts: 1 });
+  sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
+});
+afterAll(async () => {
+  await sql.end();
+  await fleet[Symbol.asyncDispose]();
+});
+
+type Body = Record<string, unknown>;
+const LIMIT_MS = 60_000;
+const findings = async () => (await fleet.call("GET", "/v1/hosts/host-1")).body["findings"] as Body[];
+const finding = async (what: string, is: (finding: Body) => boolean) =>
+  await until(what, async () => (await findings()).find(is), LIMIT_MS);
+const view = async (id: string) => (await fleet.call("GET", `/v1/sandboxes/${id}`)).body;
+const restartAgent = async () => {
+  await fleet.fleet.kill("host-1");
+  await fleet.fleet.startComponent("host-1");
+};
+
+async function create(): Promise<{ sandbox: Body; id: string }> {
+  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
+  return { sandbox, id: String(sandbox["id"]) };
+}
+
+const TABLES = ["sandboxes", "operations", "incarnations", "snapshots", "sandbox_events"] as const;
+const keyOf = (table: string) => sql(table === "sandboxes" ? "id" : "sandbox_id");
+const used = async (tx: postgres.TransactionSql, id: string, sign: 1 | -1) =>
+  await tx`UPDATE hosts SET vcpu_used = vcpu_used + ${sign} * vcpu, memory_mib_used = memory_mib_used + ${sign} * memory_mib,
+    disk_mib_used = disk_mib_used + ${sign} * disk_mib FROM sandboxes WHERE sandboxes.id = ${id} AND hosts.id = host_id`;
+
+/** As a database would that was restored from before the sandbox was made. */
+async function forget(id: string): Promise<void> {
+  await sql.begin(async (tx) => {
+    await used(tx, id, -1);
+    for (const table of TABLES) {
+      await tx`CREATE TABLE IF NOT EXISTS ${sql(`kept_${table}`)} AS SELECT * FROM ${sql(table)} WITH NO DATA`;
+      await tx`INSERT INTO ${sql(`kept_${table}`)} SELECT * FROM ${sql(table)} WHERE ${keyOf(table)} = ${id}`;
+    }
+    for (const table of TABLES.toReversed()) await tx`DELETE FROM ${sql(table)} WHERE ${keyOf(table)} = ${id}`;
+  });
+}
+
+async function remember(id: string): Promise<void> {
+  await sql.begin(async (tx) => {
+    for (const table of TABLES) await tx`INSERT INTO ${sql(table)} SELECT * FROM ${sql(`kept_${table}`)} WHERE ${keyOf(table)} = ${id}`;
+    await used(tx, id, 1);
+  });
+}
+
+describe("S30: a VM that the database does not know", () => {
+  test("is frozen and reported, also over a crash of its agent, and runs on with its memory when it is known again", async () => {
+    const { sandbox, id } = await create();
+    const vmm = (await listVmProcesses(fleet.fleet.dir)).find(({ sandboxId }) => sandboxId === id);
+    if (vmm === undefined) throw new Error("the sandbox has no VMM process");
+    await forget(id);
+    const isFrozen = ({ sandbox_id, quarantined }: Body) => sandbox_id === id && quarantined === true;
+    expect(await finding("it is quarantined", isFrozen)).toMatchObject({ kind: "unknown", message: expect.stringMatching(/frozen/) });
+    await restartAgent();
+    const [before] = await findings();
+    await until(
+      "it was seen again since",
+      async () => (await findings()).some((one) => isFrozen(one) && one["last_seen_at"] !== before?.["last_seen_at"]),
+      LIMIT_MS,
+    );
+    expect(isAlive(vmm), "its memory is kept").toBe(true);
+
+    await remember(id);
+    await until("it is nobody's finding", async () => (await findings()).length === 0, LIMIT_MS);
+    const printed = await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" });
+    expect(printed.body, JSON.stringify(printed.body)).toMatchObject({ stdout: "42\n" });
+    expect(isAlive(vmm)).toBe(true);
+    await fleet.call("DELETE", `/v1/sandboxes/${id}`);
+  });
+
+  test("is discarded when an operator says so, and not before", async () => {
+    const { id } = await create();
+    await forget(id);
+    await finding("it is found", ({ sandbox_id }) => sandbox_id === id);
+    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 200 });
+    await until("it is gone", async () => (await listVmProcesses(fleet.fleet.dir)).every(({ sandboxId }) => sandboxId !== id), LIMIT_MS);
+    await until("so is the finding", async () => (await findings()).length === 0, LIMIT_MS);
+    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 404 });
+  });
+});
+
+test("a sandbox that its host does not have any more says so, keeps its state, and is well again when it is back", async () => {
+  const { sandbox, id } = await create();
+  await fleet.call("POST", `/v1/sandboxes/${id}/pause`);
+  const dir = join(fleet.fleet.dir, "hosts/host-1/vm", id);
+  const elsewhere = join(fleet.fleet.dir, `taken-${id}`);
+  await fleet.fleet.kill("host-1");
+  await rename(dir, elsewhere);
+  await fleet.fleet.startComponent("host-1");
+  await finding("it is missing", ({ sandbox_id, kind }) => sandbox_id === id && kind === "missing");
+  const missing = await until("the sandbox says so", async () =>
+    (await view(id))["condition"] === undefined ? undefined : await view(id),
+  );
+  expect(missing).toMatchObject({ status: "paused", condition: "host_lost_sandbox", condition_reason: expect.stringMatching(/host-1/) });
+  expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 409 });
+
+  await fleet.fleet.kill("host-1");
+  await rename(elsewhere, dir);
+  await fleet.fleet.startComponent("host-1");
+  await until("it is well again", async () => (await view(id))["condition"] === undefined, LIMIT_MS);
+  expect((await fleet.call("POST", `/v1/sandboxes/${id}/resume`)).body).toMatchObject({ status: "running" });
+  expect((await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body).toMatchObject({ stdout: "42\n" });
+  const facts = ((await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]).map(({ fact }) => fact);
+  expect(facts.filter((fact) => fact === "missing_on_host" || fact === "found_on_host")).toEqual(["missing_on_host", "found_on_host"]);
+});
