@@ -121,7 +121,7 @@ function kindOf({ imageSha256, region, labels = {}, needsFence = false, driverFi
   return kind;
 }
 
-/** What speaks against a host, whatever is free there. What is said by `isLocal` and `isPinned` is in placement.ts. */
+/** What speaks against a host, whatever is free there. `isLocal`, `isPinned`: it is the one that holds the sandbox, or that it is pinned to (judge.ts). */
 export function rejectTraits(
   host: PlacementHost,
   traits: Traits,

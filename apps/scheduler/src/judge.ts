@@ -31,6 +31,7 @@ export interface Judged {
   /** Those that cannot take it, each counted once. */
   reasons: Partial<Record<Rejection, number>>;
 }
+
 /** Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none can take it. */
 export function judge(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Judged & { best: number } {
   const counts = new Uint32Array(APART + 1);
@@ -43,7 +44,7 @@ export function judge(fleet: Fleet, request: PlacementRequest, policy: Placement
   return { hosts: fleet.hosts.length, reasons, best };
 }
 
-/** The host that holds it is judged by itself; for the others everything that counts is a number in a column, and nothing is called: this is the loop that has to be fast. */
+/** This is the loop that has to be fast: all that counts is a number in a column. The host that holds the sandbox is judged by itself. */
 function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
   const { scores, vcpu, memory, disk } = fleet;
   const [freeVcpu, freeMemory, freeDisk] = [vcpu.free, memory.free, disk.free];
@@ -78,7 +79,8 @@ function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPoli
     counts[verdict] = (counts[verdict] as number) + 1;
     scores[at] = score;
   }
-  return local !== -1 && judgeApart(fleet, local, request, policy, counts) > bestScore ? local : best;
+  const localScore = local === -1 ? REJECTED : judgeApart(fleet, local, request, policy, counts);
+  return localScore !== REJECTED && localScore >= bestScore ? local : best;
 }
 
 /** Per host: what speaks against it whatever is free there; `local` is set apart. */

@@ -32,7 +32,7 @@ export function rank(fleet: Fleet, request: PlacementRequest, policy: PlacementP
   const fitting = fleet.hosts
     .map(({ id }, at) => ({ hostId: id, score: fleet.scores[at] ?? REJECTED, isLocal: id === request.localHostId }))
     .filter(({ score }) => score !== REJECTED);
-  const candidates = fitting.toSorted((a, b) => b.score - a.score).slice(0, limit);
+  const candidates = fitting.toSorted((a, b) => b.score - a.score || Number(b.isLocal) - Number(a.isLocal)).slice(0, limit);
   const nothing = best === -1 ? { message: explain(judged, request) } : {};
   return { ...judged, candidates, candidateCount: fitting.length, ...nothing };
 }

@@ -154,6 +154,19 @@ describe("policies", () => {
     expect(placedOn([full, empty], { localHostId: "empty" }, policy)).toBe(ofEmpty);
   });
 
+  test("of two that are equally good, the one that holds it is chosen, and heads the ranking", () => {
+    // Half of what the other has left, and the bonus of a quarter.
+    const hosts = [host("away", { vcpuUsed: 2 }), host("home", { vcpuUsed: 4 })];
+    for (const all of [hosts, hosts.toReversed()]) {
+      expect(placedOn(all, { localHostId: "home" }, "spread")).toBe("home");
+      const { candidates } = rank(new Fleet(all), request({ localHostId: "home" }), "spread", 2);
+      expect(candidates).toMatchObject([
+        { hostId: "home", score: 0.5 },
+        { hostId: "away", score: 0.5 },
+      ]);
+    }
+  });
+
   test.each(["spread", "binpack"] as const)("%s leaves it where it is for a small gain", (policy) => {
     const hosts = [host("a", { memoryMibUsed: 1000, vcpuUsed: 2 }), host("b", { memoryMibUsed: 1400, vcpuUsed: 2 })];
     for (const localHostId of ["a", "b"]) expect(placedOn(hosts, { localHostId }, policy)).toBe(localHostId);
