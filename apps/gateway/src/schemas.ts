@@ -30,6 +30,7 @@ export const HostResource = Type.Object({
   driver: Type.String(),
   driver_fingerprint: Type.String(),
   agent_version: Type.String(),
+  has_fence: Type.Boolean({ description: "Whether sandboxes with `on_host_loss: restore` can be placed there" }),
   capacity: Amounts,
   used: Amounts,
   load: Type.Union([Type.Record(Type.String(), Type.Number()), Type.Null()]),

@@ -4,6 +4,7 @@ export { migrate } from "./migrate.ts";
 export { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
 export * from "./queries/accept.ts";
 export * from "./queries/api-keys.ts";
+export * from "./queries/host-loss.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";

@@ -24,6 +24,7 @@ export async function registerHost(
       driverFingerprint: request.driverFingerprint,
       restorableFingerprints: request.restorableFingerprints ?? [request.driverFingerprint],
       agentVersion: request.agentVersion,
+      hasFence: request.fence?.isAlive ?? false,
       imageSha256s: request.images.map((image) => image.sha256),
       vcpuCapacity: sql`greatest(${Math.floor(request.capacity.vcpu)}::int, ${hosts.vcpuUsed})`,
       memoryMibCapacity: sql`greatest(${request.capacity.memoryMib}::int, ${hosts.memoryMibUsed})`,
@@ -81,15 +82,20 @@ async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
   }
 }
 
-/** Extends a host's lease. Not granted to a host that is unknown or retired: it has to register. */
-export async function renewLease(db: Database, hostId: string, leaseMs: number): Promise<{ granted: boolean; reason?: string }> {
+/** Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is unknown or retired: it has to register. */
+export async function renewLease(
+  db: Database,
+  hostId: string,
+  leaseMs: number,
+  hasFence: boolean,
+): Promise<{ granted: boolean; reason?: string }> {
   return await db.transaction(async (tx) => {
     const [host] = await tx.select().from(hosts).where(eq(hosts.id, hostId)).for("update");
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
     if (host.state === "retired") return { granted: false, reason: `host ${hostId} is retired` };
     await tx
       .update(hosts)
-      .set({ leaseExpiresAt: leaseEnd(leaseMs), ...backFromLost(host) })
+      .set({ leaseExpiresAt: leaseEnd(leaseMs), hasFence, ...backFromLost(host) })
       .where(eq(hosts.id, hostId));
     return { granted: true };
   });
