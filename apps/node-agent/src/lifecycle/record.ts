@@ -121,7 +121,7 @@ export class VmStore {
   }
 
   vmOf(record: VmRecord): Vm {
-    const { sandboxId, resources, internetAccess } = record.spec;
+    const { sandboxId, resources, internetAccess, onHostLoss } = record.spec;
     return {
       dir: this.dirOf(sandboxId),
       sandboxId,
@@ -129,6 +129,8 @@ export class VmStore {
       memoryMib: resources.memoryMib,
       kernelCmdline: record.kernelCmdline,
       internetAccess,
+      epoch: record.epoch,
+      isFenced: onHostLoss === "restore",
     };
   }
 }
