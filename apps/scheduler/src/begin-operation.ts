@@ -114,7 +114,8 @@ async function assign(
       startedAt,
     });
     if (begun === undefined) return rollback(null);
-    if (assignment.isIncarnation) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
+    if (assignment.isIncarnation)
+      await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId, onHostLoss: sandbox.onHostLoss });
     const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
     const moved = await moveSandbox(tx, {
       sandbox,
@@ -157,8 +158,13 @@ async function choose(
   return undefined;
 }
 
-function placementRequest(operation: OperationRow, sandbox: SandboxRow, snapshot: SnapshotRow | undefined): PlacementRequest {
-  const need = { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib, imageSha256: sandbox.imageSha256 };
+export function placementRequest(
+  operation: Pick<OperationRow, "kind">,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): PlacementRequest {
+  const { vcpu, memoryMib, diskMib, imageSha256, onHostLoss } = sandbox;
+  const need = { vcpu, memoryMib, diskMib, imageSha256, needsFence: onHostLoss === "restore" };
   if (operation.kind === "create") return { ...need, region: sandbox.region };
   const local = sandbox.hostId ?? undefined;
   const isStored = operation.kind === "resume" && snapshot !== undefined && snapshot.storeKey !== null;

@@ -9,6 +9,10 @@ const Environment = Type.Object({
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
+  /** Long enough to ride out a scheduler restart, short enough that a lost host is seen within 10 s. The same in every scheduler. */
+  LEASE_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: 9_000 }),
+  /** Waited after a lease has ended, before a sandbox with `on_host_loss: restore` is run elsewhere. */
+  HOST_LOSS_MARGIN_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: 3_000 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

@@ -1,10 +1,18 @@
 import type { Database } from "@torpor/db";
 import type { Logger } from "@torpor/service";
 
+/** How long a host may be silent. */
+export interface HostTerms {
+  leaseMs: number;
+  /** After the lease, until what its fence has frozen is run elsewhere: for the freezing itself, and for clocks that do not go alike. */
+  lossMarginMs: number;
+}
+
 /** What every decision of the scheduler is made from. */
 export interface Deps {
   db: Database;
   log: Logger;
+  hostTerms: HostTerms;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

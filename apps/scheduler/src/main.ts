@@ -19,7 +19,8 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   const bus = await connectBus({ url: config.NATS_URL, name: "torpor-scheduler", user: config.NATS_USER, password });
   onClose({ what: "bus", close: () => bus.close() });
-  const worker = await startWorker({ db: database.db, bus, log, signal });
+  const hostTerms = { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS };
+  const worker = await startWorker({ db: database.db, bus, log, hostTerms, signal });
   onClose({ what: "loops", close: () => worker.ended });
   // All of them look at the database, and none of them at anything else.
   const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);

@@ -15,9 +15,21 @@ export interface PlacementRequest {
   localHostId?: string | undefined;
   /** A restore needs a host that can restore snapshots of this fingerprint. The host that holds the snapshot judges itself: it knows better what an update of it has changed. */
   driverFingerprint?: string | undefined;
+  /** Its run has to be frozen when the host is lost. */
+  needsFence?: boolean | undefined;
 }
 
-const REJECTIONS = ["other_host", "host_not_ready", "region", "image_missing", "fingerprint", "vcpu", "memory", "disk"] as const;
+const REJECTIONS = [
+  "other_host",
+  "host_not_ready",
+  "region",
+  "image_missing",
+  "no_fence",
+  "fingerprint",
+  "vcpu",
+  "memory",
+  "disk",
+] as const;
 type Rejection = (typeof REJECTIONS)[number];
 
 export type Placement =
@@ -48,6 +60,7 @@ function reject(host: HostRow, request: PlacementRequest): Rejection | undefined
   if (host.state !== "ready" && host.id !== request.pinnedHostId) return "host_not_ready";
   if (request.region !== undefined && host.region !== request.region) return "region";
   if (!host.imageSha256s.includes(request.imageSha256)) return "image_missing";
+  if (request.needsFence === true && !host.hasFence) return "no_fence";
   if (!isLocal && !restores(host, request)) return "fingerprint";
   if (host.vcpuCapacity - host.vcpuUsed < request.vcpu) return "vcpu";
   if (host.memoryMibCapacity - host.memoryMibUsed < request.memoryMib) return "memory";
@@ -71,6 +84,7 @@ const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
   host_not_ready: () => "are cordoned or draining",
   region: (request) => `are not in region ${request.region}`,
   image_missing: () => "do not have its image",
+  no_fence: () => "run no fence (torpor-fence), without which on_host_loss cannot be restore",
   fingerprint: () => "have not the VMM or CPU that its snapshot needs",
   vcpu: (request) => `have fewer than ${request.vcpu} vCPU free`,
   memory: (request) => `have less than ${request.memoryMib} MiB of memory free`,

@@ -13,13 +13,14 @@ import {
   RegisterRequest,
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
+  ThawRequest,
 } from "@torpor/contracts";
 import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
-import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
+import { answerCommit, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { beginOperation } from "./begin-operation.ts";
-import type { Deps } from "./deps.ts";
+import type { Deps, HostTerms } from "./deps.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
 
@@ -29,6 +30,7 @@ const decode = {
   register: decoder(RegisterRequest),
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
+  thaw: decoder(ThawRequest),
   heartbeat: decoder(Heartbeat),
 };
 const QUEUE = "schedulers";
@@ -42,12 +44,20 @@ export interface Worker {
   ended: Promise<unknown>;
 }
 
-export async function startWorker(options: { db: Database; bus: Bus; log: Logger; signal: AbortSignal }): Promise<Worker> {
-  const { db, bus, log, signal } = options;
+export interface WorkerOptions {
+  db: Database;
+  bus: Bus;
+  log: Logger;
+  hostTerms: HostTerms;
+  signal: AbortSignal;
+}
+
+export async function startWorker(options: WorkerOptions): Promise<Worker> {
+  const { db, bus, log, hostTerms, signal } = options;
   await ensureStreams(bus);
   await ensureConsumer(bus, SCHEDULER_INTENTS);
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
-  const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
+  const deps: Deps = { db, log, hostTerms, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
@@ -111,6 +121,13 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     queue: QUEUE,
     decode: decode.commit,
     handle: (request, subject) => answerCommit(deps, asker(subject), request),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("thaw"),
+    queue: QUEUE,
+    decode: decode.thaw,
+    handle: (request, subject) => answerThaw(deps, asker(subject), request),
     log,
   });
   subscribeCore(bus, {

@@ -6,6 +6,7 @@ import {
   findOperation,
   findSandboxRow,
   listEvents,
+  markLostHosts,
   type OperationRow,
   registerHost,
   type SandboxRow,
@@ -28,6 +29,8 @@ import { type Settled, settleObservation } from "../../src/settle-observation.ts
 type Verb = Parameters<typeof acceptRequest>[2];
 type Seen = Pick<Observation, "state"> & Partial<Observation>;
 
+export const HOST_TERMS = { leaseMs: 9_000, lossMarginMs: 3_000 };
+
 export const SNAPSHOT = {
   generation: 1,
   sizeBytes: 1,
@@ -44,11 +47,17 @@ export class Decisions implements AsyncDisposable {
 
   private constructor(database: TestDatabase) {
     this.database = database;
-    this.deps = { db: database.db, log: silentLog(), publishCommitted: async () => {} };
+    this.deps = { db: database.db, log: silentLog(), hostTerms: HOST_TERMS, publishCommitted: async () => {} };
   }
 
   static async over(server: PostgresServer): Promise<Decisions> {
     return new Decisions(await openTestDatabase(server));
+  }
+
+  /** The host falls silent: its lease ended so long ago, and everybody knows. */
+  async lose(hostId: string, agoMs = 60_000): Promise<void> {
+    await this.database.sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
+    await markLostHosts(this.database.db);
   }
 
   async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {
@@ -78,8 +87,8 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** A sandbox that a host has paused. */
-  async paused(storeKey: string | null = null): Promise<SandboxRow> {
-    const { id } = await this.running();
+  async paused(storeKey: string | null = null, given: Parameters<typeof aSandbox>[0] = {}): Promise<SandboxRow> {
+    const { id } = await this.running(given);
     await this.carryOut((await this.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey } });
     return await this.sandbox(id);
   }
