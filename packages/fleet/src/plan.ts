@@ -24,6 +24,8 @@ export interface FleetOptions {
   hostEnv: Record<string, string>;
   /** Added to the environment of every gateway. */
   gatewayEnv?: Record<string, string>;
+  /** Added to the environment of every scheduler. */
+  schedulerEnv?: Record<string, string>;
 }
 
 export interface Ports {
@@ -69,9 +71,9 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     log: join(dir, "logs", `${name}.log`),
   });
   const schedulers = ports.schedulers.map((port, at) =>
-    service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, { ...control, HEALTH_PORT: String(port) }),
+    service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, { ...control, HEALTH_PORT: String(port), ...options.schedulerEnv }),
   );
-  const hosts = ports.hosts.map(({ health, dataPlane }, at) => {
+  const hosts = ports.hosts.flatMap(({ health, dataPlane }, at) => {
     const hostId = hostIdAt(at);
     const env = {
       ...shared,
@@ -87,7 +89,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       DRIVER: options.driver,
       ...options.hostEnv,
     };
-    return service(hostId, "node-agent", "node-agent", health, env);
+    return [fenceOf(options, hostId, env.DATA_DIR), service(hostId, "node-agent", "node-agent", health, env)];
   });
   const gateways = ports.gateways.map((port, at) =>
     service(`gateway-${at + 1}`, "gateway", "gateway", port, {
@@ -101,6 +103,21 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     }),
   );
   return [...schedulers, ...hosts, ...gateways];
+}
+
+/** Beside each agent: freezes what may be restored elsewhere when the host's lease ends. */
+function fenceOf({ root, dir }: FleetOptions, hostId: string, dataDir: string): Component {
+  const name = `${hostId}-fence`;
+  return {
+    name,
+    role: "fence",
+    address: "-",
+    healthFile: join(dataDir, "fence/alive.json"),
+    command: process.execPath,
+    args: [join(root, "apps/node-agent/src/fence/main.ts")],
+    env: { ...fromEnvironment(["PATH"]), DATA_DIR: dataDir },
+    log: join(dir, "logs", `${name}.log`),
+  };
 }
 
 /** What an operator may set for the gateways of a local fleet too. */
