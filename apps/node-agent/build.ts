@@ -1,5 +1,5 @@
 /**
- * Programs as one file each that Node.js 24 runs by itself. `node build.ts <outDir>` makes the release of the node-agent: torpor-node-agent.mjs, the simulated VMM for trying a host
+ * Programs as one file each that Node.js 24 runs by itself. `node build.ts <outDir>` makes the release of the node-agent: torpor-node-agent.mjs, torpor-fence.mjs, the simulated VMM for trying a host
  * without virtual machines, and infra/host, so that the directory can be carried to a host as it is. `node build.ts <outDir> <name>=<file>…` makes those programs instead.
  */
 import { cp, mkdir, rm } from "node:fs/promises";
@@ -13,6 +13,7 @@ const REQUIRE = 'import { createRequire as torporCreateRequire } from "node:modu
 
 const RELEASE = [
   { out: "torpor-node-agent", in: join(here, "src/command.ts") },
+  { out: "torpor-fence", in: join(here, "src/fence/main.ts") },
   { out: "torpor-simulated-vmm", in: join(here, "src/drivers/simulated/vmm.ts") },
 ];
 

@@ -7,7 +7,7 @@ usage() {
   cat <<'USAGE'
 usage: install.sh --release <dir> --node <bin> [options]
 
-  --release <dir>            holds torpor-node-agent.mjs (made by `pnpm build`)
+  --release <dir>            holds torpor-node-agent.mjs and torpor-fence.mjs (made by `pnpm build`)
   --node <bin>               a Node.js of version 24.11 or newer
   --cloud-hypervisor <bin>   may be repeated: versions are kept side by side
   --data-device <device>     an empty disk: becomes the XFS of /var/lib/torpor. One that holds an XFS is mounted as it is, one that holds anything else is refused
@@ -15,13 +15,13 @@ usage: install.sh --release <dir> --node <bin> [options]
   --config <file>            becomes /etc/torpor/node-agent.env. Without it a template is put there, once
   --nats-password <file>     becomes /etc/torpor/nats-password
   --host-data-key <file>     becomes /etc/torpor/host-data-key
-  --no-start                 do not start the node-agent
+  --no-start                 start neither the node-agent nor the fence
 USAGE
 }
 
-readonly VMM_USER=torpor-vmm VMM_UID=64055 LIB=/usr/lib/torpor DATA=/var/lib/torpor ETC=/etc/torpor UNIT=torpor-node-agent.service
+readonly VMM_USER=torpor-vmm VMM_UID=64055 LIB=/usr/lib/torpor DATA=/var/lib/torpor ETC=/etc/torpor UNIT=torpor-node-agent.service FENCE_UNIT=torpor-fence.service
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-changes=0 must_restart=0 must_reload=0
+changes=0 must_restart=0 must_restart_fence=0 must_reload=0
 
 say() { printf 'install: %s\n' "$*"; }
 fail() {
@@ -70,7 +70,10 @@ check_machine() {
   (. /etc/os-release && [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 12 ]) || fail "this is no Debian 12 or newer; docs/hosts.md lists what to do by hand on other systems"
   [ -d /run/systemd/system ] || fail "systemd does not run here: the node-agent is installed as a systemd service"
   [ -n "$release" ] || fail "--release is missing: the directory that 'pnpm build' has made (.torpor/release)"
-  [ -f "$release/torpor-node-agent.mjs" ] || fail "$release holds no torpor-node-agent.mjs: run 'pnpm build' in a checkout and give its .torpor/release"
+  local program
+  for program in torpor-node-agent torpor-fence; do
+    [ -f "$release/$program.mjs" ] || fail "$release holds no $program.mjs: run 'pnpm build' in a checkout and give its .torpor/release"
+  done
   [ -n "$node" ] || fail "--node is missing: a Node.js binary of version 24.11 or newer, from https://nodejs.org/"
   local version
   version=$("$node" --version 2> /dev/null) || fail "$node cannot be run: give the path of a Node.js binary for Linux x86_64"
@@ -141,7 +144,8 @@ make_directories() {
 }
 
 install_programs() {
-  if put 755 "$node" "$LIB/node"; then must_restart=1; fi
+  if put 755 "$node" "$LIB/node"; then must_restart=1 must_restart_fence=1; fi
+  if put 644 "$release/torpor-fence.mjs" "$LIB/torpor-fence.mjs"; then must_restart_fence=1; fi
   if put 644 "$release/torpor-node-agent.mjs" "$LIB/torpor-node-agent.mjs"; then must_restart=1; fi
   put 644 "$release/torpor-simulated-vmm.mjs" "$LIB/torpor-simulated-vmm.mjs" || true
   put 755 "$here/torpor-node-agent" /usr/local/bin/torpor-node-agent || true
@@ -184,7 +188,7 @@ install_settings() {
   fi
   if put 644 "$here/sysctl.conf" /etc/sysctl.d/90-torpor.conf; then sysctl --quiet --load=/etc/sysctl.d/90-torpor.conf; fi
   if [ -n "$config" ]; then
-    if put 600 "$config" "$ETC/node-agent.env"; then must_restart=1; fi
+    if put 600 "$config" "$ETC/node-agent.env"; then must_restart=1 must_restart_fence=1; fi
   elif [ ! -e "$ETC/node-agent.env" ]; then
     put 600 "$here/node-agent.env" "$ETC/node-agent.env" || true
   fi
@@ -197,6 +201,7 @@ install_units() {
   for unit in "$UNIT" torpor-vms.slice; do
     if put 644 "$here/systemd/$unit" "/etc/systemd/system/$unit"; then must_reload=1 must_restart=1; fi
   done
+  if put 644 "$here/systemd/$FENCE_UNIT" "/etc/systemd/system/$FENCE_UNIT"; then must_reload=1 must_restart_fence=1; fi
   [ "$must_reload" = 0 ] || systemctl daemon-reload
 }
 
@@ -204,23 +209,29 @@ is_configured() {
   grep -q '^NATS_URL=.' "$ETC/node-agent.env" && [ -s "$(sed -n 's/^HOST_DATA_KEY_FILE=//p' "$ETC/node-agent.env" | tail -1)" ]
 }
 
-start_agent() {
+start_unit() { # unit, 1 where it has to be restarted, what to add when it was
+  if ! systemctl is-enabled --quiet "$1"; then
+    systemctl enable --quiet --no-reload "$1"
+    changed "enabled $1"
+  fi
+  [ "$may_start" = 1 ] || return 0
+  if ! systemctl is-active --quiet "$1"; then
+    systemctl start "$1"
+    changed "started $1"
+  elif [ "$2" = 1 ]; then
+    systemctl restart "$1"
+    changed "restarted $1$3"
+  fi
+}
+
+start_services() {
   if ! is_configured; then
     say "not started: set NATS_URL in $ETC/node-agent.env, put the host data key into $ETC/host-data-key, and run this again"
     return 0
   fi
-  if ! systemctl is-enabled --quiet "$UNIT"; then
-    systemctl enable --quiet --no-reload "$UNIT"
-    changed "enabled $UNIT"
-  fi
-  [ "$may_start" = 1 ] || return 0
-  if ! systemctl is-active --quiet "$UNIT"; then
-    systemctl start "$UNIT"
-    changed "started $UNIT"
-  elif [ "$must_restart" = 1 ]; then
-    systemctl restart "$UNIT"
-    changed "restarted $UNIT; virtual machines go on"
-  fi
+  # The fence first: an agent without one gets no sandboxes that need it.
+  start_unit "$FENCE_UNIT" "$must_restart_fence" ''
+  start_unit "$UNIT" "$must_restart" '; virtual machines go on'
 }
 
 check_machine
@@ -232,5 +243,5 @@ install_programs
 install_images
 install_settings
 install_units
-start_agent
+start_services
 if [ "$changes" = 0 ]; then say "nothing to do: everything is in place"; else say "done, $changes changes. 'torpor-node-agent check' says whether this machine can run virtual machines"; fi

@@ -44,12 +44,12 @@ const silence = async (hostId: string) => {
 describe("a host's history", () => {
   test("says what it was, who wanted it, and why and when it was lost; a renewal is no event", async () => {
     const id = await host();
-    await renewLease(database.db, id, LEASE_MS);
+    await renewLease(database.db, id, LEASE_MS, false);
     await changeHost(database.db, id, "cordon", "api-key:1");
     await changeHost(database.db, id, "cordon", "api-key:1");
     expect(await silence(id)).toEqual([id]);
     expect(await silence(id), "once").toEqual([]);
-    await renewLease(database.db, id, LEASE_MS);
+    await renewLease(database.db, id, LEASE_MS, false);
     expect(await facts(id)).toEqual([
       ["registered", null, "ready"],
       ["cordoned", "ready", "cordoned"],
@@ -88,7 +88,7 @@ describe("retiring", () => {
       granted: false,
       reason: expect.stringContaining("new id"),
     });
-    expect(await renewLease(database.db, id, LEASE_MS)).toMatchObject({ granted: false });
+    expect(await renewLease(database.db, id, LEASE_MS, false)).toMatchObject({ granted: false });
     expect(await silence(id)).toEqual([]);
     expect(await findHost(database.db, id)).toMatchObject({ state: "retired" });
   });
@@ -123,6 +123,6 @@ test("a host has one drain at a time, whoever asks for it, and a draining one is
   expect(await changeHost(database.db, id, "uncordon", "test")).toMatchObject({ kind: "refused" });
   await silence(id);
   expect(await requestDrain(database.db, id, BUDGET, "test"), "nothing can be moved off it").toMatchObject({ kind: "refused" });
-  await renewLease(database.db, id, LEASE_MS);
+  await renewLease(database.db, id, LEASE_MS, false);
   expect(await findHost(database.db, id), "it goes on where it was").toMatchObject({ state: "draining", stateBeforeLost: null });
 });

@@ -45,14 +45,21 @@ const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandb
 
 describe("settings", () => {
   test("S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
-    expect(await create()).toMatchObject({ auto_pause: null, auto_resume: false, preview_access: "public" });
+    expect(await create()).toMatchObject({ auto_pause: null, auto_resume: false, preview_access: "public", on_host_loss: "wait" });
     const sandbox = await create({
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
+      on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     });
-    const policies = { auto_pause: { idle_seconds: 600 }, auto_resume: true, preview_access: "token", metadata: { a: "1", b: "2" } };
+    const policies = {
+      auto_pause: { idle_seconds: 600 },
+      auto_resume: true,
+      preview_access: "token",
+      on_host_loss: "restore",
+      metadata: { a: "1", b: "2" },
+    };
     expect(sandbox).toMatchObject(policies);
     for (const verb of ["pause", "resume", "stop", "start"]) {
       expect((await post(sandbox, verb)).status).toBe(200);
@@ -62,9 +69,10 @@ describe("settings", () => {
     expect(patched).toMatchObject({ status: 200, body: { auto_pause: null, auto_resume: true, preview_access: "token" } });
     expect(patched.body["metadata"]).toEqual({ a: "1", c: "3" });
     await post(sandbox, "pause");
-    expect((await patch(sandbox, { auto_resume: false, preview_access: "public" })).body).toMatchObject({
+    expect((await patch(sandbox, { auto_resume: false, preview_access: "public", on_host_loss: "wait" })).body).toMatchObject({
       status: "paused",
       auto_resume: false,
+      on_host_loss: "wait",
     });
     expect((await patch({ id: "1795490791hbb922t4" }, { auto_resume: true })).status).toBe(404);
   });

@@ -1,5 +1,5 @@
 /** Has everything on a host somewhere to go? Asked before a drain begins: which hosts could take it at all, whatever is free on them now. Pure. */
-import type { HostRow, SandboxNeed } from "@torpor/db";
+import type { HostRow, PlacementHost, SandboxNeed } from "@torpor/db";
 
 const LACKS = ["region", "image", "fingerprint", "size"] as const;
 type Lack = (typeof LACKS)[number];
@@ -14,7 +14,7 @@ export interface Stranded {
 }
 
 /** The needs that no other host meets. `others`: hosts with a running lease. */
-export function strandedBy(host: HostRow, needs: SandboxNeed[], others: readonly HostRow[]): Stranded[] {
+export function strandedBy(host: HostRow, needs: SandboxNeed[], others: readonly PlacementHost[]): Stranded[] {
   const ready = others.filter(({ id, state }) => id !== host.id && state === "ready");
   return needs.flatMap((need) => {
     const lacks = ready.map((other) => lackOf(other, need, host));
@@ -27,7 +27,7 @@ export function strandedBy(host: HostRow, needs: SandboxNeed[], others: readonly
   });
 }
 
-function lackOf(other: HostRow, need: SandboxNeed, host: HostRow): Lack | undefined {
+function lackOf(other: PlacementHost, need: SandboxNeed, host: HostRow): Lack | undefined {
   if (other.region !== need.region) return "region";
   if (!other.imageSha256s.includes(need.imageSha256)) return "image";
   // What runs is resumed from a snapshot that this host will write.
@@ -43,7 +43,7 @@ const MISSING: Record<Lack, (need: SandboxNeed) => string> = {
   size: (need) => `smaller than ${need.vcpu} vCPU, ${need.memoryMib} MiB of memory and ${need.diskMib} MiB of disk`,
 };
 
-function explain(need: SandboxNeed, ready: HostRow[], missing: Stranded["missing"]): string {
+function explain(need: SandboxNeed, ready: readonly PlacementHost[], missing: Stranded["missing"]): string {
   const what = `${need.count} ${need.count === 1 ? "sandbox has" : "sandboxes have"} nowhere to go`;
   if (ready.length === 0) return `${what}: there is no other ready host.`;
   const parts = LACKS.flatMap((lack) => (missing[lack] === undefined ? [] : [`${missing[lack]} ${MISSING[lack](need)}`]));

@@ -86,6 +86,7 @@ export const HostResource = Type.Object({
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
   driver_fingerprint: Type.String(),
+  has_fence: Type.Boolean({ description: "Whether sandboxes with `on_host_loss: restore` can be placed there" }),
   agent_version: Type.String(),
   capacity: Amounts,
   used: Amounts,

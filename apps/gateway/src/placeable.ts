@@ -43,6 +43,7 @@ export function wantedOf(deps: Pick<Dependencies, "region">, body: CreateSandbox
     region: body.region ?? deps.region,
     placementLabels: placement?.labels ?? {},
     antiAffinity: placement?.anti_affinity ?? null,
+    onHostLoss: body.on_host_loss ?? "wait",
   };
 }
 

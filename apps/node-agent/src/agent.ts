@@ -6,6 +6,7 @@ import { decoder, hostCommands, type RegisterRequest, VmCommand } from "@torpor/
 import type { Logger } from "@torpor/service";
 import { type Config, labelsOf } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
+import { FenceFiles } from "./fence/files.ts";
 import { freeBytes } from "./host/files.ts";
 import type { Isolation } from "./host/isolation.ts";
 import { listImages } from "./images.ts";
@@ -16,6 +17,7 @@ import { Supervisor } from "./lifecycle/supervisor.ts";
 import { Activity } from "./shell/activity.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
+import { FenceLink } from "./shell/fence-link.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { Reporter } from "./shell/reporter.ts";
 import { fileSnapshotStore } from "./store-file.ts";
@@ -37,6 +39,7 @@ export interface AgentOptions {
 export interface Agent {
   supervisor: Supervisor;
   membership: Membership;
+  fence: FenceLink;
   close(): Promise<void>;
 }
 
@@ -49,6 +52,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
   const reporter = new Reporter(log);
   const activity = new Activity();
+  const fence = new FenceLink(new FenceFiles(config.DATA_DIR));
+  await fence.open();
   const supervisor = new Supervisor(
     {
       hostId: config.HOST_ID,
@@ -58,6 +63,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       guest,
       snapshots: fileSnapshotStore({ storeDir: config.SNAPSHOT_STORE_DIR, imagesDir: config.IMAGES_DIR, uid }),
       activity,
+      fence,
       imagesDir: config.IMAGES_DIR,
       commit: commitAsker(bus, config.HOST_ID),
       uid,
@@ -72,12 +78,13 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
   const { port } = dataPlane.address() as AddressInfo;
-  const membership: Membership = { isRegistered: false, leaseUntilMs: 0 };
+  const membership: Membership = { isRegistered: false };
   const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
   const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
   const loops = [
     reporter.run(bus, signal),
-    keepLease(bus, request, membership, signal, log),
+    keepLease(bus, request, membership, fence, signal, log),
+    fence.askThaws(bus, config.HOST_ID, signal, log),
     beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
     supervisor.watch(signal),
     consume(bus, {
@@ -100,6 +107,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   return {
     supervisor,
     membership,
+    fence,
     close: async () => {
       dataPlane.closeAllConnections();
       dataPlane.close();

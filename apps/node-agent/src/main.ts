@@ -28,6 +28,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     hostId: config.HOST_ID,
     bus: bus.isConnected() ? "connected" : "disconnected",
     registered: started.agent?.membership.isRegistered ?? false,
+    fence: started.agent?.fence.state ?? null,
     vms: (started.agent?.supervisor.inventory() ?? []).map((seen) => ({
       sandboxId: seen.sandboxId,
       hostId: config.HOST_ID,

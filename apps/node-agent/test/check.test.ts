@@ -176,6 +176,8 @@ test("the unit must be enabled and active", async () => {
   expect((await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "systemd unit")).kind).toBe("ok");
   expect((await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "systemd unit")).found).toContain("failed");
   expect((await find(await machineWith({ run: systemd("", "") }), "systemd unit")).found).toContain("not there");
+  expect((await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "fence")).kind).toBe("ok");
+  expect(await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "fence")).toMatchObject({ kind: "advised" });
 });
 
 test("NATS is reached, or the address that is not is named", async () => {

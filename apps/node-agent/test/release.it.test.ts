@@ -1,12 +1,14 @@
 /** The release as it is installed: one file, without the workspace around it; and the install script's refusals, which come before it changes anything. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { access, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { access, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { FenceFiles } from "../src/fence/files.ts";
 import { freePort } from "../src/host/ports.ts";
 
 let dir: string;
@@ -29,6 +31,7 @@ test("it holds the program and all that the install script installs", async () =
     "modules.conf",
     "sysctl.conf",
     "torpor-node-agent",
+    "systemd/torpor-fence.service",
     "systemd/torpor-node-agent.service",
     "systemd/torpor-vms.slice",
   ])
@@ -59,6 +62,20 @@ test("so does the simulated virtual machine", async () => {
   } finally {
     vmm.kill("SIGKILL");
     await once(vmm, "exit");
+  }
+});
+
+test("so does the fence, with next to nothing in it", async () => {
+  const fenceFile = join(dir, "torpor-fence.mjs");
+  // No client, no schema, no logger.
+  expect((await stat(fenceFile)).size).toBeLessThan(64 * 1024);
+  const dataDir = join(dir, "data");
+  const fence = spawn(process.execPath, [fenceFile], { cwd: "/", stdio: "ignore", env: { DATA_DIR: dataDir } });
+  try {
+    await until("it says that it lives", () => new FenceFiles(dataDir).isFenceAlive());
+  } finally {
+    fence.kill("SIGKILL");
+    await once(fence, "exit");
   }
 });
 

@@ -7,12 +7,14 @@ import { makeSimulatedImage, tempDir, until } from "@torpor/testkit";
 import { expect, test } from "vitest";
 import type { Vm } from "../src/drivers/driver.ts";
 import { SimulatedDriver } from "../src/drivers/simulated/simulated.ts";
+import { FenceFiles } from "../src/fence/files.ts";
 import { listImages } from "../src/images.ts";
 import { ensureGolden } from "../src/lifecycle/golden.ts";
 import { httpGuest } from "../src/lifecycle/guest.ts";
 import { VmStore } from "../src/lifecycle/record.ts";
 import { Supervisor } from "../src/lifecycle/supervisor.ts";
 import { Activity } from "../src/shell/activity.ts";
+import { FenceLink } from "../src/shell/fence-link.ts";
 import { fileSnapshotStore } from "../src/store-file.ts";
 
 /** Ends VMMs as the real one does, and remembers whose were ended. */
@@ -45,6 +47,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         guest,
         snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
         activity: new Activity(),
+        fence: new FenceLink(new FenceFiles(dir)),
         imagesDir,
         commit: async () => ({ kind: "granted" }),
         uid: undefined,

@@ -1,10 +1,11 @@
 /** What hosts ask and any scheduler answers. The subject says who asks (NATS permissions guard it); a body that claims another host is refused. */
-import type { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest } from "@torpor/contracts";
-import { commitOperation, findOperation, markIncarnationStarted, registerHost, renewLease } from "@torpor/db";
+import type { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest, ThawReply, ThawRequest } from "@torpor/contracts";
+import { commitOperation, findOperation, findRunFacts, markIncarnationStarted, registerHost, renewLease, type RunFacts } from "@torpor/db";
+import { isTombstoned, type SandboxState } from "@torpor/state-machine";
 import type { Deps } from "./deps.ts";
 
-/** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s of its last renewal. */
-export const DEFAULT_LEASE_MS = 8_000;
+/** States in which nothing of a sandbox is to run anywhere. */
+const RESTING: ReadonlySet<SandboxState> = new Set(["paused", "stopped", "error"]);
 
 const notYours = (asker: string, claimed: string) => `host ${asker} may not speak for host ${claimed}`;
 
@@ -13,19 +14,20 @@ export async function answerRegister(
   deps: Deps,
   asker: string,
   request: RegisterRequest,
-  leaseMs: number,
   prepare: (hostId: string) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
   await prepare(request.hostId);
+  const { leaseMs } = deps.hostTerms;
   const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
   deps.log.info({ hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver }, "host registered");
   return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
 }
 
-export async function answerLease(deps: Deps, asker: string, request: LeaseRequest, leaseMs: number): Promise<LeaseReply> {
+export async function answerLease(deps: Deps, asker: string, request: LeaseRequest): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
-  const renewed = await renewLease(deps.db, request.hostId, leaseMs);
+  const { leaseMs } = deps.hostTerms;
+  const renewed = await renewLease(deps.db, request.hostId, leaseMs, request.fence?.isAlive ?? false);
   return { ...renewed, leaseMs: renewed.granted ? leaseMs : 0 };
 }
 
@@ -51,4 +53,22 @@ async function refusal(deps: Deps, request: CommitRequest): Promise<string> {
   if (operation.cancelRequestedAt !== null) return `operation ${operation.id} was asked to back out`;
   if (operation.deadlineAt.getTime() <= Date.now()) return `operation ${operation.id} is past its deadline`;
   return `operation ${operation.id} is for host ${operation.hostId}, epoch ${operation.epoch}, op_seq ${operation.opSeq}`;
+}
+
+/** Yes means: this VM is the sandbox's newest run, it was not given up for lost, and its host has its lease, so that it cannot be from here on without being frozen again first. */
+export async function answerThaw(deps: Deps, asker: string, request: ThawRequest): Promise<ThawReply> {
+  if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
+  const reason = whyFrozen(await findRunFacts(deps.db, request), request);
+  deps.log.info({ ...request, granted: reason === undefined, reason }, "a frozen VM was asked for");
+  return reason === undefined ? { granted: true } : { granted: false, reason };
+}
+
+function whyFrozen(facts: RunFacts | undefined, { hostId, sandboxId, epoch }: ThawRequest): string | undefined {
+  if (facts === undefined) return `sandbox ${sandboxId} or host ${hostId} is unknown`;
+  const { sandbox, isLeased, incarnation } = facts;
+  if (!isLeased) return `host ${hostId} has no lease`;
+  if (isTombstoned(sandbox.state)) return "the sandbox was deleted";
+  if (sandbox.hostId !== hostId || sandbox.epoch !== epoch) return `its run is number ${sandbox.epoch} on host ${sandbox.hostId}`;
+  if (incarnation?.cause === "host_lost") return `run ${epoch} was given up for lost, and the sandbox goes on elsewhere`;
+  return RESTING.has(sandbox.state) ? `the sandbox is ${sandbox.state}` : undefined;
 }

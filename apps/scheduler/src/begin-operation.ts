@@ -125,7 +125,8 @@ async function assign(
       startedAt,
     });
     if (begun === undefined) return rollback(null);
-    if (placed !== undefined) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
+    if (placed !== undefined)
+      await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId, onHostLoss: sandbox.onHostLoss });
     const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
     const moved = await moveSandbox(tx, {
       sandbox,

@@ -77,5 +77,6 @@ function specOf(sandbox: SandboxRow): SandboxSpec {
     resources: { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib },
     internetAccess: sandbox.internetAccess,
     envVars: sandbox.envVars,
+    onHostLoss: sandbox.onHostLoss,
   };
 }

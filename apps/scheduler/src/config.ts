@@ -1,6 +1,6 @@
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
-import { DEFAULT_LEASE_MS } from "./answer-asks.ts";
+import { DEFAULT_HOST_TERMS } from "./deps.ts";
 import { PLACEMENT_POLICIES } from "./placement.ts";
 
 const Environment = Type.Object({
@@ -14,8 +14,10 @@ const Environment = Type.Object({
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
-  /** Of the hosts. Shorter than 3 s, a lost renewal is a lost host. */
-  LEASE_MS: Type.Integer({ minimum: 1_000, maximum: 600_000, default: DEFAULT_LEASE_MS }),
+  /** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler. */
+  LEASE_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: DEFAULT_HOST_TERMS.leaseMs }),
+  /** Waited after a lease has ended, before a sandbox with `on_host_loss: restore` is run elsewhere. */
+  HOST_LOSS_MARGIN_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: DEFAULT_HOST_TERMS.lossMarginMs }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

@@ -2,6 +2,15 @@ import type { Database } from "@torpor/db";
 import type { Logger } from "@torpor/service";
 import type { Placer } from "./placer.ts";
 
+/** How long a host may be silent. */
+export interface HostTerms {
+  leaseMs: number;
+  /** After the lease, until what its fence has frozen is run elsewhere: for the freezing itself, and for clocks that do not go alike. */
+  lossMarginMs: number;
+}
+
+export const DEFAULT_HOST_TERMS: HostTerms = { leaseMs: 8_000, lossMarginMs: 3_000 };
+
 /** What every decision of the scheduler is made from. */
 export interface Deps {
   db: Database;
@@ -9,6 +18,7 @@ export interface Deps {
   placer: Placer;
   /** So many times the vCPUs that a host offers may be reserved there. */
   vcpuOvercommit: number;
+  hostTerms: HostTerms;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

@@ -17,10 +17,9 @@ const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
 };
 
 /** True when it ended now. False: it committed, ended, or changed meanwhile; the next round looks again. */
-export async function expireOperation(deps: Deps, operation: OperationRow): Promise<boolean> {
+export async function expireOperation(deps: Deps, operation: OperationRow, error = expiryCause(operation)): Promise<boolean> {
   const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
   if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
-  const error = expiryCause(operation);
   const result = await inTransaction<MoveResult, MoveResult | null>(deps.db, async (tx, rollback) => {
     const ended = await moveOperation(tx, operation.id, "fail", { error }, { uncommittedOnly: true });
     if (ended === undefined || ended.status !== "failed") return rollback(null);

@@ -24,7 +24,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     bus,
     log,
     signal,
-    leaseMs: config.LEASE_MS,
+    hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });

@@ -5,14 +5,14 @@ import type { PlacementRequest } from "./placement.ts";
 /** What a sandbox asks of its host, whichever it is. */
 type Wanted = Pick<
   SandboxRow,
-  "organizationId" | "vcpu" | "memoryMib" | "diskMib" | "imageSha256" | "region" | "placementLabels" | "antiAffinity"
+  "organizationId" | "vcpu" | "memoryMib" | "diskMib" | "imageSha256" | "region" | "placementLabels" | "antiAffinity" | "onHostLoss"
 >;
 
 /** For a sandbox that is on no host yet. */
 export async function requestToCreate(db: Database, wanted: Wanted, exceptId?: string): Promise<PlacementRequest> {
   const { vcpu, memoryMib, diskMib, imageSha256, region, placementLabels: labels } = wanted;
   const occupiedHostIds = await listHostsOfKey(db, wanted, exceptId);
-  return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds };
+  return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
 }
 
 /** For one that is to run again: near its disk, and nowhere else unless its snapshot can be had elsewhere. */

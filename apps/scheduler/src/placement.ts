@@ -40,10 +40,10 @@ export function rank(fleet: Fleet, request: PlacementRequest, policy: PlacementP
 const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
   other_host: (request) => `are not ${request.pinnedHostId}, where it is`,
   host_not_ready: () => "are cordoned or draining",
-  no_fence: () => "have no fence of their own, which it needs to be restored elsewhere when its host is lost",
   region: (request) => `are not in region ${request.region}`,
   labels: (request) => `have not the labels ${labelText(request.labels)}`,
   image_missing: () => "do not have its image",
+  no_fence: () => "run no fence (torpor-fence), without which on_host_loss cannot be restore",
   fingerprint: () => "have not the VMM or CPU that its snapshot needs",
   anti_affinity: () => "have a sandbox of the same anti-affinity key",
   vcpu: (request) => `have fewer than ${request.vcpu} vCPU free`,

@@ -14,8 +14,10 @@ import {
   listExpiredSandboxes,
   listIdleSandboxes,
   listOwedDeletions,
+  listStrandedResumes,
   markLostHosts,
   moveOperation,
+  type OperationRow,
   pruneHostEvents,
   pruneOutbox,
 } from "@torpor/db";
@@ -24,6 +26,7 @@ import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
+import { restoreLostRuns } from "./restore-lost-runs.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;
@@ -64,7 +67,10 @@ const expireOperations: SchedulerReconciler = {
   },
 };
 
-/** A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. */
+/**
+ * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. A resume that has not committed there is ended, where another host can
+ * do it: whoever asked need not wait for its deadline.
+ */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
   everyMs: 500,
@@ -74,8 +80,22 @@ const noteLostContact: SchedulerReconciler = {
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless) await moveOperation(deps.db, id, "lose_contact");
-    return { lostHosts: lost.length, outcomeUnknown: contactless.length };
+    const stranded = await listStrandedResumes(deps.db, BATCH);
+    for (const operation of stranded) await expireOperation(deps, operation, strandedBecause(operation));
+    return { lostHosts: lost.length, outcomeUnknown: contactless.length, stranded: stranded.length };
   },
+};
+
+const strandedBecause = ({ hostId }: OperationRow) => ({
+  code: "HOST_LOST",
+  message: `Host ${hostId} was lost before it had resumed the sandbox, whose snapshot is safe: ask again, and another host resumes it.`,
+});
+
+/** What ran on lost hosts, and is to be restored. */
+const restoreLost: SchedulerReconciler = {
+  name: "restore-lost-runs",
+  everyMs: 500,
+  run: (deps) => restoreLostRuns(deps, BATCH),
 };
 
 /** Deletes sandboxes whose timeout ran out, through the same door as a user's delete. */
@@ -157,6 +177,7 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   driveWaiting,
   expireOperations,
   noteLostContact,
+  restoreLost,
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,

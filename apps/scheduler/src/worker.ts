@@ -15,6 +15,7 @@ import {
   SCHEDULER_INTENTS,
   SCHEDULER_OBSERVATIONS,
   subjects,
+  ThawRequest,
 } from "@torpor/contracts";
 import {
   type Database,
@@ -27,10 +28,10 @@ import {
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
-import { answerCommit, answerLease, answerRegister, DEFAULT_LEASE_MS } from "./answer-asks.ts";
+import { answerCommit, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
-import type { Deps } from "./deps.ts";
+import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import type { PlacementPolicy } from "./placement.ts";
 import { Placer } from "./placer.ts";
@@ -43,6 +44,7 @@ const decode = {
   register: decoder(RegisterRequest),
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
+  thaw: decoder(ThawRequest),
   heartbeat: decoder(Heartbeat),
   placement: decoder(PlacementQuestion),
 };
@@ -62,24 +64,23 @@ export interface WorkerOptions {
   bus: Bus;
   log: Logger;
   signal: AbortSignal;
-  /** Of a host that renews it; 8 s. */
-  leaseMs?: number;
+  hostTerms?: HostTerms;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
-  const { db, bus, log, signal, leaseMs = DEFAULT_LEASE_MS } = options;
+  const { db, bus, log, signal, hostTerms = DEFAULT_HOST_TERMS } = options;
   await ensureStreams(bus);
   await ensureConsumer(bus, SCHEDULER_INTENTS);
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
   const { policy, vcpuOvercommit = 1 } = options.placement ?? {};
   const placer = new Placer(db, { policy });
-  const deps: Deps = { db, log, placer, vcpuOvercommit, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
+  const deps: Deps = { db, log, placer, vcpuOvercommit, hostTerms, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  answerHosts(deps, bus, leaseMs, goOn);
+  answerHosts(deps, bus, goOn);
   answer(bus, {
     pattern: subjects.controlAsk("placement"),
     queue: QUEUE,
@@ -123,22 +124,21 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
-function answerHosts(deps: Deps, bus: Bus, leaseMs: number, goOn: (sandboxId: string) => Promise<void>): void {
+function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
   answer(bus, {
     pattern: patterns.asks("register"),
     queue: QUEUE,
     decode: decode.register,
-    handle: (request, subject) =>
-      answerRegister(deps, asker(subject), request, leaseMs, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
+    handle: (request, subject) => answerRegister(deps, asker(subject), request, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
     log,
   });
   answer(bus, {
     pattern: patterns.asks("lease"),
     queue: QUEUE,
     decode: decode.lease,
-    handle: (request, subject) => answerLease(deps, asker(subject), request, leaseMs),
+    handle: (request, subject) => answerLease(deps, asker(subject), request),
     log,
   });
   answer(bus, {
@@ -146,6 +146,13 @@ function answerHosts(deps: Deps, bus: Bus, leaseMs: number, goOn: (sandboxId: st
     queue: QUEUE,
     decode: decode.commit,
     handle: (request, subject) => answerCommit(deps, asker(subject), request),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("thaw"),
+    queue: QUEUE,
+    decode: decode.thaw,
+    handle: (request, subject) => answerThaw(deps, asker(subject), request),
     log,
   });
   subscribeCore(bus, {

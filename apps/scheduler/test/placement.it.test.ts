@@ -1,5 +1,5 @@
 /** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
-import { acceptCreate, applyVcpuOvercommit, type OperationRow, registerHost, setCordoned } from "@torpor/db";
+import { acceptCreate, applyVcpuOvercommit, changeHost, type OperationRow, registerHost } from "@torpor/db";
 import { aHost, aRequester, aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
@@ -29,7 +29,13 @@ afterEach(async () => {
 /** A scheduler whose picture of the fleet is of now, and stays so until a claim fails. */
 async function scheduler(): Promise<Deps> {
   const placer = new Placer(decisions.database.db, { maxAgeMs: LONG_MS });
-  const wanted = { ...aSandbox(), organizationId: decisions.database.organizationId, placementLabels: {}, antiAffinity: null };
+  const wanted = {
+    ...aSandbox(),
+    organizationId: decisions.database.organizationId,
+    placementLabels: {},
+    antiAffinity: null,
+    onHostLoss: "wait" as const,
+  };
   await placer.rank(await requestToCreate(decisions.database.db, wanted), 1);
   return { ...decisions.deps, placer };
 }
@@ -54,7 +60,7 @@ const capacity = (memoryMib: number) => ({ capacity: { vcpu: 1000, memoryMib, di
 describe("a host that has changed since the scheduler looked is not claimed: another one is chosen, and of the first try nothing stands", () => {
   test.each<[string, string, () => Promise<unknown>]>([
     ["another scheduler has filled it", "other", () => decisions.beginCreate({ memoryMib: 4096 })],
-    ["it was cordoned", "other", () => setCordoned(decisions.database.db, "best", true)],
+    ["it was cordoned", "other", () => changeHost(decisions.database.db, "best", "cordon", "test")],
     [
       "its lease ran out",
       "other",
@@ -150,7 +156,7 @@ describe("anti-affinity", () => {
 test("labels are kept with the sandbox: its resume goes to no host without them", async () => {
   await decisions.join("host-1", { labels: { gpu: "yes" } });
   const paused = await decisions.paused("store-key", { placementLabels: { gpu: "yes" } });
-  await setCordoned(decisions.database.db, "host-1", true);
+  await changeHost(decisions.database.db, "host-1", "cordon", "test");
   await decisions.join("host-2");
   const resume = await decisions.begin(paused.id, "resume");
   expect(resume).toMatchObject({ status: "waiting", explain: { reasons: { host_not_ready: 1, labels: 1 } } });
@@ -202,7 +208,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await decisions.join("host-1", { ...capacity(4096), labels: { zone: "a" } });
     await decisions.join("host-2", { ...capacity(8192), labels: { zone: "a" } });
     await decisions.join("host-3", capacity(8192));
-    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null };
+    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null, onHostLoss: "wait" };
     const before = await everything();
     const answer = await ask({ ...wanted, organizationId: decisions.database.organizationId });
     expect(answer).toMatchObject({ policy: "local-first", hosts: 3, candidateCount: 2, reasons: { labels: 1 } });
@@ -232,7 +238,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await decisions.carryOut((await decisions.begin(id, "stop")).id, { state: "stopped" });
     await decisions.join("host-2");
     expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [{ hostId: "host-1" }], reasons: { other_host: 1 } });
-    await setCordoned(decisions.database.db, "host-2", true);
+    await changeHost(decisions.database.db, "host-2", "cordon", "test");
     await decisions.beginCreate({ memoryMib: 64 });
     const message = "None of 2 hosts can take it: 1 are not host-1, where it is; 1 have less than 64 MiB of memory free.";
     expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [], reasons: { other_host: 1, memory: 1 }, message });

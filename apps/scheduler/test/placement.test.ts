@@ -19,6 +19,7 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
     ["region", {}, { region: "us" }, "are not in region us"],
     ["labels", { labels: { gpu: "no" } }, { labels: { gpu: "yes", zone: "a" } }, "have not the labels gpu=yes, zone=a"],
     ["image_missing", { imageSha256s: [] }, {}, "do not have its image"],
+    ["no_fence", {}, { needsFence: true }, "run no fence (torpor-fence), without which on_host_loss cannot be restore"],
     ["fingerprint", {}, { driverFingerprint: "f2" }, "have not the VMM or CPU that its snapshot needs"],
     ["anti_affinity", {}, { occupiedHostIds: ["a", "b"] }, "have a sandbox of the same anti-affinity key"],
     ["vcpu", { vcpuUsed: 7 }, {}, "have fewer than 2 vCPU free"],

@@ -2,6 +2,7 @@
  * Questions of a gateway to the schedulers: core request/reply on `torpor.v1.control.ask.<question>`, answered by any of them. Hosts have no permission for these subjects.
  */
 import { type Static, Type } from "typebox";
+import { OnHostLoss } from "./api/sandbox.ts";
 import { SandboxId } from "./ids.ts";
 
 export const CONTROL_QUESTIONS = ["placement"] as const;
@@ -22,6 +23,7 @@ export const PlacementQuestion = Type.Object({
       region: Type.String(),
       placementLabels: Type.Record(Type.String(), Type.String()),
       antiAffinity: Type.Union([Type.String(), Type.Null()]),
+      onHostLoss: OnHostLoss,
     }),
   ]),
 });

@@ -1,7 +1,7 @@
 /** What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff, and a breaking one needs a new version beside the old. */
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";
-import { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest } from "./host/asks.ts";
+import { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest, ThawReply, ThawRequest } from "./host/asks.ts";
 import { VmCommand } from "./host/command.ts";
 import { Heartbeat } from "./host/heartbeat.ts";
 import { Observation } from "./host/observation.ts";
@@ -20,6 +20,8 @@ const MESSAGES: Record<string, TSchema> = {
   "commit-reply.v1.json": CommitReply,
   "placement-question.v1.json": PlacementQuestion,
   "placement-reply.v1.json": PlacementReply,
+  "thaw-request.v1.json": ThawRequest,
+  "thaw-reply.v1.json": ThawReply,
 };
 
 /** File name → text, as they stand in packages/contracts/schemas. */

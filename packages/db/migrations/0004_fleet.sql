@@ -70,9 +70,11 @@ CREATE TABLE "host_inventory_parts" (
 --> statement-breakpoint
 ALTER TABLE "hosts" ADD COLUMN "has_fence" boolean DEFAULT false NOT NULL;--> statement-breakpoint
 ALTER TABLE "hosts" ADD COLUMN "vcpu_offered" integer;--> statement-breakpoint
+ALTER TABLE "incarnations" ADD COLUMN "on_host_loss" text DEFAULT 'wait' NOT NULL;--> statement-breakpoint
 ALTER TABLE "operations" ADD COLUMN "pinned_host_id" text;--> statement-breakpoint
 ALTER TABLE "sandboxes" ADD COLUMN "placement_labels" jsonb DEFAULT '{}'::jsonb NOT NULL;--> statement-breakpoint
 ALTER TABLE "sandboxes" ADD COLUMN "anti_affinity" text;--> statement-breakpoint
+ALTER TABLE "sandboxes" ADD COLUMN "on_host_loss" text DEFAULT 'wait' NOT NULL;--> statement-breakpoint
 ALTER TABLE "drain_sandboxes" ADD CONSTRAINT "drain_sandboxes_drain_id_drains_id_fk" FOREIGN KEY ("drain_id") REFERENCES "public"."drains"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "drain_sandboxes" ADD CONSTRAINT "drain_sandboxes_sandbox_id_sandboxes_id_fk" FOREIGN KEY ("sandbox_id") REFERENCES "public"."sandboxes"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "drains" ADD CONSTRAINT "drains_host_id_hosts_id_fk" FOREIGN KEY ("host_id") REFERENCES "public"."hosts"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
@@ -83,4 +85,6 @@ CREATE INDEX "drain_sandboxes_open" ON "drain_sandboxes" USING btree ("sandbox_i
 CREATE UNIQUE INDEX "drains_one_at_work" ON "drains" USING btree ("host_id") WHERE status IN ('active', 'undoing');--> statement-breakpoint
 CREATE INDEX "drains_host" ON "drains" USING btree ("host_id","id");--> statement-breakpoint
 CREATE INDEX "host_events_host" ON "host_events" USING btree ("host_id","id");--> statement-breakpoint
-CREATE INDEX "sandboxes_anti_affinity" ON "sandboxes" USING btree ("organization_id","anti_affinity") WHERE anti_affinity IS NOT NULL;
+CREATE INDEX "sandboxes_anti_affinity" ON "sandboxes" USING btree ("organization_id","anti_affinity") WHERE anti_affinity IS NOT NULL;--> statement-breakpoint
+ALTER TABLE "incarnations" ADD CONSTRAINT "incarnations_on_host_loss" CHECK ("on_host_loss" IN ('wait', 'restore'));--> statement-breakpoint
+ALTER TABLE "sandboxes" ADD CONSTRAINT "sandboxes_on_host_loss" CHECK ("on_host_loss" IN ('wait', 'restore'));

@@ -7,6 +7,7 @@ export * from "./queries/api-keys.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/findings.ts";
 export * from "./queries/host-events.ts";
+export * from "./queries/host-loss.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";
 export * from "./queries/move-sandbox.ts";

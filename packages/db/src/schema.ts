@@ -3,7 +3,7 @@
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import { type Cause, type InventoryEntry, PREVIEW_ACCESS, type SandboxCondition } from "@torpor/contracts";
+import { type Cause, type InventoryEntry, ON_HOST_LOSS, PREVIEW_ACCESS, type SandboxCondition } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
   bigint,
@@ -84,7 +84,7 @@ export const hosts = pgTable(
     /** Snapshots of these restore there. */
     restorableFingerprints: jsonb("restorable_fingerprints").$type<string[]>().notNull().default([]),
     agentVersion: text("agent_version").notNull(),
-    /** A fence of its own freezes VMs there when the lease ends. */
+    /** A fence guarded its VMs when it last spoke: they are frozen when its lease ends. */
     hasFence: boolean("has_fence").notNull().default(false),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
     /** vCPUs that the host says it has; null: of a version that did not keep it. */
@@ -283,6 +283,8 @@ export const sandboxes = pgTable(
     antiAffinity: text("anti_affinity"),
     /** Who reaches the ports of its guest, the agent's own aside. */
     previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
+    /** What becomes of it when its host is lost; counts from the next run on (incarnations.on_host_loss). */
+    onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     /** Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy alone. */
     lastActiveAt: at("last_active_at"),
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
@@ -301,6 +303,7 @@ export const sandboxes = pgTable(
     check("sandboxes_state", oneOf("state", SANDBOX_STATES)),
     check("sandboxes_settled_state", oneOf("settled_state", SETTLED_STATES)),
     check("sandboxes_preview_access", oneOf("preview_access", PREVIEW_ACCESS)),
+    check("sandboxes_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
     check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
     uniqueIndex("sandboxes_edge_address")
       .on(sandbox.edgeAddress)
@@ -386,13 +389,18 @@ export const incarnations = pgTable(
       .references(() => sandboxes.id),
     epoch: integer("epoch").notNull(),
     hostId: text("host_id").notNull(),
+    /** The policy that it was assigned with: `restore` runs are frozen by their host's fence. */
+    onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     assignedAt: at("assigned_at").notNull().defaultNow(),
     /** Set when its vCPUs were allowed to run (the commit). Null: it never ran. */
     startedAt: at("started_at"),
     endedAt: at("ended_at"),
     cause: text("cause"),
   },
-  (incarnation) => [primaryKey({ columns: [incarnation.sandboxId, incarnation.epoch] })],
+  (incarnation) => [
+    primaryKey({ columns: [incarnation.sandboxId, incarnation.epoch] }),
+    check("incarnations_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
+  ],
 );
 
 export const snapshots = pgTable(
@@ -404,7 +412,7 @@ export const snapshots = pgTable(
     generation: integer("generation").notNull(),
     epoch: integer("epoch").notNull(),
     hostId: text("host_id").notNull(),
-    /** Key in the snapshot store; null while it is on its host's disk alone. */
+    /** Key in the snapshot store; null while it is on its host's disk alone. The newest one that has it is in the store, dropped or not: what a lost run is restored from. */
     storeKey: text("store_key"),
     sizeBytes: count("size_bytes").notNull(),
     manifestSha256: text("manifest_sha256").notNull(),

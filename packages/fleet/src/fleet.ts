@@ -23,6 +23,7 @@ const READY_LIMIT_MS: Record<Role, number> = {
   nats: 20_000,
   scheduler: 30_000,
   "node-agent": 600_000,
+  fence: 30_000,
   lab: 1_800_000,
   gateway: 30_000,
 };
@@ -183,7 +184,7 @@ export class Fleet {
       );
     };
     await stop(["gateway"]);
-    await stop(["node-agent", "lab", "scheduler"]);
+    await stop(["node-agent", "fence", "lab", "scheduler"]);
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);

@@ -80,7 +80,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       ...options.schedulerEnv,
     }),
   );
-  const hosts = ports.hosts.map(({ health, dataPlane }, at) => {
+  const hosts = ports.hosts.flatMap(({ health, dataPlane }, at) => {
     const hostId = hostIdAt(at);
     const env = {
       ...shared,
@@ -97,7 +97,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       ...options.hostEnv,
       ...options.hostEnvs?.[hostId],
     };
-    return service(hostId, "node-agent", "node-agent", health, env);
+    return [fenceOf(options, hostId, env.DATA_DIR), service(hostId, "node-agent", "node-agent", health, env)];
   });
   const gateways = ports.gateways.map((port, at) =>
     service(`gateway-${at + 1}`, "gateway", "gateway", port, {
@@ -111,6 +111,21 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     }),
   );
   return [...schedulers, ...hosts, ...gateways];
+}
+
+/** Beside each agent: freezes what may be restored elsewhere when the host's lease ends. */
+function fenceOf({ root, dir }: FleetOptions, hostId: string, dataDir: string): Component {
+  const name = `${hostId}-fence`;
+  return {
+    name,
+    role: "fence",
+    address: "-",
+    healthFile: join(dataDir, "fence/alive.json"),
+    command: process.execPath,
+    args: [join(root, "apps/node-agent/src/fence/main.ts")],
+    env: { ...fromEnvironment(["PATH"]), DATA_DIR: dataDir },
+    log: join(dir, "logs", `${name}.log`),
+  };
 }
 
 /** What an operator may set for the gateways of a local fleet too. */

@@ -2,6 +2,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, openSync, readFileSync } from "node:fs";
+import { stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openDatabase, pingDatabase } from "@torpor/db";
@@ -10,6 +11,7 @@ import type { Component } from "./state.ts";
 
 const KILL_LIMIT_MS = 10_000;
 const LOOK_EVERY_MS = 50;
+const HEALTH_FILE_LIMIT_MS = 3_000;
 
 /** Throws when the program cannot be run at all. */
 export async function startProcess(component: Component): Promise<ProcessIdentity> {
@@ -45,6 +47,7 @@ export type Health = { kind: "well"; facts: Record<string, unknown> } | { kind: 
 export async function healthOf(component: Component, limitMs = 3_000): Promise<Health> {
   if (component.process === undefined || !isAlive(component.process)) return { kind: "down" };
   try {
+    if (component.healthFile !== undefined) return await freshnessOf(component.healthFile);
     if (component.healthUrl === undefined) {
       await tcpConnect(component.address, limitMs);
       return { kind: "well", facts: {} };
@@ -60,6 +63,13 @@ export async function healthOf(component: Component, limitMs = 3_000): Promise<H
   } catch (error) {
     return { kind: "unwell", reason: error instanceof Error ? error.message : String(error) };
   }
+}
+
+async function freshnessOf(file: string): Promise<Health> {
+  const ageMs = Date.now() - (await stat(file)).mtimeMs;
+  return ageMs <= HEALTH_FILE_LIMIT_MS
+    ? { kind: "well", facts: {} }
+    : { kind: "unwell", reason: `it has not written ${file} for ${Math.round(ageMs / 1000)} s` };
 }
 
 /** Waits until it is well. Throws, with the last thing that it logged, when it ends or takes longer than `limitMs`. */

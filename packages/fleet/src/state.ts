@@ -5,16 +5,18 @@ import { join } from "node:path";
 import type { ProcessIdentity } from "@torpor/service";
 
 /** `lab`: a machine of its own with a node-agent on it (packages/lab); the process is the one that emulates it. */
-export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "lab" | "gateway";
+export type Role = "postgres" | "nats" | "scheduler" | "node-agent" | "fence" | "lab" | "gateway";
 
 export interface Component {
   /** Unique in the fleet: `host-1`, `scheduler-2`. */
   name: string;
   role: Role;
-  /** Where it is reached: `127.0.0.1:8787`. */
+  /** Where it is reached: `127.0.0.1:8787`; a dash for one that speaks to nobody. */
   address: string;
   /** Answers 200 when it is well; for Postgres its connection string; absent: a TCP connection has to do. */
   healthUrl?: string;
+  /** Of one that speaks to nobody: it writes this file again and again while it is well. */
+  healthFile?: string;
   command: string;
   args: string[];
   env: Record<string, string>;

@@ -19,11 +19,17 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return startTime === undefined ? undefined : { pid, startTime, bootId: bootId() };
 }
 
+/** The letter that the kernel has for what it does: `T` stands stopped, `Z` is dead. Undefined when it is gone. */
+export function stateOf(identity: ProcessIdentity): string | undefined {
+  if (identity.bootId !== bootId()) return undefined;
+  const fields = fieldsOf(identity.pid);
+  return fields?.startTime === identity.startTime ? fields.state : undefined;
+}
+
 /** Alive and the same one. A zombie is dead: its memory, files and locks are free. */
 export function isAlive(identity: ProcessIdentity): boolean {
-  if (identity.bootId !== bootId()) return false;
-  const fields = fieldsOf(identity.pid);
-  return fields !== undefined && fields.startTime === identity.startTime && fields.state !== "Z" && fields.state !== "X";
+  const state = stateOf(identity);
+  return state !== undefined && state !== "Z" && state !== "X";
 }
 
 export function residentBytes(pid: number): number {

@@ -9,7 +9,7 @@ export function renderLifecycle(): string {
     "",
     "Generated from `packages/state-machine` by `pnpm generate`; do not edit.",
     "",
-    "A request is what somebody asks for, a fact is what a host observed. `·` = already so (acknowledged, nothing moves), blank = refused.",
+    "A request is what somebody asks for, a fact is what a host observed; `is_lost` alone is concluded, from the silence of a host whose fence has frozen its VMs. `·` = already so (acknowledged, nothing moves), blank = refused.",
     "",
     "## Sandbox",
     "",

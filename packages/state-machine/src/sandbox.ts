@@ -2,7 +2,8 @@
  * The lifecycle of a sandbox, as data.
  *
  * Requests (`pause`, `resume`, ...) are what somebody wants; facts (`is_running`, ...) are what a host observed. A cell is the state to move to, `stay` (already so:
- * a redelivery or a repeat, acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact).
+ * a redelivery or a repeat, acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact). `is_lost` is the one fact that no host reports: the run has gone with
+ * its host, fenced, and what there is of the sandbox is its snapshot in the store.
  *
  * Invariants, cited by the tests:
  * I1  Every (state, event) pair is decided; the type has no Partial.
@@ -31,7 +32,7 @@ export type SandboxState = (typeof SANDBOX_STATES)[number];
 export const SANDBOX_REQUESTS = ["pause", "resume", "stop", "start", "delete"] as const;
 export type SandboxRequest = (typeof SANDBOX_REQUESTS)[number];
 
-export const SANDBOX_FACTS = ["is_running", "is_paused", "is_stopped", "is_deleted", "fail"] as const;
+export const SANDBOX_FACTS = ["is_running", "is_paused", "is_stopped", "is_deleted", "is_lost", "fail"] as const;
 export type SandboxFact = (typeof SANDBOX_FACTS)[number];
 
 export type SandboxEvent = SandboxRequest | SandboxFact;
@@ -41,17 +42,17 @@ export type SandboxCell = SandboxState | "stay" | "refuse";
 
 // oxfmt-ignore
 export const SANDBOX_TABLE = {
-  creating: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "refuse", is_stopped: "refuse",  is_deleted: "refuse",  fail: "error" },
-  running:  { pause: "pausing", resume: "stay",     stop: "stopping", start: "stay",     delete: "deleting", is_running: "stay",    is_paused: "refuse", is_stopped: "stopped", is_deleted: "refuse",  fail: "error" },
-  pausing:  { pause: "stay",    resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  fail: "error" },
-  paused:   { pause: "stay",    resume: "resuming", stop: "stopping", start: "refuse",   delete: "deleting", is_running: "refuse",  is_paused: "stay",   is_stopped: "refuse",  is_deleted: "refuse",  fail: "error" },
-  resuming: { pause: "refuse",  resume: "stay",     stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  fail: "error" },
-  stopping: { pause: "refuse",  resume: "refuse",   stop: "stay",     start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  fail: "error" },
-  stopped:  { pause: "refuse",  resume: "refuse",   stop: "stay",     start: "starting", delete: "deleting", is_running: "refuse",  is_paused: "refuse", is_stopped: "stay",    is_deleted: "refuse",  fail: "error" },
-  starting: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "stay",     delete: "deleting", is_running: "running", is_paused: "refuse", is_stopped: "stopped", is_deleted: "refuse",  fail: "error" },
-  deleting: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "stay",     is_running: "stay",    is_paused: "stay",   is_stopped: "stay",    is_deleted: "deleted", fail: "stay"  },
-  deleted:  { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "stay",     is_running: "stay",    is_paused: "stay",   is_stopped: "stay",    is_deleted: "stay",    fail: "stay"  },
-  error:    { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "refuse",  is_paused: "refuse", is_stopped: "refuse",  is_deleted: "refuse",  fail: "stay"  },
+  creating: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "refuse", is_stopped: "refuse",  is_deleted: "refuse",  is_lost: "refuse",  fail: "error" },
+  running:  { pause: "pausing", resume: "stay",     stop: "stopping", start: "stay",     delete: "deleting", is_running: "stay",    is_paused: "refuse", is_stopped: "stopped", is_deleted: "refuse",  is_lost: "paused",  fail: "error" },
+  pausing:  { pause: "stay",    resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  is_lost: "paused",  fail: "error" },
+  paused:   { pause: "stay",    resume: "resuming", stop: "stopping", start: "refuse",   delete: "deleting", is_running: "refuse",  is_paused: "stay",   is_stopped: "refuse",  is_deleted: "refuse",  is_lost: "stay",    fail: "error" },
+  resuming: { pause: "refuse",  resume: "stay",     stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  is_lost: "paused",  fail: "error" },
+  stopping: { pause: "refuse",  resume: "refuse",   stop: "stay",     start: "refuse",   delete: "deleting", is_running: "running", is_paused: "paused", is_stopped: "stopped", is_deleted: "refuse",  is_lost: "paused",  fail: "error" },
+  stopped:  { pause: "refuse",  resume: "refuse",   stop: "stay",     start: "starting", delete: "deleting", is_running: "refuse",  is_paused: "refuse", is_stopped: "stay",    is_deleted: "refuse",  is_lost: "refuse",  fail: "error" },
+  starting: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "stay",     delete: "deleting", is_running: "running", is_paused: "refuse", is_stopped: "stopped", is_deleted: "refuse",  is_lost: "paused",  fail: "error" },
+  deleting: { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "stay",     is_running: "stay",    is_paused: "stay",   is_stopped: "stay",    is_deleted: "deleted", is_lost: "stay",    fail: "stay"  },
+  deleted:  { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "stay",     is_running: "stay",    is_paused: "stay",   is_stopped: "stay",    is_deleted: "stay",    is_lost: "stay",    fail: "stay"  },
+  error:    { pause: "refuse",  resume: "refuse",   stop: "refuse",   start: "refuse",   delete: "deleting", is_running: "refuse",  is_paused: "refuse", is_stopped: "refuse",  is_deleted: "refuse",  is_lost: "refuse",  fail: "stay"  },
 } as const satisfies Record<SandboxState, Record<SandboxEvent, SandboxCell>>;
 
 /** States in which nothing is in flight. */

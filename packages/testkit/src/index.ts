@@ -7,4 +7,5 @@ export { ROOT } from "./root.ts";
 export { startTestFleet, TestFleet, type ApiAnswer, type ApiRequest } from "./fleet.ts";
 export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
+export { VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export { aHost, anObservation, aRequester, aSandbox, makeSandbox } from "./rows.ts";

@@ -9,7 +9,7 @@ import {
   type HostRow,
   listHostEvents,
   listHosts,
-  listLeasedHosts,
+  listPlacementHosts,
   listSandboxNeeds,
   requestDiscard,
   requestDrain,
@@ -115,7 +115,7 @@ function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
 }
 
 async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<void> {
-  const stranded = strandedBy(host, await listSandboxNeeds(db, host.id), await listLeasedHosts(db));
+  const stranded = strandedBy(host, await listSandboxNeeds(db, host.id), await listPlacementHosts(db));
   if (stranded.length === 0) return;
   const what = stranded.map(({ message }) => message).join(" ");
   const instead = "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";

@@ -11,7 +11,7 @@ import { ERRORS, IdParams } from "../schemas.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
-const FIELDS = ["auto_pause", "auto_resume", "preview_access", "metadata"] as const;
+const FIELDS = ["auto_pause", "auto_resume", "preview_access", "on_host_loss", "metadata"] as const;
 const SCHEMA = {
   tags: ["sandboxes"],
   params: IdParams,
@@ -39,8 +39,8 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; 
 function changeIn(body: PatchSandboxBody): SandboxChange {
   if (FIELDS.every((field) => body[field] === undefined))
     throw invalidRequest([{ field: "body", message: `must hold one of ${FIELDS.join(", ")}` }], "MISSING_PARAMETER");
-  const { auto_pause: autoPause, auto_resume: autoResume, preview_access: previewAccess, metadata } = body;
+  const { auto_pause: autoPause, auto_resume: autoResume, preview_access: previewAccess, on_host_loss: onHostLoss, metadata } = body;
   checkMetadata(metadata ?? {}, (value) => value === null || typeof value === "string");
   const idleSeconds = autoPause === undefined ? undefined : (autoPause?.idle_seconds ?? null);
-  return { autoPauseIdleSeconds: idleSeconds, autoResume, previewAccess, metadata };
+  return { autoPauseIdleSeconds: idleSeconds, autoResume, previewAccess, onHostLoss, metadata };
 }

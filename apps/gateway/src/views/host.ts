@@ -37,6 +37,7 @@ function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" |
     driver: host.driver,
     driver_fingerprint: host.driverFingerprint,
     agent_version: host.agentVersion,
+    has_fence: host.hasFence,
     capacity: { vcpu: host.vcpuCapacity, memory_mb: host.memoryMibCapacity, disk_mb: host.diskMibCapacity },
     used: { vcpu: host.vcpuUsed, memory_mb: host.memoryMibUsed, disk_mb: host.diskMibUsed },
     load: host.load,

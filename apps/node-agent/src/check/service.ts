@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
 
 const UNIT = "torpor-node-agent.service";
+const FENCE_UNIT = "torpor-fence.service";
 const CONNECT_LIMIT_MS = 3_000;
 const DEFAULT_NATS_PORT = 4222;
 
@@ -13,6 +14,7 @@ export const SERVICE_CHECKS: Check[] = [
   { name: "VMM user", look: vmmUser },
   { name: "secrets", look: secrets },
   { name: "systemd unit", look: unit },
+  { name: "fence", look: fence },
   { name: "NATS", look: nats },
 ];
 
@@ -36,9 +38,24 @@ async function secrets(machine: Machine): Promise<Finding> {
   return ok(machine.settings.secretFiles.join(", "));
 }
 
+async function unitState(machine: Machine, unitName: string): Promise<{ enabled: string; active: string }> {
+  const enabled = (await machine.run("systemctl", ["is-enabled", unitName])).output.trim();
+  const active = (await machine.run("systemctl", ["is-active", unitName])).output.trim();
+  return { enabled, active };
+}
+
+/** Advised: without it the host takes all sandboxes but those that are to be restored elsewhere. */
+async function fence(machine: Machine): Promise<Finding> {
+  const { enabled, active } = await unitState(machine, FENCE_UNIT);
+  if (enabled === "enabled" && active === "active") return ok("enabled, active");
+  return advised(
+    `${FENCE_UNIT} does not run: no sandbox with on_host_loss: restore comes here`,
+    `run infra/host/install.sh; then systemctl enable --now ${FENCE_UNIT}`,
+  );
+}
+
 async function unit(machine: Machine): Promise<Finding> {
-  const enabled = (await machine.run("systemctl", ["is-enabled", UNIT])).output.trim();
-  const active = (await machine.run("systemctl", ["is-active", UNIT])).output.trim();
+  const { enabled, active } = await unitState(machine, UNIT);
   if (enabled === "enabled" && active === "active") return ok("enabled, active");
   if (enabled !== "enabled")
     return missing(

@@ -18,6 +18,10 @@ export interface Vm {
   kernelCmdline: string;
   /** Whether the guest may reach anything beyond its host's door. */
   internetAccess: boolean;
+  /** Which run of the sandbox it is; absent in a VM that is no sandbox's. */
+  epoch?: number;
+  /** A run that begins now is to be frozen when the host's lease ends. */
+  isFenced?: boolean;
 }
 
 export interface SnapshotFile {
@@ -66,8 +70,8 @@ export interface Driver {
   restorable(): Promise<string[]>;
   /** Why a snapshot of that fingerprint cannot be restored here, as the end of a sentence; undefined: nothing speaks against it. */
   refusal(fingerprint: string): Promise<string | undefined>;
-  /** Starts a VMM and lets its vCPUs run. Throws when it does not come up; then none is left. */
-  boot(vm: Vm, signal: AbortSignal): Promise<void>;
+  /** Starts a VMM, calls `beforeRun` once its record is durable, and lets its vCPUs run. Throws when it does not come up, or `beforeRun` does; then none is left. */
+  boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void>;
   /**
    * Starts a VMM with the memory of `snapshotDir`, verified while it is read; the vCPUs stand still. Throws when the VMM is at fault, not the snapshot, or the signal ended it;
    * then none is left.

@@ -35,6 +35,10 @@ export interface RunRecord extends ProcessIdentity {
   guest: GuestAddress;
   /** Of the VMM that runs, for the manifest of a snapshot that it writes. */
   fingerprint: string;
+  /** Of the sandbox's run that it is. */
+  epoch?: number;
+  /** The fence freezes it when the host's lease ends. */
+  isFenced?: true;
 }
 
 export interface VmmCommand {
@@ -79,7 +83,12 @@ export async function startVmm(vm: Vm, how: VmmCommand, facts: Pick<RunRecord, "
   const pid = await durableStep("spawn vmm", async () => spawnDetached(vm, how, facts.runDir));
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
-  const record: RunRecord = { ...identity, ...facts };
+  const record: RunRecord = {
+    ...identity,
+    ...facts,
+    ...(vm.epoch === undefined ? {} : { epoch: vm.epoch }),
+    ...(vm.isFenced === true ? { isFenced: true } : {}),
+  };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
   return record;
 }

@@ -2,7 +2,7 @@
  * A guest that begins anew on a sandbox's disk, for create and start: with the memory of the golden snapshot, where it fits, because that is many times faster than a boot; else by a
  * boot. Both give the same: a system without the disk, which the guest agent attaches once it is told whose it is (packages/guest-agent).
  */
-import { type CommitAnswer, mayCommit, messageOf, type Step, timed } from "./context.ts";
+import { type CommitAnswer, mayCommit, messageOf, refusalToRun, type Step, timed } from "./context.ts";
 import type { Golden } from "./golden.ts";
 import { savedMemory } from "./snapshot.ts";
 
@@ -18,12 +18,18 @@ export async function runFresh(step: Step, golden: Golden | undefined, envVars?:
     return answer;
   }
   if (isRestored) await deps.driver.resumeVcpus(vm);
-  else await timed(step, "boot", () => deps.driver.boot(vm, signal));
+  else await timed(step, "boot", () => deps.driver.boot(vm, signal, () => checkLease(step)));
   await timed(step, "greet_guest", async () => {
     if (!(await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, signal))) throw new Error("the guest agent did not answer");
     await deps.guest.become(vm, record, envVars);
   });
   return answer;
+}
+
+/** This VMM was started after the commit. */
+async function checkLease(step: Step): Promise<void> {
+  const reason = await refusalToRun(step);
+  if (reason !== undefined) throw new Error(`it may not run: ${reason}`);
 }
 
 /** Its memory knows the sizes that it was taken with. */

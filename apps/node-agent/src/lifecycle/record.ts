@@ -123,7 +123,7 @@ export class VmStore {
   }
 
   vmOf(record: VmRecord): Vm {
-    const { sandboxId, resources, internetAccess } = record.spec;
+    const { sandboxId, resources, internetAccess, onHostLoss } = record.spec;
     return {
       dir: this.dirOf(sandboxId),
       sandboxId,
@@ -131,6 +131,8 @@ export class VmStore {
       memoryMib: resources.memoryMib,
       kernelCmdline: record.kernelCmdline,
       internetAccess,
+      epoch: record.epoch,
+      isFenced: onHostLoss === "restore",
     };
   }
 }

@@ -61,6 +61,14 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), savedMemory(found.manifest), step.signal);
   if (restored.kind === "refused")
     return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be used: ${restored.reason}.` } };
+  const fenced = record.spec.onHostLoss === "restore" ? await deps.fence.refusal() : undefined;
+  if (fenced !== undefined) {
+    await deps.driver.end(vm, { graceMs: 0 });
+    return {
+      state: "paused",
+      failed: { code: "HOST_LEASE_ENDED", message: `The sandbox has to run once more to save its files: ${fenced}.` },
+    };
+  }
   await markUsed(vm.dir, record.generation);
   await deps.driver.resumeVcpus(vm);
   await deps.guest.preparePause(vm, record.agentKey);

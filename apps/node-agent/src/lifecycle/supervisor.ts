@@ -14,6 +14,7 @@ import type { GuestAddress } from "../guest-connection.ts";
 import { findImage } from "../images.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create, newSecrets } from "./create.ts";
+import { stillFrozen } from "./frozen.ts";
 import { pause } from "./pause.ts";
 import { isGone, type Journal, type VmRecord } from "./record.ts";
 import { Replication } from "./replication.ts";
@@ -142,8 +143,8 @@ export class Supervisor {
     if (command.kind === "quarantine" || command.kind === "unquarantine") return await this.setQuarantined(command);
     const entry = await this.entryFor(command);
     if (entry === undefined) return "ignored";
-    // A delete does not wait for what can still back out.
-    if (command.kind === "delete") entry.abort?.abort();
+    // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
+    if (command.kind === "delete" || (command.kind === "discard" && command.epoch > entry.record.epoch)) entry.abort?.abort();
     return await this.enqueue(entry, () => this.accept(entry, command));
   }
 
@@ -187,8 +188,9 @@ export class Supervisor {
   }
 
   private async watchOne(entry: Entry, round: number): Promise<void> {
-    const { driver, store } = this.deps;
+    const { driver, store, fence } = this.deps;
     const vm = store.vmOf(entry.record);
+    if (await fence.isFrozen(vm.sandboxId)) return;
     const { kind } = await driver.inspect(vm);
     entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
     const isNews = kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
@@ -307,6 +309,8 @@ export class Supervisor {
     const { command, from } = step.journal;
     try {
       const operation = OPERATIONS[command.kind];
+      const frozen = await stillFrozen(step);
+      if (frozen !== undefined) return frozen;
       if (operation === undefined)
         return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
       if (command.kind === "resume" && !isHere(step)) await this.fetchSnapshot(step);
@@ -397,6 +401,11 @@ export class Supervisor {
     const { record } = entry;
     if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
     const vm: Vm = this.deps.store.vmOf(record);
+    // It is as it was when it was frozen: nothing may be made of its silence.
+    if (await this.deps.fence.isFrozen(vm.sandboxId)) {
+      this.report(this.observationOf(entry));
+      return;
+    }
     const status = await this.deps.driver.inspect(vm);
     if (status.kind === "running" && record.quarantined === true) await this.deps.driver.pauseVcpus(vm);
     if (status.kind === "paused" && record.quarantined !== true) await this.resumeStandingStill(vm, record);

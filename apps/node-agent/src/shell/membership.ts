@@ -12,35 +12,46 @@ import {
   subjects,
 } from "@torpor/contracts";
 import { type Logger, pause } from "@torpor/service";
+import { bootMs } from "../fence/clock.ts";
+import type { FenceLink } from "./fence-link.ts";
 
 const decodeLease = decoder(LeaseReply);
 const ASK_LIMIT_MS = 2_000;
 const RETRY_MS = 500;
+const FENCE_LOOK_MS = 500;
 const BEAT_EVERY_MS = 2_000;
 
 export interface Membership {
   isRegistered: boolean;
-  /** Milliseconds since the epoch; the lease was asked for before it was counted. */
-  leaseUntilMs: number;
 }
 
-/** Registers, then renews every third of the lease; registers again when told so. Runs until the signal ends. */
+/**
+ * Registers, then renews every third of the lease, and at once when the fence has died or come to life; registers again when told so. The lease is counted from before it was asked for.
+ * Runs until the signal ends.
+ */
 export async function keepLease(
   bus: Bus,
   request: RegisterRequest,
   membership: Membership,
+  fence: FenceLink,
   signal: AbortSignal,
   log: Logger,
 ): Promise<void> {
   while (!signal.aborted) {
-    const askedAtMs = Date.now();
-    const question = membership.isRegistered ? ({ type: "lease", version: 1, hostId: request.hostId } as const) : request;
+    const isAlive = await fence.look();
+    const askedAtBootMs = bootMs();
+    const facts = { hostId: request.hostId, fence: { isAlive } };
+    const question = membership.isRegistered ? ({ type: "lease", version: 1, ...facts } as const) : { ...request, ...facts };
     const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs: ASK_LIMIT_MS, decode: decodeLease });
     if (reply.kind === "answer" && reply.value.granted) {
       if (!membership.isRegistered) log.info({ leaseMs: reply.value.leaseMs }, "registered");
       membership.isRegistered = true;
-      membership.leaseUntilMs = askedAtMs + reply.value.leaseMs;
-      await pause(reply.value.leaseMs / 3, signal);
+      await fence
+        .renew(askedAtBootMs, reply.value.leaseMs)
+        .catch((err: unknown) => log.error({ err }, "the lease could not be written down: the fence goes by the one before it"));
+      const renewAtBootMs = askedAtBootMs + reply.value.leaseMs / 3;
+      while (bootMs() < renewAtBootMs && (await fence.look()) === isAlive)
+        if (!(await pause(Math.min(FENCE_LOOK_MS, Math.max(1, renewAtBootMs - bootMs())), signal))) return;
       continue;
     }
     if (reply.kind === "answer") {

@@ -9,6 +9,7 @@ import { createLogger, findProcesses, isAlive, type ProcessIdentity } from "@tor
 import { makeSimulatedImage, until } from "@torpor/testkit";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
+import { FenceFiles } from "../../src/fence/files.ts";
 import { plainIsolation } from "../../src/host/isolation.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
@@ -16,6 +17,7 @@ import { httpGuest } from "../../src/lifecycle/guest.ts";
 import { VmStore } from "../../src/lifecycle/record.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
 import { Activity } from "../../src/shell/activity.ts";
+import { FenceLink } from "../../src/shell/fence-link.ts";
 import { fileSnapshotStore } from "../../src/store-file.ts";
 
 export const SANDBOX = "1795490791abcdefgh";
@@ -55,8 +57,11 @@ export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): 
 
 export class TestHost {
   readonly supervisor: Supervisor;
+  readonly fence: FenceLink;
   readonly store: VmStore;
   readonly seen: Observation[] = [];
+  /** Happens while the control plane is asked for a commit, which it grants. */
+  onCommit: () => Promise<void> = async () => {};
   private readonly driver: Driver;
 
   constructor(
@@ -67,6 +72,7 @@ export class TestHost {
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
+    this.fence = new FenceLink(new FenceFiles(dir));
     this.supervisor = new Supervisor(
       {
         hostId: "host-1",
@@ -76,8 +82,12 @@ export class TestHost {
         guest: httpGuest(driver),
         snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
         activity: new Activity(),
+        fence: this.fence,
         imagesDir,
-        commit: async () => ({ kind: "granted" }) as const,
+        commit: async () => {
+          await this.onCommit();
+          return { kind: "granted" };
+        },
         uid: undefined,
         log: createLogger({ name: "host", level: "silent" }),
       },

@@ -75,7 +75,10 @@ async function decide(deps: Deps, tx: Tx, drain: DrainRow, item: DrainSandboxRow
 /** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
 async function whyNowhere(deps: Deps, hostId: string, sandbox: SandboxRow): Promise<string | undefined> {
   const request = await requestToCreate(deps.db, sandbox, sandbox.id);
-  const { candidateCount, message } = await deps.placer.rank({ ...request, driverFingerprint: (await findHost(deps.db, hostId))?.driverFingerprint }, 1);
+  const { candidateCount, message } = await deps.placer.rank(
+    { ...request, driverFingerprint: (await findHost(deps.db, hostId))?.driverFingerprint },
+    1,
+  );
   return candidateCount > 0 ? undefined : message;
 }
 

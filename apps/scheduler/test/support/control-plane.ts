@@ -15,6 +15,7 @@ import {
   until,
 } from "@torpor/testkit";
 import { startWorker, type Worker } from "../../src/worker.ts";
+import { HOST_TERMS } from "./decisions.ts";
 
 type Requester = Parameters<typeof aRequester>[1];
 
@@ -43,7 +44,13 @@ export class ControlPlane implements AsyncDisposable {
   private async addScheduler(): Promise<void> {
     const stop = new AbortController();
     const bus = await connectBus({ ...this.nats.as(), name: "scheduler" });
-    const worker = await startWorker({ db: this.database.db, bus, log: silentLog("scheduler"), signal: stop.signal });
+    const worker = await startWorker({
+      db: this.database.db,
+      bus,
+      log: silentLog("scheduler"),
+      hostTerms: HOST_TERMS,
+      signal: stop.signal,
+    });
     this.schedulers.push({ worker, bus, stop });
   }
 

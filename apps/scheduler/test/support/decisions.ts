@@ -7,6 +7,7 @@ import {
   findOperation,
   findSandboxRow,
   listEvents,
+  markLostHosts,
   type OperationRow,
   registerHost,
   type SandboxRow,
@@ -30,6 +31,8 @@ import { type Settled, settleObservation } from "../../src/settle-observation.ts
 type Verb = Parameters<typeof acceptRequest>[2];
 type Seen = Pick<Observation, "state"> & Partial<Observation>;
 
+export const HOST_TERMS = { leaseMs: 9_000, lossMarginMs: 3_000 };
+
 export const SNAPSHOT = {
   generation: 1,
   sizeBytes: 1,
@@ -49,11 +52,17 @@ export class Decisions implements AsyncDisposable {
     const { db } = database;
     // Each decision from new rows: tests bring hosts and take them away from one to the next.
     const placer = new Placer(db, { maxAgeMs: 0 });
-    this.deps = { db, log: silentLog(), placer, vcpuOvercommit: 1, publishCommitted: async () => {} };
+    this.deps = { db, log: silentLog(), placer, vcpuOvercommit: 1, hostTerms: HOST_TERMS, publishCommitted: async () => {} };
   }
 
   static async over(server: PostgresServer): Promise<Decisions> {
     return new Decisions(await openTestDatabase(server));
+  }
+
+  /** The host falls silent: its lease ended so long ago, and everybody knows. */
+  async lose(hostId: string, agoMs = 60_000): Promise<void> {
+    await this.database.sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
+    await markLostHosts(this.database.db);
   }
 
   async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {

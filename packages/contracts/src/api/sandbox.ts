@@ -39,6 +39,13 @@ export const PreviewAccess = Type.Enum(PREVIEW_ACCESS, {
   description: "Who reaches the ports of the sandbox beside its agent's: anybody, or holders of its token or its owner's API key",
 });
 
+export const ON_HOST_LOSS = ["wait", "restore"] as const;
+export type OnHostLoss = (typeof ON_HOST_LOSS)[number];
+export const OnHostLoss = Type.Enum(ON_HOST_LOSS, {
+  description:
+    "What happens to the running sandbox when its host is lost. `wait`: it comes back with the host. `restore`: its newest replicated snapshot is resumed on another host, and what it did since is lost. Counts from the next run on",
+});
+
 export const MAX_METADATA_NAMES = 64;
 const METADATA_LIMITS = { maxProperties: MAX_METADATA_NAMES };
 const MetadataName = Type.String({ maxLength: 128 });
@@ -75,6 +82,7 @@ const POLICIES = {
   auto_pause: Type.Optional(Nullable(AutoPause)),
   auto_resume: Type.Optional(AutoResume),
   preview_access: Type.Optional(PreviewAccess),
+  on_host_loss: Type.Optional(OnHostLoss),
 };
 
 /** Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older clients. */
@@ -161,6 +169,7 @@ export const SandboxResource = Type.Object({
   auto_pause: Nullable(AutoPause),
   auto_resume: AutoResume,
   preview_access: PreviewAccess,
+  on_host_loss: OnHostLoss,
   placement: Type.Optional(Placement),
   operation: Type.Optional(OperationSummary),
   condition: Type.Optional(Type.Enum(SANDBOX_CONDITIONS)),

@@ -5,8 +5,11 @@
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
 
-export const QUESTIONS = ["register", "lease", "commit"] as const;
+export const QUESTIONS = ["register", "lease", "commit", "thaw"] as const;
 export type Question = (typeof QUESTIONS)[number];
+
+/** What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the lease ends. Absent in agents of before: there is none. */
+const FenceFacts = Type.Optional(Type.Object({ isAlive: Type.Boolean() }));
 
 export const RegisterRequest = Type.Object({
   type: Type.Literal("register"),
@@ -23,6 +26,7 @@ export const RegisterRequest = Type.Object({
   /** Fingerprints whose snapshots it can restore. Absent in agents of before: its own alone. */
   restorableFingerprints: Type.Optional(Type.Array(Type.String())),
   agentVersion: Type.String(),
+  fence: FenceFacts,
   images: Type.Array(
     Type.Object({
       templateName: Type.String(),
@@ -37,7 +41,7 @@ export const RegisterRequest = Type.Object({
 });
 export type RegisterRequest = Static<typeof RegisterRequest>;
 
-export const LeaseRequest = Type.Object({ type: Type.Literal("lease"), version: Type.Literal(1), hostId: HostId });
+export const LeaseRequest = Type.Object({ type: Type.Literal("lease"), version: Type.Literal(1), hostId: HostId, fence: FenceFacts });
 export type LeaseRequest = Static<typeof LeaseRequest>;
 
 /** `register` and `lease` both answer with the lease. The host counts from before it asked. */
@@ -63,3 +67,17 @@ export type CommitRequest = Static<typeof CommitRequest>;
 
 export const CommitReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
 export type CommitReply = Static<typeof CommitReply>;
+
+/** The fence has frozen this VM. Is it still the sandbox's newest run, so that it may go on? */
+export const ThawRequest = Type.Object({
+  type: Type.Literal("thaw"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  sandboxId: SandboxId,
+  /** Of the frozen VM. */
+  epoch: Type.Integer({ minimum: 0 }),
+});
+export type ThawRequest = Static<typeof ThawRequest>;
+
+export const ThawReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
+export type ThawReply = Static<typeof ThawReply>;

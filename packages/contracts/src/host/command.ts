@@ -5,6 +5,7 @@
  * seen, acknowledges a command to the broker once it is journalled, and refuses lower ones.
  */
 import { type Static, Type } from "typebox";
+import { OnHostLoss } from "../api/sandbox.ts";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
 
 /**
@@ -35,7 +36,7 @@ export const Resources = Type.Object({
 });
 export type Resources = Static<typeof Resources>;
 
-/** What a host needs to make the sandbox's VM, identical in every command of a sandbox. */
+/** What a host needs to make the sandbox's VM. All but `onHostLoss` is identical in every command of a sandbox. */
 export const SandboxSpec = Type.Object({
   sandboxId: SandboxId,
   templateName: Type.String(),
@@ -43,6 +44,8 @@ export const SandboxSpec = Type.Object({
   resources: Resources,
   internetAccess: Type.Boolean(),
   envVars: Type.Record(Type.String(), Type.String()),
+  /** `restore`: the fence freezes it when the host's lease ends. A run keeps what it began with. Absent in schedulers of before: `wait`. */
+  onHostLoss: Type.Optional(OnHostLoss),
 });
 export type SandboxSpec = Static<typeof SandboxSpec>;
 

@@ -58,6 +58,7 @@ type NewSandbox = Pick<
   | "previewAccess"
   | "placementLabels"
   | "antiAffinity"
+  | "onHostLoss"
   | "edgeAddress"
 >;
 
@@ -126,10 +127,7 @@ export async function acceptRequest(db: Tx, sandboxId: string, request: SandboxR
   try {
     return await inTransaction<AcceptRequest>(db, async (tx) => {
       const repeat = await findRepeat(tx, requester);
-      if (repeat !== undefined) return repeat;
-      const sandbox = await lockSandbox(tx, sandboxId, requester.organizationId);
-      if (sandbox === undefined) return { kind: "not_found" };
-      return await judge(tx, sandbox, request, requester);
+      return repeat ?? (await acceptWithin(tx, sandboxId, request, requester));
     });
   } catch (error) {
     if (sqlState(error) === UNIQUE_VIOLATION && constraintName(error) === "operations_idempotency") {
@@ -138,6 +136,12 @@ export async function acceptRequest(db: Tx, sandboxId: string, request: SandboxR
     }
     throw error;
   }
+}
+
+/** The same, as part of a transaction that changes more. */
+export async function acceptWithin(tx: Tx, sandboxId: string, request: SandboxRequest, requester: Requester): Promise<AcceptRequest> {
+  const sandbox = await lockSandbox(tx, sandboxId, requester.organizationId);
+  return sandbox === undefined ? { kind: "not_found" } : await judge(tx, sandbox, request, requester);
 }
 
 async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, requester: Requester): Promise<AcceptRequest> {

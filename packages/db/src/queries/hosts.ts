@@ -33,6 +33,7 @@ export async function registerHost(
       driverFingerprint: request.driverFingerprint,
       restorableFingerprints: request.restorableFingerprints ?? [request.driverFingerprint],
       agentVersion: request.agentVersion,
+      hasFence: request.fence?.isAlive ?? false,
       imageSha256s: request.images.map((image) => image.sha256),
       vcpuOffered,
       leaseExpiresAt: leaseEnd(leaseMs),
@@ -85,12 +86,17 @@ async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
   }
 }
 
-/** Extends a host's lease. Not granted to a host that is unknown or retired: it has to register. */
-export async function renewLease(db: Database, hostId: string, leaseMs: number): Promise<{ granted: boolean; reason?: string }> {
+/** Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is unknown or retired: it has to register. */
+export async function renewLease(
+  db: Database,
+  hostId: string,
+  leaseMs: number,
+  hasFence: boolean,
+): Promise<{ granted: boolean; reason?: string }> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
-    const patch = { leaseExpiresAt: leaseEnd(leaseMs) };
+    const patch = { leaseExpiresAt: leaseEnd(leaseMs), hasFence };
     const moved = await moveHost(tx, { host, event: "renew", fact: "returned", requestedBy: byItself(hostId), patch });
     return moved.kind === "refused" ? { granted: false, reason: `host ${hostId} is retired` } : { granted: true };
   });

@@ -140,8 +140,21 @@ export async function listExpiredOperations(db: Tx, limit: number): Promise<Oper
     .limit(limit);
 }
 
+const onLostHost = sql`EXISTS (SELECT 1 FROM hosts WHERE hosts.id = ${sandboxes.hostId} AND hosts.state = 'lost')`;
+
 /** Executing, committed operations whose host is lost: nobody can say how they ended. */
 export async function listContactlessOperations(db: Tx, limit: number): Promise<OperationRow[]> {
+  const rows = await db
+    .select({ operation: operations })
+    .from(operations)
+    .innerJoin(sandboxes, eq(sandboxes.id, operations.sandboxId))
+    .where(and(eq(operations.status, "executing"), isNotNull(operations.committedAt), onLostHost))
+    .limit(limit);
+  return rows.map((row) => row.operation);
+}
+
+/** Uncommitted resumes that a lost host was told to carry out, of snapshots that are in the store: another host can do it. */
+export async function listStrandedResumes(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
     .select({ operation: operations })
     .from(operations)
@@ -149,8 +162,10 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
     .where(
       and(
         eq(operations.status, "executing"),
-        isNotNull(operations.committedAt),
-        sql`EXISTS (SELECT 1 FROM hosts WHERE hosts.id = ${sandboxes.hostId} AND hosts.state = 'lost')`,
+        eq(operations.kind, "resume"),
+        isNull(operations.committedAt),
+        onLostHost,
+        sql`EXISTS (SELECT 1 FROM snapshots WHERE snapshots.sandbox_id = ${sandboxes.id} AND dropped_at IS NULL AND store_key IS NOT NULL)`,
       ),
     )
     .limit(limit);

@@ -1,5 +1,5 @@
 /** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
-import { MAX_METADATA_NAMES, type PreviewAccess } from "@torpor/contracts";
+import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
@@ -11,6 +11,8 @@ export interface SandboxChange {
   autoPauseIdleSeconds?: number | null | undefined;
   autoResume?: boolean | undefined;
   previewAccess?: PreviewAccess | undefined;
+  /** Counts from the next run on. */
+  onHostLoss?: OnHostLoss | undefined;
   /** Merged name by name; null removes a name. */
   metadata?: Record<string, string | null> | undefined;
 }
@@ -19,7 +21,7 @@ export type Patched = { kind: "patched"; outboxIds: number[] } | { kind: "not_fo
 
 /** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
 export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
-  const { autoPauseIdleSeconds, autoResume, previewAccess } = change;
+  const { autoPauseIdleSeconds, autoResume, previewAccess, onHostLoss } = change;
   let tooMuch = false;
   const changed = await changeSandbox(db, id, organizationId, (sandbox) => {
     const metadata = merged(sandbox.metadata, change.metadata ?? {});
@@ -32,6 +34,7 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
         ...(autoPauseIdleSeconds === undefined ? {} : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
         ...(autoResume === undefined ? {} : { autoResume }),
         ...(previewAccess === undefined ? {} : { previewAccess }),
+        ...(onHostLoss === undefined ? {} : { onHostLoss }),
       },
     };
   });

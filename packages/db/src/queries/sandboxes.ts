@@ -45,7 +45,7 @@ function viewQuery(db: Tx) {
       and(
         eq(snapshots.sandboxId, sandboxes.id),
         isNull(snapshots.droppedAt),
-        sql`${snapshots.generation} = (SELECT max(newest.generation) FROM snapshots newest WHERE newest.sandbox_id = ${sandboxes.id})`,
+        sql`${snapshots.generation} = (SELECT max(newest.generation) FROM snapshots newest WHERE newest.sandbox_id = ${sandboxes.id} AND newest.dropped_at IS NULL)`,
       ),
     );
 }
@@ -210,7 +210,10 @@ export async function findIncarnation(db: Tx, sandboxId: string, epoch: number):
   return row;
 }
 
-export async function insertIncarnation(tx: Tx, incarnation: { sandboxId: string; epoch: number; hostId: string }): Promise<void> {
+export async function insertIncarnation(
+  tx: Tx,
+  incarnation: Pick<IncarnationRow, "sandboxId" | "epoch" | "hostId" | "onHostLoss">,
+): Promise<void> {
   await tx.insert(incarnations).values(incarnation);
 }
 

@@ -75,11 +75,12 @@ export class CloudHypervisorDriver implements Driver {
     return incompatibility(fingerprint, versions, this.options.host);
   }
 
-  async boot(vm: Vm, signal: AbortSignal): Promise<void> {
+  async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const { run, config } = await this.launch(vm, this.options.binaries.current);
     await orEnd(this, vm, async () => {
       signal.throwIfAborted();
       await this.createVm(vm, run, config);
+      await beforeRun?.();
       await durableStep("run vcpus", () => this.reach(vm, run, "boot", "Running"));
     });
   }

@@ -60,9 +60,12 @@ export class QemuDriver implements Driver {
     return fingerprint === own ? undefined : `it was taken on ${fingerprint}; this host runs ${own}`;
   }
 
-  async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
+  async boot(vm: Vm, _signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const record = await this.launch(vm, true);
-    await orEnd(this, vm, () => durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }])));
+    await orEnd(this, vm, async () => {
+      await beforeRun?.();
+      await durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }]));
+    });
   }
 
   async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {

@@ -15,7 +15,7 @@ import { isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, type RunRecord, startVmm } from "../vmm-process.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
 
 /** Beside this file: in the sources, or in a release (build.ts). */
 const PROGRAM = join(import.meta.dirname, basename(import.meta.filename) === "simulated.ts" ? "vmm.ts" : "torpor-simulated-vmm.mjs");
@@ -40,8 +40,9 @@ export class SimulatedDriver implements Driver {
     return fingerprint === FINGERPRINT ? undefined : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
   }
 
-  async boot(vm: Vm, _signal: AbortSignal): Promise<void> {
+  async boot(vm: Vm, _signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const record = await this.launch(vm);
+    await orEnd(this, vm, async () => await beforeRun?.());
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
 

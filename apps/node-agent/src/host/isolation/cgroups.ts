@@ -101,33 +101,44 @@ async function removeEmpty(path: string, limitMs: number): Promise<void> {
 
 /** Stops a VMM where it stands, whatever it does, and returns once it stands. Only what is in a VM's cgroup. */
 export async function freezeVmm(pid: number): Promise<void> {
-  await setFrozen(pid, true);
+  await setFrozen(await vmCgroupOf(pid), true);
 }
 
 export async function thawVmm(pid: number): Promise<void> {
-  await setFrozen(pid, false);
+  await setFrozen(await vmCgroupOf(pid), false);
 }
 
-async function setFrozen(pid: number, isFrozen: boolean): Promise<void> {
-  const wanted = isFrozen ? "1" : "0";
-  const path = await vmCgroupOf(pid);
-  await writeFile(join(path, "cgroup.freeze"), wanted);
+/** All that is in the cgroup; returns once it is so. */
+export async function setFrozen(cgroup: string, wanted: boolean): Promise<void> {
+  await writeFile(join(cgroup, "cgroup.freeze"), wanted ? "1" : "0");
   const deadline = Date.now() + FREEZE_LIMIT_MS;
-  for (;;) {
-    const events = await readFile(join(path, "cgroup.events"), "utf8");
-    if (new RegExp(`^frozen ${wanted}$`, "m").test(events)) return;
+  while ((await isFrozen(cgroup)) !== wanted) {
     if (Date.now() > deadline)
       throw new Error(
-        `${basename(dirname(path))}/${basename(path)} could not be ${isFrozen ? "frozen" : "thawed"} within ${FREEZE_LIMIT_MS} ms`,
+        `${basename(dirname(cgroup))}/${basename(cgroup)} could not be ${wanted ? "frozen" : "thawed"} within ${FREEZE_LIMIT_MS} ms`,
       );
     await sleep(5);
   }
 }
 
-async function vmCgroupOf(pid: number): Promise<string> {
+export async function isFrozen(cgroup: string): Promise<boolean> {
+  return /^frozen 1$/m.test(await readFile(join(cgroup, "cgroup.events"), "utf8"));
+}
+
+/** The cgroup of the VM that the process is the VMM of; undefined when it is in none. */
+export async function findVmCgroup(pid: number): Promise<string | undefined> {
   const mount = await findCgroupMount();
+  const path = await cgroupPathOf(pid);
+  return mount === undefined || !isVmCgroup(path) ? undefined : join(mount, path);
+}
+
+async function vmCgroupOf(pid: number): Promise<string> {
+  const cgroup = await findVmCgroup(pid);
+  if (cgroup === undefined) throw new Error(`process ${pid} is in no VM's cgroup ("${await cgroupPathOf(pid)}")`);
+  return cgroup;
+}
+
+async function cgroupPathOf(pid: number): Promise<string> {
   const line = (await readFile(`/proc/${pid}/cgroup`, "utf8")).split("\n").find((entry) => entry.startsWith("0::"));
-  const path = line?.slice("0::".length) ?? "";
-  if (mount === undefined || !isVmCgroup(path)) throw new Error(`process ${pid} is in no VM's cgroup ("${path}")`);
-  return join(mount, path);
+  return line?.slice("0::".length) ?? "";
 }

@@ -1,0 +1,41 @@
+/** Stops a VMM where it stands, by its cgroup where it has one, else by SIGSTOP. Each can be repeated, and returns once it is so. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { type ProcessIdentity, signalProcess, stateOf } from "@torpor/service/processes";
+import { findVmCgroup, isFrozen, setFrozen } from "../host/isolation/cgroups.ts";
+import type { Frozen } from "./files.ts";
+
+const SIGNAL_LIMIT_MS = 5_000;
+
+export async function freeze(vmm: ProcessIdentity): Promise<Frozen["by"]> {
+  const cgroup = await findVmCgroup(vmm.pid);
+  if (cgroup === undefined) {
+    signalProcess(vmm, "SIGSTOP");
+    await untilState(vmm, true);
+    return "signal";
+  }
+  await setFrozen(cgroup, true);
+  return "cgroup";
+}
+
+export async function thaw(vmm: ProcessIdentity, by: Frozen["by"]): Promise<void> {
+  const cgroup = by === "cgroup" ? await findVmCgroup(vmm.pid) : undefined;
+  if (cgroup !== undefined) return await setFrozen(cgroup, false);
+  signalProcess(vmm, "SIGCONT");
+  await untilState(vmm, false);
+}
+
+export async function stands(vmm: ProcessIdentity, by: Frozen["by"]): Promise<boolean> {
+  const cgroup = by === "cgroup" ? await findVmCgroup(vmm.pid) : undefined;
+  return cgroup === undefined ? stateOf(vmm) === "T" : await isFrozen(cgroup);
+}
+
+/** One that ends meanwhile stands for ever. */
+async function untilState(vmm: ProcessIdentity, isStopped: boolean): Promise<void> {
+  const deadline = Date.now() + SIGNAL_LIMIT_MS;
+  for (;;) {
+    const state = stateOf(vmm);
+    if (state === undefined || (state === "T") === isStopped) return;
+    if (Date.now() > deadline) throw new Error(`process ${vmm.pid} did not ${isStopped ? "stop" : "go on"} within ${SIGNAL_LIMIT_MS} ms`);
+    await sleep(2);
+  }
+}

@@ -1,0 +1,14 @@
+/** Stands for the agent where only its lease matters: `node lease-keeper.ts <dataDir> <leaseMs>` renews it four times per lease, without a control plane, until it is stopped. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { bootMs } from "../../src/fence/clock.ts";
+import { FenceFiles } from "../../src/fence/files.ts";
+import { FenceLink } from "../../src/shell/fence-link.ts";
+
+const [dataDir = "", leaseText = "0"] = process.argv.slice(2);
+const leaseMs = Number(leaseText);
+const link = new FenceLink(new FenceFiles(dataDir));
+await link.open();
+for (;;) {
+  await link.renew(bootMs(), leaseMs);
+  await sleep(leaseMs / 4);
+}

@@ -1,0 +1,115 @@
+/**
+ * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed on another host, and what they did since is lost.
+ *
+ * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence lived when the host last spoke. When its lease ends, which is before ours does, the fence
+ *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
+ * RL2  The decision is one transaction, which the host cannot renew its lease beside: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
+ * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's, which may come back.
+ */
+import type { Cause } from "@torpor/contracts";
+import {
+  acceptWithin,
+  findOpenOperations,
+  findStoredSnapshot,
+  hasEventSince,
+  holdLostHost,
+  inTransaction,
+  listLostRuns,
+  type LostRun,
+  markIncarnationEnded,
+  moveOperation,
+  moveSandbox,
+  returnToSnapshot,
+  type SnapshotRow,
+} from "@torpor/db";
+import { transitionSandbox } from "@torpor/state-machine";
+import { beginOperation } from "./begin-operation.ts";
+import type { Deps } from "./deps.ts";
+import { requestToReturn } from "./placement-request.ts";
+import { settledPatch } from "./settled-patch.ts";
+
+/** A resume that a host had room for when it was accepted, and that others were faster for. */
+const RESTORE_DEADLINE_MS = 300_000;
+
+/** Whether a lost run can be restored; else what its owner is told, once per loss. */
+type Decision = { kind: "restore"; snapshot: SnapshotRow } | { kind: "cannot"; fact: "restore_impossible" | "restore_waits"; cause: Cause };
+
+export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
+  const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
+  let restored = 0;
+  for (const run of runs) {
+    const decision = await decide(deps, run);
+    if (decision.kind === "cannot") await tellOnce(deps, run, decision);
+    else if (await restore(deps, run, decision.snapshot)) restored += 1;
+  }
+  return { lost: runs.length, restored };
+}
+
+async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Promise<Decision> {
+  const impossible = (code: string, why: string): Decision => ({
+    kind: "cannot",
+    fact: "restore_impossible",
+    cause: { code, message: `Host ${host.id} is lost, and ${why}: the sandbox comes back with its host.` },
+  });
+  if (incarnation.onHostLoss !== "restore")
+    return impossible("POLICY_NOT_IN_FORCE", "this run began before on_host_loss was set to restore");
+  if (!host.hasFence) return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
+  const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
+  if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
+  const { candidateCount, message: nowhere } = await deps.placer.rank(await requestToReturn(deps.db, "resume", sandbox, snapshot), 1);
+  if (candidateCount > 0) return { kind: "restore", snapshot };
+  const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
+  return { kind: "cannot", fact: "restore_waits", cause: { code: "RESOURCE_LIMIT_ERROR", message } };
+}
+
+async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }: Extract<Decision, { kind: "cannot" }>): Promise<void> {
+  if (await hasEventSince(deps.db, sandbox.id, fact, host.leaseExpiresAt)) return;
+  const told = await inTransaction(deps.db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, fact, cause }));
+  if (told.kind !== "moved") return;
+  deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
+  await deps.publishCommitted(told.outboxIds);
+}
+
+/** Ends the run, makes the snapshot the sandbox's state, and has it resumed through the same door as by a user. False: something changed meanwhile. */
+async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: SnapshotRow): Promise<boolean> {
+  const transition = transitionSandbox(sandbox.state, "is_lost");
+  if (transition.kind !== "move") return false;
+  const cause = lossOf(host.id, snapshot);
+  const done = await inTransaction<{ outboxIds: number[]; operationId?: string }, null>(deps.db, async (tx, rollback) => {
+    const { executing } = await findOpenOperations(tx, sandbox.id);
+    const ended = executing === undefined ? undefined : await moveOperation(tx, executing.id, "fail", { error: cause });
+    const moved = await moveSandbox(tx, {
+      sandbox,
+      to: transition.to,
+      fact: "host_lost",
+      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null },
+      ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
+      cause,
+    });
+    if (moved.kind !== "moved" || !(await holdLostHost(tx, host.id, deps.hostTerms.lossMarginMs))) return rollback(null);
+    await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, "host_lost");
+    await returnToSnapshot(tx, sandbox.id, snapshot.generation);
+    const requester = {
+      organizationId: sandbox.organizationId,
+      requestedBy: "system:host-loss",
+      deadlineMs: RESTORE_DEADLINE_MS,
+    };
+    const accepted = await acceptWithin(tx, sandbox.id, "resume", requester);
+    // What its owner has asked for meanwhile, and waits, goes before.
+    if (accepted.kind !== "accepted") return { outboxIds: moved.outboxIds };
+    return { outboxIds: [...moved.outboxIds, ...accepted.outboxIds], operationId: accepted.operation.id };
+  });
+  if (done === null) return false;
+  deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, epoch: sandbox.epoch, cause }, "a lost run is restored");
+  await deps.publishCommitted(done.outboxIds);
+  if (done.operationId !== undefined) await beginOperation(deps, done.operationId);
+  return true;
+}
+
+function lossOf(hostId: string, { createdAt, generation }: SnapshotRow): Cause {
+  const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);
+  return {
+    code: "HOST_LOST",
+    message: `Host ${hostId} is lost. The sandbox is resumed on another one from its snapshot ${generation} of ${createdAt.toISOString()}, ${ageSeconds} s ago; what it did after that is lost.`,
+  };
+}

@@ -1,0 +1,274 @@
+/** What becomes of the sandboxes of a host that falls silent: which wait, which are restored elsewhere and from what, and what a host is told that comes back. */
+import type { RegisterRequest } from "@torpor/contracts";
+import { acceptRequest, findIncarnation, findSnapshot, listEvents, patchSandbox, renewLease, type SandboxRow } from "@torpor/db";
+import { aHost, anObservation, aRequester, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { answerLease, answerRegister, answerThaw } from "../src/answer-asks.ts";
+import { beginOperation } from "../src/begin-operation.ts";
+import { RECONCILERS } from "../src/reconcilers.ts";
+import { restoreLostRuns } from "../src/restore-lost-runs.ts";
+import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
+
+let server: PostgresServer;
+let scheduler: Decisions;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  scheduler = await Decisions.over(server);
+});
+afterEach(async () => {
+  await scheduler[Symbol.asyncDispose]();
+});
+
+const FENCED: Partial<RegisterRequest> = { fence: { isAlive: true } };
+const RESTORE = { onHostLoss: "restore" } as const;
+
+/** A sandbox that runs on host-1, after it was paused there once; host-2 stands by. */
+async function runs(
+  given: { storeKey?: string | null; host?: Partial<RegisterRequest>; sandbox?: Parameters<Decisions["running"]>[0] } = {},
+) {
+  const { storeKey = "stored-1", host = FENCED, sandbox = RESTORE } = given;
+  await scheduler.join("host-1", host);
+  const { id } = await scheduler.paused(storeKey, sandbox);
+  await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+  await scheduler.join("host-2", FENCED);
+  return await scheduler.sandbox(id);
+}
+
+const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
+const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
+const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
+const thaw = async ({ id }: Pick<SandboxRow, "id">, hostId: string, epoch: number) =>
+  await answerThaw(scheduler.deps, hostId, { type: "thaw", version: 1, hostId, sandboxId: id, epoch });
+const capacityIsRight = async () => {
+  for (const { id, used, sum } of await scheduler.used()) expect(used, id).toEqual(sum);
+};
+
+describe("a run that is to be restored", () => {
+  test("is resumed from its newest stored snapshot, used as it is, by a new run on another host, and its owner is told from when", async () => {
+    const sandbox = await runs();
+    await scheduler.lose("host-1");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    const after = await scheduler.sandbox(sandbox.id);
+    expect(after).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 3, holdsMemory: true });
+    const loss = (await events(sandbox.id)).find(({ fact }) => fact === "host_lost");
+    expect(loss).toMatchObject({ fromState: "running", toState: "paused", cause: { code: "HOST_LOST" } });
+    const snapshot = await findSnapshot(scheduler.database.db, sandbox.id);
+    expect(snapshot).toMatchObject({ generation: 1, storeKey: "stored-1" });
+    expect(loss?.cause?.message).toContain(`snapshot 1 of ${snapshot?.createdAt.toISOString()}`);
+    expect(loss?.cause?.message).toMatch(/\d+ s ago; what it did after that is lost/);
+    const [resume] = await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" }).then((all) => all.slice(-1));
+    expect(resume).toMatchObject({ hostId: "host-2", epoch: 3, snapshot: { generation: 1, storeKey: "stored-1" } });
+    const operation = await scheduler.operation(resume?.operationId ?? "");
+    expect(operation).toMatchObject({ requestedBy: "system:host-loss", kind: "resume", status: "executing" });
+    expect(await findIncarnation(scheduler.database.db, sandbox.id, 2)).toMatchObject({
+      cause: "host_lost",
+      endedAt: expect.any(Date) as Date,
+    });
+    await scheduler.carryOut(operation.id, { state: "running" });
+    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-2" });
+    await capacityIsRight();
+    expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
+  });
+
+  test("waits for the margin after the lease, and for a host that has room; its owner is told once", async () => {
+    const sandbox = await runs();
+    await scheduler.lose("host-1", HOST_TERMS.lossMarginMs - 1_000);
+    expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
+    await scheduler.lose("host-1");
+    await scheduler.database.sql`UPDATE hosts SET memory_mib_capacity = 1 WHERE id = 'host-2'`;
+    for (let round = 0; round < 2; round += 1) expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
+    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-1", epoch: 2 });
+    const waits = (await events(sandbox.id)).filter(({ fact }) => fact === "restore_waits");
+    expect(waits).toMatchObject([{ cause: { code: "RESOURCE_LIMIT_ERROR" } }]);
+    expect(waits[0]?.cause?.message).toContain("1 have less than 64 MiB of memory free");
+    expect(await thaw(sandbox, "host-1", 2), "silent").toMatchObject({ granted: false });
+    await scheduler.join("host-1", FENCED);
+    expect(await thaw(sandbox, "host-1", 2), "back before anybody else had it").toEqual({ granted: true });
+  });
+
+  test.each([
+    ["NOTHING_TO_RESTORE", { storeKey: null }],
+    ["HOST_NOT_FENCED", {}],
+    ["POLICY_NOT_IN_FORCE", { sandbox: {} }],
+  ] as const)("%s: it stays its host's, and an event says why, once per loss", async (code, given) => {
+    const sandbox = await runs(given);
+    const { db, organizationId } = scheduler.database;
+    await patchSandbox(db, sandbox.id, organizationId, RESTORE);
+    if (code === "HOST_NOT_FENCED") await renewLease(db, "host-1", 1_000, false);
+    await scheduler.lose("host-1", 10_000);
+    for (let round = 0; round < 2; round += 1) expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
+    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-1", epoch: 2 });
+    const told = async () => (await events(sandbox.id)).filter(({ fact }) => fact === "restore_impossible");
+    expect(await told()).toMatchObject([{ cause: { code } }]);
+    const [first] = await told();
+    await scheduler.database.sql`UPDATE sandbox_events SET occurred_at = now() - interval '1 hour' WHERE seq = ${first?.seq ?? 0}`;
+    await restoreAll();
+    expect(await told(), "another loss").toHaveLength(2);
+  });
+
+  test("whose policy is to wait is left alone, and so is one that stands still", async () => {
+    const waiting = await runs({ sandbox: {} });
+    const paused = await scheduler.paused("stored-2", { ...RESTORE, region: "local" });
+    await scheduler.lose("host-1");
+    await scheduler.lose("host-2");
+    expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
+    expect(await scheduler.sandbox(waiting.id)).toMatchObject({ state: "running" });
+    expect(await scheduler.sandbox(paused.id)).toMatchObject({ state: "paused" });
+  });
+
+  test.each([
+    ["pause", true],
+    ["pause", false],
+    ["stop", true],
+  ] as const)("a %s in flight (committed: %s) ends with the loss as its reason", async (verb, committed) => {
+    const { id } = await runs();
+    const operation = await scheduler.begin(id, verb);
+    if (committed) await scheduler.commit(operation.id);
+    await scheduler.lose("host-1");
+    if (committed) await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    expect((await scheduler.operation(operation.id)).status).toBe(committed ? "outcome_unknown" : "executing");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2" });
+  });
+
+  test("goes back behind a later snapshot that never left its host, and the next one takes its number", async () => {
+    const { id } = await runs();
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
+    await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+    await scheduler.database.sql`UPDATE hosts SET state = 'ready' WHERE id = 'host-2'`;
+    await scheduler.lose("host-1");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
+    expect(resume).toMatchObject({ snapshot: { generation: 1 } });
+    await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
+    const manifestSha256 = "c".repeat(64);
+    const again = { ...SNAPSHOT, generation: 2, manifestSha256 };
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: again });
+    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ generation: 2, manifestSha256, hostId: "host-2" });
+  });
+
+  test("a restore that fails leaves it paused, and a user can ask for the same again", async () => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
+    const error = { code: "HOST_ERROR", message: "The store does not answer." };
+    const outcome = { operation: { id: resume?.operationId ?? "", outcome: "failed" as const, error } };
+    expect(await scheduler.settle(await scheduler.seenOf(resume?.operationId ?? "", { state: "failed", ...outcome }))).toBe("applied");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", holdsMemory: false });
+    expect(await thaw({ id }, "host-1", 2)).toMatchObject({ granted: false });
+    expect(await scheduler.begin(id, "resume")).toMatchObject({ status: "executing", hostId: "host-2", epoch: 4 });
+    await capacityIsRight();
+  });
+});
+
+describe("a host that comes back", () => {
+  test("after its sandbox was restored elsewhere: its VM stays frozen, and its copy is discarded once the new run is proven", async () => {
+    const sandbox = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    await scheduler.join("host-1", FENCED);
+    expect(await thaw(sandbox, "host-1", 2)).toMatchObject({ granted: false, reason: "its run is number 3 on host host-2" });
+    const copy = anObservation({ hostId: "host-1", sandboxId: sandbox.id, state: "running", epoch: 2, opSeq: 3, revision: 99 });
+    const discards = () => scheduler.commands({ sandboxId: sandbox.id, kind: "discard" });
+    expect(await scheduler.settle(copy)).toBe("foreign");
+    expect(await discards()).toEqual([]);
+    const [resume] = (await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" })).slice(-1);
+    await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
+    expect(await scheduler.settle(copy)).toBe("foreign");
+    expect(await discards()).toMatchObject([{ hostId: "host-1", epoch: 3 }]);
+  });
+
+  test("at the very moment of the decision is either back, or too late: never both", async () => {
+    const sandbox = await runs();
+    await scheduler.lose("host-1");
+    const lease = { type: "lease", version: 1, hostId: "host-1", fence: { isAlive: true } } as const;
+    const [, { restored }] = await Promise.all([answerLease(scheduler.deps, "host-1", lease), restoreAll()]);
+    expect((await thaw(sandbox, "host-1", 2)).granted).toBe(restored === 0);
+    expect(await factsOf(sandbox.id)).toHaveLength(restored === 0 ? 7 : 9);
+    await capacityIsRight();
+  });
+
+  test("is asked for who it is: nobody gets another host's VM, a deleted sandbox's, or one that was never begun", async () => {
+    const sandbox = await runs();
+    const request = { type: "thaw", version: 1, hostId: "host-1", sandboxId: sandbox.id, epoch: 2 } as const;
+    expect(await answerThaw(scheduler.deps, "host-1", request)).toEqual({ granted: true });
+    expect(await answerThaw(scheduler.deps, "host-2", request)).toMatchObject({ granted: false });
+    expect(await thaw(sandbox, "host-2", 2)).toMatchObject({ granted: false });
+    expect(await thaw(sandbox, "host-1", 1)).toMatchObject({ granted: false });
+    expect(await thaw(sandbox, "nowhere", 2)).toMatchObject({ granted: false });
+    await scheduler.begin(sandbox.id, "delete");
+    expect(await thaw(sandbox, "host-1", 2)).toEqual({ granted: false, reason: "the sandbox was deleted" });
+  });
+});
+
+describe("a paused sandbox whose origin is lost", () => {
+  test("is resumed elsewhere when it is in the store, and waits for its origin when it is not", async () => {
+    await scheduler.join("host-1");
+    const [stored, local] = [await scheduler.paused("stored-1"), await scheduler.paused(null)];
+    await scheduler.join("host-2");
+    await scheduler.lose("host-1");
+    const resume = await scheduler.begin(stored.id, "resume");
+    expect(resume).toMatchObject({ status: "executing", hostId: "host-2", originHostId: "host-1", epoch: 2 });
+    await scheduler.carryOut(resume.id, { state: "running" });
+    expect(await scheduler.begin(local.id, "resume")).toMatchObject({ status: "waiting", explain: { reasons: { other_host: 1 } } });
+    await capacityIsRight();
+  });
+
+  test("is given up by a host that is lost before it had resumed it: the operation ends at once, and the next goes elsewhere", async () => {
+    await scheduler.join("host-1");
+    const { id } = await scheduler.paused("stored-1");
+    await scheduler.join("host-2");
+    const resume = await scheduler.begin(id, "resume");
+    expect(resume).toMatchObject({ hostId: "host-1" });
+    await scheduler.lose("host-1");
+    await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "host-2", epoch: 3 });
+    expect(await scheduler.commit(resume.id)).toBe(false);
+  });
+});
+
+describe("hosts without a live fence", () => {
+  test("get no sandbox that needs one, whoever else has room, until it is back", async () => {
+    await scheduler.join("host-1", { fence: { isAlive: false } });
+    const create = await scheduler.beginCreate(RESTORE);
+    expect(create).toMatchObject({ status: "waiting", explain: { reasons: { no_fence: 1 } } });
+    expect(await scheduler.beginCreate()).toMatchObject({ status: "executing" });
+    const lease = { type: "lease", version: 1, hostId: "host-1" } as const;
+    await answerLease(scheduler.deps, "host-1", { ...lease, fence: { isAlive: true } });
+    await beginOperation(scheduler.deps, create.id);
+    expect(await scheduler.operation(create.id)).toMatchObject({ status: "executing", hostId: "host-1" });
+    expect((await scheduler.command(create.id)).spec).toMatchObject(RESTORE);
+  });
+
+  test("an agent that says nothing of a fence has none", async () => {
+    const hasFence = async () =>
+      (await scheduler.database.sql`SELECT has_fence FROM hosts WHERE id = 'host-1'`)[0]?.["has_fence"] as boolean;
+    await scheduler.join("host-1", FENCED);
+    expect(await hasFence()).toBe(true);
+    await answerLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: "host-1" });
+    expect(await hasFence()).toBe(false);
+    await answerRegister(scheduler.deps, "host-1", aHost("host-1", FENCED), async () => {});
+    expect(await hasFence()).toBe(true);
+  });
+});
+
+test("what its owner has asked for and waits goes before the restore", async () => {
+  const { id } = await runs();
+  const pause = await scheduler.begin(id, "pause");
+  await scheduler.commit(pause.id);
+  const wake = await acceptRequest(scheduler.database.db, id, "resume", aRequester(scheduler.database));
+  if (wake.kind !== "accepted") throw new Error(wake.kind);
+  await scheduler.lose("host-1");
+  expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+  await beginOperation(scheduler.deps, wake.operation.id);
+  expect(await scheduler.operation(wake.operation.id)).toMatchObject({ status: "executing", hostId: "host-2", requestedBy: "api-key:1" });
+});

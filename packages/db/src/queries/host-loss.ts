@@ -1,0 +1,105 @@
+/** Runs that were lost with their host, and what they can be restored from. Times are the database's: a host counts its lease from before it asked, so its own ends no later. */
+import { and, desc, eq, gt, inArray, isNotNull, isNull, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
+import type { HostRow } from "./host-events.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
+
+/** Of these the vCPUs may have run until the fence froze them. */
+const RUN_STATES = ["running", "pausing", "resuming", "stopping", "starting"] as const satisfies readonly SandboxRow["state"][];
+
+export interface LostRun {
+  sandbox: SandboxRow;
+  host: HostRow;
+  incarnation: IncarnationRow;
+}
+
+const silentFor = (marginMs: number) => sql`${hosts.leaseExpiresAt} + ${`${marginMs} milliseconds`}::interval < now()`;
+
+/**
+ * Sandboxes to be restored on another host, as their policy says: their vCPUs were allowed to run, and the host has been silent past its lease and the margin. In no order, so that
+ * those that cannot be helped do not stand before those that can.
+ */
+export async function listLostRuns(db: Tx, marginMs: number, limit: number): Promise<LostRun[]> {
+  return await db
+    .select({ sandbox: sandboxes, host: hosts, incarnation: incarnations })
+    .from(sandboxes)
+    .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .innerJoin(incarnations, and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, sandboxes.epoch)))
+    .where(
+      and(
+        eq(sandboxes.onHostLoss, "restore"),
+        inArray(sandboxes.state, [...RUN_STATES]),
+        eq(hosts.state, "lost"),
+        silentFor(marginMs),
+        isNotNull(incarnations.startedAt),
+        isNull(incarnations.endedAt),
+      ),
+    )
+    .orderBy(sql`random()`)
+    .limit(limit);
+}
+
+/** Whether the host is still lost, with its VMs frozen, and can become nothing else before this transaction ends. */
+export async function holdLostHost(tx: Tx, hostId: string, marginMs: number): Promise<boolean> {
+  const rows = await tx
+    .select({ id: hosts.id })
+    .from(hosts)
+    .where(and(eq(hosts.id, hostId), eq(hosts.state, "lost"), hosts.hasFence, silentFor(marginMs)))
+    .for("update");
+  return rows.length === 1;
+}
+
+/** The newest snapshot of the sandbox that has reached the store, whether it has been run since or not. */
+export async function findStoredSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
+  const [row] = await db
+    .select()
+    .from(snapshots)
+    .where(and(eq(snapshots.sandboxId, sandboxId), isNotNull(snapshots.storeKey)))
+    .orderBy(desc(snapshots.generation))
+    .limit(1);
+  return row;
+}
+
+/** Makes it the sandbox's snapshot again. Newer ones were on the lost host alone and are forgotten: the next one takes their number. */
+export async function returnToSnapshot(tx: Tx, sandboxId: string, generation: number): Promise<void> {
+  await tx.delete(snapshots).where(and(eq(snapshots.sandboxId, sandboxId), gt(snapshots.generation, generation)));
+  await tx
+    .update(snapshots)
+    .set({ droppedAt: null })
+    .where(and(eq(snapshots.sandboxId, sandboxId), eq(snapshots.generation, generation)));
+}
+
+/** Whether the sandbox has an event of that name since then. */
+export async function hasEventSince(db: Tx, sandboxId: string, fact: string, since: Date): Promise<boolean> {
+  const rows = await db
+    .select({ seq: sandboxEvents.seq })
+    .from(sandboxEvents)
+    .where(and(eq(sandboxEvents.sandboxId, sandboxId), eq(sandboxEvents.fact, fact), gt(sandboxEvents.occurredAt, since)))
+    .limit(1);
+  return rows.length > 0;
+}
+
+export interface RunFacts {
+  sandbox: SandboxRow;
+  /** Of the host that asks. */
+  isLeased: boolean;
+  /** Of the run that it asks about. */
+  incarnation: IncarnationRow | null;
+}
+
+/** What decides whether a frozen VM may go on, all as of one moment. Undefined: no such sandbox, or no such host. */
+export async function findRunFacts(db: Tx, run: { hostId: string; sandboxId: string; epoch: number }): Promise<RunFacts | undefined> {
+  const [row] = await db
+    .select({
+      sandbox: sandboxes,
+      isLeased: sql<boolean>`${hosts.state} NOT IN ('lost', 'retired') AND ${hosts.leaseExpiresAt} > now()`,
+      incarnation: incarnations,
+    })
+    .from(sandboxes)
+    .innerJoin(hosts, eq(hosts.id, run.hostId))
+    .leftJoin(incarnations, and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, run.epoch)))
+    .where(eq(sandboxes.id, run.sandboxId));
+  return row;
+}

@@ -1,0 +1,100 @@
+/**
+ * Watches, from the kernel's process list alone, that no sandbox of a fleet has two VMMs at once that do not stand frozen. Whatever works in `hosts/<host>/vm/<sandbox>` counts as a VMM of
+ * that sandbox, recorded or not.
+ */
+import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
+import { join, sep } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { identify, type ProcessIdentity, stateOf } from "@torpor/service/processes";
+
+const LOOK_EVERY_MS = 40;
+
+interface Seen extends ProcessIdentity {
+  hostId: string;
+  sandboxId: string;
+}
+
+/** Both ran, at one moment. */
+export interface Overlap {
+  at: string;
+  sandboxId: string;
+  vmms: Seen[];
+}
+
+export class VmmAuditor implements AsyncDisposable {
+  readonly overlaps: Overlap[] = [];
+  /** Looks so far. */
+  looks = 0;
+  private readonly hostsDir: string;
+  private readonly stopped = new AbortController();
+  private readonly loop: Promise<void>;
+
+  private constructor(fleetDir: string) {
+    this.hostsDir = join(realpathSync(fleetDir), "hosts");
+    this.loop = this.watch();
+  }
+
+  static over(fleetDir: string): VmmAuditor {
+    return new VmmAuditor(fleetDir);
+  }
+
+  private async watch(): Promise<void> {
+    while (!this.stopped.signal.aborted) {
+      this.look();
+      this.looks += 1;
+      await sleep(LOOK_EVERY_MS);
+    }
+  }
+
+  private look(): void {
+    const bySandbox = Map.groupBy(this.vmms(), ({ sandboxId }) => sandboxId);
+    for (const [sandboxId, vmms] of bySandbox) {
+      if (vmms.length < 2) continue;
+      // Again, in the other order: one that has stopped in between did not run beside one that was seen after it.
+      const still = vmms.toReversed().filter(runs);
+      if (still.length > 1) this.overlaps.push({ at: new Date().toISOString(), sandboxId, vmms: still });
+    }
+  }
+
+  private vmms(): Seen[] {
+    const found: Seen[] = [];
+    for (const entry of readdirSync("/proc")) {
+      const pid = Number(entry);
+      if (!Number.isInteger(pid)) continue;
+      try {
+        const cwd = readlinkSync(`/proc/${pid}/cwd`);
+        if (!cwd.startsWith(this.hostsDir + sep)) continue;
+        const [hostId, kind, sandboxId] = cwd.slice(this.hostsDir.length + 1).split(sep);
+        const identity = identify(pid);
+        if (hostId === undefined || kind !== "vm" || sandboxId === undefined || identity === undefined) continue;
+        const seen = { ...identity, hostId, sandboxId };
+        if (runs(seen)) found.push(seen);
+      } catch {
+        // It ended meanwhile.
+      }
+    }
+    return found;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stopped.abort();
+    await this.loop;
+  }
+}
+
+/** Alive, and not frozen by a signal or with its cgroup. */
+function runs(identity: ProcessIdentity): boolean {
+  const state = stateOf(identity);
+  return state !== undefined && !["T", "Z", "X"].includes(state) && !isInFrozenCgroup(identity.pid);
+}
+
+function isInFrozenCgroup(pid: number): boolean {
+  try {
+    const path = /^0::(.*)$/m.exec(readFileSync(`/proc/${pid}/cgroup`, "utf8"))?.[1] ?? "/";
+    const mount = /^\S+ (\S+) cgroup2 /m.exec(readFileSync("/proc/self/mounts", "utf8"))?.[1];
+    if (path === "/" || mount === undefined) return false;
+    return /^frozen 1$/m.test(readFileSync(join(mount, path, "cgroup.events"), "utf8"));
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,304 @@
+/**
+ * A host is lost, with real processes and simulated VMs: what may be restored elsewhere is frozen before it is, from timestamps, and an auditor sees no sandbox run twice. The lease is short
+ * here, and the margin long enough for a host to come back within it.
+ */
+import { readFile } from "node:fs/promises";
+import { createServer, connect, type AddressInfo, type Server, type Socket } from "node:net";
+import { once } from "node:events";
+import { join } from "node:path";
+import { listVmProcesses, type VmProcess } from "@torpor/fleet";
+import { isAlive, stateOf } from "@torpor/service/processes";
+import { startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+
+const LEASE_MS = 2_000;
+const MARGIN_MS = 2_500;
+const LIMIT_MS = 60_000;
+/** So long that what should not happen would have. */
+const SOME_LEASES_MS = 2 * (LEASE_MS + MARGIN_MS);
+
+let fleet: TestFleet;
+let auditor: VmmAuditor;
+beforeAll(async () => {
+  fleet = await startTestFleet({
+    hosts: 3,
+    schedulerEnv: { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) },
+  });
+  auditor = VmmAuditor.over(fleet.fleet.dir);
+  await allReady();
+});
+afterEach(async () => {
+  const left = (await fleet.call("GET", "/v1/sandboxes")).body["data"] as Body[];
+  for (const sandbox of left) await fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+  await allReady();
+});
+afterAll(async () => {
+  await auditor[Symbol.asyncDispose]();
+  await fleet[Symbol.asyncDispose]();
+});
+
+type Body = Record<string, unknown>;
+interface Event {
+  fact: string;
+  cause?: { code: string; message: string };
+}
+const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
+const get = async (sandbox: Body) => (await fleet.call("GET", pathOf(sandbox))).body;
+const post = (sandbox: Body, verb: string) => fleet.call("POST", `${pathOf(sandbox)}/${verb}`);
+const run = async (sandbox: Body, code: string) => (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
+const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
+const event = (sandbox: Body, fact: string) =>
+  until(`the event ${fact}`, async () => (await events(sandbox)).findLast((one) => one.fact === fact), LIMIT_MS);
+const hosts = async () => (await fleet.call("GET", "/v1/hosts")).body["data"] as { id: string; state: string; has_fence: boolean }[];
+const hostIs = (id: string, state: string) =>
+  until(`${id} is ${state}`, async () => (await hosts()).some((host) => host.id === id && host.state === state), LIMIT_MS);
+const allReady = () =>
+  until(
+    "all hosts are ready, with fences",
+    async () => (await hosts()).filter((host) => host.state === "ready" && host.has_fence).length === 3,
+    LIMIT_MS,
+  );
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function create(body: Body = {}): Promise<Body> {
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+}
+
+async function pauseStored(sandbox: Body): Promise<void> {
+  expect((await post(sandbox, "pause")).status).toBe(200);
+  await until("it is replicated", async () => (await get(sandbox))["durability"] === "replicated", LIMIT_MS);
+}
+
+/** Runs, with `x` from before its newest snapshot, and `y` from after it. */
+async function runsOnAfterPause(body: Body = { on_host_loss: "restore" }): Promise<{ sandbox: Body; hostId: string; vmm: VmProcess }> {
+  const sandbox = await create(body);
+  await run(sandbox, "x = 42");
+  await pauseStored(sandbox);
+  expect((await post(sandbox, "resume")).status).toBe(200);
+  await run(sandbox, "y = 43");
+  const hostId = String((await get(sandbox))["node_id"]);
+  return { sandbox, hostId, vmm: await vmmOf(sandbox, hostId) };
+}
+
+async function vmmOf(sandbox: Body, hostId: string): Promise<VmProcess> {
+  const all = await listVmProcesses(fleet.fleet.dir);
+  const vmm = all.find((one) => one.sandboxId === sandbox["id"] && one.hostId === hostId);
+  if (vmm === undefined) throw new Error(`${hostId} has no VMM of ${String(sandbox["id"])}`);
+  return vmm;
+}
+
+const frozenFile = (hostId: string, sandbox: Body) =>
+  join(fleet.fleet.dir, "hosts", hostId, "fence/frozen", `${String(sandbox["id"])}.json`);
+const readFrozen = async (hostId: string, sandbox: Body) =>
+  JSON.parse(await readFile(frozenFile(hostId, sandbox), "utf8")) as { pid: number; frozenAt: string; frozenAtBootMs: number };
+const isFrozen = (hostId: string, sandbox: Body) =>
+  until(`${String(sandbox["id"])} is frozen on ${hostId}`, () => readFrozen(hostId, sandbox).catch(() => undefined), LIMIT_MS);
+
+/** NATS, for one host, until it is cut. */
+class Cable {
+  readonly url: string;
+  private readonly server: Server;
+  private readonly sockets = new Set<Socket>();
+  private isCut = false;
+
+  private constructor(server: Server) {
+    this.server = server;
+    this.url = `nats://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  }
+
+  static async lay(natsUrl: string): Promise<Cable> {
+    const target = new URL(natsUrl);
+    const server = createServer();
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const cable = new Cable(server);
+    server.on("connection", (near) => {
+      if (cable.isCut) {
+        near.destroy();
+        return;
+      }
+      const far = connect(Number(target.port), target.hostname);
+      for (const [a, b] of [
+        [near, far],
+        [far, near],
+      ] as const) {
+        cable.sockets.add(a);
+        a.on("error", () => a.destroy()).on("close", () => {
+          cable.sockets.delete(a);
+          b.destroy();
+        });
+        a.pipe(b);
+      }
+    });
+    return cable;
+  }
+
+  cut(): void {
+    this.isCut = true;
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  close(): void {
+    this.cut();
+    this.server.close();
+  }
+}
+
+/** The host's agent, started anew on the other end of a cable. */
+async function connectBy(cable: Cable, hostId: string): Promise<() => Promise<void>> {
+  const component = fleet.fleet.component(hostId);
+  const direct = component.env["NATS_URL"] ?? "";
+  component.env["NATS_URL"] = cable.url;
+  await fleet.fleet.kill(hostId);
+  await fleet.fleet.startComponent(hostId);
+  return async () => {
+    component.env["NATS_URL"] = direct;
+    await fleet.fleet.kill(hostId);
+    await fleet.fleet.startComponent(hostId);
+    cable.close();
+  };
+}
+
+type Loss = "killed" | "stopped" | "cut off" | "cut off, then killed";
+
+/** Returns how the host comes back. */
+async function lose(hostId: string, how: Loss): Promise<() => Promise<void>> {
+  if (how === "killed") {
+    await fleet.fleet.kill(hostId);
+    return async () => await fleet.fleet.startComponent(hostId);
+  }
+  if (how === "stopped") {
+    fleet.fleet.signal(hostId, "SIGSTOP");
+    return async () => fleet.fleet.signal(hostId, "SIGCONT");
+  }
+  const cable = await Cable.lay(fleet.fleet.state.natsUrl);
+  const comeBack = await connectBy(cable, hostId);
+  await hostIs(hostId, "ready");
+  cable.cut();
+  if (how === "cut off, then killed") await fleet.fleet.kill(hostId);
+  return comeBack;
+}
+
+describe("on_host_loss: restore", () => {
+  test.each(["killed", "stopped", "cut off", "cut off, then killed"] as const)(
+    "S30: the agent is %s: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands",
+    async (how) => {
+      const { sandbox, hostId, vmm } = await runsOnAfterPause();
+      const waits = await create();
+      const comeBack = await lose(hostId, how);
+      const frozen = await isFrozen(hostId, sandbox);
+      expect(frozen.pid).toBe(vmm.pid);
+      const moved = await until(
+        "it runs on another host",
+        async () => {
+          const seen = await get(sandbox);
+          return seen["status"] === "running" && seen["node_id"] !== hostId ? seen : undefined;
+        },
+        LIMIT_MS,
+      );
+      const replacement = await vmmOf(sandbox, String(moved["node_id"]));
+      // Both by the clock of the boot; the start of a process is known to the hundredth of a second.
+      expect(Number(replacement.startTime) * 10 - frozen.frozenAtBootMs).toBeGreaterThan(0);
+      expect(stateOf(vmm)).toBe("T");
+      expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+      expect((await run(sandbox, "print(y)"))["stderr"]).toContain("NameError");
+      const told = await event(sandbox, "host_lost");
+      expect(told.cause).toMatchObject({ code: "HOST_LOST", message: expect.stringMatching(/snapshot 1 of 2.*Z, \d+ s ago/) as string });
+
+      await comeBack();
+      await hostIs(hostId, "ready");
+      await until("the old VM is ended", () => !isAlive(vmm), LIMIT_MS);
+      expect(await get(sandbox)).toMatchObject({ status: "running", node_id: moved["node_id"] });
+      expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+      expect(await get(waits)).toMatchObject({ status: "running" });
+    },
+  );
+
+  test("a host that comes back before anybody else has it gets its VM back, with all that it knew", async () => {
+    const { sandbox, hostId, vmm } = await runsOnAfterPause();
+    fleet.fleet.signal(hostId, "SIGSTOP");
+    await isFrozen(hostId, sandbox);
+    fleet.fleet.signal(hostId, "SIGCONT");
+    await until("it goes on", () => stateOf(vmm) !== "T", LIMIT_MS);
+    expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+    await sleep(SOME_LEASES_MS);
+    expect(await get(sandbox)).toMatchObject({ status: "running", node_id: hostId });
+    expect((await events(sandbox)).map(({ fact }) => fact)).not.toContain("host_lost");
+    expect(isAlive(vmm)).toBe(true);
+  });
+
+  test("without a snapshot in the store it waits for its host, frozen, says so, and goes on where it stood", async () => {
+    const sandbox = await create({ on_host_loss: "restore" });
+    await run(sandbox, "x = 42");
+    const hostId = String(sandbox["node_id"]);
+    const vmm = await vmmOf(sandbox, hostId);
+    await fleet.fleet.kill(hostId);
+    expect((await event(sandbox, "restore_impossible")).cause?.code).toBe("NOTHING_TO_RESTORE");
+    expect(await get(sandbox)).toMatchObject({ status: "running", condition: "host_unreachable" });
+    expect(stateOf(vmm)).toBe("T");
+    await fleet.fleet.startComponent(hostId);
+    await until("it goes on", () => stateOf(vmm) !== "T", LIMIT_MS);
+    await hostIs(hostId, "ready");
+    expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  });
+
+  test("without its fence a host gets none of them, says so, and what it has is left alone when it is lost", async () => {
+    const { sandbox, hostId, vmm } = await runsOnAfterPause();
+    await fleet.fleet.kill(`${hostId}-fence`);
+    await until("the API says so", async () => (await hosts()).some((host) => host.id === hostId && !host.has_fence), LIMIT_MS);
+    const health = (await fetch(fleet.fleet.component(hostId).healthUrl ?? "")).json();
+    expect(await health).toMatchObject({ fence: { isAlive: false } });
+    for (let made = 0; made < 3; made += 1) expect((await create({ on_host_loss: "restore" }))["node_id"]).not.toBe(hostId);
+    await fleet.fleet.kill(hostId);
+    expect((await event(sandbox, "restore_impossible")).cause?.code).toBe("HOST_NOT_FENCED");
+    expect(stateOf(vmm)).not.toBe("T");
+    await fleet.fleet.startComponent(`${hostId}-fence`);
+    await fleet.fleet.startComponent(hostId);
+    await hostIs(hostId, "ready");
+    await until("it goes on, or never stood", () => stateOf(vmm) !== "T", LIMIT_MS);
+    expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+  });
+});
+
+test("on_host_loss: wait goes on beside an agent that is gone, and is there when it comes back", async () => {
+  const { sandbox, hostId, vmm } = await runsOnAfterPause({});
+  await fleet.fleet.kill(hostId);
+  await hostIs(hostId, "lost");
+  await sleep(SOME_LEASES_MS);
+  expect(await get(sandbox)).toMatchObject({ status: "running", node_id: hostId, condition: "host_unreachable" });
+  expect(stateOf(vmm)).not.toBe("T");
+  await fleet.fleet.startComponent(hostId);
+  await hostIs(hostId, "ready");
+  expect(await run(sandbox, "print(y)")).toMatchObject({ stdout: "43\n" });
+});
+
+test("a paused sandbox whose snapshot is in the store is resumed elsewhere when its origin is lost, and the copy there is discarded afterwards", async () => {
+  const sandbox = await create();
+  await run(sandbox, "x = 42");
+  await pauseStored(sandbox);
+  const origin = String((await get(sandbox))["node_id"]);
+  await fleet.fleet.kill(origin);
+  await hostIs(origin, "lost");
+  expect(await post(sandbox, "resume")).toMatchObject({ status: 200 });
+  expect((await get(sandbox))["node_id"]).not.toBe(origin);
+  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  await fleet.fleet.startComponent(origin);
+  const copy = join(fleet.fleet.dir, "hosts", origin, "vm", String(sandbox["id"]), "vm.json");
+  await until(
+    "the copy is discarded",
+    () =>
+      readFile(copy).then(
+        () => false,
+        () => true,
+      ),
+    LIMIT_MS,
+  );
+  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+});
+
+test("all that while no sandbox ran twice at once", () => {
+  expect(auditor.looks).toBeGreaterThan(100);
+  expect(auditor.overlaps).toEqual([]);
+});
