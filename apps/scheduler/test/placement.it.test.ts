@@ -208,7 +208,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await decisions.join("host-1", { ...capacity(4096), labels: { zone: "a" } });
     await decisions.join("host-2", { ...capacity(8192), labels: { zone: "a" } });
     await decisions.join("host-3", capacity(8192));
-    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null, onHostLoss: "wait" };
+    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null, onHostLoss: "wait" as const };
     const before = await everything();
     const answer = await ask({ ...wanted, organizationId: decisions.database.organizationId });
     expect(answer).toMatchObject({ policy: "local-first", hosts: 3, candidateCount: 2, reasons: { labels: 1 } });

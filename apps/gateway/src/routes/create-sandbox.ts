@@ -110,7 +110,6 @@ async function accept(
     autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
     autoResume: body.auto_resume ?? false,
     previewAccess: body.preview_access ?? ("public" as const),
-    onHostLoss: body.on_host_loss ?? ("wait" as const),
   };
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();
