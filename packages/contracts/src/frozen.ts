@@ -1,6 +1,6 @@
 /** What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff, and a breaking one needs a new version beside the old. */
 import type { TSchema } from "typebox";
-import { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest } from "./host/asks.ts";
+import { CommitReply, CommitRequest, GarbageReply, GarbageRequest, LeaseReply, LeaseRequest, RegisterRequest } from "./host/asks.ts";
 import { VmCommand } from "./host/command.ts";
 import { Heartbeat } from "./host/heartbeat.ts";
 import { Observation } from "./host/observation.ts";
@@ -17,6 +17,8 @@ const MESSAGES: Record<string, TSchema> = {
   "lease-reply.v1.json": LeaseReply,
   "commit-request.v1.json": CommitRequest,
   "commit-reply.v1.json": CommitReply,
+  "garbage-request.v1.json": GarbageRequest,
+  "garbage-reply.v1.json": GarbageReply,
 };
 
 /** File name → text, as they stand in packages/contracts/schemas. */

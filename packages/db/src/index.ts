@@ -11,3 +11,4 @@ export * from "./queries/outbox.ts";
 export * from "./queries/ping.ts";
 export * from "./queries/policies.ts";
 export * from "./queries/sandboxes.ts";
+export * from "./queries/snapshots.ts";

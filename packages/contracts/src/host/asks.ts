@@ -5,7 +5,7 @@
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
 
-export const QUESTIONS = ["register", "lease", "commit"] as const;
+export const QUESTIONS = ["register", "lease", "commit", "garbage"] as const;
 export type Question = (typeof QUESTIONS)[number];
 
 export const RegisterRequest = Type.Object({
@@ -63,3 +63,20 @@ export type CommitRequest = Static<typeof CommitRequest>;
 
 export const CommitReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
 export type CommitReply = Static<typeof CommitReply>;
+
+/** Which of these entries of the snapshot store are for nothing? */
+export const GarbageRequest = Type.Object({
+  type: Type.Literal("garbage"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  sandboxes: Type.Array(Type.Object({ sandboxId: SandboxId, storeKeys: Type.Array(Type.String()) }), { maxItems: 200 }),
+});
+export type GarbageRequest = Static<typeof GarbageRequest>;
+
+/** What is not named in it stays. */
+export const GarbageReply = Type.Object({
+  /** Deleted, and not only now: all that the store has of them goes. */
+  deleted: Type.Array(SandboxId),
+  storeKeys: Type.Array(Type.String()),
+});
+export type GarbageReply = Static<typeof GarbageReply>;

@@ -11,8 +11,10 @@ import { HostId, OperationId, SandboxId } from "../ids.ts";
  * `cancel`: the operation named in `cancels` backs out if it has not committed. `delete`: the sandbox is gone for good, its entries in the snapshot store too. `discard`: drop
  * what this host alone holds of the sandbox (it lives on elsewhere, or never ran here); the store is not touched; no observation but `deleted` follows.
  * `discard` is ordered by epoch alone: it applies to a copy whose epoch is not above the command's, and never to one whose vCPUs run at that very epoch.
+ * `replicate`: copy the paused or stopped sandbox to the store, in the background; no operation, and no order of its own: it applies to the run and state that the control plane
+ * meant, and to nothing else. An observation with the store key follows when it is there.
  */
-export const COMMAND_KINDS = ["create", "pause", "resume", "stop", "start", "delete", "discard", "cancel"] as const;
+export const COMMAND_KINDS = ["create", "pause", "resume", "stop", "start", "delete", "discard", "cancel", "replicate"] as const;
 export type CommandKind = (typeof COMMAND_KINDS)[number];
 
 export const Resources = Type.Object({
@@ -33,12 +35,14 @@ export const SandboxSpec = Type.Object({
 });
 export type SandboxSpec = Static<typeof SandboxSpec>;
 
-/** Where the snapshot of a paused sandbox is, for a resume on a host that does not hold it. */
+/** Where the snapshot of a paused sandbox is, or the disk of a stopped one, for a host that does not hold it. */
 export const SnapshotReference = Type.Object({
   generation: Type.Integer({ minimum: 1 }),
   /** Key in the snapshot store shared by the hosts; null while the snapshot is on its host's disk alone. */
   storeKey: Type.Union([Type.String(), Type.Null()]),
   manifestSha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
+  /** Data plane of the host that holds it, while that host lives: it is fetched from there, and from the store where that fails. */
+  sourceUrl: Type.Optional(Type.String()),
 });
 export type SnapshotReference = Static<typeof SnapshotReference>;
 
@@ -53,12 +57,14 @@ export const VmCommand = Type.Object({
   /** RFC 3339. After it an uncommitted operation is ended by the scheduler, and a commit is refused. */
   deadlineAt: Type.String(),
   spec: SandboxSpec,
-  /** `resume` only. */
+  /** `resume`, `start` and `stop`. */
   snapshot: Type.Optional(SnapshotReference),
   /** `cancel` only: the executing operation that is to back out if it is not committed. */
   cancels: Type.Optional(OperationId),
   /** `pause` only: back out, with the code SANDBOX_ACTIVE, unless nothing has used the sandbox for so long. */
   onlyIfIdleForMs: Type.Optional(Type.Integer({ minimum: 1 })),
+  /** `replicate` only: no faster than that. */
+  maxBytesPerSecond: Type.Optional(Type.Integer({ minimum: 1 })),
   traceId: Type.Optional(Type.String()),
 });
 export type VmCommand = Static<typeof VmCommand>;
