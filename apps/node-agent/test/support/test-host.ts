@@ -16,7 +16,10 @@ import { httpGuest } from "../../src/lifecycle/guest.ts";
 import { VmStore } from "../../src/lifecycle/record.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
 import { Activity } from "../../src/shell/activity.ts";
-import { fileSnapshotStore } from "../../src/store-file.ts";
+import type { Blobs } from "../../src/store/blobs.ts";
+import { ChunkStore } from "../../src/store/chunk-store.ts";
+import { FileBlobs } from "../../src/store/file-blobs.ts";
+import { peerSource } from "../../src/store/peer.ts";
 
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
@@ -64,6 +67,7 @@ export class TestHost {
     driver: Driver,
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
+    blobs: Blobs = new FileBlobs(join(dir, "store")),
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -74,7 +78,8 @@ export class TestHost {
         driver,
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
-        snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
+        snapshots: new ChunkStore(blobs),
+        peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         imagesDir,
         commit: async () => ({ kind: "granted" }) as const,
