@@ -10,6 +10,7 @@ import {
   findOperation,
   findSandboxRow,
   findSnapshot,
+  type HostRow,
   inTransaction,
   insertIncarnation,
   listLeasedHosts,
@@ -86,7 +87,9 @@ async function endWithout(
 
 interface Assignment {
   hostId: string;
-  /** A new run of a VMM: the epoch rises. */
+  /** Data plane of the host that holds what is to be brought to `hostId`, while that host lives. */
+  sourceUrl?: string | undefined;
+  /** A new run of a VMM, or a new place: the epoch rises, and what comes late for the old one is known by it. */
   isIncarnation: boolean;
   holdsMemory: boolean;
 }
@@ -115,7 +118,8 @@ async function assign(
     });
     if (begun === undefined) return rollback(null);
     if (assignment.isIncarnation) await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId });
-    const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
+    const { hostId, sourceUrl } = assignment;
+    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot, sourceUrl });
     const moved = await moveSandbox(tx, {
       sandbox,
       to,
@@ -136,36 +140,50 @@ async function assign(
   return { kind: "begun" };
 }
 
-/** Pause and stop happen where the sandbox is; the others are placed. */
+/** Pause and stop happen where the sandbox is; the others are placed, and so is a stop of what the store alone holds. */
 async function choose(
   deps: Deps,
   operation: OperationRow,
   sandbox: SandboxRow,
   snapshot: SnapshotRow | undefined,
 ): Promise<Assignment | undefined> {
-  if (operation.kind === "pause" || operation.kind === "stop") {
-    if (sandbox.hostId === null) throw new Error(`sandbox ${sandbox.id} is ${sandbox.state} on no host`);
-    // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
-    const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
-    return { hostId: sandbox.hostId, isIncarnation: false, holdsMemory: needsMemory };
+  // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
+  const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
+  const isSaved = operation.kind === "pause" || operation.kind === "stop";
+  if (isSaved && sandbox.hostId !== null) return { hostId: sandbox.hostId, isIncarnation: false, holdsMemory: needsMemory };
+  const hosts = await listLeasedHosts(deps.db);
+  const origin = hosts.find(({ id }) => id === sandbox.hostId);
+  const request = placementRequest(operation, sandbox, snapshot, origin);
+  let placement = place(hosts, request);
+  // What its host alone has goes on there even when that takes nothing new.
+  if (placement.kind === "rejected" && origin !== undefined && snapshot?.storeKey === null)
+    placement = place(hosts, { ...request, pinnedHostId: origin.id });
+  if (placement.kind === "placed") {
+    const { id: hostId } = placement.host;
+    const sourceUrl = origin === undefined || origin.id === hostId ? undefined : origin.dataPlaneUrl;
+    return { hostId, sourceUrl, isIncarnation: true, holdsMemory: !isSaved || needsMemory };
   }
-  const placement = place(await listLeasedHosts(deps.db), placementRequest(operation, sandbox, snapshot));
-  if (placement.kind === "placed") return { hostId: placement.host.id, isIncarnation: true, holdsMemory: true };
   const explain = { hosts: placement.hosts, reasons: placement.reasons, message: placement.message };
   await explainOperation(deps.db, operation.id, explain);
   deps.log.info({ sandboxId: sandbox.id, operationId: operation.id, ...explain }, "operation waits for capacity");
   return undefined;
 }
 
-function placementRequest(operation: OperationRow, sandbox: SandboxRow, snapshot: SnapshotRow | undefined): PlacementRequest {
+/** `origin`: the host that holds the sandbox, if it lives. A snapshot is fetched straight from there; where it is gone, and for the disk of a stopped sandbox, the store has to have it. */
+function placementRequest(
+  operation: OperationRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+  origin: HostRow | undefined,
+): PlacementRequest {
   const need = { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib, imageSha256: sandbox.imageSha256 };
   if (operation.kind === "create") return { ...need, region: sandbox.region };
   const local = sandbox.hostId ?? undefined;
-  const isStored = operation.kind === "resume" && snapshot !== undefined && snapshot.storeKey !== null;
+  const canMove = snapshot !== undefined && (snapshot.storeKey !== null || (operation.kind === "resume" && origin !== undefined));
   return {
     ...need,
     localHostId: local,
-    ...(isStored ? {} : { pinnedHostId: local }),
-    ...(operation.kind === "resume" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
+    ...(canMove ? {} : { pinnedHostId: local }),
+    ...(operation.kind !== "start" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
   };
 }

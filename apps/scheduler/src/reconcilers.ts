@@ -13,6 +13,7 @@ import {
   listExpiredSandboxes,
   listIdleSandboxes,
   listOwedDeletions,
+  listUnreplicated,
   markLostHosts,
   moveOperation,
   pruneOutbox,
@@ -21,6 +22,7 @@ import { beginOperation } from "./begin-operation.ts";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { expireOperation } from "./expire-operation.ts";
+import { requestReplication } from "./release.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;
@@ -29,6 +31,8 @@ const PAUSE_DEADLINE_MS = 300_000;
 /** A host that has not confirmed a delete by then is told again. */
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
+/** A host tries by itself for a few minutes; after that it is asked again, as often. */
+const REPLICATION_REPEAT_MS = 600_000;
 
 export interface SchedulerReconciler {
   name: string;
@@ -125,6 +129,17 @@ const collectOwedDeletions: SchedulerReconciler = {
   },
 };
 
+/** Hosts give up copying to a store that is away for long; then somebody has to ask. */
+const replicatePaused: SchedulerReconciler = {
+  name: "replicate-paused",
+  everyMs: REPLICATION_REPEAT_MS,
+  async run(deps) {
+    const unreplicated = await listUnreplicated(deps.db, REPLICATION_REPEAT_MS, BATCH);
+    for (const sandbox of unreplicated) await requestReplication(deps, sandbox);
+    return { asked: unreplicated.length };
+  },
+};
+
 const pruneMessages: SchedulerReconciler = {
   name: "prune-outbox",
   everyMs: 60_000,
@@ -138,5 +153,6 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,
+  replicatePaused,
   pruneMessages,
 ];

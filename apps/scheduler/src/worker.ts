@@ -3,6 +3,7 @@ import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore
 import {
   CommitRequest,
   decoder,
+  GarbageRequest,
   Heartbeat,
   hostCommands,
   hostIdOf,
@@ -17,7 +18,7 @@ import {
 import { type Database, findOpenOperations, recordActivity, recordBeat, type SeenActivity } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
-import { answerCommit, answerLease, answerRegister } from "./answer-asks.ts";
+import { answerCommit, answerGarbage, answerLease, answerRegister } from "./answer-asks.ts";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
 import { RECONCILERS } from "./reconcilers.ts";
@@ -29,6 +30,7 @@ const decode = {
   register: decoder(RegisterRequest),
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
+  garbage: decoder(GarbageRequest),
   heartbeat: decoder(Heartbeat),
 };
 const QUEUE = "schedulers";
@@ -111,6 +113,13 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     queue: QUEUE,
     decode: decode.commit,
     handle: (request, subject) => answerCommit(deps, asker(subject), request),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("garbage"),
+    queue: QUEUE,
+    decode: decode.garbage,
+    handle: (request, subject) => answerGarbage(deps, asker(subject), request),
     log,
   });
   subscribeCore(bus, {
