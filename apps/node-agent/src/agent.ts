@@ -19,8 +19,13 @@ import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
+import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
-import { fileSnapshotStore } from "./store-file.ts";
+import { SnapshotDoor } from "./shell/snapshot-door.ts";
+import type { Blobs } from "./store/blobs.ts";
+import { ChunkStore } from "./store/chunk-store.ts";
+import { peerSource } from "./store/peer.ts";
+import { keepSwept } from "./store/sweep.ts";
 
 const decodeCommand = decoder(VmCommand);
 const COMMANDS_AT_ONCE = 64;
@@ -30,6 +35,8 @@ export interface AgentOptions {
   config: Config;
   driver: Driver;
   isolation: Isolation;
+  /** Where snapshots are kept. */
+  blobs: Blobs;
   hostKey: string;
   bus: Bus;
   signal: AbortSignal;
@@ -44,7 +51,7 @@ export interface Agent {
 }
 
 export async function startAgent(options: AgentOptions): Promise<Agent> {
-  const { config, driver, isolation, bus, signal, log } = options;
+  const { config, driver, isolation, blobs, hostKey, bus, signal, log } = options;
   const { uid } = isolation;
   const guest = httpGuest(driver);
   const images = await listImages(config.IMAGES_DIR);
@@ -61,7 +68,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       driver,
       isolation,
       guest,
-      snapshots: fileSnapshotStore({ storeDir: config.SNAPSHOT_STORE_DIR, imagesDir: config.IMAGES_DIR, uid }),
+      snapshots: new ChunkStore(blobs),
+      peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, hostKey, sandboxId, reference),
       activity,
       fence,
       imagesDir: config.IMAGES_DIR,
@@ -72,7 +80,9 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     (seen) => reporter.report(seen),
   );
   await supervisor.adopt();
-  const dataPlane = createDataPlane(options.hostKey, (sandboxId, epoch) => supervisor.route(sandboxId, epoch), activity);
+  const snapshots = new SnapshotDoor((...asked) => supervisor.offer(...asked));
+  const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
+  const dataPlane = createDataPlane({ hostKey, findRoute, activity, snapshots });
   await new Promise<void>((resolve, reject) => {
     dataPlane.once("error", reject);
     dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
@@ -87,6 +97,13 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     fence.askThaws(bus, config.HOST_ID, signal, log),
     beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
     supervisor.watch(signal),
+    keepSwept(blobs, {
+      everyMs: config.SNAPSHOT_SWEEP_SECONDS * 1000,
+      graceMs: config.SNAPSHOT_GRACE_SECONDS * 1000,
+      ask: garbageAsker(bus, config.HOST_ID),
+      signal,
+      log,
+    }),
     consume(bus, {
       consumer: hostCommands(config.HOST_ID),
       decode: decodeCommand,

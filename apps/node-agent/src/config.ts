@@ -21,7 +21,20 @@ const Environment = Type.Object({
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
+  /** Where snapshots are kept beside the host that took them: a directory that hosts share, or a bucket (docs/snapshots.md). */
+  SNAPSHOT_STORE: Type.Enum(["file", "s3"], { default: "file" }),
   SNAPSHOT_STORE_DIR: Type.String({ default: "/var/lib/torpor/snapshots" }),
+  /** Of any server that speaks S3; default: AWS. */
+  S3_ENDPOINT: Type.Optional(Type.String({ pattern: "^https?://" })),
+  S3_REGION: Type.String({ default: "us-east-1" }),
+  S3_BUCKET: Type.Optional(Type.String({ minLength: 1 })),
+  /** Before every key: one for each fleet that uses the bucket. */
+  S3_PREFIX: Type.String({ default: "torpor/", pattern: "^([A-Za-z0-9!_.*'()-]+/)*$" }),
+  /** JSON: {"accessKeyId": "…", "secretAccessKey": "…"}; default: what the AWS SDK finds. */
+  S3_CREDENTIALS_FILE: Type.Optional(Type.String()),
+  SNAPSHOT_SWEEP_SECONDS: Type.Integer({ minimum: 1, default: 600 }),
+  /** What is for nothing stays in the store for so long. */
+  SNAPSHOT_GRACE_SECONDS: Type.Integer({ minimum: 1, default: 3_600 }),
   DRIVER: Type.Enum(["qemu", "cloud-hypervisor", "simulated"], { default: "qemu" }),
   QEMU_ACCELERATOR: Type.Enum(["auto", "kvm", "tcg"], { default: "auto" }),
   QEMU_BIN: Type.String({ default: "qemu-system-x86_64" }),

@@ -5,8 +5,10 @@ import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
 import { chooseDriver } from "./drivers/choose.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
+import { openBlobs, storeSettings } from "./store/choose.ts";
 
 const config = configured(() => configFrom(process.env));
+const settings = configured(() => storeSettings(config));
 const log = createLogger({ name: "node-agent", level: config.LOG_LEVEL }).child({ hostId: config.HOST_ID });
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
@@ -41,10 +43,16 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   onClose({ what: "health", close: () => health.close() });
   const { isolation, close } = await chooseIsolation(config, log);
   onClose({ what: "isolation", close });
+  const snapshotStore = await openBlobs(settings);
+  // Not waited for: it may be started later, and what runs here must not wait for it.
+  void snapshotStore.problem().then((problem) => {
+    if (problem !== undefined) log.error({ problem }, "the snapshot store cannot be used: snapshots stay on this host alone until it can");
+  });
   started.agent = await startAgent({
     config,
     driver: await chooseDriver(config, isolation, log),
     isolation,
+    blobs: snapshotStore.blobs,
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     bus,
     signal,

@@ -27,14 +27,15 @@ agent.on("upgrade", (incoming: IncomingMessage, socket) => {
   const inside = connect((app.address() as AddressInfo).port, "127.0.0.1");
   inside.pipe(socket).pipe(inside);
 });
-const plane = createDataPlane(
-  "host key",
-  async (sandboxId) =>
+const plane = createDataPlane({
+  hostKey: "host key",
+  findRoute: async (sandboxId) =>
     sandboxId === "a"
       ? { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" }
       : undefined,
   activity,
-);
+  snapshots: { answer: async (_incoming, response) => void response.end(JSON.stringify({ door: "snapshots" })) },
+});
 
 beforeAll(async () => {
   for (const server of [agent, app, plane]) await once(server.listen(0, "127.0.0.1"), "listening");
@@ -65,6 +66,18 @@ async function send(path: string, headers: Record<string, string> = {}, body?: s
     body: JSON.parse((await buffer(answer)).toString()) as Record<string, unknown>,
   };
 }
+
+test("a host that knows the key is let to snapshots; a client of an edge is not, whatever it asks for", async () => {
+  const { port } = plane.address() as AddressInfo;
+  const path = "/_torpor/snapshots/a/1/b/index";
+  const ask = async (headers: Record<string, string>) => (await fetch(`http://127.0.0.1:${port}${path}`, { headers })).json();
+  expect(await ask({ "x-torpor-host-key": "host key" })).toEqual({ door: "snapshots" });
+  expect(await ask({ "x-torpor-host-key": "another" })).toMatchObject({ code: "INVALID_TOKEN" });
+  expect(await ask({})).toMatchObject({ code: "INVALID_TOKEN" });
+  expect(await send(path)).toMatchObject({ status: 404, body: { code: "ENDPOINT_NOT_FOUND" } });
+  // An edge always names a sandbox, even where a client sent an empty name.
+  expect(await send(path, { "x-torpor-sandbox": "" })).toMatchObject({ status: 404 });
+});
 
 test.each([
   "/_torpor/shutdown",

@@ -15,7 +15,9 @@ import { VmStore } from "../src/lifecycle/record.ts";
 import { Supervisor } from "../src/lifecycle/supervisor.ts";
 import { Activity } from "../src/shell/activity.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
-import { fileSnapshotStore } from "../src/store-file.ts";
+import { ChunkStore } from "../src/store/chunk-store.ts";
+import { FileBlobs } from "../src/store/file-blobs.ts";
+import { peerSource } from "../src/store/peer.ts";
 
 /** Ends VMMs as the real one does, and remembers whose were ended. */
 class WatchedDriver extends SimulatedDriver {
@@ -45,7 +47,8 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         driver,
         isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },
         guest,
-        snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
+        snapshots: new ChunkStore(new FileBlobs(join(dir, "store"))),
+        peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         fence: new FenceLink(new FenceFiles(dir)),
         imagesDir,

@@ -1,11 +1,32 @@
 /** What hosts ask and any scheduler answers. The subject says who asks (NATS permissions guard it); a body that claims another host is refused. */
-import type { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest, ThawReply, ThawRequest } from "@torpor/contracts";
-import { commitOperation, findOperation, findRunFacts, markIncarnationStarted, registerHost, renewLease, type RunFacts } from "@torpor/db";
+import type {
+  CommitReply,
+  CommitRequest,
+  GarbageReply,
+  GarbageRequest,
+  LeaseReply,
+  LeaseRequest,
+  RegisterRequest,
+  ThawReply,
+  ThawRequest,
+} from "@torpor/contracts";
+import {
+  commitOperation,
+  findOperation,
+  findRunFacts,
+  findStoreReferences,
+  markIncarnationStarted,
+  registerHost,
+  renewLease,
+  type RunFacts,
+} from "@torpor/db";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
 import type { Deps } from "./deps.ts";
 
 /** States in which nothing of a sandbox is to run anywhere. */
 const RESTING: ReadonlySet<SandboxState> = new Set(["paused", "stopped", "error"]);
+/** A host that was told to delete a sandbox removes what is stored of it; what it has left behind is garbage after so long. */
+const DELETED_GRACE_MS = 300_000;
 
 const notYours = (asker: string, claimed: string) => `host ${asker} may not speak for host ${claimed}`;
 
@@ -71,4 +92,25 @@ function whyFrozen(facts: RunFacts | undefined, { hostId, sandboxId, epoch }: Th
   if (sandbox.hostId !== hostId || sandbox.epoch !== epoch) return `its run is number ${sandbox.epoch} on host ${sandbox.hostId}`;
   if (incarnation?.cause === "host_lost") return `run ${epoch} was given up for lost, and the sandbox goes on elsewhere`;
   return RESTING.has(sandbox.state) ? `the sandbox is ${sandbox.state}` : undefined;
+}
+
+/**
+ * Which entries of the snapshot store are referred to by nothing. Of a sandbox that lives an entry is garbage once one of a later generation is stored: one that nobody has heard of
+ * yet may be about to be reported. What the database does not know at all is not judged: another fleet may share the store.
+ */
+export async function answerGarbage(deps: Deps, asker: string, request: GarbageRequest): Promise<GarbageReply> {
+  if (asker !== request.hostId) return { deleted: [], storeKeys: [] };
+  const ids = request.sandboxes.map(({ sandboxId }) => sandboxId);
+  const references = new Map((await findStoreReferences(deps.db, ids, DELETED_GRACE_MS)).map((known) => [known.sandboxId, known]));
+  const storeKeys = request.sandboxes.flatMap((asked) => {
+    const known = references.get(asked.sandboxId);
+    if (known === undefined || known.isDeleted) return [];
+    return asked.storeKeys.filter((key) => !known.storeKeys.includes(key) && generationIn(key) <= known.newestStored);
+  });
+  return { deleted: [...references.values()].filter(({ isDeleted }) => isDeleted).map(({ sandboxId }) => sandboxId), storeKeys };
+}
+
+/** Of a key as hosts make them: `<sandboxId>/<generation>-<manifest>`. What is no such key is never garbage. */
+function generationIn(storeKey: string): number {
+  return Number(/^[^/]+\/(\d+)-[0-9a-f]+$/.exec(storeKey)?.[1] ?? Number.POSITIVE_INFINITY);
 }

@@ -12,10 +12,11 @@ export async function answerPlacement(deps: Deps, { about }: PlacementQuestion):
   return { policy: deps.placer.policy, ...ranking };
 }
 
-async function requestAbout({ db }: Deps, about: PlacementQuestion["about"]): Promise<PlacementRequest> {
+async function requestAbout({ db, placer }: Deps, about: PlacementQuestion["about"]): Promise<PlacementRequest> {
   if (!("sandboxId" in about)) return await requestToCreate(db, about);
   const sandbox = await findSandboxRow(db, about.sandboxId);
   if (sandbox === undefined) throw new Error(`there is no sandbox ${about.sandboxId} to be placed`);
   const kind = sandbox.settledState === "stopped" ? "start" : "resume";
-  return await requestToReturn(db, kind, sandbox, await findSnapshot(db, sandbox.id));
+  const [snapshot, origin] = await Promise.all([findSnapshot(db, sandbox.id), placer.find(sandbox.hostId)]);
+  return await requestToReturn(db, { kind, sandbox, snapshot, origin });
 }

@@ -92,7 +92,9 @@ type Placed = Extract<Placement, { kind: "placed" }>;
 
 interface Assignment {
   hostId: string;
-  /** Of a new run of a VMM: the epoch rises. Without one it happens where the sandbox is. */
+  /** Data plane of the host that holds what is to be brought to `hostId`, while that host lives. */
+  sourceUrl?: string | undefined;
+  /** Of a new run of a VMM, or a new place: the epoch rises, and what comes late for the old one is known by it. Without one it happens where the sandbox is. */
   placement?: Placed;
   holdsMemory: boolean;
 }
@@ -127,7 +129,8 @@ async function assign(
     if (begun === undefined) return rollback(null);
     if (placed !== undefined)
       await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId, onHostLoss: sandbox.onHostLoss });
-    const command = commandFor(begun, sandbox, { hostId: assignment.hostId, epoch, opSeq, snapshot });
+    const { hostId, sourceUrl } = assignment;
+    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot, sourceUrl });
     const moved = await moveSandbox(tx, {
       sandbox,
       to,
@@ -167,7 +170,7 @@ async function isSeparate(tx: Tx, sandbox: SandboxRow, hostId: string): Promise<
   return !(await listHostsOfKey(tx, sandbox, sandbox.id)).includes(hostId);
 }
 
-/** Pause and stop happen where the sandbox is; the others are placed. */
+/** Pause and stop happen where the sandbox is; the others are placed, and so is a stop of what the store alone holds. */
 async function choose(
   deps: Deps,
   operation: OperationRow,
@@ -175,18 +178,24 @@ async function choose(
   snapshot: SnapshotRow | undefined,
 ): Promise<Assignment | undefined> {
   const { kind } = operation;
-  if (kind === "pause" || kind === "stop") {
-    if (sandbox.hostId === null) throw new Error(`sandbox ${sandbox.id} is ${sandbox.state} on no host`);
-    // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
-    const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
-    return { hostId: sandbox.hostId, holdsMemory: needsMemory };
-  }
+  // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
+  const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
+  const isSaved = kind === "pause" || kind === "stop";
+  if (isSaved && sandbox.hostId !== null) return { hostId: sandbox.hostId, holdsMemory: needsMemory };
+  const origin = await deps.placer.find(sandbox.hostId);
   const request =
-    kind === "resume" || kind === "start"
-      ? await requestToReturn(deps.db, kind, sandbox, snapshot, operation.pinnedHostId ?? undefined)
-      : await requestToCreate(deps.db, sandbox, sandbox.id);
-  const placement = await deps.placer.place(request);
-  if (placement.kind === "placed") return { hostId: placement.host.id, placement, holdsMemory: true };
+    kind === "create"
+      ? await requestToCreate(deps.db, sandbox, sandbox.id)
+      : await requestToReturn(deps.db, { kind, sandbox, snapshot, origin, pinnedHostId: operation.pinnedHostId });
+  let placement = await deps.placer.place(request);
+  // What its host alone has goes on there even when that takes nothing new.
+  if (placement.kind === "rejected" && origin !== undefined && snapshot?.storeKey === null)
+    placement = await deps.placer.place({ ...request, pinnedHostId: origin.id });
+  if (placement.kind === "placed") {
+    const { id: hostId } = placement.host;
+    const sourceUrl = origin === undefined || origin.id === hostId ? undefined : origin.dataPlaneUrl;
+    return { hostId, sourceUrl, placement, holdsMemory: !isSaved || needsMemory };
+  }
   const explain = { hosts: placement.hosts, reasons: placement.reasons, message: placement.message };
   if (isKnown(operation.explain, explain.message)) return undefined;
   await explainOperation(deps.db, operation.id, explain);

@@ -9,15 +9,18 @@ interface Assigned {
   epoch: number;
   opSeq: number;
   snapshot?: SnapshotRow | undefined;
+  sourceUrl?: string | undefined;
 }
 
 export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigned: Assigned): VmCommand {
   const command = baseCommand(operation.kind, sandbox, { ...assigned, operationId: operation.id, deadlineAt: operation.deadlineAt });
   if (operation.traceId !== null) command.traceId = operation.traceId;
   if (operation.onlyIfIdleForMs !== null) command.onlyIfIdleForMs = operation.onlyIfIdleForMs;
-  if (operation.kind === "resume" && assigned.snapshot !== undefined) {
+  const isPlaced = operation.kind === "resume" || operation.kind === "start" || sandbox.hostId === null;
+  if (isPlaced && assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;
-    command.snapshot = { generation, storeKey, manifestSha256 };
+    const { sourceUrl } = assigned;
+    command.snapshot = { generation, storeKey, manifestSha256, ...(sourceUrl === undefined ? {} : { sourceUrl }) };
   }
   return command;
 }

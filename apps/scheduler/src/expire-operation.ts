@@ -51,7 +51,7 @@ function backFrom(operation: OperationRow, sandbox: SandboxRow, error: Cause): P
   if (transition.kind !== "move") return { to: sandbox.state };
   return {
     to: transition.to,
-    patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "resume" ? { hostId: operation.originHostId } : {}) },
+    patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "create" ? {} : { hostId: operation.originHostId }) },
   };
 }
 

@@ -1,5 +1,5 @@
 /** From rows to what placement is asked: for an operation, and for a dry run of one. */
-import { type Database, listHostsOfKey, type SandboxRow, type SnapshotRow } from "@torpor/db";
+import { type Database, listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow, type SnapshotRow } from "@torpor/db";
 import type { PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
@@ -15,23 +15,28 @@ export async function requestToCreate(db: Database, wanted: Wanted, exceptId?: s
   return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
 }
 
-/** For one that is to run again: near its disk, and nowhere else unless its snapshot can be had elsewhere. */
-export async function requestToReturn(
-  db: Database,
-  kind: "resume" | "start",
-  sandbox: SandboxRow,
-  snapshot: SnapshotRow | undefined,
+export interface Return {
+  kind: OperationRow["kind"];
+  sandbox: SandboxRow;
+  snapshot: SnapshotRow | undefined;
+  /** The host that holds the sandbox, if it lives. */
+  origin: PlacementHost | undefined;
   /** The host that it has to return to. */
-  pinnedHostId?: string | undefined,
-): Promise<PlacementRequest> {
+  pinnedHostId?: string | null;
+}
+
+/**
+ * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot is fetched straight from its origin; where that is gone, and for the disk of a stopped
+ * sandbox, the store has to have it.
+ */
+export async function requestToReturn(db: Database, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): Promise<PlacementRequest> {
   const request = await requestToCreate(db, sandbox, sandbox.id);
   const local = sandbox.hostId ?? undefined;
-  const restored = kind === "resume" ? snapshot : undefined;
-  const isStored = restored !== undefined && restored.storeKey !== null;
+  const canMove = snapshot !== undefined && (snapshot.storeKey !== null || (kind === "resume" && origin !== undefined));
   return {
     ...request,
     localHostId: local,
-    pinnedHostId: isStored ? pinnedHostId : local,
-    ...(restored === undefined ? {} : { driverFingerprint: restored.driverFingerprint }),
+    pinnedHostId: canMove ? (pinnedHostId ?? undefined) : local,
+    ...(kind !== "start" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
   };
 }

@@ -4,7 +4,7 @@
  * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the facts of the moment, and one that no longer holds is made again from new rows. One
  * that finds no host is made again in the next round of `drive-waiting`.
  */
-import { type Database, listPlacementHosts } from "@torpor/db";
+import { type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
 import { Fleet } from "./fleet.ts";
 import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
 
@@ -39,6 +39,11 @@ export class Placer {
   /** What `place` would choose from. Nothing is counted. */
   async rank(request: PlacementRequest, limit: number): Promise<Ranking> {
     return rank(await this.current(), request, this.policy, limit);
+  }
+
+  /** A host whose lease runs. */
+  async find(hostId: string | null): Promise<PlacementHost | undefined> {
+    return hostId === null ? undefined : (await this.current()).hosts.find(({ id }) => id === hostId);
   }
 
   /** The next decision is made from new rows: a choice could not be claimed. */

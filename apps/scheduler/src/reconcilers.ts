@@ -15,6 +15,7 @@ import {
   listIdleSandboxes,
   listOwedDeletions,
   listStrandedResumes,
+  listUnreplicated,
   markLostHosts,
   moveOperation,
   type OperationRow,
@@ -26,6 +27,7 @@ import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
+import { requestReplication } from "./release.ts";
 import { restoreLostRuns } from "./restore-lost-runs.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
@@ -36,6 +38,8 @@ const PAUSE_DEADLINE_MS = 300_000;
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
 const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
+/** A host tries by itself for a few minutes; after that it is asked again, as often. */
+const REPLICATION_REPEAT_MS = 600_000;
 
 export interface SchedulerReconciler {
   name: string;
@@ -152,6 +156,16 @@ const collectOwedDeletions: SchedulerReconciler = {
 
 /** Moves sandboxes off draining hosts. */
 const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, run: drainHosts };
+/** Hosts give up copying to a store that is away for long; then somebody has to ask. */
+const replicatePaused: SchedulerReconciler = {
+  name: "replicate-paused",
+  everyMs: REPLICATION_REPEAT_MS,
+  async run(deps) {
+    const unreplicated = await listUnreplicated(deps.db, REPLICATION_REPEAT_MS, BATCH);
+    for (const sandbox of unreplicated) await requestReplication(deps, sandbox);
+    return { asked: unreplicated.length };
+  },
+};
 
 const pruneMessages: SchedulerReconciler = {
   name: "prune-outbox",
@@ -183,5 +197,6 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   collectOwedDeletions,
   drain,
   overcommitVcpus,
+  replicatePaused,
   pruneMessages,
 ];

@@ -1,28 +1,60 @@
-/** A sandbox that stands still leaves its host: its copy in the store is then the only one. */
+/**
+ * Taking a sandbox that stands still off its host: its copy in the store, then its host's capacity back. A later resume or start is placed anywhere, and fetches.
+ *
+ * RL1  What the store has not got is never released: the row of its snapshot has a store key, which its host reports once the last byte of it is there.
+ * RL2  One compare-and-set moves the sandbox and tells the host to discard its copy. A message that is lost is repeated when the host reports the copy (settle-foreign.ts).
+ */
 import { subjects } from "@torpor/contracts";
-import { findSnapshot, inTransaction, moveSandbox, type MoveResult, type SandboxRow } from "@torpor/db";
+import { findSnapshot, inTransaction, insertOutbox, moveSandbox, type MoveResult, type SandboxRow } from "@torpor/db";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 
-/** Has its host copy the sandbox to the store. A paused sandbox is copied without being told. */
-export async function requestReplication(deps: Deps, sandbox: SandboxRow, options: { maxBytesPerSecond?: number } = {}): Promise<void> {
-  deps.log.debug({ sandboxId: sandbox.id, hostId: sandbox.hostId, ...options }, "its copy in the store is waited for");
+type ReleaseDeps = Pick<Deps, "db" | "log" | "publishCommitted">;
+
+/** `requested`: the host has been told; ask again until it is `replicated`, a repeat costs nothing. `not_possible`: it neither stands still, nor is it on a host. */
+export type ReplicationRequested = "requested" | "replicated" | "not_possible";
+
+/** Has a paused or stopped sandbox copied to the store. */
+export async function requestReplication(
+  deps: ReleaseDeps,
+  sandbox: SandboxRow,
+  options: { maxBytesPerSecond?: number } = {},
+): Promise<ReplicationRequested> {
+  if (!standsStill(sandbox)) return "not_possible";
+  if (await isReplicated(deps, sandbox)) return "replicated";
+  const { hostId } = sandbox;
+  if (hostId === null) return "not_possible";
+  const { maxBytesPerSecond } = options;
+  const payload = { ...systemCommand("replicate", sandbox, hostId), ...(maxBytesPerSecond === undefined ? {} : { maxBytesPerSecond }) };
+  await deps.publishCommitted(await insertOutbox(deps.db, [{ subject: subjects.command(hostId, "replicate"), payload }]));
+  return "requested";
 }
 
-export type Released = "released" | "not_replicated" | "lost_race";
+/** `lost_race`: it changed meanwhile; read it again, then decide again. `not_possible`: it neither stands still, nor is it on a host. */
+export type Released = "released" | "not_replicated" | "not_possible" | "lost_race";
 
-/** The sandbox is on no host from then on, and its host is told to discard what it holds. */
-export async function releaseFromHost(deps: Deps, sandbox: SandboxRow): Promise<Released> {
+/** Takes a paused or stopped, replicated sandbox off its host. */
+export async function releaseFromHost(deps: ReleaseDeps, sandbox: SandboxRow): Promise<Released> {
   const { hostId } = sandbox;
-  const snapshot = await findSnapshot(deps.db, sandbox.id);
-  if (sandbox.state !== "paused" || hostId === null || snapshot === undefined || snapshot.storeKey === null) return "not_replicated";
+  if (hostId === null || !standsStill(sandbox)) return "not_possible";
+  if (!(await isReplicated(deps, sandbox))) return "not_replicated";
   const discard = { subject: subjects.command(hostId, "discard"), payload: systemCommand("discard", sandbox, hostId) };
-  const released = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
-    const move = await moveSandbox(tx, { sandbox, to: sandbox.state, fact: "released", patch: { hostId: null }, messages: [discard] });
-    return move.kind === "moved" ? move : rollback(move);
+  const move = { sandbox, to: sandbox.state, fact: "released", patch: { hostId: null, holdsMemory: false }, messages: [discard] };
+  const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
+    const moved = await moveSandbox(tx, move);
+    return moved.kind === "moved" ? moved : rollback(moved);
   });
-  if (released.kind !== "moved") return "lost_race";
-  deps.log.info({ sandboxId: sandbox.id, hostId }, "sandbox released from its host");
-  await deps.publishCommitted(released.outboxIds);
+  if (result.kind !== "moved") return "lost_race";
+  deps.log.info({ sandboxId: sandbox.id, hostId, state: sandbox.state }, "sandbox released from its host");
+  await deps.publishCommitted(result.outboxIds);
   return "released";
+}
+
+function standsStill({ state }: SandboxRow): boolean {
+  return state === "paused" || state === "stopped";
+}
+
+async function isReplicated(deps: ReleaseDeps, sandbox: SandboxRow): Promise<boolean> {
+  const snapshot = await findSnapshot(deps.db, sandbox.id);
+  return snapshot !== undefined && snapshot.storeKey !== null;
 }

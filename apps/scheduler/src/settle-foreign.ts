@@ -1,9 +1,10 @@
 /**
  * A host reports a sandbox that belongs to another host, or to none any more. Its copy is discarded only when it is proven stale (architecture.md 6): the sandbox is deleted, or a
- * newer incarnation ran, or this copy's own incarnation never ran and the sandbox settled elsewhere. Otherwise it is left alone and reported.
+ * newer incarnation ran, or this copy's own incarnation never ran and the sandbox settled elsewhere, or it was released (release.ts) and the store has it. Otherwise it is left alone
+ * and reported.
  */
 import { type Observation, subjects } from "@torpor/contracts";
-import { findIncarnation, findOpenOperations, insertOutbox, type SandboxRow } from "@torpor/db";
+import { findIncarnation, findOpenOperations, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
@@ -34,12 +35,18 @@ async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation):
   if (sandbox.state === "error" && sandbox.hostId === null) return "create failed";
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
   if (executing !== undefined) return undefined;
-  // Paused or stopped on no host: the store has what there is of it.
-  if (sandbox.hostId === null && sandbox.state === seen.state && seen.epoch === sandbox.epoch) return "released";
+  if (await isReleased(deps, sandbox, seen)) return "released";
   if (seen.epoch < sandbox.epoch) {
     const newest = await findIncarnation(deps.db, sandbox.id, sandbox.epoch);
     return newest !== undefined && newest.startedAt !== null ? "a newer incarnation ran" : undefined;
   }
   const own = await findIncarnation(deps.db, sandbox.id, seen.epoch);
   return own === undefined || own.startedAt === null ? "it never ran" : undefined;
+}
+
+/** On no host, and the store has what it rests on: a host that still holds it has not got the message. */
+async function isReleased(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<boolean> {
+  if (sandbox.hostId !== null || seen.state !== sandbox.state || seen.busyWith !== undefined) return false;
+  const snapshot = await findSnapshot(deps.db, sandbox.id);
+  return snapshot !== undefined && snapshot.storeKey !== null && seen.snapshot?.manifestSha256 === snapshot.manifestSha256;
 }

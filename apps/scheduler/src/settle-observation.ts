@@ -5,23 +5,31 @@
  * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
  * SO3  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
  */
-import { type Cause, compareObservations, type Observation, type ObservedState } from "@torpor/contracts";
+import { type Cause, compareObservations, type Observation, type ObservedState, type SnapshotFacts } from "@torpor/contracts";
 import {
   dropSnapshots,
   findOpenOperations,
   findSandboxRow,
-  findSnapshot,
+  findSnapshotByManifest,
   inTransaction,
   markIncarnationEnded,
   moveOperation,
   moveSandbox,
   type MoveResult,
+  noteSnapshotStored,
   type OperationRow,
   recordSnapshot,
   type SandboxRow,
   type Tx,
 } from "@torpor/db";
-import { OPERATION_TARGET, type OperationEvent, type SandboxFact, type SandboxState, transitionSandbox } from "@torpor/state-machine";
+import {
+  OPERATION_TARGET,
+  type OperationEvent,
+  type SandboxFact,
+  type SandboxState,
+  type SettledState,
+  transitionSandbox,
+} from "@torpor/state-machine";
 import type { Deps } from "./deps.ts";
 import { FOUND_ON_HOST } from "./inventory/reconcile-inventory.ts";
 import { endQuarantine, reportStray } from "./inventory/strays.ts";
@@ -73,7 +81,8 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
   if (executing !== undefined && seen.operation !== undefined && seen.operation.id !== executing.id) return "stale";
   const moved = executing !== undefined && movedBack(executing, seen);
-  const fact = factOf(executing, seen, moved);
+  const fact = moved ? BACK_TO[sandbox.settledState] : factOf(executing, seen);
+  if (fact === undefined) throw new Error(`sandbox ${sandbox.id} moved while it was ${sandbox.settledState}`);
   const transition = transitionSandbox(sandbox.state, fact);
   if (transition.kind === "refuse") {
     deps.log.error(
@@ -88,7 +97,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const error = causeOf(seen);
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
     const ended = await endOperation(tx, executing, to, seen, error);
-    await recordFacts(tx, sandbox, to, seen);
+    if (!moved) await recordFacts(tx, sandbox, to, seen);
     const move = await moveSandbox(tx, {
       sandbox,
       to,
@@ -102,7 +111,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
         ...(moved ? { hostId: executing.originHostId } : {}),
       },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
-      cause: error ?? seen.condition,
+      cause: error ?? seen.condition ?? seen.replicationFailed,
     });
     return move.kind === "moved" ? move : rollback(move);
   });
@@ -124,26 +133,30 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   return "applied";
 }
 
-/** A resume that was to bring the sandbox to another host, or from the store to one, and did not commit: its snapshot is untouched where it was. */
+/** Where a sandbox goes whose move came to nothing. */
+const BACK_TO: Partial<Record<SettledState, SandboxFact>> = { paused: "is_paused", stopped: "is_stopped" };
+
+/** What was to bring the sandbox to another host did not commit: snapshot or disk are untouched where they were, on a host or in the store alone. */
 function movedBack(executing: OperationRow, seen: Observation): boolean {
-  const isMove = executing.kind === "resume" && executing.originHostId !== executing.hostId;
+  const isMove = executing.kind !== "create" && executing.kind !== "delete" && executing.originHostId !== executing.hostId;
   return isMove && executing.committedAt === null && seen.state !== "running";
 }
 
-function factOf(executing: OperationRow | undefined, seen: Observation, moved: boolean): SandboxFact {
-  if (moved) return "is_paused";
+function factOf(executing: OperationRow | undefined, seen: Observation): SandboxFact {
   if (executing?.kind === "create" && seen.state !== "running") return "fail";
   return FACT[seen.state];
 }
 
-/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since. Returns the event's name. */
+/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since, or will not. Returns the event's name. */
 async function newsIn(db: Tx, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
   if (seen.condition?.code !== sandbox.condition?.code)
     return seen.condition?.code ?? (sandbox.condition?.code === "host_lost_sandbox" ? FOUND_ON_HOST : "vmm_responsive");
-  if (seen.state !== "paused" || seen.snapshot === undefined || seen.snapshot.storeKey === null) return undefined;
-  const snapshot = await findSnapshot(db, seen.sandboxId);
-  const isStored = snapshot !== undefined && snapshot.generation === seen.snapshot.generation && snapshot.storeKey === null;
-  return isStored ? "snapshot_stored" : undefined;
+  const held = seen.snapshot;
+  const known = held === undefined ? undefined : await findSnapshotByManifest(db, seen.sandboxId, held.manifestSha256);
+  const isStored = held !== undefined && held.storeKey !== null;
+  // A stopped sandbox's copy is not known before it is stored.
+  if (isStored && (known === undefined ? seen.state === "stopped" : known.storeKey === null)) return "snapshot_stored";
+  return seen.replicationFailed !== undefined && (known?.storeError ?? null) === null ? "snapshot_not_stored" : undefined;
 }
 
 async function endOperation(
@@ -164,25 +177,34 @@ async function endOperation(
 }
 
 async function recordFacts(tx: Tx, sandbox: SandboxRow, to: SandboxState, seen: Observation): Promise<void> {
-  if (to === "paused" && seen.snapshot !== undefined && seen.state === "paused") {
-    const { generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint } = seen.snapshot;
+  const held = seen.snapshot !== undefined && seen.state === to ? seen.snapshot : undefined;
+  if (held !== undefined && to === "running") await noteStored(tx, sandbox.id, held);
+  if (held !== undefined && (to === "paused" || to === "stopped")) {
+    const { generation, storeKey, sizeBytes, manifestSha256, guestSynced, driverFingerprint } = held;
     await recordSnapshot(tx, {
       sandboxId: sandbox.id,
       epoch: seen.epoch,
       hostId: seen.hostId,
       generation,
+      hasMemory: to === "paused",
       storeKey,
+      storeError: seen.replicationFailed ?? null,
       sizeBytes,
       manifestSha256,
       guestSynced,
       driverFingerprint,
     });
   }
-  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on.
-  if ((to === "running" && sandbox.state === "resuming") || to === "stopped" || to === "deleted") await dropSnapshots(tx, sandbox.id);
+  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The same holds for the copy of a stopped sandbox's disk.
+  const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
+  if (ran || (to === "stopped" && held === undefined) || to === "deleted") await dropSnapshots(tx, sandbox.id);
   if (to === "paused" || to === "stopped" || to === "deleted" || to === "error") {
     await markIncarnationEnded(tx, sandbox.id, seen.epoch, seen.cause?.code ?? seen.operation?.outcome ?? to);
   }
+}
+
+async function noteStored(tx: Tx, sandboxId: string, { generation, manifestSha256, storeKey }: SnapshotFacts): Promise<void> {
+  if (storeKey !== null) await noteSnapshotStored(tx, { sandboxId, generation, manifestSha256, storeKey });
 }
 
 function causeOf(seen: Observation): Cause | undefined {

@@ -3,6 +3,7 @@ import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore
 import {
   CommitRequest,
   decoder,
+  GarbageRequest,
   Heartbeat,
   hostCommands,
   hostIdOf,
@@ -28,7 +29,7 @@ import {
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
-import { answerCommit, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
+import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
@@ -45,6 +46,7 @@ const decode = {
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
   thaw: decoder(ThawRequest),
+  garbage: decoder(GarbageRequest),
   heartbeat: decoder(Heartbeat),
   placement: decoder(PlacementQuestion),
 };
@@ -153,6 +155,13 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     queue: QUEUE,
     decode: decode.thaw,
     handle: (request, subject) => answerThaw(deps, asker(subject), request),
+    log,
+  });
+  answer(bus, {
+    pattern: patterns.asks("garbage"),
+    queue: QUEUE,
+    decode: decode.garbage,
+    handle: (request, subject) => answerGarbage(deps, asker(subject), request),
     log,
   });
   subscribeCore(bus, {

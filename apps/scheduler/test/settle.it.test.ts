@@ -270,13 +270,4 @@ describe("more than one host", () => {
     await scheduler.settle(copyOn(origin, id));
     expect((await scheduler.commands({ sandboxId: id, kind: "discard" })).map(({ hostId }) => hostId)).toEqual([target, origin]);
   });
-
-  test("S4: without a copy in the store a paused sandbox resumes on its own host alone, cordoned or not", async () => {
-    const region = "alone";
-    await scheduler.join("alone", { region });
-    const { id } = await scheduler.running({ region });
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: SNAPSHOT });
-    await cordon("alone");
-    expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "alone", epoch: 2 });
-  });
 });

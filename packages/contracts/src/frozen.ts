@@ -1,7 +1,17 @@
 /** What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff, and a breaking one needs a new version beside the old. */
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";
-import { CommitReply, CommitRequest, LeaseReply, LeaseRequest, RegisterRequest, ThawReply, ThawRequest } from "./host/asks.ts";
+import {
+  CommitReply,
+  CommitRequest,
+  GarbageReply,
+  GarbageRequest,
+  LeaseReply,
+  LeaseRequest,
+  RegisterRequest,
+  ThawReply,
+  ThawRequest,
+} from "./host/asks.ts";
 import { VmCommand } from "./host/command.ts";
 import { Heartbeat } from "./host/heartbeat.ts";
 import { Observation } from "./host/observation.ts";
@@ -22,6 +32,8 @@ const MESSAGES: Record<string, TSchema> = {
   "placement-reply.v1.json": PlacementReply,
   "thaw-request.v1.json": ThawRequest,
   "thaw-reply.v1.json": ThawReply,
+  "garbage-request.v1.json": GarbageRequest,
+  "garbage-reply.v1.json": GarbageReply,
 };
 
 /** File name → text, as they stand in packages/contracts/schemas. */

@@ -75,6 +75,8 @@ ALTER TABLE "operations" ADD COLUMN "pinned_host_id" text;--> statement-breakpoi
 ALTER TABLE "sandboxes" ADD COLUMN "placement_labels" jsonb DEFAULT '{}'::jsonb NOT NULL;--> statement-breakpoint
 ALTER TABLE "sandboxes" ADD COLUMN "anti_affinity" text;--> statement-breakpoint
 ALTER TABLE "sandboxes" ADD COLUMN "on_host_loss" text DEFAULT 'wait' NOT NULL;--> statement-breakpoint
+ALTER TABLE "snapshots" ADD COLUMN "has_memory" boolean DEFAULT true NOT NULL;--> statement-breakpoint
+ALTER TABLE "snapshots" ADD COLUMN "store_error" jsonb;--> statement-breakpoint
 ALTER TABLE "drain_sandboxes" ADD CONSTRAINT "drain_sandboxes_drain_id_drains_id_fk" FOREIGN KEY ("drain_id") REFERENCES "public"."drains"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "drain_sandboxes" ADD CONSTRAINT "drain_sandboxes_sandbox_id_sandboxes_id_fk" FOREIGN KEY ("sandbox_id") REFERENCES "public"."sandboxes"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
 ALTER TABLE "drains" ADD CONSTRAINT "drains_host_id_hosts_id_fk" FOREIGN KEY ("host_id") REFERENCES "public"."hosts"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint

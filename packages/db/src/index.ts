@@ -17,3 +17,4 @@ export * from "./queries/ping.ts";
 export * from "./queries/placement.ts";
 export * from "./queries/policies.ts";
 export * from "./queries/sandboxes.ts";
+export * from "./queries/snapshots.ts";

@@ -412,8 +412,12 @@ export const snapshots = pgTable(
     generation: integer("generation").notNull(),
     epoch: integer("epoch").notNull(),
     hostId: text("host_id").notNull(),
+    /** False: the disk of a stopped sandbox. */
+    hasMemory: boolean("has_memory").notNull().default(true),
     /** Key in the snapshot store; null while it is on its host's disk alone. The newest one that has it is in the store, dropped or not: what a lost run is restored from. */
     storeKey: text("store_key"),
+    /** Why it is not there and will not get there by itself. */
+    storeError: jsonb("store_error").$type<Cause>(),
     sizeBytes: count("size_bytes").notNull(),
     manifestSha256: text("manifest_sha256").notNull(),
     guestSynced: boolean("guest_synced").notNull(),

@@ -167,6 +167,12 @@ function inherited(): Record<string, string> {
     "CAPACITY_VCPU",
     "CAPACITY_MEMORY_MIB",
     "CAPACITY_DISK_MIB",
+    "SNAPSHOT_STORE",
+    "S3_ENDPOINT",
+    "S3_REGION",
+    "S3_BUCKET",
+    "S3_PREFIX",
+    "S3_CREDENTIALS_FILE",
   ]);
 }
 

@@ -1,4 +1,5 @@
 export { freePort, tempDir, until } from "./basics.ts";
+export { startS3, type S3Server } from "./s3.ts";
 export { startNats, type NatsServer } from "./nats.ts";
 export { startPostgres, type PostgresServer } from "./postgres.ts";
 export { makeSimulatedImage, SIMULATED_TEMPLATE } from "./simulated-image.ts";

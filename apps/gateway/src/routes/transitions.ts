@@ -3,6 +3,7 @@ import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource, TransitionReply } from "@torpor/contracts";
 import { acceptRequest, type AcceptRequest } from "@torpor/db";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
+import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
@@ -13,6 +14,7 @@ import { assertReached } from "../outcome.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
+import { waitForReplica } from "../wait-for-replica.ts";
 import { respondAsync } from "./respond-async.ts";
 
 /** Saving and syncing take what they take: longer than a request waits, and a repeat of the request joins. */
@@ -26,8 +28,17 @@ const SCHEMA = {
   response: { 200: TransitionReply, 202: OperationResource, ...ERRORS },
 };
 
+const PauseQuery = Type.Object({
+  wait_for: Type.Optional(
+    Type.Enum(["paused", "replicated"], {
+      description: "replicated: the answer comes once the snapshot is in the store, and survives the loss of its host",
+    }),
+  ),
+});
+
 export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  const answer = (kind: SandboxRequest) => async (request: FastifyRequest<{ Params: { id: string } }>, reply: FastifyReply) => {
+  type Request = FastifyRequest<{ Params: { id: string } }>;
+  const answer = (kind: SandboxRequest) => async (request: Request, reply: FastifyReply) => {
     const { id } = request.params;
     if (!isSandboxId(id)) throw sandboxNotFound(id);
     const limits = limitsOf(request, deps.limits);
@@ -48,7 +59,19 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
       return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
     }
   };
-  for (const kind of ["pause", "resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA }, answer(kind));
+  const pause = answer("pause");
+  app.post("/sandboxes/:id/pause", { schema: { ...SCHEMA, querystring: PauseQuery } }, async (request, reply) => {
+    const startedAt = performance.now();
+    const paused = await pause(request, reply);
+    if (request.query.wait_for !== "replicated" || paused.status !== "paused") return paused;
+    const { organizationId } = auth.ownerOf(request);
+    const { waitMs, ...others } = limitsOf(request, deps.limits);
+    // One limit for both waits.
+    const limits = { ...others, waitMs: Math.max(0, waitMs - (performance.now() - startedAt)) };
+    await waitForReplica({ ...deps, limits }, { id: request.params.id, organizationId }, clientGone(request, reply));
+    return { ...paused, durability: "replicated" as const };
+  });
+  for (const kind of ["resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA }, answer(kind));
   app.delete("/sandboxes/:id", { schema: SCHEMA }, answer("delete"));
 };
 

@@ -8,7 +8,7 @@ import type { EventResource } from "../schemas.ts";
 const timestamp = (date: Date) => date.toISOString();
 
 export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): Omit<SandboxResource, "request_id"> {
-  const { sandbox, host, operation, snapshotStoreKey } = view;
+  const { sandbox, host, operation } = view;
   const url = edge.publicHost(sandbox);
   return {
     id: sandbox.id,
@@ -40,12 +40,10 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     ...(operation === undefined ? {} : { operation }),
     ...conditionOf(view),
     ...(sandbox.error === null ? {} : { error: sandbox.error }),
+    ...durabilityOf(view),
     ...(view.snapshot === undefined || sandbox.settledState !== "paused"
       ? {}
-      : {
-          durability: snapshotStoreKey === null ? ("host-disk" as const) : ("replicated" as const),
-          snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes },
-        }),
+      : { snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes } }),
   };
 }
 
@@ -54,6 +52,13 @@ function placementOf({ placementLabels: labels, antiAffinity }: SandboxView["san
   const hasLabels = Object.keys(labels).length > 0;
   if (!hasLabels && antiAffinity === null) return {};
   return { placement: { ...(hasLabels ? { labels } : {}), ...(antiAffinity === null ? {} : { anti_affinity: antiAffinity }) } };
+}
+
+/** How safe a sandbox is that stands still: on the disk of its host, or in the store as well. */
+function durabilityOf({ sandbox, snapshot, snapshotStoreKey }: SandboxView): Pick<SandboxResource, "durability"> {
+  if (sandbox.settledState !== "paused" && sandbox.settledState !== "stopped") return {};
+  const isStored = snapshot !== undefined && snapshotStoreKey !== undefined && snapshotStoreKey !== null;
+  return { durability: isStored ? "replicated" : "host-disk" };
 }
 
 function conditionOf({ sandbox, host, operation }: SandboxView): Pick<SandboxResource, "condition" | "condition_reason"> {

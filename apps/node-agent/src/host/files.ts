@@ -94,26 +94,6 @@ export async function sha256Of(path: string, signal?: AbortSignal): Promise<stri
   }
 }
 
-/** Packs one file without its holes: a disk of gigabytes that holds megabytes is read, hashed and sent as megabytes. */
-export async function packSparsely(path: string, archive: string, signal?: AbortSignal): Promise<void> {
-  const args = ["--create", "--sparse", "--file", archive, "--directory", dirname(path), "--", basename(path)];
-  await run("tar", args, signal === undefined ? {} : { signal });
-}
-
-/** The packed file again, as `path`, holes included. */
-export async function unpackSparsely(archive: string, path: string): Promise<void> {
-  await run("tar", [
-    "--extract",
-    "--sparse",
-    "--file",
-    archive,
-    "--directory",
-    dirname(path),
-    "--no-same-owner",
-    `--transform=s,.*,${basename(path)},`,
-  ]);
-}
-
 export async function freeBytes(path: string): Promise<number> {
   const facts = await statfs(path);
   return facts.bavail * facts.bsize;

@@ -1,19 +1,16 @@
-import type { CommitRequest } from "@torpor/contracts";
+import type { CommitRequest, SnapshotReference } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
+import type { ChunkStore } from "../store/chunk-store.ts";
+import type { SnapshotSource } from "../store/fetch.ts";
 import type { Guest } from "./guest.ts";
 import type { Journal, VmRecord, VmStore } from "./record.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
 
 /** Snapshots that outlive their host's disk. */
-export interface SnapshotStore {
-  put(storeKey: string, sourceDir: string, generation: number, signal: AbortSignal): Promise<void>;
-  /** Brings a stored snapshot into `targetDir` as a VM directory, verified. Throws when it is not whole. */
-  get(storeKey: string, targetDir: string, expected: { generation: number; manifestSha256: string }): Promise<void>;
-  remove(sandboxId: string): Promise<void>;
-}
+type SnapshotStore = Pick<ChunkStore, "put" | "source" | "remove"> & { blobs: Pick<ChunkStore["blobs"], "name"> };
 
 /** When sandboxes were last used through this host's data plane. */
 export interface HostActivity {
@@ -41,6 +38,8 @@ export interface LifecycleDeps {
   isolation: Pick<Isolation, "collect">;
   guest: Guest;
   snapshots: SnapshotStore;
+  /** A snapshot on the host whose data plane is at `sourceUrl`. */
+  peer(sourceUrl: string, sandboxId: string, reference: SnapshotReference): SnapshotSource;
   activity: HostActivity;
   fence: HostFence;
   imagesDir: string;

@@ -1,7 +1,7 @@
 /**
  * What an agent knows of one sandbox: vm.json, durable before anything is reported. With the journal (op.json) it is all that an agent needs after a crash.
  */
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Cause, Condition, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
@@ -24,7 +24,12 @@ export interface VmRecord {
   state: ObservedState;
   /** Of the snapshot that `state: paused` rests on; only rises. */
   generation: number;
+  /** Of `paused`; of `stopped` the copy of the disk in the store; of `running` a snapshot that reached the store after it was resumed. */
   snapshot?: SnapshotFacts;
+  /** Asked for and not done yet: the copy to the store. */
+  replication?: { maxBytesPerSecond?: number };
+  /** Why there is none, and will be none by itself. */
+  replicationFailed?: Cause;
   operation?: OperationResult;
   cause?: Cause;
   /** What is wrong with the VMM while it lives. */
@@ -46,6 +51,8 @@ export interface Journal {
   guestSynced?: boolean;
 }
 
+const INCOMING_KEPT_MS = 24 * 3_600_000;
+
 /** The files of one host's sandboxes, below DATA_DIR. */
 export class VmStore {
   readonly dataDir: string;
@@ -55,12 +62,10 @@ export class VmStore {
   }
 
   async prepare(): Promise<void> {
-    for (const name of ["vm", "trash", "gone"]) await mkdir(join(this.dataDir, name), { recursive: true });
+    for (const name of ["vm", "trash", "gone", "incoming"]) await mkdir(join(this.dataDir, name), { recursive: true });
     for (const name of await readdir(join(this.dataDir, "trash")))
       await rm(join(this.dataDir, "trash", name), { recursive: true, force: true });
-    // Half-made directories of a create or a fetch that a crash cut off.
-    for (const name of (await readdir(join(this.dataDir, "vm"))).filter((entry) => entry.endsWith(".tmp")))
-      await removeDurably(join(this.dataDir, "vm", name));
+    await this.dropOldIncoming();
   }
 
   dirOf(sandboxId: string): string {
@@ -100,11 +105,24 @@ export class VmStore {
     await removeDurably(this.dirOf(record.spec.sandboxId));
   }
 
-  /** The record that came with a fetched snapshot. */
-  async importRecord(sandboxId: string): Promise<VmRecord> {
-    const arrived = await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.stored.json"));
-    if (arrived === undefined) throw new Error("the stored snapshot has no record of its sandbox");
-    return arrived;
+  /** Where a snapshot is assembled that comes from elsewhere. */
+  incomingDir(sandboxId: string, manifestSha256: string): string {
+    return join(this.dataDir, "incoming", `${sandboxId}.${manifestSha256.slice(0, 16)}`);
+  }
+
+  async dropIncoming(sandboxId: string): Promise<void> {
+    const incoming = join(this.dataDir, "incoming");
+    for (const name of await readdir(incoming))
+      if (name.startsWith(`${sandboxId}.`)) await rm(join(incoming, name), { recursive: true, force: true });
+  }
+
+  /** What nobody has gone on with for long is not waited for any more. */
+  async dropOldIncoming(): Promise<void> {
+    const incoming = join(this.dataDir, "incoming");
+    for (const name of await readdir(incoming)) {
+      const { mtimeMs } = await stat(join(incoming, name));
+      if (Date.now() - mtimeMs > INCOMING_KEPT_MS) await rm(join(incoming, name), { recursive: true, force: true });
+    }
   }
 
   async readJournal(sandboxId: string): Promise<Journal | undefined> {

@@ -1,56 +1,216 @@
 /**
- * Copies snapshots of paused sandboxes to the store, in the background. A resume cancels it: the disk must not change while it is read.
+ * Copies sandboxes that stand still to the store, in the background: each after its pause, a stopped one when it is asked for.
+ *
+ * RE1  Where the file system can share blocks, a frozen copy is what is read, and the sandbox may run on meanwhile. Elsewhere the disk must not change while it is read: a resume ends the
+ *      copying, and the next pause begins anew; what has been stored by then need not be sent again (store/format.ts, SF2).
+ * RE2  It takes up again, after a restart of the agent too, what is not in the store yet, until it has failed so often that somebody has to ask.
  */
-import { pause as wait } from "@torpor/service";
-import type { LifecycleDeps } from "./context.ts";
+import type { Cause, SnapshotFacts } from "@torpor/contracts";
+import { backoffMs, pause as wait } from "@torpor/service";
+import { wrongHash } from "../snapshot-files.ts";
+import type { CopyProgress } from "../store/read-chunks.ts";
+import { dirname } from "node:path";
+import { type LifecycleDeps, messageOf } from "./context.ts";
+import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
+export interface ReplicationEvents {
+  stored(sandboxId: string, facts: SnapshotFacts): Promise<void>;
+  failed(sandboxId: string, facts: SnapshotFacts, cause: Cause): Promise<void>;
+}
+
+interface Running {
+  generation: number;
+  abort: AbortController;
+  /** Whether a frozen copy is read. Known once it is made, or cannot be. */
+  isApart: Promise<boolean>;
+  ended: Promise<void>;
+  progress?: CopyProgress;
+}
+
 const ATTEMPTS = 5;
-const RETRY_MS = 2_000;
+const RETRY = { baseMs: 1_000, maxMs: 60_000 };
+/** Of one host; a pause of many at once must not take its disk and network from those that run. */
+const AT_ONCE = 3;
 
 export class Replication {
   private readonly deps: LifecycleDeps;
-  private readonly stored: (sandboxId: string, generation: number, storeKey: string) => Promise<void>;
-  private readonly running = new Map<string, { abort: AbortController; ended: Promise<void> }>();
+  private readonly events: ReplicationEvents;
+  private readonly running = new Map<string, Running>();
+  private readonly gate = new Gate(AT_ONCE);
+  private isStopping = false;
 
-  constructor(deps: LifecycleDeps, stored: (sandboxId: string, generation: number, storeKey: string) => Promise<void>) {
+  constructor(deps: LifecycleDeps, events: ReplicationEvents) {
     this.deps = deps;
-    this.stored = stored;
+    this.events = events;
   }
 
+  /** Copies the sandbox as it is now, if there is anything to copy that the store has not. */
   start(record: VmRecord): void {
-    const { sandboxId } = record.spec;
-    const { snapshot } = record;
-    if (snapshot === undefined || snapshot.storeKey !== null || this.running.has(sandboxId)) return;
-    const abort = new AbortController();
-    const ended = this.copy(sandboxId, snapshot.generation, abort.signal).finally(() => this.running.delete(sandboxId));
-    this.running.set(sandboxId, { abort, ended });
+    const generation = generationOf(record);
+    if (generation !== undefined) this.replace(record, generation, () => this.prepare(record));
   }
 
-  /** Resolves when nothing reads the sandbox's files any more. */
-  async stop(sandboxId: string): Promise<void> {
+  /** After a restart of the agent: goes on with what an earlier process had begun. */
+  async adopt(record: VmRecord): Promise<void> {
+    const { generation } = record;
+    const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
+    const isOpen = record.state === "running" && record.snapshot?.generation !== generation;
+    const frozen = isOpen ? await frozenIn(vmDir, generation) : undefined;
+    if (frozen !== undefined) return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
+    if (generationOf(record) === undefined) await removeFrozen(vmDir);
+    this.start(record);
+  }
+
+  /** Resolves when nothing reads the sandbox's own files any more. `entirely`: nor a frozen copy of them. */
+  async stop(sandboxId: string, { entirely }: { entirely: boolean }): Promise<void> {
     const running = this.running.get(sandboxId);
-    running?.abort.abort();
-    await running?.ended;
+    if (running === undefined || (!entirely && (await running.isApart))) return;
+    running.abort.abort();
+    await running.ended;
   }
 
+  /** What is frozen stays for the next process. */
   stopAll(): void {
+    this.isStopping = true;
     for (const { abort } of this.running.values()) abort.abort();
   }
 
-  private async copy(sandboxId: string, generation: number, signal: AbortSignal): Promise<void> {
-    const storeKey = `${sandboxId}-${generation}`;
+  progressOf(sandboxId: string): CopyProgress | undefined {
+    return this.running.get(sandboxId)?.progress;
+  }
+
+  /** One copy per sandbox: a newer one ends the older. */
+  private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
+    const { sandboxId } = record.spec;
+    const before = this.running.get(sandboxId);
+    if (before?.generation === generation || this.isStopping) return;
+    before?.abort.abort();
+    const prepared = (before?.ended ?? Promise.resolve()).then(prepare);
+    const abort = new AbortController();
+    const running: Running = {
+      generation,
+      abort,
+      isApart: prepared.then(
+        ({ isApart }) => isApart,
+        () => false,
+      ),
+      ended: Promise.resolve(),
+    };
+    running.ended = this.run(record, running, prepared)
+      .catch((err: unknown) => this.deps.log.warn({ err, sandboxId }, "the sandbox could not be copied to the store"))
+      .finally(() => {
+        if (this.running.get(sandboxId) === running) this.running.delete(sandboxId);
+      });
+    this.running.set(sandboxId, running);
+  }
+
+  private async prepare(record: VmRecord): Promise<{ copyable: Copyable; isApart: boolean }> {
+    const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
+    const copyable = await copyableOf(record, vmDir, await this.deps.driver.fingerprint());
+    await removeFrozen(vmDir, copyable.manifest.generation);
+    const frozen = await freeze(vmDir, copyable);
+    return { copyable: frozen ?? copyable, isApart: frozen !== undefined };
+  }
+
+  private async run(record: VmRecord, running: Running, prepared: Promise<{ copyable: Copyable; isApart: boolean }>): Promise<void> {
+    const { copyable } = await prepared;
+    const { signal } = running.abort;
+    try {
+      await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
+    } finally {
+      if (!this.isStopping) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+    }
+  }
+
+  private async copy(record: VmRecord, { copy, manifest, facts }: Copyable, running: Running, signal: AbortSignal): Promise<void> {
+    const { sandboxId } = record.spec;
+    let failure: Cause = { code: "REPLICATION_FAILED", message: "The snapshot could not be copied to the store." };
+    const memory = Object.entries(copy.files).find(([name]) => name !== DISK);
     for (let attempt = 1; attempt <= ATTEMPTS && !signal.aborted; attempt += 1) {
       try {
-        await this.deps.snapshots.put(storeKey, this.deps.store.dirOf(sandboxId), generation, signal);
+        const wrong = memory === undefined ? undefined : await wrongHash(dirname(memory[1]), manifest.files, signal);
+        if (wrong !== undefined) {
+          failure = { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be stored: ${wrong}.` };
+          break;
+        }
+        const storeKey = await this.deps.snapshots.put(copy, {
+          signal,
+          pace: pacer(() => record.replication?.maxBytesPerSecond, signal),
+          onProgress: (progress) => (running.progress = progress),
+        });
         // Not awaited: it takes its turn behind an operation that may be waiting for this copy to end.
-        void this.stored(sandboxId, generation, storeKey);
+        void this.events.stored(sandboxId, { ...facts, storeKey });
         return;
       } catch (err) {
         if (signal.aborted) return;
-        this.deps.log.warn({ err, sandboxId, generation, attempt }, "the snapshot could not be copied to the store");
-        await wait(RETRY_MS * attempt, signal);
+        const store = this.deps.snapshots.blobs.name;
+        failure = { code: "REPLICATION_FAILED", message: `The snapshot could not be copied to ${store}: ${messageOf(err)}` };
+        this.deps.log.warn({ err, sandboxId, generation: manifest.generation, attempt }, "the snapshot could not be copied to the store");
+        if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);
       }
     }
+    if (!signal.aborted) void this.events.failed(sandboxId, facts, failure);
+  }
+}
+
+/** Of what is to be copied; undefined: nothing. */
+function generationOf({ state, snapshot, generation, replication, replicationFailed }: VmRecord): number | undefined {
+  if (replicationFailed !== undefined) return undefined;
+  if (state === "paused") return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
+  return state === "stopped" && replication !== undefined && snapshot === undefined ? generation + 1 : undefined;
+}
+
+/** Lets bytes through no faster than `bytesPerSecond` says at the time. */
+function pacer(bytesPerSecond: () => number | undefined, signal: AbortSignal): (bytes: number) => Promise<void> {
+  let freeAtMs = 0;
+  return async (bytes) => {
+    const rate = bytesPerSecond();
+    if (rate === undefined) return;
+    const nowMs = performance.now();
+    const startMs = Math.max(nowMs, freeAtMs);
+    freeAtMs = startMs + (bytes / rate) * 1000;
+    await wait(startMs - nowMs, signal);
+    signal.throwIfAborted();
+  };
+}
+
+/** So many at a time, the others in the order of their coming. */
+class Gate {
+  private free: number;
+  private readonly waiting: (() => void)[] = [];
+
+  constructor(size: number) {
+    this.free = size;
+  }
+
+  /** Resolves when `body` has ended, or the signal has ended the wait for it to begin. */
+  async pass(signal: AbortSignal, body: () => Promise<void>): Promise<void> {
+    if (this.free > 0) this.free -= 1;
+    else if (!(await this.turn(signal))) return;
+    try {
+      await body();
+    } finally {
+      const next = this.waiting.shift();
+      if (next === undefined) this.free += 1;
+      else next();
+    }
+  }
+
+  /** False: the signal came first. */
+  private async turn(signal: AbortSignal): Promise<boolean> {
+    if (signal.aborted) return false;
+    return await new Promise((resolve) => {
+      const give = () => {
+        signal.removeEventListener("abort", giveUp);
+        resolve(true);
+      };
+      const giveUp = () => {
+        this.waiting.splice(this.waiting.indexOf(give), 1);
+        resolve(false);
+      };
+      signal.addEventListener("abort", giveUp, { once: true });
+      this.waiting.push(give);
+    });
   }
 }

@@ -10,6 +10,7 @@ import { findGolden } from "./golden.ts";
 import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
 
 const SHUTDOWN_GRACE_MS = 20_000;
+const REMOVE_LIMIT_MS = 15_000;
 
 /** running or paused → stopped. From paused the memory is dropped, but only if the files were synced before it was taken; else the guest runs once more, frozen, to sync. */
 export async function stop(step: Step): Promise<Outcome> {
@@ -98,12 +99,21 @@ export async function start(step: Step): Promise<Outcome> {
   }
 }
 
+/** A store that does not answer must not keep a sandbox from being deleted (S11): whoever sweeps the store finds what is left. */
+async function removeStored({ deps, vm }: Step): Promise<void> {
+  await deps.snapshots
+    .remove(vm.sandboxId, AbortSignal.timeout(REMOVE_LIMIT_MS))
+    .catch((err: unknown) =>
+      deps.log.warn({ err, sandboxId: vm.sandboxId }, "what is stored of a deleted sandbox was not removed; a sweep will"),
+    );
+}
+
 /** Any state → gone. `discard` leaves the shared store alone: the sandbox lives on elsewhere. */
 export async function remove(step: Step): Promise<Outcome> {
   const { deps, vm, journal } = step;
   await deps.driver.end(vm, { graceMs: 0 });
-  // Before the directory goes, and with it the journal: a crash here is taken up again.
-  if (journal.command.kind === "delete") await deps.snapshots.remove(vm.sandboxId);
+  if (journal.command.kind === "delete") await removeStored(step);
+  await deps.store.dropIncoming(vm.sandboxId);
   const trash = join(deps.store.dataDir, "trash", `${vm.sandboxId}.${randomBytes(4).toString("hex")}`);
   await rename(vm.dir, trash).catch((error: unknown) => {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;

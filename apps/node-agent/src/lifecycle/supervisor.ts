@@ -6,15 +6,18 @@
  *      half-known, it would be taken for one whose result is the state before it.
  * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { Cause, Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import { pause as wait } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
-import { residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../guest-connection.ts";
 import { findImage } from "../images.ts";
+import type { SnapshotCopy } from "../store/read-chunks.ts";
+import { bring, isHere } from "./bring.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
+import { copyableOf } from "./copies.ts";
 import { create, newSecrets } from "./create.ts";
 import { stillFrozen } from "./frozen.ts";
+import { observationOf, type Observed } from "./observation.ts";
 import { pause } from "./pause.ts";
 import { isGone, type Journal, type VmRecord } from "./record.ts";
 import { Replication } from "./replication.ts";
@@ -29,13 +32,11 @@ const WATCH_EVERY_MS = 1_000;
 /** One answer that does not come in time may be a busy machine. */
 const SILENT_LOOKS = 2;
 const TRIM_EVERY_ROUNDS = 30;
+const TIDY_EVERY_ROUNDS = 3_600;
 
-interface Entry {
-  record: VmRecord;
-  journal?: Journal;
+interface Entry extends Observed {
   /** Ends the operation that is being carried out, if it can still back out. */
   abort?: AbortController;
-  vmm?: Observation["vmm"];
   /** Looks in a row that the VMM has not answered. */
   silentLooks?: number;
   /** A look is under way. */
@@ -63,7 +64,10 @@ export class Supervisor {
   constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
     this.deps = deps;
     this.report = report;
-    this.replication = new Replication(deps, (sandboxId, generation, storeKey) => this.noteStored(sandboxId, generation, storeKey));
+    this.replication = new Replication(deps, {
+      stored: (sandboxId, facts) => this.noteStored(sandboxId, facts),
+      failed: (sandboxId, facts, cause) => this.noteNotStored(sandboxId, facts, cause),
+    });
   }
 
   /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
@@ -89,7 +93,7 @@ export class Supervisor {
         this.takeUp(entry, journal);
       } else {
         void this.enqueue(entry, () => this.look(entry));
-        if (record.state === "paused") this.replication.start(record);
+        await this.replication.adopt(record);
       }
     }
   }
@@ -141,6 +145,7 @@ export class Supervisor {
     const { sandboxId } = command.spec;
     if (command.kind === "cancel") return this.cancel(sandboxId, command.cancels);
     if (command.kind === "quarantine" || command.kind === "unquarantine") return await this.setQuarantined(command);
+    if (command.kind === "replicate") return await this.replicate(command);
     const entry = await this.entryFor(command);
     if (entry === undefined) return "ignored";
     // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
@@ -153,7 +158,12 @@ export class Supervisor {
     return [...this.entries.values()].map((entry) => {
       const { record } = entry;
       const lastActiveMsAgo = this.deps.activity.idleMs(record.spec.sandboxId);
-      return { ...this.observationOf(entry), ...(record.state === "running" ? { lastActiveMsAgo } : {}) };
+      const replicating = this.replication.progressOf(record.spec.sandboxId);
+      return {
+        ...this.observationOf(entry),
+        ...(record.state === "running" ? { lastActiveMsAgo } : {}),
+        ...(replicating === undefined ? {} : { replicating: { ...replicating } }),
+      };
     });
   }
 
@@ -166,10 +176,22 @@ export class Supervisor {
     return address === undefined ? undefined : { address, agentKey: entry.record.agentKey };
   }
 
+  /** What another host may have: a snapshot, or a stopped sandbox's disk, with nothing under way that could change it. */
+  async offer(sandboxId: string, generation: number, manifestSha256: string): Promise<SnapshotCopy | undefined> {
+    const entry = this.entries.get(sandboxId);
+    if (entry === undefined || entry.journal !== undefined) return undefined;
+    const { state, snapshot } = entry.record;
+    const isMeant = snapshot?.generation === generation && snapshot.manifestSha256 === manifestSha256;
+    if (!isMeant || (state !== "paused" && state !== "stopped")) return undefined;
+    return (await copyableOf(entry.record, this.deps.store.dirOf(sandboxId), snapshot.driverFingerprint)).copy;
+  }
+
   /** Looks after running VMs until the signal ends. */
   async watch(signal: AbortSignal): Promise<void> {
     const looks = new Set<Promise<void>>();
     for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
+      if (round % TIDY_EVERY_ROUNDS === 0)
+        await this.deps.store.dropOldIncoming().catch((err: unknown) => this.deps.log.warn({ err }, "old transfers could not be removed"));
       for (const entry of this.entries.values()) {
         // One that hangs takes its time to say nothing: the others do not wait for it.
         if (entry.isWatched === true || entry.journal !== undefined || entry.record.state !== "running") continue;
@@ -228,12 +250,33 @@ export class Supervisor {
     return "journalled";
   }
 
+  /** It has no order of its own: the run that it means is the newest here, and stands still. Known once it is in the record. */
+  private async replicate(command: VmCommand): Promise<Accepted> {
+    const entry = this.entries.get(command.spec.sandboxId);
+    if (entry === undefined) return "ignored";
+    return await this.enqueue(entry, async () => {
+      const { record } = entry;
+      if (entry.journal !== undefined || record.epoch !== command.epoch || record.opSeq > command.opSeq) return "stale";
+      if (record.state !== "paused" && record.state !== "stopped") return "ignored";
+      if (typeof record.snapshot?.storeKey === "string") {
+        this.report(this.observationOf(entry));
+        return "repeated";
+      }
+      const { maxBytesPerSecond } = command;
+      record.replication = maxBytesPerSecond === undefined ? {} : { maxBytesPerSecond };
+      delete record.replicationFailed;
+      await this.deps.store.write(record);
+      this.replication.start(record);
+      return "journalled";
+    });
+  }
+
   private async entryFor(command: VmCommand): Promise<Entry | undefined> {
     const { sandboxId } = command.spec;
     const known = this.entries.get(sandboxId);
     if (known !== undefined) return known;
     const gone = await this.deps.store.read(sandboxId);
-    const mayMake = command.kind === "create" || command.kind === "delete" || (command.kind === "resume" && command.snapshot !== undefined);
+    const mayMake = command.kind === "create" || command.kind === "delete" || command.snapshot !== undefined;
     if (gone === undefined && !mayMake) {
       this.deps.log.warn({ sandboxId, kind: command.kind }, "a command names a sandbox that is not on this host");
       return command.kind === "discard" ? undefined : this.add(await this.blankRecord(command));
@@ -289,12 +332,15 @@ export class Supervisor {
 
   private async carryOut(entry: Entry, journal: Journal, signal: AbortSignal): Promise<void> {
     const { record } = entry;
-    await this.replication.stop(record.spec.sandboxId);
+    const { kind } = journal.command;
+    // A copy of a stopped sandbox's disk is for nothing once it has been started again.
+    const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
+    await this.replication.stop(record.spec.sandboxId, { entirely });
     if (record.quarantined === true) await this.takeBack(record, journal);
     const step: Step = { deps: this.deps, record, journal, vm: this.deps.store.vmOf(record), signal, timings: {} };
     const outcome = await this.perform(step);
     await this.settle(entry, journal, outcome, step.timings);
-    if (outcome.state === "paused") this.replication.start(record);
+    this.replication.start(record);
   }
 
   /** The control plane goes on with it: it is a stray no longer. What ends it anyway does so without another instruction of the guest's. */
@@ -313,8 +359,8 @@ export class Supervisor {
       if (frozen !== undefined) return frozen;
       if (operation === undefined)
         return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
-      if (command.kind === "resume" && !isHere(step)) await this.fetchSnapshot(step);
-      return await operation(step);
+      const notBrought = isHere(step) ? undefined : await bring(step);
+      return notBrought ?? (await operation(step));
     } catch (error) {
       this.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
       return {
@@ -335,21 +381,6 @@ export class Supervisor {
     return step.journal.from === "running" ? "stopped" : step.journal.from;
   }
 
-  private async fetchSnapshot(step: Step): Promise<void> {
-    const { snapshot, spec } = step.journal.command;
-    if (snapshot === undefined || snapshot.storeKey === null) throw new Error("the snapshot is neither on this host nor in the store");
-    await this.deps.snapshots.get(snapshot.storeKey, step.vm.dir, {
-      generation: snapshot.generation,
-      manifestSha256: snapshot.manifestSha256,
-    });
-    const arrived = await this.deps.store.importRecord(spec.sandboxId);
-    const { agentKey, machineId, kernelCmdline } = arrived;
-    Object.assign(step.record, { agentKey, machineId, kernelCmdline, generation: snapshot.generation, state: "paused" });
-    await this.deps.store.write(step.record);
-    step.journal.from = "paused";
-    await this.deps.store.writeJournal(spec.sandboxId, step.journal);
-  }
-
   private async settle(entry: Entry, journal: Journal, outcome: Outcome, timings: Record<string, number>): Promise<void> {
     const { record } = entry;
     const { command } = journal;
@@ -363,7 +394,7 @@ export class Supervisor {
       outcome: outcome.failed === undefined ? "succeeded" : outcome.cancelled === true ? "cancelled" : "failed",
       ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
     };
-    this.setOptional(record, outcome);
+    this.setOptional(record, outcome, journal.from);
     await this.persist(record);
     if (outcome.state === "failed") await this.deps.store.dropDirectory(record);
     await this.dropUsedSnapshots(record);
@@ -388,12 +419,18 @@ export class Supervisor {
     this.deps.activity.forget(sandboxId);
   }
 
-  private setOptional(record: VmRecord, outcome: Outcome): void {
+  private setOptional(record: VmRecord, outcome: Outcome, from: Journal["from"]): void {
     if (outcome.cause === undefined) delete record.cause;
     else record.cause = outcome.cause;
     if (outcome.state !== "running") delete record.condition;
+    if (outcome.state !== from) {
+      delete record.replication;
+      delete record.replicationFailed;
+    }
+    // A start that was given up before it asked has not touched the disk; any other may have.
+    const isUntouched = outcome.state === "paused" || (outcome.state === "stopped" && outcome.cancelled === true);
     if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
-    else if (outcome.state !== "paused") delete record.snapshot;
+    else if (!isUntouched) delete record.snapshot;
   }
 
   /** No operation: what is true of the VM now? Says so if it is news. */
@@ -453,14 +490,32 @@ export class Supervisor {
     await this.persist(record);
   }
 
-  private async noteStored(sandboxId: string, generation: number, storeKey: string): Promise<void> {
+  private async noteStored(sandboxId: string, facts: SnapshotFacts): Promise<void> {
+    await this.note(sandboxId, (record) => {
+      if (!isAbout(record, facts)) return false;
+      record.snapshot = facts;
+      record.generation = facts.generation;
+      delete record.replication;
+      delete record.replicationFailed;
+      return true;
+    });
+  }
+
+  private async noteNotStored(sandboxId: string, facts: SnapshotFacts, cause: Cause): Promise<void> {
+    await this.note(sandboxId, (record) => {
+      if (record.state === "running" || !isAbout(record, facts)) return false;
+      record.replicationFailed = cause;
+      return true;
+    });
+  }
+
+  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. */
+  private async note(sandboxId: string, change: (record: VmRecord) => boolean): Promise<void> {
     const entry = this.entries.get(sandboxId);
     if (entry === undefined) return;
     await this.enqueue(entry, async () => {
-      const { record } = entry;
-      if (record.state !== "paused" || record.snapshot?.generation !== generation) return;
-      record.snapshot = { ...record.snapshot, storeKey };
-      await this.persist(record);
+      if (!change(entry.record)) return;
+      await this.persist(entry.record);
       await this.announce(entry);
     });
   }
@@ -473,26 +528,7 @@ export class Supervisor {
   }
 
   private observationOf(entry: Entry): Observation {
-    const { record, journal, vmm } = entry;
-    return {
-      type: "observation",
-      version: 1,
-      hostId: this.deps.hostId,
-      sandboxId: record.spec.sandboxId,
-      epoch: record.epoch,
-      opSeq: record.opSeq,
-      revision: Math.max(1, record.revision),
-      state: record.state,
-      observedAt: record.observedAt,
-      ...(record.operation === undefined ? {} : { operation: record.operation }),
-      ...(record.cause === undefined ? {} : { cause: record.cause }),
-      ...(record.condition === undefined ? {} : { condition: record.condition }),
-      ...(record.quarantined === undefined ? {} : { quarantined: record.quarantined }),
-      ...(record.snapshot === undefined ? {} : { snapshot: record.snapshot }),
-      ...(record.timingsMs === undefined ? {} : { timingsMs: record.timingsMs }),
-      ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),
-      ...(journal === undefined && record.revision > 0 ? {} : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
-    };
+    return observationOf(this.deps.hostId, entry);
   }
 
   /** One thing at a time per sandbox. */
@@ -505,8 +541,9 @@ export class Supervisor {
   }
 }
 
-/** Whether the snapshot that a resume names is the one that this host holds. One of an earlier generation is left from before the sandbox moved away. */
-function isHere({ journal, record }: Step): boolean {
-  const { snapshot } = journal.command;
-  return journal.from === "paused" && (snapshot === undefined || snapshot.generation === record.generation);
+/** Whether these facts are still of interest: of the snapshot that the sandbox rests on or last ran from, or of the disk of a stopped one. */
+function isAbout({ state, snapshot, generation }: VmRecord, facts: SnapshotFacts): boolean {
+  if (state === "paused") return snapshot?.manifestSha256 === facts.manifestSha256;
+  if (state === "stopped") return facts.generation === generation + 1;
+  return state === "running" && facts.generation === generation;
 }

@@ -4,17 +4,19 @@
  *
  * DP1  The agent's control calls are the host's own: a client reaches none of them, however it spells the path.
  * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls do not.
+ * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers; every request of an edge does, so that none of its clients can be taken for a host.
  */
 import { timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import type { Duplex } from "node:stream";
-import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT } from "@torpor/contracts";
+import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, SNAPSHOT_PATH } from "@torpor/contracts";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
+import type { SnapshotDoor } from "./snapshot-door.ts";
 
-export type FindRoute = (sandboxId: string, epoch: number) => Promise<GuestRoute | undefined>;
+type FindRoute = (sandboxId: string, epoch: number) => Promise<GuestRoute | undefined>;
 
 interface Admitted extends GuestDoor {
   sandboxId: string;
@@ -25,9 +27,21 @@ const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: Exchange = { touch: () => {}, answered: () => {}, end: () => {} };
 
-export function createDataPlane(hostKey: string, findRoute: FindRoute, activity: Activity): Server {
+export interface DataPlaneOptions {
+  hostKey: string;
+  findRoute: FindRoute;
+  activity: Activity;
+  snapshots: Pick<SnapshotDoor, "answer">;
+}
+
+export function createDataPlane({ hostKey, findRoute, activity, snapshots }: DataPlaneOptions): Server {
   const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
   const server = createServer((incoming, response) => {
+    if (isOfHost(incoming)) {
+      if (hasKey(incoming, hostKey)) void snapshots.answer(incoming, response);
+      else refuse(incoming, response, NO_KEY);
+      return;
+    }
     void admit(incoming, hostKey, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuse(incoming, response, admitted);
       else await forward(incoming, response, admitted, begin(admitted));
@@ -46,12 +60,21 @@ export function createDataPlane(hostKey: string, findRoute: FindRoute, activity:
   return server;
 }
 
-async function admit(incoming: IncomingMessage, hostKey: string, findRoute: FindRoute): Promise<Admitted | Refusal> {
+const NO_KEY: Refusal = { status: 401, code: "INVALID_TOKEN", message: "the host data key is missing or wrong" };
+
+function hasKey(incoming: IncomingMessage, hostKey: string): boolean {
   const given = Buffer.from(String(incoming.headers[DATA_PLANE_HEADERS.hostKey] ?? ""));
   const expected = Buffer.from(hostKey);
-  if (given.length !== expected.length || !timingSafeEqual(given, expected)) {
-    return { status: 401, code: "INVALID_TOKEN", message: "the host data key is missing or wrong" };
-  }
+  return given.length === expected.length && timingSafeEqual(given, expected);
+}
+
+/** DP3 */
+function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
+  return headers[DATA_PLANE_HEADERS.sandboxId] === undefined && url.startsWith(SNAPSHOT_PATH);
+}
+
+async function admit(incoming: IncomingMessage, hostKey: string, findRoute: FindRoute): Promise<Admitted | Refusal> {
+  if (!hasKey(incoming, hostKey)) return NO_KEY;
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);

@@ -18,7 +18,10 @@ import { VmStore } from "../../src/lifecycle/record.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
 import { Activity } from "../../src/shell/activity.ts";
 import { FenceLink } from "../../src/shell/fence-link.ts";
-import { fileSnapshotStore } from "../../src/store-file.ts";
+import type { Blobs } from "../../src/store/blobs.ts";
+import { ChunkStore } from "../../src/store/chunk-store.ts";
+import { FileBlobs } from "../../src/store/file-blobs.ts";
+import { peerSource } from "../../src/store/peer.ts";
 
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
@@ -69,6 +72,7 @@ export class TestHost {
     driver: Driver,
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
+    blobs: Blobs = new FileBlobs(join(dir, "store")),
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -80,7 +84,8 @@ export class TestHost {
         driver,
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
-        snapshots: fileSnapshotStore({ storeDir: join(dir, "store"), imagesDir, uid: undefined }),
+        snapshots: new ChunkStore(blobs),
+        peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,
         imagesDir,

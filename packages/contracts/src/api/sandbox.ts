@@ -196,6 +196,8 @@ export const TransitionReply = Type.Object({
   id: Type.String(),
   status: PublicStatus,
   operation_id: Type.Optional(Type.String()),
+  /** Where it was waited for. */
+  durability: Type.Optional(Type.Literal("replicated")),
   request_id: Type.String(),
 });
 

@@ -5,7 +5,7 @@
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
 
-export const QUESTIONS = ["register", "lease", "commit", "thaw"] as const;
+export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage"] as const;
 export type Question = (typeof QUESTIONS)[number];
 
 /** What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the lease ends. Absent in agents of before: there is none. */
@@ -81,3 +81,20 @@ export type ThawRequest = Static<typeof ThawRequest>;
 
 export const ThawReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
 export type ThawReply = Static<typeof ThawReply>;
+
+/** Which of these entries of the snapshot store are for nothing? */
+export const GarbageRequest = Type.Object({
+  type: Type.Literal("garbage"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  sandboxes: Type.Array(Type.Object({ sandboxId: SandboxId, storeKeys: Type.Array(Type.String()) }), { maxItems: 200 }),
+});
+export type GarbageRequest = Static<typeof GarbageRequest>;
+
+/** What is not named in it stays. */
+export const GarbageReply = Type.Object({
+  /** Deleted, and not only now: all that the store has of them goes. */
+  deleted: Type.Array(SandboxId),
+  storeKeys: Type.Array(Type.String()),
+});
+export type GarbageReply = Static<typeof GarbageReply>;

@@ -14,6 +14,8 @@ import { HostId, OperationId, SandboxId } from "../ids.ts";
  * `discard` is ordered by epoch alone: it applies to a copy whose epoch is not above the command's, and never to one whose vCPUs run at that very epoch.
  * `quarantine`: the vCPUs stand still and nothing goes in or out, until `unquarantine` or the next command of the sandbox; for a copy of exactly the command's (epoch, opSeq).
  * In these two and in `discard` the host goes by its own spec of the sandbox: the control plane may not have it.
+ * `replicate`: copy the paused or stopped sandbox to the store, in the background; no operation, and no order of its own: it applies to the run and state that the control plane
+ * meant, and to nothing else. An observation with the store key follows when it is there.
  */
 export const COMMAND_KINDS = [
   "create",
@@ -26,6 +28,7 @@ export const COMMAND_KINDS = [
   "quarantine",
   "unquarantine",
   "cancel",
+  "replicate",
 ] as const;
 export type CommandKind = (typeof COMMAND_KINDS)[number];
 
@@ -49,12 +52,14 @@ export const SandboxSpec = Type.Object({
 });
 export type SandboxSpec = Static<typeof SandboxSpec>;
 
-/** Where the snapshot of a paused sandbox is, for a resume on a host that does not hold it. */
+/** Where the snapshot of a paused sandbox is, or the disk of a stopped one, for a host that does not hold it. */
 export const SnapshotReference = Type.Object({
   generation: Type.Integer({ minimum: 1 }),
   /** Key in the snapshot store shared by the hosts; null while the snapshot is on its host's disk alone. */
   storeKey: Type.Union([Type.String(), Type.Null()]),
   manifestSha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
+  /** Data plane of the host that holds it, while that host lives: it is fetched from there, and from the store where that fails. */
+  sourceUrl: Type.Optional(Type.String()),
 });
 export type SnapshotReference = Static<typeof SnapshotReference>;
 
@@ -69,12 +74,14 @@ export const VmCommand = Type.Object({
   /** RFC 3339. After it an uncommitted operation is ended by the scheduler, and a commit is refused. */
   deadlineAt: Type.String(),
   spec: SandboxSpec,
-  /** `resume` only. */
+  /** `resume`, `start` and `stop`. */
   snapshot: Type.Optional(SnapshotReference),
   /** `cancel` only: the executing operation that is to back out if it is not committed. */
   cancels: Type.Optional(OperationId),
   /** `pause` only: back out, with the code SANDBOX_ACTIVE, unless nothing has used the sandbox for so long. */
   onlyIfIdleForMs: Type.Optional(Type.Integer({ minimum: 1 })),
+  /** `replicate` only: no faster than that. */
+  maxBytesPerSecond: Type.Optional(Type.Integer({ minimum: 1 })),
   traceId: Type.Optional(Type.String()),
 });
 export type VmCommand = Static<typeof VmCommand>;

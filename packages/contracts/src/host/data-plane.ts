@@ -21,6 +21,12 @@ export interface GuestPorts {
   etag: string;
 }
 
+/**
+ * Between node-agents, on the same server, with the host data key and WITHOUT the header `sandboxId`, which every request of an edge carries: so no client of an edge gets there.
+ * `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then `…/chunks/<number>/<file>` for what the index names. 404 when the host does not hold that snapshot.
+ */
+export const SNAPSHOT_PATH = "/_torpor/snapshots/";
+
 /** Between node-agent and guest agent. */
 export const GUEST_AGENT_KEY_HEADER = "x-torpor-agent-key";
 export const GUEST_AGENT_PORT = 7777;

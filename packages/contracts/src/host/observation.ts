@@ -54,12 +54,15 @@ export const Observation = Type.Object({
   condition: Type.Optional(Condition),
   /** The VM stands still and its network is cut, because the control plane said so (`quarantine`). */
   quarantined: Type.Optional(Type.Boolean()),
-  /** In a heartbeat's inventory, while the sandbox is being copied to the snapshot store. */
-  replicating: Type.Optional(Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) })),
   /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
   busyWith: Type.Optional(OperationId),
   vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),
+  /** Of a paused sandbox its snapshot; of a stopped one the copy of its disk in the store; of a running one a snapshot that reached the store after it was resumed. */
   snapshot: Type.Optional(SnapshotFacts),
+  /** Why the snapshot is not in the store and will not get there unless somebody asks again. */
+  replicationFailed: Type.Optional(Cause),
+  /** In a heartbeat's inventory, while the sandbox is copied to the store: bytes of its files, holes left out. */
+  replicating: Type.Optional(Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) })),
   /** Milliseconds per step of the operation, e.g. `{"save_memory": 412}`. */
   timingsMs: Type.Optional(Type.Record(Type.String(), Type.Number())),
   /** In a heartbeat's inventory, of a running sandbox: how long ago the host's data plane saw it used. 0 while a request waits for its answer. */

@@ -15,6 +15,7 @@ const PLACEMENT_COLUMNS = {
   id: hosts.id,
   state: hosts.state,
   region: hosts.region,
+  dataPlaneUrl: hosts.dataPlaneUrl,
   labels: hosts.labels,
   restorableFingerprints: hosts.restorableFingerprints,
   hasFence: hosts.hasFence,

@@ -1,3 +1,4 @@
+import type { Cause } from "@torpor/contracts";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
 import { and, asc, desc, eq, getTableColumns, gt, inArray, isNull, lt, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
@@ -19,6 +20,8 @@ export interface SandboxView {
   /** The newest snapshot that is still there. */
   snapshot?: { generation: number; sizeBytes: number };
   snapshotStoreKey?: string | null;
+  /** Why the snapshot is not in the store and will not get there by itself. */
+  snapshotStoreError?: Cause | null;
 }
 
 const view = {
@@ -32,6 +35,7 @@ const view = {
   snapshotGeneration: snapshots.generation,
   snapshotSizeBytes: snapshots.sizeBytes,
   snapshotStoreKey: snapshots.storeKey,
+  snapshotStoreError: snapshots.storeError,
 };
 
 function viewQuery(db: Tx) {
@@ -64,6 +68,7 @@ function toView(row: ViewRow): SandboxView {
       : {
           snapshot: { generation: row.snapshotGeneration, sizeBytes: row.snapshotSizeBytes ?? 0 },
           snapshotStoreKey: row.snapshotStoreKey,
+          snapshotStoreError: row.snapshotStoreError,
         }),
   };
 }
@@ -243,14 +248,22 @@ export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotR
   return row;
 }
 
-/** Records a snapshot, or that it has reached the store. Older ones of the sandbox are dropped. */
+/**
+ * Records a snapshot, or that it has reached the store, or why it has not. Older ones of the sandbox are dropped. One of the same generation with another manifest is another snapshot:
+ * the one before was of a run that is not this sandbox's past any more.
+ */
 export async function recordSnapshot(tx: Tx, snapshot: Omit<typeof snapshots.$inferInsert, "createdAt" | "droppedAt">): Promise<void> {
+  const isSame = sql`${snapshots.manifestSha256} = excluded.manifest_sha256`;
   await tx
     .insert(snapshots)
     .values(snapshot)
     .onConflictDoUpdate({
       target: [snapshots.sandboxId, snapshots.generation],
-      set: { storeKey: sql`coalesce(excluded.store_key, ${snapshots.storeKey})`, hostId: snapshot.hostId },
+      set: {
+        ...snapshot,
+        storeKey: sql`CASE WHEN ${isSame} THEN coalesce(excluded.store_key, ${snapshots.storeKey}) ELSE excluded.store_key END`,
+        droppedAt: sql`CASE WHEN ${isSame} THEN ${snapshots.droppedAt} END`,
+      },
     });
   await dropSnapshots(tx, snapshot.sandboxId, snapshot.generation);
 }

@@ -1,0 +1,130 @@
+/**
+ * What of a sandbox can be copied elsewhere: a paused one's snapshot with its disk, a stopped one's disk alone. The latter counts as a snapshot too, without memory: it takes the next
+ * generation, so that (generation, manifest) names what is copied, whichever it is.
+ */
+import { constants } from "node:fs";
+import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { SnapshotFacts } from "@torpor/contracts";
+import { writeDurably } from "../host/files.ts";
+import { sha256Hex } from "../store/format.ts";
+import type { SnapshotCopy } from "../store/read-chunks.ts";
+import type { VmRecord } from "./record.ts";
+import { factsOf, type Manifest, snapshotDir } from "./snapshot.ts";
+
+export const DISK = "disk.raw";
+const DISK_MANIFEST = "disk.json";
+const MANIFEST = "manifest.json";
+const RECORD = "record.json";
+
+export interface Copyable {
+  copy: SnapshotCopy;
+  manifest: Manifest;
+  facts: SnapshotFacts;
+}
+
+/** The paused or stopped sandbox as it lies in its directory. Of a stopped one the manifest is made at the first call after each stop, and kept. */
+export async function copyableOf(record: VmRecord, vmDir: string, driverFingerprint: string): Promise<Copyable> {
+  const { sandboxId } = record.spec;
+  const isPaused = record.state === "paused";
+  const dir = snapshotDir(vmDir, record.generation);
+  const text = isPaused ? await readFile(join(dir, MANIFEST), "utf8") : await diskManifest(record, vmDir, driverFingerprint);
+  const manifest = JSON.parse(text) as Manifest;
+  const files = Object.fromEntries(Object.keys(manifest.files).map((name) => [name, join(dir, name)]));
+  const copy = {
+    sandboxId,
+    generation: manifest.generation,
+    manifest: text,
+    record: JSON.stringify(record),
+    files: { ...files, [DISK]: join(vmDir, DISK) },
+  };
+  return { copy, manifest, facts: await factsOfCopy(manifest, copy) };
+}
+
+/** As the control plane knows it. */
+async function factsOfCopy(manifest: Manifest, copy: SnapshotCopy): Promise<SnapshotFacts> {
+  const facts = factsOf({ kind: "valid", manifest, manifestSha256: sha256Hex(copy.manifest) });
+  if (Object.keys(manifest.files).length > 0) return facts;
+  return { ...facts, sizeBytes: (await stat(copy.files[DISK] ?? "")).blocks * 512 };
+}
+
+async function diskManifest(record: VmRecord, vmDir: string, driverFingerprint: string): Promise<string> {
+  const known = await readFile(join(vmDir, DISK_MANIFEST), "utf8").catch(() => undefined);
+  if (known !== undefined && isOfThisStop(known, record)) return known;
+  const { spec, epoch } = record;
+  const manifest: Manifest = {
+    format: 1,
+    sandboxId: spec.sandboxId,
+    generation: record.generation + 1,
+    epoch,
+    driverFingerprint,
+    imageSha256: spec.imageSha256,
+    vcpu: spec.resources.vcpu,
+    memoryMib: spec.resources.memoryMib,
+    files: {},
+    diskSizeBytes: (await stat(join(vmDir, DISK))).size,
+    guestSynced: true,
+    createdAt: new Date().toISOString(),
+  };
+  return await keepDiskManifest(vmDir, JSON.stringify(manifest));
+}
+
+/** Of a disk that came from elsewhere, or was just stopped. */
+export async function keepDiskManifest(vmDir: string, text: string): Promise<string> {
+  await writeDurably(join(vmDir, DISK_MANIFEST), text);
+  return text;
+}
+
+/** A sandbox is stopped once per run. */
+function isOfThisStop(text: string, { snapshot, epoch, generation }: VmRecord): boolean {
+  if (snapshot !== undefined) return sha256Hex(text) === snapshot.manifestSha256;
+  const manifest = JSON.parse(text) as Manifest;
+  return manifest.epoch === epoch && manifest.generation === generation + 1;
+}
+
+const frozenName = (generation: number) => `frozen.${generation}`;
+
+/**
+ * A copy that later writes to the disk do not reach, made at once: the disk shares its blocks, the files of the memory, which never change, are linked. Undefined where the file system
+ * cannot share blocks.
+ */
+export async function freeze(vmDir: string, { copy, manifest }: Copyable): Promise<Copyable | undefined> {
+  const dir = join(vmDir, frozenName(manifest.generation));
+  const known = await frozenIn(vmDir, manifest.generation);
+  if (known?.copy.manifest === copy.manifest) return known;
+  const unfinished = `${dir}.tmp`;
+  await rm(unfinished, { recursive: true, force: true });
+  await mkdir(unfinished, { mode: 0o700 });
+  try {
+    await copyFile(join(vmDir, DISK), join(unfinished, DISK), constants.COPYFILE_FICLONE_FORCE);
+    for (const [name, path] of Object.entries(copy.files)) if (name !== DISK) await link(path, join(unfinished, name));
+    await writeDurably(join(unfinished, MANIFEST), copy.manifest);
+    await writeDurably(join(unfinished, RECORD), copy.record);
+    await rm(dir, { recursive: true, force: true });
+    await rename(unfinished, dir);
+    return await frozenIn(vmDir, manifest.generation);
+  } catch {
+    await rm(unfinished, { recursive: true, force: true });
+    return undefined;
+  }
+}
+
+/** The frozen copy of that generation, if there is one. */
+export async function frozenIn(vmDir: string, generation: number): Promise<Copyable | undefined> {
+  const dir = join(vmDir, frozenName(generation));
+  const read = (name: string) => readFile(join(dir, name), "utf8").catch(() => undefined);
+  const [text, record] = [await read(MANIFEST), await read(RECORD)];
+  if (text === undefined || record === undefined) return undefined;
+  const manifest = JSON.parse(text) as Manifest;
+  const names = [...Object.keys(manifest.files), DISK];
+  const files = Object.fromEntries(names.map((name) => [name, join(dir, name)]));
+  const copy = { sandboxId: manifest.sandboxId, generation, manifest: text, record, files };
+  return { copy, manifest, facts: await factsOfCopy(manifest, copy) };
+}
+
+/** Removes frozen copies, finished or not, but the one of `keep`. */
+export async function removeFrozen(vmDir: string, keep?: number): Promise<void> {
+  const names = await readdir(vmDir).catch(() => []);
+  for (const name of names.filter((entry) => entry.startsWith("frozen.") && (keep === undefined || entry !== frozenName(keep))))
+    await rm(join(vmDir, name), { recursive: true, force: true });
+}

@@ -1,0 +1,67 @@
+/** The place where snapshots are kept, as the configuration names it. */
+import { mkdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { ConfigurationError, readSecret } from "@torpor/service";
+import type { Config } from "../config.ts";
+import type { Blobs } from "./blobs.ts";
+import { FileBlobs } from "./file-blobs.ts";
+import type { S3Options } from "./s3-blobs.ts";
+
+export type StoreSettings = { kind: "file"; dir: string } | ({ kind: "s3" } & S3Options);
+
+export interface OpenedBlobs {
+  blobs: Blobs;
+  /** Why it cannot be used now, in words that say what to do; undefined when it can. */
+  problem(): Promise<string | undefined>;
+}
+
+type StoreConfig = Pick<
+  Config,
+  "SNAPSHOT_STORE" | "SNAPSHOT_STORE_DIR" | "S3_ENDPOINT" | "S3_REGION" | "S3_BUCKET" | "S3_PREFIX" | "S3_CREDENTIALS_FILE"
+>;
+
+/** Throws ConfigurationError when something is missing that it could not do without. */
+export function storeSettings(config: StoreConfig): StoreSettings {
+  if (config.SNAPSHOT_STORE === "file") return { kind: "file", dir: config.SNAPSHOT_STORE_DIR };
+  if (config.S3_BUCKET === undefined) throw new ConfigurationError("S3_BUCKET is not set: SNAPSHOT_STORE=s3 needs the name of a bucket");
+  return {
+    kind: "s3",
+    endpoint: config.S3_ENDPOINT,
+    region: config.S3_REGION,
+    bucket: config.S3_BUCKET,
+    prefix: config.S3_PREFIX,
+    credentials: config.S3_CREDENTIALS_FILE === undefined ? undefined : credentialsIn(config.S3_CREDENTIALS_FILE),
+  };
+}
+
+/** The S3 client is large: it is loaded where it is used. */
+export async function openBlobs(settings: StoreSettings): Promise<OpenedBlobs> {
+  if (settings.kind === "file") return { blobs: new FileBlobs(settings.dir), problem: () => problemOfDirectory(settings.dir) };
+  const { S3Blobs } = await import("./s3-blobs.ts");
+  const blobs = new S3Blobs(settings);
+  return { blobs, problem: () => blobs.problem() };
+}
+
+function credentialsIn(path: string): NonNullable<S3Options["credentials"]> {
+  const wrong = new ConfigurationError(`${path} is not of the form {"accessKeyId": "…", "secretAccessKey": "…"}`);
+  let given: unknown;
+  try {
+    given = JSON.parse(readSecret(path));
+  } catch (error) {
+    throw error instanceof ConfigurationError ? error : wrong;
+  }
+  const { accessKeyId, secretAccessKey } = (given ?? {}) as Record<string, unknown>;
+  if (typeof accessKeyId !== "string" || typeof secretAccessKey !== "string") throw wrong;
+  return { accessKeyId, secretAccessKey };
+}
+
+async function problemOfDirectory(dir: string): Promise<string | undefined> {
+  const probe = join(dir, `.probe-${process.pid}`);
+  try {
+    await mkdir(probe, { recursive: true });
+    await rm(probe, { recursive: true });
+    return undefined;
+  } catch (error) {
+    return `SNAPSHOT_STORE_DIR ${dir} cannot be written to (${error instanceof Error ? error.message : String(error)}): mount it, or correct the variable`;
+  }
+}

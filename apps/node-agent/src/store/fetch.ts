@@ -1,0 +1,98 @@
+/**
+ * Brings a snapshot onto this host, chunk by chunk, from wherever it is.
+ *
+ * FE1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and nothing else is needed after a crash, a cut or a change of the source (S42).
+ * FE2  What does not have the hash that the index names is never written, and an index whose manifest is not the one asked for is refused.
+ */
+import { constants } from "node:fs";
+import { type FileHandle, mkdir, open } from "node:fs/promises";
+import { join } from "node:path";
+import { type Logger, pause } from "@torpor/service";
+import { inParallel } from "./blobs.ts";
+import { type ChunkRef, chunkSha256, decodeChunk, type SnapshotIndex, sha256Hex, type StoredFile } from "./format.ts";
+import { chunksWithData, readChunk } from "./read-chunks.ts";
+
+export interface SnapshotSource {
+  /** For messages. */
+  name: string;
+  /** Throws when there is none, or it is damaged. */
+  index(signal: AbortSignal): Promise<SnapshotIndex>;
+  /** A chunk as it is stored or sent: zstd. */
+  chunk(file: string, ref: ChunkRef, signal: AbortSignal): Promise<Buffer>;
+}
+
+export interface FetchOptions {
+  manifestSha256: string;
+  signal: AbortSignal;
+  log: Logger;
+}
+
+/** Of each source. */
+const ATTEMPTS = 3;
+const RETRY_MS = 500;
+const AT_ONCE = 4;
+
+/** Assembles the files in `dir`, which may hold what an earlier try brought. The sources are tried in turn. Throws what the last of them said. */
+export async function fetchInto(dir: string, sources: readonly SnapshotSource[], options: FetchOptions): Promise<SnapshotIndex> {
+  const { signal, log } = options;
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const attempts = Array.from({ length: ATTEMPTS }, () => sources).flat();
+  let failure: unknown = new Error("the snapshot is neither on another host that lives nor in the store");
+  for (const [at, source] of attempts.entries()) {
+    if (at >= sources.length) await pause(RETRY_MS * at, signal);
+    signal.throwIfAborted();
+    try {
+      return await fetchFrom(source, dir, options);
+    } catch (err) {
+      signal.throwIfAborted();
+      failure = err;
+      log.warn({ err, source: source.name, attempt: at + 1 }, "the snapshot could not be fetched; what has arrived is kept");
+    }
+  }
+  throw failure;
+}
+
+async function fetchFrom(source: SnapshotSource, dir: string, { manifestSha256, signal }: FetchOptions): Promise<SnapshotIndex> {
+  const index = await source.index(signal);
+  if (sha256Hex(index.manifest) !== manifestSha256) throw new Error(`${source.name} has another snapshot than the one that was recorded`);
+  for (const [name, file] of Object.entries(index.files)) {
+    const path = fileIn(dir, name);
+    const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600);
+    try {
+      await handle.truncate(file.sizeBytes);
+      const missing = await missingChunks(handle, path, file, index.chunkBytes, signal);
+      await inParallel(missing, AT_ONCE, async (ref) => {
+        signal.throwIfAborted();
+        const content = await decodeChunk(await source.chunk(name, ref, signal), ref[1], index.chunkBytes);
+        await handle.write(content, 0, content.length, ref[0] * index.chunkBytes);
+      });
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+  return index;
+}
+
+/** Names come from elsewhere: none leads out of the directory. */
+function fileIn(dir: string, name: string): string {
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) throw new Error(`the index names a file "${name}"`);
+  return join(dir, name);
+}
+
+async function missingChunks(
+  handle: FileHandle,
+  path: string,
+  file: StoredFile,
+  chunkBytes: number,
+  signal: AbortSignal,
+): Promise<ChunkRef[]> {
+  const written = new Set(await chunksWithData(path, chunkBytes, signal));
+  const missing: ChunkRef[] = [];
+  for (const ref of file.chunks) {
+    signal.throwIfAborted();
+    const content = written.has(ref[0]) ? await readChunk(handle, ref[0], chunkBytes) : undefined;
+    if (content === undefined || (await chunkSha256(content)) !== ref[1]) missing.push(ref);
+  }
+  return missing;
+}

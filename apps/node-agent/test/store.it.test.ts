@@ -1,0 +1,401 @@
+/** The snapshot store through one suite, on a directory and on a real server that speaks S3. */
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { readdir, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { newSandboxId } from "@torpor/contracts";
+import { type S3Server, silentLog, startS3, tempDir } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
+import type { Blobs } from "../src/store/blobs.ts";
+import { openBlobs, storeSettings } from "../src/store/choose.ts";
+import { ChunkStore } from "../src/store/chunk-store.ts";
+import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
+import { FileBlobs } from "../src/store/file-blobs.ts";
+import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
+import { peerSource } from "../src/store/peer.ts";
+import { S3Blobs } from "../src/store/s3-blobs.ts";
+import { sweep } from "../src/store/sweep.ts";
+import { allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+
+const never = new AbortController().signal;
+let root: Awaited<ReturnType<typeof tempDir>>;
+let s3: S3Server;
+beforeAll(async () => {
+  root = await tempDir();
+  s3 = await startS3();
+});
+afterAll(async () => {
+  await s3[Symbol.asyncDispose]();
+  await root[Symbol.asyncDispose]();
+});
+
+/** Longer than a sweep takes. */
+const GRACE_MS = 5_000;
+let made = 0;
+const newDir = () => join(root.path, `dir-${(made += 1)}`);
+/** Small pages: a listing of more than one is the rule. */
+const s3Blobs = (prefix: string) => {
+  const { endpoint, bucket, credentials } = s3;
+  return new S3Blobs({ endpoint, region: "us-east-1", bucket, prefix, credentials, pageSize: 3 });
+};
+const KINDS: [string, () => Blobs][] = [
+  ["file", () => new FileBlobs(newDir())],
+  ["s3", () => s3Blobs(`fleet-${(made += 1)}/`)],
+];
+
+describe.each(KINDS)("the %s store", (_kind, open) => {
+  let blobs: WatchedBlobs;
+  let store: ChunkStore;
+  let sandboxId: string;
+  beforeEach(() => {
+    blobs = new WatchedBlobs(open());
+    store = new ChunkStore(blobs, CHUNK);
+    sandboxId = newSandboxId();
+  });
+
+  const put = (snapshot: MadeSnapshot, signal = never) => store.put(snapshot.copy, { signal });
+  const fetch = async (snapshot: MadeSnapshot, sources: SnapshotSource[], dir = newDir(), signal = never) => {
+    await fetchInto(dir, sources, { manifestSha256: snapshot.manifestSha256, signal, log: silentLog() });
+    return dir;
+  };
+  const isWhole = async (snapshot: MadeSnapshot, dir: string) => {
+    const arrived = Object.fromEntries(Object.keys(snapshot.copy.files).map((name) => [name, join(dir, name)]));
+    expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
+  };
+  const keys = async (below: string) => {
+    const found: string[] = [];
+    for await (const { key } of blobs.list(`${sandboxId}/${below}`, never)) found.push(key);
+    return found.toSorted();
+  };
+
+  test("gives back what was put, and keeps no hole: neither in the store nor on disk", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId });
+    const progress: number[] = [];
+    const storeKey = await store.put(snapshot.copy, { signal: never, onProgress: ({ bytesDone }) => progress.push(bytesDone) });
+    expect(storeKey).toBe(`${sandboxId}/${entryName(1, snapshot.manifestSha256)}`);
+    expect(blobs.sent(), "4 of memory, 4 of 64 of the disk").toHaveLength(8);
+    expect(progress.at(-1)).toBe(8 * CHUNK);
+    const dir = await fetch(snapshot, [store.source(storeKey)]);
+    await isWhole(snapshot, dir);
+    expect(await allocatedBytes(join(dir, "disk.raw"))).toBeLessThanOrEqual(8 * CHUNK);
+    expect(await keys("locks/")).toEqual([]);
+  });
+
+  test("does not send what it has: the next snapshot costs what has changed, a repeat nothing", async () => {
+    const first = await makeSnapshot(newDir(), { sandboxId });
+    await put(first);
+    blobs.forget();
+    await put(first);
+    expect(blobs.sent()).toEqual([]);
+    const second = await makeSnapshot(newDir(), { sandboxId, generation: 2, disk: [0, 7, 8, 40, 41] });
+    const storeKey = await put(second);
+    expect(blobs.sent()).toHaveLength(1);
+    await isWhole(second, await fetch(second, [store.source(storeKey)]));
+    expect(await keys("entries/")).toHaveLength(2);
+  });
+
+  test("S5: a put that is ended has no entry; the next one sends the rest, and not one chunk twice", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 12 });
+    const abort = new AbortController();
+    blobs.before = (call, key) => {
+      if (call === "put" && key.includes("/chunks/") && blobs.sent().length === 5) abort.abort();
+    };
+    await expect(put(snapshot, abort.signal)).rejects.toThrow(/abort/i);
+    const before = (await keys("chunks/")).length;
+    expect(before).toBeGreaterThanOrEqual(5);
+    expect(await keys("entries/")).toEqual([]);
+    blobs.forget();
+    const storeKey = await put(snapshot);
+    expect(blobs.sent()).toHaveLength(16 - before);
+    await isWhole(snapshot, await fetch(snapshot, [store.source(storeKey)]));
+  });
+
+  test("each step of a put may fail once, and each may be done twice: the same entry in the end", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
+    await put(snapshot);
+    const steps = blobs.calls.length;
+    const whole = [await keys("entries/"), await keys("chunks/")];
+    for (let failing = 1; failing <= steps; failing += 1) {
+      await store.remove(sandboxId, never);
+      blobs.forget();
+      let calls = 0;
+      blobs.before = () => {
+        calls += 1;
+        if (calls === failing) throw new Error("made to fail");
+      };
+      // The lock that is left behind at the end is no failure.
+      const failed = await put(snapshot).then(
+        () => undefined,
+        (error: Error) => error.message,
+      );
+      expect([undefined, "made to fail"]).toContain(failed);
+      expect(await keys("entries/"), `step ${failing}`).toHaveLength(failed === undefined ? 1 : 0);
+      blobs.before = () => {};
+      await put(snapshot);
+      expect([await keys("entries/"), await keys("chunks/")], `step ${failing}`).toEqual(whole);
+    }
+  });
+
+  test("S42: a fetch that breaks off goes on with what has arrived, also from the other source", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 12 });
+    const storeKey = await put(snapshot);
+    const dir = newDir();
+    const abort = new AbortController();
+    blobs.before = (call, key) => {
+      if (call === "get" && key.includes("/chunks/") && blobs.got().length === 6) abort.abort();
+    };
+    await expect(fetch(snapshot, [store.source(storeKey)], dir, abort.signal)).rejects.toThrow(/abort/i);
+    const arrived = blobs.got().length;
+    blobs.forget();
+    const host = await startHost(snapshot);
+    try {
+      await fetch(snapshot, [host.source, store.source(storeKey)], dir);
+      await isWhole(snapshot, dir);
+      // What was on its way when it was ended may come again.
+      expect(host.chunks()).toBeGreaterThanOrEqual(16 - arrived);
+      expect(host.chunks()).toBeLessThanOrEqual(16 - arrived + 4);
+      expect(blobs.got()).toEqual([]);
+    } finally {
+      host.close();
+    }
+  });
+
+  test("the other host ends in the middle: the store gives the rest, and a bad answer costs nothing but itself", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 12 });
+    const storeKey = await put(snapshot);
+    const host = await startHost(snapshot, { endsAfter: 7 });
+    try {
+      blobs.forget();
+      const dir = await fetch(snapshot, [host.source, store.source(storeKey)]);
+      await isWhole(snapshot, dir);
+      expect(blobs.got()).toHaveLength(16 - 7);
+    } finally {
+      host.close();
+    }
+  });
+
+  describe("what is damaged", () => {
+    let snapshot: MadeSnapshot;
+    let storeKey: string;
+    beforeEach(async () => {
+      snapshot = await makeSnapshot(newDir(), { sandboxId });
+      storeKey = await put(snapshot);
+    });
+    const damage = async (key: string, change: (content: Buffer) => Buffer) => {
+      const content = await blobs.get(key, never);
+      if (content === undefined) throw new Error(`there is no ${key}`);
+      await blobs.put(key, change(content), never);
+    };
+    const oneChunk = async () => (await keys("chunks/"))[3] ?? "";
+    const flipped = (content: Buffer) => {
+      const changed = Buffer.from(content);
+      const at = changed.length >> 1;
+      changed[at] = (changed[at] ?? 0) ^ 1;
+      return changed;
+    };
+
+    test.each([
+      ["flipped", flipped, /is damaged/],
+      ["cut off", (content: Buffer) => content.subarray(0, content.length - 9), /is damaged/],
+      ["empty", () => Buffer.alloc(0), /is damaged/],
+    ])("a chunk that is %s is refused by name", async (_what, change, message) => {
+      await damage(await oneChunk(), change);
+      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(message);
+    });
+
+    test("a chunk that is missing is refused by name, and a host that has it makes it good", async () => {
+      const dir = newDir();
+      await blobs.remove(await oneChunk(), never);
+      await expect(fetch(snapshot, [store.source(storeKey)], dir)).rejects.toThrow(/is missing in the store/);
+      const host = await startHost(snapshot);
+      try {
+        await fetch(snapshot, [store.source(storeKey), host.source], dir);
+        await isWhole(snapshot, dir);
+      } finally {
+        host.close();
+      }
+    });
+
+    test("S4: a chunk that was cut off is not taken for one that is there: the next put sends it again", async () => {
+      await damage(await oneChunk(), (content) => content.subarray(0, 20));
+      blobs.forget();
+      await put(snapshot);
+      expect(blobs.sent()).toHaveLength(1);
+      await isWhole(snapshot, await fetch(snapshot, [store.source(storeKey)]));
+    });
+
+    test("an index that is damaged, another one, or none is refused", async () => {
+      const key = entryKey(storeKey);
+      const other = await makeSnapshot(newDir(), { sandboxId, generation: 1, seed: "another run" });
+      const otherKey = await put(other);
+      await expect(fetch(snapshot, [store.source(otherKey)])).rejects.toThrow(/another snapshot than the one that was recorded/);
+      await damage(key, flipped);
+      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(/index of the snapshot is damaged/);
+      await blobs.remove(key, never);
+      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(`the store has no snapshot ${storeKey}`);
+    });
+
+    test("bytes on this host's disk that are not what they should be are fetched again", async () => {
+      const dir = await fetch(snapshot, [store.source(storeKey)]);
+      await truncate(join(dir, "memory"), 1000);
+      await writeFile(join(dir, "disk.raw"), "garbage", { flag: "r+" });
+      blobs.forget();
+      await fetch(snapshot, [store.source(storeKey)], dir);
+      await isWhole(snapshot, dir);
+      expect(blobs.got(), "4 of memory, 1 of the disk").toHaveLength(5);
+    });
+  });
+
+  describe("a sweep", () => {
+    const swept = (options: { garbage?: string[]; deleted?: string[]; graceMs?: number }) =>
+      sweep(blobs, {
+        graceMs: options.graceMs ?? -60_000,
+        ask: async () => ({ deleted: options.deleted ?? [], storeKeys: options.garbage ?? [] }),
+        signal: never,
+      });
+    let [first, second]: MadeSnapshot[] = [];
+    let [firstKey, secondKey]: string[] = [];
+    beforeEach(async () => {
+      first = await makeSnapshot(newDir(), { sandboxId, disk: [0, 1, 2] });
+      second = await makeSnapshot(newDir(), { sandboxId, generation: 2, disk: [2, 3] });
+      [firstKey, secondKey] = [await put(first), await put(second)];
+    });
+    const isThere = async (snapshot: MadeSnapshot | undefined, key: string | undefined) => {
+      if (snapshot === undefined || key === undefined) throw new Error("it was not made");
+      await isWhole(snapshot, await fetch(snapshot, [store.source(key)]));
+    };
+
+    test("removes an entry that is for nothing with the chunks that it alone names, and nothing else", async () => {
+      expect(await swept({ garbage: [firstKey ?? ""] })).toEqual({ sandboxes: 0, entries: 1, chunks: 2 });
+      expect(await keys("entries/")).toEqual([entryKey(secondKey ?? "")]);
+      await isThere(second, secondKey);
+      expect(await keys("locks/")).toEqual([]);
+    });
+
+    test("leaves what nobody names as garbage, and what is young", async () => {
+      expect(await swept({})).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: 60_000 })).toMatchObject({ entries: 0, chunks: 0 });
+      await isThere(first, firstKey);
+      await isThere(second, secondKey);
+    });
+
+    test("takes nothing from what is being written, and a put waits for a sweep to end", async () => {
+      // Old enough to go, but for the lock.
+      await sleep(GRACE_MS + 1_000);
+      await blobs.put(writingLock(sandboxId, "3-abc"), Buffer.from("x"), never);
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 0, chunks: 0 });
+      await isThere(first, firstKey);
+      await blobs.remove(writingLock(sandboxId, "3-abc"), never);
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 1, chunks: 2 });
+      await blobs.put(sweepingLock(sandboxId), Buffer.from("x"), never);
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3 });
+      await expect(put(third)).rejects.toThrow(/being swept; try again/);
+      expect(await keys("locks/")).toEqual([sweepingLock(sandboxId)]);
+    });
+
+    test("removes no chunk while an entry cannot be read", async () => {
+      await blobs.put(entryKey(secondKey ?? ""), Buffer.from("no index"), never);
+      await expect(swept({ garbage: [firstKey ?? ""] })).rejects.toThrow(/damaged/);
+      expect(await keys("entries/")).toHaveLength(2);
+      await isThere(first, firstKey);
+    });
+
+    test("removes all of a sandbox that is deleted, and nothing of its neighbour", async () => {
+      const neighbour = await makeSnapshot(newDir(), { sandboxId: newSandboxId() });
+      const neighbourKey = await put(neighbour);
+      expect(await swept({ deleted: [sandboxId] })).toMatchObject({ sandboxes: 1 });
+      expect(await keys("")).toEqual([]);
+      await isThere(neighbour, neighbourKey);
+    });
+  });
+
+  test("a sandbox that is removed leaves nothing, and is removed again without complaint", async () => {
+    await put(await makeSnapshot(newDir(), { sandboxId }));
+    await store.remove(sandboxId, never);
+    expect(await keys("")).toEqual([]);
+    await store.remove(sandboxId, never);
+  });
+});
+
+describe("the server that speaks S3", () => {
+  afterEach(async () => {
+    await s3.stop();
+    await s3.start();
+  });
+
+  test("goes away in the middle and comes back: nothing is lost, and what had arrived is not sent again", async () => {
+    const blobs = new WatchedBlobs(s3Blobs("outage/"));
+    const store = new ChunkStore(blobs, CHUNK);
+    const snapshot = await makeSnapshot(newDir(), { sandboxId: newSandboxId(), memory: 12 });
+    let stopped: Promise<void> | undefined;
+    blobs.before = (call, key) => {
+      if (call === "put" && key.includes("/chunks/") && blobs.sent().length === 6) stopped ??= s3.stop();
+    };
+    await expect(store.put(snapshot.copy, { signal: never })).rejects.toThrow(/ECONNREFUSED|ECONNRESET|socket|hang up|EPIPE/i);
+    await stopped;
+    await s3.start();
+    blobs.forget();
+    const storeKey = await store.put(snapshot.copy, { signal: never });
+    expect(blobs.sent().length).toBeLessThan(16);
+    const dir = newDir();
+    await fetchInto(dir, [store.source(storeKey)], { manifestSha256: snapshot.manifestSha256, signal: never, log: silentLog() });
+    const arrived = { memory: join(dir, "memory"), "disk.raw": join(dir, "disk.raw") };
+    expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
+  });
+});
+
+describe("the configuration", () => {
+  const base = { SNAPSHOT_STORE: "s3", SNAPSHOT_STORE_DIR: "", S3_REGION: "us-east-1", S3_PREFIX: "" } as const;
+
+  test("what cannot work is refused at once, by the name of the variable", async () => {
+    expect(() => storeSettings(base)).toThrow("S3_BUCKET is not set");
+    const file = join(root.path, "credentials.json");
+    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(/credentials.json cannot be read/);
+    await writeFile(file, "secret");
+    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(/is not of the form/);
+  });
+
+  test("what does not work now is said in words that say what to do", async () => {
+    const file = join(root.path, "credentials.json");
+    await writeFile(file, JSON.stringify(s3.credentials));
+    const given = { ...base, S3_ENDPOINT: s3.endpoint, S3_BUCKET: s3.bucket, S3_CREDENTIALS_FILE: file };
+    const problem = async (config: Parameters<typeof storeSettings>[0]) => await (await openBlobs(storeSettings(config))).problem();
+    expect(await problem(given)).toBeUndefined();
+    expect(await problem({ ...given, S3_BUCKET: "elsewhere" })).toMatch(/no bucket "elsewhere": make it, or correct S3_BUCKET/);
+    await writeFile(file, JSON.stringify({ ...s3.credentials, secretAccessKey: "wrong" }));
+    expect(await problem(given)).toMatch(/correct S3_CREDENTIALS_FILE/);
+    expect(await problem({ ...given, S3_ENDPOINT: "http://127.0.0.1:1" })).toMatch(/cannot be reached: start it, or correct S3_ENDPOINT/);
+    const notADirectory = join(root.path, "a-file");
+    await writeFile(notADirectory, "");
+    expect(await problem({ ...base, SNAPSHOT_STORE: "file", SNAPSHOT_STORE_DIR: notADirectory })).toMatch(/SNAPSHOT_STORE_DIR/);
+    expect(await readdir(root.path)).toContain("a-file");
+  });
+});
+
+/** A host that holds the snapshot; after `endsAfter` chunks it breaks every connection. */
+async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_INFINITY } = {}) {
+  const { sandboxId, generation } = snapshot.copy;
+  const door = new SnapshotDoor(async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined), CHUNK);
+  let chunks = 0;
+  const server: Server = createServer((incoming, response) => {
+    if (incoming.url?.includes("/chunks/")) {
+      if (chunks >= endsAfter) return void incoming.socket.destroy();
+      chunks += 1;
+    }
+    void door.answer(incoming, response);
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const { manifestSha256 } = snapshot;
+  return {
+    source: peerSource(url, "host key", sandboxId, { generation, manifestSha256, storeKey: null }),
+    chunks: () => chunks,
+    close: () => {
+      server.closeAllConnections();
+      server.close();
+    },
+  };
+}

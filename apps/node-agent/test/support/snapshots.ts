@@ -1,0 +1,129 @@
+/** Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell whether they arrived as they were. */
+import { createHash, randomBytes } from "node:crypto";
+import { mkdir, open, readFile, stat } from "node:fs/promises";
+import { join } from "node:path";
+import type { Blob, Blobs } from "../../src/store/blobs.ts";
+import type { SnapshotCopy } from "../../src/store/read-chunks.ts";
+
+export const CHUNK = 64 * 1024;
+const DISK_CHUNKS = 64;
+
+export interface MadeSnapshot {
+  copy: SnapshotCopy;
+  manifestSha256: string;
+}
+
+/** `memory` chunks of memory, and a disk of 64 chunks that holds something in those named. The same `seed` makes the same content. */
+export async function makeSnapshot(
+  dir: string,
+  given: { sandboxId: string; generation?: number; memory?: number; disk?: number[]; seed?: string },
+): Promise<MadeSnapshot> {
+  const { sandboxId, generation = 1, memory = 4, disk = [0, 7, 8, 40], seed = "" } = given;
+  await mkdir(dir, { recursive: true });
+  const content = (name: string) => Buffer.concat(Array.from({ length: CHUNK / 32 }, (_, at) => sha256(`${seed} ${name} ${at}`)));
+  const memoryFile = join(dir, "memory");
+  const diskFile = join(dir, "disk.raw");
+  // Not a whole number of chunks.
+  await write(
+    memoryFile,
+    Array.from({ length: memory }, (_, at) => [at, content(`memory ${at}`)] as const),
+    memory * CHUNK - 100,
+  );
+  await write(
+    diskFile,
+    disk.map((at) => [at, content(`disk ${at}`)] as const),
+    DISK_CHUNKS * CHUNK,
+  );
+  const manifest = JSON.stringify({ sandboxId, generation, files: { memory: {} }, made: randomBytes(8).toString("hex") });
+  const copy = { sandboxId, generation, manifest, record: "{}", files: { memory: memoryFile, "disk.raw": diskFile } };
+  return { copy, manifestSha256: createHash("sha256").update(manifest).digest("hex") };
+}
+
+async function write(path: string, chunks: (readonly [number, Buffer])[], sizeBytes: number): Promise<void> {
+  const handle = await open(path, "w");
+  try {
+    for (const [at, content] of chunks) await handle.write(content, 0, content.length, at * CHUNK);
+    await handle.truncate(sizeBytes);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+function sha256(text: string): Buffer {
+  return createHash("sha256").update(text).digest();
+}
+
+/** Per file: content as a hash, size, and bytes that are allocated. */
+export async function facts(paths: Record<string, string>): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
+  const all: Record<string, { sha256: string; sizeBytes: number }> = {};
+  for (const [name, path] of Object.entries(paths)) {
+    const content = await readFile(path);
+    all[name] = { sha256: createHash("sha256").update(content).digest("hex"), sizeBytes: content.length };
+  }
+  return all;
+}
+
+export async function allocatedBytes(path: string): Promise<number> {
+  return (await stat(path)).blocks * 512;
+}
+
+type Call = "put" | "get" | "list" | "remove";
+
+/** Blobs that count what goes through them, and fail when a test says so. */
+export class WatchedBlobs implements Blobs {
+  readonly name: string;
+  readonly calls: { call: Call; key: string; bytes: number }[] = [];
+  /** Called before each call; what it throws is the outcome. */
+  before: (call: Call, key: string, nth: number) => void = () => {};
+  private readonly inner: Blobs;
+
+  constructor(inner: Blobs) {
+    this.inner = inner;
+    this.name = inner.name;
+  }
+
+  private note(call: Call, key: string, bytes = 0): void {
+    this.before(call, key, this.calls.length + 1);
+    this.calls.push({ call, key, bytes });
+  }
+
+  /** Chunks that were put since the last `forget`. */
+  sent(): string[] {
+    return this.calls.filter(({ call, key }) => call === "put" && key.includes("/chunks/")).map(({ key }) => key);
+  }
+
+  got(): string[] {
+    return this.calls.filter(({ call, key }) => call === "get" && key.includes("/chunks/")).map(({ key }) => key);
+  }
+
+  forget(): void {
+    this.calls.length = 0;
+    this.before = () => {};
+  }
+
+  async put(key: string, content: Uint8Array, signal: AbortSignal): Promise<void> {
+    this.note("put", key, content.byteLength);
+    await this.inner.put(key, content, signal);
+  }
+
+  async get(key: string, signal: AbortSignal): Promise<Buffer | undefined> {
+    this.note("get", key);
+    return await this.inner.get(key, signal);
+  }
+
+  async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
+    this.note("list", prefix);
+    yield* this.inner.list(prefix, signal);
+  }
+
+  async *roots(signal: AbortSignal): AsyncIterable<string> {
+    this.note("list", "");
+    yield* this.inner.roots(signal);
+  }
+
+  async remove(key: string, signal: AbortSignal): Promise<void> {
+    this.note("remove", key);
+    await this.inner.remove(key, signal);
+  }
+}

@@ -1,0 +1,35 @@
+/** A file system that shares blocks, as production hosts have it: an XFS in a file. */
+import { execFile } from "node:child_process";
+import { mkdir, mkdtemp, open, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { promisify } from "node:util";
+
+const run = promisify(execFile);
+/** The least that mkfs.xfs takes. */
+const SIZE_BYTES = 320 * 1024 ** 2;
+
+/** Undefined on a machine that cannot make or mount one. */
+export async function mountXfs(): Promise<(AsyncDisposable & { path: string }) | undefined> {
+  const dir = await mkdtemp(join(tmpdir(), "torpor-xfs-"));
+  const [image, path] = [join(dir, "image"), join(dir, "mount")];
+  const env = { PATH: `${process.env["PATH"] ?? ""}:/usr/sbin:/sbin` };
+  try {
+    const handle = await open(image, "w");
+    await handle.truncate(SIZE_BYTES);
+    await handle.close();
+    await mkdir(path);
+    await run("mkfs.xfs", ["-q", image], { env });
+    await run("mount", ["-o", "loop", image, path], { env });
+  } catch {
+    await rm(dir, { recursive: true, force: true });
+    return undefined;
+  }
+  return {
+    path,
+    [Symbol.asyncDispose]: async () => {
+      await run("umount", [path], { env });
+      await rm(dir, { recursive: true, force: true });
+    },
+  };
+}

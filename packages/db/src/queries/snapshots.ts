@@ -1,0 +1,77 @@
+/** What the snapshot store holds for whom. */
+import { and, asc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { hosts, sandboxes, snapshots } from "../schema.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+import type { SnapshotRow } from "./sandboxes.ts";
+
+/** A snapshot has reached the store after its sandbox ran on: it is what the sandbox can be brought back from when its host is lost. */
+export async function noteSnapshotStored(
+  tx: Tx,
+  stored: { sandboxId: string; generation: number; manifestSha256: string; storeKey: string },
+): Promise<void> {
+  const { sandboxId, generation, manifestSha256, storeKey } = stored;
+  const isIt = and(
+    eq(snapshots.sandboxId, sandboxId),
+    eq(snapshots.generation, generation),
+    eq(snapshots.manifestSha256, manifestSha256),
+    isNull(snapshots.storeKey),
+  );
+  await tx.update(snapshots).set({ storeKey, storeError: null }).where(isIt);
+}
+
+/** The snapshot that its host knows by this manifest, dropped or not. */
+export async function findSnapshotByManifest(db: Tx, sandboxId: string, manifestSha256: string): Promise<SnapshotRow | undefined> {
+  const [row] = await db
+    .select()
+    .from(snapshots)
+    .where(and(eq(snapshots.sandboxId, sandboxId), eq(snapshots.manifestSha256, manifestSha256)));
+  return row;
+}
+
+export interface StoreReferences {
+  sandboxId: string;
+  /** Deleted for longer than the grace time. */
+  isDeleted: boolean;
+  /** Entries that are needed: of snapshots that are still there, and the newest stored one, which a lost host's sandbox is brought back from. */
+  storeKeys: string[];
+  /** Of the newest stored one; 0: none. */
+  newestStored: number;
+}
+
+/** For those of `sandboxIds` that are known. */
+export async function findStoreReferences(db: Tx, sandboxIds: string[], graceMs: number): Promise<StoreReferences[]> {
+  if (sandboxIds.length === 0) return [];
+  const known = await db
+    .select({
+      sandboxId: sandboxes.id,
+      isDeleted: sql<boolean>`${sandboxes.state} = 'deleted' AND ${sandboxes.updatedAt} < now() - ${`${graceMs} milliseconds`}::interval`,
+    })
+    .from(sandboxes)
+    .where(inArray(sandboxes.id, sandboxIds));
+  const { sandboxId, generation, storeKey, droppedAt } = snapshots;
+  const rows = await db
+    .select({ sandboxId, generation, storeKey, droppedAt })
+    .from(snapshots)
+    .where(and(inArray(snapshots.sandboxId, sandboxIds), isNotNull(snapshots.storeKey)))
+    .orderBy(asc(snapshots.generation));
+  return known.map((sandbox) => {
+    const stored = rows.filter((row) => row.sandboxId === sandbox.sandboxId);
+    const newest = stored.at(-1);
+    const needed = stored.filter((row) => row.droppedAt === null || row === newest);
+    return { ...sandbox, storeKeys: needed.flatMap((row) => row.storeKey ?? []), newestStored: newest?.generation ?? 0 };
+  });
+}
+
+/** Sandboxes that stand paused for so long on a host that lives, and are not in the store. */
+export async function listUnreplicated(db: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
+  const rows = await db
+    .select({ sandbox: sandboxes })
+    .from(sandboxes)
+    .innerJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), isNull(snapshots.storeKey)))
+    .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), gt(hosts.leaseExpiresAt, sql`now()`)))
+    .where(and(eq(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
+    .orderBy(asc(sandboxes.updatedAt))
+    .limit(limit);
+  return rows.map(({ sandbox }) => sandbox);
+}
