@@ -2,7 +2,7 @@
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
-import { decoder, hostCommands, type RegisterRequest, VmCommand } from "@torpor/contracts";
+import { decoder, hostCommands, ReceivedCommand, type RegisterRequest, type VmCommand } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Config } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
@@ -20,7 +20,7 @@ import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { Reporter } from "./shell/reporter.ts";
 import { fileSnapshotStore } from "./store-file.ts";
 
-const decodeCommand = decoder(VmCommand);
+const decodeCommand = decoder(ReceivedCommand);
 const COMMANDS_AT_ONCE = 64;
 const AGENT_VERSION = "0.1.0";
 
@@ -68,10 +68,10 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   await supervisor.adopt();
   const dataPlane = createDataPlane(options.hostKey, (sandboxId, epoch) => supervisor.route(sandboxId, epoch), activity);
   await new Promise<void>((resolve, reject) => {
-    dataPlane.once("error", reject);
-    dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
+    dataPlane.server.once("error", reject);
+    dataPlane.server.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
-  const { port } = dataPlane.address() as AddressInfo;
+  const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false, leaseUntilMs: 0 };
   const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
   const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
@@ -85,7 +85,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       decode: decodeCommand,
       handle: async (command) => {
         if (command.hostId !== config.HOST_ID) return "reject";
-        const accepted = await supervisor.execute(command);
+        // Of a kind that it does not know: the supervisor answers that.
+        const accepted = await supervisor.execute(command as VmCommand);
         log.info(
           { sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted },
           "command",
@@ -101,9 +102,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     supervisor,
     membership,
     close: async () => {
-      dataPlane.closeAllConnections();
-      dataPlane.close();
-      await Promise.allSettled(loops);
+      await Promise.allSettled([...loops, dataPlane.drain(config.SHUTDOWN_GRACE_MS / 2)]);
     },
   };
 }

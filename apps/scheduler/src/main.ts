@@ -1,5 +1,5 @@
 /** Composition root of the scheduler process. */
-import { connectBus } from "@torpor/bus";
+import { connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
@@ -7,10 +7,15 @@ import { startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
+/** The smallest that survives the loss of a server. */
+const CLUSTER = 3;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-scheduler" });
+  const database = openDatabase(config.DATABASE_URL, {
+    applicationName: "torpor-scheduler",
+    maxConnections: config.DATABASE_POOL_MAX,
+  });
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
   void databaseProblem(database.db).then((problem) => {
@@ -19,7 +24,8 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   const bus = await connectBus({ url: config.NATS_URL, name: "torpor-scheduler", user: config.NATS_USER, password });
   onClose({ what: "bus", close: () => bus.close() });
-  const worker = await startWorker({ db: database.db, bus, log, signal });
+  const replicas = config.NATS_REPLICAS ?? (serversIn(config.NATS_URL).length < CLUSTER ? 1 : CLUSTER);
+  const worker = await startWorker({ db: database.db, bus, log, signal, replicas });
   onClose({ what: "loops", close: () => worker.ended });
   // All of them look at the database, and none of them at anything else.
   const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);

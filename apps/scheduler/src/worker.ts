@@ -2,8 +2,8 @@
 import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore } from "@torpor/bus";
 import {
   CommitRequest,
+  decodeHeartbeat,
   decoder,
-  Heartbeat,
   hostCommands,
   hostIdOf,
   Intent,
@@ -29,12 +29,14 @@ const decode = {
   register: decoder(RegisterRequest),
   lease: decoder(LeaseRequest),
   commit: decoder(CommitRequest),
-  heartbeat: decoder(Heartbeat),
+  heartbeat: decodeHeartbeat,
 };
 const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
+/** Not much longer than a host waits for the answer to its registration; then it asks again. */
+const PREPARE_LIMIT_MS = 3_000;
 
 export interface Worker {
   reconcilers: ReadonlyMap<string, Reconciler>;
@@ -42,17 +44,26 @@ export interface Worker {
   ended: Promise<unknown>;
 }
 
-export async function startWorker(options: { db: Database; bus: Bus; log: Logger; signal: AbortSignal }): Promise<Worker> {
-  const { db, bus, log, signal } = options;
-  await ensureStreams(bus);
-  await ensureConsumer(bus, SCHEDULER_INTENTS);
-  await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
+interface WorkerOptions {
+  db: Database;
+  bus: Bus;
+  log: Logger;
+  signal: AbortSignal;
+  /** Of each stream; 1. */
+  replicas?: number;
+}
+
+export async function startWorker(options: WorkerOptions): Promise<Worker> {
+  const { db, bus, log, signal, replicas = 1 } = options;
+  await ensureStreams(bus, { replicas, signal });
+  await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
+  await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
   const deps: Deps = { db, log, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  answerHosts(deps, bus, goOn);
+  const answers = answerHosts(deps, bus, goOn);
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,
@@ -86,33 +97,42 @@ export async function startWorker(options: { db: Database; bus: Bus; log: Logger
   );
   const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
   reconcilers.set(relay.name, startReconciler(relay));
-  return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+  const silent = aborted(signal).then(() => Promise.all(answers.map((stop) => stop())));
+  return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
-function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+}
+
+/** Returns how each kind of answer is ended. */
+function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): (() => Promise<void>)[] {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
-  answer(bus, {
-    pattern: patterns.asks("register"),
-    queue: QUEUE,
-    decode: decode.register,
-    handle: (request, subject) => answerRegister(deps, asker(subject), request, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("lease"),
-    queue: QUEUE,
-    decode: decode.lease,
-    handle: (request, subject) => answerLease(deps, asker(subject), request),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("commit"),
-    queue: QUEUE,
-    decode: decode.commit,
-    handle: (request, subject) => answerCommit(deps, asker(subject), request),
-    log,
-  });
+  const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
+  const answers = [
+    answer(bus, {
+      pattern: patterns.asks("register"),
+      queue: QUEUE,
+      decode: decode.register,
+      handle: (request, subject) => answerRegister(deps, asker(subject), request, prepare),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("lease"),
+      queue: QUEUE,
+      decode: decode.lease,
+      handle: (request, subject) => answerLease(deps, asker(subject), request),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("commit"),
+      queue: QUEUE,
+      decode: decode.commit,
+      handle: (request, subject) => answerCommit(deps, asker(subject), request),
+      log,
+    }),
+  ];
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,
@@ -127,6 +147,7 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     },
     log,
   });
+  return answers;
 }
 
 function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {

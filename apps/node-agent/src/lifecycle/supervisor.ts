@@ -273,7 +273,13 @@ export class Supervisor {
     try {
       const operation = OPERATIONS[command.kind];
       if (operation === undefined)
-        return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
+        return {
+          state: from,
+          failed: {
+            code: "UNKNOWN_COMMAND",
+            message: `This host does not know the command ${command.kind}: its node-agent is older than the control plane. Upgrade it.`,
+          },
+        };
       if (command.kind === "resume" && !isHere(step)) await this.fetchSnapshot(step);
       return await operation(step);
     } catch (error) {

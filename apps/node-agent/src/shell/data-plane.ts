@@ -6,8 +6,9 @@
  * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls do not.
  */
 import { timingSafeEqual } from "node:crypto";
-import { createServer, type IncomingMessage, type Server } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
@@ -21,16 +22,28 @@ interface Admitted extends GuestDoor {
   isControl: boolean;
 }
 
+const DRAIN_LOOK_MS = 20;
 const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: Exchange = { touch: () => {}, answered: () => {}, end: () => {} };
 
-export function createDataPlane(hostKey: string, findRoute: FindRoute, activity: Activity): Server {
+interface DataPlane {
+  server: Server;
+  /** Takes no connection any more; those that there are have `limitMs` to end, terminals and other upgraded ones excepted. */
+  drain(limitMs: number): Promise<void>;
+}
+
+export function createDataPlane(hostKey: string, findRoute: FindRoute, activity: Activity): DataPlane {
+  const answering = new Set<ServerResponse>();
   const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
   const server = createServer((incoming, response) => {
     void admit(incoming, hostKey, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuse(incoming, response, admitted);
-      else await forward(incoming, response, admitted, begin(admitted));
+      else {
+        if (!admitted.isControl) answering.add(response);
+        response.once("close", () => answering.delete(response));
+        await forward(incoming, response, admitted, begin(admitted));
+      }
     });
   });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
@@ -43,7 +56,15 @@ export function createDataPlane(hostKey: string, findRoute: FindRoute, activity:
   // Executions and uploads take as long as they take; the edge and the guest have limits of their own.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
-  return server;
+  return {
+    server,
+    drain: async (limitMs) => {
+      server.close();
+      const deadline = performance.now() + limitMs;
+      while (answering.size > 0 && performance.now() < deadline) await sleep(DRAIN_LOOK_MS);
+      server.closeAllConnections();
+    },
+  };
 }
 
 async function admit(incoming: IncomingMessage, hostKey: string, findRoute: FindRoute): Promise<Admitted | Refusal> {
