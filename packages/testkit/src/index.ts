@@ -1,5 +1,6 @@
 export { freePort, tempDir, until } from "./basics.ts";
-export { startNats, type NatsServer } from "./nats.ts";
+export { startNats, startNatsCluster, type NatsServer, type TestNatsCluster } from "./nats.ts";
+export { startPgBouncer, type PgBouncer } from "./pgbouncer.ts";
 export { startPostgres, type PostgresServer } from "./postgres.ts";
 export { makeSimulatedImage, SIMULATED_TEMPLATE } from "./simulated-image.ts";
 export { silentLog } from "./log.ts";
