@@ -11,8 +11,9 @@ usage: ./torpor <command>
 
   demo [--keep]     set up, build the image, start a fleet, and tell a sandbox's life on real virtual machines
                     [--driver cloud-hypervisor: in the lab host, with the binary of CLOUD_HYPERVISOR_BIN]
-  up                start the local fleet and leave it running      [--hosts N] [--schedulers N]
+  up                start the local fleet and leave it running      [--hosts N] [--schedulers N] [--gateways N] [--nats 1|3|5]
   down              end the local fleet and its virtual machines
+  restart --rolling every program of it in turn, while sandboxes run on; or: restart <component…>
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
   hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md)
@@ -37,6 +38,7 @@ torpor_setup() { # root command
   torpor_node "$root" "$tools"
   [ "$command" = host ] || torpor_nats "$root" "$tools"
   [ "$command" != test ] || torpor_rclone "$root" "$tools"
+  [ "$command" != test ] || torpor_pgbouncer "$tools"
   torpor_pnpm "$tools"
   torpor_dependencies "$root"
 }
@@ -122,6 +124,20 @@ torpor_rclone() { # root tools
   binary=$(find "$target" -name rclone -type f | head -1)
   chmod +x "$binary"
   export TORPOR_RCLONE_BIN=$binary
+}
+
+# For its tests alone: Debian's package, unpacked. Installed, it would bring a service and a user.
+torpor_pgbouncer() { # tools
+  local target=$1/pgbouncer package
+  [ ! -d "$target" ] && ! command -v pgbouncer > /dev/null || return 0
+  torpor_say "fetching pgbouncer"
+  rm -rf "$target.tmp"
+  mkdir -p "$target.tmp"
+  (cd "$target.tmp" && apt-get download pgbouncer libc-ares2 libevent-2.1-7) > "$TORPOR_HOME/apt.log" 2>&1 \
+    || { tail -5 "$TORPOR_HOME/apt.log" >&2; torpor_fail "pgbouncer could not be fetched: run 'apt-get update', or install the Debian package pgbouncer"; }
+  for package in "$target.tmp"/*.deb; do dpkg-deb --extract "$package" "$target.tmp"; done
+  rm -f "$target.tmp"/*.deb
+  mv -T "$target.tmp" "$target"
 }
 
 torpor_pnpm() { # tools

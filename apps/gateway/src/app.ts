@@ -55,6 +55,10 @@ export function buildApp(deps: Dependencies): FastifyInstance {
   app.addHook("onRequest", async (request, reply) => {
     reply.header("x-request-id", request.id);
   });
+  app.addHook("onSend", async (_request, reply) => {
+    // The next request of this client goes to a gateway that stays.
+    if (deps.draining.aborted) reply.header("connection", "close");
+  });
   app.addHook("onResponse", async (request, reply) => {
     const { method, url, id: requestId } = request;
     request.log.info(

@@ -6,11 +6,18 @@ const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
   DATABASE_URL: Type.String({ pattern: "^postgres(ql)?://" }),
+  /** Connections to the database, at most. */
+  DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 20 }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
   LISTEN_HOST: Type.String({ default: "127.0.0.1" }),
   LISTEN_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 8787 }),
+  /** Several gateways of one machine take the connections of the same port in turn. */
+  LISTEN_REUSE_PORT: Type.Boolean({ default: false }),
+  /** Its own health report, also where the port of the API is shared or behind a balancer. */
+  HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
+  HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9200 }),
   /** Of sandboxes' agents on their loopback addresses; of no use with PUBLIC_DOMAIN. */
   EDGE_PORT: Port(7777),
   /** Sandboxes are reached as `{port}-{id}.{region}.vms.<PUBLIC_DOMAIN>` instead of on loopback addresses. */
@@ -31,6 +38,9 @@ const Environment = Type.Object({
   TOKEN_SECRET_FILE: Type.String(),
   HOST_DATA_KEY_FILE: Type.String(),
   REGION: Type.String({ default: "local" }),
+  /** Between saying that it will stop and taking no more connections: as long as a balancer needs to notice. */
+  DRAIN_DELAY_MS: Type.Integer({ minimum: 0, maximum: 300_000, default: 0 }),
+  /** For what is under way then. */
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

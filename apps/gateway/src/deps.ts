@@ -23,7 +23,9 @@ export interface Dependencies {
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */
   busConnected(): boolean;
-  /** Aborted when the process is asked to stop: waiting requests then answer at once. */
+  /** Aborted when the process is asked to stop: from then on its health report says so. */
+  draining: AbortSignal;
+  /** Aborted when the time for what is under way is over: waiting requests then answer at once. */
   stopping: AbortSignal;
   limits: Limits;
 }

@@ -3,13 +3,15 @@ import { ask, type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
-import { configured, createLogger, readSecret, runService, startReconciler } from "@torpor/service";
+import { configured, createLogger, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
+import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
+import { healthReport } from "./health-report.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
@@ -19,11 +21,13 @@ const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
 const decodePlacement = decoder(PlacementReply);
 const ASK_LIMIT_MS = 2_000;
+/** Of the grace: for the last answers, and for closing what is left. */
+const CLOSE_MS = 1_500;
 const EDGE_EVERY_MS = 2_000;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
-await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: 20 });
+await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
+  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: config.DATABASE_POOL_MAX });
   const { db } = database;
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
@@ -44,13 +48,16 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     .catch((err: unknown) => log.error({ err }, "the bus refused the connection: check NATS_URL, NATS_USER and NATS_PASSWORD_FILE"));
   onClose({ what: "bus", close: async () => bus?.close() });
 
+  const giveUp = new AbortController();
   const shared = {
     db,
     log,
     events,
     // Not waited for: the scheduler's relay is the safety net.
     publishCommitted: async (ids: number[]) => void publishCommitted({ db, log, bus }, ids),
-    stopping: signal,
+    draining: signal,
+    stopping: giveUp.signal,
+    busConnected: () => bus?.isConnected() === true,
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
   };
@@ -77,9 +84,15 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     edge,
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
-    busConnected: () => bus?.isConnected() === true,
   });
-  onClose({ what: "http", close: () => app.close() });
-  const address = await app.listen({ host: config.LISTEN_HOST, port: config.LISTEN_PORT });
+  const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
+    const report = await healthReport(shared);
+    return { ok: report.status !== "draining", role: "gateway", ...report };
+  });
+  onClose({ what: "health", close: () => health.close() });
+  const answerMs = Math.max(0, config.SHUTDOWN_GRACE_MS - CLOSE_MS);
+  onClose({ what: "http", close: () => drain({ app, edge, giveUp, answerMs, delayMs: config.DRAIN_DELAY_MS }) });
+  const listen = { host: config.LISTEN_HOST, port: config.LISTEN_PORT, reusePort: config.LISTEN_REUSE_PORT };
+  const address = await app.listen(listen);
   log.info({ address, domain: config.PUBLIC_DOMAIN, edgePort: config.EDGE_PORT }, "gateway started");
 });

@@ -20,6 +20,7 @@ export async function openApiDocument(): Promise<string> {
     limiter: { take: async () => ({}) },
     region: "local",
     busConnected: () => false,
+    draining: new AbortController().signal,
     stopping: new AbortController().signal,
     limits: DEFAULT_LIMITS,
   });

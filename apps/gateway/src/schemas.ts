@@ -44,7 +44,7 @@ export const EventList = Type.Object({
 });
 
 export const HealthReply = Type.Object({
-  status: Type.String({ description: "`ok`, or `degraded` when a part is missing" }),
+  status: Type.String({ description: "`ok`; `degraded` when a part is missing; `draining` (with 503) when this gateway is about to stop" }),
   service: Type.String(),
   database: Type.String(),
   bus: Type.String(),

@@ -37,6 +37,7 @@ beforeAll(async () => {
     limiter: { take: async () => ({}) },
     region: "local",
     busConnected: () => false,
+    draining: new AbortController().signal,
     stopping: new AbortController().signal,
     limits: DEFAULT_LIMITS,
   });

@@ -2,7 +2,7 @@
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
-import { decoder, hostCommands, type RegisterRequest, VmCommand } from "@torpor/contracts";
+import { decoder, hostCommands, ReceivedCommand, type RegisterRequest, type VmCommand } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import { type Config, labelsOf } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
@@ -27,7 +27,7 @@ import { ChunkStore } from "./store/chunk-store.ts";
 import { peerSource } from "./store/peer.ts";
 import { keepSwept } from "./store/sweep.ts";
 
-const decodeCommand = decoder(VmCommand);
+const decodeCommand = decoder(ReceivedCommand);
 const COMMANDS_AT_ONCE = 64;
 const AGENT_VERSION = "0.1.0";
 
@@ -84,10 +84,10 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
   const dataPlane = createDataPlane({ hostKey, findRoute, activity, snapshots });
   await new Promise<void>((resolve, reject) => {
-    dataPlane.once("error", reject);
-    dataPlane.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
+    dataPlane.server.once("error", reject);
+    dataPlane.server.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
-  const { port } = dataPlane.address() as AddressInfo;
+  const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
   const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
   const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
@@ -109,7 +109,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       decode: decodeCommand,
       handle: async (command) => {
         if (command.hostId !== config.HOST_ID) return "reject";
-        const accepted = await supervisor.execute(command);
+        // Of a kind that it does not know: the supervisor answers that.
+        const accepted = await supervisor.execute(command as VmCommand);
         log.info(
           { sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted },
           "command",
@@ -126,9 +127,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     membership,
     fence,
     close: async () => {
-      dataPlane.closeAllConnections();
-      dataPlane.close();
-      await Promise.allSettled(loops);
+      await Promise.allSettled([...loops, dataPlane.drain(config.SHUTDOWN_GRACE_MS / 2)]);
     },
   };
 }

@@ -27,7 +27,7 @@ agent.on("upgrade", (incoming: IncomingMessage, socket) => {
   const inside = connect((app.address() as AddressInfo).port, "127.0.0.1");
   inside.pipe(socket).pipe(inside);
 });
-const plane = createDataPlane({
+const { server: plane } = createDataPlane({
   hostKey: "host key",
   findRoute: async (sandboxId) =>
     sandboxId === "a"

@@ -6,7 +6,11 @@ import { PLACEMENT_POLICIES } from "./placement.ts";
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
   DATABASE_URL: Type.String({ pattern: "^postgres(ql)?://" }),
+  /** Connections to the database, at most. */
+  DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 10 }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
+  /** On how many servers each message is kept; default: 3 where NATS_URL names three or more, else 1. */
+  NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: "local-first" }),

@@ -1,5 +1,5 @@
 /** Composition root of the scheduler process. */
-import { connectBus } from "@torpor/bus";
+import { connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
@@ -7,10 +7,15 @@ import { startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
+/** The smallest that survives the loss of a server. */
+const CLUSTER = 3;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-scheduler" });
+  const database = openDatabase(config.DATABASE_URL, {
+    applicationName: "torpor-scheduler",
+    maxConnections: config.DATABASE_POOL_MAX,
+  });
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
   void databaseProblem(database.db).then((problem) => {
@@ -24,6 +29,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     bus,
     log,
     signal,
+    replicas: config.NATS_REPLICAS ?? (serversIn(config.NATS_URL).length < CLUSTER ? 1 : CLUSTER),
     hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });

@@ -2,9 +2,9 @@
 import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore } from "@torpor/bus";
 import {
   CommitRequest,
+  decodeHeartbeat,
   decoder,
   GarbageRequest,
-  Heartbeat,
   hostCommands,
   hostIdOf,
   Intent,
@@ -47,13 +47,15 @@ const decode = {
   commit: decoder(CommitRequest),
   thaw: decoder(ThawRequest),
   garbage: decoder(GarbageRequest),
-  heartbeat: decoder(Heartbeat),
+  heartbeat: decodeHeartbeat,
   placement: decoder(PlacementQuestion),
 };
 const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
+/** Not much longer than a host waits for the answer to its registration; then it asks again. */
+const PREPARE_LIMIT_MS = 3_000;
 
 export interface Worker {
   reconcilers: ReadonlyMap<string, Reconciler>;
@@ -61,20 +63,22 @@ export interface Worker {
   ended: Promise<unknown>;
 }
 
-export interface WorkerOptions {
+interface WorkerOptions {
   db: Database;
   bus: Bus;
   log: Logger;
   signal: AbortSignal;
+  /** Of each stream; 1. */
+  replicas?: number;
   hostTerms?: HostTerms;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
-  const { db, bus, log, signal, hostTerms = DEFAULT_HOST_TERMS } = options;
-  await ensureStreams(bus);
-  await ensureConsumer(bus, SCHEDULER_INTENTS);
-  await ensureConsumer(bus, SCHEDULER_OBSERVATIONS);
+  const { db, bus, log, signal, replicas = 1, hostTerms = DEFAULT_HOST_TERMS } = options;
+  await ensureStreams(bus, { replicas, signal });
+  await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
+  await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
   const { policy, vcpuOvercommit = 1 } = options.placement ?? {};
   const placer = new Placer(db, { policy });
   const deps: Deps = { db, log, placer, vcpuOvercommit, hostTerms, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
@@ -82,14 +86,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  answerHosts(deps, bus, goOn);
-  answer(bus, {
-    pattern: subjects.controlAsk("placement"),
-    queue: QUEUE,
-    decode: decode.placement,
-    handle: (question) => answerPlacement(deps, question),
-    log,
-  });
+  const answers = answerHosts(deps, bus, goOn);
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,
@@ -123,47 +120,63 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   );
   const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
   reconcilers.set(relay.name, startReconciler(relay));
-  return { reconcilers, ended: Promise.all([...loops, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+  const silent = aborted(signal).then(() => Promise.all(answers.map((stop) => stop())));
+  return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
-function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+async function aborted(signal: AbortSignal): Promise<void> {
+  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+}
+
+/** Returns how each kind of answer is ended. */
+function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): (() => Promise<void>)[] {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
-  answer(bus, {
-    pattern: patterns.asks("register"),
-    queue: QUEUE,
-    decode: decode.register,
-    handle: (request, subject) => answerRegister(deps, asker(subject), request, (hostId) => ensureConsumer(bus, hostCommands(hostId))),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("lease"),
-    queue: QUEUE,
-    decode: decode.lease,
-    handle: (request, subject) => answerLease(deps, asker(subject), request),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("commit"),
-    queue: QUEUE,
-    decode: decode.commit,
-    handle: (request, subject) => answerCommit(deps, asker(subject), request),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("thaw"),
-    queue: QUEUE,
-    decode: decode.thaw,
-    handle: (request, subject) => answerThaw(deps, asker(subject), request),
-    log,
-  });
-  answer(bus, {
-    pattern: patterns.asks("garbage"),
-    queue: QUEUE,
-    decode: decode.garbage,
-    handle: (request, subject) => answerGarbage(deps, asker(subject), request),
-    log,
-  });
+  const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
+  const answers = [
+    answer(bus, {
+      pattern: patterns.asks("register"),
+      queue: QUEUE,
+      decode: decode.register,
+      handle: (request, subject) => answerRegister(deps, asker(subject), request, prepare),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("lease"),
+      queue: QUEUE,
+      decode: decode.lease,
+      handle: (request, subject) => answerLease(deps, asker(subject), request),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("commit"),
+      queue: QUEUE,
+      decode: decode.commit,
+      handle: (request, subject) => answerCommit(deps, asker(subject), request),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("thaw"),
+      queue: QUEUE,
+      decode: decode.thaw,
+      handle: (request, subject) => answerThaw(deps, asker(subject), request),
+      log,
+    }),
+    answer(bus, {
+      pattern: patterns.asks("garbage"),
+      queue: QUEUE,
+      decode: decode.garbage,
+      handle: (request, subject) => answerGarbage(deps, asker(subject), request),
+      log,
+    }),
+    answer(bus, {
+      pattern: subjects.controlAsk("placement"),
+      queue: QUEUE,
+      decode: decode.placement,
+      handle: (question) => answerPlacement(deps, question),
+      log,
+    }),
+  ];
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,
@@ -180,6 +193,7 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     },
     log,
   });
+  return answers;
 }
 
 function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {

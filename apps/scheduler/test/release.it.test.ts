@@ -1,6 +1,6 @@
 /** Sandboxes that stand still and leave their host: copied to the store, released, brought elsewhere; and what of the store is garbage. */
 import type { Observation } from "@torpor/contracts";
-import { findSnapshot, type SandboxRow, listEvents, setCordoned } from "@torpor/db";
+import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
 import { anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { answerGarbage } from "../src/answer-asks.ts";
@@ -147,7 +147,7 @@ describe("a release", () => {
   ] as const)("a %s sandbox is placed anywhere by a %s, which brings it from the store", async (state, verb) => {
     await world();
     const { id, epoch } = await released(state);
-    await setCordoned(scheduler.database.db, "home", true);
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
     await scheduler.join("away", BIG);
     const operation = await scheduler.begin(id, verb);
     expect(operation).toMatchObject({ hostId: "away", originHostId: null, epoch: epoch + 1 });
@@ -204,7 +204,7 @@ describe("without a copy in the store", () => {
   const elsewhere = async () => {
     await world();
     const { id } = await scheduler.paused();
-    await setCordoned(scheduler.database.db, "home", true);
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
     return id;
   };
 
@@ -233,7 +233,7 @@ describe("without a copy in the store", () => {
   test("a stopped sandbox starts on its own host alone", async () => {
     await world();
     const { id } = await stopped();
-    await setCordoned(scheduler.database.db, "home", true);
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
     await scheduler.join("away", BIG);
     expect(await scheduler.begin(id, "start")).toMatchObject({ hostId: "home" });
   });

@@ -21,11 +21,17 @@ export async function ask<T>(
   }
 }
 
-/** Answers questions on `pattern`, shared with the others of `queue`. A question that fails gets no answer: the asker's limit decides. */
+const DRAIN_LIMIT_MS = 2_000;
+
+/**
+ * Answers questions on `pattern`, shared with the others of `queue`. A question that fails gets no answer: the asker's limit decides.
+ * Returns how to stop: the next question is another's, those that have arrived are still answered.
+ */
 export function answer<T>(
   bus: Bus,
   options: { pattern: string; queue: string; decode: Decoder<T>; handle(question: T, subject: string): Promise<unknown>; log: ConsumeLog },
-): () => void {
+): () => Promise<void> {
+  const replies = new Set<Promise<void>>();
   const reply = async (message: Msg) => {
     try {
       const value = await options.handle(options.decode(message.subject, message.data), message.subject);
@@ -37,11 +43,17 @@ export function answer<T>(
   const subscription = bus.connection.subscribe(options.pattern, {
     queue: options.queue,
     callback: (error, message) => {
-      if (error === null) void reply(message);
-      else options.log.warn({ err: error, pattern: options.pattern }, "subscription error");
+      if (error !== null) return options.log.warn({ err: error, pattern: options.pattern }, "subscription error");
+      const task = reply(message).finally(() => replies.delete(task));
+      replies.add(task);
     },
   });
-  return () => subscription.unsubscribe();
+  return async () => {
+    // Without a server it would wait for one.
+    const limit = new Promise<void>((resolve) => setTimeout(resolve, DRAIN_LIMIT_MS).unref());
+    await Promise.race([subscription.drain().catch(() => {}), limit]);
+    await Promise.allSettled(replies);
+  };
 }
 
 /** Hears what is published on `pattern` while it listens. Returns how to stop. */

@@ -3,6 +3,7 @@ import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManage
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 
 export interface BusOptions {
+  /** Of one server or of several of a cluster, with commas between them. */
   url: string;
   name: string;
   user?: string | undefined;
@@ -23,10 +24,10 @@ export interface Bus {
 
 const REQUEST_LIMIT_MS = 5_000;
 
-/** Connects, waiting for a server that is not up yet for as long as `signal` allows; reconnects for ever afterwards. */
+/** Connects to whichever server answers, waiting for one that is not up yet; reconnects for ever afterwards, to any of them. */
 export async function connectBus(options: BusOptions): Promise<Bus> {
   const connection = await connect({
-    servers: options.url,
+    servers: serversIn(options.url),
     name: options.name,
     ...(options.user === undefined ? {} : { user: options.user, pass: options.password ?? "" }),
     ...(options.inboxPrefix === undefined ? {} : { inboxPrefix: options.inboxPrefix }),
@@ -57,4 +58,12 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
       if (!connection.isClosed()) await connection.close();
     },
   };
+}
+
+/** The servers that a NATS_URL names. */
+export function serversIn(url: string): string[] {
+  return url
+    .split(",")
+    .map((server) => server.trim())
+    .filter((server) => server !== "");
 }

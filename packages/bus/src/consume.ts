@@ -37,6 +37,10 @@ export interface ConsumeOptions<T> {
 const RETRY_BASE_MS = 200;
 const RETRY_MAX_MS = 10_000;
 const REOPEN_AFTER_MS = 500;
+/** Two that are missed, and messages are asked for anew: of a consumer whose leader is gone nothing else tells. */
+const HEARTBEAT_MS = 2_000;
+/** How long one request for messages stands. The client waits as long before it asks again for a consumer that has no leader yet: by default half a minute. */
+const PULL_MS = 5_000;
 
 /** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
 export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<void> {
@@ -54,9 +58,16 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
 
 async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running: Set<Promise<void>>): Promise<void> {
   const source = await bus.jetstream.consumers.get(options.consumer.stream, options.consumer.durable);
-  const messages = await source.consume({ max_messages: options.concurrency, idle_heartbeat: 5_000, abort_on_missing_resource: true });
+  const messages = await source.consume({
+    max_messages: options.concurrency,
+    expires: PULL_MS,
+    idle_heartbeat: HEARTBEAT_MS,
+    abort_on_missing_resource: true,
+  });
   const stop = () => messages.stop();
   options.signal.addEventListener("abort", stop, { once: true });
+  // It may have come while the consumer was opened.
+  if (options.signal.aborted) stop();
   try {
     for await (const message of messages) {
       const task = handleOne(options, message).finally(() => running.delete(task));

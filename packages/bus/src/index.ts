@@ -1,5 +1,5 @@
 export { answer, ask, subscribeCore, type Answer } from "./ask.ts";
-export { connectBus, type Bus, type BusOptions } from "./connect.ts";
+export { connectBus, serversIn, type Bus, type BusOptions } from "./connect.ts";
 export { consume, type ConsumeOptions, type MessageContext, type Verdict } from "./consume.ts";
 export { ensureConsumer, ensureStreams } from "./ensure-streams.ts";
 export { publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";

@@ -21,6 +21,7 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
       hosts: { type: "string" },
       schedulers: { type: "string" },
       gateways: { type: "string" },
+      nats: { type: "string" },
       driver: { type: "string" },
       keep: { type: "boolean" },
     },
@@ -34,6 +35,7 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
     hosts: count("--hosts", values.hosts, 2),
     gateways: count("--gateways", values.gateways, 1),
     schedulers: count("--schedulers", values.schedulers, 2),
+    natsServers: natsServers(values.nats),
     guestHosts: [LAB_HOST_ID],
     driver,
     gatewayPort: port("TORPOR_GATEWAY_PORT", DEFAULT_GATEWAY_PORT),
@@ -65,6 +67,12 @@ function count(name: string, text: string | undefined, fallback: number): number
   if (!Number.isInteger(value) || value < 1 || value > MAX_COUNT)
     throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
   return value;
+}
+
+/** Two would be worse than one: a cluster works while more than half of it does. */
+function natsServers(text = "1"): number {
+  if (!["1", "3", "5"].includes(text)) throw new Error(`--nats must be 1, 3 or 5, not "${text}"`);
+  return Number(text);
 }
 
 function port(name: string, fallback: number): number {

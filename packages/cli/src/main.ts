@@ -15,6 +15,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   demo: async () => (await import("./commands/demo.ts")).demo,
   up: async () => (await import("./commands/up.ts")).up,
   down: async () => (await import("./commands/up.ts")).down,
+  restart: async () => (await import("./commands/restart.ts")).restart,
   status: async () => (await import("./commands/status.ts")).status,
   image: async () => (await import("./commands/image.ts")).image,
   lab: async () => (await import("./commands/lab.ts")).lab,

@@ -39,6 +39,8 @@ export function openDatabase(url: string, options: DatabaseOptions = {}): Databa
       connect_timeout: CONNECT_LIMIT_S,
       idle_timeout: IDLE_LIMIT_S,
       backoff: () => RECONNECT_AFTER_S,
+      // Statements have no names: a pooler may give the next transaction another connection, which would not know them.
+      prepare: false,
       // No column is an array: their types need not be asked for on each connection.
       fetch_types: false,
       onnotice: () => {},

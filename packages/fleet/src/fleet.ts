@@ -10,7 +10,8 @@ import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
 import { isAlive, signalProcess, waitUntilGone } from "@torpor/service";
-import { findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
+import { natsUserOf } from "./nats.ts";
+import { natsUrlOf, planNats } from "./plan-nats.ts";
 import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
 import { type HeldPort, hold } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
@@ -20,14 +21,17 @@ import { collectLeftovers, endVmProcesses } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
   postgres: 60_000,
-  nats: 20_000,
-  scheduler: 30_000,
+  nats: 60_000,
+  scheduler: 60_000,
   "node-agent": 600_000,
   fence: 30_000,
   lab: 1_800_000,
   gateway: 30_000,
 };
 const STOP_GRACE_MS = 8_000;
+/** A NATS server that leaves a cluster takes its time. */
+const RESTART_GRACE_MS = 45_000;
+const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent"];
 const ORGANIZATION = "local";
 
 export class Fleet {
@@ -55,16 +59,16 @@ export class Fleet {
   ): Promise<Fleet> {
     const { dir } = options;
     await (await Fleet.find(dir))?.down();
-    for (const name of ["logs", "nats", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
+    for (const name of ["logs", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
     const ports = await choosePorts(options);
     const secrets = await makeSecrets(options);
     const database = { port: ports.postgres, password: secrets("postgres") };
     const state: FleetState = {
       version: 1,
-      url: `http://127.0.0.1:${ports.gateways[0]}`,
+      url: `http://127.0.0.1:${ports.api}`,
       apiKey: secrets("api-key"),
       databaseUrl: databaseUrl(database),
-      natsUrl: `nats://127.0.0.1:${ports.nats}`,
+      natsUrl: natsUrlOf(ports),
       edgePort: ports.edge,
       driver: options.driver,
       components: [],
@@ -80,7 +84,7 @@ export class Fleet {
         log: join(dir, "logs/postgres.log"),
         ...postgres,
       },
-      await natsComponent(options, ports, secrets),
+      ...(await planNats(options, ports, secrets)),
       ...planServices(options, ports, state),
     ];
     try {
@@ -95,10 +99,12 @@ export class Fleet {
   private async bringUp(say: (line: string) => void, signal: AbortSignal): Promise<void> {
     const { state } = this;
     say("starting Postgres and nats-server");
-    await Promise.all(["postgres", "nats"].map((name) => this.startComponent(name, signal)));
+    const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
+    // Servers of a cluster are well only together.
+    await Promise.all(state.components.filter(isBase).map(({ name }) => this.startComponent(name, signal)));
     await migrate(state.databaseUrl);
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey });
-    const rest = state.components.slice(2);
+    const rest = state.components.filter((component) => !isBase(component));
     say(`starting ${rest.map(({ name }) => name).join(", ")}`);
     await Promise.all(rest.map(({ name }) => this.startComponent(name, signal)));
   }
@@ -145,6 +151,26 @@ export class Fleet {
     };
   }
 
+  /** Ends a component in order, and starts it again with the settings that it had; the program may be a newer one. Returns when it is well. */
+  async restart(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    const component = this.component(name);
+    const isOneOfSeveral = this.state.components.filter(({ role }) => role === component.role).length > 1;
+    const { process: identity } = component;
+    if (identity !== undefined) await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
+    delete component.process;
+    await this.startComponent(name, signal);
+  }
+
+  /** Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md. Ends at the first that does not become well. */
+  async rollingRestart(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    const inOrder = ROLLING_ORDER.flatMap((role) => this.state.components.filter((component) => component.role === role));
+    for (const { name } of inOrder) {
+      signal.throwIfAborted();
+      say(`restarting ${name}`);
+      await this.restart(name, signal);
+    }
+  }
+
   /** kill -9, and waits for its end. */
   async kill(name: string): Promise<void> {
     const { process: identity } = this.component(name);
@@ -176,9 +202,7 @@ export class Fleet {
       const chosen = this.state.components.filter(({ role }) => roles.includes(role));
       await Promise.all(
         chosen.map(async (component) => {
-          // SIGINT is Postgres' fast shutdown: it does not wait for its clients.
-          if (component.process !== undefined)
-            await stopProcess(component.process, component.role === "postgres" ? "SIGINT" : "SIGTERM", STOP_GRACE_MS);
+          if (component.process !== undefined) await stopProcess(component.process, stopSignal(component.role, false), STOP_GRACE_MS);
           delete component.process;
         }),
       );
@@ -193,22 +217,10 @@ export class Fleet {
   }
 }
 
-async function natsComponent(options: FleetOptions, ports: Ports, secrets: (name: string) => string): Promise<Component> {
-  const { root, dir } = options;
-  const hosts = hostIdsOf(options).map((hostId) => ({ hostId, password: secrets(`nats-${hostId}`) }));
-  const users = [{ password: secrets("nats-control") }, ...hosts];
-  const file = secretFile(dir, "nats.conf");
-  const configuration = { root, port: ports.nats, storeDir: join(dir, "nats"), users, isDurable: options.isDurable };
-  await writeFile(file, await natsConfiguration(configuration), { mode: 0o600 });
-  return {
-    name: "nats",
-    role: "nats",
-    address: `127.0.0.1:${ports.nats}`,
-    command: await findNatsServer(root),
-    args: ["--config", file],
-    env: { PATH: process.env["PATH"] ?? "" },
-    log: join(dir, "logs/nats.log"),
-  };
+/** How a program is asked to end. Postgres: without waiting for its clients. A NATS server that others stand in for: it hands over first. */
+function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
+  if (role === "postgres") return "SIGINT";
+  return role === "nats" && isOneOfSeveral ? "SIGUSR2" : "SIGTERM";
 }
 
 /** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
@@ -217,7 +229,7 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
   const hostSecrets = hostIdsOf(options).map((hostId) => `nats-${hostId}`);
   const values = new Map<string, string>();
-  for (const name of ["postgres", "nats-control", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
+  for (const name of ["postgres", "nats-control", "nats-route", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
     const file = secretFile(dir, name);
     let value = await readFile(file, "utf8").catch(() => undefined);
     if (value === undefined) {
@@ -230,30 +242,28 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
 }
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {
-  const { gateways, schedulers, hosts } = options;
+  const { gateways, schedulers, hosts, natsServers = 1 } = options;
   const held: HeldPort[] = [];
   try {
     held.push(await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"));
     held.push(await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"));
     // All are held until the last is chosen, so that no two are the same.
-    for (let more = gateways - 1 + schedulers + 2 * hosts + 2; more > 0; more -= 1) held.push(await hold(0, "a component"));
+    for (let more = 1 + 3 * natsServers + gateways + schedulers + 2 * hosts; more > 0; more -= 1) held.push(await hold(0, "a component"));
   } finally {
     // Also when one is taken: a port that is still held keeps this process from ending.
     await Promise.all(held.map(({ release }) => release()));
   }
   const ports = held.map(({ port }) => port);
-  const take = (count: number) => ports.splice(0, count);
-  const [gateway = 0, edge = 0, postgres = 0, nats = 0] = take(4);
+  const take = () => ports.shift() ?? 0;
+  const times = <T>(count: number, make: () => T) => Array.from({ length: count }, make);
   return {
-    postgres,
-    nats,
-    edge,
-    gateways: [gateway, ...take(gateways - 1)],
-    schedulers: take(schedulers),
-    hosts: Array.from({ length: hosts }, () => {
-      const [health = 0, dataPlane = 0] = take(2);
-      return { health, dataPlane };
-    }),
+    api: take(),
+    edge: take(),
+    postgres: take(),
+    nats: times(natsServers, () => ({ client: take(), monitor: take(), route: take() })),
+    gateways: times(gateways, take),
+    schedulers: times(schedulers, take),
+    hosts: times(hosts, () => ({ health: take(), dataPlane: take() })),
   };
 }
 

@@ -1,5 +1,5 @@
 export { Fleet, removeFleet } from "./fleet.ts";
-export { CONTROL_USER, findNatsServer, natsConfiguration, natsUserOf } from "./nats.ts";
+export { CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "./nats.ts";
 export { type FleetOptions, hostIdAt } from "./plan.ts";
 export { freePorts } from "./ports.ts";
 export { databaseUrl, preparePostgres } from "./postgres.ts";

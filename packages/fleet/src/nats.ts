@@ -1,4 +1,4 @@
-/** The fleet's nats-server: its binary, and its configuration from infra/nats/server.conf with the users filled in. */
+/** A nats-server of a fleet: its binary, and its configuration from infra/nats/server.conf with addresses, cluster and users filled in. */
 import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostPermissions } from "@torpor/bus";
@@ -10,6 +10,7 @@ interface NatsUser {
 }
 
 export const CONTROL_USER = "control";
+const ROUTE_USER = "route";
 export const natsUserOf = (hostId: string) => `host-${hostId}`;
 
 /** TORPOR_NATS_SERVER_BIN, else the one that ./torpor has fetched. */
@@ -34,28 +35,60 @@ export async function isExecutable(path: string): Promise<boolean> {
   );
 }
 
+/** All addresses are `host:port`. */
 interface NatsOptions {
   root: string;
-  port: number;
+  /** Unique among the servers of the cluster, and for ever the same: what it stores is under this name. */
+  name: string;
+  listen: string;
+  monitor: string;
   storeDir: string;
   users: NatsUser[];
   /** False, for tests: what is acknowledged survives the end of the server, not that of the machine. */
   isDurable: boolean;
+  /** Absent: a server by itself. */
+  cluster?: NatsCluster;
+}
+
+export interface NatsCluster {
+  /** Where this server takes the connections of the others. */
+  listen: string;
+  /** Of all servers, this one included. */
+  routes: string[];
+  /** Shared by the servers, known to nobody else. */
+  password: string;
 }
 
 export async function natsConfiguration(options: NatsOptions): Promise<string> {
   const template = await readFile(join(options.root, "infra/nats/server.conf"), "utf8");
   const values: Record<string, string> = {
-    PORT: String(options.port),
+    SERVER_NAME: JSON.stringify(options.name),
+    LISTEN: JSON.stringify(options.listen),
+    MONITOR: JSON.stringify(options.monitor),
     SYNC_INTERVAL: options.isDurable ? "always" : "2m",
     STORE_DIR: JSON.stringify(options.storeDir),
     USERS: options.users.map((user) => `    ${renderUser(user)}`).join("\n"),
+    CLUSTER: options.cluster === undefined ? "" : renderCluster(options.cluster),
   };
-  return template.replaceAll(/@([A-Z_]+)@/g, (_, name: string) => values[name] ?? "");
+  return `${template.replaceAll(/@([A-Z_]+)@/g, (given, name: string) => values[name] ?? given).trimEnd()}\n`;
 }
 
 function renderUser({ hostId, password }: NatsUser): string {
   const name = hostId === undefined ? CONTROL_USER : natsUserOf(hostId);
   const user = { user: name, password };
   return JSON.stringify(hostId === undefined ? user : { ...user, permissions: hostPermissions(hostId) });
+}
+
+function renderCluster({ listen, routes, password }: NatsCluster): string {
+  const credentials = `${ROUTE_USER}:${encodeURIComponent(password)}`;
+  return [
+    "cluster {",
+    '  name: "torpor"',
+    `  listen: ${JSON.stringify(listen)}`,
+    `  authorization: ${JSON.stringify({ user: ROUTE_USER, password, timeout: 5 })}`,
+    "  routes = [",
+    ...routes.map((address) => `    ${JSON.stringify(`nats-route://${credentials}@${address}`)}`),
+    "  ]",
+    "}",
+  ].join("\n");
 }

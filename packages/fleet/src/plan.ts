@@ -12,8 +12,11 @@ export interface FleetOptions {
   hosts: number;
   /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
   guestHosts?: string[];
+  /** All take requests on the same ports. */
   gateways: number;
   schedulers: number;
+  /** Servers of the NATS cluster; 1: a server by itself. */
+  natsServers?: number;
   driver: "qemu" | "simulated";
   /** 0: any free one. */
   gatewayPort: number;
@@ -32,7 +35,9 @@ export interface FleetOptions {
 
 export interface Ports {
   postgres: number;
-  nats: number;
+  nats: { client: number; monitor: number; route: number }[];
+  api: number;
+  /** Of their health reports. */
   gateways: number[];
   schedulers: number[];
   hosts: { health: number; dataPlane: number }[];
@@ -46,6 +51,8 @@ export const hostIdsOf = ({ hosts, guestHosts = [] }: Pick<FleetOptions, "hosts"
   ...guestHosts,
 ];
 export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
+
+export const loopback = (port: number) => `127.0.0.1:${port}`;
 
 /** Everything but Postgres and NATS, whose commands are made when they are prepared. */
 export function planServices(options: FleetOptions, ports: Ports, urls: { databaseUrl: string; natsUrl: string }): Component[] {
@@ -62,11 +69,11 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     NATS_USER: CONTROL_USER,
     NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
   };
-  const service = (name: string, role: Component["role"], app: string, port: number, env: Record<string, string>): Component => ({
+  const service = (name: string, role: Component["role"], app: string, healthPort: number, env: Record<string, string>): Component => ({
     name,
     role,
-    address: `127.0.0.1:${port}`,
-    healthUrl: `http://127.0.0.1:${port}/health`,
+    address: loopback(healthPort),
+    healthUrl: `http://${loopback(healthPort)}/health`,
     command: process.execPath,
     args: [join(root, "apps", app, "src/main.ts")],
     env,
@@ -99,17 +106,20 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     };
     return [fenceOf(options, hostId, env.DATA_DIR), service(hostId, "node-agent", "node-agent", health, env)];
   });
-  const gateways = ports.gateways.map((port, at) =>
-    service(`gateway-${at + 1}`, "gateway", "gateway", port, {
+  const gateways = ports.gateways.map((port, at) => ({
+    ...service(`gateway-${at + 1}`, "gateway", "gateway", port, {
       ...control,
-      LISTEN_PORT: String(port),
+      LISTEN_PORT: String(ports.api),
+      LISTEN_REUSE_PORT: String(ports.gateways.length > 1),
+      HEALTH_PORT: String(port),
       EDGE_PORT: String(ports.edge),
       TOKEN_SECRET_FILE: secretFile(dir, "token-secret"),
       HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
       ...fromEnvironment(GATEWAY_SETTINGS),
       ...options.gatewayEnv,
     }),
-  );
+    address: loopback(ports.api),
+  }));
   return [...schedulers, ...hosts, ...gateways];
 }
 

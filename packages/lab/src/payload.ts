@@ -49,7 +49,7 @@ export function installCommand(options: LabOptions): string {
 function settings(options: LabOptions, fleet: Fleet, ports: LabPorts): string {
   const values: Record<string, string | number> = {
     HOST_ID: LAB_HOST_ID,
-    NATS_URL: `nats://${OUTSIDE}:${new URL(fleet.state.natsUrl).port}`,
+    NATS_URL: fleet.state.natsUrl.replaceAll("127.0.0.1", OUTSIDE),
     NATS_USER: fleet.joinSecrets(LAB_HOST_ID).natsUser,
     NATS_PASSWORD_FILE: "/etc/torpor/nats-password",
     HOST_DATA_KEY_FILE: "/etc/torpor/host-data-key",

@@ -1,14 +1,16 @@
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 
-/** GET /health answers with what `report` says: 200, or 503 when `ok` is false. */
+type Report = { ok: boolean } & Record<string, unknown>;
+
+/** GET /health answers with what `report`, which never throws, says: 200, or 503 when `ok` is false. */
 export async function startHealthServer(
   address: { host: string; port: number },
-  report: () => { ok: boolean } & Record<string, unknown>,
+  report: () => Report | Promise<Report>,
 ): Promise<{ port: number; close(): Promise<void> }> {
-  const server = createServer((request, response) => {
+  const answer = async (request: IncomingMessage, response: ServerResponse) => {
     const isHealth = request.method === "GET" && request.url === "/health";
-    const body = isHealth ? report() : { ok: false, error: "there is only GET /health here" };
+    const body = isHealth ? await report() : { ok: false, error: "there is only GET /health here" };
     const text = Buffer.from(JSON.stringify(body));
     response.writeHead(isHealth ? (body.ok ? 200 : 503) : 404, {
       "content-type": "application/json",
@@ -16,7 +18,8 @@ export async function startHealthServer(
       connection: "close",
     });
     response.end(text);
-  });
+  };
+  const server = createServer((request, response) => void answer(request, response));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(address.port, address.host, resolve);

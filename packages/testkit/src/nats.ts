@@ -1,45 +1,82 @@
-/** A real nats-server with JetStream and the permissions of production, for one test file. */
+/** Real nats-servers with JetStream and the permissions of production, for one test file: one by itself, or a cluster. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { CONTROL_USER, findNatsServer, natsConfiguration, natsUserOf } from "@torpor/fleet";
-import { freePort, tempDir } from "./basics.ts";
+import { type Component, CONTROL_USER, findNatsServer, freePorts, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
+import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
 
 const PASSWORD = "test";
+const PORTS_EACH = 3;
 
-export interface NatsServer extends ServerProcess, AsyncDisposable {
+interface NatsAccess {
+  /** Of all servers. */
   url: string;
   /** Credentials of the control side, or of a host. */
   as(hostId?: string): { url: string; user: string; password: string };
 }
 
+export interface NatsServer extends ServerProcess, NatsAccess, AsyncDisposable {}
+
+export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
+  servers: (ServerProcess & { name: string })[];
+}
+
 export async function startNats(hostIds: string[] = []): Promise<NatsServer> {
-  const dir = await tempDir();
-  const port = await freePort();
-  const storeDir = join(dir.path, "store");
-  await mkdir(storeDir);
-  const users = [{ password: PASSWORD }, ...hostIds.map((hostId) => ({ hostId, password: PASSWORD }))];
-  const config = join(dir.path, "server.conf");
-  await writeFile(config, await natsConfiguration({ root: ROOT, port, storeDir, users, isDurable: false }));
-  const component = {
-    name: "nats",
-    role: "nats",
-    address: `127.0.0.1:${port}`,
-    command: await findNatsServer(ROOT),
-    args: ["--config", config],
-    env: {},
-    log: join(dir.path, "log"),
-  } as const;
-  const server = serverProcess({ ...component, args: [...component.args] }, "SIGKILL");
+  const { servers, ...rest } = await startServers(1, hostIds);
+  const [server] = servers;
+  if (server === undefined) throw new Error("a server was asked for, and none was made");
   await server.start();
-  const url = `nats://127.0.0.1:${port}`;
+  return { ...server, ...rest };
+}
+
+/** Returns when its servers have found each other. */
+export async function startNatsCluster(size: number, hostIds: string[] = []): Promise<TestNatsCluster> {
+  const cluster = await startServers(size, hostIds);
+  await Promise.all(cluster.servers.map((server) => server.start()));
+  return cluster;
+}
+
+/** Not started yet. */
+async function startServers(size: number, hostIds: string[]): Promise<TestNatsCluster> {
+  const dir = await tempDir();
+  const users = [{ password: PASSWORD }, ...hostIds.map((hostId) => ({ hostId, password: PASSWORD }))];
+  const command = await findNatsServer(ROOT);
+  const ports = await freePorts(size * PORTS_EACH, "a nats-server");
+  const addresses = ports.map((port) => `127.0.0.1:${port}`);
+  const [clients, monitors, routes] = [0, 1, 2].map((part) => addresses.slice(part * size, (part + 1) * size)) as [
+    string[],
+    string[],
+    string[],
+  ];
+  const server = async (at: number) => {
+    const name = `nats-${at + 1}`;
+    const storeDir = join(dir.path, name);
+    await mkdir(storeDir);
+    const [listen = "", monitor = "", route = ""] = [clients[at], monitors[at], routes[at]];
+    const cluster: { cluster?: NatsCluster } = size === 1 ? {} : { cluster: { listen: route, routes, password: PASSWORD } };
+    const config = join(dir.path, `${name}.conf`);
+    await writeFile(config, await natsConfiguration({ root: ROOT, name, listen, monitor, storeDir, users, isDurable: false, ...cluster }));
+    const component: Component = {
+      name,
+      role: "nats",
+      address: listen,
+      healthUrl: `http://${monitor}/healthz`,
+      command,
+      args: ["--config", config],
+      env: {},
+      log: join(dir.path, `${name}.log`),
+    };
+    return { name, ...serverProcess(component, "SIGKILL") };
+  };
+  const servers = await Promise.all(Array.from({ length: size }, (_, at) => server(at)));
+  const url = clients.map((address) => `nats://${address}`).join(",");
   return {
-    ...server,
+    servers,
     url,
     as: (hostId) => ({ url, user: hostId === undefined ? CONTROL_USER : natsUserOf(hostId), password: PASSWORD }),
     [Symbol.asyncDispose]: async () => {
-      await server.stop();
+      await Promise.all(servers.map((one) => one.stop()));
       await dir[Symbol.asyncDispose]();
     },
   };

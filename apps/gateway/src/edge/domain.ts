@@ -91,6 +91,10 @@ export class DomainEdge implements Edge {
     return { reloaded: 1 };
   }
 
+  drain(): Promise<void> {
+    return this.edgeServer.drain();
+  }
+
   close(): Promise<void> {
     this.edgeServer.shut();
     return Promise.resolve();

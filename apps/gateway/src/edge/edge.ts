@@ -16,6 +16,8 @@ export interface Edge {
   serve(sandbox: Pick<SandboxRow, "edgeAddress">): Promise<void>;
   /** One round of what has to be looked after again and again. */
   reconcile(): Promise<Record<string, number>>;
+  /** Takes no connection any more, and resolves when those that there are have ended: each does with what it carries. */
+  drain(): Promise<void>;
   /** Ends every listener and connection. */
   close(): Promise<void>;
 }

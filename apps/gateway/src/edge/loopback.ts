@@ -43,6 +43,8 @@ export class LoopbackEdge implements Edge {
   private readonly previews = new Map<string, Previews>();
   /** What could not be listened on: reported once, tried again in each round. */
   private readonly failing = new Set<string>();
+  /** Nothing is opened any more. */
+  private isDraining = false;
 
   constructor(options: LoopbackOptions) {
     this.options = options;
@@ -73,6 +75,12 @@ export class LoopbackEdge implements Edge {
     for (const key of gone) this.shut(key);
     for (const key of this.failing) if (!wanted.has(key)) this.failing.delete(key);
     return { serving: this.listeners.size, failing: opened.filter((listens) => !listens).length, closed: gone.length };
+  }
+
+  async drain(): Promise<void> {
+    this.isDraining = true;
+    for (const { watch } of this.previews.values()) watch?.abort.abort();
+    await Promise.all([...this.listeners.values()].map(({ edgeServer }) => edgeServer.drain()));
   }
 
   close(): Promise<void> {
@@ -132,6 +140,7 @@ export class LoopbackEdge implements Edge {
 
   /** `guestPort` is where a listener on `port` leads. */
   private open(address: string, port: number, guestPort: number): Promise<boolean> {
+    if (this.isDraining) return Promise.resolve(false);
     const key = `${address}:${port}`;
     const known = this.listeners.get(key);
     if (known !== undefined) return known.listening;

@@ -10,6 +10,8 @@ const KEEP_ALIVE_MS = 65_000;
 
 export interface EdgeServer {
   server: Server | SecureServer;
+  /** Takes no connection any more, and resolves when those that there are have ended: each closes with the answer that it waits for. */
+  drain(): Promise<void>;
   /** Ends the server with all its connections: upgraded ones are no longer its own, and it would leave them open. */
   shut(): void;
 }
@@ -28,7 +30,17 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
     requestTimeout: 0,
     keepAliveTimeout: KEEP_ALIVE_MS,
   };
-  const onRequest = (incoming: IncomingMessage, response: ServerResponse) => void handlers.request(incoming, response);
+  let isDraining = false;
+  const answering = new Set<ServerResponse>();
+  const onRequest = (incoming: IncomingMessage, response: ServerResponse) => {
+    answering.add(response);
+    response.shouldKeepAlive &&= !isDraining;
+    response.once("close", () => {
+      answering.delete(response);
+      if (isDraining) setImmediate(() => server.closeIdleConnections());
+    });
+    void handlers.request(incoming, response);
+  };
   const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     // From here on nobody else listens for its errors.
@@ -45,6 +57,12 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
   });
   return {
     server,
+    drain: async () => {
+      isDraining = true;
+      // `Connection: close`, where the answer has not begun.
+      for (const response of answering) response.shouldKeepAlive = false;
+      await new Promise((resolve) => server.close(resolve));
+    },
     shut() {
       server.close();
       for (const socket of sockets) socket.destroy();

@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { readFile, stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { serversIn } from "@torpor/bus";
 import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
 
 const UNIT = "torpor-node-agent.service";
@@ -68,15 +69,27 @@ async function unit(machine: Machine): Promise<Finding> {
 async function nats(machine: Machine): Promise<Finding> {
   const { natsUrl } = machine.settings;
   if (natsUrl === undefined) return advised("NATS_URL is not set", "set it in /etc/torpor/node-agent.env");
-  const url = URL.parse(natsUrl);
-  if (url === null) return missing("NATS_URL is no URL", "write it as nats://host:4222 or tls://host:4222");
+  const written = serversIn(natsUrl);
+  const servers = written.map((server) => URL.parse(server)).filter((url) => url !== null);
+  if (servers.length < Math.max(1, written.length))
+    return missing("NATS_URL is no URL", "write it as nats://host:4222 or tls://host:4222, several with commas between them");
+  const problems = await Promise.all(servers.map(unreachable));
+  const seen = problems.filter((problem) => problem !== undefined);
+  const names = servers.map(({ host }) => host).join(", ");
+  if (seen.length === 0) return ok(servers.length === 1 ? `${names} takes connections` : `${names} take connections`);
+  const toDo = "correct NATS_URL, or let the private network's firewall pass this host";
+  // The others do, for now.
+  return seen.length < servers.length ? advised(seen.join("; "), toDo) : missing(seen.join("; "), toDo);
+}
+
+/** Why it is, or undefined. */
+async function unreachable(url: URL): Promise<string | undefined> {
   const socket = connect(Number(url.port || DEFAULT_NATS_PORT), url.hostname);
   try {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_LIMIT_MS) });
-    return ok(`${url.host} takes connections`);
+    return undefined;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    return missing(`${url.host} cannot be reached: ${reason}`, "correct NATS_URL, or let the private network's firewall pass this host");
+    return `${url.host} cannot be reached: ${error instanceof Error ? error.message : String(error)}`;
   } finally {
     socket.destroy();
   }

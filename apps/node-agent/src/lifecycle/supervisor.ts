@@ -358,7 +358,13 @@ export class Supervisor {
       const frozen = await stillFrozen(step);
       if (frozen !== undefined) return frozen;
       if (operation === undefined)
-        return { state: from, failed: { code: "UNKNOWN_COMMAND", message: `This host does not know the command ${command.kind}.` } };
+        return {
+          state: from,
+          failed: {
+            code: "UNKNOWN_COMMAND",
+            message: `This host does not know the command ${command.kind}: its node-agent is older than the control plane. Upgrade it.`,
+          },
+        };
       const notBrought = isHere(step) ? undefined : await bring(step);
       return notBrought ?? (await operation(step));
     } catch (error) {

@@ -7,8 +7,9 @@
  * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers; every request of an edge does, so that none of its clients can be taken for a host.
  */
 import { timingSafeEqual } from "node:crypto";
-import { createServer, type IncomingMessage, type Server } from "node:http";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
+import { setTimeout as sleep } from "node:timers/promises";
 import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, SNAPSHOT_PATH } from "@torpor/contracts";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
@@ -23,6 +24,7 @@ interface Admitted extends GuestDoor {
   isControl: boolean;
 }
 
+const DRAIN_LOOK_MS = 20;
 const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: Exchange = { touch: () => {}, answered: () => {}, end: () => {} };
@@ -34,7 +36,14 @@ export interface DataPlaneOptions {
   snapshots: Pick<SnapshotDoor, "answer">;
 }
 
-export function createDataPlane({ hostKey, findRoute, activity, snapshots }: DataPlaneOptions): Server {
+interface DataPlane {
+  server: Server;
+  /** Takes no connection any more; those that there are have `limitMs` to end, terminals and other upgraded ones excepted. */
+  drain(limitMs: number): Promise<void>;
+}
+
+export function createDataPlane({ hostKey, findRoute, activity, snapshots }: DataPlaneOptions): DataPlane {
+  const answering = new Set<ServerResponse>();
   const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
   const server = createServer((incoming, response) => {
     if (isOfHost(incoming)) {
@@ -44,7 +53,11 @@ export function createDataPlane({ hostKey, findRoute, activity, snapshots }: Dat
     }
     void admit(incoming, hostKey, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuse(incoming, response, admitted);
-      else await forward(incoming, response, admitted, begin(admitted));
+      else {
+        if (!admitted.isControl) answering.add(response);
+        response.once("close", () => answering.delete(response));
+        await forward(incoming, response, admitted, begin(admitted));
+      }
     });
   });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
@@ -57,7 +70,15 @@ export function createDataPlane({ hostKey, findRoute, activity, snapshots }: Dat
   // Executions and uploads take as long as they take; the edge and the guest have limits of their own.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
-  return server;
+  return {
+    server,
+    drain: async (limitMs) => {
+      server.close();
+      const deadline = performance.now() + limitMs;
+      while (answering.size > 0 && performance.now() < deadline) await sleep(DRAIN_LOOK_MS);
+      server.closeAllConnections();
+    },
+  };
 }
 
 const NO_KEY: Refusal = { status: 401, code: "INVALID_TOKEN", message: "the host data key is missing or wrong" };

@@ -19,6 +19,7 @@ export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHos
   id,
   state: "ready",
   region: "eu",
+  dataPlaneUrl: "",
   labels: {},
   restorableFingerprints: ["f1"],
   hasFence: false,

@@ -32,6 +32,7 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
     id: `host-${String(at).padStart(5, "0")}`,
     state: isVaried && at % 50 === 49 ? "cordoned" : "ready",
     region: "local",
+    dataPlaneUrl: "",
     labels: isVaried ? { zone: at % 2 === 0 ? "a" : "b", ...(at % 10 === 0 ? { gpu: "yes" } : {}) } : {},
     restorableFingerprints: [FINGERPRINT],
     hasFence: true,

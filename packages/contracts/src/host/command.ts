@@ -85,3 +85,6 @@ export const VmCommand = Type.Object({
   traceId: Type.Optional(Type.String()),
 });
 export type VmCommand = Static<typeof VmCommand>;
+
+/** A command as a host takes it: one of a kind that only a newer control plane knows passes too, is journalled like the others, and answered with UNKNOWN_COMMAND. */
+export const ReceivedCommand = Type.Object({ ...VmCommand.properties, kind: Type.String() });

@@ -1,6 +1,8 @@
 /** Heartbeat: subject `torpor.v1.host.<hostId>.beat`, core NATS, not stored; the next supersedes it. */
 import { createHash } from "node:crypto";
 import { type Static, Type } from "typebox";
+import { Compile } from "typebox/compile";
+import { type Decoder, decoder } from "../decode.ts";
 import { HostId } from "../ids.ts";
 import { type InventoryEntry, Observation } from "./observation.ts";
 
@@ -26,3 +28,12 @@ export function inventoryDigest(inventory: readonly InventoryEntry[]): string {
   const lines = inventory.map((seen) => `${seen.sandboxId} ${seen.epoch} ${seen.opSeq} ${seen.revision}`).toSorted();
   return createHash("sha256").update(lines.join("\n")).digest("hex");
 }
+
+const decodeAny = decoder(Type.Object({ ...Heartbeat.properties, inventory: Type.Array(Type.Unknown(), { maxItems: 200 }) }));
+const observation = Compile(Observation);
+
+/** A heartbeat as the control plane takes it: without what only a newer host can say of a sandbox. The others on that host are not to suffer for it. Throws InvalidMessageError. */
+export const decodeHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
+  const beat = decodeAny(subject, bytes);
+  return { ...beat, inventory: beat.inventory.filter((seen): seen is Observation => observation.Check(seen)) };
+};

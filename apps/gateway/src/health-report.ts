@@ -1,0 +1,31 @@
+/** How this gateway is, for its own health port and for `GET /health` of the API. */
+import { pingDatabase } from "@torpor/db";
+import { withTimeLimit } from "@torpor/service";
+import type { Dependencies } from "./deps.ts";
+
+const PING_LIMIT_MS = 1_000;
+
+interface HealthReport {
+  /** `draining`: it is about to stop; no request should be sent here. `degraded`: a part that it needs does not answer. */
+  status: "ok" | "degraded" | "draining";
+  database: "connected" | "unreachable";
+  bus: "connected" | "disconnected";
+}
+
+/** Never rejects. */
+export async function healthReport(deps: Pick<Dependencies, "db" | "busConnected" | "draining">): Promise<HealthReport> {
+  const hasDatabase = await answersInTime(pingDatabase(deps.db));
+  const hasBus = deps.busConnected();
+  return {
+    status: deps.draining.aborted ? "draining" : hasDatabase && hasBus ? "ok" : "degraded",
+    database: hasDatabase ? "connected" : "unreachable",
+    bus: hasBus ? "connected" : "disconnected",
+  };
+}
+
+async function answersInTime(ping: Promise<void>): Promise<boolean> {
+  return await withTimeLimit(ping, PING_LIMIT_MS, "the ping").then(
+    () => true,
+    () => false,
+  );
+}

@@ -1,0 +1,111 @@
+/** What infra/ gives to a deployment, tried: NATS configurations that the server takes, and a database that is brought to this version's schema. */
+import { execFile } from "node:child_process";
+import { readFileSync, statSync, writeFileSync } from "node:fs";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { findApiKey, openDatabase } from "@torpor/db";
+import { configFrom as gatewayConfig } from "../../apps/gateway/src/config.ts";
+import { configFrom as schedulerConfig } from "../../apps/scheduler/src/config.ts";
+import { findNatsServer } from "@torpor/fleet";
+import { ROOT, startPostgres, tempDir } from "@torpor/testkit";
+import { describe, expect, test } from "vitest";
+
+const run = promisify(execFile);
+const LIMIT_MS = 30_000;
+
+interface Ran {
+  code: number;
+  stdout: string;
+  stderr: string;
+}
+
+const node = async (script: string, args: string[], env: Record<string, string> = {}): Promise<Ran> =>
+  await run(process.execPath, [join(ROOT, script), ...args], { env: { PATH: process.env["PATH"], ...env }, timeout: LIMIT_MS }).then(
+    ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+    (error: Ran) => error,
+  );
+const configure = (args: string[]) => node("infra/nats/configure.ts", args);
+
+describe("configure.ts", () => {
+  const SERVERS = "nats-1=10.0.0.11,nats-2=10.0.0.12,nats-3=10.0.0.13";
+
+  test("writes what nats-server takes, for each server of a cluster and for one by itself; passwords are made once and kept", async () => {
+    await using dir = await tempDir();
+    const secrets = join(dir.path, "secrets");
+    const written = new Map<string, string>();
+    for (const [name, servers] of [
+      ["nats-1", SERVERS],
+      ["nats-2", SERVERS],
+      ["nats-3", SERVERS],
+      ["alone", "alone=10.0.0.11"],
+    ] as const) {
+      const args = ["--name", name, "--servers", servers, "--hosts", "host-1,lab-1", "--secrets", secrets, "--store", join(dir.path, name)];
+      const { code, stdout, stderr } = await configure(args);
+      expect([code, stderr]).toEqual([0, ""]);
+      const file = join(dir.path, `${name}.conf`);
+      writeFileSync(file, stdout);
+      const checked = await run(await findNatsServer(ROOT), ["-t", "-c", file], { timeout: LIMIT_MS });
+      expect(checked.stdout + checked.stderr).toContain("is valid");
+      written.set(name, stdout);
+    }
+    expect((await readdir(secrets)).toSorted()).toEqual(["control", "host-host-1", "host-lab-1", "route"]);
+    expect(statSync(join(secrets, "control")).mode & 0o777).toBe(0o600);
+    for (const text of written.values()) expect(text).toContain(readFileSync(join(secrets, "host-lab-1"), "utf8"));
+    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.>");
+    expect(written.get("nats-2")).toMatch(/listen: "10\.0\.0\.12:6222"[^]*nats-route:\/\/route:[0-9a-f]{64}@10\.0\.0\.13:6222/);
+    expect(written.get("alone")).not.toContain("cluster {");
+  });
+
+  test.each<[string, string[], RegExp]>([
+    [
+      "a server that is not one of them",
+      ["--name", "nats-9", "--servers", SERVERS],
+      /--name must be one of nats-1, nats-2, nats-3, not "nats-9"/,
+    ],
+    ["two servers", ["--name", "a", "--servers", "a=1.2.3.4,b=1.2.3.5"], /--servers must name 1, 3 or 5 servers/],
+    ["a server without an address", ["--name", "a", "--servers", "a"], /--servers: "a" is not of the form name=address/],
+    ["a host id that cannot be one", ["--name", "a", "--servers", "a=1.2.3.4", "--hosts", "Host>"], /--hosts: "Host>" is no host id/],
+    ["no place for passwords", ["--name", "a", "--servers", "a=1.2.3.4"], /--secrets is missing/],
+  ])("refuses %s", async (_, args, message) => {
+    const { code, stdout, stderr } = await configure(args);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toMatch(message);
+  });
+});
+
+test("migrate.ts brings an empty database to this version, by several at once and again, and makes the first API key", async () => {
+  await using server = await startPostgres();
+  await using dir = await tempDir();
+  const url = await server.emptyDatabase();
+  const keyFile = join(dir.path, "key");
+  writeFileSync(keyFile, "torpor_live_first\n");
+  const migrated = await Promise.all(
+    Array.from({ length: 3 }, () => node("infra/postgres/migrate.ts", ["--api-key-file", keyFile], { DATABASE_URL: url })),
+  );
+  expect(migrated.map(({ code, stderr }) => [code, stderr])).toEqual(migrated.map(() => [0, ""]));
+  const database = openDatabase(url, { maxConnections: 1 });
+  expect(await findApiKey(database.db, "torpor_live_first")).toMatchObject({ organizationId: expect.any(Number) });
+  await database.close();
+  expect(await node("infra/postgres/migrate.ts", [])).toMatchObject({
+    code: 2,
+    stderr: expect.stringContaining("DATABASE_URL must be set"),
+  });
+});
+
+test("the settings that infra/control-plane shows are settings", () => {
+  const settingsIn = (file: string) => {
+    const lines = readFileSync(join(ROOT, "infra/control-plane", file), "utf8").split("\n");
+    // Those that are commented out show a default.
+    const pairs = lines.flatMap((line) => /^#?([A-Z_]+)=(.*)$/.exec(line)?.slice(1, 3) ?? []);
+    return Object.fromEntries(Array.from({ length: pairs.length / 2 }, (_, at) => [pairs[2 * at] ?? "", pairs[2 * at + 1] ?? ""]));
+  };
+  for (const [file, read] of [
+    ["gateway.env", gatewayConfig],
+    ["scheduler.env", schedulerConfig],
+  ] as const) {
+    const shown = settingsIn(file);
+    const config: Record<string, unknown> = read(shown);
+    for (const [name, value] of Object.entries(shown)) expect(String(config[name]), name).toBe(value);
+  }
+});
