@@ -15,7 +15,6 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
     ["other_host", {}, { pinnedHostId: "x" }, "are not x, where it is"],
     ["host_not_ready", { state: "cordoned" }, {}, "are cordoned or draining"],
     ["host_not_ready", { state: "draining" }, {}, "are cordoned or draining"],
-    ["no_fence", {}, { needsFence: true }, "have no fence of their own, which it needs to be restored elsewhere when its host is lost"],
     ["region", {}, { region: "us" }, "are not in region us"],
     ["labels", { labels: { gpu: "no" } }, { labels: { gpu: "yes", zone: "a" } }, "have not the labels gpu=yes, zone=a"],
     ["image_missing", { imageSha256s: [] }, {}, "do not have its image"],

@@ -13,7 +13,9 @@ import { type JsonSchema, messagesOf, type Vocabulary, vocabularyOf } from "./su
  * Values that this version may write and a release does not know, by release and field. The release rejects a message with one, by name, and goes on with the next: so before a value is
  * added here, docs/upgrades.md has to hold for it.
  */
-const NEW_VALUES: Record<string, Record<string, unknown[]>> = {};
+const NEW_VALUES: Record<string, Record<string, unknown[]>> = {
+  "0.1.0": { "command.v1.json.kind": ["quarantine", "unquarantine", "replicate"] },
+};
 
 const folder = new URL("../released/", import.meta.url);
 const json = (path: string): unknown => JSON.parse(readFileSync(new URL(path, folder), "utf8"));

@@ -1,0 +1,139 @@
+/**
+ * A client that makes sandboxes, writes into them, pauses, resumes, moves and deletes them, in an order that its seed gives, whatever happens to the fleet meanwhile. It believes what it is
+ * told, and remembers what each sandbox may hold: what was acknowledged, and what it never got an answer about.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { ApiAnswer, TestFleet } from "@torpor/testkit";
+import { insist } from "./insist.ts";
+
+const OWNED = 3;
+/** Less than a request of a client waits by itself, so that one client does not spend a whole fault on one request. */
+const ANSWER_LIMIT_MS = 20_000;
+const BETWEEN_MS = 50;
+
+type Body = Record<string, unknown>;
+type Step = (owned: Owned) => Promise<void>;
+
+export interface Owned {
+  id: string;
+  /** As the create answered it: address and token. */
+  resource: Body;
+  /** What `x` may be, oldest first: the last acknowledged value, and those after it that got no answer. */
+  memory: number[];
+  /** The same of the file. */
+  disk: number[];
+  isDeleted: boolean;
+  /** `restore`: after a host loss `x` may be older. */
+  onHostLoss: "wait" | "restore";
+}
+
+/** Always the same numbers for the same seed, in [0, 1). */
+function numbers(seed: number): () => number {
+  let state = seed;
+  return () => {
+    state = (state * 1_664_525 + 1_013_904_223) % 2 ** 32;
+    return state / 2 ** 32;
+  };
+}
+
+export class ChaosClient {
+  readonly owned: Owned[] = [];
+  /** Steps that ended with an answer. */
+  answered = 0;
+  private readonly fleet: TestFleet;
+  private readonly name: string;
+  private readonly next: () => number;
+  private written = 0;
+
+  constructor(fleet: TestFleet, name: string, seed: number) {
+    this.fleet = fleet;
+    this.name = name;
+    this.next = numbers(seed);
+  }
+
+  async work(signal: AbortSignal): Promise<void> {
+    const steps: Step[] = [
+      (one) => this.write(one),
+      (one) => this.write(one),
+      (one) => this.transition(one, "pause"),
+      (one) => this.transition(one, "resume"),
+      (one) => this.transition(one, "connect"),
+      (one) => this.pauseAndResume(one),
+      (one) => this.delete(one),
+    ];
+    while (!signal.aborted) {
+      const living = this.living();
+      if (living.length < OWNED) await this.create();
+      else await this.pick(steps)(this.pick(living));
+      await sleep(BETWEEN_MS);
+    }
+  }
+
+  living(): Owned[] {
+    return this.owned.filter(({ isDeleted }) => !isDeleted);
+  }
+
+  private pick<T>(list: readonly T[]): T {
+    return list[Math.floor(this.next() * list.length)] as T;
+  }
+
+  private async call(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<ApiAnswer | undefined> {
+    const request = { ...(body === undefined ? {} : { body }), headers, limitMs: ANSWER_LIMIT_MS };
+    const answer = await insist(() => this.fleet.call(method, path, request), ANSWER_LIMIT_MS);
+    if (answer.status === 0 || answer.status >= 500) return undefined;
+    this.answered += 1;
+    return answer as ApiAnswer;
+  }
+
+  private async create(): Promise<void> {
+    const onHostLoss = this.owned.length % 2 === 0 ? "restore" : "wait";
+    const body = { template_name: "code-interpreter", on_host_loss: onHostLoss };
+    // The key makes it one sandbox, however often it is asked for: it is asked until somebody knows.
+    const headers = { "idempotency-key": `${this.name}-${this.owned.length}` };
+    for (let tries = 0; tries < 10; tries += 1) {
+      const made = await this.call("POST", "/v1/sandboxes", body, headers);
+      if (made === undefined || made.status === 429) continue;
+      if (made.status !== 201) throw new Error(`create: ${made.status} ${JSON.stringify(made.body)}`);
+      this.owned.push({ id: String(made.body["id"]), resource: made.body, memory: [], disk: [], isDeleted: false, onHostLoss });
+      return;
+    }
+    throw new Error(`${this.name} got no answer to a create`);
+  }
+
+  private async write(owned: Owned): Promise<void> {
+    this.written += 1;
+    const value = this.written;
+    owned.memory.push(value);
+    if (await this.execute(owned, `x = ${value}`)) owned.memory.splice(0, owned.memory.indexOf(value));
+    owned.disk.push(value);
+    if (await this.writeFile(owned, value)) owned.disk.splice(0, owned.disk.indexOf(value));
+  }
+
+  private async execute({ resource }: Owned, code: string): Promise<boolean> {
+    const answer = await this.fleet.guest(resource, "/execute", { language: "python", code }).catch(() => undefined);
+    return answer?.status === 200;
+  }
+
+  private async writeFile({ resource }: Owned, value: number): Promise<boolean> {
+    const body = { path: "/workspace/value", content: String(value) };
+    const answer = await this.fleet.guest(resource, "/files/write", body).catch(() => undefined);
+    return answer?.status === 200;
+  }
+
+  /** 409 is an answer: it is in another state by now. */
+  private async transition({ id }: Owned, verb: string): Promise<void> {
+    await this.call("POST", `/v1/sandboxes/${id}/${verb}`);
+  }
+
+  private async pauseAndResume(owned: Owned): Promise<void> {
+    await this.transition(owned, "pause");
+    await this.transition(owned, "resume");
+  }
+
+  private async delete(owned: Owned): Promise<void> {
+    const answer = await this.call("DELETE", `/v1/sandboxes/${owned.id}`);
+    // Without an answer it may be gone or not; whoever asks again learns which.
+    if (answer !== undefined) owned.isDeleted = true;
+    else if ((await this.call("GET", `/v1/sandboxes/${owned.id}`))?.status === 404) owned.isDeleted = true;
+  }
+}
