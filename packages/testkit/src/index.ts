@@ -11,3 +11,4 @@ export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
 export { VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export { aHost, anObservation, aRequester, aSandbox, makeSandbox } from "./rows.ts";
+export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";

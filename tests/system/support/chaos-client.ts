@@ -14,17 +14,33 @@ const BETWEEN_MS = 50;
 type Body = Record<string, unknown>;
 type Step = (owned: Owned) => Promise<void>;
 
+export interface Written {
+  /** Oldest first: the last acknowledged value, and those after it that got no answer. */
+  values: number[];
+  /** False: there may be none. */
+  isAcknowledged: boolean;
+}
+
+const nothing = (): Written => ({ values: [], isAcknowledged: false });
+
 export interface Owned {
   id: string;
   /** As the create answered it: address and token. */
   resource: Body;
-  /** What `x` may be, oldest first: the last acknowledged value, and those after it that got no answer. */
-  memory: number[];
-  /** The same of the file. */
-  disk: number[];
+  /** What `x` may be. */
+  memory: Written;
+  /** What is in the file. */
+  disk: Written;
+  /** Somebody was asked to delete it, and may not have answered. */
+  deleteAsked: boolean;
   isDeleted: boolean;
-  /** `restore`: after a host loss `x` may be older. */
-  onHostLoss: "wait" | "restore";
+}
+
+async function noted(written: Written, value: number, write: () => Promise<boolean>): Promise<void> {
+  written.values.push(value);
+  if (!(await write())) return;
+  written.values = [value];
+  written.isAcknowledged = true;
 }
 
 /** Always the same numbers for the same seed, in [0, 1). */
@@ -44,6 +60,7 @@ export class ChaosClient {
   private readonly name: string;
   private readonly next: () => number;
   private written = 0;
+  private created = 0;
 
   constructor(fleet: TestFleet, name: string, seed: number) {
     this.fleet = fleet;
@@ -86,15 +103,23 @@ export class ChaosClient {
   }
 
   private async create(): Promise<void> {
-    const onHostLoss = this.owned.length % 2 === 0 ? "restore" : "wait";
-    const body = { template_name: "code-interpreter", on_host_loss: onHostLoss };
+    const body = { template_name: "code-interpreter", on_host_loss: this.created % 2 === 0 ? "restore" : "wait" };
     // The key makes it one sandbox, however often it is asked for: it is asked until somebody knows.
-    const headers = { "idempotency-key": `${this.name}-${this.owned.length}` };
+    this.created += 1;
+    const headers = { "idempotency-key": `${this.name}-${this.created}` };
     for (let tries = 0; tries < 10; tries += 1) {
       const made = await this.call("POST", "/v1/sandboxes", body, headers);
       if (made === undefined || made.status === 429) continue;
-      if (made.status !== 201) throw new Error(`create: ${made.status} ${JSON.stringify(made.body)}`);
-      this.owned.push({ id: String(made.body["id"]), resource: made.body, memory: [], disk: [], isDeleted: false, onHostLoss });
+      // It failed with its host: nothing of it is left, and the key stays with the failure.
+      if (made.status !== 201) return;
+      this.owned.push({
+        id: String(made.body["id"]),
+        resource: made.body,
+        memory: nothing(),
+        disk: nothing(),
+        deleteAsked: false,
+        isDeleted: false,
+      });
       return;
     }
     throw new Error(`${this.name} got no answer to a create`);
@@ -103,10 +128,8 @@ export class ChaosClient {
   private async write(owned: Owned): Promise<void> {
     this.written += 1;
     const value = this.written;
-    owned.memory.push(value);
-    if (await this.execute(owned, `x = ${value}`)) owned.memory.splice(0, owned.memory.indexOf(value));
-    owned.disk.push(value);
-    if (await this.writeFile(owned, value)) owned.disk.splice(0, owned.disk.indexOf(value));
+    await noted(owned.memory, value, () => this.execute(owned, `x = ${value}`));
+    await noted(owned.disk, value, () => this.writeFile(owned, value));
   }
 
   private async execute({ resource }: Owned, code: string): Promise<boolean> {
@@ -131,6 +154,7 @@ export class ChaosClient {
   }
 
   private async delete(owned: Owned): Promise<void> {
+    owned.deleteAsked = true;
     const answer = await this.call("DELETE", `/v1/sandboxes/${owned.id}`);
     // Without an answer it may be gone or not; whoever asks again learns which.
     if (answer !== undefined) owned.isDeleted = true;

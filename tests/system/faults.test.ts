@@ -1,0 +1,220 @@
+/**
+ * Faults under load, on real processes in networks of their own: while clients create, write, pause, resume, move and delete, a host dies or loses its network in one direction or both, an
+ * agent, a NATS server or Postgres is killed. Afterwards: no sandbox ever ran twice at once (an auditor reads the process list), none is lost, what was acknowledged is there, every operation
+ * has ended, and the sums of capacity are right.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { hostIdAt, listVmProcesses } from "@torpor/fleet";
+import { signalProcess } from "@torpor/service";
+import { hostNetworkProblem, type HostNetwork, makeHostNetwork, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ChaosClient, type Owned, type Written } from "./support/chaos-client.ts";
+import { insist } from "./support/insist.ts";
+
+const HOSTS = 3;
+const CLIENTS = 5;
+const LEASE_MS = 3_000;
+const MARGIN_MS = 2_000;
+/** Requests of a client with an answer, before the fault and after it. */
+const WARM_UP_EACH = 6;
+/** Longer than lease and margin: what is to be restored elsewhere is. */
+const FAULT_MS = LEASE_MS + MARGIN_MS + 3_000;
+const SETTLE_LIMIT_MS = 90_000;
+const CASE_LIMIT_MS = 240_000;
+
+type Body = Record<string, unknown>;
+
+interface Fault {
+  name: string;
+  /** Nothing can be answered while it lasts. */
+  stopsAll?: boolean;
+  /** VMs end with it, so that a sandbox may be found stopped. */
+  endsVms?: boolean;
+  strike(): Promise<void>;
+  heal(): Promise<void>;
+}
+
+const problem = await hostNetworkProblem();
+let fleet: TestFleet;
+let network: HostNetwork;
+let auditor: VmmAuditor;
+let sql: postgres.Sql;
+
+const VICTIM = hostIdAt(0);
+const cut = (direction: "both" | "from-host" | "to-host"): Fault => ({
+  name: `a host's network is cut, ${direction}`,
+  strike: async () => await network.hosts[0]?.cut(direction),
+  heal: async () => await network.hosts[0]?.heal(),
+});
+const killed = (what: string, ...names: string[]): Fault => ({
+  name: `${what} killed`,
+  strike: async () => void (await Promise.all(names.map((name) => fleet.fleet.kill(name)))),
+  heal: async () => void (await Promise.all(names.map((name) => fleet.fleet.startComponent(name)))),
+});
+const hostDies: Fault = {
+  ...killed("a host with all that runs on it is", VICTIM, `${VICTIM}-fence`),
+  endsVms: true,
+  strike: async () => {
+    await Promise.all([VICTIM, `${VICTIM}-fence`].map((name) => fleet.fleet.kill(name)));
+    for (const vmm of await listVmProcesses(fleet.fleet.dir)) if (vmm.hostId === VICTIM) signalProcess(vmm, "SIGKILL");
+  },
+};
+
+describe.skipIf(problem !== undefined)(`faults under load${problem === undefined ? "" : `: ${problem}`}`, () => {
+  beforeAll(async () => {
+    const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
+    fleet = await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv });
+    network = await makeHostNetwork(HOSTS);
+    await moveIntoNetwork();
+    auditor = VmmAuditor.over(fleet.fleet.dir);
+    sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
+  });
+  afterAll(async () => {
+    await sql.end({ timeout: 5 });
+    await auditor[Symbol.asyncDispose]();
+    await fleet[Symbol.asyncDispose]();
+    await network[Symbol.asyncDispose]();
+  });
+
+  test.each([
+    cut("both"),
+    cut("from-host"),
+    cut("to-host"),
+    hostDies,
+    killed("an agent is", VICTIM),
+    killed("a NATS server is", "nats-2"),
+    { ...killed("Postgres is", "postgres"), stopsAll: true },
+  ])("S30, S34, S37: $name: nothing is lost, doubled or stuck", survives, CASE_LIMIT_MS);
+
+  test("sandboxes were moved between hosts meanwhile, and some restored after the loss of theirs", async () => {
+    const [moves] =
+      await sql`SELECT count(*)::int AS count FROM (SELECT sandbox_id FROM incarnations WHERE started_at IS NOT NULL GROUP BY 1 HAVING count(DISTINCT host_id) > 1) AS moved`;
+    expect(moves?.["count"]).toBeGreaterThan(0);
+    const [losses] = await sql`SELECT count(*)::int AS count FROM sandbox_events WHERE fact IN ('host_lost', 'restore_impossible')`;
+    expect(losses?.["count"]).toBeGreaterThan(0);
+  });
+});
+
+/** Each agent anew, in its own namespace, with everybody else at the other end of its cable. */
+async function moveIntoNetwork(): Promise<void> {
+  for (const url of fleet.fleet.state.natsUrl.split(",")) await network.carry(Number(new URL(url).port));
+  for (const [at, { prefix, address }] of network.hosts.entries()) {
+    const component = fleet.fleet.component(hostIdAt(at));
+    await fleet.fleet.kill(component.name);
+    const [program = "", ...rest] = prefix;
+    component.args = [...rest, component.command, ...component.args];
+    component.command = program;
+    component.healthUrl = (component.healthUrl ?? "").replace("127.0.0.1", address);
+    const natsUrl = component.env["NATS_URL"]?.replaceAll("127.0.0.1", network.outside) ?? "";
+    Object.assign(component.env, { NATS_URL: natsUrl, HEALTH_HOST: address, DATA_PLANE_HOST: address });
+    await fleet.fleet.startComponent(component.name);
+  }
+}
+
+async function survives(fault: Fault): Promise<void> {
+  const stopped = new AbortController();
+  const clients = Array.from({ length: CLIENTS }, (_, at) => new ChaosClient(fleet, `${fault.name}-${at}`.replaceAll(/\W+/g, "-"), at + 1));
+  const work = Promise.all([...clients.map((client) => client.work(stopped.signal)), keepMoving(stopped.signal)]);
+  const failed = work.then(() => new Promise<never>(() => {}));
+  const answered = () => clients.reduce((sum, client) => sum + client.answered, 0);
+  const story = async () => {
+    await until("the clients are at work", () => answered() > WARM_UP_EACH * CLIENTS, SETTLE_LIMIT_MS);
+    await fault.strike();
+    const before = answered();
+    await sleep(FAULT_MS);
+    if (fault.stopsAll !== true) expect(answered(), "answers during the fault").toBeGreaterThan(before + CLIENTS);
+    await fault.heal();
+    await allReady();
+    const after = answered();
+    await until("the clients are served again", () => answered() > after + WARM_UP_EACH * CLIENTS, SETTLE_LIMIT_MS);
+  };
+  try {
+    await Promise.race([story(), failed]);
+  } finally {
+    stopped.abort();
+    await fault.heal().catch(() => {});
+  }
+  await work;
+  await allReady();
+  await until(
+    "every operation has ended",
+    async () => (await sql`SELECT id FROM operations WHERE ended_at IS NULL`).length === 0,
+    SETTLE_LIMIT_MS,
+  );
+  for (const client of clients) for (const owned of client.owned) await check(owned, fault);
+  await inTheDatabase(clients.flatMap((client) => client.owned));
+  expect(auditor.overlaps, "sandboxes that ran twice at once").toEqual([]);
+  expect(auditor.looks).toBeGreaterThan(100);
+  for (const client of clients) for (const { id } of client.living()) await insist(() => fleet.call("DELETE", `/v1/sandboxes/${id}`));
+}
+
+/** What was paused on a cordoned host resumes on another one. */
+async function keepMoving(signal: AbortSignal): Promise<void> {
+  for (let at = 1; !signal.aborted; at += 1) {
+    const id = hostIdAt(at % HOSTS);
+    await insist(() => fleet.call("POST", `/v1/hosts/${id}/cordon`), 10_000);
+    await sleep(1_500);
+    await insist(() => fleet.call("POST", `/v1/hosts/${id}/uncordon`), 60_000);
+  }
+}
+
+async function allReady(): Promise<void> {
+  const states = async () =>
+    ((await insist(() => fleet.call("GET", "/v1/hosts"))).body["data"] as { state: string; has_fence: boolean }[]) ?? [];
+  await until(
+    "all hosts are ready, with fences",
+    async () => (await states()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
+    SETTLE_LIMIT_MS,
+  );
+}
+
+/** The sandbox is what its client was told, or what a host's end makes of it, and goes on from there. */
+async function check(owned: Owned, fault: Fault): Promise<void> {
+  const path = `/v1/sandboxes/${owned.id}`;
+  const seen = await insist(() => fleet.call("GET", path));
+  if (seen.status === 404 || seen.body["status"] === "deleted") {
+    expect(owned.deleteAsked, `${owned.id} is gone, and nobody had it deleted`).toBe(true);
+    owned.isDeleted = true;
+    return;
+  }
+  expect(owned.isDeleted, `${owned.id} was deleted, and is ${String(seen.body["status"])}`).toBe(false);
+  const facts = ((await insist(() => fleet.call("GET", `${path}/events`))).body["data"] as { fact: string }[]).map(({ fact }) => fact);
+  const { status } = seen.body;
+  const told = `${owned.id}: ${JSON.stringify(seen.body)} after ${facts.join(" ")}`;
+  expect(status === "stopped" ? fault.endsVms === true : status === "running" || status === "paused", told).toBe(true);
+  if (status !== "running") {
+    const again = await insist(() => fleet.call("POST", `${path}/${status === "paused" ? "resume" : "start"}`));
+    expect(again, `${told}, then ${JSON.stringify(again.body)}`).toMatchObject({ status: 200 });
+  }
+  // From a snapshot of before: both are what they were then.
+  if (facts.includes("host_lost")) return;
+  const { content } = await read(owned, () => fleet.guest(owned.resource, "/files/read?path=/workspace/value"));
+  expectWritten(owned.disk, content === null ? undefined : Number(content), `the file of ${told}`);
+  // Memory ends with its VM.
+  if (status === "stopped" || facts.includes("stopped")) return;
+  const { stdout, stderr } = await read(owned, () => fleet.guest(owned.resource, "/execute", { language: "python", code: "print(x)" }));
+  expectWritten(owned.memory, String(stderr).includes("NameError") ? undefined : Number(stdout), `x of ${told}`);
+}
+
+function expectWritten({ values, isAcknowledged }: Written, found: number | undefined, what: string): void {
+  if (found === undefined) expect(isAcknowledged, `${what} is not there`).toBe(false);
+  else expect(values, what).toContain(found);
+}
+
+async function read(owned: Owned, what: () => ReturnType<TestFleet["guest"]>): Promise<Body> {
+  const answer = await insist(what);
+  expect(answer.status, `${owned.id}: ${JSON.stringify(answer.body)}`).toBe(200);
+  return answer.body;
+}
+
+/** No sandbox that nobody knows of, and as much capacity taken as the sandboxes take that are there. */
+async function inTheDatabase(known: Owned[]): Promise<void> {
+  const living = await sql<{ id: string }[]>`SELECT id FROM sandboxes WHERE state NOT IN ('deleted', 'deleting', 'error')`;
+  const expected = known.filter(({ isDeleted }) => !isDeleted).map(({ id }) => id);
+  expect(living.map(({ id }) => id).toSorted()).toEqual(expected.toSorted());
+  const sums = await sql`
+    SELECT h.id, h.memory_mib_used::int AS used, coalesce(sum(s.memory_mib) FILTER (WHERE s.holds_memory AND s.state <> 'deleted'), 0)::int AS taken
+    FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id GROUP BY h.id`;
+  for (const { id, used, taken } of sums) expect(used, `memory used on ${String(id)}`).toBe(taken);
+}
