@@ -218,7 +218,7 @@ describe("a dry run answers what then happens, and changes nothing", () => {
   });
 
   test.each([
-    ["a snapshot that is on its host alone", null, ["host-1"], { other_host: 1 }],
+    ["a snapshot that is on its host alone, which lives", null, ["host-1", "host-2"], {}],
     ["a snapshot that is stored", "store-key", ["host-1", "host-2"], {}],
   ])("for a paused one: %s", async (_, storeKey, hostIds, reasons) => {
     await decisions.join("host-1");
