@@ -10,7 +10,7 @@ export interface Observed {
 }
 
 export function observationOf(hostId: string, { record, journal, vmm }: Observed): Observation {
-  const { operation, cause, condition, snapshot, replicationFailed, timingsMs } = record;
+  const { operation, cause, condition, quarantined, snapshot, replicationFailed, timingsMs } = record;
   return {
     type: "observation",
     version: 1,
@@ -24,6 +24,7 @@ export function observationOf(hostId: string, { record, journal, vmm }: Observed
     ...(operation === undefined ? {} : { operation }),
     ...(cause === undefined ? {} : { cause }),
     ...(condition === undefined ? {} : { condition }),
+    ...(quarantined === undefined ? {} : { quarantined }),
     ...(snapshot === undefined ? {} : { snapshot }),
     ...(replicationFailed === undefined ? {} : { replicationFailed }),
     ...(timingsMs === undefined ? {} : { timingsMs }),
