@@ -6,9 +6,9 @@ import { once } from "node:events";
 import { connect, createServer, type Server, type Socket } from "node:net";
 import { run } from "@torpor/service";
 
-export type Direction = "from-host" | "to-host" | "both";
+type Direction = "from-host" | "to-host" | "both";
 
-export interface NetworkedHost {
+interface NetworkedHost {
   /** The start of a command line that runs in the host's namespace. */
   prefix: string[];
   /** Of the host, for everybody on the bridge and for this machine. */
