@@ -69,11 +69,12 @@ afterEach(async () => {
 });
 
 describe("S30, S39: a drain", () => {
-  test("moves what runs with its memory, one at a time, and what is paused to the store; a scheduler dies on the way", async () => {
-    const sandboxes = await onHostOne(4);
-    const [first, ...others] = sandboxes;
-    if (first === undefined) throw new Error("nothing was created");
+  test("moves what runs with its memory, one at a time, and what is paused or stopped to the store; a scheduler dies on the way", async () => {
+    const [first, stopped, ...others] = await onHostOne(5);
+    if (first === undefined || stopped === undefined) throw new Error("nothing was created");
     expect((await post(`sandboxes/${String(first["id"])}/pause`)).status).toBe(200);
+    await fleet.guest(stopped, "/files/write", { path: "/workspace/note", content: "kept" });
+    expect((await post(`sandboxes/${String(stopped["id"])}/stop`)).status).toBe(200);
     const begun = await post("hosts/host-1/drain", { max_parallel: 1 });
     expect(begun, JSON.stringify(begun.body)).toMatchObject({ status: 200, body: { state: "draining", drain: { status: "active" } } });
     let mostAway = 0;
@@ -97,11 +98,11 @@ describe("S30, S39: a drain", () => {
     expect(mostAway).toBeLessThanOrEqual(1);
     expect(done).toMatchObject({
       state: "cordoned",
-      drain: { sandboxes: { total: 4, left: 0, moved: 3, released: 1, failed: 0 }, failures: [] },
+      drain: { sandboxes: { total: 5, left: 0, moved: 3, released: 2, failed: 0 }, failures: [] },
     });
     for (const [at, sandbox] of others.entries()) {
       expect(await view(sandbox["id"])).toMatchObject({ status: "running", node_id: "host-2" });
-      expect(await printed(sandbox)).toBe(`${at + 1}\n`);
+      expect(await printed(sandbox)).toBe(`${at + 2}\n`);
     }
     const released = await view(first["id"]);
     expect(released).toMatchObject({ status: "paused", durability: "replicated" });
@@ -109,6 +110,10 @@ describe("S30, S39: a drain", () => {
     expect((await post(`sandboxes/${String(first["id"])}/resume`)).body).toMatchObject({ status: "running" });
     expect(await view(first["id"])).toMatchObject({ node_id: "host-2" });
     expect(await printed(first)).toBe("0\n");
+    expect(await view(stopped["id"])).toMatchObject({ status: "stopped", durability: "replicated" });
+    expect((await post(`sandboxes/${String(stopped["id"])}/start`)).body).toMatchObject({ status: "running" });
+    expect(await view(stopped["id"])).toMatchObject({ node_id: "host-2" });
+    expect((await fleet.guest(stopped, "/files/read?path=/workspace/note")).body["content"]).toBe("kept");
     const { body: history } = await fleet.call("GET", "/v1/hosts/host-1/events?limit=2");
     expect((history["data"] as Body[]).map(({ fact }) => fact)).toEqual(["drain_started", "drained"]);
   });
