@@ -6,7 +6,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { hostIdAt, listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
-import { hostNetworkProblem, type HostNetwork, makeHostNetwork, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import {
+  hostNetworkProblem,
+  type HostNetwork,
+  makeHostNetwork,
+  simulatedVcpusRun,
+  startTestFleet,
+  type TestFleet,
+  until,
+  VmmAuditor,
+} from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ChaosClient, type Owned, type Written } from "./support/chaos-client.ts";
@@ -67,7 +76,7 @@ describe.skipIf(problem !== undefined)(`faults under load${problem === undefined
     fleet = await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv });
     network = await makeHostNetwork(HOSTS);
     await moveIntoNetwork();
-    auditor = VmmAuditor.over(fleet.fleet.dir);
+    auditor = VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun);
     sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
   });
   afterAll(async () => {

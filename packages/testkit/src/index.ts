@@ -9,6 +9,6 @@ export { ROOT } from "./root.ts";
 export { startTestFleet, TestFleet, type ApiAnswer, type ApiRequest } from "./fleet.ts";
 export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
-export { VmmAuditor, type Overlap } from "./vmm-auditor.ts";
+export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export { aHost, anObservation, aRequester, aSandbox, makeSandbox } from "./rows.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";
