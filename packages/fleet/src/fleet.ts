@@ -31,7 +31,7 @@ const READY_LIMIT_MS: Record<Role, number> = {
 const STOP_GRACE_MS = 8_000;
 /** A NATS server that leaves a cluster takes its time. */
 const RESTART_GRACE_MS = 45_000;
-const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent"];
+const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent", "fence"];
 const ORGANIZATION = "local";
 
 export class Fleet {
