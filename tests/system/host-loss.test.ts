@@ -3,12 +3,10 @@
  * here, and the margin long enough for a host to come back within it.
  */
 import { readFile } from "node:fs/promises";
-import { createServer, connect, type AddressInfo, type Server, type Socket } from "node:net";
-import { once } from "node:events";
 import { join } from "node:path";
 import { listVmProcesses, type VmProcess } from "@torpor/fleet";
 import { isAlive, stateOf } from "@torpor/service/processes";
-import { startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import { relay, type Relay, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
 const LEASE_MS = 2_000;
@@ -96,61 +94,11 @@ const readFrozen = async (hostId: string, sandbox: Body) =>
 const isFrozen = (hostId: string, sandbox: Body) =>
   until(`${String(sandbox["id"])} is frozen on ${hostId}`, () => readFrozen(hostId, sandbox).catch(() => undefined), LIMIT_MS);
 
-/** NATS, for one host, until it is cut. */
-class Cable {
-  readonly url: string;
-  private readonly server: Server;
-  private readonly sockets = new Set<Socket>();
-  private isCut = false;
-
-  private constructor(server: Server) {
-    this.server = server;
-    this.url = `nats://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  }
-
-  static async lay(natsUrl: string): Promise<Cable> {
-    const target = new URL(natsUrl);
-    const server = createServer();
-    server.listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const cable = new Cable(server);
-    server.on("connection", (near) => {
-      if (cable.isCut) {
-        near.destroy();
-        return;
-      }
-      const far = connect(Number(target.port), target.hostname);
-      for (const [a, b] of [
-        [near, far],
-        [far, near],
-      ] as const) {
-        cable.sockets.add(a);
-        a.on("error", () => a.destroy()).on("close", () => {
-          cable.sockets.delete(a);
-          b.destroy();
-        });
-        a.pipe(b);
-      }
-    });
-    return cable;
-  }
-
-  cut(): void {
-    this.isCut = true;
-    for (const socket of this.sockets) socket.destroy();
-  }
-
-  close(): void {
-    this.cut();
-    this.server.close();
-  }
-}
-
 /** The host's agent, started anew on the other end of a cable. */
-async function connectBy(cable: Cable, hostId: string): Promise<() => Promise<void>> {
+async function connectBy(cable: Relay, hostId: string): Promise<() => Promise<void>> {
   const component = fleet.fleet.component(hostId);
   const direct = component.env["NATS_URL"] ?? "";
-  component.env["NATS_URL"] = cable.url;
+  component.env["NATS_URL"] = `nats://127.0.0.1:${cable.port}`;
   await fleet.fleet.kill(hostId);
   await fleet.fleet.startComponent(hostId);
   return async () => {
@@ -173,7 +121,8 @@ async function lose(hostId: string, how: Loss): Promise<() => Promise<void>> {
     fleet.fleet.signal(hostId, "SIGSTOP");
     return async () => fleet.fleet.signal(hostId, "SIGCONT");
   }
-  const cable = await Cable.lay(fleet.fleet.state.natsUrl);
+  const { hostname: host, port } = new URL(fleet.fleet.state.natsUrl);
+  const cable = await relay({ host, port: 0 }, { host, port: Number(port) });
   const comeBack = await connectBy(cable, hostId);
   await hostIs(hostId, "ready");
   cable.cut();

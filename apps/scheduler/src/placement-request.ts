@@ -1,5 +1,5 @@
 /** From rows to what placement is asked: for an operation, and for a dry run of one. */
-import { type Database, listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow, type SnapshotRow } from "@torpor/db";
+import { listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow, type SnapshotRow, type Tx } from "@torpor/db";
 import type { PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
@@ -9,7 +9,7 @@ type Wanted = Pick<
 >;
 
 /** For a sandbox that is on no host yet. */
-export async function requestToCreate(db: Database, wanted: Wanted, exceptId?: string): Promise<PlacementRequest> {
+export async function requestToCreate(db: Tx, wanted: Wanted, exceptId?: string): Promise<PlacementRequest> {
   const { vcpu, memoryMib, diskMib, imageSha256, region, placementLabels: labels } = wanted;
   const occupiedHostIds = await listHostsOfKey(db, wanted, exceptId);
   return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
@@ -29,7 +29,7 @@ export interface Return {
  * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot is fetched straight from its origin; where that is gone, and for the disk of a stopped
  * sandbox, the store has to have it.
  */
-export async function requestToReturn(db: Database, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): Promise<PlacementRequest> {
+export async function requestToReturn(db: Tx, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): Promise<PlacementRequest> {
   const request = await requestToCreate(db, sandbox, sandbox.id);
   const local = sandbox.hostId ?? undefined;
   const canMove = snapshot !== undefined && (snapshot.storeKey !== null || (kind === "resume" && origin !== undefined));

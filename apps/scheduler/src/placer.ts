@@ -41,9 +41,16 @@ export class Placer {
     return rank(await this.current(), request, this.policy, limit);
   }
 
+  /** Why no host could take it now; undefined: one could. Nothing is counted. */
+  async whyNowhere(request: PlacementRequest): Promise<string | undefined> {
+    return (await this.rank(request, 1)).message;
+  }
+
   /** A host whose lease runs. */
   async find(hostId: string | null): Promise<PlacementHost | undefined> {
-    return hostId === null ? undefined : (await this.current()).hosts.find(({ id }) => id === hostId);
+    if (hostId === null) return undefined;
+    const fleet = await this.current();
+    return fleet.hosts[fleet.indexOf(hostId)];
   }
 
   /** The next decision is made from new rows: a choice could not be claimed. */

@@ -156,6 +156,7 @@ const collectOwedDeletions: SchedulerReconciler = {
 
 /** Moves sandboxes off draining hosts. */
 const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, run: drainHosts };
+
 /** Hosts give up copying to a store that is away for long; then somebody has to ask. */
 const replicatePaused: SchedulerReconciler = {
   name: "replicate-paused",

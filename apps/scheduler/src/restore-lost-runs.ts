@@ -57,8 +57,8 @@ async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Prom
   const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
   if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
   const request = await requestToReturn(deps.db, { kind: "resume", sandbox, snapshot, origin: undefined });
-  const { candidateCount, message: nowhere } = await deps.placer.rank(request, 1);
-  if (candidateCount > 0) return { kind: "restore", snapshot };
+  const nowhere = await deps.placer.whyNowhere(request);
+  if (nowhere === undefined) return { kind: "restore", snapshot };
   const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
   return { kind: "cannot", fact: "restore_waits", cause: { code: "RESOURCE_LIMIT_ERROR", message } };
 }

@@ -2,9 +2,8 @@
  * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a network namespace of its own, all of them on one bridge, with this machine's end at
  * `outside`. What a host sends, what it is sent, or both can be cut, without a process noticing it by anything but silence.
  */
-import { once } from "node:events";
-import { connect, createServer, type Server, type Socket } from "node:net";
 import { run } from "@torpor/service";
+import { relay, type Relay } from "./relay.ts";
 
 type Direction = "from-host" | "to-host" | "both";
 
@@ -41,11 +40,9 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
   const subnet = `10.213.${process.pid % 250}`;
   const base = `tt${process.pid}`;
   const outside = `${subnet}.1`;
-  const servers: Server[] = [];
-  const sockets = new Set<Socket>();
+  const ways: Relay[] = [];
   const dispose = async () => {
-    for (const server of servers) server.close();
-    for (const socket of sockets) socket.destroy();
+    for (const way of ways) way.close();
     for (let at = 0; at < count; at += 1) await sh(`ip netns del ${base}n${at}`);
     await sh(`ip link del ${base}b`);
   };
@@ -57,7 +54,7 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
       outside,
       hosts,
       carry: async (port) => {
-        servers.push(await forward(outside, port, sockets));
+        ways.push(await relay({ host: outside, port }, { host: "127.0.0.1", port }));
       },
       [Symbol.asyncDispose]: dispose,
     };
@@ -93,27 +90,6 @@ async function makeHost(base: string, at: number, address: string): Promise<Netw
     },
     heal: () => nft(`add table ${TABLE}; delete table ${TABLE}`),
   };
-}
-
-async function forward(outside: string, port: number, sockets: Set<Socket>): Promise<Server> {
-  const server = createServer((incoming) => {
-    const outgoing = connect(port, "127.0.0.1");
-    for (const [socket, other] of [
-      [incoming, outgoing],
-      [outgoing, incoming],
-    ] as const) {
-      sockets.add(socket);
-      socket.on("error", () => other.destroy());
-      socket.on("close", () => {
-        sockets.delete(socket);
-        other.destroy();
-      });
-      socket.pipe(other);
-    }
-  });
-  server.listen(port, outside);
-  await once(server, "listening");
-  return server;
 }
 
 async function sh(script: string): Promise<{ code: number; output: string }> {

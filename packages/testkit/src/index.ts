@@ -11,4 +11,5 @@ export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
 export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export { aHost, anObservation, aRequester, aSandbox, makeSandbox } from "./rows.ts";
+export { relay, type Relay } from "./relay.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";

@@ -6,6 +6,7 @@ import {
   type Heartbeat,
   inventoryDigest,
   LeaseReply,
+  BEAT_EVERY_MS,
   MAX_INVENTORY_PER_BEAT,
   type Observation,
   type RegisterRequest,
@@ -19,7 +20,6 @@ const decodeLease = decoder(LeaseReply);
 const ASK_LIMIT_MS = 2_000;
 const RETRY_MS = 500;
 const FENCE_LOOK_MS = 500;
-const BEAT_EVERY_MS = 2_000;
 
 export interface Membership {
   isRegistered: boolean;

@@ -68,18 +68,14 @@ async function decide(deps: Deps, tx: Tx, drain: DrainRow, item: DrainSandboxRow
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
-  const reason = await whyNowhere(deps, drain.hostId, sandbox);
+  const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
   return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
 }
 
 /** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
-async function whyNowhere(deps: Deps, hostId: string, sandbox: SandboxRow): Promise<string | undefined> {
-  const request = await requestToCreate(deps.db, sandbox, sandbox.id);
-  const { candidateCount, message } = await deps.placer.rank(
-    { ...request, driverFingerprint: (await findHost(deps.db, hostId))?.driverFingerprint },
-    1,
-  );
-  return candidateCount > 0 ? undefined : message;
+async function whyNowhere(deps: Deps, tx: Tx, hostId: string, sandbox: SandboxRow): Promise<string | undefined> {
+  const driverFingerprint = (await findHost(tx, hostId))?.driverFingerprint;
+  return await deps.placer.whyNowhere({ ...(await requestToCreate(tx, sandbox, sandbox.id)), driverFingerprint });
 }
 
 async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<Decided> {

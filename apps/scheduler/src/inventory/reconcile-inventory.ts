@@ -5,7 +5,7 @@
  * RI2  A sandbox that its host does not have is said to be missing once several inventories in a row are without it, and keeps its state: nobody knows where it is.
  * RI3  A finding ends by itself when it is no longer so.
  */
-import { type Heartbeat, MAX_INVENTORY_PER_BEAT, type SandboxCondition } from "@torpor/contracts";
+import { BEAT_EVERY_MS, type Heartbeat, MAX_INVENTORY_PER_BEAT, type SandboxCondition } from "@torpor/contracts";
 import {
   type AbsentSandbox,
   changeSandbox,
@@ -28,7 +28,6 @@ const MISSING_TIMES = 3;
 const MISSING_MS = 5_000;
 /** A copy that a host does not show for so long is not there. Longer for one whose inventory takes several beats. */
 const UNSEEN_MS = 10_000;
-const BEAT_MS = 2_000;
 
 export async function reconcileInventory(deps: Deps, beat: Heartbeat): Promise<void> {
   const { hostId, inventoryCount: count, inventoryDigest: digest } = beat;
@@ -37,7 +36,7 @@ export async function reconcileInventory(deps: Deps, beat: Heartbeat): Promise<v
   const absent = await listAbsentSandboxes(deps.db, hostId, inventory);
   for (const sandbox of absent) if (!sandbox.isBusy) await noteMissing(deps, hostId, sandbox);
   await endMissing(deps, hostId, absent);
-  const turnMs = 2 * BEAT_MS * Math.ceil(count / MAX_INVENTORY_PER_BEAT);
+  const turnMs = 2 * BEAT_EVERY_MS * Math.ceil(count / MAX_INVENTORY_PER_BEAT);
   for (const { sandboxId, kind } of await endStrayFindings(deps.db, hostId, UNSEEN_MS + turnMs))
     deps.log.info({ hostId, sandboxId, kind }, "a finding is over");
 }

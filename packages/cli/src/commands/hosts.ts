@@ -41,6 +41,7 @@ interface Request {
 }
 
 const LOOK_EVERY_MS = 1_000;
+const HEADER = ["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"];
 const USAGE =
   "hosts [list] | hosts show|cordon|uncordon|abort|retire <host> | hosts discard <host> <sandbox> | hosts drain <host> [--max-parallel N] [--max-mib-per-second N] [--deadline TIME] [--no-wait]";
 
@@ -73,7 +74,7 @@ const hostPath = (context: CommandContext) => `/v1/hosts/${encodeURIComponent(ar
 async function list({ api, context: { write } }: Request): Promise<number> {
   const { data } = await api.call<{ data: Host[] }>("GET", "/v1/hosts");
   if (data.length === 0) write("No host has registered yet.");
-  else write(table(["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"], data.map(rowOf)));
+  else write(table(HEADER, data.map(rowOf)));
   return 0;
 }
 
@@ -84,7 +85,7 @@ function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: bea
 }
 
 function show({ write }: CommandContext, host: Host): number {
-  write(table(["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"], [rowOf(host)]));
+  write(table(HEADER, [rowOf(host)]));
   if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
   for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
   for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);

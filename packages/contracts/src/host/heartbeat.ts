@@ -7,6 +7,7 @@ import { HostId } from "../ids.ts";
 import { type InventoryEntry, Observation } from "./observation.ts";
 
 export const MAX_INVENTORY_PER_BEAT = 200;
+export const BEAT_EVERY_MS = 2_000;
 
 export const Heartbeat = Type.Object({
   type: Type.Literal("heartbeat"),

@@ -10,9 +10,11 @@ import { uplinkTableName } from "./naming.ts";
 
 export const TAP = "tap0";
 export const UPLINK = "up0";
-const GUEST_ADDRESS = "10.0.2.15";
-export const GATEWAY_ADDRESS = "10.0.2.2";
-export const NAME_SERVER_ADDRESS = "10.0.2.3";
+/** What addresses on every guest's own link begin with: what has such a one on the host's side cannot be reached from a guest. */
+export const GUEST_NETWORK = "10.0.2.";
+const GUEST_ADDRESS = `${GUEST_NETWORK}15`;
+export const GATEWAY_ADDRESS = `${GUEST_NETWORK}2`;
+export const NAME_SERVER_ADDRESS = `${GUEST_NETWORK}3`;
 export const CONTROL_PORT = 7777;
 
 /** Where no sandbox may go: this network, private, shared and link-local ranges (metadata services), loopback, benchmarks, multicast, reserved. */

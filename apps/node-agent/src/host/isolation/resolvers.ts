@@ -1,12 +1,10 @@
 /** Which name servers guests use: the configured ones, else the machine's. */
 import { readFile } from "node:fs/promises";
 import { parseAddress } from "./addresses.ts";
+import { GUEST_NETWORK } from "./firewall.ts";
 
 /** The second one lists what a local stub resolver, which no guest could reach, asks itself. */
 const FILES = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
-
-/** That of every guest's own link: what has such an address on the host's side cannot be reached from a guest. */
-const GUEST_NETWORK = "10.0.2.";
 
 /** IPv4 only, none on the loopback or in the guests' own network. Throws when the setting is not a list of such addresses. */
 export async function findResolvers(setting: string | undefined): Promise<string[]> {
