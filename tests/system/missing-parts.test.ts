@@ -5,7 +5,8 @@ import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { freePort, ROOT, startNats, startTestFleet, tempDir, until } from "@torpor/testkit";
+import { claimPort } from "@torpor/service";
+import { ROOT, startNats, startTestFleet, tempDir, until } from "@torpor/testkit";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 const run = promisify(execFile);
@@ -101,7 +102,7 @@ describe("a program started by hand", () => {
   test("names a secret file that is missing, in one line", async () => {
     await using dir = await tempDir();
     writeFileSync(join(dir.path, "secret"), "x".repeat(32));
-    const port = String(await freePort());
+    const { port } = await claimPort();
     const { code, stdout } = await start("gateway", {
       DATABASE_URL: `postgres://x:x@127.0.0.1:${port}/x`,
       NATS_URL: `nats://127.0.0.1:${port}`,
@@ -122,7 +123,7 @@ describe("a program started by hand", () => {
       await using nats = await startNats();
       writeFileSync(join(dir.path, "secret"), "x".repeat(32));
       writeFileSync(join(dir.path, "nats"), nats.as().password);
-      const port = String(await freePort());
+      const { port } = await claimPort();
       const secret = join(dir.path, "secret");
       const child = spawn(process.execPath, [join(ROOT, "apps", app, "src/main.ts")], {
         stdio: ["ignore", "pipe", "ignore"],

@@ -10,7 +10,8 @@ import { text } from "node:stream/consumers";
 import { connect as connectTls } from "node:tls";
 import { promisify } from "node:util";
 import { Sandbox } from "@hopx-ai/sdk";
-import { freePort, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import { claimPort } from "@torpor/service";
+import { startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
 
@@ -71,7 +72,7 @@ describe("on loopback addresses", () => {
   let port: number;
   beforeAll(async () => {
     fleet = await startTestFleet({ hosts: 1, schedulers: 1, gateways: 2 });
-    port = await freePort();
+    ({ port } = await claimPort());
   });
   afterAll(async () => {
     await fleet[Symbol.asyncDispose]();
@@ -171,7 +172,7 @@ describe("below a domain", () => {
   beforeAll(async () => {
     const dir = disposer.use(await tempDir());
     tls = await makeCertificate(dir.path, "first");
-    domainPort = await freePort();
+    ({ port: domainPort } = await claimPort());
     fleet = await startTestFleet({
       hosts: 1,
       schedulers: 1,

@@ -6,10 +6,10 @@ import { createConnection } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { claimPort } from "@torpor/service";
 import { until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { FenceFiles } from "../src/fence/files.ts";
-import { freePort } from "../src/host/ports.ts";
 
 let dir: string;
 let program: string;
@@ -54,7 +54,7 @@ test("its parts run from anywhere, with nothing but Node.js", async () => {
 test("so does the simulated virtual machine", async () => {
   await mkdir(join(dir, "r1"));
   await writeFile(join(dir, "disk.raw"), Buffer.alloc(65_536));
-  const port = await freePort();
+  const { port } = await claimPort();
   const vmm = spawn(process.execPath, [join(dir, "torpor-simulated-vmm.mjs"), "r1", String(port)], { cwd: dir, stdio: "ignore" });
   try {
     const health = await answerOf(port);

@@ -9,11 +9,11 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
-import { isAlive, signalProcess, waitUntilGone } from "@torpor/service";
+import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { natsUserOf } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
 import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
-import { type HeldPort, hold } from "./ports.ts";
+import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
@@ -243,22 +243,13 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {
   const { gateways, schedulers, hosts, natsServers = 1 } = options;
-  const held: HeldPort[] = [];
-  try {
-    held.push(await hold(options.gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"));
-    held.push(await hold(options.edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"));
-    // All are held until the last is chosen, so that no two are the same.
-    for (let more = 1 + 3 * natsServers + gateways + schedulers + 2 * hosts; more > 0; more -= 1) held.push(await hold(0, "a component"));
-  } finally {
-    // Also when one is taken: a port that is still held keeps this process from ending.
-    await Promise.all(held.map(({ release }) => release()));
-  }
-  const ports = held.map(({ port }) => port);
+  const [api, edge] = await claimGivenPorts(options);
+  const ports = await claimPorts(1 + 3 * natsServers + gateways + schedulers + 2 * hosts);
   const take = () => ports.shift() ?? 0;
   const times = <T>(count: number, make: () => T) => Array.from({ length: count }, make);
   return {
-    api: take(),
-    edge: take(),
+    api,
+    edge,
     postgres: take(),
     nats: times(natsServers, () => ({ client: take(), monitor: take(), route: take() })),
     gateways: times(gateways, take),

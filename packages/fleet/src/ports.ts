@@ -1,27 +1,18 @@
-import { createServer } from "node:net";
+import { claimPort, tryClaimPort } from "@torpor/service";
+import type { FleetOptions } from "./plan.ts";
 
-export interface HeldPort {
-  port: number;
-  release: () => Promise<void>;
+type GivenPorts = Pick<FleetOptions, "gatewayPort" | "edgePort">;
+
+/** The ports of the API and of the sandboxes, this process's until it ends; a 0 becomes a free one. Throws a line that names the one that is taken, and its setting. */
+export async function claimGivenPorts({ gatewayPort, edgePort }: GivenPorts): Promise<[api: number, edge: number]> {
+  return [
+    await claimGiven(gatewayPort, "the API: end that program, or set TORPOR_GATEWAY_PORT"),
+    await claimGiven(edgePort, "the sandboxes: end that program, or set TORPOR_EDGE_PORT"),
+  ];
 }
 
-/** A free port, kept from others until it is released. 0: any. */
-export async function hold(port: number, purpose: string): Promise<HeldPort> {
-  const server = createServer();
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => reject(new Error(`port ${port} of 127.0.0.1 is taken, and is needed for ${purpose}`, { cause })));
-    server.listen(port, "127.0.0.1", resolve);
-  });
-  const address = server.address();
-  return {
-    port: typeof address === "object" && address !== null ? address.port : port,
-    release: () => new Promise((resolve) => server.close(() => resolve())),
-  };
-}
-
-/** As many free ports, no two the same. */
-export async function freePorts(count: number, purpose: string): Promise<number[]> {
-  const held = await Promise.all(Array.from({ length: count }, () => hold(0, purpose)));
-  await Promise.all(held.map(({ release }) => release()));
-  return held.map(({ port }) => port);
+async function claimGiven(port: number, purpose: string): Promise<number> {
+  const claimed = port === 0 ? await claimPort() : await tryClaimPort(port);
+  if (claimed === undefined) throw new Error(`port ${port} of 127.0.0.1 is taken, and is needed for ${purpose}`);
+  return claimed.port;
 }

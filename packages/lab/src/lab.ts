@@ -1,7 +1,7 @@
 /** `up` and `down` of the lab host: a machine is booted, made a host by the production install script, and joins the fleet as one more host. */
 import { join } from "node:path";
-import { type Fleet, freePorts, type Health } from "@torpor/fleet";
-import { isAlive, waitUntilGone } from "@torpor/service";
+import type { Fleet, Health } from "@torpor/fleet";
+import { claimPorts, isAlive, waitUntilGone } from "@torpor/service";
 import { buildMachine, type LabPorts, type LabRecord, machineComponent, makeDataDisk, readRecord, writeRecord } from "./machine.ts";
 import { LAB_HOST_ID, type LabOptions } from "./options.ts";
 import { installCommand, makePayload } from "./payload.ts";
@@ -80,6 +80,6 @@ async function agentLog(record: LabRecord): Promise<string> {
 }
 
 async function choosePorts(): Promise<LabPorts> {
-  const [ssh = 0, health = 0, dataPlane = 0] = await freePorts(3, "the lab host");
+  const [ssh = 0, health = 0, dataPlane = 0] = await claimPorts(3);
   return { ssh, health, dataPlane };
 }

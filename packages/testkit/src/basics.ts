@@ -1,6 +1,4 @@
-import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -16,16 +14,6 @@ export async function until<T>(what: string, look: () => T | Promise<T>, limitMs
     if (Date.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
     await sleep(LOOK_EVERY_MS);
   }
-}
-
-export async function freePort(host = "127.0.0.1"): Promise<number> {
-  const server = createServer();
-  server.listen(0, host);
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }
 
 /** A directory that is removed when it goes out of scope: `await using dir = await tempDir()`. */

@@ -1,4 +1,4 @@
-export { freePort, tempDir, until } from "./basics.ts";
+export { tempDir, until } from "./basics.ts";
 export { startS3, type S3Server } from "./s3.ts";
 export { startNats, startNatsCluster, type NatsServer, type TestNatsCluster } from "./nats.ts";
 export { startPgBouncer, type PgBouncer } from "./pgbouncer.ts";

@@ -1,7 +1,8 @@
 /** Real nats-servers with JetStream and the permissions of production, for one test file: one by itself, or a cluster. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Component, CONTROL_USER, findNatsServer, freePorts, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
+import { type Component, CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
+import { claimPorts } from "@torpor/service";
 import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
@@ -42,7 +43,7 @@ async function startServers(size: number, hostIds: string[]): Promise<TestNatsCl
   const dir = await tempDir();
   const users = [{ password: PASSWORD }, ...hostIds.map((hostId) => ({ hostId, password: PASSWORD }))];
   const command = await findNatsServer(ROOT);
-  const ports = await freePorts(size * PORTS_EACH, "a nats-server");
+  const ports = await claimPorts(size * PORTS_EACH);
   const addresses = ports.map((port) => `127.0.0.1:${port}`);
   const [clients, monitors, routes] = [0, 1, 2].map((part) => addresses.slice(part * size, (part + 1) * size)) as [
     string[],

@@ -1,7 +1,8 @@
 /** A real PgBouncer before a Postgres, with the settings of infra/postgres, for one test file. */
 import { access, readFile, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
-import { freePort, tempDir } from "./basics.ts";
+import { claimPort } from "@torpor/service";
+import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
 
@@ -17,7 +18,7 @@ export interface PgBouncer extends ServerProcess, AsyncDisposable {
 export async function startPgBouncer(url: string, poolSize: number): Promise<PgBouncer> {
   const dir = await tempDir();
   const target = new URL(url);
-  const port = await freePort();
+  const { port } = await claimPort();
   const authFile = join(dir.path, "users");
   await writeFile(authFile, `"${target.username}" "${target.password}"\n`);
   const values: Record<string, string> = {

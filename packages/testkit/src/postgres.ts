@@ -3,8 +3,9 @@ import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate } from "@torpor/db";
 import { databaseUrl, preparePostgres } from "@torpor/fleet";
+import { claimPort } from "@torpor/service";
 import postgres from "postgres";
-import { freePort, tempDir } from "./basics.ts";
+import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 
 const TEMPLATE = "torpor_template";
@@ -20,7 +21,8 @@ export async function startPostgres(): Promise<PostgresServer> {
   const dir = await tempDir();
   // The server's own user has to enter it.
   await chmod(dir.path, 0o711);
-  const access = { port: await freePort(), password: "test" };
+  const { port } = await claimPort();
+  const access = { port, password: "test" };
   const command = await preparePostgres({ dir: join(dir.path, "pg"), isDurable: false, ...access });
   const url = (name?: string) => databaseUrl(access, name);
   const component = {

@@ -4,7 +4,8 @@ import { once } from "node:events";
 import { chmod, mkdir, readdir } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
-import { freePort, tempDir, until } from "./basics.ts";
+import { claimPort } from "@torpor/service";
+import { tempDir, until } from "./basics.ts";
 import { ROOT } from "./root.ts";
 
 const BUCKET = "snapshots";
@@ -23,7 +24,7 @@ export interface S3Server extends AsyncDisposable {
 
 export async function startS3(): Promise<S3Server> {
   const dir = await tempDir();
-  const port = await freePort();
+  const { port } = await claimPort();
   const credentials = { accessKeyId: "test-key", secretAccessKey: "test-secret" };
   const key = `${credentials.accessKeyId},${credentials.secretAccessKey}`;
   await mkdir(join(dir.path, "data", BUCKET), { recursive: true });

@@ -10,8 +10,7 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { durableStep } from "../../host/durable-step.ts";
 import { plainIsolation } from "../../host/isolation.ts";
-import { freePort } from "../../host/ports.ts";
-import { isAlive, residentBytes } from "@torpor/service";
+import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
@@ -118,10 +117,10 @@ export class SimulatedDriver implements Driver {
   private async launch(vm: Vm): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
-    const guestPort = await freePort();
-    const args = [PROGRAM, runDir, String(guestPort)];
+    using claimed = await claimPort();
+    const args = [PROGRAM, runDir, String(claimed.port)];
     const enclosure = await this.isolation.enclose(vm, { devices: [] });
-    const guest = { kind: "tcp", host: "127.0.0.1", port: guestPort } as const;
+    const guest = { kind: "tcp", host: "127.0.0.1", port: claimed.port } as const;
     const record = await startVmm(vm, { command: process.execPath, args, enclosure }, { runDir, guest, fingerprint: FINGERPRINT });
     const deadline = Date.now() + START_LIMIT_MS;
     for (;;) {
