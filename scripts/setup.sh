@@ -11,7 +11,8 @@ usage: ./torpor <command>
 
   demo [--keep]     set up, build the image, start a fleet, and tell a sandbox's life on real virtual machines
                     [--driver cloud-hypervisor: in the lab host, with the binary of CLOUD_HYPERVISOR_BIN]
-  up                start the local fleet and leave it running      [--hosts N] [--schedulers N] [--gateways N] [--nats 1|3|5]
+  up                start the local fleet and leave it running, or what of it does not run any more
+                    [--hosts N] [--schedulers N] [--gateways N] [--nats 1|3|5]
   down              end the local fleet and its virtual machines
   restart --rolling every program of it in turn, while sandboxes run on; or: restart <component…>
   status [--json]   every component and every virtual machine

@@ -29,6 +29,8 @@ const { positionals } = parseArgs({ args: process.argv.slice(2, 3), allowPositio
 const load = COMMANDS[positionals[0] ?? ""];
 const root = new URL("../../../", import.meta.url).pathname;
 const write = (line: string) => process.stdout.write(`${line}\n`);
+// Whoever read along may leave (| head). The command still ends what it has begun.
+process.stdout.on("error", () => {});
 
 if (load === undefined) {
   process.stderr.write(`torpor: there is no command "${positionals[0] ?? ""}"; there are: ${Object.keys(COMMANDS).join(", ")}\n`);

@@ -17,7 +17,7 @@ import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
-import { collectLeftovers, endVmProcesses } from "./vms.ts";
+import { collectLeftovers, endVmProcesses, listVmProcesses } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
   postgres: 60_000,
@@ -43,12 +43,12 @@ export class Fleet {
     this.state = state;
   }
 
-  /** The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any more. */
+  /** The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any more, be it a virtual machine. */
   static async find(dir: string): Promise<Fleet | undefined> {
     const state = await readState(dir);
-    if (state === undefined || !state.components.some((component) => component.process !== undefined && isAlive(component.process)))
-      return undefined;
-    return new Fleet(dir, state);
+    if (state === undefined) return undefined;
+    const isRunning = state.components.some(isUp) || (await listVmProcesses(dir)).length > 0;
+    return isRunning ? new Fleet(dir, state) : undefined;
   }
 
   /** Starts a fleet and returns when all of it is well. Ends what is left of an earlier one first. */
@@ -88,6 +88,7 @@ export class Fleet {
       ...planServices(options, ports, state),
     ];
     try {
+      await options.prepareImages?.();
       await fleet.bringUp(say, signal);
     } catch (error) {
       await fleet.down();
@@ -96,23 +97,27 @@ export class Fleet {
     return fleet;
   }
 
-  private async bringUp(say: (line: string) => void, signal: AbortSignal): Promise<void> {
+  /** Starts what does not run, and returns when that is well. The lab host has a command of its own. */
+  async bringUp(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
     const { state } = this;
-    say("starting Postgres and nats-server");
+    const down = state.components.filter((component) => !isUp(component) && component.role !== "lab");
+    const startAll = async (components: Component[]) => {
+      if (components.length === 0) return;
+      say(`starting ${components.map(({ name }) => name).join(", ")}`);
+      // Servers of a cluster are well only together.
+      await Promise.all(components.map(({ name }) => this.startComponent(name, signal)));
+    };
     const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
-    // Servers of a cluster are well only together.
-    await Promise.all(state.components.filter(isBase).map(({ name }) => this.startComponent(name, signal)));
+    await startAll(down.filter(isBase));
     await migrate(state.databaseUrl);
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey });
-    const rest = state.components.filter((component) => !isBase(component));
-    say(`starting ${rest.map(({ name }) => name).join(", ")}`);
-    await Promise.all(rest.map(({ name }) => this.startComponent(name, signal)));
+    await startAll(down.filter((component) => !isBase(component)));
   }
 
   /** Starts a component that does not run and waits until it is well. */
   async startComponent(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
     const component = this.component(name);
-    if (component.process !== undefined && isAlive(component.process)) return;
+    if (isUp(component)) return;
     component.process = await startProcess(component);
     writeState(this.dir, this.state);
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
@@ -161,8 +166,12 @@ export class Fleet {
     await this.startComponent(name, signal);
   }
 
-  /** Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md. Ends at the first that does not become well. */
+  /**
+   * Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md. What does not run is started before that: of three NATS servers, say, no second one may be
+   * missing. Ends at the first that does not become well.
+   */
   async rollingRestart(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    await this.bringUp(say, signal);
     const inOrder = ROLLING_ORDER.flatMap((role) => this.state.components.filter((component) => component.role === role));
     for (const { name } of inOrder) {
       signal.throwIfAborted();
@@ -216,6 +225,8 @@ export class Fleet {
     if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
 }
+
+const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);
 
 /** How a program is asked to end. Postgres: without waiting for its clients. A NATS server that others stand in for: it hands over first. */
 function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {

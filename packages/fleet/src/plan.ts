@@ -9,6 +9,8 @@ export interface FleetOptions {
   /** Holds everything that the fleet writes. */
   dir: string;
   imagesDir: string;
+  /** Makes what is missing of the images, when all that could keep the fleet from starting was looked at: it may take minutes. */
+  prepareImages?: () => Promise<void>;
   hosts: number;
   /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
   guestHosts?: string[];

@@ -28,10 +28,12 @@ export async function demo(context: CommandContext): Promise<number> {
 
 async function localFleet(context: CommandContext, signal: AbortSignal): Promise<LabFleet> {
   const options = fleetOptions(context);
-  await buildImage(context, signal);
   const running = await Fleet.find(options.dir);
-  if (running !== undefined) context.write("fleet: it is up already, and is used");
-  return { fleet: running ?? (await startFleet(context, options, signal)), running };
+  const prepareImages = async () => await buildImage(context, signal);
+  if (running === undefined) return { fleet: await startFleet(context, { ...options, prepareImages }, signal), running };
+  await prepareImages();
+  context.write("fleet: it is up already, and is used");
+  return { fleet: running, running };
 }
 
 function isOfLab({ args }: CommandContext): boolean {

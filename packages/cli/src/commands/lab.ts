@@ -44,9 +44,10 @@ export async function joinLab(context: CommandContext, driver: string, signal: A
     return { fleet: running, running };
   }
   const say = (line: string) => write(`lab: [${((performance.now() - startedAt) / 1000).toFixed(0).padStart(3)}s] ${line}`);
-  await buildImageFiles(context, signal);
+  const prepareImages = async () => await buildImageFiles(context, signal);
+  if (running !== undefined) await prepareImages();
   // A fleet for the lab alone has no other host: what is created in it runs there.
-  const fleet = running ?? (await startFleet(context, { ...fleetOptions({ ...context, args: [] }), hosts: 0 }, signal));
+  const fleet = running ?? (await startFleet(context, { ...fleetOptions({ ...context, args: [] }), hosts: 0, prepareImages }, signal));
   try {
     await labUp({ ...(await machineOptions(root)), driver, cloudHypervisorBin }, fleet, say, signal);
   } catch (error) {

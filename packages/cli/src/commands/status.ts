@@ -5,7 +5,7 @@ import { fleetDir } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { table } from "../table.ts";
 
-interface ComponentStatus {
+export interface ComponentStatus {
   name: string;
   role: string;
   pid: number | null;
@@ -49,8 +49,36 @@ export async function status({ root, args, write }: CommandContext): Promise<num
             vms.map((vm) => [vm.sandbox, vm.host, String(vm.pid ?? "-"), vm.state]),
           ),
     );
+    const advice = adviceOn(components);
+    if (advice.length > 0) write(["", ...advice].join("\n"));
   }
   return fleet !== undefined && components.every(({ health }) => health === "well") ? 0 : 1;
+}
+
+/** A line for each thing that is wrong, with what to do about it. */
+export function adviceOn(components: ComponentStatus[]): string[] {
+  const unwell = components.flatMap(({ name, reason }) => (reason === undefined ? [] : [{ name, reason }]));
+  const down = components.filter(({ health }) => health === "down");
+  const silent = components.filter(({ role, health }) => role === "node-agent" && health !== "well");
+  const lines = [
+    ...unwell.map(({ name, reason }) => `${name} is unwell: ${reason}. ./torpor restart ${name} restarts it.`),
+    ...lineOn(
+      "Not running",
+      down.filter(({ role }) => role !== "lab"),
+      "./torpor up starts what does not run.",
+    ),
+    ...lineOn(
+      "Not running",
+      down.filter(({ role }) => role === "lab"),
+      "./torpor lab up starts it.",
+    ),
+    ...lineOn("Virtual machines not shown, as their agent does not answer (they may run)", silent, "./torpor hosts counts them."),
+  ];
+  return lines.length === 0 ? [] : [...lines, "Logs: .torpor/fleet/logs"];
+}
+
+function lineOn(what: string, components: ComponentStatus[], advice: string): string[] {
+  return components.length === 0 ? [] : [`${what}: ${components.map(({ name }) => name).join(", ")}. ${advice}`];
 }
 
 /** What a node-agent says of its VMs, in its health report. */

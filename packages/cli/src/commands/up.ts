@@ -1,24 +1,34 @@
 /** `torpor up` and `torpor down`: the local fleet as something that stays. */
+import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { askedShape, fits, inOptions, shapeOfState } from "../shape.ts";
 import { buildImage } from "./image.ts";
 
 export async function up(context: CommandContext): Promise<number> {
   const options = fleetOptions(context);
   const running = await Fleet.find(options.dir);
-  if (running !== undefined) {
-    context.write("fleet: it is up already; ./torpor status shows it, ./torpor down ends it");
-    printAccess(context, running);
-    return 0;
-  }
   const signal = interrupted();
-  if (options.driver === "qemu") await buildImage(context, signal);
-  printAccess(context, await startFleet(context, options, signal));
+  if (running !== undefined) return await upAgain(context, running, signal);
+  const prepareImages = async () => await buildImage(context, signal);
+  printAccess(context, await startFleet(context, options.driver === "qemu" ? { ...options, prepareImages } : options, signal));
   return 0;
 }
 
-export async function down({ root, write }: CommandContext): Promise<number> {
+/** The fleet is there, though perhaps not all of it runs. */
+async function upAgain(context: CommandContext, fleet: Fleet, signal: AbortSignal): Promise<number> {
+  const shape = shapeOfState(fleet.state);
+  if (!fits(askedShape(context.args), shape))
+    throw new Error(`the fleet is up as ${inOptions(shape)}: end it first (./torpor down; its sandboxes are kept)`);
+  context.write("fleet: it is up already; ./torpor status shows it, ./torpor down ends it");
+  await fleet.bringUp((line) => context.write(`fleet: ${line}, which did not run`), signal);
+  printAccess(context, fleet);
+  return 0;
+}
+
+export async function down({ root, args, write }: CommandContext): Promise<number> {
+  parseArgs({ args });
   const fleet = await Fleet.find(fleetDir(root));
   if (fleet === undefined) {
     write("fleet: it is down");

@@ -1,0 +1,73 @@
+/** How many of each part the local fleet has, and which driver: as the command line asks for it, and as a fleet that is up has it. */
+import { parseArgs } from "node:util";
+import type { FleetOptions, FleetState, Role } from "@torpor/fleet";
+
+export type FleetShape = Required<Pick<FleetOptions, "hosts" | "gateways" | "schedulers" | "natsServers" | "driver">>;
+
+const DEFAULTS: FleetShape = { hosts: 2, gateways: 1, schedulers: 2, natsServers: 1, driver: "qemu" };
+const MAX_COUNT = 16;
+
+/** What the options say; absent: nothing was said. Throws one line that names the option that is wrong. */
+export function askedShape(args: string[]): Partial<FleetShape> {
+  const { values } = parseArgs({
+    args,
+    options: {
+      hosts: { type: "string" },
+      schedulers: { type: "string" },
+      gateways: { type: "string" },
+      nats: { type: "string" },
+      driver: { type: "string" },
+      keep: { type: "boolean" },
+    },
+  });
+  const { hosts, gateways, schedulers, nats, driver } = values;
+  return {
+    ...(hosts === undefined ? {} : { hosts: count("--hosts", hosts) }),
+    ...(gateways === undefined ? {} : { gateways: count("--gateways", gateways) }),
+    ...(schedulers === undefined ? {} : { schedulers: count("--schedulers", schedulers) }),
+    ...(nats === undefined ? {} : { natsServers: natsServers(nats) }),
+    ...(driver === undefined ? {} : { driver: driverOf(driver) }),
+  };
+}
+
+export const shapeOf = (asked: Partial<FleetShape>): FleetShape => ({ ...DEFAULTS, ...asked });
+
+/** Of a fleet that is up. The lab host, which comes and goes, does not count. */
+export function shapeOfState({ components, driver }: Pick<FleetState, "components" | "driver">): FleetShape {
+  const countOf = (role: Role) => components.filter((component) => component.role === role).length;
+  return {
+    hosts: countOf("node-agent"),
+    gateways: countOf("gateway"),
+    schedulers: countOf("scheduler"),
+    natsServers: countOf("nats"),
+    driver: driverOf(driver),
+  };
+}
+
+/** Whether a fleet has what was asked for, where something was. */
+export function fits(asked: Partial<FleetShape>, shape: FleetShape): boolean {
+  return Object.entries(asked).every(([name, value]) => shape[name as keyof FleetShape] === value);
+}
+
+/** `--hosts 2 --schedulers 2 --gateways 1 --nats 1 --driver qemu` */
+export function inOptions({ hosts, schedulers, gateways, natsServers: nats, driver }: FleetShape): string {
+  return `--hosts ${hosts} --schedulers ${schedulers} --gateways ${gateways} --nats ${nats} --driver ${driver}`;
+}
+
+function count(name: string, text: string): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1 || value > MAX_COUNT)
+    throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
+  return value;
+}
+
+/** Two would be worse than one: a cluster works while more than half of it does. */
+function natsServers(text: string): number {
+  if (!["1", "3", "5"].includes(text)) throw new Error(`--nats must be 1, 3 or 5, not "${text}"`);
+  return Number(text);
+}
+
+function driverOf(text: string): FleetShape["driver"] {
+  if (text !== "qemu" && text !== "simulated") throw new Error(`--driver must be qemu or simulated, not "${text}"`);
+  return text;
+}

@@ -1,0 +1,38 @@
+import { expect, test } from "vitest";
+import { adviceOn, type ComponentStatus } from "../src/commands/status.ts";
+
+const component = (name: string, role: string, rest: Partial<ComponentStatus>): ComponentStatus => ({
+  name,
+  role,
+  pid: 1,
+  address: "-",
+  health: "well",
+  ...rest,
+});
+const WELL = component("gateway-1", "gateway", {});
+
+test("a fleet that is well needs no advice", () => {
+  expect(adviceOn([WELL])).toEqual([]);
+});
+
+test("what does not run is named with the command that starts it, and so are the hosts whose virtual machines are not seen", () => {
+  const down = [
+    component("nats-2", "nats", { health: "down" }),
+    component("host-1", "node-agent", { health: "down" }),
+    component("lab-1", "lab", { health: "down" }),
+  ];
+  expect(adviceOn([WELL, ...down])).toEqual([
+    "Not running: nats-2, host-1. ./torpor up starts what does not run.",
+    "Not running: lab-1. ./torpor lab up starts it.",
+    "Virtual machines not shown, as their agent does not answer (they may run): host-1. ./torpor hosts counts them.",
+    "Logs: .torpor/fleet/logs",
+  ]);
+});
+
+test("what is unwell says why", () => {
+  const unwell = component("scheduler-1", "scheduler", { health: "unwell", reason: "no database" });
+  expect(adviceOn([unwell])).toEqual([
+    "scheduler-1 is unwell: no database. ./torpor restart scheduler-1 restarts it.",
+    "Logs: .torpor/fleet/logs",
+  ]);
+});
