@@ -27,9 +27,13 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   // As a later command does: from the files alone.
   const found = await Fleet.find(fleet.fleet.dir);
   const said: string[] = [];
-  await found?.bringUp((line) => said.push(line));
+  const started = found?.bringUp((line) => said.push(line));
+  await expect(Fleet.find(fleet.fleet.dir).then(async (second) => await second?.bringUp(() => {}))).rejects.toThrow(
+    "another command is starting the fleet",
+  );
+  await started;
   expect(said).toEqual(["starting nats-2", "starting scheduler-1, host-1-fence, host-1, gateway-2"]);
-  expect((await found?.health())?.filter(({ health }) => health.kind !== "well")).toEqual([]);
+  await until("all is well", async () => (await found?.health())?.every(({ health }) => health.kind === "well"));
   // The test's own handle has to know the new processes, to end them.
   for (const { name, process: identity } of found?.state.components ?? [])
     if (identity !== undefined) fleet.fleet.component(name).process = identity;

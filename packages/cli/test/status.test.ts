@@ -24,7 +24,7 @@ test("what does not run is named with the command that starts it, and so are the
   expect(adviceOn([WELL, ...down])).toEqual([
     "Not running: nats-2, host-1. ./torpor up starts what does not run.",
     "Not running: lab-1. ./torpor lab up starts it.",
-    "Virtual machines not shown, as their agent does not answer (they may run): host-1. ./torpor hosts counts them.",
+    "Virtual machines not shown, as their agents do not answer (they may run): host-1. ./torpor hosts counts them.",
     "Logs: .torpor/fleet/logs",
   ]);
 });

@@ -4,12 +4,12 @@
  * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
  * FL2  `down` ends the virtual machines too; files of sandboxes stay, and the next start brings them back as paused or stopped.
  */
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
-import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
+import { claimPorts, isAlive, signalProcess, tryClaimName, waitUntilGone } from "@torpor/service";
 import { natsUserOf } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
 import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
@@ -58,6 +58,7 @@ export class Fleet {
     signal: AbortSignal = new AbortController().signal,
   ): Promise<Fleet> {
     const { dir } = options;
+    using _turn = await takeTurn(dir);
     await (await Fleet.find(dir))?.down();
     for (const name of ["logs", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
     const ports = await choosePorts(options);
@@ -89,7 +90,7 @@ export class Fleet {
     ];
     try {
       await options.prepareImages?.();
-      await fleet.bringUp(say, signal);
+      await fleet.startMissing(say, signal);
     } catch (error) {
       await fleet.down();
       throw error;
@@ -99,12 +100,16 @@ export class Fleet {
 
   /** Starts what does not run, and returns when that is well. The lab host has a command of its own. */
   async bringUp(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    using _turn = await takeTurn(this.dir);
+    await this.startMissing(say, signal);
+  }
+
+  private async startMissing(say: (line: string) => void, signal: AbortSignal): Promise<void> {
     const { state } = this;
     const down = state.components.filter((component) => !isUp(component) && component.role !== "lab");
     const startAll = async (components: Component[]) => {
       if (components.length === 0) return;
       say(`starting ${components.map(({ name }) => name).join(", ")}`);
-      // Servers of a cluster are well only together.
       await Promise.all(components.map(({ name }) => this.startComponent(name, signal)));
     };
     const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
@@ -114,13 +119,16 @@ export class Fleet {
     await startAll(down.filter((component) => !isBase(component)));
   }
 
-  /** Starts a component that does not run and waits until it is well. */
+  /** Starts a component that does not run and waits until it is well, and a NATS server's cluster too. */
   async startComponent(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
     const component = this.component(name);
     if (isUp(component)) return;
     component.process = await startProcess(component);
     writeState(this.dir, this.state);
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
+    // Servers of a cluster are well only together: for a moment the others may not count on one that is back, and none of them may go meanwhile.
+    const others = component.role === "nats" ? this.state.components.filter((other) => other.role === "nats" && isUp(other)) : [];
+    await Promise.all(others.map((other) => waitWell(other, READY_LIMIT_MS.nats, signal)));
   }
 
   /** Starts a component that the fleet was not planned with, or a newer one of the same name; it ends with the fleet. Returns before it is well. */
@@ -224,6 +232,13 @@ export class Fleet {
     const hosts = this.state.components.filter(({ role }) => role === "node-agent");
     if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
+}
+
+/** One command at a time starts programs of a fleet: two would start them twice. Throws a line when another is at it. */
+async function takeTurn(dir: string): Promise<Disposable> {
+  const turn = await tryClaimName(`fleet-${createHash("sha256").update(dir).digest("hex")}`);
+  if (turn === undefined) throw new Error(`another command is starting the fleet in ${dir}: wait for it, or end it`);
+  return turn;
 }
 
 const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);

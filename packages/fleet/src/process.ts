@@ -61,8 +61,13 @@ export async function healthOf(component: Component, limitMs = 3_000): Promise<H
     const isWell = response.ok && facts["status"] !== "degraded";
     return isWell ? { kind: "well", facts } : { kind: "unwell", reason: JSON.stringify(facts) };
   } catch (error) {
-    return { kind: "unwell", reason: error instanceof Error ? error.message : String(error) };
+    return { kind: "unwell", reason: reasonOf(error, limitMs) };
   }
+}
+
+function reasonOf(error: unknown, limitMs: number): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.name === "TimeoutError" || error.name === "AbortError" ? `it did not answer within ${limitMs / 1000} s` : error.message;
 }
 
 async function freshnessOf(file: string): Promise<Health> {

@@ -27,18 +27,25 @@ export async function claimPort(): Promise<ClaimedPort> {
 
 /** That port; undefined when somebody listens on it or has claimed it. Throws when this process may not listen on it at all. */
 export async function tryClaimPort(port: number): Promise<ClaimedPort | undefined> {
-  const claim = await tryListen({ path: `\0torpor-port-${port}` });
+  const claim = await tryClaimName(`port-${port}`);
   if (claim === undefined) return undefined;
+  const dispose = () => claim[Symbol.dispose]();
   const probe = await tryListen({ host: "127.0.0.1", port }).catch((error: unknown) => {
-    claim.close();
+    dispose();
     throw error;
   });
   if (probe === undefined) {
-    claim.close();
+    dispose();
     return undefined;
   }
   await new Promise<void>((resolve) => probe.close(() => resolve()));
-  return { port, [Symbol.dispose]: () => claim.close() };
+  return { port, [Symbol.dispose]: dispose };
+}
+
+/** A name that one process of this machine has at a time, at most 90 bytes, until it is disposed or the process ends; undefined when another has it. */
+export async function tryClaimName(name: string): Promise<Disposable | undefined> {
+  const server = await tryListen({ path: `\0torpor-${name}` });
+  return server && { [Symbol.dispose]: () => server.close() };
 }
 
 /** Ports for the programs of a test or of a fleet, no two the same: this process's until it ends. */

@@ -43,7 +43,7 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     write("");
     write(
       vms.length === 0
-        ? "No virtual machines."
+        ? "No virtual machines seen."
         : table(
             ["SANDBOX", "HOST", "PID", "STATE"],
             vms.map((vm) => [vm.sandbox, vm.host, String(vm.pid ?? "-"), vm.state]),
@@ -72,7 +72,7 @@ export function adviceOn(components: ComponentStatus[]): string[] {
       down.filter(({ role }) => role === "lab"),
       "./torpor lab up starts it.",
     ),
-    ...lineOn("Virtual machines not shown, as their agent does not answer (they may run)", silent, "./torpor hosts counts them."),
+    ...lineOn("Virtual machines not shown, as their agents do not answer (they may run)", silent, "./torpor hosts counts them."),
   ];
   return lines.length === 0 ? [] : [...lines, "Logs: .torpor/fleet/logs"];
 }
