@@ -5,6 +5,8 @@ import { afterEach, expect, test } from "vitest";
 
 let fleet: TestFleet;
 afterEach(async () => {
+  // From the files: the test's own handle does not know what another one has started.
+  await (await Fleet.find(fleet.fleet.dir))?.down();
   await fleet[Symbol.asyncDispose]();
 });
 
@@ -14,7 +16,8 @@ async function createSandbox(): Promise<Record<string, unknown>> {
   return body;
 }
 
-const pids = () => Object.fromEntries(fleet.fleet.state.components.map(({ name, process: identity }) => [name, identity?.pid]));
+const pids = (of: Fleet | undefined) =>
+  Object.fromEntries((of?.state.components ?? []).map(({ name, process: identity }) => [name, identity?.pid]));
 
 test("what was killed is started again, what runs is left alone, and the sandbox has noticed nothing", async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1, gateways: 2, natsServers: 3 });
@@ -22,7 +25,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   expect((await fleet.guest(sandbox, "/execute", { code: "x = 42" })).status).toBe(200);
   const killed = ["nats-2", "scheduler-1", "host-1-fence", "host-1", "gateway-2"];
   for (const name of killed) await fleet.fleet.kill(name);
-  const before = pids();
+  const before = pids(fleet.fleet);
 
   // As a later command does: from the files alone.
   const found = await Fleet.find(fleet.fleet.dir);
@@ -34,10 +37,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   await started;
   expect(said).toEqual(["starting nats-2", "starting scheduler-1, host-1-fence, host-1, gateway-2"]);
   await until("all is well", async () => (await found?.health())?.every(({ health }) => health.kind === "well"));
-  // The test's own handle has to know the new processes, to end them.
-  for (const { name, process: identity } of found?.state.components ?? [])
-    if (identity !== undefined) fleet.fleet.component(name).process = identity;
-  const after = pids();
+  const after = pids(found);
   const restarted = Object.keys(after).filter((name) => after[name] !== before[name]);
   expect(restarted.toSorted()).toEqual(killed.toSorted());
 
