@@ -138,7 +138,6 @@ make_directories() {
   # VMMs run as another user and have to get through to their own directories.
   make_directory 755 "$DATA"
   make_directory 755 "$DATA/images"
-  make_directory 700 "$DATA/snapshots"
   make_directory 700 "$ETC"
   make_directory 755 "$LIB"
 }

@@ -216,3 +216,26 @@ describe("with a store that cannot be used", () => {
     }
   });
 });
+
+describe("with hosts that have no store", () => {
+  let fleet: TestFleet;
+  let client: ReturnType<typeof clientOf>;
+  beforeAll(async () => {
+    fleet = await startTestFleet({ hostEnv: { SNAPSHOT_STORE: "none" } });
+    client = clientOf(fleet);
+  });
+  afterAll(async () => {
+    await fleet[Symbol.asyncDispose]();
+  });
+
+  test("S4: what is paused never counts as replicated, and waiting for it is refused by name, with the sandbox paused", async () => {
+    const sandbox = await client.create();
+    const waited = await client.post(sandbox, "pause?wait_for=replicated");
+    expect(waited).toMatchObject({ status: 409, body: { code: "NO_SNAPSHOT_STORE", details: { durability: "host-disk" } } });
+    expect(String(waited.body["message"])).toContain("SNAPSHOT_STORE");
+    expect(await client.view(sandbox)).toMatchObject({ status: "paused", durability: "host-disk" });
+    expect(await client.post(sandbox, "resume")).toMatchObject({ status: 200 });
+    expect(await client.memory(sandbox)).toBe("42\n");
+    await client.remove(sandbox);
+  });
+});

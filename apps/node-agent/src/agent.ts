@@ -24,6 +24,7 @@ import { Reporter } from "./shell/reporter.ts";
 import { SnapshotDoor } from "./shell/snapshot-door.ts";
 import type { Blobs } from "./store/blobs.ts";
 import { ChunkStore } from "./store/chunk-store.ts";
+import { NOWHERE } from "./store/nowhere.ts";
 import { peerSource } from "./store/peer.ts";
 import { keepSwept } from "./store/sweep.ts";
 
@@ -35,8 +36,8 @@ export interface AgentOptions {
   config: Config;
   driver: Driver;
   isolation: Isolation;
-  /** Where snapshots are kept. */
-  blobs: Blobs;
+  /** Where snapshots are kept; undefined: on this host alone. */
+  blobs: Blobs | undefined;
   hostKey: string;
   bus: Bus;
   signal: AbortSignal;
@@ -68,7 +69,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       driver,
       isolation,
       guest,
-      snapshots: new ChunkStore(blobs),
+      snapshots: blobs === undefined ? NOWHERE : new ChunkStore(blobs),
       peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, hostKey, sandboxId, reference),
       activity,
       fence,
@@ -97,13 +98,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     fence.askThaws(bus, config.HOST_ID, signal, log),
     beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
     supervisor.watch(signal),
-    keepSwept(blobs, {
-      everyMs: config.SNAPSHOT_SWEEP_SECONDS * 1000,
-      graceMs: config.SNAPSHOT_GRACE_SECONDS * 1000,
-      ask: garbageAsker(bus, config.HOST_ID),
-      signal,
-      log,
-    }),
+    blobs === undefined ? undefined : keepSwept(blobs, sweepOptions(options)),
     consume(bus, {
       consumer: hostCommands(config.HOST_ID),
       decode: decodeCommand,
@@ -131,6 +126,14 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     },
   };
 }
+
+const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
+  everyMs: config.SNAPSHOT_SWEEP_SECONDS * 1000,
+  graceMs: config.SNAPSHOT_GRACE_SECONDS * 1000,
+  ask: garbageAsker(bus, config.HOST_ID),
+  signal,
+  log,
+});
 
 async function registration(
   config: Config,

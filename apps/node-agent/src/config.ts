@@ -21,9 +21,9 @@ const Environment = Type.Object({
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
-  /** Where snapshots are kept beside the host that took them: a directory that hosts share, or a bucket (docs/snapshots.md). */
-  SNAPSHOT_STORE: Type.Enum(["file", "s3"], { default: "file" }),
-  SNAPSHOT_STORE_DIR: Type.String({ default: "/var/lib/torpor/snapshots" }),
+  /** Where snapshots are kept beside the host that took them: nowhere, a directory that hosts share, or a bucket (docs/snapshots.md). */
+  SNAPSHOT_STORE: Type.Enum(["none", "file", "s3"], { default: "none" }),
+  SNAPSHOT_STORE_DIR: Type.Optional(Type.String({ pattern: "^/" })),
   /** Of any server that speaks S3; default: AWS. */
   S3_ENDPOINT: Type.Optional(Type.String({ pattern: "^https?://" })),
   S3_REGION: Type.String({ default: "us-east-1" }),

@@ -44,6 +44,8 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   const { isolation, close } = await chooseIsolation(config, log);
   onClose({ what: "isolation", close });
   const snapshotStore = await openBlobs(settings);
+  if (snapshotStore.blobs === undefined)
+    log.warn("SNAPSHOT_STORE is not set: what is paused here is on this host's disk alone, and is lost with it (docs/snapshots.md)");
   // Not waited for: it may be started later, and what runs here must not wait for it.
   void snapshotStore.problem().then((problem) => {
     if (problem !== undefined) log.error({ problem }, "the snapshot store cannot be used: snapshots stay on this host alone until it can");

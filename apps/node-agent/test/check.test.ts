@@ -34,13 +34,7 @@ async function machineWith(
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), content);
   }
-  for (const [path, mode] of [
-    ["/var/lib/torpor/images", 0o755],
-    ["/var/lib/torpor/snapshots", 0o700],
-  ] as const) {
-    await mkdir(join(root, path), { recursive: true });
-    await chmod(join(root, path), mode);
-  }
+  await mkdir(join(root, "/var/lib/torpor/images"), { recursive: true, mode: 0o755 });
   const env = { PATH: process.env["PATH"], CLOUD_HYPERVISOR_BIN: "/opt/cloud-hypervisor", ...change.env };
   const run = change.run ?? (async (command) => ({ code: 0, output: command.includes("cloud") ? "cloud-hypervisor v53.0\n" : "" }));
   return { root, env, settings: settingsFrom(env), run };
@@ -75,7 +69,6 @@ test.each([
   "cloud-hypervisor",
   "data directory",
   "images directory",
-  "snapshots directory",
   "reflink",
   "one file system",
   "VMM user",
@@ -141,21 +134,34 @@ test("a Cloud Hypervisor that is not set or cannot be run is missing", async () 
   expect((await find(await machineWith({ run: async () => ({ code: 127, output: "" }) }), "cloud-hypervisor")).found).toContain("127");
 });
 
-test("directories: the VMM's user must get through to its own, and nobody may read snapshots", async () => {
+test("directories: the VMM's user must get through to its own", async () => {
   const machine = await machineWith();
   await chmod(join(root, "/var/lib/torpor"), 0o700);
-  await chmod(join(root, "/var/lib/torpor/snapshots"), 0o755);
   expect((await find(machine, "data directory")).kind).toBe("missing");
-  expect((await find(machine, "snapshots directory")).kind).toBe("missing");
   await rm(join(root, "/var/lib/torpor"), { recursive: true });
   for (const name of ["data directory", "reflink", "free disk", "one file system"])
     expect((await find(machine, name)).kind).toBe("missing");
 });
 
+test("a snapshot store that protects from nothing is said, and nobody else may read one", async () => {
+  const look = async (env: NodeJS.ProcessEnv) => await find(await machineWith({ env }), "snapshot store");
+  expect(await look({})).toMatchObject({ kind: "advised", found: "none" });
+  expect(await look({ SNAPSHOT_STORE: "s3" })).toMatchObject({ kind: "ok", found: "s3" });
+  expect(await look({ SNAPSHOT_STORE: "file" })).toMatchObject({ kind: "missing", found: "SNAPSHOT_STORE_DIR is not set" });
+  const env = { SNAPSHOT_STORE: "file", SNAPSHOT_STORE_DIR: "/var/lib/torpor/snapshots" };
+  expect(await look(env)).toMatchObject({ kind: "missing", found: expect.stringContaining("is not there") as string });
+  const path = join(root, env.SNAPSHOT_STORE_DIR);
+  await mkdir(path);
+  await chmod(path, 0o755);
+  expect(await look(env)).toMatchObject({ kind: "missing", remedy: expect.stringContaining("chmod 700") as string });
+  await chmod(path, 0o700);
+  expect(await look(env)).toMatchObject({ kind: "advised", remedy: expect.stringContaining("lost with this host") as string });
+});
+
 test("a file system without reflinks is named, and nothing stays of the try", async () => {
   const machine = await machineWith({ run: async () => ({ code: 1, output: "Operation not supported" }) });
   expect((await find(machine, "reflink")).kind).toBe("advised");
-  expect((await readdir(join(root, "/var/lib/torpor"))).toSorted()).toEqual(["images", "snapshots"]);
+  expect((await readdir(join(root, "/var/lib/torpor"))).toSorted()).toEqual(["images"]);
 });
 
 test("secrets must be there, and be nobody else's", async () => {

@@ -348,10 +348,11 @@ describe("the server that speaks S3", () => {
 });
 
 describe("the configuration", () => {
-  const base = { SNAPSHOT_STORE: "s3", SNAPSHOT_STORE_DIR: "", S3_REGION: "us-east-1", S3_PREFIX: "" } as const;
+  const base = { SNAPSHOT_STORE: "s3", S3_REGION: "us-east-1", S3_PREFIX: "" } as const;
 
   test("what cannot work is refused at once, by the name of the variable", async () => {
     expect(() => storeSettings(base)).toThrow("S3_BUCKET is not set");
+    expect(() => storeSettings({ ...base, SNAPSHOT_STORE: "file" })).toThrow("SNAPSHOT_STORE_DIR is not set");
     const file = join(root.path, "credentials.json");
     expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(/credentials.json cannot be read/);
     await writeFile(file, "secret");

@@ -101,6 +101,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       DATA_PLANE_PORT: String(dataPlane),
       DATA_DIR: join(dir, "hosts", hostId),
       IMAGES_DIR: options.imagesDir,
+      SNAPSHOT_STORE: "file",
       SNAPSHOT_STORE_DIR: join(dir, "snapshots"),
       DRIVER: options.driver,
       ...options.hostEnv,

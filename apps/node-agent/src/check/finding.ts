@@ -25,7 +25,8 @@ export interface CheckSettings {
   vmmUid: number;
   dataDir: string;
   imagesDir: string;
-  snapshotStoreDir: string;
+  snapshotStore: string;
+  snapshotStoreDir: string | undefined;
   natsUrl: string | undefined;
   cloudHypervisorBin: string | undefined;
   cloudHypervisorDir: string;

@@ -11,24 +11,41 @@ const OTHERS_MAY_PASS = 0o001;
 const OTHERS_MAY_READ = 0o007;
 
 export const STORAGE_CHECKS: Check[] = [
-  { name: "data directory", look: (machine) => directory(machine, machine.settings.dataDir, { isPassable: true }) },
-  { name: "images directory", look: (machine) => directory(machine, machine.settings.imagesDir, { isPassable: true }) },
-  { name: "snapshots directory", look: (machine) => directory(machine, machine.settings.snapshotStoreDir, { isPassable: false }) },
+  { name: "data directory", look: (machine) => directory(machine, machine.settings.dataDir) },
+  { name: "images directory", look: (machine) => directory(machine, machine.settings.imagesDir) },
+  { name: "snapshot store", look: snapshotStore },
   { name: "reflink", look: reflink },
   { name: "one file system", look: oneFileSystem },
   { name: "free disk", look: freeDisk },
 ];
 
-async function directory(machine: Machine, path: string, { isPassable }: { isPassable: boolean }): Promise<Finding> {
+async function directory(machine: Machine, path: string): Promise<Finding> {
   const facts = await stat(join(machine.root, path)).catch(() => undefined);
   if (facts?.isDirectory() !== true) return missing(`${path} is not there`, "run infra/host/install.sh, which makes it");
-  const mode = (facts.mode & 0o777).toString(8);
-  if (isPassable && (facts.mode & OTHERS_MAY_PASS) === 0)
-    return missing(`${path} has mode ${mode}`, `chmod 755 ${path}: the VMM's user has to get through to its own directories`);
-  if (!isPassable && (facts.mode & OTHERS_MAY_READ) !== 0)
-    return missing(`${path} has mode ${mode}`, `chmod 700 ${path}: it holds the memory of sandboxes`);
-  return ok(`${path}, mode ${mode}`);
+  const mode = modeOf(facts);
+  return (facts.mode & OTHERS_MAY_PASS) === 0
+    ? missing(`${path} has mode ${mode}`, `chmod 755 ${path}: the VMM's user has to get through to its own directories`)
+    : ok(`${path}, mode ${mode}`);
 }
+
+async function snapshotStore(machine: Machine): Promise<Finding> {
+  const { snapshotStore: kind, snapshotStoreDir: path, dataDir } = machine.settings;
+  const remedy = "set SNAPSHOT_STORE to a directory that all hosts share, or to a bucket (docs/snapshots.md)";
+  if (kind === "none") return advised("none", `what is paused here is lost with this host: ${remedy}`);
+  if (kind !== "file") return ok(kind);
+  if (path === undefined) return missing("SNAPSHOT_STORE_DIR is not set", remedy);
+  const [store, data] = await Promise.all([path, dataDir].map((each) => stat(join(machine.root, each)).catch(() => undefined)));
+  if (store?.isDirectory() !== true) return missing(`${path} is not there`, "make it and mount it: until then nothing is copied there");
+  const found = `${path}, mode ${modeOf(store)}`;
+  if ((store.mode & OTHERS_MAY_READ) !== 0) return missing(found, `chmod 700 ${path}: it holds the memory of sandboxes`);
+  if (store.dev !== data?.dev) return ok(found);
+  return advised(
+    `${path} is on the file system of ${dataDir}`,
+    "it is lost with this host, though what it holds counts as replicated: mount a file system there that all hosts share",
+  );
+}
+
+const modeOf = ({ mode }: { mode: number }) => (mode & 0o777).toString(8);
 
 /** Tried for real: what a file system of this kind can do says little about this one. */
 async function reflink(machine: Machine): Promise<Finding> {

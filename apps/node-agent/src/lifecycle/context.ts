@@ -2,15 +2,12 @@ import type { CommitRequest, SnapshotReference } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
-import type { ChunkStore } from "../store/chunk-store.ts";
 import type { SnapshotSource } from "../store/fetch.ts";
+import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
 import type { Journal, VmRecord, VmStore } from "./record.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
-
-/** Snapshots that outlive their host's disk. */
-type SnapshotStore = Pick<ChunkStore, "put" | "source" | "remove"> & { blobs: Pick<ChunkStore["blobs"], "name"> };
 
 /** When sandboxes were last used through this host's data plane. */
 export interface HostActivity {

@@ -8,6 +8,7 @@
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
+import { NoSnapshotStore } from "../store/nowhere.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
 import { type LifecycleDeps, messageOf } from "./context.ts";
@@ -144,7 +145,11 @@ export class Replication {
         return;
       } catch (err) {
         if (signal.aborted) return;
-        const store = this.deps.snapshots.blobs.name;
+        if (err instanceof NoSnapshotStore) {
+          failure = { code: err.code, message: err.message };
+          break;
+        }
+        const store = this.deps.snapshots.name;
         failure = { code: "REPLICATION_FAILED", message: `The snapshot could not be copied to ${store}: ${messageOf(err)}` };
         this.deps.log.warn({ err, sandboxId, generation: manifest.generation, attempt }, "the snapshot could not be copied to the store");
         if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);

@@ -7,10 +7,11 @@ import type { Blobs } from "./blobs.ts";
 import { FileBlobs } from "./file-blobs.ts";
 import type { S3Options } from "./s3-blobs.ts";
 
-export type StoreSettings = { kind: "file"; dir: string } | ({ kind: "s3" } & S3Options);
+export type StoreSettings = { kind: "none" } | { kind: "file"; dir: string } | ({ kind: "s3" } & S3Options);
 
 export interface OpenedBlobs {
-  blobs: Blobs;
+  /** Undefined: this host has no store. */
+  blobs: Blobs | undefined;
   /** Why it cannot be used now, in words that say what to do; undefined when it can. */
   problem(): Promise<string | undefined>;
 }
@@ -22,7 +23,11 @@ type StoreConfig = Pick<
 
 /** Throws ConfigurationError when something is missing that it could not do without. */
 export function storeSettings(config: StoreConfig): StoreSettings {
-  if (config.SNAPSHOT_STORE === "file") return { kind: "file", dir: config.SNAPSHOT_STORE_DIR };
+  if (config.SNAPSHOT_STORE === "none") return { kind: "none" };
+  if (config.SNAPSHOT_STORE === "file") {
+    if (config.SNAPSHOT_STORE_DIR !== undefined) return { kind: "file", dir: config.SNAPSHOT_STORE_DIR };
+    throw new ConfigurationError("SNAPSHOT_STORE_DIR is not set: SNAPSHOT_STORE=file needs a directory that all hosts share");
+  }
   if (config.S3_BUCKET === undefined) throw new ConfigurationError("S3_BUCKET is not set: SNAPSHOT_STORE=s3 needs the name of a bucket");
   return {
     kind: "s3",
@@ -36,6 +41,7 @@ export function storeSettings(config: StoreConfig): StoreSettings {
 
 /** The S3 client is large: it is loaded where it is used. */
 export async function openBlobs(settings: StoreSettings): Promise<OpenedBlobs> {
+  if (settings.kind === "none") return { blobs: undefined, problem: async () => undefined };
   if (settings.kind === "file") return { blobs: new FileBlobs(settings.dir), problem: () => problemOfDirectory(settings.dir) };
   const { S3Blobs } = await import("./s3-blobs.ts");
   const blobs = new S3Blobs(settings);

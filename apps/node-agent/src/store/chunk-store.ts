@@ -17,30 +17,25 @@ import {
   sweepingLock,
   writingLock,
 } from "./format.ts";
-import { type CopyProgress, indexOf, type SnapshotCopy } from "./read-chunks.ts";
-
-export interface PutOptions {
-  signal: AbortSignal;
-  /** Waits until so many more bytes may be sent. */
-  pace?: ((bytes: number) => Promise<void>) | undefined;
-  onProgress?: ((progress: CopyProgress) => void) | undefined;
-}
+import { indexOf, type SnapshotCopy } from "./read-chunks.ts";
+import type { PutOptions, SnapshotStore } from "./snapshot-store.ts";
 
 /** A sweep that is older has died; a put says again and again that it goes on (sweep.ts). */
 const SWEEP_STALE_MS = 900_000;
 const WRITING_EVERY_MS = 300_000;
 const UNLOCK_LIMIT_MS = 10_000;
 
-export class ChunkStore {
-  readonly blobs: Blobs;
+export class ChunkStore implements SnapshotStore {
+  readonly name: string;
+  private readonly blobs: Blobs;
   private readonly chunkBytes: number;
 
   constructor(blobs: Blobs, chunkBytes: number = CHUNK_BYTES) {
     this.blobs = blobs;
+    this.name = blobs.name;
     this.chunkBytes = chunkBytes;
   }
 
-  /** Stores it, and returns its store key. What is there already is not sent again, whoever sent it: after a failure simply call it again. */
   async put(copy: SnapshotCopy, options: PutOptions): Promise<string> {
     const { sandboxId } = copy;
     const entry = entryName(copy.generation, sha256Hex(copy.manifest));
@@ -67,7 +62,6 @@ export class ChunkStore {
     }
   }
 
-  /** An entry, to be fetched from. */
   source(storeKey: string): SnapshotSource {
     const [sandboxId = ""] = storeKey.split("/");
     return {
@@ -85,7 +79,6 @@ export class ChunkStore {
     };
   }
 
-  /** All that is stored of a sandbox. */
   async remove(sandboxId: string, signal: AbortSignal): Promise<void> {
     await removeBelow(this.blobs, `${sandboxId}/`, signal);
   }
