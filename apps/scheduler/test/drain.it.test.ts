@@ -1,20 +1,24 @@
 /** Drains over a real database, round by round: hosts that a test speaks for, any number of schedulers. */
 import assert from "node:assert/strict";
 import {
+  changeHost,
   type DrainBudget,
   type DrainProgress,
   endDrain,
   findHost,
   listDrainProgress,
+  listDrainsAtWork,
   listHostEvents,
   recordReplication,
   requestDrain,
   type SandboxRow,
+  takeUpSandboxes,
 } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { drainSandbox } from "../src/drain/drain-sandbox.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -59,6 +63,14 @@ class Ground implements AsyncDisposable {
   /** A round sees what the one before has committed: two of them take a place and use it. */
   async rounds(count = 2): Promise<void> {
     for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
+  }
+
+  /** Of a scheduler that dies once it has asked for an operation, before it begins it. */
+  async roundThatDies(): Promise<void> {
+    const publishCommitted = async () => {
+      throw new Error("the scheduler has died");
+    };
+    await assert.rejects(drainHosts({ ...this.scheduler.deps, publishCommitted }), /has died/);
   }
 
   /** What has failed may be tried again now. */
@@ -195,7 +207,9 @@ describe("a drain", () => {
     await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
     await ground.rounds();
     expect(await ground.executing(), "it waits for the copy").toEqual([]);
-    const stall = async () => await ground.scheduler.database.sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    const { sql } = ground.scheduler.database;
+    const stall = async () => await sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
     await recordReplication(ground.db, "here", [copied]);
@@ -261,6 +275,53 @@ describe("what users do during a drain", () => {
     expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, ended: { released: 1 } });
   });
 
+  test("a resume that comes before the drain's pause has begun has it running on at once", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.roundThatDies();
+    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE status = 'waiting'`).toEqual([
+      { kind: "pause", status: "waiting" },
+    ]);
+    expect(await ground.scheduler.ask(id, "resume")).toEqual({ kind: "satisfied", state: "running" });
+    await ground.rounds();
+    expect(await ground.executing()).toEqual([]);
+    expect(await ground.progress()).toMatchObject({ working: 0, failures: [{ sandboxId: id, error: { code: "SANDBOX_RESUMED" } }] });
+  });
+
+  test("who joins a pause of the drain's keeps it paused, although the drain is aborted then", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    expect(await ground.scheduler.ask(id, "pause")).toMatchObject({ operation: { id: pause.id } });
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await ground.rounds();
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    await ground.rounds();
+    expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: "here" });
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" } });
+    expect(await ground.executing()).toEqual([]);
+  });
+
+  test("what may yet come back keeps the drain from its end, and its host from being retired", async () => {
+    await using ground = await Ground.with(["paused"]);
+    const id = idOf(ground.sandboxes[0]);
+    await changeHost(ground.db, "here", "cordon", "test");
+    const resume = await ground.scheduler.begin(id, "resume");
+    expect(await ground.sandbox(id)).toMatchObject({ state: "resuming", hostId: "there" });
+    expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    await ground.drain();
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, total: 0 });
+    const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
+    const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
+    await ground.scheduler.settle(failed);
+    await ground.rounds(3);
+    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, total: 1, ended: { released: 1 } });
+  });
+
   test("a delete ends it", async () => {
     await using ground = await Ground.with(["running"]);
     const id = idOf(ground.sandboxes[0]);
@@ -275,7 +336,41 @@ describe("what users do during a drain", () => {
   });
 });
 
+describe("a host that is lost during its drain", () => {
+  test("owes a sandbox nothing that it has paused and stored: it is resumed elsewhere; the rest waits for the host", async () => {
+    await using ground = await Ground.with(["running", "running"]);
+    await ground.drain();
+    await ground.rounds();
+    const id = await ground.pausedByDrain();
+    await ground.scheduler.lose("here");
+    await ground.rounds(3);
+    const resume = await ground.only("resume", "there");
+    expect(resume.sandboxId).toBe(id);
+    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.rounds(3);
+    expect(await ground.executing()).toEqual([]);
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, working: 0, ended: { moved: 1 } });
+    expect(await findHost(ground.db, "here")).toMatchObject({ state: "lost" });
+  });
+});
+
 describe("a drain that ends early", () => {
+  test("pauses nothing any more, by a scheduler neither that has read it while it was active", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    const [drain] = await listDrainsAtWork(ground.db);
+    assert(drain !== undefined);
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    for (let time = 0; time < 2; time += 1) await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
+    await takeUpSandboxes(ground.db, drain);
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, total: 1, ended: { returned: 1 } });
+    await takeUpSandboxes(ground.db, drain);
+    await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
+    expect(await ground.progress(), "nothing of it is begun again").toMatchObject({ ended: { returned: 1 } });
+    expect(await ground.executing()).toEqual([]);
+  });
+
   test("abort: what it has paused runs again where it is, what it has not touched stays, the host is cordoned", async () => {
     await using ground = await Ground.with(["running", "running", "paused"]);
     await ground.drain({ maxParallel: 1 });

@@ -1,6 +1,8 @@
 /** Carries out what a drain decides about one sandbox: through the same doors as a user's request, as `system:drain`. */
 import {
   acceptRequest,
+  type DrainAtWork,
+  DRAINER,
   type DrainRow,
   type DrainSandboxPatch,
   type DrainSandboxRow,
@@ -19,7 +21,7 @@ import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
 import { requestToCreate } from "../placement-request.ts";
 import { releaseFromHost, requestReplication } from "../release.ts";
-import { DRAINER, type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
+import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
@@ -37,11 +39,11 @@ type Decided = { patch: DrainSandboxPatch; next: Next };
 const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { kind: "nothing" } });
 
 /** `full`: it waits for a place, and none is free. */
-export async function drainSandbox(deps: Deps, drain: DrainRow, sandboxId: string): Promise<"done" | "full"> {
-  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, item, sandbox) => {
-    const step = await decide(deps, tx, drain, item, sandbox);
+export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: string): Promise<"done" | "full"> {
+  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, current, item, sandbox) => {
+    const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox);
     if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
-    return await apply(tx, step, drain, item, sandbox);
+    return await apply(tx, step, current, item, sandbox);
   });
   switch (next?.kind) {
     case "begin":
@@ -59,7 +61,7 @@ export async function drainSandbox(deps: Deps, drain: DrainRow, sandboxId: strin
   }
 }
 
-async function decide(deps: Deps, tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<DrainStep> {
+async function decide(deps: Deps, tx: Tx, drain: DrainAtWork, item: DrainSandboxRow, sandbox: SandboxRow): Promise<DrainStep> {
   const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
   const snapshot = sandbox.state === "paused" ? await findSnapshot(tx, sandbox.id) : undefined;
@@ -102,7 +104,7 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
       return nothing();
     case "pause": {
       const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS });
-      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true } : {}) } };
+      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
     }
     case "resume": {
       const asked = await ask(tx, sandbox, "resume", {

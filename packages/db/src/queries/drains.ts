@@ -3,17 +3,22 @@
  *
  * D1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
  * D2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order of `keepPaused`.
+ * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, desc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { EXECUTING_STATUSES } from "@torpor/state-machine";
+import { and, asc, desc, eq, exists, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
-import { drains, drainSandboxes, hosts, sandboxes } from "../schema.ts";
+import { drains, drainSandboxes, hosts, operations, sandboxes } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
+
+/** Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks for (A5 in state-machine/admission.ts). */
+export const DRAINER = "system:drain";
 
 export interface DrainBudget {
   maxParallel: number;
@@ -84,23 +89,28 @@ export async function listExpiredDrains(db: Tx): Promise<DrainRow[]> {
     .where(and(eq(drains.status, "active"), lt(drains.deadlineAt, sql`now()`)));
 }
 
-/** Drains that have something to do now. A lost host is left alone: nothing can be moved off it. */
-export async function listDrainsAtWork(db: Tx): Promise<DrainRow[]> {
+export type DrainAtWork = DrainRow & { isHostLost: boolean };
+
+/** Drains that are not over. */
+export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
   const rows = await db
-    .select({ drain: drains })
+    .select({ drain: drains, hostState: hosts.state })
     .from(drains)
     .innerJoin(hosts, eq(hosts.id, drains.hostId))
-    .where(and(atWork, or(eq(drains.status, "undoing"), eq(hosts.state, "draining"))))
+    .where(atWork)
     .orderBy(asc(drains.id));
-  return rows.map(({ drain }) => drain);
+  return rows.map(({ drain, hostState }) => ({ ...drain, isHostLost: hostState === "lost" }));
 }
 
 /** Takes up every sandbox that is on the host now; one that was done and is back is begun again. */
 export async function takeUpSandboxes(db: Tx, { id, hostId }: DrainRow): Promise<void> {
   await db.execute(sql`
     INSERT INTO drain_sandboxes (drain_id, sandbox_id)
-    SELECT ${id}, sandboxes.id FROM sandboxes WHERE host_id = ${hostId} AND state NOT IN ('deleting', 'deleted')
-    ON CONFLICT (drain_id, sandbox_id) DO UPDATE SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL
+    SELECT drains.id, sandboxes.id FROM drains, sandboxes
+    WHERE drains.id = ${id} AND drains.status = 'active' AND sandboxes.host_id = ${hostId} AND sandboxes.state NOT IN ('deleting', 'deleted')
+    FOR SHARE OF drains
+    ON CONFLICT (drain_id, sandbox_id) DO UPDATE
+    SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL, replication_asked_at = NULL
     WHERE drain_sandboxes.ended_at IS NOT NULL`);
 }
 
@@ -133,23 +143,24 @@ export async function takePlace(db: Database, drainId: number, sandboxId: string
 
 export type DrainSandboxPatch = Partial<Omit<typeof drainSandboxes.$inferInsert, "drainId" | "sandboxId">>;
 
-/** Decides about one sandbox, alone (D2), and keeps the patch that `decide` returns. Undefined: it is done. */
+/** Decides about one sandbox, alone (D2, D3), and keeps the patch that `decide` returns. Undefined: it is done, or the drain is. */
 export async function withDrainSandbox<T>(
   db: Database,
   drainId: number,
   sandboxId: string,
-  decide: (tx: Tx, item: DrainSandboxRow, sandbox: SandboxRow) => Promise<{ patch: DrainSandboxPatch; next: T }>,
+  decide: (tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow) => Promise<{ patch: DrainSandboxPatch; next: T }>,
 ): Promise<T | undefined> {
   return await db.transaction(async (tx) => {
     const [sandbox] = await tx.select().from(sandboxes).where(eq(sandboxes.id, sandboxId)).for("no key update");
+    const [drain] = await tx.select().from(drains).where(and(eq(drains.id, drainId), atWork)).for("share");
     const itsRow = and(eq(drainSandboxes.drainId, drainId), eq(drainSandboxes.sandboxId, sandboxId));
     const [item] = await tx
       .select()
       .from(drainSandboxes)
       .where(and(itsRow, isNull(drainSandboxes.endedAt)))
       .for("update");
-    if (item === undefined || sandbox === undefined) return undefined;
-    const decided = await decide(tx, item, sandbox);
+    if (drain === undefined || item === undefined || sandbox === undefined) return undefined;
+    const decided = await decide(tx, drain, item, sandbox);
     if (Object.keys(decided.patch).length > 0) await tx.update(drainSandboxes).set(decided.patch).where(itsRow);
     return decided.next;
   });
@@ -163,14 +174,27 @@ export async function keepPaused(tx: Tx, sandboxId: string): Promise<void> {
     .where(and(eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.endedAt), eq(drainSandboxes.owesResume, true)));
 }
 
+/** Sandboxes on a host, and those that what brings them elsewhere may yet bring back to it when it fails. */
+export async function countHeld(tx: Tx, hostId: string): Promise<number> {
+  const comesBack = exists(
+    tx
+      .select({ one: sql`1` })
+      .from(operations)
+      .where(
+        and(eq(operations.sandboxId, sandboxes.id), eq(operations.originHostId, hostId), inArray(operations.status, [...EXECUTING_STATUSES])),
+      ),
+  );
+  return await tx.$count(sandboxes, or(eq(sandboxes.hostId, hostId), comesBack));
+}
+
 /** Ends a drain whose host is empty; true when it has. The host is cordoned then. */
 export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     const open = await tx.$count(drainSandboxes, and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)));
-    if (host === undefined || open > 0 || (await tx.$count(sandboxes, eq(sandboxes.hostId, hostId))) > 0) return false;
+    if (host === undefined || open > 0 || (await countHeld(tx, hostId)) > 0) return false;
     const ended = await endWith(tx, id, "active", "done");
-    if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: "system:drain" });
+    if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: DRAINER });
     return ended;
   });
 }
@@ -188,7 +212,7 @@ export async function finishUndoing(db: Database, drain: DrainRow): Promise<bool
       .set({ endedAt: sql`now()`, outcome: "returned", workingSince: null })
       .where(open);
     const standing = { from: host.state, to: host.state };
-    await recordHostEvent(tx, { hostId: host.id, fact: "drain_undone", ...standing, requestedBy: "system:drain" });
+    await recordHostEvent(tx, { hostId: host.id, fact: "drain_undone", ...standing, requestedBy: DRAINER });
     return true;
   });
 }
