@@ -206,7 +206,7 @@ describe("what users ask for while a drain is at work", () => {
       });
       await until("the scheduler waits for the sandbox", async () => {
         const waits = await database.sql`SELECT 1 FROM pg_stat_activity
-          WHERE wait_event_type = 'Lock' AND query LIKE '%FROM sandboxes%' AND datname = current_database()`;
+          WHERE wait_event_type = 'Lock' AND datname = current_database()`;
         return waits.length > 0;
       });
       await sql`UPDATE operations SET status = 'superseded', ended_at = now() WHERE id = ${operationId}`;

@@ -22,6 +22,7 @@ function step({ status = "active", item = {}, state = "running", hostId = "here"
     waiting: undefined,
     own: undefined,
     isStored: false,
+    othersGrewAt: null,
     now: NOW,
     ...given,
   });
@@ -98,7 +99,9 @@ describe("the copy of what the drain has paused", () => {
     const item = { ...paused, workingSince: before(600_000), progressedAt: before(600_000) };
     const own = operation({ status: "succeeded", endedAt: before(1_000) });
     expect(step({ item, own, state: "paused" })).toEqual({ do: "copy" });
-    expect(step({ item, own: { ...own, endedAt: before(300_000) }, state: "paused" })).toMatchObject({ error: { code: "NOT_REPLICATED" } });
+    const stalled = { item, own: { ...own, endedAt: before(300_000) }, state: "paused" } as const;
+    expect(step(stalled)).toMatchObject({ error: { code: "NOT_REPLICATED" } });
+    expect(step({ ...stalled, othersGrewAt: before(1_000) }), "others are copied before it").toEqual({ do: "copy" });
   });
 });
 
@@ -106,9 +109,13 @@ describe("on a host that is lost", () => {
   const isHostLost = true;
   test("what the drain has paused is resumed elsewhere from the store, and nothing else is asked for", () => {
     expect(step({ isHostLost, item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
-    expect(step({ isHostLost, item: paused, state: "paused", isStored: true, status: "undoing" })).toEqual({ do: "resume", isPinned: false });
+    expect(step({ isHostLost, item: paused, state: "paused", isStored: true, status: "undoing" })).toEqual({
+      do: "resume",
+      isPinned: false,
+    });
     expect(step({ isHostLost, item: paused, state: "paused" }), "its snapshot is there alone").toEqual({ do: "wait" });
-    for (const state of ["running", "paused", "stopped"] as const) expect(step({ isHostLost, item: atWork, state })).toEqual({ do: "wait" });
+    for (const state of ["running", "paused", "stopped"] as const)
+      expect(step({ isHostLost, item: atWork, state })).toEqual({ do: "wait" });
     expect(step({ isHostLost, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
   });
 });
@@ -128,7 +135,9 @@ describe("what its owner has paused or stopped", () => {
 describe("somebody else's operation", () => {
   test("goes first, and frees the place of a sandbox that the drain has not paused", () => {
     expect(step({ executing: operation(users) })).toEqual({ do: "wait", giveBack: true });
-    expect(step({ item: paused, executing: operation({}), own: operation({}), waiting: operation({ ...users, id: "users", kind: "resume" }) })).toEqual({ do: "wait" });
+    expect(
+      step({ item: paused, executing: operation({}), own: operation({}), waiting: operation({ ...users, id: "users", kind: "resume" }) }),
+    ).toEqual({ do: "wait" });
   });
 
   test("is what was the drain's and a user has joined, and what another drain has asked for: neither is taken back", () => {
@@ -140,7 +149,10 @@ describe("somebody else's operation", () => {
   test("that took the drain's one back is no failure of the sandbox's", () => {
     const own = operation({ status: "superseded", endedAt: NOW, error: { code: "OPERATION_SUPERSEDED", message: "" } });
     expect(step({ item: paused, own })).toMatchObject({ do: "fail", error: { code: "SANDBOX_RESUMED" } });
-    expect(step({ item: paused, state: "paused", isStored: true, own: { ...own, kind: "resume" } })).toEqual({ do: "resume", isPinned: false });
+    expect(step({ item: paused, state: "paused", isStored: true, own: { ...own, kind: "resume" } })).toEqual({
+      do: "resume",
+      isPinned: false,
+    });
   });
 
   test("a delete is the end of it", () => {
@@ -168,7 +180,9 @@ describe("a drain that has ended early", () => {
       do: "pin",
       operationId: "op",
     });
-    expect(step({ status: undoing, item: paused, executing: resume, own: resume, state: "resuming", hostId: "there" })).toEqual({ do: "wait" });
+    expect(step({ status: undoing, item: paused, executing: resume, own: resume, state: "resuming", hostId: "there" })).toEqual({
+      do: "wait",
+    });
     expect(step({ status: undoing, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
   });
 });

@@ -60,6 +60,11 @@ class Ground implements AsyncDisposable {
     assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
   }
 
+  async drainAgain(): Promise<void> {
+    const budget = { maxParallel: 1, maxBytesPerSecond: 1, deadlineAt: null };
+    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
+  }
+
   /** A round sees what the one before has committed: two of them take a place and use it. */
   async rounds(count = 2): Promise<void> {
     for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
@@ -224,6 +229,58 @@ describe("a drain", () => {
     await ground.scheduler.carryOut(resume.id, { state: "running" });
     await ground.rounds();
     expect((await ground.progress()).failures).toMatchObject([{ error: { code: "NOT_REPLICATED" } }]);
+  });
+});
+
+describe("the bytes of a drain", () => {
+  const MIB = 1024 ** 2;
+  test("are expected, then counted as they are copied, and done when the sandbox has left", async () => {
+    await using ground = await Ground.with(["running", "running", "paused"]);
+    await ground.drain();
+    const [runs] = ground.sandboxes;
+    assert(runs !== undefined);
+    const expected = (runs.memoryMib + runs.diskMib) * MIB;
+    expect(await ground.progress(), "what is in the store takes nothing").toMatchObject({
+      bytesDone: 0,
+      bytesTotal: 2 * expected,
+      bytesEstimated: 2 * expected,
+      drain: { bytesPerSecond: null },
+    });
+    while ((await ground.executing()).length === 0) await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
+    const { sql } = ground.scheduler.database;
+    const seen: number[] = [];
+    for (const done of [1, 2, 3]) {
+      await recordReplication(ground.db, "here", [{ sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB }]);
+      await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
+      await ground.rounds(1);
+      const { bytesDone, bytesTotal, bytesEstimated, drain } = await ground.progress();
+      expect([bytesTotal, bytesEstimated]).toEqual([expected + 4 * MIB, expected]);
+      expect(drain.bytesPerSecond).toBeGreaterThan(0);
+      expect(drain.bytesPerSecond).toBeLessThan(MIB);
+      seen.push(bytesDone);
+    }
+    expect(seen).toEqual([MIB, 2 * MIB, 3 * MIB]);
+    await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, { state: "paused", snapshot: STORED }));
+    await ground.rounds();
+    await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+    await ground.rounds(1);
+    expect(await ground.progress()).toMatchObject({ ended: { moved: 1 }, bytesDone: 4 * MIB, bytesTotal: expected + 4 * MIB });
+    await ground.drainAgain();
+    expect(await ground.progress(), "a new budget is measured anew").toMatchObject({ drain: { bytesPerSecond: null } });
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "paused", snapshot: STORED });
+    for (let step = 0; step < 3; step += 1) {
+      await ground.rounds();
+      for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "running" });
+    }
+    expect(await ground.progress(), "what it has left is not counted").toMatchObject({
+      drain: { status: "aborted" },
+      bytesDone: 4 * MIB,
+      bytesTotal: 4 * MIB,
+      bytesEstimated: 0,
+    });
   });
 });
 

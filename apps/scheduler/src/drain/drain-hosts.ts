@@ -12,6 +12,7 @@ import {
 } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { drainSandbox } from "./drain-sandbox.ts";
+import { measureDrain } from "./measure.ts";
 
 /** Sandboxes of a drain that one round looks at. */
 const BATCH = 100;
@@ -37,7 +38,10 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
 }
 
 async function driveSandboxes(deps: Deps, drain: DrainAtWork): Promise<void> {
-  if (drain.status === "active" && !drain.isHostLost) await takeUpSandboxes(deps.db, drain);
+  if (drain.status === "active" && !drain.isHostLost) {
+    await takeUpSandboxes(deps.db, drain);
+    await measureDrain(deps, drain);
+  }
   let isFull = false;
   for (const { sandboxId, workingSince } of await listDrainSandboxes(deps.db, drain.id, BATCH)) {
     if (isFull && workingSince === null && drain.status === "active") continue;

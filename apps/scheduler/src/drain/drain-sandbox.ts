@@ -11,6 +11,7 @@ import {
   findOperation,
   findSandboxRow,
   findSnapshot,
+  lastGrowthBeside,
   pinOperation,
   type SandboxRow,
   takePlace,
@@ -19,7 +20,7 @@ import {
 } from "@torpor/db";
 import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
-import { requestToCreate } from "../placement-request.ts";
+import { requestToCreate } from "@torpor/placement";
 import { releaseFromHost, requestReplication } from "../release.ts";
 import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
 
@@ -66,7 +67,8 @@ async function decide(deps: Deps, tx: Tx, drain: DrainAtWork, item: DrainSandbox
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
   const snapshot = sandbox.state === "paused" ? await findSnapshot(tx, sandbox.id) : undefined;
   const isStored = snapshot !== undefined && snapshot.storeKey !== null;
-  const facts = { drain, item, sandbox, executing, waiting, own, isStored, now: new Date() };
+  const othersGrewAt = item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
+  const facts = { drain, item, sandbox, executing, waiting, own, isStored, othersGrewAt, now: new Date() };
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
@@ -86,15 +88,15 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
     case "wait":
       return nothing(step.giveBack === true && item.workingSince !== null ? { workingSince: null } : {});
     case "end": {
-      // The last that its host said of a copy may be from before its end.
-      const copied = step.outcome === "moved" || step.outcome === "released" ? { bytesDone: item.bytesTotal } : {};
-      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null, ...copied });
+      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null });
     }
     case "fail":
       return nothing({
         error: step.error,
         retryAt: step.retryAt,
         attempts: item.attempts + 1,
+        // It will be another one.
+        bytesDone: 0,
         workingSince: null,
         owesResume: false,
         operationId: null,

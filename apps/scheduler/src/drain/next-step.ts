@@ -27,6 +27,8 @@ export interface DrainFacts {
   own: OperationRow | undefined;
   /** The snapshot of a paused sandbox is in the store. */
   isStored: boolean;
+  /** When another copy of the host's grew, while this one has not begun. */
+  othersGrewAt: Date | null;
   now: Date;
 }
 
@@ -120,12 +122,13 @@ function whileInError(facts: DrainFacts): DrainStep {
   return fail(facts, IN_ERROR);
 }
 
-/** The time that its pause took is not the copy's. */
-function isStalled({ item, own, now }: DrainFacts): boolean {
+/** The time that its pause took is not the copy's, nor that in which others go first: a host makes only a few at once. */
+function isStalled({ item, own, othersGrewAt, now }: DrainFacts): boolean {
   const progressedAt = item.progressedAt ?? item.workingSince;
   if (progressedAt === null) return false;
   const pausedAt = own?.kind === "pause" ? own.endedAt : null;
-  return now.getTime() - Math.max(progressedAt.getTime(), pausedAt?.getTime() ?? 0) > STALLED_MS;
+  const since = Math.max(...[progressedAt, pausedAt, othersGrewAt].map((at) => at?.getTime() ?? 0));
+  return now.getTime() - since > STALLED_MS;
 }
 
 export function fail({ item, now }: Pick<DrainFacts, "item" | "now">, error: Cause): DrainStep {

@@ -46,9 +46,7 @@ export async function moveOperation(
   guard: { uncommittedOnly?: boolean } = {},
 ): Promise<OperationRow | undefined> {
   const { from, to } = movedBy(event);
-  await tx.execute(
-    sql`SELECT 1 FROM sandboxes WHERE id = (SELECT sandbox_id FROM operations WHERE id = ${id}) FOR NO KEY UPDATE`,
-  );
+  await tx.execute(sql`SELECT 1 FROM sandboxes WHERE id = (SELECT sandbox_id FROM operations WHERE id = ${id}) FOR NO KEY UPDATE`);
   const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
   const [row] = await tx
     .update(operations)
