@@ -117,6 +117,7 @@ describe("on a host that is lost", () => {
     for (const state of ["running", "paused", "stopped"] as const)
       expect(step({ isHostLost, item: atWork, state })).toEqual({ do: "wait" });
     expect(step({ isHostLost, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
+    expect(step({ isHostLost, item: paused, status: "undoing" }), "it runs there again").toEqual({ do: "end", outcome: "returned" });
   });
 });
 

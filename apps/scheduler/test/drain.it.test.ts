@@ -463,6 +463,19 @@ describe("a drain that ends early", () => {
     expect(await ground.scheduler.commit(pause.id)).toBe(false);
   });
 
+  test("abort before a pause has begun drops it", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    await ground.roundThatDies();
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, ended: { returned: 1 } });
+    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE kind <> 'create'`).toEqual([
+      { kind: "pause", status: "superseded" },
+    ]);
+    expect(await ground.sandbox(idOf(ground.sandboxes[0]))).toMatchObject({ state: "running", hostId: "here" });
+  });
+
   test("the deadline does the same, and says so", async () => {
     await using ground = await Ground.with(["running"]);
     await ground.drain({ deadlineAt: new Date(Date.now() + 3_600_000) });

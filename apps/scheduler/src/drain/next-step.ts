@@ -54,7 +54,8 @@ export function nextStep(facts: DrainFacts): DrainStep {
   if (isTombstoned(sandbox.state)) return { do: "end", outcome: "gone" };
   if (facts.executing !== undefined || facts.waiting !== undefined) return whileOpen(facts);
   if (drain.status === "undoing" && !item.owesResume) return { do: "end", outcome: "returned" };
-  if (drain.isHostLost && sandbox.hostId === drain.hostId) return whileLost(facts);
+  const isOut = drain.isHostLost && sandbox.hostId === drain.hostId;
+  if (isOut && (drain.status === "active" || sandbox.state === "paused")) return whileLost(facts);
   switch (sandbox.state) {
     case "running":
       return whileRunning(facts);
