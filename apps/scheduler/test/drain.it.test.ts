@@ -284,6 +284,18 @@ describe("the bytes of a drain", () => {
   });
 });
 
+test("of a copy that was over before its host told of it counts what the snapshot took", async () => {
+  await using ground = await Ground.with(["running"]);
+  await ground.drain();
+  await ground.rounds();
+  await ground.scheduler.carryOut((await ground.only("pause", "here")).id, { state: "paused", snapshot: { ...STORED, sizeBytes: 12_345 } });
+  await ground.rounds(1);
+  expect(await ground.progress()).toMatchObject({ bytesDone: 12_345, bytesTotal: 12_345, bytesEstimated: 0 });
+  await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+  await ground.rounds(1);
+  expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, bytesDone: 12_345, bytesTotal: 12_345 });
+});
+
 describe("what users do during a drain", () => {
   test("an operation of a user's is left to run, and the sandbox is moved afterwards as it is then", async () => {
     await using ground = await Ground.with(["running"]);

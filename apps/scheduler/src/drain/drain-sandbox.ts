@@ -14,6 +14,7 @@ import {
   lastGrowthBeside,
   pinOperation,
   type SandboxRow,
+  type SnapshotRow,
   takePlace,
   type Tx,
   withDrainSandbox,
@@ -42,9 +43,11 @@ const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { ki
 /** `full`: it waits for a place, and none is free. */
 export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: string): Promise<"done" | "full"> {
   const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, current, item, sandbox) => {
-    const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox);
+    const snapshot = sandbox.state === "paused" || sandbox.state === "stopped" ? await findSnapshot(tx, sandbox.id) : undefined;
+    const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox, snapshot);
     if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
-    return await apply(tx, step, current, item, sandbox);
+    const decided = await apply(tx, step, current, item, sandbox);
+    return { ...decided, patch: { ...copiedBytes(item, snapshot), ...decided.patch } };
   });
   switch (next?.kind) {
     case "begin":
@@ -62,10 +65,16 @@ export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: st
   }
 }
 
-async function decide(deps: Deps, tx: Tx, drain: DrainAtWork, item: DrainSandboxRow, sandbox: SandboxRow): Promise<DrainStep> {
+async function decide(
+  deps: Deps,
+  tx: Tx,
+  drain: DrainAtWork,
+  item: DrainSandboxRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): Promise<DrainStep> {
   const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
-  const snapshot = sandbox.state === "paused" ? await findSnapshot(tx, sandbox.id) : undefined;
   const isStored = snapshot !== undefined && snapshot.storeKey !== null;
   const othersGrewAt = item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
   const facts = { drain, item, sandbox, executing, waiting, own, isStored, othersGrewAt, now: new Date() };
@@ -74,6 +83,13 @@ async function decide(deps: Deps, tx: Tx, drain: DrainAtWork, item: DrainSandbox
   // Paused only when there is somewhere to resume it.
   const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
   return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
+}
+
+/** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes. */
+function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): DrainSandboxPatch {
+  if (snapshot === undefined || snapshot.storeKey === null || item.bytesDone === item.bytesTotal) return {};
+  const bytes = item.isEstimate ? snapshot.sizeBytes : item.bytesTotal;
+  return { bytesDone: bytes, bytesTotal: bytes, isEstimate: false };
 }
 
 /** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
