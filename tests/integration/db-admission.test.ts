@@ -1,5 +1,5 @@
 /** What the gateway writes, under concurrency: each race has the one outcome that the rules of admission give it, whoever comes first. */
-import { acceptCreate, acceptRequest, findOperation, moveOperation, type Requester } from "@torpor/db";
+import { acceptCreate, acceptRequest, DRAINER, findOpenOperations, findOperation, moveOperation, type Requester } from "@torpor/db";
 import {
   aRequester,
   aSandbox,
@@ -8,6 +8,7 @@ import {
   type PostgresServer,
   startPostgres,
   type TestDatabase,
+  until,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -107,6 +108,111 @@ describe("requests that race", () => {
     const { id } = await makeSandbox(database, "running");
     expect(await ask(id, "pause", { organizationId: database.organizationId + 1 })).toEqual({ kind: "not_found" });
     expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(0);
+  });
+});
+
+describe("what users ask for while a drain is at work", () => {
+  type Verdict = {
+    /** What the user is answered. */
+    answer: "joins" | "new" | "satisfied" | "conflict";
+    /** What becomes of the drain's operation. */
+    drains: "goes on" | "theirs" | "superseded" | "asked to back out";
+  };
+  const drainer = { requestedBy: DRAINER };
+  // oxfmt-ignore
+  const CASES: [stage: string, verb: Verb, verdict: Verdict][] = [
+    ["waiting pause",    "pause",  { answer: "joins",     drains: "theirs" }],
+    ["waiting pause",    "resume", { answer: "satisfied", drains: "superseded" }],
+    ["waiting pause",    "stop",   { answer: "new",       drains: "superseded" }],
+    ["waiting pause",    "start",  { answer: "satisfied", drains: "superseded" }],
+    ["waiting pause",    "delete", { answer: "new",       drains: "superseded" }],
+    ["executing pause",  "pause",  { answer: "joins",     drains: "theirs" }],
+    ["executing pause",  "resume", { answer: "new",       drains: "asked to back out" }],
+    ["executing pause",  "stop",   { answer: "new",       drains: "goes on" }],
+    ["executing pause",  "start",  { answer: "conflict",  drains: "goes on" }],
+    ["executing pause",  "delete", { answer: "new",       drains: "asked to back out" }],
+    ["waiting resume",   "pause",  { answer: "satisfied", drains: "superseded" }],
+    ["waiting resume",   "resume", { answer: "joins",     drains: "theirs" }],
+    ["waiting resume",   "stop",   { answer: "new",       drains: "superseded" }],
+    ["waiting resume",   "start",  { answer: "joins",     drains: "theirs" }],
+    ["waiting resume",   "delete", { answer: "new",       drains: "superseded" }],
+    ["executing resume", "pause",  { answer: "new",       drains: "goes on" }],
+    ["executing resume", "resume", { answer: "joins",     drains: "theirs" }],
+    ["executing resume", "stop",   { answer: "new",       drains: "goes on" }],
+    ["executing resume", "start",  { answer: "joins",     drains: "theirs" }],
+    ["executing resume", "delete", { answer: "new",       drains: "asked to back out" }],
+  ];
+
+  async function atStage(stage: string): Promise<{ id: string; operationId: string }> {
+    const [status, kind] = stage.split(" ") as ["waiting" | "executing", "pause" | "resume"];
+    const { id } = await makeSandbox(database, kind === "pause" ? "running" : "paused");
+    const pin = kind === "resume" ? { pinnedHostId: "host-1" } : {};
+    const asked = await ask(id, kind, { ...drainer, ...pin });
+    if (asked.kind !== "accepted") throw new Error(asked.kind);
+    if (status === "executing") await moveOperation(database.db, asked.operation.id, "begin");
+    return { id, operationId: asked.operation.id };
+  }
+
+  test.each(CASES)("%s of the drain, %s of a user", async (stage, verb, { answer, drains }) => {
+    const { id, operationId } = await atStage(stage);
+    const given = await ask(id, verb);
+    const kinds = { joins: "accepted", new: "accepted", satisfied: "satisfied", conflict: "conflict" };
+    expect(given).toMatchObject({ kind: kinds[answer] });
+    if (given.kind === "accepted") {
+      expect(given.isNew).toBe(answer === "new");
+      expect(given.operation.requestedBy).not.toBe(DRAINER);
+      if (answer === "joins") expect(given.operation).toMatchObject({ id: operationId, requestedBy: aRequester(database).requestedBy });
+    }
+    if (given.kind === "satisfied") expect(given.state).toBe(stage.endsWith("pause") ? "running" : "paused");
+    const operation = await findOperation(database.db, operationId);
+    const isOpen = operation?.status === stage.split(" ")[0];
+    expect(isOpen, operation?.status).toBe(drains !== "superseded");
+    expect(operation?.cancelRequestedAt !== null).toBe(drains === "asked to back out");
+    expect(operation?.requestedBy === DRAINER).toBe(drains !== "theirs");
+    if (drains === "theirs" && operation?.status === "waiting") expect(operation.pinnedHostId, "on any host").toBeNull();
+    if (drains === "superseded") expect(operation).toMatchObject({ status: "superseded", error: { code: "OPERATION_SUPERSEDED" } });
+  });
+
+  test("a pause asked for while the drain takes its own one back follows it", async () => {
+    const { id, operationId } = await atStage("executing pause");
+    const undo = await ask(id, "resume", { ...drainer, pinnedHostId: "host-1" });
+    if (undo.kind !== "accepted") throw new Error(undo.kind);
+    expect(await ask(id, "pause")).toMatchObject({ kind: "accepted", isNew: true });
+    expect(await findOperation(database.db, undo.operation.id)).toMatchObject({ status: "superseded" });
+    expect(await findOpenOperations(database.db, id)).toMatchObject({ executing: { id: operationId }, waiting: { kind: "pause" } });
+  });
+
+  test("what a user has joined is no longer the drain's: a further user's request is judged as behind a user's", async () => {
+    const { id, operationId } = await atStage("waiting pause");
+    await ask(id, "pause");
+    expect(await ask(id, "resume")).toMatchObject({ kind: "blocked", by: { id: operationId, kind: "pause" } });
+  });
+
+  test("a pause for an idle sandbox takes nothing over: whether it is idle is not known", async () => {
+    const { id, operationId } = await atStage("waiting pause");
+    const idle = { requestedBy: "system:auto-pause", onlyIfIdleForMs: 60_000 };
+    expect(await ask(id, "pause", idle)).toMatchObject({ kind: "accepted", isNew: false });
+    expect(await findOperation(database.db, operationId)).toMatchObject({ requestedBy: DRAINER, onlyIfIdleForMs: null });
+  });
+
+  test("a request that replaces an operation and a scheduler that begins it do not wait for each other", async () => {
+    const { id, operationId } = await atStage("waiting pause");
+    const begun = await database.sql.begin(async (sql) => {
+      await sql`SELECT 1 FROM sandboxes WHERE id = ${id} FOR NO KEY UPDATE`;
+      const begin = database.db.transaction(async (tx) => {
+        const begun = await moveOperation(tx, operationId, "begin");
+        await tx.execute(`UPDATE sandboxes SET updated_at = now() WHERE id = '${id}'`);
+        return begun;
+      });
+      await until("the scheduler waits for the sandbox", async () => {
+        const waits = await database.sql`SELECT 1 FROM pg_stat_activity
+          WHERE wait_event_type = 'Lock' AND datname = current_database()`;
+        return waits.length > 0;
+      });
+      await sql`UPDATE operations SET status = 'superseded', ended_at = now() WHERE id = ${operationId}`;
+      return { begin };
+    });
+    expect(await begun.begin, "it was replaced before").toBeUndefined();
   });
 });
 

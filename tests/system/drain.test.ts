@@ -19,7 +19,12 @@ type Body = Record<string, unknown>;
 interface Host extends Body {
   state: string;
   sandboxes: Record<string, number>;
-  drain: { status: string; sandboxes: Record<string, number>; failures: Body[]; bytes: { done: number; total: number } } | null;
+  drain: {
+    status: string;
+    sandboxes: Record<string, number>;
+    failures: Body[];
+    bytes: { done: number; total: number; estimated: number };
+  } | null;
 }
 const DRAIN_LIMIT_MS = 60_000;
 const made: string[] = [];
@@ -37,14 +42,6 @@ const drainIs = async (id: string, ...statuses: string[]) =>
     },
     DRAIN_LIMIT_MS,
   );
-
-/** An operation that has not begun yet is in the way for a moment, a drain's as well as a user's: 409. */
-async function taken({ id }: Body, verb: string) {
-  return await until(`the ${verb} is taken`, async () => {
-    const answer = await post(`sandboxes/${String(id)}/${verb}`);
-    return answer.status === 409 ? undefined : answer;
-  });
-}
 
 /** On host-1, with something in its memory. */
 async function onHostOne(count: number): Promise<Body[]> {
@@ -86,6 +83,7 @@ describe("S30, S39: a drain", () => {
     const begun = await post("hosts/host-1/drain", { max_parallel: 1 });
     expect(begun, JSON.stringify(begun.body)).toMatchObject({ status: 200, body: { state: "draining", drain: { status: "active" } } });
     let mostAway = 0;
+    const copied: number[] = [];
     let isKilled = false;
     const done = await until(
       "the drain is done",
@@ -93,6 +91,7 @@ describe("S30, S39: a drain", () => {
         const seen = await Promise.all(others.map(({ id }) => view(id)));
         mostAway = Math.max(mostAway, seen.filter(({ status }) => status !== "running").length);
         const now = await host("host-1");
+        if (now.drain !== null) copied.push(now.drain.bytes.done);
         if (!isKilled && (now.drain?.sandboxes["moving"] ?? 0) > 0) {
           isKilled = true;
           await fleet.fleet.kill("scheduler-1");
@@ -104,6 +103,9 @@ describe("S30, S39: a drain", () => {
     await fleet.fleet.startComponent("scheduler-1");
     expect(isKilled).toBe(true);
     expect(mostAway).toBeLessThanOrEqual(1);
+    expect(copied[0]).toBe(0);
+    expect(new Set(copied).size, "bytes that rise").toBeGreaterThan(2);
+    expect(done.drain?.bytes).toEqual({ done: copied.at(-1), total: copied.at(-1), estimated: 0, per_second: expect.any(Number) });
     expect(done).toMatchObject({
       state: "cordoned",
       drain: { sandboxes: { total: 5, left: 0, moved: 3, released: 2, failed: 0 }, failures: [] },
@@ -131,7 +133,10 @@ describe("S30, S39: a drain", () => {
     if (pausedOne === undefined || resumedOne === undefined) throw new Error("nothing was created");
     await post("hosts/host-1/drain", { max_parallel: 2 });
     await until("both are being moved", async () => ((await host("host-1")).drain?.sandboxes["moving"] ?? 0) === 2);
-    const [paused, resumed] = await Promise.all([taken(pausedOne, "pause"), taken(resumedOne, "resume")]);
+    const [paused, resumed] = await Promise.all([
+      post(`sandboxes/${String(pausedOne["id"])}/pause`),
+      post(`sandboxes/${String(resumedOne["id"])}/resume`),
+    ]);
     expect(paused, JSON.stringify(paused.body)).toMatchObject({ status: 200, body: { status: "paused" } });
     expect(resumed, JSON.stringify(resumed.body)).toMatchObject({ status: 200, body: { status: "running" } });
     await drainIs("host-1", "done");
@@ -166,8 +171,8 @@ test("./torpor hosts shows the hosts, drains one and tells how it goes, and says
   expect((await torpor()).stdout).toMatch(/^HOST +STATE.*\nhost-1 +ready .*\nhost-2 +ready /);
   const drained = await torpor("drain", "host-1", "--max-parallel", "2");
   expect(drained, drained.stderr).toMatchObject({ code: 0 });
-  expect(drained.stdout).toMatch(/^host-1: active: 0 of 2 sandboxes, /);
-  expect(drained.stdout).toMatch(/host-1: done: 2 of 2 sandboxes \(2 moved\), 0 moving; the host is cordoned\n$/);
+  expect(drained.stdout).toMatch(/^host-1: active: 0 of 2 sandboxes, .*, 0 of about \d+ MiB copied, time left not known yet\n/);
+  expect(drained.stdout).toMatch(/host-1: done: 2 of 2 sandboxes \(2 moved\), 0 moving, (\d+) of \1 MiB copied; the host is cordoned\n$/);
   expect((await torpor("show", "host-1")).stdout).toMatch(/drain: done: 2 of 2/);
   expect(await torpor("abort", "host-1")).toMatchObject({ code: 1, stderr: expect.stringMatching(/not being drained/) });
   expect(await torpor("cordon")).toMatchObject({ code: 1, stderr: expect.stringMatching(/which host\? usage/) });
@@ -179,8 +184,11 @@ describe("what would leave sandboxes without a host", () => {
     const [sandbox] = await onHostOne(1);
     await post("hosts/host-2/cordon");
     const last = await post("hosts/host-1/drain", { max_parallel: 1 });
-    expect(last).toMatchObject({ status: 409, body: { code: "CONFLICT", details: { allowed: ["cordon"], stranded: [{ sandboxes: 1 }] } } });
-    expect(last.body["message"]).toMatch(/no other ready host.*uncordon a host/i);
+    expect(last).toMatchObject({
+      status: 409,
+      body: { code: "CONFLICT", details: { allowed: ["cordon"], stranded: [{ sandboxes: 1, hosts: 1, reasons: { host_not_ready: 1 } }] } },
+    });
+    expect(last.body["message"]).toMatch(/1 are cordoned or draining.*uncordon a host/i);
     expect((await host("host-1")).state).toBe("ready");
 
     expect((await post("hosts/host-1/retire")).body["message"]).toMatch(/1 sandbox.*Drain/);

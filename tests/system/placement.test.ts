@@ -102,6 +102,28 @@ test("S50: sandboxes of one anti-affinity key are on hosts of their own; one too
   expect((await create({ anti_affinity: "db" })).status).toBe(201);
 });
 
+test("S51: the last host with a sandbox's labels, or without another of its key, is not drained, and the answer says why as placement does", async () => {
+  const labelled = await create({ labels: { gpu: "t4" } });
+  const drain = () => fleet.call("POST", "/v1/hosts/host-1/drain", { body: { max_parallel: 1 } });
+  const refused = async () => {
+    const { status, body } = await drain();
+    expect(body).toMatchObject({ code: "CONFLICT" });
+    expect(status).toBe(409);
+    return body;
+  };
+  const byLabels = { sandboxes: 1, hosts: 2, reasons: { labels: 2 } };
+  expect(await refused()).toMatchObject({
+    message: expect.stringMatching(/1 sandbox has nowhere to go.*2 have not the labels gpu=t4/),
+    details: { stranded: [byLabels] },
+  });
+  expect((await transition(labelled.body["id"], "pause")).status).toBe(200);
+  expect(await refused(), "paused too").toMatchObject({ details: { stranded: [byLabels] } });
+  await fleet.call("DELETE", `/v1/sandboxes/${String(labelled.body["id"])}`);
+  for (let count = 0; count < 3; count += 1) expect((await create({ anti_affinity: "web" })).status).toBe(201);
+  expect(await refused()).toMatchObject({ details: { stranded: [{ sandboxes: 1, hosts: 2, reasons: { anti_affinity: 2 } }] } });
+  expect((await fleet.call("GET", "/v1/hosts/host-1")).body).toMatchObject({ state: "ready", drain: null });
+});
+
 describe("a dry run", () => {
   test("says where a create goes, from what, and leaves nothing behind", async () => {
     const body = { template_name: "code-interpreter", placement: { labels: { zone: "b" } }, metadata: { a: "b" } };

@@ -53,8 +53,18 @@ const DrainResource = Type.Object({
     returned: Type.Integer({ description: "Left where they are by a drain that ended early" }),
     gone: Type.Integer({ description: "Deleted meanwhile" }),
   }),
-  bytes: Type.Object({ done: Type.Integer(), total: Type.Integer({ description: "Of the copies that were begun" }) }),
-  eta_seconds: Nullable(Type.Integer({ description: "By the pace so far; null until a sandbox has left, and when it is over" })),
+  bytes: Type.Object({
+    done: Type.Integer({ description: "Copied to the snapshot store" }),
+    total: Type.Integer({ description: "Of the whole drain, without what was left where it is, or deleted" }),
+    estimated: Type.Integer({ description: "So many of `total` are expected: of sandboxes whose copy has not begun" }),
+    per_second: Nullable(Type.Integer({ description: "Lately, pauses and resumes included; null until something has been copied" })),
+  }),
+  eta_seconds: Nullable(
+    Type.Integer({
+      description:
+        "The bytes that are left, at `per_second` or `max_mib_per_second`, whichever is less; null until something has been copied, while next to nothing is, and when it is over",
+    }),
+  ),
   failures: Type.Array(
     Type.Object({
       sandbox_id: Type.String(),

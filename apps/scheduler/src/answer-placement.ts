@@ -2,8 +2,8 @@
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import { findSandboxRow, findSnapshot } from "@torpor/db";
 import type { Deps } from "./deps.ts";
-import type { PlacementRequest } from "./placement.ts";
-import { requestToCreate, requestToReturn } from "./placement-request.ts";
+import type { PlacementRequest } from "@torpor/placement";
+import { requestToCreate, requestToReturn } from "@torpor/placement";
 
 const MAX_CANDIDATES = 10;
 

@@ -27,8 +27,8 @@ import { transitionSandbox } from "@torpor/state-machine";
 import { commandFor } from "./commands.ts";
 import type { Begun, Deps } from "./deps.ts";
 import { finishDelete } from "./delete-sandbox.ts";
-import type { Placement } from "./placement.ts";
-import { requestToCreate, requestToReturn } from "./placement-request.ts";
+import type { Placement } from "@torpor/placement";
+import { requestToCreate, requestToReturn } from "@torpor/placement";
 
 /** A lost race is decided again from fresh rows; so often at most. */
 const MAX_ATTEMPTS = 10;

@@ -1,7 +1,7 @@
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
-import { PLACEMENT_POLICIES } from "./placement.ts";
+import { PLACEMENT_POLICIES } from "@torpor/placement";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),

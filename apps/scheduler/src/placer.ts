@@ -5,8 +5,8 @@
  * that finds no host is made again in the next round of `drive-waiting`.
  */
 import { type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
-import { Fleet } from "./fleet.ts";
-import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
+import { Fleet } from "@torpor/placement";
+import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "@torpor/placement";
 
 const MAX_AGE_MS = 100;
 

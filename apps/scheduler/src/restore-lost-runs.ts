@@ -25,7 +25,7 @@ import {
 import { transitionSandbox } from "@torpor/state-machine";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
-import { requestToReturn } from "./placement-request.ts";
+import { requestToReturn } from "@torpor/placement";
 import { settledPatch } from "./settled-patch.ts";
 
 /** A resume that a host had room for when it was accepted, and that others were faster for. */

@@ -34,7 +34,7 @@ import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
-import type { PlacementPolicy } from "./placement.ts";
+import type { PlacementPolicy } from "@torpor/placement";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";

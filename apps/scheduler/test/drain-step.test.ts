@@ -1,6 +1,6 @@
-import type { OperationRow } from "@torpor/db";
+import { DRAINER, type OperationRow } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { type DrainFacts, DRAINER, nextStep } from "../src/drain/next-step.ts";
+import { type DrainFacts, nextStep } from "../src/drain/next-step.ts";
 
 const NOW = new Date("2030-01-01T00:00:00Z");
 const before = (ms: number) => new Date(NOW.getTime() - ms);
@@ -10,17 +10,19 @@ type Given = Partial<Omit<DrainFacts, "drain" | "item" | "sandbox">> & {
   item?: Partial<DrainFacts["item"]>;
   state?: DrainFacts["sandbox"]["state"];
   hostId?: string | null;
+  isHostLost?: boolean;
 };
 
-function step({ status = "active", item = {}, state = "running", hostId = "here", ...given }: Given) {
+function step({ status = "active", item = {}, state = "running", hostId = "here", isHostLost = false, ...given }: Given) {
   return nextStep({
-    drain: { hostId: "here", status },
+    drain: { hostId: "here", status, isHostLost },
     item: { workingSince: null, progressedAt: null, owesResume: false, retryAt: null, attempts: 0, error: null, ...item },
     sandbox: { state, hostId },
     executing: undefined,
     waiting: undefined,
     own: undefined,
     isStored: false,
+    othersGrewAt: null,
     now: NOW,
     ...given,
   });
@@ -92,6 +94,33 @@ describe("what the drain has paused", () => {
   });
 });
 
+describe("the copy of what the drain has paused", () => {
+  test("has its time from the end of the pause, however long that took", () => {
+    const item = { ...paused, workingSince: before(600_000), progressedAt: before(600_000) };
+    const own = operation({ status: "succeeded", endedAt: before(1_000) });
+    expect(step({ item, own, state: "paused" })).toEqual({ do: "copy" });
+    const stalled = { item, own: { ...own, endedAt: before(300_000) }, state: "paused" } as const;
+    expect(step(stalled)).toMatchObject({ error: { code: "NOT_REPLICATED" } });
+    expect(step({ ...stalled, othersGrewAt: before(1_000) }), "others are copied before it").toEqual({ do: "copy" });
+  });
+});
+
+describe("on a host that is lost", () => {
+  const isHostLost = true;
+  test("what the drain has paused is resumed elsewhere from the store, and nothing else is asked for", () => {
+    expect(step({ isHostLost, item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
+    expect(step({ isHostLost, item: paused, state: "paused", isStored: true, status: "undoing" })).toEqual({
+      do: "resume",
+      isPinned: false,
+    });
+    expect(step({ isHostLost, item: paused, state: "paused" }), "its snapshot is there alone").toEqual({ do: "wait" });
+    for (const state of ["running", "paused", "stopped"] as const)
+      expect(step({ isHostLost, item: atWork, state })).toEqual({ do: "wait" });
+    expect(step({ isHostLost, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
+    expect(step({ isHostLost, item: paused, status: "undoing" }), "it runs there again").toEqual({ do: "end", outcome: "returned" });
+  });
+});
+
 describe("what its owner has paused or stopped", () => {
   test.each(["paused", "stopped"] as const)("leaves once it has a place: %s", (state) => {
     expect(step({ state })).toEqual({ do: "take_place" });
@@ -107,7 +136,24 @@ describe("what its owner has paused or stopped", () => {
 describe("somebody else's operation", () => {
   test("goes first, and frees the place of a sandbox that the drain has not paused", () => {
     expect(step({ executing: operation(users) })).toEqual({ do: "wait", giveBack: true });
-    expect(step({ item: paused, executing: operation({}), waiting: operation({ ...users, kind: "resume" }) })).toEqual({ do: "wait" });
+    expect(
+      step({ item: paused, executing: operation({}), own: operation({}), waiting: operation({ ...users, id: "users", kind: "resume" }) }),
+    ).toEqual({ do: "wait" });
+  });
+
+  test("is what was the drain's and a user has joined, and what another drain has asked for: neither is taken back", () => {
+    const undoing = { status: "undoing", item: { ...paused, owesResume: false } } as const;
+    expect(step({ ...undoing, executing: operation(users), own: operation(users) })).toEqual({ do: "wait", giveBack: true });
+    expect(step({ ...undoing, executing: operation({ id: "other" }), own: operation({}) })).toEqual({ do: "wait", giveBack: true });
+  });
+
+  test("that took the drain's one back is no failure of the sandbox's", () => {
+    const own = operation({ status: "superseded", endedAt: NOW, error: { code: "OPERATION_SUPERSEDED", message: "" } });
+    expect(step({ item: paused, own })).toMatchObject({ do: "fail", error: { code: "SANDBOX_RESUMED" } });
+    expect(step({ item: paused, state: "paused", isStored: true, own: { ...own, kind: "resume" } })).toEqual({
+      do: "resume",
+      isPinned: false,
+    });
   });
 
   test("a delete is the end of it", () => {
@@ -124,18 +170,20 @@ describe("a drain that has ended early", () => {
   });
 
   test("takes its pause back, and resumes where it was what is paused already", () => {
-    expect(step({ status: undoing, item: paused, executing: operation({}) })).toEqual({ do: "resume", isPinned: true });
+    expect(step({ status: undoing, item: paused, executing: operation({}), own: operation({}) })).toEqual({ do: "resume", isPinned: true });
     expect(step({ status: undoing, item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: true });
     expect(step({ status: undoing, item: paused })).toEqual({ do: "end", outcome: "returned" });
   });
 
   test("keeps a resume that waits for another host where it is, and lets go on one that has begun", () => {
     const resume = operation({ kind: "resume" });
-    expect(step({ status: undoing, item: paused, waiting: { ...resume, status: "waiting" }, state: "paused" })).toEqual({
+    expect(step({ status: undoing, item: paused, waiting: { ...resume, status: "waiting" }, own: resume, state: "paused" })).toEqual({
       do: "pin",
       operationId: "op",
     });
-    expect(step({ status: undoing, item: paused, executing: resume, state: "resuming", hostId: "there" })).toEqual({ do: "wait" });
+    expect(step({ status: undoing, item: paused, executing: resume, own: resume, state: "resuming", hostId: "there" })).toEqual({
+      do: "wait",
+    });
     expect(step({ status: undoing, item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
   });
 });

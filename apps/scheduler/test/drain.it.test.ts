@@ -1,20 +1,24 @@
 /** Drains over a real database, round by round: hosts that a test speaks for, any number of schedulers. */
 import assert from "node:assert/strict";
 import {
+  changeHost,
   type DrainBudget,
   type DrainProgress,
   endDrain,
   findHost,
   listDrainProgress,
+  listDrainsAtWork,
   listHostEvents,
   recordReplication,
   requestDrain,
   type SandboxRow,
+  takeUpSandboxes,
 } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { drainSandbox } from "../src/drain/drain-sandbox.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -56,9 +60,22 @@ class Ground implements AsyncDisposable {
     assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
   }
 
+  async drainAgain(): Promise<void> {
+    const budget = { maxParallel: 1, maxBytesPerSecond: 1, deadlineAt: null };
+    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
+  }
+
   /** A round sees what the one before has committed: two of them take a place and use it. */
   async rounds(count = 2): Promise<void> {
     for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
+  }
+
+  /** Of a scheduler that dies once it has asked for an operation, before it begins it. */
+  async roundThatDies(): Promise<void> {
+    const publishCommitted = async () => {
+      throw new Error("the scheduler has died");
+    };
+    await assert.rejects(drainHosts({ ...this.scheduler.deps, publishCommitted }), /has died/);
   }
 
   /** What has failed may be tried again now. */
@@ -195,7 +212,9 @@ describe("a drain", () => {
     await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
     await ground.rounds();
     expect(await ground.executing(), "it waits for the copy").toEqual([]);
-    const stall = async () => await ground.scheduler.database.sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    const { sql } = ground.scheduler.database;
+    const stall = async () => await sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
     await recordReplication(ground.db, "here", [copied]);
@@ -211,6 +230,70 @@ describe("a drain", () => {
     await ground.rounds();
     expect((await ground.progress()).failures).toMatchObject([{ error: { code: "NOT_REPLICATED" } }]);
   });
+});
+
+describe("the bytes of a drain", () => {
+  const MIB = 1024 ** 2;
+  test("are expected, then counted as they are copied, and done when the sandbox has left", async () => {
+    await using ground = await Ground.with(["running", "running", "paused"]);
+    await ground.drain();
+    const [runs] = ground.sandboxes;
+    assert(runs !== undefined);
+    const expected = (runs.memoryMib + runs.diskMib) * MIB;
+    expect(await ground.progress(), "what is in the store takes nothing").toMatchObject({
+      bytesDone: 0,
+      bytesTotal: 2 * expected,
+      bytesEstimated: 2 * expected,
+      drain: { bytesPerSecond: null },
+    });
+    while ((await ground.executing()).length === 0) await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: SNAPSHOT });
+    const { sql } = ground.scheduler.database;
+    const seen: number[] = [];
+    for (const done of [1, 2, 3]) {
+      await recordReplication(ground.db, "here", [{ sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB }]);
+      await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
+      await ground.rounds(1);
+      const { bytesDone, bytesTotal, bytesEstimated, drain } = await ground.progress();
+      expect([bytesTotal, bytesEstimated]).toEqual([expected + 4 * MIB, expected]);
+      expect(drain.bytesPerSecond).toBeGreaterThan(0);
+      expect(drain.bytesPerSecond).toBeLessThan(MIB);
+      seen.push(bytesDone);
+    }
+    expect(seen).toEqual([MIB, 2 * MIB, 3 * MIB]);
+    await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, { state: "paused", snapshot: STORED }));
+    await ground.rounds();
+    await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+    await ground.rounds(1);
+    expect(await ground.progress()).toMatchObject({ ended: { moved: 1 }, bytesDone: 4 * MIB, bytesTotal: expected + 4 * MIB });
+    await ground.drainAgain();
+    expect(await ground.progress(), "a new budget is measured anew").toMatchObject({ drain: { bytesPerSecond: null } });
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "paused", snapshot: STORED });
+    for (let step = 0; step < 3; step += 1) {
+      await ground.rounds();
+      for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "running" });
+    }
+    expect(await ground.progress(), "what it has left is not counted").toMatchObject({
+      drain: { status: "aborted" },
+      bytesDone: 4 * MIB,
+      bytesTotal: 4 * MIB,
+      bytesEstimated: 0,
+    });
+  });
+});
+
+test("of a copy that was over before its host told of it counts what the snapshot took", async () => {
+  await using ground = await Ground.with(["running"]);
+  await ground.drain();
+  await ground.rounds();
+  await ground.scheduler.carryOut((await ground.only("pause", "here")).id, { state: "paused", snapshot: { ...STORED, sizeBytes: 12_345 } });
+  await ground.rounds(1);
+  expect(await ground.progress()).toMatchObject({ bytesDone: 12_345, bytesTotal: 12_345, bytesEstimated: 0 });
+  await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+  await ground.rounds(1);
+  expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, bytesDone: 12_345, bytesTotal: 12_345 });
 });
 
 describe("what users do during a drain", () => {
@@ -261,6 +344,53 @@ describe("what users do during a drain", () => {
     expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, ended: { released: 1 } });
   });
 
+  test("a resume that comes before the drain's pause has begun has it running on at once", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.roundThatDies();
+    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE status = 'waiting'`).toEqual([
+      { kind: "pause", status: "waiting" },
+    ]);
+    expect(await ground.scheduler.ask(id, "resume")).toEqual({ kind: "satisfied", state: "running" });
+    await ground.rounds();
+    expect(await ground.executing()).toEqual([]);
+    expect(await ground.progress()).toMatchObject({ working: 0, failures: [{ sandboxId: id, error: { code: "SANDBOX_RESUMED" } }] });
+  });
+
+  test("who joins a pause of the drain's keeps it paused, although the drain is aborted then", async () => {
+    await using ground = await Ground.with(["running"]);
+    const id = idOf(ground.sandboxes[0]);
+    await ground.drain();
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    expect(await ground.scheduler.ask(id, "pause")).toMatchObject({ operation: { id: pause.id } });
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await ground.rounds();
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    await ground.rounds();
+    expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: "here" });
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" } });
+    expect(await ground.executing()).toEqual([]);
+  });
+
+  test("what may yet come back keeps the drain from its end, and its host from being retired", async () => {
+    await using ground = await Ground.with(["paused"]);
+    const id = idOf(ground.sandboxes[0]);
+    await changeHost(ground.db, "here", "cordon", "test");
+    const resume = await ground.scheduler.begin(id, "resume");
+    expect(await ground.sandbox(id)).toMatchObject({ state: "resuming", hostId: "there" });
+    expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    await ground.drain();
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, total: 0 });
+    const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
+    const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
+    await ground.scheduler.settle(failed);
+    await ground.rounds(3);
+    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, total: 1, ended: { released: 1 } });
+  });
+
   test("a delete ends it", async () => {
     await using ground = await Ground.with(["running"]);
     const id = idOf(ground.sandboxes[0]);
@@ -275,7 +405,41 @@ describe("what users do during a drain", () => {
   });
 });
 
+describe("a host that is lost during its drain", () => {
+  test("owes a sandbox nothing that it has paused and stored: it is resumed elsewhere; the rest waits for the host", async () => {
+    await using ground = await Ground.with(["running", "running"]);
+    await ground.drain();
+    await ground.rounds();
+    const id = await ground.pausedByDrain();
+    await ground.scheduler.lose("here");
+    await ground.rounds(3);
+    const resume = await ground.only("resume", "there");
+    expect(resume.sandboxId).toBe(id);
+    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.rounds(3);
+    expect(await ground.executing()).toEqual([]);
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, working: 0, ended: { moved: 1 } });
+    expect(await findHost(ground.db, "here")).toMatchObject({ state: "lost" });
+  });
+});
+
 describe("a drain that ends early", () => {
+  test("pauses nothing any more, by a scheduler neither that has read it while it was active", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    const [drain] = await listDrainsAtWork(ground.db);
+    assert(drain !== undefined);
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    for (let time = 0; time < 2; time += 1) await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
+    await takeUpSandboxes(ground.db, drain);
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, total: 1, ended: { returned: 1 } });
+    await takeUpSandboxes(ground.db, drain);
+    await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
+    expect(await ground.progress(), "nothing of it is begun again").toMatchObject({ ended: { returned: 1 } });
+    expect(await ground.executing()).toEqual([]);
+  });
+
   test("abort: what it has paused runs again where it is, what it has not touched stays, the host is cordoned", async () => {
     await using ground = await Ground.with(["running", "running", "paused"]);
     await ground.drain({ maxParallel: 1 });
@@ -309,6 +473,19 @@ describe("a drain that ends early", () => {
     expect([(await abort()).kind, (await abort()).kind]).toEqual(["moved", "stay"]);
     await ground.rounds();
     expect(await ground.scheduler.commit(pause.id)).toBe(false);
+  });
+
+  test("abort before a pause has begun drops it", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain();
+    await ground.roundThatDies();
+    await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    await ground.rounds();
+    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, ended: { returned: 1 } });
+    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE kind <> 'create'`).toEqual([
+      { kind: "pause", status: "superseded" },
+    ]);
+    expect(await ground.sandbox(idOf(ground.sandboxes[0]))).toMatchObject({ state: "running", hostId: "here" });
   });
 
   test("the deadline does the same, and says so", async () => {

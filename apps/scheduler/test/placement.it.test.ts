@@ -6,7 +6,7 @@ import { answerPlacement } from "../src/answer-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import type { Deps } from "../src/deps.ts";
 import { Placer } from "../src/placer.ts";
-import { requestToCreate } from "../src/placement-request.ts";
+import { requestToCreate } from "@torpor/placement";
 import { Decisions } from "./support/decisions.ts";
 
 const LONG_MS = 600_000;

@@ -5,6 +5,7 @@ export { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "./tra
 export * from "./queries/accept.ts";
 export * from "./queries/api-keys.ts";
 export * from "./queries/drains.ts";
+export * from "./queries/drain-progress.ts";
 export * from "./queries/findings.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";

@@ -10,6 +10,7 @@ import {
   bigserial,
   boolean,
   check,
+  doublePrecision,
   index,
   integer,
   jsonb,
@@ -146,6 +147,10 @@ export const drains = pgTable(
     requestedBy: text("requested_by").notNull(),
     startedAt: at("started_at").notNull().defaultNow(),
     endedAt: at("ended_at"),
+    /** The most that has been copied at once, when that was looked at last, and how fast it grew lately; null: nothing has been copied under this budget yet. */
+    measuredBytes: count("measured_bytes").notNull().default(0),
+    measuredAt: at("measured_at").notNull().defaultNow(),
+    bytesPerSecond: doublePrecision("bytes_per_second"),
   },
   (drain) => [
     check("drains_status", oneOf("status", DRAIN_STATUSES)),
@@ -179,6 +184,8 @@ export const drainSandboxes = pgTable(
     progressedAt: at("progressed_at"),
     bytesDone: count("bytes_done").notNull().default(0),
     bytesTotal: count("bytes_total").notNull().default(0),
+    /** `bytesTotal` is expected, not counted: its copy has not begun. */
+    isEstimate: boolean("is_estimate").notNull().default(true),
     /** Why it is still there. */
     error: jsonb("error").$type<Cause>(),
     attempts: integer("attempts").notNull().default(0),

@@ -5,6 +5,8 @@
  * A2  At most one operation waits; a further, different one is refused naming it.
  * A3  Delete is always accepted, once; it replaces the waiting operation.
  * A4  A resume asked for while an uncommitted pause executes cancels that pause (S21).
+ * A5  What waits and yields (a drain has asked for it, no user) is in nobody's way: a request that it would block or make a conflict is judged as if it were not there, and replaces it.
+ * A6  How an operation ends that was asked to back out is open: it is not joined. What it would have reached is asked for again, and waits.
  */
 import { OPERATION_TARGET, type OperationKind } from "./operation.ts";
 import { allowedRequests, isTombstoned, SANDBOX_TABLE, type SandboxRequest, type SandboxState, type SettledState } from "./sandbox.ts";
@@ -14,21 +16,32 @@ export interface QueuedOperation {
   kind: OperationKind;
 }
 
+export interface ExecutingOperation extends QueuedOperation {
+  committed: boolean;
+  /** It was asked to back out. */
+  cancelRequested?: boolean;
+}
+
+export interface WaitingOperation extends QueuedOperation {
+  /** It gives way to whatever else is asked for. */
+  yields?: boolean;
+}
+
 export interface SandboxQueue {
   /** The state as stored, transitional ones included. */
   state: SandboxState;
   /** The state last settled in. */
   settled: SettledState;
-  executing?: (QueuedOperation & { committed: boolean }) | undefined;
-  waiting?: QueuedOperation | undefined;
+  executing?: ExecutingOperation | undefined;
+  waiting?: WaitingOperation | undefined;
 }
 
 export type Admission =
-  /** Already reached, nothing in flight: answer with the state. */
-  | { kind: "satisfied"; state: SettledState }
+  /** Already reached, nothing in flight: answer with the state. `supersedes`, here and below: this waiting operation ends first. */
+  | { kind: "satisfied"; state: SettledState; supersedes?: string }
   /** The same end is already on its way: wait for that operation. */
-  | { kind: "join"; operationId: string }
-  /** A new operation; `supersedes` (a waiting one) ends first, `cancels` (an executing one) is asked to back out. */
+  | { kind: "join"; operationId: string; supersedes?: string }
+  /** A new operation; `cancels` (an executing one) is asked to back out. */
   | { kind: "accept"; supersedes?: string; cancels?: string }
   /** Not legal from the state that the queue ends in. */
   | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
@@ -39,14 +52,27 @@ export type Admission =
 export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
   if (isTombstoned(queue.state)) return { kind: "gone" };
   if (request === "delete") return admitDelete(queue);
+  const admission = admitBehind(queue, request);
+  const { waiting } = queue;
+  if (waiting?.yields !== true || (admission.kind !== "blocked" && admission.kind !== "conflict")) return admission;
+  const without = admitBehind({ ...queue, waiting: undefined }, request);
+  return without.kind === "accept" || without.kind === "satisfied" || without.kind === "join"
+    ? { ...without, supersedes: waiting.id }
+    : without;
+}
+
+function admitBehind(queue: SandboxQueue, request: Exclude<SandboxRequest, "delete">): Admission {
   const last = queue.waiting ?? queue.executing;
   if (last?.kind === "delete") return { kind: "gone" };
   const end: SettledState = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
   const cell = SANDBOX_TABLE[end][request];
   if (cell === "refuse") return { kind: "conflict", current: end, allowed: allowedRequests(end) };
-  if (cell === "stay") return last === undefined ? { kind: "satisfied", state: end } : { kind: "join", operationId: last.id };
-  if (queue.waiting !== undefined) return { kind: "blocked", current: end, by: queue.waiting };
-  const executing = queue.executing;
+  const { executing, waiting } = queue;
+  if (cell === "stay") {
+    if (last === undefined) return { kind: "satisfied", state: end };
+    return waiting === undefined && executing?.cancelRequested === true ? { kind: "accept" } : { kind: "join", operationId: last.id };
+  }
+  if (waiting !== undefined) return { kind: "blocked", current: end, by: { id: waiting.id, kind: waiting.kind } };
   if (request === "resume" && executing?.kind === "pause" && !executing.committed) return { kind: "accept", cancels: executing.id };
   return { kind: "accept" };
 }

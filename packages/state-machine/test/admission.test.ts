@@ -74,6 +74,28 @@ describe("admission", () => {
     expect(admit(pausing(true), "resume")).toEqual({ kind: "accept" });
   });
 
+  test("A5: what waits and yields is joined, or replaced by what it would be in the way of", () => {
+    fc.assert(
+      fc.property(anyQueue, anyRequest, (queue, request) => {
+        if (queue.waiting === undefined || request === "delete") return;
+        const yielding = { ...queue, waiting: { ...queue.waiting, yields: true } };
+        const [behind, without] = [admit(queue, request), admit({ ...queue, waiting: undefined }, request)];
+        const admission = admit(yielding, request);
+        expect(admission.kind).not.toBe("blocked");
+        if (behind.kind === "join") expect(admission).toEqual(behind);
+        else if (without.kind === "conflict") expect(admission).toEqual(without);
+        else expect(admission).toEqual({ ...without, supersedes: "op_waiting" });
+      }),
+    );
+  });
+
+  test("A6: a pause that was asked to back out is not joined, as it may not come about", () => {
+    const executing = { id: "op_p", kind: "pause", committed: false, cancelRequested: true } as const;
+    expect(admit({ state: "pausing", settled: "running", executing }, "pause")).toEqual({ kind: "accept" });
+    const waiting = { id: "op_r", kind: "resume", yields: true } as const;
+    expect(admit({ state: "pausing", settled: "running", executing, waiting }, "pause")).toEqual({ kind: "accept", supersedes: "op_r" });
+  });
+
   test("a real mismatch is a conflict that says what is allowed instead", () => {
     expect(admit({ state: "stopped", settled: "stopped" }, "resume")).toEqual({
       kind: "conflict",

@@ -9,8 +9,6 @@ import {
   type HostRow,
   listHostEvents,
   listHosts,
-  listPlacementHosts,
-  listSandboxNeeds,
   requestDiscard,
   requestDrain,
 } from "@torpor/db";
@@ -19,7 +17,7 @@ import type { FastifyRequest } from "fastify";
 import type { Static } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { strandedBy } from "../drain-check.ts";
+import { findStranded } from "../drain-check.ts";
 import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
 import { DrainBody, FindingParams, HostEventList, HostEventsQuery, HostList, HostParams, HostReply } from "../host-schemas.ts";
 import { isHostId, isSandboxId } from "../ids.ts";
@@ -115,7 +113,7 @@ function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
 }
 
 async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<void> {
-  const stranded = strandedBy(host, await listSandboxNeeds(db, host.id), await listPlacementHosts(db));
+  const stranded = await findStranded(db, host);
   if (stranded.length === 0) return;
   const what = stranded.map(({ message }) => message).join(" ");
   const instead = "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";

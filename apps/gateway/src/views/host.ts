@@ -22,7 +22,7 @@ export async function hostViews(db: Database, hosts: HostRow[]): Promise<HostRes
     ...hostFacts(host),
     sandboxes: counts.get(host.id) ?? {},
     findings: findings.filter(({ hostId }) => hostId === host.id).map(findingView),
-    drain: drainView(drains.get(host.id), new Date()),
+    drain: drainView(drains.get(host.id)),
   }));
 }
 
@@ -60,9 +60,9 @@ function findingView(finding: FindingRow): HostResource["findings"][number] {
   };
 }
 
-export function drainView(progress: DrainProgress | undefined, now: Date): HostResource["drain"] {
+export function drainView(progress: DrainProgress | undefined): HostResource["drain"] {
   if (progress === undefined) return null;
-  const { drain, total, working, failed, failures, bytesDone, bytesTotal } = progress;
+  const { drain, total, working, failed, failures, bytesDone, bytesTotal, bytesEstimated } = progress;
   const { moved = 0, released = 0, returned = 0, gone = 0 } = progress.ended;
   const left = total - moved - released - returned - gone;
   return {
@@ -76,8 +76,13 @@ export function drainView(progress: DrainProgress | undefined, now: Date): HostR
     started_at: timestamp(drain.startedAt),
     ended_at: optional(drain.endedAt),
     sandboxes: { total, left, moving: working, failed, moved, released, returned, gone },
-    bytes: { done: bytesDone, total: bytesTotal },
-    eta_seconds: drain.status === "active" ? etaSeconds(now.getTime() - drain.startedAt.getTime(), { left, departed: total - left }) : null,
+    bytes: {
+      done: bytesDone,
+      total: bytesTotal,
+      estimated: bytesEstimated,
+      per_second: drain.bytesPerSecond === null ? null : Math.round(drain.bytesPerSecond),
+    },
+    eta_seconds: drain.status !== "active" ? null : left === 0 ? 0 : etaSeconds(bytesTotal - bytesDone, drain),
     failures: failures.map(({ sandboxId, error, attempts, retryAt }) => ({
       sandbox_id: sandboxId,
       code: error?.code ?? "",
@@ -88,9 +93,12 @@ export function drainView(progress: DrainProgress | undefined, now: Date): HostR
   };
 }
 
-function etaSeconds(elapsedMs: number, { left, departed }: { left: number; departed: number }): number | null {
-  if (left === 0) return 0;
-  return departed === 0 ? null : Math.ceil(((elapsedMs / departed) * left) / 1000);
+/** Slower than this nothing can be said about the end. */
+const LEAST_BYTES_PER_SECOND = 1024;
+
+function etaSeconds(bytesLeft: number, { bytesPerSecond, maxBytesPerSecond }: DrainProgress["drain"]): number | null {
+  if (bytesPerSecond === null || bytesPerSecond < LEAST_BYTES_PER_SECOND) return null;
+  return Math.ceil(Math.max(0, bytesLeft) / Math.min(bytesPerSecond, maxBytesPerSecond ?? Infinity));
 }
 
 export function hostEventView(event: HostEventRow): HostEventResource {

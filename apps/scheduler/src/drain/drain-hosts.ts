@@ -1,6 +1,7 @@
 /** Empties draining hosts, and puts back what ended drains have paused. */
 import {
-  type DrainRow,
+  DRAINER,
+  type DrainAtWork,
   endDrain,
   finishDrain,
   finishUndoing,
@@ -11,7 +12,7 @@ import {
 } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { drainSandbox } from "./drain-sandbox.ts";
-import { DRAINER } from "./next-step.ts";
+import { measureDrain } from "./measure.ts";
 
 /** Sandboxes of a drain that one round looks at. */
 const BATCH = 100;
@@ -26,6 +27,8 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
   let finished = 0;
   for (const drain of atWork) {
     await driveSandboxes(deps, drain);
+    // What is on a lost host is not gone from it.
+    if (drain.isHostLost && drain.status === "active") continue;
     const isFinished = drain.status === "active" ? await finishDrain(deps.db, drain) : await finishUndoing(deps.db, drain);
     if (!isFinished) continue;
     finished += 1;
@@ -34,8 +37,11 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
   return { drains: atWork.length, finished };
 }
 
-async function driveSandboxes(deps: Deps, drain: DrainRow): Promise<void> {
-  if (drain.status === "active") await takeUpSandboxes(deps.db, drain);
+async function driveSandboxes(deps: Deps, drain: DrainAtWork): Promise<void> {
+  if (drain.status === "active" && !drain.isHostLost) {
+    await takeUpSandboxes(deps.db, drain);
+    await measureDrain(deps, drain);
+  }
   let isFull = false;
   for (const { sandboxId, workingSince } of await listDrainSandboxes(deps.db, drain.id, BATCH)) {
     if (isFull && workingSince === null && drain.status === "active") continue;

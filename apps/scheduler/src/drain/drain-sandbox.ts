@@ -1,6 +1,8 @@
 /** Carries out what a drain decides about one sandbox: through the same doors as a user's request, as `system:drain`. */
 import {
   acceptRequest,
+  type DrainAtWork,
+  DRAINER,
   type DrainRow,
   type DrainSandboxPatch,
   type DrainSandboxRow,
@@ -9,17 +11,19 @@ import {
   findOperation,
   findSandboxRow,
   findSnapshot,
+  lastGrowthBeside,
   pinOperation,
   type SandboxRow,
+  type SnapshotRow,
   takePlace,
   type Tx,
   withDrainSandbox,
 } from "@torpor/db";
 import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
-import { requestToCreate } from "../placement-request.ts";
+import { requestToCreate } from "@torpor/placement";
 import { releaseFromHost, requestReplication } from "../release.ts";
-import { DRAINER, type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
+import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
@@ -37,11 +41,13 @@ type Decided = { patch: DrainSandboxPatch; next: Next };
 const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { kind: "nothing" } });
 
 /** `full`: it waits for a place, and none is free. */
-export async function drainSandbox(deps: Deps, drain: DrainRow, sandboxId: string): Promise<"done" | "full"> {
-  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, item, sandbox) => {
-    const step = await decide(deps, tx, drain, item, sandbox);
+export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: string): Promise<"done" | "full"> {
+  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, current, item, sandbox) => {
+    const snapshot = sandbox.state === "paused" || sandbox.state === "stopped" ? await findSnapshot(tx, sandbox.id) : undefined;
+    const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox, snapshot);
     if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
-    return await apply(tx, step, drain, item, sandbox);
+    const decided = await apply(tx, step, current, item, sandbox);
+    return { ...decided, patch: { ...copiedBytes(item, snapshot), ...decided.patch } };
   });
   switch (next?.kind) {
     case "begin":
@@ -59,17 +65,31 @@ export async function drainSandbox(deps: Deps, drain: DrainRow, sandboxId: strin
   }
 }
 
-async function decide(deps: Deps, tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<DrainStep> {
+async function decide(
+  deps: Deps,
+  tx: Tx,
+  drain: DrainAtWork,
+  item: DrainSandboxRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): Promise<DrainStep> {
   const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
-  const snapshot = sandbox.state === "paused" ? await findSnapshot(tx, sandbox.id) : undefined;
   const isStored = snapshot !== undefined && snapshot.storeKey !== null;
-  const facts = { drain, item, sandbox, executing, waiting, own, isStored, now: new Date() };
+  const othersGrewAt = item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
+  const facts = { drain, item, sandbox, executing, waiting, own, isStored, othersGrewAt, now: new Date() };
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
   const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
   return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
+}
+
+/** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes. */
+function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): DrainSandboxPatch {
+  if (snapshot === undefined || snapshot.storeKey === null || item.bytesDone === item.bytesTotal) return {};
+  const bytes = item.isEstimate ? snapshot.sizeBytes : item.bytesTotal;
+  return { bytesDone: bytes, bytesTotal: bytes, isEstimate: false };
 }
 
 /** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
@@ -84,15 +104,15 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
     case "wait":
       return nothing(step.giveBack === true && item.workingSince !== null ? { workingSince: null } : {});
     case "end": {
-      // The last that its host said of a copy may be from before its end.
-      const copied = step.outcome === "moved" || step.outcome === "released" ? { bytesDone: item.bytesTotal } : {};
-      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null, ...copied });
+      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null });
     }
     case "fail":
       return nothing({
         error: step.error,
         retryAt: step.retryAt,
         attempts: item.attempts + 1,
+        // It will be another one.
+        bytesDone: 0,
         workingSince: null,
         owesResume: false,
         operationId: null,
@@ -102,7 +122,7 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
       return nothing();
     case "pause": {
       const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS });
-      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true } : {}) } };
+      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
     }
     case "resume": {
       const asked = await ask(tx, sandbox, "resume", {

@@ -4,12 +4,12 @@
  * DR1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
  * DR2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
  * DR3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
+ * DR4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
  */
 import type { Cause } from "@torpor/contracts";
-import type { DrainedSandboxEnd, DrainRow, DrainSandboxRow, OperationRow, SandboxRow } from "@torpor/db";
+import { type DrainAtWork, type DrainedSandboxEnd, DRAINER, type DrainSandboxRow, type OperationRow, type SandboxRow } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
 
-export const DRAINER = "system:drain";
 /** A copy to the store that has not grown for so long has failed. */
 const STALLED_MS = 120_000;
 const RETRY_MS = 5_000;
@@ -18,7 +18,7 @@ const MAX_RETRY_MS = 60_000;
 const HOME_ATTEMPTS = 2;
 
 export interface DrainFacts {
-  drain: Pick<DrainRow, "hostId" | "status">;
+  drain: Pick<DrainAtWork, "hostId" | "status" | "isHostLost">;
   item: Pick<DrainSandboxRow, "workingSince" | "progressedAt" | "owesResume" | "retryAt" | "attempts" | "error">;
   sandbox: Pick<SandboxRow, "state" | "hostId">;
   executing: OperationRow | undefined;
@@ -27,6 +27,8 @@ export interface DrainFacts {
   own: OperationRow | undefined;
   /** The snapshot of a paused sandbox is in the store. */
   isStored: boolean;
+  /** When another copy of the host's grew, while this one has not begun. */
+  othersGrewAt: Date | null;
   now: Date;
 }
 
@@ -52,6 +54,8 @@ export function nextStep(facts: DrainFacts): DrainStep {
   if (isTombstoned(sandbox.state)) return { do: "end", outcome: "gone" };
   if (facts.executing !== undefined || facts.waiting !== undefined) return whileOpen(facts);
   if (drain.status === "undoing" && !item.owesResume) return { do: "end", outcome: "returned" };
+  const isOut = drain.isHostLost && sandbox.hostId === drain.hostId;
+  if (isOut && (drain.status === "active" || sandbox.state === "paused")) return whileLost(facts);
   switch (sandbox.state) {
     case "running":
       return whileRunning(facts);
@@ -66,10 +70,10 @@ export function nextStep(facts: DrainFacts): DrainStep {
   }
 }
 
-/** DR1. */
-function whileOpen({ drain, sandbox, item, executing, waiting }: DrainFacts): DrainStep {
+/** DR1. An operation of this drain's that a user has joined is the user's (A5). */
+function whileOpen({ drain, sandbox, item, executing, waiting, own }: DrainFacts): DrainStep {
   const last = waiting ?? executing;
-  if (last?.requestedBy !== DRAINER) return item.owesResume ? wait : { do: "wait", giveBack: true };
+  if (last?.requestedBy !== DRAINER || last.id !== own?.id) return item.owesResume ? wait : { do: "wait", giveBack: true };
   if (drain.status !== "undoing") return wait;
   if (last.kind === "pause") return { do: "resume", isPinned: true };
   const isAtHome = sandbox.hostId === drain.hostId;
@@ -97,6 +101,14 @@ function whilePausedByDrain(facts: DrainFacts): DrainStep {
   return { do: "resume", isPinned: false };
 }
 
+/** DR4. */
+function whileLost({ sandbox, item, isStored, own, now }: DrainFacts): DrainStep {
+  if (sandbox.state !== "paused" || !item.owesResume || !isStored) return wait;
+  const failure = own?.kind === "resume" ? failureOf(own) : undefined;
+  if (failure === undefined) return { do: "resume", isPinned: false };
+  return item.retryAt !== null && item.retryAt > now ? wait : { do: "resume", isPinned: false, error: failure };
+}
+
 /** Paused or stopped by its owner. */
 function whileStanding(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item } = facts;
@@ -111,9 +123,13 @@ function whileInError(facts: DrainFacts): DrainStep {
   return fail(facts, IN_ERROR);
 }
 
-function isStalled({ item, now }: DrainFacts): boolean {
-  const since = item.progressedAt ?? item.workingSince;
-  return since !== null && now.getTime() - since.getTime() > STALLED_MS;
+/** The time that its pause took is not the copy's, nor that in which others go first: a host makes only a few at once. */
+function isStalled({ item, own, othersGrewAt, now }: DrainFacts): boolean {
+  const progressedAt = item.progressedAt ?? item.workingSince;
+  if (progressedAt === null) return false;
+  const pausedAt = own?.kind === "pause" ? own.endedAt : null;
+  const since = Math.max(...[progressedAt, pausedAt, othersGrewAt].map((at) => at?.getTime() ?? 0));
+  return now.getTime() - since > STALLED_MS;
 }
 
 export function fail({ item, now }: Pick<DrainFacts, "item" | "now">, error: Cause): DrainStep {
@@ -124,9 +140,10 @@ export function retryAfter(attempts: number, now: Date): Date {
   return new Date(now.getTime() + Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** attempts));
 }
 
+/** What somebody took back or replaced has not failed. */
 function failureOf(own: OperationRow | undefined): Cause | undefined {
-  if (own === undefined || own.endedAt === null || own.status === "succeeded") return undefined;
-  return own.error ?? { code: "OPERATION_FAILED", message: `The ${own.kind} ended ${own.status}.` };
+  if (own?.status !== "failed") return undefined;
+  return own.error ?? { code: "OPERATION_FAILED", message: `The ${own.kind} failed.` };
 }
 
 const USED_MEANWHILE: Cause = {

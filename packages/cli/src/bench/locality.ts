@@ -1,5 +1,5 @@
 /** How many resumes go to where the snapshot is, on a fleet that is kept at its load: three times as many sandboxes as run at once are paused and resumed at random. */
-import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/scheduler";
+import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
 import { FINGERPRINT, HOST_SIZE, makeHosts, makeSizes, type Placed, randomFrom, requestFor, takeAny } from "./workload.ts";
 
 export interface Locality {

@@ -1,5 +1,5 @@
 /** How many hosts a workload needs that comes sandbox by sandbox, against what it would need at least if all of it were known beforehand. */
-import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/scheduler";
+import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
 import { HOST_SIZE, makeHosts, makeSizes, randomFrom, requestFor, type WorkloadName } from "./workload.ts";
 
 export interface Packing {

@@ -1,5 +1,5 @@
 /** How long a decision takes, on a fleet that stays at its load while sandboxes come and go. */
-import { type Amounts, Fleet, place, type PlacementHost, type PlacementPolicy } from "@torpor/scheduler";
+import { type Amounts, Fleet, place, type PlacementHost, type PlacementPolicy } from "@torpor/placement";
 import {
   type Asked,
   FINGERPRINT,

@@ -1,5 +1,5 @@
 /** Fleets and sandboxes that are made up, the same ones for the same seed. */
-import type { Amounts, PlacementHost, PlacementRequest } from "@torpor/scheduler";
+import type { Amounts, PlacementHost, PlacementRequest } from "@torpor/placement";
 
 const IMAGE_SHA256 = "a".repeat(64);
 export const FINGERPRINT = "bench/1";

@@ -1,6 +1,6 @@
 /** `torpor bench placement [--json] [--hosts N] [--seed N]`: what docs/placement.md promises, measured on this machine. It starts nothing and touches no fleet. */
 import { parseArgs } from "node:util";
-import { PLACEMENT_POLICIES } from "@torpor/scheduler";
+import { PLACEMENT_POLICIES } from "@torpor/placement";
 import { measureLocality } from "../bench/locality.ts";
 import { measurePacking } from "../bench/packing.ts";
 import { measureSpeed } from "../bench/speed.ts";

@@ -18,7 +18,7 @@ interface Drain {
     returned: number;
     gone: number;
   };
-  bytes: { done: number; total: number };
+  bytes: { done: number; total: number; estimated: number; per_second: number | null };
   eta_seconds: number | null;
   failures: { sandbox_id: string; code: string; message: string }[];
 }
@@ -143,8 +143,9 @@ function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: Drain): stri
   const ends = Object.entries({ moved, released, returned, gone }).flatMap(([name, count]) => (count === 0 ? [] : [`${count} ${name}`]));
   const parts = [`${total - left} of ${total} sandboxes${ends.length === 0 ? "" : ` (${ends.join(", ")})`}`, `${moving} moving`];
   if (failed > 0) parts.push(`${failed} failed for now`);
-  if (bytes.total > 0) parts.push(`${mib(bytes.done)} of ${mib(bytes.total)} MiB copied`);
-  if (left > 0 && eta !== null) parts.push(`about ${eta} s left`);
+  const rate = status === "active" && bytes.per_second !== null ? ` at ${mib(bytes.per_second)} MiB/s` : "";
+  if (bytes.total > 0) parts.push(`${mib(bytes.done)} of ${bytes.estimated > 0 ? "about " : ""}${mib(bytes.total)} MiB copied${rate}`);
+  if (left > 0 && status === "active") parts.push(eta === null ? "time left not known yet" : `about ${eta} s left`);
   return `${status}: ${parts.join(", ")}`;
 }
 

@@ -9,9 +9,9 @@ import { and, eq, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes, sandboxEvents } from "../schema.ts";
 import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
-import { keepPaused } from "./drains.ts";
+import { DRAINER, keepPaused } from "./drains.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
-import { findOpenOperations, moveOperation, type OperationRow, dropIdleCondition, requestCancel } from "./operations.ts";
+import { findOpenOperations, joinOperation, moveOperation, type OperationRow, requestCancel } from "./operations.ts";
 
 export interface Requester {
   organizationId: number;
@@ -152,32 +152,41 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
       settled: sandbox.settledState,
       ...(executing === undefined
         ? {}
-        : { executing: { id: executing.id, kind: executing.kind, committed: executing.committedAt !== null } }),
-      ...(waiting === undefined ? {} : { waiting: { id: waiting.id, kind: waiting.kind } }),
+        : {
+            executing: {
+              id: executing.id,
+              kind: executing.kind,
+              committed: executing.committedAt !== null,
+              cancelRequested: executing.cancelRequestedAt !== null,
+            },
+          }),
+      ...(waiting === undefined ? {} : { waiting: { id: waiting.id, kind: waiting.kind, yields: waiting.requestedBy === DRAINER } }),
     },
     request,
   );
+  const isUnconditional = requester.onlyIfIdleForMs === undefined;
   // Whether it joins, is there already or is new: from now on it is paused because somebody wants it to be.
-  if (request === "pause" && admission.kind !== "gone") await keepPaused(tx, sandbox.id);
+  if (request === "pause" && admission.kind !== "gone" && isUnconditional) await keepPaused(tx, sandbox.id);
+  if ("supersedes" in admission && admission.supersedes !== undefined) {
+    const error = { code: "OPERATION_SUPERSEDED", message: `The operation was replaced by a later ${request} before it began.` };
+    await moveOperation(tx, admission.supersedes, "supersede", { error });
+  }
   switch (admission.kind) {
     case "gone":
       return { kind: "not_found" };
     case "satisfied":
+      return { kind: "satisfied", state: admission.state };
     case "conflict":
     case "blocked":
       return admission;
     case "join": {
-      const operation = executing?.id === admission.operationId ? executing : waiting;
-      if (operation === undefined) throw new Error(`admission joins operation ${admission.operationId}, which is not open`);
-      // Whoever joins without the condition wants the pause in any case.
-      if (requester.onlyIfIdleForMs === undefined) await dropIdleCondition(tx, operation.id);
+      const joined = executing?.id === admission.operationId ? executing : waiting;
+      if (joined === undefined) throw new Error(`admission joins operation ${admission.operationId}, which is not open`);
+      const isTakenOver = joined.requestedBy === DRAINER && requester.requestedBy !== DRAINER;
+      const operation = isUnconditional ? await joinOperation(tx, joined, isTakenOver ? requester.requestedBy : undefined) : joined;
       return { kind: "accepted", operation, isNew: false, outboxIds: [] };
     }
     case "accept": {
-      if (admission.supersedes !== undefined) {
-        const error = { code: "OPERATION_SUPERSEDED", message: `The operation was replaced by a later ${request} before it began.` };
-        await moveOperation(tx, admission.supersedes, "supersede", { error });
-      }
       if (admission.cancels !== undefined) await requestCancel(tx, admission.cancels);
       const operation = await insertOperation(tx, sandbox.id, request, requester);
       return { kind: "accepted", operation, isNew: true, outboxIds: await insertOutbox(tx, [intentMessage(operation)]) };

@@ -3,17 +3,21 @@
  *
  * D1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
  * D2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order of `keepPaused`.
+ * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, desc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { EXECUTING_STATUSES } from "@torpor/state-machine";
+import { and, asc, eq, exists, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import type { DrainedSandboxEnd } from "../host-records.ts";
-import { drains, drainSandboxes, hosts, sandboxes } from "../schema.ts";
+import { drains, drainSandboxes, hosts, operations, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
+
+/** Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks for (A5 in state-machine/admission.ts). */
+export const DRAINER = "system:drain";
 
 export interface DrainBudget {
   maxParallel: number;
@@ -22,6 +26,8 @@ export interface DrainBudget {
 }
 
 export type DrainChanged = HostMoved | { kind: "not_found" };
+
+const MIB = sql`1048576::bigint`;
 
 const atWork = inArray(drains.status, ["active", "undoing"]);
 
@@ -34,7 +40,7 @@ export async function requestDrain(db: Database, hostId: string, budget: DrainBu
     if (moved.kind === "refused") return moved;
     const [known] = await tx
       .update(drains)
-      .set({ ...budget, status: "active", endsAs: null })
+      .set({ ...budget, status: "active", endsAs: null, measuredAt: sql`now()`, bytesPerSecond: null })
       .where(and(eq(drains.hostId, hostId), atWork))
       .returning();
     const [drain = known] =
@@ -84,23 +90,39 @@ export async function listExpiredDrains(db: Tx): Promise<DrainRow[]> {
     .where(and(eq(drains.status, "active"), lt(drains.deadlineAt, sql`now()`)));
 }
 
-/** Drains that have something to do now. A lost host is left alone: nothing can be moved off it. */
-export async function listDrainsAtWork(db: Tx): Promise<DrainRow[]> {
+export type DrainAtWork = DrainRow & { isHostLost: boolean };
+
+/** Drains that are not over. */
+export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
   const rows = await db
-    .select({ drain: drains })
+    .select({ drain: drains, hostState: hosts.state })
     .from(drains)
     .innerJoin(hosts, eq(hosts.id, drains.hostId))
-    .where(and(atWork, or(eq(drains.status, "undoing"), eq(hosts.state, "draining"))))
+    .where(atWork)
     .orderBy(asc(drains.id));
-  return rows.map(({ drain }) => drain);
+  return rows.map(({ drain, hostState }) => ({ ...drain, isHostLost: hostState === "lost" }));
 }
 
-/** Takes up every sandbox that is on the host now; one that was done and is back is begun again. */
-export async function takeUpSandboxes(db: Tx, { id, hostId }: DrainRow): Promise<void> {
+/**
+ * Takes up every sandbox that is on the host now; one that was done and is back is begun again.
+ *
+ * What its copy will take is expected: what its newest snapshot took, and for what that did not hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
+ */
+export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id" | "hostId">): Promise<void> {
   await db.execute(sql`
-    INSERT INTO drain_sandboxes (drain_id, sandbox_id)
-    SELECT ${id}, sandboxes.id FROM sandboxes WHERE host_id = ${hostId} AND state NOT IN ('deleting', 'deleted')
-    ON CONFLICT (drain_id, sandbox_id) DO UPDATE SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL
+    INSERT INTO drain_sandboxes (drain_id, sandbox_id, bytes_total)
+    SELECT drains.id, sandboxes.id, CASE
+        WHEN newest.dropped_at IS NULL AND newest.store_key IS NOT NULL THEN 0
+        WHEN sandboxes.settled_state = 'stopped' THEN sandboxes.disk_mib * ${MIB}
+        WHEN newest.has_memory THEN newest.size_bytes
+        ELSE sandboxes.memory_mib * ${MIB} + coalesce(newest.size_bytes, sandboxes.disk_mib * ${MIB}) END
+    FROM drains, sandboxes LEFT JOIN LATERAL (
+      SELECT * FROM snapshots WHERE snapshots.sandbox_id = sandboxes.id ORDER BY generation DESC LIMIT 1) newest ON true
+    WHERE drains.id = ${id} AND drains.status = 'active' AND sandboxes.host_id = ${hostId} AND sandboxes.state NOT IN ('deleting', 'deleted')
+    FOR SHARE OF drains
+    ON CONFLICT (drain_id, sandbox_id) DO UPDATE
+    SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL, replication_asked_at = NULL,
+      bytes_done = 0, bytes_total = EXCLUDED.bytes_total, is_estimate = true
     WHERE drain_sandboxes.ended_at IS NOT NULL`);
 }
 
@@ -133,23 +155,28 @@ export async function takePlace(db: Database, drainId: number, sandboxId: string
 
 export type DrainSandboxPatch = Partial<Omit<typeof drainSandboxes.$inferInsert, "drainId" | "sandboxId">>;
 
-/** Decides about one sandbox, alone (D2), and keeps the patch that `decide` returns. Undefined: it is done. */
+/** Decides about one sandbox, alone (D2, D3), and keeps the patch that `decide` returns. Undefined: it is done, or the drain is. */
 export async function withDrainSandbox<T>(
   db: Database,
   drainId: number,
   sandboxId: string,
-  decide: (tx: Tx, item: DrainSandboxRow, sandbox: SandboxRow) => Promise<{ patch: DrainSandboxPatch; next: T }>,
+  decide: (tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow) => Promise<{ patch: DrainSandboxPatch; next: T }>,
 ): Promise<T | undefined> {
   return await db.transaction(async (tx) => {
     const [sandbox] = await tx.select().from(sandboxes).where(eq(sandboxes.id, sandboxId)).for("no key update");
+    const [drain] = await tx
+      .select()
+      .from(drains)
+      .where(and(eq(drains.id, drainId), atWork))
+      .for("share");
     const itsRow = and(eq(drainSandboxes.drainId, drainId), eq(drainSandboxes.sandboxId, sandboxId));
     const [item] = await tx
       .select()
       .from(drainSandboxes)
       .where(and(itsRow, isNull(drainSandboxes.endedAt)))
       .for("update");
-    if (item === undefined || sandbox === undefined) return undefined;
-    const decided = await decide(tx, item, sandbox);
+    if (drain === undefined || item === undefined || sandbox === undefined) return undefined;
+    const decided = await decide(tx, drain, item, sandbox);
     if (Object.keys(decided.patch).length > 0) await tx.update(drainSandboxes).set(decided.patch).where(itsRow);
     return decided.next;
   });
@@ -163,14 +190,31 @@ export async function keepPaused(tx: Tx, sandboxId: string): Promise<void> {
     .where(and(eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.endedAt), eq(drainSandboxes.owesResume, true)));
 }
 
+/** Sandboxes on a host, and those that what brings them elsewhere may yet bring back to it when it fails. */
+export async function countHeld(tx: Tx, hostId: string): Promise<number> {
+  const comesBack = exists(
+    tx
+      .select({ one: sql`1` })
+      .from(operations)
+      .where(
+        and(
+          eq(operations.sandboxId, sandboxes.id),
+          eq(operations.originHostId, hostId),
+          inArray(operations.status, [...EXECUTING_STATUSES]),
+        ),
+      ),
+  );
+  return await tx.$count(sandboxes, or(eq(sandboxes.hostId, hostId), comesBack));
+}
+
 /** Ends a drain whose host is empty; true when it has. The host is cordoned then. */
 export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     const open = await tx.$count(drainSandboxes, and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)));
-    if (host === undefined || open > 0 || (await tx.$count(sandboxes, eq(sandboxes.hostId, hostId))) > 0) return false;
+    if (host === undefined || open > 0 || (await countHeld(tx, hostId)) > 0) return false;
     const ended = await endWith(tx, id, "active", "done");
-    if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: "system:drain" });
+    if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: DRAINER });
     return ended;
   });
 }
@@ -188,7 +232,7 @@ export async function finishUndoing(db: Database, drain: DrainRow): Promise<bool
       .set({ endedAt: sql`now()`, outcome: "returned", workingSince: null })
       .where(open);
     const standing = { from: host.state, to: host.state };
-    await recordHostEvent(tx, { hostId: host.id, fact: "drain_undone", ...standing, requestedBy: "system:drain" });
+    await recordHostEvent(tx, { hostId: host.id, fact: "drain_undone", ...standing, requestedBy: DRAINER });
     return true;
   });
 }
@@ -210,111 +254,34 @@ async function endWith(tx: Tx, id: number, from: DrainRow["status"], to: DrainRo
   return rows.length === 1;
 }
 
-export interface SeenReplication {
-  sandboxId: string;
-  bytesDone: number;
-  bytesTotal: number;
-}
-
-/** Notes how far the copies of a host's sandboxes to the store are. */
-export async function recordReplication(db: Tx, hostId: string, seen: SeenReplication[]): Promise<void> {
-  if (seen.length === 0) return;
-  await db.execute(sql`
-    UPDATE drain_sandboxes SET bytes_done = seen."bytesDone", bytes_total = seen."bytesTotal",
-      progressed_at = CASE WHEN bytes_done = seen."bytesDone" THEN progressed_at ELSE now() END
-    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("sandboxId" text, "bytesDone" bigint, "bytesTotal" bigint), drains
-    WHERE drain_sandboxes.sandbox_id = seen."sandboxId" AND drain_sandboxes.ended_at IS NULL
-      AND drains.id = drain_sandboxes.drain_id AND drains.host_id = ${hostId}`);
-}
-
-export interface DrainProgress {
-  drain: DrainRow;
-  /** Numbers of sandboxes; `failed` are those that wait after a failure. */
-  total: number;
-  ended: Partial<Record<DrainedSandboxEnd, number>>;
-  working: number;
-  failed: number;
-  bytesDone: number;
-  bytesTotal: number;
-  failures: DrainSandboxRow[];
-}
-
-const MAX_FAILURES_SHOWN = 100;
-
-/** The newest drain of each host that has had one. */
-export async function listDrainProgress(db: Tx, hostIds: string[]): Promise<Map<string, DrainProgress>> {
-  if (hostIds.length === 0) return new Map();
-  const newest = await db
-    .selectDistinctOn([drains.hostId])
-    .from(drains)
-    .where(inArray(drains.hostId, hostIds))
-    .orderBy(drains.hostId, desc(drains.id));
-  const progress = new Map(newest.map((drain) => [drain.id, emptyProgress(drain)]));
-  if (newest.length === 0) return new Map();
-  const ids = [...progress.keys()];
-  await addCounts(db, progress, ids);
-  const isFailed = and(inArray(drainSandboxes.drainId, ids), isNull(drainSandboxes.endedAt), isNotNull(drainSandboxes.error));
-  const failures = await db
-    .select()
-    .from(drainSandboxes)
-    .where(isFailed)
-    .orderBy(asc(drainSandboxes.sandboxId))
-    .limit(MAX_FAILURES_SHOWN * ids.length);
-  for (const failure of failures) {
-    const shown = progress.get(failure.drainId)?.failures;
-    if (shown !== undefined && shown.length < MAX_FAILURES_SHOWN) shown.push(failure);
-  }
-  return new Map([...progress.values()].map((one) => [one.drain.hostId, one]));
-}
-
-function emptyProgress(drain: DrainRow): DrainProgress {
-  return { drain, total: 0, ended: {}, working: 0, failed: 0, bytesDone: 0, bytesTotal: 0, failures: [] };
-}
-
-async function addCounts(db: Tx, progress: Map<number, DrainProgress>, ids: number[]): Promise<void> {
-  const { drainId, outcome, workingSince, error, endedAt, bytesDone, bytesTotal } = drainSandboxes;
-  const rows = await db
-    .select({
-      drainId,
-      outcome,
-      count: sql<number>`count(*)::int`,
-      working: sql<number>`count(*) FILTER (WHERE ${workingSince} IS NOT NULL AND ${endedAt} IS NULL)::int`,
-      failed: sql<number>`count(*) FILTER (WHERE ${error} IS NOT NULL AND ${endedAt} IS NULL)::int`,
-      bytesDone: sql<number>`coalesce(sum(${bytesDone}), 0)::float8`,
-      bytesTotal: sql<number>`coalesce(sum(${bytesTotal}), 0)::float8`,
-    })
-    .from(drainSandboxes)
-    .where(inArray(drainId, ids))
-    .groupBy(drainId, outcome);
-  for (const row of rows) {
-    const one = progress.get(row.drainId);
-    if (one === undefined) continue;
-    one.total += row.count;
-    one.working += row.working;
-    one.failed += row.failed;
-    one.bytesDone += row.bytesDone;
-    one.bytesTotal += row.bytesTotal;
-    if (row.outcome !== null) one.ended[row.outcome] = row.count;
-  }
-}
-
 /** What the sandboxes of a host need of another one, alike ones together. */
 export interface SandboxNeed {
+  organizationId: number;
   imageSha256: string;
   region: string;
   vcpu: number;
   memoryMib: number;
   diskMib: number;
+  placementLabels: Record<string, string>;
+  antiAffinity: string | null;
+  onHostLoss: SandboxRow["onHostLoss"];
+  /** Its memory is yet to be written. */
   runs: boolean;
+  /** Of the VMM and CPU that wrote the memory of a paused one. */
+  snapshotFingerprint: string | null;
   count: number;
 }
 
 export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxNeed[]> {
-  const { imageSha256, region, vcpu, memoryMib, diskMib, settledState, state } = sandboxes;
+  const { organizationId, imageSha256, region, vcpu, memoryMib, diskMib, placementLabels, antiAffinity, onHostLoss } = sandboxes;
+  const { settledState, state } = sandboxes;
   const runs = sql<boolean>`${settledState} IN ('running', 'creating')`;
+  const snapshotFingerprint = sql<string | null>`CASE WHEN ${settledState} = 'paused' THEN ${snapshots.driverFingerprint} END`;
+  const wanted = { organizationId, imageSha256, region, vcpu, memoryMib, diskMib, placementLabels, antiAffinity, onHostLoss };
   return await db
-    .select({ imageSha256, region, vcpu, memoryMib, diskMib, runs, count: sql<number>`count(*)::int` })
+    .select({ ...wanted, runs, snapshotFingerprint, count: sql<number>`count(DISTINCT ${sandboxes.id})::int` })
     .from(sandboxes)
+    .leftJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), eq(snapshots.hasMemory, true)))
     .where(and(eq(sandboxes.hostId, hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
-    .groupBy(imageSha256, region, vcpu, memoryMib, diskMib, runs);
+    .groupBy(...Object.values(wanted), runs, snapshotFingerprint);
 }

@@ -33,7 +33,11 @@ function movedBy(event: OperationEvent): { from: OperationStatus[]; to: Operatio
   return { from: cells.map(([status]) => status as OperationStatus), to };
 }
 
-/** Applies `event` to an operation if its status allows a move; undefined when it does not (already there, or ended). Call it in the transaction of the sandbox's move. */
+/**
+ * Applies `event` to an operation if its status allows a move; undefined when it does not (already there, or ended). Call it in the transaction of the sandbox's move.
+ *
+ * The row of the sandbox is locked first, as `acceptRequest` does: a request that replaces the operation and a scheduler that begins it would otherwise each hold what the other wants.
+ */
 export async function moveOperation(
   tx: Tx,
   id: string,
@@ -42,6 +46,7 @@ export async function moveOperation(
   guard: { uncommittedOnly?: boolean } = {},
 ): Promise<OperationRow | undefined> {
   const { from, to } = movedBy(event);
+  await tx.execute(sql`SELECT 1 FROM sandboxes WHERE id = (SELECT sandbox_id FROM operations WHERE id = ${id}) FOR NO KEY UPDATE`);
   const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
   const [row] = await tx
     .update(operations)
@@ -89,12 +94,22 @@ export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
   return rows.length === 1;
 }
 
-/** A pause that still waits will be carried out whether the sandbox is idle or not. */
-export async function dropIdleCondition(tx: Tx, id: string): Promise<void> {
-  await tx
+/**
+ * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, and on any host. `takenOverBy`: it is theirs from now on, and whoever
+ * asked for it first takes it back no more.
+ */
+export async function joinOperation(tx: Tx, operation: OperationRow, takenOverBy?: string): Promise<OperationRow> {
+  const isBound = operation.status === "waiting" && (operation.onlyIfIdleForMs !== null || operation.pinnedHostId !== null);
+  if (!isBound && takenOverBy === undefined) return operation;
+  const [row] = await tx
     .update(operations)
-    .set({ onlyIfIdleForMs: null })
-    .where(and(eq(operations.id, id), eq(operations.status, "waiting"), isNotNull(operations.onlyIfIdleForMs)));
+    .set({
+      ...(isBound ? { onlyIfIdleForMs: null, pinnedHostId: null } : {}),
+      ...(takenOverBy === undefined ? {} : { requestedBy: takenOverBy }),
+    })
+    .where(and(eq(operations.id, operation.id), eq(operations.status, operation.status)))
+    .returning();
+  return row ?? operation;
 }
 
 /** Notes why an operation still waits. */

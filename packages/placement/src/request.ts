@@ -3,19 +3,23 @@ import { listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow,
 import type { PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
-type Wanted = Pick<
+export type Wanted = Pick<
   SandboxRow,
   "organizationId" | "vcpu" | "memoryMib" | "diskMib" | "imageSha256" | "region" | "placementLabels" | "antiAffinity" | "onHostLoss"
 >;
 
 /** For a sandbox that is on no host yet. */
 export async function requestToCreate(db: Tx, wanted: Wanted, exceptId?: string): Promise<PlacementRequest> {
+  return requestFor(wanted, await listHostsOfKey(db, wanted, exceptId));
+}
+
+/** `occupiedHostIds`: the hosts that have another sandbox of its anti-affinity key. */
+export function requestFor(wanted: Omit<Wanted, "organizationId" | "antiAffinity">, occupiedHostIds: string[]): PlacementRequest {
   const { vcpu, memoryMib, diskMib, imageSha256, region, placementLabels: labels } = wanted;
-  const occupiedHostIds = await listHostsOfKey(db, wanted, exceptId);
   return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
 }
 
-export interface Return {
+interface Return {
   kind: OperationRow["kind"];
   sandbox: SandboxRow;
   snapshot: SnapshotRow | undefined;

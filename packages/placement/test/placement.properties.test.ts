@@ -1,9 +1,9 @@
 /** Placement over fleets and requests that nobody thought of, against the same decision written down naively. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { Fleet, type Rejection } from "../src/fleet.ts";
-import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/placement.ts";
-import { aFleetHost, aRequest, type FleetHost } from "./support/fleet-hosts.ts";
+import { Fleet, type Rejection } from "../src/index.ts";
+import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/index.ts";
+import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
 
 const HOST_IDS = ["a", "b", "c", "d", "e", "f"];
 const policies = fc.constantFrom(...PLACEMENT_POLICIES);

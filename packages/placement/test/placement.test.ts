@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { Fleet } from "../src/fleet.ts";
-import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/placement.ts";
-import { aFleetHost as host, aRequest as request, type FleetHost } from "./support/fleet-hosts.ts";
+import { Fleet } from "../src/index.ts";
+import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/index.ts";
+import { aFleetHost as host, aRequest as request, type FleetHost } from "./fleet-hosts.ts";
 
 const placement = (hosts: FleetHost[], given: Partial<PlacementRequest> = {}, policy: PlacementPolicy = "local-first") =>
   place(new Fleet(hosts), request(given), policy);

@@ -1,6 +1,6 @@
 /** Hosts and requests of placement, as tests need them. */
 import type { PlacementHost } from "@torpor/db";
-import type { PlacementRequest } from "../../src/placement.ts";
+import type { PlacementRequest } from "../src/index.ts";
 
 export type FleetHost = PlacementHost;
 
