@@ -19,6 +19,7 @@ let dir: string;
 let host: TestHost;
 let commands: VmCommand[];
 const ended = new AbortController();
+const opened: TestHost[] = [];
 
 beforeAll(async () => {
   root = await tempDir();
@@ -37,12 +38,13 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   blobs.before = () => {};
-  await driver.end(host.vm, { graceMs: 0 });
+  for (const one of opened.splice(0)) await one.end();
 });
 
 async function hostIn(path: string): Promise<TestHost> {
   await mkdir(path, { recursive: true });
   const made = new TestHost(path, driver, () => {}, join(root.path, "images"), blobs);
+  opened.push(made);
   await made.supervisor.adopt();
   return made;
 }
@@ -86,15 +88,11 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1);
   if (start === undefined) throw new Error("there is a start");
   const { generation, storeKey, manifestSha256 } = stored;
-  try {
-    expect(await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({
-      state: "running",
-      operation: { outcome: "succeeded" },
-    });
-    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
-  } finally {
-    await driver.end(other.vm, { graceMs: 0 });
-  }
+  expect(await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
+  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
 });
 
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
@@ -104,7 +102,7 @@ test("a copy that was not there when the agent ended is there after it has start
   await bring("create", "stop");
   await host.supervisor.execute(replicate());
   await until("an attempt", () => blobs.sent().length > 0, LIMIT_MS);
-  endLoops(host);
+  await host.close();
   blobs.forget();
   host = await hostIn(dir);
   expect(await storedOn(host)).toMatchObject({ generation: 1 });
@@ -187,8 +185,7 @@ test("where the file system shares blocks the copy goes on while the sandbox run
     expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
     expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({ content: "not in the snapshot" });
   } finally {
-    await driver.end(other.vm, { graceMs: 0 });
-    await driver.end(host.vm, { graceMs: 0 });
+    await host.end();
     await xfs[Symbol.asyncDispose]();
   }
 });
@@ -203,12 +200,12 @@ test("a frozen copy that was not stored when the agent ended is gone on with, th
     await bring("create", "pause");
     await held;
     await bring("create", "pause", "resume");
-    endLoops(host);
+    await host.close();
     release();
     host = await hostIn(path);
     expect(await storedOn(host)).toMatchObject({ generation: 1 });
   } finally {
-    await driver.end(host.vm, { graceMs: 0 });
+    await host.end();
     await xfs[Symbol.asyncDispose]();
   }
 });
@@ -227,12 +224,4 @@ function holdEntries(): { held: Promise<void>; release: () => void } {
     await put(key, content, signal);
   };
   return { held: reached.promise, release: released.resolve };
-}
-
-/** What a process leaves when it ends: nothing goes on. */
-function endLoops(ending: TestHost): void {
-  const stopped = new AbortController();
-  const watching = ending.supervisor.watch(stopped.signal);
-  stopped.abort();
-  void watching;
 }

@@ -38,7 +38,7 @@ export class Replication {
   private readonly events: ReplicationEvents;
   private readonly running = new Map<string, Running>();
   private readonly gate = new Gate(AT_ONCE);
-  private isStopping = false;
+  private isClosed = false;
 
   constructor(deps: LifecycleDeps, events: ReplicationEvents) {
     this.deps = deps;
@@ -70,10 +70,12 @@ export class Replication {
     await running.ended;
   }
 
-  /** What is frozen stays for the next process. */
-  stopAll(): void {
-    this.isStopping = true;
-    for (const { abort } of this.running.values()) abort.abort();
+  /** Nothing is begun any more, and what goes on breaks off. Resolves when nothing goes on. What is frozen stays for the next process. */
+  async close(): Promise<void> {
+    this.isClosed = true;
+    const running = [...this.running.values()];
+    for (const { abort } of running) abort.abort();
+    await Promise.all(running.map(({ ended }) => ended));
   }
 
   progressOf(sandboxId: string): CopyProgress | undefined {
@@ -84,7 +86,7 @@ export class Replication {
   private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
     const { sandboxId } = record.spec;
     const before = this.running.get(sandboxId);
-    if (before?.generation === generation || this.isStopping) return;
+    if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
     const prepared = (before?.ended ?? Promise.resolve()).then(prepare);
     const abort = new AbortController();
@@ -119,7 +121,7 @@ export class Replication {
     try {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
-      if (!this.isStopping) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+      if (!this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
     }
   }
 

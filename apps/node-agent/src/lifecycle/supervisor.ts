@@ -7,7 +7,7 @@
  * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
 import type { Cause, Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
-import { pause as wait } from "@torpor/service";
+import { pause as wait, settlesWithin } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import type { GuestAddress } from "../guest-connection.ts";
 import { findImage } from "../images.ts";
@@ -24,9 +24,13 @@ import { Replication } from "./replication.ts";
 import { resume } from "./resume.ts";
 import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
+import { CLOSING, Turns } from "./turns.ts";
 
-/** `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. */
-export type Accepted = "journalled" | "stale" | "repeated" | "ignored";
+/**
+ * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. `closing`: this process ends, and
+ * knows nothing of it: it has to come again.
+ */
+export type Accepted = "journalled" | "stale" | "repeated" | "ignored" | typeof CLOSING;
 
 const WATCH_EVERY_MS = 1_000;
 /** One answer that does not come in time may be a busy machine. */
@@ -41,8 +45,6 @@ interface Entry extends Observed {
   silentLooks?: number;
   /** A look is under way. */
   isWatched?: boolean;
-  /** The end of this sandbox's queue. */
-  tail: Promise<unknown>;
 }
 
 const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
@@ -60,10 +62,14 @@ export class Supervisor {
   private readonly report: (seen: Observation) => void;
   private readonly entries = new Map<string, Entry>();
   private readonly replication: Replication;
+  private readonly turns: Turns;
+  private readonly closing = new AbortController();
+  private watching: Promise<void> = Promise.resolve();
 
   constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
     this.deps = deps;
     this.report = report;
+    this.turns = new Turns(deps.log);
     this.replication = new Replication(deps, {
       stored: (sandboxId, facts) => this.noteStored(sandboxId, facts),
       failed: (sandboxId, facts, cause) => this.noteNotStored(sandboxId, facts, cause),
@@ -83,7 +89,7 @@ export class Supervisor {
         await this.deps.store.dropDirectory(record);
         continue;
       }
-      const entry: Entry = { record, tail: Promise.resolve() };
+      const entry: Entry = { record };
       this.entries.set(sandboxId, entry);
       if (journal !== undefined) {
         this.deps.log.info(
@@ -143,6 +149,7 @@ export class Supervisor {
   /** Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not to be. */
   async execute(command: VmCommand): Promise<Accepted> {
     const { sandboxId } = command.spec;
+    if (this.closing.signal.aborted) return CLOSING;
     if (command.kind === "cancel") return this.cancel(sandboxId, command.cancels);
     if (command.kind === "quarantine" || command.kind === "unquarantine") return await this.setQuarantined(command);
     if (command.kind === "replicate") return await this.replicate(command);
@@ -182,12 +189,26 @@ export class Supervisor {
     if (entry === undefined || entry.journal !== undefined) return undefined;
     const { state, snapshot } = entry.record;
     const isMeant = snapshot?.generation === generation && snapshot.manifestSha256 === manifestSha256;
-    if (!isMeant || (state !== "paused" && state !== "stopped")) return undefined;
+    if (!isMeant || (state !== "paused" && state !== "stopped") || this.closing.signal.aborted) return undefined;
     return (await copyableOf(entry.record, this.deps.store.dirOf(sandboxId), snapshot.driverFingerprint)).copy;
   }
 
-  /** Looks after running VMs until the signal ends. */
-  async watch(signal: AbortSignal): Promise<void> {
+  /**
+   * The end: nothing is taken or begun from here on, copies to the store break off. True once nothing goes on any more; false when something still does after `limitMs`. An operation is
+   * journalled, so the next process takes it up wherever this one leaves it.
+   */
+  async close(limitMs: number): Promise<boolean> {
+    this.closing.abort();
+    return await settlesWithin(Promise.all([this.turns.close(), this.replication.close(), this.watching]), limitMs);
+  }
+
+  /** Looks after running VMs until it is closed. */
+  watch(): Promise<void> {
+    this.watching = this.keepWatch(this.closing.signal);
+    return this.watching;
+  }
+
+  private async keepWatch(signal: AbortSignal): Promise<void> {
     const looks = new Set<Promise<void>>();
     for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
       if (round % TIDY_EVERY_ROUNDS === 0)
@@ -205,7 +226,6 @@ export class Supervisor {
         looks.add(look);
       }
     }
-    this.replication.stopAll();
     await Promise.allSettled(looks);
   }
 
@@ -287,7 +307,7 @@ export class Supervisor {
   private add(record: VmRecord): Entry {
     const raced = this.entries.get(record.spec.sandboxId);
     if (raced !== undefined) return raced;
-    const entry: Entry = { record, tail: Promise.resolve() };
+    const entry: Entry = { record };
     this.entries.set(record.spec.sandboxId, entry);
     return entry;
   }
@@ -537,13 +557,8 @@ export class Supervisor {
     return observationOf(this.deps.hostId, entry);
   }
 
-  /** One thing at a time per sandbox. */
-  private enqueue<T>(entry: Entry, body: () => Promise<T>): Promise<T> {
-    const turn = entry.tail.then(body);
-    entry.tail = turn.catch((error: unknown) =>
-      this.deps.log.error({ err: error, sandboxId: entry.record.spec.sandboxId }, "a step of the supervisor failed"),
-    );
-    return turn;
+  private enqueue<T>({ record }: Entry, body: () => Promise<T>): Promise<T | typeof CLOSING> {
+    return this.turns.take(record.spec.sandboxId, body);
   }
 }
 
