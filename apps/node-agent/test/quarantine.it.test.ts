@@ -23,7 +23,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   let hosts = 0;
   /** A host whose one sandbox is quarantined and remembers x = 42. */
-  async function quarantined(body: (host: TestHost, commands: VmCommand[], restarted: () => Promise<TestHost>) => Promise<void>): Promise<void> {
+  async function quarantined(
+    body: (host: TestHost, commands: VmCommand[], restarted: () => Promise<TestHost>) => Promise<void>,
+  ): Promise<void> {
     hosts += 1;
     const dir = join(root.path, name, `host-${hosts}`);
     await mkdir(dir, { recursive: true });

@@ -50,7 +50,8 @@ async function carryOut(host: Host, entry: Entry, journal: Journal, signal: Abor
   const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
   await replication.stop(record.spec.sandboxId, { entirely });
   if (record.quarantined === true) await takeBack(deps, record, journal);
-  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, timings: {} };
+  const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
+  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, onFetch, timings: {} };
   const outcome = await perform(step);
   await settle(host, entry, journal, outcome, step.timings);
   replication.start(record);
@@ -118,6 +119,7 @@ export async function settle(
   await deps.store.clearJournal(sandboxId);
   delete entry.journal;
   delete entry.abort;
+  delete entry.fetching;
   // A new run, or a pause that came to nothing: idleness counts from here (S23).
   if (outcome.state === "running") deps.activity.touch(sandboxId);
   await sandboxes.announce(entry);

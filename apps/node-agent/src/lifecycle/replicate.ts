@@ -48,9 +48,10 @@ function noteNotStored(record: VmRecord, facts: SnapshotFacts, cause: Cause): bo
   return true;
 }
 
-/** Whether these facts are still of interest: of the snapshot that the sandbox rests on or last ran from, or of the disk of a stopped one. */
+/** Whether these facts are still of interest: of what the sandbox rests on, or last ran from. */
 function isAbout({ state, snapshot, generation }: VmRecord, facts: SnapshotFacts): boolean {
-  if (state === "paused") return snapshot?.manifestSha256 === facts.manifestSha256;
-  if (state === "stopped") return facts.generation === generation + 1;
+  // Stopped by an agent that gave disks no name.
+  if (state === "stopped" && snapshot === undefined) return facts.generation === generation + 1;
+  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === facts.manifestSha256;
   return state === "running" && facts.generation === generation;
 }

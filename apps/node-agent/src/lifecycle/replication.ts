@@ -160,7 +160,9 @@ export class Replication {
 function generationOf({ state, snapshot, generation, replication, replicationFailed }: VmRecord): number | undefined {
   if (replicationFailed !== undefined) return undefined;
   if (state === "paused") return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
-  return state === "stopped" && replication !== undefined && snapshot === undefined ? generation + 1 : undefined;
+  return state === "stopped" && replication !== undefined && typeof snapshot?.storeKey !== "string"
+    ? (snapshot?.generation ?? generation + 1)
+    : undefined;
 }
 
 /** Lets bytes through no faster than `bytesPerSecond` says at the time. */

@@ -4,7 +4,9 @@
  * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
 import type { Observation } from "@torpor/contracts";
+import type { CopyProgress } from "../store/read-chunks.ts";
 import type { LifecycleDeps } from "./context.ts";
+import { copyableOf } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
@@ -13,6 +15,8 @@ import { type CLOSING, Turns } from "./turns.ts";
 export interface Entry extends Observed {
   /** Ends the operation that is being carried out, if it can still back out. */
   abort?: AbortController;
+  /** How much has arrived of what the operation has brought here. */
+  fetching?: CopyProgress;
   /** Looks in a row that the VMM has not answered. */
   silentLooks?: number;
   /** A look is under way. */
@@ -65,11 +69,24 @@ export class Sandboxes {
     return this.turns.take(record.spec.sandboxId, body);
   }
 
-  /** A new observation: durable before anybody hears of it (SV3). */
+  /** A new observation: durable before anybody hears of it (SV3). A stopped sandbox's disk gets a name, by which another host can ask for it. */
   async persist(record: VmRecord): Promise<void> {
+    if (record.state === "stopped" && record.snapshot === undefined) Object.assign(record, await this.diskOf(record));
     record.revision += 1;
     record.observedAt = new Date().toISOString();
     await this.deps.store.write(record);
+  }
+
+  /** Nothing of one that cannot be read: it goes nowhere. */
+  private async diskOf(record: VmRecord): Promise<Pick<VmRecord, "snapshot">> {
+    const { store, driver, log } = this.deps;
+    const { sandboxId } = record.spec;
+    try {
+      return { snapshot: (await copyableOf(record, store.dirOf(sandboxId), await driver.fingerprint())).facts };
+    } catch (err) {
+      log.error({ err, sandboxId }, "the disk of a stopped sandbox cannot be read");
+      return {};
+    }
   }
 
   /** Says what was persisted, with the VMM as it is now. */

@@ -46,13 +46,14 @@ export class Supervisor {
   inventory(): Observation[] {
     const { deps, sandboxes, replication } = this.host;
     return sandboxes.all().map((entry) => {
-      const { record } = entry;
+      const { record, fetching } = entry;
       const lastActiveMsAgo = deps.activity.idleMs(record.spec.sandboxId);
       const replicating = replication.progressOf(record.spec.sandboxId);
       return {
         ...sandboxes.observationOf(entry),
         ...(record.state === "running" ? { lastActiveMsAgo } : {}),
         ...(replicating === undefined ? {} : { replicating: { ...replicating } }),
+        ...(fetching === undefined ? {} : { fetching: { ...fetching } }),
       };
     });
   }

@@ -69,6 +69,8 @@ export async function look(host: Host, entry: Entry): Promise<void> {
 async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Promise<void> {
   const { code, message } = await deps.driver.causeOfEnd(vm);
   record.state = "stopped";
+  // Of a run before: the disk has moved on.
+  delete record.snapshot;
   record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
   delete record.operation;
   await sandboxes.persist(record);

@@ -1,0 +1,1 @@
+ALTER TABLE "operations" ADD COLUMN "fetched_bytes" jsonb;
