@@ -197,24 +197,31 @@ describe("with a store that cannot be used", () => {
     await client.remove(sandbox);
   });
 
-  test("a sandbox whose host takes nothing new resumes on another one, straight from the first, which then forgets it", async () => {
-    const sandbox = await client.create();
-    const id = String(sandbox["id"]);
-    const origin = String((await client.view(sandbox))["node_id"]);
-    await client.post(sandbox, "pause");
-    await client.cordon(origin, "cordon");
-    try {
-      const resumed = await client.post(sandbox, "resume");
-      expect(resumed, JSON.stringify(resumed.body)).toMatchObject({ status: 200, body: { status: "running" } });
-      expect((await client.view(sandbox))["node_id"]).not.toBe(origin);
-      expect(await client.memory(sandbox)).toBe("42\n");
-      expect(await client.file(sandbox)).toBe("kept");
-      await until("its first host has forgotten it", async () => !(await client.heldBy(origin)).includes(id), LIMIT_MS);
-    } finally {
-      await client.cordon(origin, "uncordon");
-      await client.remove(sandbox);
-    }
-  });
+  test.each([
+    ["pause", "resume"],
+    ["stop", "start"],
+  ] as const)(
+    "after a %s a sandbox whose host takes nothing new goes on on another one, straight from the first, which then forgets it",
+    async (verb, again) => {
+      const sandbox = await client.create();
+      const id = String(sandbox["id"]);
+      const origin = String((await client.view(sandbox))["node_id"]);
+      await client.post(sandbox, verb);
+      expect(await client.view(sandbox)).toMatchObject({ node_id: origin, durability: "host-disk" });
+      await client.cordon(origin, "cordon");
+      try {
+        const running = await client.post(sandbox, again);
+        expect(running, JSON.stringify(running.body)).toMatchObject({ status: 200, body: { status: "running" } });
+        expect((await client.view(sandbox))["node_id"]).not.toBe(origin);
+        if (verb === "pause") expect(await client.memory(sandbox)).toBe("42\n");
+        expect(await client.file(sandbox)).toBe("kept");
+        await until("its first host has forgotten it", async () => !(await client.heldBy(origin)).includes(id), LIMIT_MS);
+      } finally {
+        await client.cordon(origin, "uncordon");
+        await client.remove(sandbox);
+      }
+    },
+  );
 });
 
 describe("with hosts that have no store", () => {

@@ -1,4 +1,5 @@
 import { newSandboxId } from "@torpor/contracts";
+import type { OperationRow } from "@torpor/db";
 import { decodeJwt, SignJWT } from "jose";
 import { describe, expect, test } from "vitest";
 import { decodeCursor, encodeCursor } from "../src/cursor.ts";
@@ -6,6 +7,7 @@ import { downstreamHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { ApiError } from "../src/errors.ts";
 import { isSandboxId } from "../src/ids.ts";
 import { createTokens } from "../src/tokens.ts";
+import { operationView } from "../src/views/sandbox.ts";
 
 describe("cursors", () => {
   test("give back the key that they were made from, and survive a URL", () => {
@@ -53,6 +55,40 @@ describe("sandbox tokens", () => {
   test("are not signed with a secret that is too short", () => {
     expect(() => createTokens("short")).toThrow(/32 bytes/);
   });
+});
+
+test("an operation says how much it has brought to its host only while it lasts", () => {
+  const at = new Date(0);
+  const row: OperationRow = {
+    id: "op_1",
+    sandboxId: "1763309903rt5vs4lm",
+    organizationId: 1,
+    kind: "resume",
+    status: "executing",
+    idempotencyKey: null,
+    requestSha256: null,
+    requestedBy: "api-key:1",
+    deadlineAt: at,
+    committedAt: null,
+    cancelRequestedAt: null,
+    onlyIfIdleForMs: null,
+    hostId: "host-2",
+    pinnedHostId: null,
+    originHostId: "host-1",
+    epoch: 2,
+    opSeq: 3,
+    error: null,
+    explain: null,
+    timingsMs: null,
+    fetchedBytes: { done: 5, total: 9 },
+    traceId: null,
+    createdAt: at,
+    startedAt: at,
+    endedAt: null,
+  };
+  expect(operationView(row)).toMatchObject({ status: "executing", fetched_bytes: { done: 5, total: 9 } });
+  expect(operationView({ ...row, endedAt: at })).not.toHaveProperty("fetched_bytes");
+  expect(operationView({ ...row, fetchedBytes: null })).not.toHaveProperty("fetched_bytes");
 });
 
 describe("headers at the edge", () => {

@@ -14,6 +14,7 @@ import { ensureGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
+import { CLOSING } from "./lifecycle/turns.ts";
 import { Activity } from "./shell/activity.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
@@ -97,7 +98,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     keepLease(bus, request, membership, fence, signal, log),
     fence.askThaws(bus, config.HOST_ID, signal, log),
     beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
-    supervisor.watch(signal),
+    supervisor.watch(),
     blobs === undefined ? undefined : keepSwept(blobs, sweepOptions(options)),
     consume(bus, {
       consumer: hostCommands(config.HOST_ID),
@@ -110,7 +111,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
           { sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted },
           "command",
         );
-        return "ack";
+        return accepted === CLOSING ? { kind: "retry", delayMs: 0 } : "ack";
       },
       concurrency: COMMANDS_AT_ONCE,
       signal,
@@ -122,7 +123,10 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     membership,
     fence,
     close: async () => {
-      await Promise.allSettled([...loops, dataPlane.drain(config.SHUTDOWN_GRACE_MS / 2)]);
+      const limitMs = config.SHUTDOWN_GRACE_MS / 2;
+      const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
+      if (!isOver) log.info("an operation or a copy still goes on; the next process takes it up");
+      await Promise.allSettled(loops);
     },
   };
 }

@@ -54,7 +54,7 @@ async function withSandbox(
     for (const kind of options.before ?? []) expect(await next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
     await body({ host, driver, dir, next });
   } finally {
-    for (const identity of vmmProcesses(dir)) signalProcess(identity, "SIGKILL");
+    await host.end();
   }
 }
 
@@ -90,9 +90,8 @@ describe("a pause that goes wrong", () => {
       const end = await bench.next();
       expect(end).toMatchObject({ state: "running", operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } } });
       expect(end.operation?.error?.message).toMatch(/no answer within 4000 ms/);
-      await watched(bench, async () => {
-        await until("the sandbox runs", async () => (await bench.driver.inspect(bench.host.vm)).kind === "running", 40_000);
-      });
+      void bench.host.supervisor.watch();
+      await until("the sandbox runs", async () => (await bench.driver.inspect(bench.host.vm)).kind === "running", 40_000);
       await expectMemory(bench);
       expect(await leftovers(bench)).toEqual([]);
     });
@@ -218,19 +217,17 @@ describe("a VMM that ends, or only seems to", () => {
 
   test("killed: noticed, with its cause", async () => {
     await withSandbox({ after: [] }, async (bench) => {
-      await watched(bench, async () => {
-        for (const identity of vmmProcesses(bench.dir)) signalProcess(identity, "SIGKILL");
-        expect((await isStopped(bench)).cause).toMatchObject({ code: "VMM_KILLED" });
-      });
+      void bench.host.supervisor.watch();
+      for (const identity of vmmProcesses(bench.dir)) signalProcess(identity, "SIGKILL");
+      expect((await isStopped(bench)).cause).toMatchObject({ code: "VMM_KILLED" });
     });
   });
 
   test("its guest powered off: noticed, and told apart", async () => {
     await withSandbox({ after: [] }, async (bench) => {
-      await watched(bench, async () => {
-        await bench.host.guest("/_torpor/shutdown", {}).catch(() => {});
-        expect((await isStopped(bench)).cause).toMatchObject({ code: "GUEST_POWERED_OFF" });
-      });
+      void bench.host.supervisor.watch();
+      await bench.host.guest("/_torpor/shutdown", {}).catch(() => {});
+      expect((await isStopped(bench)).cause).toMatchObject({ code: "GUEST_POWERED_OFF" });
     });
   });
 
@@ -261,17 +258,6 @@ describe("a VMM that ends, or only seems to", () => {
     });
   });
 });
-
-async function watched({ host }: Bench, body: () => Promise<void>): Promise<void> {
-  const abort = new AbortController();
-  const watching = host.supervisor.watch(abort.signal);
-  try {
-    await body();
-  } finally {
-    abort.abort();
-    await watching;
-  }
-}
 
 async function overwrite(path: string, at: number): Promise<void> {
   const file = await open(path, "r+");

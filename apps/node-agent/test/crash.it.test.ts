@@ -8,12 +8,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { Observation, VmCommand } from "@torpor/contracts";
-import { signalProcess } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DRIVER_NAMES, type DriverName, driverNamed } from "./support/drivers.ts";
 import type { GuestCall } from "./support/host-process.ts";
-import { callGuest, commandsOf, type Kind, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
+import { callGuest, commandsOf, type Kind, killVmms, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
 
 const run = promisify(execFile);
 const HOST = fileURLToPath(new URL("support/host-process.ts", import.meta.url));
@@ -136,7 +135,7 @@ async function crashOnce(ground: Ground, scenario: Scenario, crashAt: number): P
     await check(ground, dir, scenario, { steps: first.steps, observations }, last.operationId);
     return first.steps;
   } finally {
-    for (const identity of vmmProcesses(dir)) signalProcess(identity, "SIGKILL");
+    await killVmms(vmmProcesses(dir));
   }
 }
 

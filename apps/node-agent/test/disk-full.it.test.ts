@@ -8,11 +8,10 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import type { Observation } from "@torpor/contracts";
-import { signalProcess } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
 import { driverNamed } from "./support/drivers.ts";
-import { callGuest, commandsOf, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
+import { callGuest, commandsOf, killVmms, prepareImages, SANDBOX, vmIn, vmmProcesses } from "./support/test-host.ts";
 
 const run = promisify(execFile);
 const HOST = fileURLToPath(new URL("support/host-process.ts", import.meta.url));
@@ -43,6 +42,6 @@ test("S13: a pause that the disk has no room for fails by name, leaves no file, 
     expect((await readdir(vm)).filter((name) => name.startsWith("snap.") || name.endsWith(".tmp") || name === "op.json")).toEqual([]);
     expect(await callGuest(driverNamed("simulated"), vmIn(dir), "/execute", { code: "print(x)" })).toMatchObject({ stdout: "42\n" });
   } finally {
-    for (const identity of vmms) signalProcess(identity, "SIGKILL");
+    await killVmms(vmms);
   }
 });

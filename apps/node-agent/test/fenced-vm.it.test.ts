@@ -5,13 +5,13 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { VmCommand } from "@torpor/contracts";
-import { isAlive, type ProcessIdentity, signalProcess, stateOf } from "@torpor/service/processes";
+import { isAlive, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { SimulatedDriver } from "../src/drivers/simulated/simulated.ts";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
-import { commandsOf, type Kind, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
+import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
 
 const FENCE = fileURLToPath(new URL("../src/fence/main.ts", import.meta.url));
 const LONG_MS = 600_000;
@@ -23,6 +23,7 @@ let dir: string;
 let files: FenceFiles;
 let fence: ChildProcess;
 let hosts = 0;
+const opened: TestHost[] = [];
 
 beforeAll(async () => {
   root = await tempDir();
@@ -43,7 +44,8 @@ afterEach(async () => {
   const exited = once(fence, "exit");
   fence.kill("SIGKILL");
   await exited;
-  for (const vmm of vmmProcesses(dir)) signalProcess(vmm, "SIGKILL");
+  await killVmms(vmmProcesses(dir));
+  for (const host of opened.splice(0)) await host.close();
 });
 
 const commands = (...kinds: Kind[]): VmCommand[] =>
@@ -55,6 +57,7 @@ const at = (all: VmCommand[], index: number): VmCommand => {
 };
 async function openHost(): Promise<TestHost> {
   const host = new TestHost(dir, new SimulatedDriver());
+  opened.push(host);
   await host.supervisor.adopt();
   await host.fence.open();
   return host;
@@ -80,9 +83,9 @@ describe("a VM that was frozen", () => {
     await endLease();
     expect(stateOf(vmm)).toBe("T");
 
-    const stop = new AbortController();
+    await first.close();
     const next = await openHost();
-    const watching = next.supervisor.watch(stop.signal);
+    void next.supervisor.watch();
     expect(await next.supervisor.execute(pause)).toBe("journalled");
     await new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_MS));
     expect(stateOf(vmm)).toBe("T");
@@ -98,8 +101,6 @@ describe("a VM that was frozen", () => {
     const ended = await until("the pause ends", () => next.seen.find(({ operation }) => operation?.id === pause.operationId));
     expect(ended).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
     expect(isAlive(vmm)).toBe(false);
-    stop.abort();
-    await watching;
   });
 
   test("is ended where it stands when its sandbox has gone on elsewhere, and not before", async () => {

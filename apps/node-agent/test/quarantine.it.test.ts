@@ -2,7 +2,6 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
-import { signalProcess } from "@torpor/service";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { DRIVER_NAMES, driverNamed } from "./support/drivers.ts";
@@ -24,22 +23,30 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   let hosts = 0;
   /** A host whose one sandbox is quarantined and remembers x = 42. */
-  async function quarantined(body: (host: TestHost, commands: VmCommand[], restarted: () => TestHost) => Promise<void>): Promise<void> {
+  async function quarantined(
+    body: (host: TestHost, commands: VmCommand[], restarted: () => Promise<TestHost>) => Promise<void>,
+  ): Promise<void> {
     hosts += 1;
     const dir = join(root.path, name, `host-${hosts}`);
     await mkdir(dir, { recursive: true });
     const [create, ...commands] = commandsOf(["create", "pause", "resume"], imageSha256);
     const start = () => new TestHost(dir, driverNamed(name), undefined, join(root.path, name, "images"));
     const host = start();
+    let newest = host;
+    const restarted = async () => {
+      await newest.close();
+      newest = start();
+      return newest;
+    };
     try {
       await host.supervisor.adopt();
       await host.carryOut(create as VmCommand);
       await host.guest("/execute", { code: "x = 42" });
       expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe("journalled");
       expect(await status(host)).toBe("paused");
-      await body(host, [create as VmCommand, ...commands], start);
+      await body(host, [create as VmCommand, ...commands], restarted);
     } finally {
-      for (const identity of vmmProcesses(dir)) signalProcess(identity, "SIGKILL");
+      await newest.end();
     }
   }
   const status = async (host: TestHost) => (await driverNamed(name).inspect(host.vm)).kind;
@@ -58,16 +65,13 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
     await quarantined(async (host, _commands, restarted) => {
       // Killed between the record and the freeze.
       await driverNamed(name).resumeVcpus(host.vm);
-      const next = restarted();
+      const next = await restarted();
       await next.supervisor.adopt();
       await until("it is frozen", async () => (await status(next)) === "paused");
       expect(next.supervisor.inventory()).toMatchObject([{ quarantined: true }]);
-      const stop = new AbortController();
-      const watching = next.supervisor.watch(stop.signal);
+      void next.supervisor.watch();
       await until("it was looked at", () => next.seen.length > 0);
       expect(await status(next)).toBe("paused");
-      stop.abort();
-      await watching;
     });
   });
 

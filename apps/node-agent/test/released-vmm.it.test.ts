@@ -18,6 +18,9 @@ import { FenceLink } from "../src/shell/fence-link.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { peerSource } from "../src/store/peer.ts";
+import { killVmms } from "./support/test-host.ts";
+
+const CLOSE_LIMIT_MS = 30_000;
 
 /** Ends VMMs as the real one does, and remembers whose were ended. */
 class WatchedDriver extends SimulatedDriver {
@@ -78,8 +81,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
   });
   const vmmsOf = (sandboxId: string) => findProcesses(join(dir, "vm", sandboxId), "TORPOR_VMM", sandboxId);
   const [dying, living] = ["1795490791aaaaaaaa", "1795490791bbbbbbbb"];
-  const first = agent();
-  const watching = new AbortController();
+  const [first, second] = [agent(), agent()];
   try {
     await first.adopt();
     expect(collected).toEqual([[]]);
@@ -89,19 +91,18 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
     for (const sandboxId of [dying, living]) await until(`${sandboxId} runs`, () => stateOf(sandboxId) === "running");
 
     driver.ended.length = 0;
-    const watched = first.watch(watching.signal);
+    void first.watch();
     for (const identity of vmmsOf(dying)) signalProcess(identity, "SIGKILL");
     await until("the dead VMM is reported", () => stateOf(dying) === "stopped");
     await until("it is released", () => driver.ended.includes(dying));
     expect(driver.ended).not.toContain(living);
-    watching.abort();
-    await watched;
+    expect(await first.close(CLOSE_LIMIT_MS)).toBe(true);
 
-    await agent().adopt();
+    await second.adopt();
     expect(collected.at(-1)).toEqual([living]);
     expect(vmmsOf(living)).toHaveLength(1);
   } finally {
-    watching.abort();
-    for (const sandboxId of [dying, living]) for (const identity of vmmsOf(sandboxId)) signalProcess(identity, "SIGKILL");
+    for (const one of [first, second]) await one.close(CLOSE_LIMIT_MS);
+    await killVmms([...vmmsOf(dying), ...vmmsOf(living)]);
   }
 });

@@ -7,7 +7,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { WatchedBlobs } from "./support/snapshots.ts";
-import { commandsOf, type Kind, prepareImages, SANDBOX, TestHost } from "./support/test-host.ts";
+import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
 import { mountXfs } from "./support/xfs.ts";
 
 const LIMIT_MS = 45_000;
@@ -19,6 +19,7 @@ let dir: string;
 let host: TestHost;
 let commands: VmCommand[];
 const ended = new AbortController();
+const opened: TestHost[] = [];
 
 beforeAll(async () => {
   root = await tempDir();
@@ -37,12 +38,13 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   blobs.before = () => {};
-  await driver.end(host.vm, { graceMs: 0 });
+  for (const one of opened.splice(0)) await one.end();
 });
 
 async function hostIn(path: string): Promise<TestHost> {
   await mkdir(path, { recursive: true });
   const made = new TestHost(path, driver, () => {}, join(root.path, "images"), blobs);
+  opened.push(made);
   await made.supervisor.adopt();
   return made;
 }
@@ -65,6 +67,10 @@ const replicate = (given: Partial<VmCommand> = {}): VmCommand => {
   if (last === undefined) throw new Error("nothing was done before");
   return { ...last, kind: "replicate", operationId: newOperationId(), ...given };
 };
+const offered = async (snapshot: Observation["snapshot"]) => {
+  if (snapshot === undefined) throw new Error("it has no name");
+  return await host.supervisor.offer(SANDBOX, snapshot.generation, snapshot.manifestSha256);
+};
 /** What it reported last, once that has a copy in the store. */
 const storedOn = async (on: TestHost) => {
   const isStored = () => (typeof on.seen.at(-1)?.snapshot?.storeKey === "string" ? on.seen.at(-1)?.snapshot : undefined);
@@ -73,12 +79,13 @@ const storedOn = async (on: TestHost) => {
 
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
-  expect(snapshot).toBeUndefined();
+  expect(snapshot).toMatchObject({ generation: 1, storeKey: null });
   expect(await host.supervisor.execute(replicate({ epoch: 2 })), "of another run").toBe("stale");
   expect(blobs.calls).toEqual([]);
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
   const stored = await storedOn(host);
   expect(stored).toMatchObject({ generation: 1, guestSynced: true });
+  expect(stored.manifestSha256).toBe(snapshot?.manifestSha256);
   expect(host.seen.at(-1)).toMatchObject({ state: "stopped", opSeq: 2, snapshot: stored });
   expect(await host.supervisor.execute(replicate())).toBe("repeated");
 
@@ -86,25 +93,20 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1);
   if (start === undefined) throw new Error("there is a start");
   const { generation, storeKey, manifestSha256 } = stored;
-  try {
-    expect(await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({
-      state: "running",
-      operation: { outcome: "succeeded" },
-    });
-    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
-  } finally {
-    await driver.end(other.vm, { graceMs: 0 });
-  }
+  expect(await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
+  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
 });
 
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
-  blobs.before = (call, key) => {
-    if (call === "put" && key.includes("/entries/")) throw new Error("the store is away");
-  };
+  const { held, release } = holdEntries();
   await bring("create", "stop");
   await host.supervisor.execute(replicate());
-  await until("an attempt", () => blobs.sent().length > 0, LIMIT_MS);
-  endLoops(host);
+  await held;
+  await host.close();
+  release();
   blobs.forget();
   host = await hostIn(dir);
   expect(await storedOn(host)).toMatchObject({ generation: 1 });
@@ -151,6 +153,30 @@ test("how far it is stands in the inventory, and a delete ends it", async () => 
   expect(left).toEqual([]);
 });
 
+test("how much of a sandbox has arrived on another host stands in that one's inventory, until the operation has ended", async () => {
+  await bring("create", "pause");
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const get = blobs.get.bind(blobs);
+  const released = Promise.withResolvers<void>();
+  let chunks = 0;
+  blobs.get = async (key, signal) => {
+    if (key.includes("/chunks/") && (chunks += 1) > 1) await released.promise;
+    return await get(key, signal);
+  };
+  const other = await hostIn(join(root.path, `other-${made}`));
+  const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
+  if (resume === undefined) throw new Error("there is a resume");
+  const resumed = other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } });
+  const seen = await until("a chunk has arrived", () =>
+    other.supervisor.inventory().find(({ fetching }) => (fetching?.bytesDone ?? 0) > 0),
+  );
+  expect(seen).toMatchObject({ busyWith: resume.operationId });
+  expect(seen.fetching?.bytesTotal).toBeGreaterThan(seen.fetching?.bytesDone ?? 0);
+  released.resolve();
+  expect(await resumed).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(other.supervisor.inventory()[0]?.fetching).toBeUndefined();
+});
+
 test("another host gets a paused sandbox straight from this one; one that runs is given to nobody", async () => {
   const { snapshot } = await bring("create", "pause");
   if (snapshot === undefined) throw new Error("the pause left no snapshot");
@@ -160,6 +186,44 @@ test("another host gets a paused sandbox straight from this one; one that runs i
   expect(await host.supervisor.offer(SANDBOX, generation + 1, manifestSha256)).toBeUndefined();
   await bring("create", "pause", "resume");
   expect(await host.supervisor.offer(SANDBOX, generation, manifestSha256)).toBeUndefined();
+});
+
+test("a stopped sandbox too, whichever way it stopped, and each stop's disk has a name of its own", async () => {
+  const { snapshot: first } = await bring("create", "stop");
+  expect(await offered(first)).toMatchObject({ sandboxId: SANDBOX, files: { "disk.raw": expect.stringContaining(dir) as string } });
+  await bring("create", "stop", "start");
+  expect(await offered(first)).toBeUndefined();
+  void host.supervisor.watch();
+  await killVmms(vmmProcesses(dir));
+  const { snapshot: second } = await until("its end is noticed", () =>
+    host.seen.findLast(({ state, epoch }) => state === "stopped" && epoch === 2),
+  );
+  expect(await offered(second)).toMatchObject({ sandboxId: SANDBOX });
+  expect(await offered(first)).toBeUndefined();
+});
+
+test("a VMM that dies after its snapshot was stored: what is offered, and copied on demand, is the disk as it is now", async (context) => {
+  const xfs = await mountXfs();
+  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
+  try {
+    host = await hostIn(join(xfs.path, "host"));
+    const { held, release } = holdEntries();
+    await bring("create", "pause");
+    await held;
+    await bring("create", "pause", "resume");
+    release();
+    const { manifestSha256 } = await storedOn(host);
+    void host.supervisor.watch();
+    await killVmms(vmmProcesses(join(xfs.path, "host")));
+    const { snapshot } = await until("its end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
+    expect(snapshot).toMatchObject({ generation: 2, storeKey: null });
+    expect(snapshot?.manifestSha256).not.toBe(manifestSha256);
+    expect(await host.supervisor.execute(replicate())).toBe("journalled");
+    expect(await storedOn(host)).toMatchObject({ generation: 2, manifestSha256: snapshot?.manifestSha256 });
+  } finally {
+    await host.end();
+    await xfs[Symbol.asyncDispose]();
+  }
 });
 
 test("where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async (context) => {
@@ -187,8 +251,7 @@ test("where the file system shares blocks the copy goes on while the sandbox run
     expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
     expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({ content: "not in the snapshot" });
   } finally {
-    await driver.end(other.vm, { graceMs: 0 });
-    await driver.end(host.vm, { graceMs: 0 });
+    await host.end();
     await xfs[Symbol.asyncDispose]();
   }
 });
@@ -203,12 +266,12 @@ test("a frozen copy that was not stored when the agent ended is gone on with, th
     await bring("create", "pause");
     await held;
     await bring("create", "pause", "resume");
-    endLoops(host);
+    await host.close();
     release();
     host = await hostIn(path);
     expect(await storedOn(host)).toMatchObject({ generation: 1 });
   } finally {
-    await driver.end(host.vm, { graceMs: 0 });
+    await host.end();
     await xfs[Symbol.asyncDispose]();
   }
 });
@@ -227,12 +290,4 @@ function holdEntries(): { held: Promise<void>; release: () => void } {
     await put(key, content, signal);
   };
   return { held: reached.promise, release: released.resolve };
-}
-
-/** What a process leaves when it ends: nothing goes on. */
-function endLoops(ending: TestHost): void {
-  const stopped = new AbortController();
-  const watching = ending.supervisor.watch(stopped.signal);
-  stopped.abort();
-  void watching;
 }

@@ -2,11 +2,10 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
-import { signalProcess } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
 import { driverNamed } from "./support/drivers.ts";
-import { commandsOf, prepareImages, TestHost, vmmProcesses } from "./support/test-host.ts";
+import { commandsOf, prepareImages, TestHost } from "./support/test-host.ts";
 
 test("a command that only a newer control plane knows fails by name; the VM runs on, its memory too, and the next command is carried out", async () => {
   await using root = await tempDir();
@@ -35,6 +34,6 @@ test("a command that only a newer control plane knows fails by name; the VM runs
       snapshot: { generation: 1 },
     });
   } finally {
-    for (const identity of vmmProcesses(dir)) signalProcess(identity, "SIGKILL");
+    await host.end();
   }
 });

@@ -23,8 +23,10 @@ import {
   findOpenOperations,
   recordActivity,
   recordBeat,
+  recordFetches,
   recordReplication,
   type SeenActivity,
+  type SeenFetch,
   type SeenReplication,
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
@@ -187,6 +189,7 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
       await recordActivity(deps.db, beat.hostId, beat.inventory.flatMap(activityIn));
       await recordBeat(deps.db, beat.hostId, beat.load);
       await recordReplication(deps.db, beat.hostId, beat.inventory.flatMap(replicationIn));
+      await recordFetches(deps.db, beat.hostId, beat.inventory.flatMap(fetchIn));
       // The inventory repeats every observation until the database has it.
       for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
       await reconcileInventory(deps, beat);
@@ -198,6 +201,10 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
 
 function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {
   return replicating === undefined ? [] : [{ sandboxId, ...replicating }];
+}
+
+function fetchIn({ busyWith, fetching }: Observation): SeenFetch[] {
+  return busyWith === undefined || fetching === undefined ? [] : [{ operationId: busyWith, ...fetching }];
 }
 
 function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {

@@ -236,6 +236,34 @@ describe("more than one host", () => {
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: origin, epoch: 3 });
   });
 
+  test("a stopped sandbox whose host takes nothing new starts on another, straight from the first; a start that fails leaves it where it was", async () => {
+    const region = "region-of-stopped";
+    await scheduler.join("stopped-here", { region });
+    const { id } = await scheduler.running({ region });
+    const disk = { ...SNAPSHOT, storeKey: null };
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped", snapshot: disk });
+    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ hasMemory: false, storeKey: null });
+    await scheduler.join("starts-here", { region, capacity: { vcpu: 1000, memoryMib: 100_000, diskMib: 100_000 } });
+    await cordon("stopped-here");
+    const first = await scheduler.begin(id, "start");
+    expect(first).toMatchObject({ hostId: "starts-here", originHostId: "stopped-here" });
+    const { generation, manifestSha256 } = disk;
+    const sourceUrl = "http://127.0.0.1:1";
+    expect(await scheduler.commands({ sandboxId: id, kind: "start" })).toMatchObject([
+      { hostId: "starts-here", snapshot: { generation, manifestSha256, storeKey: null, sourceUrl } },
+    ]);
+    const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The other host does not answer." };
+    const failed = { state: "stopped" as const, operation: { id: first.id, outcome: "failed" as const, error } };
+    expect(await scheduler.settle(await scheduler.seenOf(first.id, failed))).toBe("applied");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "stopped-here" });
+    const second = await scheduler.begin(id, "start");
+    expect(second).toMatchObject({ hostId: "starts-here" });
+    await scheduler.carryOut(second.id, { state: "running" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "starts-here" });
+    expect(await findSnapshot(scheduler.database.db, id)).toBeUndefined();
+    await cordon("starts-here");
+  });
+
   test("so does one that expires, and what its host reports afterwards moves nothing", async () => {
     const { id, origin, resume } = await movingResume();
     expect(await expireOperation(scheduler.deps, resume)).toBe(true);

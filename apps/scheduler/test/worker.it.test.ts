@@ -1,5 +1,5 @@
 /** Two schedulers over one Postgres and one nats-server, and hosts that a test speaks for: what happens when messages are lost, hosts fall silent, and both schedulers want the same. */
-import { acceptRequest, findSandbox, listEvents, markPublished } from "@torpor/db";
+import { acceptRequest, findOperation, findSandbox, listEvents, markPublished } from "@torpor/db";
 import { aRequester, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ControlPlane } from "./support/control-plane.ts";
@@ -53,6 +53,22 @@ test("a create is placed, assigned with a new epoch, and ends by what its host r
   await host.report(host.seen(command, { timingsMs: { restore: 7 } }));
   expect(await plane.becomes(create.id, "succeeded")).toMatchObject({ timingsMs: { restore: 7 } });
   expect(await plane.sandbox(create.sandboxId)).toMatchObject({ state: "running", appliedEpoch: 1, appliedOpSeq: 1 });
+});
+
+test("how much has arrived of what an operation brings to its host is noted, from that host alone, while it lasts", async () => {
+  const create = await plane.create();
+  const command = await host.told(create.id);
+  const busy = host.seen(command, { busyWith: create.id });
+  const liar = await ScriptedHost.join(plane.nats, "host-2", { capacity: { vcpu: 1, memoryMib: 1, diskMib: 1 } });
+  liar.beat([{ ...busy, hostId: "host-2", fetching: { bytesDone: 9, bytesTotal: 9 } }]);
+  const noted = async (done: number) => (await findOperation(plane.database.db, create.id))?.fetchedBytes?.done === done;
+  for (const bytesDone of [4_000_000_000, 5_000_000_000]) {
+    host.beat([{ ...busy, fetching: { bytesDone, bytesTotal: 8_000_000_000 } }]);
+    await until("it is noted", () => noted(bytesDone));
+  }
+  await host.carryOut(command);
+  await plane.becomes(create.id, "succeeded");
+  await liar[Symbol.asyncDispose]();
 });
 
 test("an observation under another host's name is refused by the broker, and one that lies in its body by the scheduler", async () => {

@@ -364,6 +364,8 @@ export const operations = pgTable(
     /** Why it waits: placement rejections by reason. */
     explain: jsonb("explain").$type<unknown>(),
     timingsMs: jsonb("timings_ms").$type<Record<string, number>>(),
+    /** How much of what it brings to its host has arrived, as that host said last. Null: it brings nothing, or nothing is known yet. */
+    fetchedBytes: jsonb("fetched_bytes").$type<{ done: number; total: number }>(),
     traceId: text("trace_id"),
     createdAt: createdAt(),
     startedAt: at("started_at"),

@@ -30,13 +30,13 @@ interface Return {
 }
 
 /**
- * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot is fetched straight from its origin; where that is gone, and for the disk of a stopped
- * sandbox, the store has to have it.
+ * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; where that is
+ * gone, the store has to have it.
  */
 export async function requestToReturn(db: Tx, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): Promise<PlacementRequest> {
   const request = await requestToCreate(db, sandbox, sandbox.id);
   const local = sandbox.hostId ?? undefined;
-  const canMove = snapshot !== undefined && (snapshot.storeKey !== null || (kind === "resume" && origin !== undefined));
+  const canMove = snapshot !== undefined && (snapshot.storeKey !== null || origin !== undefined);
   return {
     ...request,
     localHostId: local,

@@ -16,4 +16,4 @@ export {
   signalProcess,
   waitUntilGone,
 } from "./processes.ts";
-export { withTimeLimit } from "./time-limit.ts";
+export { settlesWithin, withTimeLimit } from "./time-limit.ts";

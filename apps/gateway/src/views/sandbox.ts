@@ -83,6 +83,7 @@ export function operationView(operation: OperationRow): Omit<OperationResource, 
     ...(operation.hostId === null ? {} : { host_id: operation.hostId }),
     ...(operation.error === null ? {} : { error: operation.error }),
     ...(operation.explain === null ? {} : { explain: operation.explain }),
+    ...(operation.fetchedBytes === null || operation.endedAt !== null ? {} : { fetched_bytes: operation.fetchedBytes }),
     ...(operation.timingsMs === null ? {} : { timings_ms: operation.timingsMs }),
   };
 }

@@ -34,7 +34,7 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
   if (snapshot.storeKey !== null) sources.push(deps.snapshots.source(snapshot.storeKey));
   try {
     const fetched = await timed(step, "fetch_snapshot", () =>
-      fetchInto(incoming, sources, { manifestSha256: snapshot.manifestSha256, signal, log: deps.log }),
+      fetchInto(incoming, sources, { manifestSha256: snapshot.manifestSha256, signal, log: deps.log, onProgress: step.onFetch }),
     );
     await install(step, incoming, fetched.manifest, JSON.parse(fetched.record) as VmRecord);
     return undefined;

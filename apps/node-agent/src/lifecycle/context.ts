@@ -3,6 +3,7 @@ import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
 import type { SnapshotSource } from "../store/fetch.ts";
+import type { CopyProgress } from "../store/read-chunks.ts";
 import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
 import type { Journal, VmRecord, VmStore } from "./record.ts";
@@ -55,6 +56,8 @@ export interface Step {
   vm: Vm;
   /** Ends when the operation is to back out. */
   signal: AbortSignal;
+  /** Told how much of what has to be brought here has arrived. */
+  onFetch: (progress: CopyProgress) => void;
   /** Milliseconds per named step, reported with the outcome. */
   timings: Record<string, number>;
 }

@@ -24,7 +24,7 @@ export interface VmRecord {
   state: ObservedState;
   /** Of the snapshot that `state: paused` rests on; only rises. */
   generation: number;
-  /** Of `paused`; of `stopped` the copy of the disk in the store; of `running` a snapshot that reached the store after it was resumed. */
+  /** Of `paused`; of `stopped` its disk; of `running` a snapshot that reached the store after it was resumed. */
   snapshot?: SnapshotFacts;
   /** Asked for and not done yet: the copy to the store. */
   replication?: { maxBytesPerSecond?: number };

@@ -39,7 +39,7 @@ export class Replication {
   private readonly events: ReplicationEvents;
   private readonly running = new Map<string, Running>();
   private readonly gate = new Gate(AT_ONCE);
-  private isStopping = false;
+  private isClosed = false;
 
   constructor(deps: LifecycleDeps, events: ReplicationEvents) {
     this.deps = deps;
@@ -71,10 +71,12 @@ export class Replication {
     await running.ended;
   }
 
-  /** What is frozen stays for the next process. */
-  stopAll(): void {
-    this.isStopping = true;
-    for (const { abort } of this.running.values()) abort.abort();
+  /** Nothing is begun any more, and what goes on breaks off. Resolves when nothing goes on. What is frozen stays for the next process. */
+  async close(): Promise<void> {
+    this.isClosed = true;
+    const running = [...this.running.values()];
+    for (const { abort } of running) abort.abort();
+    await Promise.all(running.map(({ ended }) => ended));
   }
 
   progressOf(sandboxId: string): CopyProgress | undefined {
@@ -85,7 +87,7 @@ export class Replication {
   private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
     const { sandboxId } = record.spec;
     const before = this.running.get(sandboxId);
-    if (before?.generation === generation || this.isStopping) return;
+    if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
     const prepared = (before?.ended ?? Promise.resolve()).then(prepare);
     const abort = new AbortController();
@@ -120,7 +122,7 @@ export class Replication {
     try {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
-      if (!this.isStopping) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+      if (!this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
     }
   }
 
@@ -163,7 +165,9 @@ export class Replication {
 function generationOf({ state, snapshot, generation, replication, replicationFailed }: VmRecord): number | undefined {
   if (replicationFailed !== undefined) return undefined;
   if (state === "paused") return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
-  return state === "stopped" && replication !== undefined && snapshot === undefined ? generation + 1 : undefined;
+  return state === "stopped" && replication !== undefined && typeof snapshot?.storeKey !== "string"
+    ? (snapshot?.generation ?? generation + 1)
+    : undefined;
 }
 
 /** Lets bytes through no faster than `bytesPerSecond` says at the time. */

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { type Logger, pause } from "@torpor/service";
 import { inParallel } from "./blobs.ts";
 import { type ChunkRef, chunkSha256, decodeChunk, type SnapshotIndex, sha256Hex, type StoredFile } from "./format.ts";
-import { chunksWithData, readChunk } from "./read-chunks.ts";
+import { chunksWithData, type CopyProgress, readChunk } from "./read-chunks.ts";
 
 export interface SnapshotSource {
   /** For messages. */
@@ -25,6 +25,8 @@ export interface FetchOptions {
   manifestSha256: string;
   signal: AbortSignal;
   log: Logger;
+  /** Bytes of the files that have arrived, holes left out. A source that takes over counts what is there anew. */
+  onProgress?: (progress: CopyProgress) => void;
 }
 
 /** Of each source. */
@@ -52,19 +54,28 @@ export async function fetchInto(dir: string, sources: readonly SnapshotSource[],
   throw failure;
 }
 
-async function fetchFrom(source: SnapshotSource, dir: string, { manifestSha256, signal }: FetchOptions): Promise<SnapshotIndex> {
+async function fetchFrom(source: SnapshotSource, dir: string, options: FetchOptions): Promise<SnapshotIndex> {
+  const { manifestSha256, signal, onProgress } = options;
   const index = await source.index(signal);
   if (sha256Hex(index.manifest) !== manifestSha256) throw new Error(`${source.name} has another snapshot than the one that was recorded`);
+  const count = Object.values(index.files).reduce((sum, { chunks }) => sum + chunks.length, 0);
+  const progress = { bytesDone: 0, bytesTotal: count * index.chunkBytes };
+  const arrived = (chunks: number) => {
+    progress.bytesDone += chunks * index.chunkBytes;
+    onProgress?.(progress);
+  };
   for (const [name, file] of Object.entries(index.files)) {
     const path = fileIn(dir, name);
     const handle = await open(path, constants.O_RDWR | constants.O_CREAT, 0o600);
     try {
       await handle.truncate(file.sizeBytes);
       const missing = await missingChunks(handle, path, file, index.chunkBytes, signal);
+      arrived(file.chunks.length - missing.length);
       await inParallel(missing, AT_ONCE, async (ref) => {
         signal.throwIfAborted();
         const content = await decodeChunk(await source.chunk(name, ref, signal), ref[1], index.chunkBytes);
         await handle.write(content, 0, content.length, ref[0] * index.chunkBytes);
+        arrived(1);
       });
       await handle.sync();
     } finally {

@@ -40,6 +40,7 @@ for (const step of todo) {
   else await carryOut(step, step === todo.at(-1));
 }
 if (crashAt > steps) die();
+await host.close();
 process.exit(0);
 
 async function carryOut(command: VmCommand, isLast: boolean): Promise<void> {

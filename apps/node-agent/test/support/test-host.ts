@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import type { Observation, VmCommand } from "@torpor/contracts";
-import { createLogger, findProcesses, isAlive, type ProcessIdentity } from "@torpor/service";
+import { createLogger, findProcesses, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import { makeSimulatedImage, until } from "@torpor/testkit";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
@@ -26,6 +26,8 @@ import { peerSource } from "../../src/store/peer.ts";
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
 const GUEST_LIMIT_MS = 5_000;
+const CLOSE_LIMIT_MS = 30_000;
+const KILL_LIMIT_MS = 10_000;
 
 /** Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's digest. */
 export async function prepareImages(imagesDir: string, driver: Driver): Promise<string> {
@@ -110,6 +112,17 @@ export class TestHost {
     return await until(`the end of the ${command.kind}`, () => this.seen.findLast(isEnd), OPERATION_LIMIT_MS);
   }
 
+  /** The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on. */
+  async close(): Promise<void> {
+    if (!(await this.supervisor.close(CLOSE_LIMIT_MS))) throw new Error("something of the host goes on after its end");
+  }
+
+  /** The end of its process and of its VMM. */
+  async end(): Promise<void> {
+    await this.close();
+    await killVmms(vmmProcesses(this.store.dataDir));
+  }
+
   get vm(): Vm {
     return vmIn(this.store.dataDir);
   }
@@ -128,6 +141,13 @@ export function vmIn(dir: string): Vm {
 /** Every VMM process of the sandbox on the host in `dir`, recorded or not. */
 export function vmmProcesses(dir: string): ProcessIdentity[] {
   return findProcesses(join(dir, "vm", SANDBOX), "TORPOR_VMM", SANDBOX).filter(isAlive);
+}
+
+/** Resolves when they are gone: until then they write to their directories. */
+export async function killVmms(vmms: ProcessIdentity[]): Promise<void> {
+  for (const identity of vmms) signalProcess(identity, "SIGKILL");
+  for (const identity of vmms)
+    if (!(await waitUntilGone(identity, KILL_LIMIT_MS))) throw new Error(`the VMM with pid ${identity.pid} cannot be ended`);
 }
 
 export async function callGuest(driver: Driver, vm: Vm, path: string, body: object): Promise<Record<string, unknown>> {

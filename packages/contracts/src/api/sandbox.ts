@@ -216,6 +216,12 @@ export const OperationResource = Type.Object({
   ended_at: Nullable(Timestamp),
   error: Type.Optional(Type.Object({ code: Type.String(), message: Type.String() })),
   explain: Type.Optional(Type.Unknown()),
+  fetched_bytes: Type.Optional(
+    Type.Object(
+      { done: Type.Integer(), total: Type.Integer() },
+      { description: "While it brings the sandbox to another host: how much of its files has arrived there, as the host said last" },
+    ),
+  ),
   timings_ms: Type.Optional(Type.Record(Type.String(), Type.Number())),
   request_id: Type.String(),
 });

@@ -31,6 +31,8 @@ export type SnapshotFacts = Static<typeof SnapshotFacts>;
 export const Condition = Type.Object({ code: Type.Literal("vmm_unresponsive"), message: Type.String() });
 export type Condition = Static<typeof Condition>;
 
+const CopyProgress = Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) });
+
 export const Observation = Type.Object({
   type: Type.Literal("observation"),
   version: Type.Literal(1),
@@ -57,12 +59,14 @@ export const Observation = Type.Object({
   /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
   busyWith: Type.Optional(OperationId),
   vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),
-  /** Of a paused sandbox its snapshot; of a stopped one the copy of its disk in the store; of a running one a snapshot that reached the store after it was resumed. */
+  /** Of a paused sandbox its snapshot; of a stopped one its disk (none: its host cannot give it to another one before it is stored); of a running one a snapshot that reached the store after it was resumed. */
   snapshot: Type.Optional(SnapshotFacts),
   /** Why the snapshot is not in the store and will not get there unless somebody asks again. */
   replicationFailed: Type.Optional(Cause),
   /** In a heartbeat's inventory, while the sandbox is copied to the store: bytes of its files, holes left out. */
-  replicating: Type.Optional(Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) })),
+  replicating: Type.Optional(CopyProgress),
+  /** The same while the operation that it is busy with brings it to this host. */
+  fetching: Type.Optional(CopyProgress),
   /** Milliseconds per step of the operation, e.g. `{"save_memory": 412}`. */
   timingsMs: Type.Optional(Type.Record(Type.String(), Type.Number())),
   /** In a heartbeat's inventory, of a running sandbox: how long ago the host's data plane saw it used. 0 while a request waits for its answer. */

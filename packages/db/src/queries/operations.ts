@@ -120,6 +120,21 @@ export async function explainOperation(tx: Tx, id: string, explain: unknown): Pr
     .where(and(eq(operations.id, id), eq(operations.status, "waiting")));
 }
 
+export interface SeenFetch {
+  operationId: string;
+  bytesDone: number;
+  bytesTotal: number;
+}
+
+/** Notes how much has arrived of what a host's operations bring to it. */
+export async function recordFetches(db: Tx, hostId: string, seen: SeenFetch[]): Promise<void> {
+  if (seen.length === 0) return;
+  await db.execute(sql`
+    UPDATE operations SET fetched_bytes = jsonb_build_object('done', seen."bytesDone", 'total', seen."bytesTotal")
+    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("operationId" text, "bytesDone" bigint, "bytesTotal" bigint)
+    WHERE operations.id = seen."operationId" AND operations.host_id = ${hostId} AND operations.ended_at IS NULL`);
+}
+
 /** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
 export async function listDrivableOperations(db: Tx, limit: number): Promise<Pick<OperationRow, "id" | "sandboxId">[]> {
   return await db

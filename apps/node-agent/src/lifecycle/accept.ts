@@ -1,0 +1,95 @@
+/**
+ * Takes commands.
+ *
+ * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and reports again.
+ * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process. Before that nothing on disk or in memory knows of it:
+ *      half-known, it would be taken for one whose result is the state before it.
+ */
+import type { VmCommand } from "@torpor/contracts";
+import { findImage } from "../images.ts";
+import { settle, takeUp } from "./carry-out.ts";
+import type { LifecycleDeps } from "./context.ts";
+import { newSecrets } from "./create.ts";
+import { setQuarantined } from "./quarantine.ts";
+import type { Journal, VmRecord } from "./record.ts";
+import { replicate } from "./replicate.ts";
+import type { Entry, Host, Sandboxes } from "./sandboxes.ts";
+import type { CLOSING } from "./turns.ts";
+
+/**
+ * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. `closing`: this process ends, and
+ * knows nothing of it: it has to come again.
+ */
+export type Accepted = "journalled" | "stale" | "repeated" | "ignored" | typeof CLOSING;
+
+/** Resolves once the command is journalled (SV2), or is not to be. */
+export async function accept(host: Host, command: VmCommand): Promise<Accepted> {
+  const { sandboxes } = host;
+  const { kind, spec } = command;
+  if (kind === "cancel") return cancel(sandboxes, spec.sandboxId, command.cancels);
+  if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
+  if (kind === "replicate") return await replicate(host, command);
+  const entry = await entryFor(host, command);
+  if (entry === undefined) return "ignored";
+  // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
+  if (kind === "delete" || (kind === "discard" && command.epoch > entry.record.epoch)) entry.abort?.abort();
+  return await sandboxes.inTurn(entry, () => acceptInTurn(host, entry, command));
+}
+
+function cancel(sandboxes: Sandboxes, sandboxId: string, operationId: string | undefined): Accepted {
+  const entry = sandboxes.find(sandboxId);
+  if (entry?.journal?.command.operationId !== operationId) return "ignored";
+  entry?.abort?.abort();
+  return "journalled";
+}
+
+async function entryFor({ deps, sandboxes }: Host, command: VmCommand): Promise<Entry | undefined> {
+  const { sandboxId } = command.spec;
+  const known = sandboxes.find(sandboxId);
+  if (known !== undefined) return known;
+  const gone = await deps.store.read(sandboxId);
+  const mayMake = command.kind === "create" || command.kind === "delete" || command.snapshot !== undefined;
+  if (gone === undefined && !mayMake) {
+    deps.log.warn({ sandboxId, kind: command.kind }, "a command names a sandbox that is not on this host");
+    return command.kind === "discard" ? undefined : sandboxes.add(await blankRecord(deps, command));
+  }
+  return sandboxes.add(gone ?? (await blankRecord(deps, command)));
+}
+
+/** Of a sandbox that this host has never held. Nothing of it is on disk until a command is journalled. */
+async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Promise<VmRecord> {
+  const image = await findImage(imagesDir, command.spec.imageSha256);
+  const order = { epoch: 0, opSeq: 0, revision: 0, generation: 0 };
+  return {
+    spec: command.spec,
+    kernelCmdline: image?.kernelCmdline ?? "",
+    ...order,
+    state: "failed",
+    observedAt: new Date().toISOString(),
+    ...newSecrets(),
+  };
+}
+
+async function acceptInTurn(host: Host, entry: Entry, command: VmCommand): Promise<Accepted> {
+  const { deps, sandboxes } = host;
+  const { record } = entry;
+  if (command.kind === "discard") {
+    if (record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)) return "stale";
+  } else {
+    const order = command.epoch - record.epoch || command.opSeq - record.opSeq;
+    if (order < 0) return "stale";
+    if (order === 0) {
+      sandboxes.sayAgain(entry);
+      return "repeated";
+    }
+  }
+  if (record.revision === 0 && command.kind === "delete") {
+    await settle(host, entry, { command, from: "deleted" }, { state: "deleted" }, {});
+    return "journalled";
+  }
+  const journal: Journal = { command, from: record.state };
+  await deps.store.makeRoom(record);
+  await deps.store.writeJournal(command.spec.sandboxId, journal);
+  takeUp(host, entry, journal);
+  return "journalled";
+}

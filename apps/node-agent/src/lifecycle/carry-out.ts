@@ -1,0 +1,147 @@
+/** A journalled command is carried out, and what came of it becomes the sandbox's record. */
+import type { VmCommand } from "@torpor/contracts";
+import type { VmmStatus } from "../drivers/driver.ts";
+import { bring, isHere } from "./bring.ts";
+import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
+import { create } from "./create.ts";
+import { stillFrozen } from "./frozen.ts";
+import { pause } from "./pause.ts";
+import { takeBack } from "./quarantine.ts";
+import type { Journal, VmRecord } from "./record.ts";
+import { resume } from "./resume.ts";
+import type { Entry, Host } from "./sandboxes.ts";
+import { removeSnapshots } from "./snapshot.ts";
+import { remove, start, stop } from "./stop.ts";
+
+const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
+  create,
+  pause,
+  resume,
+  stop,
+  start,
+  delete: remove,
+  discard: remove,
+};
+
+/** From here on it is what this host does for the sandbox, and what it says it is busy with. */
+export function takeUp(host: Host, entry: Entry, journal: Journal): void {
+  const { record } = entry;
+  const { command } = journal;
+  raiseOrder(record, command);
+  // What the control plane discards it may not know.
+  if (command.kind !== "discard") record.spec = command.spec;
+  entry.journal = journal;
+  entry.abort = new AbortController();
+  const { signal } = entry.abort;
+  void host.sandboxes.inTurn(entry, () => carryOut(host, entry, journal, signal));
+}
+
+/** SV1 */
+function raiseOrder(record: VmRecord, command: VmCommand): void {
+  record.epoch = Math.max(record.epoch, command.epoch);
+  record.opSeq = Math.max(record.opSeq, command.opSeq);
+}
+
+async function carryOut(host: Host, entry: Entry, journal: Journal, signal: AbortSignal): Promise<void> {
+  const { deps, replication } = host;
+  const { record } = entry;
+  const { kind } = journal.command;
+  // A copy of a stopped sandbox's disk is for nothing once it has been started again.
+  const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
+  await replication.stop(record.spec.sandboxId, { entirely });
+  if (record.quarantined === true) await takeBack(deps, record, journal);
+  const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
+  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, onFetch, timings: {} };
+  const outcome = await perform(step);
+  await settle(host, entry, journal, outcome, step.timings);
+  replication.start(record);
+}
+
+async function perform(step: Step): Promise<Outcome> {
+  const { command, from } = step.journal;
+  try {
+    const operation = OPERATIONS[command.kind];
+    const frozen = await stillFrozen(step);
+    if (frozen !== undefined) return frozen;
+    if (operation === undefined)
+      return {
+        state: from,
+        failed: {
+          code: "UNKNOWN_COMMAND",
+          message: `This host does not know the command ${command.kind}: its node-agent is older than the control plane. Upgrade it.`,
+        },
+      };
+    const notBrought = isHere(step) ? undefined : await bring(step);
+    return notBrought ?? (await operation(step));
+  } catch (error) {
+    step.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
+    return {
+      state: await stateNow(step),
+      failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` },
+    };
+  }
+}
+
+/** What is true of a sandbox whose operation broke off. */
+async function stateNow({ deps, vm, journal }: Step): Promise<Outcome["state"]> {
+  const status: VmmStatus = await deps.driver.inspect(vm).catch(() => ({ kind: "none" }) as const);
+  if (status.kind === "running" || status.kind === "unknown") return "running";
+  if (status.kind === "paused" && journal.command.kind === "pause") {
+    await deps.driver.resumeVcpus(vm);
+    return "running";
+  }
+  return journal.from === "running" ? "stopped" : journal.from;
+}
+
+/** Its result is durable before the journal goes, and before it is said. */
+export async function settle(
+  { deps, sandboxes }: Host,
+  entry: Entry,
+  { command, from }: Journal,
+  outcome: Outcome,
+  timings: Record<string, number>,
+): Promise<void> {
+  const { record } = entry;
+  const { sandboxId } = record.spec;
+  raiseOrder(record, command);
+  record.state = outcome.state;
+  record.generation = outcome.generation ?? record.generation;
+  record.timingsMs = timings;
+  record.operation = {
+    id: command.operationId,
+    outcome: outcome.failed === undefined ? "succeeded" : outcome.cancelled === true ? "cancelled" : "failed",
+    ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
+  };
+  setOptional(record, outcome, from);
+  await sandboxes.persist(record);
+  if (outcome.state === "failed") await deps.store.dropDirectory(record);
+  await dropUsedSnapshots(deps, record);
+  await deps.store.clearJournal(sandboxId);
+  delete entry.journal;
+  delete entry.abort;
+  delete entry.fetching;
+  // A new run, or a pause that came to nothing: idleness counts from here (S23).
+  if (outcome.state === "running") deps.activity.touch(sandboxId);
+  await sandboxes.announce(entry);
+  if (outcome.state === "deleted" || outcome.state === "failed") sandboxes.drop(sandboxId);
+}
+
+/** Once the operation's result is durable: until then, what a resume has used says how far it came. */
+export async function dropUsedSnapshots({ store }: LifecycleDeps, { spec, state, generation }: VmRecord): Promise<void> {
+  if (state === "running") await removeSnapshots(store.dirOf(spec.sandboxId));
+  if (state === "paused") await removeSnapshots(store.dirOf(spec.sandboxId), generation);
+}
+
+function setOptional(record: VmRecord, outcome: Outcome, from: Journal["from"]): void {
+  if (outcome.cause === undefined) delete record.cause;
+  else record.cause = outcome.cause;
+  if (outcome.state !== "running") delete record.condition;
+  if (outcome.state !== from) {
+    delete record.replication;
+    delete record.replicationFailed;
+  }
+  // A start that was given up before it asked has not touched the disk; any other may have.
+  const isUntouched = outcome.state === "paused" || (outcome.state === "stopped" && outcome.cancelled === true);
+  if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
+  else if (!isUntouched) delete record.snapshot;
+}

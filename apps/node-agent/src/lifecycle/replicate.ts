@@ -1,0 +1,57 @@
+/** The copy of a sandbox in the store: asked for by the control plane, and what came of it (replication.ts makes it). */
+import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type { Accepted } from "./accept.ts";
+import type { VmRecord } from "./record.ts";
+import type { ReplicationEvents } from "./replication.ts";
+import type { Host, Sandboxes } from "./sandboxes.ts";
+
+/** It has no order of its own: the run that it means is the newest here, and stands still. Known once it is in the record. */
+export async function replicate({ deps, sandboxes, replication }: Host, command: VmCommand): Promise<Accepted> {
+  const entry = sandboxes.find(command.spec.sandboxId);
+  if (entry === undefined) return "ignored";
+  return await sandboxes.inTurn(entry, async () => {
+    const { record } = entry;
+    if (entry.journal !== undefined || record.epoch !== command.epoch || record.opSeq > command.opSeq) return "stale";
+    if (record.state !== "paused" && record.state !== "stopped") return "ignored";
+    if (typeof record.snapshot?.storeKey === "string") {
+      sandboxes.sayAgain(entry);
+      return "repeated";
+    }
+    const { maxBytesPerSecond } = command;
+    record.replication = maxBytesPerSecond === undefined ? {} : { maxBytesPerSecond };
+    delete record.replicationFailed;
+    await deps.store.write(record);
+    replication.start(record);
+    return "journalled";
+  });
+}
+
+export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
+  return {
+    stored: (sandboxId, facts) => sandboxes.note(sandboxId, (record) => noteStored(record, facts)),
+    failed: (sandboxId, facts, cause) => sandboxes.note(sandboxId, (record) => noteNotStored(record, facts, cause)),
+  };
+}
+
+function noteStored(record: VmRecord, facts: SnapshotFacts): boolean {
+  if (!isAbout(record, facts)) return false;
+  record.snapshot = facts;
+  record.generation = facts.generation;
+  delete record.replication;
+  delete record.replicationFailed;
+  return true;
+}
+
+function noteNotStored(record: VmRecord, facts: SnapshotFacts, cause: Cause): boolean {
+  if (record.state === "running" || !isAbout(record, facts)) return false;
+  record.replicationFailed = cause;
+  return true;
+}
+
+/** Whether these facts are still of interest: of what the sandbox rests on, or last ran from. */
+function isAbout({ state, snapshot, generation }: VmRecord, facts: SnapshotFacts): boolean {
+  // Stopped by an agent that gave disks no name.
+  if (state === "stopped" && snapshot === undefined) return facts.generation === generation + 1;
+  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === facts.manifestSha256;
+  return state === "running" && facts.generation === generation;
+}

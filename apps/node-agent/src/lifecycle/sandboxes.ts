@@ -1,0 +1,118 @@
+/**
+ * The sandboxes of one host: what is known of each, and what is said of it.
+ *
+ * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
+ */
+import type { Observation } from "@torpor/contracts";
+import type { CopyProgress } from "../store/read-chunks.ts";
+import type { LifecycleDeps } from "./context.ts";
+import { copyableOf } from "./copies.ts";
+import { observationOf, type Observed } from "./observation.ts";
+import type { VmRecord } from "./record.ts";
+import type { Replication } from "./replication.ts";
+import { type CLOSING, Turns } from "./turns.ts";
+
+export interface Entry extends Observed {
+  /** Ends the operation that is being carried out, if it can still back out. */
+  abort?: AbortController;
+  /** How much has arrived of what the operation has brought here. */
+  fetching?: CopyProgress;
+  /** Looks in a row that the VMM has not answered. */
+  silentLooks?: number;
+  /** A look is under way. */
+  isWatched?: boolean;
+}
+
+/** What the duties of a supervisor share. */
+export interface Host {
+  deps: LifecycleDeps;
+  sandboxes: Sandboxes;
+  replication: Replication;
+}
+
+export class Sandboxes {
+  readonly turns: Turns;
+  private readonly deps: LifecycleDeps & { hostId: string };
+  private readonly report: (seen: Observation) => void;
+  private readonly entries = new Map<string, Entry>();
+
+  constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
+    this.deps = deps;
+    this.report = report;
+    this.turns = new Turns(deps.log);
+  }
+
+  find(sandboxId: string): Entry | undefined {
+    return this.entries.get(sandboxId);
+  }
+
+  all(): Entry[] {
+    return [...this.entries.values()];
+  }
+
+  /** The one that is known by now, if somebody was faster. */
+  add(record: VmRecord): Entry {
+    const raced = this.entries.get(record.spec.sandboxId);
+    if (raced !== undefined) return raced;
+    const entry: Entry = { record };
+    this.entries.set(record.spec.sandboxId, entry);
+    return entry;
+  }
+
+  drop(sandboxId: string): void {
+    this.entries.delete(sandboxId);
+    this.deps.activity.forget(sandboxId);
+  }
+
+  /** One thing at a time per sandbox. */
+  inTurn<T>({ record }: Entry, body: () => Promise<T>): Promise<T | typeof CLOSING> {
+    return this.turns.take(record.spec.sandboxId, body);
+  }
+
+  /** A new observation: durable before anybody hears of it (SV3). A stopped sandbox's disk gets a name, by which another host can ask for it. */
+  async persist(record: VmRecord): Promise<void> {
+    if (record.state === "stopped" && record.snapshot === undefined) Object.assign(record, await this.diskOf(record));
+    record.revision += 1;
+    record.observedAt = new Date().toISOString();
+    await this.deps.store.write(record);
+  }
+
+  /** Nothing of one that cannot be read: it goes nowhere. */
+  private async diskOf(record: VmRecord): Promise<Pick<VmRecord, "snapshot">> {
+    const { store, driver, log } = this.deps;
+    const { sandboxId } = record.spec;
+    try {
+      return { snapshot: (await copyableOf(record, store.dirOf(sandboxId), await driver.fingerprint())).facts };
+    } catch (err) {
+      log.error({ err, sandboxId }, "the disk of a stopped sandbox cannot be read");
+      return {};
+    }
+  }
+
+  /** Says what was persisted, with the VMM as it is now. */
+  async announce(entry: Entry): Promise<void> {
+    const status = await this.deps.driver.inspect(this.deps.store.vmOf(entry.record)).catch(() => ({ kind: "none" }) as const);
+    if (status.kind === "none") delete entry.vmm;
+    else entry.vmm = { pid: status.pid, residentBytes: status.residentBytes };
+    this.sayAgain(entry);
+  }
+
+  sayAgain(entry: Entry): void {
+    this.report(this.observationOf(entry));
+  }
+
+  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. */
+  async note(sandboxId: string, change: (record: VmRecord) => boolean): Promise<void> {
+    const entry = this.entries.get(sandboxId);
+    if (entry === undefined) return;
+    await this.inTurn(entry, async () => {
+      if (!change(entry.record)) return;
+      await this.persist(entry.record);
+      await this.announce(entry);
+    });
+  }
+
+  observationOf(entry: Entry): Observation {
+    return observationOf(this.deps.hostId, entry);
+  }
+}

@@ -1,0 +1,110 @@
+/** Looks after the VMMs: one that dies, stands still without a command, or says nothing is noticed, and said. */
+import { pause as wait } from "@torpor/service";
+import type { Vm, VmmStatus } from "../drivers/driver.ts";
+import type { LifecycleDeps } from "./context.ts";
+import type { VmRecord } from "./record.ts";
+import type { Entry, Host } from "./sandboxes.ts";
+
+const WATCH_EVERY_MS = 1_000;
+/** One answer that does not come in time may be a busy machine. */
+const SILENT_LOOKS = 2;
+const TRIM_EVERY_ROUNDS = 30;
+const TIDY_EVERY_ROUNDS = 3_600;
+
+/** Looks after running VMs until the signal ends. */
+export async function watch(host: Host, signal: AbortSignal): Promise<void> {
+  const { store, log } = host.deps;
+  const looks = new Set<Promise<void>>();
+  for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
+    if (round % TIDY_EVERY_ROUNDS === 0)
+      await store.dropOldIncoming().catch((err: unknown) => log.warn({ err }, "old transfers could not be removed"));
+    for (const entry of host.sandboxes.all()) {
+      // One that hangs takes its time to say nothing: the others do not wait for it.
+      if (entry.isWatched === true || entry.journal !== undefined || entry.record.state !== "running") continue;
+      entry.isWatched = true;
+      const watched = watchOne(host, entry, round)
+        .catch((err: unknown) => log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "a VMM could not be looked at"))
+        .finally(() => {
+          delete entry.isWatched;
+          looks.delete(watched);
+        });
+      looks.add(watched);
+    }
+  }
+  await Promise.allSettled(looks);
+}
+
+async function watchOne(host: Host, entry: Entry, round: number): Promise<void> {
+  const { driver, store, fence } = host.deps;
+  const vm = store.vmOf(entry.record);
+  if (await fence.isFrozen(vm.sandboxId)) return;
+  const { kind } = await driver.inspect(vm);
+  entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
+  const isNews = kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
+  const isHeld = entry.record.quarantined === true;
+  if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused")) await host.sandboxes.inTurn(entry, () => look(host, entry));
+  if (kind === "running" && round % TRIM_EVERY_ROUNDS === 0) await driver.trimLogs(vm);
+}
+
+/** No operation: what is true of the VM now? Says so if it is news. To be called in the sandbox's turn. */
+export async function look(host: Host, entry: Entry): Promise<void> {
+  const { deps, sandboxes } = host;
+  const { record } = entry;
+  if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
+  const vm = deps.store.vmOf(record);
+  // It is as it was when it was frozen: nothing may be made of its silence.
+  if (await deps.fence.isFrozen(vm.sandboxId)) {
+    sandboxes.sayAgain(entry);
+    return;
+  }
+  const status = await deps.driver.inspect(vm);
+  if (status.kind === "running" && record.quarantined === true) await deps.driver.pauseVcpus(vm);
+  if (status.kind === "paused" && record.quarantined !== true) await resumeStandingStill(deps, vm, record);
+  if (record.state === "running") await noteCondition(host, entry, status);
+  if (status.kind === "none" && record.state === "running") await noteEnd(host, entry, vm);
+  await sandboxes.announce(entry);
+}
+
+/** Its VMM ended, and nobody had ended it. */
+async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Promise<void> {
+  const { code, message } = await deps.driver.causeOfEnd(vm);
+  record.state = "stopped";
+  // Of a run before: the disk has moved on.
+  delete record.snapshot;
+  record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
+  delete record.operation;
+  await sandboxes.persist(record);
+  deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
+  // What it used on the host goes too.
+  await deps.driver
+    .end(vm, { graceMs: 0 })
+    .catch((err: unknown) => deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"));
+}
+
+/** A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest where they are not takes it as well. */
+export async function resumeStandingStill({ driver, guest, log }: LifecycleDeps, vm: Vm, record: VmRecord): Promise<void> {
+  log.warn({ sandboxId: vm.sandboxId }, "a VM stood still without a command; it runs on");
+  await driver.resumeVcpus(vm);
+  await guest
+    .thaw(vm, record.agentKey)
+    .catch((err: unknown) => log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
+}
+
+/** A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers again or somebody ends it. */
+async function noteCondition({ deps, sandboxes }: Host, { record, silentLooks = 0 }: Entry, status: VmmStatus): Promise<void> {
+  const { sandboxId } = record.spec;
+  if (status.kind === "unknown") {
+    if (silentLooks < SILENT_LOOKS || record.condition !== undefined) return;
+    record.condition = {
+      code: "vmm_unresponsive",
+      message: `The VMM lives (pid ${status.pid}) but does not answer: ${status.reason}. Its memory is kept: wait, or stop or delete the sandbox.`,
+    };
+    deps.log.warn({ sandboxId, pid: status.pid, reason: status.reason }, "a VMM does not answer");
+  } else {
+    if (record.condition === undefined) return;
+    delete record.condition;
+    deps.log.info({ sandboxId, status: status.kind }, "a VMM answers again, or is gone");
+  }
+  delete record.operation;
+  await sandboxes.persist(record);
+}
