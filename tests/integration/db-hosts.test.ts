@@ -2,14 +2,19 @@
 import {
   changeHost,
   findHost,
+  findSandboxRow,
+  findSnapshot,
   inTransaction,
+  listEvents,
   listHostEvents,
   markLostHosts,
   type MoveResult,
   moveSandbox,
+  recordSnapshot,
   registerHost,
   renewLease,
   requestDrain,
+  type SandboxRow,
 } from "@torpor/db";
 import { aHost, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -40,6 +45,9 @@ const silence = async (hostId: string) => {
   await database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
   return (await markLostHosts(database.db)).map(({ id }) => id);
 };
+
+const tombstone = async (sandbox: SandboxRow) =>
+  await inTransaction(database.db, (tx) => moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }));
 
 describe("a host's history", () => {
   test("says what it was, who wanted it, and why and when it was lost; a renewal is no event", async () => {
@@ -98,6 +106,27 @@ describe("retiring", () => {
     expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "refused" });
     await silence(id);
     expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved" });
+  });
+
+  test("a lost host owes nothing: what was deleted there is settled with it, what was not still holds it up", async () => {
+    const id = await host();
+    const [deleted, kept] = [await makeSandbox(database, "paused", { hostId: id }), await makeSandbox(database, "stopped", { hostId: id })];
+    const snapshot = { generation: 1, sizeBytes: 1, manifestSha256: "b".repeat(64), guestSynced: true, driverFingerprint: "scripted/1" };
+    await recordSnapshot(database.db, { ...snapshot, sandboxId: deleted.id, epoch: 1, hostId: id });
+    await tombstone(deleted);
+    await changeHost(database.db, id, "cordon", "test");
+    expect(await changeHost(database.db, id, "retire", "test"), "it lives, and will confirm").toMatchObject({ sandboxes: 2 });
+    await silence(id);
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    expect(await findSandboxRow(database.db, deleted.id), "nothing of a refused request stands").toMatchObject({ state: "deleting" });
+    await tombstone(kept);
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved", host: { state: "retired" } });
+    for (const sandbox of [deleted, kept]) {
+      expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({ state: "deleted", hostId: null, holdsMemory: false });
+      expect((await listEvents(database.db, sandbox.id, 100)).at(-1)).toMatchObject({ fact: "deleted", cause: { code: "HOST_RETIRED" } });
+    }
+    expect(await findSnapshot(database.db, deleted.id)).toBeUndefined();
+    expect(await findHost(database.db, id)).toMatchObject({ vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 });
   });
 
   test("a place that was chosen before is not given on a host that is retired by now", async () => {

@@ -15,10 +15,10 @@ import { ChunkStore } from "../src/store/chunk-store.ts";
 import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
-import { peerSource } from "../src/store/peer.ts";
+import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
 import { sweep } from "../src/store/sweep.ts";
-import { allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+import { AgedLocks, allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
 
 const never = new AbortController().signal;
 let root: Awaited<ReturnType<typeof tempDir>>;
@@ -117,6 +117,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
     await put(snapshot);
     const steps = blobs.calls.length;
+    const indexStep = blobs.calls.findIndex(({ call, key }) => call === "put" && key.includes("/entries/")) + 1;
     const whole = [await keys("entries/"), await keys("chunks/")];
     for (let failing = 1; failing <= steps; failing += 1) {
       await store.remove(sandboxId, never);
@@ -132,7 +133,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
         (error: Error) => error.message,
       );
       expect([undefined, "made to fail"]).toContain(failed);
-      expect(await keys("entries/"), `step ${failing}`).toHaveLength(failed === undefined ? 1 : 0);
+      expect(await keys("entries/"), `step ${failing}`).toHaveLength(failing > indexStep ? 1 : 0);
       blobs.before = () => {};
       await put(snapshot);
       expect([await keys("entries/"), await keys("chunks/")], `step ${failing}`).toEqual(whole);
@@ -172,6 +173,24 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       const dir = await fetch(snapshot, [host.source, store.source(storeKey)]);
       await isWhole(snapshot, dir);
       expect(blobs.got()).toHaveLength(16 - 7);
+    } finally {
+      host.close();
+    }
+  });
+
+  test("with the index of the store, the other host is asked for chunks alone; with its own while the store is away", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId });
+    const storeKey = await put(snapshot);
+    const host = await startHost(snapshot);
+    const source = indexedBy(store.source(storeKey), host.source);
+    try {
+      await isWhole(snapshot, await fetch(snapshot, [source]));
+      expect([host.indexes(), host.chunks()]).toEqual([0, 8]);
+      blobs.before = () => {
+        throw new Error("the store is away");
+      };
+      await isWhole(snapshot, await fetch(snapshot, [source]));
+      expect([host.indexes(), host.chunks()]).toEqual([1, 16]);
     } finally {
       host.close();
     }
@@ -285,15 +304,57 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     test("takes nothing from what is being written, and a put waits for a sweep to end", async () => {
       // Old enough to go, but for the lock.
       await sleep(GRACE_MS + 1_000);
-      await blobs.put(writingLock(sandboxId, "3-abc"), Buffer.from("x"), never);
+      await blobs.put(writingLock(sandboxId, "3-abc", "writer"), Buffer.from("x"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 0, chunks: 0 });
       await isThere(first, firstKey);
-      await blobs.remove(writingLock(sandboxId, "3-abc"), never);
+      await blobs.remove(writingLock(sandboxId, "3-abc", "writer"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 1, chunks: 2 });
       await blobs.put(sweepingLock(sandboxId), Buffer.from("x"), never);
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3 });
       await expect(put(third)).rejects.toThrow(/being swept; try again/);
       expect(await keys("locks/")).toEqual([sweepingLock(sandboxId)]);
+    });
+
+    test.each([
+      ["before its index", "/chunks/"],
+      ["while it puts its index", "/entries/"],
+    ])("that took a put for dead, which stood still for long: the put says so %s, and its repeat is whole", async (_, at) => {
+      // Of the first one's it needs chunks that only the first one names.
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+      let sweeping: Promise<unknown> | undefined;
+      blobs.before = (call, key) => {
+        if (call !== "put" || !key.includes(at)) return;
+        const aged = new AgedLocks(blobs, 1_000_000);
+        sweeping ??= sweep(aged, {
+          graceMs: -60_000,
+          ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
+          signal: never,
+        });
+        return sweeping.then(() => {});
+      };
+      await expect(put(third)).rejects.toThrow(/was swept meanwhile; try again/);
+      expect(await keys("entries/")).toHaveLength(at === "/chunks/" ? 1 : 2);
+      expect(await keys("locks/")).toEqual([]);
+      blobs.forget();
+      await isThere(third, await put(third));
+      await isThere(second, secondKey);
+    });
+
+    test("takes nothing from two puts of one snapshot when the first of them ends", async () => {
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+      let [other, afterOther]: [Promise<string> | undefined, Promise<unknown> | undefined] = [undefined, undefined];
+      blobs.before = (call, key) => {
+        // In the middle of the one put the other begins and ends; then a sweep comes.
+        if (call !== "put" || !key.includes("/chunks/") || other !== undefined) return;
+        other = put(third);
+        afterOther = other.then(() => swept({ garbage: [firstKey ?? ""] }));
+        return afterOther.then(() => {});
+      };
+      const storeKey = await put(third);
+      expect(await afterOther).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await other).toBe(storeKey);
+      await isThere(third, storeKey);
+      expect(await keys("locks/")).toEqual([]);
     });
 
     test("removes no chunk while an entry cannot be read", async () => {
@@ -380,8 +441,9 @@ describe("the configuration", () => {
 async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_INFINITY } = {}) {
   const { sandboxId, generation } = snapshot.copy;
   const door = new SnapshotDoor(async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined), CHUNK);
-  let chunks = 0;
+  let [indexes, chunks] = [0, 0];
   const server: Server = createServer((incoming, response) => {
+    if (incoming.url?.endsWith("/index")) indexes += 1;
     if (incoming.url?.includes("/chunks/")) {
       if (chunks >= endsAfter) return void incoming.socket.destroy();
       chunks += 1;
@@ -393,6 +455,7 @@ async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_I
   const { manifestSha256 } = snapshot;
   return {
     source: peerSource(url, "host key", sandboxId, { generation, manifestSha256, storeKey: null }),
+    indexes: () => indexes,
     chunks: () => chunks,
     close: () => {
       server.closeAllConnections();

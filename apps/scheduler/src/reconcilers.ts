@@ -13,7 +13,6 @@ import {
   listExpiredOperations,
   listExpiredSandboxes,
   listIdleSandboxes,
-  listOwedDeletions,
   listStrandedResumes,
   listUnreplicated,
   markLostHosts,
@@ -21,6 +20,7 @@ import {
   type OperationRow,
   pruneHostEvents,
   pruneOutbox,
+  takeOwedDeletions,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
 import { systemCommand } from "./commands.ts";
@@ -144,13 +144,17 @@ const collectOwedDeletions: SchedulerReconciler = {
   name: "collect-owed-deletions",
   everyMs: 2_000,
   async run(deps) {
-    const owed = await listOwedDeletions(deps.db, DELETE_REPEAT_MS, BATCH);
-    for (const sandbox of owed) {
-      if (sandbox.hostId === null) continue;
-      const message = { subject: subjects.command(sandbox.hostId, "delete"), payload: systemCommand("delete", sandbox, sandbox.hostId) };
-      await deps.publishCommitted(await inTransaction(deps.db, (tx) => insertOutbox(tx, [message])));
-    }
-    return { owed: owed.length };
+    const outboxIds = await inTransaction(deps.db, async (tx) => {
+      const owed = await takeOwedDeletions(tx, DELETE_REPEAT_MS, BATCH);
+      const reminders = owed.flatMap((sandbox) => {
+        const { hostId } = sandbox;
+        if (hostId === null) return [];
+        return [{ subject: subjects.command(hostId, "delete"), payload: systemCommand("delete", sandbox, hostId) }];
+      });
+      return await insertOutbox(tx, reminders);
+    });
+    await deps.publishCommitted(outboxIds);
+    return { reminded: outboxIds.length };
   },
 };
 

@@ -3,6 +3,7 @@ import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
+import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
 import { countHeld, giveUpDrain } from "./drains.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 
@@ -145,15 +146,21 @@ const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, string> = {
   retire: "retired",
 };
 
-/** What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired: nobody would look after them. */
+/**
+ * What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired: nobody would look after them. Deleted ones hold up none that is lost: who was to clean up
+ * after them is gone, and they are settled with it.
+ */
 export async function changeHost(db: Database, hostId: string, request: keyof typeof FACTS, requestedBy: string): Promise<HostChanged> {
   return await db.transaction(async (tx) => {
+    const deleted = request === "retire" ? await holdOwedDeletions(tx, hostId) : [];
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { kind: "not_found" };
     if (request === "retire") {
+      const owesNothing = host.state === "lost";
       // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
-      const count = await countHeld(tx, hostId);
+      const count = (await countHeld(tx, hostId)) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
+      for (const sandbox of deleted) await endOwedDeletion(tx, sandbox);
     }
     const moved = await moveHost(tx, { host, event: request, fact: FACTS[request], requestedBy });
     if (request === "retire" && moved.kind === "moved") await giveUpDrain(tx, hostId);

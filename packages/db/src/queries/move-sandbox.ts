@@ -1,7 +1,8 @@
 /**
  * The one way to change a sandbox: compare-and-set on `generation` + capacity + event row + outbox rows, in one transaction.
  *
- * M1  Nothing else updates `sandboxes` (but for `last_active_at`, a clock that no state depends on), inserts into `sandbox_events` or changes `hosts.*_used`.
+ * M1  Nothing else updates `sandboxes` (but for clocks that no state depends on: `last_active_at`, and of a tombstone `updated_at`, when its host was last told), inserts into
+ *     `sandbox_events` or changes `hosts.*_used`.
  * M2  `lost_race` means that another writer was first: read again, then decide again.
  * M3  What a sandbox holds of a host is derived from its row (host_id, holds_memory, state), so that used capacity is always the sum over the rows.
  * M4  Event sequence numbers are gap-free, because they are handed out by the row that is compared and set.

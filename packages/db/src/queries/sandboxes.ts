@@ -182,16 +182,6 @@ export async function listExpiredSandboxes(db: Tx, limit: number): Promise<Sandb
     .limit(limit);
 }
 
-/** Tombstoned sandboxes whose host has not confirmed the clean-up within `olderThanMs`. */
-export async function listOwedDeletions(db: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
-  return await db
-    .select()
-    .from(sandboxes)
-    .where(and(eq(sandboxes.state, "deleting"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
-    .orderBy(asc(sandboxes.updatedAt))
-    .limit(limit);
-}
-
 export type EventRow = typeof sandboxEvents.$inferSelect;
 
 /** Oldest first, those after `afterSeq`. */

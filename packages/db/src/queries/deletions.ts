@@ -1,0 +1,52 @@
+/** Deleted sandboxes whose host owes the clean-up: `deleting`. */
+import { LEASED_STATES } from "@torpor/state-machine";
+import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { hosts, sandboxes } from "../schema.ts";
+import { moveSandbox, type SandboxRow } from "./move-sandbox.ts";
+import { dropSnapshots, markIncarnationEnded } from "./sandboxes.ts";
+
+/**
+ * Those of which their hosts were last told longer than `olderThanMs` ago, longest first; from now on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
+ * back. Two that ask at once get different ones.
+ */
+export async function takeOwedDeletions(tx: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
+  const due = tx
+    .select({ id: sandboxes.id })
+    .from(sandboxes)
+    .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .where(
+      and(
+        eq(sandboxes.state, "deleting"),
+        lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`),
+        inArray(hosts.state, [...LEASED_STATES]),
+      ),
+    )
+    .orderBy(asc(sandboxes.updatedAt))
+    .limit(limit)
+    .for("update", { of: sandboxes, skipLocked: true });
+  return await tx
+    .update(sandboxes)
+    .set({ updatedAt: sql`now()` })
+    .where(inArray(sandboxes.id, due))
+    .returning();
+}
+
+/** Of one host; they change no more until the transaction ends. To be called before the host's row is locked: sandboxes first is the order of all moves. */
+export async function holdOwedDeletions(tx: Tx, hostId: string): Promise<SandboxRow[]> {
+  return await tx
+    .select()
+    .from(sandboxes)
+    .where(and(eq(sandboxes.hostId, hostId), eq(sandboxes.state, "deleting")))
+    .orderBy(asc(sandboxes.id))
+    .for("update");
+}
+
+/** Nobody will clean up after it any more: its host is gone for good. What the store has of it goes with a sweep. */
+export async function endOwedDeletion(tx: Tx, sandbox: SandboxRow): Promise<void> {
+  const cause = { code: "HOST_RETIRED", message: `Host ${sandbox.hostId} was lost and is retired: it owes no clean-up any more.` };
+  await dropSnapshots(tx, sandbox.id);
+  await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, cause.code);
+  const moved = await moveSandbox(tx, { sandbox, to: "deleted", fact: "deleted", patch: { hostId: null, holdsMemory: false }, cause });
+  if (moved.kind !== "moved") throw new Error(`sandbox ${sandbox.id} is held, and could not be moved: ${moved.kind}`);
+}
