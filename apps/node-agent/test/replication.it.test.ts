@@ -104,6 +104,18 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
 });
 
+test("a sandbox that leaves and is told to come back before it has left is here, and known", async () => {
+  await bring("create", "pause");
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const [, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+  const leave = host.supervisor.execute({ ...pause, kind: "discard", operationId: newOperationId(), epoch: pause.epoch + 1 });
+  const back = { ...resume, epoch: resume.epoch + 1, snapshot: { generation, storeKey, manifestSha256 } };
+  expect(await host.carryOut(back)).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(await leave).toBe("journalled");
+  expect(host.supervisor.inventory()).toMatchObject([{ sandboxId: SANDBOX, state: "running", epoch: back.epoch }]);
+  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+});
+
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
   const { held, release } = holdEntries();
   await bring("create", "stop");

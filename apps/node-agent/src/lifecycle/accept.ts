@@ -4,6 +4,7 @@
  * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and reports again.
  * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process. Before that nothing on disk or in memory knows of it:
  *      half-known, it would be taken for one whose result is the state before it.
+ * SV4  A command is looked at when those before it have been carried out: one of them may have ended what this host knew of the sandbox.
  */
 import type { VmCommand } from "@torpor/contracts";
 import { findImage } from "../images.ts";
@@ -14,7 +15,7 @@ import { setQuarantined } from "./quarantine.ts";
 import type { Journal, VmRecord } from "./record.ts";
 import { replicate } from "./replicate.ts";
 import type { Entry, Host, Sandboxes } from "./sandboxes.ts";
-import type { CLOSING } from "./turns.ts";
+import { CLOSING } from "./turns.ts";
 
 /**
  * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. `closing`: this process ends, and
@@ -29,11 +30,19 @@ export async function accept(host: Host, command: VmCommand): Promise<Accepted> 
   if (kind === "cancel") return cancel(sandboxes, spec.sandboxId, command.cancels);
   if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
   if (kind === "replicate") return await replicate(host, command);
-  const entry = await entryFor(host, command);
-  if (entry === undefined) return "ignored";
+  const known = sandboxes.find(spec.sandboxId);
   // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
-  if (kind === "delete" || (kind === "discard" && command.epoch > entry.record.epoch)) entry.abort?.abort();
-  return await sandboxes.inTurn(entry, () => acceptInTurn(host, entry, command));
+  if (kind === "delete" || (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)) known?.abort?.abort();
+  const accepted = Promise.withResolvers<Accepted>();
+  const turn = sandboxes.turns.take(spec.sandboxId, async () => {
+    const taken = await take(host, command);
+    if (typeof taken === "string") return accepted.resolve(taken);
+    accepted.resolve("journalled");
+    // Else the next process goes on with it.
+    if (!sandboxes.turns.isClosed) await taken();
+  });
+  turn.then((ended) => ended === CLOSING && accepted.resolve(CLOSING), accepted.reject);
+  return await accepted.promise;
 }
 
 function cancel(sandboxes: Sandboxes, sandboxId: string, operationId: string | undefined): Accepted {
@@ -70,8 +79,11 @@ async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Pr
   };
 }
 
-async function acceptInTurn(host: Host, entry: Entry, command: VmCommand): Promise<Accepted> {
+/** In its turn. What carries it out, once it is journalled. */
+async function take(host: Host, command: VmCommand): Promise<Accepted | (() => Promise<void>)> {
   const { deps, sandboxes } = host;
+  const entry = await entryFor(host, command);
+  if (entry === undefined) return "ignored";
   const { record } = entry;
   if (command.kind === "discard") {
     if (record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)) return "stale";
@@ -90,6 +102,5 @@ async function acceptInTurn(host: Host, entry: Entry, command: VmCommand): Promi
   const journal: Journal = { command, from: record.state };
   await deps.store.makeRoom(record);
   await deps.store.writeJournal(command.spec.sandboxId, journal);
-  takeUp(host, entry, journal);
-  return "journalled";
+  return takeUp(host, entry, journal);
 }

@@ -23,7 +23,7 @@ export async function adopt(host: Host): Promise<void> {
     if (journal !== undefined) {
       const { kind, operationId } = journal.command;
       deps.log.info({ sandboxId, kind, operationId }, "an operation is taken up again");
-      takeUp(host, entry, journal);
+      void sandboxes.inTurn(entry, takeUp(host, entry, journal));
     } else {
       void sandboxes.inTurn(entry, () => look(host, entry));
       await replication.adopt(record);

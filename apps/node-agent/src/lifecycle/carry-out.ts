@@ -23,8 +23,8 @@ const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outc
   discard: remove,
 };
 
-/** From here on it is what this host does for the sandbox, and what it says it is busy with. */
-export function takeUp(host: Host, entry: Entry, journal: Journal): void {
+/** From here on it is what this host does for the sandbox, and what it says it is busy with. Returns what carries it out, in the sandbox's turn. */
+export function takeUp(host: Host, entry: Entry, journal: Journal): () => Promise<void> {
   const { record } = entry;
   const { command } = journal;
   raiseOrder(record, command);
@@ -33,7 +33,7 @@ export function takeUp(host: Host, entry: Entry, journal: Journal): void {
   entry.journal = journal;
   entry.abort = new AbortController();
   const { signal } = entry.abort;
-  void host.sandboxes.inTurn(entry, () => carryOut(host, entry, journal, signal));
+  return () => carryOut(host, entry, journal, signal);
 }
 
 /** SV1 */

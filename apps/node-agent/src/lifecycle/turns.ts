@@ -13,7 +13,7 @@ export class Turns {
   /** Per sandbox that has any: the end of all its turns. */
   private readonly ends = new Map<string, Promise<void>>();
   private readonly waiting = new Set<() => void>();
-  private isClosed = false;
+  isClosed = false;
 
   constructor(log: Logger) {
     this.log = log;
