@@ -72,6 +72,7 @@ test("an operation says how much it has brought to its host only while it lasts"
     committedAt: null,
     cancelRequestedAt: null,
     onlyIfIdleForMs: null,
+    maxBytesPerSecond: null,
     hostId: "host-2",
     pinnedHostId: null,
     originHostId: "host-1",

@@ -4,6 +4,7 @@ import { mkdir, readdir } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { newOperationId, type Observation, type VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
@@ -15,6 +16,7 @@ import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmP
 import { mountXfs } from "./support/xfs.ts";
 
 const LIMIT_MS = 45_000;
+const QUIET_MS = 300;
 const driver = driverNamed("simulated");
 let root: Awaited<ReturnType<typeof tempDir>>;
 let imageSha256: string;
@@ -140,6 +142,33 @@ test("S21: a resume does not wait for the copy, and the next pause sends only wh
   const sent = blobs.sent();
   expect(sent.length).toBeGreaterThan(0);
   expect(new Set(sent).size).toBe(sent.length);
+});
+
+test("a copy and a fetch go no faster than their command says", async () => {
+  const SLOWEST = { maxBytesPerSecond: 1 };
+  const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+  await host.carryOut(create);
+  await host.carryOut({ ...pause, ...SLOWEST });
+  await until("the copy begins", () => blobs.sent().length > 0, LIMIT_MS);
+  await sleep(QUIET_MS);
+  expect(blobs.sent(), "the second waits for the first one's bytes").toHaveLength(1);
+  await host.close();
+  host = await hostIn(dir);
+  commands = [create, pause];
+  expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe("journalled");
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+
+  const other = await hostIn(join(root.path, `other-${made}`));
+  blobs.forget();
+  const slow = { ...resume, ...SLOWEST, snapshot: { generation, storeKey, manifestSha256 } };
+  expect(await other.supervisor.execute(slow)).toBe("journalled");
+  await until("the fetch begins", () => blobs.got().length > 0, LIMIT_MS);
+  await sleep(QUIET_MS);
+  const { bytesDone = 0, bytesTotal = 0 } = other.supervisor.inventory()[0]?.fetching ?? {};
+  expect(bytesDone, "the second waits for the first one's bytes").toBeLessThan(bytesTotal);
+  await other.supervisor.execute({ ...slow, kind: "cancel", cancels: slow.operationId });
+  await until("it has backed out", () => other.seen.find(({ operation }) => operation?.outcome === "cancelled"), LIMIT_MS);
+  await other.close();
 });
 
 test("a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {

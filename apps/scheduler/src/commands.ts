@@ -16,6 +16,7 @@ export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigne
   const command = baseCommand(operation.kind, sandbox, { ...assigned, operationId: operation.id, deadlineAt: operation.deadlineAt });
   if (operation.traceId !== null) command.traceId = operation.traceId;
   if (operation.onlyIfIdleForMs !== null) command.onlyIfIdleForMs = operation.onlyIfIdleForMs;
+  if (operation.maxBytesPerSecond !== null) command.maxBytesPerSecond = operation.maxBytesPerSecond;
   const isPlaced = operation.kind === "resume" || operation.kind === "start" || sandbox.hostId === null;
   if (isPlaced && assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;

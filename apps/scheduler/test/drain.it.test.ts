@@ -184,6 +184,22 @@ describe("a drain", () => {
     await ground.only("pause", "here");
   });
 
+  test("what it copies is bounded from the first byte on, and a resume elsewhere has the time that its bytes take", async () => {
+    await using ground = await Ground.with(["running"]);
+    await ground.drain({ maxParallel: 2, maxBytesPerSecond: 2 * 1024 ** 2 });
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    expect(await ground.scheduler.command(pause.id)).toMatchObject({ kind: "pause", maxBytesPerSecond: 1024 ** 2 });
+    await ground.pausedByDrain();
+    await ground.rounds();
+    const resume = await ground.only("resume", "there");
+    expect(await ground.scheduler.command(resume.id)).toMatchObject({ kind: "resume", maxBytesPerSecond: 1024 ** 2 });
+    const [terms] = await ground.scheduler.database.sql`
+      SELECT extract(epoch FROM deadline_at - o.created_at)::float AS seconds, bytes_total::int AS bytes FROM operations o, drain_sandboxes WHERE o.id = ${resume.id}`;
+    expect(terms?.["bytes"]).toBeGreaterThan(0);
+    expect(terms?.["seconds"]).toBeGreaterThan(44 + Number(terms?.["bytes"]) / 1024 ** 2);
+  });
+
   test("gives a sandbox back whose resume elsewhere fails, says why, and moves the others", async () => {
     await using ground = await Ground.with(["running", "running"]);
     await ground.drain();

@@ -356,6 +356,8 @@ export const operations = pgTable(
     hostId: text("host_id"),
     /** The one host that may be chosen for it; null: any that fits. */
     pinnedHostId: text("pinned_host_id"),
+    /** How fast what it copies between hosts and the store may go; null: no limit. */
+    maxBytesPerSecond: count("max_bytes_per_second"),
     /** The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted. */
     originHostId: text("origin_host_id"),
     epoch: integer("epoch"),

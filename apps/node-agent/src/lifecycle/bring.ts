@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { fsyncPath, renameDurably, writeDurably } from "../host/files.ts";
 import { fetchInto, type SnapshotSource } from "../store/fetch.ts";
 import { sha256Hex } from "../store/format.ts";
+import { pacer } from "../store/pace.ts";
 import { indexedBy } from "../store/peer.ts";
 import { messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { DISK, keepDiskManifest } from "./copies.ts";
@@ -27,7 +28,7 @@ export function isHere({ journal, record }: Step): boolean {
 /** Undefined: it is here now, as it was left. Otherwise how the operation has ended. */
 export async function bring(step: Step): Promise<Outcome | undefined> {
   const { deps, journal, vm, signal } = step;
-  const { snapshot } = journal.command;
+  const { snapshot, maxBytesPerSecond } = journal.command;
   if (snapshot === undefined) return undefined;
   const incoming = deps.store.incomingDir(vm.sandboxId, snapshot.manifestSha256);
   const stored = snapshot.storeKey === null ? undefined : deps.snapshots.source(snapshot.storeKey);
@@ -36,7 +37,13 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
   const sources: SnapshotSource[] = [first, stored].filter((source) => source !== undefined);
   try {
     const fetched = await timed(step, "fetch_snapshot", () =>
-      fetchInto(incoming, sources, { manifestSha256: snapshot.manifestSha256, signal, log: deps.log, onProgress: step.onFetch }),
+      fetchInto(incoming, sources, {
+        manifestSha256: snapshot.manifestSha256,
+        signal,
+        log: deps.log,
+        pace: pacer(() => maxBytesPerSecond, signal),
+        onProgress: step.onFetch,
+      }),
     );
     await install(step, incoming, fetched.manifest, JSON.parse(fetched.record) as VmRecord);
     return undefined;

@@ -113,6 +113,9 @@ export async function settle(
     ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
   };
   setOptional(record, outcome, from);
+  // Known before the copy begins, which is by itself.
+  const { kind, maxBytesPerSecond } = command;
+  if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined) record.replication = { maxBytesPerSecond };
   await sandboxes.persist(record);
   if (outcome.state === "failed") await deps.store.dropDirectory(record);
   await dropUsedSnapshots(deps, record);

@@ -9,6 +9,7 @@ import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
 import { NoSnapshotStore } from "../store/nowhere.ts";
+import { pacer } from "../store/pace.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
 import { type LifecycleDeps, messageOf } from "./context.ts";
@@ -168,20 +169,6 @@ function generationOf({ state, snapshot, generation, replication, replicationFai
   return state === "stopped" && replication !== undefined && typeof snapshot?.storeKey !== "string"
     ? (snapshot?.generation ?? generation + 1)
     : undefined;
-}
-
-/** Lets bytes through no faster than `bytesPerSecond` says at the time. */
-function pacer(bytesPerSecond: () => number | undefined, signal: AbortSignal): (bytes: number) => Promise<void> {
-  let freeAtMs = 0;
-  return async (bytes) => {
-    const rate = bytesPerSecond();
-    if (rate === undefined) return;
-    const nowMs = performance.now();
-    const startMs = Math.max(nowMs, freeAtMs);
-    freeAtMs = startMs + (bytes / rate) * 1000;
-    await wait(startMs - nowMs, signal);
-    signal.throwIfAborted();
-  };
 }
 
 /** So many at a time, the others in the order of their coming. */

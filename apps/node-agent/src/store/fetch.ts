@@ -10,6 +10,7 @@ import { join } from "node:path";
 import { type Logger, pause } from "@torpor/service";
 import { inParallel } from "./blobs.ts";
 import { type ChunkRef, chunkSha256, decodeChunk, type SnapshotIndex, sha256Hex, type StoredFile } from "./format.ts";
+import type { Pace } from "./pace.ts";
 import { chunksWithData, type CopyProgress, readChunk } from "./read-chunks.ts";
 
 export interface SnapshotSource {
@@ -25,6 +26,8 @@ export interface FetchOptions {
   manifestSha256: string;
   signal: AbortSignal;
   log: Logger;
+  /** Of the bytes as they are sent, when they have come. */
+  pace?: Pace | undefined;
   /** Bytes of the files that have arrived, holes left out. A source that takes over counts what is there anew. */
   onProgress?: (progress: CopyProgress) => void;
 }
@@ -55,7 +58,7 @@ export async function fetchInto(dir: string, sources: readonly SnapshotSource[],
 }
 
 async function fetchFrom(source: SnapshotSource, dir: string, options: FetchOptions): Promise<SnapshotIndex> {
-  const { manifestSha256, signal, onProgress } = options;
+  const { manifestSha256, signal, pace, onProgress } = options;
   const index = await source.index(signal);
   if (sha256Hex(index.manifest) !== manifestSha256) throw new Error(`${source.name} has another snapshot than the one that was recorded`);
   const count = Object.values(index.files).reduce((sum, { chunks }) => sum + chunks.length, 0);
@@ -73,7 +76,9 @@ async function fetchFrom(source: SnapshotSource, dir: string, options: FetchOpti
       arrived(file.chunks.length - missing.length);
       await inParallel(missing, AT_ONCE, async (ref) => {
         signal.throwIfAborted();
-        const content = await decodeChunk(await source.chunk(name, ref, signal), ref[1], index.chunkBytes);
+        const packed = await source.chunk(name, ref, signal);
+        await pace?.(packed.length);
+        const content = await decodeChunk(packed, ref[1], index.chunkBytes);
         await handle.write(content, 0, content.length, ref[0] * index.chunkBytes);
         arrived(1);
       });

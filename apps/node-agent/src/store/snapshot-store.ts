@@ -1,10 +1,10 @@
 import type { SnapshotSource } from "./fetch.ts";
+import type { Pace } from "./pace.ts";
 import type { CopyProgress, SnapshotCopy } from "./read-chunks.ts";
 
 export interface PutOptions {
   signal: AbortSignal;
-  /** Waits until so many more bytes may be sent. */
-  pace?: ((bytes: number) => Promise<void>) | undefined;
+  pace?: Pace | undefined;
   onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
 

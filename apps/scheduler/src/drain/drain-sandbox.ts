@@ -27,6 +27,8 @@ import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
+/** What brings less in a second is given up, and tried again. */
+const SLOW_BYTES_PER_SECOND = 16 * 1024 ** 2;
 /** A host that does not copy is told again. */
 const ASK_AGAIN_MS = 30_000;
 
@@ -121,13 +123,14 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
       await pinOperation(tx, step.operationId, drain.hostId);
       return nothing();
     case "pause": {
-      const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS });
+      const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS, ...bandwidth(drain) });
       return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
     }
     case "resume": {
       const asked = await ask(tx, sandbox, "resume", {
-        deadlineMs: RESUME_DEADLINE_MS,
-        ...(step.isPinned ? { pinnedHostId: drain.hostId } : {}),
+        ...(step.isPinned
+          ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
+          : { deadlineMs: RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) }),
       });
       const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
       return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };
@@ -147,7 +150,7 @@ async function ask(
   tx: Tx,
   sandbox: SandboxRow,
   kind: "pause" | "resume",
-  terms: { deadlineMs: number; pinnedHostId?: string },
+  terms: { deadlineMs: number; pinnedHostId?: string; maxBytesPerSecond?: number },
 ): Promise<Decided & { isOwn: boolean }> {
   const requester = { organizationId: sandbox.organizationId, requestedBy: DRAINER, ...terms };
   const accepted = await acceptRequest(tx, sandbox.id, kind, requester);
@@ -162,6 +165,12 @@ async function leave(deps: Deps, drain: DrainRow, sandboxId: string, how: { kind
   if (sandbox?.hostId !== drain.hostId) return;
   const isOnlyHere = how.kind === "copy" || (await releaseFromHost(deps, sandbox)) === "not_replicated";
   if (isOnlyHere && how.asks) await requestReplication(deps, sandbox, bandwidth(drain));
+}
+
+/** How long bringing it to another host may take. */
+function fetchMs(drain: DrainRow, { bytesTotal }: DrainSandboxRow): number {
+  const { maxBytesPerSecond = SLOW_BYTES_PER_SECOND } = bandwidth(drain);
+  return Math.ceil((bytesTotal / Math.min(SLOW_BYTES_PER_SECOND, maxBytesPerSecond)) * 1000);
 }
 
 /** The drain's bytes per second are shared by those that it works on at once. */

@@ -80,7 +80,7 @@ export const VmCommand = Type.Object({
   cancels: Type.Optional(OperationId),
   /** `pause` only: back out, with the code SANDBOX_ACTIVE, unless nothing has used the sandbox for so long. */
   onlyIfIdleForMs: Type.Optional(Type.Integer({ minimum: 1 })),
-  /** `replicate` only: no faster than that. */
+  /** How fast the copy to the store may go that a `pause` or `replicate` begins, or what a `resume` or `start` brings here. */
   maxBytesPerSecond: Type.Optional(Type.Integer({ minimum: 1 })),
   traceId: Type.Optional(Type.String()),
 });

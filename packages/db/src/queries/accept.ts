@@ -27,6 +27,8 @@ export interface Requester {
   onlyIfIdleForMs?: number | undefined;
   /** Of a resume: on this host or not at all. */
   pinnedHostId?: string | undefined;
+  /** Of the copying between hosts and the store that it brings about. */
+  maxBytesPerSecond?: number | undefined;
 }
 
 export interface AcceptedOperation {
@@ -217,6 +219,7 @@ async function insertOperation(tx: Tx, sandboxId: string, kind: OperationKind, r
       requestedBy: requester.requestedBy,
       onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
       pinnedHostId: requester.pinnedHostId ?? null,
+      maxBytesPerSecond: requester.maxBytesPerSecond ?? null,
       deadlineAt: sql`now() + ${`${requester.deadlineMs} milliseconds`}::interval`,
       traceId: requester.traceId ?? null,
     })

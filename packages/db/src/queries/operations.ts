@@ -95,16 +95,17 @@ export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
 }
 
 /**
- * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, and on any host. `takenOverBy`: it is theirs from now on, and whoever
+ * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, on any host, and as fast as it goes. `takenOverBy`: it is theirs from now on, and whoever
  * asked for it first takes it back no more.
  */
 export async function joinOperation(tx: Tx, operation: OperationRow, takenOverBy?: string): Promise<OperationRow> {
-  const isBound = operation.status === "waiting" && (operation.onlyIfIdleForMs !== null || operation.pinnedHostId !== null);
+  const { status, onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond } = operation;
+  const isBound = status === "waiting" && [onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond].some((bound) => bound !== null);
   if (!isBound && takenOverBy === undefined) return operation;
   const [row] = await tx
     .update(operations)
     .set({
-      ...(isBound ? { onlyIfIdleForMs: null, pinnedHostId: null } : {}),
+      ...(isBound ? { onlyIfIdleForMs: null, pinnedHostId: null, maxBytesPerSecond: null } : {}),
       ...(takenOverBy === undefined ? {} : { requestedBy: takenOverBy }),
     })
     .where(and(eq(operations.id, operation.id), eq(operations.status, operation.status)))
