@@ -245,4 +245,37 @@ describe("with hosts that have no store", () => {
     expect(await client.memory(sandbox)).toBe("42\n");
     await client.remove(sandbox);
   });
+
+  test("a drain moves what runs straight from host to host, and says why it cannot take along what was paused", async () => {
+    const sandbox = await client.create();
+    const origin = String((await client.view(sandbox))["node_id"]);
+    expect((await fleet.call("POST", `/v1/hosts/${origin}/drain`, { body: { max_parallel: 1 } })).status).toBe(200);
+    const moved = await until(
+      "it runs elsewhere",
+      async () => {
+        const { status, node_id } = await client.view(sandbox);
+        return status === "running" && node_id !== origin && String(node_id);
+      },
+      LIMIT_MS,
+    );
+    expect(await client.memory(sandbox)).toBe("42\n");
+    await until("the drain is done", async () => (await fleet.call("GET", `/v1/hosts/${origin}`)).body["state"] === "cordoned", LIMIT_MS);
+    await client.cordon(origin, "uncordon");
+
+    await client.post(sandbox, "pause");
+    expect((await fleet.call("POST", `/v1/hosts/${moved}/drain`, { body: { max_parallel: 1 } })).status).toBe(200);
+    const drain = await until(
+      "the drain says why",
+      async () => {
+        const { drain } = (await fleet.call("GET", `/v1/hosts/${moved}`)).body as { drain: { failures: unknown[] } };
+        return drain.failures.length > 0 && drain;
+      },
+      LIMIT_MS,
+    );
+    expect(drain).toMatchObject({ failures: [{ code: "NO_SNAPSHOT_STORE" }] });
+    expect((await fleet.call("POST", `/v1/hosts/${moved}/drain/abort`)).status).toBe(200);
+    expect(await client.post(sandbox, "resume")).toMatchObject({ status: 200 });
+    expect(await client.memory(sandbox)).toBe("42\n");
+    await client.remove(sandbox);
+  });
 });

@@ -22,6 +22,7 @@ function step({ status = "active", item = {}, state = "running", hostId = "here"
     waiting: undefined,
     own: undefined,
     isStored: false,
+    storeError: null,
     othersGrewAt: null,
     now: NOW,
     ...given,
@@ -72,6 +73,11 @@ describe("what the drain has paused", () => {
   test("is copied, then resumed on whatever host takes it", () => {
     expect(step({ item: paused, state: "paused" })).toEqual({ do: "copy" });
     expect(step({ item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
+  });
+
+  test("goes straight from host to host when it cannot be copied to the store", () => {
+    const storeError = { code: "REPLICATION_FAILED", message: "no route" };
+    expect(step({ item: paused, state: "paused", storeError })).toEqual({ do: "resume", isPinned: false });
   });
 
   test("is resumed where it was when it cannot be copied, or no other host could resume it", () => {
@@ -131,6 +137,13 @@ describe("what its owner has paused or stopped", () => {
       error: { code: "NOT_REPLICATED" },
     });
   });
+});
+
+test("what its owner has paused cannot leave a host that has no store, and says so at once", () => {
+  const storeError = { code: "NO_SNAPSHOT_STORE", message: "none" };
+  expect(step({ state: "paused", item: atWork, storeError })).toMatchObject({ do: "fail", error: storeError });
+  const before = { code: "REPLICATION_FAILED", message: "of an earlier try" };
+  expect(step({ state: "paused", item: atWork, storeError: before })).toEqual({ do: "release" });
 });
 
 describe("somebody else's operation", () => {

@@ -78,8 +78,9 @@ async function decide(
   const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
   const isStored = snapshot !== undefined && snapshot.storeKey !== null;
+  const storeError = snapshot?.storeError ?? null;
   const othersGrewAt = item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
-  const facts = { drain, item, sandbox, executing, waiting, own, isStored, othersGrewAt, now: new Date() };
+  const facts = { drain, item, sandbox, executing, waiting, own, isStored, storeError, othersGrewAt, now: new Date() };
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.

@@ -3,6 +3,7 @@
  *
  * DR1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
  * DR2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
+ *      It is copied to the store first, so that no loss of a host takes it along; where that fails, the new host fetches it straight from this one.
  * DR3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
  * DR4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
  */
@@ -14,6 +15,8 @@ import { isTombstoned } from "@torpor/state-machine";
 const STALLED_MS = 120_000;
 const RETRY_MS = 5_000;
 const MAX_RETRY_MS = 60_000;
+/** Its host says so. */
+const NO_STORE = "NO_SNAPSHOT_STORE";
 /** After so many failures to bring it back where it was, any host will do. */
 const HOME_ATTEMPTS = 2;
 
@@ -27,6 +30,8 @@ export interface DrainFacts {
   own: OperationRow | undefined;
   /** The snapshot of a paused sandbox is in the store. */
   isStored: boolean;
+  /** Why its host could not copy it there. */
+  storeError: Cause | null;
   /** When another copy of the host's grew, while this one has not begun. */
   othersGrewAt: Date | null;
   now: Date;
@@ -90,14 +95,14 @@ function whileRunning(facts: DrainFacts): DrainStep {
 }
 
 function whilePausedByDrain(facts: DrainFacts): DrainStep {
-  const { drain, sandbox, item, own, isStored, now } = facts;
+  const { drain, sandbox, item, own, isStored, storeError, now } = facts;
   const failure = own?.kind === "resume" ? failureOf(own) : undefined;
   if (failure !== undefined && item.retryAt !== null && item.retryAt > now) return wait;
   const isAtHome = sandbox.hostId === drain.hostId;
   const goHome = isAtHome && item.attempts < HOME_ATTEMPTS;
   if (drain.status === "undoing" || failure !== undefined)
     return { do: "resume", isPinned: goHome || (isAtHome && !isStored), ...(failure === undefined ? {} : { error: failure }) };
-  if (!isStored) return isStalled(facts) ? { do: "resume", isPinned: true, error: NOT_COPIED } : { do: "copy" };
+  if (!isStored && storeError === null) return isStalled(facts) ? { do: "resume", isPinned: true, error: NOT_COPIED } : { do: "copy" };
   return { do: "resume", isPinned: false };
 }
 
@@ -111,10 +116,12 @@ function whileLost({ sandbox, item, isStored, own, now }: DrainFacts): DrainStep
 
 /** Paused or stopped by its owner. */
 function whileStanding(facts: DrainFacts): DrainStep {
-  const { drain, sandbox, item } = facts;
+  const { drain, sandbox, item, storeError } = facts;
   if (sandbox.hostId !== drain.hostId) return { do: "end", outcome: sandbox.hostId === null ? "released" : "moved" };
   if (drain.status === "undoing") return { do: "end", outcome: "returned" };
   if (item.workingSince === null) return { do: "take_place" };
+  // Of the last try, which may be long ago; but without a store none will do better.
+  if (storeError?.code === NO_STORE) return fail(facts, storeError);
   return isStalled(facts) ? fail(facts, NOT_COPIED) : { do: "release" };
 }
 
