@@ -79,7 +79,7 @@ const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
   everyMs: 500,
   async run(deps) {
-    const lost = await markLostHosts(deps.db);
+    const lost = await markLostHosts(deps.db, deps.hostTerms.leaseMs);
     for (const { id, leaseExpiresAt, lastBeatAt } of lost)
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);

@@ -21,6 +21,7 @@ import {
 import {
   type Database,
   findOpenOperations,
+  noteAnswering,
   recordActivity,
   recordBeat,
   recordReplication,
@@ -54,6 +55,8 @@ const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
+/** A gap is four times as long (packages/db/src/queries/lease-service.ts): a late one is none. */
+const NOTES_PER_LEASE = 16;
 /** Not much longer than a host waits for the answer to its registration; then it asks again. */
 const PREPARE_LIMIT_MS = 3_000;
 
@@ -119,9 +122,24 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     }),
   );
   const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
-  reconcilers.set(relay.name, startReconciler(relay));
+  const { leaseMs } = hostTerms;
+  const note = {
+    name: "note-answering",
+    everyMs: leaseMs / NOTES_PER_LEASE,
+    run: () => noteWhetherAnswering(db, bus, leaseMs),
+    signal,
+    log,
+  };
+  for (const loop of [relay, note]) reconcilers.set(loop.name, startReconciler(loop));
   const silent = aborted(signal).then(() => Promise.all(answers.map((stop) => stop())));
   return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+}
+
+/** Both are asked, as a host needs both for its lease. The bus first: what it said may be older than the note, but not newer. */
+async function noteWhetherAnswering(db: Database, bus: Bus, leaseMs: number): Promise<Record<string, number>> {
+  const isAnswering = await bus.answers(leaseMs / NOTES_PER_LEASE);
+  if (isAnswering) await noteAnswering(db, leaseMs);
+  return { answering: isAnswering ? 1 : 0 };
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {

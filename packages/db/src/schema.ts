@@ -109,6 +109,19 @@ export const hosts = pgTable(
   ],
 );
 
+/** Since when hosts have been able to renew their leases. One row (queries/lease-service.ts). */
+export const leaseService = pgTable(
+  "lease_service",
+  {
+    id: integer("id").primaryKey(),
+    /** Of the time without a gap that lasts until `answered_at`. */
+    answeringSince: at("answering_since").notNull(),
+    /** When a scheduler last had both the bus and the database. */
+    answeredAt: at("answered_at").notNull(),
+  },
+  (service) => [check("lease_service_one_row", sql`${service.id} = 1`)],
+);
+
 /** What happened to hosts, oldest first by id: every move, and what was found on them. */
 export const hostEvents = pgTable(
   "host_events",
