@@ -5,6 +5,7 @@
  *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
  * RL2  The decision is one transaction, which the host cannot renew its lease beside: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
  * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's, which may come back.
+ * RL4  Once it is decided the sandbox is on no host, like one that was released: what it rests on is in the store. A host that comes back may hold a VM of it, and has no say any more.
  */
 import type { Cause } from "@torpor/contracts";
 import {
@@ -83,7 +84,7 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
       sandbox,
       to: transition.to,
       fact: "host_lost",
-      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null },
+      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null, hostId: null },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause,
     });

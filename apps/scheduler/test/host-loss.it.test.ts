@@ -39,6 +39,13 @@ async function runs(
   return await scheduler.sandbox(id);
 }
 
+const reconcile = async (name: string) => await RECONCILERS.find((one) => one.name === name)?.run(scheduler.deps);
+/** The newest command of that kind about the sandbox. */
+const told = async (sandboxId: string, kind: string) => {
+  const command = (await scheduler.commands({ sandboxId, kind })).at(-1);
+  if (command === undefined) throw new Error(`no host was told to ${kind} ${sandboxId}`);
+  return command;
+};
 const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
 const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
 const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
@@ -130,7 +137,7 @@ describe("a run that is to be restored", () => {
     const operation = await scheduler.begin(id, verb);
     if (committed) await scheduler.commit(operation.id);
     await scheduler.lose("host-1");
-    if (committed) await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    if (committed) await reconcile("note-lost-contact");
     expect((await scheduler.operation(operation.id)).status).toBe(committed ? "outcome_unknown" : "executing");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
@@ -169,13 +176,67 @@ describe("a run that is to be restored", () => {
   });
 });
 
+const AWAY = { code: "SNAPSHOT_UNAVAILABLE", message: "The store does not answer." };
+
+describe("a run that was given up", () => {
+  test("is on no host: a stop that waited behind its pause is carried out elsewhere, and the host that comes back has no say", async () => {
+    const { id } = await runs();
+    const pause = await scheduler.begin(id, "pause");
+    await scheduler.commit(pause.id);
+    await scheduler.ask(id, "stop");
+    await scheduler.lose("host-1");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+    await scheduler.join("host-1", FENCED);
+    const frozen = { state: "running", operation: { id: pause.id, outcome: "failed", error: { code: "VM_FROZEN", message: "" } } } as const;
+    expect(await scheduler.settle(await scheduler.seenOf(pause.id, frozen))).toBe("foreign");
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-1'`;
+    await reconcile("drive-waiting");
+    const stop = await told(id, "stop");
+    expect(stop).toMatchObject({ hostId: "host-2", epoch: 3, snapshot: { generation: 1, storeKey: "stored-1" } });
+    await scheduler.carryOut(stop.operationId, { state: "stopped" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "host-2" });
+    await capacityIsRight();
+  });
+
+  test("does not run because a host says so that still holds its VM: a resume there that came to nothing has failed, and the sandbox is paused", async () => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    const first = (await told(id, "resume")).operationId;
+    const failed = (operationId: string) => ({ operation: { id: operationId, outcome: "failed" as const, error: AWAY } });
+    await scheduler.settle(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
+    await scheduler.join("host-1", FENCED);
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
+    const again = await scheduler.begin(id, "resume");
+    expect(again).toMatchObject({ hostId: "host-1", epoch: 4 });
+    expect(await scheduler.settle(await scheduler.seenOf(again.id, { state: "running", ...failed(again.id) }))).toBe("applied");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+    expect(await scheduler.operation(again.id)).toMatchObject({ status: "failed", error: AWAY });
+    await capacityIsRight();
+  });
+});
+
+test("a resume that failed has not succeeded, even where the sandbox runs", async () => {
+  await scheduler.join("host-1");
+  const { id } = await scheduler.paused();
+  const resume = await scheduler.begin(id, "resume");
+  const error = { code: "HOST_ERROR", message: "The guest agent did not answer." };
+  await scheduler.carryOut(resume.id, { state: "running", operation: { id: resume.id, outcome: "failed", error } });
+  expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-1" });
+  expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error });
+});
+
 describe("a host that comes back", () => {
   test("after its sandbox was restored elsewhere: its VM stays frozen, and its copy is discarded once the new run is proven", async () => {
     const sandbox = await runs();
     await scheduler.lose("host-1");
     await restoreAll();
     await scheduler.join("host-1", FENCED);
-    expect(await thaw(sandbox, "host-1", 2)).toMatchObject({ granted: false, reason: "its run is number 3 on host host-2" });
+    expect(await thaw(sandbox, "host-1", 2)).toMatchObject({
+      granted: false,
+      reason: "run 2 was given up for lost, and the sandbox goes on elsewhere",
+    });
     const copy = anObservation({ hostId: "host-1", sandboxId: sandbox.id, state: "running", epoch: 2, opSeq: 3, revision: 99 });
     const discards = () => scheduler.commands({ sandboxId: sandbox.id, kind: "discard" });
     expect(await scheduler.settle(copy)).toBe("foreign");
@@ -229,7 +290,7 @@ describe("a paused sandbox whose origin is lost", () => {
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: "host-1" });
     await scheduler.lose("host-1");
-    await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    await reconcile("note-lost-contact");
     expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "host-2", epoch: 3 });
     expect(await scheduler.commit(resume.id)).toBe(false);
