@@ -14,7 +14,7 @@ import {
   listExpiredSandboxes,
   listIdleSandboxes,
   listOwedDeletions,
-  listStrandedResumes,
+  listStranded,
   listUnreplicated,
   markLostHosts,
   moveOperation,
@@ -72,8 +72,8 @@ const expireOperations: SchedulerReconciler = {
 };
 
 /**
- * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. A resume that has not committed there is ended, where another host can
- * do it: whoever asked need not wait for its deadline.
+ * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. What has not committed there is ended, where another host can do it:
+ * whoever asked need not wait for its deadline.
  */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
@@ -84,15 +84,15 @@ const noteLostContact: SchedulerReconciler = {
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless) await moveOperation(deps.db, id, "lose_contact");
-    const stranded = await listStrandedResumes(deps.db, BATCH);
+    const stranded = await listStranded(deps.db, BATCH);
     for (const operation of stranded) await expireOperation(deps, operation, strandedBecause(operation));
     return { lostHosts: lost.length, outcomeUnknown: contactless.length, stranded: stranded.length };
   },
 };
 
-const strandedBecause = ({ hostId }: OperationRow) => ({
+const strandedBecause = ({ hostId, kind }: OperationRow) => ({
   code: "HOST_LOST",
-  message: `Host ${hostId} was lost before it had resumed the sandbox, whose snapshot is safe: ask again, and another host resumes it.`,
+  message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and in the store: ask again, and another host does it.`,
 });
 
 /** What ran on lost hosts, and is to be restored. */

@@ -297,6 +297,49 @@ describe("a paused sandbox whose origin is lost", () => {
   });
 });
 
+describe("what a lost host was to do with a sandbox that the store has", () => {
+  /** Stopped on host-1, with its disk in the store. */
+  async function stopped(): Promise<string> {
+    const { id } = await scheduler.running();
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+    const { epoch, opSeq } = await scheduler.sandbox(id);
+    const copy = { ...SNAPSHOT, storeKey: "disk-1" };
+    await scheduler.settle(
+      anObservation({ hostId: "host-1", sandboxId: id, state: "stopped", epoch, opSeq, revision: 99, snapshot: copy }),
+    );
+    return id;
+  }
+
+  test.each(["stop", "start"] as const)("a %s that it has not committed is ended, and the next one goes elsewhere", async (verb) => {
+    await scheduler.join("host-1");
+    const id = verb === "stop" ? (await scheduler.paused("stored-1")).id : await stopped();
+    await scheduler.join("host-2");
+    const bound = await scheduler.begin(id, verb);
+    expect(bound).toMatchObject({ status: "executing", hostId: "host-1" });
+    await scheduler.lose("host-1");
+    await reconcile("note-lost-contact");
+    expect(await scheduler.operation(bound.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: verb === "stop" ? "paused" : "stopped", hostId: "host-1" });
+    const next = await scheduler.begin(id, verb);
+    expect(next).toMatchObject({ status: "executing", hostId: "host-2" });
+    expect(await scheduler.command(next.id)).toMatchObject({ snapshot: { generation: 1 } });
+    await scheduler.carryOut(next.id, { state: verb === "stop" ? "stopped" : "running" });
+    expect(await scheduler.operation(next.id)).toMatchObject({ status: "succeeded" });
+    await capacityIsRight();
+  });
+
+  test.each(["committed", "stored nowhere"])("a stop that is %s is left to it", async (how) => {
+    await scheduler.join("host-1");
+    const { id } = await scheduler.paused(how === "committed" ? "stored-1" : null);
+    await scheduler.join("host-2");
+    const stop = await scheduler.begin(id, "stop");
+    if (how === "committed") await scheduler.commit(stop.id);
+    await scheduler.lose("host-1");
+    await reconcile("note-lost-contact");
+    expect((await scheduler.operation(stop.id)).status).toBe(how === "committed" ? "outcome_unknown" : "executing");
+  });
+});
+
 describe("hosts without a live fence", () => {
   test("get no sandbox that needs one, whoever else has room, until it is back", async () => {
     await scheduler.join("host-1", { fence: { isAlive: false } });
