@@ -28,7 +28,7 @@ import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
 import { requestReplication } from "./release.ts";
-import { restoreLostRuns } from "./restore-lost-runs.ts";
+import { restoreAgain, restoreLostRuns } from "./restore-lost-runs.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;
@@ -100,6 +100,13 @@ const restoreLost: SchedulerReconciler = {
   name: "restore-lost-runs",
   everyMs: 500,
   run: (deps) => restoreLostRuns(deps, BATCH),
+};
+
+/** What was to be restored and was not. */
+const restoreOwed: SchedulerReconciler = {
+  name: "restore-again",
+  everyMs: 1_000,
+  run: (deps) => restoreAgain(deps, BATCH),
 };
 
 /** Deletes sandboxes whose timeout ran out, through the same door as a user's delete. */
@@ -193,6 +200,7 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireOperations,
   noteLostContact,
   restoreLost,
+  restoreOwed,
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,

@@ -161,18 +161,59 @@ describe("a run that is to be restored", () => {
     expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ generation: 2, manifestSha256, hostId: "host-2" });
   });
 
-  test("a restore that fails leaves it paused, and a user can ask for the same again", async () => {
+  test("a restore that fails leaves it paused, and is tried again, less and less often, until it runs", async () => {
     const { id } = await runs();
     await scheduler.lose("host-1");
     await restoreAll();
-    const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
-    const error = { code: "HOST_ERROR", message: "The store does not answer." };
-    const outcome = { operation: { id: resume?.operationId ?? "", outcome: "failed" as const, error } };
-    expect(await scheduler.settle(await scheduler.seenOf(resume?.operationId ?? "", { state: "failed", ...outcome }))).toBe("applied");
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", holdsMemory: false });
+    expect(await reconcile("restore-again"), "it is under way").toEqual({ owed: 0, begun: 0 });
+    const failing = async () => {
+      const { operationId } = await told(id, "resume");
+      const outcome = { operation: { id: operationId, outcome: "failed" as const, error: AWAY } };
+      expect(await scheduler.settle(await scheduler.seenOf(operationId, { state: "failed", ...outcome }))).toBe("applied");
+      expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+    };
+    await failing();
     expect(await thaw({ id }, "host-1", 2)).toMatchObject({ granted: false });
-    expect(await scheduler.begin(id, "resume")).toMatchObject({ status: "executing", hostId: "host-2", epoch: 4 });
+    const rounds = await Promise.all([reconcile("restore-again"), reconcile("restore-again")]);
+    expect(rounds.map((round) => round?.["begun"] ?? 0).toSorted(), "once, whoever looks").toEqual([0, 1]);
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 4 });
+    await failing();
+    expect(await reconcile("restore-again"), "not at once").toEqual({ owed: 0, begun: 0 });
+    await scheduler.database.sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
+    expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
+    const resume = await told(id, "resume");
+    expect(await scheduler.operation(resume.operationId)).toMatchObject({ requestedBy: "system:host-loss" });
+    await scheduler.carryOut(resume.operationId, { state: "running" });
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
+    await scheduler.database.sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
+    expect(await reconcile("restore-again"), "it ran: what was owed is done").toEqual({ owed: 0, begun: 0 });
     await capacityIsRight();
+  });
+
+  test("is restored on a third host when the second is lost before it has begun", async () => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    await scheduler.lose("host-2");
+    await reconcile("note-lost-contact");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+    expect(await reconcile("restore-again"), "no host has room").toEqual({ owed: 1, begun: 0 });
+    await scheduler.join("host-3", FENCED);
+    expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
+    await scheduler.carryOut((await told(id, "resume")).operationId, { state: "running" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-3" });
+  });
+
+  test.each(["pause", "stop"] as const)("is restored no more when its owner asks for a %s meanwhile", async (verb) => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    await scheduler.lose("host-2");
+    await reconcile("note-lost-contact");
+    const asked = await scheduler.ask(id, verb);
+    expect(asked.kind).toBe(verb === "pause" ? "satisfied" : "accepted");
+    await scheduler.join("host-3", FENCED);
+    expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
   });
 });
 

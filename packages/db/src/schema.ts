@@ -409,9 +409,14 @@ export const incarnations = pgTable(
     startedAt: at("started_at"),
     endedAt: at("ended_at"),
     cause: text("cause"),
+    /** Of one that was given up for lost: when its sandbox, which has run no more since, is next resumed; null: it is owed that no more. */
+    restoreDueAt: at("restore_due_at"),
   },
   (incarnation) => [
     primaryKey({ columns: [incarnation.sandboxId, incarnation.epoch] }),
+    index("incarnations_restore_due")
+      .on(incarnation.restoreDueAt)
+      .where(sql`restore_due_at IS NOT NULL`),
     check("incarnations_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
   ],
 );

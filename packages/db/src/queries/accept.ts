@@ -10,6 +10,7 @@ import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes, sandboxEvents } from "../schema.ts";
 import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
 import { keepPaused } from "./drains.ts";
+import { forgetRestore } from "./host-loss.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
 import { findOpenOperations, moveOperation, type OperationRow, dropIdleCondition, requestCancel } from "./operations.ts";
 
@@ -159,6 +160,7 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
   );
   // Whether it joins, is there already or is new: from now on it is paused because somebody wants it to be.
   if (request === "pause" && admission.kind !== "gone") await keepPaused(tx, sandbox.id);
+  if ((request === "pause" || request === "stop") && admission.kind !== "gone") await forgetRestore(tx, sandbox.id);
   switch (admission.kind) {
     case "gone":
       return { kind: "not_found" };

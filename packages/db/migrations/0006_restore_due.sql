@@ -1,0 +1,2 @@
+ALTER TABLE "incarnations" ADD COLUMN "restore_due_at" timestamp (3) with time zone;--> statement-breakpoint
+CREATE INDEX "incarnations_restore_due" ON "incarnations" USING btree ("restore_due_at") WHERE restore_due_at IS NOT NULL;
