@@ -92,21 +92,37 @@ test.each([["Postgres", ["postgres"]] as const, ["NATS", ["nats"]] as const, ["e
   },
 );
 
-test("a scheduler that has the database and no bus takes no host for lost, with another scheduler beside it or without", async () => {
-  const { hostname: host, port } = new URL(fleet.fleet.state.natsUrl);
+/** The scheduler, started anew with its way to `what` over a cable, which is then cut. Returns how it is as it was. */
+async function cutOff(name: string, what: "NATS_URL" | "DATABASE_URL"): Promise<() => Promise<void>> {
+  const component = fleet.fleet.component(name);
+  const direct = component.env[what] ?? "";
+  const { hostname: host, port } = new URL(direct);
   const cable = await relay({ host, port: 0 }, { host, port: Number(port) });
-  const component = fleet.fleet.component("scheduler-1");
-  const direct = component.env["NATS_URL"] ?? "";
-  component.env["NATS_URL"] = `nats://127.0.0.1:${cable.port}`;
-  await fleet.fleet.restart("scheduler-1");
+  component.env[what] = direct.replace(`${host}:${port}`, `${host}:${cable.port}`);
+  await fleet.fleet.restart(name);
   cable.cut();
+  return async () => {
+    component.env[what] = direct;
+    await fleet.fleet.kill(name);
+    cable.close();
+    await fleet.fleet.startComponent(name);
+  };
+}
+
+test("a scheduler that has the database and no bus takes no host for lost, with another scheduler beside it or without", async () => {
+  const mend = await cutOff("scheduler-1", "NATS_URL");
   await sleep(AFTER_MS);
   await away(["scheduler-2"]);
-  component.env["NATS_URL"] = direct;
-  await fleet.fleet.kill("scheduler-1");
-  cable.close();
-  await fleet.fleet.startComponent("scheduler-1");
+  await mend();
   for (const sandbox of sandboxes) await goesOn(sandbox);
+});
+
+test("a scheduler that has the bus and no database keeps no question from the other", async () => {
+  const mend = await cutOff("scheduler-1", "DATABASE_URL");
+  await sleep(2 * AFTER_MS);
+  await mend();
+  for (const sandbox of sandboxes) await goesOn(sandbox);
+  for (const host of await hosts()) expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
 });
 
 test("a host that dies in an outage is lost after it, and it alone: what it ran is restored, the rest goes on", async () => {

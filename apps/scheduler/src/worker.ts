@@ -21,7 +21,6 @@ import {
 import {
   type Database,
   findOpenOperations,
-  noteAnswering,
   recordActivity,
   recordBeat,
   recordReplication,
@@ -32,6 +31,7 @@ import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
+import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
@@ -55,8 +55,6 @@ const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
-/** A gap is four times as long (packages/db/src/queries/lease-service.ts): a late one is none. */
-const NOTES_PER_LEASE = 16;
 /** Not much longer than a host waits for the answer to its registration; then it asks again. */
 const PREPARE_LIMIT_MS = 3_000;
 
@@ -89,7 +87,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  const answers = answerHosts(deps, bus, goOn);
+  hearBeats(deps, bus, goOn);
+  const answers = new Answers(() => answerHosts(deps, bus));
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,
@@ -121,25 +120,11 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
-  const { leaseMs } = hostTerms;
-  const note = {
-    name: "note-answering",
-    everyMs: leaseMs / NOTES_PER_LEASE,
-    run: () => noteWhetherAnswering(db, bus, leaseMs),
-    signal,
-    log,
-  };
-  for (const loop of [relay, note]) reconcilers.set(loop.name, startReconciler(loop));
-  const silent = aborted(signal).then(() => Promise.all(answers.map((stop) => stop())));
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus) };
+  const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
+  for (const loop of [relay, note]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
+  const silent = aborted(signal).then(() => answers.end());
   return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
-}
-
-/** Both are asked, as a host needs both for its lease. The bus first: what it said may be older than the note, but not newer. */
-async function noteWhetherAnswering(db: Database, bus: Bus, leaseMs: number): Promise<Record<string, number>> {
-  const isAnswering = await bus.answers(leaseMs / NOTES_PER_LEASE);
-  if (isAnswering) await noteAnswering(db, leaseMs);
-  return { answering: isAnswering ? 1 : 0 };
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {
@@ -147,11 +132,11 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 /** Returns how each kind of answer is ended. */
-function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): (() => Promise<void>)[] {
+function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
   const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
-  const answers = [
+  return [
     answer(bus, {
       pattern: patterns.asks("register"),
       queue: QUEUE,
@@ -195,6 +180,10 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
       log,
     }),
   ];
+}
+
+function hearBeats(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+  const { log } = deps;
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,
@@ -211,7 +200,6 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     },
     log,
   });
-  return answers;
 }
 
 function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {
