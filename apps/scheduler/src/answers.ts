@@ -47,7 +47,7 @@ export class Answers {
 export function noteAnswers(answers: Answers, { db, bus, leaseMs }: { db: Database; bus: Bus; leaseMs: number }) {
   const everyMs = leaseMs / NOTES_PER_LEASE;
   const run = async () => {
-    if (!(await bus.answers(leaseMs / BUS_LIMITS_PER_LEASE))) return { answering: 0 };
+    if (!(await bus.answers(leaseMs / BUS_LIMITS_PER_LEASE))) throw new Error("the bus does not answer");
     try {
       await withTimeLimit(noteAnswering(db, leaseMs), leaseMs / NOTE_LIMITS_PER_LEASE, "the note");
     } catch (error) {
@@ -55,7 +55,7 @@ export function noteAnswers(answers: Answers, { db, bus, leaseMs }: { db: Databa
       throw error;
     }
     answers.join();
-    return { answering: 1 };
+    return {};
   };
   return { name: "note-answering", everyMs, run };
 }
