@@ -10,13 +10,22 @@ import {
   markLostHosts,
   type MoveResult,
   moveSandbox,
+  noteAnswering,
   recordSnapshot,
   registerHost,
   renewLease,
   requestDrain,
   type SandboxRow,
 } from "@torpor/db";
-import { aHost, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import {
+  aHost,
+  leasesCouldBeRenewed,
+  makeSandbox,
+  openTestDatabase,
+  type PostgresServer,
+  startPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const LEASE_MS = 60_000;
@@ -41,13 +50,61 @@ async function host(): Promise<string> {
 }
 const events = async (hostId: string) => await listHostEvents(database.db, hostId, 100);
 const facts = async (hostId: string) => (await events(hostId)).map(({ fact, fromState, toState }) => [fact, fromState, toState]);
+const endLease = (hostId: string) =>
+  database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`.then(() => {});
+const lost = async () => (await markLostHosts(database.db, LEASE_MS)).map(({ id }) => id);
 const silence = async (hostId: string) => {
-  await database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
-  return (await markLostHosts(database.db)).map(({ id }) => id);
+  await endLease(hostId);
+  await leasesCouldBeRenewed(database);
+  return await lost();
 };
 
 const tombstone = async (sandbox: SandboxRow) =>
   await inTransaction(database.db, (tx) => moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }));
+
+describe("a lease that nobody could renew", () => {
+  const note = () => noteAnswering(database.db, LEASE_MS);
+  const since = async () => (await database.sql`SELECT answering_since FROM lease_service`)[0]?.["answering_since"] as Date;
+  /** As if the last note were so old. */
+  const outage = (ms: number) => database.sql`UPDATE lease_service SET answered_at = now() - ${`${ms} milliseconds`}::interval`;
+
+  test("proves nothing: no host is lost before it could have renewed for a whole lease", async () => {
+    const [id, dead] = [await host(), await host()];
+    await database.sql`DELETE FROM lease_service`;
+    await Promise.all([endLease(id), endLease(dead)]);
+    expect(await lost(), "nobody has answered yet").toEqual([]);
+    await note();
+    expect(await lost(), "somebody has just begun to").toEqual([]);
+    await leasesCouldBeRenewed(database, LEASE_MS - 1_000);
+    await note();
+    expect(await lost(), "not for a lease yet").toEqual([]);
+    await renewLease(database.db, id, LEASE_MS, false);
+    await leasesCouldBeRenewed(database, LEASE_MS + 1_000);
+    await note();
+    expect(await lost(), "this one had its time").toEqual([dead]);
+  });
+
+  test("in an outage, and after one, none is lost, whichever of several schedulers is the first to note or to look", async () => {
+    const id = await host();
+    await endLease(id);
+    await leasesCouldBeRenewed(database);
+    await outage(LEASE_MS / 2);
+    expect(await lost(), "in the outage").toEqual([]);
+    const looks = await Promise.all(Array.from({ length: 16 }, async (_, at) => (at % 3 === 0 ? (await note(), []) : await lost())));
+    expect(looks.flat(), "when it ends").toEqual([]);
+    expect(Date.now() - (await since()).getTime()).toBeLessThan(LEASE_MS / 2);
+    await leasesCouldBeRenewed(database);
+    expect(await lost(), "a lease later").toEqual([id]);
+  });
+
+  test("a note that is a little late is no gap", async () => {
+    await leasesCouldBeRenewed(database);
+    const before = await since();
+    await outage(LEASE_MS / 5);
+    await note();
+    expect(await since()).toEqual(before);
+  });
+});
 
 describe("a host's history", () => {
   test("says what it was, who wanted it, and why and when it was lost; a renewal is no event", async () => {
@@ -64,8 +121,8 @@ describe("a host's history", () => {
       ["lost", "cordoned", "lost"],
       ["returned", "lost", "cordoned"],
     ]);
-    const lost = (await events(id))[2];
-    expect(lost).toMatchObject({
+    const loss = (await events(id))[2];
+    expect(loss).toMatchObject({
       requestedBy: "system:lease",
       cause: { code: "LEASE_ENDED", message: expect.stringMatching(/ended at \d{4}-/) },
     });
@@ -74,9 +131,10 @@ describe("a host's history", () => {
 
   test("two schedulers that look at the same moment enter a loss once", async () => {
     const id = await host();
-    await database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${id}`;
-    const seen = await Promise.all(Array.from({ length: 8 }, () => markLostHosts(database.db)));
-    expect(seen.flat().map((lost) => lost.id)).toEqual([id]);
+    await endLease(id);
+    await leasesCouldBeRenewed(database);
+    const seen = await Promise.all(Array.from({ length: 8 }, lost));
+    expect(seen.flat()).toEqual([id]);
     expect((await facts(id)).filter(([fact]) => fact === "lost")).toHaveLength(1);
   });
 });

@@ -367,3 +367,26 @@ function holdEntries(): { held: Promise<void>; release: () => void } {
   };
   return { held: reached.promise, release: released.resolve };
 }
+
+test("what could not be brought here is not said to run, though a VM of a run that was given up is: the next try brings it", async () => {
+  await bring("create", "pause");
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  await bring("create", "pause", "resume");
+  const runs = { command: commands.at(-1), snapshot: { generation, storeKey, manifestSha256 } };
+  const again = (opSeq: number) => ({
+    ...(runs.command as VmCommand),
+    epoch: opSeq,
+    opSeq,
+    operationId: newOperationId(),
+    snapshot: runs.snapshot,
+  });
+  blobs.before = () => {
+    throw new Error("the store is away");
+  };
+  const failed = await host.carryOut(again(4));
+  expect(failed).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } } });
+  expect(failed.snapshot).toBeUndefined();
+  blobs.before = () => {};
+  expect(await host.carryOut(again(5))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+});

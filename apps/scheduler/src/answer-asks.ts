@@ -89,8 +89,8 @@ function whyFrozen(facts: RunFacts | undefined, { hostId, sandboxId, epoch }: Th
   const { sandbox, isLeased, incarnation } = facts;
   if (!isLeased) return `host ${hostId} has no lease`;
   if (isTombstoned(sandbox.state)) return "the sandbox was deleted";
-  if (sandbox.hostId !== hostId || sandbox.epoch !== epoch) return `its run is number ${sandbox.epoch} on host ${sandbox.hostId}`;
   if (incarnation?.cause === "host_lost") return `run ${epoch} was given up for lost, and the sandbox goes on elsewhere`;
+  if (sandbox.hostId !== hostId || sandbox.epoch !== epoch) return `its run is number ${sandbox.epoch} on host ${sandbox.hostId}`;
   return RESTING.has(sandbox.state) ? `the sandbox is ${sandbox.state}` : undefined;
 }
 

@@ -130,7 +130,8 @@ async function assign(
     if (placed !== undefined)
       await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId, onHostLoss: sandbox.onHostLoss });
     const { hostId, sourceUrl } = assignment;
-    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot, sourceUrl });
+    const brought = placed === undefined ? undefined : snapshot;
+    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot: brought, sourceUrl });
     const moved = await moveSandbox(tx, {
       sandbox,
       to,
@@ -170,7 +171,7 @@ async function isSeparate(tx: Tx, sandbox: SandboxRow, hostId: string): Promise<
   return !(await listHostsOfKey(tx, sandbox, sandbox.id)).includes(hostId);
 }
 
-/** Pause and stop happen where the sandbox is; the others are placed, and so is a stop of what the store alone holds. */
+/** Pause and stop happen where the sandbox is; the others are placed, and so is a stop of what the store alone can give: its host is gone, or it is on none. */
 async function choose(
   deps: Deps,
   operation: OperationRow,
@@ -181,8 +182,9 @@ async function choose(
   // An unsynced snapshot has to run once more to save its files, so it needs its memory back.
   const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
   const isSaved = kind === "pause" || kind === "stop";
-  if (isSaved && sandbox.hostId !== null) return { hostId: sandbox.hostId, holdsMemory: needsMemory };
-  const origin = await deps.placer.find(sandbox.hostId);
+  const origin = kind === "pause" ? undefined : await deps.placer.find(sandbox.hostId);
+  const isStopElsewhere = kind === "stop" && origin === undefined && snapshot !== undefined && snapshot.storeKey !== null;
+  if (isSaved && sandbox.hostId !== null && !isStopElsewhere) return { hostId: sandbox.hostId, holdsMemory: needsMemory };
   const request =
     kind === "create"
       ? await requestToCreate(deps.db, sandbox, sandbox.id)

@@ -8,6 +8,7 @@ interface Assigned {
   hostId: string;
   epoch: number;
   opSeq: number;
+  /** What is to be there first. */
   snapshot?: SnapshotRow | undefined;
   sourceUrl?: string | undefined;
 }
@@ -17,8 +18,7 @@ export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigne
   if (operation.traceId !== null) command.traceId = operation.traceId;
   if (operation.onlyIfIdleForMs !== null) command.onlyIfIdleForMs = operation.onlyIfIdleForMs;
   if (operation.maxBytesPerSecond !== null) command.maxBytesPerSecond = operation.maxBytesPerSecond;
-  const isPlaced = operation.kind === "resume" || operation.kind === "start" || sandbox.hostId === null;
-  if (isPlaced && assigned.snapshot !== undefined) {
+  if (assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;
     const { sourceUrl } = assigned;
     command.snapshot = { generation, storeKey, manifestSha256, ...(sourceUrl === undefined ? {} : { sourceUrl }) };

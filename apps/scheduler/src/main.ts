@@ -34,7 +34,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });
-  // All of them look at the database, and none of them at anything else.
+  // All of them look at the database, and succeed only with it.
   const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
     ok: bus.isConnected() && hasDatabase(),

@@ -13,7 +13,7 @@ import {
   listExpiredOperations,
   listExpiredSandboxes,
   listIdleSandboxes,
-  listStrandedResumes,
+  listStranded,
   listUnreplicated,
   markLostHosts,
   moveOperation,
@@ -28,7 +28,7 @@ import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
 import { requestReplication } from "./release.ts";
-import { restoreLostRuns } from "./restore-lost-runs.ts";
+import { restoreAgain, restoreLostRuns } from "./restore-lost-runs.ts";
 
 /** Rows per round: a backlog is worked off in bounded steps. */
 const BATCH = 100;
@@ -72,27 +72,27 @@ const expireOperations: SchedulerReconciler = {
 };
 
 /**
- * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. A resume that has not committed there is ended, where another host can
- * do it: whoever asked need not wait for its deadline.
+ * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. What has not committed there is ended, where another host can do it:
+ * whoever asked need not wait for its deadline.
  */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
   everyMs: 500,
   async run(deps) {
-    const lost = await markLostHosts(deps.db);
+    const lost = await markLostHosts(deps.db, deps.hostTerms.leaseMs);
     for (const { id, leaseExpiresAt, lastBeatAt } of lost)
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless) await moveOperation(deps.db, id, "lose_contact");
-    const stranded = await listStrandedResumes(deps.db, BATCH);
+    const stranded = await listStranded(deps.db, BATCH);
     for (const operation of stranded) await expireOperation(deps, operation, strandedBecause(operation));
     return { lostHosts: lost.length, outcomeUnknown: contactless.length, stranded: stranded.length };
   },
 };
 
-const strandedBecause = ({ hostId }: OperationRow) => ({
+const strandedBecause = ({ hostId, kind }: OperationRow) => ({
   code: "HOST_LOST",
-  message: `Host ${hostId} was lost before it had resumed the sandbox, whose snapshot is safe: ask again, and another host resumes it.`,
+  message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and in the store: ask again, and another host does it.`,
 });
 
 /** What ran on lost hosts, and is to be restored. */
@@ -100,6 +100,13 @@ const restoreLost: SchedulerReconciler = {
   name: "restore-lost-runs",
   everyMs: 500,
   run: (deps) => restoreLostRuns(deps, BATCH),
+};
+
+/** What was to be restored and was not. */
+const restoreOwed: SchedulerReconciler = {
+  name: "restore-again",
+  everyMs: 1_000,
+  run: (deps) => restoreAgain(deps, BATCH),
 };
 
 /** Deletes sandboxes whose timeout ran out, through the same door as a user's delete. */
@@ -197,6 +204,7 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   expireOperations,
   noteLostContact,
   restoreLost,
+  restoreOwed,
   expireSandboxes,
   pauseIdle,
   collectOwedDeletions,

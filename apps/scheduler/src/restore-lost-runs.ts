@@ -5,22 +5,30 @@
  *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
  * RL2  The decision is one transaction, which the host cannot renew its lease beside: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
  * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's, which may come back.
+ * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner wants it to stand still.
+ * RL5  Once it is decided the sandbox is on no host, like one that was released: what it rests on is in the store. A host that comes back may hold a VM of it, and has no say any more.
  */
 import type { Cause } from "@torpor/contracts";
 import {
+  type AcceptRequest,
   acceptWithin,
   findOpenOperations,
+  findSnapshot,
   findStoredSnapshot,
   hasEventSince,
   holdLostHost,
   inTransaction,
   listLostRuns,
+  listOwedRestores,
   type LostRun,
   markIncarnationEnded,
   moveOperation,
   moveSandbox,
+  oweRestore,
   returnToSnapshot,
+  type SandboxRow,
   type SnapshotRow,
+  takeOwedRestore,
 } from "@torpor/db";
 import { transitionSandbox } from "@torpor/state-machine";
 import { beginOperation } from "./begin-operation.ts";
@@ -83,21 +91,17 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
       sandbox,
       to: transition.to,
       fact: "host_lost",
-      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null },
+      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null, hostId: null },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause,
     });
     if (moved.kind !== "moved" || !(await holdLostHost(tx, host.id, deps.hostTerms.lossMarginMs))) return rollback(null);
     await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, "host_lost");
     await returnToSnapshot(tx, sandbox.id, snapshot.generation);
-    const requester = {
-      organizationId: sandbox.organizationId,
-      requestedBy: "system:host-loss",
-      deadlineMs: RESTORE_DEADLINE_MS,
-    };
-    const accepted = await acceptWithin(tx, sandbox.id, "resume", requester);
+    const accepted = await acceptWithin(tx, sandbox.id, "resume", requesterFor(sandbox));
     // What its owner has asked for meanwhile, and waits, goes before.
     if (accepted.kind !== "accepted") return { outboxIds: moved.outboxIds };
+    await oweRestore(tx, sandbox.id, sandbox.epoch);
     return { outboxIds: [...moved.outboxIds, ...accepted.outboxIds], operationId: accepted.operation.id };
   });
   if (done === null) return false;
@@ -106,6 +110,34 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
   if (done.operationId !== undefined) await beginOperation(deps, done.operationId);
   return true;
 }
+
+/** Resumes those whose restore has come to nothing: the second host was lost as well, or the store was away. */
+export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
+  const owed = await listOwedRestores(deps.db, limit);
+  let begun = 0;
+  for (const { sandbox, epoch } of owed) {
+    const snapshot = await findSnapshot(deps.db, sandbox.id);
+    const origin = await deps.placer.find(sandbox.hostId);
+    const request = await requestToReturn(deps.db, { kind: "resume", sandbox, snapshot, origin });
+    if ((await deps.placer.whyNowhere(request)) !== undefined) continue;
+    const accepted = await inTransaction<AcceptRequest, null>(deps.db, async (tx, rollback) => {
+      const resume = await acceptWithin(tx, sandbox.id, "resume", requesterFor(sandbox));
+      return (await takeOwedRestore(tx, sandbox.id, epoch)) ? resume : rollback(null);
+    });
+    if (accepted?.kind !== "accepted") continue;
+    deps.log.warn({ sandboxId: sandbox.id, epoch }, "a lost run is restored once more");
+    await deps.publishCommitted(accepted.outboxIds);
+    await beginOperation(deps, accepted.operation.id);
+    begun += 1;
+  }
+  return { owed: owed.length, begun };
+}
+
+const requesterFor = ({ organizationId }: SandboxRow) => ({
+  organizationId,
+  requestedBy: "system:host-loss",
+  deadlineMs: RESTORE_DEADLINE_MS,
+});
 
 function lossOf(hostId: string, { createdAt, generation }: SnapshotRow): Cause {
   const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);

@@ -3,7 +3,8 @@
  *
  * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes nothing, however often it comes (S28).
  * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
- * SO3  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
+ * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say that it brought the sandbox to run, nor of one that failed that it got what it was for.
+ * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
  */
 import { type Cause, compareObservations, type Observation, type ObservedState, type SnapshotFacts } from "@torpor/contracts";
 import {
@@ -80,9 +81,8 @@ async function reportUnknown(deps: Deps, seen: Observation): Promise<Settled> {
 async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled | "lost_race"> {
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
   if (executing !== undefined && seen.operation !== undefined && seen.operation.id !== executing.id) return "stale";
-  const moved = executing !== undefined && movedBack(executing, seen);
-  const fact = moved ? BACK_TO[sandbox.settledState] : factOf(executing, seen);
-  if (fact === undefined) throw new Error(`sandbox ${sandbox.id} moved while it was ${sandbox.settledState}`);
+  const back = executing === undefined ? undefined : backTo(executing, sandbox, seen);
+  const fact = back ?? factOf(executing, seen);
   const transition = transitionSandbox(sandbox.state, fact);
   if (transition.kind === "refuse") {
     deps.log.error(
@@ -97,7 +97,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const error = causeOf(seen);
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
     const ended = await endOperation(tx, executing, to, seen, error);
-    if (!moved) await recordFacts(tx, sandbox, to, seen);
+    if (back === undefined) await recordFacts(tx, sandbox, to, seen);
     const move = await moveSandbox(tx, {
       sandbox,
       to,
@@ -108,7 +108,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
         appliedOpSeq: seen.opSeq,
         appliedRevision: seen.revision,
         condition: to === "running" ? (seen.condition ?? null) : null,
-        ...(moved ? { hostId: executing.originHostId } : {}),
+        ...(back === undefined ? {} : { hostId: executing?.originHostId ?? null }),
       },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause: error ?? seen.condition ?? seen.replicationFailed,
@@ -133,13 +133,15 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   return "applied";
 }
 
-/** Where a sandbox goes whose move came to nothing. */
-const BACK_TO: Partial<Record<SettledState, SandboxFact>> = { paused: "is_paused", stopped: "is_stopped" };
+const STOOD: Partial<Record<SettledState, SandboxFact>> = { paused: "is_paused", stopped: "is_stopped" };
 
-/** What was to bring the sandbox to another host did not commit: snapshot or disk are untouched where they were, on a host or in the store alone. */
-function movedBack(executing: OperationRow, seen: Observation): boolean {
-  const isMove = executing.kind !== "create" && executing.kind !== "delete" && executing.originHostId !== executing.hostId;
-  return isMove && executing.committedAt === null && seen.state !== "running";
+/**
+ * Where a sandbox goes that stood still, and whose operation came to nothing: uncommitted, so snapshot or disk are untouched where they were, on a host or in the store alone. After a move the
+ * new host's word for its state does not count, and of no host that it runs: the host may hold a VM of a run before.
+ */
+function backTo(executing: OperationRow, sandbox: SandboxRow, seen: Observation): SandboxFact | undefined {
+  if (executing.committedAt !== null) return undefined;
+  return executing.originHostId !== executing.hostId || seen.state === "running" ? STOOD[sandbox.settledState] : undefined;
 }
 
 function factOf(executing: OperationRow | undefined, seen: Observation): SandboxFact {
@@ -167,8 +169,9 @@ async function endOperation(
   error: Cause | undefined,
 ): Promise<OperationRow | undefined> {
   if (executing === undefined) return undefined;
-  const reached = to === OPERATION_TARGET[executing.kind];
-  const event: OperationEvent = reached ? "succeed" : seen.operation?.outcome === "cancelled" ? "cancel" : "fail";
+  const outcome = seen.operation?.outcome ?? "succeeded";
+  const reached = to === OPERATION_TARGET[executing.kind] && outcome === "succeeded";
+  const event: OperationEvent = reached ? "succeed" : outcome === "cancelled" ? "cancel" : "fail";
   const reason = error ?? { code: "OPERATION_FAILED", message: `The ${executing.kind} ended with the sandbox ${to}.` };
   return await moveOperation(tx, executing.id, event, {
     ...(reached ? {} : { error: reason }),

@@ -33,6 +33,7 @@ import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
+import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
@@ -88,7 +89,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);
   };
-  const answers = answerHosts(deps, bus, goOn);
+  hearBeats(deps, bus, goOn);
+  const answers = new Answers(() => answerHosts(deps, bus));
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,
@@ -120,9 +122,10 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus), signal, log };
-  reconcilers.set(relay.name, startReconciler(relay));
-  const silent = aborted(signal).then(() => Promise.all(answers.map((stop) => stop())));
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus) };
+  const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
+  for (const loop of [relay, note]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
+  const silent = aborted(signal).then(() => answers.end());
   return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
@@ -131,11 +134,11 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 /** Returns how each kind of answer is ended. */
-function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): (() => Promise<void>)[] {
+function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { log } = deps;
   const asker = (subject: string) => hostIdOf(subject) ?? "";
   const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
-  const answers = [
+  return [
     answer(bus, {
       pattern: patterns.asks("register"),
       queue: QUEUE,
@@ -179,6 +182,10 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
       log,
     }),
   ];
+}
+
+function hearBeats(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+  const { log } = deps;
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,
@@ -196,7 +203,6 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
     },
     log,
   });
-  return answers;
 }
 
 function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {

@@ -39,6 +39,13 @@ async function runs(
   return await scheduler.sandbox(id);
 }
 
+const reconcile = async (name: string) => await RECONCILERS.find((one) => one.name === name)?.run(scheduler.deps);
+/** The newest command of that kind about the sandbox. */
+const told = async (sandboxId: string, kind: string) => {
+  const command = (await scheduler.commands({ sandboxId, kind })).at(-1);
+  if (command === undefined) throw new Error(`no host was told to ${kind} ${sandboxId}`);
+  return command;
+};
 const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
 const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
 const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
@@ -130,7 +137,7 @@ describe("a run that is to be restored", () => {
     const operation = await scheduler.begin(id, verb);
     if (committed) await scheduler.commit(operation.id);
     await scheduler.lose("host-1");
-    if (committed) await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    if (committed) await reconcile("note-lost-contact");
     expect((await scheduler.operation(operation.id)).status).toBe(committed ? "outcome_unknown" : "executing");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
@@ -154,19 +161,111 @@ describe("a run that is to be restored", () => {
     expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ generation: 2, manifestSha256, hostId: "host-2" });
   });
 
-  test("a restore that fails leaves it paused, and a user can ask for the same again", async () => {
+  test("a restore that fails leaves it paused, and is tried again, less and less often, until it runs", async () => {
     const { id } = await runs();
     await scheduler.lose("host-1");
     await restoreAll();
-    const [resume] = (await scheduler.commands({ sandboxId: id, kind: "resume" })).slice(-1);
-    const error = { code: "HOST_ERROR", message: "The store does not answer." };
-    const outcome = { operation: { id: resume?.operationId ?? "", outcome: "failed" as const, error } };
-    expect(await scheduler.settle(await scheduler.seenOf(resume?.operationId ?? "", { state: "failed", ...outcome }))).toBe("applied");
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", holdsMemory: false });
+    expect(await reconcile("restore-again"), "it is under way").toEqual({ owed: 0, begun: 0 });
+    const failing = async () => {
+      const { operationId } = await told(id, "resume");
+      const outcome = { operation: { id: operationId, outcome: "failed" as const, error: AWAY } };
+      expect(await scheduler.settle(await scheduler.seenOf(operationId, { state: "failed", ...outcome }))).toBe("applied");
+      expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+    };
+    await failing();
     expect(await thaw({ id }, "host-1", 2)).toMatchObject({ granted: false });
-    expect(await scheduler.begin(id, "resume")).toMatchObject({ status: "executing", hostId: "host-2", epoch: 4 });
+    const rounds = await Promise.all([reconcile("restore-again"), reconcile("restore-again")]);
+    expect(rounds.map((round) => round?.["begun"] ?? 0).toSorted(), "once, whoever looks").toEqual([0, 1]);
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 4 });
+    await failing();
+    expect(await reconcile("restore-again"), "not at once").toEqual({ owed: 0, begun: 0 });
+    await scheduler.database.sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
+    expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
+    const resume = await told(id, "resume");
+    expect(await scheduler.operation(resume.operationId)).toMatchObject({ requestedBy: "system:host-loss" });
+    await scheduler.carryOut(resume.operationId, { state: "running" });
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
+    await scheduler.database.sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
+    expect(await reconcile("restore-again"), "it ran: what was owed is done").toEqual({ owed: 0, begun: 0 });
     await capacityIsRight();
   });
+
+  test("is restored on a third host when the second is lost before it has begun", async () => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    await scheduler.lose("host-2");
+    await reconcile("note-lost-contact");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+    expect(await reconcile("restore-again"), "no host has room").toEqual({ owed: 1, begun: 0 });
+    await scheduler.join("host-3", FENCED);
+    expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
+    await scheduler.carryOut((await told(id, "resume")).operationId, { state: "running" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-3" });
+  });
+
+  test.each(["pause", "stop"] as const)("is restored no more when its owner asks for a %s meanwhile", async (verb) => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    await scheduler.lose("host-2");
+    await reconcile("note-lost-contact");
+    const asked = await scheduler.ask(id, verb);
+    expect(asked.kind).toBe(verb === "pause" ? "satisfied" : "accepted");
+    await scheduler.join("host-3", FENCED);
+    expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
+  });
+});
+
+const AWAY = { code: "SNAPSHOT_UNAVAILABLE", message: "The store does not answer." };
+
+describe("a run that was given up", () => {
+  test("is on no host: a stop that waited behind its pause is carried out elsewhere, and the host that comes back has no say", async () => {
+    const { id } = await runs();
+    const pause = await scheduler.begin(id, "pause");
+    await scheduler.commit(pause.id);
+    await scheduler.ask(id, "stop");
+    await scheduler.lose("host-1");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+    await scheduler.join("host-1", FENCED);
+    const frozen = { state: "running", operation: { id: pause.id, outcome: "failed", error: { code: "VM_FROZEN", message: "" } } } as const;
+    expect(await scheduler.settle(await scheduler.seenOf(pause.id, frozen))).toBe("foreign");
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-1'`;
+    await reconcile("drive-waiting");
+    const stop = await told(id, "stop");
+    expect(stop).toMatchObject({ hostId: "host-2", epoch: 3, snapshot: { generation: 1, storeKey: "stored-1" } });
+    await scheduler.carryOut(stop.operationId, { state: "stopped" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "host-2" });
+    await capacityIsRight();
+  });
+
+  test("does not run because a host says so that still holds its VM: a resume there that came to nothing has failed, and the sandbox is paused", async () => {
+    const { id } = await runs();
+    await scheduler.lose("host-1");
+    await restoreAll();
+    const first = (await told(id, "resume")).operationId;
+    const failed = (operationId: string) => ({ operation: { id: operationId, outcome: "failed" as const, error: AWAY } });
+    await scheduler.settle(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
+    await scheduler.join("host-1", FENCED);
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
+    const again = await scheduler.begin(id, "resume");
+    expect(again).toMatchObject({ hostId: "host-1", epoch: 4 });
+    expect(await scheduler.settle(await scheduler.seenOf(again.id, { state: "running", ...failed(again.id) }))).toBe("applied");
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+    expect(await scheduler.operation(again.id)).toMatchObject({ status: "failed", error: AWAY });
+    await capacityIsRight();
+  });
+});
+
+test("a resume that failed has not succeeded, even where the sandbox runs", async () => {
+  await scheduler.join("host-1");
+  const { id } = await scheduler.paused();
+  const resume = await scheduler.begin(id, "resume");
+  const error = { code: "HOST_ERROR", message: "The guest agent did not answer." };
+  await scheduler.carryOut(resume.id, { state: "running", operation: { id: resume.id, outcome: "failed", error } });
+  expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-1" });
+  expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error });
 });
 
 describe("a host that comes back", () => {
@@ -175,7 +274,10 @@ describe("a host that comes back", () => {
     await scheduler.lose("host-1");
     await restoreAll();
     await scheduler.join("host-1", FENCED);
-    expect(await thaw(sandbox, "host-1", 2)).toMatchObject({ granted: false, reason: "its run is number 3 on host host-2" });
+    expect(await thaw(sandbox, "host-1", 2)).toMatchObject({
+      granted: false,
+      reason: "run 2 was given up for lost, and the sandbox goes on elsewhere",
+    });
     const copy = anObservation({ hostId: "host-1", sandboxId: sandbox.id, state: "running", epoch: 2, opSeq: 3, revision: 99 });
     const discards = () => scheduler.commands({ sandboxId: sandbox.id, kind: "discard" });
     expect(await scheduler.settle(copy)).toBe("foreign");
@@ -229,10 +331,53 @@ describe("a paused sandbox whose origin is lost", () => {
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: "host-1" });
     await scheduler.lose("host-1");
-    await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    await reconcile("note-lost-contact");
     expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "host-2", epoch: 3 });
     expect(await scheduler.commit(resume.id)).toBe(false);
+  });
+});
+
+describe("what a lost host was to do with a sandbox that the store has", () => {
+  /** Stopped on host-1, with its disk in the store. */
+  async function stopped(): Promise<string> {
+    const { id } = await scheduler.running();
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
+    const { epoch, opSeq } = await scheduler.sandbox(id);
+    const copy = { ...SNAPSHOT, storeKey: "disk-1" };
+    await scheduler.settle(
+      anObservation({ hostId: "host-1", sandboxId: id, state: "stopped", epoch, opSeq, revision: 99, snapshot: copy }),
+    );
+    return id;
+  }
+
+  test.each(["stop", "start"] as const)("a %s that it has not committed is ended, and the next one goes elsewhere", async (verb) => {
+    await scheduler.join("host-1");
+    const id = verb === "stop" ? (await scheduler.paused("stored-1")).id : await stopped();
+    await scheduler.join("host-2");
+    const bound = await scheduler.begin(id, verb);
+    expect(bound).toMatchObject({ status: "executing", hostId: "host-1" });
+    await scheduler.lose("host-1");
+    await reconcile("note-lost-contact");
+    expect(await scheduler.operation(bound.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: verb === "stop" ? "paused" : "stopped", hostId: "host-1" });
+    const next = await scheduler.begin(id, verb);
+    expect(next).toMatchObject({ status: "executing", hostId: "host-2" });
+    expect(await scheduler.command(next.id)).toMatchObject({ snapshot: { generation: 1 } });
+    await scheduler.carryOut(next.id, { state: verb === "stop" ? "stopped" : "running" });
+    expect(await scheduler.operation(next.id)).toMatchObject({ status: "succeeded" });
+    await capacityIsRight();
+  });
+
+  test.each(["committed", "stored nowhere"])("a stop that is %s is left to it", async (how) => {
+    await scheduler.join("host-1");
+    const { id } = await scheduler.paused(how === "committed" ? "stored-1" : null);
+    await scheduler.join("host-2");
+    const stop = await scheduler.begin(id, "stop");
+    if (how === "committed") await scheduler.commit(stop.id);
+    await scheduler.lose("host-1");
+    await reconcile("note-lost-contact");
+    expect((await scheduler.operation(stop.id)).status).toBe(how === "committed" ? "outcome_unknown" : "executing");
   });
 });
 

@@ -1,6 +1,6 @@
 /** Two schedulers over one Postgres and one nats-server, and hosts that a test speaks for: what happens when messages are lost, hosts fall silent, and both schedulers want the same. */
 import { acceptRequest, findOperation, findSandbox, listEvents, markPublished } from "@torpor/db";
-import { aRequester, until } from "@torpor/testkit";
+import { aRequester, leasesCouldBeRenewed, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ControlPlane } from "./support/control-plane.ts";
 import { SNAPSHOT } from "./support/decisions.ts";
@@ -29,10 +29,11 @@ async function running(given: Parameters<ControlPlane["create"]>[0] = {}): Promi
   return sandboxId;
 }
 
-/** The host has lost contact, as the database sees it: its lease ran out. */
+/** The host has lost contact, as the database sees it: its lease ran out, while others could have renewed theirs. */
 async function lose(): Promise<void> {
   host.goSilent();
   await until("it is lost", async () => {
+    await leasesCouldBeRenewed(plane.database);
     await plane.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'host-1' AND state <> 'lost'`;
     return (await plane.database.sql`SELECT 1 FROM hosts WHERE id = 'host-1' AND state = 'lost'`).length > 0;
   });

@@ -18,6 +18,8 @@ export interface Bus {
   /** Made on first use: a host has no permission for it and never asks. */
   manager(): Promise<JetStreamManager>;
   isConnected(): boolean;
+  /** Whether the server answers now, which `isConnected` believes for up to 15 s after a network was cut. */
+  answers(limitMs: number): Promise<boolean>;
   /** Finishes what is under way, at most 3 s, and closes. */
   close(): Promise<void>;
 }
@@ -47,11 +49,24 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
       if (status.type === "reconnect") connected = true;
     }
   })();
+  const isConnected = () => connected && !connection.isClosed();
   return {
     connection,
     jetstream: jetstream(connection, { timeout: REQUEST_LIMIT_MS }),
     manager: () => (manager ??= jetstreamManager(connection, { timeout: REQUEST_LIMIT_MS, checkAPI: false })),
-    isConnected: () => connected && !connection.isClosed(),
+    isConnected,
+    answers: async (limitMs) => {
+      if (!isConnected()) return false;
+      const answer = connection.flush().then(
+        () => true,
+        () => false,
+      );
+      let timer: NodeJS.Timeout | undefined;
+      const silence = new Promise<false>((resolve) => {
+        timer = setTimeout(() => resolve(false), limitMs);
+      });
+      return await Promise.race([answer, silence]).finally(() => clearTimeout(timer));
+    },
     close: async () => {
       const limit = new Promise<void>((resolve) => setTimeout(resolve, 3_000).unref());
       await Promise.race([connection.drain().catch(() => {}), limit]);

@@ -12,6 +12,7 @@ export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";
+export { noteAnswering } from "./queries/lease-service.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";
 export * from "./queries/outbox.ts";

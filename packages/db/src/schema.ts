@@ -110,6 +110,19 @@ export const hosts = pgTable(
   ],
 );
 
+/** Since when hosts have been able to renew their leases. One row (queries/lease-service.ts). */
+export const leaseService = pgTable(
+  "lease_service",
+  {
+    id: integer("id").primaryKey(),
+    /** Of the time without a gap that lasts until `answered_at`. */
+    answeringSince: at("answering_since").notNull(),
+    /** When a scheduler last had both the bus and the database. */
+    answeredAt: at("answered_at").notNull(),
+  },
+  (service) => [check("lease_service_one_row", sql`${service.id} = 1`)],
+);
+
 /** What happened to hosts, oldest first by id: every move, and what was found on them. */
 export const hostEvents = pgTable(
   "host_events",
@@ -407,9 +420,14 @@ export const incarnations = pgTable(
     startedAt: at("started_at"),
     endedAt: at("ended_at"),
     cause: text("cause"),
+    /** Of one that was given up for lost: when its sandbox, which has run no more since, is next resumed; null: it is owed that no more. */
+    restoreDueAt: at("restore_due_at"),
   },
   (incarnation) => [
     primaryKey({ columns: [incarnation.sandboxId, incarnation.epoch] }),
+    index("incarnations_restore_due")
+      .on(incarnation.restoreDueAt)
+      .where(sql`restore_due_at IS NOT NULL`),
     check("incarnations_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
   ],
 );

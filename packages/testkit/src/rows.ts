@@ -61,6 +61,14 @@ export function aHost(hostId: string, given: Partial<RegisterRequest> = {}): Reg
   };
 }
 
+/** Schedulers have answered hosts for so long, until now: who has not renewed its lease meanwhile is lost. */
+export async function leasesCouldBeRenewed({ sql }: Pick<TestDatabase, "sql">, forMs = 3_600_000): Promise<void> {
+  const since = sql`now() - ${`${forMs} milliseconds`}::interval`;
+  await sql`
+    INSERT INTO lease_service (id, answering_since, answered_at) VALUES (1, ${since}, now())
+    ON CONFLICT (id) DO UPDATE SET answering_since = ${since}, answered_at = now()`;
+}
+
 export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>): Observation {
   return { type: "observation", version: 1, epoch: 1, opSeq: 1, revision: 1, observedAt: new Date().toISOString(), ...given };
 }

@@ -55,8 +55,15 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
           `The snapshot could not be brought to this host, and is untouched where it is: ${messageOf(error)}`,
           false,
         ];
-    return { state: journal.from, failed: { code, message }, ...(cancelled ? { cancelled } : {}) } as Outcome;
+    return { state: withoutIt(step), failed: { code, message }, ...(cancelled ? { cancelled } : {}) } as Outcome;
   }
+}
+
+/** What this host held before, and still holds. A VM of a run that has been given up is none of the sandbox's: the sandbox stands still, and nothing of it is here. */
+function withoutIt({ journal, record }: Step): Outcome["state"] {
+  if (journal.from !== "running") return journal.from;
+  delete record.snapshot;
+  return journal.command.kind === "start" ? "stopped" : "paused";
 }
 
 async function install(step: Step, incoming: string, text: string, origin: VmRecord): Promise<void> {

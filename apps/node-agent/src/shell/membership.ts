@@ -37,13 +37,16 @@ export async function keepLease(
   signal: AbortSignal,
   log: Logger,
 ): Promise<void> {
+  let timeoutMs = ASK_LIMIT_MS;
   while (!signal.aborted) {
     const isAlive = await fence.look();
     const askedAtBootMs = bootMs();
     const facts = { hostId: request.hostId, fence: { isAlive } };
     const question = membership.isRegistered ? ({ type: "lease", version: 1, ...facts } as const) : { ...request, ...facts };
-    const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs: ASK_LIMIT_MS, decode: decodeLease });
+    const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs, decode: decodeLease });
     if (reply.kind === "answer" && reply.value.granted) {
+      // So that a question that gets no answer leaves time for others.
+      timeoutMs = Math.min(ASK_LIMIT_MS, reply.value.leaseMs / 4);
       if (!membership.isRegistered) log.info({ leaseMs: reply.value.leaseMs }, "registered");
       membership.isRegistered = true;
       await fence

@@ -17,6 +17,7 @@ import {
   anObservation,
   aRequester,
   aSandbox,
+  leasesCouldBeRenewed,
   openTestDatabase,
   type PostgresServer,
   silentLog,
@@ -62,7 +63,8 @@ export class Decisions implements AsyncDisposable {
   /** The host falls silent: its lease ended so long ago, and everybody knows. */
   async lose(hostId: string, agoMs = 60_000): Promise<void> {
     await this.database.sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
-    await markLostHosts(this.database.db);
+    await leasesCouldBeRenewed(this.database);
+    await markLostHosts(this.database.db, HOST_TERMS.leaseMs);
   }
 
   async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {

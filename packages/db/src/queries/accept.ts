@@ -10,6 +10,7 @@ import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes, sandboxEvents } from "../schema.ts";
 import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
 import { DRAINER, keepPaused } from "./drains.ts";
+import { forgetRestore } from "./host-loss.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
 import { findOpenOperations, joinOperation, moveOperation, type OperationRow, requestCancel } from "./operations.ts";
 
@@ -169,6 +170,7 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
   const isUnconditional = requester.onlyIfIdleForMs === undefined;
   // Whether it joins, is there already or is new: from now on it is paused because somebody wants it to be.
   if (request === "pause" && admission.kind !== "gone" && isUnconditional) await keepPaused(tx, sandbox.id);
+  if ((request === "pause" || request === "stop") && admission.kind !== "gone" && isUnconditional) await forgetRestore(tx, sandbox.id);
   if ("supersedes" in admission && admission.supersedes !== undefined) {
     const error = { code: "OPERATION_SUPERSEDED", message: `The operation was replaced by a later ${request} before it began.` };
     await moveOperation(tx, admission.supersedes, "supersede", { error });

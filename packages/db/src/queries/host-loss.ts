@@ -1,5 +1,5 @@
 /** Runs that were lost with their host, and what they can be restored from. Times are the database's: a host counts its lease from before it asked, so its own ends no later. */
-import { and, desc, eq, gt, inArray, isNotNull, isNull, sql } from "drizzle-orm";
+import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
@@ -69,6 +69,53 @@ export async function returnToSnapshot(tx: Tx, sandboxId: string, generation: nu
     .update(snapshots)
     .set({ droppedAt: null })
     .where(and(eq(snapshots.sandboxId, sandboxId), eq(snapshots.generation, generation)));
+}
+
+/** Its sandbox is owed a resume, until it runs again or its owner wants something else. */
+export async function oweRestore(tx: Tx, sandboxId: string, epoch: number): Promise<void> {
+  await tx
+    .update(incarnations)
+    .set({ restoreDueAt: sql`now()` })
+    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
+}
+
+/** Its owner wants it to stand still. */
+export async function forgetRestore(tx: Tx, sandboxId: string): Promise<void> {
+  await tx
+    .update(incarnations)
+    .set({ restoreDueAt: null })
+    .where(and(eq(incarnations.sandboxId, sandboxId), isNotNull(incarnations.restoreDueAt)));
+}
+
+const isDue = lt(incarnations.restoreDueAt, sql`now()`);
+
+/** Sandboxes that stand paused since a run of theirs was given up for lost, with nothing in flight, and are to be resumed. In no order, as `listLostRuns`. */
+export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox: SandboxRow; epoch: number }[]> {
+  return await db
+    .select({ sandbox: sandboxes, epoch: incarnations.epoch })
+    .from(incarnations)
+    .innerJoin(sandboxes, eq(sandboxes.id, incarnations.sandboxId))
+    .where(
+      and(
+        isDue,
+        eq(sandboxes.state, "paused"),
+        sql`NOT EXISTS (SELECT 1 FROM operations WHERE operations.sandbox_id = ${sandboxes.id} AND operations.ended_at IS NULL)`,
+        sql`NOT EXISTS (SELECT 1 FROM incarnations later WHERE later.sandbox_id = ${sandboxes.id} AND later.epoch > ${incarnations.epoch} AND later.started_at IS NOT NULL)`,
+      ),
+    )
+    .orderBy(sql`random()`)
+    .limit(limit);
+}
+
+/** It is tried now, and again after as long as it has been owed, 5 s to 5 min. False: it is owed no more, or another scheduler is trying. Call it with the sandbox's row locked. */
+export async function takeOwedRestore(tx: Tx, sandboxId: string, epoch: number): Promise<boolean> {
+  const wait = sql`least(greatest(now() - ${incarnations.endedAt}, interval '5 seconds'), interval '5 minutes')`;
+  const rows = await tx
+    .update(incarnations)
+    .set({ restoreDueAt: sql`now() + ${wait}` })
+    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch), isDue))
+    .returning({ epoch: incarnations.epoch });
+  return rows.length === 1;
 }
 
 /** Whether the sandbox has an event of that name since then. */

@@ -6,6 +6,7 @@ import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
 import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
 import { countHeld, giveUpDrain } from "./drains.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
+import { couldBeRenewed } from "./lease-service.ts";
 
 export type TemplateRow = typeof templates.$inferSelect;
 
@@ -110,13 +111,13 @@ export async function recordBeat(db: Tx, hostId: string, load: Record<string, nu
     .where(eq(hosts.id, hostId));
 }
 
-/** Hosts whose lease ran out become `lost`. Returns them, as they were before. */
-export async function markLostHosts(db: Database): Promise<HostRow[]> {
+/** Hosts whose lease ran out become `lost`, but for a lease that nobody could have renewed. Returns them, as they were before. */
+export async function markLostHosts(db: Database, leaseMs: number): Promise<HostRow[]> {
   return await db.transaction(async (tx) => {
     const silent = await tx
       .select()
       .from(hosts)
-      .where(and(inArray(hosts.state, [...LEASED_STATES]), lt(hosts.leaseExpiresAt, sql`now()`)))
+      .where(and(inArray(hosts.state, [...LEASED_STATES]), lt(hosts.leaseExpiresAt, sql`now()`), couldBeRenewed(leaseMs)))
       .for("update", { skipLocked: true });
     for (const host of silent) {
       const beat =

@@ -184,8 +184,8 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
   return rows.map((row) => row.operation);
 }
 
-/** Uncommitted resumes that a lost host was told to carry out, of snapshots that are in the store: another host can do it. */
-export async function listStrandedResumes(db: Tx, limit: number): Promise<OperationRow[]> {
+/** What a lost host was told to do and has not committed, with sandboxes that stood still and are in the store: another host can do it. */
+export async function listStranded(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
     .select({ operation: operations })
     .from(operations)
@@ -193,7 +193,7 @@ export async function listStrandedResumes(db: Tx, limit: number): Promise<Operat
     .where(
       and(
         eq(operations.status, "executing"),
-        eq(operations.kind, "resume"),
+        inArray(operations.kind, ["resume", "stop", "start"]),
         isNull(operations.committedAt),
         onLostHost,
         sql`EXISTS (SELECT 1 FROM snapshots WHERE snapshots.sandbox_id = ${sandboxes.id} AND dropped_at IS NULL AND store_key IS NOT NULL)`,

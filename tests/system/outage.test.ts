@@ -1,0 +1,152 @@
+/**
+ * The control plane itself is away for longer than lease and margin, with real processes and simulated VMs: Postgres, NATS, every scheduler. Hosts are silent then because nobody hears them, so
+ * none is lost and no sandbox goes back to its snapshot; but one that died meanwhile is seen.
+ */
+import { setTimeout as sleep } from "node:timers/promises";
+import { listVmProcesses } from "@torpor/fleet";
+import { signalProcess } from "@torpor/service";
+import { relay, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { insist } from "./support/insist.ts";
+
+const HOSTS = 3;
+const SANDBOXES = 5;
+const LEASE_MS = 4_000;
+const MARGIN_MS = 1_000;
+const OUTAGE_MS = LEASE_MS + MARGIN_MS + 1_000;
+/** So long that a host that is taken for lost would be, and its sandboxes restored. */
+const AFTER_MS = LEASE_MS + MARGIN_MS + 1_000;
+const LIMIT_MS = 90_000;
+
+type Body = Record<string, unknown>;
+
+let fleet: TestFleet;
+let auditor: VmmAuditor;
+let sandboxes: Body[];
+beforeAll(async () => {
+  const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
+  fleet = await startTestFleet({ hosts: HOSTS, schedulers: 2, schedulerEnv });
+  auditor = VmmAuditor.over(fleet.fleet.dir);
+  await until("all hosts are ready, with fences", async () => (await hosts()).filter(isWell).length === HOSTS, LIMIT_MS);
+  sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, runsOnAfterPause));
+});
+afterAll(async () => {
+  await auditor[Symbol.asyncDispose]();
+  await fleet[Symbol.asyncDispose]();
+});
+
+const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
+async function call(method: string, path: string, body?: unknown): Promise<Body> {
+  const answer = await insist(() => fleet.call(method, path, body === undefined ? {} : { body }), LIMIT_MS);
+  expect(answer.status, `${method} ${path}: ${JSON.stringify(answer.body)}`).toBeLessThan(300);
+  return answer.body;
+}
+interface Host {
+  id: string;
+  state: string;
+  has_fence: boolean;
+}
+const hosts = async () => (await call("GET", "/v1/hosts"))["data"] as Host[];
+const isWell = (host: Host) => host.state === "ready" && host.has_fence;
+const factsOf = async (path: string) => ((await call("GET", `${path}/events`))["data"] as { fact: string }[]).map(({ fact }) => fact);
+const run = (sandbox: Body, code: string) => fleet.guest(sandbox, "/execute", { language: "python", code });
+
+/** Runs, with `y` from after its newest snapshot, which is stored. */
+async function runsOnAfterPause(): Promise<Body> {
+  const sandbox = await call("POST", "/v1/sandboxes", { template_name: "code-interpreter", on_host_loss: "restore" });
+  await call("POST", `${pathOf(sandbox)}/pause?wait_for=replicated`);
+  await call("POST", `${pathOf(sandbox)}/resume`);
+  const written = await run(sandbox, "y = 43");
+  expect(written.status, JSON.stringify(written.body)).toBe(200);
+  return sandbox;
+}
+
+/** What runs there goes on from where it was, once its host has its lease again. */
+async function goesOn(sandbox: Body): Promise<void> {
+  const printed = await until(
+    `${String(sandbox["id"])} answers`,
+    async () => {
+      const answer = await run(sandbox, "print(y)").catch(() => undefined);
+      return answer?.status === 200 ? answer.body : undefined;
+    },
+    LIMIT_MS,
+  );
+  expect(printed).toMatchObject({ stdout: "43\n" });
+  expect(await factsOf(pathOf(sandbox))).not.toContain("host_lost");
+}
+
+async function away(names: string[], meanwhile: () => Promise<void> = async () => {}): Promise<void> {
+  await Promise.all(names.map((name) => fleet.fleet.kill(name)));
+  await meanwhile();
+  await sleep(OUTAGE_MS);
+  await Promise.all(names.map((name) => fleet.fleet.startComponent(name)));
+  await sleep(AFTER_MS);
+}
+
+test.each([["Postgres", ["postgres"]] as const, ["NATS", ["nats"]] as const, ["every scheduler", ["scheduler-1", "scheduler-2"]] as const])(
+  "S33, S39: %s is away for longer than a lease and the margin: no host is lost, and every sandbox goes on",
+  async (_, names) => {
+    await away([...names]);
+    for (const sandbox of sandboxes) await goesOn(sandbox);
+    for (const host of await hosts()) expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+  },
+);
+
+/** The scheduler, started anew with its way to `what` over a cable, which is then cut. Returns how it is as it was. */
+async function cutOff(name: string, what: "NATS_URL" | "DATABASE_URL"): Promise<() => Promise<void>> {
+  const component = fleet.fleet.component(name);
+  const direct = component.env[what] ?? "";
+  const { hostname: host, port } = new URL(direct);
+  const cable = await relay({ host, port: 0 }, { host, port: Number(port) });
+  component.env[what] = direct.replace(`${host}:${port}`, `${host}:${cable.port}`);
+  await fleet.fleet.restart(name);
+  cable.cut();
+  return async () => {
+    component.env[what] = direct;
+    await fleet.fleet.kill(name);
+    cable.close();
+    await fleet.fleet.startComponent(name);
+  };
+}
+
+test("a scheduler that has the database and no bus takes no host for lost, with another scheduler beside it or without", async () => {
+  const mend = await cutOff("scheduler-1", "NATS_URL");
+  await sleep(AFTER_MS);
+  await away(["scheduler-2"]);
+  await mend();
+  for (const sandbox of sandboxes) await goesOn(sandbox);
+});
+
+test("a scheduler that has the bus and no database keeps no question from the other", async () => {
+  const mend = await cutOff("scheduler-1", "DATABASE_URL");
+  await sleep(2 * AFTER_MS);
+  await mend();
+  for (const sandbox of sandboxes) await goesOn(sandbox);
+  for (const host of await hosts()) expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+});
+
+test("a host that dies in an outage is lost after it, and it alone: what it ran is restored, the rest goes on", async () => {
+  const placed = await Promise.all(
+    sandboxes.map(async (sandbox) => ({ sandbox, hostId: String((await call("GET", pathOf(sandbox)))["node_id"]) })),
+  );
+  const victim = placed[0]?.hostId ?? "";
+  await away(["postgres"], async () => {
+    await Promise.all([victim, `${victim}-fence`].map((name) => fleet.fleet.kill(name)));
+    for (const vmm of await listVmProcesses(fleet.fleet.dir)) if (vmm.hostId === victim) signalProcess(vmm, "SIGKILL");
+  });
+  for (const { sandbox, hostId } of placed) {
+    if (hostId !== victim) {
+      await goesOn(sandbox);
+      continue;
+    }
+    await until("it is restored", async () => (await factsOf(pathOf(sandbox))).includes("host_lost"), LIMIT_MS);
+    await until("it runs elsewhere", async () => (await call("GET", pathOf(sandbox)))["status"] === "running", LIMIT_MS);
+    const answer = await until("it answers", () => run(sandbox, "print(y)").catch(() => undefined), LIMIT_MS);
+    expect(String(answer.body["stderr"])).toContain("NameError");
+  }
+});
+
+test("all that while no sandbox ran twice at once", () => {
+  expect(auditor.looks).toBeGreaterThan(100);
+  expect(auditor.overlaps).toEqual([]);
+});
