@@ -18,7 +18,7 @@ import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/for
 import { peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
 import { sweep } from "../src/store/sweep.ts";
-import { allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+import { AgedLocks, allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
 
 const never = new AbortController().signal;
 let root: Awaited<ReturnType<typeof tempDir>>;
@@ -117,6 +117,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
     await put(snapshot);
     const steps = blobs.calls.length;
+    const indexStep = blobs.calls.findIndex(({ call, key }) => call === "put" && key.includes("/entries/")) + 1;
     const whole = [await keys("entries/"), await keys("chunks/")];
     for (let failing = 1; failing <= steps; failing += 1) {
       await store.remove(sandboxId, never);
@@ -132,7 +133,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
         (error: Error) => error.message,
       );
       expect([undefined, "made to fail"]).toContain(failed);
-      expect(await keys("entries/"), `step ${failing}`).toHaveLength(failed === undefined ? 1 : 0);
+      expect(await keys("entries/"), `step ${failing}`).toHaveLength(failing > indexStep ? 1 : 0);
       blobs.before = () => {};
       await put(snapshot);
       expect([await keys("entries/"), await keys("chunks/")], `step ${failing}`).toEqual(whole);
@@ -285,15 +286,57 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     test("takes nothing from what is being written, and a put waits for a sweep to end", async () => {
       // Old enough to go, but for the lock.
       await sleep(GRACE_MS + 1_000);
-      await blobs.put(writingLock(sandboxId, "3-abc"), Buffer.from("x"), never);
+      await blobs.put(writingLock(sandboxId, "3-abc", "writer"), Buffer.from("x"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 0, chunks: 0 });
       await isThere(first, firstKey);
-      await blobs.remove(writingLock(sandboxId, "3-abc"), never);
+      await blobs.remove(writingLock(sandboxId, "3-abc", "writer"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 1, chunks: 2 });
       await blobs.put(sweepingLock(sandboxId), Buffer.from("x"), never);
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3 });
       await expect(put(third)).rejects.toThrow(/being swept; try again/);
       expect(await keys("locks/")).toEqual([sweepingLock(sandboxId)]);
+    });
+
+    test.each([
+      ["before its index", "/chunks/"],
+      ["while it puts its index", "/entries/"],
+    ])("that took a put for dead, which stood still for long: the put says so %s, and its repeat is whole", async (_, at) => {
+      // Of the first one's it needs chunks that only the first one names.
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+      let sweeping: Promise<unknown> | undefined;
+      blobs.before = (call, key) => {
+        if (call !== "put" || !key.includes(at)) return;
+        const aged = new AgedLocks(blobs, 1_000_000);
+        sweeping ??= sweep(aged, {
+          graceMs: -60_000,
+          ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
+          signal: never,
+        });
+        return sweeping.then(() => {});
+      };
+      await expect(put(third)).rejects.toThrow(/was swept meanwhile; try again/);
+      expect(await keys("entries/")).toHaveLength(at === "/chunks/" ? 1 : 2);
+      expect(await keys("locks/")).toEqual([]);
+      blobs.forget();
+      await isThere(third, await put(third));
+      await isThere(second, secondKey);
+    });
+
+    test("takes nothing from two puts of one snapshot when the first of them ends", async () => {
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+      const begun: { other?: Promise<string>; sweep?: ReturnType<typeof swept> } = {};
+      blobs.before = (call, key) => {
+        // In the middle of the one put the other begins and ends; then a sweep comes.
+        if (call !== "put" || !key.includes("/chunks/") || begun.other !== undefined) return;
+        begun.other = put(third);
+        begun.sweep = begun.other.then(() => swept({ garbage: [firstKey ?? ""] }));
+        return begun.sweep.then(() => {});
+      };
+      const storeKey = await put(third);
+      expect(await begun.sweep).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await begun.other).toBe(storeKey);
+      await isThere(third, storeKey);
+      expect(await keys("locks/")).toEqual([]);
     });
 
     test("removes no chunk while an entry cannot be read", async () => {

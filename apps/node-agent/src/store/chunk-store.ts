@@ -1,7 +1,9 @@
 /** The snapshot store: entries of chunks (format.ts) over blobs, wherever those are. */
+import { randomBytes } from "node:crypto";
 import { type Blobs, removeBelow } from "./blobs.ts";
 import type { SnapshotSource } from "./fetch.ts";
 import {
+  aliveLock,
   CHUNK_BYTES,
   chunkKey,
   chunksBelow,
@@ -26,6 +28,12 @@ export interface PutOptions {
   onProgress?: ((progress: CopyProgress) => void) | undefined;
 }
 
+interface Writing {
+  /** Throws when something of the sandbox may have been swept since. */
+  assertKept: () => Promise<void>;
+  end: () => Promise<void>;
+}
+
 /** A sweep that is older has died; a put says again and again that it goes on (sweep.ts). */
 const SWEEP_STALE_MS = 900_000;
 const WRITING_EVERY_MS = 300_000;
@@ -44,7 +52,7 @@ export class ChunkStore {
   async put(copy: SnapshotCopy, options: PutOptions): Promise<string> {
     const { sandboxId } = copy;
     const entry = entryName(copy.generation, sha256Hex(copy.manifest));
-    const unlock = await this.startWriting(sandboxId, entry, options.signal);
+    const { assertKept, end } = await this.startWriting(sandboxId, entry, options.signal);
     try {
       const stored = await this.storedChunks(sandboxId, options.signal);
       const index = await indexOf(copy, this.chunkBytes, {
@@ -60,10 +68,13 @@ export class ChunkStore {
         },
       });
       const storeKey = storeKeyOf(sandboxId, entry);
+      // Before: an index whose chunks may be gone is not even put. After: it counts only if no sweep missed it.
+      await assertKept();
       await this.blobs.put(entryKey(storeKey), encodeIndex(index), options.signal);
+      await assertKept();
       return storeKey;
     } finally {
-      await unlock();
+      await end();
     }
   }
 
@@ -101,31 +112,39 @@ export class ChunkStore {
     return stored;
   }
 
-  /** From here on nothing of the sandbox is swept, until the returned function is called. Throws while a sweep goes on. */
-  private async startWriting(sandboxId: string, entry: string, signal: AbortSignal): Promise<() => Promise<void>> {
-    const lock = writingLock(sandboxId, entry);
-    const write = () => this.blobs.put(lock, Buffer.from("writing\n"), signal);
-    await write();
+  /**
+   * From here on nothing of the sandbox is swept, until `end`. Throws while a sweep goes on. A process that stands still for long may be taken for dead and its locks for nobody's: the first
+   * one is never set again, so that `assertKept` finds it missing and throws.
+   */
+  private async startWriting(sandboxId: string, entry: string, signal: AbortSignal): Promise<Writing> {
+    // One of its own: another put of the same entry ends when it ends.
+    const lock = writingLock(sandboxId, entry, randomBytes(4).toString("hex"));
+    const alive = aliveLock(lock);
+    const set = (key: string) => this.blobs.put(key, Buffer.from("writing\n"), signal);
+    await set(lock);
     // Next tries come; a lost one does no harm, so long as not all are.
-    const again = setInterval(() => void write().catch(() => {}), WRITING_EVERY_MS);
-    const unlock = async () => {
+    const again = setInterval(() => void set(alive).catch(() => {}), WRITING_EVERY_MS);
+    const assertKept = () => this.assertKept(sandboxId, lock, signal);
+    const end = async () => {
       clearInterval(again);
-      // Not with the signal: an abort takes the lock away too. What stays is ignored once it is old.
-      await this.blobs.remove(lock, AbortSignal.timeout(UNLOCK_LIMIT_MS)).catch(() => {});
+      // Not with the signal: an abort takes the locks away too. What stays is ignored once it is old.
+      for (const key of [lock, alive]) await this.blobs.remove(key, AbortSignal.timeout(UNLOCK_LIMIT_MS)).catch(() => {});
     };
     try {
-      if (await this.isBeingSwept(sandboxId, lock, signal)) throw new Error("what is stored of the sandbox is being swept; try again");
-      return unlock;
+      await assertKept();
+      return { assertKept, end };
     } catch (error) {
-      await unlock();
+      await end();
       throw error;
     }
   }
 
-  private async isBeingSwept(sandboxId: string, ownLock: string, signal: AbortSignal): Promise<boolean> {
+  private async assertKept(sandboxId: string, ownLock: string, signal: AbortSignal): Promise<void> {
     const times = new Map<string, number>();
     for await (const { key, modifiedAtMs } of this.blobs.list(locksBelow(sandboxId), signal)) times.set(key, modifiedAtMs);
-    const sweepAtMs = times.get(sweepingLock(sandboxId));
-    return sweepAtMs !== undefined && (times.get(ownLock) ?? 0) - sweepAtMs < SWEEP_STALE_MS;
+    const [ownAtMs, sweepAtMs] = [times.get(ownLock), times.get(sweepingLock(sandboxId))];
+    if (ownAtMs === undefined) throw new Error("what is stored of the sandbox was swept meanwhile; try again");
+    if (sweepAtMs !== undefined && ownAtMs - sweepAtMs < SWEEP_STALE_MS)
+      throw new Error("what is stored of the sandbox is being swept; try again");
   }
 }

@@ -3,7 +3,7 @@
  *
  * SW1  Hosts do not know what is referred to: the control plane is asked, and what it does not name stays.
  * SW2  Nothing is taken from what somebody adds to: a put and a sweep of one sandbox each set a lock, then look for the other's; both may give way, never neither. Locks of processes that
- *      died are ignored once they are old.
+ *      died are ignored once they are old, and removed; a put that stood still so long finds its own gone, and fails.
  * SW3  Nothing young goes, by the clock of the store: whatever is under way has that long.
  * SW4  One host of those that share the store sweeps at a time, told by a mark in the store; two that begin at once do no harm.
  */
@@ -37,7 +37,7 @@ const ASKED_AT_ONCE = 200;
 const REMOVED_AT_ONCE = 8;
 /** A sweep of one sandbox gives up long before a put takes it for dead (chunk-store.ts). */
 const SANDBOX_LIMIT_MS = 300_000;
-/** A put sets its lock anew three times in that time (chunk-store.ts); one that is older is of a process that died. */
+/** A put sets a lock three times in that time (chunk-store.ts); where all are older, they are of a process that died. */
 const WRITING_STALE_MS = 900_000;
 
 /** Sweeps whenever it is this host's turn, until the signal ends. */

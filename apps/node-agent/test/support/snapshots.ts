@@ -74,8 +74,8 @@ type Call = "put" | "get" | "list" | "remove";
 export class WatchedBlobs implements Blobs {
   readonly name: string;
   readonly calls: { call: Call; key: string; bytes: number }[] = [];
-  /** Called before each call; what it throws is the outcome. */
-  before: (call: Call, key: string, nth: number) => void = () => {};
+  /** Called before each call, which waits for it; what it throws is the outcome. */
+  before: (call: Call, key: string, nth: number) => void | Promise<void> = () => {};
   private readonly inner: Blobs;
 
   constructor(inner: Blobs) {
@@ -83,8 +83,8 @@ export class WatchedBlobs implements Blobs {
     this.name = inner.name;
   }
 
-  private note(call: Call, key: string, bytes = 0): void {
-    this.before(call, key, this.calls.length + 1);
+  private async note(call: Call, key: string, bytes = 0): Promise<void> {
+    await this.before(call, key, this.calls.length + 1);
     this.calls.push({ call, key, bytes });
   }
 
@@ -103,27 +103,42 @@ export class WatchedBlobs implements Blobs {
   }
 
   async put(key: string, content: Uint8Array, signal: AbortSignal): Promise<void> {
-    this.note("put", key, content.byteLength);
+    await this.note("put", key, content.byteLength);
     await this.inner.put(key, content, signal);
   }
 
   async get(key: string, signal: AbortSignal): Promise<Buffer | undefined> {
-    this.note("get", key);
+    await this.note("get", key);
     return await this.inner.get(key, signal);
   }
 
   async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
-    this.note("list", prefix);
+    await this.note("list", prefix);
     yield* this.inner.list(prefix, signal);
   }
 
   async *roots(signal: AbortSignal): AsyncIterable<string> {
-    this.note("list", "");
+    await this.note("list", "");
     yield* this.inner.roots(signal);
   }
 
   async remove(key: string, signal: AbortSignal): Promise<void> {
-    this.note("remove", key);
+    await this.note("remove", key);
     await this.inner.remove(key, signal);
+  }
+}
+
+/** Blobs whose locks of writers were set so much earlier than they were. */
+export class AgedLocks extends WatchedBlobs {
+  private readonly agedMs: number;
+
+  constructor(inner: Blobs, agedMs: number) {
+    super(inner);
+    this.agedMs = agedMs;
+  }
+
+  override async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
+    for await (const blob of super.list(prefix, signal))
+      yield blob.key.includes("/locks/writing-") ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
   }
 }
