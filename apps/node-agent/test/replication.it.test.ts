@@ -1,9 +1,13 @@
 /** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
+import { once } from "node:events";
 import { mkdir, readdir } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { newOperationId, type Observation, type VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { WatchedBlobs } from "./support/snapshots.ts";
@@ -160,6 +164,37 @@ test("another host gets a paused sandbox straight from this one; one that runs i
   expect(await host.supervisor.offer(SANDBOX, generation + 1, manifestSha256)).toBeUndefined();
   await bring("create", "pause", "resume");
   expect(await host.supervisor.offer(SANDBOX, generation, manifestSha256)).toBeUndefined();
+});
+
+test("what is stored too comes from the host that lives, without waiting until that has hashed all of it", async () => {
+  await bring("create", "pause");
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const door = new SnapshotDoor((...asked) => host.supervisor.offer(...asked));
+  let chunks = 0;
+  const server = createServer((incoming, response) => {
+    if (incoming.url?.includes("/index") === true) return;
+    chunks += 1;
+    void door.answer(incoming, response);
+  });
+  await once(server.listen(0, "127.0.0.1"), "listening");
+  const sourceUrl = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  const other = await hostIn(join(root.path, `other-${made}`));
+  const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
+  if (resume === undefined) throw new Error("there is a resume");
+  try {
+    blobs.forget();
+    expect(await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256, sourceUrl } })).toMatchObject({
+      state: "running",
+      operation: { outcome: "succeeded" },
+    });
+    expect(chunks).toBeGreaterThan(0);
+    expect(blobs.got()).toEqual([]);
+    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  } finally {
+    server.closeAllConnections();
+    server.close();
+    await driver.end(other.vm, { graceMs: 0 });
+  }
 });
 
 test("where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async (context) => {

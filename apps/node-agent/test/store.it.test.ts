@@ -15,7 +15,7 @@ import { ChunkStore } from "../src/store/chunk-store.ts";
 import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
-import { peerSource } from "../src/store/peer.ts";
+import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
 import { sweep } from "../src/store/sweep.ts";
 import { AgedLocks, allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
@@ -173,6 +173,24 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       const dir = await fetch(snapshot, [host.source, store.source(storeKey)]);
       await isWhole(snapshot, dir);
       expect(blobs.got()).toHaveLength(16 - 7);
+    } finally {
+      host.close();
+    }
+  });
+
+  test("with the index of the store, the other host is asked for chunks alone; with its own while the store is away", async () => {
+    const snapshot = await makeSnapshot(newDir(), { sandboxId });
+    const storeKey = await put(snapshot);
+    const host = await startHost(snapshot);
+    const source = indexedBy(store.source(storeKey), host.source);
+    try {
+      await isWhole(snapshot, await fetch(snapshot, [source]));
+      expect([host.indexes(), host.chunks()]).toEqual([0, 8]);
+      blobs.before = () => {
+        throw new Error("the store is away");
+      };
+      await isWhole(snapshot, await fetch(snapshot, [source]));
+      expect([host.indexes(), host.chunks()]).toEqual([1, 16]);
     } finally {
       host.close();
     }
@@ -422,8 +440,9 @@ describe("the configuration", () => {
 async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_INFINITY } = {}) {
   const { sandboxId, generation } = snapshot.copy;
   const door = new SnapshotDoor(async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined), CHUNK);
-  let chunks = 0;
+  let [indexes, chunks] = [0, 0];
   const server: Server = createServer((incoming, response) => {
+    if (incoming.url?.endsWith("/index")) indexes += 1;
     if (incoming.url?.includes("/chunks/")) {
       if (chunks >= endsAfter) return void incoming.socket.destroy();
       chunks += 1;
@@ -435,6 +454,7 @@ async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_I
   const { manifestSha256 } = snapshot;
   return {
     source: peerSource(url, "host key", sandboxId, { generation, manifestSha256, storeKey: null }),
+    indexes: () => indexes,
     chunks: () => chunks,
     close: () => {
       server.closeAllConnections();

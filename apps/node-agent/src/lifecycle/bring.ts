@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { fsyncPath, renameDurably, writeDurably } from "../host/files.ts";
 import { fetchInto, type SnapshotSource } from "../store/fetch.ts";
 import { sha256Hex } from "../store/format.ts";
+import { indexedBy } from "../store/peer.ts";
 import { messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { DISK, keepDiskManifest } from "./copies.ts";
 import { linkFromImage } from "./disk.ts";
@@ -29,9 +30,10 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
   const { snapshot } = journal.command;
   if (snapshot === undefined) return undefined;
   const incoming = deps.store.incomingDir(vm.sandboxId, snapshot.manifestSha256);
-  const sources: SnapshotSource[] = [];
-  if (snapshot.sourceUrl !== undefined) sources.push(deps.peer(snapshot.sourceUrl, vm.sandboxId, snapshot));
-  if (snapshot.storeKey !== null) sources.push(deps.snapshots.source(snapshot.storeKey));
+  const stored = snapshot.storeKey === null ? undefined : deps.snapshots.source(snapshot.storeKey);
+  const peer = snapshot.sourceUrl === undefined ? undefined : deps.peer(snapshot.sourceUrl, vm.sandboxId, snapshot);
+  const first = peer !== undefined && stored !== undefined ? indexedBy(stored, peer) : peer;
+  const sources: SnapshotSource[] = [first, stored].filter((source) => source !== undefined);
   try {
     const fetched = await timed(step, "fetch_snapshot", () =>
       fetchInto(incoming, sources, { manifestSha256: snapshot.manifestSha256, signal, log: deps.log }),
