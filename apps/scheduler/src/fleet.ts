@@ -7,6 +7,7 @@ import type { PlacementHost } from "@torpor/db";
 
 /** In the order in which a host is judged: it is counted under the first that holds. */
 export const REJECTIONS = [
+  "host_lost",
   "other_host",
   "host_not_ready",
   "no_fence",
@@ -56,6 +57,8 @@ class Column {
 
 export class Fleet {
   readonly hosts: readonly PlacementHost[];
+  /** Not among them, and counted beside them. */
+  readonly lostHosts: number;
   readonly vcpu: Column;
   readonly memory: Column;
   readonly disk: Column;
@@ -64,8 +67,9 @@ export class Fleet {
   private readonly indexes: ReadonlyMap<string, number>;
   private readonly verdicts = new Map<string, Uint8Array>();
 
-  constructor(hosts: readonly PlacementHost[]) {
+  constructor(hosts: readonly PlacementHost[], lostHosts = 0) {
     this.hosts = hosts;
+    this.lostHosts = lostHosts;
     this.vcpu = new Column(
       hosts.map((host) => host.vcpuCapacity),
       hosts.map((host) => host.vcpuUsed),

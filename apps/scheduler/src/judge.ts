@@ -26,7 +26,7 @@ export type PlacementPolicy = keyof typeof POLICIES;
 export const PLACEMENT_POLICIES = Object.keys(POLICIES) as PlacementPolicy[];
 
 export interface Judged {
-  /** Looked at. */
+  /** Of the fleet, with those that are lost. */
   hosts: number;
   /** Those that cannot take it, each counted once. */
   reasons: Partial<Record<Rejection, number>>;
@@ -35,13 +35,14 @@ export interface Judged {
 /** Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none can take it. */
 export function judge(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Judged & { best: number } {
   const counts = new Uint32Array(APART + 1);
+  counts[HOST_LOST] = fleet.lostHosts;
   const best = request.pinnedHostId === undefined ? judgeAll(fleet, request, policy, counts) : judgePinned(fleet, request, policy, counts);
   const reasons: Judged["reasons"] = {};
   for (let at = 0; at < REJECTIONS.length; at += 1) {
     const [reason, count = 0] = [REJECTIONS[at], counts[at + 1]];
     if (reason !== undefined && count > 0) reasons[reason] = count;
   }
-  return { hosts: fleet.hosts.length, reasons, best };
+  return { hosts: fleet.hosts.length + fleet.lostHosts, reasons, best };
 }
 
 /** This is the loop that has to be fast: all that counts is a number in a column. The host that holds the sandbox is judged by itself. */
@@ -122,6 +123,7 @@ function judgeApart(fleet: Fleet, at: number, request: PlacementRequest, policy:
 
 /** The score of a host that cannot take it. */
 export const REJECTED = -1;
+const HOST_LOST = verdictOf("host_lost");
 const OTHER_HOST = verdictOf("other_host");
 const OCCUPIED = verdictOf("anti_affinity");
 const LACKS_VCPU = verdictOf("vcpu");

@@ -38,6 +38,7 @@ export function rank(fleet: Fleet, request: PlacementRequest, policy: PlacementP
 }
 
 const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
+  host_lost: () => "are lost (they do not answer)",
   other_host: (request) => `are not ${request.pinnedHostId}, where it is`,
   host_not_ready: () => "are cordoned or draining",
   region: (request) => `are not in region ${request.region}`,
@@ -57,7 +58,7 @@ const labelText = (labels: Traits["labels"] = {}) =>
     .join(", ");
 
 function explain({ hosts, reasons }: Judged, request: PlacementRequest): string {
-  if (hosts === 0) return "No host has a running lease.";
+  if (hosts === 0) return "No host is registered.";
   const parts = REJECTIONS.flatMap((reason) => {
     const count = reasons[reason];
     return count === undefined ? [] : [`${count} ${MISSING[reason](request)}`];

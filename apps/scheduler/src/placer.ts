@@ -4,7 +4,7 @@
  * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the facts of the moment, and one that no longer holds is made again from new rows. One
  * that finds no host is made again in the next round of `drive-waiting`.
  */
-import { type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
+import { countLostHosts, type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
 import { Fleet } from "./fleet.ts";
 import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
 
@@ -68,7 +68,8 @@ export class Placer {
   private async read(timesForgotten: number): Promise<Fleet> {
     const readAtMs = performance.now();
     try {
-      const fleet = new Fleet(await listPlacementHosts(this.db));
+      const [hosts, lostHosts] = await Promise.all([listPlacementHosts(this.db), countLostHosts(this.db)]);
+      const fleet = new Fleet(hosts, lostHosts);
       if (timesForgotten === this.timesForgotten) this.picture = { fleet, readAtMs };
       return fleet;
     } finally {

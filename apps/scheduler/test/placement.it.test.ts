@@ -1,7 +1,7 @@
 /** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
 import { acceptCreate, applyVcpuOvercommit, changeHost, type OperationRow, registerHost } from "@torpor/db";
-import { aHost, aRequester, aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
+import { aHost, aRequester, aSandbox, type PostgresServer, silentLog, startPostgres } from "@torpor/testkit";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import type { Deps } from "../src/deps.ts";
@@ -106,6 +106,55 @@ test("S27, S29: three schedulers that each think the fleet is empty begin what f
       reasons: { memory: 2 },
       message: "None of 2 hosts can take it: 2 have less than 64 MiB of memory free.",
     });
+});
+
+describe("S50: what no host can take says so, in its operation and in the scheduler's log", () => {
+  const logged = async (work: (deps: Deps) => Promise<unknown>) => {
+    const log = silentLog();
+    const info = vi.spyOn(log, "info");
+    await work({ ...decisions.deps, log });
+    return info.mock.calls as unknown[][];
+  };
+
+  test("once for each change of the reasons, and at last which hosts were passed over for which", async () => {
+    await decisions.join("host-1", capacity(64));
+    await decisions.join("host-2", { ...capacity(640), labels: { gpu: "yes" } });
+    await changeHost(decisions.database.db, "host-2", "cordon", "test");
+    await decisions.beginCreate({ memoryMib: 64 });
+    const { id, sandboxId } = await accepted({ memoryMib: 64 });
+    const begin = (deps: Deps) => beginOperation(deps, id);
+    const message = "None of 2 hosts can take it: 1 are cordoned or draining; 1 have less than 64 MiB of memory free.";
+    const explain = { hosts: 2, reasons: { host_not_ready: 1, memory: 1 }, message };
+    expect(await logged(begin)).toEqual([[{ sandboxId, operationId: id, ...explain }, "operation waits for capacity"]]);
+    expect(await logged(begin), "nothing new").toEqual([]);
+    expect((await decisions.operation(id)).explain).toEqual(explain);
+    await decisions.lose("host-2");
+    expect(await logged(begin)).toMatchObject([[{ reasons: { host_lost: 1, memory: 1 } }, "operation waits for capacity"]]);
+    await decisions.join("host-2", capacity(640));
+    await changeHost(decisions.database.db, "host-2", "uncordon", "test");
+    const began = { sandboxId, operationId: id, kind: "create", hostId: "host-2", epoch: 1, opSeq: 1, passedOver: { memory: 1 } };
+    expect(await logged(begin)).toEqual([[began, "operation began"]]);
+  });
+
+  test("lost hosts are counted, also when all of them are, and while nobody has marked them", async () => {
+    await decisions.join("host-1");
+    await decisions.join("host-2");
+    const running = await decisions.running();
+    const paused = await decisions.paused();
+    const { id } = await accepted();
+    for (const hostId of ["host-1", "host-2"])
+      await decisions.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
+    await beginOperation(decisions.deps, id);
+    const all = { hosts: 2, reasons: { host_lost: 2 }, message: "None of 2 hosts can take it: 2 are lost (they do not answer)." };
+    expect((await decisions.operation(id)).explain).toEqual(all);
+    for (const hostId of ["host-1", "host-2"]) await decisions.lose(hostId);
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "waiting", explain: all });
+    const about = { sandboxId: running.id };
+    expect(await answerPlacement(decisions.deps, { type: "placement", version: 1, about })).toMatchObject({ ...all, candidateCount: 0 });
+    await decisions.join("host-2", capacity(16));
+    await beginOperation(decisions.deps, id);
+    expect((await decisions.operation(id)).explain).toMatchObject({ hosts: 2, reasons: { host_lost: 1, memory: 1 } });
+  });
 });
 
 describe("anti-affinity", () => {

@@ -53,7 +53,18 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
   });
 
   test("no host at all", () => {
-    expect(placement([])).toEqual({ kind: "rejected", hosts: 0, reasons: {}, message: "No host has a running lease." });
+    expect(placement([])).toEqual({ kind: "rejected", hosts: 0, reasons: {}, message: "No host is registered." });
+  });
+
+  test("lost ones are counted before all others, wherever it has to be", () => {
+    const fleet = new Fleet([host("a", { vcpuUsed: 8 }), host("b")], 2);
+    expect(place(fleet, request(), "local-first")).toMatchObject({ kind: "placed", hosts: 4, reasons: { host_lost: 2, vcpu: 1 } });
+    expect(place(fleet, request({ pinnedHostId: "lost-1" }), "local-first")).toEqual({
+      kind: "rejected",
+      hosts: 4,
+      reasons: { host_lost: 2, other_host: 2 },
+      message: "None of 4 hosts can take it: 2 are lost (they do not answer); 2 are not lost-1, where it is.",
+    });
   });
 });
 

@@ -31,7 +31,7 @@ export type PlacementQuestion = Static<typeof PlacementQuestion>;
 
 export const PlacementReply = Type.Object({
   policy: Type.String(),
-  /** Hosts that were looked at: those with a running lease. */
+  /** Hosts of the fleet: all but the retired ones. */
   hosts: Type.Integer({ minimum: 0 }),
   /** The best ones, best first; the first is the choice. */
   candidates: Type.Array(Type.Object({ hostId: Type.String(), score: Type.Number(), isLocal: Type.Boolean() })),

@@ -121,7 +121,7 @@ export const PlacementResource = Type.Object({
   host_id: Nullable(Type.String()),
   score: Nullable(Type.Number()),
   policy: Type.String(),
-  hosts: Type.Integer({ description: "Hosts that were looked at: those with a running lease" }),
+  hosts: Type.Integer({ description: "Hosts of the fleet: all but the retired ones" }),
   candidates: Type.Array(Type.Object({ host_id: Type.String(), score: Type.Number(), is_local: Type.Boolean() }), {
     description: "Hosts that can take it, best first; at most 10",
   }),

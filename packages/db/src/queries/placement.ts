@@ -37,6 +37,11 @@ export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
   return await db.select(PLACEMENT_COLUMNS).from(hosts).where(hasLease).orderBy(asc(hosts.id));
 }
 
+/** Hosts that would count if their lease ran: lost, whether anybody has marked them yet or not. */
+export async function countLostHosts(db: Tx): Promise<number> {
+  return await db.$count(hosts, and(ne(hosts.state, "retired"), sql`NOT (${hasLease})`));
+}
+
 /**
  * Whether the host still is as it was when it was chosen: its lease runs, and neither its state nor what it registered has changed. To be asked after the claim in the same
  * transaction: the claim has locked the row, so that it stays true until the commit.
