@@ -6,7 +6,15 @@
  */
 import { countLostHosts, type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
 import { Fleet } from "./fleet.ts";
-import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
+import {
+  DEFAULT_PLACEMENT_POLICY,
+  place,
+  type Placement,
+  type PlacementPolicy,
+  type PlacementRequest,
+  rank,
+  type Ranking,
+} from "./placement.ts";
 
 const MAX_AGE_MS = 100;
 
@@ -20,7 +28,7 @@ export class Placer {
 
   constructor(db: Database, options: { policy?: PlacementPolicy | undefined; maxAgeMs?: number } = {}) {
     this.db = db;
-    this.policy = options.policy ?? "local-first";
+    this.policy = options.policy ?? DEFAULT_PLACEMENT_POLICY;
     this.maxAgeMs = options.maxAgeMs ?? MAX_AGE_MS;
   }
 
