@@ -63,9 +63,8 @@ export function interrupted(): AbortSignal {
 }
 
 function count(name: string, text: string | undefined, fallback: number): number {
-  const value = text === undefined ? fallback : Number(text);
-  if (!Number.isInteger(value) || value < 1 || value > MAX_COUNT)
-    throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
+  const value = text === undefined ? fallback : wholeNumber(text);
+  if (!(value >= 1 && value <= MAX_COUNT)) throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
   return value;
 }
 
@@ -77,7 +76,12 @@ function natsServers(text = "1"): number {
 
 function port(name: string, fallback: number): number {
   const text = process.env[name];
-  const value = text === undefined ? fallback : Number(text);
-  if (!Number.isInteger(value) || value < 0 || value > 65_535) throw new Error(`${name} must be a port number, not "${text}"`);
+  const value = text === undefined ? fallback : wholeNumber(text);
+  if (!(value <= 65_535)) throw new Error(`${name} must be a port number, not "${text}"`);
   return value;
+}
+
+/** NaN for all but digits: Number() takes "" for 0, and "0x2" and "1e1" too. */
+function wholeNumber(text: string): number {
+  return /^\d+$/.test(text) ? Number(text) : Number.NaN;
 }
