@@ -222,8 +222,11 @@ async function inTheDatabase(known: Owned[]): Promise<void> {
   const living = await sql<{ id: string }[]>`SELECT id FROM sandboxes WHERE state NOT IN ('deleted', 'deleting', 'error')`;
   const expected = known.filter(({ isDeleted }) => !isDeleted).map(({ id }) => id);
   expect(living.map(({ id }) => id).toSorted()).toEqual(expected.toSorted());
-  const sums = await sql`
-    SELECT h.id, h.memory_mib_used::int AS used, coalesce(sum(s.memory_mib) FILTER (WHERE s.holds_memory AND s.state <> 'deleted'), 0)::int AS taken
-    FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id GROUP BY h.id`;
-  for (const { id, used, taken } of sums) expect(used, `memory used on ${String(id)}`).toBe(taken);
+  const sums = await sql<{ id: string; used: number[]; taken: number[] }[]>`
+    SELECT h.id, array[h.vcpu_used, h.memory_mib_used, h.disk_mib_used] AS used,
+      array[coalesce(sum(s.vcpu) FILTER (WHERE s.holds_memory), 0), coalesce(sum(s.memory_mib) FILTER (WHERE s.holds_memory), 0),
+        coalesce(sum(s.disk_mib), 0)]::int[] AS taken
+    FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state <> 'deleted' GROUP BY h.id`;
+  for (const { id, used, taken } of sums) expect(used, `vCPUs, memory and disk used on ${id}`).toEqual(taken);
+  expect(sums.some(({ taken }) => taken.every((amount) => amount > 0))).toBe(true);
 }

@@ -1,7 +1,11 @@
 /** Where sandboxes go: labels, anti-affinity, sizes, and the dry run that says it beforehand; on three hosts of which each is different. */
-import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import { setTimeout as sleep } from "node:timers/promises";
+import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+
+/** Until then every scheduler has read the hosts anew (placer.ts). */
+const NEW_PICTURE_MS = 200;
 
 let fleet: TestFleet;
 let sql: postgres.Sql;
@@ -24,6 +28,9 @@ afterAll(async () => {
 afterEach(async () => {
   const { body } = await fleet.call("GET", "/v1/sandboxes");
   for (const { id } of body["data"] as { id: string }[]) await fleet.call("DELETE", `/v1/sandboxes/${id}`);
+  // A tombstone reserves what it held until its host has confirmed: the next test would see one host fuller than another.
+  await until("the clean-up is done", async () => (await sql`SELECT id FROM sandboxes WHERE state <> 'deleted'`).length === 0);
+  await sleep(NEW_PICTURE_MS);
 });
 
 const create = (placement: unknown, prefer = "wait=30") =>

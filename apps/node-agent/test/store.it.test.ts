@@ -342,17 +342,17 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
 
     test("takes nothing from two puts of one snapshot when the first of them ends", async () => {
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
-      let [other, afterOther]: [Promise<string> | undefined, Promise<unknown> | undefined] = [undefined, undefined];
+      const begun: { other?: Promise<string>; sweep?: ReturnType<typeof swept> } = {};
       blobs.before = (call, key) => {
         // In the middle of the one put the other begins and ends; then a sweep comes.
-        if (call !== "put" || !key.includes("/chunks/") || other !== undefined) return;
-        other = put(third);
-        afterOther = other.then(() => swept({ garbage: [firstKey ?? ""] }));
-        return afterOther.then(() => {});
+        if (call !== "put" || !key.includes("/chunks/") || begun.other !== undefined) return;
+        begun.other = put(third);
+        begun.sweep = begun.other.then(() => swept({ garbage: [firstKey ?? ""] }));
+        return begun.sweep.then(() => {});
       };
       const storeKey = await put(third);
-      expect(await afterOther).toMatchObject({ entries: 0, chunks: 0 });
-      expect(await other).toBe(storeKey);
+      expect(await begun.sweep).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await begun.other).toBe(storeKey);
       await isThere(third, storeKey);
       expect(await keys("locks/")).toEqual([]);
     });

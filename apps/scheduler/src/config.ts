@@ -1,7 +1,7 @@
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
-import { PLACEMENT_POLICIES } from "@torpor/placement";
+import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),
@@ -13,7 +13,7 @@ const Environment = Type.Object({
   NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
   NATS_USER: Type.Optional(Type.String()),
   NATS_PASSWORD_FILE: Type.Optional(Type.String()),
-  PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: "local-first" }),
+  PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
   /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),

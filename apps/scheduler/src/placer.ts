@@ -5,8 +5,16 @@
  * that finds no host is made again in the next round of `drive-waiting`.
  */
 import { countLostHosts, type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
-import { Fleet } from "@torpor/placement";
-import { place, type Placement, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "@torpor/placement";
+import {
+  DEFAULT_PLACEMENT_POLICY,
+  Fleet,
+  place,
+  type Placement,
+  type PlacementPolicy,
+  type PlacementRequest,
+  rank,
+  type Ranking,
+} from "@torpor/placement";
 
 const MAX_AGE_MS = 100;
 
@@ -20,7 +28,7 @@ export class Placer {
 
   constructor(db: Database, options: { policy?: PlacementPolicy | undefined; maxAgeMs?: number } = {}) {
     this.db = db;
-    this.policy = options.policy ?? "local-first";
+    this.policy = options.policy ?? DEFAULT_PLACEMENT_POLICY;
     this.maxAgeMs = options.maxAgeMs ?? MAX_AGE_MS;
   }
 

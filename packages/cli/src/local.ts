@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Fleet, type FleetOptions } from "@torpor/fleet";
 import { LAB_HOST_ID } from "@torpor/lab";
 import type { CommandContext } from "./main.ts";
-import { askedShape, shapeOf } from "./shape.ts";
+import { askedShape, shapeOf, wholeNumber } from "./shape.ts";
 
 export const fleetDir = (root: string) => join(root, ".torpor/fleet");
 export const imagesDir = (root: string) => join(root, ".torpor/images");
@@ -46,7 +46,7 @@ export function interrupted(): AbortSignal {
 
 function port(name: string, fallback: number): number {
   const text = process.env[name];
-  const value = text === undefined ? fallback : Number(text);
-  if (!Number.isInteger(value) || value < 0 || value > 65_535) throw new Error(`${name} must be a port number, not "${text}"`);
+  const value = text === undefined ? fallback : wholeNumber(text);
+  if (!(value <= 65_535)) throw new Error(`${name} must be a port number, not "${text}"`);
   return value;
 }

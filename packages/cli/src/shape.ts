@@ -55,10 +55,14 @@ export function inOptions({ hosts, schedulers, gateways, natsServers: nats, driv
 }
 
 function count(name: string, text: string): number {
-  const value = Number(text);
-  if (!Number.isInteger(value) || value < 1 || value > MAX_COUNT)
-    throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
+  const value = wholeNumber(text);
+  if (!(value >= 1 && value <= MAX_COUNT)) throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
   return value;
+}
+
+/** NaN for all but digits: Number() takes "" for 0, and "0x2" and "1e1" too. */
+export function wholeNumber(text: string): number {
+  return /^\d+$/.test(text) ? Number(text) : Number.NaN;
 }
 
 /** Two would be worse than one: a cluster works while more than half of it does. */

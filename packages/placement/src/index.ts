@@ -1,4 +1,13 @@
 export type { PlacementHost } from "@torpor/db";
 export { type Amounts, Fleet, type Rejection } from "./fleet.ts";
-export { type Placement, place, PLACEMENT_POLICIES, type PlacementPolicy, type PlacementRequest, rank, type Ranking } from "./placement.ts";
+export {
+  DEFAULT_PLACEMENT_POLICY,
+  type Placement,
+  place,
+  PLACEMENT_POLICIES,
+  type PlacementPolicy,
+  type PlacementRequest,
+  rank,
+  type Ranking,
+} from "./placement.ts";
 export { requestFor, requestToCreate, requestToReturn, type Wanted } from "./request.ts";

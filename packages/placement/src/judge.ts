@@ -24,6 +24,7 @@ const POLICIES = {
 } as const;
 export type PlacementPolicy = keyof typeof POLICIES;
 export const PLACEMENT_POLICIES = Object.keys(POLICIES) as PlacementPolicy[];
+export const DEFAULT_PLACEMENT_POLICY = "local-first" satisfies PlacementPolicy;
 
 export interface Judged {
   /** Of the fleet, with those that are lost. */

@@ -6,7 +6,7 @@ import type { PlacementHost } from "@torpor/db";
 import { type Fleet, type Rejection, REJECTIONS, type Traits } from "./fleet.ts";
 import { judge, type Judged, type PlacementPolicy, type PlacementRequest, REJECTED } from "./judge.ts";
 
-export { PLACEMENT_POLICIES, type PlacementPolicy, type PlacementRequest } from "./judge.ts";
+export { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES, type PlacementPolicy, type PlacementRequest } from "./judge.ts";
 
 export type Placement = Judged & ({ kind: "placed"; host: PlacementHost; score: number } | { kind: "rejected"; message: string });
 

@@ -24,8 +24,8 @@ import type { PutOptions, SnapshotStore } from "./snapshot-store.ts";
 
 interface Writing {
   /** Throws when something of the sandbox may have been swept since. */
-  assertKept(): Promise<void>;
-  end(): Promise<void>;
+  assertKept: () => Promise<void>;
+  end: () => Promise<void>;
 }
 
 /** A sweep that is older has died; a put says again and again that it goes on (sweep.ts). */

@@ -1,6 +1,7 @@
-/** `torpor bench placement [--json] [--hosts N] [--seed N]`: what docs/placement.md promises, measured on this machine. It starts nothing and touches no fleet. */
+/** `torpor bench placement [--check] [--json] [--hosts N] [--seed N]`: what docs/placement.md promises, measured on this machine. It starts nothing and touches no fleet. */
 import { parseArgs } from "node:util";
 import { PLACEMENT_POLICIES } from "@torpor/placement";
+import { checkLimits, type PolicyResult, type Verdict } from "../bench/limits.ts";
 import { measureLocality } from "../bench/locality.ts";
 import { measurePacking } from "../bench/packing.ts";
 import { measureSpeed } from "../bench/speed.ts";
@@ -15,7 +16,12 @@ export async function bench({ args, write }: CommandContext): Promise<number> {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
-    options: { json: { type: "boolean", default: false }, hosts: { type: "string" }, seed: { type: "string" } },
+    options: {
+      check: { type: "boolean", default: false },
+      json: { type: "boolean", default: false },
+      hosts: { type: "string" },
+      seed: { type: "string" },
+    },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
     throw new Error(`say what to measure: ./torpor bench placement (there is nothing else yet), not "${positionals.join(" ")}"`);
@@ -27,43 +33,65 @@ export async function bench({ args, write }: CommandContext): Promise<number> {
     locality: measureLocality(policy, { hosts: Math.ceil(hosts / 5), resumes: RESUMES, seed }),
     packing: WORKLOADS.map((workload) => ({ workload, ...measurePacking(policy, workload, { hosts, seed }) })),
   }));
-  if (values.json) {
-    write(JSON.stringify({ hosts, seed, results }, undefined, 2));
-    return 0;
+  return report({ hosts, seed, decisions: DECISIONS, results }, values, write);
+}
+
+interface Measured {
+  hosts: number;
+  seed: number;
+  decisions: number;
+  results: PolicyResult[];
+}
+
+/** Returns the exit code: 1 when the limits are to be checked and one is missed. */
+export function report(measured: Measured, { check, json }: { check: boolean; json: boolean }, write: (line: string) => void): number {
+  const { hosts, seed, decisions, results } = measured;
+  const limits = check ? checkLimits(results) : [];
+  if (json) write(JSON.stringify({ hosts, seed, results, ...(check ? { limits } : {}) }, undefined, 2));
+  else {
+    write(`Placement over ${hosts} hosts, ${decisions} decisions per policy.`);
+    for (const part of [speedTable(results), packingTable(results), ...(check ? [limitTable(limits)] : [])]) write(`\n${part}`);
   }
-  write(`Placement over ${hosts} hosts, ${DECISIONS} decisions per policy.`);
-  write("");
+  return limits.every(({ isMet }) => isMet) ? 0 : 1;
+}
+
+function speedTable(results: PolicyResult[]): string {
   const us = (value: number) => `${value.toFixed(1)} µs`;
-  write(
-    table(
-      ["POLICY", "DECISIONS/S", "PER CPU SECOND", "P50", "P99", "WORST", "LOCAL RESUMES", "REFUSED"],
-      results.map(({ policy, speed, locality }) => [
-        policy,
-        String(Math.round(speed.perSecond)),
-        String(Math.round(speed.perCpuSecond)),
-        us(speed.p50Us),
-        us(speed.p99Us),
-        us(speed.worstUs),
-        locality.local.toFixed(4),
-        String(locality.refused),
-      ]),
-    ),
+  return table(
+    ["POLICY", "DECISIONS/S", "PER CPU SECOND", "P50", "P99", "WORST", "P99 CPU", "LOCAL RESUMES", "REFUSED"],
+    results.map(({ policy, speed, locality }) => [
+      policy,
+      String(Math.round(speed.perSecond)),
+      String(Math.round(speed.perCpuSecond)),
+      us(speed.p50Us),
+      us(speed.p99Us),
+      us(speed.worstUs),
+      us(speed.p99CpuUs),
+      locality.local.toFixed(4),
+      String(locality.refused),
+    ]),
   );
-  write("");
-  write(
-    "Sandboxes placed as they come, none leaving: hosts used when four fifths of the fleet are needed, against what no packing is below; and how full",
+}
+
+const PACKING_INTRODUCTION = `Sandboxes placed as they come, none leaving: hosts used when four fifths of the fleet are needed, against what no packing is below; and how full
+the fleet is, by its scarcest resource, when one finds no host for the first time.`;
+
+function packingTable(results: PolicyResult[]): string {
+  const rows = results.flatMap(({ policy, packing }) =>
+    packing.map((one) => [policy, one.workload, String(one.used), String(one.bound), one.ratio.toFixed(3), one.filled.toFixed(3)]),
   );
-  write("the fleet is, by its scarcest resource, when one finds no host for the first time.");
-  write("");
-  write(
-    table(
-      ["POLICY", "WORKLOAD", "HOSTS USED", "BOUND", "RATIO", "FILLED"],
-      results.flatMap(({ policy, packing }) =>
-        packing.map((one) => [policy, one.workload, String(one.used), String(one.bound), one.ratio.toFixed(3), one.filled.toFixed(3)]),
-      ),
-    ),
-  );
-  return 0;
+  return `${PACKING_INTRODUCTION}\n\n${table(["POLICY", "WORKLOAD", "HOSTS USED", "BOUND", "RATIO", "FILLED"], rows)}`;
+}
+
+function limitTable(limits: Verdict[]): string {
+  const rows = limits.map(({ isMet, policy, what, measured, atLeast, atMost }) => [
+    isMet ? "met" : "missed",
+    policy,
+    what,
+    String(Number(measured.toFixed(4))),
+    atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`,
+  ]);
+  return `Limits. Times are processor time of this process: what others on the machine take does not count.\n\n${table(["", "POLICY", "WHAT", "MEASURED", "LIMIT"], rows)}`;
 }
 
 function whole(name: string, text: string | undefined, fallback: number, least: number, most: number): number {
