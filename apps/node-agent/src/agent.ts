@@ -99,7 +99,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     fence.askThaws(bus, config.HOST_ID, signal, log),
     beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
     supervisor.watch(),
-    blobs === undefined ? undefined : keepSwept(blobs, sweepOptions(options)),
+    blobs === undefined ? Promise.resolve() : keepSwept(blobs, sweepOptions(options)),
     consume(bus, {
       consumer: hostCommands(config.HOST_ID),
       decode: decodeCommand,

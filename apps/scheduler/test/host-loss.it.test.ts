@@ -175,7 +175,10 @@ describe("a run that is to be restored", () => {
     await failing();
     expect(await thaw({ id }, "host-1", 2)).toMatchObject({ granted: false });
     const rounds = await Promise.all([reconcile("restore-again"), reconcile("restore-again")]);
-    expect(rounds.map((round) => round?.["begun"] ?? 0).toSorted(), "once, whoever looks").toEqual([0, 1]);
+    expect(
+      rounds.reduce((sum, round) => sum + Number(round?.["begun"] ?? 0), 0),
+      "once, whoever looks",
+    ).toBe(1);
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 4 });
     await failing();
     expect(await reconcile("restore-again"), "not at once").toEqual({ owed: 0, begun: 0 });

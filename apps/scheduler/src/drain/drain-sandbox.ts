@@ -128,11 +128,10 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
       return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
     }
     case "resume": {
-      const asked = await ask(tx, sandbox, "resume", {
-        ...(step.isPinned
-          ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
-          : { deadlineMs: RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) }),
-      });
+      const terms = step.isPinned
+        ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
+        : { deadlineMs: RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) };
+      const asked = await ask(tx, sandbox, "resume", terms);
       const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
       return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };
     }
