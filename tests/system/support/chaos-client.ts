@@ -14,14 +14,39 @@ const BETWEEN_MS = 50;
 type Body = Record<string, unknown>;
 type Step = (owned: Owned) => Promise<void>;
 
-export interface Written {
-  /** Oldest first: the last acknowledged value, and those after it that got no answer. */
+interface Attempt {
+  value: number;
+  startedAtMs: number;
+  /** None: no answer came. */
+  acknowledgedAtMs?: number;
+}
+
+/** Every attempt to write, oldest first; each has another value. */
+export type Written = Attempt[];
+
+/** What may be there: the last acknowledged value, or one that got no answer, before it or after it. A network that was cut may carry what was sent into it later on. */
+export interface Possible {
   values: number[];
   /** False: there may be none. */
   isAcknowledged: boolean;
 }
 
-const nothing = (): Written => ({ values: [], isAcknowledged: false });
+/** As of a moment, by this machine's clock. */
+export function possibleAt(written: Written, atMs = Number.POSITIVE_INFINITY): Possible {
+  const isAcknowledged = ({ acknowledgedAtMs }: Attempt) => acknowledgedAtMs !== undefined && acknowledgedAtMs <= atMs;
+  const begun = written.filter(({ startedAtMs }) => startedAtMs <= atMs);
+  const last = begun.findLast(isAcknowledged);
+  const values = begun.filter((attempt) => attempt === last || !isAcknowledged(attempt)).map(({ value }) => value);
+  return { values, isAcknowledged: last !== undefined };
+}
+
+/** After the sandbox went back to what it was at `snapshotAtMs`, which was decided at `lostAtMs`: that, unless something was written since. */
+export function possibleAfterLoss(written: Written, snapshotAtMs: number, lostAtMs: number): Possible {
+  if (written.some(({ acknowledgedAtMs = 0 }) => acknowledgedAtMs > lostAtMs)) return possibleAt(written);
+  const { values, isAcknowledged } = possibleAt(written, snapshotAtMs);
+  const unanswered = written.filter(({ acknowledgedAtMs }) => acknowledgedAtMs === undefined);
+  return { values: [...values, ...unanswered.map(({ value }) => value)], isAcknowledged };
+}
 
 export interface Owned {
   id: string;
@@ -37,10 +62,9 @@ export interface Owned {
 }
 
 async function noted(written: Written, value: number, write: () => Promise<boolean>): Promise<void> {
-  written.values.push(value);
-  if (!(await write())) return;
-  written.values = [value];
-  written.isAcknowledged = true;
+  const attempt: Attempt = { value, startedAtMs: Date.now() };
+  written.push(attempt);
+  if (await write()) attempt.acknowledgedAtMs = Date.now();
 }
 
 /** Always the same numbers for the same seed, in [0, 1). */
@@ -115,8 +139,8 @@ export class ChaosClient {
       this.owned.push({
         id: String(made.body["id"]),
         resource: made.body,
-        memory: nothing(),
-        disk: nothing(),
+        memory: [],
+        disk: [],
         deleteAsked: false,
         isDeleted: false,
       });
