@@ -112,6 +112,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
       },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause: error ?? seen.condition ?? seen.replicationFailed,
+      isFact: true,
     });
     return move.kind === "moved" ? move : rollback(move);
   });

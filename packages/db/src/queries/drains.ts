@@ -10,7 +10,7 @@ import type { Database, Tx } from "../client.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
 import { drains, drainSandboxes, hosts, sandboxes } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
-import type { SandboxRow } from "./move-sandbox.ts";
+import { liesOn, type SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
@@ -95,11 +95,11 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainRow[]> {
   return rows.map(({ drain }) => drain);
 }
 
-/** Takes up every sandbox that is on the host now; one that was done and is back is begun again. */
+/** Takes up every sandbox that is on the host now, or would come back to it; one that was done and is back is begun again. */
 export async function takeUpSandboxes(db: Tx, { id, hostId }: DrainRow): Promise<void> {
   await db.execute(sql`
     INSERT INTO drain_sandboxes (drain_id, sandbox_id)
-    SELECT ${id}, sandboxes.id FROM sandboxes WHERE host_id = ${hostId} AND state NOT IN ('deleting', 'deleted')
+    SELECT ${id}, sandboxes.id FROM sandboxes WHERE ${liesOn(hostId)} AND state NOT IN ('deleting', 'deleted')
     ON CONFLICT (drain_id, sandbox_id) DO UPDATE SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL
     WHERE drain_sandboxes.ended_at IS NOT NULL`);
 }
@@ -168,7 +168,7 @@ export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promi
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     const open = await tx.$count(drainSandboxes, and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)));
-    if (host === undefined || open > 0 || (await tx.$count(sandboxes, eq(sandboxes.hostId, hostId))) > 0) return false;
+    if (host === undefined || open > 0 || (await tx.$count(sandboxes, liesOn(hostId))) > 0) return false;
     const ended = await endWith(tx, id, "active", "done");
     if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: "system:drain" });
     return ended;

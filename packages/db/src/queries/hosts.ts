@@ -5,6 +5,7 @@ import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
 import { giveUpDrain } from "./drains.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
+import { liesOn } from "./move-sandbox.ts";
 
 export type TemplateRow = typeof templates.$inferSelect;
 
@@ -152,7 +153,7 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
     if (host === undefined) return { kind: "not_found" };
     if (request === "retire") {
       // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
-      const count = await tx.$count(sandboxes, eq(sandboxes.hostId, hostId));
+      const count = await tx.$count(sandboxes, liesOn(hostId));
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
     }
     const moved = await moveHost(tx, { host, event: request, fact: FACTS[request], requestedBy });

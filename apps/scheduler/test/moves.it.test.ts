@@ -1,0 +1,142 @@
+/** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
+import { changeHost, findHost, listDrainProgress, type OperationRow, requestDrain, type SandboxRow } from "@torpor/db";
+import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { expireOperation } from "../src/expire-operation.ts";
+import { Decisions } from "./support/decisions.ts";
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 }, dataPlaneUrl: "http://home:9401" };
+const UNREACHABLE = { code: "SNAPSHOT_UNAVAILABLE", message: "The snapshot could not be brought to this host." };
+
+/** A sandbox that was paused on `home`, and is being resumed on `away`. */
+class Journey implements AsyncDisposable {
+  readonly scheduler: Decisions;
+  /** As it was paused. */
+  readonly paused: SandboxRow;
+  readonly resume: OperationRow;
+
+  private constructor(scheduler: Decisions, paused: SandboxRow, resume: OperationRow) {
+    this.scheduler = scheduler;
+    this.paused = paused;
+    this.resume = resume;
+  }
+
+  static async begin(storeKey: string | null): Promise<Journey> {
+    const scheduler = await Decisions.over(server);
+    await scheduler.join("home", ROOM);
+    const paused = await scheduler.paused(storeKey);
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await scheduler.join("away", ROOM);
+    const resume = await scheduler.begin(paused.id, "resume");
+    expect(resume).toMatchObject({ status: "executing", hostId: "away", originHostId: "home" });
+    return new Journey(scheduler, paused, resume);
+  }
+
+  get db() {
+    return this.scheduler.database.db;
+  }
+
+  async sandbox(): Promise<SandboxRow> {
+    return await this.scheduler.sandbox(this.paused.id);
+  }
+
+  /** As `away` reports it. */
+  async fail(): Promise<void> {
+    const { id } = this.resume;
+    const operation = { id, outcome: "failed", error: UNREACHABLE } as const;
+    expect(await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation }))).toBe("applied");
+  }
+
+  async comeBack(how: "fails" | "expires"): Promise<void> {
+    if (how === "fails") await this.fail();
+    else expect(await expireOperation(this.scheduler.deps, this.resume)).toBe(true);
+    expect(await this.sandbox()).toMatchObject({ state: "paused", hostId: "home", holdsMemory: false });
+  }
+
+  async diskUsed(): Promise<Record<string, number>> {
+    const used = await this.scheduler.used();
+    for (const host of used) expect(host.used, host.id).toEqual(host.sum);
+    return Object.fromEntries(used.map((host) => [host.id, host.used[2] ?? 0]));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.diskUsed();
+    await this.scheduler[Symbol.asyncDispose]();
+  }
+}
+
+describe("while it is on its way", () => {
+  test("its disk is reserved on both hosts, until it runs on the new one", async () => {
+    await using journey = await Journey.begin("stored");
+    expect(await journey.diskUsed()).toEqual({ home: 16, away: 16 });
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    expect(await journey.diskUsed()).toEqual({ home: 0, away: 16 });
+  });
+
+  test.each(["fails", "expires"] as const)("nothing else takes its place at home: when it %s, it comes back to it", async (how) => {
+    await using journey = await Journey.begin("stored");
+    const { scheduler } = journey;
+    await scheduler.database.sql`UPDATE hosts SET disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
+    expect(await scheduler.beginCreate()).toMatchObject({ status: "waiting", explain: { reasons: { disk: 1 } } });
+    await journey.comeBack(how);
+    expect(await journey.diskUsed()).toEqual({ home: 16, away: 0 });
+    expect(await scheduler.operation(journey.resume.id)).toMatchObject({ status: "failed" });
+  });
+
+  test.each(["fails", "expires"] as const)(
+    "one that a scheduler of an older version has sent off, and that %s, is let back in",
+    async (how) => {
+      await using journey = await Journey.begin("stored");
+      const { sql } = journey.scheduler.database;
+      // As 0.1.0 leaves it: the place at home is free, and then taken.
+      await sql`UPDATE sandboxes SET origin_host_id = NULL WHERE id = ${journey.paused.id}`;
+      await sql`UPDATE hosts SET disk_mib_used = 0, disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
+      await sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
+      expect(await journey.scheduler.beginCreate()).toMatchObject({ status: "executing", hostId: "home" });
+      await journey.comeBack(how);
+      expect(await journey.diskUsed(), "what lies there lies there").toEqual({ home: 32, away: 0 });
+      expect(await findHost(journey.db, "home")).toMatchObject({ diskMibCapacity: 32 });
+    },
+  );
+
+  test("its host is neither retired nor drained: it may have the only copy", async () => {
+    await using journey = await Journey.begin(null);
+    const { scheduler, db } = journey;
+    await requestDrain(db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await drainHosts(scheduler.deps);
+    expect((await listDrainProgress(db, ["home"])).get("home")).toMatchObject({ drain: { status: "active" }, total: 1 });
+    expect(await changeHost(db, "home", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    await journey.fail();
+    // Back, it is what the drain has to care for.
+    for (let round = 0; round < 2; round += 1) await drainHosts(scheduler.deps);
+    expect(await scheduler.commands({ sandboxId: journey.paused.id, kind: "replicate" })).toMatchObject([{ hostId: "home" }]);
+  });
+
+  test("once it has arrived, a drain of its old host has moved it", async () => {
+    await using journey = await Journey.begin(null);
+    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await drainHosts(journey.scheduler.deps);
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await drainHosts(journey.scheduler.deps);
+    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({ drain: { status: "done" }, ended: { moved: 1 } });
+    expect(await changeHost(journey.db, "home", "retire", "test")).toMatchObject({ kind: "moved" });
+  });
+
+  test("a delete gives back what it held on either host", async () => {
+    await using journey = await Journey.begin("stored");
+    const deletion = await journey.scheduler.begin(journey.paused.id, "delete");
+    expect(await journey.diskUsed(), "the new host owes the clean-up").toEqual({ home: 0, away: 16 });
+    await journey.scheduler.settle(await journey.scheduler.seenOf(deletion.id, { state: "deleted" }));
+    expect(await journey.diskUsed()).toEqual({ home: 0, away: 0 });
+  });
+});

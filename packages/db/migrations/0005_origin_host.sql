@@ -1,0 +1,3 @@
+ALTER TABLE "sandboxes" ADD COLUMN "origin_host_id" text;--> statement-breakpoint
+ALTER TABLE "sandboxes" ADD CONSTRAINT "sandboxes_origin_host_id_hosts_id_fk" FOREIGN KEY ("origin_host_id") REFERENCES "public"."hosts"("id") ON DELETE no action ON UPDATE no action;--> statement-breakpoint
+CREATE INDEX "sandboxes_origin_host" ON "sandboxes" USING btree ("origin_host_id") WHERE origin_host_id IS NOT NULL;
