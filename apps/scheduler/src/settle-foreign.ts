@@ -1,18 +1,22 @@
 /**
  * A host reports a sandbox that belongs to another host, or to none any more. Its copy is discarded only when it is proven stale (architecture.md 6): the sandbox is deleted, or a
- * newer incarnation ran, or this copy's own incarnation never ran and the sandbox settled elsewhere, or it was released (release.ts) and the store has it. Otherwise it is left alone
+ * newer incarnation ran, or this copy's own incarnation never ran and nobody will come back to it, or it was released (release.ts) and the store has it. Otherwise it is left alone
  * and reported.
  */
 import { type Observation, subjects } from "@torpor/contracts";
-import { findIncarnation, findOpenOperations, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
+import { findIncarnation, findOpenOperations, findSnapshot, type IncarnationRow, insertOutbox, type SandboxRow } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { reportStray } from "./inventory/strays.ts";
 import type { Settled } from "./settle-observation.ts";
 
+/** What was fetched and not run is kept for so long, for the next try on that host; it is reserved nowhere. */
+const UNRUN_KEPT_MS = 3_600_000;
+
 export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled> {
-  if (seen.state === "deleted") return "stale";
+  // Nothing is there but, of a fetch that failed, what has arrived: the next one goes on with it, and the host removes it after a day.
+  if (seen.state === "deleted" || seen.state === "failed") return "stale";
   const why = await staleBecause(deps, sandbox, seen);
   const facts = { sandboxId: sandbox.id, hostId: seen.hostId, itsEpoch: seen.epoch, epoch: sandbox.epoch, at: sandbox.hostId };
   if (why === undefined) {
@@ -41,7 +45,15 @@ async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation):
     return newest !== undefined && newest.startedAt !== null ? "a newer incarnation ran" : undefined;
   }
   const own = await findIncarnation(deps.db, sandbox.id, seen.epoch);
-  return own === undefined || own.startedAt === null ? "it never ran" : undefined;
+  if (own !== undefined && own.startedAt !== null) return undefined;
+  return own !== undefined && (await isOfUse(deps, own, seen)) ? undefined : "it never ran";
+}
+
+/** The whole of the snapshot that the sandbox rests on, fetched not long ago. */
+async function isOfUse(deps: Deps, { sandboxId, assignedAt }: IncarnationRow, seen: Observation): Promise<boolean> {
+  if (Date.now() - assignedAt.getTime() > UNRUN_KEPT_MS) return false;
+  const snapshot = await findSnapshot(deps.db, sandboxId);
+  return snapshot !== undefined && seen.snapshot?.manifestSha256 === snapshot.manifestSha256;
 }
 
 /** On no host, and the store has what it rests on: a host that still holds it has not got the message. */

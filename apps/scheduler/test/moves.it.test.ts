@@ -4,7 +4,7 @@ import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { expireOperation } from "../src/expire-operation.ts";
-import { Decisions } from "./support/decisions.ts";
+import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
 beforeAll(async () => {
@@ -138,5 +138,45 @@ describe("while it is on its way", () => {
     expect(await journey.diskUsed(), "the new host owes the clean-up").toEqual({ home: 0, away: 16 });
     await journey.scheduler.settle(await journey.scheduler.seenOf(deletion.id, { state: "deleted" }));
     expect(await journey.diskUsed()).toEqual({ home: 0, away: 0 });
+  });
+});
+
+describe("what is left of a move on the host that it did not get to", () => {
+  const discards = async ({ scheduler, paused }: Journey) => await scheduler.commands({ sandboxId: paused.id, kind: "discard" });
+  /** `away` has fetched all of it, and was not let run it. */
+  const whole = async ({ scheduler, resume }: Journey, given: Partial<typeof SNAPSHOT> = {}) =>
+    await scheduler.seenOf(resume.id, { state: "paused", snapshot: { ...SNAPSHOT, ...given } });
+
+  test("a part is nothing to discard: the next fetch goes on with it", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("expires");
+    const operation = { id: journey.resume.id, outcome: "cancelled", error: UNREACHABLE } as const;
+    const late = await journey.scheduler.seenOf(journey.resume.id, { state: "failed", operation });
+    for (let beat = 0; beat < 2; beat += 1) expect(await journey.scheduler.settle(late)).toBe("stale");
+    expect(await discards(journey)).toEqual([]);
+  });
+
+  test("a whole copy is kept for the next try, which has the same snapshot", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("expires");
+    expect(await journey.scheduler.settle(await whole(journey))).toBe("foreign");
+    expect(await discards(journey)).toEqual([]);
+    const again = await journey.scheduler.begin(journey.paused.id, "resume");
+    expect(again).toMatchObject({ hostId: "away", originHostId: "home", epoch: 3 });
+    expect(await journey.scheduler.settle(await whole(journey)), "its old word settles nothing").toBe("stale");
+    await journey.scheduler.carryOut(again.id, { state: "running" });
+    expect(await journey.sandbox()).toMatchObject({ state: "running", hostId: "away" });
+  });
+
+  test("a whole copy is not kept for long, nor once the sandbox rests on something else", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("fails");
+    await journey.scheduler.settle(await whole(journey, { manifestSha256: "c".repeat(64) }));
+    expect(await discards(journey), "it is another snapshot").toMatchObject([{ hostId: "away", epoch: 2 }]);
+    await journey.scheduler.settle(await whole(journey));
+    expect(await discards(journey)).toHaveLength(1);
+    await journey.scheduler.database.sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
+    await journey.scheduler.settle(await whole(journey));
+    expect(await discards(journey)).toHaveLength(2);
   });
 });
