@@ -3,7 +3,8 @@
  *
  * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes nothing, however often it comes (S28).
  * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
- * SO3  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
+ * SO3  What it says of a snapshot in the store is taken at any time (note-late-copy.ts): a host whose sandbox was sent elsewhere, and came back, is not told of the epoch of that.
+ * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
  */
 import { type Cause, compareObservations, type Observation, type ObservedState, type SnapshotFacts } from "@torpor/contracts";
 import {
@@ -33,6 +34,7 @@ import {
 import type { Deps } from "./deps.ts";
 import { FOUND_ON_HOST } from "./inventory/reconcile-inventory.ts";
 import { endQuarantine, reportStray } from "./inventory/strays.ts";
+import { noteLateCopy } from "./note-late-copy.ts";
 import { settleForeign } from "./settle-foreign.ts";
 import { settledPatch } from "./settled-patch.ts";
 
@@ -55,7 +57,7 @@ export async function settleObservation(deps: Deps, seen: Observation, onSettled
     if (sandbox === undefined) return await reportUnknown(deps, seen);
     if (sandbox.hostId !== seen.hostId) return await settleForeign(deps, sandbox, seen);
     if (seen.quarantined === true && seen.epoch >= sandbox.epoch) await endQuarantine(deps, seen);
-    if (isStale(sandbox, seen)) return "stale";
+    if (isStale(sandbox, seen)) return seen.epoch < sandbox.epoch && (await noteLateCopy(deps, sandbox, seen)) ? "applied" : "stale";
     if (seen.busyWith !== undefined) return "busy";
     const settled = await settleOnce(deps, sandbox, seen);
     if (settled === "lost_race") continue;

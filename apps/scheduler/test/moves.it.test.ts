@@ -1,9 +1,20 @@
 /** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
-import { changeHost, findHost, listDrainProgress, type OperationRow, requestDrain, type SandboxRow } from "@torpor/db";
-import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import type { Observation } from "@torpor/contracts";
+import {
+  changeHost,
+  findHost,
+  findSnapshot,
+  listDrainProgress,
+  listEvents,
+  type OperationRow,
+  requestDrain,
+  type SandboxRow,
+} from "@torpor/db";
+import { anObservation, type aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { expireOperation } from "../src/expire-operation.ts";
+import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -14,7 +25,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 }, dataPlaneUrl: "http://home:9401" };
+const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 }, dataPlaneUrl: "http://home:9401", fence: { isAlive: true } };
 const UNREACHABLE = { code: "SNAPSHOT_UNAVAILABLE", message: "The snapshot could not be brought to this host." };
 
 /** A sandbox that was paused on `home`, and is being resumed on `away`. */
@@ -30,10 +41,10 @@ class Journey implements AsyncDisposable {
     this.resume = resume;
   }
 
-  static async begin(storeKey: string | null): Promise<Journey> {
+  static async begin(storeKey: string | null, given: Parameters<typeof aSandbox>[0] = {}): Promise<Journey> {
     const scheduler = await Decisions.over(server);
     await scheduler.join("home", ROOM);
-    const paused = await scheduler.paused(storeKey);
+    const paused = await scheduler.paused(storeKey, given);
     await changeHost(scheduler.database.db, "home", "cordon", "test");
     await scheduler.join("away", ROOM);
     const resume = await scheduler.begin(paused.id, "resume");
@@ -178,5 +189,69 @@ describe("what is left of a move on the host that it did not get to", () => {
     await journey.scheduler.database.sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
     await journey.scheduler.settle(await whole(journey));
     expect(await discards(journey)).toHaveLength(2);
+  });
+});
+
+describe("what its old host says of the copy that lies there", () => {
+  const REFUSED = { code: "REPLICATION_FAILED", message: "The store is full." };
+  let revision = 1_000;
+  /** As it was before the move: the host was told of none. */
+  const say = async ({ scheduler, paused }: Journey, storeKey: string | null, given: Partial<Observation> = {}) => {
+    revision += 1;
+    const { id: sandboxId, epoch, opSeq } = paused;
+    const snapshot = { ...SNAPSHOT, storeKey };
+    return await scheduler.settle(
+      anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, state: "paused", snapshot, ...given }),
+    );
+  };
+  const facts = async ({ db, paused }: Journey) => (await listEvents(db, paused.id, 100)).map(({ fact }) => fact);
+  const snapshot = async ({ db, paused }: Journey) => await findSnapshot(db, paused.id);
+
+  test.each(["fails", "expires"] as const)("counts after a move that %s: it is stored, and can be released", async (how) => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack(how);
+    const before = await journey.sandbox();
+    expect(await requestReplication(journey.scheduler.deps, before)).toBe("requested");
+    expect(await say(journey, "key/1-b")).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b" });
+    const { state, hostId, epoch } = await journey.sandbox();
+    expect({ state, hostId, epoch }).toEqual({ state: "paused", hostId: "home", epoch: before.epoch });
+    expect(await say(journey, "key/1-b")).toBe("stale");
+    expect((await facts(journey)).filter((fact) => fact === "snapshot_stored")).toHaveLength(1);
+    expect(await requestReplication(journey.scheduler.deps, await journey.sandbox())).toBe("replicated");
+    expect(await releaseFromHost(journey.scheduler.deps, await journey.sandbox())).toBe("released");
+  });
+
+  test("counts for a drain, which is done then", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
+    await say(journey, "key/1-b");
+    for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
+    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
+      drain: { status: "done" },
+      ended: { released: 1 },
+    });
+  });
+
+  test("that it cannot be stored is said too, until it is", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    expect(await say(journey, null, { replicationFailed: REFUSED })).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: null, storeError: REFUSED });
+    expect(await say(journey, null, { replicationFailed: REFUSED })).toBe("stale");
+    expect(await say(journey, "key/1-b")).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b", storeError: null });
+    expect((await facts(journey)).slice(-2)).toEqual(["snapshot_not_stored", "snapshot_stored"]);
+  });
+
+  test("is nothing, when it is of another snapshot", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    const before = await journey.scheduler.record(journey.paused.id);
+    const other = { ...SNAPSHOT, manifestSha256: "c".repeat(64), storeKey: "key/1-c" };
+    expect(await say(journey, null, { snapshot: other })).toBe("stale");
+    expect(await journey.scheduler.record(journey.paused.id)).toEqual(before);
   });
 });

@@ -250,13 +250,16 @@ export class Supervisor {
     return "journalled";
   }
 
-  /** It has no order of its own: the run that it means is the newest here, and stands still. Known once it is in the record. */
+  /**
+   * It has no order of its own: the run that it means is the newest here, and stands still. Its epoch may be higher: the sandbox was sent elsewhere from here, and came back. Known once
+   * it is in the record.
+   */
   private async replicate(command: VmCommand): Promise<Accepted> {
     const entry = this.entries.get(command.spec.sandboxId);
     if (entry === undefined) return "ignored";
     return await this.enqueue(entry, async () => {
       const { record } = entry;
-      if (entry.journal !== undefined || record.epoch !== command.epoch || record.opSeq > command.opSeq) return "stale";
+      if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq) return "stale";
       if (record.state !== "paused" && record.state !== "stopped") return "ignored";
       if (typeof record.snapshot?.storeKey === "string") {
         this.report(this.observationOf(entry));
