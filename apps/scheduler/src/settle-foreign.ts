@@ -9,6 +9,7 @@ import { isTombstoned } from "@torpor/state-machine";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { reportStray } from "./inventory/strays.ts";
+import { noteLateCopy } from "./note-late-copy.ts";
 import type { Settled } from "./settle-observation.ts";
 
 /** What was fetched and not run is kept for so long, for the next try on that host; it is reserved nowhere. */
@@ -17,6 +18,7 @@ const UNRUN_KEPT_MS = 3_600_000;
 export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled> {
   // Nothing is there but, of a fetch that failed, what has arrived: the next one goes on with it, and the host removes it after a day.
   if (seen.state === "deleted" || seen.state === "failed") return "stale";
+  await noteLateCopy(deps, sandbox, seen);
   const why = await staleBecause(deps, sandbox, seen);
   const facts = { sandboxId: sandbox.id, hostId: seen.hostId, itsEpoch: seen.epoch, epoch: sandbox.epoch, at: sandbox.hostId };
   if (why === undefined) {

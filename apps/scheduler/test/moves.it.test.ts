@@ -15,6 +15,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
+import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -253,5 +254,15 @@ describe("what its old host says of the copy that lies there", () => {
     const other = { ...SNAPSHOT, manifestSha256: "c".repeat(64), storeKey: "key/1-c" };
     expect(await say(journey, null, { snapshot: other })).toBe("stale");
     expect(await journey.scheduler.record(journey.paused.id)).toEqual(before);
+  });
+
+  test("counts while it is on its way: the new host is lost, and it is restored from the store", async () => {
+    await using journey = await Journey.begin(null, { onHostLoss: "restore" });
+    expect(await say(journey, "key/1-b")).toBe("foreign");
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await journey.scheduler.join("third", ROOM);
+    await journey.scheduler.lose("away");
+    expect(await restoreLostRuns(journey.scheduler.deps, 10)).toEqual({ lost: 1, restored: 1 });
+    expect(await journey.sandbox()).toMatchObject({ state: "resuming", hostId: "third" });
   });
 });
