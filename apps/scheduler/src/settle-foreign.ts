@@ -19,13 +19,18 @@ export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Obser
   // Nothing is there but, of a fetch that failed, what has arrived: the next one goes on with it, and the host removes it after a day.
   if (seen.state === "deleted" || seen.state === "failed") return "stale";
   await noteLateCopy(deps, sandbox, seen);
-  const why = await staleBecause(deps, sandbox, seen);
+  const run = await findIncarnation(deps.db, sandbox.id, seen.epoch);
+  const why = await staleBecause(deps, sandbox, seen, run);
   const facts = { sandboxId: sandbox.id, hostId: seen.hostId, itsEpoch: seen.epoch, epoch: sandbox.epoch, at: sandbox.hostId };
   if (why === undefined) {
-    deps.log.warn(facts, "a host holds a sandbox of another host; it is kept until a newer incarnation has run");
-    if (seen.state === "running" && seen.epoch < sandbox.epoch) {
-      const where = sandbox.hostId === null ? "on no host" : `on host ${sandbox.hostId}`;
-      const told = `Sandbox ${sandbox.id} is ${where} at epoch ${sandbox.epoch}; this is a run of epoch ${seen.epoch}.`;
+    const isRunning = seen.state === "running";
+    deps.log[isRunning ? "warn" : "debug"](facts, "a host holds a sandbox of another host; it is kept until a newer incarnation has run");
+    const where = `Sandbox ${sandbox.id} is ${sandbox.hostId === null ? "on no host" : `on host ${sandbox.hostId}`} at epoch ${sandbox.epoch}`;
+    if (isUnknownRun(sandbox, seen, run)) {
+      const told = `${where}; the database knows nothing of a run of epoch ${seen.epoch} on this host. Was it restored from a backup?`;
+      await reportStray(deps, seen, { kind: "unknown", why: told, discardEpoch: seen.epoch + 1 });
+    } else if (isRunning && seen.epoch < sandbox.epoch) {
+      const told = `${where}; this is a run of epoch ${seen.epoch}.`;
       await reportStray(deps, seen, { kind: "stale", why: told, discardEpoch: sandbox.epoch });
     }
     return "foreign";
@@ -36,7 +41,13 @@ export async function settleForeign(deps: Deps, sandbox: SandboxRow, seen: Obser
   return "foreign";
 }
 
-async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
+/** `run`: the incarnation of the copy's epoch. */
+async function staleBecause(
+  deps: Deps,
+  sandbox: SandboxRow,
+  seen: Observation,
+  run: IncarnationRow | undefined,
+): Promise<string | undefined> {
   if (isTombstoned(sandbox.state)) return "deleted";
   if (sandbox.state === "error" && sandbox.hostId === null) return "create failed";
   const { executing } = await findOpenOperations(deps.db, sandbox.id);
@@ -44,11 +55,17 @@ async function staleBecause(deps: Deps, sandbox: SandboxRow, seen: Observation):
   if (await isReleased(deps, sandbox, seen)) return "released";
   if (seen.epoch < sandbox.epoch) {
     const newest = await findIncarnation(deps.db, sandbox.id, sandbox.epoch);
-    return newest !== undefined && newest.startedAt !== null ? "a newer incarnation ran" : undefined;
+    if (newest !== undefined && newest.startedAt !== null) return "a newer incarnation ran";
   }
-  const own = await findIncarnation(deps.db, sandbox.id, seen.epoch);
-  if (own !== undefined && own.startedAt !== null) return undefined;
-  return own !== undefined && (await isOfUse(deps, own, seen)) ? undefined : "it never ran";
+  // What the database does not know is no proof, and neither is what the host contradicts.
+  if (run === undefined || run.hostId !== seen.hostId || run.startedAt !== null || seen.state === "running") return undefined;
+  return (await isOfUse(deps, run, seen)) ? undefined : "it never ran";
+}
+
+/** The host has had it run, or assigned, when the database has not, and nothing newer is known. */
+function isUnknownRun(sandbox: SandboxRow, { epoch, hostId, state }: Observation, run: IncarnationRow | undefined): boolean {
+  if (epoch < sandbox.epoch) return false;
+  return run === undefined || run.hostId !== hostId || (state === "running" && run.startedAt === null);
 }
 
 /** The whole of the snapshot that the sandbox rests on, fetched not long ago. */
