@@ -34,6 +34,7 @@ import { answerPlacement } from "./answer-placement.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
+import { settleInventory } from "./inventory/settle-inventory.ts";
 import type { PlacementPolicy } from "./placement.ts";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
@@ -187,8 +188,7 @@ function answerHosts(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<
       await recordActivity(deps.db, beat.hostId, beat.inventory.flatMap(activityIn));
       await recordBeat(deps.db, beat.hostId, beat.load);
       await recordReplication(deps.db, beat.hostId, beat.inventory.flatMap(replicationIn));
-      // The inventory repeats every observation until the database has it.
-      for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
+      await settleInventory(deps, beat, goOn);
       await reconcileInventory(deps, beat);
     },
     log,
