@@ -1,4 +1,5 @@
 /** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
+import assert from "node:assert/strict";
 import type { Observation } from "@torpor/contracts";
 import {
   changeHost,
@@ -49,7 +50,7 @@ class Journey implements AsyncDisposable {
     await changeHost(scheduler.database.db, "home", "cordon", "test");
     await scheduler.join("away", ROOM);
     const resume = await scheduler.begin(paused.id, "resume");
-    expect(resume).toMatchObject({ status: "executing", hostId: "away", originHostId: "home" });
+    assert.deepEqual([resume.status, resume.hostId, resume.originHostId], ["executing", "away", "home"]);
     return new Journey(scheduler, paused, resume);
   }
 
@@ -65,18 +66,19 @@ class Journey implements AsyncDisposable {
   async fail(): Promise<void> {
     const { id } = this.resume;
     const operation = { id, outcome: "failed", error: UNREACHABLE } as const;
-    expect(await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation }))).toBe("applied");
+    assert.equal(await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation })), "applied");
   }
 
   async comeBack(how: "fails" | "expires"): Promise<void> {
     if (how === "fails") await this.fail();
-    else expect(await expireOperation(this.scheduler.deps, this.resume)).toBe(true);
-    expect(await this.sandbox()).toMatchObject({ state: "paused", hostId: "home", holdsMemory: false });
+    else assert(await expireOperation(this.scheduler.deps, this.resume));
+    const { state, hostId, holdsMemory } = await this.sandbox();
+    assert.deepEqual([state, hostId, holdsMemory], ["paused", "home", false]);
   }
 
   async diskUsed(): Promise<Record<string, number>> {
     const used = await this.scheduler.used();
-    for (const host of used) expect(host.used, host.id).toEqual(host.sum);
+    for (const host of used) assert.deepEqual(host.used, host.sum, host.id);
     return Object.fromEntries(used.map((host) => [host.id, host.used[2] ?? 0]));
   }
 
@@ -142,6 +144,25 @@ describe("while it is on its way", () => {
     await drainHosts(journey.scheduler.deps);
     expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({ drain: { status: "done" }, ended: { moved: 1 } });
     expect(await changeHost(journey.db, "home", "retire", "test")).toMatchObject({ kind: "moved" });
+  });
+
+  test("off a host that is full it finds its place there again, full as it is", async () => {
+    await using scheduler = await Decisions.over(server);
+    await scheduler.join("home", { ...ROOM, capacity: { vcpu: 1, memoryMib: 64, diskMib: 32 } });
+    const { id } = await scheduler.paused();
+    await scheduler.running();
+    await scheduler.join("away", ROOM);
+    const resume = await scheduler.begin(id, "resume");
+    expect(resume).toMatchObject({ hostId: "away", originHostId: "home" });
+    expect(await scheduler.command(resume.id)).toMatchObject({ snapshot: { storeKey: null, sourceUrl: ROOM.dataPlaneUrl } });
+    const operation = { id: resume.id, outcome: "failed", error: UNREACHABLE } as const;
+    await scheduler.settle(await scheduler.seenOf(resume.id, { state: "failed", operation }));
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home" });
+    expect(await scheduler.used()).toMatchObject([
+      { id: "away", used: [0, 0, 0], sum: [0, 0, 0] },
+      { id: "home", used: [1, 64, 32], sum: [1, 64, 32] },
+    ]);
+    expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "away", epoch: 3 });
   });
 
   test("a delete gives back what it held on either host", async () => {
