@@ -97,6 +97,10 @@ test("a fetch from a host that hangs, for an agent that is killed: it is paused 
   } finally {
     fleet.fleet.signal(HOME, "SIGCONT");
   }
+  // Either may have been lost meanwhile; without the other one it would go on at home.
+  const areThere = async () =>
+    (await sql`SELECT state FROM hosts ORDER BY id`).map(({ state }) => String(state)).join(" ") === "cordoned ready";
+  await until("both hosts are there", areThere, LIMIT_MS);
   const resumed = await until(
     "the next resume",
     async () => {
