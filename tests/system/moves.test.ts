@@ -85,7 +85,7 @@ test("a fetch from a host that hangs, for an agent that is killed: it is paused 
     await until("it is on its way", async () => (await view(sandbox))["node_id"] === AWAY, LIMIT_MS);
     expect(await host(HOME, "retire"), "it has the only copy").toMatchObject({ status: 409 });
     await sumsAreRight();
-    fleet.fleet.signal(AWAY, "SIGKILL");
+    await fleet.fleet.kill(AWAY);
     await fleet.fleet.startComponent(AWAY);
     expect((await refused).status).toBeGreaterThanOrEqual(400);
     const isBack = async () => {
