@@ -86,7 +86,7 @@ const storedOn = async (on: TestHost) => {
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
   expect(snapshot).toMatchObject({ generation: 1, storeKey: null });
-  expect(await host.supervisor.execute(replicate({ epoch: 2 })), "of another run").toBe("stale");
+  expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe("stale");
   expect(blobs.calls).toEqual([]);
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
   const stored = await storedOn(host);

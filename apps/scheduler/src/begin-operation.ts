@@ -136,7 +136,13 @@ async function assign(
       sandbox,
       to,
       fact: `${operation.kind}_assigned`,
-      patch: { epoch, opSeq, hostId: assignment.hostId, holdsMemory: assignment.holdsMemory },
+      patch: {
+        epoch,
+        opSeq,
+        hostId,
+        originHostId: hostId === sandbox.hostId ? null : sandbox.hostId,
+        holdsMemory: assignment.holdsMemory,
+      },
       operation: { id: operation.id, status: begun.status },
       messages: [{ subject: subjects.command(assignment.hostId, command.kind), payload: command, traceId: operation.traceId ?? undefined }],
     });

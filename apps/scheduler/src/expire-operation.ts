@@ -29,6 +29,7 @@ export async function expireOperation(deps: Deps, operation: OperationRow, error
       fact: `${operation.kind}_expired`,
       operation: { id: ended.id, status: ended.status },
       cause: error,
+      isFact: true,
       messages: backOutCommand(operation, sandbox),
     });
     return move.kind === "moved" ? move : rollback(move);

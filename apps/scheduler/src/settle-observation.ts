@@ -5,6 +5,7 @@
  * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
  * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say that it brought the sandbox to run, nor of one that failed that it got what it was for.
  * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
+ * SO5  What it says of a snapshot in the store is taken at any time (note-late-copy.ts): a host whose sandbox was sent elsewhere, and came back, is not told of the epoch of that.
  */
 import { type Cause, compareObservations, type Observation, type ObservedState, type SnapshotFacts } from "@torpor/contracts";
 import {
@@ -34,6 +35,7 @@ import {
 import type { Deps } from "./deps.ts";
 import { FOUND_ON_HOST } from "./inventory/reconcile-inventory.ts";
 import { endQuarantine, reportStray } from "./inventory/strays.ts";
+import { noteLateCopy } from "./note-late-copy.ts";
 import { settleForeign } from "./settle-foreign.ts";
 import { settledPatch } from "./settled-patch.ts";
 
@@ -56,7 +58,7 @@ export async function settleObservation(deps: Deps, seen: Observation, onSettled
     if (sandbox === undefined) return await reportUnknown(deps, seen);
     if (sandbox.hostId !== seen.hostId) return await settleForeign(deps, sandbox, seen);
     if (seen.quarantined === true && seen.epoch >= sandbox.epoch) await endQuarantine(deps, seen);
-    if (isStale(sandbox, seen)) return "stale";
+    if (isStale(sandbox, seen)) return seen.epoch < sandbox.epoch && (await noteLateCopy(deps, sandbox, seen)) ? "applied" : "stale";
     if (seen.busyWith !== undefined) return "busy";
     const settled = await settleOnce(deps, sandbox, seen);
     if (settled === "lost_race") continue;
@@ -112,6 +114,7 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
       },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause: error ?? seen.condition ?? seen.replicationFailed,
+      isFact: true,
     });
     return move.kind === "moved" ? move : rollback(move);
   });

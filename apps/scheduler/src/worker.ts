@@ -37,6 +37,7 @@ import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
+import { settleInventory } from "./inventory/settle-inventory.ts";
 import type { PlacementPolicy } from "@torpor/placement";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
@@ -197,8 +198,7 @@ function hearBeats(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<vo
       await recordBeat(deps.db, beat.hostId, beat.load);
       await recordReplication(deps.db, beat.hostId, beat.inventory.flatMap(replicationIn));
       await recordFetches(deps.db, beat.hostId, beat.inventory.flatMap(fetchIn));
-      // The inventory repeats every observation until the database has it.
-      for (const seen of beat.inventory) if (seen.hostId === beat.hostId) await settleObservation(deps, seen, goOn);
+      await settleInventory(deps, beat, goOn);
       await reconcileInventory(deps, beat);
     },
     log,

@@ -99,6 +99,46 @@ test("a run of a lower epoch than the sandbox's elsewhere is frozen while nobody
   expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: old, epoch: 3 }]);
 });
 
+describe("a run that the database does not know, of a sandbox that it does: it was restored from a backup", () => {
+  async function restored(incarnation?: { epoch: number; startedAt: Date | null }) {
+    const [ahead, current] = [await host(), await host()];
+    const { id } = await makeSandbox(scheduler.database, "paused", { hostId: current });
+    const { epoch = 0, startedAt = null } = incarnation ?? {};
+    if (incarnation !== undefined)
+      await scheduler.database
+        .sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, ${epoch}, ${ahead}, ${startedAt})`;
+    return { id, ahead };
+  }
+
+  test("is frozen and reported, and discarded only when an operator says so", async () => {
+    const { id, ahead } = await restored();
+    for (let times = 0; times < 3; times += 1) expect(await scheduler.settle(at(ahead, id, { epoch: 2 }))).toBe("foreign");
+    expect(await findings(ahead)).toMatchObject([
+      { sandboxId: id, kind: "unknown", epoch: 2, message: expect.stringContaining("epoch 2") },
+    ]);
+    expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
+    await elapse(ahead);
+    await requestDiscard(scheduler.database.db, ahead, id, "test");
+    await scheduler.settle(at(ahead, id, { epoch: 2, quarantined: true }));
+    expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: ahead, epoch: 3 }]);
+  });
+
+  test("is left alone and reported while it stands still: it may be the newest there is", async () => {
+    const { id, ahead } = await restored();
+    await scheduler.settle(at(ahead, id, { epoch: 2, state: "paused", snapshot: SNAPSHOT }));
+    expect(await findings(ahead)).toMatchObject([{ sandboxId: id, kind: "unknown" }]);
+    expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([0, 0]);
+  });
+
+  test("is not taken for one that never ran because the database has not heard of its start", async () => {
+    const { id, ahead } = await restored({ epoch: 2, startedAt: null });
+    await scheduler.settle(at(ahead, id, { epoch: 2 }));
+    expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
+    await scheduler.settle(at(ahead, id, { epoch: 2, state: "paused" }));
+    expect(await told(id, "discard"), "that one has not").toBe(1);
+  });
+});
+
 describe("a sandbox that its host does not have", () => {
   async function lost(): Promise<{ hostId: string; sandbox: SandboxRow; other: Observation }> {
     const hostId = await host();

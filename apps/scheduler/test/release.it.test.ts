@@ -170,10 +170,16 @@ describe("a release", () => {
     const { id } = await released(state);
     const operation = await scheduler.begin(id, verb);
     expect(operation.hostId).toBe("home");
-    if (how === "expires") expect(await expireOperation(scheduler.deps, operation)).toBe(true);
-    else {
-      const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
-      const failed = await scheduler.seenOf(operation.id, { state: "failed", operation: { id: operation.id, outcome: "failed", error } });
+    const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
+    const failed = await scheduler.seenOf(operation.id, { state: "failed", operation: { id: operation.id, outcome: "failed", error } });
+    const discards = async () => await scheduler.commands({ sandboxId: id, kind: "discard" });
+    const before = await discards();
+    if (how === "expires") {
+      expect(await expireOperation(scheduler.deps, operation)).toBe(true);
+      // Its host says so too, later.
+      expect(await scheduler.settle(failed)).toBe("stale");
+      expect(await discards(), "what has arrived is kept").toEqual(before);
+    } else {
       expect(await scheduler.settle(failed)).toBe("applied");
       expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error });
     }

@@ -288,9 +288,10 @@ describe("more than one host", () => {
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running" });
   });
 
-  test("what a host fetched for a resume that never ran is discarded there, and a deleted sandbox everywhere", async () => {
+  test("what a host fetched for a resume that never ran is discarded there in the end, and a deleted sandbox everywhere", async () => {
     const { id, origin, target, resume } = await movingResume();
     await expireOperation(scheduler.deps, resume);
+    await scheduler.database.sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours' WHERE sandbox_id = ${id}`;
     expect(await scheduler.settle({ ...copyOn(target, id), epoch: 2, opSeq: 3 })).toBe("foreign");
     expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: target, epoch: 2 }]);
     const { id: deletion } = await scheduler.begin(id, "delete");

@@ -72,6 +72,20 @@ test("how much has arrived of what an operation brings to its host is noted, fro
   await liar[Symbol.asyncDispose]();
 });
 
+test("an observation that cannot be settled keeps no other one of its host's beat from it", async () => {
+  const [bad, good] = [await running(), await running()];
+  const [badPause, goodPause] = [await plane.ask(bad, "pause"), await plane.ask(good, "pause")];
+  const commands = [await host.told(badPause.id), await host.told(goodPause.id)] as const;
+  for (const command of commands) await host.commit(command);
+  // Postgres takes no text with a zero in it.
+  const unspeakable = host.seen(commands[0], { state: "stopped", cause: { code: "VMM_ENDED", message: "\u0000" } });
+  host.beat([unspeakable, host.seen(commands[1])]);
+  expect(await plane.becomes(goodPause.id, "succeeded")).toMatchObject({ sandboxId: good });
+  expect(await plane.sandbox(bad)).toMatchObject({ state: "pausing" });
+  await host.report(host.seen(commands[0]));
+  await plane.becomes(badPause.id, "succeeded");
+});
+
 test("an observation under another host's name is refused by the broker, and one that lies in its body by the scheduler", async () => {
   const sandboxId = await running();
   const pause = await plane.ask(sandboxId, "pause");

@@ -9,6 +9,6 @@ export type DrainStatus = (typeof DRAIN_STATUSES)[number];
 export const DRAINED_SANDBOX_ENDS = ["moved", "released", "returned", "gone"] as const;
 export type DrainedSandboxEnd = (typeof DRAINED_SANDBOX_ENDS)[number];
 
-/** `unknown`: the database has no such sandbox. `stale`: it knows a higher epoch, elsewhere. `missing`: the database says it is there, the host does not have it. */
+/** `unknown`: the database has no such sandbox, or no such run of it. `stale`: it knows a higher epoch, elsewhere. `missing`: the database says it is there, the host does not have it. */
 export const FINDING_KINDS = ["unknown", "stale", "missing"] as const;
 export type FindingKind = (typeof FINDING_KINDS)[number];

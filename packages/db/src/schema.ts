@@ -279,6 +279,8 @@ export const sandboxes = pgTable(
     appliedOpSeq: integer("applied_op_seq").notNull().default(0),
     appliedRevision: integer("applied_revision").notNull().default(0),
     hostId: text("host_id").references(() => hosts.id),
+    /** Where it lies while it is brought to `host_id`, and goes back to when that fails. Its disk stays reserved there. Null in every settled state. */
+    originHostId: text("origin_host_id").references(() => hosts.id),
     /** vCPUs and memory are reserved on the host; the disk is as long as there is a host. */
     holdsMemory: boolean("holds_memory").notNull().default(false),
     region: text("region").notNull(),
@@ -332,6 +334,9 @@ export const sandboxes = pgTable(
     index("sandboxes_host")
       .on(sandbox.hostId)
       .where(sql`host_id IS NOT NULL`),
+    index("sandboxes_origin_host")
+      .on(sandbox.originHostId)
+      .where(sql`origin_host_id IS NOT NULL`),
     index("sandboxes_expiry")
       .on(sandbox.expiresAt)
       .where(sql`expires_at IS NOT NULL`),

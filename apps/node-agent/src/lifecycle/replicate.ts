@@ -5,13 +5,16 @@ import type { VmRecord } from "./record.ts";
 import type { ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
-/** It has no order of its own: the run that it means is the newest here, and stands still. Known once it is in the record. */
+/**
+ * It has no order of its own: the run that it means is the newest here, and stands still. Its epoch may be higher: the sandbox was sent elsewhere from here, and came back. Known once it is
+ * in the record.
+ */
 export async function replicate({ deps, sandboxes, replication }: Host, command: VmCommand): Promise<Accepted> {
   const entry = sandboxes.find(command.spec.sandboxId);
   if (entry === undefined) return "ignored";
   return await sandboxes.inTurn(entry, async () => {
     const { record } = entry;
-    if (entry.journal !== undefined || record.epoch !== command.epoch || record.opSeq > command.opSeq) return "stale";
+    if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq) return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
     if (typeof record.snapshot?.storeKey === "string") {
       sandboxes.sayAgain(entry);

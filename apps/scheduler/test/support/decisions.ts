@@ -164,13 +164,14 @@ export class Decisions implements AsyncDisposable {
     return { sandbox: await this.sandbox(id), operations: [...operations], events: await listEvents(this.database.db, id, 1000) };
   }
 
-  /** Per host: what its row says is used, beside the sum over the sandboxes on it. */
+  /** Per host: what its row says is used, beside the sum over the sandboxes on it, and over the disks of those that are being brought elsewhere from it. */
   async used(): Promise<{ id: string; used: number[]; sum: number[] }[]> {
     const rows = await this.database.sql`
       SELECT hosts.id, array[vcpu_used, memory_mib_used, disk_mib_used] AS used,
-        array[coalesce(sum(vcpu) FILTER (WHERE holds_memory), 0), coalesce(sum(memory_mib) FILTER (WHERE holds_memory), 0),
-          coalesce(sum(disk_mib), 0)]::int[] AS sum
-      FROM hosts LEFT JOIN sandboxes ON host_id = hosts.id AND sandboxes.state <> 'deleted' GROUP BY hosts.id ORDER BY hosts.id`;
+        array[coalesce(sum(vcpu) FILTER (WHERE holds_memory AND host_id = hosts.id), 0),
+          coalesce(sum(memory_mib) FILTER (WHERE holds_memory AND host_id = hosts.id), 0), coalesce(sum(disk_mib), 0)]::int[] AS sum
+      FROM hosts LEFT JOIN sandboxes ON hosts.id IN (host_id, origin_host_id) AND sandboxes.state <> 'deleted'
+      GROUP BY hosts.id ORDER BY hosts.id`;
     return rows.map(({ id, used, sum }) => ({ id: id as string, used: used as number[], sum: sum as number[] }));
   }
 

@@ -6,12 +6,11 @@
  * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
-import { EXECUTING_STATUSES } from "@torpor/state-machine";
-import { and, asc, eq, exists, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import { drains, drainSandboxes, hosts, operations, sandboxes, snapshots } from "../schema.ts";
+import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
-import type { SandboxRow } from "./move-sandbox.ts";
+import { liesOn, type SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
@@ -104,7 +103,7 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
 }
 
 /**
- * Takes up every sandbox that is on the host now; one that was done and is back is begun again.
+ * Takes up every sandbox that is on the host now, or would come back to it; one that was done and is back is begun again.
  *
  * What its copy will take is expected: what its newest snapshot took, and for what that did not hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
  */
@@ -118,7 +117,7 @@ export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id
         ELSE sandboxes.memory_mib * ${MIB} + coalesce(newest.size_bytes, sandboxes.disk_mib * ${MIB}) END
     FROM drains, sandboxes LEFT JOIN LATERAL (
       SELECT * FROM snapshots WHERE snapshots.sandbox_id = sandboxes.id ORDER BY generation DESC LIMIT 1) newest ON true
-    WHERE drains.id = ${id} AND drains.status = 'active' AND sandboxes.host_id = ${hostId} AND sandboxes.state NOT IN ('deleting', 'deleted')
+    WHERE drains.id = ${id} AND drains.status = 'active' AND ${liesOn(hostId)} AND sandboxes.state NOT IN ('deleting', 'deleted')
     FOR SHARE OF drains
     ON CONFLICT (drain_id, sandbox_id) DO UPDATE
     SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL, replication_asked_at = NULL,
@@ -190,29 +189,12 @@ export async function keepPaused(tx: Tx, sandboxId: string): Promise<void> {
     .where(and(eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.endedAt), eq(drainSandboxes.owesResume, true)));
 }
 
-/** Sandboxes on a host, and those that what brings them elsewhere may yet bring back to it when it fails. */
-export async function countHeld(tx: Tx, hostId: string): Promise<number> {
-  const comesBack = exists(
-    tx
-      .select({ one: sql`1` })
-      .from(operations)
-      .where(
-        and(
-          eq(operations.sandboxId, sandboxes.id),
-          eq(operations.originHostId, hostId),
-          inArray(operations.status, [...EXECUTING_STATUSES]),
-        ),
-      ),
-  );
-  return await tx.$count(sandboxes, or(eq(sandboxes.hostId, hostId), comesBack));
-}
-
 /** Ends a drain whose host is empty; true when it has. The host is cordoned then. */
 export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     const open = await tx.$count(drainSandboxes, and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)));
-    if (host === undefined || open > 0 || (await countHeld(tx, hostId)) > 0) return false;
+    if (host === undefined || open > 0 || (await tx.$count(sandboxes, liesOn(hostId))) > 0) return false;
     const ended = await endWith(tx, id, "active", "done");
     if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: DRAINER });
     return ended;

@@ -4,9 +4,10 @@ import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
 import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
-import { countHeld, giveUpDrain } from "./drains.ts";
+import { giveUpDrain } from "./drains.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import { couldBeRenewed } from "./lease-service.ts";
+import { liesOn } from "./move-sandbox.ts";
 
 export type TemplateRow = typeof templates.$inferSelect;
 
@@ -159,7 +160,7 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
     if (request === "retire") {
       const owesNothing = host.state === "lost";
       // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
-      const count = (await countHeld(tx, hostId)) - (owesNothing ? deleted.length : 0);
+      const count = (await tx.$count(sandboxes, liesOn(hostId))) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
       for (const sandbox of deleted) await endOwedDeletion(tx, sandbox);
     }

@@ -4,12 +4,13 @@
  * M1  Nothing else updates `sandboxes` (but for clocks that no state depends on: `last_active_at`, and of a tombstone `updated_at`, when its host was last told), inserts into
  *     `sandbox_events` or changes `hosts.*_used`.
  * M2  `lost_race` means that another writer was first: read again, then decide again.
- * M3  What a sandbox holds of a host is derived from its row (host_id, holds_memory, state), so that used capacity is always the sum over the rows.
+ * M3  What a sandbox holds of hosts is derived from its row (host_id, origin_host_id, holds_memory, state), so that used capacity is always the sum over the rows.
  * M4  Event sequence numbers are gap-free, because they are handed out by the row that is compared and set.
+ * M5  While it is brought from one host to another its disk is reserved on both: it can always go back. `origin_host_id` ends with any settled state, whoever moved it there.
  */
-import { isSettled, type SandboxState, type SettledState } from "@torpor/state-machine";
+import { isSettled, isTombstoned, type SandboxState, type SettledState } from "@torpor/state-machine";
 import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
-import { and, eq, ne, sql } from "drizzle-orm";
+import { and, eq, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, outbox, sandboxEvents, sandboxes } from "../schema.ts";
 
@@ -31,6 +32,8 @@ export interface Move {
   patch?: Patch;
   operation?: { id: string; status: string };
   cause?: Cause | undefined;
+  /** It says where the sandbox is, and asks for nothing: what it comes to hold lies there already, and is counted however much is left. */
+  isFact?: boolean;
   /** Further messages that must go out if and only if this move happens, e.g. a command. */
   messages?: OutboxMessage[];
 }
@@ -49,6 +52,7 @@ export async function moveSandbox(tx: Tx, move: Move): Promise<MoveResult> {
     .update(sandboxes)
     .set({
       ...move.patch,
+      ...(isSettled(to) || isTombstoned(to) ? { originHostId: null } : {}),
       state: to,
       settledState: settled,
       generation: sql`${sandboxes.generation} + 1`,
@@ -58,7 +62,7 @@ export async function moveSandbox(tx: Tx, move: Move): Promise<MoveResult> {
     .where(and(eq(sandboxes.id, sandbox.id), eq(sandboxes.generation, sandbox.generation)))
     .returning();
   if (after === undefined) return { kind: "lost_race" };
-  const short = await applyHoldings(tx, holdings(sandbox), holdings(after));
+  const short = await applyHoldings(tx, holdings(sandbox), holdings(after), move.isFact === true);
   if (short !== undefined) return { kind: "no_capacity", hostId: short };
   const [event] = await tx
     .insert(sandboxEvents)
@@ -107,54 +111,83 @@ function eventMessage(move: Move, after: SandboxRow, occurredAt: Date): SandboxE
   };
 }
 
-interface Holding {
-  hostId: string;
+interface Delta {
   vcpu: number;
   memoryMib: number;
   diskMib: number;
 }
+type Holding = Delta & { hostId: string };
 
-/** What a row reserves on its host, or undefined for nothing. */
-function holdings(row: SandboxRow): Holding | undefined {
-  if (row.hostId === null || row.state === "deleted") return undefined;
-  return { hostId: row.hostId, vcpu: row.holdsMemory ? row.vcpu : 0, memoryMib: row.holdsMemory ? row.memoryMib : 0, diskMib: row.diskMib };
+/** Sandboxes that lie on the host, or have not yet arrived where they were sent from it. */
+export const liesOn = (hostId: string) => or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));
+
+/** What a row reserves on its hosts. */
+function holdings({ state, hostId, originHostId, holdsMemory, vcpu, memoryMib, diskMib }: SandboxRow): Holding[] {
+  if (state === "deleted") return [];
+  const disk = { vcpu: 0, memoryMib: 0, diskMib };
+  return [
+    ...(hostId === null ? [] : [{ ...disk, hostId, ...(holdsMemory ? { vcpu, memoryMib } : {}) }]),
+    ...(originHostId === null ? [] : [{ ...disk, hostId: originHostId }]),
+  ];
 }
 
 /** Adds the difference to the hosts' `used`, in order of host id so that two moves cannot deadlock. Returns the host that has not enough left. */
-async function applyHoldings(tx: Tx, before: Holding | undefined, after: Holding | undefined): Promise<string | undefined> {
-  const deltas = new Map<string, { vcpu: number; memoryMib: number; diskMib: number }>();
-  const add = (holding: Holding | undefined, sign: 1 | -1) => {
-    if (holding === undefined) return;
+async function applyHoldings(tx: Tx, before: Holding[], after: Holding[], isFact: boolean): Promise<string | undefined> {
+  const deltas = new Map<string, Delta>();
+  const add = (holding: Holding, sign: 1 | -1) => {
     const delta = deltas.get(holding.hostId) ?? { vcpu: 0, memoryMib: 0, diskMib: 0 };
     delta.vcpu += sign * holding.vcpu;
     delta.memoryMib += sign * holding.memoryMib;
     delta.diskMib += sign * holding.diskMib;
     deltas.set(holding.hostId, delta);
   };
-  add(before, -1);
-  add(after, 1);
+  for (const holding of before) add(holding, -1);
+  for (const holding of after) add(holding, 1);
   for (const [hostId, delta] of [...deltas].toSorted(([a], [b]) => a.localeCompare(b))) {
     if (delta.vcpu === 0 && delta.memoryMib === 0 && delta.diskMib === 0) continue;
-    const claimed = await tx
-      .update(hosts)
-      .set({
-        vcpuUsed: sql`${hosts.vcpuUsed} + ${delta.vcpu}`,
-        memoryMibUsed: sql`${hosts.memoryMibUsed} + ${delta.memoryMib}`,
-        diskMibUsed: sql`${hosts.diskMibUsed} + ${delta.diskMib}`,
-      })
-      .where(
-        and(
-          eq(hosts.id, hostId),
-          // Placement looked at the host before: it may be retired since.
-          delta.diskMib > 0 || delta.memoryMib > 0 ? ne(hosts.state, "retired") : undefined,
-          // A release is never refused, even on a host whose capacity was lowered below what it carries.
-          sql`(${delta.vcpu}::int <= 0 OR ${hosts.vcpuUsed} + ${delta.vcpu} <= ${hosts.vcpuCapacity})`,
-          sql`(${delta.memoryMib}::int <= 0 OR ${hosts.memoryMibUsed} + ${delta.memoryMib} <= ${hosts.memoryMibCapacity})`,
-          sql`(${delta.diskMib}::int <= 0 OR ${hosts.diskMibUsed} + ${delta.diskMib} <= ${hosts.diskMibCapacity})`,
-        ),
-      )
-      .returning({ id: hosts.id });
-    if (claimed.length === 0) return hostId;
+    if (!(await (isFact ? count : claim)(tx, hostId, delta))) return hostId;
   }
   return undefined;
+}
+
+const usedAfter = (delta: Delta) => ({
+  vcpuUsed: sql`${hosts.vcpuUsed} + ${delta.vcpu}`,
+  memoryMibUsed: sql`${hosts.memoryMibUsed} + ${delta.memoryMib}`,
+  diskMibUsed: sql`${hosts.diskMibUsed} + ${delta.diskMib}`,
+});
+
+/** False: the host has not enough left. */
+async function claim(tx: Tx, hostId: string, delta: Delta): Promise<boolean> {
+  const claimed = await tx
+    .update(hosts)
+    .set(usedAfter(delta))
+    .where(
+      and(
+        eq(hosts.id, hostId),
+        // Placement looked at the host before: it may be retired since.
+        delta.diskMib > 0 || delta.memoryMib > 0 ? ne(hosts.state, "retired") : undefined,
+        // A release is never refused, even on a host whose capacity was lowered below what it carries.
+        sql`(${delta.vcpu}::int <= 0 OR ${hosts.vcpuUsed} + ${delta.vcpu} <= ${hosts.vcpuCapacity})`,
+        sql`(${delta.memoryMib}::int <= 0 OR ${hosts.memoryMibUsed} + ${delta.memoryMib} <= ${hosts.memoryMibCapacity})`,
+        sql`(${delta.diskMib}::int <= 0 OR ${hosts.diskMibUsed} + ${delta.diskMib} <= ${hosts.diskMibCapacity})`,
+      ),
+    )
+    .returning({ id: hosts.id });
+  return claimed.length === 1;
+}
+
+/** Where more is there than the host has offered, the capacity is raised to it: what it offers counts again from its next registration on, as far as it is free. */
+async function count(tx: Tx, hostId: string, delta: Delta): Promise<boolean> {
+  const used = usedAfter(delta);
+  const counted = await tx
+    .update(hosts)
+    .set({
+      ...used,
+      vcpuCapacity: sql`greatest(${hosts.vcpuCapacity}, ${used.vcpuUsed})`,
+      memoryMibCapacity: sql`greatest(${hosts.memoryMibCapacity}, ${used.memoryMibUsed})`,
+      diskMibCapacity: sql`greatest(${hosts.diskMibCapacity}, ${used.diskMibUsed})`,
+    })
+    .where(eq(hosts.id, hostId))
+    .returning({ id: hosts.id });
+  return counted.length === 1;
 }

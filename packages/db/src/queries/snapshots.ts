@@ -1,23 +1,30 @@
 /** What the snapshot store holds for whom. */
+import type { Cause } from "@torpor/contracts";
 import { and, asc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { SnapshotRow } from "./sandboxes.ts";
 
-/** A snapshot has reached the store after its sandbox ran on: it is what the sandbox can be brought back from when its host is lost. */
-export async function noteSnapshotStored(
-  tx: Tx,
-  stored: { sandboxId: string; generation: number; manifestSha256: string; storeKey: string },
-): Promise<void> {
-  const { sandboxId, generation, manifestSha256, storeKey } = stored;
-  const isIt = and(
+type Named = Pick<SnapshotRow, "sandboxId" | "generation" | "manifestSha256">;
+
+/** That snapshot, while it is not known to be in the store. */
+const isUnstored = ({ sandboxId, generation, manifestSha256 }: Named) =>
+  and(
     eq(snapshots.sandboxId, sandboxId),
     eq(snapshots.generation, generation),
     eq(snapshots.manifestSha256, manifestSha256),
     isNull(snapshots.storeKey),
   );
-  await tx.update(snapshots).set({ storeKey, storeError: null }).where(isIt);
+
+/** A snapshot has reached the store after its sandbox ran on, or was sent elsewhere: it is what the sandbox can be brought back from when its host is lost. */
+export async function noteSnapshotStored(tx: Tx, stored: Named & { storeKey: string }): Promise<void> {
+  await tx.update(snapshots).set({ storeKey: stored.storeKey, storeError: null }).where(isUnstored(stored));
+}
+
+/** Its host has given it up. */
+export async function noteSnapshotNotStored(tx: Tx, failed: Named & { storeError: Cause }): Promise<void> {
+  await tx.update(snapshots).set({ storeError: failed.storeError }).where(isUnstored(failed));
 }
 
 /** The snapshot that its host knows by this manifest, dropped or not. */

@@ -1,0 +1,289 @@
+/** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
+import assert from "node:assert/strict";
+import type { Observation } from "@torpor/contracts";
+import {
+  changeHost,
+  findHost,
+  findSnapshot,
+  listDrainProgress,
+  listEvents,
+  type OperationRow,
+  requestDrain,
+  type SandboxRow,
+} from "@torpor/db";
+import { anObservation, type aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { expireOperation } from "../src/expire-operation.ts";
+import { releaseFromHost, requestReplication } from "../src/release.ts";
+import { restoreLostRuns } from "../src/restore-lost-runs.ts";
+import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 }, dataPlaneUrl: "http://home:9401", fence: { isAlive: true } };
+const UNREACHABLE = { code: "SNAPSHOT_UNAVAILABLE", message: "The snapshot could not be brought to this host." };
+
+/** A sandbox that was paused on `home`, and is being resumed on `away`. */
+class Journey implements AsyncDisposable {
+  readonly scheduler: Decisions;
+  /** As it was paused. */
+  readonly paused: SandboxRow;
+  readonly resume: OperationRow;
+
+  private constructor(scheduler: Decisions, paused: SandboxRow, resume: OperationRow) {
+    this.scheduler = scheduler;
+    this.paused = paused;
+    this.resume = resume;
+  }
+
+  static async begin(storeKey: string | null, given: Parameters<typeof aSandbox>[0] = {}): Promise<Journey> {
+    const scheduler = await Decisions.over(server);
+    await scheduler.join("home", ROOM);
+    const paused = await scheduler.paused(storeKey, given);
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    await scheduler.join("away", ROOM);
+    const resume = await scheduler.begin(paused.id, "resume");
+    assert.deepEqual([resume.status, resume.hostId, resume.originHostId], ["executing", "away", "home"]);
+    return new Journey(scheduler, paused, resume);
+  }
+
+  get db() {
+    return this.scheduler.database.db;
+  }
+
+  async sandbox(): Promise<SandboxRow> {
+    return await this.scheduler.sandbox(this.paused.id);
+  }
+
+  /** As `away` reports it. */
+  async fail(): Promise<void> {
+    const { id } = this.resume;
+    const operation = { id, outcome: "failed", error: UNREACHABLE } as const;
+    assert.equal(await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation })), "applied");
+  }
+
+  async comeBack(how: "fails" | "expires"): Promise<void> {
+    if (how === "fails") await this.fail();
+    else assert(await expireOperation(this.scheduler.deps, this.resume));
+    const { state, hostId, holdsMemory } = await this.sandbox();
+    assert.deepEqual([state, hostId, holdsMemory], ["paused", "home", false]);
+  }
+
+  async diskUsed(): Promise<Record<string, number>> {
+    const used = await this.scheduler.used();
+    for (const host of used) assert.deepEqual(host.used, host.sum, host.id);
+    return Object.fromEntries(used.map((host) => [host.id, host.used[2] ?? 0]));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.diskUsed();
+    await this.scheduler[Symbol.asyncDispose]();
+  }
+}
+
+describe("while it is on its way", () => {
+  test("its disk is reserved on both hosts, until it runs on the new one", async () => {
+    await using journey = await Journey.begin("stored");
+    expect(await journey.diskUsed()).toEqual({ home: 16, away: 16 });
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    expect(await journey.diskUsed()).toEqual({ home: 0, away: 16 });
+  });
+
+  test.each(["fails", "expires"] as const)("nothing else takes its place at home: when it %s, it comes back to it", async (how) => {
+    await using journey = await Journey.begin("stored");
+    const { scheduler } = journey;
+    await scheduler.database.sql`UPDATE hosts SET disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
+    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
+    expect(await scheduler.beginCreate()).toMatchObject({ status: "waiting", explain: { reasons: { disk: 1 } } });
+    await journey.comeBack(how);
+    expect(await journey.diskUsed()).toEqual({ home: 16, away: 0 });
+    expect(await scheduler.operation(journey.resume.id)).toMatchObject({ status: "failed" });
+  });
+
+  test.each(["fails", "expires"] as const)(
+    "one that a scheduler of an older version has sent off, and that %s, is let back in",
+    async (how) => {
+      await using journey = await Journey.begin("stored");
+      const { sql } = journey.scheduler.database;
+      // As 0.1.0 leaves it: the place at home is free, and then taken.
+      await sql`UPDATE sandboxes SET origin_host_id = NULL WHERE id = ${journey.paused.id}`;
+      await sql`UPDATE hosts SET disk_mib_used = 0, disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
+      await sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
+      expect(await journey.scheduler.beginCreate()).toMatchObject({ status: "executing", hostId: "home" });
+      await journey.comeBack(how);
+      expect(await journey.diskUsed(), "what lies there lies there").toEqual({ home: 32, away: 0 });
+      expect(await findHost(journey.db, "home")).toMatchObject({ diskMibCapacity: 32 });
+    },
+  );
+
+  test("its host is neither retired nor drained: it may have the only copy", async () => {
+    await using journey = await Journey.begin(null);
+    const { scheduler, db } = journey;
+    await requestDrain(db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await drainHosts(scheduler.deps);
+    expect((await listDrainProgress(db, ["home"])).get("home")).toMatchObject({ drain: { status: "active" }, total: 1 });
+    expect(await changeHost(db, "home", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    await journey.fail();
+    // Back, it is what the drain has to care for.
+    for (let round = 0; round < 2; round += 1) await drainHosts(scheduler.deps);
+    expect(await scheduler.commands({ sandboxId: journey.paused.id, kind: "replicate" })).toMatchObject([{ hostId: "home" }]);
+  });
+
+  test("once it has arrived, a drain of its old host has moved it", async () => {
+    await using journey = await Journey.begin(null);
+    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await drainHosts(journey.scheduler.deps);
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await drainHosts(journey.scheduler.deps);
+    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({ drain: { status: "done" }, ended: { moved: 1 } });
+    expect(await changeHost(journey.db, "home", "retire", "test")).toMatchObject({ kind: "moved" });
+  });
+
+  test("off a host that is full it finds its place there again, full as it is", async () => {
+    await using scheduler = await Decisions.over(server);
+    await scheduler.join("home", { ...ROOM, capacity: { vcpu: 1, memoryMib: 64, diskMib: 32 } });
+    const { id } = await scheduler.paused();
+    await scheduler.running();
+    await scheduler.join("away", ROOM);
+    const resume = await scheduler.begin(id, "resume");
+    expect(resume).toMatchObject({ hostId: "away", originHostId: "home" });
+    expect(await scheduler.command(resume.id)).toMatchObject({ snapshot: { storeKey: null, sourceUrl: ROOM.dataPlaneUrl } });
+    const operation = { id: resume.id, outcome: "failed", error: UNREACHABLE } as const;
+    await scheduler.settle(await scheduler.seenOf(resume.id, { state: "failed", operation }));
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home" });
+    expect(await scheduler.used()).toMatchObject([
+      { id: "away", used: [0, 0, 0], sum: [0, 0, 0] },
+      { id: "home", used: [1, 64, 32], sum: [1, 64, 32] },
+    ]);
+    expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "away", epoch: 3 });
+  });
+
+  test("a delete gives back what it held on either host", async () => {
+    await using journey = await Journey.begin("stored");
+    const deletion = await journey.scheduler.begin(journey.paused.id, "delete");
+    expect(await journey.diskUsed(), "the new host owes the clean-up").toEqual({ home: 0, away: 16 });
+    await journey.scheduler.settle(await journey.scheduler.seenOf(deletion.id, { state: "deleted" }));
+    expect(await journey.diskUsed()).toEqual({ home: 0, away: 0 });
+  });
+});
+
+describe("what is left of a move on the host that it did not get to", () => {
+  const discards = async ({ scheduler, paused }: Journey) => await scheduler.commands({ sandboxId: paused.id, kind: "discard" });
+  /** `away` has fetched all of it, and was not let run it. */
+  const whole = async ({ scheduler, resume }: Journey, given: Partial<typeof SNAPSHOT> = {}) =>
+    await scheduler.seenOf(resume.id, { state: "paused", snapshot: { ...SNAPSHOT, ...given } });
+
+  test("a part is nothing to discard: the next fetch goes on with it", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("expires");
+    const operation = { id: journey.resume.id, outcome: "cancelled", error: UNREACHABLE } as const;
+    const late = await journey.scheduler.seenOf(journey.resume.id, { state: "failed", operation });
+    for (let beat = 0; beat < 2; beat += 1) expect(await journey.scheduler.settle(late)).toBe("stale");
+    expect(await discards(journey)).toEqual([]);
+  });
+
+  test("a whole copy is kept for the next try, which has the same snapshot", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("expires");
+    expect(await journey.scheduler.settle(await whole(journey))).toBe("foreign");
+    expect(await discards(journey)).toEqual([]);
+    const again = await journey.scheduler.begin(journey.paused.id, "resume");
+    expect(again).toMatchObject({ hostId: "away", originHostId: "home", epoch: 3 });
+    expect(await journey.scheduler.settle(await whole(journey)), "its old word settles nothing").toBe("stale");
+    await journey.scheduler.carryOut(again.id, { state: "running" });
+    expect(await journey.sandbox()).toMatchObject({ state: "running", hostId: "away" });
+  });
+
+  test("a whole copy is not kept for long, nor once the sandbox rests on something else", async () => {
+    await using journey = await Journey.begin("stored");
+    await journey.comeBack("fails");
+    await journey.scheduler.settle(await whole(journey, { manifestSha256: "c".repeat(64) }));
+    expect(await discards(journey), "it is another snapshot").toMatchObject([{ hostId: "away", epoch: 2 }]);
+    await journey.scheduler.settle(await whole(journey));
+    expect(await discards(journey)).toHaveLength(1);
+    await journey.scheduler.database.sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
+    await journey.scheduler.settle(await whole(journey));
+    expect(await discards(journey)).toHaveLength(2);
+  });
+});
+
+describe("what its old host says of the copy that lies there", () => {
+  const REFUSED = { code: "REPLICATION_FAILED", message: "The store is full." };
+  let revision = 1_000;
+  /** As it was before the move: the host was told of none. */
+  const say = async ({ scheduler, paused }: Journey, storeKey: string | null, given: Partial<Observation> = {}) => {
+    revision += 1;
+    const { id: sandboxId, epoch, opSeq } = paused;
+    const snapshot = { ...SNAPSHOT, storeKey };
+    return await scheduler.settle(
+      anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, state: "paused", snapshot, ...given }),
+    );
+  };
+  const facts = async ({ db, paused }: Journey) => (await listEvents(db, paused.id, 100)).map(({ fact }) => fact);
+  const snapshot = async ({ db, paused }: Journey) => await findSnapshot(db, paused.id);
+
+  test.each(["fails", "expires"] as const)("counts after a move that %s: it is stored, and can be released", async (how) => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack(how);
+    const before = await journey.sandbox();
+    expect(await requestReplication(journey.scheduler.deps, before)).toBe("requested");
+    expect(await say(journey, "key/1-b")).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b" });
+    const { state, hostId, epoch } = await journey.sandbox();
+    expect({ state, hostId, epoch }).toEqual({ state: "paused", hostId: "home", epoch: before.epoch });
+    expect(await say(journey, "key/1-b")).toBe("stale");
+    expect((await facts(journey)).filter((fact) => fact === "snapshot_stored")).toHaveLength(1);
+    expect(await requestReplication(journey.scheduler.deps, await journey.sandbox())).toBe("replicated");
+    expect(await releaseFromHost(journey.scheduler.deps, await journey.sandbox())).toBe("released");
+  });
+
+  test("counts for a drain, which is done then", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
+    await say(journey, "key/1-b");
+    for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
+    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
+      drain: { status: "done" },
+      ended: { released: 1 },
+    });
+  });
+
+  test("that it cannot be stored is said too, until it is", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    expect(await say(journey, null, { replicationFailed: REFUSED })).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: null, storeError: REFUSED });
+    expect(await say(journey, null, { replicationFailed: REFUSED })).toBe("stale");
+    expect(await say(journey, "key/1-b")).toBe("applied");
+    expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b", storeError: null });
+    expect((await facts(journey)).slice(-2)).toEqual(["snapshot_not_stored", "snapshot_stored"]);
+  });
+
+  test("is nothing, when it is of another snapshot", async () => {
+    await using journey = await Journey.begin(null);
+    await journey.comeBack("fails");
+    const before = await journey.scheduler.record(journey.paused.id);
+    const other = { ...SNAPSHOT, manifestSha256: "c".repeat(64), storeKey: "key/1-c" };
+    expect(await say(journey, null, { snapshot: other })).toBe("stale");
+    expect(await journey.scheduler.record(journey.paused.id)).toEqual(before);
+  });
+
+  test("counts while it is on its way: the new host is lost, and it is restored from the store", async () => {
+    await using journey = await Journey.begin(null, { onHostLoss: "restore" });
+    expect(await say(journey, "key/1-b")).toBe("foreign");
+    await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
+    await journey.scheduler.join("third", ROOM);
+    await journey.scheduler.lose("away");
+    expect(await restoreLostRuns(journey.scheduler.deps, 10)).toEqual({ lost: 1, restored: 1 });
+    expect(await journey.sandbox()).toMatchObject({ state: "resuming", hostId: "third" });
+  });
+});
