@@ -399,7 +399,7 @@ describe("what users do during a drain", () => {
     expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
     await ground.drain();
     await ground.rounds();
-    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, total: 0 });
+    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, total: 1 });
     const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
     const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
     await ground.scheduler.settle(failed);
