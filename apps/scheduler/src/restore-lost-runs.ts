@@ -1,5 +1,6 @@
 /**
- * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed on another host, and what they did since is lost.
+ * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed on another host, and what they did since is lost. Where that is the disk of a sandbox that
+ * was stopped and has not been paused since, it is started.
  *
  * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence lived when the host last spoke. When its lease ends, which is before ours does, the fence
  *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
@@ -64,7 +65,7 @@ async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Prom
   if (!host.hasFence) return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
   const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
   if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
-  const request = await requestToReturn(deps.db, { kind: "resume", sandbox, snapshot, origin: undefined });
+  const request = await requestToReturn(deps.db, { kind: KIND[standing(snapshot)], sandbox, snapshot, origin: undefined });
   const nowhere = await deps.placer.whyNowhere(request);
   if (nowhere === undefined) return { kind: "restore", snapshot };
   const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
@@ -79,9 +80,15 @@ async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }:
   await deps.publishCommitted(told.outboxIds);
 }
 
+const KIND = { paused: "resume", stopped: "start" } as const;
+const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
+/** What a sandbox is that rests on it. */
+const standing = ({ hasMemory }: SnapshotRow) => (hasMemory ? "paused" : "stopped");
+
 /** Ends the run, makes the snapshot the sandbox's state, and has it resumed through the same door as by a user. False: something changed meanwhile. */
 async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: SnapshotRow): Promise<boolean> {
-  const transition = transitionSandbox(sandbox.state, "is_lost");
+  const stands = standing(snapshot);
+  const transition = transitionSandbox(sandbox.state, FACT[stands]);
   if (transition.kind !== "move") return false;
   const cause = lossOf(host.id, snapshot);
   const done = await inTransaction<{ outboxIds: number[]; operationId?: string }, null>(deps.db, async (tx, rollback) => {
@@ -98,7 +105,7 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
     if (moved.kind !== "moved" || !(await holdLostHost(tx, host.id, deps.hostTerms.lossMarginMs))) return rollback(null);
     await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, "host_lost");
     await returnToSnapshot(tx, sandbox.id, snapshot.generation);
-    const accepted = await acceptWithin(tx, sandbox.id, "resume", requesterFor(sandbox));
+    const accepted = await acceptWithin(tx, sandbox.id, KIND[stands], requesterFor(sandbox));
     // What its owner has asked for meanwhile, and waits, goes before.
     if (accepted.kind !== "accepted") return { outboxIds: moved.outboxIds };
     await oweRestore(tx, sandbox.id, sandbox.epoch);
@@ -111,18 +118,19 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
   return true;
 }
 
-/** Resumes those whose restore has come to nothing: the second host was lost as well, or the store was away. */
+/** Resumes or starts those whose restore has come to nothing: the second host was lost as well, or the store was away. */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
   const owed = await listOwedRestores(deps.db, limit);
   let begun = 0;
   for (const { sandbox, epoch } of owed) {
+    const kind = sandbox.state === "stopped" ? "start" : "resume";
     const snapshot = await findSnapshot(deps.db, sandbox.id);
     const origin = await deps.placer.find(sandbox.hostId);
-    const request = await requestToReturn(deps.db, { kind: "resume", sandbox, snapshot, origin });
+    const request = await requestToReturn(deps.db, { kind, sandbox, snapshot, origin });
     if ((await deps.placer.whyNowhere(request)) !== undefined) continue;
     const accepted = await inTransaction<AcceptRequest, null>(deps.db, async (tx, rollback) => {
-      const resume = await acceptWithin(tx, sandbox.id, "resume", requesterFor(sandbox));
-      return (await takeOwedRestore(tx, sandbox.id, epoch)) ? resume : rollback(null);
+      const again = await acceptWithin(tx, sandbox.id, kind, requesterFor(sandbox));
+      return (await takeOwedRestore(tx, sandbox.id, epoch)) ? again : rollback(null);
     });
     if (accepted?.kind !== "accepted") continue;
     deps.log.warn({ sandboxId: sandbox.id, epoch }, "a lost run is restored once more");
@@ -139,10 +147,10 @@ const requesterFor = ({ organizationId }: SandboxRow) => ({
   deadlineMs: RESTORE_DEADLINE_MS,
 });
 
-function lossOf(hostId: string, { createdAt, generation }: SnapshotRow): Cause {
+function lossOf(hostId: string, { createdAt, generation, hasMemory }: SnapshotRow): Cause {
   const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);
   return {
     code: "HOST_LOST",
-    message: `Host ${hostId} is lost. The sandbox is resumed on another one from its snapshot ${generation} of ${createdAt.toISOString()}, ${ageSeconds} s ago; what it did after that is lost.`,
+    message: `Host ${hostId} is lost. The sandbox is ${hasMemory ? "resumed" : "started"} on another one from its snapshot ${generation}${hasMemory ? "" : ", its disk alone,"} of ${createdAt.toISOString()}, ${ageSeconds} s ago; what it did after that is lost.`,
   };
 }

@@ -82,6 +82,33 @@ describe("a run that is to be restored", () => {
     expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
   });
 
+  test("is started from the disk that is its newest stored one, again when that fails, and never resumed without a memory", async () => {
+    await scheduler.join("host-1", FENCED);
+    const { id } = await scheduler.running(RESTORE);
+    const disk = { ...SNAPSHOT, storeKey: "stored-disk" };
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped", snapshot: disk });
+    await scheduler.carryOut((await scheduler.begin(id, "start")).id, { state: "running" });
+    await scheduler.join("host-2", FENCED);
+    await scheduler.lose("host-1");
+    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "starting", hostId: "host-2", epoch: 3 });
+    expect((await events(id)).find(({ fact }) => fact === "host_lost")).toMatchObject({
+      toState: "stopped",
+      cause: { code: "HOST_LOST", message: expect.stringContaining("its disk alone") as string },
+    });
+    const start = await told(id, "start");
+    expect(start).toMatchObject({ hostId: "host-2", snapshot: { storeKey: "stored-disk" } });
+    const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
+    const operation = { id: start.operationId, outcome: "failed", error } as const;
+    await scheduler.settle(await scheduler.seenOf(start.operationId, { state: "failed", operation }));
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: null });
+    expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
+    await scheduler.carryOut((await told(id, "start")).operationId, { state: "running" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-2" });
+    expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
+    await capacityIsRight();
+  });
+
   test("waits for the margin after the lease, and for a host that has room; its owner is told once", async () => {
     const sandbox = await runs();
     await scheduler.lose("host-1", HOST_TERMS.lossMarginMs - 1_000);

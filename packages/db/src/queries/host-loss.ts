@@ -89,7 +89,7 @@ export async function forgetRestore(tx: Tx, sandboxId: string): Promise<void> {
 
 const isDue = lt(incarnations.restoreDueAt, sql`now()`);
 
-/** Sandboxes that stand paused since a run of theirs was given up for lost, with nothing in flight, and are to be resumed. In no order, as `listLostRuns`. */
+/** Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight, and are to run. In no order, as `listLostRuns`. */
 export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox: SandboxRow; epoch: number }[]> {
   return await db
     .select({ sandbox: sandboxes, epoch: incarnations.epoch })
@@ -98,7 +98,7 @@ export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox
     .where(
       and(
         isDue,
-        eq(sandboxes.state, "paused"),
+        inArray(sandboxes.state, ["paused", "stopped"]),
         sql`NOT EXISTS (SELECT 1 FROM operations WHERE operations.sandbox_id = ${sandboxes.id} AND operations.ended_at IS NULL)`,
         sql`NOT EXISTS (SELECT 1 FROM incarnations later WHERE later.sandbox_id = ${sandboxes.id} AND later.epoch > ${incarnations.epoch} AND later.started_at IS NOT NULL)`,
       ),
