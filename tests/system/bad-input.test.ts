@@ -397,7 +397,7 @@ const CASES: Case[] = [
     request: { body: { max_parallel: 1 } },
     status: 409,
     code: "CONFLICT",
-    says: /no other ready host/,
+    says: /nowhere to go/,
   },
   {
     what: "aborting a drain that there is not",
