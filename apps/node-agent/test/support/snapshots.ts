@@ -128,17 +128,19 @@ export class WatchedBlobs implements Blobs {
   }
 }
 
-/** Blobs whose locks of writers were set so much earlier than they were. */
+/** Blobs whose locks with such a name, by default those of writers, were set so much earlier than they were. */
 export class AgedLocks extends WatchedBlobs {
   private readonly agedMs: number;
+  private readonly names: string;
 
-  constructor(inner: Blobs, agedMs: number) {
+  constructor(inner: Blobs, agedMs: number, names = "writing-") {
     super(inner);
     this.agedMs = agedMs;
+    this.names = names;
   }
 
   override async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     for await (const blob of super.list(prefix, signal))
-      yield blob.key.includes("/locks/writing-") ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
+      yield blob.key.includes(`/locks/${this.names}`) ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
   }
 }
