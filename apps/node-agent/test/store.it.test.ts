@@ -2,8 +2,8 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { readdir, truncate, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { newSandboxId } from "@torpor/contracts";
 import { type S3Server, silentLog, startS3, tempDir, until } from "@torpor/testkit";
@@ -13,12 +13,11 @@ import type { Blobs } from "../src/store/blobs.ts";
 import { openBlobs, storeSettings } from "../src/store/choose.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
 import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
-import { FileBlobs } from "../src/store/file-blobs.ts";
 import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
 import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
 import { keepSwept, sweep } from "../src/store/sweep.ts";
-import { AgedLocks, allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+import { AgedLocks, allocatedBytes, CHUNK, facts, fileBlobs, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
 
 const never = new AbortController().signal;
 let root: Awaited<ReturnType<typeof tempDir>>;
@@ -42,7 +41,7 @@ const s3Blobs = (prefix: string) => {
   return new S3Blobs({ endpoint, region: "us-east-1", bucket, prefix, credentials, pageSize: 3 });
 };
 const KINDS: [string, () => Blobs][] = [
-  ["file", () => new FileBlobs(newDir())],
+  ["file", () => fileBlobs(newDir())],
   ["s3", () => s3Blobs(`fleet-${(made += 1)}/`)],
 ];
 
@@ -483,6 +482,23 @@ describe("the server that speaks S3", () => {
     await fetchInto(dir, [store.source(storeKey)], { manifestSha256: snapshot.manifestSha256, signal: never, log: silentLog() });
     const arrived = { memory: join(dir, "memory"), "disk.raw": join(dir, "disk.raw") };
     expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
+  });
+});
+
+describe("a directory that is not there", () => {
+  test("is not made: what would be put there is refused, until somebody mounts it", async () => {
+    const dir = newDir();
+    const opened = await openBlobs({ kind: "file", dir });
+    if (opened.blobs === undefined) throw new Error("it was not opened");
+    const store = new ChunkStore(opened.blobs, CHUNK);
+    const { copy } = await makeSnapshot(newDir(), { sandboxId: newSandboxId() });
+    expect(await opened.problem()).toMatch(/SNAPSHOT_STORE_DIR .* cannot be written to .*: make it and mount it, or correct the variable/);
+    await expect(store.put(copy, { signal: never })).rejects.toThrow(`${dir} is not there: make it and mount it`);
+    expect(await readdir(root.path)).not.toContain(basename(dir));
+    await mkdir(dir);
+    expect(await opened.problem()).toBeUndefined();
+    expect(await readdir(dir)).toEqual([]);
+    await store.put(copy, { signal: never });
   });
 });
 

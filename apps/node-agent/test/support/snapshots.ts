@@ -1,8 +1,10 @@
 /** Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell whether they arrived as they were. */
 import { createHash, randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
 import { mkdir, open, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Blob, Blobs } from "../../src/store/blobs.ts";
+import { FileBlobs } from "../../src/store/file-blobs.ts";
 import type { SnapshotCopy } from "../../src/store/read-chunks.ts";
 
 export const CHUNK = 64 * 1024;
@@ -66,6 +68,12 @@ export async function facts(paths: Record<string, string>): Promise<Record<strin
 
 export async function allocatedBytes(path: string): Promise<number> {
   return (await stat(path)).blocks * 512;
+}
+
+/** In a directory that somebody made. */
+export function fileBlobs(dir: string): FileBlobs {
+  mkdirSync(dir, { recursive: true });
+  return new FileBlobs(dir);
 }
 
 type Call = "put" | "get" | "list" | "remove";
