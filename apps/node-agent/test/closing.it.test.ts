@@ -36,7 +36,7 @@ class SlowBlobs extends FileBlobs {
 beforeEach(async () => {
   root = await tempDir();
   dir = join(root.path, "host");
-  await mkdir(dir);
+  await mkdir(join(dir, "store"), { recursive: true });
   imageSha256 = await prepareImages(join(root.path, "images"), driver);
   store = new SlowBlobs(join(dir, "store"));
   host = new TestHost(dir, driver, undefined, undefined, store);

@@ -4,9 +4,8 @@ import { join } from "node:path";
 import type { SnapshotFacts, VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
-import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
-import { WatchedBlobs } from "./support/snapshots.ts";
+import { fileBlobs, WatchedBlobs } from "./support/snapshots.ts";
 import { commandsOf, prepareImages, TestHost } from "./support/test-host.ts";
 
 const LIMIT_MS = 45_000;
@@ -29,7 +28,7 @@ let snapshot: SnapshotFacts;
 /** Paused at home, with a file in it, and stored. */
 beforeEach(async () => {
   made += 1;
-  blobs = new WatchedBlobs(new FileBlobs(join(root.path, `store-${made}`)));
+  blobs = new WatchedBlobs(fileBlobs(join(root.path, `store-${made}`)));
   [home, away] = [await hostIn(`home-${made}`), await hostIn(`away-${made}`)];
   const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
   await home.carryOut(create);

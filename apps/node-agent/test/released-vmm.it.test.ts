@@ -16,8 +16,8 @@ import { Supervisor } from "../src/lifecycle/supervisor.ts";
 import { Activity } from "../src/shell/activity.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
-import { FileBlobs } from "../src/store/file-blobs.ts";
 import { peerSource } from "../src/store/peer.ts";
+import { fileBlobs } from "./support/snapshots.ts";
 import { killVmms } from "./support/test-host.ts";
 
 const CLOSE_LIMIT_MS = 30_000;
@@ -50,7 +50,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         driver,
         isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },
         guest,
-        snapshots: new ChunkStore(new FileBlobs(join(dir, "store"))),
+        snapshots: new ChunkStore(fileBlobs(join(dir, "store"))),
         peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         fence: new FenceLink(new FenceFiles(dir)),

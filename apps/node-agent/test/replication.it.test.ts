@@ -9,9 +9,8 @@ import { newOperationId, type Observation, type VmCommand } from "@torpor/contra
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
-import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
-import { WatchedBlobs } from "./support/snapshots.ts";
+import { fileBlobs, WatchedBlobs } from "./support/snapshots.ts";
 import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
 import { mountXfs } from "./support/xfs.ts";
 
@@ -38,7 +37,7 @@ afterAll(async () => {
 let made = 0;
 beforeEach(async () => {
   made += 1;
-  blobs = new WatchedBlobs(new FileBlobs(join(root.path, `store-${made}`)));
+  blobs = new WatchedBlobs(fileBlobs(join(root.path, `store-${made}`)));
   dir = join(root.path, `host-${made}`);
   host = await hostIn(dir);
 });

@@ -2,23 +2,22 @@
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { readdir, truncate, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, readdir, truncate, writeFile } from "node:fs/promises";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { newSandboxId } from "@torpor/contracts";
-import { type S3Server, silentLog, startS3, tempDir } from "@torpor/testkit";
+import { type S3Server, silentLog, startS3, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import type { Blobs } from "../src/store/blobs.ts";
 import { openBlobs, storeSettings } from "../src/store/choose.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
 import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
-import { FileBlobs } from "../src/store/file-blobs.ts";
 import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
 import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
-import { sweep } from "../src/store/sweep.ts";
-import { AgedLocks, allocatedBytes, CHUNK, facts, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+import { keepSwept, sweep } from "../src/store/sweep.ts";
+import { AgedLocks, allocatedBytes, CHUNK, facts, fileBlobs, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
 
 const never = new AbortController().signal;
 let root: Awaited<ReturnType<typeof tempDir>>;
@@ -42,7 +41,7 @@ const s3Blobs = (prefix: string) => {
   return new S3Blobs({ endpoint, region: "us-east-1", bucket, prefix, credentials, pageSize: 3 });
 };
 const KINDS: [string, () => Blobs][] = [
-  ["file", () => new FileBlobs(newDir())],
+  ["file", () => fileBlobs(newDir())],
   ["s3", () => s3Blobs(`fleet-${(made += 1)}/`)],
 ];
 
@@ -309,10 +308,88 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       await isThere(first, firstKey);
       await blobs.remove(writingLock(sandboxId, "3-abc", "writer"), never);
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 1, chunks: 2 });
-      await blobs.put(sweepingLock(sandboxId), Buffer.from("x"), never);
+      await blobs.put(sweepingLock(sandboxId, "other"), Buffer.from("x"), never);
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3 });
       await expect(put(third)).rejects.toThrow(/being swept; try again/);
-      expect(await keys("locks/")).toEqual([sweepingLock(sandboxId)]);
+      expect(await keys("locks/")).toEqual([sweepingLock(sandboxId, "other")]);
+    });
+
+    test("is not over for a put because another sweep of the sandbox is", async () => {
+      // Of the first one's it needs chunks that only the first one names.
+      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+      const begun: { other?: ReturnType<typeof swept>; put?: Promise<string>; both?: Promise<unknown> } = {};
+      blobs.before = (call, key) => {
+        // In the middle of the one sweep another one begins and ends; then a put comes.
+        if (call !== "remove" || !key.includes("/entries/")) return;
+        begun.both ??= (async () => {
+          begun.other = swept({ garbage: [firstKey ?? ""], graceMs: 60_000 });
+          await begun.other;
+          begun.put = put(third);
+          await begun.put.catch(() => {});
+        })();
+        return begun.both.then(() => {});
+      };
+      expect(await swept({ garbage: [firstKey ?? ""] })).toMatchObject({ entries: 1, chunks: 2 });
+      expect(await begun.other).toMatchObject({ entries: 0, chunks: 0 });
+      await expect(begun.put).rejects.toThrow(/being swept; try again/);
+      expect(await keys("locks/")).toEqual([]);
+      blobs.forget();
+      await isThere(third, await put(third));
+      await isThere(second, secondKey);
+    });
+
+    test("takes a sweep that is long over for dead, and its lock away", async () => {
+      await blobs.put(sweepingLock(sandboxId, "other"), Buffer.from("x"), never);
+      expect(await swept({ garbage: [firstKey ?? ""] })).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await keys("locks/")).toEqual([sweepingLock(sandboxId, "other")]);
+      const { entries } = await sweep(new AgedLocks(blobs, 1_000_000, "sweeping.other"), {
+        graceMs: -60_000,
+        ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
+        signal: never,
+      });
+      expect(entries).toBe(1);
+      expect(await keys("locks/")).toEqual([]);
+    });
+
+    test("that is ended leaves no lock behind", async () => {
+      const abort = new AbortController();
+      blobs.before = (call, key) => {
+        if (call === "remove" && key.includes("/chunks/")) abort.abort();
+      };
+      const ended = sweep(blobs, {
+        graceMs: -60_000,
+        ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
+        signal: abort.signal,
+      });
+      await ended.catch((error: Error) => expect(error.message).toMatch(/abort/i));
+      expect(abort.signal.aborted).toBe(true);
+      expect(await keys("locks/")).toEqual([]);
+    });
+
+    test("SW4: says again that it goes on, so that no other host begins one", async () => {
+      const abort = new AbortController();
+      const markedAtMs = async () => {
+        for await (const { modifiedAtMs } of blobs.list("sweep/", never)) return modifiedAtMs;
+        return undefined;
+      };
+      let isMarkedAgain = false;
+      await keepSwept(blobs, {
+        everyMs: 1_000,
+        graceMs: 60_000,
+        ask: async () => {
+          const begunAtMs = Number(await markedAtMs());
+          const again = until("the mark is set again", async () => Number(await markedAtMs()) > begunAtMs, 10_000);
+          isMarkedAgain = await again.then(
+            () => true,
+            () => false,
+          );
+          abort.abort();
+          return undefined;
+        },
+        signal: abort.signal,
+        log: silentLog(),
+      });
+      expect(isMarkedAgain).toBe(true);
     });
 
     test.each([
@@ -405,6 +482,23 @@ describe("the server that speaks S3", () => {
     await fetchInto(dir, [store.source(storeKey)], { manifestSha256: snapshot.manifestSha256, signal: never, log: silentLog() });
     const arrived = { memory: join(dir, "memory"), "disk.raw": join(dir, "disk.raw") };
     expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
+  });
+});
+
+describe("a directory that is not there", () => {
+  test("is not made: what would be put there is refused, until somebody mounts it", async () => {
+    const dir = newDir();
+    const opened = await openBlobs({ kind: "file", dir });
+    if (opened.blobs === undefined) throw new Error("it was not opened");
+    const store = new ChunkStore(opened.blobs, CHUNK);
+    const { copy } = await makeSnapshot(newDir(), { sandboxId: newSandboxId() });
+    expect(await opened.problem()).toMatch(/SNAPSHOT_STORE_DIR .* cannot be written to .*: make it and mount it, or correct the variable/);
+    await expect(store.put(copy, { signal: never })).rejects.toThrow(`${dir} is not there: make it and mount it`);
+    expect(await readdir(root.path)).not.toContain(basename(dir));
+    await mkdir(dir);
+    expect(await opened.problem()).toBeUndefined();
+    expect(await readdir(dir)).toEqual([]);
+    await store.put(copy, { signal: never });
   });
 });
 

@@ -92,6 +92,8 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
   const hosts = ports.hosts.flatMap(({ health, dataPlane }, at) => {
     const hostId = hostIdAt(at);
     const env = {
+      // Unless the caller's environment names another.
+      SNAPSHOT_STORE: "file",
       ...shared,
       HOST_ID: hostId,
       NATS_USER: natsUserOf(hostId),
@@ -101,7 +103,6 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       DATA_PLANE_PORT: String(dataPlane),
       DATA_DIR: join(dir, "hosts", hostId),
       IMAGES_DIR: options.imagesDir,
-      SNAPSHOT_STORE: "file",
       SNAPSHOT_STORE_DIR: join(dir, "snapshots"),
       DRIVER: options.driver,
       ...options.hostEnv,

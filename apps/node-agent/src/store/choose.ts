@@ -1,5 +1,5 @@
 /** The place where snapshots are kept, as the configuration names it. */
-import { mkdir, rm } from "node:fs/promises";
+import { mkdtemp, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigurationError, readSecret } from "@torpor/service";
 import type { Config } from "../config.ts";
@@ -62,12 +62,10 @@ function credentialsIn(path: string): NonNullable<S3Options["credentials"]> {
 }
 
 async function problemOfDirectory(dir: string): Promise<string | undefined> {
-  const probe = join(dir, `.probe-${process.pid}`);
   try {
-    await mkdir(probe, { recursive: true });
-    await rm(probe, { recursive: true });
+    await rmdir(await mkdtemp(join(dir, ".probe-")));
     return undefined;
   } catch (error) {
-    return `SNAPSHOT_STORE_DIR ${dir} cannot be written to (${error instanceof Error ? error.message : String(error)}): mount it, or correct the variable`;
+    return `SNAPSHOT_STORE_DIR ${dir} cannot be written to (${error instanceof Error ? error.message : String(error)}): make it and mount it, or correct the variable`;
   }
 }

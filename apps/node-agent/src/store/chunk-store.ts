@@ -1,6 +1,6 @@
 /** The snapshot store: entries of chunks (format.ts) over blobs, wherever those are. */
 import { randomBytes } from "node:crypto";
-import { type Blobs, removeBelow } from "./blobs.ts";
+import { type Blobs, removeBelow, unlock } from "./blobs.ts";
 import type { SnapshotSource } from "./fetch.ts";
 import {
   aliveLock,
@@ -16,7 +16,7 @@ import {
   parseChunkName,
   sha256Hex,
   storeKeyOf,
-  sweepingLock,
+  sweepsBelow,
   writingLock,
 } from "./format.ts";
 import { indexOf, type SnapshotCopy } from "./read-chunks.ts";
@@ -31,7 +31,6 @@ interface Writing {
 /** A sweep that is older has died; a put says again and again that it goes on (sweep.ts). */
 const SWEEP_STALE_MS = 900_000;
 const WRITING_EVERY_MS = 300_000;
-const UNLOCK_LIMIT_MS = 10_000;
 
 export class ChunkStore implements SnapshotStore {
   readonly name: string;
@@ -120,8 +119,7 @@ export class ChunkStore implements SnapshotStore {
     const assertKept = () => this.assertKept(sandboxId, lock, signal);
     const end = async () => {
       clearInterval(again);
-      // Not with the signal: an abort takes the locks away too. What stays is ignored once it is old.
-      for (const key of [lock, alive]) await this.blobs.remove(key, AbortSignal.timeout(UNLOCK_LIMIT_MS)).catch(() => {});
+      for (const key of [lock, alive]) await unlock(this.blobs, key);
     };
     try {
       await assertKept();
@@ -135,9 +133,10 @@ export class ChunkStore implements SnapshotStore {
   private async assertKept(sandboxId: string, ownLock: string, signal: AbortSignal): Promise<void> {
     const times = new Map<string, number>();
     for await (const { key, modifiedAtMs } of this.blobs.list(locksBelow(sandboxId), signal)) times.set(key, modifiedAtMs);
-    const [ownAtMs, sweepAtMs] = [times.get(ownLock), times.get(sweepingLock(sandboxId))];
+    const ownAtMs = times.get(ownLock);
     if (ownAtMs === undefined) throw new Error("what is stored of the sandbox was swept meanwhile; try again");
-    if (sweepAtMs !== undefined && ownAtMs - sweepAtMs < SWEEP_STALE_MS)
+    const sweeps = [...times].filter(([key]) => key.startsWith(sweepsBelow(sandboxId)));
+    if (sweeps.some(([, sweepAtMs]) => ownAtMs - sweepAtMs < SWEEP_STALE_MS))
       throw new Error("what is stored of the sandbox is being swept; try again");
   }
 }

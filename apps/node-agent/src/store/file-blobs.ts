@@ -1,4 +1,8 @@
-/** Blobs as files of a directory that all hosts share (a mounted file system). */
+/**
+ * Blobs as files of a directory that all hosts share (a mounted file system).
+ *
+ * FB1  The directory itself is never made here: where it is not mounted it would be one of this host's own disk, and lost with the host.
+ */
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
@@ -17,6 +21,7 @@ export class FileBlobs implements Blobs {
   async put(key: string, content: Uint8Array, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
     const path = join(this.dir, key);
+    await this.assertThere();
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const temporary = `${path}.${randomBytes(4).toString("hex")}.tmp`;
     try {
@@ -33,6 +38,12 @@ export class FileBlobs implements Blobs {
       throw error;
     }
     await fsyncPath(dirname(path));
+  }
+
+  /** FB1 */
+  private async assertThere(): Promise<void> {
+    const facts = await stat(this.dir).catch(undefinedIfNotFound);
+    if (facts === undefined) throw new Error(`the snapshot store's directory ${this.dir} is not there: make it and mount it`);
   }
 
   async get(key: string, signal: AbortSignal): Promise<Buffer | undefined> {

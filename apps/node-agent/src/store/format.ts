@@ -5,7 +5,7 @@
  * |---|---|
  * | `<sandboxId>/chunks/<sha256>.<bytes>` | a chunk, zstd; both of the name: the SHA-256 of the content, the size as stored |
  * | `<sandboxId>/entries/<generation>-<manifest>` | an index; `<manifest>`: the first 16 digits of the manifest's SHA-256 |
- * | `<sandboxId>/locks/writing-<entry>.<writer>`, with `.alive` too; `…/sweeping` | somebody adds to what is there, or takes from it (sweep.ts) |
+ * | `<sandboxId>/locks/writing-<entry>.<writer>`, with `.alive` too; `…/sweeping.<sweeper>` | somebody adds to what is there, or takes from it (sweep.ts) |
  *
  * SF1  An entry is whole: its index is put after every chunk that it names. Before that nothing names the chunks.
  * SF2  A chunk that is there is not sent again: not by a put that goes on after it broke off, and not by the next snapshot, which has most of it in common with this one.
@@ -43,7 +43,9 @@ export const locksBelow = (sandboxId: string) => `${sandboxId}/locks/`;
 export const writingLock = (sandboxId: string, entry: string, writer: string) => `${locksBelow(sandboxId)}writing-${entry}.${writer}`;
 /** Set again and again while the writer lives. */
 export const aliveLock = (lock: string) => `${lock}.alive`;
-export const sweepingLock = (sandboxId: string) => `${locksBelow(sandboxId)}sweeping`;
+export const sweepingLock = (sandboxId: string, sweeper: string) => `${sweepsBelow(sandboxId)}.${sweeper}`;
+/** What every lock of a sweep begins with; that of a 0.1.0 host is no more than this. */
+export const sweepsBelow = (sandboxId: string) => `${locksBelow(sandboxId)}sweeping`;
 export const chunkKey = (sandboxId: string, [, sha256, storedBytes]: ChunkRef) => `${chunksBelow(sandboxId)}${sha256}.${storedBytes}`;
 
 export const entryName = (generation: number, manifestSha256: string) => `${generation}-${manifestSha256.slice(0, 16)}`;

@@ -2,15 +2,17 @@
  * Removes what the store holds for nothing: entries that the control plane says are referred to by nothing any more, and chunks that no entry names.
  *
  * SW1  Hosts do not know what is referred to: the control plane is asked, and what it does not name stays.
- * SW2  Nothing is taken from what somebody adds to: a put and a sweep of one sandbox each set a lock, then look for the other's; both may give way, never neither. Locks of processes that
- *      died are ignored once they are old, and removed; a put that stood still so long finds its own gone, and fails.
+ * SW2  Nothing is taken from what somebody adds to, or takes from too: puts and sweeps of one sandbox each set a lock of their own, then look for the others' (two puts do each other no harm);
+ *      both may give way, never neither, and none removes another's that may live. Locks of processes that died are ignored once they are old, and removed; a put that stood still so long finds
+ *      its own gone, and fails.
  * SW3  Nothing young goes, by the clock of the store: whatever is under way has that long.
- * SW4  One host of those that share the store sweeps at a time, told by a mark in the store; two that begin at once do no harm.
+ * SW4  One host of those that share the store sweeps at a time, told by a mark in the store that it sets again and again; two that begin at once do no harm.
  */
+import { randomBytes } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { GarbageReply, GarbageRequest } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
-import { type Blob, type Blobs, inParallel, removeBelow } from "./blobs.ts";
+import { type Blob, type Blobs, inParallel, removeBelow, unlock } from "./blobs.ts";
 import { chunkKey, chunksBelow, decodeIndex, entriesBelow, entryKey, locksBelow, storeKeyOf, sweepingLock } from "./format.ts";
 
 type AskGarbage = (sandboxes: GarbageRequest["sandboxes"]) => Promise<Pick<GarbageReply, "deleted" | "storeKeys"> | undefined>;
@@ -31,14 +33,17 @@ export interface Swept {
 }
 
 const MARK = "sweep";
+/** A mark counts for half a round. */
+const MARKS_PER_ROUND = 6;
 const SANDBOX_ID = /^[0-9]{10}[a-z0-9]{8}$/;
 /** Of one question. */
 const ASKED_AT_ONCE = 200;
 const REMOVED_AT_ONCE = 8;
+const REMOVE_LIMIT_MS = 10_000;
 /** A sweep of one sandbox gives up long before a put takes it for dead (chunk-store.ts). */
 const SANDBOX_LIMIT_MS = 300_000;
-/** A put sets a lock three times in that time (chunk-store.ts); where all are older, they are of a process that died. */
-const WRITING_STALE_MS = 900_000;
+/** A put sets a lock three times in that time (chunk-store.ts), and no sweep of a sandbox takes so long; where all are older, they are of processes that died. */
+const STALE_MS = 900_000;
 
 /** Sweeps whenever it is this host's turn, until the signal ends. */
 export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<void> {
@@ -48,7 +53,7 @@ export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<vo
     if (signal.aborted) return;
     try {
       if (!(await isDue(blobs, everyMs, signal))) continue;
-      const swept = await sweep(blobs, options);
+      const swept = await marked(blobs, options, () => sweep(blobs, options));
       if (swept.sandboxes + swept.entries + swept.chunks > 0) log.info({ ...swept, store: blobs.name }, "the snapshot store was swept");
     } catch (err) {
       if (!signal.aborted) log.warn({ err, store: blobs.name }, "the snapshot store could not be swept; the next round tries again");
@@ -56,12 +61,23 @@ export async function keepSwept(blobs: Blobs, options: SweepOptions): Promise<vo
   }
 }
 
-/** SW4. The mark says when somebody last began, and a fresh one what time it is there. */
+/** SW4. The mark says when somebody last swept, and a fresh one what time it is there. */
 async function isDue(blobs: Blobs, everyMs: number, signal: AbortSignal): Promise<boolean> {
   const before = await timeOfMark(blobs, signal);
   if (before !== undefined && Date.now() - before < everyMs / 2) return false;
   await mark(blobs, signal);
   return true;
+}
+
+/** SW4, while `work` goes on. */
+async function marked<T>(blobs: Blobs, { everyMs, signal }: SweepOptions, work: () => Promise<T>): Promise<T> {
+  // Next tries come; a lost one does no harm: two sweeps give way to each other.
+  const again = setInterval(() => void mark(blobs, signal).catch(() => {}), everyMs / MARKS_PER_ROUND);
+  try {
+    return await work();
+  } finally {
+    clearInterval(again);
+  }
 }
 
 async function mark(blobs: Blobs, signal: AbortSignal): Promise<number> {
@@ -120,25 +136,26 @@ interface Garbage {
 
 async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): Promise<void> {
   const signal = AbortSignal.any([garbage.signal, AbortSignal.timeout(SANDBOX_LIMIT_MS)]);
-  const lock = sweepingLock(sandboxId);
-  await blobs.put(lock, Buffer.from("sweeping\n"), signal);
+  // One of its own: another sweep of the sandbox ends when it ends.
+  const lock = sweepingLock(sandboxId, randomBytes(4).toString("hex"));
   try {
-    if (!(await isWritten(blobs, sandboxId, signal))) await removeGarbage(blobs, sandboxId, garbage, signal);
+    await blobs.put(lock, Buffer.from("sweeping\n"), signal);
+    if (await isAlone(blobs, sandboxId, lock, signal)) await removeGarbage(blobs, sandboxId, garbage, signal);
   } finally {
-    await blobs.remove(lock, garbage.signal);
+    await unlock(blobs, lock);
   }
 }
 
 /** SW2. Locks that are ignored go. */
-async function isWritten(blobs: Blobs, sandboxId: string, signal: AbortSignal): Promise<boolean> {
+async function isAlone(blobs: Blobs, sandboxId: string, ownLock: string, signal: AbortSignal): Promise<boolean> {
   const locks: Blob[] = [];
   for await (const blob of blobs.list(locksBelow(sandboxId), signal)) locks.push(blob);
-  const own = locks.find(({ key }) => key === sweepingLock(sandboxId));
-  if (own === undefined) return true;
+  const own = locks.find(({ key }) => key === ownLock);
+  if (own === undefined) return false;
   const others = locks.filter(({ key }) => key !== own.key);
-  if (others.some(({ modifiedAtMs }) => own.modifiedAtMs - modifiedAtMs < WRITING_STALE_MS)) return true;
+  if (others.some(({ modifiedAtMs }) => own.modifiedAtMs - modifiedAtMs < STALE_MS)) return false;
   for (const { key } of others) await blobs.remove(key, signal);
-  return false;
+  return true;
 }
 
 async function removeGarbage(blobs: Blobs, sandboxId: string, garbage: Garbage, signal: AbortSignal): Promise<void> {
@@ -153,10 +170,15 @@ async function removeGarbage(blobs: Blobs, sandboxId: string, garbage: Garbage, 
     all.filter((blob) => isEntry(blob) && !(goes.has(blob.key) && old(blob))),
   ];
   const named = await namedChunks(blobs, sandboxId, kept, signal);
+  // Not with the signal: one that is broken off may come to pass all the same, when the lock is gone and a put relies on what it takes.
+  const remove = async ({ key }: Blob) => {
+    signal.throwIfAborted();
+    await blobs.remove(key, AbortSignal.timeout(REMOVE_LIMIT_MS));
+  };
   // Entries first: an entry never stands without its chunks.
-  await inParallel(gone, REMOVED_AT_ONCE, ({ key }) => blobs.remove(key, signal));
+  await inParallel(gone, REMOVED_AT_ONCE, remove);
   const orphans = all.filter((blob) => blob.key.startsWith(chunksBelow(sandboxId)) && old(blob) && !named.has(blob.key));
-  await inParallel(orphans, REMOVED_AT_ONCE, ({ key }) => blobs.remove(key, signal));
+  await inParallel(orphans, REMOVED_AT_ONCE, remove);
   swept.entries += gone.length;
   swept.chunks += orphans.length;
 }

@@ -1,8 +1,10 @@
 /** Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell whether they arrived as they were. */
 import { createHash, randomBytes } from "node:crypto";
+import { mkdirSync } from "node:fs";
 import { mkdir, open, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Blob, Blobs } from "../../src/store/blobs.ts";
+import { FileBlobs } from "../../src/store/file-blobs.ts";
 import type { SnapshotCopy } from "../../src/store/read-chunks.ts";
 
 export const CHUNK = 64 * 1024;
@@ -68,6 +70,12 @@ export async function allocatedBytes(path: string): Promise<number> {
   return (await stat(path)).blocks * 512;
 }
 
+/** In a directory that somebody made. */
+export function fileBlobs(dir: string): FileBlobs {
+  mkdirSync(dir, { recursive: true });
+  return new FileBlobs(dir);
+}
+
 type Call = "put" | "get" | "list" | "remove";
 
 /** Blobs that count what goes through them, and fail when a test says so. */
@@ -128,17 +136,19 @@ export class WatchedBlobs implements Blobs {
   }
 }
 
-/** Blobs whose locks of writers were set so much earlier than they were. */
+/** Blobs whose locks with such a name, by default those of writers, were set so much earlier than they were. */
 export class AgedLocks extends WatchedBlobs {
   private readonly agedMs: number;
+  private readonly names: string;
 
-  constructor(inner: Blobs, agedMs: number) {
+  constructor(inner: Blobs, agedMs: number, names = "writing-") {
     super(inner);
     this.agedMs = agedMs;
+    this.names = names;
   }
 
   override async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     for await (const blob of super.list(prefix, signal))
-      yield blob.key.includes("/locks/writing-") ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
+      yield blob.key.includes(`/locks/${this.names}`) ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
   }
 }

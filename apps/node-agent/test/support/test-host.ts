@@ -20,8 +20,8 @@ import { Activity } from "../../src/shell/activity.ts";
 import { FenceLink } from "../../src/shell/fence-link.ts";
 import type { Blobs } from "../../src/store/blobs.ts";
 import { ChunkStore } from "../../src/store/chunk-store.ts";
-import { FileBlobs } from "../../src/store/file-blobs.ts";
 import { peerSource } from "../../src/store/peer.ts";
+import { fileBlobs } from "./snapshots.ts";
 
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
@@ -74,7 +74,7 @@ export class TestHost {
     driver: Driver,
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
-    blobs: Blobs = new FileBlobs(join(dir, "store")),
+    blobs: Blobs = fileBlobs(join(dir, "store")),
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
