@@ -6,6 +6,7 @@ import { Fleet } from "@torpor/fleet";
 import { execInLab, labDir, labDown, labHealth, labUp, requireHypervisor, runningLab, shellInLab, type LabOptions } from "@torpor/lab";
 import { fleetDir, fleetOptions, imagesDir, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { wholeNumber } from "../shape.ts";
 import { buildImageFiles } from "./image.ts";
 import { printAccess } from "./up.ts";
 
@@ -93,8 +94,9 @@ async function status({ root, write }: CommandContext): Promise<number> {
 }
 
 async function machineOptions(root: string): Promise<Omit<LabOptions, "driver" | "cloudHypervisorBin">> {
-  const memoryMib = Number(process.env["TORPOR_LAB_MEMORY_MIB"] ?? MEMORY_MIB);
-  if (!Number.isInteger(memoryMib) || memoryMib < 2048) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
+  const text = process.env["TORPOR_LAB_MEMORY_MIB"];
+  const memoryMib = text === undefined ? MEMORY_MIB : wholeNumber(text);
+  if (!(memoryMib >= 2048)) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
   return {
     root,
     dir: labDir(root),
