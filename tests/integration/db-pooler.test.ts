@@ -16,7 +16,6 @@ import {
   makeSandbox,
   openTestDatabase,
   type PgBouncer,
-  type PostgresServer,
   startPgBouncer,
   startPostgres,
   type TestDatabase,
@@ -29,23 +28,22 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 const SERVER_CONNECTIONS = 2;
 const CLIENTS_EACH = 10;
 
-let server: PostgresServer;
+/** What was started, be it before something else could not be. */
+const started = new AsyncDisposableStack();
 let database: TestDatabase;
 let pooler: PgBouncer;
 let services: DatabaseHandle[];
 beforeAll(async () => {
-  server = await startPostgres();
-  database = await openTestDatabase(server);
-  pooler = await startPgBouncer(database.url, SERVER_CONNECTIONS);
+  const server = started.use(await startPostgres());
+  database = started.use(await openTestDatabase(server));
+  pooler = started.use(await startPgBouncer(database.url, SERVER_CONNECTIONS));
   services = ["torpor-gateway", "torpor-scheduler"].map((applicationName) =>
     openDatabase(pooler.through(database.url), { applicationName, maxConnections: CLIENTS_EACH }),
   );
+  for (const service of services) started.defer(() => service.close());
 });
 afterAll(async () => {
-  await Promise.all(services.map((service) => service.close()));
-  await pooler[Symbol.asyncDispose]();
-  await database[Symbol.asyncDispose]();
-  await server[Symbol.asyncDispose]();
+  await started.disposeAsync();
 });
 
 /** `count` of them at once, shared by both services. */

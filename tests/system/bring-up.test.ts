@@ -1,12 +1,16 @@
-/** What died of a fleet is brought up again in one go, beside what runs; and a fleet of which nothing is left but a virtual machine is still found, and ended. Simulated hosts. */
-import { Fleet, listVmProcesses } from "@torpor/fleet";
-import { SIMULATED_TEMPLATE, startTestFleet, type TestFleet, until } from "@torpor/testkit";
-import { afterEach, expect, test } from "vitest";
+/** What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is left but a virtual machine is still found, and ended; and commands wait for each other, or are refused. Simulated hosts. */
+import { chmod } from "node:fs/promises";
+import { join } from "node:path";
+import { joinLab } from "@torpor/cli";
+import { type Component, Fleet, listVmProcesses } from "@torpor/fleet";
+import { isAlive } from "@torpor/service";
+import { SIMULATED_TEMPLATE, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import { afterEach, expect, onTestFinished, test } from "vitest";
+
+const BUSY = "another command is starting or ending programs of the fleet";
 
 let fleet: TestFleet;
 afterEach(async () => {
-  // From the files: the test's own handle does not know what another one has started.
-  await (await Fleet.find(fleet.fleet.dir))?.down();
   await fleet[Symbol.asyncDispose]();
 });
 
@@ -31,9 +35,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   const found = await Fleet.find(fleet.fleet.dir);
   const said: string[] = [];
   const started = found?.bringUp((line) => said.push(line));
-  await expect(Fleet.find(fleet.fleet.dir).then(async (second) => await second?.bringUp(() => {}))).rejects.toThrow(
-    "another command is starting the fleet",
-  );
+  await expect(Fleet.find(fleet.fleet.dir).then(async (second) => await second?.bringUp(() => {}))).rejects.toThrow(BUSY);
   await started;
   expect(said).toEqual(["starting nats-2", "starting scheduler-1, host-1-fence, host-1, gateway-2"]);
   await until("all is well", async () => (await found?.health())?.every(({ health }) => health.kind === "well"));
@@ -64,3 +66,75 @@ test("a fleet whose programs were all killed is found by its virtual machine, an
   expect(await listVmProcesses(fleet.fleet.dir)).toEqual([]);
   expect(await Fleet.find(fleet.fleet.dir)).toBeUndefined();
 });
+
+test("one command at a time starts or ends programs, the next goes by what it has left, and down ends what either has started", async () => {
+  fleet = await startTestFleet({ hosts: 1, schedulers: 1, natsServers: 3 });
+  const find = async () => {
+    const found = await Fleet.find(fleet.fleet.dir);
+    if (found === undefined) throw new Error("the fleet is up");
+    return found;
+  };
+  const [first, second, third] = [await find(), await find(), await find()];
+
+  const rolling = first.rollingRestart(() => {});
+  const before = pids(second);
+  await until("a server is stopped", () => pids(first)["nats-1"] !== before["nats-1"]);
+  await expect(second.bringUp(() => {})).rejects.toThrow(BUSY);
+  await expect(second.restart("nats-1")).rejects.toThrow(BUSY);
+  await expect(second.rollingRestart(() => {})).rejects.toThrow(BUSY);
+  await expect(second.attach(labHost())).rejects.toThrow(BUSY);
+  await rolling;
+
+  // It was found before all of it was restarted.
+  const said: string[] = [];
+  await second.bringUp((line) => said.push(line));
+  expect(said).toEqual([]);
+  expect(pids(second)).toEqual(pids(first));
+  await second.attach(labHost());
+  await expect(third.attach(labHost())).rejects.toThrow("lab-1 is up already");
+
+  const restarting = first.restart("gateway-1");
+  await until("it is stopped", () => pids(first)["gateway-1"] !== pids(second)["gateway-1"]);
+  await third.down();
+  await restarting;
+  for (const handle of [first, second]) for (const { name } of handle.state.components) expect(isUp(handle, name), name).toBe(false);
+  expect(await Fleet.find(fleet.fleet.dir)).toBeUndefined();
+});
+
+test("who brings a lab host finds all of the fleet at work, though what was found was little more than a lab host", async () => {
+  const root = await tempDir();
+  onTestFinished(async () => await root[Symbol.asyncDispose]());
+  await chmod(root.path, 0o711);
+  fleet = await startTestFleet({ hosts: 1, schedulers: 1, dir: join(root.path, ".torpor/fleet") });
+  await fleet.fleet.attach(labHost());
+  const killed = ["postgres", "nats", "scheduler-1", "host-1", "gateway-1"];
+  for (const name of killed) await fleet.fleet.kill(name);
+
+  const said: string[] = [];
+  const context = { root: root.path, args: [], write: (line: string) => said.push(line) };
+  const { running } = await joinLab(context, "simulated", new AbortController().signal);
+  expect(killed.filter((name) => running === undefined || !isUp(running, name))).toEqual([]);
+  expect(said).toEqual([
+    "fleet: starting postgres, nats, which did not run",
+    "fleet: starting scheduler-1, host-1, gateway-1, which did not run",
+    "lab: it is up already; ./torpor lab status shows it, ./torpor lab down ends it",
+  ]);
+});
+
+/** A process in the place of the machine that a lab host is. */
+function labHost(): Component {
+  return {
+    name: "lab-1",
+    role: "lab",
+    address: "-",
+    command: process.execPath,
+    args: ["--eval", "setInterval(() => {}, 1000)"],
+    env: {},
+    log: join(fleet.fleet.dir, "logs/lab-1.log"),
+  };
+}
+
+function isUp(of: Fleet, name: string): boolean {
+  const { process: identity } = of.component(name);
+  return identity !== undefined && isAlive(identity);
+}

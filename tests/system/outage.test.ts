@@ -99,7 +99,8 @@ async function cutOff(name: string, what: "NATS_URL" | "DATABASE_URL"): Promise<
   const { hostname: host, port } = new URL(direct);
   const cable = await relay({ host, port: 0 }, { host, port: Number(port) });
   component.env[what] = direct.replace(`${host}:${port}`, `${host}:${cable.port}`);
-  await fleet.fleet.restart(name);
+  await fleet.fleet.kill(name);
+  await fleet.fleet.startComponent(name);
   cable.cut();
   return async () => {
     component.env[what] = direct;

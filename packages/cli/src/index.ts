@@ -1,2 +1,3 @@
 export { stageOf } from "./commands/demo.ts";
+export { joinLab } from "./commands/lab.ts";
 export { tellStory } from "./demo/story.ts";

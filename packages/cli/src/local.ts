@@ -35,6 +35,11 @@ export async function startFleet(context: CommandContext, options: FleetOptions,
   return fleet;
 }
 
+/** Starts what of a fleet that is there does not run: of one that was found, a virtual machine may be all that is left. */
+export async function bringUpRest({ write }: CommandContext, fleet: Fleet, signal: AbortSignal): Promise<void> {
+  await fleet.bringUp((line) => write(`fleet: ${line}, which did not run`), signal);
+}
+
 /** Aborts when the user ends the command, so that it can end what it has started. */
 export function interrupted(): AbortSignal {
   const controller = new AbortController();

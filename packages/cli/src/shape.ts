@@ -55,8 +55,13 @@ export function inOptions({ hosts, schedulers, gateways, natsServers: nats, driv
 }
 
 function count(name: string, text: string): number {
+  return numberFrom(name, text, 1, MAX_COUNT);
+}
+
+/** Throws one line that names the option, or the setting. */
+export function numberFrom(name: string, text: string, least: number, most: number): number {
   const value = wholeNumber(text);
-  if (!(value >= 1 && value <= MAX_COUNT)) throw new Error(`${name} must be a number from 1 to ${MAX_COUNT}, not "${text}"`);
+  if (!(value >= least && value <= most)) throw new Error(`${name} must be a number from ${least} to ${most}, not "${text}"`);
   return value;
 }
 

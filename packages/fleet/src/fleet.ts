@@ -3,13 +3,15 @@
  *
  * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
  * FL2  `down` ends the virtual machines too; files of sandboxes stay, and the next start brings them back as paused or stopped.
+ * FL3  What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests
+ *      break and mend their own fleet with them.
  */
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
-import { claimPorts, isAlive, signalProcess, tryClaimName, waitUntilGone } from "@torpor/service";
+import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { natsUserOf } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
 import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
@@ -17,6 +19,7 @@ import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
+import { takeTurn } from "./turn.ts";
 import { collectLeftovers, endVmProcesses, listVmProcesses } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
@@ -31,6 +34,8 @@ const READY_LIMIT_MS: Record<Role, number> = {
 const STOP_GRACE_MS = 8_000;
 /** A NATS server that leaves a cluster takes its time. */
 const RESTART_GRACE_MS = 45_000;
+/** What ends something waits so long for a command that is at work: what would stay otherwise has nobody who ends it. */
+const END_TURN_LIMIT_MS = 60_000;
 const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent", "fence"];
 const ORGANIZATION = "local";
 
@@ -58,8 +63,8 @@ export class Fleet {
     signal: AbortSignal = new AbortController().signal,
   ): Promise<Fleet> {
     const { dir } = options;
-    using _turn = await takeTurn(dir);
-    await (await Fleet.find(dir))?.down();
+    using _turn = await takeTurn(dir, 0);
+    await (await Fleet.find(dir))?.end();
     for (const name of ["logs", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
     const ports = await choosePorts(options);
     const secrets = await makeSecrets(options);
@@ -92,7 +97,7 @@ export class Fleet {
       await options.prepareImages?.();
       await fleet.startMissing(say, signal);
     } catch (error) {
-      await fleet.down();
+      await fleet.end();
       throw error;
     }
     return fleet;
@@ -100,8 +105,16 @@ export class Fleet {
 
   /** Starts what does not run, and returns when that is well. The lab host has a command of its own. */
   async bringUp(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
-    using _turn = await takeTurn(this.dir);
+    using _turn = await this.takeTurn();
     await this.startMissing(say, signal);
+  }
+
+  /** The fleet's turn, with the state as the command before has left it. Throws a line when another command has it and does not end within `limitMs`. */
+  private async takeTurn(limitMs = 0): Promise<Disposable> {
+    using taken = new DisposableStack();
+    taken.use(await takeTurn(this.dir, limitMs));
+    Object.assign(this.state, await readState(this.dir));
+    return taken.move();
   }
 
   private async startMissing(say: (line: string) => void, signal: AbortSignal): Promise<void> {
@@ -131,10 +144,15 @@ export class Fleet {
     await Promise.all(others.map((other) => waitWell(other, READY_LIMIT_MS.nats, signal)));
   }
 
-  /** Starts a component that the fleet was not planned with, or a newer one of the same name; it ends with the fleet. Returns before it is well. */
+  /**
+   * Starts a component that the fleet was not planned with, or a newer one of the same name; it ends with the fleet. Returns before it is well. Throws when the older one still runs.
+   */
   async attach(component: Component): Promise<void> {
-    this.state.components = [...this.state.components.filter(({ name }) => name !== component.name), component];
-    component.process = await startProcess(component);
+    using _turn = await this.takeTurn();
+    const { components } = this.state;
+    if (components.some((other) => other.name === component.name && isUp(other))) throw new Error(`${component.name} is up already`);
+    const process = await startProcess(component);
+    this.state.components = [...components.filter(({ name }) => name !== component.name), { ...component, process }];
     writeState(this.dir, this.state);
   }
 
@@ -144,9 +162,10 @@ export class Fleet {
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
   }
 
-  /** Ends a component that was attached, and forgets it. */
+  /** Ends a component that was attached, if it is there, and forgets it. */
   async detach(name: string): Promise<void> {
-    const { process: identity } = this.component(name);
+    using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
+    const identity = this.state.components.find((component) => component.name === name)?.process;
     if (identity !== undefined) await stopProcess(identity, "SIGTERM", STOP_GRACE_MS);
     this.state.components = this.state.components.filter((component) => component.name !== name);
     writeState(this.dir, this.state);
@@ -166,6 +185,11 @@ export class Fleet {
 
   /** Ends a component in order, and starts it again with the settings that it had; the program may be a newer one. Returns when it is well. */
   async restart(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
+    using _turn = await this.takeTurn();
+    await this.replaceProcess(name, signal);
+  }
+
+  private async replaceProcess(name: string, signal: AbortSignal): Promise<void> {
     const component = this.component(name);
     const isOneOfSeveral = this.state.components.filter(({ role }) => role === component.role).length > 1;
     const { process: identity } = component;
@@ -179,12 +203,13 @@ export class Fleet {
    * missing. Ends at the first that does not become well.
    */
   async rollingRestart(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
-    await this.bringUp(say, signal);
+    using _turn = await this.takeTurn();
+    await this.startMissing(say, signal);
     const inOrder = ROLLING_ORDER.flatMap((role) => this.state.components.filter((component) => component.role === role));
     for (const { name } of inOrder) {
       signal.throwIfAborted();
       say(`restarting ${name}`);
-      await this.restart(name, signal);
+      await this.replaceProcess(name, signal);
     }
   }
 
@@ -213,8 +238,13 @@ export class Fleet {
     return await Promise.all(this.state.components.map(async (component) => ({ component, health: await healthOf(component) })));
   }
 
-  /** Ends everything, clients before what they use, and the virtual machines. */
+  /** Ends everything, clients before what they use, and the virtual machines. Waits a while for a command that is at work. */
   async down(): Promise<void> {
+    using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
+    await this.end();
+  }
+
+  private async end(): Promise<void> {
     const stop = async (roles: Role[]) => {
       const chosen = this.state.components.filter(({ role }) => roles.includes(role));
       await Promise.all(
@@ -232,13 +262,6 @@ export class Fleet {
     const hosts = this.state.components.filter(({ role }) => role === "node-agent");
     if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
   }
-}
-
-/** One command at a time starts programs of a fleet: two would start them twice. Throws a line when another is at it. */
-async function takeTurn(dir: string): Promise<Disposable> {
-  const turn = await tryClaimName(`fleet-${createHash("sha256").update(dir).digest("hex")}`);
-  if (turn === undefined) throw new Error(`another command is starting the fleet in ${dir}: wait for it, or end it`);
-  return turn;
 }
 
 const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);

@@ -17,10 +17,11 @@ export async function labUp(options: LabOptions, fleet: Fleet, say: (line: strin
   const record: LabRecord = { ports: await choosePorts(), machineDir, driver: options.driver };
   const payload = await makePayload(options, fleet, record.ports, signal);
   const files = { data: await makeDataDisk(options.dir), payload, log: join(options.dir, "console.log") };
-  await writeRecord(options.dir, record);
   say("booting it");
+  // Nothing is undone when this throws, or written down: one that another command has attached meanwhile is not ours.
+  await fleet.attach(machineComponent(options, record, files));
   try {
-    await fleet.attach(machineComponent(options, record, files));
+    await writeRecord(options.dir, record);
     const { process: identity } = fleet.component(LAB_HOST_ID);
     await waitForSsh(record, () => identity !== undefined && isAlive(identity), SSH_LIMIT_MS, signal);
     say("installing the node-agent (infra/host/install.sh; with an image that is new to it: some minutes)");

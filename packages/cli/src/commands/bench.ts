@@ -7,6 +7,7 @@ import { measurePacking } from "../bench/packing.ts";
 import { measureSpeed } from "../bench/speed.ts";
 import { WORKLOADS } from "../bench/workload.ts";
 import type { CommandContext } from "../main.ts";
+import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
 
 const DECISIONS = 100_000;
@@ -19,14 +20,14 @@ export async function bench({ args, write }: CommandContext): Promise<number> {
     options: {
       check: { type: "boolean", default: false },
       json: { type: "boolean", default: false },
-      hosts: { type: "string" },
-      seed: { type: "string" },
+      hosts: { type: "string", default: "1000" },
+      seed: { type: "string", default: "1" },
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
     throw new Error(`say what to measure: ./torpor bench placement (there is nothing else yet), not "${positionals.join(" ")}"`);
-  const hosts = whole("--hosts", values.hosts, 1_000, 10, 20_000);
-  const seed = whole("--seed", values.seed, 1, 0, 2 ** 32 - 1);
+  const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
+  const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({
     policy,
     speed: measureSpeed(policy, { hosts, decisions: DECISIONS, seed }),
@@ -92,11 +93,4 @@ function limitTable(limits: Verdict[]): string {
     atLeast === undefined ? `at most ${atMost}` : `at least ${atLeast}`,
   ]);
   return `Limits. Times are processor time of this process: what others on the machine take does not count.\n\n${table(["", "POLICY", "WHAT", "MEASURED", "LIMIT"], rows)}`;
-}
-
-function whole(name: string, text: string | undefined, fallback: number, least: number, most: number): number {
-  const value = text === undefined ? fallback : Number(text);
-  if (!Number.isInteger(value) || value < least || value > most)
-    throw new Error(`${name} must be a whole number from ${least} to ${most}, not "${text}"`);
-  return value;
 }

@@ -4,7 +4,7 @@ import { Fleet } from "@torpor/fleet";
 import { LAB_HOST_ID, labDir, runningLab, statusInLab } from "@torpor/lab";
 import { residentBytesHere, residentBytesIn, type Stage, type StageHost } from "../demo/stage.ts";
 import { tellStory } from "../demo/story.ts";
-import { fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
+import { bringUpRest, fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { buildImage } from "./image.ts";
 import { joinLab, type LabFleet } from "./lab.ts";
@@ -33,6 +33,7 @@ async function localFleet(context: CommandContext, signal: AbortSignal): Promise
   if (running === undefined) return { fleet: await startFleet(context, { ...options, prepareImages }, signal), running };
   await prepareImages();
   context.write("fleet: it is up already, and is used");
+  await bringUpRest(context, running, signal);
   return { fleet: running, running };
 }
 

@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { type Api, openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
 
 interface Drain {
@@ -111,8 +112,8 @@ async function drain({ api, context }: Request): Promise<number> {
   const path = hostPath({ ...context, args: positionals });
   const rate = values["max-mib-per-second"];
   let host = await api.call<Host>("POST", `${path}/drain`, {
-    max_parallel: Number(values["max-parallel"]),
-    ...(rate === undefined ? {} : { max_mib_per_second: Number(rate) }),
+    max_parallel: whole("--max-parallel", values["max-parallel"]),
+    ...(rate === undefined ? {} : { max_mib_per_second: whole("--max-mib-per-second", rate) }),
     ...(values.deadline === undefined ? {} : { deadline: values.deadline }),
   });
   if (values["no-wait"]) return show(context, host);
@@ -136,6 +137,13 @@ async function drain({ api, context }: Request): Promise<number> {
   }
   if (host.drain !== null) context.write(`${host.id}: ${progressOf(host.drain)}; the host is ${host.state}`);
   return host.drain?.status === "done" ? 0 : 1;
+}
+
+/** How much it may be is the API's to say. */
+function whole(name: string, text: string): number {
+  const value = wholeNumber(text);
+  if (Number.isNaN(value)) throw new Error(`${name} must be a whole number, not "${text}"`);
+  return value;
 }
 
 function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: Drain): string {

@@ -4,8 +4,9 @@ import { realpath } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { execInLab, labDir, labDown, labHealth, labUp, requireHypervisor, runningLab, shellInLab, type LabOptions } from "@torpor/lab";
-import { fleetDir, fleetOptions, imagesDir, interrupted, startFleet } from "../local.ts";
+import { bringUpRest, fleetDir, fleetOptions, imagesDir, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { wholeNumber } from "../shape.ts";
 import { buildImageFiles } from "./image.ts";
 import { printAccess } from "./up.ts";
 
@@ -39,6 +40,7 @@ export async function joinLab(context: CommandContext, driver: string, signal: A
   const cloudHypervisorBin = process.env["CLOUD_HYPERVISOR_BIN"] || undefined;
   requireHypervisor({ driver, cloudHypervisorBin });
   const running = await Fleet.find(fleetDir(root));
+  if (running !== undefined) await bringUpRest(context, running, signal);
   if (running !== undefined && (await labHealth(running)).kind !== "down") {
     write("lab: it is up already; ./torpor lab status shows it, ./torpor lab down ends it");
     return { fleet: running, running };
@@ -93,8 +95,9 @@ async function status({ root, write }: CommandContext): Promise<number> {
 }
 
 async function machineOptions(root: string): Promise<Omit<LabOptions, "driver" | "cloudHypervisorBin">> {
-  const memoryMib = Number(process.env["TORPOR_LAB_MEMORY_MIB"] ?? MEMORY_MIB);
-  if (!Number.isInteger(memoryMib) || memoryMib < 2048) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
+  const text = process.env["TORPOR_LAB_MEMORY_MIB"];
+  const memoryMib = text === undefined ? MEMORY_MIB : wholeNumber(text);
+  if (!(memoryMib >= 2048)) throw new Error("TORPOR_LAB_MEMORY_MIB must be a number of at least 2048");
   return {
     root,
     dir: labDir(root),

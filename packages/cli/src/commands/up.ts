@@ -1,7 +1,7 @@
 /** `torpor up` and `torpor down`: the local fleet as something that stays. */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
-import { fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
+import { bringUpRest, fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { askedShape, fits, inOptions, shapeOfState } from "../shape.ts";
 import { buildImage } from "./image.ts";
@@ -22,7 +22,7 @@ async function upAgain(context: CommandContext, fleet: Fleet, signal: AbortSigna
   if (!fits(askedShape(context.args), shape))
     throw new Error(`the fleet is up as ${inOptions(shape)}: end it first (./torpor down; its sandboxes are kept)`);
   context.write("fleet: it is up already; ./torpor status shows it, ./torpor down ends it");
-  await fleet.bringUp((line) => context.write(`fleet: ${line}, which did not run`), signal);
+  await bringUpRest(context, fleet, signal);
   printAccess(context, fleet);
   return 0;
 }

@@ -139,8 +139,8 @@ export class QemuDriver implements Driver {
     const enclosure = await isolation.enclose(vm, needs);
     const runDir = await nextRunDir(vm, enclosure.uid);
     const { network } = enclosure;
-    using claimed = await claimPort();
-    const control = network.kind === "namespace" ? network.control : { host: "127.0.0.1", port: claimed.port };
+    using claims = new DisposableStack();
+    const control = network.kind === "namespace" ? network.control : { host: "127.0.0.1", port: claims.use(await claimPort()).port };
     const guest = { kind: "tcp", ...control } as const;
     const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: !isBoot });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
