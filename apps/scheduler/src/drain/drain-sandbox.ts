@@ -23,7 +23,7 @@ import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
 import { requestToCreate } from "@torpor/placement";
 import { releaseFromHost, requestReplication } from "../release.ts";
-import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
+import { type DrainStep, fail, nextStep, noRoomElsewhere, RESUME_WAIT_MS, retryAfter } from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
@@ -85,7 +85,7 @@ async function decide(
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
   const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
-  return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
+  return reason === undefined ? step : fail(facts, noRoomElsewhere(reason));
 }
 
 /** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes. */
@@ -121,8 +121,8 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
         operationId: null,
       });
     case "pin":
-      await pinOperation(tx, step.operationId, drain.hostId);
-      return nothing();
+      await pinOperation(tx, step.operationId, drain.hostId, RESUME_DEADLINE_MS);
+      return nothing(step.error === undefined ? {} : { error: step.error });
     case "pause": {
       const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS, ...bandwidth(drain) });
       return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
@@ -130,7 +130,7 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
     case "resume": {
       const terms = step.isPinned
         ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
-        : { deadlineMs: RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) };
+        : { deadlineMs: RESUME_WAIT_MS + RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) };
       const asked = await ask(tx, sandbox, "resume", terms);
       const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
       return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };

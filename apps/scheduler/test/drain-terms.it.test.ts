@@ -1,0 +1,53 @@
+/** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
+import assert from "node:assert/strict";
+import {} from "@torpor/db";
+import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { beginOperation } from "../src/begin-operation.ts";
+import { Ground } from "./support/ground.ts";
+
+let server: PostgresServer;
+beforeAll(async () => {
+  server = await startPostgres();
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+});
+
+const FULL = { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } };
+
+async function secondsLeft(ground: Ground, operationId: string): Promise<number> {
+  const [row] = await ground.scheduler.database
+    .sql`SELECT extract(epoch FROM deadline_at - now())::float AS seconds FROM operations WHERE id = ${operationId}`;
+  return Number(row?.["seconds"]);
+}
+
+describe("what the drain has paused", () => {
+  test("goes back after 45 s in which no other host had room, however long its fetch might take, and says why", async () => {
+    await using ground = await Ground.with(server, ["running"]);
+    await ground.drain({ maxBytesPerSecond: 1024 });
+    await ground.rounds();
+    const id = await ground.pausedByDrain();
+    await ground.scheduler.join("there", FULL);
+    await ground.rounds();
+    const { sql } = ground.scheduler.database;
+    const waiting = async () => {
+      const [row, ...more] = await sql`SELECT id, pinned_host_id FROM operations WHERE status = 'waiting'`;
+      assert(row !== undefined && more.length === 0);
+      return { id: row["id"] as string, pinned_host_id: row["pinned_host_id"] as string | null };
+    };
+    const { id: resumeId } = await waiting();
+    await ground.rounds(1);
+    expect(await waiting(), "it may wait for a while").toEqual({ id: resumeId, pinned_host_id: null });
+    await sql`UPDATE operations SET created_at = created_at - interval '46 seconds' WHERE id = ${resumeId}`;
+    await ground.rounds(1);
+    expect(await waiting()).toEqual({ id: resumeId, pinned_host_id: "here" });
+    expect(await secondsLeft(ground, resumeId), "nothing is fetched").toBeLessThan(46);
+    await beginOperation(ground.scheduler.deps, resumeId);
+    const home = await ground.only("resume", "here");
+    await ground.scheduler.carryOut(home.id, { state: "running" });
+    await ground.rounds();
+    const error = { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) };
+    expect((await ground.progress()).failures).toMatchObject([{ sandboxId: id, error }]);
+  });
+});
