@@ -1,6 +1,6 @@
 /** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
 import assert from "node:assert/strict";
-import {} from "@torpor/db";
+import { listUnreplicated } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -50,4 +50,16 @@ describe("what the drain has paused", () => {
     const error = { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) };
     expect((await ground.progress()).failures).toMatchObject([{ sandboxId: id, error }]);
   });
+});
+
+test("what is paused on a draining host is copied by the drain alone, at its pace", async () => {
+  await using ground = await Ground.with(server, []);
+  const { id } = await ground.scheduler.paused(null);
+  const { hostId } = await ground.sandbox(id);
+  assert(hostId !== null);
+  await ground.scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour'`;
+  const listed = async () => (await listUnreplicated(ground.db, 600_000, 10)).map((sandbox) => sandbox.id);
+  expect(await listed()).toEqual([id]);
+  await ground.scheduler.database.sql`UPDATE hosts SET state = 'draining' WHERE id = ${hostId}`;
+  expect(await listed()).toEqual([]);
 });
