@@ -1,10 +1,10 @@
 /** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
 import assert from "node:assert/strict";
-import { listUnreplicated } from "@torpor/db";
+import { listUnreplicated, type SandboxRow } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
-import { Ground } from "./support/ground.ts";
+import { Ground, STORED } from "./support/ground.ts";
 
 let server: PostgresServer;
 beforeAll(async () => {
@@ -15,6 +15,12 @@ afterAll(async () => {
 });
 
 const FULL = { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } };
+const MIB = 1024 ** 2;
+
+const first = ([sandbox]: SandboxRow[]): SandboxRow => {
+  assert(sandbox !== undefined);
+  return sandbox;
+};
 
 async function secondsLeft(ground: Ground, operationId: string): Promise<number> {
   const [row] = await ground.scheduler.database
@@ -49,6 +55,25 @@ describe("what the drain has paused", () => {
     await ground.rounds();
     const error = { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) };
     expect((await ground.progress()).failures).toMatchObject([{ sandboxId: id, error }]);
+  });
+
+  test("has the time of its fetch although it had to wait for it, and although nothing of it was expected", async () => {
+    await using ground = await Ground.with(server, ["paused"]);
+    // Its snapshot, which is in the store, is what there is of it when the drain takes it up.
+    const { id } = first(ground.sandboxes);
+    const resume = await ground.scheduler.begin(id, "resume");
+    expect(resume.hostId).toBe("here");
+    await ground.drain({ maxBytesPerSecond: MIB });
+    expect(await ground.progress()).toMatchObject({ total: 1, bytesTotal: 0 });
+    await ground.scheduler.carryOut(resume.id, { state: "running" });
+    await ground.rounds();
+    const pause = await ground.only("pause", "here");
+    const snapshot = { ...STORED, generation: 2, manifestSha256: "c".repeat(64), sizeBytes: 600 * MIB };
+    await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot });
+    await ground.rounds(1);
+    expect(await ground.progress()).toMatchObject({ bytesDone: 600 * MIB, bytesTotal: 600 * MIB, bytesEstimated: 0 });
+    const moved = await ground.only("resume", "there");
+    expect(await secondsLeft(ground, moved.id), "45 s to wait, 45 s to resume").toBeGreaterThan(680);
   });
 });
 
