@@ -189,6 +189,14 @@ describe("somebody else's operation", () => {
     });
   });
 
+  test("had no part in what its host has given up by itself: that is a failure", () => {
+    const resume = ended({ kind: "resume", status: "cancelled" });
+    const given = { item: paused, state: "paused", isStored: true } as const;
+    expect(step({ ...given, own: resume })).toMatchObject({ do: "resume", isPinned: true, error: { code: "E" } });
+    expect(step({ ...given, own: { ...resume, cancelRequestedAt: NOW } })).toEqual({ do: "resume", isPinned: false });
+    expect(step({ item: paused, own: ended({ status: "cancelled" }) })).toMatchObject({ do: "fail", error: { code: "E" } });
+  });
+
   test("a delete is the end of it", () => {
     expect(step({ state: "deleting" })).toEqual({ do: "end", outcome: "gone" });
   });

@@ -33,7 +33,7 @@ export interface DrainFacts {
   waiting: OperationRow | undefined;
   /** The newest operation that the drain has asked for. */
   own: OperationRow | undefined;
-  /** The snapshot of a paused sandbox is in the store. */
+  /** The snapshot of a paused sandbox, or the disk of a stopped one, is in the store. */
   isStored: boolean;
   /** Why its host could not copy it there. */
   storeError: Cause | null;
@@ -158,9 +158,10 @@ export function retryAfter(attempts: number, now: Date): Date {
   return new Date(now.getTime() + Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** attempts));
 }
 
-/** What somebody took back or replaced has not failed. */
+/** What somebody took back or replaced has not failed; what its host has given up unasked has. */
 function failureOf(own: OperationRow | undefined): Cause | undefined {
-  if (own?.status !== "failed") return undefined;
+  const isGivenUp = own?.status === "cancelled" && own.cancelRequestedAt === null;
+  if (own === undefined || (own.status !== "failed" && !isGivenUp)) return undefined;
   return own.error ?? { code: "OPERATION_FAILED", message: `The ${own.kind} failed.` };
 }
 
