@@ -1,6 +1,6 @@
 /** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
 import assert from "node:assert/strict";
-import { listUnreplicated, type SandboxRow } from "@torpor/db";
+import { changeHost, listSandboxNeeds, listUnreplicated, type SandboxRow } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -87,4 +87,13 @@ test("what is paused on a draining host is copied by the drain alone, at its pac
   expect(await listed()).toEqual([id]);
   await ground.scheduler.database.sql`UPDATE hosts SET state = 'draining' WHERE id = ${hostId}`;
   expect(await listed()).toEqual([]);
+});
+
+test("a sandbox on its way needs another host when the one that it may come back to is drained", async () => {
+  await using ground = await Ground.with(server, ["paused"]);
+  const { id } = first(ground.sandboxes);
+  await changeHost(ground.db, "here", "cordon", "test");
+  await ground.scheduler.begin(id, "resume");
+  expect(await ground.sandbox(id)).toMatchObject({ hostId: "there", originHostId: "here" });
+  expect(await listSandboxNeeds(ground.db, "here")).toMatchObject([{ count: 1, runs: false, snapshotFingerprint: "scripted/1" }]);
 });

@@ -236,7 +236,7 @@ async function endWith(tx: Tx, id: number, from: DrainRow["status"], to: DrainRo
   return rows.length === 1;
 }
 
-/** What the sandboxes of a host need of another one, alike ones together. */
+/** What the sandboxes of a host, and those that may come back to it, need of another one, alike ones together. */
 export interface SandboxNeed {
   organizationId: number;
   imageSha256: string;
@@ -264,6 +264,6 @@ export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxN
     .select({ ...wanted, runs, snapshotFingerprint, count: sql<number>`count(DISTINCT ${sandboxes.id})::int` })
     .from(sandboxes)
     .leftJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), eq(snapshots.hasMemory, true)))
-    .where(and(eq(sandboxes.hostId, hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
+    .where(and(liesOn(hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
     .groupBy(...Object.values(wanted), runs, snapshotFingerprint);
 }
