@@ -1,6 +1,6 @@
 /** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
 import assert from "node:assert/strict";
-import { changeHost, listSandboxNeeds, listUnreplicated, type SandboxRow } from "@torpor/db";
+import { changeHost, countSandboxes, listSandboxNeeds, listUnreplicated, type SandboxRow } from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -89,11 +89,12 @@ test("what is paused on a draining host is copied by the drain alone, at its pac
   expect(await listed()).toEqual([]);
 });
 
-test("a sandbox on its way needs another host when the one that it may come back to is drained", async () => {
+test("a sandbox on its way counts on the host that it may come back to, and needs another one when that is drained", async () => {
   await using ground = await Ground.with(server, ["paused"]);
   const { id } = first(ground.sandboxes);
   await changeHost(ground.db, "here", "cordon", "test");
   await ground.scheduler.begin(id, "resume");
   expect(await ground.sandbox(id)).toMatchObject({ hostId: "there", originHostId: "here" });
+  expect(Object.fromEntries(await countSandboxes(ground.db, ["here", "there"]))).toEqual({ here: { resuming: 1 }, there: { resuming: 1 } });
   expect(await listSandboxNeeds(ground.db, "here")).toMatchObject([{ count: 1, runs: false, snapshotFingerprint: "scripted/1" }]);
 });
