@@ -1,6 +1,14 @@
 /** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
 import assert from "node:assert/strict";
-import { changeHost, countSandboxes, listSandboxNeeds, listUnreplicated, type SandboxRow } from "@torpor/db";
+import {
+  changeHost,
+  countSandboxes,
+  listDrainsAtWork,
+  listSandboxNeeds,
+  listUnreplicated,
+  type SandboxRow,
+  takeUpSandboxes,
+} from "@torpor/db";
 import { type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -75,6 +83,21 @@ describe("what the drain has paused", () => {
     const moved = await ground.only("resume", "there");
     expect(await secondsLeft(ground, moved.id), "45 s to wait, 45 s to resume").toBeGreaterThan(680);
   });
+});
+
+test("a round holds nothing of a drain that it does not change", async () => {
+  await using ground = await Ground.with(server, ["running"]);
+  await ground.drain();
+  const [drain] = await listDrainsAtWork(ground.db);
+  assert(drain !== undefined);
+  await ground.scheduler.database.sql.begin(async (sql) => {
+    await sql`SELECT 1 FROM drain_sandboxes FOR UPDATE`;
+    await ground.db.transaction(async (tx) => {
+      await tx.execute("SET LOCAL lock_timeout = '1s'");
+      await takeUpSandboxes(tx, drain);
+    });
+  });
+  expect(await ground.progress()).toMatchObject({ total: 1 });
 });
 
 test("what is paused on a draining host is copied by the drain alone, at its pace", async () => {
