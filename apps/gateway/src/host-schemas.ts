@@ -100,7 +100,9 @@ export const HostResource = Type.Object({
   agent_version: Type.String(),
   capacity: Amounts,
   used: Amounts,
-  sandboxes: Type.Record(Type.String(), Type.Integer(), { description: "Numbers by state" }),
+  sandboxes: Type.Record(Type.String(), Type.Integer(), {
+    description: "Numbers by state. One that is being brought from one host to another counts on both",
+  }),
   load: Nullable(Type.Record(Type.String(), Type.Number())),
   lease_expires_at: Type.String(),
   last_beat_at: Nullable(Type.String()),

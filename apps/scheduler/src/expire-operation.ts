@@ -75,6 +75,7 @@ function expiryCause(operation: OperationRow): Cause {
   return { code: "OPERATION_TIMEOUT", message: `The ${operation.kind} ${doing} within its time limit; the sandbox was left as it was.` };
 }
 
-function isPlacementRejection(explain: unknown): explain is { message: string } {
+/** Why a waiting operation could not be placed, as `explainOperation` has noted it. */
+export function isPlacementRejection(explain: unknown): explain is { message: string } {
   return typeof explain === "object" && explain !== null && "message" in explain && typeof explain.message === "string";
 }

@@ -36,6 +36,8 @@ const operation = (given: Partial<OperationRow>) =>
     status: "executing",
     requestedBy: DRAINER,
     pinnedHostId: null,
+    createdAt: before(1_000),
+    cancelRequestedAt: null,
     endedAt: null,
     error: null,
     ...given,
@@ -97,6 +99,24 @@ describe("what the drain has paused", () => {
     expect(step({ item: { ...paused, retryAt }, state: "paused", isStored: true, own })).toEqual({ do: "wait" });
     expect(step({ item: { ...paused, attempts: 2 }, state: "paused", isStored: true, own })).toMatchObject({ isPinned: false });
     expect(step({ item: { ...paused, attempts: 2 }, state: "paused", own }), "it is nowhere else").toMatchObject({ isPinned: true });
+  });
+});
+
+describe("a resume of the drain's that waits for another host", () => {
+  const explain = { message: "No host has 512 MiB of memory left." };
+  const resume = operation({ kind: "resume", status: "waiting", explain, createdAt: before(46_000) });
+  const given = { item: paused, state: "paused", waiting: resume, own: resume } as const;
+
+  test("is brought home after 45 s, with the reason", () => {
+    expect(step(given)).toEqual({ do: "pin", operationId: "op", error: { code: "NO_CAPACITY_ELSEWHERE", message: explain.message } });
+    expect(step({ ...given, waiting: { ...resume, createdAt: before(44_000) } })).toEqual({ do: "wait" });
+    expect(step({ ...given, waiting: { ...resume, pinnedHostId: "here" } }), "it is to stay already").toEqual({ do: "wait" });
+    expect(step({ ...given, executing: { ...resume, status: "executing" }, waiting: undefined }), "it has begun").toEqual({ do: "wait" });
+  });
+
+  test("waits on when it is not there any more, or its host is lost", () => {
+    expect(step({ ...given, hostId: null })).toEqual({ do: "wait" });
+    for (const status of ["active", "undoing"] as const) expect(step({ ...given, status, isHostLost: true })).toEqual({ do: "wait" });
   });
 });
 
@@ -167,6 +187,14 @@ describe("somebody else's operation", () => {
       do: "resume",
       isPinned: false,
     });
+  });
+
+  test("had no part in what its host has given up by itself: that is a failure", () => {
+    const resume = ended({ kind: "resume", status: "cancelled" });
+    const given = { item: paused, state: "paused", isStored: true } as const;
+    expect(step({ ...given, own: resume })).toMatchObject({ do: "resume", isPinned: true, error: { code: "E" } });
+    expect(step({ ...given, own: { ...resume, cancelRequestedAt: NOW } })).toEqual({ do: "resume", isPinned: false });
+    expect(step({ item: paused, own: ended({ status: "cancelled" }) })).toMatchObject({ do: "fail", error: { code: "E" } });
   });
 
   test("a delete is the end of it", () => {

@@ -2,15 +2,11 @@
 import assert from "node:assert/strict";
 import {
   changeHost,
-  type DrainBudget,
-  type DrainProgress,
   endDrain,
   findHost,
-  listDrainProgress,
   listDrainsAtWork,
   listHostEvents,
   recordReplication,
-  requestDrain,
   type SandboxRow,
   takeUpSandboxes,
 } from "@torpor/db";
@@ -19,7 +15,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { drainSandbox } from "../src/drain/drain-sandbox.ts";
-import { Decisions, SNAPSHOT } from "./support/decisions.ts";
+import { SNAPSHOT } from "./support/decisions.ts";
+import { Ground, ROOM, STORED } from "./support/ground.ts";
 
 let server: PostgresServer;
 beforeAll(async () => {
@@ -29,110 +26,11 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } };
-const STORED = { ...SNAPSHOT, storeKey: "stored" };
-
-/** Host `here` with sandboxes on it, and host `there` that could take them. */
-class Ground implements AsyncDisposable {
-  readonly scheduler: Decisions;
-  readonly sandboxes: SandboxRow[];
-
-  private constructor(scheduler: Decisions, sandboxes: SandboxRow[]) {
-    this.scheduler = scheduler;
-    this.sandboxes = sandboxes;
-  }
-
-  static async with(states: ("running" | "paused")[], there: Parameters<Decisions["join"]>[1] = ROOM): Promise<Ground> {
-    const scheduler = await Decisions.over(server);
-    await scheduler.join("here", ROOM);
-    const sandboxes: SandboxRow[] = [];
-    for (const state of states) sandboxes.push(state === "running" ? await scheduler.running() : await scheduler.paused("stored"));
-    await scheduler.join("there", there);
-    return new Ground(scheduler, sandboxes);
-  }
-
-  get db() {
-    return this.scheduler.database.db;
-  }
-
-  async drain(given: Partial<DrainBudget> = {}): Promise<void> {
-    const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null, ...given };
-    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
-  }
-
-  async drainAgain(): Promise<void> {
-    const budget = { maxParallel: 1, maxBytesPerSecond: 1, deadlineAt: null };
-    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
-  }
-
-  /** A round sees what the one before has committed: two of them take a place and use it. */
-  async rounds(count = 2): Promise<void> {
-    for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
-  }
-
-  /** Of a scheduler that dies once it has asked for an operation, before it begins it. */
-  async roundThatDies(): Promise<void> {
-    const publishCommitted = async () => {
-      throw new Error("the scheduler has died");
-    };
-    await assert.rejects(drainHosts({ ...this.scheduler.deps, publishCommitted }), /has died/);
-  }
-
-  /** What has failed may be tried again now. */
-  async letTimePass(): Promise<void> {
-    await this.scheduler.database.sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
-  }
-
-  async progress(): Promise<DrainProgress> {
-    const progress = (await listDrainProgress(this.db, ["here"])).get("here");
-    if (progress === undefined) throw new Error("there is no drain");
-    return progress;
-  }
-
-  /** Of the sandbox, or of any. */
-  async executing(sandboxId?: string): Promise<{ id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]> {
-    const { sql } = this.scheduler.database;
-    const rows = await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
-    return rows
-      .map((row) => ({
-        id: row["id"] as string,
-        kind: row["kind"] as string,
-        sandboxId: row["sandbox_id"] as string,
-        hostId: row["host_id"] as string,
-        requestedBy: row["requested_by"] as string,
-      }))
-      .filter((row) => sandboxId === undefined || row.sandboxId === sandboxId);
-  }
-
-  /** The one operation that executes. */
-  async only(kind: string, hostId: string): Promise<{ id: string; sandboxId: string }> {
-    const [operation, ...more] = await this.executing();
-    assert(operation !== undefined && more.length === 0, `${1 + more.length} operations execute, or none`);
-    assert.deepEqual([operation.kind, operation.hostId], [kind, hostId]);
-    return operation;
-  }
-
-  async pausedByDrain(): Promise<string> {
-    const pause = await this.only("pause", "here");
-    await this.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
-    return pause.sandboxId;
-  }
-
-  async sandbox(id: string): Promise<SandboxRow> {
-    return await this.scheduler.sandbox(id);
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    for (const { id, used, sum } of await this.scheduler.used()) assert.deepEqual(used, sum, id);
-    await this.scheduler[Symbol.asyncDispose]();
-  }
-}
-
 const idOf = (sandbox: SandboxRow | undefined) => sandbox?.id ?? "";
 
 describe("a drain", () => {
   test("moves what runs one by one, releases what is paused, and leaves an empty, cordoned host", async () => {
-    await using ground = await Ground.with(["running", "running", "paused"]);
+    await using ground = await Ground.with(server, ["running", "running", "paused"]);
     await ground.drain();
     for (let step = 0; step < 12; step += 1) {
       await ground.rounds();
@@ -159,7 +57,7 @@ describe("a drain", () => {
   });
 
   test("is driven by several schedulers at once without one sandbox more than its budget", async () => {
-    await using ground = await Ground.with(["running", "running", "running", "running", "running"]);
+    await using ground = await Ground.with(server, ["running", "running", "running", "running", "running"]);
     await ground.drain({ maxParallel: 2 });
     for (let round = 0; round < 3; round += 1) await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
     const pauses = await ground.executing();
@@ -171,7 +69,7 @@ describe("a drain", () => {
   });
 
   test("pauses nothing that has nowhere to go, says so, and goes on when there is room", async () => {
-    await using ground = await Ground.with(["running"], { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } });
+    await using ground = await Ground.with(server, ["running"], { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } });
     await ground.drain();
     await ground.rounds();
     expect(await ground.executing()).toEqual([]);
@@ -185,7 +83,7 @@ describe("a drain", () => {
   });
 
   test("what it copies is bounded from the first byte on, and a resume elsewhere has the time that its bytes take", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain({ maxParallel: 2, maxBytesPerSecond: 2 * 1024 ** 2 });
     await ground.rounds();
     const pause = await ground.only("pause", "here");
@@ -201,7 +99,7 @@ describe("a drain", () => {
   });
 
   test("gives a sandbox back whose resume elsewhere fails, says why, and moves the others", async () => {
-    await using ground = await Ground.with(["running", "running"]);
+    await using ground = await Ground.with(server, ["running", "running"]);
     await ground.drain();
     await ground.rounds();
     const first = await ground.pausedByDrain();
@@ -221,7 +119,7 @@ describe("a drain", () => {
   });
 
   test("copies what its host does not copy no longer than it grows", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     await ground.rounds();
     const pause = await ground.only("pause", "here");
@@ -251,7 +149,7 @@ describe("a drain", () => {
 describe("the bytes of a drain", () => {
   const MIB = 1024 ** 2;
   test("are expected, then counted as they are copied, and done when the sandbox has left", async () => {
-    await using ground = await Ground.with(["running", "running", "paused"]);
+    await using ground = await Ground.with(server, ["running", "running", "paused"]);
     await ground.drain();
     const [runs] = ground.sandboxes;
     assert(runs !== undefined);
@@ -301,7 +199,7 @@ describe("the bytes of a drain", () => {
 });
 
 test("of a copy that was over before its host told of it counts what the snapshot took", async () => {
-  await using ground = await Ground.with(["running"]);
+  await using ground = await Ground.with(server, ["running"]);
   await ground.drain();
   await ground.rounds();
   await ground.scheduler.carryOut((await ground.only("pause", "here")).id, { state: "paused", snapshot: { ...STORED, sizeBytes: 12_345 } });
@@ -314,7 +212,7 @@ test("of a copy that was over before its host told of it counts what the snapsho
 
 describe("what users do during a drain", () => {
   test("an operation of a user's is left to run, and the sandbox is moved afterwards as it is then", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     const stop = await ground.scheduler.begin(id, "pause");
     await ground.drain();
@@ -326,7 +224,7 @@ describe("what users do during a drain", () => {
   });
 
   test("a resume takes the drain's pause back: it runs on, and the drain does not pause it again at once", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     await ground.drain();
     await ground.rounds();
@@ -347,7 +245,7 @@ describe("what users do during a drain", () => {
   });
 
   test.each(["while the drain pauses it", "once the drain has paused it"])("who asks for a pause %s keeps it paused", async (when) => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     const ask = async () => await ground.scheduler.ask(id, "pause");
     await ground.drain();
@@ -361,7 +259,7 @@ describe("what users do during a drain", () => {
   });
 
   test("a resume that comes before the drain's pause has begun has it running on at once", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     await ground.drain();
     await ground.roundThatDies();
@@ -375,7 +273,7 @@ describe("what users do during a drain", () => {
   });
 
   test("who joins a pause of the drain's keeps it paused, although the drain is aborted then", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     await ground.drain();
     await ground.rounds();
@@ -391,7 +289,7 @@ describe("what users do during a drain", () => {
   });
 
   test("what may yet come back keeps the drain from its end, and its host from being retired", async () => {
-    await using ground = await Ground.with(["paused"]);
+    await using ground = await Ground.with(server, ["paused"]);
     const id = idOf(ground.sandboxes[0]);
     await changeHost(ground.db, "here", "cordon", "test");
     const resume = await ground.scheduler.begin(id, "resume");
@@ -408,7 +306,7 @@ describe("what users do during a drain", () => {
   });
 
   test("a delete ends it", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     await ground.drain();
     await ground.rounds();
@@ -423,7 +321,7 @@ describe("what users do during a drain", () => {
 
 describe("a host that is lost during its drain", () => {
   test("owes a sandbox nothing that it has paused and stored: it is resumed elsewhere; the rest waits for the host", async () => {
-    await using ground = await Ground.with(["running", "running"]);
+    await using ground = await Ground.with(server, ["running", "running"]);
     await ground.drain();
     await ground.rounds();
     const id = await ground.pausedByDrain();
@@ -441,7 +339,7 @@ describe("a host that is lost during its drain", () => {
 
 describe("a drain that ends early", () => {
   test("pauses nothing any more, by a scheduler neither that has read it while it was active", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     const [drain] = await listDrainsAtWork(ground.db);
     assert(drain !== undefined);
@@ -457,7 +355,7 @@ describe("a drain that ends early", () => {
   });
 
   test("abort: what it has paused runs again where it is, what it has not touched stays, the host is cordoned", async () => {
-    await using ground = await Ground.with(["running", "running", "paused"]);
+    await using ground = await Ground.with(server, ["running", "running", "paused"]);
     await ground.drain({ maxParallel: 1 });
     await ground.rounds();
     // The paused one may have had the first place, and is gone then.
@@ -481,7 +379,7 @@ describe("a drain that ends early", () => {
   });
 
   test("abort in the middle of a pause takes it back, and repeated it is the same", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     await ground.rounds();
     const pause = await ground.only("pause", "here");
@@ -492,7 +390,7 @@ describe("a drain that ends early", () => {
   });
 
   test("abort before a pause has begun drops it", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     await ground.roundThatDies();
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
@@ -505,7 +403,7 @@ describe("a drain that ends early", () => {
   });
 
   test("the deadline does the same, and says so", async () => {
-    await using ground = await Ground.with(["running"]);
+    await using ground = await Ground.with(server, ["running"]);
     await ground.drain({ deadlineAt: new Date(Date.now() + 3_600_000) });
     await ground.rounds();
     await ground.pausedByDrain();
@@ -519,7 +417,7 @@ describe("a drain that ends early", () => {
   });
 
   test("a drain asked for again goes on with the new budget", async () => {
-    await using ground = await Ground.with(["running", "running"]);
+    await using ground = await Ground.with(server, ["running", "running"]);
     await ground.drain();
     await ground.rounds();
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });

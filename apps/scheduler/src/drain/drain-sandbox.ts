@@ -23,7 +23,7 @@ import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
 import { requestToCreate } from "@torpor/placement";
 import { releaseFromHost, requestReplication } from "../release.ts";
-import { type DrainStep, fail, nextStep, retryAfter } from "./next-step.ts";
+import { type DrainStep, fail, nextStep, noRoomElsewhere, RESUME_WAIT_MS, retryAfter } from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
@@ -48,7 +48,7 @@ export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: st
     const snapshot = sandbox.state === "paused" || sandbox.state === "stopped" ? await findSnapshot(tx, sandbox.id) : undefined;
     const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox, snapshot);
     if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
-    const decided = await apply(tx, step, current, item, sandbox);
+    const decided = await apply(tx, step, current, item, sandbox, snapshot);
     return { ...decided, patch: { ...copiedBytes(item, snapshot), ...decided.patch } };
   });
   switch (next?.kind) {
@@ -85,12 +85,13 @@ async function decide(
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
   const reason = await whyNowhere(deps, tx, drain.hostId, sandbox);
-  return reason === undefined ? step : fail(facts, { code: "NO_CAPACITY_ELSEWHERE", message: reason });
+  return reason === undefined ? step : fail(facts, noRoomElsewhere(reason));
 }
 
-/** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes. */
+/** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes; what was there before the drain has paused it took nothing. */
 function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): DrainSandboxPatch {
-  if (snapshot === undefined || snapshot.storeKey === null || item.bytesDone === item.bytesTotal) return {};
+  const isCounted = item.bytesDone === item.bytesTotal && !(item.isEstimate && item.owesResume);
+  if (snapshot === undefined || snapshot.storeKey === null || isCounted) return {};
   const bytes = item.isEstimate ? snapshot.sizeBytes : item.bytesTotal;
   return { bytesDone: bytes, bytesTotal: bytes, isEstimate: false };
 }
@@ -101,7 +102,14 @@ async function whyNowhere(deps: Deps, tx: Tx, hostId: string, sandbox: SandboxRo
   return await deps.placer.whyNowhere({ ...(await requestToCreate(tx, sandbox, sandbox.id)), driverFingerprint });
 }
 
-async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow): Promise<Decided> {
+async function apply(
+  tx: Tx,
+  step: DrainStep,
+  drain: DrainRow,
+  item: DrainSandboxRow,
+  sandbox: SandboxRow,
+  snapshot: SnapshotRow | undefined,
+): Promise<Decided> {
   const now = new Date();
   switch (step.do) {
     case "wait":
@@ -121,16 +129,17 @@ async function apply(tx: Tx, step: DrainStep, drain: DrainRow, item: DrainSandbo
         operationId: null,
       });
     case "pin":
-      await pinOperation(tx, step.operationId, drain.hostId);
-      return nothing();
+      await pinOperation(tx, step.operationId, drain.hostId, RESUME_DEADLINE_MS);
+      return nothing(step.error === undefined ? {} : { error: step.error });
     case "pause": {
       const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS, ...bandwidth(drain) });
       return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
     }
     case "resume": {
+      const bytes = Math.max(item.bytesTotal, snapshot?.sizeBytes ?? 0);
       const terms = step.isPinned
         ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
-        : { deadlineMs: RESUME_DEADLINE_MS + fetchMs(drain, item), ...bandwidth(drain) };
+        : { deadlineMs: RESUME_WAIT_MS + RESUME_DEADLINE_MS + fetchMs(drain, bytes), ...bandwidth(drain) };
       const asked = await ask(tx, sandbox, "resume", terms);
       const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
       return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };
@@ -168,9 +177,9 @@ async function leave(deps: Deps, drain: DrainRow, sandboxId: string, how: { kind
 }
 
 /** How long bringing it to another host may take. */
-function fetchMs(drain: DrainRow, { bytesTotal }: DrainSandboxRow): number {
+function fetchMs(drain: DrainRow, bytes: number): number {
   const { maxBytesPerSecond = SLOW_BYTES_PER_SECOND } = bandwidth(drain);
-  return Math.ceil((bytesTotal / Math.min(SLOW_BYTES_PER_SECOND, maxBytesPerSecond)) * 1000);
+  return Math.ceil((bytes / Math.min(SLOW_BYTES_PER_SECOND, maxBytesPerSecond)) * 1000);
 }
 
 /** The drain's bytes per second are shared by those that it works on at once. */

@@ -4,17 +4,22 @@
  * DR1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
  * DR2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
  *      It is copied to the store first, so that no loss of a host takes it along; where that fails, the new host fetches it straight from this one.
+ *      It waits for room elsewhere for no longer than RESUME_WAIT_MS.
  * DR3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
  * DR4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
  */
 import type { Cause } from "@torpor/contracts";
 import { type DrainAtWork, type DrainedSandboxEnd, DRAINER, type DrainSandboxRow, type OperationRow, type SandboxRow } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
+import { isPlacementRejection } from "../expire-operation.ts";
 
+/** So long may a resume wait for room elsewhere, while its sandbox stands still. */
+export const RESUME_WAIT_MS = 45_000;
 /** A copy to the store that has not grown for so long has failed. */
 const STALLED_MS = 120_000;
 const RETRY_MS = 5_000;
 const MAX_RETRY_MS = 60_000;
+const NOT_BEGUN = "It could not begin on another host in time.";
 /** Its host says so. */
 const NO_STORE = "NO_SNAPSHOT_STORE";
 /** After so many failures to bring it back where it was, any host will do. */
@@ -28,7 +33,7 @@ export interface DrainFacts {
   waiting: OperationRow | undefined;
   /** The newest operation that the drain has asked for. */
   own: OperationRow | undefined;
-  /** The snapshot of a paused sandbox is in the store. */
+  /** The snapshot of a paused sandbox, or the disk of a stopped one, is in the store. */
   isStored: boolean;
   /** Why its host could not copy it there. */
   storeError: Cause | null;
@@ -45,8 +50,8 @@ export type DrainStep =
   | { do: "pause" }
   /** `error`: why it goes back to where it was. */
   | { do: "resume"; isPinned: boolean; error?: Cause }
-  /** A waiting resume of the drain's is to stay where it is after all. */
-  | { do: "pin"; operationId: string }
+  /** A waiting resume of the drain's is to stay where it is after all. `error`: why, if not because the drain was given up. */
+  | { do: "pin"; operationId: string; error?: Cause }
   | { do: "copy" }
   /** Paused or stopped: off the host once its copy is in the store. */
   | { do: "release" }
@@ -76,14 +81,20 @@ export function nextStep(facts: DrainFacts): DrainStep {
 }
 
 /** DR1. An operation of this drain's that a user has joined is the user's (A5). */
-function whileOpen({ drain, sandbox, item, executing, waiting, own }: DrainFacts): DrainStep {
+function whileOpen({ drain, sandbox, item, executing, waiting, own, now }: DrainFacts): DrainStep {
   const last = waiting ?? executing;
   if (last?.requestedBy !== DRAINER || last.id !== own?.id) return item.owesResume ? wait : { do: "wait", giveBack: true };
-  if (drain.status !== "undoing") return wait;
-  if (last.kind === "pause") return { do: "resume", isPinned: true };
-  const isAtHome = sandbox.hostId === drain.hostId;
-  return last.status === "waiting" && last.pinnedHostId === null && isAtHome ? { do: "pin", operationId: last.id } : wait;
+  if (last.kind === "pause") return drain.status === "undoing" ? { do: "resume", isPinned: true } : wait;
+  const canGoHome = sandbox.hostId === drain.hostId && !drain.isHostLost;
+  if (last.status !== "waiting" || last.pinnedHostId !== null || !canGoHome) return wait;
+  if (drain.status === "undoing") return { do: "pin", operationId: last.id };
+  const isOverdue = now.getTime() - last.createdAt.getTime() > RESUME_WAIT_MS;
+  if (!isOverdue) return wait;
+  const reason = isPlacementRejection(last.explain) ? last.explain.message : NOT_BEGUN;
+  return { do: "pin", operationId: last.id, error: noRoomElsewhere(reason) };
 }
+
+export const noRoomElsewhere = (message: string): Cause => ({ code: "NO_CAPACITY_ELSEWHERE", message });
 
 function whileRunning(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item } = facts;
@@ -147,9 +158,10 @@ export function retryAfter(attempts: number, now: Date): Date {
   return new Date(now.getTime() + Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** attempts));
 }
 
-/** What somebody took back or replaced has not failed. */
+/** What somebody took back or replaced has not failed; what its host has given up unasked has. */
 function failureOf(own: OperationRow | undefined): Cause | undefined {
-  if (own?.status !== "failed") return undefined;
+  const isGivenUp = own?.status === "cancelled" && own.cancelRequestedAt === null;
+  if (own === undefined || (own.status !== "failed" && !isGivenUp)) return undefined;
   return own.error ?? { code: "OPERATION_FAILED", message: `The ${own.kind} failed.` };
 }
 

@@ -106,6 +106,8 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
  * Takes up every sandbox that is on the host now, or would come back to it; one that was done and is back is begun again.
  *
  * What its copy will take is expected: what its newest snapshot took, and for what that did not hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
+ *
+ * Those at work are left out at first: a conflict would lock their rows, in another order than who counts their bytes does.
  */
 export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id" | "hostId">): Promise<void> {
   await db.execute(sql`
@@ -118,6 +120,8 @@ export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id
     FROM drains, sandboxes LEFT JOIN LATERAL (
       SELECT * FROM snapshots WHERE snapshots.sandbox_id = sandboxes.id ORDER BY generation DESC LIMIT 1) newest ON true
     WHERE drains.id = ${id} AND drains.status = 'active' AND ${liesOn(hostId)} AND sandboxes.state NOT IN ('deleting', 'deleted')
+      AND NOT EXISTS (SELECT 1 FROM drain_sandboxes item
+        WHERE item.drain_id = drains.id AND item.sandbox_id = sandboxes.id AND item.ended_at IS NULL)
     FOR SHARE OF drains
     ON CONFLICT (drain_id, sandbox_id) DO UPDATE
     SET ended_at = NULL, outcome = NULL, operation_id = NULL, working_since = NULL, replication_asked_at = NULL,
@@ -236,7 +240,7 @@ async function endWith(tx: Tx, id: number, from: DrainRow["status"], to: DrainRo
   return rows.length === 1;
 }
 
-/** What the sandboxes of a host need of another one, alike ones together. */
+/** What the sandboxes of a host, and those that may come back to it, need of another one, alike ones together. */
 export interface SandboxNeed {
   organizationId: number;
   imageSha256: string;
@@ -264,6 +268,6 @@ export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxN
     .select({ ...wanted, runs, snapshotFingerprint, count: sql<number>`count(DISTINCT ${sandboxes.id})::int` })
     .from(sandboxes)
     .leftJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), eq(snapshots.hasMemory, true)))
-    .where(and(eq(sandboxes.hostId, hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
+    .where(and(liesOn(hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
     .groupBy(...Object.values(wanted), runs, snapshotFingerprint);
 }

@@ -170,16 +170,17 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
   });
 }
 
-/** How many sandboxes each host has, by state. */
+/** How many sandboxes each host has, by state. One on its way counts on the host that it was sent from as well: it may come back. */
 export async function countSandboxes(db: Tx, hostIds: string[]): Promise<Map<string, Record<string, number>>> {
   if (hostIds.length === 0) return new Map();
   const rows = await db
-    .select({ hostId: sandboxes.hostId, state: sandboxes.state, count: sql<number>`count(*)::int` })
-    .from(sandboxes)
-    .where(inArray(sandboxes.hostId, hostIds))
-    .groupBy(sandboxes.hostId, sandboxes.state);
+    .select({ hostId: hosts.id, state: sandboxes.state, count: sql<number>`count(*)::int` })
+    .from(hosts)
+    .innerJoin(sandboxes, liesOn(hosts.id))
+    .where(inArray(hosts.id, hostIds))
+    .groupBy(hosts.id, sandboxes.state);
   const counts = new Map<string, Record<string, number>>();
-  for (const { hostId, state, count } of rows) if (hostId !== null) counts.set(hostId, { ...counts.get(hostId), [state]: count });
+  for (const { hostId, state, count } of rows) counts.set(hostId, { ...counts.get(hostId), [state]: count });
   return counts;
 }
 

@@ -119,7 +119,7 @@ interface Delta {
 type Holding = Delta & { hostId: string };
 
 /** Sandboxes that lie on the host, or have not yet arrived where they were sent from it. */
-export const liesOn = (hostId: string) => or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));
+export const liesOn = (hostId: string | typeof hosts.id) => or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));
 
 /** What a row reserves on its hosts. */
 function holdings({ state, hostId, originHostId, holdsMemory, vcpu, memoryMib, diskMib }: SandboxRow): Holding[] {

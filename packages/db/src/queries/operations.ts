@@ -203,10 +203,10 @@ export async function listStranded(db: Tx, limit: number): Promise<OperationRow[
   return rows.map((row) => row.operation);
 }
 
-/** A waiting operation may be placed on that host alone from now on. */
-export async function pinOperation(tx: Tx, id: string, hostId: string): Promise<void> {
+/** A waiting operation may be placed on that host alone from now on, with so much time. */
+export async function pinOperation(tx: Tx, id: string, hostId: string, deadlineMs: number): Promise<void> {
   await tx
     .update(operations)
-    .set({ pinnedHostId: hostId })
+    .set({ pinnedHostId: hostId, deadlineAt: sql`now() + ${`${deadlineMs} milliseconds`}::interval` })
     .where(and(eq(operations.id, id), eq(operations.status, "waiting")));
 }

@@ -1,6 +1,6 @@
 /** What the snapshot store holds for whom. */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNotNull, isNull, lt, ne, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
@@ -70,13 +70,13 @@ export async function findStoreReferences(db: Tx, sandboxIds: string[], graceMs:
   });
 }
 
-/** Sandboxes that stand paused for so long on a host that lives, and are not in the store. */
+/** Sandboxes that stand paused for so long on a host that lives, and are not in the store. A draining host is asked by its drain, at the drain's pace. */
 export async function listUnreplicated(db: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
   const rows = await db
     .select({ sandbox: sandboxes })
     .from(sandboxes)
     .innerJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), isNull(snapshots.storeKey)))
-    .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), gt(hosts.leaseExpiresAt, sql`now()`)))
+    .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), ne(hosts.state, "draining"), gt(hosts.leaseExpiresAt, sql`now()`)))
     .where(and(eq(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
     .orderBy(asc(sandboxes.updatedAt))
     .limit(limit);

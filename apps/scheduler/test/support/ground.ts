@@ -1,0 +1,109 @@
+/** A host that is drained, round by round, and one that takes what it has. */
+import assert from "node:assert/strict";
+import { type DrainBudget, type DrainProgress, listDrainProgress, requestDrain, type SandboxRow } from "@torpor/db";
+import type { PostgresServer } from "@torpor/testkit";
+import { drainHosts } from "../../src/drain/drain-hosts.ts";
+import { Decisions, SNAPSHOT } from "./decisions.ts";
+
+export const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } };
+export const STORED = { ...SNAPSHOT, storeKey: "stored" };
+
+/** Host `here` with sandboxes on it, and host `there` that could take them. */
+export class Ground implements AsyncDisposable {
+  readonly scheduler: Decisions;
+  readonly sandboxes: SandboxRow[];
+
+  private constructor(scheduler: Decisions, sandboxes: SandboxRow[]) {
+    this.scheduler = scheduler;
+    this.sandboxes = sandboxes;
+  }
+
+  static async with(
+    server: PostgresServer,
+    states: ("running" | "paused")[],
+    there: Parameters<Decisions["join"]>[1] = ROOM,
+  ): Promise<Ground> {
+    const scheduler = await Decisions.over(server);
+    await scheduler.join("here", ROOM);
+    const sandboxes: SandboxRow[] = [];
+    for (const state of states) sandboxes.push(state === "running" ? await scheduler.running() : await scheduler.paused("stored"));
+    await scheduler.join("there", there);
+    return new Ground(scheduler, sandboxes);
+  }
+
+  get db() {
+    return this.scheduler.database.db;
+  }
+
+  async drain(given: Partial<DrainBudget> = {}): Promise<void> {
+    const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null, ...given };
+    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "moved");
+  }
+
+  async drainAgain(): Promise<void> {
+    const budget = { maxParallel: 1, maxBytesPerSecond: 1, deadlineAt: null };
+    assert.equal((await requestDrain(this.db, "here", budget, "test")).kind, "stay");
+  }
+
+  /** A round sees what the one before has committed: two of them take a place and use it. */
+  async rounds(count = 2): Promise<void> {
+    for (let round = 0; round < count; round += 1) await drainHosts(this.scheduler.deps);
+  }
+
+  /** Of a scheduler that dies once it has asked for an operation, before it begins it. */
+  async roundThatDies(): Promise<void> {
+    const publishCommitted = async () => {
+      throw new Error("the scheduler has died");
+    };
+    await assert.rejects(drainHosts({ ...this.scheduler.deps, publishCommitted }), /has died/);
+  }
+
+  /** What has failed may be tried again now. */
+  async letTimePass(): Promise<void> {
+    await this.scheduler.database.sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
+  }
+
+  async progress(): Promise<DrainProgress> {
+    const progress = (await listDrainProgress(this.db, ["here"])).get("here");
+    if (progress === undefined) throw new Error("there is no drain");
+    return progress;
+  }
+
+  /** Of the sandbox, or of any. */
+  async executing(sandboxId?: string): Promise<{ id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]> {
+    const { sql } = this.scheduler.database;
+    const rows = await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
+    return rows
+      .map((row) => ({
+        id: row["id"] as string,
+        kind: row["kind"] as string,
+        sandboxId: row["sandbox_id"] as string,
+        hostId: row["host_id"] as string,
+        requestedBy: row["requested_by"] as string,
+      }))
+      .filter((row) => sandboxId === undefined || row.sandboxId === sandboxId);
+  }
+
+  /** The one operation that executes. */
+  async only(kind: string, hostId: string): Promise<{ id: string; sandboxId: string }> {
+    const [operation, ...more] = await this.executing();
+    assert(operation !== undefined && more.length === 0, `${1 + more.length} operations execute, or none`);
+    assert.deepEqual([operation.kind, operation.hostId], [kind, hostId]);
+    return operation;
+  }
+
+  async pausedByDrain(): Promise<string> {
+    const pause = await this.only("pause", "here");
+    await this.scheduler.carryOut(pause.id, { state: "paused", snapshot: STORED });
+    return pause.sandboxId;
+  }
+
+  async sandbox(id: string): Promise<SandboxRow> {
+    return await this.scheduler.sandbox(id);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const { id, used, sum } of await this.scheduler.used()) assert.deepEqual(used, sum, id);
+    await this.scheduler[Symbol.asyncDispose]();
+  }
+}
