@@ -13,6 +13,7 @@ import {
   findOpenOperations,
   findSandboxRow,
   findSnapshotByManifest,
+  forgetRestore,
   inTransaction,
   markIncarnationEnded,
   moveOperation,
@@ -204,6 +205,7 @@ async function recordFacts(tx: Tx, sandbox: SandboxRow, to: SandboxState, seen: 
   // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The same holds for the copy of a stopped sandbox's disk.
   const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
   if (ran || (to === "stopped" && held === undefined) || to === "deleted") await dropSnapshots(tx, sandbox.id);
+  if (ran) await forgetRestore(tx, sandbox.id);
   if (to === "paused" || to === "stopped" || to === "deleted" || to === "error") {
     await markIncarnationEnded(tx, sandbox.id, seen.epoch, seen.cause?.code ?? seen.operation?.outcome ?? to);
   }

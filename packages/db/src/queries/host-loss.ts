@@ -79,7 +79,7 @@ export async function oweRestore(tx: Tx, sandboxId: string, epoch: number): Prom
     .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
 }
 
-/** Its owner wants it to stand still. */
+/** It runs again, or its owner wants it to stand still. */
 export async function forgetRestore(tx: Tx, sandboxId: string): Promise<void> {
   await tx
     .update(incarnations)
