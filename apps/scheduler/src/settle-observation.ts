@@ -100,7 +100,6 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const error = causeOf(seen);
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
     const ended = await endOperation(tx, executing, to, seen, error);
-    if (back === undefined) await recordFacts(tx, sandbox, to, seen);
     const move = await moveSandbox(tx, {
       sandbox,
       to,
@@ -117,7 +116,10 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
       cause: error ?? seen.condition ?? seen.replicationFailed,
       isFact: true,
     });
-    return move.kind === "moved" ? move : rollback(move);
+    if (move.kind !== "moved") return rollback(move);
+    // After the sandbox's own row, as in every transaction: two that lock a snapshot and its sandbox in turn would wait for each other.
+    if (back === undefined) await recordFacts(tx, sandbox, to, seen);
+    return move;
   });
   if (result.kind !== "moved") return "lost_race";
   deps.log.info(

@@ -47,7 +47,8 @@ export async function holdLostHost(tx: Tx, hostId: string, marginMs: number): Pr
     .select({ id: hosts.id })
     .from(hosts)
     .where(and(eq(hosts.id, hostId), eq(hosts.state, "lost"), hosts.hasFence, silentFor(marginMs)))
-    .for("update");
+    // No more than moveSandbox has of it: rows that name the host may be written meanwhile.
+    .for("no key update");
   return rows.length === 1;
 }
 
