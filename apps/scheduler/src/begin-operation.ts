@@ -189,7 +189,8 @@ async function choose(
   const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
   const isSaved = kind === "pause" || kind === "stop";
   const origin = kind === "pause" ? undefined : await deps.placer.find(sandbox.hostId);
-  const isStopElsewhere = kind === "stop" && origin === undefined && snapshot !== undefined && snapshot.storeKey !== null;
+  const isStopElsewhere =
+    kind === "stop" && sandbox.settledState !== "running" && origin === undefined && snapshot !== undefined && snapshot.storeKey !== null;
   if (isSaved && sandbox.hostId !== null && !isStopElsewhere) return { hostId: sandbox.hostId, holdsMemory: needsMemory };
   const request =
     kind === "create"
