@@ -69,11 +69,11 @@ export async function lockAntiAffinity(tx: Tx, { organizationId, antiAffinity }:
   await tx.execute(sql`SELECT pg_advisory_xact_lock(${organizationId}::int, hashtext(${antiAffinity}))`);
 }
 
-/** Hosts that have a sandbox of the same organization and key; `exceptId` does not count. Empty without a key. */
+/** Hosts that have a sandbox of the same organization and key, or get it back when it does not arrive elsewhere; `exceptId` does not count. Empty without a key. */
 export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: Separated, exceptId?: string): Promise<string[]> {
   if (antiAffinity === null) return [];
   const rows = await db
-    .selectDistinct({ hostId: sandboxes.hostId })
+    .selectDistinct({ hostId: sandboxes.hostId, originHostId: sandboxes.originHostId })
     .from(sandboxes)
     .where(
       and(
@@ -84,7 +84,7 @@ export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: S
         exceptId === undefined ? undefined : ne(sandboxes.id, exceptId),
       ),
     );
-  return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
+  return [...new Set(rows.flatMap(({ hostId, originHostId }) => [hostId, originHostId]))].filter((id) => id !== null);
 }
 
 type Sized = Pick<SandboxRow, "region" | "placementLabels" | "vcpu" | "memoryMib" | "diskMib">;
