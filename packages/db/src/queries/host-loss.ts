@@ -4,6 +4,7 @@ import type { Tx } from "../client.ts";
 import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
+import { hasLease } from "./placement.ts";
 import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
 
 /** Of these the vCPUs may have run until the fence froze them. */
@@ -142,7 +143,7 @@ export async function findRunFacts(db: Tx, run: { hostId: string; sandboxId: str
   const [row] = await db
     .select({
       sandbox: sandboxes,
-      isLeased: sql<boolean>`${hosts.state} NOT IN ('lost', 'retired') AND ${hosts.leaseExpiresAt} > now()`,
+      isLeased: sql<boolean>`${hasLease}`,
       incarnation: incarnations,
     })
     .from(sandboxes)

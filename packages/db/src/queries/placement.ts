@@ -5,7 +5,7 @@
  * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
  */
 import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizzle-orm";
-import { TOMBSTONED_STATES } from "@torpor/state-machine";
+import { LEASED_STATES, TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
@@ -30,7 +30,8 @@ const PLACEMENT_COLUMNS = {
 } as const;
 export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS>;
 
-const hasLease = and(inArray(hosts.state, ["ready", "cordoned", "draining"]), gt(hosts.leaseExpiresAt, sql`now()`));
+/** Hosts with a running lease. */
+export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.leaseExpiresAt, sql`now()`));
 
 /** Hosts with a running lease, by id. */
 export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
