@@ -196,10 +196,7 @@ async function choose(
     kind === "create"
       ? await requestToCreate(deps.db, sandbox, sandbox.id)
       : await requestToReturn(deps.db, { kind, sandbox, snapshot, origin, pinnedHostId: operation.pinnedHostId });
-  let placement = await deps.placer.place(request);
-  // What its host alone has goes on there even when that takes nothing new.
-  if (placement.kind === "rejected" && origin !== undefined && snapshot?.storeKey === null)
-    placement = await deps.placer.place({ ...request, pinnedHostId: origin.id });
+  const placement = await deps.placer.place(request);
   if (placement.kind === "placed") {
     const { id: hostId } = placement.host;
     const sourceUrl = origin === undefined || origin.id === hostId ? undefined : origin.dataPlaneUrl;

@@ -297,6 +297,16 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     expect(await decisions.begin(paused.id, "resume")).toMatchObject({ hostId: "host-1" });
   });
 
+  test("for a paused one that a cordoned host alone has, while the others are full: it goes on there", async () => {
+    await decisions.join("host-1");
+    const paused = await decisions.paused(null);
+    await changeHost(decisions.database.db, "host-1", "cordon", "test");
+    await decisions.join("host-2", capacity(16));
+    const answer = await ask({ sandboxId: paused.id });
+    expect(answer).toMatchObject({ candidates: [{ hostId: "host-1", isLocal: true }], candidateCount: 1, reasons: { other_host: 1 } });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
+  });
+
   test("for a stopped one, whose disk is on one host", async () => {
     await decisions.join("host-1", { capacity: { vcpu: 8, memoryMib: 64, diskMib: 1024 } });
     const { id } = await decisions.running();
