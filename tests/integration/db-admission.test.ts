@@ -1,6 +1,19 @@
 /** What the gateway writes, under concurrency: each race has the one outcome that the rules of admission give it, whoever comes first. */
-import { acceptCreate, acceptRequest, DRAINER, findOpenOperations, findOperation, moveOperation, type Requester } from "@torpor/db";
 import {
+  acceptCreate,
+  acceptRequest,
+  DRAINER,
+  findOpenOperations,
+  findOperation,
+  insertIncarnation,
+  moveOperation,
+  oweRestore,
+  registerHost,
+  requestDrain,
+  type Requester,
+} from "@torpor/db";
+import {
+  aHost,
   aRequester,
   aSandbox,
   makeSandbox,
@@ -213,6 +226,48 @@ describe("what users ask for while a drain is at work", () => {
       return { begin };
     });
     expect(await begun.begin, "it was replaced before").toBeUndefined();
+  });
+});
+
+describe("what is owed to a sandbox: the resume after a drain, and its restore", () => {
+  const owed = async (id: string) => {
+    const [row] = await database.sql`SELECT owes_resume AS drain, restore_due_at IS NOT NULL AS restore
+      FROM drain_sandboxes JOIN incarnations USING (sandbox_id) WHERE sandbox_id = ${id}`;
+    return row;
+  };
+  async function owing(state: "paused" | "stopped"): Promise<string> {
+    const { id } = await makeSandbox(database, state);
+    await insertIncarnation(database.db, { sandboxId: id, epoch: 1, hostId: "host-1", onHostLoss: "restore" });
+    await oweRestore(database.db, id, 1);
+    await registerHost(database.db, aHost(`drained-${id}`), 600_000);
+    await requestDrain(database.db, `drained-${id}`, { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await database.sql`INSERT INTO drain_sandboxes (drain_id, sandbox_id, owes_resume)
+      SELECT id, ${id}, true FROM drains WHERE host_id = ${`drained-${id}`}`;
+    expect(await owed(id)).toEqual({ drain: true, restore: true });
+    return id;
+  }
+
+  test("stays owed when a pause or a stop is refused", async () => {
+    const waiting = await owing("paused");
+    await ask(waiting, "resume", { requestedBy: "system:host-loss" });
+    for (const verb of ["pause", "stop"] as const) expect(await ask(waiting, verb)).toMatchObject({ kind: "blocked" });
+    expect(await owed(waiting)).toEqual({ drain: true, restore: true });
+    const stopped = await owing("stopped");
+    expect(await ask(stopped, "pause")).toMatchObject({ kind: "conflict" });
+    expect(await owed(stopped)).toEqual({ drain: true, restore: true });
+  });
+
+  test.each<[string, Verb | undefined, Verb, string]>([
+    ["is there already", undefined, "pause", "satisfied"],
+    ["is joined", "stop", "stop", "accepted"],
+    ["is new", undefined, "stop", "accepted"],
+  ])("is forgotten when what its owner wants %s", async (_, before, verb, kind) => {
+    const id = await owing("paused");
+    if (before !== undefined) await execute(id, before);
+    // That has ended it already.
+    await oweRestore(database.db, id, 1);
+    expect(await ask(id, verb)).toMatchObject({ kind });
+    expect(await owed(id)).toEqual({ drain: verb === "stop", restore: false });
   });
 });
 

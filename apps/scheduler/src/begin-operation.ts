@@ -189,16 +189,14 @@ async function choose(
   const needsMemory = sandbox.settledState === "running" || snapshot?.guestSynced === false;
   const isSaved = kind === "pause" || kind === "stop";
   const origin = kind === "pause" ? undefined : await deps.placer.find(sandbox.hostId);
-  const isStopElsewhere = kind === "stop" && origin === undefined && snapshot !== undefined && snapshot.storeKey !== null;
+  const isStopElsewhere =
+    kind === "stop" && sandbox.settledState !== "running" && origin === undefined && snapshot !== undefined && snapshot.storeKey !== null;
   if (isSaved && sandbox.hostId !== null && !isStopElsewhere) return { hostId: sandbox.hostId, holdsMemory: needsMemory };
   const request =
     kind === "create"
       ? await requestToCreate(deps.db, sandbox, sandbox.id)
       : await requestToReturn(deps.db, { kind, sandbox, snapshot, origin, pinnedHostId: operation.pinnedHostId });
-  let placement = await deps.placer.place(request);
-  // What its host alone has goes on there even when that takes nothing new.
-  if (placement.kind === "rejected" && origin !== undefined && snapshot?.storeKey === null)
-    placement = await deps.placer.place({ ...request, pinnedHostId: origin.id });
+  const placement = await deps.placer.place(request);
   if (placement.kind === "placed") {
     const { id: hostId } = placement.host;
     const sourceUrl = origin === undefined || origin.id === hostId ? undefined : origin.dataPlaneUrl;

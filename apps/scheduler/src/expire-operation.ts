@@ -16,7 +16,11 @@ const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
   stopped: "is_stopped",
 };
 
-/** True when it ended now. False: it committed, ended, or changed meanwhile; the next round looks again. */
+/**
+ * True when it ended now. False: it committed, ended, or changed meanwhile; the next round looks again.
+ *
+ * `operation` may be a little old: a scheduler may have begun it since, on another host. What that takes back is decided from the row that is ended.
+ */
 export async function expireOperation(deps: Deps, operation: OperationRow, error = expiryCause(operation)): Promise<boolean> {
   const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
   if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
@@ -25,12 +29,12 @@ export async function expireOperation(deps: Deps, operation: OperationRow, error
     if (ended === undefined || ended.status !== "failed") return rollback(null);
     const move = await moveSandbox(tx, {
       sandbox,
-      ...backFrom(operation, sandbox, error),
-      fact: `${operation.kind}_expired`,
+      ...backFrom(ended, sandbox, error),
+      fact: `${ended.kind}_expired`,
       operation: { id: ended.id, status: ended.status },
       cause: error,
       isFact: true,
-      messages: backOutCommand(operation, sandbox),
+      messages: backOutCommand(ended, sandbox),
     });
     return move.kind === "moved" ? move : rollback(move);
   });
@@ -43,25 +47,23 @@ export async function expireOperation(deps: Deps, operation: OperationRow, error
   return true;
 }
 
-/** Where the sandbox goes, and on which host it then is. */
-function backFrom(operation: OperationRow, sandbox: SandboxRow, error: Cause): Pick<Parameters<typeof moveSandbox>[1], "to" | "patch"> {
-  const isBegun = operation.status !== "waiting" || operation.kind === "create";
+/** Where the sandbox goes once the operation has ended, and on which host it then is. */
+function backFrom(ended: OperationRow, sandbox: SandboxRow, error: Cause): Pick<Parameters<typeof moveSandbox>[1], "to" | "patch"> {
+  const isBegun = ended.startedAt !== null || ended.kind === "create";
   const fact = BACK_TO[sandbox.settledState];
   if (!isBegun || fact === undefined) return { to: sandbox.state };
   const transition = transitionSandbox(sandbox.state, fact);
   if (transition.kind !== "move") return { to: sandbox.state };
   return {
     to: transition.to,
-    patch: { ...settledPatch(sandbox, transition.to, error), ...(operation.kind === "create" ? {} : { hostId: operation.originHostId }) },
+    patch: { ...settledPatch(sandbox, transition.to, error), ...(ended.kind === "create" ? {} : { hostId: ended.originHostId }) },
   };
 }
 
 /** Speeds up what the refused commit would do anyway. */
-function backOutCommand(operation: OperationRow, sandbox: SandboxRow) {
-  if (operation.hostId === null || operation.status === "waiting") return [];
-  return [
-    { subject: subjects.command(operation.hostId, "cancel"), payload: systemCommand("cancel", sandbox, operation.hostId, operation.id) },
-  ];
+function backOutCommand({ id, hostId }: OperationRow, sandbox: SandboxRow) {
+  if (hostId === null) return [];
+  return [{ subject: subjects.command(hostId, "cancel"), payload: systemCommand("cancel", sandbox, hostId, id) }];
 }
 
 function expiryCause(operation: OperationRow): Cause {

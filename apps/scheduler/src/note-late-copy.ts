@@ -24,9 +24,10 @@ export async function noteLateCopy(deps: Deps, sandbox: SandboxRow, seen: Observ
   const news = known === undefined ? undefined : newsOf(known, sandbox, seen);
   if (news === undefined) return false;
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
-    await news.record(tx);
     const move = await moveSandbox(tx, { sandbox, to: sandbox.state, fact: news.fact, cause: seen.replicationFailed });
-    return move.kind === "moved" ? move : rollback(move);
+    if (move.kind !== "moved") return rollback(move);
+    await news.record(tx);
+    return move;
   });
   if (result.kind !== "moved") return false;
   deps.log.info({ sandboxId: sandbox.id, hostId: seen.hostId, epoch: seen.epoch, fact: news.fact }, "a host spoke of an earlier copy");

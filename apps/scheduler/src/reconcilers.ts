@@ -92,7 +92,7 @@ const noteLostContact: SchedulerReconciler = {
 
 const strandedBecause = ({ hostId, kind }: OperationRow) => ({
   code: "HOST_LOST",
-  message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and in the store: ask again, and another host does it.`,
+  message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and does not need that host: ask again, and another one does it.`,
 });
 
 /** What ran on lost hosts, and is to be restored. */

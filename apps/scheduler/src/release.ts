@@ -1,8 +1,8 @@
 /**
  * Taking a sandbox that stands still off its host: its copy in the store, then its host's capacity back. A later resume or start is placed anywhere, and fetches.
  *
- * RL1  What the store has not got is never released: the row of its snapshot has a store key, which its host reports once the last byte of it is there.
- * RL2  One compare-and-set moves the sandbox and tells the host to discard its copy. A message that is lost is repeated when the host reports the copy (settle-foreign.ts).
+ * RH1  What the store has not got is never released: the row of its snapshot has a store key, which its host reports once the last byte of it is there.
+ * RH2  One compare-and-set moves the sandbox and tells the host to discard its copy. A message that is lost is repeated when the host reports the copy (settle-foreign.ts).
  */
 import { subjects } from "@torpor/contracts";
 import { findSnapshot, inTransaction, insertOutbox, moveSandbox, type MoveResult, type SandboxRow } from "@torpor/db";

@@ -65,7 +65,7 @@ async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Prom
   if (!host.hasFence) return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
   const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
   if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
-  const request = await requestToReturn(deps.db, { kind: KIND[standing(snapshot)], sandbox, snapshot, origin: undefined });
+  const request = await requestToReturn(deps.db, { kind: kindFor(standing(snapshot)), sandbox, snapshot, origin: undefined });
   const nowhere = await deps.placer.whyNowhere(request);
   if (nowhere === undefined) return { kind: "restore", snapshot };
   const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
@@ -80,7 +80,8 @@ async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }:
   await deps.publishCommitted(told.outboxIds);
 }
 
-const KIND = { paused: "resume", stopped: "start" } as const;
+/** What brings back a sandbox that stands so. */
+const kindFor = (state: SandboxRow["state"]) => (state === "stopped" ? "start" : "resume");
 const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
 /** What a sandbox is that rests on it. */
 const standing = ({ hasMemory }: SnapshotRow) => (hasMemory ? "paused" : "stopped");
@@ -105,7 +106,7 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
     if (moved.kind !== "moved" || !(await holdLostHost(tx, host.id, deps.hostTerms.lossMarginMs))) return rollback(null);
     await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, "host_lost");
     await returnToSnapshot(tx, sandbox.id, snapshot.generation);
-    const accepted = await acceptWithin(tx, sandbox.id, KIND[stands], requesterFor(sandbox));
+    const accepted = await acceptWithin(tx, sandbox.id, kindFor(stands), requesterFor(sandbox));
     // What its owner has asked for meanwhile, and waits, goes before.
     if (accepted.kind !== "accepted") return { outboxIds: moved.outboxIds };
     await oweRestore(tx, sandbox.id, sandbox.epoch);
@@ -123,7 +124,7 @@ export async function restoreAgain(deps: Deps, limit: number): Promise<Record<st
   const owed = await listOwedRestores(deps.db, limit);
   let begun = 0;
   for (const { sandbox, epoch } of owed) {
-    const kind = sandbox.state === "stopped" ? "start" : "resume";
+    const kind = kindFor(sandbox.state);
     const snapshot = await findSnapshot(deps.db, sandbox.id);
     const origin = await deps.placer.find(sandbox.hostId);
     const request = await requestToReturn(deps.db, { kind, sandbox, snapshot, origin });

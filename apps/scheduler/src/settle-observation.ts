@@ -13,6 +13,7 @@ import {
   findOpenOperations,
   findSandboxRow,
   findSnapshotByManifest,
+  forgetRestore,
   inTransaction,
   markIncarnationEnded,
   moveOperation,
@@ -99,7 +100,6 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
   const error = causeOf(seen);
   const result = await inTransaction<MoveResult, MoveResult>(deps.db, async (tx, rollback) => {
     const ended = await endOperation(tx, executing, to, seen, error);
-    if (back === undefined) await recordFacts(tx, sandbox, to, seen);
     const move = await moveSandbox(tx, {
       sandbox,
       to,
@@ -116,7 +116,10 @@ async function settleOnce(deps: Deps, sandbox: SandboxRow, seen: Observation): P
       cause: error ?? seen.condition ?? seen.replicationFailed,
       isFact: true,
     });
-    return move.kind === "moved" ? move : rollback(move);
+    if (move.kind !== "moved") return rollback(move);
+    // After the sandbox's own row, as in every transaction: two that lock a snapshot and its sandbox in turn would wait for each other.
+    if (back === undefined) await recordFacts(tx, sandbox, to, seen);
+    return move;
   });
   if (result.kind !== "moved") return "lost_race";
   deps.log.info(
@@ -204,6 +207,7 @@ async function recordFacts(tx: Tx, sandbox: SandboxRow, to: SandboxState, seen: 
   // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The same holds for the copy of a stopped sandbox's disk.
   const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
   if (ran || (to === "stopped" && held === undefined) || to === "deleted") await dropSnapshots(tx, sandbox.id);
+  if (ran) await forgetRestore(tx, sandbox.id);
   if (to === "paused" || to === "stopped" || to === "deleted" || to === "error") {
     await markIncarnationEnded(tx, sandbox.id, seen.epoch, seen.cause?.code ?? seen.operation?.outcome ?? to);
   }

@@ -14,7 +14,9 @@ import {
 import { anObservation, type aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
+import { beginOperation } from "../src/begin-operation.ts";
 import { expireOperation } from "../src/expire-operation.ts";
+import { RECONCILERS } from "../src/reconcilers.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
@@ -105,6 +107,32 @@ describe("while it is on its way", () => {
     await journey.comeBack(how);
     expect(await journey.diskUsed()).toEqual({ home: 16, away: 0 });
     expect(await scheduler.operation(journey.resume.id)).toMatchObject({ status: "failed" });
+  });
+
+  test("one that was seen to wait, and is begun elsewhere before it expires, comes back as well", async () => {
+    await using scheduler = await Decisions.over(server);
+    await scheduler.join("home", ROOM);
+    const { id } = await scheduler.paused("stored");
+    await changeHost(scheduler.database.db, "home", "cordon", "test");
+    const seen = await scheduler.begin(id, "resume");
+    expect(seen).toMatchObject({ status: "waiting" });
+    await scheduler.join("away", ROOM);
+    expect(await beginOperation(scheduler.deps, seen.id)).toEqual({ kind: "begun" });
+    expect(await expireOperation(scheduler.deps, seen)).toBe(true);
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home", originHostId: null, holdsMemory: false });
+    expect(await scheduler.commands({ sandboxId: id, kind: "cancel" })).toMatchObject([{ hostId: "away", cancels: seen.id }]);
+    for (const host of await scheduler.used()) expect(host.used, host.id).toEqual(host.sum);
+  });
+
+  test.each(["stored", null])("with its new host lost it is back at home at once, whatever the store has (%s)", async (storeKey) => {
+    await using journey = await Journey.begin(storeKey);
+    const { scheduler, resume } = journey;
+    await scheduler.lose("away");
+    await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await journey.sandbox()).toMatchObject({ state: "paused", hostId: "home", originHostId: null });
+    await changeHost(journey.db, "home", "uncordon", "test");
+    expect(await scheduler.begin(journey.paused.id, "resume")).toMatchObject({ status: "executing", hostId: "home" });
   });
 
   test.each(["fails", "expires"] as const)(

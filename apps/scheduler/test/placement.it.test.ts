@@ -200,6 +200,22 @@ describe("anti-affinity", () => {
     expect((await decisions.operation(second.id)).explain).toMatchObject({ reasons: { anti_affinity: 1 } });
     expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
   });
+
+  test("one on its way to another host keeps others away from both: it may come back", async () => {
+    await decisions.join("host-1");
+    const paused = await decisions.paused("store-key", separated);
+    await changeHost(decisions.database.db, "host-1", "cordon", "test");
+    await decisions.join("host-2");
+    const resume = await decisions.begin(paused.id, "resume");
+    expect(resume).toMatchObject({ hostId: "host-2", originHostId: "host-1" });
+    await changeHost(decisions.database.db, "host-1", "uncordon", "test");
+    const second = await accepted(separated);
+    await beginOperation(decisions.deps, second.id);
+    expect((await decisions.operation(second.id)).explain).toMatchObject({ hosts: 2, reasons: { anti_affinity: 2 } });
+    await decisions.carryOut(resume.id, { state: "running" });
+    await beginOperation(decisions.deps, second.id);
+    expect(await hostsOf([second]), "it has arrived").toEqual(["host-1"]);
+  });
 });
 
 test("labels are kept with the sandbox: its resume goes to no host without them", async () => {
@@ -279,6 +295,16 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     expect(answer.reasons).toEqual(reasons);
     expect(await everything()).toEqual(before);
     expect(await decisions.begin(paused.id, "resume")).toMatchObject({ hostId: "host-1" });
+  });
+
+  test("for a paused one that a cordoned host alone has, while the others are full: it goes on there", async () => {
+    await decisions.join("host-1");
+    const paused = await decisions.paused(null);
+    await changeHost(decisions.database.db, "host-1", "cordon", "test");
+    await decisions.join("host-2", capacity(16));
+    const answer = await ask({ sandboxId: paused.id });
+    expect(answer).toMatchObject({ candidates: [{ hostId: "host-1", isLocal: true }], candidateCount: 1, reasons: { other_host: 1 } });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
   });
 
   test("for a stopped one, whose disk is on one host", async () => {

@@ -6,6 +6,8 @@ export interface PlacementRequest extends Amounts, Traits {
   occupiedHostIds?: readonly string[] | undefined;
   /** The one host that can do it: a stopped sandbox's disk, a snapshot that is nowhere else. */
   pinnedHostId?: string | undefined;
+  /** The host that alone has its snapshot, and that others could fetch it from: where none of them takes it, it goes on there even when that takes nothing new. */
+  onlyHolderId?: string | undefined;
   /**
    * The host that holds the disk and the snapshot: no transfer, no further disk space. It judges itself whether it can restore the snapshot: it knows better what an update of it has
    * changed. And an anti-affinity key keeps nothing away from where it is already.

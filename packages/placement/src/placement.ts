@@ -11,10 +11,18 @@ export { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES, type PlacementPolicy, typ
 export type Placement = Judged & ({ kind: "placed"; host: PlacementHost; score: number } | { kind: "rejected"; message: string });
 
 export function place(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Placement {
-  const { best, ...judged } = judge(fleet, request, policy);
+  const { best, asked, ...judged } = decide(fleet, request, policy);
   const host = fleet.hosts[best];
   if (host !== undefined) return { kind: "placed", host, score: fleet.scores[best] ?? 0, ...judged };
-  return { kind: "rejected", ...judged, message: explain(judged, request) };
+  return { kind: "rejected", ...judged, message: explain(judged, asked) };
+}
+
+/** `asked`: the request that was decided last, which the rejections are of. */
+function decide(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): ReturnType<typeof judge> & { asked: PlacementRequest } {
+  const anywhere = judge(fleet, request, policy);
+  if (anywhere.best !== -1 || request.onlyHolderId === undefined) return { ...anywhere, asked: request };
+  const asked = { ...request, pinnedHostId: request.onlyHolderId };
+  return { ...judge(fleet, asked, policy), asked };
 }
 
 export interface Ranking extends Judged {
@@ -28,12 +36,12 @@ export interface Ranking extends Judged {
 
 /** What `place` would choose from, for people. */
 export function rank(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, limit: number): Ranking {
-  const { best, ...judged } = judge(fleet, request, policy);
+  const { best, asked, ...judged } = decide(fleet, request, policy);
   const fitting = fleet.hosts
     .map(({ id }, at) => ({ hostId: id, score: fleet.scores[at] ?? REJECTED, isLocal: id === request.localHostId }))
     .filter(({ score }) => score !== REJECTED);
   const candidates = fitting.toSorted((a, b) => b.score - a.score || Number(b.isLocal) - Number(a.isLocal)).slice(0, limit);
-  const nothing = best === -1 ? { message: explain(judged, request) } : {};
+  const nothing = best === -1 ? { message: explain(judged, asked) } : {};
   return { ...judged, candidates, candidateCount: fitting.length, ...nothing };
 }
 

@@ -41,6 +41,7 @@ export async function requestToReturn(db: Tx, { kind, sandbox, snapshot, origin,
     ...request,
     localHostId: local,
     pinnedHostId: canMove ? (pinnedHostId ?? undefined) : local,
+    onlyHolderId: snapshot?.storeKey === null ? origin?.id : undefined,
     ...(kind !== "start" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
   };
 }

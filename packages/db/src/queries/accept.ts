@@ -167,22 +167,19 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
     },
     request,
   );
+  if (admission.kind === "gone") return { kind: "not_found" };
+  if (admission.kind === "conflict" || admission.kind === "blocked") return admission;
   const isUnconditional = requester.onlyIfIdleForMs === undefined;
-  // Whether it joins, is there already or is new: from now on it is paused because somebody wants it to be.
-  if (request === "pause" && admission.kind !== "gone" && isUnconditional) await keepPaused(tx, sandbox.id);
-  if ((request === "pause" || request === "stop") && admission.kind !== "gone" && isUnconditional) await forgetRestore(tx, sandbox.id);
-  if ("supersedes" in admission && admission.supersedes !== undefined) {
+  // Whether it joins, is there already or is new: from now on it stands still because somebody wants it to.
+  if (request === "pause" && isUnconditional) await keepPaused(tx, sandbox.id);
+  if ((request === "pause" || request === "stop") && isUnconditional) await forgetRestore(tx, sandbox.id);
+  if (admission.supersedes !== undefined) {
     const error = { code: "OPERATION_SUPERSEDED", message: `The operation was replaced by a later ${request} before it began.` };
     await moveOperation(tx, admission.supersedes, "supersede", { error });
   }
   switch (admission.kind) {
-    case "gone":
-      return { kind: "not_found" };
     case "satisfied":
       return { kind: "satisfied", state: admission.state };
-    case "conflict":
-    case "blocked":
-      return admission;
     case "join": {
       const joined = executing?.id === admission.operationId ? executing : waiting;
       if (joined === undefined) throw new Error(`admission joins operation ${admission.operationId}, which is not open`);

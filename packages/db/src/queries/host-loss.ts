@@ -4,6 +4,7 @@ import type { Tx } from "../client.ts";
 import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
+import { hasLease } from "./placement.ts";
 import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
 
 /** Of these the vCPUs may have run until the fence froze them. */
@@ -47,7 +48,8 @@ export async function holdLostHost(tx: Tx, hostId: string, marginMs: number): Pr
     .select({ id: hosts.id })
     .from(hosts)
     .where(and(eq(hosts.id, hostId), eq(hosts.state, "lost"), hosts.hasFence, silentFor(marginMs)))
-    .for("update");
+    // No more than moveSandbox has of it: rows that name the host may be written meanwhile.
+    .for("no key update");
   return rows.length === 1;
 }
 
@@ -79,7 +81,7 @@ export async function oweRestore(tx: Tx, sandboxId: string, epoch: number): Prom
     .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
 }
 
-/** Its owner wants it to stand still. */
+/** It runs again, or its owner wants it to stand still. */
 export async function forgetRestore(tx: Tx, sandboxId: string): Promise<void> {
   await tx
     .update(incarnations)
@@ -141,7 +143,7 @@ export async function findRunFacts(db: Tx, run: { hostId: string; sandboxId: str
   const [row] = await db
     .select({
       sandbox: sandboxes,
-      isLeased: sql<boolean>`${hosts.state} NOT IN ('lost', 'retired') AND ${hosts.leaseExpiresAt} > now()`,
+      isLeased: sql<boolean>`${hasLease}`,
       incarnation: incarnations,
     })
     .from(sandboxes)

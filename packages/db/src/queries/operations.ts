@@ -184,7 +184,10 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
   return rows.map((row) => row.operation);
 }
 
-/** What a lost host was told to do and has not committed, with sandboxes that stood still and are in the store: another host can do it. */
+/**
+ * What a lost host was told to do and has not committed, with sandboxes that stood still and that another host can do it with: they are in the store, or lie whole on the host that they were sent
+ * from.
+ */
 export async function listStranded(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
     .select({ operation: operations })
@@ -196,7 +199,10 @@ export async function listStranded(db: Tx, limit: number): Promise<OperationRow[
         inArray(operations.kind, ["resume", "stop", "start"]),
         isNull(operations.committedAt),
         onLostHost,
-        sql`EXISTS (SELECT 1 FROM snapshots WHERE snapshots.sandbox_id = ${sandboxes.id} AND dropped_at IS NULL AND store_key IS NOT NULL)`,
+        or(
+          isNotNull(sandboxes.originHostId),
+          sql`EXISTS (SELECT 1 FROM snapshots WHERE snapshots.sandbox_id = ${sandboxes.id} AND dropped_at IS NULL AND store_key IS NOT NULL)`,
+        ),
       ),
     )
     .limit(limit);

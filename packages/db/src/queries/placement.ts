@@ -5,7 +5,7 @@
  * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
  */
 import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizzle-orm";
-import { TOMBSTONED_STATES } from "@torpor/state-machine";
+import { LEASED_STATES, TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
@@ -30,7 +30,8 @@ const PLACEMENT_COLUMNS = {
 } as const;
 export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS>;
 
-const hasLease = and(inArray(hosts.state, ["ready", "cordoned", "draining"]), gt(hosts.leaseExpiresAt, sql`now()`));
+/** Hosts with a running lease. */
+export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.leaseExpiresAt, sql`now()`));
 
 /** Hosts with a running lease, by id. */
 export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
@@ -69,11 +70,11 @@ export async function lockAntiAffinity(tx: Tx, { organizationId, antiAffinity }:
   await tx.execute(sql`SELECT pg_advisory_xact_lock(${organizationId}::int, hashtext(${antiAffinity}))`);
 }
 
-/** Hosts that have a sandbox of the same organization and key; `exceptId` does not count. Empty without a key. */
+/** Hosts that have a sandbox of the same organization and key, or get it back when it does not arrive elsewhere; `exceptId` does not count. Empty without a key. */
 export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: Separated, exceptId?: string): Promise<string[]> {
   if (antiAffinity === null) return [];
   const rows = await db
-    .selectDistinct({ hostId: sandboxes.hostId })
+    .selectDistinct({ hostId: sandboxes.hostId, originHostId: sandboxes.originHostId })
     .from(sandboxes)
     .where(
       and(
@@ -84,7 +85,7 @@ export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: S
         exceptId === undefined ? undefined : ne(sandboxes.id, exceptId),
       ),
     );
-  return rows.flatMap(({ hostId }) => (hostId === null ? [] : [hostId]));
+  return [...new Set(rows.flatMap(({ hostId, originHostId }) => [hostId, originHostId]))].filter((id) => id !== null);
 }
 
 type Sized = Pick<SandboxRow, "region" | "placementLabels" | "vcpu" | "memoryMib" | "diskMib">;

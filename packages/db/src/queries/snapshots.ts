@@ -1,9 +1,10 @@
 /** What the snapshot store holds for whom. */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, eq, gt, inArray, isNotNull, isNull, lt, ne, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
+import { hasLease } from "./placement.ts";
 import type { SnapshotRow } from "./sandboxes.ts";
 
 type Named = Pick<SnapshotRow, "sandboxId" | "generation" | "manifestSha256">;
@@ -76,7 +77,7 @@ export async function listUnreplicated(db: Tx, olderThanMs: number, limit: numbe
     .select({ sandbox: sandboxes })
     .from(sandboxes)
     .innerJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), isNull(snapshots.storeKey)))
-    .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), ne(hosts.state, "draining"), gt(hosts.leaseExpiresAt, sql`now()`)))
+    .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), hasLease, ne(hosts.state, "draining")))
     .where(and(eq(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
     .orderBy(asc(sandboxes.updatedAt))
     .limit(limit);
