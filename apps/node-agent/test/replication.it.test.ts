@@ -1,6 +1,6 @@
 /** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
 import { once } from "node:events";
-import { mkdir, readdir } from "node:fs/promises";
+import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { newOperationId, type Observation, type VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import type { Driver } from "../src/drivers/driver.ts";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
@@ -47,9 +48,9 @@ afterEach(async () => {
   for (const one of opened.splice(0)) await one.end();
 });
 
-async function hostIn(path: string): Promise<TestHost> {
+async function hostIn(path: string, given: { driver?: Driver; blobs?: "none" } = {}): Promise<TestHost> {
   await mkdir(path, { recursive: true });
-  const made = new TestHost(path, driver, () => {}, join(root.path, "images"), blobs);
+  const made = new TestHost(path, given.driver ?? driver, () => {}, join(root.path, "images"), given.blobs ?? blobs);
   opened.push(made);
   await made.supervisor.adopt();
   return made;
@@ -352,6 +353,41 @@ test("a frozen copy that was not stored when the agent ended is gone on with, th
   }
 });
 
+test("a start that is told to back out while it restores leaves the disk, and its name", async () => {
+  const restoring = Promise.withResolvers<void>();
+  const restore: Driver["restore"] = async (_vm, _dir, _saved, signal) => {
+    restoring.resolve();
+    await once(signal, "abort");
+    throw signal.reason as Error;
+  };
+  const path = join(root.path, `slow-${made}`);
+  host = await hostIn(path);
+  const { snapshot } = await bring("create", "stop");
+  await host.close();
+  host = await hostIn(path, { driver: Object.assign(Object.create(driver) as Driver, { restore }) });
+  const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
+  await host.supervisor.execute(start);
+  await restoring.promise;
+  await host.supervisor.execute({ ...start, kind: "cancel", cancels: start.operationId });
+  const isEnd = () => host.seen.findLast(({ operation, busyWith }) => operation?.id === start.operationId && busyWith === undefined);
+  const end = await until("its end", isEnd, LIMIT_MS);
+  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled", error: { code: "OPERATION_CANCELLED" } } });
+  expect(end.snapshot).toEqual(snapshot);
+  expect(await offered(snapshot)).toMatchObject({ sandboxId: SANDBOX });
+});
+
+test("a disk whose name was not written into the record has the record's name again after the next operation", async () => {
+  const { snapshot } = await bring("create", "stop");
+  await writeFile(join(host.vm.dir, "disk.json"), JSON.stringify({ generation: 1, files: {} }));
+  await expect(offered(snapshot)).rejects.toThrow("another name");
+  const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
+  // No fence lives here: what it is to guard does not begin.
+  const end = await host.carryOut({ ...start, spec: { ...start.spec, onHostLoss: "restore" } });
+  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled" }, snapshot: { generation: 1, storeKey: null } });
+  expect(end.snapshot?.manifestSha256).not.toBe(snapshot?.manifestSha256);
+  expect(await offered(end.snapshot)).toMatchObject({ sandboxId: SANDBOX });
+});
+
 /** Puts get as far as their last step, and wait there for `release`, or their end. */
 function holdEntries(): { held: Promise<void>; release: () => void } {
   const put = blobs.put.bind(blobs);
@@ -389,4 +425,18 @@ test("what could not be brought here is not said to run, though a VM of a run th
   blobs.before = () => {};
   expect(await host.carryOut(again(5))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
   expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+});
+
+test("a disk that could not be brought here has no name here: that of a run that was given up is none of the sandbox's", async () => {
+  await bring("create", "stop");
+  await host.supervisor.execute(replicate());
+  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  await bring("create", "stop", "start");
+  blobs.before = () => {
+    throw new Error("the store is away");
+  };
+  const again = { ...(commands.at(-1) as VmCommand), epoch: 4, opSeq: 4, operationId: newOperationId() };
+  const failed = await host.carryOut({ ...again, snapshot: { generation, storeKey, manifestSha256 } });
+  expect(failed).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } } });
+  expect(failed.snapshot).toBeUndefined();
 });

@@ -116,6 +116,8 @@ export async function settle(
   // Known before the copy begins, which is by itself.
   const { kind, maxBytesPerSecond } = command;
   if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined) record.replication = { maxBytesPerSecond };
+  const isElsewhere = outcome.isUntouched === true && record.snapshot === undefined;
+  if (record.state === "stopped" && !isElsewhere) await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
   if (outcome.state === "failed") await deps.store.dropDirectory(record);
   await dropUsedSnapshots(deps, record);
@@ -143,8 +145,7 @@ function setOptional(record: VmRecord, outcome: Outcome, from: Journal["from"]):
     delete record.replication;
     delete record.replicationFailed;
   }
-  // A start that was given up before it asked has not touched the disk; any other may have.
-  const isUntouched = outcome.state === "paused" || (outcome.state === "stopped" && outcome.cancelled === true);
+  const isUntouched = outcome.state === "paused" || outcome.isUntouched === true;
   if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
   else if (!isUntouched) delete record.snapshot;
 }

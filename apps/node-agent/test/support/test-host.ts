@@ -21,6 +21,7 @@ import { FenceLink } from "../../src/shell/fence-link.ts";
 import type { Blobs } from "../../src/store/blobs.ts";
 import { ChunkStore } from "../../src/store/chunk-store.ts";
 import { FileBlobs } from "../../src/store/file-blobs.ts";
+import { NOWHERE } from "../../src/store/nowhere.ts";
 import { peerSource } from "../../src/store/peer.ts";
 
 export const SANDBOX = "1795490791abcdefgh";
@@ -74,7 +75,7 @@ export class TestHost {
     driver: Driver,
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
-    blobs: Blobs = new FileBlobs(join(dir, "store")),
+    blobs: Blobs | "none" = new FileBlobs(join(dir, "store")),
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -86,7 +87,7 @@ export class TestHost {
         driver,
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
-        snapshots: new ChunkStore(blobs),
+        snapshots: blobs === "none" ? NOWHERE : new ChunkStore(blobs),
         peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,
