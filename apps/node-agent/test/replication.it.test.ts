@@ -1,4 +1,5 @@
 /** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
+import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -9,6 +10,7 @@ import { newOperationId, type Observation, type VmCommand } from "@torpor/contra
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Driver } from "../src/drivers/driver.ts";
+import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
@@ -348,6 +350,36 @@ test("a frozen copy that was not stored when the agent ended is gone on with, th
     host = await hostIn(path);
     expect(await storedOn(host)).toMatchObject({ generation: 1 });
   } finally {
+    await host.end();
+    await xfs[Symbol.asyncDispose]();
+  }
+});
+
+test("so is one whose resume was taken up by the next process", async (context) => {
+  const xfs = await mountXfs();
+  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
+  const closing = Promise.withResolvers<boolean>();
+  const closeAtJournal = (message: unknown) => {
+    const { name, when } = message as DurableStep;
+    if (name.includes("op.json") && when === "after") closing.resolve(host.supervisor.close(LIMIT_MS));
+  };
+  try {
+    const path = join(xfs.path, "host");
+    host = await hostIn(path);
+    const { held, release } = holdEntries();
+    await bring("create", "pause");
+    await held;
+    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
+    subscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
+    expect(await host.supervisor.execute(resume)).toBe("journalled");
+    expect(await closing.promise).toBe(true);
+    unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
+    release();
+    host = await hostIn(path);
+    expect(await storedOn(host)).toMatchObject({ generation: 1 });
+    expect(host.seen.at(-1)).toMatchObject({ state: "running", operation: { id: resume.operationId, outcome: "succeeded" } });
+  } finally {
+    unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
     await host.end();
     await xfs[Symbol.asyncDispose]();
   }
