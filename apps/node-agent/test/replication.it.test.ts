@@ -385,6 +385,55 @@ test("so is one whose resume was taken up by the next process", async (context) 
   }
 });
 
+test("so is one that was stored when the agent ended, and nobody had heard of it", async (context) => {
+  const xfs = await mountXfs();
+  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
+  const [asked, answer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  try {
+    const path = join(xfs.path, "host");
+    host = await hostIn(path);
+    const { held, release } = holdEntries();
+    await bring("create", "pause");
+    await held;
+    host.onCommit = async () => {
+      asked.resolve();
+      await answer.promise;
+    };
+    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
+    await host.supervisor.execute(resume);
+    await asked.promise;
+    release();
+    await until("the copy has ended", () => host.supervisor.inventory()[0]?.replicating === undefined, LIMIT_MS);
+    const closed = host.supervisor.close(LIMIT_MS);
+    answer.resolve();
+    expect(await closed).toBe(true);
+    expect(host.seen.at(-1)).toMatchObject({ state: "running" });
+    host = await hostIn(path);
+    expect(await storedOn(host)).toMatchObject({ generation: 1 });
+  } finally {
+    answer.resolve();
+    await host.end();
+    await xfs[Symbol.asyncDispose]();
+  }
+});
+
+test("that the copy is stored cannot be written down: the host goes on, and says it when it is asked", async () => {
+  const { held, release } = holdEntries();
+  await bring("create", "pause");
+  await held;
+  const failed = Promise.withResolvers<void>();
+  const write = host.store.write.bind(host.store);
+  host.store.write = async () => {
+    host.store.write = write;
+    failed.resolve();
+    throw new Error("ENOSPC");
+  };
+  release();
+  await failed.promise;
+  expect(await host.supervisor.execute(replicate())).toBe("repeated");
+  expect(await storedOn(host)).toMatchObject({ generation: 1 });
+});
+
 test("a start that is told to back out while it restores leaves the disk, and its name", async () => {
   const restoring = Promise.withResolvers<void>();
   const restore: Driver["restore"] = async (_vm, _dir, _saved, signal) => {

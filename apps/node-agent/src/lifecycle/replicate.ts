@@ -31,8 +31,8 @@ export async function replicate({ deps, sandboxes, replication }: Host, command:
 
 export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
   return {
-    stored: (sandboxId, facts) => sandboxes.note(sandboxId, (record) => noteStored(record, facts)),
-    failed: (sandboxId, facts, cause) => sandboxes.note(sandboxId, (record) => noteNotStored(record, facts, cause)),
+    stored: (sandboxId, facts, done) => sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
+    failed: (sandboxId, facts, cause, done) => sandboxes.note(sandboxId, (record) => noteNotStored(record, facts, cause), done),
   };
 }
 

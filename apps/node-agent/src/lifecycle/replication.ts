@@ -16,9 +16,10 @@ import { type LifecycleDeps, messageOf } from "./context.ts";
 import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
+/** Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to end; `done` is called in that turn, once they are durable. */
 export interface ReplicationEvents {
-  stored(sandboxId: string, facts: SnapshotFacts): Promise<void>;
-  failed(sandboxId: string, facts: SnapshotFacts, cause: Cause): Promise<void>;
+  stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
+  failed(sandboxId: string, facts: SnapshotFacts, cause: Cause, done: () => Promise<void>): void;
 }
 
 interface Running {
@@ -123,12 +124,19 @@ export class Replication {
     try {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
-      if (!this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+      if (signal.aborted && !this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
     }
+  }
+
+  /** Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads what is frozen. */
+  private async dropFrozen(sandboxId: string, running: Running): Promise<void> {
+    const current = this.running.get(sandboxId) ?? running;
+    if (current === running) await removeFrozen(this.deps.store.dirOf(sandboxId));
   }
 
   private async copy(record: VmRecord, { copy, manifest, facts }: Copyable, running: Running, signal: AbortSignal): Promise<void> {
     const { sandboxId } = record.spec;
+    const done = () => this.dropFrozen(sandboxId, running);
     let failure: Cause = { code: "REPLICATION_FAILED", message: "The snapshot could not be copied to the store." };
     const memory = Object.entries(copy.files).find(([name]) => name !== DISK);
     for (let attempt = 1; attempt <= ATTEMPTS && !signal.aborted; attempt += 1) {
@@ -143,9 +151,7 @@ export class Replication {
           pace: pacer(() => record.replication?.maxBytesPerSecond, signal),
           onProgress: (progress) => (running.progress = progress),
         });
-        // Not awaited: it takes its turn behind an operation that may be waiting for this copy to end.
-        void this.events.stored(sandboxId, { ...facts, storeKey });
-        return;
+        return this.events.stored(sandboxId, { ...facts, storeKey }, done);
       } catch (err) {
         if (signal.aborted) return;
         if (err instanceof NoSnapshotStore) {
@@ -158,7 +164,7 @@ export class Replication {
         if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);
       }
     }
-    if (!signal.aborted) void this.events.failed(sandboxId, facts, failure);
+    if (!signal.aborted) this.events.failed(sandboxId, facts, failure, done);
   }
 }
 

@@ -102,14 +102,15 @@ export class Sandboxes {
     this.report(this.observationOf(entry));
   }
 
-  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. */
-  async note(sandboxId: string, change: (record: VmRecord) => boolean): Promise<void> {
-    const entry = this.entries.get(sandboxId);
-    if (entry === undefined) return;
-    await this.inTurn(entry, async () => {
-      if (!change(entry.record)) return;
-      await this.persist(entry.record);
-      await this.announce(entry);
+  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. `done` follows, in the same turn, once it is durable. */
+  note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
+    void this.turns.take(sandboxId, async () => {
+      const entry = this.entries.get(sandboxId);
+      if (entry !== undefined && change(entry.record)) {
+        await this.persist(entry.record);
+        await this.announce(entry);
+      }
+      await done();
     });
   }
 

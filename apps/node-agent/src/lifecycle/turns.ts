@@ -21,7 +21,7 @@ export class Turns {
     this.log = log;
   }
 
-  /** Rejects as `body` does; whoever does not look at the result may leave it: it is logged. */
+  /** Rejects as `body` does. That is logged, so the promise itself may be left alone; one that is made of it (by an async function) may not: it would end the process. */
   take<T>(sandboxId: string, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
     const turn = this.inTurn(before, body);
