@@ -434,6 +434,21 @@ test("that the copy is stored cannot be written down: the host goes on, and says
   expect(await storedOn(host)).toMatchObject({ generation: 1 });
 });
 
+test("without a store a pause is said not to be copied before anything of it is read", async () => {
+  host = await hostIn(join(root.path, `alone-${made}`), { blobs: "none" });
+  const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
+  await host.carryOut(create);
+  const isSnapshotFile = (name: string) => name.startsWith("snap.1/") && !name.endsWith("manifest.json");
+  host.onCommit = async () => {
+    const files = (await readdir(host.vm.dir, { recursive: true })).filter(isSnapshotFile);
+    expect(files.length).toBeGreaterThan(0);
+    for (const name of files) await writeFile(join(host.vm.dir, name), "damaged");
+  };
+  await host.carryOut(pause);
+  const failed = await until("the refusal", () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined), LIMIT_MS);
+  expect(failed).toMatchObject({ state: "paused", replicationFailed: { code: "NO_SNAPSHOT_STORE" } });
+});
+
 test("a start that is told to back out while it restores leaves the disk, and its name", async () => {
   const restoring = Promise.withResolvers<void>();
   const restore: Driver["restore"] = async (_vm, _dir, _saved, signal) => {

@@ -2,7 +2,7 @@
 import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Accepted } from "./accept.ts";
 import type { VmRecord } from "./record.ts";
-import type { ReplicationEvents } from "./replication.ts";
+import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
 /**
@@ -32,7 +32,7 @@ export async function replicate({ deps, sandboxes, replication }: Host, command:
 export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
   return {
     stored: (sandboxId, facts, done) => sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
-    failed: (sandboxId, facts, cause, done) => sandboxes.note(sandboxId, (record) => noteNotStored(record, facts, cause), done),
+    failed: (sandboxId, name, cause, done) => sandboxes.note(sandboxId, (record) => noteNotStored(record, name, cause), done),
   };
 }
 
@@ -45,16 +45,16 @@ function noteStored(record: VmRecord, facts: SnapshotFacts): boolean {
   return true;
 }
 
-function noteNotStored(record: VmRecord, facts: SnapshotFacts, cause: Cause): boolean {
-  if (record.state === "running" || !isAbout(record, facts)) return false;
+function noteNotStored(record: VmRecord, name: CopyName, cause: Cause): boolean {
+  if (record.state === "running" || !isAbout(record, name)) return false;
   record.replicationFailed = cause;
   return true;
 }
 
-/** Whether these facts are still of interest: of what the sandbox rests on, or last ran from. */
-function isAbout({ state, snapshot, generation }: VmRecord, facts: SnapshotFacts): boolean {
+/** Whether news of that copy is still of interest: it is of what the sandbox rests on, or last ran from. */
+function isAbout({ state, snapshot, generation }: VmRecord, name: CopyName): boolean {
   // Stopped by an agent that gave disks no name.
-  if (state === "stopped" && snapshot === undefined) return facts.generation === generation + 1;
-  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === facts.manifestSha256;
-  return state === "running" && facts.generation === generation;
+  if (state === "stopped" && snapshot === undefined) return name.generation === generation + 1;
+  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === name.manifestSha256;
+  return state === "running" && name.generation === generation;
 }

@@ -8,7 +8,7 @@
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
-import { NoSnapshotStore } from "../store/nowhere.ts";
+import { NoSnapshotStore, NOWHERE } from "../store/nowhere.ts";
 import { pacer } from "../store/pace.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
@@ -16,10 +16,13 @@ import { type LifecycleDeps, messageOf } from "./context.ts";
 import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
+/** What was to be copied: named by its manifest, but for the disk of a stop by an agent that gave disks no name. */
+export type CopyName = Pick<SnapshotFacts, "generation"> & { manifestSha256?: string };
+
 /** Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to end; `done` is called in that turn, once they are durable. */
 export interface ReplicationEvents {
   stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
-  failed(sandboxId: string, facts: SnapshotFacts, cause: Cause, done: () => Promise<void>): void;
+  failed(sandboxId: string, name: CopyName, cause: Cause, done: () => Promise<void>): void;
 }
 
 interface Running {
@@ -88,6 +91,11 @@ export class Replication {
   /** One copy per sandbox: a newer one ends the older. */
   private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
     const { sandboxId } = record.spec;
+    if (this.deps.snapshots === NOWHERE) {
+      const { code, message } = new NoSnapshotStore();
+      const done = () => removeFrozen(this.deps.store.dirOf(sandboxId));
+      return this.events.failed(sandboxId, record.snapshot ?? { generation }, { code, message }, done);
+    }
     const before = this.running.get(sandboxId);
     if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
@@ -154,10 +162,6 @@ export class Replication {
         return this.events.stored(sandboxId, { ...facts, storeKey }, done);
       } catch (err) {
         if (signal.aborted) return;
-        if (err instanceof NoSnapshotStore) {
-          failure = { code: err.code, message: err.message };
-          break;
-        }
         const store = this.deps.snapshots.name;
         failure = { code: "REPLICATION_FAILED", message: `The snapshot could not be copied to ${store}: ${messageOf(err)}` };
         this.deps.log.warn({ err, sandboxId, generation: manifest.generation, attempt }, "the snapshot could not be copied to the store");
