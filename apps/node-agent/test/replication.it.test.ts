@@ -417,6 +417,32 @@ test("so is one that was stored when the agent ended, and nobody had heard of it
   }
 });
 
+test("a copy keeps to its limit when its sandbox runs on", async (context) => {
+  const xfs = await mountXfs();
+  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
+  try {
+    host = await hostIn(join(xfs.path, "host"));
+    const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+    await host.carryOut(create);
+    const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    blobs.before = async (call, key) => {
+      if (call !== "put" || !key.includes("/chunks/")) return;
+      reached.resolve();
+      await released.promise;
+    };
+    await host.carryOut({ ...pause, maxBytesPerSecond: 1 });
+    await reached.promise;
+    expect(await host.carryOut(resume)).toMatchObject({ state: "running" });
+    released.resolve();
+    await until("the first is there", () => blobs.sent().length > 0, LIMIT_MS);
+    await sleep(QUIET_MS);
+    expect(blobs.sent(), "the second waits for the first one's bytes").toHaveLength(1);
+  } finally {
+    await host.end();
+    await xfs[Symbol.asyncDispose]();
+  }
+});
+
 test("that the copy is stored cannot be written down: the host goes on, and says it when it is asked", async () => {
   const { held, release } = holdEntries();
   await bring("create", "pause");

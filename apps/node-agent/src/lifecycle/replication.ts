@@ -27,6 +27,8 @@ export interface ReplicationEvents {
 
 interface Running {
   generation: number;
+  /** Of the copy, not of the sandbox's state: it may run on meanwhile. */
+  maxBytesPerSecond: number | undefined;
   abort: AbortController;
   /** Whether a frozen copy is read. Known once it is made, or cannot be. */
   isApart: Promise<boolean>;
@@ -97,12 +99,15 @@ export class Replication {
       return this.events.failed(sandboxId, record.snapshot ?? { generation }, { code, message }, done);
     }
     const before = this.running.get(sandboxId);
+    const maxBytesPerSecond = record.replication?.maxBytesPerSecond;
+    if (before?.generation === generation) before.maxBytesPerSecond = maxBytesPerSecond;
     if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
     const prepared = (before?.ended ?? Promise.resolve()).then(prepare);
     const abort = new AbortController();
     const running: Running = {
       generation,
+      maxBytesPerSecond,
       abort,
       isApart: prepared.then(
         ({ isApart }) => isApart,
@@ -156,7 +161,7 @@ export class Replication {
         }
         const storeKey = await this.deps.snapshots.put(copy, {
           signal,
-          pace: pacer(() => record.replication?.maxBytesPerSecond, signal),
+          pace: pacer(() => running.maxBytesPerSecond, signal),
           onProgress: (progress) => (running.progress = progress),
         });
         return this.events.stored(sandboxId, { ...facts, storeKey }, done);
