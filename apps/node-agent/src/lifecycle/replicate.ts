@@ -10,9 +10,10 @@ import type { Host, Sandboxes } from "./sandboxes.ts";
  * in the record.
  */
 export async function replicate({ deps, sandboxes, replication }: Host, command: VmCommand): Promise<Accepted> {
-  const entry = sandboxes.find(command.spec.sandboxId);
-  if (entry === undefined) return "ignored";
-  return await sandboxes.inTurn(entry, async () => {
+  const { sandboxId } = command.spec;
+  return await sandboxes.turns.take(sandboxId, async () => {
+    const entry = sandboxes.find(sandboxId);
+    if (entry === undefined) return "ignored";
     const { record } = entry;
     if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq) return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
