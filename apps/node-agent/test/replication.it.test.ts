@@ -1,5 +1,4 @@
 /** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
-import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -10,13 +9,11 @@ import { newOperationId, type Observation, type VmCommand } from "@torpor/contra
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Driver } from "../src/drivers/driver.ts";
-import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
-import { WatchedBlobs } from "./support/snapshots.ts";
+import { holdEntries, WatchedBlobs } from "./support/snapshots.ts";
 import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
-import { mountXfs } from "./support/xfs.ts";
 
 const LIMIT_MS = 45_000;
 const QUIET_MS = 300;
@@ -58,17 +55,10 @@ async function hostIn(path: string, given: { driver?: Driver; blobs?: "none" } =
   return made;
 }
 
-/** Carries out the commands from the first one on that is new. */
+/** Carries out the commands that are new. */
 async function bring(...kinds: Kind[]): Promise<Observation> {
-  const done = host.seen.length > 0 ? commands.length : 0;
   commands = commandsOf(kinds, imageSha256);
-  let last: Observation | undefined;
-  for (const command of commands.slice(done)) {
-    last = await host.carryOut(command);
-    if (command.kind === "create") await host.guest("/files/write", { path: "/workspace/note", content: "kept" });
-  }
-  if (last === undefined) throw new Error("there was nothing to do");
-  return last;
+  return await host.bring(commands);
 }
 
 const replicate = (given: Partial<VmCommand> = {}): VmCommand => {
@@ -80,11 +70,6 @@ const offered = async (snapshot: Observation["snapshot"]) => {
   if (snapshot === undefined) throw new Error("it has no name");
   return await host.supervisor.offer(SANDBOX, snapshot.generation, snapshot.manifestSha256);
 };
-/** What it reported last, once that has a copy in the store. */
-const storedOn = async (on: TestHost) => {
-  const isStored = () => (typeof on.seen.at(-1)?.snapshot?.storeKey === "string" ? on.seen.at(-1)?.snapshot : undefined);
-  return await until("the copy in the store", isStored, LIMIT_MS);
-};
 
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
@@ -92,7 +77,7 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe("stale");
   expect(blobs.calls).toEqual([]);
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
-  const stored = await storedOn(host);
+  const stored = await host.stored();
   expect(stored).toMatchObject({ generation: 1, guestSynced: true });
   expect(stored.manifestSha256).toBe(snapshot?.manifestSha256);
   expect(host.seen.at(-1)).toMatchObject({ state: "stopped", opSeq: 2, snapshot: stored });
@@ -111,7 +96,7 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
 
 test("a sandbox that leaves and is told to come back before it has left is here, and known", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const [, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
   const leave = host.supervisor.execute({ ...pause, kind: "discard", operationId: newOperationId(), epoch: pause.epoch + 1 });
   const back = { ...resume, epoch: resume.epoch + 1, snapshot: { generation, storeKey, manifestSha256 } };
@@ -122,7 +107,7 @@ test("a sandbox that leaves and is told to come back before it has left is here,
 });
 
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
-  const { held, release } = holdEntries();
+  const { held, release } = holdEntries(blobs);
   await bring("create", "stop");
   await host.supervisor.execute(replicate());
   await held;
@@ -130,18 +115,18 @@ test("a copy that was not there when the agent ended is there after it has start
   release();
   blobs.forget();
   host = await hostIn(dir);
-  expect(await storedOn(host)).toMatchObject({ generation: 1 });
+  expect(await host.stored()).toMatchObject({ generation: 1 });
   expect(blobs.sent(), "they were there").toEqual([]);
 });
 
 test("S21: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
-  const { held, release } = holdEntries();
+  const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;
   expect(await bring("create", "pause", "resume")).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
   release();
   expect(await bring("create", "pause", "resume", "pause")).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
-  expect(await storedOn(host)).toMatchObject({ generation: 2 });
+  expect(await host.stored()).toMatchObject({ generation: 2 });
   const sent = blobs.sent();
   expect(sent.length).toBeGreaterThan(0);
   expect(new Set(sent).size).toBe(sent.length);
@@ -159,7 +144,7 @@ test("a copy and a fetch go no faster than their command says", async () => {
   host = await hostIn(dir);
   commands = [create, pause];
   expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe("journalled");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
 
   const other = await hostIn(join(root.path, `other-${made}`));
   blobs.forget();
@@ -185,7 +170,7 @@ test("a store that stays away is said with its reason, and asked again on demand
   expect(failed.replicationFailed?.message).toContain("no route to the store");
   blobs.forget();
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
-  await storedOn(host);
+  await host.stored();
   expect(host.seen.at(-1)?.replicationFailed).toBeUndefined();
 });
 
@@ -203,7 +188,7 @@ test("how far it is stands in the inventory, and a delete ends it", async () => 
 
 test("how much of a sandbox has arrived on another host stands in that one's inventory, until the operation has ended", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const get = blobs.get.bind(blobs);
   const released = Promise.withResolvers<void>();
   let chunks = 0;
@@ -250,33 +235,9 @@ test("a stopped sandbox too, whichever way it stopped, and each stop's disk has 
   expect(await offered(first)).toBeUndefined();
 });
 
-test("a VMM that dies after its snapshot was stored: what is offered, and copied on demand, is the disk as it is now", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  try {
-    host = await hostIn(join(xfs.path, "host"));
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    await bring("create", "pause", "resume");
-    release();
-    const { manifestSha256 } = await storedOn(host);
-    void host.supervisor.watch();
-    await killVmms(vmmProcesses(join(xfs.path, "host")));
-    const { snapshot } = await until("its end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
-    expect(snapshot).toMatchObject({ generation: 2, storeKey: null });
-    expect(snapshot?.manifestSha256).not.toBe(manifestSha256);
-    expect(await host.supervisor.execute(replicate())).toBe("journalled");
-    expect(await storedOn(host)).toMatchObject({ generation: 2, manifestSha256: snapshot?.manifestSha256 });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
 test("what is stored too comes from the host that lives, without waiting until that has hashed all of it", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const door = new SnapshotDoor((...asked) => host.supervisor.offer(...asked));
   let chunks = 0;
   const server = createServer((incoming, response) => {
@@ -305,146 +266,8 @@ test("what is stored too comes from the host that lives, without waiting until t
   }
 });
 
-test("where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  const other = await hostIn(join(root.path, `other-${made}`));
-  try {
-    host = await hostIn(join(xfs.path, "host"));
-    const { held, release } = holdEntries();
-    const { snapshot } = await bring("create", "pause");
-    await held;
-    expect(await bring("create", "pause", "resume")).toMatchObject({ state: "running" });
-    await host.guest("/files/write", { path: "/workspace/later", content: "not in the snapshot" });
-    await host.guest("/files/write", { path: "/workspace/note", content: "changed" });
-    release();
-    const stored = await storedOn(host);
-    expect(stored).toMatchObject({ generation: 1, manifestSha256: snapshot?.manifestSha256 });
-    expect(host.seen.at(-1)).toMatchObject({ state: "running", snapshot: stored });
-    await until("the frozen copy is gone", async () => (await readdir(host.vm.dir)).every((name) => !name.startsWith("frozen.")), LIMIT_MS);
-
-    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
-    if (resume === undefined) throw new Error("there is a resume");
-    const { generation, storeKey, manifestSha256 } = stored;
-    expect(await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({ state: "running" });
-    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
-    expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({ content: "not in the snapshot" });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-test("a frozen copy that was not stored when the agent ended is gone on with, though the sandbox runs", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  try {
-    const path = join(xfs.path, "host");
-    host = await hostIn(path);
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    await bring("create", "pause", "resume");
-    await host.close();
-    release();
-    host = await hostIn(path);
-    expect(await storedOn(host)).toMatchObject({ generation: 1 });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-test("so is one whose resume was taken up by the next process", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  const closing = Promise.withResolvers<boolean>();
-  const closeAtJournal = (message: unknown) => {
-    const { name, when } = message as DurableStep;
-    if (name.includes("op.json") && when === "after") closing.resolve(host.supervisor.close(LIMIT_MS));
-  };
-  try {
-    const path = join(xfs.path, "host");
-    host = await hostIn(path);
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
-    subscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
-    expect(await host.supervisor.execute(resume)).toBe("journalled");
-    expect(await closing.promise).toBe(true);
-    unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
-    release();
-    host = await hostIn(path);
-    expect(await storedOn(host)).toMatchObject({ generation: 1 });
-    expect(host.seen.at(-1)).toMatchObject({ state: "running", operation: { id: resume.operationId, outcome: "succeeded" } });
-  } finally {
-    unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-test("so is one that was stored when the agent ended, and nobody had heard of it", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  const [asked, answer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  try {
-    const path = join(xfs.path, "host");
-    host = await hostIn(path);
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    host.onCommit = async () => {
-      asked.resolve();
-      await answer.promise;
-    };
-    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
-    await host.supervisor.execute(resume);
-    await asked.promise;
-    release();
-    await until("the copy has ended", () => host.supervisor.inventory()[0]?.replicating === undefined, LIMIT_MS);
-    const closed = host.supervisor.close(LIMIT_MS);
-    answer.resolve();
-    expect(await closed).toBe(true);
-    expect(host.seen.at(-1)).toMatchObject({ state: "running" });
-    host = await hostIn(path);
-    expect(await storedOn(host)).toMatchObject({ generation: 1 });
-  } finally {
-    answer.resolve();
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-test("a copy keeps to its limit when its sandbox runs on", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  try {
-    host = await hostIn(join(xfs.path, "host"));
-    const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
-    await host.carryOut(create);
-    const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-    blobs.before = async (call, key) => {
-      if (call !== "put" || !key.includes("/chunks/")) return;
-      reached.resolve();
-      await released.promise;
-    };
-    await host.carryOut({ ...pause, maxBytesPerSecond: 1 });
-    await reached.promise;
-    expect(await host.carryOut(resume)).toMatchObject({ state: "running" });
-    released.resolve();
-    await until("the first is there", () => blobs.sent().length > 0, LIMIT_MS);
-    await sleep(QUIET_MS);
-    expect(blobs.sent(), "the second waits for the first one's bytes").toHaveLength(1);
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
 test("that the copy is stored cannot be written down: the host goes on, and says it when it is asked", async () => {
-  const { held, release } = holdEntries();
+  const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;
   const failed = Promise.withResolvers<void>();
@@ -457,7 +280,7 @@ test("that the copy is stored cannot be written down: the host goes on, and says
   release();
   await failed.promise;
   expect(await host.supervisor.execute(replicate())).toBe("repeated");
-  expect(await storedOn(host)).toMatchObject({ generation: 1 });
+  expect(await host.stored()).toMatchObject({ generation: 1 });
 });
 
 test("without a store a pause is said not to be copied before anything of it is read", async () => {
@@ -510,25 +333,9 @@ test("a disk whose name was not written into the record has the record's name ag
   expect(await offered(end.snapshot)).toMatchObject({ sandboxId: SANDBOX });
 });
 
-/** Puts get as far as their last step, and wait there for `release`, or their end. */
-function holdEntries(): { held: Promise<void>; release: () => void } {
-  const put = blobs.put.bind(blobs);
-  const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  blobs.put = async (key, content, signal) => {
-    if (key.includes("/entries/")) {
-      reached.resolve();
-      const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
-      if (!signal.aborted) await Promise.race([released.promise, aborted]);
-      signal.throwIfAborted();
-    }
-    await put(key, content, signal);
-  };
-  return { held: reached.promise, release: released.resolve };
-}
-
 test("what could not be brought here is not said to run, though a VM of a run that was given up is: the next try brings it", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   await bring("create", "pause", "resume");
   const runs = { command: commands.at(-1), snapshot: { generation, storeKey, manifestSha256 } };
   const again = (opSeq: number) => ({
@@ -552,7 +359,7 @@ test("what could not be brought here is not said to run, though a VM of a run th
 test("a disk that could not be brought here has no name here: that of a run that was given up is none of the sandbox's", async () => {
   await bring("create", "stop");
   await host.supervisor.execute(replicate());
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   await bring("create", "stop", "start");
   blobs.before = () => {
     throw new Error("the store is away");
