@@ -120,3 +120,33 @@ test("an operation that was journalled and not begun is carried out by the next 
   const ended = () => host.supervisor.inventory().find(({ state, busyWith }) => state === "stopped" && busyWith === undefined);
   expect(await until("the stop has ended", ended)).toMatchObject({ operation: { id: stop.operationId, outcome: "succeeded" } });
 });
+
+test("an operation whose result cannot be written ends when it can be; until then its host is busy with it, and can be closed", async () => {
+  const [create, pause, resume] = commands("create", "pause", "resume") as [VmCommand, VmCommand, VmCommand];
+  await host.carryOut(create);
+  const write = host.store.write.bind(host.store);
+  const full = (times: number) => {
+    const reached = Promise.withResolvers<void>();
+    let failed = 0;
+    host.store.write = async (record) => {
+      failed += 1;
+      if (failed > times) return await write(record);
+      reached.resolve();
+      throw new Error("ENOSPC: no space left on device");
+    };
+    return reached.promise;
+  };
+  void full(2);
+  expect(await host.carryOut(pause)).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
+  store.release();
+
+  const reached = full(Infinity);
+  expect(await host.supervisor.execute(resume)).toBe("journalled");
+  await reached;
+  expect(host.supervisor.inventory()).toMatchObject([{ busyWith: resume.operationId }]);
+  await host.close();
+  host = new TestHost(dir, driver, undefined, undefined, store);
+  await host.supervisor.adopt();
+  const ended = () => host.supervisor.inventory().find(({ state, busyWith }) => state === "running" && busyWith === undefined);
+  expect(await until("the resume has ended", ended)).toMatchObject({ operation: { id: resume.operationId, outcome: "succeeded" } });
+});

@@ -1,6 +1,6 @@
 /** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
 import { once } from "node:events";
-import { mkdir, readdir } from "node:fs/promises";
+import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
@@ -8,11 +8,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { newOperationId, type Observation, type VmCommand } from "@torpor/contracts";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import type { Driver } from "../src/drivers/driver.ts";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { driverNamed } from "./support/drivers.ts";
-import { fileBlobs, WatchedBlobs } from "./support/snapshots.ts";
+import { fileBlobs, holdEntries, WatchedBlobs } from "./support/snapshots.ts";
 import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
-import { mountXfs } from "./support/xfs.ts";
 
 const LIMIT_MS = 45_000;
 const QUIET_MS = 300;
@@ -46,25 +46,18 @@ afterEach(async () => {
   for (const one of opened.splice(0)) await one.end();
 });
 
-async function hostIn(path: string): Promise<TestHost> {
+async function hostIn(path: string, given: { driver?: Driver; blobs?: "none" } = {}): Promise<TestHost> {
   await mkdir(path, { recursive: true });
-  const made = new TestHost(path, driver, () => {}, join(root.path, "images"), blobs);
+  const made = new TestHost(path, given.driver ?? driver, () => {}, join(root.path, "images"), given.blobs ?? blobs);
   opened.push(made);
   await made.supervisor.adopt();
   return made;
 }
 
-/** Carries out the commands from the first one on that is new. */
+/** Carries out the commands that are new. */
 async function bring(...kinds: Kind[]): Promise<Observation> {
-  const done = host.seen.length > 0 ? commands.length : 0;
   commands = commandsOf(kinds, imageSha256);
-  let last: Observation | undefined;
-  for (const command of commands.slice(done)) {
-    last = await host.carryOut(command);
-    if (command.kind === "create") await host.guest("/files/write", { path: "/workspace/note", content: "kept" });
-  }
-  if (last === undefined) throw new Error("there was nothing to do");
-  return last;
+  return await host.bring(commands);
 }
 
 const replicate = (given: Partial<VmCommand> = {}): VmCommand => {
@@ -76,11 +69,6 @@ const offered = async (snapshot: Observation["snapshot"]) => {
   if (snapshot === undefined) throw new Error("it has no name");
   return await host.supervisor.offer(SANDBOX, snapshot.generation, snapshot.manifestSha256);
 };
-/** What it reported last, once that has a copy in the store. */
-const storedOn = async (on: TestHost) => {
-  const isStored = () => (typeof on.seen.at(-1)?.snapshot?.storeKey === "string" ? on.seen.at(-1)?.snapshot : undefined);
-  return await until("the copy in the store", isStored, LIMIT_MS);
-};
 
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
@@ -88,7 +76,7 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe("stale");
   expect(blobs.calls).toEqual([]);
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
-  const stored = await storedOn(host);
+  const stored = await host.stored();
   expect(stored).toMatchObject({ generation: 1, guestSynced: true });
   expect(stored.manifestSha256).toBe(snapshot?.manifestSha256);
   expect(host.seen.at(-1)).toMatchObject({ state: "stopped", opSeq: 2, snapshot: stored });
@@ -107,7 +95,7 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
 
 test("a sandbox that leaves and is told to come back before it has left is here, and known", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const [, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
   const leave = host.supervisor.execute({ ...pause, kind: "discard", operationId: newOperationId(), epoch: pause.epoch + 1 });
   const back = { ...resume, epoch: resume.epoch + 1, snapshot: { generation, storeKey, manifestSha256 } };
@@ -118,7 +106,7 @@ test("a sandbox that leaves and is told to come back before it has left is here,
 });
 
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
-  const { held, release } = holdEntries();
+  const { held, release } = holdEntries(blobs);
   await bring("create", "stop");
   await host.supervisor.execute(replicate());
   await held;
@@ -126,18 +114,18 @@ test("a copy that was not there when the agent ended is there after it has start
   release();
   blobs.forget();
   host = await hostIn(dir);
-  expect(await storedOn(host)).toMatchObject({ generation: 1 });
+  expect(await host.stored()).toMatchObject({ generation: 1 });
   expect(blobs.sent(), "they were there").toEqual([]);
 });
 
 test("S21: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
-  const { held, release } = holdEntries();
+  const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;
   expect(await bring("create", "pause", "resume")).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
   release();
   expect(await bring("create", "pause", "resume", "pause")).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
-  expect(await storedOn(host)).toMatchObject({ generation: 2 });
+  expect(await host.stored()).toMatchObject({ generation: 2 });
   const sent = blobs.sent();
   expect(sent.length).toBeGreaterThan(0);
   expect(new Set(sent).size).toBe(sent.length);
@@ -155,7 +143,7 @@ test("a copy and a fetch go no faster than their command says", async () => {
   host = await hostIn(dir);
   commands = [create, pause];
   expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe("journalled");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
 
   const other = await hostIn(join(root.path, `other-${made}`));
   blobs.forget();
@@ -181,7 +169,7 @@ test("a store that stays away is said with its reason, and asked again on demand
   expect(failed.replicationFailed?.message).toContain("no route to the store");
   blobs.forget();
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
-  await storedOn(host);
+  await host.stored();
   expect(host.seen.at(-1)?.replicationFailed).toBeUndefined();
 });
 
@@ -199,7 +187,7 @@ test("how far it is stands in the inventory, and a delete ends it", async () => 
 
 test("how much of a sandbox has arrived on another host stands in that one's inventory, until the operation has ended", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const get = blobs.get.bind(blobs);
   const released = Promise.withResolvers<void>();
   let chunks = 0;
@@ -246,33 +234,9 @@ test("a stopped sandbox too, whichever way it stopped, and each stop's disk has 
   expect(await offered(first)).toBeUndefined();
 });
 
-test("a VMM that dies after its snapshot was stored: what is offered, and copied on demand, is the disk as it is now", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  try {
-    host = await hostIn(join(xfs.path, "host"));
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    await bring("create", "pause", "resume");
-    release();
-    const { manifestSha256 } = await storedOn(host);
-    void host.supervisor.watch();
-    await killVmms(vmmProcesses(join(xfs.path, "host")));
-    const { snapshot } = await until("its end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
-    expect(snapshot).toMatchObject({ generation: 2, storeKey: null });
-    expect(snapshot?.manifestSha256).not.toBe(manifestSha256);
-    expect(await host.supervisor.execute(replicate())).toBe("journalled");
-    expect(await storedOn(host)).toMatchObject({ generation: 2, manifestSha256: snapshot?.manifestSha256 });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
 test("what is stored too comes from the host that lives, without waiting until that has hashed all of it", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   const door = new SnapshotDoor((...asked) => host.supervisor.offer(...asked));
   let chunks = 0;
   const server = createServer((incoming, response) => {
@@ -301,75 +265,76 @@ test("what is stored too comes from the host that lives, without waiting until t
   }
 });
 
-test("where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  const other = await hostIn(join(root.path, `other-${made}`));
-  try {
-    host = await hostIn(join(xfs.path, "host"));
-    const { held, release } = holdEntries();
-    const { snapshot } = await bring("create", "pause");
-    await held;
-    expect(await bring("create", "pause", "resume")).toMatchObject({ state: "running" });
-    await host.guest("/files/write", { path: "/workspace/later", content: "not in the snapshot" });
-    await host.guest("/files/write", { path: "/workspace/note", content: "changed" });
-    release();
-    const stored = await storedOn(host);
-    expect(stored).toMatchObject({ generation: 1, manifestSha256: snapshot?.manifestSha256 });
-    expect(host.seen.at(-1)).toMatchObject({ state: "running", snapshot: stored });
-    await until("the frozen copy is gone", async () => (await readdir(host.vm.dir)).every((name) => !name.startsWith("frozen.")), LIMIT_MS);
-
-    const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
-    if (resume === undefined) throw new Error("there is a resume");
-    const { generation, storeKey, manifestSha256 } = stored;
-    expect(await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({ state: "running" });
-    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
-    expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({ content: "not in the snapshot" });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-test("a frozen copy that was not stored when the agent ended is gone on with, though the sandbox runs", async (context) => {
-  const xfs = await mountXfs();
-  if (xfs === undefined) return context.skip("mkfs.xfs is missing, or this user may not mount");
-  try {
-    const path = join(xfs.path, "host");
-    host = await hostIn(path);
-    const { held, release } = holdEntries();
-    await bring("create", "pause");
-    await held;
-    await bring("create", "pause", "resume");
-    await host.close();
-    release();
-    host = await hostIn(path);
-    expect(await storedOn(host)).toMatchObject({ generation: 1 });
-  } finally {
-    await host.end();
-    await xfs[Symbol.asyncDispose]();
-  }
-});
-
-/** Puts get as far as their last step, and wait there for `release`, or their end. */
-function holdEntries(): { held: Promise<void>; release: () => void } {
-  const put = blobs.put.bind(blobs);
-  const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
-  blobs.put = async (key, content, signal) => {
-    if (key.includes("/entries/")) {
-      reached.resolve();
-      const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
-      if (!signal.aborted) await Promise.race([released.promise, aborted]);
-      signal.throwIfAborted();
-    }
-    await put(key, content, signal);
+test("that the copy is stored cannot be written down: the host goes on, and says it when it is asked", async () => {
+  const { held, release } = holdEntries(blobs);
+  await bring("create", "pause");
+  await held;
+  const failed = Promise.withResolvers<void>();
+  const write = host.store.write.bind(host.store);
+  host.store.write = async () => {
+    host.store.write = write;
+    failed.resolve();
+    throw new Error("ENOSPC");
   };
-  return { held: reached.promise, release: released.resolve };
-}
+  release();
+  await failed.promise;
+  expect(await host.supervisor.execute(replicate())).toBe("repeated");
+  expect(await host.stored()).toMatchObject({ generation: 1 });
+});
+
+test("without a store a pause is said not to be copied before anything of it is read", async () => {
+  host = await hostIn(join(root.path, `alone-${made}`), { blobs: "none" });
+  const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
+  await host.carryOut(create);
+  const isSnapshotFile = (name: string) => name.startsWith("snap.1/") && !name.endsWith("manifest.json");
+  host.onCommit = async () => {
+    const files = (await readdir(host.vm.dir, { recursive: true })).filter(isSnapshotFile);
+    expect(files.length).toBeGreaterThan(0);
+    for (const name of files) await writeFile(join(host.vm.dir, name), "damaged");
+  };
+  await host.carryOut(pause);
+  const failed = await until("the refusal", () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined), LIMIT_MS);
+  expect(failed).toMatchObject({ state: "paused", replicationFailed: { code: "NO_SNAPSHOT_STORE" } });
+});
+
+test("a start that is told to back out while it restores leaves the disk, and its name", async () => {
+  const restoring = Promise.withResolvers<void>();
+  const restore: Driver["restore"] = async (_vm, _dir, _saved, signal) => {
+    restoring.resolve();
+    await once(signal, "abort");
+    throw signal.reason as Error;
+  };
+  const path = join(root.path, `slow-${made}`);
+  host = await hostIn(path);
+  const { snapshot } = await bring("create", "stop");
+  await host.close();
+  host = await hostIn(path, { driver: Object.assign(Object.create(driver) as Driver, { restore }) });
+  const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
+  await host.supervisor.execute(start);
+  await restoring.promise;
+  await host.supervisor.execute({ ...start, kind: "cancel", cancels: start.operationId });
+  const isEnd = () => host.seen.findLast(({ operation, busyWith }) => operation?.id === start.operationId && busyWith === undefined);
+  const end = await until("its end", isEnd, LIMIT_MS);
+  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled", error: { code: "OPERATION_CANCELLED" } } });
+  expect(end.snapshot).toEqual(snapshot);
+  expect(await offered(snapshot)).toMatchObject({ sandboxId: SANDBOX });
+});
+
+test("a disk whose name was not written into the record has the record's name again after the next operation", async () => {
+  const { snapshot } = await bring("create", "stop");
+  await writeFile(join(host.vm.dir, "disk.json"), JSON.stringify({ generation: 1, files: {} }));
+  await expect(offered(snapshot)).rejects.toThrow("another name");
+  const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
+  // No fence lives here: what it is to guard does not begin.
+  const end = await host.carryOut({ ...start, spec: { ...start.spec, onHostLoss: "restore" } });
+  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled" }, snapshot: { generation: 1, storeKey: null } });
+  expect(end.snapshot?.manifestSha256).not.toBe(snapshot?.manifestSha256);
+  expect(await offered(end.snapshot)).toMatchObject({ sandboxId: SANDBOX });
+});
 
 test("what could not be brought here is not said to run, though a VM of a run that was given up is: the next try brings it", async () => {
   await bring("create", "pause");
-  const { generation, storeKey, manifestSha256 } = await storedOn(host);
+  const { generation, storeKey, manifestSha256 } = await host.stored();
   await bring("create", "pause", "resume");
   const runs = { command: commands.at(-1), snapshot: { generation, storeKey, manifestSha256 } };
   const again = (opSeq: number) => ({
@@ -388,4 +353,18 @@ test("what could not be brought here is not said to run, though a VM of a run th
   blobs.before = () => {};
   expect(await host.carryOut(again(5))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
   expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+});
+
+test("a disk that could not be brought here has no name here: that of a run that was given up is none of the sandbox's", async () => {
+  await bring("create", "stop");
+  await host.supervisor.execute(replicate());
+  const { generation, storeKey, manifestSha256 } = await host.stored();
+  await bring("create", "stop", "start");
+  blobs.before = () => {
+    throw new Error("the store is away");
+  };
+  const again = { ...(commands.at(-1) as VmCommand), epoch: 4, opSeq: 4, operationId: newOperationId() };
+  const failed = await host.carryOut({ ...again, snapshot: { generation, storeKey, manifestSha256 } });
+  expect(failed).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } } });
+  expect(failed.snapshot).toBeUndefined();
 });

@@ -155,15 +155,15 @@ function factOf(executing: OperationRow | undefined, seen: Observation): Sandbox
   return FACT[seen.state];
 }
 
-/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since, or will not. Returns the event's name. */
+/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since, or will not, or a stopped sandbox's disk has got another name, by which alone it can be asked for. Returns the event's name. */
 async function newsIn(db: Tx, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
   if (seen.condition?.code !== sandbox.condition?.code)
     return seen.condition?.code ?? (sandbox.condition?.code === "host_lost_sandbox" ? FOUND_ON_HOST : "vmm_responsive");
   const held = seen.snapshot;
   const known = held === undefined ? undefined : await findSnapshotByManifest(db, seen.sandboxId, held.manifestSha256);
   const isStored = held !== undefined && held.storeKey !== null;
-  // A stopped sandbox's copy is not known before it is stored.
-  if (isStored && (known === undefined ? seen.state === "stopped" : known.storeKey === null)) return "snapshot_stored";
+  if (held !== undefined && known === undefined && seen.state === "stopped") return isStored ? "snapshot_stored" : "disk_renamed";
+  if (isStored && known?.storeKey === null) return "snapshot_stored";
   return seen.replicationFailed !== undefined && (known?.storeError ?? null) === null ? "snapshot_not_stored" : undefined;
 }
 

@@ -175,6 +175,22 @@ describe("a failed transition leaves a sandbox where it was", () => {
     expect(await expireOperation(scheduler.deps, operation)).toBe(false);
   });
 
+  test("a host that gave the disk another name when its start expired is asked for that one from then on", async () => {
+    const { id } = await scheduler.running();
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped", snapshot: SNAPSHOT });
+    const expired = await scheduler.begin(id, "start");
+    expect(await expireOperation(scheduler.deps, expired)).toBe(true);
+    const error = { code: "START_FAILED", message: "It did not start." };
+    const renamed = { ...SNAPSHOT, manifestSha256: "c".repeat(64) };
+    const given = { state: "stopped", snapshot: renamed, operation: { id: expired.id, outcome: "failed", error } } as const;
+    expect(await scheduler.settle(await scheduler.seenOf(expired.id, given))).toBe("applied");
+    expect((await listEvents(scheduler.database.db, id, 100)).at(-1)).toMatchObject({ fact: "disk_renamed" });
+    expect(await scheduler.settle(await scheduler.seenOf(expired.id, given)), "it is known").toBe("nothing_new");
+    const { manifestSha256 } = renamed;
+    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ manifestSha256, hasMemory: false, storeKey: null });
+    expect((await scheduler.command((await scheduler.begin(id, "start")).id)).snapshot).toMatchObject({ manifestSha256 });
+  });
+
   test("a committed operation does not expire", async () => {
     const { id } = await scheduler.running();
     const pause = await scheduler.begin(id, "pause");

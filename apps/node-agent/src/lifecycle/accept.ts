@@ -39,7 +39,7 @@ export async function accept(host: Host, command: VmCommand): Promise<Accepted> 
     if (typeof taken === "string") return accepted.resolve(taken);
     accepted.resolve("journalled");
     // Else the next process goes on with it.
-    if (!sandboxes.turns.isClosed) await taken();
+    if (!sandboxes.turns.signal.aborted) await taken();
   });
   turn.then((ended) => ended === CLOSING && accepted.resolve(CLOSING), accepted.reject);
   return await accepted.promise;

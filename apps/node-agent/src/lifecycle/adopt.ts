@@ -23,7 +23,11 @@ export async function adopt(host: Host): Promise<void> {
     if (journal !== undefined) {
       const { kind, operationId } = journal.command;
       deps.log.info({ sandboxId, kind, operationId }, "an operation is taken up again");
-      void sandboxes.inTurn(entry, takeUp(host, entry, journal));
+      const goOn = takeUp(host, entry, journal);
+      void sandboxes.inTurn(entry, async () => {
+        await goOn();
+        await replication.adopt(record);
+      });
     } else {
       void sandboxes.inTurn(entry, () => look(host, entry));
       await replication.adopt(record);

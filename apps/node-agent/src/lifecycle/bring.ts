@@ -55,7 +55,7 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
           `The snapshot could not be brought to this host, and is untouched where it is: ${messageOf(error)}`,
           false,
         ];
-    return { state: withoutIt(step), failed: { code, message }, ...(cancelled ? { cancelled } : {}) } as Outcome;
+    return { state: withoutIt(step), isUntouched: true, failed: { code, message }, ...(cancelled ? { cancelled } : {}) } as Outcome;
   }
 }
 

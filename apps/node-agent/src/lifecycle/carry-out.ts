@@ -1,5 +1,6 @@
 /** A journalled command is carried out, and what came of it becomes the sandbox's record. */
 import type { VmCommand } from "@torpor/contracts";
+import { backoffMs, pause as wait } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
 import { bring, isHere } from "./bring.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
@@ -12,6 +13,8 @@ import { resume } from "./resume.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
+
+const SETTLE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
 const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
   create,
@@ -49,17 +52,31 @@ async function carryOut(host: Host, entry: Entry, journal: Journal, signal: Abor
   // A copy of a stopped sandbox's disk is for nothing once it has been started again.
   const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
   await replication.stop(record.spec.sandboxId, { entirely });
-  if (record.quarantined === true) await takeBack(deps, record, journal);
   const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
   const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, onFetch, timings: {} };
   const outcome = await perform(step);
-  await settle(host, entry, journal, outcome, step.timings);
-  replication.start(record);
+  if (await settled(host, entry, journal, outcome, step.timings)) replication.start(record);
+}
+
+/** It has happened: where its result cannot be written (a full disk) that is tried again. False: this process ended first, and the next one carries out what is journalled. */
+async function settled(host: Host, entry: Entry, journal: Journal, outcome: Outcome, timings: Record<string, number>): Promise<boolean> {
+  const { operationId, kind } = journal.command;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await settle(host, entry, journal, outcome, timings);
+      return true;
+    } catch (err) {
+      host.deps.log.error({ err, operationId, kind, attempt }, "the result of an operation cannot be written");
+      if (!(await wait(backoffMs(attempt, SETTLE_RETRY), host.sandboxes.turns.signal))) return false;
+    }
+  }
 }
 
 async function perform(step: Step): Promise<Outcome> {
-  const { command, from } = step.journal;
+  const { deps, record, journal } = step;
+  const { command, from } = journal;
   try {
+    if (record.quarantined === true) await takeBack(deps, record, journal);
     const operation = OPERATIONS[command.kind];
     const frozen = await stillFrozen(step);
     if (frozen !== undefined) return frozen;
@@ -74,7 +91,7 @@ async function perform(step: Step): Promise<Outcome> {
     const notBrought = isHere(step) ? undefined : await bring(step);
     return notBrought ?? (await operation(step));
   } catch (error) {
-    step.deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
+    deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
     return {
       state: await stateNow(step),
       failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` },
@@ -86,8 +103,9 @@ async function perform(step: Step): Promise<Outcome> {
 async function stateNow({ deps, vm, journal }: Step): Promise<Outcome["state"]> {
   const status: VmmStatus = await deps.driver.inspect(vm).catch(() => ({ kind: "none" }) as const);
   if (status.kind === "running" || status.kind === "unknown") return "running";
-  if (status.kind === "paused" && journal.command.kind === "pause") {
-    await deps.driver.resumeVcpus(vm);
+  if (status.kind === "paused" && journal.from === "running") {
+    // Else the next look at it does (watch.ts).
+    await deps.driver.resumeVcpus(vm).catch((err: unknown) => deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VM stands still"));
     return "running";
   }
   return journal.from === "running" ? "stopped" : journal.from;
@@ -116,6 +134,8 @@ export async function settle(
   // Known before the copy begins, which is by itself.
   const { kind, maxBytesPerSecond } = command;
   if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined) record.replication = { maxBytesPerSecond };
+  const isElsewhere = outcome.isUntouched === true && record.snapshot === undefined;
+  if (record.state === "stopped" && !isElsewhere) await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
   if (outcome.state === "failed") await deps.store.dropDirectory(record);
   await dropUsedSnapshots(deps, record);
@@ -143,8 +163,7 @@ function setOptional(record: VmRecord, outcome: Outcome, from: Journal["from"]):
     delete record.replication;
     delete record.replicationFailed;
   }
-  // A start that was given up before it asked has not touched the disk; any other may have.
-  const isUntouched = outcome.state === "paused" || (outcome.state === "stopped" && outcome.cancelled === true);
+  const isUntouched = outcome.state === "paused" || outcome.isUntouched === true;
   if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
   else if (!isUntouched) delete record.snapshot;
 }

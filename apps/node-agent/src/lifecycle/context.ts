@@ -64,7 +64,12 @@ export interface Step {
 
 /** What is true now, and what became of the operation. */
 export type Outcome = Pick<VmRecord, "state"> &
-  Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & { failed?: { code: string; message: string }; cancelled?: boolean };
+  Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & {
+    failed?: { code: string; message: string };
+    cancelled?: boolean;
+    /** The disk is as the operation found it, with the name that it had, or none. */
+    isUntouched?: boolean;
+  };
 
 export async function timed<T>(step: Step, name: string, body: () => Promise<T>): Promise<T> {
   const startedAt = performance.now();

@@ -49,9 +49,10 @@ async function factsOfCopy(manifest: Manifest, copy: SnapshotCopy): Promise<Snap
 }
 
 async function diskManifest(record: VmRecord, vmDir: string, driverFingerprint: string): Promise<string> {
-  const known = await readFile(join(vmDir, DISK_MANIFEST), "utf8").catch(() => undefined);
-  if (known !== undefined && isOfThisStop(known, record)) return known;
-  const { spec, epoch } = record;
+  const { spec, epoch, snapshot } = record;
+  const known = await readDiskManifest(vmDir);
+  if (snapshot !== undefined && !isNamed(known, snapshot)) throw new Error("the disk has another name than its record says");
+  if (known !== undefined && (snapshot !== undefined || isOfThisStop(known, record))) return known;
   const manifest: Manifest = {
     format: 1,
     sandboxId: spec.sandboxId,
@@ -75,9 +76,21 @@ export async function keepDiskManifest(vmDir: string, text: string): Promise<str
   return text;
 }
 
+/** Whether the disk in that directory has the name that its record says. A crash may have come between the writing of the two. */
+export async function hasName(vmDir: string, snapshot: SnapshotFacts): Promise<boolean> {
+  return isNamed(await readDiskManifest(vmDir), snapshot);
+}
+
+async function readDiskManifest(vmDir: string): Promise<string | undefined> {
+  return await readFile(join(vmDir, DISK_MANIFEST), "utf8").catch(() => undefined);
+}
+
+function isNamed(text: string | undefined, { manifestSha256 }: SnapshotFacts): boolean {
+  return text !== undefined && sha256Hex(text) === manifestSha256;
+}
+
 /** A sandbox is stopped once per run. */
-function isOfThisStop(text: string, { snapshot, epoch, generation }: VmRecord): boolean {
-  if (snapshot !== undefined) return sha256Hex(text) === snapshot.manifestSha256;
+function isOfThisStop(text: string, { epoch, generation }: VmRecord): boolean {
   const manifest = JSON.parse(text) as Manifest;
   return manifest.epoch === epoch && manifest.generation === generation + 1;
 }

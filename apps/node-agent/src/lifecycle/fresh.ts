@@ -38,15 +38,18 @@ function fits({ vm, record }: Step, { manifest }: Golden): boolean {
   return vm.vcpu === manifest.vcpu && vm.memoryMib === manifest.memoryMib && diskSizeBytes === manifest.diskSizeBytes;
 }
 
-/** False: a boot has to do. */
+/** False: a boot has to do; or the operation is to back out, which is seen at the commit. */
 async function restoreGolden({ deps, vm, signal }: Step, { dir, manifest }: Golden): Promise<boolean> {
   try {
     const restored = await deps.driver.restore(vm, dir, savedMemory(manifest), signal);
     if (restored.kind === "restored") return true;
     deps.log.error({ sandboxId: vm.sandboxId, dir, reason: restored.reason }, "the golden snapshot cannot be used; booting instead");
   } catch (error) {
-    if (signal.aborted) throw error;
-    deps.log.warn({ sandboxId: vm.sandboxId, dir, reason: messageOf(error) }, "the golden snapshot could not be restored; booting instead");
+    if (!signal.aborted)
+      deps.log.warn(
+        { sandboxId: vm.sandboxId, dir, reason: messageOf(error) },
+        "the golden snapshot could not be restored; booting instead",
+      );
   }
   return false;
 }

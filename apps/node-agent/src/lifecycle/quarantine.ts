@@ -9,9 +9,9 @@ import { look, resumeStandingStill } from "./watch.ts";
 /** It has no order of its own: the run that it means is the newest here. Known once it is in the record. */
 export async function setQuarantined(host: Host, { kind, spec, epoch, opSeq }: VmCommand): Promise<Accepted> {
   const { deps, sandboxes } = host;
-  const entry = sandboxes.find(spec.sandboxId);
-  if (entry === undefined) return "ignored";
-  return await sandboxes.inTurn(entry, async () => {
+  return await sandboxes.turns.take(spec.sandboxId, async () => {
+    const entry = sandboxes.find(spec.sandboxId);
+    if (entry === undefined) return "ignored";
     const { record, journal } = entry;
     if (journal !== undefined || record.epoch !== epoch || record.opSeq !== opSeq) return "stale";
     if (record.state !== "running") return "ignored";

@@ -2,7 +2,7 @@
 import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Accepted } from "./accept.ts";
 import type { VmRecord } from "./record.ts";
-import type { ReplicationEvents } from "./replication.ts";
+import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
 /**
@@ -10,9 +10,10 @@ import type { Host, Sandboxes } from "./sandboxes.ts";
  * in the record.
  */
 export async function replicate({ deps, sandboxes, replication }: Host, command: VmCommand): Promise<Accepted> {
-  const entry = sandboxes.find(command.spec.sandboxId);
-  if (entry === undefined) return "ignored";
-  return await sandboxes.inTurn(entry, async () => {
+  const { sandboxId } = command.spec;
+  return await sandboxes.turns.take(sandboxId, async () => {
+    const entry = sandboxes.find(sandboxId);
+    if (entry === undefined) return "ignored";
     const { record } = entry;
     if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq) return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
@@ -31,8 +32,8 @@ export async function replicate({ deps, sandboxes, replication }: Host, command:
 
 export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
   return {
-    stored: (sandboxId, facts) => sandboxes.note(sandboxId, (record) => noteStored(record, facts)),
-    failed: (sandboxId, facts, cause) => sandboxes.note(sandboxId, (record) => noteNotStored(record, facts, cause)),
+    stored: (sandboxId, facts, done) => sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
+    failed: (sandboxId, name, cause, done) => sandboxes.note(sandboxId, (record) => noteNotStored(record, name, cause), done),
   };
 }
 
@@ -45,16 +46,16 @@ function noteStored(record: VmRecord, facts: SnapshotFacts): boolean {
   return true;
 }
 
-function noteNotStored(record: VmRecord, facts: SnapshotFacts, cause: Cause): boolean {
-  if (record.state === "running" || !isAbout(record, facts)) return false;
+function noteNotStored(record: VmRecord, name: CopyName, cause: Cause): boolean {
+  if (record.state === "running" || !isAbout(record, name)) return false;
   record.replicationFailed = cause;
   return true;
 }
 
-/** Whether these facts are still of interest: of what the sandbox rests on, or last ran from. */
-function isAbout({ state, snapshot, generation }: VmRecord, facts: SnapshotFacts): boolean {
+/** Whether news of that copy is still of interest: it is of what the sandbox rests on, or last ran from. */
+function isAbout({ state, snapshot, generation }: VmRecord, name: CopyName): boolean {
   // Stopped by an agent that gave disks no name.
-  if (state === "stopped" && snapshot === undefined) return facts.generation === generation + 1;
-  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === facts.manifestSha256;
-  return state === "running" && facts.generation === generation;
+  if (state === "stopped" && snapshot === undefined) return name.generation === generation + 1;
+  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === name.manifestSha256;
+  return state === "running" && name.generation === generation;
 }

@@ -8,7 +8,7 @@
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
-import { NoSnapshotStore } from "../store/nowhere.ts";
+import { NoSnapshotStore, NOWHERE } from "../store/nowhere.ts";
 import { pacer } from "../store/pace.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
@@ -16,13 +16,19 @@ import { type LifecycleDeps, messageOf } from "./context.ts";
 import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
+/** What was to be copied: named by its manifest, but for the disk of a stop by an agent that gave disks no name. */
+export type CopyName = Pick<SnapshotFacts, "generation"> & { manifestSha256?: string };
+
+/** Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to end; `done` is called in that turn, once they are durable. */
 export interface ReplicationEvents {
-  stored(sandboxId: string, facts: SnapshotFacts): Promise<void>;
-  failed(sandboxId: string, facts: SnapshotFacts, cause: Cause): Promise<void>;
+  stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
+  failed(sandboxId: string, name: CopyName, cause: Cause, done: () => Promise<void>): void;
 }
 
 interface Running {
   generation: number;
+  /** Of the copy, not of the sandbox's state: it may run on meanwhile. */
+  maxBytesPerSecond: number | undefined;
   abort: AbortController;
   /** Whether a frozen copy is read. Known once it is made, or cannot be. */
   isApart: Promise<boolean>;
@@ -87,13 +93,21 @@ export class Replication {
   /** One copy per sandbox: a newer one ends the older. */
   private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
     const { sandboxId } = record.spec;
+    if (this.deps.snapshots === NOWHERE) {
+      const { code, message } = new NoSnapshotStore();
+      const done = () => removeFrozen(this.deps.store.dirOf(sandboxId));
+      return this.events.failed(sandboxId, record.snapshot ?? { generation }, { code, message }, done);
+    }
     const before = this.running.get(sandboxId);
+    const maxBytesPerSecond = record.replication?.maxBytesPerSecond;
+    if (before?.generation === generation) before.maxBytesPerSecond = maxBytesPerSecond;
     if (before?.generation === generation || this.isClosed) return;
     before?.abort.abort();
     const prepared = (before?.ended ?? Promise.resolve()).then(prepare);
     const abort = new AbortController();
     const running: Running = {
       generation,
+      maxBytesPerSecond,
       abort,
       isApart: prepared.then(
         ({ isApart }) => isApart,
@@ -123,12 +137,19 @@ export class Replication {
     try {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
-      if (!this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+      if (signal.aborted && !this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
     }
+  }
+
+  /** Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads what is frozen. */
+  private async dropFrozen(sandboxId: string, running: Running): Promise<void> {
+    const current = this.running.get(sandboxId) ?? running;
+    if (current === running) await removeFrozen(this.deps.store.dirOf(sandboxId));
   }
 
   private async copy(record: VmRecord, { copy, manifest, facts }: Copyable, running: Running, signal: AbortSignal): Promise<void> {
     const { sandboxId } = record.spec;
+    const done = () => this.dropFrozen(sandboxId, running);
     let failure: Cause = { code: "REPLICATION_FAILED", message: "The snapshot could not be copied to the store." };
     const memory = Object.entries(copy.files).find(([name]) => name !== DISK);
     for (let attempt = 1; attempt <= ATTEMPTS && !signal.aborted; attempt += 1) {
@@ -140,25 +161,19 @@ export class Replication {
         }
         const storeKey = await this.deps.snapshots.put(copy, {
           signal,
-          pace: pacer(() => record.replication?.maxBytesPerSecond, signal),
+          pace: pacer(() => running.maxBytesPerSecond, signal),
           onProgress: (progress) => (running.progress = progress),
         });
-        // Not awaited: it takes its turn behind an operation that may be waiting for this copy to end.
-        void this.events.stored(sandboxId, { ...facts, storeKey });
-        return;
+        return this.events.stored(sandboxId, { ...facts, storeKey }, done);
       } catch (err) {
         if (signal.aborted) return;
-        if (err instanceof NoSnapshotStore) {
-          failure = { code: err.code, message: err.message };
-          break;
-        }
         const store = this.deps.snapshots.name;
         failure = { code: "REPLICATION_FAILED", message: `The snapshot could not be copied to ${store}: ${messageOf(err)}` };
         this.deps.log.warn({ err, sandboxId, generation: manifest.generation, attempt }, "the snapshot could not be copied to the store");
         if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);
       }
     }
-    if (!signal.aborted) void this.events.failed(sandboxId, facts, failure);
+    if (!signal.aborted) this.events.failed(sandboxId, facts, failure, done);
   }
 }
 

@@ -6,7 +6,7 @@
 import type { Observation } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { LifecycleDeps } from "./context.ts";
-import { copyableOf } from "./copies.ts";
+import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
@@ -69,23 +69,24 @@ export class Sandboxes {
     return this.turns.take(record.spec.sandboxId, body);
   }
 
-  /** A new observation: durable before anybody hears of it (SV3). A stopped sandbox's disk gets a name, by which another host can ask for it. */
+  /** A new observation: durable before anybody hears of it (SV3). */
   async persist(record: VmRecord): Promise<void> {
-    if (record.state === "stopped" && record.snapshot === undefined) Object.assign(record, await this.diskOf(record));
     record.revision += 1;
     record.observedAt = new Date().toISOString();
     await this.deps.store.write(record);
   }
 
-  /** Nothing of one that cannot be read: it goes nowhere. */
-  private async diskOf(record: VmRecord): Promise<Pick<VmRecord, "snapshot">> {
+  /** A stopped sandbox's disk gets a name, by which another host can ask for it, if it has not the one in the record. One that cannot be read gets none: it goes nowhere. */
+  async nameDisk(record: VmRecord): Promise<void> {
     const { store, driver, log } = this.deps;
     const { sandboxId } = record.spec;
+    const dir = store.dirOf(sandboxId);
+    if (record.snapshot !== undefined && (await hasName(dir, record.snapshot))) return;
+    delete record.snapshot;
     try {
-      return { snapshot: (await copyableOf(record, store.dirOf(sandboxId), await driver.fingerprint())).facts };
+      record.snapshot = (await copyableOf(record, dir, await driver.fingerprint())).facts;
     } catch (err) {
       log.error({ err, sandboxId }, "the disk of a stopped sandbox cannot be read");
-      return {};
     }
   }
 
@@ -101,14 +102,15 @@ export class Sandboxes {
     this.report(this.observationOf(entry));
   }
 
-  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. */
-  async note(sandboxId: string, change: (record: VmRecord) => boolean): Promise<void> {
-    const entry = this.entries.get(sandboxId);
-    if (entry === undefined) return;
-    await this.inTurn(entry, async () => {
-      if (!change(entry.record)) return;
-      await this.persist(entry.record);
-      await this.announce(entry);
+  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. `done` follows, in the same turn, once it is durable. */
+  note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
+    void this.turns.take(sandboxId, async () => {
+      const entry = this.entries.get(sandboxId);
+      if (entry !== undefined && change(entry.record)) {
+        await this.persist(entry.record);
+        await this.announce(entry);
+      }
+      await done();
     });
   }
 

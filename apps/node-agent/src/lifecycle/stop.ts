@@ -88,6 +88,7 @@ export async function start(step: Step): Promise<Outcome> {
     return {
       state: "stopped",
       cancelled: true,
+      isUntouched: true,
       failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` },
     };
   } catch (error) {

@@ -13,13 +13,15 @@ export class Turns {
   /** Per sandbox that has any: the end of all its turns. */
   private readonly ends = new Map<string, Promise<void>>();
   private readonly waiting = new Set<() => void>();
-  isClosed = false;
+  private readonly closing = new AbortController();
+  /** Ends when it is closed. */
+  readonly signal = this.closing.signal;
 
   constructor(log: Logger) {
     this.log = log;
   }
 
-  /** Rejects as `body` does; whoever does not look at the result may leave it: it is logged. */
+  /** Rejects as `body` does. That is logged, so the promise itself may be left alone; one that is made of it (by an async function) may not: it would end the process. */
   take<T>(sandboxId: string, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
     const turn = this.inTurn(before, body);
@@ -33,18 +35,18 @@ export class Turns {
 
   /** Resolves when nothing goes on any more. */
   async close(): Promise<void> {
-    this.isClosed = true;
+    this.closing.abort();
     for (const giveUp of this.waiting) giveUp();
     await Promise.all(this.ends.values());
   }
 
   private async inTurn<T>(before: Promise<void>, body: () => Promise<T>): Promise<T | typeof CLOSING> {
-    if (this.isClosed) return CLOSING;
+    if (this.signal.aborted) return CLOSING;
     const turn = Promise.withResolvers<void>();
     this.waiting.add(turn.resolve);
     void before.then(turn.resolve);
     await turn.promise;
     this.waiting.delete(turn.resolve);
-    return this.isClosed ? CLOSING : await body();
+    return this.signal.aborted ? CLOSING : await body();
   }
 }

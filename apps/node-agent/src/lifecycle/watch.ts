@@ -73,6 +73,7 @@ async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Pr
   delete record.snapshot;
   record.cause = { code, message: `${message} The file system is kept: start the sandbox.` };
   delete record.operation;
+  await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
   deps.log.warn({ sandboxId: vm.sandboxId, code, reason: message }, "a VMM is gone");
   // What it used on the host goes too.

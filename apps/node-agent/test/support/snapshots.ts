@@ -152,3 +152,19 @@ export class AgedLocks extends WatchedBlobs {
       yield blob.key.includes(`/locks/${this.names}`) ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
   }
 }
+
+/** Puts get as far as their last step, and wait there for `release`, or their end. */
+export function holdEntries(blobs: Blobs): { held: Promise<void>; release: () => void } {
+  const put = blobs.put.bind(blobs);
+  const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  blobs.put = async (key, content, signal) => {
+    if (key.includes("/entries/")) {
+      reached.resolve();
+      const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+      if (!signal.aborted) await Promise.race([released.promise, aborted]);
+      signal.throwIfAborted();
+    }
+    await put(key, content, signal);
+  };
+  return { held: reached.promise, release: released.resolve };
+}

@@ -4,7 +4,7 @@ import { type IncomingMessage, request as httpRequest } from "node:http";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
-import type { Observation, VmCommand } from "@torpor/contracts";
+import type { Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import { createLogger, findProcesses, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import { makeSimulatedImage, until } from "@torpor/testkit";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
@@ -20,6 +20,7 @@ import { Activity } from "../../src/shell/activity.ts";
 import { FenceLink } from "../../src/shell/fence-link.ts";
 import type { Blobs } from "../../src/store/blobs.ts";
 import { ChunkStore } from "../../src/store/chunk-store.ts";
+import { NOWHERE } from "../../src/store/nowhere.ts";
 import { peerSource } from "../../src/store/peer.ts";
 import { fileBlobs } from "./snapshots.ts";
 
@@ -74,7 +75,7 @@ export class TestHost {
     driver: Driver,
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
-    blobs: Blobs = fileBlobs(join(dir, "store")),
+    blobs: Blobs | "none" = fileBlobs(join(dir, "store")),
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -86,7 +87,7 @@ export class TestHost {
         driver,
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
-        snapshots: new ChunkStore(blobs),
+        snapshots: blobs === "none" ? NOWHERE : new ChunkStore(blobs),
         peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,
@@ -110,6 +111,30 @@ export class TestHost {
     await this.supervisor.execute(command);
     const isEnd = ({ operation, busyWith }: Observation) => operation?.id === command.operationId && busyWith === undefined;
     return await until(`the end of the ${command.kind}`, () => this.seen.findLast(isEnd), OPERATION_LIMIT_MS);
+  }
+
+  /** Carries out those that it has not reported on yet, and writes a file after a create. Returns how the last one ended. */
+  async bring(commands: VmCommand[]): Promise<Observation> {
+    const done = Math.max(0, ...this.seen.map(({ opSeq }) => opSeq));
+    let last: Observation | undefined;
+    for (const command of commands.filter(({ opSeq }) => opSeq > done)) {
+      last = await this.carryOut(command);
+      if (command.kind === "create") await this.guest("/files/write", { path: "/workspace/note", content: "kept" });
+    }
+    if (last === undefined) throw new Error("there was nothing to do");
+    return last;
+  }
+
+  /** What it reported last, once that has a copy in the store. */
+  async stored(): Promise<SnapshotFacts & { storeKey: string }> {
+    return await until(
+      "the copy in the store",
+      () => {
+        const snapshot = this.seen.at(-1)?.snapshot;
+        return typeof snapshot?.storeKey === "string" ? { ...snapshot, storeKey: snapshot.storeKey } : undefined;
+      },
+      OPERATION_LIMIT_MS,
+    );
   }
 
   /** The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on. */
