@@ -3,6 +3,7 @@ import { once } from "node:events";
 import { createServer, type IncomingMessage, request as httpRequest, type Server } from "node:http";
 import { type AddressInfo, connect } from "node:net";
 import { buffer, text } from "node:stream/consumers";
+import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Activity } from "../src/shell/activity.ts";
 import { createDataPlane } from "../src/shell/data-plane.ts";
@@ -47,10 +48,13 @@ afterAll(() => {
   }
 });
 
+const DRAIN_LIMIT_MS = 5_000;
+const QUIET_MS = 100;
+
 const EDGE = { "x-torpor-host-key": "host key", "x-torpor-sandbox": "a", "x-torpor-epoch": "1" };
 
-async function send(path: string, headers: Record<string, string> = {}, body?: string) {
-  const { port } = plane.address() as AddressInfo;
+async function send(path: string, headers: Record<string, string> = {}, body?: string, to: Server = plane) {
+  const { port } = to.address() as AddressInfo;
   const request = httpRequest({
     host: "127.0.0.1",
     port,
@@ -124,4 +128,26 @@ test("a port that nothing listens on is a 404 that says so; one that cannot be i
     body: { code: "SANDBOX_NOT_RUNNING_HERE" },
   });
   expect(await send("/", { "x-torpor-host-key": "guess" })).toMatchObject({ status: 401 });
+});
+
+test("a request whose sandbox is still being looked up when the host begins to leave is answered", async () => {
+  const [asked, found] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  const leaving = createDataPlane({
+    hostKey: "host key",
+    findRoute: async () => {
+      asked.resolve();
+      await found.promise;
+      return { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" };
+    },
+    activity,
+    snapshots: { answer: async () => {} },
+  });
+  await once(leaving.server.listen(0, "127.0.0.1"), "listening");
+  const answer = send("/execute", {}, "{}", leaving.server);
+  await asked.promise;
+  const drained = leaving.drain(DRAIN_LIMIT_MS);
+  await sleep(QUIET_MS);
+  found.resolve();
+  expect(await answer).toMatchObject({ status: 200 });
+  await drained;
 });

@@ -51,13 +51,12 @@ export function createDataPlane({ hostKey, findRoute, activity, snapshots }: Dat
       else refuse(incoming, response, NO_KEY);
       return;
     }
+    // From here on, not from when its sandbox is found: it has arrived.
+    if (incoming.headers[DATA_PLANE_HEADERS.control] === undefined) answering.add(response);
+    response.once("close", () => answering.delete(response));
     void admit(incoming, hostKey, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuse(incoming, response, admitted);
-      else {
-        if (!admitted.isControl) answering.add(response);
-        response.once("close", () => answering.delete(response));
-        await forward(incoming, response, admitted, begin(admitted));
-      }
+      else await forward(incoming, response, admitted, begin(admitted));
     });
   });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
