@@ -1,4 +1,7 @@
-/** What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is left but a virtual machine is still found, and ended; and commands wait for each other, or are refused. Simulated hosts. */
+/**
+ * What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is left but a virtual machine is still found, and ended; and commands wait for each other, or
+ * are refused. Simulated hosts.
+ */
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { joinLab } from "@torpor/cli";

@@ -1,9 +1,8 @@
 /** A dry run: where would it be placed now? Decided by the same code and the same picture of the fleet as an operation, and nothing is kept of it. */
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import { findSandboxRow, findSnapshot } from "@torpor/db";
+import { type PlacementRequest, requestToCreate, requestToReturn } from "@torpor/placement";
 import type { Deps } from "./deps.ts";
-import type { PlacementRequest } from "@torpor/placement";
-import { requestToCreate, requestToReturn } from "@torpor/placement";
 
 const MAX_CANDIDATES = 10;
 

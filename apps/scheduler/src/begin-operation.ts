@@ -23,12 +23,11 @@ import {
   type SnapshotRow,
   type Tx,
 } from "@torpor/db";
+import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import { transitionSandbox } from "@torpor/state-machine";
 import { commandFor } from "./commands.ts";
 import type { Begun, Deps } from "./deps.ts";
 import { finishDelete } from "./delete-sandbox.ts";
-import type { Placement } from "@torpor/placement";
-import { requestToCreate, requestToReturn } from "@torpor/placement";
 
 /** A lost race is decided again from fresh rows; so often at most. */
 const MAX_ATTEMPTS = 10;

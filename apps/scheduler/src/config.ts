@@ -1,7 +1,7 @@
+import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 import { loadConfig } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
-import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 
 const Environment = Type.Object({
   LOG_LEVEL: Type.String({ default: "info" }),

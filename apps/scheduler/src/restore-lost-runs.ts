@@ -31,10 +31,10 @@ import {
   type SnapshotRow,
   takeOwedRestore,
 } from "@torpor/db";
+import { requestToReturn } from "@torpor/placement";
 import { transitionSandbox } from "@torpor/state-machine";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
-import { requestToReturn } from "@torpor/placement";
 import { settledPatch } from "./settled-patch.ts";
 
 /** A resume that a host had room for when it was accepted, and that others were faster for. */
@@ -150,8 +150,11 @@ const requesterFor = ({ organizationId }: SandboxRow) => ({
 
 function lossOf(hostId: string, { createdAt, generation, hasMemory }: SnapshotRow): Cause {
   const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);
+  const goesOn = hasMemory
+    ? `resumed on another one from its snapshot ${generation}`
+    : `started on another one from its snapshot ${generation}, its disk alone,`;
   return {
     code: "HOST_LOST",
-    message: `Host ${hostId} is lost. The sandbox is ${hasMemory ? "resumed" : "started"} on another one from its snapshot ${generation}${hasMemory ? "" : ", its disk alone,"} of ${createdAt.toISOString()}, ${ageSeconds} s ago; what it did after that is lost.`,
+    message: `Host ${hostId} is lost. The sandbox is ${goesOn} of ${createdAt.toISOString()}, ${ageSeconds} s ago; what it did after that is lost.`,
   };
 }

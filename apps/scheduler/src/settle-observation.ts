@@ -155,7 +155,10 @@ function factOf(executing: OperationRow | undefined, seen: Observation): Sandbox
   return FACT[seen.state];
 }
 
-/** Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since, or will not, or a stopped sandbox's disk has got another name, by which alone it can be asked for. Returns the event's name. */
+/**
+ * Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the store since, or will not, or a stopped sandbox's disk has got another name, by which
+ * alone it can be asked for. Returns the event's name.
+ */
 async function newsIn(db: Tx, sandbox: SandboxRow, seen: Observation): Promise<string | undefined> {
   if (seen.condition?.code !== sandbox.condition?.code)
     return seen.condition?.code ?? (sandbox.condition?.code === "host_lost_sandbox" ? FOUND_ON_HOST : "vmm_responsive");

@@ -30,6 +30,7 @@ import {
   type SeenReplication,
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
+import type { PlacementPolicy } from "@torpor/placement";
 import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
@@ -38,7 +39,6 @@ import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import { settleInventory } from "./inventory/settle-inventory.ts";
-import type { PlacementPolicy } from "@torpor/placement";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";

@@ -1,6 +1,7 @@
 /** Questions and answers, and plain subscriptions: core NATS, nothing stored. */
 import { type Decoder, InvalidMessageError } from "@torpor/contracts";
 import type { Msg } from "@nats-io/nats-core";
+import { settlesWithin } from "@torpor/service";
 import type { Bus } from "./connect.ts";
 import type { ConsumeLog } from "./consume.ts";
 
@@ -50,8 +51,7 @@ export function answer<T>(
   });
   return async () => {
     // Without a server it would wait for one.
-    const limit = new Promise<void>((resolve) => setTimeout(resolve, DRAIN_LIMIT_MS).unref());
-    await Promise.race([subscription.drain().catch(() => {}), limit]);
+    await settlesWithin(subscription.drain(), DRAIN_LIMIT_MS);
     await Promise.allSettled(replies);
   };
 }

@@ -1,6 +1,9 @@
 /** The connection to NATS, and the streams on it. Only this package imports the NATS client. */
 import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
+import { settlesWithin } from "@torpor/service";
+
+const DRAIN_LIMIT_MS = 3_000;
 
 export interface BusOptions {
   /** Of one server or of several of a cluster, with commas between them. */
@@ -61,15 +64,10 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
         () => true,
         () => false,
       );
-      let timer: NodeJS.Timeout | undefined;
-      const silence = new Promise<false>((resolve) => {
-        timer = setTimeout(() => resolve(false), limitMs);
-      });
-      return await Promise.race([answer, silence]).finally(() => clearTimeout(timer));
+      return (await settlesWithin(answer, limitMs)) && (await answer);
     },
     close: async () => {
-      const limit = new Promise<void>((resolve) => setTimeout(resolve, 3_000).unref());
-      await Promise.race([connection.drain().catch(() => {}), limit]);
+      await settlesWithin(connection.drain(), DRAIN_LIMIT_MS);
       if (!connection.isClosed()) await connection.close();
     },
   };

@@ -19,9 +19,9 @@ import {
   type Tx,
   withDrainSandbox,
 } from "@torpor/db";
+import { requestToCreate } from "@torpor/placement";
 import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
-import { requestToCreate } from "@torpor/placement";
 import { releaseFromHost, requestReplication } from "../release.ts";
 import { type DrainStep, fail, nextStep, noRoomElsewhere, RESUME_WAIT_MS, retryAfter } from "./next-step.ts";
 

@@ -59,7 +59,10 @@ export const Observation = Type.Object({
   /** Present while a command is being executed: `state` is then the one before it, and settles nothing. */
   busyWith: Type.Optional(OperationId),
   vmm: Type.Optional(Type.Object({ pid: Type.Integer(), residentBytes: Type.Integer({ minimum: 0 }) })),
-  /** Of a paused sandbox its snapshot; of a stopped one its disk (none: its host cannot give it to another one before it is stored); of a running one a snapshot that reached the store after it was resumed. */
+  /**
+   * Of a paused sandbox its snapshot; of a stopped one its disk (none: its host cannot give it to another one before it is stored); of a running one a snapshot that reached the store after it
+   * was resumed.
+   */
   snapshot: Type.Optional(SnapshotFacts),
   /** Why the snapshot is not in the store and will not get there unless somebody asks again. */
   replicationFailed: Type.Optional(Cause),

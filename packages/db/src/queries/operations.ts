@@ -95,8 +95,8 @@ export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
 }
 
 /**
- * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, on any host, and as fast as it goes. `takenOverBy`: it is theirs from now on, and whoever
- * asked for it first takes it back no more.
+ * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, on any host, and as fast as it goes. `takenOverBy`: it is theirs from now
+ * on, and whoever asked for it first takes it back no more.
  */
 export async function joinOperation(tx: Tx, operation: OperationRow, takenOverBy?: string): Promise<OperationRow> {
   const { status, onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond } = operation;
