@@ -4,6 +4,7 @@ import {
   findHost,
   findSandboxRow,
   findSnapshot,
+  finishDrain,
   inTransaction,
   listEvents,
   listHostEvents,
@@ -11,6 +12,7 @@ import {
   type MoveResult,
   moveSandbox,
   noteAnswering,
+  readHostStandings,
   recordSnapshot,
   registerHost,
   renewLease,
@@ -25,6 +27,7 @@ import {
   type PostgresServer,
   startPostgres,
   type TestDatabase,
+  until,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -212,4 +215,24 @@ test("a host has one drain at a time, whoever asks for it, and a draining one is
   expect(await requestDrain(database.db, id, BUDGET, "test"), "nothing can be moved off it").toMatchObject({ kind: "refused" });
   await renewLease(database.db, id, LEASE_MS, false);
   expect(await findHost(database.db, id), "it goes on where it was").toMatchObject({ state: "draining", stateBeforeLost: null });
+});
+
+test("a host that is read while its drain ends is draining, or its drain is done", async () => {
+  const id = await host();
+  await requestDrain(database.db, id, BUDGET, "api-key:1");
+  const row = (await readHostStandings(database.db, id))[0]?.drain?.drain;
+  if (row === undefined) throw new Error("there is no drain");
+  const { read } = await database.sql.begin(async (sql) => {
+    // The host is read, then the reading waits here while the drain ends.
+    await sql`LOCK TABLE host_findings IN ACCESS EXCLUSIVE MODE`;
+    const reading = readHostStandings(database.db, id);
+    await until(
+      "it waits",
+      async () => (await sql`SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'host_findings'::regclass`).length > 0,
+    );
+    expect(await finishDrain(database.db, row)).toBe(true);
+    return { read: reading };
+  });
+  expect(await read).toMatchObject([{ host: { state: "draining" }, drain: { drain: { status: "active" } } }]);
+  expect(await readHostStandings(database.db, id)).toMatchObject([{ host: { state: "cordoned" }, drain: { drain: { status: "done" } } }]);
 });

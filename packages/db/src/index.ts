@@ -10,6 +10,7 @@ export * from "./queries/drain-progress.ts";
 export * from "./queries/findings.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
+export * from "./queries/host-standings.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";
 export { noteAnswering } from "./queries/lease-service.ts";

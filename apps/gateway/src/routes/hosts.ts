@@ -8,7 +8,7 @@ import {
   type HostChanged,
   type HostRow,
   listHostEvents,
-  listHosts,
+  readHostStandings,
   requestDiscard,
   requestDrain,
 } from "@torpor/db";
@@ -22,7 +22,7 @@ import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
 import { DrainBody, FindingParams, HostEventList, HostEventsQuery, HostList, HostParams, HostReply } from "../host-schemas.ts";
 import { isHostId, isSandboxId } from "../ids.ts";
 import { ERRORS } from "../schemas.ts";
-import { hostEventView, hostViews } from "../views/host.ts";
+import { hostEventView, hostView } from "../views/host.ts";
 
 const tags = ["hosts"];
 const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
@@ -38,13 +38,13 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     return host;
   };
   const reply = async (request: FastifyRequest, id: string) => {
-    const [view] = await hostViews(db, [await existing(id)]);
-    if (view === undefined) throw unknownHost(id);
-    return { ...view, request_id: request.id };
+    const [standing] = isHostId(id) ? await readHostStandings(db, id) : [];
+    if (standing === undefined) throw unknownHost(id);
+    return { ...hostView(standing), request_id: request.id };
   };
 
   app.get("/hosts", { schema: { tags, response: { 200: HostList, ...ERRORS } } }, async (request) => {
-    const data = await hostViews(db, await listHosts(db));
+    const data = (await readHostStandings(db)).map(hostView);
     return { object: "list" as const, data, has_more: false, url: "/v1/hosts", request_id: request.id };
   });
 

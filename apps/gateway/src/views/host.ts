@@ -1,29 +1,12 @@
-import {
-  countSandboxes,
-  type Database,
-  type DrainProgress,
-  type FindingRow,
-  type HostEventRow,
-  type HostRow,
-  listDrainProgress,
-  listFindings,
-} from "@torpor/db";
+import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding } from "@torpor/db";
 import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
 const MIB = 1024 ** 2;
 const timestamp = (date: Date) => date.toISOString();
 const optional = (date: Date | null) => (date === null ? null : timestamp(date));
 
-/** Hosts with what is known about each beside its row. */
-export async function hostViews(db: Database, hosts: HostRow[]): Promise<HostResource[]> {
-  const ids = hosts.map(({ id }) => id);
-  const [counts, drains, findings] = await Promise.all([countSandboxes(db, ids), listDrainProgress(db, ids), listFindings(db, ids)]);
-  return hosts.map((host) => ({
-    ...hostFacts(host),
-    sandboxes: counts.get(host.id) ?? {},
-    findings: findings.filter(({ hostId }) => hostId === host.id).map(findingView),
-    drain: drainView(drains.get(host.id)),
-  }));
+export function hostView({ host, sandboxes, findings, drain }: HostStanding): HostResource {
+  return { ...hostFacts(host), sandboxes, findings: findings.map(findingView), drain: drainView(drain) };
 }
 
 function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" | "drain"> {
