@@ -6,10 +6,11 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { tempDir, until, VmmAuditor } from "../src/index.ts";
 
-async function vmmIn(fleetDir: string, hostId: string, sandboxId: string): Promise<ChildProcess> {
+async function vmmIn(fleetDir: string, hostId: string, sandboxId: string, command = ["sleep", "60"]): Promise<ChildProcess> {
   const cwd = join(fleetDir, "hosts", hostId, "vm", sandboxId);
   await mkdir(cwd, { recursive: true });
-  const child = spawn("sleep", ["60"], { cwd, stdio: "ignore" });
+  const [file = "", ...args] = command;
+  const child = spawn(file, args, { cwd, stdio: ["ignore", "pipe", "ignore"] });
   await once(child, "spawn");
   return child;
 }
@@ -31,6 +32,32 @@ test("two VMMs of one sandbox are an overlap while both run; one that is stopped
     const seen = await until("the overlap", () => auditor.overlaps[0]);
     expect(seen.sandboxId).toBe("a");
     expect(new Set(seen.vmms.map(({ pid }) => pid))).toEqual(new Set([vmms[0]?.pid, vmms[2]?.pid]));
+  } finally {
+    for (const vmm of vmms) vmm.kill("SIGKILL");
+  }
+});
+
+/** So much that its end takes some looks. */
+const HELD_MIB = 1024;
+const HOLDS_MEMORY = [
+  process.execPath,
+  "-e",
+  `const held = Buffer.alloc(${HELD_MIB} * 2 ** 20, 1); console.log("holds"); setTimeout(() => held, 60_000)`,
+];
+
+test("one that stands stopped and is killed does not run again while the kernel ends it", async () => {
+  await using dir = await tempDir();
+  const old = await vmmIn(dir.path, "host-1", "a", HOLDS_MEMORY);
+  const vmms = [old];
+  try {
+    await once(old.stdout ?? old, "data");
+    old.kill("SIGSTOP");
+    vmms.push(await vmmIn(dir.path, "host-2", "a"));
+    await using auditor = VmmAuditor.over(dir.path);
+    await until("a look", () => auditor.looks > 0);
+    old.kill("SIGKILL");
+    await once(old, "exit");
+    expect(auditor.overlaps).toEqual([]);
   } finally {
     for (const vmm of vmms) vmm.kill("SIGKILL");
   }
