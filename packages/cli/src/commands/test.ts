@@ -1,5 +1,5 @@
 /** `torpor test`: what CI runs. Static checks, then every vitest project; the last line counts the tests. */
-import { existsSync, readFileSync, rmSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { labDir, runningLab } from "@torpor/lab";
@@ -7,6 +7,7 @@ import { type CaseOutcome, hasKvm, inTheLab, onThisMachine, runConformance } fro
 import { interrupted } from "../local.ts";
 import { staleCompatibility } from "../compatibility.ts";
 import type { CommandContext } from "../main.ts";
+import { firstLines, readReport, REPORT_VARIABLE, type TestReport } from "../test-report.ts";
 import { run } from "@torpor/service";
 import { buildImage } from "./image.ts";
 import { joinLab } from "./lab.ts";
@@ -20,22 +21,12 @@ const CHECKS: [string, string[]][] = [
   ["dead code", ["dead"]],
 ];
 
-interface Counts {
-  passed: number;
-  failed: number;
-  skipped: number;
-  /** What failed, told again at the end, where a long output is still seen. */
-  failures: string[];
-}
-
-const MAX_MESSAGE_LINES = 15;
-
 export async function test(context: CommandContext): Promise<number> {
   if (context.args.includes("--driver")) return await conformanceOnReal(context);
   const unknown = context.args.filter((arg) => arg !== "verify" && !(PROJECTS as readonly string[]).includes(arg));
   if (unknown.length > 0) throw new Error(`there is no test project "${unknown[0]}"; there are: verify, ${PROJECTS.join(", ")}`);
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const counts: TestReport = { passed: 0, failed: 0, skipped: 0, failures: [] };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
   const projects = PROJECTS.filter((name) => wanted.includes(name));
   const firstOnVms = projects.find((name) => BOOTS_VMS.has(name));
@@ -48,12 +39,12 @@ export async function test(context: CommandContext): Promise<number> {
   return counts.failed === 0 ? 0 : 1;
 }
 
-function fail(counts: Counts, what: string): void {
+function fail(counts: TestReport, what: string): void {
   counts.failed += 1;
   counts.failures.push(what);
 }
 
-function summarize({ write }: CommandContext, { passed, failed, skipped, failures }: Counts): void {
+function summarize({ write }: CommandContext, { passed, failed, skipped, failures }: TestReport): void {
   if (failures.length > 0) write(["", "failed:", ...failures, ""].join("\n"));
   write(`${passed} passed, ${failed} failed${skipped === 0 ? "" : `, ${skipped} skipped`}`);
 }
@@ -74,7 +65,7 @@ async function conformanceOnReal(context: CommandContext): Promise<number> {
     return 0;
   }
   const signal = interrupted();
-  const counts: Counts = { passed: 0, failed: 0, skipped: 0, failures: [] };
+  const counts: TestReport = { passed: 0, failed: 0, skipped: 0, failures: [] };
   const tell = ({ name, outcome, reason }: CaseOutcome) => {
     write(`${outcome}  ${name}${reason === undefined ? "" : `: ${firstLines(reason)}`}`);
     if (outcome === "failed") fail(counts, `${name}\n${firstLines(reason ?? "")}`);
@@ -98,7 +89,7 @@ async function conformanceOnReal(context: CommandContext): Promise<number> {
 }
 
 /** A static check counts as one test. */
-async function check(context: CommandContext, counts: Counts, name: string, args: string[]): Promise<void> {
+async function check(context: CommandContext, counts: TestReport, name: string, args: string[]): Promise<void> {
   const startedAt = performance.now();
   const { code, output } = await run(["pnpm", "--silent", "run", ...args], { cwd: context.root, isShown: false });
   context.write(`check: ${name}: ${code === 0 ? "ok" : "failed"} (${seconds(startedAt)} s)`);
@@ -110,18 +101,22 @@ async function check(context: CommandContext, counts: Counts, name: string, args
 }
 
 /** The table in the docs counts as one test. */
-function checkCompatibility(context: CommandContext, counts: Counts, report: string): void {
+function checkCompatibility(context: CommandContext, counts: TestReport, report: string): void {
   const stale = existsSync(report) ? staleCompatibility(report) : "the tests of the clients did not run";
   context.write(`check: compatibility: ${stale ?? "ok"}`);
   if (stale === undefined) counts.passed += 1;
   else fail(counts, `check: compatibility: ${stale}`);
 }
 
-/** Returns where its report is. */
-async function runProject(context: CommandContext, counts: Counts, project: string): Promise<string> {
+/** Returns where vitest's own report is. */
+async function runProject(context: CommandContext, counts: TestReport, project: string): Promise<string> {
   const startedAt = performance.now();
-  const report = join(context.root, `.torpor/test-${project}.json`);
-  rmSync(report, { force: true });
+  const [report, vitestReport] = [`report-${project}`, `test-${project}`].map((name) => join(context.root, `.torpor/${name}.json`)) as [
+    string,
+    string,
+  ];
+  for (const path of [report, vitestReport]) rmSync(path, { force: true });
+  const reporters = ["default", "json", join(context.root, "packages/cli/src/test-report.ts")].map((name) => `--reporter=${name}`);
   const args = [
     "pnpm",
     "exec",
@@ -130,47 +125,19 @@ async function runProject(context: CommandContext, counts: Counts, project: stri
     "--project",
     project,
     "--passWithNoTests",
-    "--reporter=default",
-    "--reporter=json",
-    `--outputFile.json=${report}`,
+    ...reporters,
+    `--outputFile.json=${vitestReport}`,
   ];
-  const { code } = await run(args, { cwd: context.root, isShown: true });
-  const seen = countsIn(report);
+  const { code } = await run(args, { cwd: context.root, env: { [REPORT_VARIABLE]: report }, isShown: true });
+  const seen = readReport(report);
   counts.passed += seen.passed;
   counts.failed += seen.failed;
   counts.skipped += seen.skipped;
   counts.failures.push(...seen.failures);
-  // A file that fails before its first test, or an error outside any test, fails the run too.
-  if (code !== 0 && seen.failed === 0) fail(counts, `${project}: vitest ended with ${code} outside of any test; its message is above`);
+  if (code !== 0 && seen.failed === 0)
+    fail(counts, `${project}: vitest ended with ${code} and told of no failure; what it printed is above`);
   context.write(`tests: ${project}: ${seen.passed} passed, ${seen.failed} failed, ${seen.skipped} skipped (${seconds(startedAt)} s)`);
-  return report;
-}
-
-/** The part of vitest's JSON report that is read. */
-interface Report {
-  numPassedTests: number;
-  numFailedTests: number;
-  numPendingTests: number;
-  testResults: { name: string; assertionResults: { status: string; fullName: string; failureMessages: string[] }[] }[];
-}
-
-function countsIn(report: string): Counts {
-  if (!existsSync(report)) return { passed: 0, failed: 0, skipped: 0, failures: [] };
-  const { numPassedTests, numFailedTests, numPendingTests, testResults } = JSON.parse(readFileSync(report, "utf8")) as Report;
-  const failures = testResults.flatMap(({ name, assertionResults }) =>
-    assertionResults
-      .filter(({ status }) => status === "failed")
-      .map(({ fullName, failureMessages }) => `${name}: ${fullName}\n${firstLines(failureMessages.join("\n"))}`),
-  );
-  return { passed: numPassedTests, failed: numFailedTests, skipped: numPendingTests, failures };
-}
-
-function firstLines(text: string): string {
-  return text
-    .split("\n")
-    .filter((line) => !line.includes("/node_modules/"))
-    .slice(0, MAX_MESSAGE_LINES)
-    .join("\n");
+  return vitestReport;
 }
 
 function seconds(startedAt: number): string {

@@ -1,0 +1,79 @@
+/**
+ * What a run of vitest comes to, for the end of `torpor test`: a reporter that writes it, and how it is read. Vitest's own JSON report has neither the differences of an assertion nor what
+ * went wrong outside of any test.
+ */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { stripVTControlCharacters } from "node:util";
+import type { Reporter, SerializedError, TestCase, TestModule, TestSuite } from "vitest/node";
+
+/** Where the reporter writes to. */
+export const REPORT_VARIABLE = "TORPOR_TEST_REPORT";
+
+export interface TestReport {
+  passed: number;
+  failed: number;
+  skipped: number;
+  /** Of tests, of hooks and files, and of none of these: each with its name, its message and what differed. */
+  failures: string[];
+}
+
+const MAX_MESSAGE_LINES = 40;
+
+/** The first lines of a message, without the frames of what the project uses. */
+export function firstLines(text: string): string {
+  return text
+    .split("\n")
+    .filter((line) => !line.includes("/node_modules/"))
+    .slice(0, MAX_MESSAGE_LINES)
+    .join("\n");
+}
+
+/** What was written to `path`; zeros when nothing was. */
+export function readReport(path: string): TestReport {
+  if (!existsSync(path)) return { passed: 0, failed: 0, skipped: 0, failures: [] };
+  return JSON.parse(readFileSync(path, "utf8")) as TestReport;
+}
+
+export default class TestReporter implements Reporter {
+  onTestRunEnd(modules: readonly TestModule[], unhandled: readonly SerializedError[]): void {
+    const path = process.env[REPORT_VARIABLE];
+    if (path === undefined) throw new Error(`${REPORT_VARIABLE} is not set: it says where the report goes`);
+    writeFileSync(path, JSON.stringify(reportOf(modules, unhandled)));
+  }
+}
+
+function reportOf(modules: readonly TestModule[], unhandled: readonly SerializedError[]): TestReport {
+  const tests = modules.flatMap((module) => [...module.children.allTests()]);
+  const count = (state: string) => tests.filter((test) => test.result().state === state).length;
+  const failures = [
+    ...modules.flatMap((module) => [
+      ...failuresOf(module.relativeModuleId, module.errors()),
+      ...[...module.children.allSuites()].flatMap((suite) => failuresOf(nameOf(suite), suite.errors())),
+    ]),
+    ...tests.flatMap((test) => (test.result().state === "failed" ? failuresOf(nameOf(test), test.result().errors ?? []) : [])),
+    ...failuresOf("outside of any test", unhandled),
+  ];
+  return { passed: count("passed"), failed: failures.length, skipped: count("skipped"), failures };
+}
+
+const nameOf = (of: TestCase | TestSuite) => `${of.module.relativeModuleId}: ${of.fullName}`;
+
+/** One, with all that went wrong there. */
+function failuresOf(name: string, errors: readonly SerializedError[]): string[] {
+  return errors.length === 0 ? [] : [`${name}\n${errors.map(told).join("\n")}`];
+}
+
+/** The parts of vitest's error that are told, as far as an error has them. */
+interface Told {
+  name?: string;
+  message: string;
+  stack?: string;
+  diff?: string;
+  cause?: Told;
+}
+
+function told({ name = "Error", message, stack, diff, cause }: Told): string {
+  const frames = (stack ?? "").split("\n").filter((line) => /^\s+at /.test(line));
+  const parts = [`${name}: ${message}`, diff ?? "", ...frames, cause === undefined ? "" : `caused by ${told(cause)}`];
+  return firstLines(stripVTControlCharacters(parts.filter((part) => part !== "").join("\n")));
+}
