@@ -2,7 +2,15 @@
  * Has everything on a host somewhere to go? Asked before a drain begins, of the rules that place: which hosts could take it at all, whatever is free on them now. So they are judged as if
  * they were empty.
  */
-import { type Database, type HostRow, listHostsOfKey, listPlacementHosts, listSandboxNeeds, type SandboxNeed } from "@torpor/db";
+import {
+  asOfOneMoment,
+  type Database,
+  type HostRow,
+  listHostsOfKey,
+  listPlacementHosts,
+  listSandboxNeeds,
+  type SandboxNeed,
+} from "@torpor/db";
 import { Fleet, place, type PlacementHost, requestFor } from "@torpor/placement";
 
 export interface Stranded {
@@ -20,10 +28,13 @@ export interface Stranded {
 export type Need = SandboxNeed & { occupiedHostIds: string[] };
 
 export async function findStranded(db: Database, host: HostRow): Promise<Stranded[]> {
-  const [others, needs] = await Promise.all([listPlacementHosts(db), listSandboxNeeds(db, host.id)]);
-  const complete: Need[] = [];
-  for (const need of needs) complete.push({ ...need, occupiedHostIds: await listHostsOfKey(db, need) });
-  return strandedBy(host, complete, others);
+  const { others, needs } = await asOfOneMoment(db, async (tx) => {
+    const others = await listPlacementHosts(tx);
+    const needs: Need[] = [];
+    for (const need of await listSandboxNeeds(tx, host.id)) needs.push({ ...need, occupiedHostIds: await listHostsOfKey(tx, need) });
+    return { others, needs };
+  });
+  return strandedBy(host, needs, others);
 }
 
 /** The needs that no other host meets. `others`: hosts with a running lease. */

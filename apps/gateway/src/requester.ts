@@ -29,14 +29,15 @@ export function prefersAsync(request: FastifyRequest): boolean {
 
 const MIN_WAIT_MS = 3_000;
 /** An operation that needs a place gives up before its request does, so that the request can say why. */
-const DEADLINE_LEAD_MS = 2_000;
+const MIN_DEADLINE_LEAD_MS = 2_000;
+const MAX_DEADLINE_LEAD_MS = 5_000;
 
 /** The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient than this gateway says so. */
 export function limitsOf(request: FastifyRequest, limits: Limits): Limits {
   const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(String(request.headers["prefer"] ?? ""))?.[1];
   if (seconds === undefined) return limits;
   const waitMs = Math.min(limits.waitMs, Math.max(MIN_WAIT_MS, Number(seconds) * 1000));
-  const deadlineMs = waitMs - DEADLINE_LEAD_MS;
+  const deadlineMs = waitMs - Math.min(MAX_DEADLINE_LEAD_MS, Math.max(MIN_DEADLINE_LEAD_MS, waitMs / 2));
   const { createDeadlineMs, placedDeadlineMs } = limits;
   return {
     ...limits,

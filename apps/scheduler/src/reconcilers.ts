@@ -62,7 +62,7 @@ const driveWaiting: SchedulerReconciler = {
 /** No transitional state outlives its operation's deadline (S10, S11, S16). */
 const expireOperations: SchedulerReconciler = {
   name: "expire-operations",
-  everyMs: 1_000,
+  everyMs: 250,
   async run(deps) {
     const overdue = await listExpiredOperations(deps.db, BATCH);
     let expired = 0;

@@ -1,4 +1,4 @@
-import type { Tx } from "./client.ts";
+import type { Database, Tx } from "./client.ts";
 
 /** Carries a result out of a transaction that is to be rolled back. */
 class Rollback extends Error {
@@ -24,6 +24,11 @@ export async function inTransaction<Kept, Dropped = never>(
     if (error instanceof Rollback) return error.result as Dropped;
     throw error;
   }
+}
+
+/** What `read` asks for is as of one moment, however much is written meanwhile. */
+export async function asOfOneMoment<T>(db: Database, read: (tx: Tx) => Promise<T>): Promise<T> {
+  return await db.transaction(read, { isolationLevel: "repeatable read", accessMode: "read only" });
 }
 
 /** SQLSTATE of a driver error, through drizzle's wrapper. */

@@ -50,6 +50,9 @@ async function noteMissing(deps: Deps, hostId: string, { id, organizationId, sta
   if (!isSure || !(await reportFinding(deps.db, finding))) return;
   deps.log.error({ hostId, sandboxId: id, state, epoch }, "a host has lost a sandbox");
   await setCondition(deps, { id, organizationId }, hostId, "missing_on_host", { code: "host_lost_sandbox", message });
+  // Another scheduler may have seen it again meanwhile, and found no condition yet.
+  const isMissing = (await listFindingsOf(deps.db, hostId, "missing")).some(({ sandboxId }) => sandboxId === id);
+  if (!isMissing) await clearCondition(deps, finding);
 }
 
 /** Those that the host shows again, and those that are no longer said to be there. */
@@ -79,7 +82,9 @@ async function setCondition(
   condition: SandboxCondition | null,
 ): Promise<void> {
   const changed = await changeSandbox(deps.db, id, organizationId, (sandbox) =>
-    sandbox.hostId === hostId ? { fact, patch: { condition }, ...(condition === null ? {} : { cause: condition }) } : undefined,
+    sandbox.hostId === hostId && (condition !== null || sandbox.condition?.code === "host_lost_sandbox")
+      ? { fact, patch: { condition }, ...(condition === null ? {} : { cause: condition }) }
+      : undefined,
   );
   if (changed !== undefined) await deps.publishCommitted(changed.outboxIds);
 }

@@ -1,5 +1,6 @@
 /** Hosts, each with all that is known beside its row. */
 import type { Database } from "../client.ts";
+import { asOfOneMoment } from "../transaction.ts";
 import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
 import { type FindingRow, listFindings } from "./findings.ts";
 import type { HostRow } from "./host-events.ts";
@@ -16,20 +17,17 @@ export interface HostStanding {
 
 /** The host, or without an id all that are not retired, as of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
 export async function readHostStandings(db: Database, hostId?: string): Promise<HostStanding[]> {
-  return await db.transaction(
-    async (tx) => {
-      const hosts = hostId === undefined ? await listHosts(tx) : [await findHost(tx, hostId)].filter((host) => host !== undefined);
-      const ids = hosts.map(({ id }) => id);
-      const findings = Map.groupBy(await listFindings(tx, ids), (finding) => finding.hostId);
-      const counts = await countSandboxes(tx, ids);
-      const drains = await listDrainProgress(tx, ids);
-      return hosts.map((host) => ({
-        host,
-        sandboxes: counts.get(host.id) ?? {},
-        drain: drains.get(host.id),
-        findings: findings.get(host.id) ?? [],
-      }));
-    },
-    { isolationLevel: "repeatable read", accessMode: "read only" },
-  );
+  return await asOfOneMoment(db, async (tx) => {
+    const hosts = hostId === undefined ? await listHosts(tx) : [await findHost(tx, hostId)].filter((host) => host !== undefined);
+    const ids = hosts.map(({ id }) => id);
+    const findings = Map.groupBy(await listFindings(tx, ids), (finding) => finding.hostId);
+    const counts = await countSandboxes(tx, ids);
+    const drains = await listDrainProgress(tx, ids);
+    return hosts.map((host) => ({
+      host,
+      sandboxes: counts.get(host.id) ?? {},
+      drain: drains.get(host.id),
+      findings: findings.get(host.id) ?? [],
+    }));
+  });
 }

@@ -70,7 +70,7 @@ export async function recordActivity(db: Tx, hostId: string, seen: SeenActivity[
 
 /**
  * Running sandboxes with nothing in flight that had been idle for as long as their policy says when their host last spoke: its word is what is known, and a host that has been
- * silent for a while says nothing. Longest idle first.
+ * silent for a while says nothing. Longest idle first. What `recordActivity` leaves unwritten counts as activity: the host would give the pause up.
  */
 export async function listIdleSandboxes(db: Tx, limit: number): Promise<SandboxRow[]> {
   return await db
@@ -83,7 +83,8 @@ export async function listIdleSandboxes(db: Tx, limit: number): Promise<SandboxR
         isNotNull(sandboxes.autoPauseIdleSeconds),
         ne(hosts.state, "lost"),
         sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
-        sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${sandboxes.autoPauseIdleSeconds} * interval '1 second'`,
+        sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${sandboxes.autoPauseIdleSeconds} * interval '1 second'
+          + ${MIN_ADVANCE_MS} * interval '1 millisecond'`,
         sql`NOT EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = ${sandboxes.id} AND open.status IN ('waiting', 'executing', 'outcome_unknown'))`,
       ),
     )
