@@ -35,7 +35,11 @@ async function replicas(): Promise<Record<string, { wanted: number; current: num
 const everyStream = (count: number) =>
   Object.fromEntries(Object.values(STREAMS).map(({ name }) => [name, { wanted: count, current: count }]));
 const become = (count: number) =>
-  until(`${count} replicas of each stream`, async () => JSON.stringify(await replicas()) === JSON.stringify(everyStream(count)), 30_000);
+  until(
+    `${count} replicas of each stream`,
+    async () => JSON.stringify(await replicas()) === JSON.stringify(everyStream(count)),
+    ELECTION_LIMIT_MS,
+  );
 
 test("streams are made with the replicas that are asked for, raised and lowered later, and their consumers follow", async () => {
   await ensureStreams(bus, { replicas: 1 });
@@ -48,10 +52,14 @@ test("streams are made with the replicas that are asked for, raised and lowered 
   await Promise.all(Array.from({ length: 3 }, () => ensureStreams(bus, { replicas: SIZE })));
   await become(SIZE);
   const manager = await bus.manager();
-  await until("the consumer has as many", async () => {
-    const info = await manager.consumers.info(CONSUMER.stream, CONSUMER.durable);
-    return info.cluster?.replicas?.length === SIZE - 1;
-  });
+  await until(
+    "the consumer has as many",
+    async () => {
+      const info = await manager.consumers.info(CONSUMER.stream, CONSUMER.durable);
+      return info.cluster?.replicas?.length === SIZE - 1;
+    },
+    ELECTION_LIMIT_MS,
+  );
   expect((await manager.streams.info(CONSUMER.stream)).state.messages).toBe(1);
 
   await ensureStreams(bus, { replicas: 1 });
@@ -60,7 +68,7 @@ test("streams are made with the replicas that are asked for, raised and lowered 
   await manager.streams.purge(CONSUMER.stream);
   await ensureStreams(bus, { replicas: SIZE });
   await become(SIZE);
-});
+}, 600_000);
 
 test("replicas without a cluster are an error that says what to do", async () => {
   await using alone = await startNats();
@@ -117,7 +125,7 @@ test("S37: kill -9 of each server in turn, the leaders among them: what was ackn
   // Those whose delivery fell into the end of a server come again.
   const rest = new AbortController();
   const reader = consume(bus, { ...options, signal: rest.signal, handle: async ({ operationId }) => (delivered.add(operationId), "ack") });
-  await until("all are delivered", () => acknowledged.every((id) => delivered.has(id)), 30_000);
+  await until("all are delivered", () => acknowledged.every((id) => delivered.has(id)), ELECTION_LIMIT_MS);
   rest.abort();
   await Promise.all([loop, reader]);
 }, 600_000);

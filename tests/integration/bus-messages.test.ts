@@ -16,7 +16,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const CONSUMER: ConsumerDefinition = { ...SCHEDULER_INTENTS, ackWaitMs: 1_000 };
+const CONSUMER: ConsumerDefinition = { ...SCHEDULER_INTENTS, ackWaitMs: 3_000 };
 
 let stopped: AbortController;
 let loops: Promise<void>[];

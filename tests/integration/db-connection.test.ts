@@ -178,7 +178,7 @@ test.each(["silent", "open"] as const)(
   "S39: what a silent server never answers fails after its limit; new connections (%s at first) take over",
   async (manner) => {
     await using way = await wayTo(await server.database());
-    await using handle = opened(way.url, { maxConnections: 2, limitMs: 500 });
+    await using handle = opened(way.url, { maxConnections: 2, limitMs: 3_000 });
     await Promise.all([pingDatabase(handle.db), pingDatabase(handle.db)]);
     way.freeze();
     way.let(manner);

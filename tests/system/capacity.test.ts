@@ -21,7 +21,7 @@ test("S50: a full fleet is a 429 with the reasons, never a 503, and nothing is o
   for (const host of hosts.body["data"] as { used: { memory_mb: number }; capacity: { memory_mb: number } }[])
     expect(host.used.memory_mb).toBe(host.capacity.memory_mb);
 
-  const refused = await create("wait=3");
+  const refused = await create("wait=8");
   expect(refused.status).toBe(429);
   expect(refused.body).toMatchObject({ code: "RESOURCE_LIMIT_ERROR", details: { hosts: 2 } });
   expect(String(refused.body["message"])).toMatch(/memory/);
@@ -36,7 +36,7 @@ test("S50: a full fleet is a 429 with the reasons, never a 503, and nothing is o
   await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/pause`);
   const another = await create("wait=30");
   expect(another.status).toBe(201);
-  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, { headers: { prefer: "wait=3" } });
+  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, { headers: { prefer: "wait=8" } });
   expect(resume).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
   expect((await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body).toMatchObject({ status: "paused" });
 });

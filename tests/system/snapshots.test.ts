@@ -178,6 +178,7 @@ describe("with a store that cannot be used", () => {
 
   test("S4: a pause says that it is on its host's disk alone; waiting for more ends with the reason, and the sandbox is paused all the same", async () => {
     const sandbox = await client.create();
+    expect(await client.post(sandbox, "pause")).toMatchObject({ status: 200 });
     const waited = await client.post(sandbox, "pause?wait_for=replicated", { prefer: "wait=3" });
     expect(waited).toMatchObject({ status: 503, body: { code: "OPERATION_IN_PROGRESS" } });
     expect(waited.headers.get("retry-after")).toBe("1");
@@ -237,6 +238,7 @@ describe("with hosts that have no store", () => {
 
   test("S4: what is paused never counts as replicated, and waiting for it is refused by name, with the sandbox paused", async () => {
     const sandbox = await client.create();
+    expect(await client.post(sandbox, "pause")).toMatchObject({ status: 200 });
     const waited = await client.post(sandbox, "pause?wait_for=replicated");
     expect(waited).toMatchObject({ status: 409, body: { code: "NO_SNAPSHOT_STORE", details: { durability: "host-disk" } } });
     expect(String(waited.body["message"])).toContain("SNAPSHOT_STORE");

@@ -34,7 +34,7 @@ test("a server in the guest is a preview, also one that listens on the guest's l
 
 test("S54: a command that runs in the background keeps its sandbox awake; when it has ended, the idle sandbox is paused", async () => {
   const sandbox = await newSandbox();
-  await sandbox.commands.run("sleep 15; echo done > /workspace/done", { background: true });
+  await sandbox.commands.run("sleep 40; echo done > /workspace/done", { background: true });
   await patch(sandbox, { auto_pause: { idle_seconds: 3 } });
   const events = async () =>
     (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as { cause?: { code: string } }[];
