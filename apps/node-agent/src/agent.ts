@@ -92,7 +92,14 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
   const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
-  const diskFreeMib = async () => Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
+  const diskFreeMib = async () => {
+    try {
+      return Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
+    } catch (err) {
+      log.error({ err, dir: config.DATA_DIR }, "how much of the disk is free cannot be read: it is said to be full");
+      return 0;
+    }
+  };
   const loops = [
     reporter.run(bus, signal),
     keepLease(bus, request, membership, fence, signal, log),

@@ -30,10 +30,12 @@ agent.on("upgrade", (incoming: IncomingMessage, socket) => {
 });
 const { server: plane } = createDataPlane({
   hostKey: "host key",
-  findRoute: async (sandboxId) =>
-    sandboxId === "a"
+  findRoute: async (sandboxId) => {
+    if (sandboxId === "unreadable") throw new Error("run.json is damaged", { cause: new Error("EIO") });
+    return sandboxId === "a"
       ? { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" }
-      : undefined,
+      : undefined;
+  },
   activity,
   snapshots: { answer: async (_incoming, response) => void response.end(JSON.stringify({ door: "snapshots" })) },
 });
@@ -46,6 +48,15 @@ afterAll(() => {
     server.closeAllConnections();
     server.close();
   }
+});
+
+test("a sandbox that cannot be looked up is an answer with the reason, and the next one is served", async () => {
+  const answer = await send("/info", { "x-torpor-sandbox": "unreadable" });
+  expect(answer).toMatchObject({
+    status: 503,
+    body: { code: "SERVICE_UNAVAILABLE", message: expect.stringMatching(/run.json is damaged: EIO/) },
+  });
+  expect((await send("/info")).status).toBe(200);
 });
 
 const DRAIN_LIMIT_MS = 5_000;

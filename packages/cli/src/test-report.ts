@@ -13,7 +13,7 @@ export interface TestReport {
   passed: number;
   failed: number;
   skipped: number;
-  /** Of tests, of hooks and files, and of none of these: each with its name, its message and what differed. */
+  /** Of tests, of hooks and files, of tests that were never run to their end, and of none of these: each with its name, its message and what differed. */
   failures: string[];
 }
 
@@ -51,7 +51,8 @@ function reportOf(modules: readonly TestModule[], unhandled: readonly Serialized
       ...[...module.children.allSuites()].flatMap((suite) => failuresOf(nameOf(suite), suite.errors())),
     ]),
     ...tests.flatMap((test) => (test.result().state === "failed" ? failuresOf(nameOf(test), test.result().errors ?? []) : [])),
-    ...failuresOf("outside of any test", unhandled),
+    ...tests.filter((test) => test.result().state === "pending").map((test) => `${nameOf(test)}\nwas not run to its end`),
+    ...unhandled.map((error) => `outside of any test\n${toldWhole(error)}`),
   ];
   return { passed: count("passed"), failed: failures.length, skipped: count("skipped"), failures };
 }
@@ -65,6 +66,10 @@ function failuresOf(name: string, errors: readonly SerializedError[]): string[] 
 
 /** The parts of vitest's error that are told, as far as an error has them. */
 interface Told {
+  /** Of one outside of any test: what kind it is, and the file and test that ran then. */
+  type?: string;
+  VITEST_TEST_PATH?: string;
+  VITEST_TEST_NAME?: string;
   name?: string;
   message: string;
   stack?: string;
@@ -72,8 +77,17 @@ interface Told {
   cause?: Told;
 }
 
+/** With every frame: the ones of a library may be the only ones. */
+function toldWhole(error: Told): string {
+  const { type, VITEST_TEST_PATH: path, VITEST_TEST_NAME: name } = error;
+  const where = [type, path, name].filter((part) => part !== undefined).join(", ");
+  return stripVTControlCharacters(`${where}\n${error.stack ?? `${error.name ?? "Error"}: ${error.message}`}${causeOf(error.cause)}`);
+}
+
+const causeOf = (cause: Told | undefined): string => (cause === undefined ? "" : `\ncaused by ${told(cause)}`);
+
 function told({ name = "Error", message, stack, diff, cause }: Told): string {
   const frames = (stack ?? "").split("\n").filter((line) => /^\s+at /.test(line));
-  const parts = [`${name}: ${message}`, diff ?? "", ...frames, cause === undefined ? "" : `caused by ${told(cause)}`];
-  return firstLines(stripVTControlCharacters(parts.filter((part) => part !== "").join("\n")));
+  const parts = [`${name}: ${message}`, ...(diff === undefined ? [] : [diff]), ...frames];
+  return firstLines(stripVTControlCharacters(parts.join("\n") + causeOf(cause)));
 }

@@ -41,5 +41,5 @@ test("a failed assertion with its difference, a hook, a file, and what happened 
   expect(failure("a.test.js: a host > is drained\n")).toMatch(/-\s+"state": "cordoned"[^]*\+\s+"state": "draining"/);
   expect(failure("b.test.js")).toContain("no database");
   expect(failure("c.test.js")).toContain("does not load");
-  expect(failure("outside of any test\n")).toMatch(/Error: late[^]*caused by Error: ENOENT/);
+  expect(failure("outside of any test\n")).toMatch(/Unhandled Rejection, .*a\.test\.js[^]*Error: late[^]*caused by Error: ENOENT/);
 });

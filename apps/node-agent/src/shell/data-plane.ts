@@ -14,6 +14,7 @@ import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, SNAPSHOT_PAT
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
+import { messageOf } from "../lifecycle/context.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 import type { SnapshotDoor } from "./snapshot-door.ts";
 
@@ -103,7 +104,12 @@ async function admit(incoming: IncomingMessage, hostKey: string, findRoute: Find
   const control = incoming.headers[DATA_PLANE_HEADERS.control];
   if (port === GUEST_AGENT_PORT && !mayAsk(incoming.url ?? "/", control))
     return { status: 404, code: "ENDPOINT_NOT_FOUND", message: "there is no such path in this sandbox's agent" };
-  const route = await findRoute(sandboxId, epoch);
+  const route = await findRoute(sandboxId, epoch).catch((error: unknown) => ({
+    status: 503,
+    code: "SERVICE_UNAVAILABLE",
+    message: `This host cannot read where sandbox ${sandboxId} is: ${messageOf(error)}`,
+  }));
+  if (route !== undefined && "code" in route) return route;
   if (route === undefined) {
     return { status: 409, code: "SANDBOX_NOT_RUNNING_HERE", message: `Sandbox ${sandboxId} does not run on this host at epoch ${epoch}.` };
   }

@@ -5,7 +5,7 @@ import { isAlive, type Logger, pause } from "@torpor/service";
 import { bootMs } from "../fence/clock.ts";
 import { type FenceFiles, type Frozen, isSameRun, type Lease } from "../fence/files.ts";
 import { renewed } from "../fence/rule.ts";
-import type { HostFence } from "../lifecycle/context.ts";
+import { type HostFence, messageOf } from "../lifecycle/context.ts";
 
 const decodeThaw = decoder(ThawReply);
 const ASK_LIMIT_MS = 2_000;
@@ -101,7 +101,9 @@ export class FenceLink implements HostFence {
     const reply = await ask(bus, subjects.ask(hostId, "thaw"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodeThaw });
     if (reply.kind === "no_answer") return undefined;
     if (!reply.value.granted) return reply.value.reason ?? "the control plane refused";
-    await this.files.writePermit(permit);
-    return undefined;
+    return await this.files.writePermit(permit).then(
+      () => undefined,
+      (error: unknown) => `its permit could not be written down: ${messageOf(error)}`,
+    );
   }
 }

@@ -187,6 +187,8 @@ export async function callGuest(driver: Driver, vm: Vm, path: string, body: obje
     headers: { "content-length": Buffer.byteLength(content) },
     signal: AbortSignal.timeout(GUEST_LIMIT_MS),
   });
+  // An end after the head is seen where the body is read.
+  request.on("error", () => {});
   request.end(content);
   const [response] = (await once(request, "response")) as [IncomingMessage];
   return JSON.parse(await text(response)) as Record<string, unknown>;
