@@ -30,7 +30,7 @@ const WARM_UP_EACH = 6;
 /** Longer than lease and margin: what is to be restored elsewhere is. */
 const FAULT_MS = LEASE_MS + MARGIN_MS + 3_000;
 const SETTLE_LIMIT_MS = 90_000;
-const CASE_LIMIT_MS = 240_000;
+const CASE_LIMIT_MS = 600_000;
 
 type Body = Record<string, unknown>;
 
