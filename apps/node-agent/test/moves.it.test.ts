@@ -39,7 +39,7 @@ beforeEach(async () => {
   blobs.forget();
 });
 afterEach(async () => {
-  for (const host of [home, away]) await driver.end(host.vm, { graceMs: 0 });
+  for (const host of [home, away]) await host.end();
 });
 
 async function hostIn(name: string): Promise<TestHost> {

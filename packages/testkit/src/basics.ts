@@ -19,5 +19,6 @@ export async function until<T>(what: string, look: () => T | Promise<T>, limitMs
 /** A directory that is removed when it goes out of scope: `await using dir = await tempDir()`. */
 export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
   const path = await mkdtemp(join(tmpdir(), "torpor-test-"));
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true }) };
+  // What was killed a moment ago may still have made a file.
+  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 }) };
 }
