@@ -48,7 +48,9 @@ build_rootfs() { # into $1
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
   # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
-  chroot "$tree" env HOME=/root python3 -c 'import matplotlib.font_manager'
+  # Nothing of this machine's environment: an XDG_CACHE_HOME would put what it finds where no guest looks.
+  chroot "$tree" env -i HOME=/root PATH=/usr/bin:/bin python3 -c 'import matplotlib.font_manager'
+  [ -d "$tree/root/.cache/matplotlib" ] || { echo "matplotlib has kept no list of fonts in the image" >&2; exit 1; }
   say "packing the root file system"
   truncate -s "${root_size_mib}M" "$1/rootfs.ext4"
   mkfs.ext4 -q -F -O ^has_journal,^metadata_csum_seed -m 0 -E "hash_seed=00000000-0000-4000-8000-000000000000,lazy_itable_init=0" \
