@@ -139,7 +139,7 @@ describe("requests that can be repeated, or that do not wait", () => {
     expect(accepted.status).toBe(202);
     const location = accepted.headers.get("location") ?? "";
     expect(location).toBe(`/v1/operations/${String(accepted.body["id"])}`);
-    await expect.poll(async () => (await fleet.call("GET", location)).body["status"], { timeout: 15_000 }).toBe("succeeded");
+    await expect.poll(async () => (await fleet.call("GET", location)).body["status"], { timeout: 60_000 }).toBe("succeeded");
     expect((await get(sandbox)).body).toMatchObject({ status: "paused" });
     await remove(sandbox);
   });

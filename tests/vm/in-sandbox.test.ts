@@ -95,9 +95,9 @@ describe("streams", () => {
     });
     sandbox.terminal.resize(socket, 132, 43);
     sandbox.terminal.sendInput(socket, "stty size; cat /proc/self/cgroup\n");
-    await until("its size", () => text.includes("43 132") && text.includes("0::/user"), 20_000);
+    await until("its size", () => text.includes("43 132") && text.includes("0::/user"), 60_000);
     socket.close();
-    await until("nothing is left of it", async () => !(await shell("ps ax -o args")).includes("terminal.py"), 20_000);
+    await until("nothing is left of it", async () => !(await shell("ps ax -o args")).includes("terminal.py"), 60_000);
   });
 });
 
