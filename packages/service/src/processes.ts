@@ -32,6 +32,23 @@ export function isAlive(identity: ProcessIdentity): boolean {
   return state !== undefined && state !== "Z" && state !== "X";
 }
 
+/** PF_EXITING of the kernel's include/linux/sched.h. */
+const EXITING = 0x4;
+/** Bit 8 of a set of signals. */
+const SIGKILL_PENDING = 0x100n;
+
+/** It runs no instruction of its own any more, though the kernel, which frees its memory, shows it as running: also one that stood stopped. */
+export function isKilled(pid: number): boolean {
+  try {
+    const pending = [...readFileSync(`/proc/${pid}/status`, "utf8").matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)];
+    if (pending.some(([, set]) => (BigInt(`0x${set}`) & SIGKILL_PENDING) !== 0n)) return true;
+  } catch {
+    return true;
+  }
+  const flags = fieldsOf(pid)?.flags;
+  return flags === undefined || (flags & EXITING) !== 0;
+}
+
 export function residentBytes(pid: number): number {
   try {
     return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;
@@ -79,12 +96,12 @@ export function findProcesses(directory: string, name: string, value: string): P
   return found;
 }
 
-function fieldsOf(pid: number): { state: string; startTime: string } | undefined {
+function fieldsOf(pid: number): { state: string; flags: number; startTime: string } | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The second field, the name, may hold spaces and brackets: count from its end.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    return { state: fields[0] ?? "", startTime: fields[19] ?? "" };
+    return { state: fields[0] ?? "", flags: Number(fields[6]), startTime: fields[19] ?? "" };
   } catch {
     return undefined;
   }

@@ -7,7 +7,7 @@ import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
 import { connect } from "node:net";
 import { join, sep } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { identify, type ProcessIdentity, stateOf } from "@torpor/service/processes";
+import { identify, isKilled, type ProcessIdentity, stateOf } from "@torpor/service/processes";
 
 const LOOK_EVERY_MS = 40;
 const ASK_LIMIT_MS = 1_000;
@@ -101,24 +101,6 @@ export class VmmAuditor implements AsyncDisposable {
 function runs(identity: ProcessIdentity): boolean {
   const state = stateOf(identity);
   return state !== undefined && !["T", "Z", "X"].includes(state) && !isKilled(identity.pid) && !isInFrozenCgroup(identity.pid);
-}
-
-/** PF_EXITING of the kernel's include/linux/sched.h. */
-const EXITING = 0x4;
-/** Bit 8 of a set of signals. */
-const SIGKILL_PENDING = 0x100n;
-
-/** It runs no instruction of its own any more, though the kernel, which frees its memory, shows it as running: also one that stood stopped. */
-function isKilled(pid: number): boolean {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // Field 9; the second, the name, may hold spaces and brackets.
-    const flags = Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[6]);
-    const pending = [...readFileSync(`/proc/${pid}/status`, "utf8").matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)];
-    return (flags & EXITING) !== 0 || pending.some(([, set]) => (BigInt(`0x${set}`) & SIGKILL_PENDING) !== 0n);
-  } catch {
-    return true;
-  }
 }
 
 function isInFrozenCgroup(pid: number): boolean {
