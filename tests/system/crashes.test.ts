@@ -1,6 +1,7 @@
 /** kill -9 of each component while operations run: each operation still ends, and the sandbox is what the API says. Simulated hosts; on real VMs see tests/vm. */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { insist } from "./support/insist.ts";
 
 let fleet: TestFleet;
 beforeAll(async () => {
@@ -13,16 +14,6 @@ afterAll(async () => {
 type Body = Record<string, unknown>;
 const MAX_TRIES = 5;
 const VICTIMS = ["gateway-1", "scheduler-1", "host-1", "nats", "postgres"];
-
-/** A request sent again for as long as the control plane is away: what the SDKs do on 503 and on broken connections. */
-async function insist(what: () => Promise<{ status: number; body: Body }>, limitMs = 60_000): Promise<{ status: number; body: Body }> {
-  const deadline = Date.now() + limitMs;
-  for (;;) {
-    const answer = await what().catch((error: unknown) => ({ status: 0, body: { message: String(error) } }));
-    if ((answer.status !== 0 && answer.status < 500) || Date.now() > deadline) return answer;
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
-}
 
 async function survives(victim: string): Promise<void> {
   const made = await Promise.all(
