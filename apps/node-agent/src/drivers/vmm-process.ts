@@ -23,6 +23,8 @@ const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const LAST_WORDS_BYTES = 4_096;
 const EXIT_LIMIT_MS = 1_000;
+/** sun_path holds 108 bytes, the last of them a zero. */
+const MAX_SOCKET_PATH_BYTES = 107;
 
 /** VMMs that this process started and has not ended, by VM directory. */
 const children = new Map<string, ChildProcess>();
@@ -76,6 +78,12 @@ export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<strin
   for (const old of numbers.filter((number) => number < last)) await rm(join(vm.dir, `r${old}`), { recursive: true, force: true });
   await makeDirectoryFor(join(vm.dir, `r${last + 1}`), uid);
   return `r${last + 1}`;
+}
+
+/** A socket that the VMM knows by `name`, relative to its working directory. Where the whole path is too long for a socket, it is reached through that directory. */
+export function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
+  const path = join(vm.dir, name);
+  return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
 }
 
 /** Starts the process and makes its record durable (VP1, VP2). The VMM must not run its guest before it is told to. */

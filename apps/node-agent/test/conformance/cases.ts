@@ -83,15 +83,20 @@ const lifecycle: DriverCase[] = [
     },
   },
   {
-    name: "a snapshot restores from another directory: paths are the VM's own",
+    name: "a snapshot restores from another directory, one whose path is too long for a socket's: paths are the VM's own",
     run: async (subject) => {
       await subject.runWith(7);
       await subject.pause();
       const { saved } = await subject.save();
       await subject.driver.end(subject.vm, { graceMs: 0 });
-      await subject.moveTo(`${subject.vm.sandboxId}-moved`);
+      await subject.moveTo(subject.vm.sandboxId.padEnd(107, "-moved"));
       await subject.forget();
       assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), { kind: "restored" });
+      await subject.goOn();
+      assert.equal(await subject.remembers(), "7");
+      await subject.pause();
+      const again = await subject.save("snap.2");
+      assert.deepEqual(await subject.restore(again), { kind: "restored" });
       await subject.goOn();
       assert.equal(await subject.remembers(), "7");
     },

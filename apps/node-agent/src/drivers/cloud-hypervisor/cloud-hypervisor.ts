@@ -15,7 +15,7 @@ import type { Enclosure, Isolation } from "../../host/isolation.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, socketPathOf, startVmm } from "../vmm-process.ts";
 import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
 import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
 import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
@@ -39,8 +39,6 @@ const LIMITS: Limits = { start: 20_000, status: 5_000, verb: 30_000, transfer: 6
 const PING_LIMIT_MS = 2_000;
 const PING_EVERY_MS = 10;
 const LOG_TAIL_BYTES = 64 * 1024;
-/** sun_path holds 108 bytes, the last of them a zero. */
-const MAX_SOCKET_PATH_BYTES = 107;
 
 export interface CloudHypervisorOptions {
   binaries: Binaries;
@@ -254,10 +252,4 @@ export class CloudHypervisorDriver implements Driver {
 
 function apiOf(vm: Vm, run: RunRecord): CloudHypervisorApi {
   return cloudHypervisorApi(socketPathOf(vm, run, join(run.runDir, "api.sock")));
-}
-
-/** The VMM binds names relative to its working directory. Where the whole path is too long for a socket, it is reached through that. */
-function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
-  const path = join(vm.dir, name);
-  return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
 }

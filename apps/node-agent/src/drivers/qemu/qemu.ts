@@ -12,7 +12,18 @@ import { wrongSize } from "../../snapshot-files.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
-import { endVmm, type ExitFacts, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
+import {
+  endVmm,
+  type ExitFacts,
+  findLiveRun,
+  lastWords,
+  liveRun,
+  nextRunDir,
+  orEnd,
+  type RunRecord,
+  socketPathOf,
+  startVmm,
+} from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { MACHINE, qemuArguments, TRANSLATION_CACHE_MIB } from "./command-line.ts";
 import { receiveMemory, sendMemory } from "./memory-stream.ts";
@@ -161,7 +172,7 @@ export class QemuDriver implements Driver {
   private async feed(vm: Vm, record: RunRecord, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
     const socket = join(record.runDir, "in.sock");
     await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `unix:${socket}` } }]);
-    const wrong = await sendMemory(join(vm.dir, socket), file, expected, signal);
+    const wrong = await sendMemory(socketPathOf(vm, record, socket), file, expected, signal);
     if (wrong === undefined) await migrationEnd(vm, record, signal);
     return wrong;
   }
@@ -179,7 +190,12 @@ export class QemuDriver implements Driver {
   private async drain(vm: Vm, record: RunRecord, file: string, signal: AbortSignal): Promise<SnapshotFile> {
     const socket = join(record.runDir, "out.sock");
     const failed = new AbortController();
-    const receiver = await receiveMemory(join(vm.dir, socket), file, this.options.isolation.uid, AbortSignal.any([signal, failed.signal]));
+    const receiver = await receiveMemory(
+      socketPathOf(vm, record, socket),
+      file,
+      this.options.isolation.uid,
+      AbortSignal.any([signal, failed.signal]),
+    );
     try {
       await qmp(monitor(vm, record), [
         { execute: "migrate-set-parameters", arguments: { "max-bandwidth": UNLIMITED_BANDWIDTH } },
@@ -199,7 +215,7 @@ export class QemuDriver implements Driver {
 }
 
 function monitor(vm: Vm, record: RunRecord): string {
-  return join(vm.dir, record.runDir, "qmp.sock");
+  return socketPathOf(vm, record, join(record.runDir, "qmp.sock"));
 }
 
 async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {

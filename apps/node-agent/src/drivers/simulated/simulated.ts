@@ -14,7 +14,7 @@ import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, startVmm } from "../vmm-process.ts";
+import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, socketPathOf, startVmm } from "../vmm-process.ts";
 
 /** Beside this file: in the sources, or in a release (build.ts). */
 const PROGRAM = join(import.meta.dirname, basename(import.meta.filename) === "simulated.ts" ? "vmm.ts" : "torpor-simulated-vmm.mjs");
@@ -122,25 +122,26 @@ export class SimulatedDriver implements Driver {
     const enclosure = await this.isolation.enclose(vm, { devices: [] });
     const guest = { kind: "tcp", host: "127.0.0.1", port: claimed.port } as const;
     const record = await startVmm(vm, { command: process.execPath, args, enclosure }, { runDir, guest, fingerprint: FINGERPRINT });
-    const deadline = Date.now() + START_LIMIT_MS;
+    const deadline = performance.now() + START_LIMIT_MS;
     for (;;) {
-      const isUp = await control(vm, record, "status").then(
-        () => true,
-        () => false,
-      );
-      if (isUp) return record;
-      if (!isAlive(record) || Date.now() > deadline) {
+      try {
+        await control(vm, record, "status");
+        return record;
+      } catch (cause) {
+        if (isAlive(record) && performance.now() < deadline) {
+          await sleep(20);
+          continue;
+        }
         await endVmm(vm, { graceMs: 0 });
-        throw new Error(`the simulated VMM did not start: ${await lastWords(vm, runDir)}`);
+        throw new Error(`the simulated VMM did not start: ${await lastWords(vm, runDir)}`, { cause });
       }
-      await sleep(20);
     }
   }
 }
 
-/** One line to the VMM, its answer back. Relative paths keep socket names short. */
+/** One line to the VMM, its answer back. */
 async function control(vm: Vm, record: RunRecord, line: string): Promise<string> {
-  const socket = createConnection({ path: join(vm.dir, record.runDir, "control.sock") });
+  const socket = createConnection({ path: socketPathOf(vm, record, join(record.runDir, "control.sock")) });
   const signal = AbortSignal.timeout(CALL_LIMIT_MS);
   try {
     await once(socket, "connect", { signal });
