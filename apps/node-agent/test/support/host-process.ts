@@ -5,7 +5,7 @@
  */
 import { subscribe } from "node:diagnostics_channel";
 import type { VmCommand } from "@torpor/contracts";
-import { until } from "@torpor/testkit";
+import { until } from "@torpor/testkit/basics";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-step.ts";
 import { type DriverName, driverNamed } from "./drivers.ts";
 import { TestHost } from "./test-host.ts";
