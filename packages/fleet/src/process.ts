@@ -79,13 +79,14 @@ async function freshnessOf(file: string): Promise<Health> {
 
 /** Waits until it is well. Throws, with the last thing that it logged, when it ends or takes longer than `limitMs`. */
 export async function waitWell(component: Component, limitMs: number, signal: AbortSignal): Promise<void> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const health = await healthOf(component);
     if (health.kind === "well") return;
     signal.throwIfAborted();
     if (health.kind === "down") throw new Error(`${component.name} ended while it was starting: ${lastLogLine(component)}`);
-    if (Date.now() > deadline) throw new Error(`${component.name} was not well within ${limitMs / 1000} s: ${lastLogLine(component)}`);
+    if (performance.now() > deadline)
+      throw new Error(`${component.name} was not well within ${limitMs / 1000} s: ${lastLogLine(component)}`);
     await sleep(LOOK_EVERY_MS);
   }
 }

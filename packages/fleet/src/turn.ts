@@ -8,11 +8,11 @@ const LOOK_EVERY_MS = 100;
 /** Until it is disposed, or the process ends. Throws a line when another command has it and does not end within `limitMs`. */
 export async function takeTurn(dir: string, limitMs: number): Promise<Disposable> {
   const name = `fleet-${createHash("sha256").update(dir).digest("hex")}`;
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const turn = await tryClaimName(name);
     if (turn !== undefined) return turn;
-    if (Date.now() >= deadline)
+    if (performance.now() >= deadline)
       throw new Error(`another command is starting or ending programs of the fleet in ${dir}: wait for it, or end it`);
     await sleep(LOOK_EVERY_MS);
   }

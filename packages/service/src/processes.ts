@@ -69,9 +69,9 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals)
 
 /** True when it is gone within `limitMs`. */
 export async function waitUntilGone(identity: ProcessIdentity, limitMs: number, signal?: AbortSignal): Promise<boolean> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   while (isAlive(identity)) {
-    if (Date.now() >= deadline || signal?.aborted === true) return false;
+    if (performance.now() >= deadline || signal?.aborted === true) return false;
     await sleep(10);
   }
   return true;

@@ -7,11 +7,11 @@ const LOOK_EVERY_MS = 20;
 
 /** Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true, so that nothing is missed between two looks. */
 export async function until<T>(what: string, look: () => T | Promise<T>, limitMs = 60_000): Promise<NonNullable<T>> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const seen = await look();
     if (seen !== undefined && seen !== null && seen !== false) return seen;
-    if (Date.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
+    if (performance.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
     await sleep(LOOK_EVERY_MS);
   }
 }

@@ -30,11 +30,11 @@ async function untilIs(
   vmm: VmmProcess,
   port: number,
 ): Promise<RawConnection> {
-  const deadline = Date.now() + stage.target.guestBootLimitMs;
+  const deadline = performance.now() + stage.target.guestBootLimitMs;
   for (;;) {
     const connection = await connectTo(vmm, port);
     await connection.until((received) => received.includes("\n"), ATTEMPT_LIMIT_MS);
-    if (wanted(connection) || Date.now() >= deadline) return connection;
+    if (wanted(connection) || performance.now() >= deadline) return connection;
     connection.socket.destroy();
     await pause(RETRY_MS);
   }

@@ -46,12 +46,12 @@ export class VmmProcess {
   }
 
   async untilReady(): Promise<this> {
-    const deadline = Date.now() + START_LIMIT_MS;
+    const deadline = performance.now() + START_LIMIT_MS;
     for (;;) {
       const answer = await this.get("vmm.ping").catch(() => undefined);
       if (answer?.status === 200) return this;
       if (this.child.exitCode !== null) throw new Error(`the VMM ended at once with ${this.child.exitCode}: ${this.stderr}`);
-      if (Date.now() > deadline) throw new Error("the VMM does not answer vmm.ping");
+      if (performance.now() > deadline) throw new Error("the VMM does not answer vmm.ping");
       await sleep(LOOK_MS);
     }
   }
@@ -143,8 +143,8 @@ export class RawConnection {
 
   /** Until it has received what is expected, is closed, or the time is over. */
   async until(isEnough: (received: string) => boolean, limitMs: number): Promise<void> {
-    const deadline = Date.now() + limitMs;
-    while (!isEnough(this.received) && !this.isClosed && Date.now() < deadline) await sleep(LOOK_MS);
+    const deadline = performance.now() + limitMs;
+    while (!isEnough(this.received) && !this.isClosed && performance.now() < deadline) await sleep(LOOK_MS);
   }
 }
 

@@ -31,11 +31,12 @@ export async function stands(vmm: ProcessIdentity, by: Frozen["by"]): Promise<bo
 
 /** One that ends meanwhile stands for ever. */
 async function untilState(vmm: ProcessIdentity, isStopped: boolean): Promise<void> {
-  const deadline = Date.now() + SIGNAL_LIMIT_MS;
+  const deadline = performance.now() + SIGNAL_LIMIT_MS;
   for (;;) {
     const state = stateOf(vmm);
     if (state === undefined || (state === "T") === isStopped) return;
-    if (Date.now() > deadline) throw new Error(`process ${vmm.pid} did not ${isStopped ? "stop" : "go on"} within ${SIGNAL_LIMIT_MS} ms`);
+    if (performance.now() > deadline)
+      throw new Error(`process ${vmm.pid} did not ${isStopped ? "stop" : "go on"} within ${SIGNAL_LIMIT_MS} ms`);
     await sleep(2);
   }
 }

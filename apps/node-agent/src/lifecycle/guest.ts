@@ -60,9 +60,9 @@ export function httpGuest(driver: Driver): Guest {
   };
   return {
     async waitHealthy(vm, limitMs, signal) {
-      const deadline = Date.now() + limitMs;
+      const deadline = performance.now() + limitMs;
       // Asked more and more seldom: on a busy or emulated host the questions themselves would hold up a guest that boots.
-      for (let waitMs = 100; Date.now() < deadline && !signal.aborted; waitMs = Math.min(waitMs * 1.5, MAX_HEALTH_WAIT_MS)) {
+      for (let waitMs = 100; performance.now() < deadline && !signal.aborted; waitMs = Math.min(waitMs * 1.5, MAX_HEALTH_WAIT_MS)) {
         if (!(await driver.isAlive(vm))) return false;
         const healthy = await call(vm, "/health", undefined, undefined, 2_000).then(
           () => true,

@@ -143,8 +143,8 @@ export class Subject {
 
   /** Waits for what a kill or a stop of the process brings. */
   async becomesStatus(kind: string): Promise<boolean> {
-    const deadline = Date.now() + GONE_LIMIT_MS;
-    while (Date.now() < deadline) {
+    const deadline = performance.now() + GONE_LIMIT_MS;
+    while (performance.now() < deadline) {
       if ((await this.status()) === kind) return true;
       await sleep(50);
     }

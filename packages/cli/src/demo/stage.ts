@@ -62,11 +62,11 @@ export async function call(
 
 /** Looks again until `look` gives something, at most `limitMs`. */
 export async function eventually<T>(what: string, limitMs: number, look: () => Promise<T | undefined>): Promise<T> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const found = await look();
     if (found !== undefined) return found;
-    if (Date.now() > deadline) throw new Error(`${what} did not come true within ${limitMs / 1000} s`);
+    if (performance.now() > deadline) throw new Error(`${what} did not come true within ${limitMs / 1000} s`);
     await sleep(100);
   }
 }

@@ -195,7 +195,7 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   private async waitForPing(vm: Vm, run: RunRecord): Promise<void> {
-    const deadline = Date.now() + this.limits.start;
+    const deadline = performance.now() + this.limits.start;
     for (;;) {
       const answer = await apiOf(vm, run).ping(PING_LIMIT_MS);
       if (answer.kind === "ok") {
@@ -203,7 +203,8 @@ export class CloudHypervisorDriver implements Driver {
         throw new Error(`another process (${answer.value.pid}) answers on the API socket of process ${run.pid}`);
       }
       if (!isAlive(run)) throw new Error(`Cloud Hypervisor ended while starting: ${await lastWords(vm, run.runDir)}`);
-      if (Date.now() > deadline) throw new Error(`Cloud Hypervisor did not answer within ${this.limits.start} ms: ${explain(answer)}`);
+      if (performance.now() > deadline)
+        throw new Error(`Cloud Hypervisor did not answer within ${this.limits.start} ms: ${explain(answer)}`);
       await sleep(PING_EVERY_MS);
     }
   }

@@ -219,14 +219,14 @@ function monitor(vm: Vm, record: RunRecord): string {
 }
 
 async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
-  const deadline = Date.now() + START_LIMIT_MS;
+  const deadline = performance.now() + START_LIMIT_MS;
   for (;;) {
     try {
       await qmp(monitor(vm, record), [{ execute: "query-status" }], 2_000);
       return;
     } catch (cause) {
       if (!isAlive(record)) throw new Error(`QEMU ended while starting: ${await lastWords(vm, record.runDir)}`, { cause });
-      if (Date.now() > deadline) throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
+      if (performance.now() > deadline) throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
       await sleep(20);
     }
   }
@@ -234,8 +234,8 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
 
 /** Waits for QEMU to call a migration, in or out, completed. */
 async function migrationEnd(vm: Vm, record: RunRecord, signal: AbortSignal): Promise<void> {
-  const deadline = Date.now() + MIGRATION_LIMIT_MS;
-  while (Date.now() < deadline) {
+  const deadline = performance.now() + MIGRATION_LIMIT_MS;
+  while (performance.now() < deadline) {
     signal.throwIfAborted();
     const seen = await qmp<{ status?: string; "error-desc"?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
     if (seen.status === "completed") return;

@@ -85,14 +85,14 @@ async function limit(path: string, file: string, value: string): Promise<void> {
 
 /** The kernel holds on to a cgroup for a moment after its last process has gone. */
 async function removeEmpty(path: string, limitMs: number): Promise<void> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     try {
       await rmdir(path);
       return;
     } catch (error) {
       if (isNotFound(error)) return;
-      if ((error as NodeJS.ErrnoException).code !== "EBUSY" || Date.now() >= deadline)
+      if ((error as NodeJS.ErrnoException).code !== "EBUSY" || performance.now() >= deadline)
         throw new Error(`the cgroup ${path} cannot be removed: see what runs in it (cgroup.procs)`, { cause: error });
     }
     await sleep(10);
@@ -111,9 +111,9 @@ export async function thawVmm(pid: number): Promise<void> {
 /** All that is in the cgroup; returns once it is so. */
 export async function setFrozen(cgroup: string, wanted: boolean): Promise<void> {
   await writeFile(join(cgroup, "cgroup.freeze"), wanted ? "1" : "0");
-  const deadline = Date.now() + FREEZE_LIMIT_MS;
+  const deadline = performance.now() + FREEZE_LIMIT_MS;
   while ((await isFrozen(cgroup)) !== wanted) {
-    if (Date.now() > deadline)
+    if (performance.now() > deadline)
       throw new Error(
         `${basename(dirname(cgroup))}/${basename(cgroup)} could not be ${wanted ? "frozen" : "thawed"} within ${FREEZE_LIMIT_MS} ms`,
       );
