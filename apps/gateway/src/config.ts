@@ -1,10 +1,10 @@
-import { loadConfig } from "@torpor/service";
+import { loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
 const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, ...(fallback === undefined ? {} : { default: fallback }) });
 
 const Environment = Type.Object({
-  LOG_LEVEL: Type.String({ default: "info" }),
+  LOG_LEVEL: LogLevel,
   DATABASE_URL: Type.String({ pattern: "^postgres(ql)?://" }),
   /** Connections to the database, at most. */
   DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 20 }),

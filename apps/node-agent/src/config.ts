@@ -1,11 +1,11 @@
 import { hostname } from "node:os";
 import { HOST_LABELS_PATTERN } from "@torpor/contracts";
-import { ConfigurationError, loadConfig } from "@torpor/service";
+import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
 const Environment = Type.Object({
-  LOG_LEVEL: Type.String({ default: "info" }),
-  HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostname().toLowerCase() }),
+  LOG_LEVEL: LogLevel,
+  HOST_ID: Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$", default: hostIdFrom(hostname()) }),
   REGION: Type.String({ default: "local" }),
   /** `name=value,name=value`: what sandboxes may ask of their host. */
   HOST_LABELS: Type.String({ default: "" }),
@@ -63,6 +63,17 @@ const Environment = Type.Object({
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;
+
+/** The first label of a machine's name, as far as an id may hold it. */
+export function hostIdFrom(machineName: string): string {
+  const [label = ""] = machineName.toLowerCase().split(".");
+  return (
+    label
+      .replaceAll(/[^a-z0-9-]/g, "-")
+      .replace(/^-+/, "")
+      .slice(0, 63) || "host"
+  );
+}
 
 export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);

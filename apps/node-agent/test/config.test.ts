@@ -1,5 +1,24 @@
 import { describe, expect, test } from "vitest";
-import { configFrom, labelsOf } from "../src/config.ts";
+import { configFrom, hostIdFrom, labelsOf } from "../src/config.ts";
+
+describe("HOST_ID", () => {
+  test.each([
+    ["Build01", "build01"],
+    ["build01.example.com", "build01"],
+    ["build_01", "build-01"],
+    ["_x", "x"],
+    ["x".repeat(64), "x".repeat(63)],
+    ["", "host"],
+    ["___", "host"],
+  ])("of a machine that is called %j", (machineName, hostId) => {
+    expect(hostIdFrom(machineName)).toBe(hostId);
+    expect(configFrom({ HOST_ID: hostIdFrom(machineName) }).HOST_ID).toBe(hostId);
+  });
+});
+
+test("a LOG_LEVEL that there is not is refused by name", () => {
+  expect(() => configFrom({ LOG_LEVEL: "INFO" })).toThrow(/LOG_LEVEL/);
+});
 
 describe("HOST_LABELS", () => {
   test.each([

@@ -1,10 +1,10 @@
 import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
-import { loadConfig } from "@torpor/service";
+import { loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
 
 const Environment = Type.Object({
-  LOG_LEVEL: Type.String({ default: "info" }),
+  LOG_LEVEL: LogLevel,
   DATABASE_URL: Type.String({ pattern: "^postgres(ql)?://" }),
   /** Connections to the database, at most. */
   DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 10 }),

@@ -1,7 +1,7 @@
 export { backoffMs, pause } from "./backoff.ts";
 export { ConfigurationError, configured, convertTexts, loadConfig, readSecret } from "./config.ts";
 export { startHealthServer } from "./health.ts";
-export { createLogger, type Logger } from "./logger.ts";
+export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";
 export { run, type RunOptions } from "./run.ts";

@@ -1,6 +1,10 @@
 import { destination, pino, type Logger } from "pino";
+import { Type } from "typebox";
 
 export type { Logger } from "pino";
+
+/** What LOG_LEVEL may be. */
+export const LogLevel = Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" });
 
 /** One JSON line per event on standard output; secrets are redacted by path. */
 export function createLogger(options: { name: string; level: string }): Logger {
