@@ -27,6 +27,7 @@ USAGE
 
 torpor_setup() { # root command
   local root=$1 command=$2
+  case $root in *:*) torpor_fail "the path $root has a colon, which no PATH may hold: move the checkout" ;; esac
   export TORPOR_HOME="$root/.torpor"
   local tools=$TORPOR_HOME/tools
   mkdir -p "$tools" "$TORPOR_HOME/tmp" "$TORPOR_HOME/cache"
@@ -34,6 +35,8 @@ torpor_setup() { # root command
   export TMPDIR=$TORPOR_HOME/tmp NPM_CONFIG_CACHE=$TORPOR_HOME/cache/npm PIP_CACHE_DIR=$TORPOR_HOME/cache/pip XDG_CACHE_HOME=$TORPOR_HOME/cache
   export XDG_DATA_HOME=$TORPOR_HOME/cache/data XDG_STATE_HOME=$TORPOR_HOME/cache/state TURBO_TELEMETRY_DISABLED=1 TURBO_CACHE_DIR=$TORPOR_HOME/cache/turbo NPM_CONFIG_UPDATE_NOTIFIER=false
   export NODE_COMPILE_CACHE=$TORPOR_HOME/cache/node
+  # A fleet's own addresses are reached by no proxy.
+  export NO_PROXY=${NO_PROXY:+$NO_PROXY,}localhost,127.0.0.1 no_proxy=${no_proxy:+$no_proxy,}localhost,127.0.0.1
   # A machine that is only looked at (host check) stays as it is.
   [ "$command" = host ] || torpor_debian_packages
   torpor_node "$root" "$tools"
@@ -63,16 +66,26 @@ torpor_debian_packages() {
   # A file system that shares blocks, for the tests.
   [ "$command" != test ] || PATH=$PATH:/usr/sbin:/sbin command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
   [ ${#missing[@]} -gt 0 ] || return 0
-  local sudo=()
-  if [ "$(id -u)" != 0 ]; then
-    command -v sudo > /dev/null || torpor_fail "these Debian packages are missing: ${missing[*]}. Install them as root, or make sudo available."
-    sudo=(sudo)
-  fi
+  [ "$(id -u)" = 0 ] || command -v sudo > /dev/null || torpor_fail "these Debian packages are missing: ${missing[*]}. Install them as root, or make sudo available."
   command -v apt-get > /dev/null || torpor_fail "these programs are missing, and this is no Debian to install them on: ${missing[*]}"
   torpor_say "installing Debian packages: ${missing[*]}"
   local log=$TORPOR_HOME/apt.log
-  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive sh -c 'apt-get update && apt-get install --yes --no-install-recommends "$@"' sh "${missing[@]}" > "$log" 2>&1 < /dev/null \
+  { torpor_apt_update && torpor_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends "${missing[@]}"; } > "$log" 2>&1 < /dev/null \
     || { tail -5 "$log" >&2; torpor_fail "apt-get failed; its output is in $log"; }
+}
+
+torpor_root() { # command…
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# A few times: a machine that has just been started may be at it itself, and lets nobody else.
+torpor_apt_update() {
+  local tries
+  for tries in 1 2 3 4; do
+    torpor_root apt-get update && return 0
+    [ "$tries" = 4 ] || sleep 10
+  done
+  return 1
 }
 
 torpor_wheel() { # root name target
@@ -127,6 +140,10 @@ torpor_rclone() { # root tools
   export TORPOR_RCLONE_BIN=$binary
 }
 
+torpor_download() { # directory
+  (cd "$1" && apt-get download pgbouncer libc-ares2 libevent-2.1-7)
+}
+
 # For its tests alone: Debian's package, unpacked. Installed, it would bring a service and a user.
 torpor_pgbouncer() { # tools
   local target=$1/pgbouncer package
@@ -134,8 +151,9 @@ torpor_pgbouncer() { # tools
   torpor_say "fetching pgbouncer"
   rm -rf "$target.tmp"
   mkdir -p "$target.tmp"
-  (cd "$target.tmp" && apt-get download pgbouncer libc-ares2 libevent-2.1-7) > "$TORPOR_HOME/apt.log" 2>&1 \
-    || { tail -5 "$TORPOR_HOME/apt.log" >&2; torpor_fail "pgbouncer could not be fetched: run 'apt-get update', or install the Debian package pgbouncer"; }
+  # With the lists of packages that there are; where there are none, or old ones, with new ones.
+  { torpor_download "$target.tmp" || { torpor_apt_update && torpor_download "$target.tmp"; }; } > "$TORPOR_HOME/apt.log" 2>&1 < /dev/null \
+    || { tail -5 "$TORPOR_HOME/apt.log" >&2; torpor_fail "pgbouncer could not be fetched: install the Debian package pgbouncer"; }
   for package in "$target.tmp"/*.deb; do dpkg-deb --extract "$package" "$target.tmp"; done
   rm -f "$target.tmp"/*.deb
   mv -T "$target.tmp" "$target"

@@ -80,6 +80,16 @@ check_machine() {
   [ "$(printf '%s\n' v24.11.0 "$version" | sort -V | head -1)" = v24.11.0 ] || fail "$node is $version; the node-agent needs 24.11 or newer"
 }
 
+# A few times: a machine that has just been started may be at it itself, and lets nobody else.
+apt_update() {
+  local tries
+  for tries in 1 2 3 4; do
+    apt-get -qq update && return 0
+    [ "$tries" = 4 ] || sleep 10
+  done
+  return 1
+}
+
 install_packages() {
   local missing=() pair
   for pair in nft:nftables ip:iproute2 setpriv:util-linux nsenter:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
@@ -87,7 +97,7 @@ install_packages() {
   done
   [ ${#missing[@]} -gt 0 ] || return 0
   say "installing Debian packages: ${missing[*]}"
-  (apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends "${missing[@]}") > /var/log/torpor-install.log 2>&1 \
+  (apt_update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 install --yes --no-install-recommends "${missing[@]}") > /var/log/torpor-install.log 2>&1 \
     || { tail -5 /var/log/torpor-install.log >&2; fail "apt-get failed; its output is in /var/log/torpor-install.log"; }
   changed "installed ${missing[*]}"
 }

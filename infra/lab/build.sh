@@ -19,7 +19,7 @@ say() { printf '  [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
 for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe ssh-keygen unxz; do
   command -v "$tool" > /dev/null || { echo "the lab image needs $tool: run ./torpor, which installs it, or install it yourself" >&2; exit 1; }
 done
-[ "$(id -u)" = 0 ] || { echo "the lab image must be built as root: it makes a root file system" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "the lab image must be built as root, because it makes a root file system: run this again with sudo" >&2; exit 1; }
 
 key=$(cat "$here/packages.txt" "$here/build.sh" "$here/init" "$here/../debian.sh" | sha256sum | cut -c1-16)
 target=$cache/machine-$key
@@ -62,6 +62,7 @@ unpack_packages() { # into $1; kernel and busybox as files into $work/debs
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+    --setup-hook="$mirror_lists" \
     --customize-hook='chroot "$1" sh -ec "$DOWNLOAD_KERNEL"' \
     --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
     "$suite" "$1" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
@@ -114,7 +115,7 @@ pack_initrd() { # into $1
   cp "$work/extracted/bin/busybox" "$initrd/bin/"
   install -m 755 "$here/init" "$initrd/init"
   for module in virtio_pci virtio_blk virtio_net virtio_rng ext4; do
-    modprobe -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+    modprobe -C /dev/null -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \(.*\.ko[.a-z]*\).*/\1/p'
   done | awk '!seen[$0]++' > "$work/module-paths"
   while read -r path; do cp "$path" "$initrd/modules/"; basename "$path"; done < "$work/module-paths" > "$initrd/modules/order"
   (cd "$initrd" && find . -print0 | cpio --quiet --null --create --format=newc --owner=0:0) > "$1"

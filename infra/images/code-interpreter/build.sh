@@ -23,7 +23,7 @@ digest() { sha256sum | cut -c1-16; }
 for tool in mmdebstrap mkfs.ext4 cpio depmod modprobe node; do
   command -v "$tool" > /dev/null || { echo "the image build needs $tool: run ./torpor, which installs it, or install it yourself" >&2; exit 1; }
 done
-[ "$(id -u)" = 0 ] || { echo "the image build must run as root: it makes a root file system" >&2; exit 1; }
+[ "$(id -u)" = 0 ] || { echo "the image build must run as root, because it makes a root file system: run this again with sudo" >&2; exit 1; }
 
 # shellcheck source=../../debian.sh
 source "$here/../../debian.sh"
@@ -38,6 +38,7 @@ build_rootfs() { # into $1
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
+    --setup-hook="$mirror_lists" \
     --customize-hook='cd "$1/tmp" && chroot "$1" sh -c "cd /tmp && apt-get -qq download busybox-static $(chroot "$1" apt-cache depends linux-image-cloud-amd64 | sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -1)"' \
     --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
     "$suite" "$tree" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
@@ -68,7 +69,7 @@ collect_modules() { # into $1, with the order to load them in
   depmod -b "$work/extracted" "$version"
   mkdir -p "$1"
   for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport vsock_loopback ptp_kvm button; do
-    modprobe -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \([^ ]*\).*/\1/p'
+    modprobe -C /dev/null -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \(.*\.ko[.a-z]*\).*/\1/p'
   done | awk '!seen[$0]++' > "$work/module-paths"
   while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"
 }

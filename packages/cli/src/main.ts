@@ -1,4 +1,5 @@
 /** The commands behind ./torpor. Each command is one file; this one only chooses. */
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { messageOf } from "./demo/narrator.ts";
 
@@ -27,7 +28,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
 
 const { positionals } = parseArgs({ args: process.argv.slice(2, 3), allowPositionals: true });
 const load = COMMANDS[positionals[0] ?? ""];
-const root = new URL("../../../", import.meta.url).pathname;
+const root = fileURLToPath(new URL("../../../", import.meta.url));
 const write = (line: string) => process.stdout.write(`${line}\n`);
 // Whoever read along may leave (| head). The command still ends what it has begun.
 process.stdout.on("error", () => {});

@@ -31,13 +31,20 @@ const POSTGRES_USER = "torpor";
 export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres") =>
   `postgres://${POSTGRES_USER}:${password}@127.0.0.1:${port}/${database}`;
 
+/** Root may come after a user who could not do everything: what he made is his, and Postgres runs on nothing but its own. */
+async function giveToService(dir: string, data: string): Promise<void> {
+  const owners = await Promise.all([dir, data].map((path) => stat(path).catch(() => undefined)));
+  if (owners.some((owner) => owner !== undefined && owner.uid !== SERVICE_UID))
+    await run("chown", ["-R", `${SERVICE_UID}:${SERVICE_UID}`, dir]);
+}
+
 /** Makes the data directory where there is none, and returns how the server is started in the foreground. */
 export async function preparePostgres(options: PostgresOptions): Promise<PostgresCommand> {
   const native = await nativeDir();
   const { dir, password } = options;
   const data = join(dir, "data");
   await mkdir(dir, { recursive: true, mode: 0o700 });
-  if (isRoot()) await chown(dir, SERVICE_UID, SERVICE_UID);
+  if (isRoot()) await giveToService(dir, data);
   if (!(await exists(join(data, "PG_VERSION")))) {
     await rm(data, { recursive: true, force: true });
     const passwordFile = join(dir, "password.tmp");

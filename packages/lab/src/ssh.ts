@@ -13,7 +13,8 @@ const STATUS_LIMIT_MS = 60_000;
 
 function sshArgs({ machineDir, ports }: LabRecord): string[] {
   const options = [
-    `UserKnownHostsFile=${join(machineDir, "known_hosts")}`,
+    // ssh takes a list of files there, and knows names with a percent sign before them.
+    `UserKnownHostsFile="${join(machineDir, "known_hosts").replaceAll("%", "%%")}"`,
     "HostKeyAlias=lab",
     "BatchMode=yes",
     `ConnectTimeout=${CONNECT_LIMIT_S}`,
@@ -60,12 +61,12 @@ export async function shellInLab(record: LabRecord): Promise<number> {
 
 /** Waits until it can be logged in to. Throws when `isAlive` says that there is nothing to wait for any more, or after `limitMs`. */
 export async function waitForSsh(record: LabRecord, isAlive: () => boolean, limitMs: number, signal: AbortSignal): Promise<void> {
-  const deadline = Date.now() + limitMs;
+  const deadline = performance.now() + limitMs;
   for (;;) {
     const { code, output } = await runInLab(record, "true", signal);
     if (code === 0) return;
     if (!isAlive()) throw new Error("the lab machine ended while it was starting");
-    if (Date.now() > deadline) throw new Error(`the lab machine let nobody in within ${limitMs / 1000} s: ${output.trim()}`);
+    if (performance.now() > deadline) throw new Error(`the lab machine let nobody in within ${limitMs / 1000} s: ${output.trim()}`);
     await sleep(LOOK_EVERY_MS, undefined, { signal });
   }
 }
