@@ -53,6 +53,7 @@ interface Fault {
 }
 
 const problem = await hostNetworkProblem();
+const ground = new AsyncDisposableStack();
 let fleet: TestFleet;
 let network: HostNetwork;
 let auditor: VmmAuditor;
@@ -83,17 +84,15 @@ const hostDies: Fault = {
 describe.skipIf(problem !== undefined)(`faults under load${problem === undefined ? "" : `: ${problem}`}`, () => {
   beforeAll(async () => {
     const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
-    fleet = await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv });
-    network = await makeHostNetwork(HOSTS);
+    network = ground.use(await makeHostNetwork(HOSTS));
+    fleet = ground.use(await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv }));
     await moveIntoNetwork();
-    auditor = VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun);
+    auditor = ground.use(VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun));
     sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
+    ground.defer(() => sql.end({ timeout: 5 }));
   });
   afterAll(async () => {
-    await sql.end({ timeout: 5 });
-    await auditor[Symbol.asyncDispose]();
-    await fleet[Symbol.asyncDispose]();
-    await network[Symbol.asyncDispose]();
+    await ground.disposeAsync();
   });
 
   test.each([

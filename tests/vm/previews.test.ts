@@ -1,5 +1,6 @@
 /** Previews and policies on real virtual machines: a real guest's ports, its own processes, and a real pause. */
 import { Sandbox } from "@hopx-ai/sdk";
+import { claimPorts } from "@torpor/service";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -18,12 +19,14 @@ const status = async (sandbox: Sandbox) => (await fleet.call("GET", `/v1/sandbox
 
 test("a server in the guest is a preview, also one that listens on the guest's loopback alone; it survives a pause, and traffic wakes it", async () => {
   const sandbox = await newSandbox();
+  // Nobody else listens there on every address of the machine, the sandbox's among them.
+  const [port] = await claimPorts(1);
   await patch(sandbox, { auto_resume: true });
   await sandbox.commands.run(
-    "echo hello > /workspace/page; cd /workspace; nohup python3 -m http.server 8000 --bind 127.0.0.1 >/dev/null 2>&1 &",
+    `echo hello > /workspace/page; cd /workspace; nohup python3 -m http.server ${port} --bind 127.0.0.1 >/dev/null 2>&1 &`,
   );
   const { publicHost } = await sandbox.getInfo();
-  const page = `http://${new URL(publicHost).hostname}:8000/page`;
+  const page = `http://${new URL(publicHost).hostname}:${port}/page`;
   const read = async () => await (await fetch(page, { signal: AbortSignal.timeout(60_000) })).text();
   expect(await until("the preview is served", () => read().catch(() => undefined), 60_000)).toBe("hello\n");
   await sandbox.pause();

@@ -34,7 +34,8 @@ async function machineWith(
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), content);
   }
-  await mkdir(join(root, "/var/lib/torpor/images"), { recursive: true, mode: 0o755 });
+  await mkdir(join(root, "/var/lib/torpor/images"), { recursive: true });
+  for (const dir of ["/var/lib/torpor", "/var/lib/torpor/images"]) await chmod(join(root, dir), 0o755);
   const env = { PATH: process.env["PATH"], CLOUD_HYPERVISOR_BIN: "/opt/cloud-hypervisor", ...change.env };
   const run = change.run ?? (async (command) => ({ code: 0, output: command.includes("cloud") ? "cloud-hypervisor v53.0\n" : "" }));
   return { root, env, settings: settingsFrom(env), run };

@@ -60,7 +60,7 @@ export const loopback = (port: number) => `127.0.0.1:${port}`;
 export function planServices(options: FleetOptions, ports: Ports, urls: { databaseUrl: string; natsUrl: string }): Component[] {
   const { dir, root } = options;
   const shared = {
-    ...inherited(),
+    ...fromEnvironment([...MACHINE_SETTINGS, ...HOST_SETTINGS]),
     NATS_URL: urls.natsUrl,
     LOG_LEVEL: process.env["LOG_LEVEL"] ?? "info",
     SHUTDOWN_GRACE_MS: "5000",
@@ -159,36 +159,41 @@ const GATEWAY_SETTINGS = [
 /** And for the schedulers. */
 const SCHEDULER_SETTINGS = ["PLACEMENT_POLICY", "VCPU_OVERCOMMIT"];
 
-/** What programs need of the caller's environment, and what an operator may set for the hosts' VMs. */
-function inherited(): Record<string, string> {
-  return fromEnvironment([
-    "PATH",
-    "HOME",
-    "TMPDIR",
-    "LANG",
-    "QEMU_BIN",
-    "CLOUD_HYPERVISOR_BIN",
-    "CLOUD_HYPERVISOR_DIR",
-    "CLOUD_HYPERVISOR_LANDLOCK",
-    "QEMU_ACCELERATOR",
-    "ISOLATION",
-    "VM_NETWORK_CIDR",
-    "VM_NETWORK_POOL",
-    "EGRESS",
-    "EGRESS_DNS",
-    "UPLINK_NETNS",
-    "HOST_LABELS",
-    "CAPACITY_VCPU",
-    "CAPACITY_MEMORY_MIB",
-    "CAPACITY_DISK_MIB",
-    "SNAPSHOT_STORE",
-    "S3_ENDPOINT",
-    "S3_REGION",
-    "S3_BUCKET",
-    "S3_PREFIX",
-    "S3_CREDENTIALS_FILE",
-  ]);
-}
+/** And for the hosts: what they have to give, and where their snapshots go. */
+const HOST_SETTINGS = [
+  "EGRESS",
+  "HOST_LABELS",
+  "CAPACITY_VCPU",
+  "CAPACITY_MEMORY_MIB",
+  "CAPACITY_DISK_MIB",
+  "SNAPSHOT_STORE",
+  "S3_ENDPOINT",
+  "S3_REGION",
+  "S3_BUCKET",
+  "S3_PREFIX",
+  "S3_CREDENTIALS_FILE",
+];
+
+/** All that an operator sets for a fleet of his own, which is not for the fleets of tests. */
+export const FLEET_SETTINGS: readonly string[] = [...GATEWAY_SETTINGS, ...SCHEDULER_SETTINGS, ...HOST_SETTINGS];
+
+/** What programs need of the caller's environment, and how VMs run on this machine. */
+const MACHINE_SETTINGS = [
+  "PATH",
+  "HOME",
+  "TMPDIR",
+  "LANG",
+  "QEMU_BIN",
+  "CLOUD_HYPERVISOR_BIN",
+  "CLOUD_HYPERVISOR_DIR",
+  "CLOUD_HYPERVISOR_LANDLOCK",
+  "QEMU_ACCELERATOR",
+  "ISOLATION",
+  "VM_NETWORK_CIDR",
+  "VM_NETWORK_POOL",
+  "EGRESS_DNS",
+  "UPLINK_NETNS",
+];
 
 function fromEnvironment(names: readonly string[]): Record<string, string> {
   return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])));

@@ -2,7 +2,7 @@
 import { createHash, randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
-import { mkdir, open, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
+import { chmod, mkdir, open, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -47,6 +47,7 @@ describe("reading and writing", () => {
   test("listing has both spellings of each field", async () => {
     await mkdir(agent.workspace("listed/dir"), { recursive: true });
     await writeFile(agent.workspace("listed/file"), "12345");
+    await chmod(agent.workspace("listed/file"), 0o644);
     const { body } = await agent.call("GET", `/files/list?${query(agent.workspace("listed"))}`);
     expect(body["files"]).toMatchObject([
       { name: "dir", is_dir: true, is_directory: true },

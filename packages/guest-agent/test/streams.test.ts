@@ -282,7 +282,8 @@ describe("/files/watch", () => {
 
   test("a client that leaves takes its watcher along", async () => {
     const { socket } = await watch(agent.workspace());
-    const helpers = async () => (String((await agent.shell("ps ax -o args"))["stdout"]).match(/watcher\.py/g) ?? []).length;
+    const children = async () => String((await agent.shell(`ps -o args= --ppid ${agent.process.pid}`))["stdout"]);
+    const helpers = async () => ((await children()).match(/watcher\.py/g) ?? []).length;
     expect(await helpers()).toBeGreaterThan(0);
     socket.terminate();
     await until("it is gone", async () => (await helpers()) === 0);

@@ -2,6 +2,7 @@
 import { once } from "node:events";
 import { readFile, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
+import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -162,16 +163,10 @@ describe("what the agent tells of itself", () => {
 
 describe("S48: the agent's helpers may be killed", () => {
   test("the next call of the host starts a new one", async () => {
-    const pids = async () =>
-      (String((await agent.shell("ps ax -o pid,args"))["stdout"]).match(/^\s*\d+ .*guest_helper\.py/gm) ?? []).filter((line) =>
-        line.includes("guest-agent"),
-      );
-    const mine = async () =>
-      String((await agent.shell(`ps -o pid= --ppid ${agent.process.pid}`))["stdout"])
-        .trim()
-        .split(/\s+/);
-    const helper = (await pids()).map((line) => line.trim().split(" ")[0] ?? "").find((pid) => pid !== "");
-    expect(await mine()).toContain(helper);
+    // Its own: other agents of this machine have one each.
+    const children = String((await agent.shell(`ps -o pid=,args= --ppid ${agent.process.pid}`))["stdout"]);
+    const helper = /^\s*(\d+) .*guest_helper\.py/m.exec(children)?.[1];
+    expect(helper, children).toBeDefined();
     await agent.shell(`kill -9 ${helper}`);
     expect((await agent.call("POST", "/_torpor/prepare-pause", {})).body).toMatchObject({ synced: true });
     expect((await agent.call("POST", "/_torpor/thaw", {})).status).toBe(200);
@@ -210,7 +205,8 @@ describe("/_torpor/tunnel", () => {
     return { socket, text: () => text };
   };
 
-  test.each(["127.0.0.1", "::1"])("bytes go both ways to a port on %s, and each side may end first", async (host) => {
+  const isV6 = networkInterfaces()["lo"]?.some(({ address }) => address === "::1") === true;
+  test.each(["127.0.0.1", ...(isV6 ? ["::1"] : [])])("bytes go both ways to a port on %s, and each side may end first", async (host) => {
     const [server, port] = await listen(host, (made) => made.on("connection", (socket) => socket.pipe(socket)));
     const large = "x".repeat(3_000_000);
     const { socket, text } = await upgrade(port, "first");

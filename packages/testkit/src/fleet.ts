@@ -1,7 +1,7 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
 import { chmod, mkdir } from "node:fs/promises";
 import { join } from "node:path";
-import { Fleet, type FleetOptions } from "@torpor/fleet";
+import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
 import { tempDir } from "./basics.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
@@ -74,6 +74,8 @@ export class TestFleet implements AsyncDisposable {
 }
 
 export async function startTestFleet(options: Partial<FleetOptions> = {}): Promise<TestFleet> {
+  // What the shell has for its owner's fleet: his bucket, say.
+  for (const name of FLEET_SETTINGS) delete process.env[name];
   const dir = await tempDir();
   await chmod(dir.path, 0o711);
   const imagesDir = join(dir.path, "images");

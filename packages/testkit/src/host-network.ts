@@ -36,8 +36,8 @@ export async function hostNetworkProblem(): Promise<string | undefined> {
 }
 
 export async function makeHostNetwork(count: number): Promise<HostNetwork> {
-  // Names and addresses by process: test files run side by side.
-  const subnet = `10.213.${process.pid % 250}`;
+  // Names and addresses by process: test files run side by side. Not where agents have the addresses of their VMs (10.213.0.0/16).
+  const subnet = `10.217.${process.pid % 250}`;
   const base = `tt${process.pid}`;
   const outside = `${subnet}.1`;
   const ways: Relay[] = [];

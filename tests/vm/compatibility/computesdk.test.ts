@@ -2,6 +2,7 @@
  * ComputeSDK's provider suite for hopx by the names of its tests, with the unmodified provider package. The suite itself is not published; what its tests do is done here. On a
  * fleet with a domain, which previews by the SDK need: names below vms.hopx.dev lead to this fleet, as an entry in /etc/hosts would make them.
  */
+import { randomInt } from "node:crypto";
 import dns from "node:dns";
 import { hopx } from "@computesdk/hopx";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
@@ -11,8 +12,8 @@ import { errorOf, note } from "./support.ts";
 type Provider = ReturnType<typeof hopx>;
 type ComputeSandbox = Awaited<ReturnType<Provider["sandbox"]["create"]>>;
 
-/** Of this test alone: another fleet may have port 80 of 127.0.0.1. */
-const ADDRESS = "127.91.80.1";
+/** Of this run alone: another fleet may have port 80 of 127.0.0.1. */
+const ADDRESS = `127.91.${randomInt(1, 255)}.${randomInt(1, 255)}`;
 const lookup = dns.lookup;
 
 let fleet: TestFleet;

@@ -27,7 +27,7 @@ const BOOT_LIMIT_MS = 240_000;
 export async function makeTarget(options: TargetOptions): Promise<Target> {
   const { imagesDir, dir, driver: kind } = options;
   await mkdir(dir, { recursive: true, mode: 0o711 });
-  const config = configFrom({ DRIVER: kind, IMAGES_DIR: imagesDir, DATA_DIR: dir, HOST_ID: "conformance", ...process.env, ...options.env });
+  const config = configFrom({ ...process.env, DRIVER: kind, IMAGES_DIR: imagesDir, DATA_DIR: dir, HOST_ID: "conformance", ...options.env });
   const log = createLogger({ name: "conformance", level: "silent" });
   const { isolation, dismantle } = await chooseIsolation(config, log);
   const makeDriver = () => chooseDriver(config, isolation, log);
