@@ -31,7 +31,7 @@ const POSTGRES_USER = "torpor";
 export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres") =>
   `postgres://${POSTGRES_USER}:${password}@127.0.0.1:${port}/${database}`;
 
-/** Root may come after a user who could not do everything: what he made is his, and Postgres runs on nothing but its own. */
+/** Root may come after a user who could not do everything: then the files are that user's, and Postgres runs on nothing but its own. */
 async function giveToService(dir: string, data: string): Promise<void> {
   const owners = await Promise.all([dir, data].map((path) => stat(path).catch(() => undefined)));
   if (owners.some((owner) => owner !== undefined && owner.uid !== SERVICE_UID))
