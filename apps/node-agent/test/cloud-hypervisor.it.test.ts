@@ -2,6 +2,8 @@
  * The driver of Cloud Hypervisor under a supervisor, on the fake: what goes wrong in a VMM, and what its sandbox's owner is told. Whatever fails, the sandbox runs on or stays paused,
  * and nothing half-made is left.
  */
+import { once } from "node:events";
+import { type IncomingMessage, request as httpRequest } from "node:http";
 import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Observation, VmCommand } from "@torpor/contracts";
@@ -11,7 +13,8 @@ import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { CloudHypervisorDriver, Limits } from "../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import { fakeCloudHypervisor } from "./support/drivers.ts";
-import { commandsOf, type Kind, prepareImages, TestHost, vmmProcesses } from "./support/test-host.ts";
+import { sha256Hex } from "../src/store/format.ts";
+import { commandsOf, type Kind, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
 
 /** Short, where a fault is a VMM that never answers; none of the other tests comes near them. */
 const HASTY: Partial<Limits> = { status: 1_500, verb: 5_000, transfer: 4_000, transferPer100Mib: 0 };
@@ -32,6 +35,8 @@ interface Bench {
   dir: string;
   /** The commands of the sandbox that are left. */
   next(): Promise<Observation>;
+  /** Ends the agent, lets its files be changed, and has another take over. */
+  between(change: () => Promise<void>): Promise<void>;
 }
 
 let hosts = 0;
@@ -44,17 +49,28 @@ async function withSandbox(
   const dir = join(root.path, options.parent ?? "", `host-${hosts}`);
   await mkdir(dir, { recursive: true });
   const driver = fakeCloudHypervisor(options.limits);
-  const host = new TestHost(dir, driver, undefined, join(root.path, "images"));
+  const start = () => new TestHost(dir, driver, undefined, join(root.path, "images"));
   const commands = commandsOf(["create", ...(options.before ?? []), ...options.after], imageSha256, options.memoryMib);
-  const next = async () => await host.carryOut(commands.shift() as VmCommand);
+  const bench: Bench = {
+    host: start(),
+    driver,
+    dir,
+    next: async () => await bench.host.carryOut(commands.shift() as VmCommand),
+    between: async (change) => {
+      await bench.host.close();
+      await change();
+      bench.host = start();
+      await bench.host.supervisor.adopt();
+    },
+  };
   try {
-    await host.supervisor.adopt();
-    expect(await next()).toMatchObject({ state: "running" });
-    await host.guest("/execute", { code: "x = 42" });
-    for (const kind of options.before ?? []) expect(await next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
-    await body({ host, driver, dir, next });
+    await bench.host.supervisor.adopt();
+    expect(await bench.next()).toMatchObject({ state: "running" });
+    await bench.host.guest("/execute", { code: "x = 42" });
+    for (const kind of options.before ?? []) expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
+    await body(bench);
   } finally {
-    await host.end();
+    await bench.host.end();
   }
 }
 
@@ -192,12 +208,21 @@ describe("a resume that goes wrong", () => {
     ["a file of it is missing", async (snapshot) => await rm(join(snapshot, "state.json")), /"state\.json" is missing/],
     ["its device state is damaged", async (snapshot) => await overwrite(join(snapshot, "state.json"), 3), /"state\.json" is damaged/],
     [
-      "a Cloud Hypervisor wrote it that is not installed",
-      (snapshot) => writtenBy(snapshot, "/53.0.0/", "/52.0.0/"),
-      /needs Cloud Hypervisor 52\.0\.0/,
+      "it is another sandbox's",
+      (snapshot) => edited(join(snapshot, "manifest.json"), SANDBOX, "1795490791zzzzzzzz"),
+      /it is of another sandbox, 1795490791zzzzzzzz/,
     ],
-    ["it was written on another CPU", (snapshot) => writtenBy(snapshot, "fake-1-1-1", "fake-2-1-1"), /another CPU/],
-    ["another VMM wrote it", (snapshot) => writtenBy(snapshot, "cloud-hypervisor/", "qemu/"), /another VMM/],
+    [
+      "it is an older one of its own",
+      (snapshot) => edited(join(snapshot, "manifest.json"), '"generation":1', '"generation":0'),
+      /it is of generation 0, not 1/,
+    ],
+    [
+      "its manifest was changed",
+      (snapshot) => edited(join(snapshot, "manifest.json"), '"guestSynced":true', '"guestSynced":false'),
+      /its manifest is not the one that was written/,
+    ],
+    ["its manifest is cut", (snapshot) => cut(join(snapshot, "manifest.json")), /its manifest cannot be read/],
   ];
   test.each(damages)("%s: it is refused before anything ran, and the sandbox stays paused", async (_name, damage, reason) => {
     await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
@@ -208,6 +233,21 @@ describe("a resume that goes wrong", () => {
       expect(vmmProcesses(bench.dir)).toEqual([]);
       // It is being copied to the store again, which has files of its own for moments.
       await until("its snapshot is all that is left", async () => (await leftovers(bench)).join() === "snap.1");
+    });
+  });
+
+  const origins: [string, [string, string], RegExp][] = [
+    ["a Cloud Hypervisor wrote it that is not installed", ["/53.0.0/", "/52.0.0/"], /needs Cloud Hypervisor 52\.0\.0/],
+    ["it was written on another CPU", ["fake-1-1-1", "fake-2-1-1"], /another CPU/],
+    ["another VMM wrote it", ["cloud-hypervisor/", "qemu/"], /another VMM/],
+  ];
+  test.each(origins)("%s: it is refused, and the sandbox stays paused", async (_name, [is, was], reason) => {
+    await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
+      await bench.between(() => writtenBy(bench.host.vm.dir, is, was));
+      const end = await bench.next();
+      expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "SNAPSHOT_INCOMPATIBLE" } } });
+      expect(end.operation?.error?.message).toMatch(reason);
+      expect(vmmProcesses(bench.dir)).toEqual([]);
     });
   });
 });
@@ -231,6 +271,30 @@ describe("a VMM that ends, or only seems to", () => {
     });
   });
 
+  test("its guest was reset, and boots anew in the same process: noticed, and nothing of that is taken for the sandbox", async () => {
+    await withSandbox({ after: ["pause", "start"] }, async (bench) => {
+      await bench.host.guest("/files/write", { path: "/workspace/note", content: "kept" });
+      const [identity] = vmmProcesses(bench.dir);
+      if (identity === undefined) throw new Error("no VMM runs");
+      await put(`/proc/${identity.pid}/cwd/r1/api.sock`, "vm.reboot");
+      expect(vmmProcesses(bench.dir)).toEqual([identity]);
+      expect(await bench.driver.inspect(bench.host.vm)).toEqual({ kind: "none" });
+      const end = await bench.next();
+      expect(end).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "MEMORY_LOST" } } });
+      expect(end.operation?.error?.message).toMatch(/The guest restarted/);
+      expect(vmmProcesses(bench.dir)).toEqual([]);
+      expect(await bench.next()).toMatchObject({ state: "running" });
+      expect(await bench.host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+      void bench.host.supervisor.watch();
+      const [next] = vmmProcesses(bench.dir);
+      await put(`/proc/${next?.pid}/cwd/${await runDirOf(bench)}/api.sock`, "vm.reboot");
+      await until("it is noticed", () =>
+        bench.host.seen.find(({ state, cause }) => state === "stopped" && cause?.code === "GUEST_RESTARTED"),
+      );
+      await until("its process is gone", () => vmmProcesses(bench.dir).length === 0);
+    });
+  });
+
   test("stopped by a signal, or without its socket: it is unknown, it is not touched, and it goes on when it can", async () => {
     await withSandbox({ after: [], limits: HASTY }, async (bench) => {
       const { vm } = bench.host;
@@ -240,8 +304,7 @@ describe("a VMM that ends, or only seems to", () => {
       expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "unknown", reason: "no answer within 1500 ms" });
       signalProcess(identity, "SIGCONT");
       expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "running" });
-      const { runDir } = JSON.parse(await readFile(join(vm.dir, "run.json"), "utf8")) as { runDir: string };
-      const socket = join(vm.dir, runDir, "api.sock");
+      const socket = join(vm.dir, await runDirOf(bench), "api.sock");
       await rename(socket, `${socket}.away`);
       expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "unknown", reason: expect.stringContaining("ENOENT") as string });
       await rename(`${socket}.away`, socket);
@@ -271,13 +334,33 @@ async function overwrite(path: string, at: number): Promise<void> {
 async function cut(path: string): Promise<void> {
   const file = await open(path, "r+");
   try {
-    await file.truncate((await file.stat()).size / 2);
+    await file.truncate(Math.floor((await file.stat()).size / 2));
   } finally {
     await file.close();
   }
 }
 
-async function writtenBy(snapshot: string, is: string, was: string): Promise<void> {
-  const path = join(snapshot, "manifest.json");
-  await writeFile(path, (await readFile(path, "utf8")).replace(is, was));
+async function edited(path: string, is: string, was: string): Promise<void> {
+  const text = await readFile(path, "utf8");
+  expect(text).toContain(is);
+  await writeFile(path, text.replace(is, was));
+}
+
+/** The record knows the manifest by its hash. */
+async function writtenBy(vmDir: string, is: string, was: string): Promise<void> {
+  const manifest = join(vmDir, "snap.1/manifest.json");
+  const before = sha256Hex(await readFile(manifest));
+  await edited(manifest, is, was);
+  await edited(join(vmDir, "vm.json"), before, sha256Hex(await readFile(manifest)));
+}
+
+async function runDirOf({ host }: Bench): Promise<string> {
+  return (JSON.parse(await readFile(join(host.vm.dir, "run.json"), "utf8")) as { runDir: string }).runDir;
+}
+
+async function put(socketPath: string, call: string): Promise<void> {
+  const request = httpRequest({ socketPath, method: "PUT", path: `/api/v1/${call}` }).end();
+  const [response] = (await once(request, "response")) as [IncomingMessage];
+  response.resume();
+  expect(response.statusCode).toBe(204);
 }

@@ -86,6 +86,10 @@ export const stateCases: Case[] = [
     const vmm = await stage.running();
     expectStatus(await vmm.put("vm.reboot"), 204);
     assert.equal(await vmm.state(), "Running");
+    assert.deepEqual(
+      vmm.events().filter((event) => event.startsWith("vm reboot")),
+      ["vm rebooting", "vm rebooted"],
+    );
     const counters = await vmm.get("vm.counters");
     expectStatus(counters, 200);
     assert.ok("disk" in (counters.json as object));

@@ -31,6 +31,7 @@ export interface SnapshotFile {
 export type SnapshotFiles = Record<string, SnapshotFile>;
 
 export type VmmStatus =
+  /** Nor is there one where the guest panicked or restarted: the process may still be there, what it was started for is gone. */
   | { kind: "none" }
   | { kind: "running" | "paused"; pid: number; residentBytes: number }
   /** Alive, but it does not say what it does: hung, or its socket is gone. Nothing is destroyed on that ground. */
@@ -52,6 +53,8 @@ export interface CauseOfEnd {
   code:
     | "GUEST_POWERED_OFF"
     | "GUEST_PANICKED"
+    /** In a VMM that starts it anew in place: what ran is gone, another system has booted. */
+    | "GUEST_RESTARTED"
     /** By a signal from outside: by hand, or because memory ran out. */
     | "VMM_KILLED"
     /** By an error of its own. */

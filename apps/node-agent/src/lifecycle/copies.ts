@@ -10,7 +10,7 @@ import { writeDurably } from "../host/files.ts";
 import { sha256Hex } from "../store/format.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
 import type { VmRecord } from "./record.ts";
-import { factsOf, type Manifest, snapshotDir } from "./snapshot.ts";
+import { factsOf, foreignness, type Manifest, snapshotDir } from "./snapshot.ts";
 
 export const DISK = "disk.raw";
 const DISK_MANIFEST = "disk.json";
@@ -29,6 +29,8 @@ export async function copyableOf(record: VmRecord, vmDir: string, driverFingerpr
   const isPaused = record.state === "paused";
   const dir = snapshotDir(vmDir, record.generation);
   const text = isPaused ? await readFile(join(dir, MANIFEST), "utf8") : await diskManifest(record, vmDir, driverFingerprint);
+  const foreign = isPaused ? foreignness(text, record, record.generation) : undefined;
+  if (foreign !== undefined) throw new Error(`the snapshot is not copied: ${foreign}`);
   const manifest = JSON.parse(text) as Manifest;
   const files = Object.fromEntries(Object.keys(manifest.files).map((name) => [name, join(dir, name)]));
   const copy = {

@@ -24,7 +24,7 @@ export async function pause(step: Step): Promise<Outcome> {
   const { deps, vm } = step;
   const generation = step.record.generation + 1;
   const status = await deps.driver.inspect(vm);
-  let found = await findSnapshot(vm.dir, generation);
+  let found = await findSnapshot(vm.dir, step.record, generation);
   if (status.kind === "none") return found.kind === "valid" ? paused(found) : await memoryLost(step);
   if (status.kind === "unknown")
     return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
@@ -38,7 +38,7 @@ export async function pause(step: Step): Promise<Outcome> {
         failed: { code: "PAUSE_FAILED", message: `The pause failed and the sandbox runs on: ${messageOf(error)}` },
       });
     }
-    found = await findSnapshot(vm.dir, generation);
+    found = await findSnapshot(vm.dir, step.record, generation);
     if (found.kind !== "valid")
       return await backOut(step, generation, {
         failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." },

@@ -15,7 +15,7 @@ const GUEST_LIMIT_MS = 60_000;
 
 export async function resume(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
-  const found = await findSnapshot(vm.dir, record.generation);
+  const found = await findSnapshot(vm.dir, record);
   if (found.kind === "used") return await afterRun(step);
   if (found.kind !== "valid")
     return stillPaused(

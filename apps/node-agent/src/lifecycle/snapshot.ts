@@ -5,13 +5,14 @@
  * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have moved on.
  * SN3  A valid snapshot never stands beside a VM that runs.
  */
-import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SnapshotFacts } from "@torpor/contracts";
 import type { SavedMemory, SnapshotFiles } from "../drivers/driver.ts";
 import { fsyncPath, removeDurably, renameDurably, sizeOf, writeDurably } from "../host/files.ts";
 import { wrongSize } from "../snapshot-files.ts";
+import { sha256Hex } from "../store/format.ts";
+import type { VmRecord } from "./record.ts";
 
 export interface Manifest {
   format: 1;
@@ -44,18 +45,40 @@ export type Found =
   | { kind: "used" }
   | { kind: "none" };
 
-/** Looks at a snapshot without reading its memory image: that is hashed while it is restored. */
-export async function findSnapshot(vmDir: string, generation: number): Promise<Found> {
+/** Looks at a sandbox's snapshot without reading its memory image: that is hashed while it is restored. */
+export async function findSnapshot(vmDir: string, record: VmRecord, generation = record.generation): Promise<Found> {
   const text = await readFile(join(snapshotDir(vmDir, generation), "manifest.json"), "utf8").catch(() => undefined);
   if (text === undefined) {
     const names = await readdir(vmDir);
     if (names.includes(`${nameOf(generation)}.used`)) return { kind: "used" };
     return names.includes(nameOf(generation)) ? { kind: "invalid", reason: "it has no manifest" } : { kind: "none" };
   }
-  const manifest = JSON.parse(text) as Manifest;
-  const reason = await damage(vmDir, manifest);
+  const reason = foreignness(text, record, generation);
   if (reason !== undefined) return { kind: "invalid", reason };
-  return { kind: "valid", manifest, manifestSha256: createHash("sha256").update(text).digest("hex") };
+  const manifest = JSON.parse(text) as Manifest;
+  const wrong = await damage(vmDir, manifest);
+  if (wrong !== undefined) return { kind: "invalid", reason: wrong };
+  return { kind: "valid", manifest, manifestSha256: sha256Hex(text) };
+}
+
+/** Why that manifest is not of this sandbox's snapshot: two of one size and image look the same to a VMM, and its memory would run on another's disk. */
+export function foreignness(text: string, { spec, snapshot }: VmRecord, generation: number): string | undefined {
+  const found = parsed(text);
+  if (found === undefined) return "its manifest cannot be read";
+  if (found.sandboxId !== spec.sandboxId) return `it is of another sandbox, ${found.sandboxId}`;
+  if (found.generation !== generation) return `it is of generation ${found.generation}, not ${generation}`;
+  if (found.imageSha256 !== spec.imageSha256) return "it is of another image";
+  if (snapshot?.generation === generation && snapshot.manifestSha256 !== sha256Hex(text))
+    return "its manifest is not the one that was written when it was taken";
+  return undefined;
+}
+
+function parsed(text: string): Manifest | undefined {
+  try {
+    return JSON.parse(text) as Manifest;
+  } catch {
+    return undefined;
+  }
 }
 
 async function damage(vmDir: string, manifest: Manifest): Promise<string | undefined> {

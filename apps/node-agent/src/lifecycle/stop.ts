@@ -47,7 +47,7 @@ export async function stop(step: Step): Promise<Outcome> {
 /** Undefined when the disk is whole without the memory. */
 async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   const { deps, vm, record } = step;
-  const found = await findSnapshot(vm.dir, record.generation);
+  const found = await findSnapshot(vm.dir, record);
   if (found.kind === "none" || found.kind === "used" || (found.kind === "valid" && found.manifest.guestSynced)) return undefined;
   if (found.kind === "invalid") {
     return {

@@ -28,6 +28,17 @@ describe("the cause of an end", () => {
       { events: [{ source: "guest", event: "panic" }, ...clean] },
       "GUEST_PANICKED",
     ],
+    ["the guest was reset", { events: [{ source: "vm", event: "rebooting" }] }, "GUEST_RESTARTED"],
+    [
+      "it panicked and was reset for that",
+      {
+        events: [
+          { source: "guest", event: "panic" },
+          { source: "vm", event: "rebooted" },
+        ],
+      },
+      "GUEST_PANICKED",
+    ],
     ["it has no driver for pvpanic", { serial: "[    1.2] Kernel panic - not syncing: Fatal exception" }, "GUEST_PANICKED"],
     ["SIGKILL", { exit: { code: null, signal: "SIGKILL" }, events: clean.slice(0, 1) }, "VMM_KILLED"],
     ["SIGKILL, of a VMM that an earlier agent started", { exit: undefined, events: clean.slice(0, 1) }, "VMM_KILLED"],

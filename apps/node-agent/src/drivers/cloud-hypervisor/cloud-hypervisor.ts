@@ -19,7 +19,7 @@ import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRec
 import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
 import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
 import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
-import { causeOf, parseEvents } from "./events.ts";
+import { causeOf, hasLostGuest, parseEvents, type VmmEvent } from "./events.ts";
 import { fingerprintOf, type HostFacts, incompatibility, versionIn } from "./fingerprint.ts";
 import { loadFrom, misfit, saveTo } from "./memory.ts";
 import type { Binaries, Binary } from "./versions.ts";
@@ -104,6 +104,8 @@ export class CloudHypervisorDriver implements Driver {
     if (run === undefined) return { kind: "none" };
     const facts = { pid: run.pid, residentBytes: residentBytes(run.pid) };
     if (this.exchanging.has(vm.dir)) return { kind: "paused", ...facts };
+    // The file is the VMM's to spoil: one that does is believed to have its guest still.
+    if (hasLostGuest(await eventsOf(vm, run).catch(() => []))) return { kind: "none" };
     const limitMs = (await isExchanging(vm)) ? this.transferLimitMs(vm) : this.limits.status;
     const seen = await apiOf(vm, run).info(limitMs);
     if (seen.kind === "ok" && seen.value.state === "Running") return { kind: "running", ...facts };
@@ -157,7 +159,7 @@ export class CloudHypervisorDriver implements Driver {
       const tail = (name: string) => readTail(join(vm.dir, name), LOG_TAIL_BYTES);
       return causeOf({
         exit,
-        events: parseEvents(await tail(join(run.runDir, "events.json"))),
+        events: await eventsOf(vm, run),
         log: await tail(join(run.runDir, "vmm.log")),
         stderr: await tail(join(run.runDir, "stderr.log")),
         serial: await tail(SERIAL_LOG),
@@ -249,6 +251,10 @@ export class CloudHypervisorDriver implements Driver {
   private transferOf(vm: Vm, run: RunRecord) {
     return { api: apiOf(vm, run), vm, uid: this.options.isolation.uid, limitMs: this.transferLimitMs(vm) };
   }
+}
+
+async function eventsOf(vm: Vm, { runDir }: RunRecord): Promise<VmmEvent[]> {
+  return parseEvents(await readTail(join(vm.dir, runDir, "events.json"), LOG_TAIL_BYTES));
 }
 
 function apiOf(vm: Vm, run: RunRecord): CloudHypervisorApi {

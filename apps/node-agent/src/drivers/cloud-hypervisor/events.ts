@@ -28,6 +28,15 @@ export function parseEvents(text: string): VmmEvent[] {
   });
 }
 
+const panicked = ({ source, event }: VmmEvent) => source === "guest" && event === "panic";
+/** A reset, whoever asks for it, starts the guest anew in the same process (vmm/src/vm.rs, vm_reboot). */
+const restarted = ({ source, event }: VmmEvent) => source === "vm" && (event === "rebooting" || event === "rebooted");
+
+/** The memory that the VM had is gone, though its VMM lives and says that it runs. */
+export function hasLostGuest(events: VmmEvent[]): boolean {
+  return events.some((event) => panicked(event) || restarted(event));
+}
+
 /**
  * An exit code of 0 says nothing: a thread that panicked leaves it too. The traces are asked from the surest down. What the guest can write itself (the serial line) is only asked
  * for what the guest did.
@@ -35,8 +44,9 @@ export function parseEvents(text: string): VmmEvent[] {
 export function causeOf({ exit, events, log, stderr, serial }: Traces): CauseOfEnd {
   if (exit?.signal === "SIGSYS" || stderr.includes("Probable seccomp violation"))
     return { code: "VMM_FAILED", message: `Cloud Hypervisor made a system call that its filter forbids: ${lastLine(stderr)}.` };
-  if (events.some(({ source, event }) => source === "guest" && event === "panic") || serial.includes("Kernel panic - not syncing"))
+  if (events.some(panicked) || serial.includes("Kernel panic - not syncing"))
     return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
+  if (events.some(restarted)) return { code: "GUEST_RESTARTED", message: "The guest restarted, and its memory is lost with that." };
   if (log.includes("VM guest exit event")) return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
   if (/thread .* panicked at/.test(stderr)) return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
   if (exit?.signal === "SIGKILL")
