@@ -3,7 +3,7 @@
  * left after each. A case gets a VM directory of its own and leaves no process; it throws where the driver does not keep its word.
  */
 import assert from "node:assert/strict";
-import { copyFile, mkdir, open, readdir, rename, rm, stat, truncate, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, open, readdir, rename, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isAlive, signalProcess } from "@torpor/service";
 import { NEVER, type Subject, sha256 } from "./target.ts";
@@ -365,6 +365,12 @@ const failures: DriverCase[] = [
       await writeFile(log, Buffer.alloc(3 * 1024 ** 2, "x"));
       await subject.driver.trimLogs(subject.vm);
       assert.ok((await stat(log)).size < 1024 ** 2);
+      const other = join(subject.vm.dir, "not-a-log");
+      await writeFile(other, Buffer.alloc(3 * 1024 ** 2, "x"));
+      await rm(log);
+      await symlink(other, log);
+      await assert.rejects(subject.driver.trimLogs(subject.vm), { code: "ELOOP" });
+      assert.equal((await stat(other)).size, 3 * 1024 ** 2);
       assert.equal(await subject.status(), "running");
     },
   },

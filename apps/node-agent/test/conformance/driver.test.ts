@@ -1,7 +1,4 @@
-/**
- * The driver suite on the fake Cloud Hypervisor and on QEMU with a real guest, always; on a real Cloud Hypervisor where CLOUD_HYPERVISOR_BIN names one and this machine's KVM runs it
- * (elsewhere the lab host runs it: `./torpor test conformance --driver cloud-hypervisor`).
- */
+/** The driver suite on the fake Cloud Hypervisor and on QEMU with a real guest. `./torpor test conformance --driver cloud-hypervisor` has it on a real Cloud Hypervisor (run.ts). */
 import { join } from "node:path";
 import { ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
