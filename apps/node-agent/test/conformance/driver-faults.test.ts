@@ -1,0 +1,182 @@
+/**
+ * Every call that the driver of Cloud Hypervisor makes for every verb, failed once in every way, and the verb repeated. Whatever failed: a verb that gives up leaves what was before it or
+ * nothing at all, memory that a VMM still has is not destroyed, no half-written file stays, and the repeat does what was asked for.
+ */
+import assert from "node:assert/strict";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { type Fault, setFaults } from "@torpor/fake-cloud-hypervisor";
+import { tempDir } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { listImages } from "../../src/images.ts";
+import { fakeCloudHypervisor } from "../support/drivers.ts";
+import { prepareImages } from "../support/test-host.ts";
+import { NEVER, Subject, type Target } from "./target.ts";
+
+/** Most of the time is spent waiting for answers that do not come. */
+const AT_ONCE = 5;
+const MEMORY = "42";
+/** A VMM that never answers is given up soon, one on a busy machine is not. */
+const HASTY = { status: 4_000, verb: 6_000, start: 10_000, transfer: 6_000, transferPer100Mib: 0 };
+
+const FAULTS: ((call: string) => Fault)[] = [
+  (call) => ({ kind: "die", call, when: "before", times: 1 }),
+  (call) => ({ kind: "die", call, when: "answered", times: 1 }),
+  (call) => ({ kind: "lose-response", call, times: 1 }),
+  (call) => ({ kind: "hang", call, when: "before", times: 1 }),
+  (call) => ({ kind: "hang", call, when: "after", times: 1 }),
+];
+
+type Snapshot = Awaited<ReturnType<Subject["save"]>>;
+
+interface Verb {
+  name: string;
+  calls: string[];
+  /** Brings the VM to where the verb starts. What is saved is what the VM can be restored from. */
+  before(subject: Subject): Promise<Snapshot | undefined>;
+  run(subject: Subject, saved: Snapshot | undefined): Promise<unknown>;
+  /** Of the VM before the verb, and after it. */
+  from: "none" | "running" | "paused";
+  to: "running" | "paused";
+}
+
+const running = async (subject: Subject) => {
+  await subject.runWith(Number(MEMORY));
+  return undefined;
+};
+const paused = async (subject: Subject) => {
+  await running(subject);
+  await subject.pause();
+  return await subject.save();
+};
+
+const VERBS: Verb[] = [
+  {
+    name: "boot",
+    calls: ["vmm.ping", "vm.create", "vm.info", "vm.boot"],
+    before: async () => undefined,
+    run: (subject) => subject.driver.boot(subject.vm, NEVER),
+    from: "none",
+    to: "running",
+  },
+  {
+    name: "pauseVcpus",
+    calls: ["vm.info", "vm.pause"],
+    before: running,
+    run: (subject) => subject.driver.pauseVcpus(subject.vm),
+    from: "running",
+    to: "paused",
+  },
+  {
+    name: "resumeVcpus",
+    calls: ["vm.info", "vm.resume"],
+    before: paused,
+    run: (subject) => subject.driver.resumeVcpus(subject.vm),
+    from: "paused",
+    to: "running",
+  },
+  {
+    name: "saveMemory",
+    calls: ["vm.info", "vm.snapshot"],
+    before: paused,
+    run: (subject) => subject.save("snap.2"),
+    from: "paused",
+    to: "paused",
+  },
+  {
+    name: "restore",
+    calls: ["vmm.ping", "vm.restore", "vm.info"],
+    before: async (subject) => {
+      const saved = await paused(subject);
+      await subject.driver.end(subject.vm, { graceMs: 0 });
+      return saved;
+    },
+    run: async (subject, saved) => assert.deepEqual(await subject.restore(saved as Snapshot), { kind: "restored" }),
+    from: "none",
+    to: "paused",
+  },
+];
+
+let dir: Awaited<ReturnType<typeof tempDir>>;
+let target: Target;
+beforeAll(async () => {
+  dir = await tempDir();
+  await prepareImages(join(dir.path, "images"), fakeCloudHypervisor());
+  const [image] = await listImages(join(dir.path, "images"));
+  if (image === undefined) throw new Error("the image was not made");
+  target = {
+    name: "fake",
+    makeDriver: async () => fakeCloudHypervisor(HASTY),
+    image,
+    uid: undefined,
+    dir: join(dir.path, "host/vm"),
+    bootLimitMs: 60_000,
+    controlSocket: "api.sock",
+    close: async () => {},
+  };
+});
+afterAll(async () => {
+  await dir[Symbol.asyncDispose]();
+});
+
+/** What may be there once the verb has failed, or has not noticed that it did. */
+async function checkAfter(subject: Subject, { from, to }: Verb, fault: Fault, error: unknown): Promise<void> {
+  // One that is dying says nothing for a moment.
+  if (fault.kind === "die") await subject.becomesStatus("none");
+  const status = await subject.status();
+  // What the fault leaves of a VMM that it does not end: one that hangs says nothing, and is left alone.
+  const living = fault.kind === "hang" ? ["unknown"] : [from, to];
+  const allowed = fault.kind === "die" ? ["none"] : error !== undefined && from === "none" ? ["none"] : living;
+  assert.ok(allowed.includes(status), `it is ${status}, not ${allowed.join(" or ")}`);
+  assert.equal(subject.processes().length, status === "none" ? 0 : 1, "processes");
+  if (fault.kind === "hang" && error === undefined) throw new Error("a verb that gets no answer has not said so");
+  if (status !== "none") return;
+  const names = await Promise.all(["out", "restore"].map((name) => readdir(join(subject.vm.dir, name)).catch(() => [])));
+  if (from === "none") assert.deepEqual(names.flat(), [], "half-made files");
+}
+
+/** The verb again, by another agent, on what is left; out of the snapshot where the memory went with its process. */
+async function repeat(subject: Subject, verb: Verb, saved: Snapshot | undefined): Promise<void> {
+  await subject.forget();
+  await setFaults(subject.vm.dir, []);
+  const status = await subject.status();
+  if (verb.from === "none" || status === verb.from || status === verb.to) await verb.run(subject, saved);
+  else {
+    await subject.driver.end(subject.vm, { graceMs: 0 });
+    if (saved === undefined) return;
+    assert.deepEqual(await subject.restore(saved), { kind: "restored" });
+  }
+  if ((await subject.status()) === "paused") await subject.goOn();
+  if (verb.name === "boot") await subject.becomes();
+  else assert.equal(await subject.remembers(), MEMORY);
+}
+
+async function failOnce(verb: Verb, fault: Fault, name: string): Promise<void> {
+  const subject = await Subject.make(target, name);
+  try {
+    const saved = await verb.before(subject);
+    await setFaults(subject.vm.dir, [fault]);
+    const error: unknown = await verb.run(subject, saved).then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    await checkAfter(subject, verb, fault, error);
+    await repeat(subject, verb, saved);
+  } finally {
+    await subject.dispose();
+  }
+}
+
+test.each(VERBS)("$name: each of its calls failed once in every way, then repeated", async (verb) => {
+  const cases = verb.calls.flatMap((call) => FAULTS.map((fault) => fault(call)));
+  const failures: string[] = [];
+  const left = cases.map((fault, at) => ({ fault, name: `${verb.name}-${at}` }));
+  const work = async () => {
+    for (let next = left.shift(); next !== undefined; next = left.shift()) {
+      const { fault, name } = next;
+      await failOnce(verb, fault, name).catch((error: unknown) => failures.push(`${JSON.stringify(fault)}: ${String(error)}`));
+    }
+  };
+  await Promise.all(Array.from({ length: AT_ONCE }, work));
+  expect(failures).toEqual([]);
+});
