@@ -7,6 +7,8 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { withLimit } from "./limits.ts";
 
 export type LineMessage = Record<string, unknown> & { id?: number; type: string };
+/** The error of requests that their helper did not live to answer. */
+export const HELPER_ENDED = "the helper ended";
 /** How long what a helper said before its end is still waited for: a child of its own may hold the pipe open. */
 const LAST_WORDS_MS = 1_000;
 type Listener = (message: LineMessage) => void | Promise<void>;
@@ -39,7 +41,7 @@ export class LineProcess {
 
   /** Sends a request; `onMessage` gets every message up to and including `done`. Resolves with the `done` message, which has an `error` when the helper ended before. */
   request(body: Record<string, unknown>, onMessage: Listener = () => {}): Promise<LineMessage> {
-    if (this.hasEnded) return Promise.resolve({ type: "done", error: "the helper ended" });
+    if (this.hasEnded) return Promise.resolve({ type: "done", error: HELPER_ENDED });
     const id = this.nextId++;
     const done = new Promise<LineMessage>((resolve) => {
       this.listeners.set(id, async (message) => {
@@ -100,7 +102,7 @@ export class LineProcess {
 
   private end(): void {
     this.hasEnded = true;
-    for (const listener of this.listeners.values()) void listener({ type: "done", error: "the helper ended" });
+    for (const listener of this.listeners.values()) void listener({ type: "done", error: HELPER_ENDED });
     this.listeners.clear();
   }
 }

@@ -30,7 +30,8 @@ export function renewed(
   const { askedAtBootMs, answeredAtBootMs, leaseMs } = renewal;
   const isUnbroken = before !== undefined && answeredAtBootMs < before.untilBootMs;
   return {
-    sinceBootMs: isUnbroken ? before.sinceBootMs : askedAtBootMs,
+    // A VM of the lease before may have been started after this one was asked for: only the answer is after the gap for sure.
+    sinceBootMs: isUnbroken ? before.sinceBootMs : answeredAtBootMs,
     untilBootMs: Math.max(isUnbroken ? before.untilBootMs : 0, askedAtBootMs + leaseMs),
   };
 }

@@ -131,7 +131,13 @@ export class Subject {
       "content-length": Buffer.byteLength(content),
       [GUEST_AGENT_KEY_HEADER]: AGENT_KEY,
     };
-    const request = httpRequest({ createConnection: () => socket, method, path, headers, signal: AbortSignal.timeout(120_000) });
+    const request = httpRequest({
+      createConnection: () => socket,
+      method,
+      path,
+      headers,
+      signal: AbortSignal.timeout(this.target.bootLimitMs),
+    });
     request.end(content);
     const [response] = (await once(request, "response")) as [IncomingMessage];
     return JSON.parse(await text(response)) as Record<string, unknown>;

@@ -18,7 +18,7 @@ import type { KeyHolder } from "../http/access.ts";
 import type { Connections } from "../http/connections.ts";
 import type { Request, Route } from "../http/router.ts";
 import { withLimit } from "../limits.ts";
-import type { RestartingHelper } from "../line-process.ts";
+import { HELPER_ENDED, type RestartingHelper } from "../line-process.ts";
 import { killProcess, setFrozen, userProcesses } from "./user-cgroup.ts";
 
 export interface Identity extends KeyHolder {
@@ -163,7 +163,10 @@ async function endUserProcesses({ userCgroup }: Config): Promise<void> {
   }
 }
 
+/** Once more, of a new helper, where this one ended: user code may have killed it a moment before. Everything that it is asked for may be done twice. */
 async function helperCall(helper: RestartingHelper, body: Record<string, unknown>, limitMs: number): Promise<boolean> {
-  const answer = await withLimit(helper.current.request(body), limitMs);
-  return answer?.["ok"] === true;
+  const ask = () => withLimit(helper.current.request(body), limitMs);
+  const answer = await ask();
+  const last = answer?.["error"] === HELPER_ENDED ? await ask() : answer;
+  return last?.["ok"] === true;
 }
