@@ -28,6 +28,7 @@ USAGE
 torpor_setup() { # root command
   local root=$1 command=$2
   case $root in *:*) torpor_fail "the path $root has a colon, which no PATH may hold: move the checkout" ;; esac
+  case $command:$root in test:*%*) torpor_fail "the path $root has a percent sign, which vitest takes for an encoded character: move the checkout" ;; esac
   export TORPOR_HOME="$root/.torpor"
   local tools=$TORPOR_HOME/tools
   mkdir -p "$tools" "$TORPOR_HOME/tmp" "$TORPOR_HOME/cache"

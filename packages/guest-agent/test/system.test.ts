@@ -1,6 +1,6 @@
 /** Variables, metrics, the host's control calls, the tunnel to other ports, and bad input on every route. */
 import { once } from "node:events";
-import { readFile, rm } from "node:fs/promises";
+import { mkdir, readFile, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
 import { networkInterfaces } from "node:os";
 import { join } from "node:path";
@@ -40,7 +40,7 @@ describe("/env", () => {
     await agent.call("PUT", "/env", { env_vars: { KEPT: "1" } });
     const directory = join(agent.root, "var/lib/torpor");
     // A directory where the temporary file should be written: fails for every user, as a full disk does.
-    await agent.shell(`mkdir -p ${directory}/env.json.tmp/x`);
+    await mkdir(join(directory, "env.json.tmp/x"), { recursive: true });
     const { status, body } = await agent.call("PATCH", "/env", { env_vars: { MORE: "2" } });
     expect({ status, code: body["code"] }).toEqual({ status: 400, code: "FILE_OPERATION_FAILED" });
     expect(await variables()).toEqual({ KEPT: "1" });
