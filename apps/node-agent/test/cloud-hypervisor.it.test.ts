@@ -222,6 +222,7 @@ describe("a resume that goes wrong", () => {
       (snapshot) => edited(join(snapshot, "manifest.json"), '"guestSynced":true', '"guestSynced":false'),
       /its manifest is not the one that was written/,
     ],
+    ["its manifest is JSON, and none", (snapshot) => writeFile(join(snapshot, "manifest.json"), "null"), /its manifest cannot be read/],
     ["its manifest is cut", (snapshot) => cut(join(snapshot, "manifest.json")), /its manifest cannot be read/],
   ];
   test.each(damages)("%s: it is refused before anything ran, and the sandbox stays paused", async (_name, damage, reason) => {

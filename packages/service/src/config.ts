@@ -26,8 +26,9 @@ export function loadConfig<Schema extends TObject>(schema: Schema, env: NodeJS.P
 }
 
 function problemsOf(error: { instancePath: string; message: string; params: object }): string[] {
-  const { requiredProperties } = error.params as { requiredProperties?: string[] };
+  const { requiredProperties, allowedValues } = error.params as { requiredProperties?: string[]; allowedValues?: unknown[] };
   if (requiredProperties !== undefined) return requiredProperties.map((name) => `${name} is not set`);
+  if (allowedValues !== undefined) return [`${error.instancePath.slice(1)} must be one of ${allowedValues.join(", ")}`];
   return [`${error.instancePath.slice(1)} ${error.message}`];
 }
 

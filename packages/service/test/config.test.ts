@@ -46,6 +46,10 @@ describe("configuration", () => {
     expect(problems(env)).toContain(name);
   });
 
+  test("a setting with choices is refused with the choices", () => {
+    expect(problems({ ...GOOD, DRIVER: "xen" })).toContain("DRIVER must be one of qemu, simulated");
+  });
+
   test("values are never repeated: they may be secrets", () => {
     expect(problems({ ...GOOD, URL: "secret-without-a-scheme", DRIVER: "another-secret" })).not.toMatch(/secret/);
   });

@@ -11,7 +11,8 @@ export async function readTail(path: string, maxBytes: number): Promise<string> 
     const handle = await openUntrusted(path, constants.O_RDONLY);
     try {
       const { size } = await handle.stat();
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(maxBytes), 0, maxBytes, Math.max(0, size - maxBytes));
+      const length = Math.min(size, maxBytes);
+      const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, size - length);
       return buffer.toString("utf8", 0, bytesRead);
     } finally {
       await handle.close();

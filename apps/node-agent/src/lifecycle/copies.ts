@@ -10,7 +10,7 @@ import { writeDurably } from "../host/files.ts";
 import { sha256Hex } from "../store/format.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
 import type { VmRecord } from "./record.ts";
-import { factsOf, foreignness, type Manifest, snapshotDir } from "./snapshot.ts";
+import { factsOf, type Manifest, ownManifest, snapshotDir } from "./snapshot.ts";
 
 export const DISK = "disk.raw";
 const DISK_MANIFEST = "disk.json";
@@ -29,9 +29,7 @@ export async function copyableOf(record: VmRecord, vmDir: string, driverFingerpr
   const isPaused = record.state === "paused";
   const dir = snapshotDir(vmDir, record.generation);
   const text = isPaused ? await readFile(join(dir, MANIFEST), "utf8") : await diskManifest(record, vmDir, driverFingerprint);
-  const foreign = isPaused ? foreignness(text, record, record.generation) : undefined;
-  if (foreign !== undefined) throw new Error(`the snapshot is not copied: ${foreign}`);
-  const manifest = JSON.parse(text) as Manifest;
+  const manifest = isPaused ? manifestToCopy(text, record) : (JSON.parse(text) as Manifest);
   const files = Object.fromEntries(Object.keys(manifest.files).map((name) => [name, join(dir, name)]));
   const copy = {
     sandboxId,
@@ -41,6 +39,12 @@ export async function copyableOf(record: VmRecord, vmDir: string, driverFingerpr
     files: { ...files, [DISK]: join(vmDir, DISK) },
   };
   return { copy, manifest, facts: await factsOfCopy(manifest, copy) };
+}
+
+function manifestToCopy(text: string, record: VmRecord): Manifest {
+  const own = ownManifest(text, record, record.generation);
+  if (own.kind === "foreign") throw new Error(`the snapshot is not copied: ${own.reason}`);
+  return own.manifest;
 }
 
 /** As the control plane knows it. */

@@ -53,29 +53,33 @@ export async function findSnapshot(vmDir: string, record: VmRecord, generation =
     if (names.includes(`${nameOf(generation)}.used`)) return { kind: "used" };
     return names.includes(nameOf(generation)) ? { kind: "invalid", reason: "it has no manifest" } : { kind: "none" };
   }
-  const reason = foreignness(text, record, generation);
-  if (reason !== undefined) return { kind: "invalid", reason };
-  const manifest = JSON.parse(text) as Manifest;
-  const wrong = await damage(vmDir, manifest);
-  if (wrong !== undefined) return { kind: "invalid", reason: wrong };
-  return { kind: "valid", manifest, manifestSha256: sha256Hex(text) };
+  const own = ownManifest(text, record, generation);
+  if (own.kind === "foreign") return { kind: "invalid", reason: own.reason };
+  const reason = await damage(vmDir, own.manifest);
+  return reason === undefined ? { ...own, kind: "valid" } : { kind: "invalid", reason };
 }
 
-/** Why that manifest is not of this sandbox's snapshot: two of one size and image look the same to a VMM, and its memory would run on another's disk. */
-export function foreignness(text: string, { spec, snapshot }: VmRecord, generation: number): string | undefined {
-  const found = parsed(text);
-  if (found === undefined) return "its manifest cannot be read";
-  if (found.sandboxId !== spec.sandboxId) return `it is of another sandbox, ${found.sandboxId}`;
-  if (found.generation !== generation) return `it is of generation ${found.generation}, not ${generation}`;
-  if (found.imageSha256 !== spec.imageSha256) return "it is of another image";
-  if (snapshot?.generation === generation && snapshot.manifestSha256 !== sha256Hex(text))
-    return "its manifest is not the one that was written when it was taken";
-  return undefined;
+/** The manifest of this sandbox's snapshot, or why it is none: two of one size and image look the same to a VMM, and its memory would run on another's disk. */
+export function ownManifest(
+  text: string,
+  { spec, snapshot }: VmRecord,
+  generation: number,
+): { kind: "own"; manifest: Manifest; manifestSha256: string } | { kind: "foreign"; reason: string } {
+  const foreign = (reason: string) => ({ kind: "foreign", reason }) as const;
+  const manifest = parsed(text);
+  if (manifest === undefined) return foreign("its manifest cannot be read");
+  if (manifest.sandboxId !== spec.sandboxId) return foreign(`it is of another sandbox, ${manifest.sandboxId}`);
+  if (manifest.generation !== generation) return foreign(`it is of generation ${manifest.generation}, not ${generation}`);
+  if (manifest.imageSha256 !== spec.imageSha256) return foreign("it is of another image");
+  const manifestSha256 = sha256Hex(text);
+  if (snapshot?.generation === generation && snapshot.manifestSha256 !== manifestSha256)
+    return foreign("its manifest is not the one that was written when it was taken");
+  return { kind: "own", manifest, manifestSha256 };
 }
 
 function parsed(text: string): Manifest | undefined {
   try {
-    return JSON.parse(text) as Manifest;
+    return (JSON.parse(text) as Manifest | null) ?? undefined;
   } catch {
     return undefined;
   }

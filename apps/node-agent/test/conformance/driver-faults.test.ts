@@ -8,9 +8,7 @@ import { join } from "node:path";
 import { type Fault, setFaults } from "@torpor/fake-cloud-hypervisor";
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { listImages } from "../../src/images.ts";
-import { fakeCloudHypervisor } from "../support/drivers.ts";
-import { prepareImages } from "../support/test-host.ts";
+import { makeFakeTarget } from "./fake-target.ts";
 import { NEVER, Subject, type Target } from "./target.ts";
 
 /** Most of the time is spent waiting for answers that do not come. */
@@ -101,19 +99,7 @@ let dir: Awaited<ReturnType<typeof tempDir>>;
 let target: Target;
 beforeAll(async () => {
   dir = await tempDir();
-  await prepareImages(join(dir.path, "images"), fakeCloudHypervisor());
-  const [image] = await listImages(join(dir.path, "images"));
-  if (image === undefined) throw new Error("the image was not made");
-  target = {
-    name: "fake",
-    makeDriver: async () => fakeCloudHypervisor(HASTY),
-    image,
-    uid: undefined,
-    dir: join(dir.path, "host/vm"),
-    bootLimitMs: 60_000,
-    controlSocket: "api.sock",
-    close: async () => {},
-  };
+  target = await makeFakeTarget(dir.path, HASTY);
 });
 afterAll(async () => {
   await dir[Symbol.asyncDispose]();

@@ -2,10 +2,8 @@
 import { join } from "node:path";
 import { ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
-import { listImages } from "../../src/images.ts";
-import { fakeCloudHypervisor } from "../support/drivers.ts";
-import { prepareImages } from "../support/test-host.ts";
 import { DRIVER_CASES } from "./cases.ts";
+import { makeFakeTarget } from "./fake-target.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
 
@@ -33,22 +31,7 @@ function suite(makeIt: (dir: string) => Promise<Target>): void {
 }
 
 describe("fake Cloud Hypervisor", () => {
-  suite(async (dir) => {
-    await prepareImages(join(dir, "images"), fakeCloudHypervisor());
-    const [image] = await listImages(join(dir, "images"));
-    if (image === undefined) throw new Error("the image was not made");
-    const makeDriver = async () => fakeCloudHypervisor();
-    return {
-      name: "fake",
-      makeDriver,
-      image,
-      uid: undefined,
-      dir: join(dir, "host/vm"),
-      bootLimitMs: 60_000,
-      controlSocket: "api.sock",
-      close: async () => {},
-    };
-  });
+  suite((dir) => makeFakeTarget(dir));
 });
 
 describe("QEMU with a real guest", () => {

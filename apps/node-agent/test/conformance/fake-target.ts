@@ -1,0 +1,24 @@
+/** The driver suite's target without a VMM that has to be installed: Cloud Hypervisor's driver on the fake. Not in targets.ts, which is carried to machines that have no fake. */
+import { join } from "node:path";
+import type { Limits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
+import { listImages } from "../../src/images.ts";
+import { fakeCloudHypervisor } from "../support/drivers.ts";
+import { prepareImages } from "../support/test-host.ts";
+import type { Target } from "./target.ts";
+
+/** Below `dir`, with an image and its golden snapshot. */
+export async function makeFakeTarget(dir: string, limits?: Partial<Limits>): Promise<Target> {
+  await prepareImages(join(dir, "images"), fakeCloudHypervisor());
+  const [image] = await listImages(join(dir, "images"));
+  if (image === undefined) throw new Error("the image was not made");
+  return {
+    name: "fake",
+    makeDriver: async () => fakeCloudHypervisor(limits),
+    image,
+    uid: undefined,
+    dir: join(dir, "host/vm"),
+    bootLimitMs: 60_000,
+    controlSocket: "api.sock",
+    close: async () => {},
+  };
+}
