@@ -1,36 +1,49 @@
 import { defineConfig } from "vitest/config";
+import { EXHAUSTIVE } from "./scripts/test-tags.ts";
 
 /**
- * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process, `integration` starts a Postgres and a nats-server of its
- * own, `system` starts whole fleets with simulated hosts, `conformance` holds the fake Cloud Hypervisor to what the real one does, `vm` boots real virtual machines.
+ * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process, `integration` and
+ * `system` start processes, `conformance` holds the fake Cloud Hypervisor to what the real one does, `vm` boots real
+ * virtual machines. Files of one project run beside each other: each owns what it starts.
  */
-const tree = (name: string, include: string[], extra: Record<string, unknown> = {}) => ({
-  test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...extra },
+const project = (name: string, include: string[], options: Record<string, unknown> = {}) => ({
+  test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...options },
 });
+
+const IN_UNIT_DIRECTORIES = ["**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"];
+const globalSetup = ["packages/testkit/src/global-setup.ts"];
+const minutes = (count: number) => count * 60_000;
 
 export default defineConfig({
   test: {
+    tags: [EXHAUSTIVE],
     projects: [
-      {
-        test: {
-          ...tree("unit", ["{apps,packages}/*/test/**/*.test.ts"]).test,
-          exclude: ["**/node_modules/**", "**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"],
-        },
-      },
-      tree("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
-        testTimeout: 120_000,
-        hookTimeout: 120_000,
+      project("unit", ["{apps,packages}/*/test/**/*.test.ts"], {
+        exclude: ["**/node_modules/**", ...IN_UNIT_DIRECTORIES],
       }),
-      tree("system", ["tests/system/**/*.test.ts"], { testTimeout: 300_000, hookTimeout: 300_000, fileParallelism: false }),
-      tree("conformance", ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"], {
-        testTimeout: 300_000,
-        hookTimeout: 600_000,
-        fileParallelism: false,
+      project("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
+        globalSetup,
+        testTimeout: minutes(2),
+        hookTimeout: minutes(2),
+        maxWorkers: 3,
       }),
-      tree("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
-        testTimeout: 300_000,
-        hookTimeout: 600_000,
-        fileParallelism: false,
+      project("system", ["tests/system/**/*.test.ts"], {
+        globalSetup,
+        testTimeout: minutes(5),
+        hookTimeout: minutes(5),
+        maxWorkers: 4,
+      }),
+      project("conformance", ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"], {
+        globalSetup,
+        testTimeout: minutes(5),
+        hookTimeout: minutes(10),
+        maxWorkers: 2,
+      }),
+      project("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
+        globalSetup,
+        testTimeout: minutes(5),
+        hookTimeout: minutes(10),
+        maxWorkers: 2,
       }),
     ],
   },

@@ -8,7 +8,8 @@ import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
-import { FAKE_CLOUD_HYPERVISOR_BIN, setFaults } from "@torpor/fake-cloud-hypervisor";
+import { setFaults } from "@torpor/fake-cloud-hypervisor";
+import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
 import { RAM_BYTES, RESTORE, SNAPSHOT, Stage } from "./support/stage.ts";
 import { jsonOf, RawConnection, type VmmProcess } from "./support/vmm.ts";
 

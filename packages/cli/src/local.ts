@@ -3,6 +3,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Fleet, type FleetOptions } from "@torpor/fleet";
 import { LAB_HOST_ID } from "@torpor/lab";
+import { prepareLocalPrograms } from "@torpor/programs";
 import type { CommandContext } from "./main.ts";
 import { askedShape, shapeOf, wholeNumber } from "./shape.ts";
 
@@ -37,6 +38,7 @@ export async function startFleet(context: CommandContext, options: FleetOptions,
 
 /** Starts what of a fleet that is there does not run: of one that was found, a virtual machine may be all that is left. */
 export async function bringUpRest({ write }: CommandContext, fleet: Fleet, signal: AbortSignal): Promise<void> {
+  await prepareLocalPrograms();
   await fleet.bringUp((line) => write(`fleet: ${line}, which did not run`), signal);
 }
 

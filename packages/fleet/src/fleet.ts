@@ -11,6 +11,7 @@ import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { migrate, seedApiKey } from "@torpor/db";
+import { prepareLocalPrograms } from "@torpor/programs";
 import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { natsUserOf } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
@@ -94,6 +95,7 @@ export class Fleet {
       ...planServices(options, ports, state),
     ];
     try {
+      await prepareLocalPrograms();
       await options.prepareImages?.();
       await fleet.startMissing(say, signal);
     } catch (error) {

@@ -1,5 +1,6 @@
 /** Which processes a local fleet consists of, and with which settings each is started. */
 import { join } from "node:path";
+import { localProgram, type LocalProgram } from "@torpor/programs";
 import { CONTROL_USER, natsUserOf } from "./nats.ts";
 import type { Component } from "./state.ts";
 
@@ -71,13 +72,13 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     NATS_USER: CONTROL_USER,
     NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
   };
-  const service = (name: string, role: Component["role"], app: string, healthPort: number, env: Record<string, string>): Component => ({
+  const service = (name: string, role: Component["role"], program: LocalProgram, healthPort: number, env: Record<string, string>): Component => ({
     name,
     role,
     address: loopback(healthPort),
     healthUrl: `http://${loopback(healthPort)}/health`,
     command: process.execPath,
-    args: [join(root, "apps", app, "src/main.ts")],
+    args: [localProgram(program)],
     env,
     log: join(dir, "logs", `${name}.log`),
   });
@@ -136,7 +137,7 @@ function fenceOf({ root, dir }: FleetOptions, hostId: string, dataDir: string): 
     address: "-",
     healthFile: join(dataDir, "fence/alive.json"),
     command: process.execPath,
-    args: [join(root, "apps/node-agent/src/fence/main.ts")],
+    args: [localProgram("fence")],
     env: { ...fromEnvironment(["PATH"]), DATA_DIR: dataDir },
     log: join(dir, "logs", `${name}.log`),
   };
@@ -183,6 +184,7 @@ const MACHINE_SETTINGS = [
   "HOME",
   "TMPDIR",
   "LANG",
+  "NODE_COMPILE_CACHE",
   "QEMU_BIN",
   "CLOUD_HYPERVISOR_BIN",
   "CLOUD_HYPERVISOR_DIR",

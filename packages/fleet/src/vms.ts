@@ -1,8 +1,9 @@
 /** The VMM processes of a fleet's hosts, read from their run records: what `down` has to end although it outlives its agent by design. */
 import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
+import { localProgram, prepareLocalPrograms } from "@torpor/programs";
 import { isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Component } from "./state.ts";
 
@@ -48,9 +49,9 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
 
 /** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
 export async function collectLeftovers(agent: Component): Promise<void> {
-  const [main = "", ...args] = agent.args;
+  await prepareLocalPrograms();
   try {
-    await run(agent.command, [join(dirname(main), "collect.ts"), ...args], { env: agent.env, timeout: COLLECT_LIMIT_MS });
+    await run(agent.command, [localProgram("node-agent"), "collect"], { env: agent.env, timeout: COLLECT_LIMIT_MS });
   } catch (cause) {
     throw new Error(`${agent.name} has ended, but not everything that its VMs used on this machine could be removed`, { cause });
   }

@@ -1,8 +1,9 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
-import { chmod, mkdir } from "node:fs/promises";
+import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
 import { tempDir } from "./basics.ts";
+import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
 
@@ -81,11 +82,13 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   const imagesDir = join(dir.path, "images");
   await mkdir(imagesDir);
   if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
+  const fleetDir = join(dir.path, "fleet");
+  await layDatabase(fleetDir);
   const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(
     {
       root: ROOT,
-      dir: join(dir.path, "fleet"),
+      dir: fleetDir,
       imagesDir,
       hosts: 2,
       gateways: 1,
@@ -100,4 +103,11 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
     say,
   );
   return new TestFleet(fleet, async () => await dir[Symbol.asyncDispose]());
+}
+
+/** As if the fleet had been started here before, with this password. */
+async function layDatabase(fleetDir: string): Promise<void> {
+  await copyCluster(join(fleetDir, "postgres"));
+  await mkdir(join(fleetDir, "secrets"), { mode: 0o700 });
+  await writeFile(join(fleetDir, "secrets/postgres"), TEST_DATABASE_PASSWORD, { mode: 0o600 });
 }

@@ -1,14 +1,12 @@
-/** A real Postgres for one test file, with a migrated template, so that each test gets a database of its own in a moment. */
+/** A real Postgres for one test file; each test gets a database of its own in a moment, from a migrated template. */
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
-import { migrate } from "@torpor/db";
 import { databaseUrl, preparePostgres } from "@torpor/fleet";
 import { claimPort } from "@torpor/service";
 import postgres from "postgres";
 import { tempDir } from "./basics.ts";
+import { copyCluster, TEMPLATE_DATABASE, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
-
-const TEMPLATE = "torpor_template";
 
 export interface PostgresServer extends ServerProcess, AsyncDisposable {
   /** A fresh, migrated database; its connection string. */
@@ -22,7 +20,8 @@ export async function startPostgres(): Promise<PostgresServer> {
   // The server's own user has to enter it.
   await chmod(dir.path, 0o711);
   const { port } = await claimPort();
-  const access = { port, password: "test" };
+  const access = { port, password: TEST_DATABASE_PASSWORD };
+  await copyCluster(join(dir.path, "pg"));
   const command = await preparePostgres({ dir: join(dir.path, "pg"), isDurable: false, ...access });
   const url = (name?: string) => databaseUrl(access, name);
   const component = {
@@ -43,8 +42,6 @@ export async function startPostgres(): Promise<PostgresServer> {
       await sql.end();
     }
   };
-  await run(`CREATE DATABASE ${TEMPLATE}`);
-  await migrate(url(TEMPLATE));
   let made = 0;
   const make = async (template: string) => {
     made += 1;
@@ -54,7 +51,7 @@ export async function startPostgres(): Promise<PostgresServer> {
   };
   return {
     ...server,
-    database: () => make(TEMPLATE),
+    database: () => make(TEMPLATE_DATABASE),
     emptyDatabase: () => make("template0"),
     [Symbol.asyncDispose]: async () => {
       await server.stop();

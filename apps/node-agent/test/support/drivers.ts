@@ -1,5 +1,5 @@
 /** Drivers that every machine can run, for tests of what is the same for all. */
-import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/fake-cloud-hypervisor";
+import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
 import { CloudHypervisorDriver, type Limits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import type { Driver } from "../../src/drivers/driver.ts";
 import { SimulatedDriver } from "../../src/drivers/simulated/simulated.ts";

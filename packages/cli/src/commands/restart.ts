@@ -1,6 +1,7 @@
 /** `torpor restart <component…>` and `torpor restart --rolling`: ends programs of the local fleet in order and starts them again, one after the other. Sandboxes run on. */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
+import { prepareLocalPrograms } from "@torpor/programs";
 import { fleetDir, interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 
@@ -14,6 +15,7 @@ export async function restart({ root, args, write }: CommandContext): Promise<nu
   const say = (line: string) => write(`fleet: ${line}`);
   // All names first: nothing is restarted when one of them is wrong.
   const components = positionals.map((name) => fleet.component(name));
+  await prepareLocalPrograms();
   for (const { name } of components) {
     say(`restarting ${name}`);
     await fleet.restart(name, signal);

@@ -1,0 +1,30 @@
+/** Programs as one file each, which Node.js runs by itself. */
+import { build } from "esbuild";
+
+/** Packages of the CommonJS kind call `require`, which an ES module lacks. */
+const REQUIRE =
+  'import { createRequire as torporCreateRequire } from "node:module"; ' +
+  "const require = torporCreateRequire(import.meta.url);";
+
+export interface Program {
+  /** Name of the bundled file, without its ending `.mjs`. */
+  out: string;
+  /** Path of the source file. */
+  in: string;
+}
+
+/** Writes `<outDir>/<out>.mjs` for each program. Throws with esbuild's message when one cannot be bundled. */
+export async function bundle(programs: readonly Program[], outDir: string): Promise<void> {
+  await build({
+    entryPoints: [...programs],
+    outdir: outDir,
+    outExtension: { ".js": ".mjs" },
+    bundle: true,
+    platform: "node",
+    target: "node24",
+    format: "esm",
+    banner: { js: REQUIRE },
+    legalComments: "none",
+    logLevel: "warning",
+  });
+}

@@ -1,0 +1,2 @@
+export { bundle, type Program } from "./bundle.ts";
+export { FAKE_CLOUD_HYPERVISOR_BIN, localProgram, type LocalProgram, prepareLocalPrograms } from "./local.ts";
