@@ -1,46 +1,60 @@
 import { defineConfig } from "vitest/config";
+import LongestFirst from "./packages/cli/src/test/sequencer.ts";
 import { EXHAUSTIVE } from "./scripts/test-tags.ts";
 
 /**
- * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process, `integration` and
- * `system` start processes, `conformance` holds the fake Cloud Hypervisor to what the real one does, `vm` boots real
- * virtual machines. Files of one project run beside each other: each owns what it starts.
+ * The layers of docs/testing.md as vitest projects. `unit` touches nothing outside the process,
+ * `integration` and `system` start processes, `conformance` holds the fake Cloud Hypervisor to what
+ * the real one does, `vm` boots real virtual machines. Files of one project run beside each other:
+ * each owns what it starts.
  */
 const project = (name: string, include: string[], options: Record<string, unknown> = {}) => ({
   test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...options },
 });
 
 const IN_UNIT_DIRECTORIES = ["**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"];
-const globalSetup = ["packages/testkit/src/global-setup.ts"];
+const withProcesses = {
+  globalSetup: ["packages/testkit/src/global-setup.ts"],
+  setupFiles: ["packages/testkit/src/evidence-setup.ts"],
+};
 const minutes = (count: number) => count * 60_000;
 
 export default defineConfig({
   test: {
     tags: [EXHAUSTIVE],
+    sequence: { sequencer: LongestFirst },
     projects: [
       project("unit", ["{apps,packages}/*/test/**/*.test.ts"], {
         exclude: ["**/node_modules/**", ...IN_UNIT_DIRECTORIES],
       }),
-      project("integration", ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"], {
-        globalSetup,
-        testTimeout: minutes(2),
-        hookTimeout: minutes(2),
-        maxWorkers: 3,
-      }),
+      project(
+        "integration",
+        ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"],
+        {
+          ...withProcesses,
+          testTimeout: minutes(2),
+          hookTimeout: minutes(2),
+          maxWorkers: 3,
+        },
+      ),
       project("system", ["tests/system/**/*.test.ts"], {
-        globalSetup,
+        ...withProcesses,
         testTimeout: minutes(5),
         hookTimeout: minutes(5),
         maxWorkers: 4,
       }),
-      project("conformance", ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"], {
-        globalSetup,
-        testTimeout: minutes(5),
-        hookTimeout: minutes(10),
-        maxWorkers: 2,
-      }),
+      project(
+        "conformance",
+        ["tests/conformance/**/*.test.ts", "apps/*/test/conformance/**/*.test.ts"],
+        {
+          ...withProcesses,
+          testTimeout: minutes(5),
+          hookTimeout: minutes(10),
+          maxWorkers: 2,
+        },
+      ),
       project("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
-        globalSetup,
+        ...withProcesses,
         testTimeout: minutes(5),
         hookTimeout: minutes(10),
         maxWorkers: 2,

@@ -135,40 +135,42 @@ async function lose(hostId: string, how: Loss): Promise<() => Promise<void>> {
   return comeBack;
 }
 
-describe("on_host_loss: restore", () => {
-  test.each(["killed", "stopped", "cut off", "cut off, then killed"] as const)(
-    "S30: the agent is %s: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands",
-    async (how) => {
-      const { sandbox, hostId, vmm } = await runsOnAfterPause();
-      const waits = await create();
-      const comeBack = await lose(hostId, how);
-      const frozen = await isFrozen(hostId, sandbox);
-      expect(frozen.pid).toBe(vmm.pid);
-      const moved = await until(
-        "it runs on another host",
-        async () => {
-          const seen = await get(sandbox);
-          return seen["status"] === "running" && seen["node_id"] !== hostId ? seen : undefined;
-        },
-        LIMIT_MS,
-      );
-      const replacement = await vmmOf(sandbox, String(moved["node_id"]));
-      // Both by the clock of the boot; the start of a process is known to the hundredth of a second.
-      expect(Number(replacement.startTime) * 10 - frozen.frozenAtBootMs).toBeGreaterThan(0);
-      expect(stateOf(vmm)).toBe("T");
-      expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
-      expect((await run(sandbox, "print(y)"))["stderr"]).toContain("NameError");
-      const told = await event(sandbox, "host_lost");
-      expect(told.cause).toMatchObject({ code: "HOST_LOST", message: expect.stringMatching(/snapshot 1 of 2.*Z, \d+ s ago/) as string });
-
-      await comeBack();
-      await hostIs(hostId, "ready");
-      await until("the old VM is ended", () => !isAlive(vmm), LIMIT_MS);
-      expect(await get(sandbox)).toMatchObject({ status: "running", node_id: moved["node_id"] });
-      expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
-      expect(await get(waits)).toMatchObject({ status: "running" });
+async function isRestoredOnce(how: Loss): Promise<void> {
+  const { sandbox, hostId, vmm } = await runsOnAfterPause();
+  const waits = await create();
+  const comeBack = await lose(hostId, how);
+  const frozen = await isFrozen(hostId, sandbox);
+  expect(frozen.pid).toBe(vmm.pid);
+  const moved = await until(
+    "it runs on another host",
+    async () => {
+      const seen = await get(sandbox);
+      return seen["status"] === "running" && seen["node_id"] !== hostId ? seen : undefined;
     },
+    LIMIT_MS,
   );
+  const replacement = await vmmOf(sandbox, String(moved["node_id"]));
+  // Both by the clock of the boot; the start of a process is known to the hundredth of a second.
+  expect(Number(replacement.startTime) * 10 - frozen.frozenAtBootMs).toBeGreaterThan(0);
+  expect(stateOf(vmm)).toBe("T");
+  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  expect((await run(sandbox, "print(y)"))["stderr"]).toContain("NameError");
+  const told = await event(sandbox, "host_lost");
+  expect(told.cause).toMatchObject({ code: "HOST_LOST", message: expect.stringMatching(/snapshot 1 of 2.*Z, \d+ s ago/) as string });
+
+  await comeBack();
+  await hostIs(hostId, "ready");
+  await until("the old VM is ended", () => !isAlive(vmm), LIMIT_MS);
+  expect(await get(sandbox)).toMatchObject({ status: "running", node_id: moved["node_id"] });
+  expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
+  expect(await get(waits)).toMatchObject({ status: "running" });
+}
+
+describe("on_host_loss: restore", () => {
+  const title =
+    "S30: the agent is %s: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands";
+  test.each(["killed", "cut off"] as const)(title, isRestoredOnce);
+  test.each(["stopped", "cut off, then killed"] as const)(title, { tags: ["exhaustive"] }, isRestoredOnce);
 
   test("a host that comes back before anybody else has it gets its VM back, with all that it knew", async () => {
     const { sandbox, hostId, vmm } = await runsOnAfterPause();

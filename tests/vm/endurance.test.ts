@@ -1,6 +1,6 @@
 /**
  * Many of the same: a sandbox that is paused and resumed over and over, and sandboxes that come and go by the dozen. What must not change does not, and what must not grow does not.
- * An ordinary run does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
+ * A run with --all does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -55,7 +55,7 @@ const PREPARE = [
 
 test(
   `S4, S6: ${CYCLES} pauses and resumes of one sandbox: memory and files are the same after each, and the host keeps nothing`,
-  { timeout: 120_000 + CYCLES * CYCLE_LIMIT_MS },
+  { timeout: 120_000 + CYCLES * CYCLE_LIMIT_MS, tags: ["exhaustive"] },
   async () => {
     const sandbox = await create();
     const path = `/v1/sandboxes/${String(sandbox["id"])}`;
@@ -82,7 +82,7 @@ test(
 
 test(
   `S50: ${CHURN} sandboxes created and deleted by ${WORKERS} workers leave no process and no file`,
-  { timeout: 120_000 + CHURN * CYCLE_LIMIT_MS },
+  { timeout: 120_000 + CHURN * CYCLE_LIMIT_MS, tags: ["exhaustive"] },
   async () => {
     const filesBefore = openFiles();
     let left = CHURN;

@@ -59,7 +59,7 @@ export const loopback = (port: number) => `127.0.0.1:${port}`;
 
 /** Everything but Postgres and NATS, whose commands are made when they are prepared. */
 export function planServices(options: FleetOptions, ports: Ports, urls: { databaseUrl: string; natsUrl: string }): Component[] {
-  const { dir, root } = options;
+  const { dir } = options;
   const shared = {
     ...fromEnvironment([...MACHINE_SETTINGS, ...HOST_SETTINGS]),
     NATS_URL: urls.natsUrl,
@@ -72,7 +72,13 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     NATS_USER: CONTROL_USER,
     NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
   };
-  const service = (name: string, role: Component["role"], program: LocalProgram, healthPort: number, env: Record<string, string>): Component => ({
+  const service = (
+    name: string,
+    role: Component["role"],
+    program: LocalProgram,
+    healthPort: number,
+    env: Record<string, string>,
+  ): Component => ({
     name,
     role,
     address: loopback(healthPort),
@@ -129,7 +135,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
 }
 
 /** Beside each agent: freezes what may be restored elsewhere when the host's lease ends. */
-function fenceOf({ root, dir }: FleetOptions, hostId: string, dataDir: string): Component {
+function fenceOf({ dir }: FleetOptions, hostId: string, dataDir: string): Component {
   const name = `${hostId}-fence`;
   return {
     name,

@@ -13,7 +13,10 @@ export interface Program {
   in: string;
 }
 
-/** Writes `<outDir>/<out>.mjs` for each program. Throws with esbuild's message when one cannot be bundled. */
+/**
+ * Writes `<outDir>/<out>.mjs` for each program. Throws with esbuild's message when one cannot be
+ * bundled.
+ */
 export async function bundle(programs: readonly Program[], outDir: string): Promise<void> {
   await build({
     entryPoints: [...programs],

@@ -1,2 +1,7 @@
 export { bundle, type Program } from "./bundle.ts";
-export { FAKE_CLOUD_HYPERVISOR_BIN, localProgram, type LocalProgram, prepareLocalPrograms } from "./local.ts";
+export {
+  FAKE_CLOUD_HYPERVISOR_BIN,
+  localProgram,
+  type LocalProgram,
+  prepareLocalPrograms,
+} from "./local.ts";

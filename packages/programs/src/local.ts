@@ -1,6 +1,7 @@
 /**
- * The programs of a fleet on this machine, bundled below `.torpor/programs/`. A program that runs from its sources
- * strips the types of some hundred files at each start: ten times the CPU time and five times the memory of its bundle.
+ * The programs of a fleet on this machine, bundled below `.torpor/programs/`. A program that runs
+ * from its sources strips the types of some hundred files at each start: ten times the CPU time and
+ * five times the memory of its bundle.
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
@@ -27,7 +28,9 @@ export type LocalProgram = keyof typeof SOURCES;
 const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 const DIRECTORY = join(ROOT, ".torpor/programs");
 
-/** Path of the fake Cloud Hypervisor, which `prepareLocalPrograms` makes; for CLOUD_HYPERVISOR_BIN. */
+/**
+ * Path of the fake Cloud Hypervisor, which `prepareLocalPrograms` makes; for CLOUD_HYPERVISOR_BIN.
+ */
 export const FAKE_CLOUD_HYPERVISOR_BIN = join(DIRECTORY, "cloud-hypervisor");
 
 /** Path of the bundle, which `prepareLocalPrograms` makes. */
@@ -36,8 +39,9 @@ export function localProgram(name: LocalProgram): string {
 }
 
 /**
- * Bundles every program when its sources have changed since the last time. A file is replaced as a whole, so that
- * fleets and commands that start at the same time see the old program or the new one.
+ * Bundles every program when its sources have changed since the last time. A file is replaced as a
+ * whole, so that fleets and commands that start at the same time see the old program or the new
+ * one.
  */
 export async function prepareLocalPrograms(): Promise<void> {
   const names = Object.keys(SOURCES) as LocalProgram[];
@@ -65,6 +69,9 @@ async function digestOfSources(): Promise<string> {
   const paths = await Array.fromAsync(glob("{apps,packages}/*/src/**/*.ts", { cwd: ROOT }));
   const hash = createHash("sha256");
   for (const path of [...paths.toSorted(), FAKE_CLOUD_HYPERVISOR, "pnpm-lock.yaml"])
-    hash.update(`${path}\0`).update(await readFile(join(ROOT, path))).update("\0");
+    hash
+      .update(`${path}\0`)
+      .update(await readFile(join(ROOT, path)))
+      .update("\0");
   return hash.digest("hex");
 }

@@ -1,6 +1,7 @@
 /**
- * A Postgres data directory for tests that is made once and copied after that: with the newest schema in the default
- * database and in a template. A copy is there in a tenth of the time that initdb and the migrations take.
+ * A Postgres data directory for tests that is made once and copied after that: with the newest
+ * schema in the default database and in a template. A copy is there in a tenth of the time that
+ * initdb and the migrations take.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -52,11 +53,15 @@ async function fillCluster(dir: string, log: string): Promise<void> {
   const command = await preparePostgres({ dir, isDurable: false, ...access });
   const address = `127.0.0.1:${access.port}`;
   const healthUrl = databaseUrl(access);
-  const server = serverProcess({ name: "postgres", role: "postgres", address, healthUrl, log, ...command }, "SIGINT");
+  const server = serverProcess(
+    { name: "postgres", role: "postgres", address, healthUrl, log, ...command },
+    "SIGINT",
+  );
   await server.start();
   try {
     const sql = postgres(healthUrl, { max: 1, onnotice: () => {} });
-    await sql.unsafe(`CREATE DATABASE ${TEMPLATE_DATABASE}`).finally(() => sql.end());
+    await sql.unsafe(`CREATE DATABASE ${TEMPLATE_DATABASE}`);
+    await sql.end();
     for (const name of [undefined, TEMPLATE_DATABASE]) await migrate(databaseUrl(access, name));
   } finally {
     await server.stop();
@@ -65,9 +70,18 @@ async function fillCluster(dir: string, log: string): Promise<void> {
 
 /** Another one for another schema, another Postgres, or another way to make it. */
 async function versionOfCluster(): Promise<string> {
-  const migrations = await Array.fromAsync(glob("packages/db/migrations/**/*.{sql,json}", { cwd: ROOT }));
-  const files = [...migrations.toSorted(), "packages/fleet/src/postgres.ts", "packages/testkit/src/cluster.ts", "pnpm-lock.yaml"];
-  const hash = createHash("sha256").update(process.env["TORPOR_POSTGRES_DIR"] ?? "").update(String(process.getuid?.()));
+  const migrations = await Array.fromAsync(
+    glob("packages/db/migrations/**/*.{sql,json}", { cwd: ROOT }),
+  );
+  const files = [
+    ...migrations.toSorted(),
+    "packages/fleet/src/postgres.ts",
+    "packages/testkit/src/cluster.ts",
+    "pnpm-lock.yaml",
+  ];
+  const hash = createHash("sha256")
+    .update(process.env["TORPOR_POSTGRES_DIR"] ?? "")
+    .update(String(process.getuid?.()));
   for (const file of files) hash.update(await readFile(join(ROOT, file)));
   return hash.digest("hex").slice(0, 32);
 }

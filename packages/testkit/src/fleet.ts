@@ -1,9 +1,10 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
-import { chmod, mkdir, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { chmod, glob, mkdir, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
 import { tempDir } from "./basics.ts";
 import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
+import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
 
@@ -102,7 +103,23 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
     },
     say,
   );
-  return new TestFleet(fleet, async () => await dir[Symbol.asyncDispose]());
+  const evidence = registerEvidence("fleet", async (to) => {
+    await keepFiles(to, [join(fleetDir, "logs")]);
+    await keepVmFiles(to, fleetDir);
+    await keepRows(to, fleet.state.databaseUrl);
+  });
+  return new TestFleet(fleet, async () => {
+    evidence[Symbol.dispose]();
+    await dir[Symbol.asyncDispose]();
+  });
+}
+
+/** Records and logs of its virtual machines, not their disks and memory. */
+async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
+  for await (const path of glob("hosts/*/{vm,trash}/*/{*.json,r*/*.log}", { cwd: fleetDir })) {
+    await mkdir(join(to, dirname(path)), { recursive: true });
+    await keepFiles(join(to, dirname(path)), [join(fleetDir, path)]);
+  }
 }
 
 /** As if the fleet had been started here before, with this password. */

@@ -1,4 +1,7 @@
-/** Runs once before the test files of a project that starts processes: what several of them would otherwise make at the same time. */
+/**
+ * Runs once before the test files of a project that starts processes: what several of them would
+ * otherwise make at the same time.
+ */
 import { prepareLocalPrograms } from "@torpor/programs";
 
 export default async function setUp(): Promise<void> {

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { type Component, CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
 import { claimPorts } from "@torpor/service";
 import { tempDir } from "./basics.ts";
+import { keepFiles, registerEvidence } from "./evidence.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
 
@@ -71,12 +72,15 @@ async function startServers(size: number, hostIds: string[]): Promise<TestNatsCl
     return { name, ...serverProcess(component, "SIGKILL") };
   };
   const servers = await Promise.all(Array.from({ length: size }, (_, at) => server(at)));
+  const logs = servers.map(({ name }) => join(dir.path, `${name}.log`));
+  const evidence = registerEvidence("nats", (to) => keepFiles(to, logs));
   const url = clients.map((address) => `nats://${address}`).join(",");
   return {
     servers,
     url,
     as: (hostId) => ({ url, user: hostId === undefined ? CONTROL_USER : natsUserOf(hostId), password: PASSWORD }),
     [Symbol.asyncDispose]: async () => {
+      evidence[Symbol.dispose]();
       await Promise.all(servers.map((one) => one.stop()));
       await dir[Symbol.asyncDispose]();
     },

@@ -6,6 +6,7 @@ import { claimPort } from "@torpor/service";
 import postgres from "postgres";
 import { tempDir } from "./basics.ts";
 import { copyCluster, TEMPLATE_DATABASE, TEST_DATABASE_PASSWORD } from "./cluster.ts";
+import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 
 export interface PostgresServer extends ServerProcess, AsyncDisposable {
@@ -42,11 +43,20 @@ export async function startPostgres(): Promise<PostgresServer> {
       await sql.end();
     }
   };
+  const log = join(dir.path, "log");
+  const databases: string[] = [];
+  const evidence = registerEvidence("postgres", async (to) => {
+    await keepFiles(to, [log]);
+    // The newest one is the failed test's.
+    const newest = databases.at(-1);
+    if (newest !== undefined) await keepRows(to, newest);
+  });
   let made = 0;
   const make = async (template: string) => {
     made += 1;
     const name = `test_${made}`;
     await run(`CREATE DATABASE ${name} TEMPLATE ${template}`);
+    databases.push(url(name));
     return url(name);
   };
   return {
@@ -54,6 +64,7 @@ export async function startPostgres(): Promise<PostgresServer> {
     database: () => make(TEMPLATE_DATABASE),
     emptyDatabase: () => make("template0"),
     [Symbol.asyncDispose]: async () => {
+      evidence[Symbol.dispose]();
       await server.stop();
       await dir[Symbol.asyncDispose]();
     },

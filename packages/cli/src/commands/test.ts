@@ -1,145 +1,136 @@
-/** `torpor test`: what CI runs. Static checks, then every vitest project; the last line counts the tests. */
+/**
+ * `torpor test`: static checks, then the layers of docs/testing.md; the last line counts the tests.
+ */
+import { randomInt } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
-import { labDir, runningLab } from "@torpor/lab";
-import { type CaseOutcome, hasKvm, inTheLab, onThisMachine, runConformance } from "../conformance.ts";
-import { interrupted } from "../local.ts";
 import { staleCompatibility } from "../compatibility.ts";
+import { messageOf } from "../demo/narrator.ts";
+import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
-import { firstLines, readReport, REPORT_VARIABLE, type TestReport } from "../test-report.ts";
-import { run } from "@torpor/service";
+import { CHECKS, runCheck } from "../test/checks.ts";
+import { conformanceOnReal } from "../test/conformance-on-real.ts";
+import { type Layer, LAYERS, type TestOptions, testOptions } from "../test/options.ts";
+import { addReport, emptyReport, type TestReport } from "../test/reporter.ts";
+import { runMutations } from "../test/mutations.ts";
+import { type LayerResult, runLayer } from "../test/run-vitest.ts";
+import { runStress } from "../test/stress.ts";
+import { type Stage, summaryOf, unheldScenarios } from "../test/summary.ts";
+import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
-import { joinLab } from "./lab.ts";
 
-const PROJECTS = ["unit", "integration", "system", "conformance", "vm"] as const;
-const BOOTS_VMS: ReadonlySet<string> = new Set(["conformance", "vm"]);
-const CHECKS: [string, string[]][] = [
-  ["types", ["typecheck"]],
-  ["lint", ["lint"]],
-  ["format", ["fmt:check"]],
-  ["dead code", ["dead"]],
-];
+const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
+const SEED_LIMIT = 2 ** 31;
 
 export async function test(context: CommandContext): Promise<number> {
-  if (context.args.includes("--driver")) return await conformanceOnReal(context);
-  const unknown = context.args.filter((arg) => arg !== "verify" && !(PROJECTS as readonly string[]).includes(arg));
-  if (unknown.length > 0) throw new Error(`there is no test project "${unknown[0]}"; there are: verify, ${PROJECTS.join(", ")}`);
-  const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
-  const counts: TestReport = { passed: 0, failed: 0, skipped: 0, failures: [] };
-  if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
-  const projects = PROJECTS.filter((name) => wanted.includes(name));
-  const firstOnVms = projects.find((name) => BOOTS_VMS.has(name));
-  for (const project of projects) {
-    if (project === firstOnVms) await buildImage(context, interrupted());
-    const report = await runProject(context, counts, project);
-    if (project === "vm") checkCompatibility(context, counts, report);
+  const run = new TestRun(context);
+  if (context.args.includes("--driver"))
+    run.add("conformance", 0, await conformanceOnReal(context));
+  else await run.all(testOptions(context.args, () => randomInt(SEED_LIMIT)));
+  return run.end();
+}
+
+class TestRun {
+  private readonly context: CommandContext;
+  private readonly total = emptyReport();
+  private readonly stages: Stage[] = [];
+  private seed = 0;
+
+  constructor(context: CommandContext) {
+    this.context = context;
   }
-  summarize(context, counts);
-  return counts.failed === 0 ? 0 : 1;
-}
 
-function fail(counts: TestReport, what: string): void {
-  counts.failed += 1;
-  counts.failures.push(what);
-}
-
-function summarize({ write }: CommandContext, { passed, failed, skipped, failures }: TestReport): void {
-  if (failures.length > 0) write(["", "failed:", ...failures, ""].join("\n"));
-  write(`${passed} passed, ${failed} failed${skipped === 0 ? "" : `, ${skipped} skipped`}`);
-}
-
-/** `torpor test conformance --driver cloud-hypervisor [--only TEXT]`. Without a binary it says why it ran nothing, which is no failure. */
-async function conformanceOnReal(context: CommandContext): Promise<number> {
-  const { root, write } = context;
-  const { values, positionals } = parseArgs({
-    args: context.args,
-    allowPositionals: true,
-    options: { driver: { type: "string" }, only: { type: "string", default: "" } },
-  });
-  if (values.driver !== "cloud-hypervisor" || positionals.join() !== "conformance")
-    throw new Error("--driver is for: torpor test conformance --driver cloud-hypervisor");
-  const binary = process.env["CLOUD_HYPERVISOR_BIN"] ?? "";
-  if (binary === "") {
-    write("conformance: skipped: CLOUD_HYPERVISOR_BIN names no cloud-hypervisor 53 binary (docs/hosts.md says where releases are)");
-    return 0;
+  async all(options: TestOptions): Promise<void> {
+    const { root, write } = this.context;
+    this.seed = options.seed;
+    rmSync(join(root, ".torpor/failures"), { recursive: true, force: true });
+    write(`seed: ${options.seed}`);
+    if (options.stress !== undefined)
+      return this.add("stress", 0, await runStress(this.context, options.stress, options.seed));
+    // It waits for the network and the disk as long as for a processor: the first stages run beside
+    // it.
+    const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
+    if (options.isVerified) await this.verify();
+    for (const layer of options.layers) {
+      if (BOOTS_VMS.has(layer) && (await image) === false) return;
+      const result = await runLayer(root, layer, options);
+      this.add(layer, result.seconds, result.report);
+      if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
+    }
+    if (options.layers.length === LAYERS.length && isWhole(options)) this.checkScenarios();
+    if (options.isExhaustive && options.isVerified && isWhole(options)) await this.mutate();
   }
-  const signal = interrupted();
-  const counts: TestReport = { passed: 0, failed: 0, skipped: 0, failures: [] };
-  const tell = ({ name, outcome, reason }: CaseOutcome) => {
-    write(`${outcome}  ${name}${reason === undefined ? "" : `: ${firstLines(reason)}`}`);
-    if (outcome === "failed") fail(counts, `${name}\n${firstLines(reason ?? "")}`);
-    else counts[outcome] += 1;
-  };
-  await buildImage(context, signal);
-  if (await hasKvm(root)) {
-    write(`conformance: on this machine's KVM, with ${binary}`);
-    await runConformance(onThisMachine(root, binary), values.only, tell, signal);
-  } else {
-    write(`conformance: in the lab host, because this machine's KVM does not boot the image's kernel, with ${binary}`);
-    const { fleet, running } = await joinLab(context, "cloud-hypervisor", signal);
+
+  add(name: string, seconds: number, report: TestReport): void {
+    const { passed, failed, skipped, files } = report;
+    addReport(this.total, report);
+    this.stages.push({ name, seconds, passed, failed, skipped });
+    keepTimes(files);
+    this.context.write(
+      `tests: ${name}: ${passed} passed, ${failed} failed, ${skipped} skipped (${seconds.toFixed(1)} s)`,
+    );
+  }
+
+  end(): number {
+    for (const line of summaryOf(this.stages, this.total, this.seed)) this.context.write(line);
+    return this.total.failed === 0 ? 0 : 1;
+  }
+
+  /** False when it could not be built, which counts as a failure. */
+  private async image(): Promise<boolean> {
+    const startedAt = performance.now();
     try {
-      await runConformance(await inTheLab(root, await runningLab(labDir(root), fleet)), values.only, tell, signal);
-    } finally {
-      if (running === undefined) await fleet.down();
+      await buildImage(this.context, interrupted());
+      this.context.write(`image: ready (${secondsSince(startedAt).toFixed(1)} s)`);
+      return true;
+    } catch (error) {
+      this.addCheck("image", messageOf(error));
+      return false;
     }
   }
-  summarize(context, counts);
-  return counts.failed === 0 ? 0 : 1;
-}
 
-/** A static check counts as one test. */
-async function check(context: CommandContext, counts: TestReport, name: string, args: string[]): Promise<void> {
-  const startedAt = performance.now();
-  const { code, output } = await run(["pnpm", "--silent", "run", ...args], { cwd: context.root, isShown: false });
-  context.write(`check: ${name}: ${code === 0 ? "ok" : "failed"} (${seconds(startedAt)} s)`);
-  if (code === 0) counts.passed += 1;
-  else {
-    fail(counts, `check: ${name}\n${firstLines(output)}`);
-    context.write(output);
+  private async verify(): Promise<void> {
+    for (const check of CHECKS) {
+      const startedAt = performance.now();
+      const { report, output } = await runCheck(this.context.root, check);
+      if (output !== "") this.context.write(output);
+      this.add(`check: ${check.name}`, secondsSince(startedAt), report);
+    }
+  }
+
+  /** Each broken rule that a test notices counts as one that passed. */
+  private async mutate(): Promise<void> {
+    const startedAt = performance.now();
+    const report = await runMutations(this.context.root);
+    this.add("mutations", secondsSince(startedAt), report);
+  }
+
+  /** That each acceptance scenario is held by the ordinary run counts as one test. */
+  private checkScenarios(): void {
+    const unheld = unheldScenarios(this.total);
+    const what = `only tests tagged exhaustive hold ${unheld.join(", ")}: leave one of them untagged`;
+    this.addCheck("ordinary run", unheld.length === 0 ? undefined : what);
+  }
+
+  private addCheck(name: string, problem: string | undefined): void {
+    const failed = { failed: 1, failures: [`check: ${name}: ${problem}`] };
+    const outcome = problem === undefined ? { passed: 1 } : failed;
+    this.add(`check: ${name}`, 0, { ...emptyReport(), ...outcome });
+  }
+
+  /** The table in the docs counts as one test. */
+  private checkCompatibility({ vitestReport }: LayerResult): void {
+    const isThere = existsSync(vitestReport);
+    const stale = isThere
+      ? staleCompatibility(vitestReport)
+      : "the tests of the clients did not run";
+    this.addCheck("compatibility", stale);
   }
 }
 
-/** The table in the docs counts as one test. */
-function checkCompatibility(context: CommandContext, counts: TestReport, report: string): void {
-  const stale = existsSync(report) ? staleCompatibility(report) : "the tests of the clients did not run";
-  context.write(`check: compatibility: ${stale ?? "ok"}`);
-  if (stale === undefined) counts.passed += 1;
-  else fail(counts, `check: compatibility: ${stale}`);
-}
+const secondsSince = (startedAt: number) => (performance.now() - startedAt) / 1000;
 
-/** Returns where vitest's own report is. */
-async function runProject(context: CommandContext, counts: TestReport, project: string): Promise<string> {
-  const startedAt = performance.now();
-  const [report, vitestReport] = [`report-${project}`, `test-${project}`].map((name) => join(context.root, `.torpor/${name}.json`)) as [
-    string,
-    string,
-  ];
-  for (const path of [report, vitestReport]) rmSync(path, { force: true });
-  const reporters = ["default", "json", join(context.root, "packages/cli/src/test-report.ts")].map((name) => `--reporter=${name}`);
-  const args = [
-    "pnpm",
-    "exec",
-    "vitest",
-    "run",
-    "--project",
-    project,
-    "--passWithNoTests",
-    ...reporters,
-    `--outputFile.json=${vitestReport}`,
-  ];
-  const { code } = await run(args, { cwd: context.root, env: { [REPORT_VARIABLE]: report }, isShown: true });
-  const seen = readReport(report);
-  counts.passed += seen.passed;
-  counts.failed += seen.failed;
-  counts.skipped += seen.skipped;
-  counts.failures.push(...seen.failures);
-  if (code !== 0 && seen.failed === 0)
-    fail(counts, `${project}: vitest ended with ${code} and told of no failure; what it printed is above`);
-  context.write(`tests: ${project}: ${seen.passed} passed, ${seen.failed} failed, ${seen.skipped} skipped (${seconds(startedAt)} s)`);
-  return vitestReport;
-}
-
-function seconds(startedAt: number): string {
-  return ((performance.now() - startedAt) / 1000).toFixed(1);
+/** Every file of a layer runs. */
+function isWhole({ shard, changedSince }: TestOptions): boolean {
+  return shard === undefined && changedSince === undefined;
 }

@@ -4,10 +4,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { run } from "@torpor/service";
 import { expect, test } from "vitest";
-import { readReport, REPORT_VARIABLE } from "../src/test-report.ts";
+import { readReport, REPORT_VARIABLE } from "../src/test/reporter.ts";
 
 const ROOT = join(import.meta.dirname, "../../..");
-const REPORTER = join(ROOT, "packages/cli/src/test-report.ts");
+const REPORTER = join(ROOT, "packages/cli/src/test/reporter.ts");
 const TESTS = {
   "a.test.js": `
     test("is as it should be", () => {});
@@ -33,13 +33,21 @@ test("a failed assertion with its difference, a hook, a file, and what happened 
     "--globals",
     `--reporter=${REPORTER}`,
   ];
-  const { code, output } = await run(args, { cwd: ROOT, env: { [REPORT_VARIABLE]: report }, isShown: false });
+  const { code, output } = await run(args, {
+    cwd: ROOT,
+    env: { [REPORT_VARIABLE]: report },
+    isShown: false,
+  });
   expect(code, output).toBe(1);
   const { failures, ...counts } = readReport(report);
   expect(counts).toMatchObject({ passed: 2, failed: 4, skipped: expect.any(Number) });
   const failure = (name: string) => failures.find((text) => text.startsWith(name));
-  expect(failure("a.test.js: a host > is drained\n")).toMatch(/-\s+"state": "cordoned"[^]*\+\s+"state": "draining"/);
+  expect(failure("a.test.js: a host > is drained\n")).toMatch(
+    /-\s+"state": "cordoned"[^]*\+\s+"state": "draining"/,
+  );
   expect(failure("b.test.js")).toContain("no database");
   expect(failure("c.test.js")).toContain("does not load");
-  expect(failure("outside of any test\n")).toMatch(/Unhandled Rejection, .*a\.test\.js[^]*Error: late[^]*caused by Error: ENOENT/);
+  expect(failure("outside of any test\n")).toMatch(
+    /Unhandled Rejection, .*a\.test\.js[^]*Error: late[^]*caused by Error: ENOENT/,
+  );
 });

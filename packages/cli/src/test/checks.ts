@@ -1,0 +1,32 @@
+/** The static checks; each counts as one test. */
+import { run } from "@torpor/service";
+import { emptyReport, firstLines, type TestReport } from "./reporter.ts";
+
+export interface Check {
+  name: string;
+  /** Of `pnpm run`. */
+  script: string;
+}
+
+export const CHECKS: readonly Check[] = [
+  { name: "types", script: "typecheck" },
+  { name: "lint", script: "lint" },
+  { name: "format", script: "fmt:check" },
+  { name: "dead code", script: "dead" },
+];
+
+/** The report of one, and what it printed where it failed. */
+export async function runCheck(
+  root: string,
+  { name, script }: Check,
+): Promise<{ report: TestReport; output: string }> {
+  const { code, output } = await run(["pnpm", "--silent", "run", script], {
+    cwd: root,
+    isShown: false,
+  });
+  if (code === 0) return { report: { ...emptyReport(), passed: 1 }, output: "" };
+  return {
+    report: { ...emptyReport(), failed: 1, failures: [`check: ${name}\n${firstLines(output)}`] },
+    output,
+  };
+}

@@ -1,0 +1,74 @@
+/** What `torpor test` is asked for. */
+import { parseArgs } from "node:util";
+import { numberFrom, wholeNumber } from "../shape.ts";
+
+export const LAYERS = ["unit", "integration", "system", "conformance", "vm"] as const;
+export type Layer = (typeof LAYERS)[number];
+const PARTS: readonly string[] = ["verify", ...LAYERS];
+const DEFAULT_TIMES = 20;
+/** Vitest takes seeds of this size. */
+const SEED_LIMIT = 2 ** 31;
+
+export interface TestOptions {
+  /** The static checks. */
+  isVerified: boolean;
+  layers: Layer[];
+  /** What is tagged `exhaustive` too, and the mutations. */
+  isExhaustive: boolean;
+  /** `1/3`: the first of three parts of every layer's files. */
+  shard?: { index: number; count: number };
+  /** Only files that a change since this commit can reach. */
+  changedSince?: string;
+  /** Only these files, again and again beside load. */
+  stress?: { files: string[]; times: number };
+  /** Of the order of tests, and of everything that a test draws. */
+  seed: number;
+}
+
+const FLAGS = {
+  all: { type: "boolean", default: false },
+  shard: { type: "string" },
+  changed: { type: "boolean", default: false },
+  since: { type: "string" },
+  stress: { type: "boolean", default: false },
+  times: { type: "string" },
+  seed: { type: "string" },
+} as const;
+
+/** Throws one line that names the argument that is wrong. */
+export function testOptions(args: string[], newSeed: () => number): TestOptions {
+  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: FLAGS });
+  const seed =
+    values.seed === undefined ? newSeed() : numberFrom("--seed", values.seed, 0, SEED_LIMIT - 1);
+  const none = { isVerified: false, layers: [], isExhaustive: values.all, seed };
+  if (!values.stress && values.times !== undefined) throw new Error("--times goes with --stress");
+  if (!values.changed && values.since !== undefined) throw new Error("--since goes with --changed");
+  if (values.stress) return { ...none, stress: stressOf(positionals, values.times) };
+  const unknown = positionals.find((name) => !PARTS.includes(name));
+  if (unknown !== undefined)
+    throw new Error(`there is no test layer "${unknown}"; there are: ${PARTS.join(", ")}`);
+  const isWanted = (part: string) => positionals.length === 0 || positionals.includes(part);
+  const layers = LAYERS.filter(isWanted);
+  if (values.changed) return { ...none, layers, changedSince: values.since ?? "HEAD" };
+  return {
+    ...none,
+    isVerified: isWanted("verify"),
+    layers,
+    ...(values.shard === undefined ? {} : { shard: shardOf(values.shard) }),
+  };
+}
+
+function stressOf(files: string[], times: string | undefined): { files: string[]; times: number } {
+  if (files.length === 0) throw new Error("--stress needs the test files to repeat");
+  return {
+    files,
+    times: times === undefined ? DEFAULT_TIMES : numberFrom("--times", times, 1, 10_000),
+  };
+}
+
+function shardOf(text: string): { index: number; count: number } {
+  const [index, count] = text.split("/").map(wholeNumber);
+  if (index === undefined || count === undefined || !(index >= 1 && index <= count))
+    throw new Error(`--shard must be i/n with i from 1 to n, not "${text}"`);
+  return { index, count };
+}

@@ -1,0 +1,68 @@
+/** One run of vitest over one layer of the tests, or over single files. */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { run } from "@torpor/service";
+import { EXHAUSTIVE } from "../../../../scripts/test-tags.ts";
+import type { TestOptions } from "./options.ts";
+import { readReport, REPORT_VARIABLE, type TestReport } from "./reporter.ts";
+
+/** Drawn numbers of tests come from it (testkit's seed.ts). */
+const SEED_VARIABLE = "TORPOR_TEST_SEED";
+
+export interface LayerResult {
+  name: string;
+  seconds: number;
+  report: TestReport;
+  /** Path of vitest's own JSON report. */
+  vitestReport: string;
+}
+
+export async function runLayer(
+  root: string,
+  layer: string,
+  options: TestOptions,
+): Promise<LayerResult> {
+  const { shard, changedSince, isExhaustive } = options;
+  return await runVitest(root, layer, options.seed, [
+    "--project",
+    layer,
+    ...(isExhaustive ? [] : ["--tags-filter", `!${EXHAUSTIVE.name}`]),
+    ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
+    ...(changedSince === undefined ? [] : ["--changed", changedSince]),
+  ]);
+}
+
+export async function runVitest(
+  root: string,
+  name: string,
+  seed: number,
+  args: string[],
+  isShown = true,
+): Promise<LayerResult> {
+  const startedAt = performance.now();
+  const report = join(root, `.torpor/report-${name}.json`);
+  const vitestReport = join(root, `.torpor/test-${name}.json`);
+  for (const path of [report, vitestReport]) rmSync(path, { force: true });
+  const reporters = ["default", "json", join(root, "packages/cli/src/test/reporter.ts")].map(
+    (each) => `--reporter=${each}`,
+  );
+  const vitest = [
+    "pnpm",
+    "exec",
+    "vitest",
+    "run",
+    "--passWithNoTests",
+    "--sequence.seed",
+    String(seed),
+  ];
+  const command = [...vitest, ...reporters, `--outputFile.json=${vitestReport}`, ...args];
+  const env = { [REPORT_VARIABLE]: report, [SEED_VARIABLE]: String(seed) };
+  const { code, output } = await run(command, { cwd: root, env, isShown });
+  const seen = readReport(report);
+  if (code !== 0 && seen.failed === 0) {
+    seen.failed = 1;
+    const said = isShown ? "what it printed is above" : output.split("\n").slice(-20).join("\n");
+    seen.failures.push(`${name}: vitest ended with ${code} and told of no failure; ${said}`);
+  }
+  return { name, seconds: (performance.now() - startedAt) / 1000, report: seen, vitestReport };
+}

@@ -1,0 +1,95 @@
+/**
+ * `torpor test --stress <file…>`: each file again and again, its tests in another order each time,
+ * beside load on every processor and on the disk, in a checkout whose path is long and has a space.
+ * What fails here fails one day in CI.
+ */
+import { spawn } from "node:child_process";
+import { availableParallelism } from "node:os";
+import { rm } from "node:fs/promises";
+import { join, relative, resolve } from "node:path";
+import { copyCheckout } from "@torpor/testkit/checkout";
+import type { CommandContext } from "../main.ts";
+import { addReport, emptyReport, type TestReport } from "./reporter.ts";
+import { runVitest } from "./run-vitest.ts";
+
+const PATH_LENGTH = 90;
+/** Files of this size are written and synced, one after the other. */
+const DISK_LOAD_BYTES = 32 * 1024 ** 2;
+
+export interface Stress {
+  files: string[];
+  times: number;
+}
+
+export async function runStress(
+  { root, write }: CommandContext,
+  { files, times }: Stress,
+  seed: number,
+): Promise<TestReport> {
+  const checkout = longPath(root);
+  const total = emptyReport();
+  await rm(checkout, { recursive: true, force: true });
+  await copyCheckout(checkout);
+  const load = startLoad(join(checkout, ".torpor/load"));
+  try {
+    for (const file of files)
+      addReport(total, await repeat(checkout, relative(root, resolve(file)), times, seed, write));
+    return total;
+  } finally {
+    load[Symbol.dispose]();
+    await rm(checkout, { recursive: true, force: true });
+  }
+}
+
+async function repeat(
+  checkout: string,
+  file: string,
+  times: number,
+  seed: number,
+  write: (line: string) => void,
+): Promise<TestReport> {
+  const total = emptyReport();
+  let green = 0;
+  for (let time = 0; time < times; time += 1) {
+    const args = ["--sequence.shuffle.tests", file];
+    const { report, seconds } = await runVitest(checkout, "stress", seed + time, args, false);
+    const isGreen = report.failed === 0 && report.passed > 0;
+    green += isGreen ? 1 : 0;
+    write(
+      `${isGreen ? "green" : "red  "}  ${time + 1} of ${times}  ${seconds.toFixed(1)} s  seed ${seed + time}  ${file}`,
+    );
+    if (report.passed + report.failed === 0) report.failures.push(`${file}: no test ran`);
+    addReport(total, { ...report, files: [] });
+  }
+  write(`${file}: green ${green} times of ${times}`);
+  return { ...total, failed: Math.max(total.failed, total.failures.length) };
+}
+
+/** Below `.torpor/`, as long as the path of a checkout may well be, with a space. */
+function longPath(root: string): string {
+  const base = join(root, ".torpor/stress");
+  const name = "a checkout".padEnd(
+    Math.max(12, PATH_LENGTH - base.length - 1),
+    "-with-a-long-name",
+  );
+  return join(base, name);
+}
+
+/** One busy process per processor, and one that keeps the disk busy. */
+function startLoad(dir: string): Disposable {
+  const busy = Array.from({ length: availableParallelism() }, () => startProgram("for (;;);"));
+  const disk = startProgram(`
+    const { closeSync, fsyncSync, mkdirSync, openSync, writeSync } = require("node:fs");
+    mkdirSync(${JSON.stringify(dir)}, { recursive: true });
+    const block = Buffer.alloc(${DISK_LOAD_BYTES}, 1);
+    for (;;) {
+      const file = openSync(${JSON.stringify(join(dir, "file"))}, "w");
+      writeSync(file, block);
+      fsyncSync(file);
+      closeSync(file);
+    }`);
+  return { [Symbol.dispose]: () => [...busy, disk].forEach((child) => child.kill("SIGKILL")) };
+}
+
+const startProgram = (code: string) =>
+  spawn(process.execPath, ["--eval", code], { stdio: "ignore" });

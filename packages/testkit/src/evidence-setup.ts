@@ -1,0 +1,23 @@
+/**
+ * For vitest's `setupFiles`: keeps the evidence of each test that fails, while what it used is
+ * still there.
+ */
+import { afterEach } from "vitest";
+import { keepEvidence } from "./evidence.ts";
+
+/** Of one file: what fails after that fails for the same reason, as a rule. */
+const MAX_KEPT = 5;
+let kept = 0;
+
+afterEach(async ({ task }) => {
+  if (task.result?.state !== "fail" || kept >= MAX_KEPT) return;
+  kept += 1;
+  const errors = (task.result.errors ?? []).map(({ message, stack, diff }) =>
+    [stack ?? message, diff].filter(Boolean).join("\n"),
+  );
+  await keepEvidence(
+    task.file.name,
+    task.fullTestName ?? task.name,
+    [task.fullName, ...errors].join("\n\n"),
+  );
+});
