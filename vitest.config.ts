@@ -26,6 +26,9 @@ export default defineConfig({
     projects: [
       project("unit", ["{apps,packages}/*/test/**/*.test.ts"], {
         exclude: ["**/node_modules/**", ...IN_UNIT_DIRECTORIES],
+        testTimeout: minutes(1),
+        // Nothing outside the process, and no state that a file leaves in a module: imported once.
+        isolate: false,
       }),
       project(
         "integration",

@@ -21,7 +21,8 @@ usage: ./torpor <command>
   host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]
-  test [project…]   everything that CI checks; or: verify, unit, integration, system, conformance, vm
+  test [layer…]     everything that CI checks; or: verify, unit, integration, system, conformance, vm
+                    [--all [--shard I/N]] [--changed [--since COMMIT]] [--stress FILE… [--times N]] [--seed N]  (docs/testing.md)
 USAGE
 }
 
