@@ -2,9 +2,13 @@
 import {
   acceptRequest,
   commitOperation,
+  findLivingSandbox,
   findOperation,
+  findSandbox,
+  findSandboxByEdgeAddress,
   findSandboxRow,
   inTransaction,
+  listEdgeSandboxes,
   listExpiredOperations,
   listExpiredSandboxes,
   listSandboxes,
@@ -14,6 +18,7 @@ import {
   type OperationRow,
   registerHost,
   requestCancel,
+  type SandboxRow,
   setTimeoutSeconds,
 } from "@torpor/db";
 import { aHost, aRequester, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
@@ -172,4 +177,33 @@ test("S26: pages of a list neither repeat nor skip a sandbox, though some of eve
     await makeSandbox(lister, "running", { sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` } });
   }
   expect(seen).toEqual([...expected].toSorted().toReversed());
+});
+
+test("S11: a deleted sandbox is in no list and found by nobody, from the tombstone on", async () => {
+  const [row] = await database.sql`INSERT INTO organizations (name) VALUES ('x') RETURNING id`;
+  const owner = { ...database, organizationId: Number(row?.["id"]) };
+  const shown = async ({ id, edgeAddress }: SandboxRow) => {
+    const { organizationId } = owner;
+    const page = await listSandboxes(database.db, { organizationId, limit: 5 });
+    const served = await listEdgeSandboxes(database.db);
+    const views = [
+      await findSandbox(database.db, id, organizationId),
+      await findLivingSandbox(database.db, id),
+      await findSandboxByEdgeAddress(database.db, edgeAddress ?? ""),
+    ];
+    return {
+      listed: page.views.some(({ sandbox }) => sandbox.id === id),
+      served: served.some((sandbox) => sandbox.id === id),
+      found: views.filter((view) => view?.sandbox.id === id).length,
+    };
+  };
+  const visible = { listed: true, served: true, found: 3 };
+  const kept = await makeSandbox(owner, "paused");
+  for (const state of ["deleting", "deleted"]) {
+    const gone = await makeSandbox(owner, "paused");
+    expect(await shown(gone)).toEqual(visible);
+    await database.sql`UPDATE sandboxes SET state = ${state} WHERE id = ${gone.id}`;
+    expect(await shown(gone), state).toEqual({ listed: false, served: false, found: 0 });
+  }
+  expect(await shown(kept)).toEqual(visible);
 });

@@ -1,11 +1,28 @@
-/** What a host's heartbeats say of its inventory, over a real bus. */
-import { connectBus, inboxPrefixOf, subscribeCore } from "@torpor/bus";
-import { decoder, Heartbeat, inventoryDigest, MAX_INVENTORY_PER_BEAT, type Observation, patterns } from "@torpor/contracts";
-import { anObservation, silentLog, startNats, until } from "@torpor/testkit";
+/** A host's place in the fleet, over a real bus: its inventory in heartbeats, and its lease. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { answer, connectBus, inboxPrefixOf, subscribeCore } from "@torpor/bus";
+import {
+  decoder,
+  Heartbeat,
+  inventoryDigest,
+  type LeaseReply,
+  MAX_INVENTORY_PER_BEAT,
+  type Observation,
+  patterns,
+  RegisterRequest,
+} from "@torpor/contracts";
+import { aHost, anObservation, silentLog, startNats, tempDir, until } from "@torpor/testkit";
 import { expect, test } from "vitest";
-import { beat } from "../src/shell/membership.ts";
+import { bootMs } from "../src/fence/clock.ts";
+import { FenceFiles } from "../src/fence/files.ts";
+import { FenceLink } from "../src/shell/fence-link.ts";
+import { beat, keepLease } from "../src/shell/membership.ts";
 
 const LIMIT_MS = 30_000;
+/** Long: it is asked for once. */
+const LEASE_MS = 600_000;
+/** Much more than the 10 ms that the boot clock counts in. */
+const ANSWER_AFTER_MS = 500;
 const idAt = (at: number) => `1763309903a${String(at).padStart(7, "0")}`;
 const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
   anObservation({ hostId: "host-1", sandboxId: idAt(at), state: "running", lastActiveMsAgo: 1, ...given });
@@ -22,15 +39,18 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
     handle: async (one) => void beats.push(one),
     log: silentLog(),
   });
+  // A beat that is sent before the server knows of the subscription is heard by nobody.
+  await control.connection.flush();
   const count = 2 * MAX_INVENTORY_PER_BEAT + 1;
   const first = Array.from({ length: count }, (_, at) => sandboxAt(at));
-  let inventory = first;
+  // After the first beat one is gone, one has moved on, and all were used.
+  const used = first.slice(1).map((seen) => ({ ...seen, lastActiveMsAgo: 0 }));
+  const then = used.map((seen, at) => (at === count - 2 ? { ...seen, revision: 2 } : seen));
+  const inventories = [first];
+  const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1 });
   const stop = new AbortController();
-  const beating = beat(bus, "host-1", () => ({ inventory, diskFreeMib: 1 }), stop.signal);
+  const beating = beat(bus, "host-1", look, stop.signal);
   try {
-    await until("the first beat", () => beats.length > 0, LIMIT_MS);
-    // One is gone, one has moved on, and all were used.
-    inventory = first.slice(1).map((seen, at) => ({ ...seen, lastActiveMsAgo: 0, ...(at === count - 2 ? { revision: 2 } : {}) }));
     await until("an inventory and the next", () => beats.length > 3, LIMIT_MS);
   } finally {
     stop.abort();
@@ -43,5 +63,44 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   for (const part of parts) expect([part.inventoryCount, part.inventoryDigest]).toEqual([count, inventoryDigest(sent)]);
   expect(inventoryDigest(sent)).toBe(inventoryDigest(first));
   expect(sent[MAX_INVENTORY_PER_BEAT], "what has no revision is as it is now").toMatchObject({ lastActiveMsAgo: 0 });
-  expect(beats[3]).toMatchObject({ inventoryCount: count - 1, inventoryDigest: inventoryDigest(inventory) });
+  const next = { inventoryCount: count - 1, inventoryDigest: inventoryDigest(then) };
+  expect(beats[3]).toMatchObject(next);
+});
+
+test("a lease counts from before it was asked for, however late the answer comes", async () => {
+  await using nats = await startNats(["host-1"]);
+  await using dir = await tempDir();
+  const control = await connectBus({ ...nats.as(), name: "control" });
+  const inboxPrefix = inboxPrefixOf("host-1");
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", inboxPrefix });
+  const grants: number[] = [];
+  const stopAnswering = answer(control, {
+    pattern: patterns.asks("register"),
+    queue: "q",
+    decode: decoder(RegisterRequest),
+    handle: async (): Promise<LeaseReply> => {
+      grants.push(bootMs());
+      await sleep(ANSWER_AFTER_MS);
+      return { granted: true, leaseMs: LEASE_MS };
+    },
+    log: silentLog(),
+  });
+  const files = new FenceFiles(dir.path);
+  const link = new FenceLink(files);
+  await link.open();
+  const stop = new AbortController();
+  const membership = { isRegistered: false };
+  const keeping = keepLease(bus, aHost("host-1"), membership, link, stop.signal, silentLog());
+  try {
+    const lease = await until("the lease is written down", () => files.readLease(), LIMIT_MS);
+    const [grantedAtBootMs = 0] = grants;
+    expect(grants).toHaveLength(1);
+    const isSafe = "it ends no later than the control plane's";
+    expect(lease.untilBootMs, isSafe).toBeLessThanOrEqual(grantedAtBootMs + LEASE_MS);
+  } finally {
+    stop.abort();
+    await keeping;
+    await stopAnswering();
+    await Promise.all([bus.close(), control.close()]);
+  }
 });

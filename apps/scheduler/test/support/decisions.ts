@@ -1,4 +1,5 @@
 /** The scheduler's decisions over a real database, one call at a time and without a bus: what a host is told is read from the outbox, what it saw is handed over. */
+import assert from "node:assert/strict";
 import type { Observation, VmCommand } from "@torpor/contracts";
 import {
   acceptCreate,
@@ -53,7 +54,15 @@ export class Decisions implements AsyncDisposable {
     const { db } = database;
     // Each decision from new rows: tests bring hosts and take them away from one to the next.
     const placer = new Placer(db, { maxAgeMs: 0 });
-    this.deps = { db, log: silentLog(), placer, vcpuOvercommit: 1, hostTerms: HOST_TERMS, publishCommitted: async () => {} };
+    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS };
+    const publishCommitted = (ids: number[]) => this.published(ids);
+    this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
+  }
+
+  /** Nothing is said before it stands: what is to be published now, another connection sees. */
+  private async published(outboxIds: number[]): Promise<void> {
+    const rows = await this.database.sql`SELECT id FROM outbox WHERE id = ANY(${outboxIds})`;
+    assert.equal(rows.length, outboxIds.length, "a message was to be published before its commit");
   }
 
   static async over(server: PostgresServer): Promise<Decisions> {
