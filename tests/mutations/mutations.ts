@@ -1,0 +1,122 @@
+/** Rules of the product, each broken in one place, and the tests that must notice. */
+
+export interface Guard {
+  project: "unit" | "integration";
+  /** The smallest set of test files that turns red. */
+  guards: string[];
+  /** A regular expression for the names of the tests that run, where not all of the files' do. */
+  tests?: string;
+}
+
+export interface Mutation extends Guard {
+  /** What is wrong with the product then. */
+  name: string;
+  /** The rule that no longer holds. */
+  rule: string;
+  file: string;
+  /** Occurs exactly once in the file. */
+  find: string;
+  replace: string;
+}
+
+export const MUTATIONS: Mutation[] = [
+  {
+    name: "the epoch of a command is not checked",
+    rule: "lower (epoch, op_seq) is refused by the host",
+    file: "apps/node-agent/src/lifecycle/accept.ts",
+    find: "const order = command.epoch - record.epoch || command.opSeq - record.opSeq;",
+    replace: "const order = command.opSeq - record.opSeq;",
+    project: "integration",
+    guards: ["apps/node-agent/test/accept.it.test.ts"],
+  },
+  {
+    name: "a command is published before the commit",
+    rule: "messages are published only after the transaction that wrote them has committed",
+    file: "apps/scheduler/src/begin-operation.ts",
+    find: "    return placed === undefined || (await isAsPlaced(tx, placed)) ?",
+    replace:
+      "    await deps.publishCommitted(moved.outboxIds);\n" +
+      "    return placed === undefined || (await isAsPlaced(tx, placed)) ?",
+    project: "integration",
+    guards: ["apps/scheduler/test/delete.it.test.ts"],
+  },
+  {
+    name: "a file is not synced before it is renamed",
+    rule: "after a power cut a reader sees the old content of a durable file or the new",
+    file: "apps/node-agent/src/host/files.ts",
+    find: "      await handle.writeFile(content);\n      await handle.sync();\n",
+    replace: "      await handle.writeFile(content);\n",
+    project: "unit",
+    guards: ["apps/node-agent/test/files.test.ts"],
+  },
+  {
+    name: "a command is acknowledged before it is journalled",
+    rule: "a command is known, and acknowledged, once it is journalled",
+    file: "apps/node-agent/src/lifecycle/accept.ts",
+    find:
+      "  await deps.store.writeJournal(command.spec.sandboxId, journal);\n" +
+      "  return takeUp(host, entry, journal);\n",
+    replace:
+      "  const journalled = deps.store.writeJournal(command.spec.sandboxId, journal);\n" +
+      "  const carryOut = takeUp(host, entry, journal);\n" +
+      "  return () => journalled.then(carryOut);\n",
+    project: "integration",
+    guards: ["apps/node-agent/test/accept.it.test.ts"],
+  },
+  {
+    name: "the compare-and-set leaves the generation out",
+    rule: "of two that move a sandbox at once one wins, and the other is told",
+    file: "packages/db/src/queries/move-sandbox.ts",
+    find: ".where(and(eq(sandboxes.id, sandbox.id), eq(sandboxes.generation, sandbox.generation)))",
+    replace: ".where(eq(sandboxes.id, sandbox.id))",
+    project: "integration",
+    guards: ["tests/integration/db-moves.test.ts"],
+  },
+  {
+    name: "no capacity is claimed",
+    rule: "what a sandbox holds is reserved on its host, which never carries more than it has",
+    file: "packages/db/src/queries/move-sandbox.ts",
+    find: "await applyHoldings(tx, holdings(sandbox), holdings(after), move.isFact === true);",
+    replace: "await applyHoldings(tx, [], [], move.isFact === true);",
+    project: "integration",
+    guards: ["tests/integration/db-moves.test.ts"],
+  },
+  {
+    name: "a lease counts from its answer",
+    rule: "a host counts its lease from before it asked: it ends no later than the control plane's",
+    file: "apps/node-agent/src/shell/membership.ts",
+    find: ".renew(askedAtBootMs, reply.value.leaseMs)",
+    replace: ".renew(bootMs(), reply.value.leaseMs)",
+    project: "integration",
+    guards: ["apps/node-agent/test/membership.it.test.ts"],
+    tests: "a lease counts from before it was asked for",
+  },
+  {
+    name: "the memory of a snapshot is not verified",
+    rule: "a damaged snapshot is refused before the point of no return",
+    file: "apps/node-agent/src/drivers/cloud-hypervisor/memory.ts",
+    find: "Promise.all([api.restore(INBOX, limitMs), wrongHash(snapshotDir, files, signal)])",
+    replace: "Promise.all([api.restore(INBOX, limitMs), undefined])",
+    project: "integration",
+    guards: ["apps/node-agent/test/cloud-hypervisor.it.test.ts"],
+    tests: "it is refused before anything ran",
+  },
+  {
+    name: "the token of another sandbox is accepted",
+    rule: "a token opens its own sandbox only",
+    file: "apps/gateway/src/tokens.ts",
+    find: '{ algorithms: ["HS256"], issuer: ISSUER, subject: sandboxId }',
+    replace: '{ algorithms: ["HS256"], issuer: ISSUER }',
+    project: "unit",
+    guards: ["apps/gateway/test/pieces.test.ts"],
+  },
+  {
+    name: "a deleted sandbox is listed",
+    rule: "a sandbox that is deleted is in no list, from the tombstone on",
+    file: "packages/db/src/queries/sandboxes.ts",
+    find: "        isAlive,\n        filter.status === undefined",
+    replace: "        filter.status === undefined",
+    project: "integration",
+    guards: ["tests/integration/db-operations.test.ts"],
+  },
+];
