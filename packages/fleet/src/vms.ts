@@ -46,8 +46,10 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
   return processes.length;
 }
 
+type Started = Pick<Component, "name" | "command" | "args" | "env">;
+
 /** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
-export async function collectLeftovers(agent: Component): Promise<void> {
+export async function collectLeftovers(agent: Started): Promise<void> {
   const [main = "", ...args] = agent.args;
   try {
     await run(agent.command, [join(dirname(main), "collect.ts"), ...args], { env: agent.env, timeout: COLLECT_LIMIT_MS });
