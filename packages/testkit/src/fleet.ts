@@ -5,6 +5,7 @@ import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
 import { tempDir } from "./basics.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
+import { recordLeftover } from "./test-run/leftovers.ts";
 
 export interface ApiAnswer {
   status: number;
@@ -80,12 +81,14 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   await chmod(dir.path, 0o711);
   const imagesDir = join(dir.path, "images");
   await mkdir(imagesDir);
+  const fleetDir = join(dir.path, "fleet");
+  recordLeftover({ kind: "fleet", name: fleetDir });
   if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
   const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(
     {
       root: ROOT,
-      dir: join(dir.path, "fleet"),
+      dir: fleetDir,
       imagesDir,
       hosts: 2,
       gateways: 1,

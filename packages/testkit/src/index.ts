@@ -13,3 +13,4 @@ export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";
 export { aHost, anObservation, aRequester, aSandbox, leasesCouldBeRenewed, makeSandbox } from "./rows.ts";
 export { relay, type Relay } from "./relay.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";
+export { recordLeftover } from "./test-run/leftovers.ts";

@@ -9,6 +9,7 @@ import { staleCompatibility } from "../compatibility.ts";
 import type { CommandContext } from "../main.ts";
 import { firstLines, readReport, REPORT_VARIABLE, type TestReport } from "../test-report.ts";
 import { run } from "@torpor/service";
+import { beginTestRun } from "@torpor/testkit/test-run";
 import { buildImage } from "./image.ts";
 import { joinLab } from "./lab.ts";
 
@@ -25,6 +26,7 @@ export async function test(context: CommandContext): Promise<number> {
   if (context.args.includes("--driver")) return await conformanceOnReal(context);
   const unknown = context.args.filter((arg) => arg !== "verify" && !(PROJECTS as readonly string[]).includes(arg));
   if (unknown.length > 0) throw new Error(`there is no test project "${unknown[0]}"; there are: verify, ${PROJECTS.join(", ")}`);
+  await using _run = await beginTestRun(context.root, context.write);
   const wanted = context.args.length === 0 ? ["verify", ...PROJECTS] : context.args;
   const counts: TestReport = { passed: 0, failed: 0, skipped: 0, failures: [] };
   if (wanted.includes("verify")) for (const [name, args] of CHECKS) await check(context, counts, name, args);
