@@ -9,12 +9,13 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { identify, type ProcessIdentity, stateOf } from "@torpor/service/processes";
-import { tempDir, until } from "@torpor/testkit";
+import { recordLeftover, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles, type Frozen } from "../src/fence/files.ts";
 import { stands } from "../src/fence/freeze.ts";
 import { Cgroups, findCgroupMount, findVmCgroup } from "../src/host/isolation/cgroups.ts";
+import { cgroupName } from "../src/host/isolation/naming.ts";
 
 const script = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 const LEASE_MS = 1_000;
@@ -100,7 +101,9 @@ const someLooks = () => new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_
 async function freezerHere(): Promise<Cgroups | undefined> {
   const mount = await findCgroupMount();
   if (mount === undefined || process.getuid?.() !== 0) return undefined;
-  const cgroups = new Cgroups(mount, randomBytes(3).toString("hex"));
+  const tag = randomBytes(3).toString("hex");
+  recordLeftover({ kind: "cgroup", name: join(mount, cgroupName(tag)) });
+  const cgroups = new Cgroups(mount, tag);
   return await cgroups.tryOne().then(
     () => cgroups,
     () => undefined,

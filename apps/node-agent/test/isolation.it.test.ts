@@ -8,7 +8,7 @@ import { mkdir, readdir, readFile, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { execFile } from "node:child_process";
 import { promisify } from "node:util";
-import { tempDir, until } from "@torpor/testkit";
+import { recordLeftover, tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { configFrom } from "../src/config.ts";
 import type { Vm } from "../src/drivers/driver.ts";
@@ -19,6 +19,7 @@ import { type ChosenIsolation, chooseIsolation } from "../src/host/isolation/cho
 import { command } from "../src/host/isolation/commands.ts";
 import { tagOf } from "../src/host/isolation/naming.ts";
 import {
+  addNamespace,
   ip,
   METADATA_SERVER,
   Networks,
@@ -53,18 +54,21 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let chosen: ChosenIsolation;
   let tag: string;
-  const choose = async (more: NodeJS.ProcessEnv = {}) =>
-    await chooseIsolation(
-      configFrom({
-        DATA_DIR: dir.path,
-        ISOLATION: "namespaces",
-        VM_NETWORK_CIDR: CIDR,
-        UPLINK_NETNS: networks.uplink,
-        EGRESS_DNS: RESOLVER,
-        ...more,
-      }),
-      { info: () => {}, warn: (facts: object, message?: string) => void process.stderr.write(`${message}: ${JSON.stringify(facts)}\n`) },
-    );
+  const choose = async (more: NodeJS.ProcessEnv = {}) => {
+    const config = configFrom({
+      DATA_DIR: dir.path,
+      ISOLATION: "namespaces",
+      VM_NETWORK_CIDR: CIDR,
+      UPLINK_NETNS: networks.uplink,
+      EGRESS_DNS: RESOLVER,
+      ...more,
+    });
+    recordLeftover({ kind: "host", name: config.DATA_DIR });
+    const warn = (facts: object, message?: string) => {
+      process.stderr.write(`${message}: ${JSON.stringify(facts)}\n`);
+    };
+    return await chooseIsolation(config, { info: () => {}, warn });
+  };
 
   beforeAll(async () => {
     networks = await Networks.make();
@@ -187,10 +191,12 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const { vmm } = await networks.addGuest(enclosure);
     const lost = await chosen.isolation.enclose(dead, { devices: [] });
     // Half-made, and somebody else's.
-    await ip("netns", "add", `torpor-${tag}-777`);
+    await addNamespace(`torpor-${tag}-777`);
     const foreign = `torpor-${networks.id}-0`;
-    const foreignCgroup = join((await findCgroupMount()) ?? "", `torpor-${networks.id}`, "somebody");
-    await ip("netns", "add", foreign);
+    const foreignCgroups = join((await findCgroupMount()) ?? "", `torpor-${networks.id}`);
+    const foreignCgroup = join(foreignCgroups, "somebody");
+    await addNamespace(foreign);
+    recordLeftover({ kind: "cgroup", name: foreignCgroups });
     await mkdir(foreignCgroup, { recursive: true });
     await command(["nsenter", `--net=/run/netns/${networks.uplink}`, "nft", "-f", "-"], `table inet torpor_${networks.id}\n`);
 
@@ -214,7 +220,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     expect(await traces()).toEqual([]);
     await ip("netns", "del", foreign);
     await rmdir(foreignCgroup);
-    await rmdir(join(foreignCgroup, ".."));
+    await rmdir(foreignCgroups);
     chosen = await choose();
   });
 

@@ -261,9 +261,25 @@ export class Fleet {
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);
-    const hosts = this.state.components.filter(({ role }) => role === "node-agent");
-    if (this.state.driver !== "simulated") await Promise.all(hosts.map(collectLeftovers));
+    await collectOfHosts(this.state);
   }
+}
+
+/** Returns of how many: simulated VMs have nothing beside their files. */
+async function collectOfHosts({ driver, components }: FleetState): Promise<number> {
+  if (driver === "simulated") return 0;
+  const hosts = components.filter(({ role }) => role === "node-agent");
+  await Promise.all(hosts.map(collectLeftovers));
+  return hosts.length;
+}
+
+/**
+ * Removes what the hosts of a fleet that was killed with all its VMs had of this machine beside
+ * their files. Returns how many hosts may have had something.
+ */
+export async function collectFleet(dir: string): Promise<number> {
+  const state = await readState(dir);
+  return state === undefined ? 0 : await collectOfHosts(state);
 }
 
 const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);

@@ -47,8 +47,10 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
   return processes.length;
 }
 
+type Started = Pick<Component, "name" | "command" | "env">;
+
 /** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
-export async function collectLeftovers(agent: Component): Promise<void> {
+export async function collectLeftovers(agent: Started): Promise<void> {
   await prepareLocalPrograms();
   try {
     await run(agent.command, [localProgram("node-agent"), "collect"], { env: agent.env, timeout: COLLECT_LIMIT_MS });

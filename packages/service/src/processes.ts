@@ -96,12 +96,29 @@ export function findProcesses(directory: string, name: string, value: string): P
   return found;
 }
 
-function fieldsOf(pid: number): { state: string; flags: number; startTime: string } | undefined {
+/** Of /proc/<pid>/stat. */
+interface ProcessFields {
+  state: string;
+  parent: number;
+  /** Has a controlling terminal: somebody sits, or sat, before it. */
+  hasTerminal: boolean;
+  flags: number;
+  startTime: string;
+}
+
+/** Undefined when there is no such process. */
+export function fieldsOf(pid: number): ProcessFields | undefined {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
     // The second field, the name, may hold spaces and brackets: count from its end.
     const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
-    return { state: fields[0] ?? "", flags: Number(fields[6]), startTime: fields[19] ?? "" };
+    return {
+      state: fields[0] ?? "",
+      parent: Number(fields[1]),
+      hasTerminal: Number(fields[4]) !== 0,
+      flags: Number(fields[6]),
+      startTime: fields[19] ?? "",
+    };
   } catch {
     return undefined;
   }

@@ -7,6 +7,7 @@ import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { ROOT } from "./root.ts";
 import { makeSimulatedImage } from "./simulated-image.ts";
+import { recordLeftover } from "./test-run/leftovers.ts";
 
 export interface ApiAnswer {
   status: number;
@@ -82,8 +83,9 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   await chmod(dir.path, 0o711);
   const imagesDir = join(dir.path, "images");
   await mkdir(imagesDir);
-  if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
   const fleetDir = join(dir.path, "fleet");
+  recordLeftover({ kind: "fleet", name: fleetDir });
+  if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
   await layDatabase(fleetDir);
   const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(

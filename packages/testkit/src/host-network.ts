@@ -2,8 +2,10 @@
  * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a network namespace of its own, all of them on one bridge, with this machine's end at
  * `outside`. What a host sends, what it is sent, or both can be cut, without a process noticing it by anything but silence.
  */
+import { randomBytes } from "node:crypto";
 import { run } from "@torpor/service";
 import { relay, type Relay } from "./relay.ts";
+import { recordLeftover } from "./test-run/leftovers.ts";
 
 type Direction = "from-host" | "to-host" | "both";
 
@@ -30,15 +32,16 @@ const TABLE = "inet torpor_test";
 /** Why there can be none on this machine; undefined: there can. */
 export async function hostNetworkProblem(): Promise<string | undefined> {
   if (process.getuid?.() !== 0) return "network namespaces can be made by root alone";
-  const name = `tt${process.pid}x`;
+  const name = `${newBase()}x`;
+  recordLeftover({ kind: "namespace", name });
   const made = await sh(`ip netns add ${name} && ip netns del ${name}`);
   return made.code === 0 ? undefined : `no network namespace can be made here: ${made.output.trim()}`;
 }
 
 export async function makeHostNetwork(count: number): Promise<HostNetwork> {
-  // Names and addresses by process: test files run side by side. Not where agents have the addresses of their VMs (10.213.0.0/16).
+  // Addresses by process: test files run side by side. VMs of agents have 10.213.0.0/16.
   const subnet = `10.217.${process.pid % 250}`;
-  const base = `tt${process.pid}`;
+  const base = newBase();
   const outside = `${subnet}.1`;
   const ways: Relay[] = [];
   const dispose = async () => {
@@ -46,6 +49,7 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
     for (let at = 0; at < count; at += 1) await sh(`ip netns del ${base}n${at}`);
     await sh(`ip link del ${base}b`);
   };
+  recordLeftover({ kind: "link", name: `${base}b` });
   try {
     await must(`ip link add ${base}b type bridge && ip addr add ${outside}/${PREFIX_LENGTH} dev ${base}b && ip link set ${base}b up`);
     const hosts: NetworkedHost[] = [];
@@ -64,9 +68,15 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
   }
 }
 
+/** Of names that nobody gives again: what a killed run has left is removed by its name. */
+function newBase(): string {
+  return `tt${randomBytes(4).toString("hex")}`;
+}
+
 async function makeHost(base: string, at: number, address: string): Promise<NetworkedHost> {
   const namespace = `${base}n${at}`;
   const link = `${base}v${at}`;
+  recordLeftover({ kind: "namespace", name: namespace });
   await must(
     [
       `ip netns add ${namespace}`,

@@ -14,3 +14,4 @@ export { aHost, anObservation, aRequester, aSandbox, leasesCouldBeRenewed, makeS
 export { relay, type Relay } from "./relay.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";
 export { failureDirectory } from "./evidence.ts";
+export { recordLeftover } from "./test-run/leftovers.ts";

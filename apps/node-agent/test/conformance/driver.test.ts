@@ -1,6 +1,6 @@
 /** The driver suite on the fake Cloud Hypervisor and on QEMU with a real guest. `./torpor test conformance --driver cloud-hypervisor` has it on a real Cloud Hypervisor (run.ts). */
 import { join } from "node:path";
-import { ROOT, tempDir } from "@torpor/testkit";
+import { recordLeftover, ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
 import { DRIVER_CASES } from "./cases.ts";
 import { makeFakeTarget } from "./fake-target.ts";
@@ -35,5 +35,10 @@ describe("fake Cloud Hypervisor", () => {
 });
 
 describe("QEMU with a real guest", () => {
-  suite(async (dir) => makeTarget({ name: "qemu", driver: "qemu", imagesDir: join(ROOT, ".torpor/images"), dir: join(dir, "host") }));
+  suite(async (parent) => {
+    const dir = join(parent, "host");
+    recordLeftover({ kind: "host", name: dir });
+    const imagesDir = join(ROOT, ".torpor/images");
+    return await makeTarget({ name: "qemu", driver: "qemu", imagesDir, dir });
+  });
 });

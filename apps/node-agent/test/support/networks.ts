@@ -5,18 +5,20 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { accessSync, constants, readFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { randomBytes } from "node:crypto";
 import { fileURLToPath } from "node:url";
+import { recordLeftover } from "@torpor/testkit";
 import type { Enclosure } from "../../src/host/isolation.ts";
 
 const run = promisify(execFile);
 const script = (name: string) => readFileSync(fileURLToPath(new URL(name, import.meta.url)), "utf8");
 /** The system's programs: what a user has installed for itself may be closed to a VMM's user. */
 const PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
-const env = { PATH };
+/** TMPDIR: by it, what is left of a run that was killed is known. */
+const env = { PATH, TMPDIR: process.env["TMPDIR"] };
 const [WIRE, PEER] = [script("wire.py"), script("peer.py")];
 
 export const PUBLIC_SERVER = "203.0.113.10";
@@ -36,8 +38,8 @@ export async function whyNoNamespaces(): Promise<string | undefined> {
     for (const program of ["nft", "ip", "nsenter", "setpriv", "python3"])
       await run("sh", ["-c", `command -v ${program}`], { env: { PATH } });
     const name = `torpor-test-${randomBytes(3).toString("hex")}`;
-    await run("ip", ["netns", "add", name], { env: { PATH } });
-    await run("ip", ["netns", "del", name], { env: { PATH } });
+    await addNamespace(name);
+    await ip("netns", "del", name);
     return undefined;
   } catch (error) {
     return error instanceof Error ? error.message.trim() : String(error);
@@ -48,6 +50,11 @@ export async function ip(...args: string[]): Promise<string> {
   return (await run("ip", args, { env })).stdout;
 }
 
+export async function addNamespace(name: string): Promise<void> {
+  recordLeftover({ kind: "namespace", name });
+  await ip("netns", "add", name);
+}
+
 export class Networks implements AsyncDisposable {
   readonly id = randomBytes(3).toString("hex");
   /** `torpor-`: one of ours, which may be told to forward. */
@@ -55,12 +62,13 @@ export class Networks implements AsyncDisposable {
   readonly internet = `torpor-test-${this.id}-internet`;
   private readonly guests: string[] = [];
   private readonly children: ChildProcess[] = [];
-  private dir = "";
+  /** Not below TMPDIR: a VMM's user has to get there too. */
+  private readonly dir = `/tmp/torpor-test-${this.id}`;
 
   static async make(): Promise<Networks> {
     const networks = new Networks();
-    // Not below TMPDIR: a VMM's user has to get there too.
-    networks.dir = await mkdtemp("/tmp/torpor-test-");
+    recordLeftover({ kind: "directory", name: networks.dir });
+    await mkdir(networks.dir);
     await run("chmod", ["711", networks.dir]);
     await networks.connect();
     return networks;
@@ -68,8 +76,7 @@ export class Networks implements AsyncDisposable {
 
   private async connect(): Promise<void> {
     const { uplink, internet } = this;
-    await ip("netns", "add", uplink);
-    await ip("netns", "add", internet);
+    for (const namespace of [uplink, internet]) await addNamespace(namespace);
     await ip("-n", uplink, "link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", internet);
     await ip("-n", uplink, "addr", "add", `${UPLINK_ADDRESS}/30`, "dev", "out0");
     await ip("-n", internet, "addr", "add", `${INTERNET_ADDRESS}/30`, "dev", "in0");
@@ -101,7 +108,7 @@ export class Networks implements AsyncDisposable {
     const namespace = `torpor-test-${this.id}-guest-${this.guests.length + 1}`;
     this.guests.push(namespace);
     const socket = join(this.dir, `${namespace}.sock`);
-    await ip("netns", "add", namespace);
+    await addNamespace(namespace);
     await this.start(["ip", "netns", "exec", namespace, "python3", "-c", WIRE, "eth0", socket, "listen"]);
     await ip("-n", namespace, "link", "set", "lo", "up");
     await ip("-n", namespace, "addr", "add", "10.0.2.15/24", "dev", "eth0");

@@ -4,6 +4,7 @@
 import { randomInt } from "node:crypto";
 import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
+import { beginTestRun } from "@torpor/testkit/test-run";
 import { staleCompatibility } from "../compatibility.ts";
 import { messageOf } from "../demo/narrator.ts";
 import { interrupted } from "../local.ts";
@@ -23,6 +24,7 @@ const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 const SEED_LIMIT = 2 ** 31;
 
 export async function test(context: CommandContext): Promise<number> {
+  await using _directory = await beginTestRun(context.root, context.write);
   const run = new TestRun(context);
   if (context.args.includes("--driver"))
     run.add("conformance", 0, await conformanceOnReal(context));

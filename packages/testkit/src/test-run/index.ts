@@ -1,0 +1,120 @@
+/**
+ * A run of `./torpor test`: a directory of its own, .torpor/runs/<id>. TMPDIR of all its tests lies
+ * in it, and by its name the next run finds what is left of this one when it was killed.
+ */
+import { createHash, randomBytes } from "node:crypto";
+import { readdirSync, readFileSync, statSync } from "node:fs";
+import { mkdir, realpath, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { identify, isAlive, tryClaimName } from "@torpor/service";
+import { type RunRecord, type SeenRun, standingOf } from "./belongs.ts";
+import { readHere } from "./kernel.ts";
+import { RUN_VARIABLE } from "./leftovers.ts";
+import { sweepRun, type Swept } from "./sweep.ts";
+
+type Write = (line: string) => void;
+
+export interface TestRun extends AsyncDisposable {
+  dir: string;
+}
+
+/** Short: the paths of sockets, which are below it, hold 107 bytes. */
+const ID_BYTES = 3;
+const ID_PATTERN = /^[0-9a-f]{6}$/;
+
+/**
+ * Sweeps runs of this checkout that were killed, and begins one: from here on TMPDIR is its own,
+ * for this process and what it starts. At its end, what the tests have left is ended too, and the
+ * directory is removed.
+ */
+export async function beginTestRun(root: string, write: Write): Promise<TestRun> {
+  const runs = await runsOf(root);
+  await sweepKilledRuns(root, write);
+  const dir = join(runs, randomBytes(ID_BYTES).toString("hex"));
+  const before = { TMPDIR: process.env["TMPDIR"], [RUN_VARIABLE]: process.env[RUN_VARIABLE] };
+  const tmp = join(dir, "tmp");
+  {
+    // Without its record it looks like one that was killed.
+    using _claim = await claim(dir);
+    await mkdir(dir);
+    await mkdir(tmp);
+    const { pidNamespace } = readHere();
+    await writeFile(recordIn(dir), JSON.stringify({ ...identify(process.pid), pidNamespace }));
+  }
+  setEnvironment({ TMPDIR: tmp, [RUN_VARIABLE]: dir });
+  return {
+    dir,
+    [Symbol.asyncDispose]: async () => {
+      setEnvironment(before);
+      using _claim = await claim(dir);
+      tell(write, dir, "the tests", await sweepRun(dir));
+    },
+  };
+}
+
+/** What cannot be judged or ended is told, and stays. What another process sweeps is left to it. */
+export async function sweepKilledRuns(root: string, write: Write): Promise<void> {
+  const runs = await runsOf(root);
+  for (const name of readdirSync(runs).filter((entry) => ID_PATTERN.test(entry))) {
+    const dir = join(runs, name);
+    using claimed = await claim(dir);
+    if (claimed === undefined) continue;
+    try {
+      await sweepIfKilled(dir, write);
+    } catch (error) {
+      write(`${dir} stays: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  }
+}
+
+async function sweepIfKilled(dir: string, write: Write): Promise<void> {
+  const seen = look(dir);
+  const standing = seen === undefined ? "gone" : standingOf(seen, readHere());
+  if (standing === "killed") tell(write, dir, "a killed run", await sweepRun(dir));
+  if (standing === "foreign") write(`${dir} stays: it is of a run of user ${seen?.ownerUid}`);
+  if (standing === "elsewhere") write(`${dir} stays: it is of a run in another container`);
+}
+
+async function runsOf(root: string): Promise<string> {
+  const runs = join(await realpath(root), ".torpor/runs");
+  await mkdir(runs, { recursive: true });
+  return runs;
+}
+
+const recordIn = (dir: string) => join(dir, "run.json");
+
+/** The right to begin, sweep or end this run, which one process has at a time. */
+async function claim(dir: string): Promise<Disposable | undefined> {
+  return await tryClaimName(`run-${createHash("sha256").update(dir).digest("hex")}`);
+}
+
+/** Undefined when it is gone. */
+function look(dir: string): SeenRun | undefined {
+  const ownerUid = statSync(dir, { throwIfNoEntry: false })?.uid;
+  if (ownerUid === undefined) return undefined;
+  const record = readRecord(dir);
+  return { record, isRunnerAlive: record !== undefined && isAlive(record), ownerUid };
+}
+
+/** Undefined: it was killed before all of it was written, or while it was swept. */
+function readRecord(dir: string): RunRecord | undefined {
+  try {
+    return JSON.parse(readFileSync(recordIn(dir), "utf8")) as RunRecord;
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === "ENOENT" || error instanceof SyntaxError) return undefined;
+    throw error;
+  }
+}
+
+function tell(write: Write, dir: string, whose: string, { ended, failures }: Swept): void {
+  if (ended.length > 0) write(`ended what ${whose} left: ${ended.join(", ")}`);
+  if (failures.length === 0) return;
+  write(`${dir} stays: not all that ${whose} left could be ended: ${failures.join("; ")}`);
+}
+
+function setEnvironment(values: Record<string, string | undefined>): void {
+  for (const [name, value] of Object.entries(values))
+    if (value === undefined) delete process.env[name];
+    else process.env[name] = value;
+}
