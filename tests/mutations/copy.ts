@@ -6,8 +6,9 @@ import { join } from "node:path";
 import { stripVTControlCharacters } from "node:util";
 import { tempDir } from "@torpor/testkit/basics";
 import { copyCheckout } from "@torpor/testkit/checkout";
+import { RUN_VARIABLE } from "@torpor/testkit/leftovers";
+import { sweepRun } from "@torpor/testkit/test-run";
 import { mutate } from "./edit.ts";
-import { endFamily } from "./family.ts";
 import type { Mutation } from "./mutations.ts";
 
 export const ROOT = join(import.meta.dirname, "../..");
@@ -50,7 +51,7 @@ export async function inCopy<T>(
     const said = await copy.lastLines();
     throw new Error(`it did not end within ${LIMIT_MS / 1000} s:\n${said}`, { cause });
   } finally {
-    await endFamily(dir.path);
+    await sweep(dir.path);
   }
 }
 
@@ -69,7 +70,7 @@ async function makeCopy(dir: string, signal: AbortSignal): Promise<Copy> {
       await using output = await open(log, "w");
       const child = spawn(process.execPath, args, {
         cwd: root,
-        env: { ...process.env, TMPDIR: temporary },
+        env: { ...process.env, TMPDIR: temporary, [RUN_VARIABLE]: dir },
         stdio: ["ignore", output.fd, output.fd],
       });
       const [code] = (await once(child, "exit", { signal })) as [number | null];
@@ -80,4 +81,10 @@ async function makeCopy(dir: string, signal: AbortSignal): Promise<Copy> {
       return text.trimEnd().split("\n").slice(-LAST_LINES).join("\n");
     },
   };
+}
+
+/** Of the copy it is a run of its own. Throws the names of what cannot be ended. */
+async function sweep(dir: string): Promise<void> {
+  const { failures } = await sweepRun(dir);
+  if (failures.length > 0) throw new Error(`what a guard left stays: ${failures.join("; ")}`);
 }

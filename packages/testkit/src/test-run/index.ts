@@ -12,6 +12,8 @@ import { readHere } from "./kernel.ts";
 import { RUN_VARIABLE } from "./leftovers.ts";
 import { sweepRun, type Swept } from "./sweep.ts";
 
+export { sweepRun };
+
 type Write = (line: string) => void;
 
 export interface TestRun extends AsyncDisposable {
