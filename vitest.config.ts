@@ -1,4 +1,5 @@
 import { defineConfig } from "vitest/config";
+import { type Layer, LAYERS } from "./packages/cli/src/test/options.ts";
 import LongestFirst from "./packages/cli/src/test/sequencer.ts";
 import { EXHAUSTIVE } from "./scripts/test-tags.ts";
 
@@ -8,8 +9,15 @@ import { EXHAUSTIVE } from "./scripts/test-tags.ts";
  * the real one does, `vm` boots real virtual machines. Files of one project run beside each other:
  * each owns what it starts.
  */
-const project = (name: string, include: string[], options: Record<string, unknown> = {}) => ({
-  test: { name, include, exclude: ["**/node_modules/**", ".torpor/**"], ...options },
+const project = (name: Layer, include: string[], options: Record<string, unknown> = {}) => ({
+  test: {
+    name,
+    include,
+    exclude: ["**/node_modules/**", ".torpor/**"],
+    // One layer after the other when vitest is started by hand for several.
+    sequence: { groupOrder: LAYERS.indexOf(name) },
+    ...options,
+  },
 });
 
 const IN_UNIT_DIRECTORIES = ["**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"];

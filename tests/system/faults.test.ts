@@ -95,16 +95,17 @@ describe.skipIf(problem !== undefined)(`faults under load${problem === undefined
     await ground.disposeAsync();
   });
 
-  const title = "S30, S34, S37: $name: nothing is lost, doubled or stuck";
-  test.each([cut("to-host"), hostDies])(title, { timeout: CASE_LIMIT_MS }, survives);
+  describe("S30, S34, S37: nothing is lost, doubled or stuck", () => {
+    test.each([cut("to-host"), hostDies])("$name", { timeout: CASE_LIMIT_MS }, survives);
 
-  test.each([
-    cut("both"),
-    cut("from-host"),
-    { ...killed("an agent is", VICTIM), losesHost: true },
-    killed("a NATS server is", "nats-2"),
-    { ...killed("Postgres is", "postgres"), stopsAll: true },
-  ])(title, { timeout: CASE_LIMIT_MS, tags: ["exhaustive"] }, survives);
+    test.each([
+      cut("both"),
+      cut("from-host"),
+      { ...killed("an agent is", VICTIM), losesHost: true },
+      killed("a NATS server is", "nats-2"),
+      { ...killed("Postgres is", "postgres"), stopsAll: true },
+    ])("$name", { timeout: CASE_LIMIT_MS, tags: ["exhaustive"] }, survives);
+  });
 
   test("sandboxes were moved between hosts meanwhile", async () => {
     const [moves] =

@@ -167,10 +167,10 @@ async function isRestoredOnce(how: Loss): Promise<void> {
 }
 
 describe("on_host_loss: restore", () => {
-  const title =
-    "S30: the agent is %s: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands";
-  test.each(["killed", "cut off"] as const)(title, isRestoredOnce);
-  test.each(["stopped", "cut off, then killed"] as const)(title, { tags: ["exhaustive"] }, isRestoredOnce);
+  describe("S30: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands", () => {
+    test.each(["killed", "cut off"] as const)("the agent is %s", isRestoredOnce);
+    test.each(["stopped", "cut off, then killed"] as const)("the agent is %s", { tags: ["exhaustive"] }, isRestoredOnce);
+  });
 
   test("a host that comes back before anybody else has it gets its VM back, with all that it knew", async () => {
     const { sandbox, hostId, vmm } = await runsOnAfterPause();

@@ -8,7 +8,7 @@ export interface Thing {
   /** Tells it apart, and tells a reader what it is. */
   name: string;
   /** Called again and again until it is gone. */
-  end(elapsedMs: number): Promise<void> | void;
+  end: (elapsedMs: number) => Promise<void> | void;
 }
 
 /** Returns how many there were. Throws the names of those that stay, and why. */

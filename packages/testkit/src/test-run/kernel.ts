@@ -22,7 +22,11 @@ export function readProcesses(): SeenProcess[] {
     if (fields === undefined || DEAD.includes(fields.state)) return [];
     const { parent, hasTerminal, startTime } = fields;
     const seen = {
-      ...{ pid, startTime, bootId: boot, parent, hasTerminal },
+      pid,
+      startTime,
+      bootId: boot,
+      parent,
+      hasTerminal,
       cwd: linkOf(pid, "cwd"),
       args: listOf(pid, "cmdline"),
       env: listOf(pid, "environ"),
