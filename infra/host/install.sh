@@ -156,7 +156,8 @@ install_programs() {
   if put 755 "$node" "$LIB/node"; then must_restart=1 must_restart_fence=1; fi
   if put 644 "$release/torpor-fence.mjs" "$LIB/torpor-fence.mjs"; then must_restart_fence=1; fi
   if put 644 "$release/torpor-node-agent.mjs" "$LIB/torpor-node-agent.mjs"; then must_restart=1; fi
-  put 644 "$release/torpor-simulated-vmm.mjs" "$LIB/torpor-simulated-vmm.mjs" || true
+  local part
+  for part in torpor-simulated-vmm/{main,guest,connections}.py; do put 644 "$release/$part" "$LIB/$part" || true; done
   put 755 "$here/torpor-node-agent" /usr/local/bin/torpor-node-agent || true
   local binary version
   for binary in "${hypervisors[@]}"; do

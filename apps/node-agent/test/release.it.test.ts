@@ -1,4 +1,4 @@
-/** The release as it is installed: one file, without the workspace around it; and the install script's refusals, which come before it changes anything. */
+/** The release as it is installed: bundled, without the workspace around it; and the install script's refusals, which come before it changes anything. */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { access, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -9,6 +9,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { claimPort } from "@torpor/service";
 import { until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import type * as SimulatedProgram from "../src/drivers/simulated/program.ts";
 import { FenceFiles } from "../src/fence/files.ts";
 
 let dir: string;
@@ -17,8 +18,7 @@ let program: string;
 beforeAll(async () => {
   dir = await mkdtemp(join(tmpdir(), "release-"));
   program = join(dir, "torpor-node-agent.mjs");
-  const built = await run(process.execPath, [join(import.meta.dirname, "../build.ts"), dir]);
-  if (built.code !== 0 || built.output !== "") throw new Error(`the release could not be built: ${built.output}`);
+  await build();
 });
 afterAll(async () => {
   await rm(dir, { recursive: true, force: true });
@@ -51,14 +51,17 @@ test("its parts run from anywhere, with nothing but Node.js", async () => {
   });
 });
 
-test("so does the simulated virtual machine", async () => {
+test("so does the simulated virtual machine, with Python", async () => {
   await mkdir(join(dir, "r1"));
   await writeFile(join(dir, "disk.raw"), Buffer.alloc(65_536));
-  const { port } = await claimPort();
-  const vmm = spawn(process.execPath, [join(dir, "torpor-simulated-vmm.mjs"), "r1", String(port)], { cwd: dir, stdio: "ignore" });
+  // Bundled, as it is in the agent: it knows where the release has the program.
+  await build(`starter=${join(import.meta.dirname, "../src/drivers/simulated/program.ts")}`);
+  const { simulatedVmm } = (await import(join(dir, "starter.mjs"))) as typeof SimulatedProgram;
+  using claimed = await claimPort();
+  const { command, args } = await simulatedVmm("r1", claimed.port);
+  const vmm = spawn(command, args, { cwd: dir, stdio: "ignore" });
   try {
-    const health = await answerOf(vmm.pid ?? 0, port);
-    expect(health).toEqual({ status: "healthy" });
+    expect(await answerOf(vmm.pid ?? 0, claimed.port)).toEqual({ status: "healthy" });
   } finally {
     vmm.kill("SIGKILL");
     await once(vmm, "exit");
@@ -103,6 +106,11 @@ async function answerOf(pid: number, port: number): Promise<unknown> {
     }
   }
   throw new Error("it did not start");
+}
+
+async function build(...programs: string[]): Promise<void> {
+  const built = await run(process.execPath, [join(import.meta.dirname, "../build.ts"), dir, ...programs]);
+  if (built.code !== 0 || built.output !== "") throw new Error(`it could not be built: ${built.output}`);
 }
 
 async function run(command: string, args: string[]): Promise<{ code: number; output: string }> {

@@ -5,8 +5,8 @@
  */
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { copyFile, glob, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { cp, glob, mkdir, mkdtemp, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bundle } from "./bundle.ts";
 
@@ -15,12 +15,18 @@ const SOURCES = {
   scheduler: "apps/scheduler/src/main.ts",
   "node-agent": "apps/node-agent/src/command.ts",
   fence: "apps/node-agent/src/fence/main.ts",
-  "torpor-simulated-vmm": "apps/node-agent/src/drivers/simulated/vmm.ts",
   "fake-cloud-hypervisor": "packages/fake-cloud-hypervisor/src/main.ts",
 } as const;
+/** Files that are run as they are. */
+const COPIES = {
+  /** Runs the fake's bundle under the command line of the real one. */
+  "cloud-hypervisor": "packages/fake-cloud-hypervisor/bin/cloud-hypervisor",
+  /** The node-agent looks for them beside its bundle. */
+  "torpor-simulated-vmm/main.py": "apps/node-agent/src/drivers/simulated/vmm/main.py",
+  "torpor-simulated-vmm/guest.py": "apps/node-agent/src/drivers/simulated/vmm/guest.py",
+  "torpor-simulated-vmm/connections.py": "apps/node-agent/src/drivers/simulated/vmm/connections.py",
+} as const;
 const STAMP = "sources.sha256";
-/** Runs the bundle beside it under the command line of the real one. */
-const FAKE_CLOUD_HYPERVISOR = "packages/fake-cloud-hypervisor/bin/cloud-hypervisor";
 
 export type LocalProgram = keyof typeof SOURCES;
 
@@ -47,7 +53,8 @@ export async function prepareLocalPrograms(): Promise<void> {
   const names = Object.keys(SOURCES) as LocalProgram[];
   const digest = await digestOfSources();
   const isCurrent = (await readFile(join(DIRECTORY, STAMP), "utf8").catch(() => "")) === digest;
-  if (isCurrent && names.every((name) => existsSync(localProgram(name)))) return;
+  const files = [...names.map((out) => `${out}.mjs`), ...Object.keys(COPIES)];
+  if (isCurrent && files.every((file) => existsSync(join(DIRECTORY, file)))) return;
   await mkdir(DIRECTORY, { recursive: true });
   const made = await mkdtemp(join(DIRECTORY, "new-"));
   try {
@@ -55,10 +62,13 @@ export async function prepareLocalPrograms(): Promise<void> {
       names.map((out) => ({ out, in: join(ROOT, SOURCES[out]) })),
       made,
     );
-    await copyFile(join(ROOT, FAKE_CLOUD_HYPERVISOR), join(made, "cloud-hypervisor"));
+    for (const [file, source] of Object.entries(COPIES))
+      await cp(join(ROOT, source), join(made, file));
     await writeFile(join(made, STAMP), digest);
-    for (const name of [...names.map((out) => `${out}.mjs`), "cloud-hypervisor", STAMP])
-      await rename(join(made, name), join(DIRECTORY, name));
+    for (const file of [...files, STAMP]) {
+      await mkdir(dirname(join(DIRECTORY, file)), { recursive: true });
+      await rename(join(made, file), join(DIRECTORY, file));
+    }
   } finally {
     await rm(made, { recursive: true, force: true });
   }
@@ -66,9 +76,9 @@ export async function prepareLocalPrograms(): Promise<void> {
 
 /** Of all that a bundle is made of. */
 async function digestOfSources(): Promise<string> {
-  const paths = await Array.fromAsync(glob("{apps,packages}/*/src/**/*.ts", { cwd: ROOT }));
+  const paths = await Array.fromAsync(glob("{apps,packages}/*/src/**/*.{ts,py}", { cwd: ROOT }));
   const hash = createHash("sha256");
-  for (const path of [...paths.toSorted(), FAKE_CLOUD_HYPERVISOR, "pnpm-lock.yaml"])
+  for (const path of [...paths.toSorted(), COPIES["cloud-hypervisor"], "pnpm-lock.yaml"])
     hash
       .update(`${path}\0`)
       .update(await readFile(join(ROOT, path)))

@@ -117,7 +117,8 @@ function isInFrozenCgroup(pid: number): boolean {
 /** Asks a VMM of the simulated driver. One that stands frozen gives no answer. */
 export async function simulatedVcpusRun(pid: number): Promise<boolean> {
   try {
-    const [, , runDir = ""] = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0");
+    // …, run directory, port.
+    const runDir = readFileSync(`/proc/${pid}/cmdline`, "utf8").split("\0").at(-3) ?? "";
     const socket = connect(`/proc/${pid}/cwd/${runDir}/control.sock`);
     const signal = AbortSignal.timeout(ASK_LIMIT_MS);
     try {

@@ -1,12 +1,14 @@
 /**
- * A driver without virtual machines, for tests of whole fleets: each VMM is a real process (vmm.ts) that outlives the agent, holds its guest's memory, keeps its files on the VM's
- * disk and answers the guest agent's calls. What is simulated is the guest, not the life of its process.
+ * A driver without virtual machines, for tests of whole fleets: each VMM is a real process (vmm/)
+ * that outlives the agent, holds its guest's memory, keeps its files on the VM's disk and answers
+ * the guest agent's calls. What is simulated is the guest, not the life of its process.
  */
 import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
 import { createConnection } from "node:net";
 import { once } from "node:events";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { durableStep } from "../../host/durable-step.ts";
 import { plainIsolation } from "../../host/isolation.ts";
@@ -14,13 +16,23 @@ import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, socketPathOf, startVmm } from "../vmm-process.ts";
+import {
+  endVmm,
+  findLiveRun,
+  lastWords,
+  liveRun,
+  nextRunDir,
+  orEnd,
+  type RunRecord,
+  socketPathOf,
+  startVmm,
+} from "../vmm-process.ts";
+import { simulatedVmm } from "./program.ts";
 
-/** Beside this file: in the sources, or in a release (build.ts). */
-const PROGRAM = join(import.meta.dirname, basename(import.meta.filename) === "simulated.ts" ? "vmm.ts" : "torpor-simulated-vmm.mjs");
 const FINGERPRINT = "simulated/1";
 const MEMORY_FILE = "memory";
 const START_LIMIT_MS = 20_000;
+const START_LOOK_MS = 10;
 const CALL_LIMIT_MS = 5_000;
 
 export class SimulatedDriver implements Driver {
@@ -36,7 +48,9 @@ export class SimulatedDriver implements Driver {
   }
 
   async refusal(fingerprint: string): Promise<string | undefined> {
-    return fingerprint === FINGERPRINT ? undefined : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
+    return fingerprint === FINGERPRINT
+      ? undefined
+      : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
   }
 
   async boot(vm: Vm, _signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
@@ -45,10 +59,18 @@ export class SimulatedDriver implements Driver {
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
 
-  async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, _signal: AbortSignal): Promise<Restored> {
+  async restore(
+    vm: Vm,
+    snapshotDir: string,
+    { files }: SavedMemory,
+    _signal: AbortSignal,
+  ): Promise<Restored> {
     const memory = await readFile(join(snapshotDir, MEMORY_FILE));
     if (sha256(memory) !== files[MEMORY_FILE]?.sha256)
-      return { kind: "refused", reason: "the memory image is damaged: its SHA-256 differs from its manifest's" };
+      return {
+        kind: "refused",
+        reason: "the memory image is damaged: its SHA-256 differs from its manifest's",
+      };
     const record = await this.launch(vm);
     await control(vm, record, `load ${memory.toString("base64")}`);
     return { kind: "restored" };
@@ -59,10 +81,17 @@ export class SimulatedDriver implements Driver {
     if (record === undefined) return { kind: "none" };
     const facts = { pid: record.pid, residentBytes: residentBytes(record.pid) };
     try {
-      return { kind: (await control(vm, record, "status")) === "running" ? "running" : "paused", ...facts };
+      return {
+        kind: (await control(vm, record, "status")) === "running" ? "running" : "paused",
+        ...facts,
+      };
     } catch (error) {
       if (!isAlive(record)) return { kind: "none" };
-      return { kind: "unknown", ...facts, reason: error instanceof Error ? error.message : String(error) };
+      return {
+        kind: "unknown",
+        ...facts,
+        reason: error instanceof Error ? error.message : String(error),
+      };
     }
   }
 
@@ -82,7 +111,10 @@ export class SimulatedDriver implements Driver {
 
   async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
     const record = await liveRun(vm);
-    const memory = Buffer.from(await durableStep("save memory", () => control(vm, record, "save")), "base64");
+    const memory = Buffer.from(
+      await durableStep("save memory", () => control(vm, record, "save")),
+      "base64",
+    );
     signal.throwIfAborted();
     const handle = await open(join(dir, MEMORY_FILE), "wx", 0o600);
     try {
@@ -91,7 +123,10 @@ export class SimulatedDriver implements Driver {
     } finally {
       await handle.close();
     }
-    return { files: { [MEMORY_FILE]: { sizeBytes: memory.length, sha256: sha256(memory) } }, fingerprint: FINGERPRINT };
+    return {
+      files: { [MEMORY_FILE]: { sizeBytes: memory.length, sha256: sha256(memory) } },
+      fingerprint: FINGERPRINT,
+    };
   }
 
   async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
@@ -105,9 +140,17 @@ export class SimulatedDriver implements Driver {
   async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
     return await causeByRun(vm, async (run, exit) => {
       if (exit === undefined)
-        return { code: "VMM_ENDED", message: "The VMM ended by itself: the guest powered off, or the VMM was killed." };
-      if (exit.signal) return { code: "VMM_KILLED", message: `The VMM was ended by ${exit.signal}.` };
-      if (exit.code) return { code: "VMM_FAILED", message: `The VMM ended with code ${exit.code}: ${await lastWords(vm, run.runDir)}.` };
+        return {
+          code: "VMM_ENDED",
+          message: "The VMM ended by itself: the guest powered off, or the VMM was killed.",
+        };
+      if (exit.signal)
+        return { code: "VMM_KILLED", message: `The VMM was ended by ${exit.signal}.` };
+      if (exit.code)
+        return {
+          code: "VMM_FAILED",
+          message: `The VMM ended with code ${exit.code}: ${await lastWords(vm, run.runDir)}.`,
+        };
       return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
     });
   }
@@ -118,30 +161,32 @@ export class SimulatedDriver implements Driver {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
     using claimed = await claimPort();
-    const args = [PROGRAM, runDir, String(claimed.port)];
     const enclosure = await this.isolation.enclose(vm, { devices: [] });
     const guest = { kind: "tcp", host: "127.0.0.1", port: claimed.port } as const;
-    const record = await startVmm(vm, { command: process.execPath, args, enclosure }, { runDir, guest, fingerprint: FINGERPRINT });
-    const deadline = performance.now() + START_LIMIT_MS;
-    for (;;) {
-      try {
-        await control(vm, record, "status");
-        return record;
-      } catch (cause) {
-        if (isAlive(record) && performance.now() < deadline) {
-          await sleep(20);
-          continue;
-        }
-        await endVmm(vm, { graceMs: 0 });
-        throw new Error(`the simulated VMM did not start: ${await lastWords(vm, runDir)}`, { cause });
-      }
-    }
+    const vmm = { ...(await simulatedVmm(runDir, claimed.port)), enclosure };
+    const record = await startVmm(vm, vmm, { runDir, guest, fingerprint: FINGERPRINT });
+    await orEnd(this, vm, () => untilStarted(vm, record));
+    return record;
   }
 }
 
-/** One line to the VMM, its answer back. */
+/** Its control socket appears when the VMM takes connections: nothing has to be asked before. */
+async function untilStarted(vm: Vm, record: RunRecord): Promise<void> {
+  const deadline = performance.now() + START_LIMIT_MS;
+  while (!existsSync(controlSocketOf(vm, record))) {
+    if (!isAlive(record) || performance.now() > deadline)
+      throw new Error(`the simulated VMM did not start: ${await lastWords(vm, record.runDir)}`);
+    await sleep(START_LOOK_MS);
+  }
+}
+
+function controlSocketOf(vm: Vm, record: RunRecord): string {
+  return socketPathOf(vm, record, join(record.runDir, "control.sock"));
+}
+
+/** One line to the VMM, its answer back. Throws when it ends the connection without one. */
 async function control(vm: Vm, record: RunRecord, line: string): Promise<string> {
-  const socket = createConnection({ path: socketPathOf(vm, record, join(record.runDir, "control.sock")) });
+  const socket = createConnection({ path: controlSocketOf(vm, record) });
   const signal = AbortSignal.timeout(CALL_LIMIT_MS);
   try {
     await once(socket, "connect", { signal });
@@ -149,7 +194,10 @@ async function control(vm: Vm, record: RunRecord, line: string): Promise<string>
     const chunks: Buffer[] = [];
     socket.on("data", (chunk: Buffer) => chunks.push(chunk));
     await once(socket, "close", { signal });
-    return Buffer.concat(chunks).toString("utf8").trim();
+    const answer = Buffer.concat(chunks).toString("utf8").trim();
+    if (answer === "")
+      throw new Error(`the simulated VMM did not answer "${line.split(" ", 1)[0]}"`);
+    return answer;
   } finally {
     socket.destroy();
   }
