@@ -1,5 +1,8 @@
 /**
- * A toy in the place of a guest and its agent, for VMMs that run none: the simulated driver's and the fake Cloud Hypervisor's.
+ * A toy in the place of a guest and its agent, for a VMM that runs none: the fake Cloud Hypervisor.
+ * The simulated driver has the same toy as a Python program, which costs less to start
+ * (apps/node-agent/src/drivers/simulated/vmm). One suite runs the same cases against both
+ * (apps/node-agent/test/simulated-guest.it.test.ts).
  *
  * `server` speaks the guest agent's HTTP; whoever owns the guest lets it listen or hands it connections. Requests that come while the vCPUs stand still wait. It knows assignments
  * and `print(name)`, and files. Some variables have a meaning: `active_executions = 1` makes it busy, `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its
@@ -122,10 +125,10 @@ export class SimulatedGuest {
   }
 
   private async activity(): Promise<unknown> {
-    await sleep(Number(this.memory.variables["activity_delay_ms"] ?? 0));
+    await sleep(this.number("activity_delay_ms"));
     return {
       active_requests: 0,
-      active_executions: Number(this.memory.variables["active_executions"] ?? 0),
+      active_executions: this.number("active_executions"),
       open_streams: 0,
       last_activity_ms_ago: Math.round(performance.now() - this.lastRequestAtMs),
     };
@@ -148,7 +151,13 @@ export class SimulatedGuest {
 
   /** Undefined: nothing listens there. */
   private loopbackPortOf(port: number): number | undefined {
-    return Number(this.memory.variables[`port_${port}`] ?? 0) || undefined;
+    const target = this.number(`port_${port}`);
+    return target > 0 && target < 65_536 ? target : undefined;
+  }
+
+  /** Of a variable; 0 when it has none. */
+  private number(name: string): number {
+    return Number(this.memory.variables[name]) || 0;
   }
 
   private execute(code: string): unknown {
@@ -159,7 +168,7 @@ export class SimulatedGuest {
     const printed = /^\s*print\((\w+)\)\s*$/.exec(code)?.[1];
     if (assigned !== null) variables[assigned[1] ?? ""] = (assigned[2] ?? "").trim();
     else if (printed !== undefined && variables[printed] !== undefined) answer.stdout = `${variables[printed]}\n`;
-    else Object.assign(answer, { stderr: `NameError: name '${printed}' is not defined\n`, exit_code: 1, success: false });
+    else Object.assign(answer, { stderr: `NameError: name '${printed ?? code}' is not defined\n`, exit_code: 1, success: false });
     answer.execution_time = (performance.now() - startedAt) / 1000;
     return answer;
   }
