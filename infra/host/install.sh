@@ -90,9 +90,14 @@ apt_update() {
   return 1
 }
 
+simulates() {
+  [ "$(sed -n 's/^DRIVER=//p' "${config:-$ETC/node-agent.env}" 2> /dev/null | tail -1)" = simulated ]
+}
+
 install_packages() {
-  local missing=() pair
-  for pair in nft:nftables ip:iproute2 setpriv:util-linux nsenter:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd; do
+  local missing=() pair simulator=()
+  if simulates; then simulator=(python3:python3); fi
+  for pair in nft:nftables ip:iproute2 setpriv:util-linux nsenter:util-linux flock:util-linux mkfs.ext4:e2fsprogs mkfs.xfs:xfsprogs modprobe:kmod sysctl:procps tar:tar useradd:passwd "${simulator[@]}"; do
     command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -gt 0 ] || return 0

@@ -108,6 +108,14 @@ test("a /dev/kvm that the VMM's user cannot open is missing for Cloud Hypervisor
   expect((await find(await machineWith({ files, run, env: { DRIVER: "qemu" } }), "/dev/kvm for the VMM user")).kind).toBe("advised");
 });
 
+test("Python is needed for simulated virtual machines alone", async () => {
+  const PATH = join(root, "bin");
+  expect((await find(await machineWith({ env: { PATH } }), "python3")).kind).toBe("ok");
+  const simulated = await machineWith({ env: { PATH, DRIVER: "simulated" } });
+  const missing = { kind: "missing", remedy: "apt-get install python3" };
+  expect(await find(simulated, "python3")).toMatchObject(missing);
+});
+
 test("programs are looked for in PATH", async () => {
   const machine = await machineWith({ env: { PATH: join(root, "bin") } });
   expect(await find(machine, "nft")).toMatchObject({ kind: "missing", remedy: "apt-get install nftables" });

@@ -17,6 +17,7 @@ const PROGRAMS: Record<string, string> = {
 export const PROGRAM_CHECKS: Check[] = [
   ...Object.entries(PROGRAMS).map(([name, debianPackage]): Check => ({ name, look: (machine) => program(machine, name, debianPackage) })),
   { name: "cloud-hypervisor", look: cloudHypervisor },
+  { name: "python3", look: python },
 ];
 
 async function program(machine: Machine, name: string, debianPackage: string): Promise<Finding> {
@@ -29,6 +30,12 @@ async function program(machine: Machine, name: string, debianPackage: string): P
     if (isThere) return ok(path);
   }
   return missing("not in PATH", `apt-get install ${debianPackage}`);
+}
+
+async function python(machine: Machine): Promise<Finding> {
+  const { driver } = machine.settings;
+  if (driver !== "simulated") return ok(`not needed with DRIVER=${driver}`);
+  return await program(machine, "python3", "python3");
 }
 
 /** As the driver finds it: one binary, or the versions in a directory. */
