@@ -1,6 +1,7 @@
 /** What belongs to a run of the tests, and what has become of it: never what is anybody else's. */
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import * as belongs from "../src/test-run/belongs.ts";
+import { endAll, type Thing } from "../src/test-run/end-all.ts";
 import { parseLeftovers, recordLeftover } from "../src/test-run/leftovers.ts";
 
 const RUN = "/srv/torpor/.torpor/runs/a1b2c3";
@@ -142,6 +143,36 @@ test("mounts of a run are those below its directory, the last one first", () => 
   ].join("\n");
   const mount = `${RUN}/tmp/a b\\`;
   expect(belongs.mountsOf([RUN], mountinfo)).toEqual([`${mount}/inner`, mount]);
+});
+
+describe("things are ended", () => {
+  const left = new Map<string, Thing>();
+  const list = () => [...left.values()];
+  const add = (name: string, end: Thing["end"]) => left.set(name, { name, end });
+  afterEach(() => {
+    left.clear();
+  });
+
+  test("until none is left: also what is busy at first, and what appears meanwhile", async () => {
+    let tries = 0;
+    add("mount", () => {
+      tries += 1;
+      if (tries === 1) throw new Error("busy");
+      left.delete("mount");
+    });
+    add("parent", () => {
+      left.delete("parent");
+      add("child", () => void left.delete("child"));
+    });
+    expect(await endAll(list)).toBe(3);
+  });
+
+  test("and what stays is named, with the reason", async () => {
+    const cause = new Error("target is busy");
+    add("mount /a", async () => await Promise.reject(cause));
+    add("mount /b", () => {});
+    await expect(endAll(list, 0)).rejects.toMatchObject({ message: "mount /a, mount /b", cause });
+  });
 });
 
 describe("what is written down", () => {
