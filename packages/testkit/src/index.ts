@@ -15,3 +15,4 @@ export { relay, type Relay } from "./relay.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";
 export { failureDirectory } from "./evidence.ts";
 export { recordLeftover } from "./test-run/leftovers.ts";
+export { draws, TEST_SEED } from "./seed.ts";

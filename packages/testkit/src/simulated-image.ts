@@ -6,7 +6,7 @@ import { join } from "node:path";
 export const SIMULATED_TEMPLATE = "code-interpreter";
 
 /** Returns its digest. */
-export async function makeSimulatedImage(imagesDir: string): Promise<string> {
+export async function makeSimulatedImage(imagesDir: string, memoryMib = 64): Promise<string> {
   const sha256 = createHash("sha256").update("a simulated image").digest("hex");
   const dir = join(imagesDir, sha256);
   await mkdir(dir, { recursive: true });
@@ -19,7 +19,7 @@ export async function makeSimulatedImage(imagesDir: string): Promise<string> {
     description: "No virtual machine",
     language: "python",
     category: "test",
-    defaults: { vcpu: 1, memoryMib: 64, diskMib: 16 },
+    defaults: { vcpu: 1, memoryMib, diskMib: 16 },
     kernelCmdline: "",
   };
   await writeFile(join(dir, "image.json"), JSON.stringify(image));

@@ -27,7 +27,7 @@ const EXIT_LIMIT_MS = 1_000;
 const MAX_SOCKET_PATH_BYTES = 107;
 
 /** VMMs that this process started and has not ended, by VM directory. */
-const children = new Map<string, ChildProcess>();
+export const children = new Map<string, ChildProcess>();
 
 /** The current run of a VM's VMM, in run.json. */
 export interface RunRecord extends ProcessIdentity {

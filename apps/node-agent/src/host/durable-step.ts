@@ -1,6 +1,7 @@
 /**
- * Steps whose order decides what a crash leaves behind, announced before and after they are taken, so that a test can end the process at every one of them.
- * Without a listener it costs one comparison.
+ * Steps whose order decides what a crash leaves behind, announced before and after they are taken,
+ * so that a test can end the host at every one of them. Without a listener a step costs one
+ * comparison.
  */
 import { channel } from "node:diagnostics_channel";
 
@@ -8,14 +9,22 @@ export const DURABLE_STEP_CHANNEL = "torpor:durable-step";
 export interface DurableStep {
   name: string;
   when: "before" | "after";
+  /** Nothing follows before `until` has resolved: a promise that never does ends the host here. */
+  hold: (until: Promise<void>) => void;
 }
 
 const steps = channel(DURABLE_STEP_CHANNEL);
 
 export async function durableStep<T>(name: string, body: () => Promise<T>): Promise<T> {
   if (!steps.hasSubscribers) return await body();
-  steps.publish({ name, when: "before" } satisfies DurableStep);
+  await announce(name, "before");
   const result = await body();
-  steps.publish({ name, when: "after" } satisfies DurableStep);
+  await announce(name, "after");
   return result;
+}
+
+async function announce(name: string, when: DurableStep["when"]): Promise<void> {
+  const holds: Promise<void>[] = [];
+  steps.publish({ name, when, hold: (until) => holds.push(until) } satisfies DurableStep);
+  await Promise.all(holds);
 }

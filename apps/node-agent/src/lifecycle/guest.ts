@@ -5,6 +5,7 @@ import { type IncomingMessage, request as httpRequest } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
+import { durableStep } from "../host/durable-step.ts";
 import { connectGuest, type GuestAddress } from "../guest-connection.ts";
 import type { VmRecord } from "./record.ts";
 
@@ -78,14 +79,15 @@ export function httpGuest(driver: Driver): Guest {
     },
     async preparePause(vm, agentKey) {
       try {
-        const answer = await call(vm, "/_torpor/prepare-pause", { timeoutMs: 2_000 }, agentKey, 40_000);
+        const prepare = () => call(vm, "/_torpor/prepare-pause", { timeoutMs: 2_000 }, agentKey, 40_000);
+        const answer = await durableStep("quiesce guest", prepare);
         return { frozen: answer["frozen"] === true, synced: answer["synced"] === true };
       } catch {
         return { frozen: false, synced: false };
       }
     },
     async thaw(vm, agentKey) {
-      await call(vm, "/_torpor/thaw", {}, agentKey);
+      await durableStep("thaw guest", () => call(vm, "/_torpor/thaw", {}, agentKey));
     },
     async activity(vm, agentKey) {
       try {
@@ -102,13 +104,15 @@ export function httpGuest(driver: Driver): Guest {
       }
     },
     async become(vm, record, envVars) {
-      await call(vm, "/_torpor/post-boot", { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) }, undefined, 60_000);
+      const identity = { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) };
+      await durableStep("identify guest", () => call(vm, "/_torpor/post-boot", identity, undefined, 60_000));
     },
     async wake(vm, record) {
-      await call(vm, "/_torpor/post-restore", identityOf(record), record.agentKey, 60_000);
+      const identity = identityOf(record);
+      await durableStep("identify guest", () => call(vm, "/_torpor/post-restore", identity, record.agentKey, 60_000));
     },
     async shutdown(vm, agentKey) {
-      await call(vm, "/_torpor/shutdown", {}, agentKey, 40_000);
+      await durableStep("shut down guest", () => call(vm, "/_torpor/shutdown", {}, agentKey, 40_000));
     },
   };
 }

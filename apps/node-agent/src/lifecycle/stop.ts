@@ -2,6 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { rename, rm } from "node:fs/promises";
 import { join } from "node:path";
+import { durableStep } from "../host/durable-step.ts";
 import { fsyncPath } from "../host/files.ts";
 import { findImage } from "../images.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
@@ -113,13 +114,15 @@ async function removeStored({ deps, vm }: Step): Promise<void> {
 export async function remove(step: Step): Promise<Outcome> {
   const { deps, vm, journal } = step;
   await deps.driver.end(vm, { graceMs: 0 });
-  if (journal.command.kind === "delete") await removeStored(step);
+  if (journal.command.kind === "delete") await durableStep("remove stored", () => removeStored(step));
   await deps.store.dropIncoming(vm.sandboxId);
   const trash = join(deps.store.dataDir, "trash", `${vm.sandboxId}.${randomBytes(4).toString("hex")}`);
-  await rename(vm.dir, trash).catch((error: unknown) => {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+  await durableStep("move to trash", async () => {
+    await rename(vm.dir, trash).catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    });
+    await fsyncPath(join(deps.store.dataDir, "vm"));
   });
-  await fsyncPath(join(deps.store.dataDir, "vm"));
-  await rm(trash, { recursive: true, force: true });
+  await durableStep("empty trash", () => rm(trash, { recursive: true, force: true }));
   return { state: "deleted" };
 }

@@ -9,6 +9,7 @@ import { createLogger, findProcesses, isAlive, type ProcessIdentity, signalProce
 import { until } from "@torpor/testkit/basics";
 import { makeSimulatedImage } from "@torpor/testkit/simulated-image";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
+import { children } from "../../src/drivers/vmm-process.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
 import { FenceFiles } from "../../src/fence/files.ts";
 import { plainIsolation } from "../../src/host/isolation.ts";
@@ -32,9 +33,9 @@ const CLOSE_LIMIT_MS = 30_000;
 const KILL_LIMIT_MS = 10_000;
 
 /** Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's digest. */
-export async function prepareImages(imagesDir: string, driver: Driver): Promise<string> {
+export async function prepareImages(imagesDir: string, driver: Driver, memoryMib?: number): Promise<string> {
   await mkdir(imagesDir, { recursive: true });
-  const sha256 = await makeSimulatedImage(imagesDir);
+  const sha256 = await makeSimulatedImage(imagesDir, memoryMib);
   for (const image of await listImages(imagesDir))
     await ensureGolden(image, { driver, guest: httpGuest(driver), uid: undefined, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
   return sha256;
@@ -110,8 +111,8 @@ export class TestHost {
   /** Carries the command out. Returns how it ended. */
   async carryOut(command: VmCommand): Promise<Observation> {
     await this.supervisor.execute(command);
-    const isEnd = ({ operation, busyWith }: Observation) => operation?.id === command.operationId && busyWith === undefined;
-    return await until(`the end of the ${command.kind}`, () => this.seen.findLast(isEnd), OPERATION_LIMIT_MS);
+    const ended = () => this.seen.findLast((seen) => isEndOf(command, seen));
+    return await until(`the end of the ${command.kind}`, ended, OPERATION_LIMIT_MS);
   }
 
   /** Carries out those that it has not reported on yet, and writes a file after a create. Returns how the last one ended. */
@@ -141,6 +142,7 @@ export class TestHost {
   /** The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on. */
   async close(): Promise<void> {
     if (!(await this.supervisor.close(CLOSE_LIMIT_MS))) throw new Error("something of the host goes on after its end");
+    forgetVmm(this.store.dataDir);
   }
 
   /** The end of its process and of its VMM. */
@@ -156,6 +158,16 @@ export class TestHost {
   async guest(path: string, body: object): Promise<Record<string, unknown>> {
     return await callGuest(this.driver, this.vm, path, body);
   }
+}
+
+/** Whether it says how the command's operation ended. */
+export function isEndOf({ operationId }: VmCommand, { operation, busyWith }: Observation): boolean {
+  return operation?.id === operationId && busyWith === undefined;
+}
+
+/** What the end of a host's process does, when only the host ends: the next one in `dir` is not the parent of the VMM, and is not told how it exits. */
+export function forgetVmm(dir: string): void {
+  children.delete(vmIn(dir).dir);
 }
 
 /** The sandbox's VM on the host in `dir`. */

@@ -1,0 +1,214 @@
+/**
+ * What the crash tests do to a sandbox: the commands that bring it to where the last one starts,
+ * how a host with such a sandbox is had, and what is true once the last one has ended.
+ */
+import { execFile } from "node:child_process";
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import type { Observation, VmCommand } from "@torpor/contracts";
+import { expect } from "vitest";
+import { type DriverName, driverNamed } from "./drivers.ts";
+import type { Lost } from "./lost-host.ts";
+import {
+  callGuest,
+  commandsOf,
+  isEndOf,
+  type Kind,
+  SANDBOX,
+  TestHost,
+  vmIn,
+  vmmProcesses,
+} from "./test-host.ts";
+
+const run = promisify(execFile);
+
+export interface Scenario {
+  before: Kind[];
+  kind: Kind;
+  /** The host has lost, or never had, what the commands before made: only the store has it. */
+  elsewhere?: boolean;
+  state: Observation["state"];
+  /** Of what the user did before the last command. */
+  keeps: "memory and files" | "files" | "nothing";
+  /** Where the host can be lost: before each durable step of the last command, and at its end. */
+  points: number;
+}
+
+/** Little: Cloud Hypervisor's snapshots are as large, and are read and hashed again and again. */
+export const MEMORY_MIB = 8;
+
+const RUNNING: Kind[] = ["create"];
+const PAUSED: Kind[] = ["create", "pause"];
+
+export const SCENARIOS: Scenario[] = [
+  { before: [], kind: "create", state: "running", keeps: "nothing", points: 10 },
+  { before: RUNNING, kind: "pause", state: "paused", keeps: "memory and files", points: 11 },
+  { before: PAUSED, kind: "resume", state: "running", keeps: "memory and files", points: 10 },
+  {
+    before: PAUSED,
+    kind: "resume",
+    elsewhere: true,
+    state: "running",
+    keeps: "memory and files",
+    points: 16,
+  },
+  { before: RUNNING, kind: "stop", state: "stopped", keeps: "files", points: 6 },
+  { before: PAUSED, kind: "stop", state: "stopped", keeps: "files", points: 6 },
+  { before: ["create", "stop"], kind: "start", state: "running", keeps: "files", points: 8 },
+  { before: RUNNING, kind: "delete", state: "deleted", keeps: "nothing", points: 8 },
+  { before: PAUSED, kind: "delete", state: "deleted", keeps: "nothing", points: 7 },
+];
+
+/** Where a driver's hosts live, and what they start from. */
+export interface Ground {
+  driverName: DriverName;
+  root: string;
+  imageSha256: string;
+}
+
+/** Where the last command of a scenario starts. */
+export interface Start {
+  command: VmCommand;
+  /** A host that has carried out everything before it, in a directory of its own. */
+  newHost(): Promise<string>;
+}
+
+/**
+ * A sandbox at rest is brought there once, and its host copied. One that runs has a VMM: it is
+ * brought there for each host.
+ */
+export async function startOf(ground: Ground, scenario: Scenario): Promise<Start> {
+  const { before, kind, elsewhere } = scenario;
+  const earlier = commandsOf([...before, kind], ground.imageSha256, MEMORY_MIB);
+  const command = earlier.pop();
+  if (command === undefined) throw new Error("a scenario has a command");
+  if (before.at(-1) === "create")
+    return { command, newHost: async () => (await broughtTo(ground, earlier)).dir };
+  const { dir: original, snapshot } = await broughtTo(ground, earlier);
+  const newHost = async () => {
+    const dir = await newDirectory(ground);
+    await run("cp", ["--archive", "--reflink=auto", "--", `${original}/.`, dir]);
+    return dir;
+  };
+  if (elsewhere !== true) return { command, newHost };
+  if (snapshot === undefined) throw new Error("only a paused sandbox can be resumed elsewhere");
+  await rm(join(original, "vm"), { recursive: true });
+  return { command: { ...command, snapshot }, newHost };
+}
+
+let directories = 0;
+async function newDirectory({ root }: Ground): Promise<string> {
+  directories += 1;
+  const dir = join(root, `host-${directories}`);
+  await mkdir(dir);
+  return dir;
+}
+
+interface Brought {
+  dir: string;
+  /** Of a paused sandbox: the one in the store. */
+  snapshot?: NonNullable<VmCommand["snapshot"]>;
+}
+
+/** A new host that has carried the commands out, a create first, after which the user did a bit. */
+async function broughtTo(ground: Ground, [create, ...rest]: VmCommand[]): Promise<Brought> {
+  const dir = await newDirectory(ground);
+  if (create === undefined) return { dir };
+  const host = new TestHost(dir, driverNamed(ground.driverName));
+  await host.supervisor.adopt();
+  const created = await host.bring([create]);
+  await host.guest("/execute", { code: "x = 42" });
+  const { state } = rest.length === 0 ? created : await host.bring(rest);
+  const stored = state === "paused" ? await host.stored() : undefined;
+  await host.close();
+  if (stored === undefined) return { dir };
+  const { generation, storeKey, manifestSha256 } = stored;
+  return { dir, snapshot: { generation, storeKey, manifestSha256 } };
+}
+
+/** Whatever the moment at which a host was lost: another takes over what it left. */
+export async function expectTakenOver(
+  ground: Ground,
+  dir: string,
+  scenario: Scenario,
+  command: VmCommand,
+  { isAcknowledged }: Lost,
+): Promise<void> {
+  const wentOn = await userGoesOn(ground, dir, scenario);
+  const { state } = scenario;
+  const seen = await takeOver(ground, dir, command, isAcknowledged);
+  const last = seen.findLast((one) => isEndOf(command, one));
+  const expected = { state, operation: { outcome: "succeeded" } };
+  expect(last, `reported: ${JSON.stringify(last?.operation)}`).toMatchObject(expected);
+  expect(vmmProcesses(dir), "VMM processes").toHaveLength(state === "running" ? 1 : 0);
+  if (state === "deleted") await expectNothing(dir);
+  else await expectWhole(dir, state);
+  if (state === "running") await expectGuest(ground, dir, scenario, wentOn);
+}
+
+/** A resumed guest that runs while no host is there: what is done in it now is not undone. */
+async function userGoesOn({ driverName }: Ground, dir: string, scenario: Scenario) {
+  if (scenario.kind !== "resume") return false;
+  const driver = driverNamed(driverName);
+  const runs = (await driver.inspect(vmIn(dir))).kind === "running";
+  if (runs) await callGuest(driver, vmIn(dir), "/execute", { code: "y = 43" });
+  return runs;
+}
+
+/** Delivers the command once more. Returns what the host said. */
+async function takeOver(
+  { driverName }: Ground,
+  dir: string,
+  command: VmCommand,
+  isAcknowledged: boolean,
+): Promise<Observation[]> {
+  const host = new TestHost(dir, driverNamed(driverName));
+  await host.supervisor.adopt();
+  // SV2: what was acknowledged is carried out without that. Only a delete may have to be asked for
+  // again, and is, until its host has confirmed it: its journal goes with all that it deletes.
+  if (isAcknowledged && command.kind !== "delete")
+    expect(await host.supervisor.execute(command)).toBe("repeated");
+  const { state } = await host.carryOut(command);
+  if (state === "paused") await host.stored();
+  await host.close();
+  return host.seen;
+}
+
+async function expectNothing(dir: string): Promise<void> {
+  expect(await readdir(join(dir, "vm"))).toEqual([]);
+  expect(await readdir(join(dir, "trash"))).toEqual([]);
+  expect(await readdir(join(dir, "store")).catch(() => [])).toEqual([]);
+}
+
+async function expectWhole(dir: string, state: Scenario["state"]): Promise<void> {
+  const vmDir = join(dir, "vm", SANDBOX);
+  const names = await readdir(vmDir);
+  expect(
+    names.filter((name) => /\.tmp$|^op\.json$|^snap\.\d+\.used$/.test(name)),
+    "half-made files, and used ones",
+  ).toEqual([]);
+  const namesIn = (name: string) => readdir(join(vmDir, name)).catch(() => []);
+  const exchanged = await Promise.all(["out", "restore"].map(namesIn));
+  expect(exchanged.flat(), "parts of a snapshot that the VMM wrote or read").toEqual([]);
+  // SN3: a valid snapshot never stands beside a VM that runs.
+  const snapshots = names.filter((name) => /^snap\.\d+$/.test(name));
+  expect(snapshots).toHaveLength(state === "paused" ? 1 : 0);
+}
+
+async function expectGuest(
+  { driverName }: Ground,
+  dir: string,
+  { keeps }: Scenario,
+  wentOn: boolean,
+): Promise<void> {
+  const driver = driverNamed(driverName);
+  const guest = (path: string, body: object) => callGuest(driver, vmIn(dir), path, body);
+  const printed = await guest("/execute", { code: "print(x)" });
+  if (keeps === "memory and files") expect(printed["stdout"]).toBe("42\n");
+  else expect(printed["stderr"]).toContain("NameError");
+  if (wentOn)
+    expect(await guest("/execute", { code: "print(y)" })).toMatchObject({ stdout: "43\n" });
+  const note = { content: keeps === "nothing" ? null : "kept" };
+  expect(await guest("/files/read", { path: "/workspace/note" })).toMatchObject(note);
+}

@@ -1,0 +1,118 @@
+/**
+ * A host that is lost inside this process as it would be by `kill -9`. From one moment on it takes
+ * no durable step, and what it asks of a VMM, the store or the control plane is neither begun nor
+ * answered: whatever it was doing waits for good. Its VMMs live on.
+ */
+import { AsyncLocalStorage } from "node:async_hooks";
+import { subscribe } from "node:diagnostics_channel";
+import { join } from "node:path";
+import type { Observation, VmCommand } from "@torpor/contracts";
+import { withTimeLimit } from "@torpor/service";
+import type { Driver } from "../../src/drivers/driver.ts";
+import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-step.ts";
+import { fileBlobs, WatchedBlobs } from "./snapshots.ts";
+import { forgetVmm, isEndOf, TestHost } from "./test-host.ts";
+
+const LIMIT_MS = 60_000;
+
+/** Whatever a host does is of the life in which it was begun. */
+const lives = new AsyncLocalStorage<Life>();
+subscribe(DURABLE_STEP_CHANNEL, (message) => lives.getStore()?.meet(message as DurableStep));
+
+/** What was seen of a host between the delivery of its last command and its loss. */
+export interface Lost {
+  /** Names of its durable steps, the one that it was not to take included. */
+  steps: string[];
+  /** It acknowledged the command: the broker does not deliver it again. */
+  isAcknowledged: boolean;
+}
+
+class Life {
+  readonly seen: Lost = { steps: [], isAcknowledged: false };
+  private readonly command: VmCommand;
+  private readonly crashAt: number;
+  private readonly lost = Promise.withResolvers<void>();
+  private isLost = false;
+  private isCounting = false;
+
+  constructor(command: VmCommand, crashAt: number) {
+    this.command = command;
+    this.crashAt = crashAt;
+  }
+
+  meet({ name, when, hold }: DurableStep): void {
+    const counts = this.isCounting && !this.isLost && when === "before";
+    if (counts && this.seen.steps.push(name) === this.crashAt) this.end();
+    hold(this.goOn());
+  }
+
+  hear(seen: Observation): void {
+    if (isEndOf(this.command, seen)) this.end();
+  }
+
+  /** Resolves at once, or never. */
+  goOn(): Promise<void> {
+    return this.isLost ? new Promise(() => {}) : Promise.resolve();
+  }
+
+  /** Resolves when the host is lost. */
+  async carryOut(host: TestHost): Promise<void> {
+    this.isCounting = true;
+    const lost = this.lost.promise;
+    const taken = host.supervisor.execute(this.command).then((accepted) => {
+      this.seen.isAcknowledged = accepted === "journalled";
+      return lost;
+    });
+    await withTimeLimit(Promise.race([lost, taken]), LIMIT_MS, `the ${this.command.kind}`);
+  }
+
+  private end(): void {
+    this.isLost = true;
+    this.lost.resolve();
+  }
+
+  /** The driver as this host has it. */
+  driver(driver: Driver): Driver {
+    return new Proxy(driver, {
+      get: (target, name) => {
+        const member: unknown = Reflect.get(target, name);
+        if (typeof member !== "function") return member;
+        return async (...given: unknown[]): Promise<unknown> => {
+          await this.goOn();
+          return await Reflect.apply(member, target, given);
+        };
+      },
+    });
+  }
+
+  /** The store as this host has it. */
+  blobs(dir: string): WatchedBlobs {
+    const blobs = new WatchedBlobs(fileBlobs(dir));
+    blobs.before = () => this.goOn();
+    return blobs;
+  }
+}
+
+/**
+ * Delivers the command to a host that has taken over what is in `dir`, and loses it right before
+ * the `crashAt`th durable step, or, where the command has no such step, at the moment when its end
+ * is reported.
+ */
+export async function loseHost(
+  dir: string,
+  driver: Driver,
+  command: VmCommand,
+  crashAt: number,
+): Promise<Lost> {
+  const life = new Life(command, crashAt);
+  const hear = (seen: Observation) => life.hear(seen);
+  const blobs = life.blobs(join(dir, "store"));
+  const host = new TestHost(dir, life.driver(driver), hear, undefined, blobs);
+  host.onCommit = () => life.goOn();
+  await lives.run(life, async () => {
+    await host.supervisor.adopt();
+    await life.carryOut(host);
+  });
+  forgetVmm(dir);
+  return life.seen;
+}
