@@ -14,7 +14,7 @@ import { conformanceOnReal } from "../test/conformance-on-real.ts";
 import { type Layer, LAYERS, type TestOptions, testOptions } from "../test/options.ts";
 import { addReport, emptyReport, type TestReport } from "../test/reporter.ts";
 import { runMutations } from "../test/mutations.ts";
-import { type LayerResult, runLayer } from "../test/run-vitest.ts";
+import { type LayerResult, runLayer, type TestPlace } from "../test/run-vitest.ts";
 import { runStress } from "../test/stress.ts";
 import { type Stage, summaryOf, unheldScenarios } from "../test/summary.ts";
 import { keepTimes } from "../test/times.ts";
@@ -27,12 +27,13 @@ export async function test(context: CommandContext): Promise<number> {
   await using _directory = await beginTestRun(context.root, context.write);
   const run = new TestRun(context);
   if (context.args.includes("--driver"))
-    run.add("conformance", 0, await conformanceOnReal(context));
+    run.add("conformance", 0, await conformanceOnReal(context, run.signal));
   else await run.all(testOptions(context.args, () => randomInt(SEED_LIMIT)));
   return run.end();
 }
 
 class TestRun {
+  readonly signal = interrupted();
   private readonly context: CommandContext;
   private readonly total = emptyReport();
   private readonly stages: Stage[] = [];
@@ -42,20 +43,28 @@ class TestRun {
     this.context = context;
   }
 
+  private get place(): TestPlace {
+    return { root: this.context.root, signal: this.signal };
+  }
+
   async all(options: TestOptions): Promise<void> {
     const { root, write } = this.context;
     this.seed = options.seed;
     rmSync(join(root, ".torpor/failures"), { recursive: true, force: true });
     write(`seed: ${options.seed}`);
     if (options.stress !== undefined)
-      return this.add("stress", 0, await runStress(this.context, options.stress, options.seed));
+      return this.add(
+        "stress",
+        0,
+        await runStress(this.place, options.stress, options.seed, write),
+      );
     // It waits for the network and the disk as long as for a processor: the first stages run beside
     // it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
     if (options.isVerified) await this.verify();
     for (const layer of options.layers) {
       if (BOOTS_VMS.has(layer) && (await image) === false) return;
-      const result = await runLayer(root, layer, options);
+      const result = await runLayer(this.place, layer, options);
       this.add(layer, result.seconds, result.report);
       if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
     }
@@ -82,7 +91,7 @@ class TestRun {
   private async image(): Promise<boolean> {
     const startedAt = performance.now();
     try {
-      await buildImage(this.context, interrupted());
+      await buildImage(this.context, this.signal);
       this.context.write(`image: ready (${secondsSince(startedAt).toFixed(1)} s)`);
       return true;
     } catch (error) {
@@ -94,7 +103,7 @@ class TestRun {
   private async verify(): Promise<void> {
     for (const check of CHECKS) {
       const startedAt = performance.now();
-      const { report, output } = await runCheck(this.context.root, check);
+      const { report, output } = await runCheck(this.place, check);
       if (output !== "") this.context.write(output);
       this.add(`check: ${check.name}`, secondsSince(startedAt), report);
     }
@@ -103,7 +112,7 @@ class TestRun {
   /** Each broken rule that a test notices counts as one that passed. */
   private async mutate(): Promise<void> {
     const startedAt = performance.now();
-    const report = await runMutations(this.context.root);
+    const report = await runMutations(this.place);
     this.add("mutations", secondsSince(startedAt), report);
   }
 

@@ -1,5 +1,6 @@
 /** The static checks; each counts as one test. */
 import { run } from "@torpor/service";
+import type { TestPlace } from "./run-vitest.ts";
 import { emptyReport, firstLines, type TestReport } from "./reporter.ts";
 
 export interface Check {
@@ -17,12 +18,13 @@ export const CHECKS: readonly Check[] = [
 
 /** The report of one, and what it printed where it failed. */
 export async function runCheck(
-  root: string,
+  { root, signal }: TestPlace,
   { name, script }: Check,
 ): Promise<{ report: TestReport; output: string }> {
   const { code, output } = await run(["pnpm", "--silent", "run", script], {
     cwd: root,
     isShown: false,
+    signal,
   });
   if (code === 0) return { report: { ...emptyReport(), passed: 1 }, output: "" };
   return {

@@ -13,11 +13,13 @@ import {
 } from "../conformance.ts";
 import { buildImage } from "../commands/image.ts";
 import { joinLab } from "../commands/lab.ts";
-import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { emptyReport, firstLines, type TestReport } from "./reporter.ts";
 
-export async function conformanceOnReal(context: CommandContext): Promise<TestReport> {
+export async function conformanceOnReal(
+  context: CommandContext,
+  signal: AbortSignal,
+): Promise<TestReport> {
   const { root, write } = context;
   const report = emptyReport();
   const { values, positionals } = parseArgs({
@@ -34,7 +36,6 @@ export async function conformanceOnReal(context: CommandContext): Promise<TestRe
     );
     return report;
   }
-  const signal = interrupted();
   const tell = ({ name, outcome, reason }: CaseOutcome) => {
     write(`${outcome}  ${name}${reason === undefined ? "" : `: ${firstLines(reason)}`}`);
     report[outcome] += 1;

@@ -4,12 +4,14 @@
  */
 import { join } from "node:path";
 import { run } from "@torpor/service";
+import type { TestPlace } from "./run-vitest.ts";
 import { emptyReport, type TestReport } from "./reporter.ts";
 
-export async function runMutations(root: string): Promise<TestReport> {
+export async function runMutations({ root, signal }: TestPlace): Promise<TestReport> {
   const { code, output } = await run([process.execPath, join(root, "tests/mutations/run.ts")], {
     cwd: root,
     isShown: false,
+    signal,
   });
   const [caught, survived] = (/^(\d+) caught, (\d+) survived$/m.exec(output)?.slice(1) ?? []).map(
     Number,

@@ -3,11 +3,18 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { run } from "@torpor/service";
 import { EXHAUSTIVE } from "../../../../scripts/test-tags.ts";
-import type { TestOptions } from "./options.ts";
+import type { Layer, TestOptions } from "./options.ts";
 import { readReport, REPORT_VARIABLE, type TestReport } from "./reporter.ts";
 
 /** Drawn numbers of tests come from it (testkit's seed.ts). */
 const SEED_VARIABLE = "TORPOR_TEST_SEED";
+
+/** Where tests run, and until when. */
+export interface TestPlace {
+  /** Root of the checkout. */
+  root: string;
+  signal: AbortSignal;
+}
 
 export interface LayerResult {
   name: string;
@@ -18,12 +25,12 @@ export interface LayerResult {
 }
 
 export async function runLayer(
-  root: string,
-  layer: string,
+  place: TestPlace,
+  layer: Layer,
   options: TestOptions,
 ): Promise<LayerResult> {
   const { shard, changedSince, isExhaustive } = options;
-  return await runVitest(root, layer, options.seed, [
+  return await runVitest(place, layer, options.seed, [
     "--project",
     layer,
     ...(isExhaustive ? [] : ["--tags-filter", `!${EXHAUSTIVE.name}`]),
@@ -32,8 +39,9 @@ export async function runLayer(
   ]);
 }
 
+/** Throws when the signal ends it. */
 export async function runVitest(
-  root: string,
+  { root, signal }: TestPlace,
   name: string,
   seed: number,
   args: string[],
@@ -46,18 +54,17 @@ export async function runVitest(
   const reporters = ["default", "json", join(root, "packages/cli/src/test/reporter.ts")].map(
     (each) => `--reporter=${each}`,
   );
-  const vitest = [
-    "pnpm",
-    "exec",
-    "vitest",
-    "run",
-    "--passWithNoTests",
-    "--sequence.seed",
-    String(seed),
+  const vitest = [process.execPath, join(root, "node_modules/vitest/vitest.mjs"), "run"];
+  const common = ["--passWithNoTests", "--sequence.seed", String(seed)];
+  const command = [
+    ...vitest,
+    ...common,
+    ...reporters,
+    `--outputFile.json=${vitestReport}`,
+    ...args,
   ];
-  const command = [...vitest, ...reporters, `--outputFile.json=${vitestReport}`, ...args];
   const env = { [REPORT_VARIABLE]: report, [SEED_VARIABLE]: String(seed) };
-  const { code, output } = await run(command, { cwd: root, env, isShown });
+  const { code, output } = await run(command, { cwd: root, env, isShown, signal });
   const seen = readReport(report);
   if (code !== 0 && seen.failed === 0) {
     seen.failed = 1;

@@ -8,13 +8,14 @@ import { availableParallelism } from "node:os";
 import { rm } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { copyCheckout } from "@torpor/testkit/checkout";
-import type { CommandContext } from "../main.ts";
 import { addReport, emptyReport, type TestReport } from "./reporter.ts";
-import { runVitest } from "./run-vitest.ts";
+import { runVitest, type TestPlace } from "./run-vitest.ts";
 
 const PATH_LENGTH = 90;
 /** Files of this size are written and synced, one after the other. */
 const DISK_LOAD_BYTES = 32 * 1024 ** 2;
+
+type Write = (line: string) => void;
 
 export interface Stress {
   files: string[];
@@ -22,9 +23,10 @@ export interface Stress {
 }
 
 export async function runStress(
-  { root, write }: CommandContext,
+  { root, signal }: TestPlace,
   { files, times }: Stress,
   seed: number,
+  write: Write,
 ): Promise<TestReport> {
   const checkout = longPath(root);
   const total = emptyReport();
@@ -32,8 +34,9 @@ export async function runStress(
   await copyCheckout(checkout);
   const load = startLoad(join(checkout, ".torpor/load"));
   try {
+    const place = { root: checkout, signal };
     for (const file of files)
-      addReport(total, await repeat(checkout, relative(root, resolve(file)), times, seed, write));
+      addReport(total, await repeat(place, relative(root, resolve(file)), times, seed, write));
     return total;
   } finally {
     load[Symbol.dispose]();
@@ -42,17 +45,17 @@ export async function runStress(
 }
 
 async function repeat(
-  checkout: string,
+  place: TestPlace,
   file: string,
   times: number,
   seed: number,
-  write: (line: string) => void,
+  write: Write,
 ): Promise<TestReport> {
   const total = emptyReport();
   let green = 0;
   for (let time = 0; time < times; time += 1) {
     const args = ["--sequence.shuffle.tests", file];
-    const { report, seconds } = await runVitest(checkout, "stress", seed + time, args, false);
+    const { report, seconds } = await runVitest(place, "stress", seed + time, args, false);
     const isGreen = report.failed === 0 && report.passed > 0;
     green += isGreen ? 1 : 0;
     write(
