@@ -13,7 +13,7 @@ import { commandsOf, prepareImages, TestHost, vmmProcesses } from "./support/tes
 
 const MEMORY_MIB = 1_000_000_000;
 
-test("S13: a pause that the disk has no room for fails by name and leaves no file; the sandbox runs on", async () => {
+test("S13: a pause without room on the disk fails by name, leaves no file, and the VM runs on", async () => {
   await using root = await tempDir();
   const dir = join(root.path, "host");
   await mkdir(dir);

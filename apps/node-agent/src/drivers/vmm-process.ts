@@ -26,7 +26,7 @@ const EXIT_LIMIT_MS = 1_000;
 /** sun_path holds 108 bytes, the last of them a zero. */
 const MAX_SOCKET_PATH_BYTES = 107;
 
-/** VMMs that this process started and has not ended, by VM directory. */
+/** VMMs that this process started and has not ended, by VM directory. A new process has none. */
 export const children = new Map<string, ChildProcess>();
 
 /** The current run of a VM's VMM, in run.json. */

@@ -165,7 +165,7 @@ export function isEndOf({ operationId }: VmCommand, { operation, busyWith }: Obs
   return operation?.id === operationId && busyWith === undefined;
 }
 
-/** What the end of a host's process does, when only the host ends: the next one in `dir` is not the parent of the VMM, and is not told how it exits. */
+/** To be called where a host ends and its process does not: the next one is not the VMM's parent. */
 export function forgetVmm(dir: string): void {
   children.delete(vmIn(dir).dir);
 }
