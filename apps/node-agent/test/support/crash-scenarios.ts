@@ -111,20 +111,33 @@ interface Brought {
   snapshot?: NonNullable<VmCommand["snapshot"]>;
 }
 
+/** A host that takes over what is in the directory, and is closed after `body`. */
+async function withHost<T>(
+  { driverName }: Ground,
+  dir: string,
+  body: (host: TestHost) => Promise<T>,
+): Promise<T> {
+  const host = new TestHost(dir, driverNamed(driverName));
+  try {
+    await host.supervisor.adopt();
+    return await body(host);
+  } finally {
+    await host.close();
+  }
+}
+
 /** A new host that has carried the commands out, a create first, after which the user did a bit. */
 async function broughtTo(ground: Ground, [create, ...rest]: VmCommand[]): Promise<Brought> {
   const dir = await newDirectory(ground);
   if (create === undefined) return { dir };
-  const host = new TestHost(dir, driverNamed(ground.driverName));
-  await host.supervisor.adopt();
-  const created = await host.bring([create]);
-  await host.guest("/execute", { code: "x = 42" });
-  const { state } = rest.length === 0 ? created : await host.bring(rest);
-  const stored = state === "paused" ? await host.stored() : undefined;
-  await host.close();
-  if (stored === undefined) return { dir };
-  const { generation, storeKey, manifestSha256 } = stored;
-  return { dir, snapshot: { generation, storeKey, manifestSha256 } };
+  return await withHost(ground, dir, async (host) => {
+    const created = await host.bring([create]);
+    await host.guest("/execute", { code: "x = 42" });
+    const { state } = rest.length === 0 ? created : await host.bring(rest);
+    if (state !== "paused") return { dir };
+    const { generation, storeKey, manifestSha256 } = await host.stored();
+    return { dir, snapshot: { generation, storeKey, manifestSha256 } };
+  });
 }
 
 /** Whatever the moment at which a host was lost: another takes over what it left. */
@@ -158,21 +171,20 @@ async function userGoesOn({ driverName }: Ground, dir: string, scenario: Scenari
 
 /** Delivers the command once more. Returns what the host said. */
 async function takeOver(
-  { driverName }: Ground,
+  ground: Ground,
   dir: string,
   command: VmCommand,
   isAcknowledged: boolean,
 ): Promise<Observation[]> {
-  const host = new TestHost(dir, driverNamed(driverName));
-  await host.supervisor.adopt();
-  // SV2: what was acknowledged is carried out without that. Only a delete may have to be asked for
-  // again, and is, until its host has confirmed it: its journal goes with all that it deletes.
-  if (isAcknowledged && command.kind !== "delete")
-    expect(await host.supervisor.execute(command)).toBe("repeated");
-  const { state } = await host.carryOut(command);
-  if (state === "paused") await host.stored();
-  await host.close();
-  return host.seen;
+  return await withHost(ground, dir, async (host) => {
+    // SV2: what was acknowledged is carried out without that. Only a delete may have to be asked
+    // for again, and is, until its host has confirmed it: its journal goes with what it deletes.
+    if (isAcknowledged && command.kind !== "delete")
+      expect(await host.supervisor.execute(command)).toBe("repeated");
+    const { state } = await host.carryOut(command);
+    if (state === "paused") await host.stored();
+    return host.seen;
+  });
 }
 
 async function expectNothing(dir: string): Promise<void> {

@@ -66,7 +66,7 @@ class Life {
     await withTimeLimit(Promise.race([lost, taken]), LIMIT_MS, `the ${this.command.kind}`);
   }
 
-  private end(): void {
+  end(): void {
     this.isLost = true;
     this.lost.resolve();
   }
@@ -109,10 +109,14 @@ export async function loseHost(
   const blobs = life.blobs(join(dir, "store"));
   const host = new TestHost(dir, life.driver(driver), hear, undefined, blobs);
   host.onCommit = () => life.goOn();
-  await lives.run(life, async () => {
-    await host.supervisor.adopt();
-    await life.carryOut(host);
-  });
-  forgetVmm(dir);
-  return life.seen;
+  try {
+    await lives.run(life, async () => {
+      await host.supervisor.adopt();
+      await life.carryOut(host);
+    });
+    return life.seen;
+  } finally {
+    life.end();
+    forgetVmm(dir);
+  }
 }
