@@ -27,9 +27,13 @@ describe("what torpor test is asked for", () => {
   });
 
   test("only what a change can reach: no checks", () => {
-    expect(options("--changed")).toMatchObject({ isVerified: false, changedSince: "HEAD" });
-    expect(options("--changed", "--since", "main", "unit")).toMatchObject({
-      layers: ["unit"],
+    expect(options("--changed")).toMatchObject({
+      isVerified: false,
+      layers: ["unit", "integration"],
+      changedSince: "HEAD",
+    });
+    expect(options("--changed", "--since", "main", "vm")).toMatchObject({
+      layers: ["vm"],
       changedSince: "main",
     });
   });

@@ -5,6 +5,8 @@ import { numberFrom, wholeNumber } from "../shape.ts";
 export const LAYERS = ["unit", "integration", "system", "conformance", "vm"] as const;
 export type Layer = (typeof LAYERS)[number];
 const PARTS: readonly string[] = ["verify", ...LAYERS];
+/** What takes seconds. A fleet's programs are no imports of its tests: those layers only on demand. */
+const INNER_LOOP: readonly Layer[] = ["unit", "integration"];
 const DEFAULT_TIMES = 20;
 /** Vitest takes seeds of this size. */
 const SEED_LIMIT = 2 ** 31;
@@ -49,7 +51,12 @@ export function testOptions(args: string[], newSeed: () => number): TestOptions 
     throw new Error(`there is no test layer "${unknown}"; there are: ${PARTS.join(", ")}`);
   const isWanted = (part: string) => positionals.length === 0 || positionals.includes(part);
   const layers = LAYERS.filter(isWanted);
-  if (values.changed) return { ...none, layers, changedSince: values.since ?? "HEAD" };
+  if (values.changed)
+    return {
+      ...none,
+      layers: positionals.length === 0 ? [...INNER_LOOP] : layers,
+      changedSince: values.since ?? "HEAD",
+    };
   return {
     ...none,
     isVerified: isWanted("verify"),
