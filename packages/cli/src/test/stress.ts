@@ -5,12 +5,14 @@
  */
 import { spawn } from "node:child_process";
 import { availableParallelism } from "node:os";
-import { rm } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { cp, rm } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { copyCheckout } from "@torpor/testkit/checkout";
 import { addReport, emptyReport, type TestReport } from "./reporter.ts";
 import { runVitest, type TestPlace } from "./run-vitest.ts";
 
+const FAILURES = ".torpor/failures";
 const PATH_LENGTH = 90;
 /** Files of this size are written and synced, one after the other. */
 const DISK_LOAD_BYTES = 32 * 1024 ** 2;
@@ -40,6 +42,9 @@ export async function runStress(
     return total;
   } finally {
     load[Symbol.dispose]();
+    // What is told of a failure names it as the checkout has it.
+    const failures = join(checkout, FAILURES);
+    if (existsSync(failures)) await cp(failures, join(root, FAILURES), { recursive: true });
     await rm(checkout, { recursive: true, force: true });
   }
 }
