@@ -56,7 +56,7 @@ class TestRun {
       return this.add(
         "stress",
         0,
-        await runStress(this.place, options.stress, options.seed, write),
+        await runStress(this.place, { ...options, ...options.stress }, options.seed, write),
       );
     // It waits for the network and the disk as long as for a processor: the first stages run beside
     // it.

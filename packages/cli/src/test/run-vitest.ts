@@ -33,11 +33,15 @@ export async function runLayer(
   return await runVitest(place, layer, options.seed, [
     "--project",
     layer,
-    ...(isExhaustive ? [] : ["--tags-filter", `!${EXHAUSTIVE.name}`]),
+    ...ordinaryOnly(isExhaustive),
     ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
     ...(changedSince === undefined ? [] : ["--changed", changedSince]),
   ]);
 }
+
+/** For vitest: leaves out what only `--all` runs. */
+export const ordinaryOnly = (isExhaustive: boolean) =>
+  isExhaustive ? [] : ["--tags-filter", `!${EXHAUSTIVE.name}`];
 
 /** Throws when the signal ends it. */
 export async function runVitest(

@@ -10,7 +10,7 @@ import { cp, rm } from "node:fs/promises";
 import { join, relative, resolve } from "node:path";
 import { copyCheckout } from "@torpor/testkit/checkout";
 import { addReport, emptyReport, type TestReport } from "./reporter.ts";
-import { runVitest, type TestPlace } from "./run-vitest.ts";
+import { ordinaryOnly, runVitest, type TestPlace } from "./run-vitest.ts";
 
 const FAILURES = ".torpor/failures";
 const PATH_LENGTH = 90;
@@ -22,11 +22,13 @@ type Write = (line: string) => void;
 export interface Stress {
   files: string[];
   times: number;
+  /** What is tagged `exhaustive` too. */
+  isExhaustive: boolean;
 }
 
 export async function runStress(
   { root, signal }: TestPlace,
-  { files, times }: Stress,
+  { files, ...stress }: Stress,
   seed: number,
   write: Write,
 ): Promise<TestReport> {
@@ -38,7 +40,7 @@ export async function runStress(
   try {
     const place = { root: checkout, signal };
     for (const file of files)
-      addReport(total, await repeat(place, relative(root, resolve(file)), times, seed, write));
+      addReport(total, await repeat(place, relative(root, resolve(file)), stress, seed, write));
     return total;
   } finally {
     load[Symbol.dispose]();
@@ -52,14 +54,14 @@ export async function runStress(
 async function repeat(
   place: TestPlace,
   file: string,
-  times: number,
+  { times, isExhaustive }: Omit<Stress, "files">,
   seed: number,
   write: Write,
 ): Promise<TestReport> {
   const total = emptyReport();
   let green = 0;
   for (let time = 0; time < times; time += 1) {
-    const args = ["--sequence.shuffle.tests", file];
+    const args = ["--sequence.shuffle.tests", ...ordinaryOnly(isExhaustive), file];
     const { report, seconds } = await runVitest(place, "stress", seed + time, args, false);
     const isGreen = report.failed === 0 && report.passed > 0;
     green += isGreen ? 1 : 0;
