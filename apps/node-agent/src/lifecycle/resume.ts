@@ -7,11 +7,14 @@
  * | used snapshot, VMM alive | go on: run, greet the guest |
  * | used snapshot, VMM gone | it may have run and written: never restored over its disk; stopped, and the disk boots |
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import type { SavedMemory } from "../drivers/driver.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
 
 const GUEST_LIMIT_MS = 60_000;
+const DYING_LIMIT_MS = 2_000;
+const DYING_POLL_MS = 20;
 
 export async function resume(step: Step): Promise<Outcome> {
   const { deps, vm, record } = step;
@@ -56,10 +59,20 @@ async function afterRun(step: Step): Promise<Outcome> {
   try {
     await runGuest(step, status.kind === "paused");
   } catch (error) {
-    if (await deps.driver.isAlive(vm)) throw error;
+    if (await staysAlive(step)) throw error;
     return await memoryLost(step);
   }
   return { state: "running" };
+}
+
+/** A VMM that was killed closes its connections a moment before the kernel says that it is gone. */
+async function staysAlive({ deps, vm }: Step): Promise<boolean> {
+  const deadline = performance.now() + DYING_LIMIT_MS;
+  while (await deps.driver.isAlive(vm)) {
+    if (performance.now() > deadline) return true;
+    await sleep(DYING_POLL_MS);
+  }
+  return false;
 }
 
 async function runGuest(step: Step, standsStill: boolean): Promise<void> {
