@@ -11,17 +11,16 @@ import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { CHECKS, runCheck } from "../test/checks.ts";
 import { conformanceOnReal } from "../test/conformance-on-real.ts";
-import { type Layer, LAYERS, type TestOptions, testOptions } from "../test/options.ts";
+import { type Layer, LAYERS, SEED_LIMIT, type TestOptions, testOptions } from "../test/options.ts";
 import { addReport, emptyReport, type TestReport } from "../test/reporter.ts";
 import { runMutations } from "../test/mutations.ts";
 import { type LayerResult, runLayer, type TestPlace } from "../test/run-vitest.ts";
-import { runStress } from "../test/stress.ts";
+import { runStress, type Stress } from "../test/stress.ts";
 import { type Stage, summaryOf, unheldScenarios } from "../test/summary.ts";
 import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
-const SEED_LIMIT = 2 ** 31;
 
 export async function test(context: CommandContext): Promise<number> {
   await using _directory = await beginTestRun(context.root, context.write);
@@ -52,12 +51,7 @@ class TestRun {
     this.seed = options.seed;
     rmSync(join(root, ".torpor/failures"), { recursive: true, force: true });
     write(`seed: ${options.seed}`);
-    if (options.stress !== undefined)
-      return this.add(
-        "stress",
-        0,
-        await runStress(this.place, { ...options, ...options.stress }, options.seed, write),
-      );
+    if (options.stress !== undefined) return await this.stress({ ...options, ...options.stress });
     // It waits for the network and the disk as long as for a processor: the first stages run beside
     // it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
@@ -107,6 +101,12 @@ class TestRun {
       if (output !== "") this.context.write(output);
       this.add(`check: ${check.name}`, secondsSince(startedAt), report);
     }
+  }
+
+  private async stress(stress: Stress): Promise<void> {
+    const startedAt = performance.now();
+    const report = await runStress(this.place, stress, this.seed, this.context.write);
+    this.add("stress", secondsSince(startedAt), report);
   }
 
   /** Each broken rule that a test notices counts as one that passed. */

@@ -8,8 +8,8 @@ const PARTS: readonly string[] = ["verify", ...LAYERS];
 /** What takes seconds. A fleet's programs are no imports of its tests: those layers only on demand. */
 const INNER_LOOP: readonly Layer[] = ["unit", "integration"];
 const DEFAULT_TIMES = 20;
-/** Vitest takes seeds of this size. */
-const SEED_LIMIT = 2 ** 31;
+/** Vitest takes seeds below it. */
+export const SEED_LIMIT = 2 ** 31;
 
 export interface TestOptions {
   /** The static checks. */
