@@ -64,7 +64,7 @@ export default defineConfig({
           maxWorkers: 2,
         },
       ),
-      project("vm", ["tests/vm/**/*.test.ts", "apps/*/test/**/*.vm.test.ts"], {
+      project("vm", ["tests/vm/**/*.test.ts", "{apps,packages}/*/test/**/*.vm.test.ts"], {
         ...withProcesses,
         testTimeout: minutes(5),
         hookTimeout: minutes(10),

@@ -1,23 +1,42 @@
-"""Drives one real IPython kernel for the guest agent, through jupyter_client.
+"""Drives the sandbox's Python kernel for the guest agent: starts it, sends it one cell at a time,
+and passes on what it prints and tells.
 
-Standard input: one JSON object per line. {"id", "type": "execute", "code", "workdir", "env"} | {"id", "type": "ready"} | {"id", "type": "reseed"} | {"type": "interrupt"}; its end ends kernel and bridge.
-Standard output: {"type": "kernel", "pid"} | {"id", "type": "stdout"|"stderr", "data"} | {"id", "type": "rich", "data": {kind: value}} | {"id", "type": "done", "ok", "error"?}
-`error` is there only when the kernel itself is gone. Argument: the cgroup directory that the kernel enters before its first instruction, or nothing.
+Standard input, one JSON object per line; its end ends kernel and bridge:
+{"id", "type": "execute", "code", "workdir", "sandbox", "call"} (the variables of both)
+| {"id", "type": "reseed"} | {"id", "type": "stop"} | {"type": "interrupt"}
+Standard output: {"type": "kernel", "pid"} | {"id", "type": "begin", "isNewKernel"}
+| {"id", "type": "stdout"|"stderr", "data"} | {"id", "type": "clear", "wait"}
+| {"id", "type": "rich", "data", "displayId", "isUpdate"}
+| {"id", "type": "done", "ok", "exitCode", "error"?}
+`ok` is the kernel's own answer. `error` says why there is none: the kernel is gone, or there was
+none.
+Argument: the cgroup directory that the kernel enters before its first instruction, or nothing.
+
+B1  A cell is sent once it is this bridge's to send, and a second time only to a new kernel when the
+    one before ended without having begun it (kernel_events.py).
+B2  Whatever the kernel printed before it told of a cell's end is passed on before the end is.
+B3  Output pipes are read as long as the bridge lives, whoever writes: a program that a cell has
+    left running goes on after the cell, and after its kernel. Between cells its output is dropped.
 """
+
+import system_modules  # noqa: F401, I001 - before all others
+import codecs
+import fcntl
 import json
 import os
 import queue
 import re
-import signal
-import subprocess
+import struct
 import sys
-import tempfile
+import termios
 import threading
-from queue import Empty
+import time
+import traceback
 
-from jupyter_client.manager import KernelManager
+import zmq
+from kernel_interrupt import Interrupt, now_in_ticks
+from kernel_process import KernelProcess
 
-DATAFRAME = "application/vnd.torpor.dataframe+json"
 MIME = {
     "text/plain": "text",
     "image/png": "png",
@@ -27,235 +46,287 @@ MIME = {
     "text/markdown": "markdown",
     "text/latex": "latex",
     "application/json": "json",
-    DATAFRAME: "dataframe",
+    "application/vnd.torpor.dataframe+json": "dataframe",
 }
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+# An emulated guest on a busy machine takes minutes.
 START_LIMIT_S = 450
-MAX_TEXT = 64 * 1024
+START_ATTEMPTS = 2
+CHUNK = 64 * 1024
 MAX_DISPLAY_BYTES = 8 * 1024 * 1024
-# Unsent output above which the kernel is stopped, and below which it goes on.
-STOP_ABOVE, GO_BELOW = 2 * 1024 * 1024, 256 * 1024
-
-# <linux/sched.h>, and the bit of SIGKILL.
-PF_EXITING = 0x4
-KILL_PENDING = 1 << (signal.SIGKILL - 1)
-
-RESEED = """
-import os as _o, random as _r, ssl as _s, sys as _y
-_r.seed(_o.urandom(32)); _s.RAND_add(_o.urandom(64), 64.0)
-if "numpy" in _y.modules: _y.modules["numpy"].random.seed(int.from_bytes(_o.urandom(4), "little"))
-del _o, _r, _s, _y
-"""
-DISPLAY_CODE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "kernel_display.py")
+LAST_WORDS_BYTES = 4096
+LOOK_EVERY_MS = 100
 
 
-class Output:
-    """Sends to the agent in order. Where the agent does not read on, the kernel is stopped, so that nothing is lost and nothing grows without end."""
-
-    def __init__(self):
-        self.messages = queue.SimpleQueue()
-        self.waiting = 0
-        self.kernel_pid = None
-        self.is_stopped = False
-        self.lock = threading.Lock()
-        threading.Thread(target=self.write, daemon=True).start()
-
-    def send(self, message):
-        line = json.dumps(message) + "\n"
-        with self.lock:
-            self.waiting += len(line)
-            if self.waiting > STOP_ABOVE and not self.is_stopped:
-                self.signal(signal.SIGSTOP)
-        self.messages.put(line)
-
-    def write(self):
-        while True:
-            line = self.messages.get()
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            with self.lock:
-                self.waiting -= len(line)
-                if self.waiting < GO_BELOW and self.is_stopped:
-                    self.signal(signal.SIGCONT)
-
-    def resume(self):
-        with self.lock:
-            if self.is_stopped:
-                self.signal(signal.SIGCONT)
-
-    def signal(self, number):
-        self.is_stopped = number == signal.SIGSTOP
-        try:
-            if self.kernel_pid is not None:
-                os.kill(self.kernel_pid, number)
-        except ProcessLookupError:
-            pass
+def send(**message):
+    data = (json.dumps(message) + "\n").encode()
+    while data:
+        data = data[os.write(1, data) :]
 
 
-output = Output()
+class OutputPipe:
+    """Standard output or error of the kernel and of all that its cells start."""
 
+    def __init__(self, name):
+        self.name = name
+        self.read_end, self.write_end = os.pipe()
+        self.decoder = None
+        self.renew()
 
-def start_kernel(cgroup):
-    command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
-    if cgroup:
-        enter = 'echo 0 > "$0/cgroup.procs" && echo 0 > /proc/self/oom_score_adj && exec "$@"'
-        command = ["/bin/sh", "-c", enter, cgroup, *command]
-    # A kernel specification of our own: to find the stock one, jupyter_client would load the whole of IPython into this process too.
-    specs = tempfile.mkdtemp(prefix="torpor-jupyter-", dir="/dev/shm")
-    os.makedirs(f"{specs}/kernels/torpor")
-    with open(f"{specs}/kernels/torpor/kernel.json", "w") as file:
-        json.dump({"argv": command, "display_name": "Python", "language": "python"}, file)
-    os.environ["JUPYTER_PATH"] = specs
-    # Not on the disk, which may be full; by UNIX sockets, since the guest's TCP ports are its users' own (previews).
-    manager = KernelManager(kernel_name="torpor", connection_file=f"{specs}/connection.json", transport="ipc", ip=f"{specs}/socket")
-    # Not in the work directory: nothing may hold on to a directory below the root that is replaced when the disk is attached. The first cell goes there.
-    manager.start_kernel(cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    client = manager.client()
-    client.start_channels()
-    wait_until_ready(client)
-    output.kernel_pid = manager.provisioner.pid
-    output.send({"type": "kernel", "pid": output.kernel_pid})
-    return manager, client
+    def renew(self):
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
+    def waiting_bytes(self):
+        return struct.unpack("i", fcntl.ioctl(self.read_end, termios.FIONREAD, b"\0" * 4))[0]
 
-def wait_until_ready(client):
-    """jupyter_client counts by the wall clock, which is set anew when a paused machine goes on: so once more."""
-    try:
-        client.wait_for_ready(timeout=START_LIMIT_S)
-    except RuntimeError:
-        client.wait_for_ready(timeout=START_LIMIT_S)
+    def read(self, size=CHUNK):
+        return self.decoder.decode(os.read(self.read_end, size))
 
 
 class Cell:
-    """One execution: sends the code and passes on what the kernel publishes until it is idle again."""
+    def __init__(self, request):
+        self.request = request
+        self.id = request["id"]
+        # Of the message to the kernel, once it is sent.
+        self.message_id = None
+        self.has_begun = False
+        self.began_ticks = now_in_ticks()
+        self.attempts = 0
+        self.interrupt = None
 
-    def __init__(self, manager, client, request_id):
-        self.manager, self.client, self.request_id = manager, client, request_id
-
-    def run(self, code, silent=False):
-        message_id = self.client.execute(code, silent=silent, store_history=not silent, allow_stdin=False)
-        ok = True
-        while True:
-            try:
-                message = self.client.get_iopub_msg(timeout=0.5)
-            except Empty:
-                if not self.manager.is_alive():
-                    return False, "the process is gone"
-                continue
-            if message["parent_header"].get("msg_id") != message_id:
-                continue
-            kind, content = message["msg_type"], message["content"]
-            if kind == "status" and content["execution_state"] == "idle":
-                self.forget_replies()
-                return ok, None
-            ok = self.publish(kind, content) and ok
-
-    def forget_replies(self):
-        """Everything of use is published; the replies on the other channel would pile up."""
-        try:
-            while True:
-                self.client.get_shell_msg(timeout=0)
-        except Empty:
-            pass
-
-    def publish(self, kind, content):
-        if kind == "stream":
-            self.text(content["name"], content["text"])
-        elif kind in ("display_data", "execute_result"):
-            self.display(content["data"])
-            if kind == "execute_result" and "text/plain" in content["data"]:
-                self.text("stdout", content["data"]["text/plain"] + "\n")
-        elif kind == "error":
-            self.text("stderr", ANSI.sub("", "\n".join(content["traceback"])) + "\n")
-            return False
-        return True
+    @property
+    def is_silent(self):
+        return self.request["type"] != "execute"
 
     def text(self, name, text):
-        for start in range(0, len(text), MAX_TEXT):
-            output.send({"id": self.request_id, "type": name, "data": text[start : start + MAX_TEXT]})
+        if text and not self.is_silent:
+            send(id=self.id, type=name, data=text)
 
-    def display(self, data):
-        rich = {MIME[mime]: value for mime, value in data.items() if mime in MIME}
+    def display(self, data, display_id, is_update):
+        rich = {
+            MIME.get(mime, mime): ANSI.sub("", value) if mime == "text/plain" else value
+            for mime, value in data.items()
+        }
         if len(json.dumps(rich)) <= MAX_DISPLAY_BYTES:
-            output.send({"id": self.request_id, "type": "rich", "data": rich})
+            send(id=self.id, type="rich", data=rich, displayId=display_id, isUpdate=is_update)
         else:
             self.text("stderr", f"[a display of more than {MAX_DISPLAY_BYTES} bytes was cut]\n")
 
 
-def prologue(request, state):
-    """Environment and working directory for the cell, only where they differ from the last one's."""
-    lines = []
-    if request["env"] != state.get("env", {}):
-        gone = [name for name in state.get("env", {}) if name not in request["env"]]
-        lines.append(f"import os as _o; _o.environ.update({request['env']!r}); [_o.environ.pop(_n, None) for _n in {gone!r}]; del _o")
-        state["env"] = request["env"]
-    if request["workdir"] != state.get("workdir"):
-        lines.append(f"import os as _o; _o.chdir({request['workdir']!r}); del _o")
-        state["workdir"] = request["workdir"]
-    return "\n".join(lines)
+class Bridge:
+    def __init__(self, cgroup):
+        self.cgroup = cgroup
+        self.outputs = [OutputPipe("stdout"), OutputPipe("stderr")]
+        self.requests = queue.SimpleQueue()
+        self.wake_end, self.waker_end = os.pipe()
+        self.kernel, self.cell = None, None
+        self.is_new = False
+        self.started_at = 0.0
+        # What a kernel says before it is ready, to tell why it did not become so.
+        self.last_words = ""
 
+    def run(self):
+        threading.Thread(target=self.read_requests, daemon=True).start()
+        while True:
+            try:
+                for source in self.wait():
+                    self.handle(source)
+                if self.cell is not None:
+                    self.look_after(self.cell)
+            except BrokenPipeError:
+                self.end()
+            except Exception as error:
+                # One cell's, whatever it was: the next one finds a new kernel.
+                traceback.print_exc()
+                self.drop_kernel()
+                if self.cell is not None:
+                    self.finish(False, 1, repr(error))
 
-def execute(cell, request, state):
-    before = prologue(request, state)
-    if before:
-        cell.run(before, silent=True)
-    return cell.run(request["code"])
+    def read_requests(self):
+        for line in sys.stdin.buffer:
+            self.requests.put(json.loads(line))
+            os.write(self.waker_end, b".")
+        self.requests.put(None)
+        os.write(self.waker_end, b".")
 
+    def wait(self):
+        poller = zmq.Poller()
+        for descriptor in [self.wake_end, *(output.read_end for output in self.outputs)]:
+            poller.register(descriptor, zmq.POLLIN)
+        if self.kernel is not None:
+            poller.register(self.kernel.events, zmq.POLLIN)
+            poller.register(self.kernel.ended, zmq.POLLIN)
+            if self.kernel.is_ready:
+                poller.register(self.kernel.replies, zmq.POLLIN)
+        return dict(poller.poll(None if self.cell is None else LOOK_EVERY_MS))
 
-def lives(manager):
-    """A kernel that was just killed counts as dead, though it may take a while to be gone: nothing may be sent to it that it would not run."""
-    if not manager.is_alive():
-        return False
-    with open(f"/proc/{manager.provisioner.pid}/status") as file:
-        facts = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-    pending = int(facts.get("SigPnd", "0"), 16) | int(facts.get("ShdPnd", "0"), 16)
-    with open(f"/proc/{manager.provisioner.pid}/stat") as file:
-        flags = int(file.read().rpartition(")")[2].split()[6])
-    return not pending & KILL_PENDING and not flags & PF_EXITING
-
-
-def work(requests, manager, client):
-    state = {}
-    while True:
-        request = requests.get()
-        cell = Cell(manager, client, request["id"])
-        if not lives(manager):
-            ok, gone = False, "the process is gone"
-        elif request["type"] == "ready":
-            ok, gone = True, None
-        elif request["type"] == "reseed":
-            ok, gone = cell.run(RESEED, silent=True)
+    def handle(self, source):
+        output = next((output for output in self.outputs if output.read_end == source), None)
+        if output is not None:
+            self.pass_text(output, output.read())
+        elif source == self.wake_end:
+            self.take_request()
+        elif self.kernel is None:
+            pass
+        elif source == self.kernel.ended:
+            self.kernel_ended()
+        elif source == self.kernel.events:
+            self.take_events()
         else:
-            ok, gone = execute(cell, request, state)
-        output.send({"id": request["id"], "type": "done", "ok": ok, **({"error": gone} if gone else {})})
+            self.take_reply()
 
+    def pass_text(self, output, text):
+        if self.cell is not None and self.cell.message_id is not None:
+            self.cell.text(output.name, text)
+        elif self.kernel is not None and not self.kernel.is_ready:
+            self.last_words = (self.last_words + text)[-LAST_WORDS_BYTES:]
 
-def end_kernel(pid):
-    """With everything that it has started and that has not made itself a session of its own."""
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    def drain(self):
+        """What is in the pipes now; not what a program may add for ever."""
+        for output in self.outputs:
+            left = output.waiting_bytes()
+            while left > 0:
+                size = min(left, CHUNK)
+                self.pass_text(output, output.read(size))
+                left -= size
+
+    def take_request(self):
+        os.read(self.wake_end, 1)
+        request = self.requests.get()
+        if request is None:
+            self.end()
+        elif request["type"] == "interrupt":
+            self.interrupt()
+        elif request["type"] == "stop":
+            self.drop_kernel()
+            send(id=request["id"], type="done", ok=True, exitCode=0)
+        else:
+            self.cell = Cell(request)
+            self.begin_cell()
+
+    def begin_cell(self):
+        """Sends the cell to the kernel, or starts one that it is sent to when it is ready."""
+        cell = self.cell
+        if self.kernel is None:
+            if cell.attempts == START_ATTEMPTS:
+                self.finish(False, 1, f"it could not be started: {self.last_words.strip()}")
+                return
+            cell.attempts += 1
+            self.start_kernel(cell.request.get("sandbox", {}))
+        elif self.kernel.is_ready:
+            request = cell.request
+            wishes = {
+                name: request[name] for name in ("workdir", "sandbox", "call") if name in request
+            }
+            wishes["reseed"] = request["type"] == "reseed"
+            cell.message_id = self.kernel.execute(request.get("code", ""), cell.is_silent, wishes)
+
+    def start_kernel(self, environment):
+        self.last_words, self.started_at = "", time.monotonic()
+        self.kernel = KernelProcess(
+            self.cgroup, environment, [output.write_end for output in self.outputs]
+        )
+        self.is_new = True
+
+    def take_events(self):
+        """False when nothing was there. What was printed before them goes first (B2)."""
+        lines = self.kernel.lines()
+        self.drain()
+        for line in lines or []:
+            self.take_event(json.loads(line))
+        return lines is not None
+
+    def take_event(self, event):
+        kind, cell = event["event"], self.cell
+        if kind == "ready":
+            self.kernel.connect()
+            send(type="kernel", pid=self.kernel.pid)
+            if cell is not None:
+                self.begin_cell()
+        elif cell is None or cell.message_id is None:
+            pass
+        elif kind == "begin" and event["cell"] == cell.message_id:
+            cell.has_begun = True
+            cell.began_ticks = now_in_ticks()
+            send(id=cell.id, type="begin", isNewKernel=self.is_new)
+            self.is_new = self.is_new and cell.is_silent
+        elif kind == "end" and event["cell"] == cell.message_id:
+            self.finish(event["ok"], event["exitCode"])
+        elif kind == "display":
+            cell.display(event["data"], event["displayId"], event["isUpdate"])
+        elif kind == "clear":
+            send(id=cell.id, type="clear", wait=event["wait"])
+
+    def take_reply(self):
+        """The answer is in the kernel's event, but for a cell that it has refused to run."""
+        try:
+            reply = self.kernel.client.get_shell_msg(timeout=0)
+        except queue.Empty:
+            return
+        cell = self.cell
+        is_of_cell = cell is not None and reply["parent_header"].get("msg_id") == cell.message_id
+        if is_of_cell and reply["content"].get("status") == "aborted":
+            cell.text("stderr", "the kernel did not run this\n")
+            self.finish(False, 1)
+
+    def interrupt(self):
+        cell = self.cell
+        if cell is None or cell.interrupt is not None:
+            return
+        if cell.message_id is None:
+            self.finish(False, 1, "it was not ready in time")
+        else:
+            cell.interrupt = Interrupt(self.kernel.pid, cell.began_ticks)
+
+    def look_after(self, cell):
+        if cell.message_id is None and time.monotonic() - self.started_at > START_LIMIT_S:
+            self.drop_kernel()
+            self.begin_cell()
+        elif cell.interrupt is not None and not cell.interrupt.step():
+            cell.interrupt.end()
+            self.drain()
+            self.drop_kernel()
+            self.finish(False, 137, "it did not stop when interrupted")
+
+    def kernel_ended(self):
+        while self.take_events():
+            pass
+        code = self.kernel.exit_code()
+        self.drop_kernel()
+        if self.cell is None:
+            return
+        if self.cell.has_begun:
+            self.finish(False, code, "the process is gone")
+        else:
+            self.cell.message_id = None
+            self.begin_cell()
+
+    def drop_kernel(self):
+        if self.kernel is not None:
+            self.kernel.close()
+        self.kernel = None
+
+    def finish(self, ok, exit_code, error=None):
+        cell, self.cell = self.cell, None
+        for output in self.outputs:
+            cell.text(output.name, output.decoder.decode(b"", True))
+            output.renew()
+        send(
+            id=cell.id,
+            type="done",
+            ok=ok,
+            exitCode=exit_code,
+            **({"error": error} if error else {}),
+        )
+
+    def end(self):
+        if self.kernel is not None:
+            self.kernel.process.kill()
+        os._exit(0)
 
 
 def main():
-    manager, client = start_kernel(sys.argv[1] if len(sys.argv) > 1 else "")
-    with open(DISPLAY_CODE) as file:
-        setup = f"exec(compile({file.read()!r}, 'kernel_display.py', 'exec'), {{'get_ipython': get_ipython, '__name__': 'kernel_display'}})"
-    Cell(manager, client, None).run(setup, silent=True)
-    requests = queue.Queue()
-    threading.Thread(target=work, args=(requests, manager, client), daemon=True).start()
-    try:
-        for line in sys.stdin:
-            request = json.loads(line)
-            if request["type"] == "interrupt":
-                output.resume()
-                manager.interrupt_kernel()
-            else:
-                requests.put(request)
-    finally:
-        end_kernel(output.kernel_pid)
-        os._exit(0)
+    Bridge(sys.argv[1] if len(sys.argv) > 1 else "").run()
 
 
 main()

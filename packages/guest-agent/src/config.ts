@@ -49,8 +49,8 @@ const HOUR_MS = 3_600_000;
 declare const AGENT_VERSION: string;
 
 export function configFrom(env: NodeJS.ProcessEnv): Config {
-  const root = env["TORPOR_GUEST_ROOT"] ?? "";
-  const inGuest = root === "";
+  const inGuest = env["TORPOR_GUEST_ROOT"] === undefined;
+  const root = (env["TORPOR_GUEST_ROOT"] ?? "").replace(/\/$/, "");
   return {
     port: Number(env["TORPOR_GUEST_PORT"] ?? 7777),
     version: typeof AGENT_VERSION === "string" ? AGENT_VERSION : "0.0.0-dev",

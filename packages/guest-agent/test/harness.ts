@@ -13,7 +13,7 @@ import { WebSocket } from "ws";
 // Many processes are started; on a busy machine that takes its time.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
-const KEY = "test-key";
+export const KEY = "test-key";
 const AUTH = { "x-torpor-agent-key": KEY };
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
@@ -104,7 +104,7 @@ export async function startAgent(env: Record<string, string> = {}): Promise<Agen
   return agent;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, "127.0.0.1");
   await once(server, "listening");

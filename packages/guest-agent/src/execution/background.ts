@@ -55,6 +55,8 @@ export class BackgroundExecution implements OutputSink {
 
   display(): void {}
 
+  clear(): void {}
+
   /** Throws 429 at once when too many run. */
   start(runner: Runner): Promise<Finished> {
     const running = runner.start(this.job, { sink: this, signal: this.stop.signal, onStart: (pid) => (this.pid = pid) });

@@ -103,8 +103,8 @@ function resultOf(run: Omit<CollectedRun, "displays">) {
 }
 
 /** The newest of each kind in a field of its own, as the SDKs read them, and all displays in their order. */
-function richFields(displays: Display[]): Record<string, unknown> {
+function richFields(displays: Display["data"][]): Record<string, unknown> {
   if (displays.length === 0) return {};
-  const { text, ...others } = Object.assign({}, ...displays) as Display;
+  const { text, ...others } = Object.assign({}, ...displays) as Display["data"];
   return { ...others, ...(text === undefined ? {} : { result: text }), rich_outputs: displays };
 }

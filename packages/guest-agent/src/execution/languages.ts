@@ -28,14 +28,15 @@ const fromStdin =
 const IS_MODULE = /^\s*(import\s+["'{*\w]|export\s+(default|const|let|function|class|async|\{))/m;
 const GO = 'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
 
-const LANGUAGES: readonly Language[] = [
+/** `helperDir` holds what rides beside the agent (guest/*.cjs). */
+const javascript = (helperDir: string) => (code: string) =>
+  IS_MODULE.test(code)
+    ? fromStdin("node", "-r", join(helperDir, "javascript_require.cjs"), "--input-type=module", "-")(code)
+    : fromStdin("node", join(helperDir, "run_javascript.cjs"))(code);
+
+const languages = (helperDir: string): readonly Language[] => [
   { name: "python", binary: "python3", aliases: ["python", "python3", "py"], run: withFlag("python3", "-c", "-") },
-  {
-    name: "javascript",
-    binary: "node",
-    aliases: ["javascript", "js", "node", "nodejs"],
-    run: (code) => fromStdin("node", ...(IS_MODULE.test(code) ? ["--input-type=module"] : []), "-")(code),
-  },
+  { name: "javascript", binary: "node", aliases: ["javascript", "js", "node", "nodejs"], run: javascript(helperDir) },
   { name: "bash", binary: "bash", aliases: ["bash", "sh", "shell"], run: withFlag("bash", "-c", "-s") },
   { name: "go", binary: "go", aliases: ["go", "golang"], run: fromStdin("/bin/sh", "-c", GO) },
   { name: "perl", binary: "perl", aliases: ["perl"], run: fromStdin("perl", "-") },
@@ -45,10 +46,11 @@ const LANGUAGES: readonly Language[] = [
 ];
 
 /** Throws 400 when there is no such language here; the message says which there are. */
-export function languageOf(asked: string, searchPath: string): Language {
-  const language = LANGUAGES.find(({ aliases }) => aliases.includes(asked.toLowerCase()));
+export function languageOf(asked: string, searchPath: string, helperDir: string): Language {
+  const all = languages(helperDir);
+  const language = all.find(({ aliases }) => aliases.includes(asked.toLowerCase()));
   if (language !== undefined && isInstalled(language.binary, searchPath)) return language;
-  const installed = LANGUAGES.filter(({ binary }) => isInstalled(binary, searchPath)).map(({ name }) => name);
+  const installed = all.filter(({ binary }) => isInstalled(binary, searchPath)).map(({ name }) => name);
   throw invalidRequest(`"language": this template cannot run ${JSON.stringify(asked)}; it runs ${installed.join(", ")}`);
 }
 

@@ -2,16 +2,32 @@
 import type { Budget } from "../budget.ts";
 
 export type StreamName = "stdout" | "stderr";
-/** One display of a cell: `png` (base64), `html`, `json`, `svg`, `markdown`, `dataframe`, `text`, each if the kernel gave it. */
-export type Display = Record<string, unknown>;
+
+/** One display of a cell. */
+export interface Display {
+  /**
+   * By kind: `png` (base64), `html`, `json`, `svg`, `markdown`, `dataframe`, `text`, or the MIME
+   * type's own name.
+   */
+  data: Record<string, unknown>;
+  /** Of a display that may be updated later. */
+  displayId: string | undefined;
+  /** It takes the place of those with the same id. */
+  isUpdate: boolean;
+}
 
 export interface OutputSink {
   /** The writer waits for what is returned: that is how a slow reader holds up the program. */
   write(name: StreamName, data: Buffer | string): void | Promise<void>;
   display(display: Display): void | Promise<void>;
+  /** What was displayed so far is out of date: at once, or (`wait`) when the next display comes. */
+  clear(wait: boolean): void | Promise<void>;
 }
 
-/** Collects text up to a limit, which may be its own or that of all: user code that prints without end must not take the agent's memory. */
+/**
+ * Collects text up to a limit, which may be its own or that of all: user code that prints without
+ * end must not take the agent's memory.
+ */
 export class BoundedText {
   private readonly limitBytes: number;
   private readonly budget: Budget;
@@ -26,7 +42,10 @@ export class BoundedText {
 
   add(data: Buffer | string): void {
     const chunk = typeof data === "string" ? Buffer.from(data) : data;
-    const room = this.cutBytes > 0 ? 0 : this.budget.takeUpTo(Math.min(chunk.length, this.limitBytes - this.sizeBytes));
+    const room =
+      this.cutBytes > 0
+        ? 0
+        : this.budget.takeUpTo(Math.min(chunk.length, this.limitBytes - this.sizeBytes));
     this.cutBytes += chunk.length - room;
     if (room === 0) return;
     this.chunks.push(room === chunk.length ? chunk : Buffer.from(chunk.subarray(0, room)));
@@ -55,9 +74,12 @@ export class TailText {
 
   add(data: Buffer | string): void {
     const chunk = typeof data === "string" ? Buffer.from(data) : data;
-    this.chunks.push(chunk.length > this.limitBytes ? Buffer.from(chunk.subarray(-this.limitBytes)) : chunk);
+    this.chunks.push(
+      chunk.length > this.limitBytes ? Buffer.from(chunk.subarray(-this.limitBytes)) : chunk,
+    );
     this.sizeBytes += Math.min(chunk.length, this.limitBytes);
-    while (this.sizeBytes - (this.chunks[0]?.length ?? 0) >= this.limitBytes) this.sizeBytes -= this.chunks.shift()?.length ?? 0;
+    while (this.sizeBytes - (this.chunks[0]?.length ?? 0) >= this.limitBytes)
+      this.sizeBytes -= this.chunks.shift()?.length ?? 0;
   }
 
   toString(): string {
@@ -72,12 +94,16 @@ export class CollectedOutput implements OutputSink {
   private readonly limitBytes: number;
   private displayBytes = 0;
   private cutDisplays = 0;
-  private readonly displays: Display[] = [];
+  private mustClear = false;
+  private displays: (Display & { bytes: number })[] = [];
 
   constructor(limitBytes: number, budget: Budget) {
     this.limitBytes = limitBytes;
     this.budget = budget;
-    this.texts = { stdout: new BoundedText(limitBytes, budget), stderr: new BoundedText(limitBytes, budget) };
+    this.texts = {
+      stdout: new BoundedText(limitBytes, budget),
+      stderr: new BoundedText(limitBytes, budget),
+    };
   }
 
   write(name: StreamName, data: Buffer | string): void {
@@ -85,19 +111,57 @@ export class CollectedOutput implements OutputSink {
   }
 
   display(display: Display): void {
-    const bytes = JSON.stringify(display).length;
-    if (this.displayBytes + bytes > this.limitBytes || !this.budget.take(bytes)) {
-      this.cutDisplays += 1;
-      return;
-    }
-    this.displayBytes += bytes;
-    this.displays.push(display);
+    if (this.mustClear) this.clear(false);
+    const old = display.isUpdate
+      ? this.displays.filter(({ displayId }) => displayId === display.displayId)
+      : [];
+    if (old.length === 0) this.keep(display);
+    for (const one of old) this.replace(one, display);
   }
 
-  close(): { stdout: string; stderr: string; displays: Display[] } {
-    if (this.cutDisplays > 0) this.write("stderr", `\n[${this.cutDisplays} displays were too large and were cut]\n`);
-    this.budget.give(this.displayBytes);
-    this.displayBytes = 0;
-    return { stdout: this.texts.stdout.take(), stderr: this.texts.stderr.take(), displays: this.displays };
+  clear(wait: boolean): void {
+    this.mustClear = wait;
+    if (wait) return;
+    this.displays = [];
+    this.give(this.displayBytes);
+  }
+
+  private keep(display: Display): void {
+    const bytes = this.take(display);
+    if (bytes !== undefined) this.displays.push({ ...display, bytes });
+  }
+
+  private replace(old: Display & { bytes: number }, { data }: Display): void {
+    this.give(old.bytes);
+    const bytes = this.take({ ...old, data });
+    if (bytes === undefined) this.displays = this.displays.filter((one) => one !== old);
+    else Object.assign(old, { data, bytes });
+  }
+
+  /** Undefined when there is no room for it. */
+  private take({ data }: Display): number | undefined {
+    const bytes = JSON.stringify(data).length;
+    if (this.displayBytes + bytes > this.limitBytes || !this.budget.take(bytes)) {
+      this.cutDisplays += 1;
+      return undefined;
+    }
+    this.displayBytes += bytes;
+    return bytes;
+  }
+
+  private give(bytes: number): void {
+    this.displayBytes -= bytes;
+    this.budget.give(bytes);
+  }
+
+  close(): { stdout: string; stderr: string; displays: Display["data"][] } {
+    if (this.cutDisplays > 0)
+      this.write("stderr", `\n[${this.cutDisplays} displays were too large and were cut]\n`);
+    this.give(this.displayBytes);
+    return {
+      stdout: this.texts.stdout.take(),
+      stderr: this.texts.stderr.take(),
+      displays: this.displays.map(({ data }) => data),
+    };
   }
 }

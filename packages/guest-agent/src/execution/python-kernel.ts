@@ -1,23 +1,27 @@
 /**
- * The sandbox's Python: one real IPython kernel, driven through a bridge process (kernel_bridge.py). One cell runs at a time; the others wait in order, so state is what a reader of
- * the code expects.
+ * The sandbox's Python: one real IPython kernel, driven through a bridge process
+ * (guest/kernel_bridge.py). One cell runs at a time; the others wait in order, so state is what a
+ * reader of the code expects.
  *
- * K1  A cell past its time limit, or whose client has left, is interrupted. One that does not stop then takes the kernel with it.
- * K2  Kernel or bridge may be killed by user code at any time. The next cell gets a new kernel, and its stderr says that the state is lost. A cell is never run twice.
+ * K1  A cell past its time limit, or whose client has left, is interrupted. One that Python cannot
+ *     interrupt takes the kernel with it, but nothing that earlier cells have started.
+ * K2  Kernel or bridge may be killed by user code at any time. The next cell gets a new kernel, and
+ *     its stderr says that the state is lost. A cell is never run twice.
+ * K3  A cell succeeds when the kernel says so, never by the absence of an error.
  */
-import { randomUUID } from "node:crypto";
 import { tooMany } from "../errors.ts";
 import { whenAborted, withLimit } from "../limits.ts";
-import { type LineMessage, LineProcess } from "../line-process.ts";
-import type { OutputSink } from "./output.ts";
+import { HELPER_ENDED, type LineMessage, LineProcess } from "../line-process.ts";
+import { randomId } from "../random.ts";
+import type { Display, OutputSink } from "./output.ts";
 import { type ExecutionEnd, TIMEOUT_EXIT_CODE } from "./run-process.ts";
-import { killGroup } from "./user-process.ts";
 
 export interface CellRequest {
   code: string;
-  /** From the start of the cell; waiting for those before it does not count. */
-  timeoutMs: number;
+  /** From the begin of the cell; waiting for those before it does not count. Undefined: none. */
+  timeoutMs: number | undefined;
   workdir: string;
+  /** The call's own variables. */
   env: Record<string, string>;
   sink: OutputSink;
   signal: AbortSignal;
@@ -27,39 +31,31 @@ export interface KernelOptions {
   python: string;
   helperDir: string;
   userCgroup: string | undefined;
+  /** The variables that a program is started with which has none of its own. */
   env: () => Record<string, string>;
-  /** An agent before this one had a kernel: whoever uses this one must be told that it is another. */
+  /**
+   * An agent before this one had a kernel: whoever uses this one must be told that it is another.
+   */
   isSuccessor: boolean;
 }
 
 const MAX_WAITING = 64;
-const INTERRUPT_GRACE_MS = 3_000;
-/** An emulated guest on a busy machine takes minutes. */
-const START_LIMIT_MS = 480_000;
-/** The one that is there may be found dead; then a new one. */
-const START_ATTEMPTS = 2;
-const QUIT_GRACE_MS = 1_000;
+/** Until a cell begins, in which time a kernel may have to start twice. */
+const BEGIN_LIMIT_MS = 960_000;
+/** Beyond the bridge's own limit (kernel_interrupt.py), after which it has ended the kernel. */
+const STOP_LIMIT_MS = 150_000;
+const QUICK_LIMIT_MS = 10_000;
 const KILLED_EXIT_CODE = 137;
-const LOST = "the kernel was started anew: variables, imports and definitions of earlier executions are lost\n";
-
-interface CellEnd {
-  ended: LineMessage;
-  /** Why it was not let run to its end. */
-  isCut: "timeout" | "left" | undefined;
-}
-
-const NOT_STARTED: CellEnd = { ended: { type: "done", error: "it could not be started" }, isCut: undefined };
-
-interface Session {
-  bridge: LineProcess;
-  id: string;
-  /** Of the kernel process, once it runs. */
-  pid: number | undefined;
-}
+const LOST =
+  "the kernel was started anew: variables, imports and definitions of earlier executions are lost\n";
+/** What an interpreter and its loader look at when they start, and never again. */
+const START_ONLY = /^(PYTHON(?!PATH$)|LD_|MALLOC_|GLIBC_TUNABLES$)/;
 
 export class PythonKernel {
   private readonly options: KernelOptions;
-  private session: Session | undefined;
+  private bridge: LineProcess | undefined;
+  private pid: number | undefined;
+  private id = randomId(16);
   private mustTellLoss: boolean;
   private waiting = 0;
   private isBusy = false;
@@ -72,135 +68,226 @@ export class PythonKernel {
   }
 
   get isStarted(): boolean {
-    return this.session !== undefined;
+    return this.bridge !== undefined;
   }
 
   /** For /jupyter/sessions. */
   sessions() {
-    if (this.session === undefined) return [];
+    if (this.bridge === undefined) return [];
     const state = this.isBusy ? "busy" : "idle";
-    const { id, pid } = this.session;
+    const { id, pid } = this;
     return [
-      { kernel_id: id, name: "python3", execution_state: state, connections: 1, last_activity: this.lastActivity.toISOString(), pid },
+      {
+        kernel_id: id,
+        name: "python3",
+        execution_state: state,
+        connections: 1,
+        last_activity: this.lastActivity.toISOString(),
+        pid,
+      },
     ];
   }
 
-  /** Starts the kernel if it does not run, and runs a trivial cell, so that the next one finds everything loaded. Returns what it said if it did not come to that. */
+  /**
+   * Starts the kernel if it does not run, and runs a trivial cell, so that the next one finds
+   * everything loaded. Returns what it said if it did not come to that.
+   */
   async warm(code: string): Promise<string | undefined> {
     let said = "";
-    const sink: OutputSink = { write: (name, data) => void (name === "stderr" && (said += String(data))), display: () => {} };
-    const end = await this.run({ code, timeoutMs: START_LIMIT_MS, workdir: "/", env: {}, sink, signal: new AbortController().signal });
+    const write: OutputSink["write"] = (name, data) =>
+      void (name === "stderr" && (said += String(data)));
+    const sink: OutputSink = { write, display: () => {}, clear: () => {} };
+    const end = await this.run({
+      code,
+      timeoutMs: undefined,
+      workdir: "/",
+      env: {},
+      sink,
+      signal: new AbortController().signal,
+    });
     return end.exitCode === 0 ? undefined : `exit code ${end.exitCode}: ${said.trim()}`;
   }
 
   /** Runs one cell after those before it. Throws AgentError 429 when too many wait. */
   async run(request: CellRequest): Promise<ExecutionEnd> {
     if (this.waiting >= MAX_WAITING)
-      throw tooMany(`${MAX_WAITING} executions wait for the Python kernel already; try again when some have ended`);
+      throw tooMany(
+        `${MAX_WAITING} executions wait for the Python kernel already; try again when some have ended`,
+      );
     this.waiting += 1;
-    const turn = this.last.then(() => this.runNow(request));
-    this.last = turn.catch(() => {});
     try {
-      return await turn;
+      return await this.inTurn(() => this.runNow(request));
     } finally {
       this.waiting -= 1;
     }
   }
 
-  /** Gives the kernel new randomness: a process that was warm in a golden snapshot has the same generators in every clone. */
-  async reseed(): Promise<boolean> {
-    if (this.session === undefined) return false;
-    const done = await withLimit(this.session.bridge.request({ type: "reseed" }), 10_000);
+  /**
+   * Makes a kernel that was warm in a golden snapshot this sandbox's own. Nothing of a user's has
+   * run in it. Gives it new randomness, as it has its siblings' generators; one that should have
+   * been started with other variables is ended: the first cell starts another.
+   */
+  async becomeOwn(): Promise<boolean> {
+    this.id = randomId(16);
+    const { bridge } = this;
+    if (bridge === undefined) return false;
+    const isTooLate = Object.keys(this.options.env()).some((name) => START_ONLY.test(name));
+    const done = await this.inTurn(() =>
+      withLimit(bridge.request({ type: isTooLate ? "stop" : "reseed" }), QUICK_LIMIT_MS),
+    );
+    if (isTooLate) this.mustTellLoss = false;
     return done?.["ok"] === true;
   }
 
+  private async inTurn<T>(run: () => Promise<T>): Promise<T> {
+    const turn = this.last.then(run);
+    this.last = turn.catch(() => {});
+    return await turn;
+  }
+
   private async runNow(request: CellRequest): Promise<ExecutionEnd> {
-    let startedAt = performance.now();
-    const end = (exitCode: number, timedOut = false) => ({ exitCode, timedOut, durationMs: performance.now() - startedAt });
-    if (request.signal.aborted) return end(KILLED_EXIT_CODE);
+    if (request.signal.aborted)
+      return { exitCode: KILLED_EXIT_CODE, timedOut: false, durationMs: 0 };
     this.isBusy = true;
     try {
-      const session = await this.readySession(request.sink);
-      startedAt = performance.now();
-      const { ended, isCut } = session === undefined ? NOT_STARTED : await this.runCell(session, request);
-      if (ended["error"] !== undefined) await request.sink.write("stderr", `The Python kernel ended: ${JSON.stringify(ended["error"])}\n`);
-      if (isCut === "timeout")
-        await request.sink.write("stderr", `\nstopped: the time limit of ${request.timeoutMs / 1000} s was reached\n`);
-      if (isCut === "timeout") return end(TIMEOUT_EXIT_CODE, true);
-      return end(ended["error"] !== undefined ? KILLED_EXIT_CODE : ended["ok"] === true ? 0 : 1);
+      return await new CellRun(
+        this.runningBridge(),
+        request,
+        this.options.env(),
+        this.tellLoss,
+      ).run();
     } finally {
       this.isBusy = false;
       this.lastActivity = new Date();
     }
   }
 
-  private async runCell(session: Session, request: CellRequest): Promise<CellEnd> {
-    const { code, workdir, env } = request;
-    const cutOff = new AbortController();
-    const slowReader = whenAborted(cutOff.signal);
-    // A reader that is slow holds up the cell, but not its end.
-    const onMessage = async (message: LineMessage) => void (await Promise.race([pass(message, request.sink), slowReader.promise]));
-    const done = session.bridge.request({ type: "execute", code, workdir, env }, onMessage);
-    const aborted = whenAborted(request.signal);
-    const first = await withLimit(Promise.race([done, aborted.promise]), request.timeoutMs);
-    aborted.unwatch();
-    const isCut = first === undefined ? "timeout" : first === "aborted" ? "left" : undefined;
-    if (isCut !== undefined) cutOff.abort();
-    const ended = first === undefined || first === "aborted" ? await this.interrupt(session, done) : first;
-    if (ended["error"] !== undefined) this.drop(session);
-    return { ended, isCut };
-  }
+  /** What the begin of a cell in a new kernel has to say (K2). */
+  private readonly tellLoss = (isNewKernel: boolean): string => {
+    const loss = isNewKernel && this.mustTellLoss ? LOST : "";
+    this.mustTellLoss = true;
+    return loss;
+  };
 
-  private async interrupt(session: Session, done: Promise<LineMessage>): Promise<LineMessage> {
-    session.bridge.tell({ type: "interrupt" });
-    const ended = await withLimit(done, INTERRUPT_GRACE_MS);
-    if (ended !== undefined) return ended;
-    this.drop(session);
-    return { type: "done", error: "it did not stop when interrupted" };
-  }
-
-  /** A session whose kernel runs; starts one where there is none, and says so if state was lost by that (K2). Undefined: none could be started. */
-  private async readySession(sink: OutputSink): Promise<Session | undefined> {
-    for (let attempt = 0; attempt < START_ATTEMPTS; attempt += 1) {
-      const isNew = this.session === undefined;
-      const session = this.session ?? this.startSession();
-      const answer = await withLimit(session.bridge.request({ type: "ready" }), START_LIMIT_MS);
-      if (answer?.["ok"] === true) {
-        if (isNew && this.mustTellLoss) await sink.write("stderr", LOST);
-        this.mustTellLoss = true;
-        return session;
-      }
-      this.drop(session);
-    }
-    return undefined;
-  }
-
-  private startSession(): Session {
-    const { python, helperDir, userCgroup, env } = this.options;
-    const session: Session = {
-      id: randomUUID(),
-      pid: undefined,
-      bridge: new LineProcess(python, [`${helperDir}/kernel_bridge.py`, userCgroup ?? ""], {
-        env: env(),
+  private runningBridge(): LineProcess {
+    if (this.bridge?.isRunning === true) return this.bridge;
+    const { python, helperDir, userCgroup } = this.options;
+    this.bridge = new LineProcess(
+      python,
+      ["-Es", `${helperDir}/kernel_bridge.py`, userCgroup ?? ""],
+      {
         onEvent: (message) => {
-          if (message.type === "kernel") session.pid = Number(message["pid"]);
+          if (message.type === "kernel") this.pid = Number(message["pid"]);
         },
-      }),
-    };
-    this.session = session;
-    return session;
-  }
-
-  private drop(session: Session): void {
-    session.bridge.close();
-    killGroup(session.pid, "SIGKILL");
-    setTimeout(() => session.bridge.kill(), QUIT_GRACE_MS).unref();
-    if (this.session === session) this.session = undefined;
+      },
+    );
+    return this.bridge;
   }
 }
 
-function pass(message: LineMessage, sink: OutputSink): void | Promise<void> {
-  if (message.type === "stdout" || message.type === "stderr") return sink.write(message.type, String(message["data"]));
-  if (message.type === "rich") return sink.display(message["data"] as Record<string, unknown>);
-  return undefined;
+/** One cell on its way through the bridge. */
+class CellRun {
+  private readonly bridge: LineProcess;
+  private readonly request: CellRequest;
+  private readonly variables: Record<string, string>;
+  private readonly tellLoss: (isNewKernel: boolean) => string;
+  /** A reader that is slow holds up the cell, but not its end. */
+  private readonly cutOff = new AbortController();
+  private readonly isCutOff = whenAborted(this.cutOff.signal).promise;
+  private startedAt = performance.now();
+  private markBegun = () => {};
+  private readonly begun = new Promise<void>((resolve) => (this.markBegun = resolve));
+
+  constructor(
+    bridge: LineProcess,
+    request: CellRequest,
+    variables: Record<string, string>,
+    tellLoss: (isNewKernel: boolean) => string,
+  ) {
+    this.bridge = bridge;
+    this.request = request;
+    this.variables = variables;
+    this.tellLoss = tellLoss;
+  }
+
+  async run(): Promise<ExecutionEnd> {
+    const { code, workdir, env, signal } = this.request;
+    const aborted = whenAborted(signal);
+    const done = this.bridge.request(
+      { type: "execute", code, workdir, sandbox: this.variables, call: env },
+      this.onMessage,
+    );
+    const first = await Promise.race([done, aborted.promise, this.timedOut(done)]);
+    aborted.unwatch();
+    if (typeof first !== "string") return await this.end(first, false);
+    this.cutOff.abort();
+    return await this.end(await this.interrupt(done), first === "timeout");
+  }
+
+  /** Resolves at the end of the time limit; never for a cell without one. */
+  private async timedOut(done: Promise<LineMessage>): Promise<"timeout" | "not begun"> {
+    const hasBegun = await withLimit(
+      Promise.race([this.begun, done]).then(() => true),
+      BEGIN_LIMIT_MS,
+    );
+    if (hasBegun !== true) return "not begun";
+    const { timeoutMs } = this.request;
+    if (timeoutMs === undefined) return await new Promise<never>(() => {});
+    const ended = await withLimit(
+      done,
+      Math.max(0, this.startedAt + timeoutMs - performance.now()),
+    );
+    return ended === undefined ? "timeout" : await new Promise<never>(() => {});
+  }
+
+  private async interrupt(done: Promise<LineMessage>): Promise<LineMessage> {
+    this.bridge.tell({ type: "interrupt" });
+    const ended = await withLimit(done, STOP_LIMIT_MS);
+    if (ended !== undefined) return ended;
+    this.bridge.kill();
+    return { type: "done", error: "it did not stop when interrupted" };
+  }
+
+  private readonly onMessage = async (message: LineMessage): Promise<void> => {
+    if (message.type === "begin") {
+      this.startedAt = performance.now();
+      this.markBegun();
+    }
+    await Promise.race([this.pass(message), this.isCutOff]);
+  };
+
+  private pass(message: LineMessage): void | Promise<void> {
+    const { sink } = this.request;
+    if (message.type === "stdout" || message.type === "stderr")
+      return sink.write(message.type, String(message["data"]));
+    if (message.type === "rich") return sink.display(displayOf(message));
+    if (message.type === "clear") return sink.clear(message["wait"] === true);
+    const loss = message.type === "begin" ? this.tellLoss(message["isNewKernel"] === true) : "";
+    return loss === "" ? undefined : sink.write("stderr", loss);
+  }
+
+  private async end(done: LineMessage, timedOut: boolean): Promise<ExecutionEnd> {
+    const { sink, timeoutMs } = this.request;
+    const durationMs = performance.now() - this.startedAt;
+    if (done["error"] !== undefined)
+      await sink.write("stderr", `The Python kernel ended: ${JSON.stringify(done["error"])}\n`);
+    if (timedOut)
+      await sink.write(
+        "stderr",
+        `\nstopped: the time limit of ${(timeoutMs ?? 0) / 1000} s was reached\n`,
+      );
+    const isBridgeGone = done["error"] === HELPER_ENDED || done["exitCode"] === undefined;
+    const exitCode =
+      done["ok"] === true ? 0 : isBridgeGone ? KILLED_EXIT_CODE : Number(done["exitCode"]);
+    return { exitCode: timedOut ? TIMEOUT_EXIT_CODE : exitCode, timedOut, durationMs };
+  }
+}
+
+function displayOf(message: LineMessage): Display {
+  const { data, displayId, isUpdate } = message;
+  return {
+    data: data as Display["data"],
+    displayId: typeof displayId === "string" ? displayId : undefined,
+    isUpdate: isUpdate === true,
+  };
 }

@@ -44,8 +44,10 @@ export function codeJob(config: Config, environment: Environment, body: Body, de
   const code = stringField(body, "code");
   const asked = defaults.language ?? optionalString(body, "language") ?? "python";
   const common = commonOf(config, body, defaults);
-  const searchPath = environment.forProcess(common.env)["PATH"] ?? "";
-  const language = languageOf(asked, searchPath);
+  // The kernel runs already, wherever programs are looked for by this call.
+  const searchPath = [environment.forProcess(common.env)["PATH"], process.env["PATH"]].join(":");
+  const language = languageOf(asked, searchPath, config.helperDir);
+  if (language.name === "python") withoutNul(code, "code");
   const runsInKernel = language.name === "python" && defaults.isDetached !== true;
   return { ...common, code, language: language.name, title: titleOf(code), program: runsInKernel ? undefined : language.run(code) };
 }

@@ -18,7 +18,7 @@ export interface RunOptions {
 export interface CollectedRun extends ExecutionEnd {
   stdout: string;
   stderr: string;
-  displays: Display[];
+  displays: Display["data"][];
 }
 
 export class Runner {
@@ -64,8 +64,7 @@ export class Runner {
 
   private async run(job: Job, { sink, signal, onStart }: RunOptions): Promise<ExecutionEnd> {
     const { workdir, timeoutMs, program } = job;
-    if (program === undefined)
-      return await this.kernel.run({ code: job.code, timeoutMs, workdir, env: { ...this.environment.all(), ...job.env }, sink, signal });
+    if (program === undefined) return await this.kernel.run({ code: job.code, timeoutMs, workdir, env: job.env, sink, signal });
     const { command, args, input } = program;
     return await runProcess({
       program: { command, args, cwd: workdir, env: this.environment.forProcess(job.env) },

@@ -77,8 +77,13 @@ class StreamSink implements OutputSink {
     await this.sender.text(name, typeof data === "string" ? data : this.decoders[name].write(data));
   }
 
-  async display(display: Display): Promise<void> {
-    await this.sender.send({ type: "rich_output", data: display });
+  async display({ data, displayId, isUpdate }: Display): Promise<void> {
+    const id = displayId === undefined ? {} : { display_id: displayId, is_update: isUpdate };
+    await this.sender.send({ type: "rich_output", data, ...id });
+  }
+
+  async clear(wait: boolean): Promise<void> {
+    await this.sender.send({ type: "clear_output", wait });
   }
 
   async flush(): Promise<void> {

@@ -89,7 +89,7 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   await setFrozen(deps.config.userCgroup, false, 2_000);
   deps.connections.severOthers(request.incoming.socket);
   // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has run in it yet (G1).
-  const kernelReseeded = isFresh ? await deps.kernel.reseed() : false;
+  const kernelReseeded = isFresh ? await deps.kernel.becomeOwn() : false;
   keepKey(deps, agentKey);
   return { ok: true, rngReseeded, kernelReseeded, clockStepMs };
 }

@@ -1,0 +1,5 @@
+/** Loaded before a module: `require` beside `import`, as in a script. */
+const { createRequire } = require("node:module");
+const { join } = require("node:path");
+
+globalThis.require = createRequire(join(process.cwd(), "[stdin]"));

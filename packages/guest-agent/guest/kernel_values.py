@@ -1,0 +1,104 @@
+"""Values as JSON that any reader gets exactly: what JSON's numbers cannot hold in every language is
+a string. A pandas DataFrame or Series is displayed as data too, beside its text and HTML. Nothing
+is imported before the user imports it.
+"""
+
+import base64
+import math
+
+from IPython.core.formatters import JSONFormatter
+from traitlets import ObjectName, Unicode
+
+DATAFRAME = "application/vnd.torpor.dataframe+json"
+MAX_ROWS = 1000
+MAX_COLUMNS = 200
+# Above it, a number of 64-bit floating point, which is all that many readers have, skips integers.
+MAX_SAFE_INTEGER = 2**53 - 1
+MAX_DEPTH = 100
+
+
+def exact(value, depth=0):
+    """Integers of more than 53 bits and what is no number become strings, also within lists and
+    maps.
+    """
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return int(value) if abs(value) <= MAX_SAFE_INTEGER else str(int(value))
+    if isinstance(value, float):
+        return (
+            float(value)
+            if math.isfinite(value)
+            else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+        )
+    if depth < MAX_DEPTH and isinstance(value, dict):
+        return {str(key): exact(entry, depth + 1) for key, entry in value.items()}
+    if depth < MAX_DEPTH and isinstance(value, (list, tuple)):
+        return [exact(entry, depth + 1) for entry in value]
+    return str(value)
+
+
+def bundle(data):
+    """A display's representations by MIME type: bytes in base64, JSON exact, all else text."""
+    return {mime: represented(mime, value) for mime, value in data.items()}
+
+
+def represented(mime, value):
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if mime == DATAFRAME:
+        return value
+    if mime == "application/json" or mime.endswith("+json"):
+        return exact(value)
+    return value if isinstance(value, str) else str(value)
+
+
+class DataFrameFormatter(JSONFormatter):
+    format_type = Unicode(DATAFRAME)
+    print_method = ObjectName("_repr_torpor_dataframe_")
+
+
+def entry_of(value):
+    """One value of a table: null where pandas says that there is none; times in ISO 8601 to the
+    nanosecond.
+    """
+    import numpy
+    import pandas
+
+    if isinstance(value, (list, tuple, dict, set, numpy.ndarray)):
+        return exact(value.tolist() if isinstance(value, numpy.ndarray) else value)
+    if pandas.isna(value) is True:
+        return None
+    if isinstance(value, numpy.longdouble):
+        return str(value)
+    if isinstance(value, numpy.generic):
+        value = value.item()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return exact(value)
+
+
+def of_frame(frame):
+    shown = frame.iloc[:MAX_ROWS, :MAX_COLUMNS]
+    columns = [
+        [entry_of(value) for value in list(shown.iloc[:, at])] for at in range(shown.shape[1])
+    ]
+    return {
+        "columns": [entry_of(label) for label in shown.columns],
+        "index": [entry_of(label) for label in shown.index],
+        "data": (
+            [list(row) for row in zip(*columns)] if columns else [[] for _ in range(len(shown))]
+        ),
+        "dtypes": [str(dtype) for dtype in shown.dtypes],
+        "shape": list(frame.shape),
+        "truncated": shown.shape != frame.shape,
+    }
+
+
+def show_tables(display_formatter):
+    formatter = DataFrameFormatter(parent=display_formatter)
+    formatter.for_type_by_name("pandas.core.frame", "DataFrame", of_frame)
+    formatter.for_type_by_name(
+        "pandas.core.series", "Series", lambda series: of_frame(series.to_frame())
+    )
+    display_formatter.formatters[DATAFRAME] = formatter

@@ -1,0 +1,14 @@
+"""Imported first by the kernel and its bridge: from then on their modules are the system's,
+whatever users install beside these, or name in PYTHONPATH.
+"""
+
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# Where modules were looked for before.
+USERS_PATH = [entry for entry in sys.path if entry != HERE]
+sys.path[:] = [
+    HERE,
+    *(entry for entry in USERS_PATH if entry.startswith(f"{sys.base_prefix}/lib/python3")),
+]

@@ -1,0 +1,110 @@
+/**
+ * The agent in the image's own tree, on this machine's processor: everything of a sandbox but the
+ * virtual machine, its cgroups and its disk. In namespaces of its own, with a layer in memory above
+ * the image.
+ */
+import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
+import { bundleGuestAgent } from "../build.ts";
+import { Agent, freePort, KEY, until } from "./harness.ts";
+
+const run = promisify(execFile);
+const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
+const IMAGE = fileURLToPath(
+  new URL("../../../.torpor/images/code-interpreter/rootfs.ext4", import.meta.url),
+);
+
+/** Everything is gone with the namespaces. */
+const BRING_UP = `
+set -e
+mount -o loop,ro "$IMAGE" "$ROOT/base"
+mount -t tmpfs tmpfs "$ROOT/layer"
+mkdir "$ROOT/layer/upper" "$ROOT/layer/work"
+mount -t overlay -o "lowerdir=$ROOT/base,upperdir=$ROOT/layer/upper,workdir=$ROOT/layer/work" overlay "$ROOT/tree"
+mount -t proc proc "$ROOT/tree/proc"
+mount -t tmpfs tmpfs "$ROOT/tree/dev"
+for name in null zero full random urandom tty; do touch "$ROOT/tree/dev/$name"; mount --bind "/dev/$name" "$ROOT/tree/dev/$name"; done
+mkdir -p "$ROOT/tree/dev/shm" "$ROOT/tree/dev/pts" "$ROOT/tree/run" "$ROOT/tree/workspace"
+mount -t tmpfs tmpfs "$ROOT/tree/dev/shm"
+mount -t devpts -o newinstance,ptmxmode=666 devpts "$ROOT/tree/dev/pts"
+ln -s pts/ptmx "$ROOT/tree/dev/ptmx"
+ln -s /proc/self/fd "$ROOT/tree/dev/fd"
+mount -t tmpfs tmpfs "$ROOT/tree/run"
+mkdir "$ROOT/tree/run/torpor"
+cp "$AGENT" "$ROOT/tree/run/torpor/agent.cjs"
+cp "$GUEST"/*.py "$ROOT/tree/run/torpor/"
+cp "$GUEST"/*.cjs "$ROOT/tree/run/torpor/"
+printf %s "$KEY" > "$ROOT/tree/run/torpor/agent-key"
+exec chroot "$ROOT/tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TORPOR_GUEST_ROOT=/ TORPOR_GUEST_PORT="$PORT" TORPOR_GUEST_HELPERS=/run/torpor node /run/torpor/agent.cjs
+`;
+
+class ImageAgent extends Agent {
+  /** The process of the namespaces, whose end ends all that is in them. */
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await end(this.process);
+    await rm(this.root, { recursive: true, force: true });
+  }
+}
+
+export async function startImageAgent(): Promise<Agent> {
+  const root = await mkdtemp(join(tmpdir(), "torpor-image-"));
+  for (const name of ["base", "layer", "tree"]) await mkdir(join(root, name));
+  const agentFile = join(root, "agent.cjs");
+  await bundleGuestAgent(agentFile);
+  const port = await freePort();
+  const child = spawn(
+    "unshare",
+    [
+      "--mount",
+      "--pid",
+      "--ipc",
+      "--uts",
+      "--fork",
+      "--kill-child",
+      "--propagation",
+      "private",
+      "bash",
+      "-c",
+      BRING_UP,
+    ],
+    {
+      env: {
+        ...process.env,
+        ROOT: root,
+        IMAGE,
+        AGENT: agentFile,
+        GUEST: join(PACKAGE, "guest"),
+        PORT: String(port),
+        KEY,
+      },
+      stdio: ["ignore", "inherit", "inherit"],
+    },
+  );
+  const agent = new ImageAgent(root, port, child);
+  await until("the agent answers", async () => {
+    if (child.exitCode !== null) throw new Error(`it ended with ${child.exitCode}`);
+    return (await fetch(`${agent.url}/ping`).catch(() => undefined))?.ok === true;
+  });
+  return agent;
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  child.kill("SIGKILL");
+  if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
+}
+
+/** True where the image is built and this user may mount it. */
+export async function canRunImage(): Promise<boolean> {
+  return (
+    process.getuid?.() === 0 &&
+    (await run("test", ["-f", IMAGE]).then(
+      () => true,
+      () => false,
+    ))
+  );
+}
