@@ -21,6 +21,7 @@ usage: ./torpor <command>
   host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]
+  bench guest       memory, first cell, output and resume of real virtual machines   [--rounds N] [--against IMAGES_DIR] [--json]
   test [layer…]     everything that CI checks; or: verify, unit, integration, system, conformance, vm
                     [--all [--shard I/N]] [--changed [--since COMMIT]] [--stress FILE… [--times N]] [--seed N]  (docs/testing.md)
 USAGE

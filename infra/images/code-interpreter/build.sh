@@ -98,7 +98,7 @@ cp -r "$rootfs/initrd-parts/modules" "$initrd/modules"
 install -m 755 "$here/init" "$initrd/init"
 install -m 755 "$here/supervise" "$initrd/torpor/"
 cp "$work/agent.cjs" "$initrd/torpor/agent.cjs"
-cp "$repository"/packages/guest-agent/guest/*.py "$initrd/torpor/"
+cp "$repository"/packages/guest-agent/guest/*.{py,cjs} "$initrd/torpor/"
 find "$initrd" -exec touch -h -d @0 {} +
 (cd "$initrd" && find . -print0 | LC_ALL=C sort -z | cpio --quiet --null --create --format=newc --owner=0:0 --reproducible) > "$work/out/initrd"
 cp --reflink=auto --sparse=always "$rootfs/rootfs.ext4" "$rootfs/kernel" "$work/out/"

@@ -9,11 +9,18 @@ import { WORKLOADS } from "../bench/workload.ts";
 import type { CommandContext } from "../main.ts";
 import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
+import { benchGuest } from "./bench-guest.ts";
 
 const DECISIONS = 100_000;
 const RESUMES = 100_000;
 
-export async function bench({ args, write }: CommandContext): Promise<number> {
+export async function bench(context: CommandContext): Promise<number> {
+  const [what] = context.args;
+  if (what === "guest") return await benchGuest({ ...context, args: context.args.slice(1) });
+  return benchPlacement(context);
+}
+
+function benchPlacement({ args, write }: CommandContext): number {
   const { values, positionals } = parseArgs({
     args,
     allowPositionals: true,
@@ -25,7 +32,7 @@ export async function bench({ args, write }: CommandContext): Promise<number> {
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
-    throw new Error(`say what to measure: ./torpor bench placement (there is nothing else yet), not "${positionals.join(" ")}"`);
+    throw new Error(`say what to measure: ./torpor bench placement, or ./torpor bench guest, not "${positionals.join(" ")}"`);
   const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
   const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({

@@ -1,0 +1,123 @@
+/**
+ * What a guest costs, and how long its users wait, in real virtual machines. With two images, a round
+ * measures one and then the other: what the machine does meanwhile weighs on both alike.
+ */
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { Sandbox } from "@hopx-ai/sdk";
+import { Fleet } from "@torpor/fleet";
+
+/** Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock does. */
+export interface GuestMeasure {
+  memoryMib: number;
+  createMs: number;
+  firstCellMs: number;
+  flushesMs: number;
+  resumeMs: number;
+}
+
+export const GUEST_MEASURES: Record<keyof GuestMeasure, string> = {
+  memoryMib: "memory in use after create, MiB",
+  createMs: "create",
+  firstCellMs: "first runCode",
+  flushesMs: "1,000 lines of Python, each flushed",
+  resumeMs: "resume",
+};
+
+const MEMORY = "awk '/^Mem(Total|Available)/ { print $2 }' /proc/meminfo";
+const FLUSHES = [
+  "import sys, time",
+  "started = time.perf_counter()",
+  "for i in range(1000): print(i, flush=True)",
+  "print((time.perf_counter() - started) * 1000, file=sys.stderr)",
+].join("\n");
+const CELL_LIMIT_S = 300;
+
+/** One entry per images directory: one measure per round. */
+export async function measureGuests(
+  root: string,
+  imagesDirs: string[],
+  rounds: number,
+  signal: AbortSignal,
+): Promise<GuestMeasure[][]> {
+  const fleets: BenchFleet[] = [];
+  try {
+    for (const [at, imagesDir] of imagesDirs.entries())
+      fleets.push(await startFleet(root, at, imagesDir, signal));
+    const measures: GuestMeasure[][] = fleets.map(() => []);
+    for (let round = 0; round < rounds; round += 1)
+      for (const [at, fleet] of fleets.entries()) {
+        signal.throwIfAborted();
+        measures[at]?.push(await measure(fleet.fleet));
+      }
+    return measures;
+  } finally {
+    for (const { fleet, dir } of fleets) {
+      await fleet.down();
+      await rm(dir, { recursive: true, force: true });
+    }
+  }
+}
+
+interface BenchFleet {
+  fleet: Fleet;
+  dir: string;
+}
+
+async function startFleet(
+  root: string,
+  at: number,
+  imagesDir: string,
+  signal: AbortSignal,
+): Promise<BenchFleet> {
+  const dir = join(root, `.torpor/bench/guest-${at}`);
+  await rm(dir, { recursive: true, force: true });
+  const fleet = await Fleet.start(
+    {
+      root,
+      dir,
+      imagesDir,
+      hosts: 1,
+      gateways: 1,
+      schedulers: 1,
+      driver: "qemu",
+      gatewayPort: 0,
+      edgePort: 0,
+      isDurable: false,
+      hostEnv: {},
+    },
+    () => {},
+    signal,
+  );
+  return { fleet, dir };
+}
+
+async function measure({ state }: Fleet): Promise<GuestMeasure> {
+  const access = { apiKey: state.apiKey, baseURL: state.url };
+  const [createMs, sandbox] = await timed(() =>
+    Sandbox.create({ template: "code-interpreter", ...access }),
+  );
+  try {
+    const { stdout } = await sandbox.commands.run(MEMORY);
+    const [totalKib = 0, availableKib = 0] = stdout.trim().split("\n").map(Number);
+    const [firstCellMs] = await timed(() => sandbox.runCode("1 + 1", { timeout: CELL_LIMIT_S }));
+    const flushed = await sandbox.runCode(FLUSHES, { timeout: CELL_LIMIT_S });
+    await sandbox.pause();
+    const [resumeMs] = await timed(() => sandbox.resume());
+    return {
+      memoryMib: (totalKib - availableKib) / 1024,
+      createMs,
+      firstCellMs,
+      flushesMs: Number(flushed.stderr.trim()),
+      resumeMs,
+    };
+  } finally {
+    await sandbox.kill();
+  }
+}
+
+async function timed<T>(run: () => Promise<T>): Promise<[number, T]> {
+  const startedAt = performance.now();
+  const result = await run();
+  return [performance.now() - startedAt, result];
+}
