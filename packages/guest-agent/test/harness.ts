@@ -13,7 +13,7 @@ import { WebSocket } from "ws";
 // Many processes are started; on a busy machine that takes its time.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
-const KEY = "test-key";
+export const KEY = "test-key";
 const AUTH = { "x-torpor-agent-key": KEY };
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
@@ -83,10 +83,15 @@ export class Agent implements AsyncDisposable {
   }
 }
 
-export async function startAgent(env: Record<string, string> = {}): Promise<Agent> {
+/** `prepare` gets its root before it starts. */
+export async function startAgent(
+  env: Record<string, string> = {},
+  prepare: (root: string) => Promise<unknown> = () => Promise.resolve(),
+): Promise<Agent> {
   const root = await realpath(await mkdtemp(join(tmpdir(), "torpor-guest-")));
   for (const name of ["workspace", "tmp", "root", "home", "run/torpor"]) await mkdir(join(root, name), { recursive: true });
   await writeFile(join(root, "run/torpor/agent-key"), KEY);
+  await prepare(root);
   const port = await freePort();
   const child = spawn(process.execPath, [join(PACKAGE, "src/main.ts")], {
     env: {
@@ -104,7 +109,7 @@ export async function startAgent(env: Record<string, string> = {}): Promise<Agen
   return agent;
 }
 
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer();
   server.listen(0, "127.0.0.1");
   await once(server, "listening");

@@ -9,6 +9,9 @@ import type { PythonKernel } from "./python-kernel.ts";
 import type { Job } from "./request.ts";
 import { type ExecutionEnd, runProcess } from "./run-process.ts";
 
+/** As long as a timer can count: the kernel counts the time of every cell. */
+const NO_LIMIT_MS = 2 ** 31 - 1;
+
 export interface RunOptions {
   sink: OutputSink;
   signal: AbortSignal;
@@ -65,7 +68,14 @@ export class Runner {
   private async run(job: Job, { sink, signal, onStart }: RunOptions): Promise<ExecutionEnd> {
     const { workdir, timeoutMs, program } = job;
     if (program === undefined)
-      return await this.kernel.run({ code: job.code, timeoutMs, workdir, env: { ...this.environment.all(), ...job.env }, sink, signal });
+      return await this.kernel.run({
+        code: job.code,
+        timeoutMs: timeoutMs ?? NO_LIMIT_MS,
+        workdir,
+        env: { ...this.environment.all(), ...job.env },
+        sink,
+        signal,
+      });
     const { command, args, input } = program;
     return await runProcess({
       program: { command, args, cwd: workdir, env: this.environment.forProcess(job.env) },
