@@ -3,6 +3,9 @@ import { AgentError, invalidRequest, missingParameter } from "./errors.ts";
 
 export type Body = Record<string, unknown>;
 
+/** A timer counts milliseconds in 31 bits; this is 23 days. */
+const MAX_TIME_LIMIT_S = 2_000_000;
+
 export function stringField(body: Body, name: string): string {
   const value = body[name];
   if (value === undefined || value === null) throw missingParameter(name);
@@ -36,6 +39,14 @@ export function secondsField(body: Body, name: string, fallback: number, limit: 
   if (typeof value !== "number" || !Number.isFinite(value) || value <= 0)
     throw invalidRequest(`"${name}" must be a positive number of seconds`);
   return Math.min(value, limit);
+}
+
+/** A limit on time as the SDKs send it; undefined stands for none, which is sent as 0. More than a timer can count is refused. */
+export function timeLimitField(body: Body, name: string, fallbackS: number | undefined): number | undefined {
+  const value = body[name] ?? fallbackS ?? 0;
+  if (typeof value !== "number" || !Number.isFinite(value) || value < 0 || value > MAX_TIME_LIMIT_S)
+    throw invalidRequest(`"${name}" must be a number of seconds from 0, which is no limit, to ${MAX_TIME_LIMIT_S}`);
+  return value === 0 ? undefined : value;
 }
 
 export function integerField(body: Body, name: string, range: { from: number; to: number }): number {

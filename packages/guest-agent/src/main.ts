@@ -31,7 +31,11 @@ import { processRoutes } from "./system/processes.ts";
 import { keepVsockRelay } from "./vsock-relay.ts";
 
 const config = configFrom(process.env);
-mkdirSync(config.workdir, { recursive: true });
+try {
+  mkdirSync(config.workdir, { recursive: true });
+} catch {
+  // Users have put something else there. That is theirs to do.
+}
 // Uploads that an agent before this one did not end.
 rmSync(config.uploadDir, { recursive: true, force: true });
 

@@ -48,9 +48,8 @@ describe("code and commands", () => {
   });
 
   test("a command whose children go on in the background returns at once", async () => {
-    const startedAt = performance.now();
-    expect(await agent.shell("sleep 5 & echo done")).toMatchObject({ stdout: "done\n" });
-    expect(performance.now() - startedAt).toBeLessThan(3_000);
+    const body = await agent.shell("sleep 60 & echo done", { timeout: 20 });
+    expect(body).toMatchObject({ stdout: "done\n", exit_code: 0, timed_out: false });
   });
 
   test("past its time limit a program and its children end", async () => {

@@ -83,10 +83,15 @@ export class Agent implements AsyncDisposable {
   }
 }
 
-export async function startAgent(env: Record<string, string> = {}): Promise<Agent> {
+/** `prepare` gets its root before it starts. */
+export async function startAgent(
+  env: Record<string, string> = {},
+  prepare: (root: string) => Promise<unknown> = () => Promise.resolve(),
+): Promise<Agent> {
   const root = await realpath(await mkdtemp(join(tmpdir(), "torpor-guest-")));
   for (const name of ["workspace", "tmp", "root", "home", "run/torpor"]) await mkdir(join(root, name), { recursive: true });
   await writeFile(join(root, "run/torpor/agent-key"), KEY);
+  await prepare(root);
   const port = await freePort();
   const child = spawn(process.execPath, [join(PACKAGE, "src/main.ts")], {
     env: {

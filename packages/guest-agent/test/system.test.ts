@@ -56,7 +56,7 @@ describe("bad input names the field", () => {
     ["POST", "/execute", { code: 1 }, 400, /"code"/],
     ["POST", "/execute", { code: "x", language: 5 }, 400, /"language"/],
     ["POST", "/execute", { code: "x", timeout: "10" }, 400, /"timeout"/],
-    ["POST", "/execute", { code: "x", timeout: 0 }, 400, /"timeout"/],
+    ["POST", "/execute", { code: "x", timeout: -1 }, 400, /"timeout"/],
     ["POST", "/execute", { code: "x", workdir: "/no/such" }, 400, /"workdir"/],
     ["POST", "/execute", { code: "x", working_dir: "/etc/passwd" }, 400, /"working_dir"/],
     ["POST", "/execute", { code: "x", workdir: "a\0b" }, 400, /"workdir"/],

@@ -1,12 +1,11 @@
 /** Executions that nobody waits for: started, listed, ended, and remembered for a while after their end. */
-import { randomBytes } from "node:crypto";
 import type { Limits } from "../config.ts";
 import { AgentError } from "../errors.ts";
+import { randomId } from "../random.ts";
 import { type OutputSink, TailText } from "./output.ts";
-import type { Job } from "./request.ts";
+import { type Job, timeoutOf } from "./request.ts";
 import type { ExecutionEnd } from "./run-process.ts";
 import type { Runner } from "./runner.ts";
-import { stopGroup } from "./user-process.ts";
 
 export type BackgroundStatus = "running" | "completed" | "failed" | "killed" | "timeout";
 
@@ -20,8 +19,8 @@ export interface Finished extends ExecutionEnd {
 }
 
 export class BackgroundExecution implements OutputSink {
-  readonly processId = `proc_${randomBytes(8).toString("hex")}`;
-  readonly executionId = `exec_${randomBytes(8).toString("hex")}`;
+  readonly processId = `proc_${randomId(8)}`;
+  readonly executionId = `exec_${randomId(8)}`;
   readonly job: Job;
   readonly name: string | undefined;
   private readonly startedAt = new Date();
@@ -70,7 +69,6 @@ export class BackgroundExecution implements OutputSink {
   kill(): void {
     if (!this.isRunning) return;
     this.isKilled = true;
-    stopGroup(this.pid);
     this.stop.abort();
   }
 
@@ -85,6 +83,7 @@ export class BackgroundExecution implements OutputSink {
       status: this.status,
       language: this.job.language ?? "command",
       command: this.job.title,
+      timeout: timeoutOf(this.job),
       start_time: this.startedAt.toISOString(),
       started_at: this.startedAt.toISOString(),
       ...endTime,

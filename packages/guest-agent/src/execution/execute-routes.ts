@@ -1,14 +1,14 @@
 /** /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false), not an error of the API. */
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
-import { optionalString } from "../fields.ts";
+import { type Body, optionalString } from "../fields.ts";
 import type { Request, Route } from "../http/router.ts";
 import type { BackgroundExecutions, Finished } from "./background.ts";
 import { callbackOf, sendCallback } from "./callback.ts";
 import type { IdempotencyMemory } from "./idempotency.ts";
 import type { Display } from "./output.ts";
 import type { PythonKernel } from "./python-kernel.ts";
-import { codeJob, commandJob, type JobDefaults } from "./request.ts";
+import { codeJob, commandJob, type Job, type JobDefaults, timeoutOf } from "./request.ts";
 import type { CollectedRun, Runner } from "./runner.ts";
 
 export interface ExecuteDeps {
@@ -20,14 +20,19 @@ export interface ExecuteDeps {
   idempotency: IdempotencyMemory;
 }
 
-/** In seconds; what the SDKs send wins. */
 const DEFAULTS = {
   execute: { timeoutS: 120 },
   ipython: { timeoutS: 60, language: "python" },
-  background: { timeoutS: 300, isDetached: true },
-  async: { timeoutS: 1800, isDetached: true },
   command: { timeoutS: 120 },
+  background: { timeoutS: undefined, isDetached: true },
 } satisfies Record<string, JobDefaults>;
+
+/**
+ * Background work has no limit unless one is asked for. The SDKs send one with every call, these seconds for a caller
+ * that named none: from them, that is no wish.
+ */
+const SDK_TIMEOUT_S = { command: 120, execute: 300, async: 1800 };
+const SDK = /^(axios|hopx)/;
 
 export function executeRoutes(deps: ExecuteDeps): Route[] {
   const post = (path: string, handle: (request: Request) => unknown): Route => ({
@@ -50,47 +55,56 @@ export function executeRoutes(deps: ExecuteDeps): Route[] {
 async function execute(deps: ExecuteDeps, request: Request, defaults: JobDefaults) {
   const job = codeJob(deps.config, deps.environment, request.body, defaults);
   const run = await deps.runner.collect(job, request.signal);
-  return { ...resultOf(run), language: job.language, ...richFields(run.displays) };
+  return { ...resultOf(job, run), language: job.language, ...richFields(run.displays) };
 }
 
 async function runCommand(deps: ExecuteDeps, request: Request) {
   const job = commandJob(deps.config, request.body, DEFAULTS.command);
   const run = await deps.runner.collect(job, request.signal);
-  return { ...resultOf(run), command: request.body["command"], ...(run.pid === undefined ? {} : { pid: run.pid }) };
+  return { ...resultOf(job, run), command: request.body["command"], ...(run.pid === undefined ? {} : { pid: run.pid }) };
 }
 
 function executeInBackground(deps: ExecuteDeps, request: Request) {
   const name = optionalString(request.body, "name");
-  const job = codeJob(deps.config, deps.environment, request.body, DEFAULTS.background);
+  const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.execute);
+  const job = codeJob(deps.config, deps.environment, body, DEFAULTS.background);
   return { ...deps.background.start(job, name).view(), message: "Execution started" };
 }
 
 function commandInBackground(deps: ExecuteDeps, request: Request) {
   const name = optionalString(request.body, "name");
-  const job = commandJob(deps.config, request.body, DEFAULTS.command);
+  const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.command);
+  const job = commandJob(deps.config, body, DEFAULTS.background);
   return { ...deps.background.start(job, name).view(), message: "Command started" };
 }
 
 function executeAsync(deps: ExecuteDeps, request: Request) {
   const callback = callbackOf(request.body);
-  const job = codeJob(deps.config, deps.environment, request.body, DEFAULTS.async);
+  const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.async);
+  const job = codeJob(deps.config, deps.environment, body, DEFAULTS.background);
   const execution = deps.background.start(job, undefined, (finished) => {
-    void sendCallback(callback, callbackPayload(execution.executionId, finished));
+    void sendCallback(callback, callbackPayload(execution.executionId, job, finished));
   });
   const { processId, executionId } = execution;
-  return { execution_id: executionId, process_id: processId, status: "queued", callback_url: callback.url, message: "Execution queued" };
+  const ids = { execution_id: executionId, process_id: processId };
+  return { ...ids, status: "queued", timeout: timeoutOf(job), callback_url: callback.url, message: "Execution queued" };
 }
 
-function callbackPayload(executionId: string, finished: Finished) {
+function withoutSdkTimeout({ body, headers }: Request, sdkTimeoutS: number): Body {
+  const isNoWish = body["timeout"] === sdkTimeoutS && SDK.test(headers["user-agent"] ?? "");
+  return isNoWish ? { ...body, timeout: undefined } : body;
+}
+
+function callbackPayload(executionId: string, job: Job, finished: Finished) {
   const status = finished.status === "completed" || finished.status === "timeout" ? finished.status : "failed";
   const error =
     finished.status === "completed"
       ? {}
       : { error: finished.status === "timeout" ? "the time limit was reached" : `the program was ${finished.status}` };
-  return { execution_id: executionId, status, ...resultOf(finished), ...error };
+  return { execution_id: executionId, status, ...resultOf(job, finished), ...error };
 }
 
-function resultOf(run: Omit<CollectedRun, "displays">) {
+function resultOf(job: Job, run: Omit<CollectedRun, "displays">) {
   return {
     success: run.exitCode === 0,
     stdout: run.stdout,
@@ -98,6 +112,7 @@ function resultOf(run: Omit<CollectedRun, "displays">) {
     exit_code: run.exitCode,
     execution_time: run.durationMs / 1000,
     timed_out: run.timedOut,
+    timeout: timeoutOf(job),
     timestamp: new Date().toISOString(),
   };
 }

@@ -1,43 +1,42 @@
 /** What a request to run something asks for, read and checked once for all its forms: answered whole, streamed, in the background. */
-import { statSync } from "node:fs";
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
-import { AgentError, invalidRequest } from "../errors.ts";
+import { invalidRequest } from "../errors.ts";
 import {
   type Body,
   optionalString,
   optionalStrings,
-  secondsField,
   stringField,
   systemString,
+  timeLimitField,
   variablesField,
   withoutNul,
 } from "../fields.ts";
 import { languageOf } from "./languages.ts";
+import { type Workdir, workdirField } from "./workdir.ts";
 
 /** Something to run: code for the kernel, or a program. */
-export interface Job {
+export interface Job extends Workdir {
   language: string | undefined;
   /** What the caller sent, shortened, for lists of processes. */
   title: string;
   /** Undefined: it runs in the Python kernel. */
   program: { command: string; args: string[]; input?: string } | undefined;
   code: string;
-  workdir: string;
   /** The request's own variables. */
   env: Record<string, string>;
-  timeoutMs: number;
+  /** Undefined: none. */
+  timeoutMs: number | undefined;
 }
 
 export interface JobDefaults {
-  timeoutS: number;
-  maxTimeoutS?: number;
+  /** Of a request that names no limit; undefined: none. */
+  timeoutS: number | undefined;
   /** A fresh interpreter instead of the kernel: runs that others must not wait for. */
   isDetached?: boolean;
   language?: string;
 }
 
-const MAX_TIMEOUT_S = 24 * 3600;
 const TITLE_LENGTH = 200;
 
 export function codeJob(config: Config, environment: Environment, body: Body, defaults: JobDefaults): Job {
@@ -62,17 +61,13 @@ export function commandJob(config: Config, body: Body, defaults: JobDefaults): J
   return { ...commonOf(config, body, defaults), code: "", language: undefined, title, program };
 }
 
-function commonOf(config: Config, body: Body, { timeoutS, maxTimeoutS }: JobDefaults) {
-  const timeoutMs = secondsField(body, "timeout", timeoutS, maxTimeoutS ?? MAX_TIMEOUT_S) * 1000;
-  return { workdir: workdirOf(config, body), env: variablesField(body, "env"), timeoutMs };
-}
+/** The limit in force, as answers and lists tell it: in seconds, 0 for none. */
+export const timeoutOf = ({ timeoutMs }: Job): number => (timeoutMs ?? 0) / 1000;
 
-function workdirOf(config: Config, body: Body): string {
-  const name = body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
-  const workdir = withoutNul(optionalString(body, name) ?? config.workdir, name);
-  if (statSync(workdir, { throwIfNoEntry: false })?.isDirectory() !== true)
-    throw new AgentError(400, "DIRECTORY_NOT_FOUND", `"${name}": there is no directory ${workdir}`, { path: workdir });
-  return workdir;
+function commonOf(config: Config, body: Body, { timeoutS }: JobDefaults) {
+  const limitS = timeLimitField(body, "timeout", timeoutS);
+  const timeoutMs = limitS === undefined ? undefined : limitS * 1000;
+  return { ...workdirField(config, body), env: variablesField(body, "env"), timeoutMs };
 }
 
 const titleOf = (text: string) => (text.length > TITLE_LENGTH ? `${text.slice(0, TITLE_LENGTH)}…` : text);

@@ -1,15 +1,30 @@
-/** Runs one program of the user's to its end, with a limit on time. Its output goes to a sink, and waits when the sink does. */
+/**
+ * Runs one program of the user's to its end, with a limit on time. Its output goes to a sink, and
+ * waits when the sink does.
+ *
+ * R1  The run ends with the program itself: what it leaves running lives on, and is not waited for.
+ * R2  Everything that the program wrote reaches the sink; what its children write after its end is
+ *     read and dropped.
+ * R3  A time limit, or a client that leaves, ends the program with its process group; after the
+ *     program's end, nothing.
+ */
 import { constants } from "node:os";
-import type { Readable } from "node:stream";
-import { setTimeout as sleep } from "node:timers/promises";
-import type { OutputSink, StreamName } from "./output.ts";
-import { killGroup, type Program, spawnUserProgram, stopGroup, type UserChild } from "./user-process.ts";
+import type { OutputSink } from "./output.ts";
+import { Pump } from "./pump.ts";
+import {
+  killGroup,
+  type Program,
+  spawnUserProgram,
+  stopGroup,
+  type UserChild,
+} from "./user-process.ts";
 
 export interface ProcessRequest {
   program: Program;
   /** Given to the program's standard input. */
   input?: string | undefined;
-  timeoutMs: number;
+  /** Undefined: none. */
+  timeoutMs: number | undefined;
   userCgroup: string | undefined;
   sink: OutputSink;
   /** Ends the program when aborted. */
@@ -28,106 +43,76 @@ export interface ExecutionEnd {
 export const TIMEOUT_EXIT_CODE = 124;
 const NOT_FOUND_EXIT_CODE = 127;
 const CANNOT_RUN_EXIT_CODE = 126;
-/** After the program has ended, what its background children write is not waited for: a moment of silence is the end. */
-const SILENCE_MS = 200;
-/** Nor read on without end: what the program itself wrote is in the pipe, which holds less than this. */
-const LAST_WORDS_BYTES = 256 * 1024;
 
 export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd> {
   const startedAt = performance.now();
-  const run = start(request);
-  if (typeof run === "string") {
-    await request.sink.write("stderr", run);
-    return { exitCode: CANNOT_RUN_EXIT_CODE, timedOut: false, durationMs: performance.now() - startedAt };
+  const { program, sink } = request;
+  const child = start(request);
+  if (child instanceof Error) {
+    await sink.write("stderr", `${program.command}: ${child.message}\n`);
+    return {
+      exitCode: CANNOT_RUN_EXIT_CODE,
+      timedOut: false,
+      durationMs: performance.now() - startedAt,
+    };
   }
-  const { child } = run;
-  let timedOut = false;
-  const stop = () => stopGroup(child.pid);
-  const timer = setTimeout(() => {
-    timedOut = true;
-    stop();
-  }, request.timeoutMs);
-  request.signal.addEventListener("abort", stop, { once: true });
-  if (request.signal.aborted) stop();
-  const exitCode = await run.ended;
-  clearTimeout(timer);
-  request.signal.removeEventListener("abort", stop);
-  if (timedOut) {
-    // What the program has left behind ends with it.
-    killGroup(child.pid, "SIGKILL");
-    await request.sink.write("stderr", `\nstopped: the time limit of ${request.timeoutMs / 1000} s was reached\n`);
-  }
+  const pumps = [new Pump("stdout", child.stdout, sink), new Pump("stderr", child.stderr, sink)];
+  const { code, timedOut } = await untilEnded(child, request);
+  // What the program has left behind ends with it.
+  if (timedOut) killGroup(child.pid, "SIGKILL");
+  child.stdin.destroy();
+  await Promise.all(pumps.map((pump) => pump.finish()));
+  const note = timedOut
+    ? `\nstopped: the time limit of ${(request.timeoutMs ?? 0) / 1000} s was reached\n`
+    : undefined;
+  const failure = code instanceof Error ? `${program.command}: ${code.message}\n` : undefined;
+  for (const text of [failure, note]) if (text !== undefined) await sink.write("stderr", text);
   return {
-    exitCode: timedOut ? TIMEOUT_EXIT_CODE : exitCode,
+    exitCode: timedOut ? TIMEOUT_EXIT_CODE : code instanceof Error ? NOT_FOUND_EXIT_CODE : code,
     timedOut,
     durationMs: performance.now() - startedAt,
     ...(child.pid === undefined ? {} : { pid: child.pid }),
   };
 }
 
-/** The running program, or what to say of one that the system refuses. */
-function start(request: ProcessRequest): { child: UserChild; ended: Promise<number> } | string {
+/** The running program, or why the system refuses it. */
+function start(request: ProcessRequest): UserChild | Error {
   let child: UserChild;
   try {
     child = spawnUserProgram(request.program, request.userCgroup);
   } catch (error) {
-    return `${request.program.command}: ${(error as Error).message}\n`;
+    return error as Error;
   }
   if (child.pid !== undefined) request.onStart?.(child.pid);
   child.stdin.on("error", () => {});
   child.stdin.end(request.input ?? "");
-  const pumps = [new Pump("stdout", child.stdout, request.sink), new Pump("stderr", child.stderr, request.sink)];
-  return { child, ended: untilEnded(child, request, pumps) };
+  return child;
 }
 
-async function untilEnded(child: UserChild, request: ProcessRequest, pumps: Pump[]): Promise<number> {
-  const exitCode = await new Promise<number | Error>((resolve) => {
+/** Its exit code, or why it could not be started. */
+async function untilEnded(
+  child: UserChild,
+  { timeoutMs, signal }: ProcessRequest,
+): Promise<{ code: number | Error; timedOut: boolean }> {
+  let timedOut = false;
+  const stop = () => stopGroup(child.pid);
+  const onLimit = () => {
+    timedOut = true;
+    stop();
+  };
+  const timer = timeoutMs === undefined ? undefined : setTimeout(onLimit, timeoutMs);
+  signal.addEventListener("abort", stop, { once: true });
+  if (signal.aborted) stop();
+  const code = await new Promise<number | Error>((resolve) => {
     child.once("error", resolve);
-    child.once("exit", (code, signal) => resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
+    child.once("exit", (status, name) => {
+      // At once: from here on, nobody may end what is left of the group.
+      clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
+      resolve(status ?? 128 + (name === null ? 0 : constants.signals[name]));
+    });
   });
-  await Promise.all(pumps.map((pump) => pump.finish()));
-  if (typeof exitCode === "number") return exitCode;
-  await request.sink.write("stderr", `${request.program.command}: ${exitCode.message}\n`);
-  return NOT_FOUND_EXIT_CODE;
-}
-
-/** Carries one pipe into the sink, at the sink's pace. */
-class Pump {
-  private readonly stream: Readable;
-  private readonly done: Promise<void>;
-  private isWriting = false;
-  private bytes = 0;
-
-  constructor(name: StreamName, stream: Readable, sink: OutputSink) {
-    this.stream = stream;
-    this.done = this.run(name, sink);
-  }
-
-  /** The program has ended: reads what is left in the pipe, and lets go of it. */
-  async finish(): Promise<void> {
-    const limitBytes = this.bytes + LAST_WORDS_BYTES;
-    let isDone = false;
-    void this.done.then(() => (isDone = true));
-    for (;;) {
-      const seenBytes = this.bytes;
-      await Promise.race([this.done, sleep(SILENCE_MS)]);
-      const isSilent = this.bytes === seenBytes && !this.isWriting;
-      if (isDone || isSilent || this.bytes > limitBytes) break;
-    }
-    this.stream.destroy();
-    await this.done;
-  }
-
-  private async run(name: StreamName, sink: OutputSink): Promise<void> {
-    try {
-      for await (const chunk of this.stream as AsyncIterable<Buffer>) {
-        this.bytes += chunk.length;
-        this.isWriting = true;
-        await sink.write(name, chunk);
-        this.isWriting = false;
-      }
-    } catch {
-      // Destroyed by `finish`.
-    }
-  }
+  clearTimeout(timer);
+  signal.removeEventListener("abort", stop);
+  return { code, timedOut };
 }

@@ -1,7 +1,7 @@
 /** The agent's HTTP server: requests to routes, results to answers, and one place where errors become bodies. */
-import { randomUUID } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { asAgentError, errorBody } from "../errors.ts";
+import { randomId } from "../random.ts";
 import { authorize, type KeyHolder } from "./access.ts";
 import { type BodyLimits, withBody } from "./body.ts";
 import type { Connections } from "./connections.ts";
@@ -73,5 +73,5 @@ function leaving({ connections }: ServerDeps, response: ServerResponse): AbortSi
 
 export function requestIdOf(incoming: IncomingMessage): string {
   const given = incoming.headers["x-request-id"];
-  return typeof given === "string" && /^[\w.:-]{1,128}$/.test(given) ? given : randomUUID();
+  return typeof given === "string" && /^[\w.:-]{1,128}$/.test(given) ? given : randomId(16);
 }

@@ -6,7 +6,7 @@ import type { Environment } from "../environment.ts";
 import { asAgentError, invalidRequest } from "../errors.ts";
 import type { Body } from "../fields.ts";
 import type { Display, OutputSink, StreamName } from "../execution/output.ts";
-import { codeJob, commandJob, type Job } from "../execution/request.ts";
+import { codeJob, commandJob, type Job, timeoutOf } from "../execution/request.ts";
 import type { Runner } from "../execution/runner.ts";
 import { LockstepSender } from "./lockstep.ts";
 import { errorFrame, firstMessage } from "./messages.ts";
@@ -57,10 +57,10 @@ async function execute({ runner }: ExecuteStreamDeps, job: Job, sender: Lockstep
   const end = await runner.start(job, { sink, signal });
   await sink.flush();
   if (end.timedOut) {
-    const error = `the time limit of ${job.timeoutMs / 1000} s was reached`;
+    const error = `the time limit of ${timeoutOf(job)} s was reached`;
     await sender.send({ type: "error", error, message: error, code: "EXECUTION_TIMEOUT" });
   }
-  await sender.send({ type: "result", exit_code: end.exitCode, execution_time: end.durationMs / 1000 });
+  await sender.send({ type: "result", exit_code: end.exitCode, execution_time: end.durationMs / 1000, timeout: timeoutOf(job) });
   return end.exitCode === 0;
 }
 

@@ -7,6 +7,7 @@ import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { AgentError, invalidRequest } from "../errors.ts";
+import { defaultWorkdir } from "../execution/workdir.ts";
 import { type Body, integerField, stringField } from "../fields.ts";
 import { LockstepSender } from "./lockstep.ts";
 import { errorFrame, onMessages } from "./messages.ts";
@@ -40,7 +41,7 @@ function start(config: Config, environment: Environment, query: URLSearchParams)
   const shell = isThere("/bin/bash") ? "/bin/bash" : "/bin/sh";
   const args = ["-ISu", `${config.helperDir}/terminal.py`, String(columns), String(rows), config.userCgroup ?? "", shell];
   const child = spawn(config.python, args, {
-    cwd: isThere(config.workdir) ? config.workdir : "/",
+    cwd: defaultWorkdir(config),
     env: environment.forProcess({}),
     stdio: ["pipe", "pipe", "inherit"],
   });

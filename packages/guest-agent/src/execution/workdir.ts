@@ -1,0 +1,45 @@
+/**
+ * Where a program runs: in the directory that is asked for, which must be one; without a wish, in
+ * the default one if it is there.
+ */
+import { statSync } from "node:fs";
+import { resolve } from "node:path";
+import type { Config } from "../config.ts";
+import { AgentError } from "../errors.ts";
+import { type Body, optionalString, withoutNul } from "../fields.ts";
+
+export interface Workdir {
+  workdir: string;
+  /** False: nobody named it. The SDKs name the default one with every call, which says nothing. */
+  isWorkdirAsked: boolean;
+}
+
+/** Relative to the default one. Throws 400, naming the field, when it is no directory. */
+export function workdirField(config: Config, body: Body): Workdir {
+  const name =
+    body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
+  const asked = optionalString(body, name);
+  const workdir = resolve(config.workdir, withoutNul(asked ?? "", name));
+  if (workdir === config.workdir) return { workdir: defaultWorkdir(config), isWorkdirAsked: false };
+  if (!isDirectory(workdir))
+    throw new AgentError(
+      400,
+      "DIRECTORY_NOT_FOUND",
+      `"${name}": there is no directory ${workdir}`,
+      { path: workdir },
+    );
+  return { workdir, isWorkdirAsked: true };
+}
+
+/** Users may remove the default one, or put something else in its place: then the root. */
+export const defaultWorkdir = ({ workdir }: Config): string =>
+  isDirectory(workdir) ? workdir : "/";
+
+/** A link to one is one. */
+function isDirectory(path: string): boolean {
+  try {
+    return statSync(path).isDirectory();
+  } catch {
+    return false;
+  }
+}
