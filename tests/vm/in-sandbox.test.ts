@@ -74,6 +74,32 @@ describe("rich output", () => {
   });
 });
 
+describe("variables given at create", () => {
+  const LOOK = "import os, sys, time; print(time.strftime('%H', time.localtime(0)), '/workspace/lib' in sys.path, hash('text'))";
+  const create = (envVars: Record<string, string>) =>
+    Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url, envVars });
+
+  test("are the same for the kernel, which was running before, and for programs; also after stop and start", async () => {
+    const mine = await create({ TZ: "Asia/Tokyo", PYTHONPATH: "/workspace/lib" });
+    const look = LOOK.replace("hash('text')", "os.environ['TZ']");
+    for (let start = 0; start < 2; start += 1) {
+      expect(await python(look, mine)).toBe("09 True Asia/Tokyo");
+      expect(await shell(`python3 -c "${look}"`, mine)).toBe("09 True Asia/Tokyo");
+      await operation(mine, "stop");
+      await operation(mine, "start");
+    }
+    await mine.kill();
+  });
+
+  test("what only a new interpreter looks at is looked at, and no state is told to be lost", async () => {
+    const mine = await create({ PYTHONHASHSEED: "7" });
+    const first = await mine.runCode(LOOK, { timeout: 200 });
+    expect(first).toMatchObject({ success: true, stderr: "" });
+    expect(first.stdout.trim()).toBe(await shell(`python3 -c "${LOOK}"`, mine));
+    await mine.kill();
+  });
+});
+
 describe("streams", () => {
   test("10,000 lines of Python arrive whole and in order through the SDK", async () => {
     let text = "";
@@ -183,7 +209,7 @@ describe("what users run may fail, the sandbox may not", () => {
 });
 
 test("S43, S55: what runs over a pause goes on, and the time asleep does not count", async () => {
-  const code = "import time, os\nfor i in range(60):\n  time.sleep(0.1)\nopen('/workspace/ran', 'a').write('once ')";
+  const code = "import time, os\nfor i in range(6):\n  time.sleep(1)\nopen('/workspace/ran', 'a').write('once ')";
   const key = { "idempotency-key": "over-a-pause" };
   const view = await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`);
   const { body: token } = await fleet.call("POST", `/v1/sandboxes/${sandbox.sandboxId}/token/refresh`);

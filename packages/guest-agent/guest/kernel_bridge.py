@@ -56,6 +56,8 @@ CHUNK = 64 * 1024
 MAX_DISPLAY_BYTES = 8 * 1024 * 1024
 LAST_WORDS_BYTES = 4096
 LOOK_EVERY_MS = 100
+# Output that comes in drops is taken together: each look wakes three processes on one processor.
+GATHER_S = 0.01
 
 
 def send(**message):
@@ -122,6 +124,7 @@ class Bridge:
         self.kernel, self.cell = None, None
         self.is_new = False
         self.started_at = 0.0
+        self.read_again_at = 0.0
         # What a kernel says before it is ready, to tell why it did not become so.
         self.last_words = ""
 
@@ -151,18 +154,25 @@ class Bridge:
 
     def wait(self):
         poller = zmq.Poller()
-        for descriptor in [self.wake_end, *(output.read_end for output in self.outputs)]:
-            poller.register(descriptor, zmq.POLLIN)
+        poller.register(self.wake_end, zmq.POLLIN)
         if self.kernel is not None:
             poller.register(self.kernel.events, zmq.POLLIN)
             poller.register(self.kernel.ended, zmq.POLLIN)
             if self.kernel.is_ready:
                 poller.register(self.kernel.replies, zmq.POLLIN)
-        return dict(poller.poll(None if self.cell is None else LOOK_EVERY_MS))
+        gathering_s = self.read_again_at - time.monotonic()
+        if gathering_s > 0:
+            return dict(poller.poll(gathering_s * 1000))
+        for output in self.outputs:
+            poller.register(output.read_end, zmq.POLLIN)
+        must_look = self.cell is not None and (self.cell.interrupt or self.cell.message_id is None)
+        return dict(poller.poll(LOOK_EVERY_MS if must_look else None))
 
     def handle(self, source):
         output = next((output for output in self.outputs if output.read_end == source), None)
         if output is not None:
+            if output.waiting_bytes() < CHUNK:
+                self.read_again_at = time.monotonic() + GATHER_S
             self.pass_text(output, output.read())
         elif source == self.wake_end:
             self.take_request()
