@@ -50,6 +50,15 @@ export const MUTATIONS: Mutation[] = [
     guards: ["apps/node-agent/test/files.test.ts"],
   },
   {
+    name: "a user's file is not synced before it is renamed",
+    rule: "what a file call has answered for is on the sandbox's disk",
+    file: "packages/guest-agent/src/files/write-file.ts",
+    find: "    await handle.chmod(mode);\n    await handle.sync();\n",
+    replace: "    await handle.chmod(mode);\n",
+    project: "unit",
+    guards: ["packages/guest-agent/test/files-durable.test.ts"],
+  },
+  {
     name: "a command is acknowledged before it is journalled",
     rule: "a command is known, and acknowledged, once it is journalled",
     file: "apps/node-agent/src/lifecycle/accept.ts",

@@ -120,6 +120,14 @@ describe("S52: what is wrong with a request is named by field", () => {
     ],
     ["what may be null, and is of another type", { placement: 1, auto_pause: "x" }, ["placement", "auto_pause"]],
     ["a name that is not allowed", { env_vars: { "1A": "x" } }, ["env_vars.1A"]],
+    [
+      "variables that are too much together",
+      { env_vars: { A: "x".repeat(100_000), B: "x".repeat(100_000), C: "x".repeat(100_000) } },
+      ["env_vars"],
+    ],
+    ["one that no program could be given", { env_vars: { A: "x", B: "x".repeat(131_070) } }, ["env_vars.B"]],
+    ["bytes count, not characters", { env_vars: { B: "é".repeat(70_000) } }, ["env_vars.B"]],
+    ["a NUL in a variable", { env_vars: { B: "a\0b" } }, ["env_vars.B"]],
     ["several", { timeout_seconds: 0, region: "" }, ["timeout_seconds", "region"]],
     ["text that cannot be stored", { metadata: { note: "a\0b" } }, ["metadata.note"]],
     ["half a surrogate pair", { metadata: { note: "\ud800" } }, ["metadata.note"]],
@@ -128,6 +136,18 @@ describe("S52: what is wrong with a request is named by field", () => {
     const seen = await fieldsOf(body);
     expect(seen.fields.toSorted()).toEqual(fields.toSorted());
     expect(seen.code).toBe("INVALID_REQUEST");
+  });
+
+  test("variables: what they may be is said, and 300 KiB of them are as clear as 30", async () => {
+    const say = async (bytes: number) => {
+      const names = Array.from({ length: bytes / 1024 }, (_, at) => [`N${at}`, "x".repeat(1024)]);
+      const body = JSON.stringify({ template_name: "code-interpreter", env_vars: Object.fromEntries(names) });
+      const answer = await send({ url: "/v1/sandboxes", method: "POST", body });
+      return [answer.status, answer.body["code"], answer.body["message"]];
+    };
+    expect(await say(300 * 1024)).toEqual([400, "INVALID_REQUEST", "env_vars must be at most 262144 bytes as JSON text, and is 310091"]);
+    // All is well with it; here is no database.
+    expect(await say(200 * 1024)).toEqual([503, "SERVICE_UNAVAILABLE", expect.any(String)]);
   });
 
   test("a parameter that is missing has a code of its own", async () => {

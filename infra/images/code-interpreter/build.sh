@@ -37,15 +37,18 @@ build_rootfs() { # into $1
   mmdebstrap --quiet --mode=root --variant=apt --include="$includes" \
     --aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
     --dpkgopt='force-unsafe-io' --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-include=/usr/share/locale/locale.alias' \
+    --dpkgopt='path-exclude=/usr/lib/python3*/EXTERNALLY-MANAGED' --dpkgopt='path-exclude=/usr/share/info/*' --dpkgopt='path-exclude=/usr/share/lintian/*' \
     --setup-hook="$mirror_lists" \
     --customize-hook='cd "$1/tmp" && chroot "$1" sh -c "cd /tmp && apt-get -qq download busybox-static $(chroot "$1" apt-cache depends linux-image-cloud-amd64 | sed -n "s/.*Depends: \(linux-image-[0-9].*\)/\1/p" | head -1)"' \
     --customize-hook="mkdir -p '$work/debs' && mv \"\$1\"/tmp/*.deb '$work/debs/'" \
     "$suite" "$tree" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
-  rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log "$tree"/usr/share/python3-wheels
+  rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log
   mkdir -p "$tree/workspace" "$tree/var/lib/torpor"
   : > "$tree/etc/machine-id"
   : > "$tree/etc/resolv.conf"
+  complete_tree "$tree"
+  install_npm "$tree"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
   # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
@@ -63,6 +66,34 @@ build_rootfs() { # into $1
   collect_modules "$1/initrd-parts/modules"
 }
 
+# What programs look for on any machine, and Debian leaves to its installer.
+complete_tree() { # tree
+  ln -s ../proc/self/mounts "$1/etc/mtab"
+  # Installers link pages there, and fail without, although pages themselves are left out.
+  mkdir -p "$1"/usr/share/man/man{1..8}
+  # PAM gives what sudo and su start limits of its own: those that everything has (supervise).
+  printf '%s - nofile 65536\n%s - nproc unlimited\n' '*' '*' root root \
+    > "$1/etc/security/limits.d/sandbox.conf"
+  # Who installs is root, in a machine of their own, and it may reach no index to ask for versions.
+  printf '[global]\nroot-user-action = ignore\ndisable-pip-version-check = true\n' > "$1/etc/pip.conf"
+  echo 'en_US.UTF-8 UTF-8' > "$1/etc/locale.gen"
+  chroot "$1" locale-gen > "$work/locale-gen.log" 2>&1 || { tail -20 "$work/locale-gen.log" >&2; exit 1; }
+}
+
+# npm's own archive, which holds all that it needs: Debian's package of it brings hundreds.
+npm=$repository/packages/guest-agent/node_modules/npm
+install_npm() { # tree
+  local target=$1/usr/lib/node_modules/npm program
+  mkdir -p "$target" "$1/usr/local/lib/node_modules"
+  cp -r "$npm/." "$target"
+  rm -rf "$target/docs" "$target/man"
+  printf 'prefix=/usr/local\nupdate-notifier=false\nfund=false\n' > "$target/npmrc"
+  for program in npm npx; do
+    chmod 755 "$target/bin/$program-cli.js"
+    ln -s "../lib/node_modules/npm/bin/$program-cli.js" "$1/usr/bin/$program"
+  done
+}
+
 collect_modules() { # into $1, with the order to load them in
   local version module
   version=$(ls "$work/extracted/lib/modules")
@@ -74,7 +105,7 @@ collect_modules() { # into $1, with the order to load them in
   while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"
 }
 
-rootfs_key=$(cat "$here/packages.txt" "$here/build.sh" "$here/../../debian.sh" | digest)
+rootfs_key=$(cat "$here/packages.txt" "$here/build.sh" "$here/../../debian.sh" "$npm/package.json" | digest)
 rootfs=$cache/rootfs-$rootfs_key
 if [ ! -d "$rootfs" ]; then
   mkdir "$work/rootfs"

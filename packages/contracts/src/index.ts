@@ -1,4 +1,5 @@
 export * from "./ids.ts";
+export * from "./env-vars.ts";
 export * from "./subjects.ts";
 export * from "./streams.ts";
 export * from "./messages.ts";

@@ -1,22 +1,41 @@
-"""Watches directories, with everything below them, for the guest agent: inotify, which Node.js has no recursive form of.
+"""Watches directories, with everything below them, for the guest agent: inotify, which Node.js has
+no recursive form of.
 
-Standard input: one path per line; its end ends the watcher. Standard output: one JSON object per line:
-{"event": "created"|"modified"|"deleted"|"renamed", "path", "old_path"?, "is_dir"} | {"event": "watching", "path"} | {"event": "error", "code", "path", "message"}
+Standard input: one {"path": base64 of its bytes, "shown"} per line; its end ends the watcher.
+Standard output: one JSON object per line:
+  {"event": "created"|"modified"|"deleted"|"renamed", "path", "old_path"?, "is_dir"}
+  {"event": "watching", "path"}
+  {"event": "error", "code", "path", "message"}
+
+W1  Every event of the kernel is told once. It joins equal ones that nobody has read yet; nothing
+    else is left out.
+W2  A new directory is watched before it is looked into. What lies in it is told of by looking; an
+    event for the same that came meanwhile is then no news.
+W3  A file is watched by way of its directory: it may be removed and made again, or another take its
+    place.
 """
+import array
+import base64
+import bisect
 import ctypes
+import errno
 import json
 import os
+import re
 import select
 import struct
 import sys
 
 libc = ctypes.CDLL(None, use_errno=True)
-MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE, DELETE_SELF, MOVE_SELF = 0x2, 0x40, 0x80, 0x100, 0x200, 0x400, 0x800
-OVERFLOW, IGNORED, ONLYDIR, DONT_FOLLOW, IS_DIR = 0x4000, 0x8000, 0x1000000, 0x2000000, 0x40000000
-MASK = MODIFY | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF
-MAX_DIRECTORIES = 8192
+MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE = 0x2, 0x40, 0x80, 0x100, 0x200
+DELETE_SELF, MOVE_SELF = 0x400, 0x800
+UNMOUNT, OVERFLOW, IGNORED, ONLYDIR, IS_DIR = 0x2000, 0x4000, 0x8000, 0x1000000, 0x40000000
+MASK = MODIFY | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF | ONLYDIR
+MAX_DIRECTORIES = 65536
 # A move comes as two events; the second is waited for this long.
 PAIR_LIMIT_S = 0.05
+# A directory that is renamed or removed while it is looked into: its events tell of that.
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def send(**message):
@@ -24,126 +43,336 @@ def send(**message):
     sys.stdout.flush()
 
 
+# How a name is shown: src/files/names.ts has the rules.
+BYTE_CHARACTERS, BYTES = re.compile("[\uf080-\uf0ff]"), re.compile("[\udc80-\udcff]")
+
+
+def shown_name(directory, name):
+    text = name.decode("utf-8", "surrogateescape")
+    if BYTES.search(text):
+        return spelled(text)
+    if not BYTE_CHARACTERS.search(text):
+        return text
+    return spelled(text) if os.path.lexists(os.path.join(directory, meant(text))) else text
+
+
+def meant(text):
+    def of(character):
+        is_byte = BYTE_CHARACTERS.match(character)
+        return bytes([ord(character) - 0xF000]) if is_byte else character.encode()
+
+    return b"".join(of(character) for character in text)
+
+
+def spelled(text):
+    def own_bytes(match):
+        return "".join(chr(0xF000 + byte) for byte in match[0].encode())
+
+    text = BYTE_CHARACTERS.sub(own_bytes, text)
+    return BYTES.sub(lambda match: chr(ord(match[0]) - 0xDC00 + 0xF000), text)
+
+
+class Names:
+    """The names that a directory has, as eight bytes each: there may be a million."""
+
+    def __init__(self, names=()):
+        self.hashes = array.array("q", sorted(map(hash, names)))
+
+    def __contains__(self, name):
+        at = bisect.bisect_left(self.hashes, hash(name))
+        return at < len(self.hashes) and self.hashes[at] == hash(name)
+
+    def add(self, name):
+        if name not in self:
+            bisect.insort(self.hashes, hash(name))
+
+    def discard(self, name):
+        if name in self:
+            del self.hashes[bisect.bisect_left(self.hashes, hash(name))]
+
+
+class Watch:
+    """A watched directory."""
+
+    def __init__(self, path, shown):
+        self.path, self.shown = path, shown
+        self.is_root = False
+        # All that is in it and below it; or only these files.
+        self.is_tree = False
+        self.files = set()
+        # What is there, as far as events are read: another may take the place of it.
+        self.names = Names()
+        # Names that looking into it has told of, until every event from before that is read.
+        self.found = set()
+
+    def child(self, name):
+        shown = shown_name(self.path, name)
+        return os.path.join(self.path, name), os.path.join(self.shown, shown)
+
+
+class Level:
+    """A directory that is being looked into."""
+
+    def __init__(self, descriptor):
+        self.descriptor, self.watch, self.todo = descriptor, None, []
+
+
+def failure():
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code))
+
+
 class Watcher:
     def __init__(self):
+        # What is asked for: (path, shown, whether it is a directory).
+        self.roots = []
+        self.start()
+
+    def start(self):
         self.descriptor = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.paths = {}
-        self.roots = set()
+        if self.descriptor < 0:
+            raise failure()
+        self.watches = {}
+        # Those with `found`.
+        self.looked = []
+        # The first half of a move: (cookie, path, shown, whether it is a directory).
         self.moved = None
-        self.last = None
+        self.has_told_limit = False
 
-    def watch_root(self, path):
-        if os.path.isdir(path):
-            error = self.add_tree(path, tells=False)
+    def watch_root(self, path, shown):
+        try:
+            self.add_root(path, shown, os.path.isdir(path))
+        except OSError as error:
+            send(event="error", code="WATCH_FAILED", path=shown, message=self.reason(error))
         else:
-            error = self.add(path)
-        if error:
-            send(event="error", code="WATCH_FAILED", path=path, message=error)
+            send(event="watching", path=shown)
+
+    def add_root(self, path, shown, is_dir):
+        if is_dir:
+            self.add_tree(path, shown, tells=False).is_root = True
         else:
-            self.roots.add(path)
-            send(event="watching", path=path)
+            directory = os.path.dirname(path)
+            watch, _ = self.add(directory, directory, os.path.dirname(shown))
+            watch.files.add(os.path.basename(path))
+            if os.path.lexists(path):
+                watch.names.add(os.path.basename(path))
+        if (path, shown, is_dir) not in self.roots:
+            self.roots.append((path, shown, is_dir))
 
-    def add(self, path):
-        if len(self.paths) >= MAX_DIRECTORIES:
-            return f"more than {MAX_DIRECTORIES} directories"
-        watch = libc.inotify_add_watch(self.descriptor, os.fsencode(path), MASK | DONT_FOLLOW)
-        if watch < 0:
-            return os.strerror(ctypes.get_errno())
-        self.paths[watch] = path
-        return None
+    def reason(self, error):
+        if error.errno == errno.ENOSPC:
+            return f"only {len(self.watches)} directories can be watched"
+        return error.strerror
 
-    def add_tree(self, path, tells):
-        """What appears in a new directory before it is watched is told of by looking."""
-        for directory, subdirectories, files in os.walk(path):
-            error = self.add(directory)
-            if error:
-                return error
-            for name in subdirectories + files if tells else ():
-                self.tell("created", os.path.join(directory, name), name in subdirectories)
-        return None
+    def add(self, at, path, shown):
+        """The watch of the directory that is at `at`, and whether it is new."""
+        number = libc.inotify_add_watch(self.descriptor, at, MASK)
+        if number < 0:
+            raise failure()
+        watch = self.watches.get(number)
+        if watch is not None:
+            watch.path, watch.shown = path, shown
+            return watch, False
+        if len(self.watches) >= MAX_DIRECTORIES:
+            libc.inotify_rm_watch(self.descriptor, number)
+            raise OSError(errno.ENOSPC, "")
+        self.watches[number] = Watch(path, shown)
+        return self.watches[number], True
+
+    def add_tree(self, path, shown, tells, again=True):
+        """By open directories: their paths may change meanwhile, and may be longer than a path can
+        be. A known one is looked into only `again`."""
+        top = self.enter(path, None, path, shown, tells, again)
+        levels = [top]
+        try:
+            while levels:
+                level = levels[-1]
+                if not level.todo:
+                    os.close(levels.pop().descriptor)
+                    continue
+                name = level.todo.pop()
+                try:
+                    path, shown = level.watch.child(name)
+                    levels.append(self.enter(name, level.descriptor, path, shown, tells, True))
+                except OSError as error:
+                    if error.errno not in GONE:
+                        raise
+        finally:
+            for level in levels:
+                os.close(level.descriptor)
+        return top.watch
+
+    def enter(self, name, above, path, shown, tells, again):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        level = Level(os.open(name, flags, dir_fd=above))
+        try:
+            level.watch, is_new = self.add(b"/proc/self/fd/%d" % level.descriptor, path, shown)
+            level.watch.is_tree = True
+            if is_new or again:
+                self.look(level, tells)
+        except OSError:
+            os.close(level.descriptor)
+            raise
+        return level
+
+    def look(self, level, tells):
+        with os.scandir(level.descriptor) as entries:
+            found = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in entries]
+        level.watch.names = Names(name for name, _ in found)
+        level.todo = [name for name, is_dir in found if is_dir]
+        for name, is_dir in found if tells else ():
+            level.watch.found.add(name)
+            send(event="created", path=level.watch.child(name)[1], is_dir=is_dir)
+        if level.watch.found:
+            self.looked.append(level.watch)
+
+    def add_new(self, path, shown, again):
+        """A directory that has appeared in a watched one."""
+        try:
+            self.add_tree(path, shown, tells=True, again=again)
+        except OSError as error:
+            # Of more than can be watched once, until there is room again.
+            if error.errno in GONE or self.has_told_limit:
+                return
+            self.has_told_limit = True
+            send(event="error", code="WATCH_FAILED", path=shown, message=self.reason(error))
 
     def forget_tree(self, path):
-        for watch, watched in list(self.paths.items()):
-            if watched == path or watched.startswith(path + "/"):
-                libc.inotify_rm_watch(self.descriptor, watch)
-                del self.paths[watch]
+        for number, watch in list(self.watches.items()):
+            if watch.path == path or watch.path.startswith(path + b"/"):
+                libc.inotify_rm_watch(self.descriptor, number)
+                del self.watches[number]
 
-    def move_tree(self, old, new):
-        for watch, watched in self.paths.items():
-            if watched == old or watched.startswith(old + "/"):
-                self.paths[watch] = new + watched[len(old) :]
-
-    def tell(self, event, path, is_dir, **more):
-        """The same once more, with nothing between, says nothing new."""
-        if event in ("modified", "created") and self.last == (event, path):
-            return
-        self.last = (event, path)
-        send(event=event, path=path, is_dir=is_dir, **more)
+    def move_tree(self, old, shown_old, new, shown_new):
+        for watch in self.watches.values():
+            if watch.path == old or watch.path.startswith(old + b"/"):
+                watch.path = new + watch.path[len(old) :]
+                watch.shown = shown_new + watch.shown[len(shown_old) :]
 
     def read(self):
         data = os.read(self.descriptor, 65536)
         at = 0
         while at < len(data):
-            watch, mask, cookie, size = struct.unpack_from("iIII", data, at)
-            name = os.fsdecode(data[at + 16 : at + 16 + size].rstrip(b"\0"))
+            number, mask, cookie, size = struct.unpack_from("iIII", data, at)
+            name = data[at + 16 : at + 16 + size].rstrip(b"\0")
             at += 16 + size
-            self.handle(watch, mask, cookie, name)
+            if mask & OVERFLOW:
+                self.start_again()
+                return
+            self.handle(number, mask, cookie, name)
+        if not select.select([self.descriptor], [], [], 0)[0]:
+            for watch in self.looked:
+                watch.found.clear()
+            self.looked = []
 
-    def handle(self, watch, mask, cookie, name):
-        if mask & OVERFLOW:
-            send(event="error", code="EVENTS_LOST", path="", message="more changes than could be read; look at the directory itself")
+    def handle(self, number, mask, cookie, name):
+        watch = self.watches.get(number)
+        is_told = watch is not None and (watch.is_tree or name in watch.files)
+        if self.moved is not None:
+            is_second_half = is_told and mask & MOVED_TO and self.moved[0] == cookie
+            if not is_second_half:
+                self.moved_out()
+        if watch is None:
             return
-        directory = self.paths.get(watch)
-        if directory is None:
-            return
-        path, is_dir = (os.path.join(directory, name) if name else directory), bool(mask & IS_DIR)
-        if self.moved is not None and not (mask & MOVED_TO and self.moved[0] == cookie):
-            self.moved_out()
-        if mask & (DELETE_SELF | MOVE_SELF | IGNORED):
-            self.gone(watch, mask, path)
-        elif mask & MOVED_FROM:
-            self.moved = (cookie, path, is_dir)
-        elif mask & MOVED_TO:
-            self.moved_in(path, is_dir)
-        elif mask & CREATE:
-            self.tell("created", path, is_dir)
-            if is_dir and not os.path.islink(path):
-                self.add_tree(path, tells=True)
-        elif mask & DELETE:
-            self.tell("deleted", path, is_dir)
-        elif mask & MODIFY:
-            self.tell("modified", path, is_dir)
-
-    def gone(self, watch, mask, path):
         if mask & IGNORED:
-            self.paths.pop(watch, None)
-        elif path in self.roots:
-            self.roots.discard(path)
-            self.tell("deleted", path, True)
-            send(event="error", code="WATCH_ENDED", path=path, message="what was watched is gone")
+            del self.watches[number]
+            self.has_told_limit = False
+        elif mask & (DELETE_SELF | MOVE_SELF | UNMOUNT):
+            self.gone(watch)
+        elif is_told:
+            self.changed(watch, mask, cookie, name)
 
-    def moved_in(self, path, is_dir):
-        if self.moved is None:
-            self.tell("created", path, is_dir)
-            if is_dir:
-                self.add_tree(path, tells=True)
-            return
-        old = self.moved[1]
+    def changed(self, watch, mask, cookie, name):
+        path, shown = watch.child(name)
+        is_dir = bool(mask & IS_DIR)
+        was_found = name in watch.found
+        watch.found.discard(name)
+        if mask & MODIFY:
+            send(event="modified", path=shown, is_dir=is_dir)
+        elif mask & CREATE and not was_found:
+            self.appeared("created", watch, path, shown, is_dir)
+        elif mask & DELETE:
+            send(event="deleted", path=shown, is_dir=is_dir)
+        elif mask & MOVED_FROM:
+            self.moved = (cookie, path, shown, is_dir)
+        elif mask & MOVED_TO and self.moved is None:
+            event = "modified" if name in watch.names else "created"
+            self.appeared(event, watch, path, shown, is_dir)
+        elif mask & MOVED_TO:
+            self.renamed(watch, path, shown, is_dir)
+        if mask & (DELETE | MOVED_FROM):
+            watch.names.discard(name)
+        else:
+            watch.names.add(name)
+
+    def appeared(self, event, watch, path, shown, is_dir):
+        send(event=event, path=shown, is_dir=is_dir)
+        if is_dir and watch.is_tree:
+            self.add_new(path, shown, again=event == "created")
+
+    def renamed(self, watch, path, shown, is_dir):
+        _, old, shown_old, _ = self.moved
         self.moved = None
-        self.move_tree(old, path)
-        self.tell("renamed", path, is_dir, old_path=old)
+        if is_dir:
+            self.move_tree(old, shown_old, path, shown)
+        send(event="renamed", path=shown, is_dir=is_dir, old_path=shown_old)
+        if is_dir and watch.is_tree:
+            # It may have been renamed before it could be looked into.
+            self.add_new(path, shown, again=False)
 
     def moved_out(self):
-        _, path, is_dir = self.moved
+        _, path, shown, is_dir = self.moved
         self.moved = None
-        self.forget_tree(path)
-        self.tell("deleted", path, is_dir)
+        if is_dir:
+            self.forget_tree(path)
+        send(event="deleted", path=shown, is_dir=is_dir)
+
+    def start_again(self):
+        """What appeared, moved or went meanwhile is not known. The client is told when new changes
+        are seen again."""
+        os.close(self.descriptor)
+        self.start()
+        for path, shown, is_dir in list(self.roots):
+            try:
+                self.add_root(path, shown, is_dir)
+            except OSError:
+                self.ended(shown)
+        message = "more changes than could be read; look at the directory itself"
+        send(event="error", code="EVENTS_LOST", path="", message=message)
+
+    def gone(self, watch):
+        """Of one in a watched directory that one's events tell."""
+        if not (watch.is_root or watch.files):
+            return
+        above = os.path.dirname(watch.path)
+        if any(other.is_tree and other.path == above for other in self.watches.values()):
+            return
+        if watch.is_root:
+            send(event="deleted", path=watch.shown, is_dir=True)
+            self.ended(watch.shown)
+        for name in watch.files:
+            shown = watch.child(name)[1]
+            if name in watch.names and not watch.is_tree:
+                send(event="deleted", path=shown, is_dir=False)
+            self.ended(shown)
+        self.forget_tree(watch.path)
+
+    def ended(self, shown):
+        self.roots = [root for root in self.roots if root[1] != shown]
+        send(event="error", code="WATCH_ENDED", path=shown, message="what was watched is gone")
 
 
 def main():
-    watcher, buffer = Watcher(), b""
+    try:
+        watcher = Watcher()
+    except OSError as error:
+        message = f"no more watchers can be started: {error.strerror}"
+        send(event="error", code="WATCH_FAILED", path="", message=message)
+        return
+    buffer = b""
     while True:
-        readable, _, _ = select.select([0, watcher.descriptor], [], [], None if watcher.moved is None else PAIR_LIMIT_S)
+        limit = None if watcher.moved is None else PAIR_LIMIT_S
+        readable, _, _ = select.select([0, watcher.descriptor], [], [], limit)
         if watcher.descriptor in readable:
             watcher.read()
         elif watcher.moved is not None:
@@ -154,7 +383,8 @@ def main():
                 return
             *lines, buffer = (buffer + data).split(b"\n")
             for line in lines:
-                watcher.watch_root(os.fsdecode(line))
+                message = json.loads(line)
+                watcher.watch_root(base64.b64decode(message["path"]), message["shown"])
 
 
 main()

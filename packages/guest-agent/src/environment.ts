@@ -1,11 +1,11 @@
 /** The sandbox's global environment variables: kept in a root-only file over stop and start, given to every execution. A request's own win over them. */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { AgentError } from "./errors.ts";
+import { AgentError, invalidRequest } from "./errors.ts";
+import { envProblemIn } from "./fields.ts";
 
 const SECRET_NAME = /KEY|SECRET|PASSWORD|TOKEN/i;
 const MASK = "***MASKED***";
-const MAX_BYTES = 256 * 1024;
 
 type Variables = Record<string, string>;
 
@@ -27,15 +27,14 @@ export class Environment {
     return { ...this.variables };
   }
 
-  /** Throws 400 when the variables are too large together, or cannot be kept: nothing has changed then. */
+  /** Throws 400 when no program could be started with them, or they cannot be kept. */
   replace(variables: Variables): void {
     // A client that reads, edits and writes back sends masks for what it was not shown: they stand for the values (env.delete of the SDKs).
     const kept = Object.entries(variables).map(([name, value]) => [name, value === MASK ? (this.variables[name] ?? value) : value]);
     const next = Object.fromEntries(kept) as Variables;
-    const text = JSON.stringify(next);
-    if (text.length > MAX_BYTES)
-      throw new AgentError(400, "INVALID_REQUEST", `"env_vars" is larger than ${MAX_BYTES} bytes; a program could not be started with it`);
-    this.write(text);
+    const problem = envProblemIn(next, "env_vars");
+    if (problem !== undefined) throw invalidRequest(problem);
+    this.write(JSON.stringify(next));
     this.variables = next;
   }
 
@@ -63,6 +62,10 @@ export class Environment {
       LANG: "C.UTF-8",
       TERM: "xterm-256color",
       USER: "root",
+      LOGNAME: "root",
+      SHELL: "/bin/bash",
+      // Where npm installs for the whole machine; Node.js itself does not look there.
+      NODE_PATH: "/usr/local/lib/node_modules",
       ...this.variables,
       ...request,
     };
@@ -83,12 +86,17 @@ export class Environment {
   }
 }
 
-/** User code is root and may have written there: what is no map of strings counts as empty. */
+/** User code is root and may have written there: what no program could be started with is left out. */
 function readVariables(file: string): Variables {
   try {
     const entries = Object.entries(JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>);
-    return Object.fromEntries(entries.filter((entry): entry is [string, string] => typeof entry[1] === "string"));
+    const usable = Object.fromEntries(entries.filter((entry): entry is [string, string] => isUsable(entry)));
+    return envProblemIn(usable, "env_vars") === undefined ? usable : {};
   } catch {
     return {};
   }
+}
+
+function isUsable([name, value]: [string, unknown]): boolean {
+  return typeof value === "string" && envProblemIn({ [name]: value }, "env_vars") === undefined;
 }

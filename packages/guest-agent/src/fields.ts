@@ -1,8 +1,13 @@
 /** Readers of single fields of a JSON body. Each throws a 400 that names the field. */
+import { findEnvProblem, MAX_PROGRAM_STRING_BYTES } from "@torpor/contracts/env-vars";
 import { AgentError, invalidRequest, missingParameter } from "./errors.ts";
 
 export type Body = Record<string, unknown>;
 
+/** All arguments of a program. With two maps of variables they fit into the 2 MiB of Linux. */
+const MAX_ARGUMENTS_BYTES = 1024 ** 2;
+/** What Linux counts for each: its pointer, and the zero byte at its end. */
+const ARGUMENT_OVERHEAD_BYTES = 9;
 /** A timer counts milliseconds in 31 bits; this is 23 days. */
 const MAX_TIME_LIMIT_S = 2_000_000;
 
@@ -17,9 +22,18 @@ export function optionalString(body: Body, name: string): string | undefined {
   return body[name] === undefined || body[name] === null ? undefined : stringField(body, name);
 }
 
-/** A string that becomes part of a system call, where a NUL would end it. */
+/** A string that a program is started with. Linux takes no longer one, and a NUL would end it. */
 export function systemString(body: Body, name: string): string {
-  return withoutNul(stringField(body, name), name);
+  return programString(stringField(body, name), name);
+}
+
+function programString(value: string, name: string): string {
+  const bytes = Buffer.byteLength(value);
+  if (bytes > MAX_PROGRAM_STRING_BYTES)
+    throw invalidRequest(
+      `"${name}" must be at most ${MAX_PROGRAM_STRING_BYTES} bytes, which is all that Linux gives a program, and is ${bytes}`,
+    );
+  return withoutNul(value, name);
 }
 
 export function withoutNul(value: string, name: string): string {
@@ -60,12 +74,16 @@ export function integerField(body: Body, name: string, range: { from: number; to
 /** Names and values of environment variables. */
 export function variablesField(body: Body, name: string): Record<string, string> {
   const value = stringMap(body, name);
-  for (const [key, entry] of Object.entries(value)) {
-    if (!/^[A-Za-z_][A-Za-z0-9_]*$/.test(key))
-      throw invalidRequest(`"${name}" holds ${JSON.stringify(key)}, which is no name of an environment variable`);
-    withoutNul(entry, `${name}.${key}`);
-  }
+  const problem = envProblemIn(value, name);
+  if (problem !== undefined) throw invalidRequest(problem);
   return value;
+}
+
+/** What a 400 says of variables that no program could be started with. */
+export function envProblemIn(variables: Record<string, string>, name: string): string | undefined {
+  const problem = findEnvProblem(variables);
+  if (problem === undefined) return undefined;
+  return `${JSON.stringify(problem.name === undefined ? name : `${name}.${problem.name}`)} ${problem.message}`;
 }
 
 export function stringMap(body: Body, name: string): Record<string, string> {
@@ -81,7 +99,9 @@ export function optionalStrings(body: Body, name: string): string[] | undefined 
   if (value === undefined) return undefined;
   if (!Array.isArray(value) || !value.every((entry) => typeof entry === "string"))
     throw invalidRequest(`"${name}" must be an array of strings`);
-  return value.map((entry: string, at) => withoutNul(entry, `${name}[${at}]`));
+  const bytes = value.reduce((sum, entry) => sum + Buffer.byteLength(entry) + ARGUMENT_OVERHEAD_BYTES, 0);
+  if (bytes > MAX_ARGUMENTS_BYTES) throw invalidRequest(`"${name}" must be at most ${MAX_ARGUMENTS_BYTES} bytes together, and is ${bytes}`);
+  return value.map((entry: string, at) => programString(entry, `${name}[${at}]`));
 }
 
 /** An escape that may be half a character, which no file, program or other reader takes. */

@@ -7,13 +7,13 @@
 import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { CreateSandboxBody, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
+import { CreateSandboxBody, findEnvProblem, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
 import { acceptCreate, type AcceptedOperation, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, keyReused, operationInProgress, stopping } from "../errors.ts";
+import { ApiError, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
 import { assertReached, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
@@ -88,8 +88,16 @@ export function storedFields(body: CreateSandboxBody): CreateSandboxBody & { tem
   const placement = placementIn(body);
   const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, placement, ...policies };
   checkMetadata(metadata ?? {}, (value) => typeof value === "string");
+  checkVariables(env_vars ?? {});
   const defined = Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined));
   return { ...defined, ...(template_id === undefined ? {} : { template_id: String(template_id) }) };
+}
+
+function checkVariables(variables: Record<string, string>): void {
+  const problem = findEnvProblem(variables);
+  if (problem === undefined) return;
+  const field = problem.name === undefined ? "env_vars" : `env_vars.${problem.name}`;
+  throw invalidRequest([{ field, message: problem.message }]);
 }
 
 async function accept(

@@ -1,5 +1,6 @@
 /** The sandbox resource of the public API (hopx-contract.md 1.3, 1.4). Field names and types are the wire contract's, not ours. */
 import { type Static, Type } from "typebox";
+import { ENV_NAME_PATTERN, MAX_ENV_BYTES, MAX_PROGRAM_STRING_BYTES } from "../env-vars.ts";
 import { SandboxId } from "../ids.ts";
 
 const Timestamp = Type.String({ description: "RFC 3339, UTC, `Z`, 3 fraction digits" });
@@ -16,9 +17,10 @@ export const TimeoutSeconds = Type.Integer({
   description: "Lifetime in seconds from now; the sandbox is deleted when it ends",
 });
 
-export const EnvVars = Type.Record(Type.String({ pattern: "^[A-Za-z_][A-Za-z0-9_]{0,255}$" }), Type.String({ maxLength: 32_768 }), {
-  maxProperties: 256,
+/** Bytes are counted by `findEnvProblem`; a schema counts characters. */
+export const EnvVars = Type.Record(Type.String({ pattern: ENV_NAME_PATTERN }), Type.String({ maxLength: MAX_PROGRAM_STRING_BYTES }), {
   additionalProperties: false,
+  description: `At most ${MAX_ENV_BYTES} bytes as JSON text; each at most ${MAX_PROGRAM_STRING_BYTES} bytes with its name and "="`,
 });
 
 export const AutoPause = Type.Object(

@@ -1,9 +1,18 @@
-/** GET /files/download: the bytes of a file, streamed at the reader's pace, whole or one range of it (RFC 9110). */
+/**
+ * GET /files/download: the bytes of a file, streamed at the reader's pace, whole or one range of it
+ * (RFC 9110).
+ */
+import type { Stats } from "node:fs";
+import type { IncomingHttpHeaders } from "node:http";
 import { basename } from "node:path";
 import { AgentError } from "../errors.ts";
 import { Reply } from "../http/reply.ts";
 import type { Request } from "../http/router.ts";
+import { withFileErrors } from "./file-errors.ts";
+import type { Place } from "./names.ts";
 import { type OpenFile, openRegular } from "./open-file.ts";
+
+const CHUNK_BYTES = 256 * 1024;
 
 interface Range {
   from: number;
@@ -11,31 +20,39 @@ interface Range {
   to: number;
 }
 
-export async function download(path: string, { headers }: Request): Promise<Reply> {
-  const file = await openRegular(path);
+export async function download(place: Place, { headers }: Request): Promise<Reply> {
+  const file = await openRegular(place);
   try {
-    return replyOf(path, file, headers.range, headers["if-range"]);
+    const first = await withFileErrors(place.shown, () => beginningOf(file));
+    if (first !== undefined) return unsizedReply(place, file, first);
+    return sizedReply(place, file, rangeIn(place, file, headers));
   } catch (error) {
     await file.handle.close();
     throw error;
   }
 }
 
-function replyOf(path: string, { handle, facts }: OpenFile, asked: string | undefined, ifRange: string | string[] | undefined): Reply {
-  const etag = `"${facts.size.toString(16)}-${Math.round(facts.mtimeMs * 1000).toString(16)}"`;
-  const range = ifRange === undefined || ifRange === etag ? rangeOf(asked, facts.size) : undefined;
-  if (range === "unsatisfiable") {
-    const message = `"Range" is outside the ${facts.size} bytes of ${path}`;
-    throw new AgentError(416, "RANGE_NOT_SATISFIABLE", message, { path, headers: { "content-range": `bytes */${facts.size}` } });
-  }
+/** Of a file that says that it is empty and is not, as those of /proc. */
+async function beginningOf({ handle, facts }: OpenFile): Promise<Buffer | undefined> {
+  if (facts.size > 0) return undefined;
+  const { bytesRead, buffer } = await handle.read(Buffer.allocUnsafe(CHUNK_BYTES));
+  return bytesRead === 0 ? undefined : buffer.subarray(0, bytesRead);
+}
+
+function unsizedReply(place: Place, { handle }: OpenFile, first: Buffer): Reply {
+  const stream = handle.createReadStream({ highWaterMark: CHUNK_BYTES });
+  stream.unshift(first);
+  return new Reply(200, headersOf(place), stream);
+}
+
+function sizedReply(place: Place, { handle, facts }: OpenFile, range: Range | undefined): Reply {
   const { from, to } = range ?? { from: 0, to: facts.size - 1 };
   const headers = {
-    "content-type": "application/octet-stream",
+    ...headersOf(place),
     "content-length": to - from + 1,
-    "content-disposition": `attachment; filename*=UTF-8''${encodeURIComponent(basename(path)).replace(/['()*]/g, (char) => `%${char.charCodeAt(0).toString(16)}`)}`,
     "accept-ranges": "bytes",
     "last-modified": facts.mtime.toUTCString(),
-    etag,
+    etag: etagOf(facts),
     ...(range === undefined ? {} : { "content-range": `bytes ${from}-${to}/${facts.size}` }),
   };
   const status = range === undefined ? 200 : 206;
@@ -44,7 +61,39 @@ function replyOf(path: string, { handle, facts }: OpenFile, asked: string | unde
     return new Reply(status, headers, Buffer.alloc(0));
   }
   // The stream closes the file, however it ends.
-  return new Reply(status, headers, handle.createReadStream({ start: from, end: to, highWaterMark: 256 * 1024 }));
+  const options = { start: from, end: to, highWaterMark: CHUNK_BYTES };
+  return new Reply(status, headers, handle.createReadStream(options));
+}
+
+function headersOf({ shown }: Place): Record<string, string> {
+  const name = encodeURIComponent(basename(shown)).replace(
+    /['()*]/g,
+    (character) => `%${character.charCodeAt(0).toString(16)}`,
+  );
+  return {
+    "content-type": "application/octet-stream",
+    "content-disposition": `attachment; filename*=UTF-8''${name}`,
+  };
+}
+
+const etagOf = ({ size, mtimeMs }: Stats): string =>
+  `"${size.toString(16)}-${Math.round(mtimeMs * 1000).toString(16)}"`;
+
+/** The part that is asked for; undefined for all of it. Throws 416. */
+function rangeIn(
+  { shown: path }: Place,
+  { facts }: OpenFile,
+  { range: asked, "if-range": ifRange }: IncomingHttpHeaders,
+): Range | undefined {
+  const isMeant = ifRange === undefined || ifRange === etagOf(facts);
+  const range = isMeant ? rangeOf(asked, facts.size) : undefined;
+  if (range !== "unsatisfiable") return range;
+  throw new AgentError(
+    416,
+    "RANGE_NOT_SATISFIABLE",
+    `"Range" is outside the ${facts.size} bytes of ${path}`,
+    { path, headers: { "content-range": `bytes */${facts.size}` } },
+  );
 }
 
 /** Undefined: the whole file, also for several ranges and for units that nobody knows. */

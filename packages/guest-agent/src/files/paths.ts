@@ -1,49 +1,108 @@
-/** Which paths file calls may touch. Symbolic links are resolved before a path is judged, so that none leads out of the allowed roots. */
-import { realpath } from "node:fs/promises";
-import { basename, dirname, isAbsolute, join, normalize } from "node:path";
+/**
+ * Which paths file calls may touch. Symbolic links are resolved before a path is judged, so that
+ * none leads out of the allowed roots.
+ */
+import { readlink } from "node:fs/promises";
+import { isAbsolute, join, normalize } from "node:path";
 import type { Config } from "../config.ts";
 import { AgentError, missingParameter } from "../errors.ts";
+import { withFileErrors } from "./file-errors.ts";
+import { nameIn, parentOf, type Place, placeIn, ROOT } from "./names.ts";
 
 type Given = string | null | undefined;
 
-/** The absolute, link-free path of what exists of `path`, with the rest appended. Throws 400 for a malformed path, 403 outside the roots. */
-export async function locate(config: Config, path: Given): Promise<string> {
-  const absolute = absoluteOf(config, path);
-  return await allowed(config, absolute, await resolveExisting(absolute));
+/** As many as the kernel follows. */
+const MAX_LINKS = 40;
+const MAX_PATH_BYTES = 4095;
+
+/**
+ * The link-free place of what exists of `path`, with the rest appended. A link to what is not there
+ * yet is followed too. Throws 400 for a malformed path, 403 outside the roots.
+ */
+export async function locate(config: Config, path: Given): Promise<Place> {
+  return await located(config, path, true);
 }
 
 /** The same for the entry itself: a link at the end is not followed. */
-export async function locateEntry(config: Config, path: Given): Promise<string> {
-  const absolute = absoluteOf(config, path);
-  return await allowed(config, absolute, join(await resolveExisting(dirname(absolute)), basename(absolute)));
+export async function locateEntry(config: Config, path: Given): Promise<Place> {
+  return await located(config, path, false);
 }
 
-export async function resolvedRoots(config: Config): Promise<string[]> {
-  return await Promise.all(config.fileRoots.map((root) => realpath(root).catch(() => root)));
+export async function isRoot(config: Config, { bytes }: Place): Promise<boolean> {
+  return (await resolvedRoots(config)).some((root) => root.bytes.equals(bytes));
 }
+
+async function located(config: Config, path: Given, followsLast: boolean): Promise<Place> {
+  const absolute = absoluteOf(config, path);
+  const place = await resolve(absolute, followsLast);
+  const roots = await resolvedRoots(config);
+  if (roots.some((root) => isWithin(root.bytes, place.bytes))) return place;
+  const allowed = config.fileRoots.join(", ");
+  const message = `${absolute} is outside the directories that file calls may touch: ${allowed}`;
+  throw new AgentError(403, "PATH_NOT_ALLOWED", message, { path: absolute });
+}
+
+const resolvedRoots = (config: Config): Promise<Place[]> =>
+  Promise.all(
+    config.fileRoots.map((root) =>
+      resolve(root, true).catch(() => ({ bytes: Buffer.from(root), shown: root })),
+    ),
+  );
+
+const isWithin = (root: Buffer, bytes: Buffer): boolean =>
+  bytes.subarray(0, root.length).equals(root) &&
+  (bytes.length === root.length || bytes[root.length] === "/".charCodeAt(0));
 
 function absoluteOf(config: Config, path: Given): string {
   if (path === null || path === undefined || path === "") throw missingParameter("path");
-  if (path.includes("\0")) throw new AgentError(400, "INVALID_PATH", '"path" holds a NUL character');
+  if (path.includes("\0")) throw invalidPath('"path" holds a NUL character');
+  if (/\p{Surrogate}/u.test(path)) throw invalidPath('"path" holds half a surrogate pair');
   const absolute = normalize(isAbsolute(path) ? path : join(config.workdir, path));
-  return absolute.length > 1 ? absolute.replace(/\/+$/, "") : absolute;
+  if (absolute.length > MAX_PATH_BYTES)
+    throw invalidPath(`"path" is longer than ${MAX_PATH_BYTES} bytes`);
+  return absolute.length > 1 ? absolute.replace(/\/$/, "") : absolute;
 }
 
-async function allowed(config: Config, asked: string, resolved: string): Promise<string> {
-  const roots = await resolvedRoots(config);
-  if (roots.some((root) => resolved === root || resolved.startsWith(`${root}/`))) return resolved;
-  const message = `${asked} is outside the directories that file calls may touch: ${config.fileRoots.join(", ")}`;
-  throw new AgentError(403, "PATH_NOT_ALLOWED", message, { path: asked });
+/** Component by component, as the kernel does it. */
+async function resolve(path: string, followsLast: boolean): Promise<Place> {
+  return await withFileErrors(path, async () => {
+    let place = ROOT;
+    let links = 0;
+    // Text is the caller's; bytes are a link's.
+    const todo: (string | Buffer)[] = path.split("/").filter((part) => part !== "");
+    for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
+      const name = typeof part === "string" ? await nameIn(place, part) : part;
+      const next = await placeIn(place, name);
+      const target = todo.length === 0 && !followsLast ? undefined : await targetOf(next);
+      if (target !== undefined) {
+        links += 1;
+        if (links > MAX_LINKS) throw Object.assign(new Error("links"), { code: "ELOOP" });
+        todo.unshift(...partsOf(target));
+        if (target[0] === "/".charCodeAt(0)) place = ROOT;
+      } else if (name.equals(PARENT)) place = parentOf(place);
+      else place = next;
+    }
+    return place;
+  });
 }
 
-async function resolveExisting(path: string): Promise<string> {
+const PARENT = Buffer.from("..");
+
+const partsOf = (target: Buffer): Buffer[] =>
+  target
+    .toString("latin1")
+    .split("/")
+    .filter((part) => part !== "" && part !== ".")
+    .map((part) => Buffer.from(part, "latin1"));
+
+/** Where a link leads; undefined for what is none, or is not there. */
+async function targetOf({ bytes }: Place): Promise<Buffer | undefined> {
   try {
-    return await realpath(path);
+    return await readlink(bytes, { encoding: "buffer" });
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    if (code === "ELOOP" || code === "ENAMETOOLONG")
-      throw new AgentError(400, "INVALID_PATH", `"path": ${(error as Error).message}`, { path });
-    const parent = dirname(path);
-    return parent === path ? path : join(await resolveExisting(parent), basename(path));
+    if ((error as NodeJS.ErrnoException).code === "ENAMETOOLONG") throw error;
+    return undefined;
   }
 }
+
+const invalidPath = (message: string) => new AgentError(400, "INVALID_PATH", message);

@@ -1,8 +1,10 @@
-/** POST /files/upload: one file in a multipart form, streamed to disk. It appears under its name when it is whole. */
-import { randomBytes } from "node:crypto";
+/**
+ * POST /files/upload: one file in a multipart form, streamed to disk. It appears under its name
+ * when it is whole.
+ */
 import { createWriteStream } from "node:fs";
-import { mkdir, rm, stat } from "node:fs/promises";
-import { basename, join } from "node:path";
+import { stat } from "node:fs/promises";
+import { basename } from "node:path";
 import type { IncomingMessage } from "node:http";
 import type { Readable, Writable } from "node:stream";
 import { finished, pipeline } from "node:stream/promises";
@@ -11,10 +13,18 @@ import type { Config } from "../config.ts";
 import { AgentError, invalidRequest, missingParameter } from "../errors.ts";
 import type { Request } from "../http/router.ts";
 import { withFileErrors } from "./file-errors.ts";
+import type { Place } from "./names.ts";
 import { locate } from "./paths.ts";
-import { modeOf, putInPlace } from "./write-file.ts";
+import { modeOf, putInPlace, withTemporary } from "./write-file.ts";
 
-const FORM_LIMITS = { files: 1, fields: 16, fieldSize: 64 * 1024, fieldNameSize: 256, headerPairs: 64, parts: 20 };
+const FORM_LIMITS = {
+  files: 1,
+  fields: 16,
+  fieldSize: 64 * 1024,
+  fieldNameSize: 256,
+  headerPairs: 64,
+  parts: 20,
+};
 
 interface Form {
   fields: Map<string, string>;
@@ -22,28 +32,36 @@ interface Form {
 }
 
 export async function upload(config: Config, request: Request) {
-  const temporary = join(config.uploadDir, randomBytes(12).toString("hex"));
-  try {
-    await withFileErrors(config.uploadDir, () => mkdir(config.uploadDir, { recursive: true, mode: 0o700 }));
-    const form = await readForm(request, temporary);
-    if (form.file === undefined) throw missingParameter("file");
-    const path = await targetOf(config, form.fields.get("path") ?? request.query.get("path"), form.file.name);
-    const mode = modeOf(form.fields.get("mode"));
-    await withFileErrors(path, () => putInPlace(temporary, path, { mode, overwrite: form.fields.get("overwrite") !== "false" }));
-    return { success: true, path, size: form.file.sizeBytes, message: "File uploaded", timestamp: new Date().toISOString() };
-  } finally {
-    await rm(temporary, { force: true }).catch(() => {});
-  }
+  return await withTemporary(config, async (temporary) => {
+    const { fields, file } = await readForm(request, temporary);
+    if (file === undefined) throw missingParameter("file");
+    const asked = fields.get("path") ?? request.query.get("path");
+    const place = await targetOf(config, asked, file.name);
+    const overwrite = flagOf(fields, "overwrite") ?? true;
+    await putInPlace(temporary, place, { mode: modeOf(fields.get("mode")), overwrite });
+    const timestamp = new Date().toISOString();
+    const told = { path: place.shown, size: file.sizeBytes, message: "File uploaded", timestamp };
+    return { success: true, ...told };
+  });
+}
+
+function flagOf(fields: Map<string, string>, name: string): boolean | undefined {
+  const value = fields.get(name)?.toLowerCase();
+  if (value === undefined || value === "") return undefined;
+  if (value === "true" || value === "1") return true;
+  if (value === "false" || value === "0") return false;
+  throw invalidRequest(`"${name}" must be true or false`);
 }
 
 /** `path` is the file's own name, or a directory that it goes into. */
-async function targetOf(config: Config, asked: string | null, fileName: string): Promise<string> {
-  const path = await locate(config, asked);
-  const isDirectory = asked?.endsWith("/") === true || (await stat(path).catch(() => undefined))?.isDirectory() === true;
-  if (!isDirectory) return path;
+async function targetOf(config: Config, asked: string | null, fileName: string): Promise<Place> {
+  const place = await locate(config, asked);
+  const facts = await stat(place.bytes).catch(() => undefined);
+  if (asked?.endsWith("/") !== true && facts?.isDirectory() !== true) return place;
   const name = basename(fileName);
-  if (name === "" || name === "." || name === "..") throw invalidRequest('"path" is a directory and "file" has no name');
-  return await locate(config, join(path, name));
+  if (name === "" || name === "." || name === "..")
+    throw invalidRequest('"path" is a directory and "file" has no name');
+  return await locate(config, `${place.shown}/${name}`);
 }
 
 async function readForm({ incoming, headers, signal }: Request, temporary: string): Promise<Form> {
@@ -54,8 +72,10 @@ async function readForm({ incoming, headers, signal }: Request, temporary: strin
     if (isValueCut) parser.destroy(invalidRequest(`"${name}" is too long`));
     else form.fields.set(name, value);
   });
+  const second = () => parser.destroy(invalidRequest('a form holds one file, its "file"'));
+  parser.on("filesLimit", second);
   parser.on("file", (field, stream, name) => {
-    if (field !== "file" || form.file !== undefined) {
+    if (field !== "file") {
       stream.resume();
       return;
     }
@@ -69,13 +89,19 @@ async function readForm({ incoming, headers, signal }: Request, temporary: strin
   } catch (error) {
     saving?.stream.destroy();
     await saving?.done.catch(() => {});
-    throw error instanceof AgentError ? error : invalidRequest(`the form is malformed or was cut off: ${(error as Error).message}`);
+    throw error instanceof AgentError
+      ? error
+      : invalidRequest(`the form is malformed or was cut off: ${(error as Error).message}`);
   }
   return form;
 }
 
 /** Like `pipeline`, but a failure leaves the connection as it is, for the refusal to go back on. */
-async function feed(incoming: IncomingMessage, parser: Writable, signal: AbortSignal): Promise<void> {
+async function feed(
+  incoming: IncomingMessage,
+  parser: Writable,
+  signal: AbortSignal,
+): Promise<void> {
   const left = () => parser.destroy(new Error("the client went away"));
   signal.addEventListener("abort", left, { once: true });
   incoming.once("close", () => incoming.complete || left());
@@ -92,12 +118,23 @@ function parserOf(headers: BusboyHeaders): InstanceType<typeof Busboy> {
   try {
     return new Busboy({ headers, limits: FORM_LIMITS });
   } catch (error) {
-    throw invalidRequest(`"Content-Type" must be multipart/form-data with a boundary: ${(error as Error).message}`);
+    throw invalidRequest(
+      `"Content-Type" must be multipart/form-data with a boundary: ${(error as Error).message}`,
+    );
   }
 }
 
-async function save(stream: Readable, temporary: string, file: { sizeBytes: number }, fail: (error: Error) => void): Promise<void> {
-  const target = createWriteStream(temporary, { flags: "wx", mode: 0o600, highWaterMark: 256 * 1024 });
+async function save(
+  stream: Readable,
+  temporary: string,
+  file: { sizeBytes: number },
+  fail: (error: Error) => void,
+): Promise<void> {
+  const target = createWriteStream(temporary, {
+    flags: "wx",
+    mode: 0o600,
+    highWaterMark: 256 * 1024,
+  });
   try {
     await withFileErrors(temporary, () => pipeline(stream, target));
     file.sizeBytes = target.bytesWritten;

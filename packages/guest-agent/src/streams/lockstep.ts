@@ -2,7 +2,8 @@
  * Sends frames so that a client which listens for one message at a time loses none (the JavaScript SDK drops what arrives while it handles the one before).
  *
  * L1  One frame, then a ping; the next frame only after the pong.
- * L2  What accumulates meanwhile is joined: text of the same kind into one frame, in order.
+ * L2  What accumulates meanwhile is joined: text of the same kind into one frame, in order, and
+ *     frames that say the same of the same thing.
  * L3  Whoever writes waits while more than `MAX_WAITING_BYTES` are unsent. So a slow client holds up the program, and nothing is lost. A writer that does not wait is cut above
  *     a second bound, with a note.
  * L4  The last frame is repeated until the client closes, for a limited time: a client that missed it would wait for ever.
@@ -17,6 +18,8 @@ interface Entry {
   frame: Frame;
   /** Of a text frame: the parts of its `data`. */
   parts?: string[];
+  /** What it is about, where another one about that says no more. */
+  about?: string | undefined;
   bytes: number;
 }
 
@@ -52,10 +55,19 @@ export class LockstepSender {
     return this.socket.readyState === this.socket.OPEN;
   }
 
-  /** Resolves when there is room for more, or nobody to send to. */
-  async send(frame: Frame): Promise<void> {
-    this.add({ frame, bytes: JSON.stringify(frame).length });
+  /** Resolves when there is room for more, or nobody to send to. A frame `about` something that waits already is left out, if none of another kind came after that. */
+  async send(frame: Frame, about?: string): Promise<void> {
+    if (about !== undefined && this.waits(about)) return;
+    this.add({ frame, about, bytes: JSON.stringify(frame).length });
     await this.room();
+  }
+
+  private waits(about: string): boolean {
+    for (let at = this.waiting.length - 1; at >= 0; at -= 1) {
+      const other = this.waiting[at]?.about;
+      if (other === undefined || other === about) return other === about;
+    }
+    return false;
   }
 
   /** The same for text, which may be joined with text of the same kind. */

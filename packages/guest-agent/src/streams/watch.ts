@@ -1,8 +1,12 @@
-/** WS /files/watch: changes below a path, as they happen (guest/watcher.py). Several paths may be watched on one connection. */
+/**
+ * WS /files/watch: changes below a path, as they happen (guest/watcher.py). Several paths may be
+ * watched on one connection.
+ */
 import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
-import { AgentError, invalidRequest, tooMany } from "../errors.ts";
+import { invalidRequest, tooMany } from "../errors.ts";
 import { type Body, stringField } from "../fields.ts";
+import { withFileErrors } from "../files/file-errors.ts";
 import { locate } from "../files/paths.ts";
 import { stat } from "node:fs/promises";
 import { type LineMessage, LineProcess } from "../line-process.ts";
@@ -18,37 +22,60 @@ export function watchRoute(config: Config): WebSocketRoute {
 
 async function serve(config: Config, socket: WebSocket, request: StreamRequest): Promise<void> {
   const sender = new LockstepSender(socket, request.stream.touch);
-  // The watcher is read at the client's pace; what the kernel cannot keep meanwhile is reported as EVENTS_LOST.
+  // The watcher is read at the client's pace; what the kernel cannot keep meanwhile is reported as
+  // EVENTS_LOST.
   const watcher = new LineProcess(config.python, ["-ISu", `${config.helperDir}/watcher.py`], {
-    onEvent: (message) => sender.send(frameOf(message)),
+    onEvent: (message) =>
+      sender.send(
+        frameOf(message),
+        // A client that has not taken one `modified` is not told of the next as well.
+        message["event"] === "modified" ? String(message["path"]) : undefined,
+      ),
   });
   const paths = new Set<string>();
   onMessages(
     socket,
-    async (body) => watcher.tellLine(await pathOf(config, body, paths)),
+    async (body) => watcher.tell(await requestOf(config, body, paths)),
     (error) => void sender.send(errorFrame(error)),
   );
   const closed = new Promise<void>((resolve) => void socket.once("close", () => resolve()));
   await Promise.race([closed, watcher.ended]);
   watcher.kill();
-  if (sender.isOpen) await sender.end({ type: "error", error: "the watcher ended; connect again", code: "WATCH_ENDED" });
+  if (sender.isOpen)
+    await sender.end({
+      type: "error",
+      error: "the watcher ended; connect again",
+      code: "WATCH_ENDED",
+    });
 }
 
-async function pathOf(config: Config, body: Body, paths: Set<string>): Promise<string> {
+/** What the watcher is told: the path in bytes, as a name may be no text, and how it is shown. */
+async function requestOf(config: Config, body: Body, paths: Set<string>): Promise<Body> {
   if (stringField(body, "action") !== "watch") throw invalidRequest('"action" must be "watch"');
-  const asked = stringField(body, "path");
-  const path = await locate(config, asked);
-  if (path.includes("\n")) throw invalidRequest('"path" holds a line break');
-  if ((await stat(path).catch(() => undefined)) === undefined)
-    throw new AgentError(404, "FILE_NOT_FOUND", `${asked} not found`, { path: asked });
-  if (paths.size >= MAX_PATHS) throw tooMany(`${MAX_PATHS} paths are watched on this connection already`);
-  paths.add(path);
-  return path;
+  const { bytes, shown } = await locate(config, stringField(body, "path"));
+  await withFileErrors(shown, () => stat(bytes));
+  if (!paths.has(shown) && paths.size >= MAX_PATHS)
+    throw tooMany(`${MAX_PATHS} paths are watched on this connection already`);
+  paths.add(shown);
+  return { path: bytes.toString("base64"), shown };
 }
 
 function frameOf(message: LineMessage): Frame {
   const { event, path, old_path: oldPath, is_dir: isDirectory } = message;
   if (event === "watching") return { type: "watching", path };
-  if (event === "error") return { type: "error", error: message["message"], message: message["message"], code: message["code"], path };
-  return { type: "change", path, event, is_dir: isDirectory, ...(oldPath === undefined ? {} : { old_path: oldPath }) };
+  if (event === "error")
+    return {
+      type: "error",
+      error: message["message"],
+      message: message["message"],
+      code: message["code"],
+      path,
+    };
+  return {
+    type: "change",
+    path,
+    event,
+    is_dir: isDirectory,
+    ...(oldPath === undefined ? {} : { old_path: oldPath }),
+  };
 }

@@ -1,0 +1,58 @@
+/** Changes that are on the disk when these return: the machine may die right after. */
+import type { PathLike } from "node:fs";
+import { constants, type FileHandle, mkdir, open, stat } from "node:fs/promises";
+import { AgentError } from "../errors.ts";
+import { parentOf, type Place } from "./names.ts";
+
+/** A file or a directory, with what it holds. Of a file system that has no such call: nothing. */
+export async function sync(path: PathLike): Promise<void> {
+  await withHandle(path, async (handle) => {
+    try {
+      await handle.sync();
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== "EINVAL") throw error;
+    }
+  });
+}
+
+export async function withHandle<T>(
+  path: PathLike,
+  use: (handle: FileHandle) => Promise<T>,
+): Promise<T> {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
+  try {
+    return await use(handle);
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * The directory and those above it, whichever are not there. Throws 400 when one of them is there
+ * and is something else.
+ *
+ * Not Node's own `recursive`, which takes a full disk for a missing directory.
+ */
+export async function makeDirectories(place: Place, mode = 0o777): Promise<void> {
+  if (await isDirectory(place)) return;
+  const above = parentOf(place);
+  await makeDirectories(above, mode);
+  try {
+    await mkdir(place.bytes, mode);
+  } catch (error) {
+    // Another call may have been faster.
+    if ((error as NodeJS.ErrnoException).code !== "EEXIST" || !(await isDirectory(place)))
+      throw error;
+  }
+  await sync(above.bytes);
+}
+
+async function isDirectory({ bytes, shown }: Place): Promise<boolean> {
+  const facts = await stat(bytes).catch((error: NodeJS.ErrnoException) => {
+    // Below a file nothing is: the call for what is above names the file.
+    if (error.code === "ENOENT" || error.code === "ENOTDIR") return undefined;
+    throw error;
+  });
+  if (facts === undefined || facts.isDirectory()) return facts !== undefined;
+  throw new AgentError(400, "INVALID_PATH", `${shown} is no directory`, { path: shown });
+}
