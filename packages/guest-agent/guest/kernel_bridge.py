@@ -171,9 +171,7 @@ class Bridge:
     def handle(self, source):
         output = next((output for output in self.outputs if output.read_end == source), None)
         if output is not None:
-            if output.waiting_bytes() < CHUNK:
-                self.read_again_at = time.monotonic() + GATHER_S
-            self.pass_text(output, output.read())
+            self.take_output(output)
         elif source == self.wake_end:
             self.take_request()
         elif self.kernel is None:
@@ -184,6 +182,14 @@ class Bridge:
             self.take_events()
         else:
             self.take_reply()
+
+    def take_output(self, output):
+        waiting = output.waiting_bytes()
+        if waiting < CHUNK:
+            self.read_again_at = time.monotonic() + GATHER_S
+        # What came with an event is taken with that already.
+        if waiting > 0:
+            self.pass_text(output, output.read())
 
     def pass_text(self, output, text):
         if self.cell is not None and self.cell.message_id is not None:

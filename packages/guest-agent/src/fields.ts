@@ -104,17 +104,11 @@ export function optionalStrings(body: Body, name: string): string[] | undefined 
   return value.map((entry: string, at) => programString(entry, `${name}[${at}]`));
 }
 
-/** An escape that may be half a character, which no file, program or other reader takes. */
-const SURROGATE_ESCAPE = /\\u[dD][89a-fA-F]/;
-
-/** Half a character becomes U+FFFD, as when text is written to a file. */
-const wellFormed = (_key: string, value: unknown) => (typeof value === "string" ? Buffer.from(value).toString() : value);
-
 /** A JSON text that has to be an object. */
 export function parseObject(text: string): Body {
   let value: unknown;
   try {
-    value = JSON.parse(text, SURROGATE_ESCAPE.test(text) ? wellFormed : undefined);
+    value = JSON.parse(text);
   } catch (cause) {
     throw new AgentError(400, "INVALID_JSON", "the body is not valid JSON", { cause });
   }

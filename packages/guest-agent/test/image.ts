@@ -3,17 +3,15 @@
  * virtual machine, its cgroups and its disk. In namespaces of its own, with a layer in memory above
  * the image.
  */
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { bundleGuestAgent } from "../build.ts";
 import { Agent, freePort, KEY, until } from "./harness.ts";
 
-const run = promisify(execFile);
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 const IMAGE = fileURLToPath(
   new URL("../../../.torpor/images/code-interpreter/rootfs.ext4", import.meta.url),
@@ -96,15 +94,4 @@ export async function startImageAgent(): Promise<Agent> {
 async function end(child: ChildProcess): Promise<void> {
   child.kill("SIGKILL");
   if (child.exitCode === null && child.signalCode === null) await once(child, "exit");
-}
-
-/** True where the image is built and this user may mount it. */
-export async function canRunImage(): Promise<boolean> {
-  return (
-    process.getuid?.() === 0 &&
-    (await run("test", ["-f", IMAGE]).then(
-      () => true,
-      () => false,
-    ))
-  );
 }

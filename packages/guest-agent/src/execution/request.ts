@@ -40,7 +40,8 @@ export interface JobDefaults {
 const TITLE_LENGTH = 200;
 
 export function codeJob(config: Config, environment: Environment, body: Body, defaults: JobDefaults): Job {
-  const code = stringField(body, "code");
+  // Half a surrogate pair becomes U+FFFD, as where text is written to a file: the kernel would refuse it.
+  const code = Buffer.from(stringField(body, "code")).toString();
   const asked = defaults.language ?? optionalString(body, "language") ?? "python";
   const common = commonOf(config, body, defaults);
   // The kernel runs already, wherever programs are looked for by this call.
