@@ -1,5 +1,5 @@
 /**
- * The program that is installed on hosts, `torpor-node-agent [run | prepare | collect | check]`, bundled to one file by build.ts. Without an argument it is the agent. Each part is loaded only
+ * The program that is installed on hosts, `torpor-node-agent [run | prepare | shut-down | collect | check]`, bundled to one file by build.ts. Without an argument it is the agent. Each part is loaded only
  * when it is asked for: a check has to work where the agent could not even be configured.
  */
 import { flushCompileCache } from "node:module";
@@ -7,6 +7,7 @@ import { flushCompileCache } from "node:module";
 const PARTS: Record<string, () => Promise<unknown>> = {
   run: () => import("./main.ts"),
   prepare: () => import("./prepare.ts"),
+  "shut-down": () => import("./shut-down.ts"),
   collect: () => import("./collect.ts"),
   check: () => import("./check/main.ts"),
 };
@@ -14,7 +15,7 @@ const PARTS: Record<string, () => Promise<unknown>> = {
 const [name = "run"] = process.argv.slice(2);
 const load = PARTS[name];
 if (load === undefined) {
-  process.stderr.write(`torpor-node-agent: there is no "${name}"; there are: run, prepare, collect, check\n`);
+  process.stderr.write(`torpor-node-agent: there is no "${name}"; there are: ${Object.keys(PARTS).join(", ")}\n`);
   process.exit(2);
 }
 await load();

@@ -45,10 +45,14 @@ build_rootfs() { # into $1
     "$suite" "$tree" "$work/sources.list" > "$work/mmdebstrap.log" 2>&1 || { tail -20 "$work/mmdebstrap.log" >&2; exit 1; }
   rm -rf "$tree"/var/cache/apt/*.bin "$tree"/var/log/*.log
   mkdir -p "$tree/workspace" "$tree/var/lib/torpor"
+  chmod 1777 "$tree/workspace"
   : > "$tree/etc/machine-id"
   : > "$tree/etc/resolv.conf"
   complete_tree "$tree"
   install_npm "$tree"
+  # A sandbox's first start adds its own name (packages/guest-agent/src/system/names.ts).
+  printf '127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n' > "$tree/etc/hosts"
+  rm -f "$tree/etc/hostname"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
   # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
@@ -99,7 +103,7 @@ collect_modules() { # into $1, with the order to load them in
   version=$(ls "$work/extracted/lib/modules")
   depmod -b "$work/extracted" "$version"
   mkdir -p "$1"
-  for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport vsock_loopback ptp_kvm button; do
+  for module in virtio_pci virtio_blk virtio_net virtio_rng virtio_balloon overlay vmw_vsock_virtio_transport vsock_loopback tcp_diag ptp_kvm button; do
     modprobe -C /dev/null -d "$work/extracted" -S "$version" --show-depends "$module" | sed -n 's/^insmod \(.*\.ko[.a-z]*\).*/\1/p'
   done | awk '!seen[$0]++' > "$work/module-paths"
   while read -r path; do cp "$path" "$1/"; basename "$path"; done < "$work/module-paths" > "$1/order"

@@ -2,7 +2,8 @@
  * A whole fleet on one machine: Postgres, nats-server, schedulers, node-agents and gateways as processes, all state in one directory.
  *
  * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
- * FL2  `down` ends the virtual machines too; files of sandboxes stay, and the next start brings them back as paused or stopped.
+ * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start brings them back as
+ *      paused or stopped.
  * FL3  What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests
  *      break and mend their own fleet with them.
  */
@@ -21,7 +22,7 @@ import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
 import { takeTurn } from "./turn.ts";
-import { collectLeftovers, endVmProcesses, listVmProcesses } from "./vms.ts";
+import { collectLeftovers, endVmProcesses, listVmProcesses, shutDownGuests } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
   postgres: 60_000,
@@ -39,6 +40,12 @@ const RESTART_GRACE_MS = 45_000;
 const END_TURN_LIMIT_MS = 60_000;
 const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent", "fence"];
 const ORGANIZATION = "local";
+
+interface EndOptions {
+  say?: (line: string) => void;
+  /** Nobody will want the files of its sandboxes: their guests are not shut down first, as if the power was cut. */
+  isDiscarded?: boolean;
+}
 
 export class Fleet {
   readonly dir: string;
@@ -241,12 +248,12 @@ export class Fleet {
   }
 
   /** Ends everything, clients before what they use, and the virtual machines. Waits a while for a command that is at work. */
-  async down(): Promise<void> {
+  async down(options: EndOptions = {}): Promise<void> {
     using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
-    await this.end();
+    await this.end(options);
   }
 
-  private async end(): Promise<void> {
+  private async end({ say = () => {}, isDiscarded = false }: EndOptions = {}): Promise<void> {
     const stop = async (roles: Role[]) => {
       const chosen = this.state.components.filter(({ role }) => roles.includes(role));
       await Promise.all(
@@ -258,10 +265,17 @@ export class Fleet {
     };
     await stop(["gateway"]);
     await stop(["node-agent", "fence", "lab", "scheduler"]);
+    if (!isDiscarded) await this.shutDownGuests(say);
     await endVmProcesses(this.dir);
     await stop(["nats", "postgres"]);
     writeState(this.dir, this.state);
     await collectOfHosts(this.state);
+  }
+
+  private async shutDownGuests(say: (line: string) => void): Promise<void> {
+    const hostIds = new Set((await listVmProcesses(this.dir)).map(({ hostId }) => hostId));
+    const agents = this.state.components.filter(({ role, name }) => role === "node-agent" && hostIds.has(name));
+    await Promise.all(agents.map((agent) => shutDownGuests(agent, say)));
   }
 }
 
@@ -327,6 +341,6 @@ async function choosePorts(options: FleetOptions): Promise<Ports> {
 
 /** Removes a fleet's directory, once it is down. */
 export async function removeFleet(dir: string): Promise<void> {
-  await (await Fleet.find(dir))?.down();
+  await (await Fleet.find(dir))?.down({ isDiscarded: true });
   await rm(dir, { recursive: true, force: true });
 }

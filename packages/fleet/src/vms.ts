@@ -7,8 +7,6 @@ import { localProgram, prepareLocalPrograms } from "@torpor/programs";
 import { isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import type { Component } from "./state.ts";
 
-const run = promisify(execFile);
-
 export interface VmProcess extends ProcessIdentity {
   hostId: string;
   sandboxId: string;
@@ -17,6 +15,8 @@ export interface VmProcess extends ProcessIdentity {
 const TERMINATE_LIMIT_MS = 3_000;
 const KILL_LIMIT_MS = 10_000;
 const COLLECT_LIMIT_MS = 60_000;
+/** Beyond what the host's program waits for its guests. */
+const SHUT_DOWN_LIMIT_MS = 120_000;
 
 /** Those that are alive right now. */
 export async function listVmProcesses(fleetDir: string): Promise<VmProcess[]> {
@@ -47,13 +47,34 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
   return processes.length;
 }
 
-type Started = Pick<Component, "name" | "command" | "env">;
+/** `args`: of an agent that was started otherwise than as this checkout's program. */
+type Started = Pick<Component, "name" | "command" | "env"> & Partial<Pick<Component, "args">>;
+
+const run = promisify(execFile);
+
+async function runPart(agent: Started, part: "shut-down" | "collect", limitMs: number): Promise<string> {
+  await prepareLocalPrograms();
+  const args = [...(agent.args ?? [localProgram("node-agent")]), part];
+  return (await run(agent.command, args, { env: agent.env, timeout: limitMs })).stdout;
+}
+
+/**
+ * Shuts down the guests of a host whose agent has ended, so that their disks are whole, and says which were not.
+ * Never throws: they are ended all the same.
+ */
+export async function shutDownGuests(agent: Started, say: (line: string) => void): Promise<void> {
+  try {
+    const said = await runPart(agent, "shut-down", SHUT_DOWN_LIMIT_MS);
+    for (const line of said.split("\n")) if (line !== "") say(`${agent.name}: ${line}`);
+  } catch (error) {
+    say(`${agent.name}: its guests were not shut down: ${(error as Error).message}`);
+  }
+}
 
 /** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
 export async function collectLeftovers(agent: Started): Promise<void> {
-  await prepareLocalPrograms();
   try {
-    await run(agent.command, [localProgram("node-agent"), "collect"], { env: agent.env, timeout: COLLECT_LIMIT_MS });
+    await runPart(agent, "collect", COLLECT_LIMIT_MS);
   } catch (cause) {
     throw new Error(`${agent.name} has ended, but not everything that its VMs used on this machine could be removed`, { cause });
   }

@@ -12,6 +12,8 @@ import struct
 import sys
 import time
 
+from connections import break_connections
+
 # <linux/random.h>: _IOW('R', 0x03, int[2]) and _IO('R', 0x07).
 RNDADDENTROPY = 0x40085203
 RNDRESEEDCRNG = 0x5207
@@ -64,6 +66,13 @@ def copy_resolver(target):
         sys.stderr.write(f"{target} could not be written: {error}\n")
 
 
+def make_open_directory(path):
+    """Where nothing is. What users have put there is theirs, whatever it is: a link to elsewhere, say."""
+    if not os.path.lexists(path):
+        os.mkdir(path)
+        os.chmod(path, 0o1777)
+
+
 def attach_disk(request):
     """Puts the sandbox's disk under the running system: image below, disk above, by overlayfs.
 
@@ -86,8 +95,7 @@ def attach_disk(request):
         mount(f"/{name}", f"/run/root/{name}", None, MS_BIND | MS_REC)
     mount("/run", "/run/root/run", None, MS_BIND)
     for name in ("workspace", "tmp"):
-        os.makedirs(f"/run/root/{name}", exist_ok=True)
-        os.chmod(f"/run/root/{name}", 0o1777)
+        make_open_directory(f"/run/root/{name}")
     copy_resolver("/run/root/etc/resolv.conf")
     os.makedirs("/run/old", exist_ok=True)
     os.chdir("/run/root")
@@ -116,6 +124,7 @@ ACTIONS = {
     "set_clock": set_clock,
     "set_hostname": set_hostname,
     "attach_disk": attach_disk,
+    "break_connections": lambda request: break_connections(request["agentPort"]),
     "sync": sync,
     "power_off": power_off,
 }

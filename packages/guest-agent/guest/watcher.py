@@ -32,6 +32,7 @@ DELETE_SELF, MOVE_SELF = 0x400, 0x800
 UNMOUNT, OVERFLOW, IGNORED, ONLYDIR, IS_DIR = 0x2000, 0x4000, 0x8000, 0x1000000, 0x40000000
 MASK = MODIFY | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF | ONLYDIR
 MAX_DIRECTORIES = 65536
+FORGET_AT_ONCE = 4096
 # A move comes as two events; the second is waited for this long.
 PAIR_LIMIT_S = 0.05
 # A directory that is renamed or removed while it is looked into: its events tell of that.
@@ -75,6 +76,8 @@ def spelled(text):
 class Names:
     """The names that a directory has, as eight bytes each: there may be a million."""
 
+    __slots__ = ("hashes",)
+
     def __init__(self, names=()):
         self.hashes = array.array("q", sorted(map(hash, names)))
 
@@ -91,19 +94,24 @@ class Names:
             del self.hashes[bisect.bisect_left(self.hashes, hash(name))]
 
 
+NONE = frozenset()
+
+
 class Watch:
-    """A watched directory."""
+    """A watched directory. There may be many: what few have is made when they have it."""
+
+    __slots__ = ("path", "shown", "is_root", "is_tree", "files", "names", "found")
 
     def __init__(self, path, shown):
         self.path, self.shown = path, shown
         self.is_root = False
         # All that is in it and below it; or only these files.
         self.is_tree = False
-        self.files = set()
+        self.files = NONE
         # What is there, as far as events are read: another may take the place of it.
         self.names = Names()
         # Names that looking into it has told of, until every event from before that is read.
-        self.found = set()
+        self.found = NONE
 
     def child(self, name):
         shown = shown_name(self.path, name)
@@ -140,10 +148,12 @@ class Watcher:
         self.has_told_limit = False
 
     def watch_root(self, path, shown):
+        before = set(self.watches)
         try:
             self.add_root(path, shown, os.path.isdir(path))
         except OSError as error:
             send(event="error", code="WATCH_FAILED", path=shown, message=self.reason(error))
+            self.forget_slowly(set(self.watches) - before)
         else:
             send(event="watching", path=shown)
 
@@ -153,7 +163,7 @@ class Watcher:
         else:
             directory = os.path.dirname(path)
             watch, _ = self.add(directory, directory, os.path.dirname(shown))
-            watch.files.add(os.path.basename(path))
+            watch.files |= {os.path.basename(path)}
             if os.path.lexists(path):
                 watch.names.add(os.path.basename(path))
         if (path, shown, is_dir) not in self.roots:
@@ -220,11 +230,12 @@ class Watcher:
             found = [(os.fsencode(one.name), one.is_dir(follow_symlinks=False)) for one in entries]
         level.watch.names = Names(name for name, _ in found)
         level.todo = [name for name, is_dir in found if is_dir]
-        for name, is_dir in found if tells else ():
-            level.watch.found.add(name)
+        if not tells:
+            return
+        level.watch.found = {name for name, _ in found}
+        self.looked.append(level.watch)
+        for name, is_dir in found:
             send(event="created", path=level.watch.child(name)[1], is_dir=is_dir)
-        if level.watch.found:
-            self.looked.append(level.watch)
 
     def add_new(self, path, shown, again):
         """A directory that has appeared in a watched one."""
@@ -237,17 +248,42 @@ class Watcher:
             self.has_told_limit = True
             send(event="error", code="WATCH_FAILED", path=shown, message=self.reason(error))
 
-    def forget_tree(self, path):
-        for number, watch in list(self.watches.items()):
-            if watch.path == path or watch.path.startswith(path + b"/"):
-                libc.inotify_rm_watch(self.descriptor, number)
-                del self.watches[number]
+    def tree(self, path):
+        below = path + b"/"
+        return [
+            number
+            for number, watch in self.watches.items()
+            if watch.path == path or watch.path.startswith(below)
+        ]
+
+    def forget(self, numbers):
+        for number in numbers:
+            libc.inotify_rm_watch(self.descriptor, number)
+            del self.watches[number]
+
+    def forget_slowly(self, numbers):
+        """Each gives an event, and the kernel keeps only so many: they are read meanwhile."""
+        watches = self.watches
+        for count, number in enumerate(numbers):
+            if count % FORGET_AT_ONCE == 0:
+                self.read_waiting()
+            if self.watches is not watches:
+                return
+            if number in watches:
+                self.forget([number])
 
     def move_tree(self, old, shown_old, new, shown_new):
-        for watch in self.watches.values():
-            if watch.path == old or watch.path.startswith(old + b"/"):
-                watch.path = new + watch.path[len(old) :]
-                watch.shown = shown_new + watch.shown[len(shown_old) :]
+        for number in self.tree(old):
+            watch = self.watches[number]
+            watch.path = new + watch.path[len(old) :]
+            watch.shown = shown_new + watch.shown[len(shown_old) :]
+
+    def has_events(self):
+        return bool(select.select([self.descriptor], [], [], 0)[0])
+
+    def read_waiting(self):
+        while self.has_events():
+            self.read()
 
     def read(self):
         data = os.read(self.descriptor, 65536)
@@ -260,9 +296,9 @@ class Watcher:
                 self.start_again()
                 return
             self.handle(number, mask, cookie, name)
-        if not select.select([self.descriptor], [], [], 0)[0]:
+        if not self.has_events():
             for watch in self.looked:
-                watch.found.clear()
+                watch.found = NONE
             self.looked = []
 
     def handle(self, number, mask, cookie, name):
@@ -286,7 +322,7 @@ class Watcher:
         path, shown = watch.child(name)
         is_dir = bool(mask & IS_DIR)
         was_found = name in watch.found
-        watch.found.discard(name)
+        watch.found -= {name}
         if mask & MODIFY:
             send(event="modified", path=shown, is_dir=is_dir)
         elif mask & CREATE and not was_found:
@@ -324,7 +360,7 @@ class Watcher:
         _, path, shown, is_dir = self.moved
         self.moved = None
         if is_dir:
-            self.forget_tree(path)
+            self.forget(self.tree(path))
         send(event="deleted", path=shown, is_dir=is_dir)
 
     def start_again(self):
@@ -355,7 +391,7 @@ class Watcher:
             if name in watch.names and not watch.is_tree:
                 send(event="deleted", path=shown, is_dir=False)
             self.ended(shown)
-        self.forget_tree(watch.path)
+        self.forget(self.tree(watch.path))
 
     def ended(self, shown):
         self.roots = [root for root in self.roots if root[1] != shown]

@@ -13,6 +13,9 @@ export interface Config {
   uploadDir: string;
   /** Global environment variables, kept over stop and start. Root-only. */
   envFile: string;
+  /** System files with the sandbox's names, and what its last start wrote there. */
+  etcDir: string;
+  namesFile: string;
   /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
   userCgroup: string | undefined;
   /** The sandbox's disk, and where the image is mounted that belongs below it; undefined where there is none (tests). */
@@ -60,6 +63,8 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
     workdir: `${root}/workspace`,
     uploadDir: `${root}/var/lib/torpor/uploads`,
     envFile: `${root}/var/lib/torpor/env.json`,
+    etcDir: `${root}/etc`,
+    namesFile: `${root}/var/lib/torpor/names.json`,
     userCgroup: inGuest ? "/sys/fs/cgroup/user" : undefined,
     disk: inGuest ? { device: "/dev/vdb", image: "/run/base" } : undefined,
     keyFile: `${root}/run/torpor/agent-key`,

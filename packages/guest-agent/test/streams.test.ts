@@ -109,7 +109,7 @@ describe("/execute/stream", () => {
     [{ type: "execute" }, "MISSING_PARAMETER", /"code"/],
     [{ code: "x", language: "cobol" }, "INVALID_REQUEST", /"language"/],
     [{ code: "x", language: "bash", timeout: -1 }, "INVALID_REQUEST", /"timeout"/],
-    [{ code: "x", language: "bash", env: { "a b": "c" } }, "INVALID_REQUEST", /"env"/],
+    [{ code: "x", language: "bash", env: { "a b": "c" } }, "INVALID_REQUEST", /"env\.a b"/],
     [{ code: "x", language: "bash", workdir: "/no/such" }, "DIRECTORY_NOT_FOUND", /"workdir"/],
   ])("%j is an error frame that names the field, and the end", async (message, code, text) => {
     const socket = await agent.connect("/execute/stream");

@@ -71,7 +71,7 @@ export class TestFleet implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.fleet.down();
+    await this.fleet.down({ isDiscarded: true });
     await this.dispose();
   }
 }

@@ -71,6 +71,13 @@ export async function liveRun(vm: Vm): Promise<RunRecord> {
   return run;
 }
 
+/** Where the guest agent is reached on this host; undefined when no VMM runs. */
+export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined> {
+  const run = await findLiveRun(vm);
+  if (run?.guest.kind !== "vsock") return run?.guest;
+  return { ...run.guest, socketPath: socketPathOf(vm, run, run.guest.socketPath) };
+}
+
 /** A directory for the next run, relative to the VM's. The one before it is kept for its logs, older ones go. */
 export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<string> {
   const numbers = (await readdir(vm.dir)).flatMap((name) => (/^r\d+$/.test(name) ? [Number(name.slice(1))] : []));

@@ -51,7 +51,7 @@ class GuestRefusedError extends Error {
   }
 }
 
-export function httpGuest(driver: Driver): Guest {
+export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Guest {
   const call = async (vm: Vm, path: string, body: unknown, agentKey: string | undefined, limitMs = CALL_LIMIT_MS) => {
     const address = await driver.guestAddress(vm);
     if (address === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);

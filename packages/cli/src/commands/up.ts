@@ -34,7 +34,7 @@ export async function down({ root, args, write }: CommandContext): Promise<numbe
     write("fleet: it is down");
     return 0;
   }
-  await fleet.down();
+  await fleet.down({ say: write });
   write("fleet: down; the files of its sandboxes are kept in .torpor/fleet");
   return 0;
 }

@@ -1,11 +1,13 @@
 /**
  * The host's own calls: what makes a restored guest this sandbox's, before user code runs, and what makes a pause safe.
  *
- * G1  The order is: entropy, clock, disk, names, thaw, kernel reseeded, key. User requests are refused until the key is set, so nothing of the user's runs before.
+ * G1  The order is: entropy, clock, disk, names, connections, thaw, kernel reseeded, key. User requests
+ *     are refused until the key is set, so nothing of the user's runs before.
  * G2  A fresh guest (`post-boot`: booted, or with the memory of a golden snapshot) is nobody's: it holds no secret and has no disk attached. It becomes a sandbox's once.
+ *     Its disk and its names are a start's: a resume changes nothing that a user can have written.
  * G3  Before a pause the users' processes are frozen first, then file systems are synced; `synced` says that it really happened.
  */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Activity } from "../activity.ts";
@@ -19,6 +21,7 @@ import type { Connections } from "../http/connections.ts";
 import type { Request, Route } from "../http/router.ts";
 import { withLimit } from "../limits.ts";
 import { HELPER_ENDED, type RestartingHelper } from "../line-process.ts";
+import { type Names, writeNames } from "./names.ts";
 import { killProcess, setFrozen, userProcesses } from "./user-cgroup.ts";
 
 export interface Identity extends KeyHolder {
@@ -82,8 +85,10 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   if (!rngReseeded) throw new AgentError(409, "RESEED_FAILED", "the kernel's random number generator could not be reseeded");
   const clockStepMs = wallClockMs - Date.now();
   await helperCall(deps.helper, { type: "set_clock", wallClockMs }, HELPER_LIMIT_MS);
+  const names = { ...optionalName(request, "hostname"), ...optionalName(request, "machineId") };
   if (isFresh) await attachDisk(deps);
-  await setNames(deps, optionalString(request.body, "hostname"), optionalString(request.body, "machineId"));
+  if (isFresh) await setNames(deps, names);
+  else await helperCall(deps.helper, { type: "break_connections", agentPort: deps.config.port }, HELPER_LIMIT_MS);
   if (request.body["envVars"] !== undefined) deps.environment.merge(variablesField(request.body, "envVars"));
   deps.identity.sandboxId = optionalString(request.body, "sandboxId") ?? deps.identity.sandboxId;
   await setFrozen(deps.config.userCgroup, false, 2_000);
@@ -112,23 +117,16 @@ function keepKey({ config, identity }: IdentityDeps, agentKey: string): void {
   writeFileSync(config.keyFile, agentKey, { mode: 0o600 });
 }
 
-async function setNames(deps: IdentityDeps, hostname: string | undefined, machineId: string | undefined): Promise<void> {
-  if (deps.config.userCgroup === undefined) return;
-  if (hostname !== undefined) {
-    await helperCall(deps.helper, { type: "set_hostname", hostname }, HELPER_LIMIT_MS);
-    writeSystemFile("/etc/hostname", `${hostname}\n`);
-    writeSystemFile("/etc/hosts", `127.0.0.1\tlocalhost\n127.0.1.1\t${hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n`);
-  }
-  if (machineId !== undefined) writeSystemFile("/etc/machine-id", `${machineId}\n`);
+function optionalName({ body }: Request, name: "hostname" | "machineId"): Names {
+  const value = optionalString(body, name);
+  return value === undefined ? {} : { [name]: value };
 }
 
-/** Where it says so already nothing is written; and a disk that is full must not keep its sandbox from starting. */
-function writeSystemFile(path: string, text: string): void {
-  try {
-    if (!existsSync(path) || readFileSync(path, "utf8") !== text) writeFileSync(path, text);
-  } catch (error) {
-    process.stderr.write(`${path} could not be written: ${String(error)}\n`);
-  }
+async function setNames({ config, helper }: IdentityDeps, names: Names): Promise<void> {
+  const hostname = writeNames(config, names);
+  // On an ordinary machine (tests), its name is nobody's to change.
+  if (hostname === undefined || config.userCgroup === undefined) return;
+  await helperCall(helper, { type: "set_hostname", hostname }, HELPER_LIMIT_MS);
 }
 
 /** For the golden snapshot: everything that a first execution would wait for, done once. A guest that is not warm must not become one: every sandbox after it would be slow. */

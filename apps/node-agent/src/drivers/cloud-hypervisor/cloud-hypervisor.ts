@@ -15,7 +15,18 @@ import type { Enclosure, Isolation } from "../../host/isolation.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
-import { endVmm, findLiveRun, lastWords, liveRun, nextRunDir, orEnd, type RunRecord, socketPathOf, startVmm } from "../vmm-process.ts";
+import {
+  endVmm,
+  findGuestAddress,
+  findLiveRun,
+  lastWords,
+  liveRun,
+  nextRunDir,
+  orEnd,
+  type RunRecord,
+  socketPathOf,
+  startVmm,
+} from "../vmm-process.ts";
 import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
 import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
 import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
@@ -141,9 +152,7 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
-    const run = await findLiveRun(vm);
-    if (run?.guest.kind !== "vsock") return undefined;
-    return { ...run.guest, socketPath: socketPathOf(vm, run, run.guest.socketPath) };
+    return await findGuestAddress(vm);
   }
 
   async trimLogs(vm: Vm): Promise<void> {

@@ -15,6 +15,7 @@ import { readTail, trimLogs } from "../logs.ts";
 import {
   endVmm,
   type ExitFacts,
+  findGuestAddress,
   findLiveRun,
   lastWords,
   liveRun,
@@ -127,7 +128,7 @@ export class QemuDriver implements Driver {
   }
 
   async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
-    return (await findLiveRun(vm))?.guest;
+    return await findGuestAddress(vm);
   }
 
   async trimLogs(vm: Vm): Promise<void> {

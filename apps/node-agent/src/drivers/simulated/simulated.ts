@@ -18,6 +18,7 @@ import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import {
   endVmm,
+  findGuestAddress,
   findLiveRun,
   lastWords,
   liveRun,
@@ -134,7 +135,7 @@ export class SimulatedDriver implements Driver {
   }
 
   async guestAddress(vm: Vm): Promise<GuestAddress | undefined> {
-    return (await findLiveRun(vm))?.guest;
+    return await findGuestAddress(vm);
   }
 
   async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {

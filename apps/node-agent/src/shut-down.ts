@@ -1,0 +1,36 @@
+/**
+ * Shuts down the guests of this host, as a stop of their sandboxes does: once the agent has ended, and before what is
+ * left of their VMMs is ended too. `torpor-node-agent shut-down`, with the agent's environment.
+ *
+ * All at once, each for a bounded time. Prints one line per sandbox whose guest did not answer, or did not end.
+ */
+import { waitUntilGone } from "@torpor/service";
+import { configFrom } from "./config.ts";
+import { findGuestAddress, findLiveRun } from "./drivers/vmm-process.ts";
+import { httpGuest } from "./lifecycle/guest.ts";
+import { VmStore } from "./lifecycle/record.ts";
+
+/** As a stop waits (lifecycle/stop.ts). */
+const END_LIMIT_MS = 20_000;
+
+const store = new VmStore(configFrom(process.env).DATA_DIR);
+const guest = httpGuest({
+  guestAddress: findGuestAddress,
+  isAlive: async (vm) => (await findLiveRun(vm)) !== undefined,
+});
+await Promise.all((await store.list()).map(shutDown));
+
+async function shutDown(sandboxId: string): Promise<void> {
+  const record = await store.read(sandboxId);
+  if (record === undefined) return;
+  const vm = store.vmOf(record);
+  const run = await findLiveRun(vm);
+  if (run === undefined) return;
+  try {
+    await guest.shutdown(vm, record.agentKey);
+    if (!(await waitUntilGone(run, END_LIMIT_MS))) throw new Error(`it has not ended within ${END_LIMIT_MS / 1000} s`);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    process.stdout.write(`${sandboxId} was not shut down, what it had not written to its disk is lost: ${reason}\n`);
+  }
+}
