@@ -13,7 +13,7 @@ import { WebSocket } from "ws";
 // Many processes are started; on a busy machine that takes its time.
 vi.setConfig({ testTimeout: 60_000, hookTimeout: 60_000 });
 
-const KEY = "test-key";
+export const KEY = "test-key";
 const AUTH = { "x-torpor-agent-key": KEY };
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
