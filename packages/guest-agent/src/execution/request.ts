@@ -13,16 +13,17 @@ import {
   withoutNul,
 } from "../fields.ts";
 import { languageOf } from "./languages.ts";
-import { type Workdir, workdirField } from "./workdir.ts";
+import { workdirField } from "./workdir.ts";
 
 /** Something to run: code for the kernel, or a program. */
-export interface Job extends Workdir {
+export interface Job {
   language: string | undefined;
   /** What the caller sent, shortened, for lists of processes. */
   title: string;
   /** Undefined: it runs in the Python kernel. */
   program: { command: string; args: string[]; input?: string } | undefined;
   code: string;
+  workdir: string;
   /** The request's own variables. */
   env: Record<string, string>;
   /** Undefined: none. */
@@ -68,7 +69,7 @@ export const timeoutOf = ({ timeoutMs }: Job): number => (timeoutMs ?? 0) / 1000
 function commonOf(config: Config, body: Body, { timeoutS }: JobDefaults) {
   const limitS = timeLimitField(body, "timeout", timeoutS);
   const timeoutMs = limitS === undefined ? undefined : limitS * 1000;
-  return { ...workdirField(config, body), env: variablesField(body, "env"), timeoutMs };
+  return { workdir: workdirField(config, body), env: variablesField(body, "env"), timeoutMs };
 }
 
 const titleOf = (text: string) => (text.length > TITLE_LENGTH ? `${text.slice(0, TITLE_LENGTH)}…` : text);

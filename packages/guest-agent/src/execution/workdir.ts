@@ -8,19 +8,16 @@ import type { Config } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import { type Body, optionalString, withoutNul } from "../fields.ts";
 
-export interface Workdir {
-  workdir: string;
-  /** False: nobody named it. The SDKs name the default one with every call, which says nothing. */
-  isWorkdirAsked: boolean;
-}
-
-/** Relative to the default one. Throws 400, naming the field, when it is no directory. */
-export function workdirField(config: Config, body: Body): Workdir {
+/**
+ * Relative to the default one, which the SDKs name with every call: that says nothing. Throws 400,
+ * naming the field, when it is no directory.
+ */
+export function workdirField(config: Config, body: Body): string {
   const name =
     body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
   const asked = optionalString(body, name);
   const workdir = resolve(config.workdir, withoutNul(asked ?? "", name));
-  if (workdir === config.workdir) return { workdir: defaultWorkdir(config), isWorkdirAsked: false };
+  if (workdir === config.workdir) return defaultWorkdir(config);
   if (!isDirectory(workdir))
     throw new AgentError(
       400,
@@ -28,7 +25,7 @@ export function workdirField(config: Config, body: Body): Workdir {
       `"${name}": there is no directory ${workdir}`,
       { path: workdir },
     );
-  return { workdir, isWorkdirAsked: true };
+  return workdir;
 }
 
 /** Users may remove the default one, or put something else in its place: then the root. */
