@@ -24,6 +24,10 @@ class TextOutput(io.TextIOWrapper):
         self.flush()
         return count
 
+    def close(self):
+        """As little as a terminal is closed by one of its programs: later cells print too."""
+        self.flush()
+
 
 def open_outputs():
     for name in ("stdout", "stderr"):

@@ -5,6 +5,7 @@ is imported before the user imports it.
 
 import base64
 import math
+import sys
 
 from IPython.core.formatters import JSONFormatter
 from traitlets import ObjectName, Unicode
@@ -78,11 +79,25 @@ def entry_of(value):
     return exact(value)
 
 
-def of_frame(frame):
+def column_of(series):
+    """The same for a whole column; most need no look at each of their values."""
+    import numpy
+
+    dtype = series.dtype
+    values = series.tolist()
+    if not isinstance(dtype, numpy.dtype) or dtype.kind not in "biufO" or dtype.itemsize > 8:
+        return [entry_of(value) for value in values]
+    if dtype.kind == "O":
+        return [value if type(value) is str else entry_of(value) for value in values]
+    is_plain = dtype.kind == "b" or all(abs(value) <= MAX_SAFE_INTEGER for value in values)
+    if dtype.kind == "f":
+        is_plain = bool(numpy.isfinite(series.to_numpy()).all())
+    return values if is_plain else [entry_of(value) for value in values]
+
+
+def table_of(frame):
     shown = frame.iloc[:MAX_ROWS, :MAX_COLUMNS]
-    columns = [
-        [entry_of(value) for value in list(shown.iloc[:, at])] for at in range(shown.shape[1])
-    ]
+    columns = [column_of(shown.iloc[:, at]) for at in range(shown.shape[1])]
     return {
         "columns": [entry_of(label) for label in shown.columns],
         "index": [entry_of(label) for label in shown.index],
@@ -93,6 +108,15 @@ def of_frame(frame):
         "shape": list(frame.shape),
         "truncated": shown.shape != frame.shape,
     }
+
+
+def of_frame(frame):
+    """None, and a note, for a table that has columns of a kind that is not known here."""
+    try:
+        return table_of(frame)
+    except Exception as error:
+        print(f"[this table could not be given as data: {error!r}]", file=sys.stderr)
+        return None
 
 
 def show_tables(display_formatter):

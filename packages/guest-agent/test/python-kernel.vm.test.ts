@@ -169,6 +169,11 @@ describe("what is printed arrives", () => {
     await isKept();
   });
 
+  test("a cell that closes standard output closes it for nobody else", async () => {
+    expect(await printed("import sys\nsys.stdout.write('out')\nsys.stdout.close()")).toBe("out");
+    expect(await printed("print('again')")).toBe("again\n");
+  });
+
   test("standard input is at its end", async () => {
     expect(
       await printed(
