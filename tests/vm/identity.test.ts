@@ -63,7 +63,8 @@ def process():
     child.start(); drawn = queue.get(); child.join()
     return drawn
 names = {"hostname": socket.gethostname(), "machine": open("/etc/machine-id").read(),
-         "boot": open("/proc/sys/kernel/random/boot_id").read()}
+         "boot": open("/proc/sys/kernel/random/boot_id").read(),
+         "authkey": multiprocessing.current_process().authkey.hex()}
 print(json.dumps({**names, "cell": draw(), "forked": [forked(), forked()], "process": process()}))
 `;
 const SHELL = "echo $RANDOM-$RANDOM-$RANDOM; mktemp; mktemp -u; cat /proc/sys/kernel/random/uuid";

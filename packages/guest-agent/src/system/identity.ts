@@ -81,10 +81,8 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   const wallClockMs = request.body["wallClockMs"];
   if (typeof wallClockMs !== "number") throw invalidRequest('"wallClockMs" must be a number');
   const agentKey = stringField(request.body, "agentKey");
-  const rngReseeded = await helperCall(deps.helper, { type: "reseed", entropy: entropy.toString("hex") }, HELPER_LIMIT_MS);
-  if (!rngReseeded) throw new AgentError(409, "RESEED_FAILED", "the kernel's random number generator could not be reseeded");
   const clockStepMs = wallClockMs - Date.now();
-  await helperCall(deps.helper, { type: "set_clock", wallClockMs }, HELPER_LIMIT_MS);
+  await freshen(deps.helper, entropy, wallClockMs);
   const names = { ...optionalName(request, "hostname"), ...optionalName(request, "machineId") };
   if (isFresh) await attachDisk(deps);
   if (isFresh) await setNames(deps, names);
@@ -96,7 +94,18 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has run in it yet (G1).
   const kernelReseeded = isFresh ? await deps.kernel.becomeOwn() : false;
   keepKey(deps, agentKey);
-  return { ok: true, rngReseeded, kernelReseeded, clockStepMs };
+  return { ok: true, rngReseeded: true, kernelReseeded, clockStepMs };
+}
+
+/**
+ * New entropy for the system's generator, and by the step of the clock for those of programs that are older than this
+ * sandbox (infra/images/code-interpreter/init).
+ */
+async function freshen(helper: RestartingHelper, entropy: Buffer, wallClockMs: number): Promise<void> {
+  if (!(await helperCall(helper, { type: "reseed", entropy: entropy.toString("hex") }, HELPER_LIMIT_MS)))
+    throw new AgentError(409, "RESEED_FAILED", "the kernel's random number generator could not be reseeded");
+  if (!(await helperCall(helper, { type: "set_clock", wallClockMs }, HELPER_LIMIT_MS)))
+    throw new AgentError(409, "CLOCK_NOT_SET", "the guest's clock could not be set");
 }
 
 /** From here on `/` is the image with the sandbox's own disk above it. */
