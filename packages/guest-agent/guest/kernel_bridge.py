@@ -105,6 +105,8 @@ class Cell:
             send(id=self.id, type=name, data=text)
 
     def display(self, data, display_id, is_update):
+        # What is named otherwise is no MIME type, and would pass for a field of the answer's own.
+        data = {mime: value for mime, value in data.items() if "/" in mime}
         rich = {
             MIME.get(mime, mime): ANSI.sub("", value) if mime == "text/plain" else value
             for mime, value in data.items()

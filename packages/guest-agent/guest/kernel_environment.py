@@ -58,9 +58,13 @@ class Environment:
             self.set_python_path(split_path(value))
 
     def set_python_path(self, entries):
-        """Before all others, as at a start."""
-        sys.path[:] = [path for path in sys.path if path not in self.python_path]
-        sys.path[:0] = entries
+        """After the first entry, which stands for the cell's directory, as at a start."""
+        for entry in self.python_path:
+            # Once for each that was put in: the user's code may have put in the same.
+            if entry in sys.path:
+                sys.path.remove(entry)
+        at = 1 if sys.path[:1] == [""] else 0
+        sys.path[at:at] = entries
         self.python_path = entries
 
     def enter(self, workdir):

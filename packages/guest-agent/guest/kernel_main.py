@@ -13,10 +13,12 @@ import asyncio
 import ctypes
 import os
 import random
+import selectors
 import signal
 import ssl
 import sys
 import tempfile
+import traceback
 from contextlib import contextmanager
 
 # A debugger that nobody can reach would be loaded, and wait.
@@ -29,7 +31,8 @@ from kernel_asyncio import allow_nested_runs
 from kernel_environment import Environment
 from kernel_events import Events
 from kernel_interrupt import SIGNAL_INTERRUPT
-from kernel_shell import Shell, open_outputs, written_exit_code
+from kernel_shell import Shell, StandardOutputs, written_exit_code
+from tornado import ioloop
 from traitlets import Type
 
 del sys.modules["debugpy"]
@@ -41,6 +44,7 @@ IOLBF = 1
 libc = ctypes.CDLL(None)
 events = Events(int(os.environ.pop("TORPOR_KERNEL_EVENTS")))
 environment = Environment(os.environ)
+outputs = StandardOutputs()
 
 
 class Kernel(ipykernel.ipkernel.IPythonKernel):
@@ -52,20 +56,22 @@ class Kernel(ipykernel.ipkernel.IPythonKernel):
         self.answer = None
         self.result = None
         self.shell.events_out = events
+        self.shell.outputs = outputs
         self.shell.events.register("post_run_cell", self.keep_result)
 
     def keep_result(self, result):
         self.result = result
 
     async def execute_request(self, stream, ident, parent):
-        """Tells of its begin before the first instruction of the user's, and of its end in any
-        case.
-        """
+        """Tells of its begin before the first of the user's instructions, of its end in any case."""
         cell = parent["header"]["msg_id"]
         self.answer = {"ok": False, "exitCode": 1}
         try:
             events.send("begin", cell=cell)
             await super().execute_request(stream, ident, parent)
+        except BaseException:
+            # Of the user's own: an error without a text, an interrupt after the cell's end.
+            outputs.streams["stderr"].write(traceback.format_exc(limit=-3))
         finally:
             events.send("end", cell=cell, **self.answer)
 
@@ -76,12 +82,14 @@ class Kernel(ipykernel.ipkernel.IPythonKernel):
         environment.set_sandbox(wishes.get("sandbox", environment.sandbox))
         environment.enter(wishes.get("workdir", "/"))
         call = environment.begin_call(wishes.get("call", {}))
-        self.result = None
+        self.result = self.shell.shown_error = None
+        outputs.restore()
         try:
             reply = await super().do_execute(code, silent, *args, cell_id=cell_id, **kwargs)
             self.answer = self.answer_of(reply)
             return reply
         finally:
+            outputs.restore()
             libc.fflush(None)
             if os.getpid() != self.process:
                 # A child that the cell has forked ends where a script's would.
@@ -89,28 +97,49 @@ class Kernel(ipykernel.ipkernel.IPythonKernel):
             environment.end_call(call)
 
     def answer_of(self, reply):
+        """An error that was shown is one, also where a magic went on after it."""
         error = self.result and (self.result.error_in_exec or self.result.error_before_exec)
-        exit_code = written_exit_code(error) if isinstance(error, SystemExit) else 1
-        if reply["status"] == "ok":
-            exit_code = 0
+        error = error or self.shell.shown_error
+        if isinstance(error, SystemExit):
+            exit_code = written_exit_code(error, outputs.streams["stderr"])
+        else:
+            exit_code = 0 if reply["status"] == "ok" and error is None else 1
         return {"ok": exit_code == 0, "exitCode": exit_code}
+
+    def raw_input(self, prompt=""):
+        """Standard input is at its end."""
+        print(prompt, end="")
+        raise EOFError("standard input is empty")
+
+    getpass = raw_input
 
     @contextmanager
     def _cancel_on_sigint(self, future):
-        """A cell that awaits is cancelled by an interrupt; if it does not heed that, the next one
-        interrupts it as any other.
+        """A cell that awaits is cancelled by each interrupt; one that is at work, by the second on,
+        is interrupted as any other.
         """
         with super()._cancel_on_sigint(future):
-            cancel = signal.getsignal(signal.SIGINT)
-
-            def first(*args):
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                cancel(*args)
-                # What it has asked the loop for is found when the loop wakes up.
-                self.io_loop.asyncio_loop.call_soon_threadsafe(lambda: None)
-
-            signal.signal(signal.SIGINT, first)
+            signal.signal(signal.SIGINT, Canceller(future, self.io_loop.asyncio_loop))
             yield
+
+
+class Canceller:
+    def __init__(self, future, loop):
+        self.future, self.loop = future, loop
+        self.has_cancelled = False
+
+    def __call__(self, number, frame):
+        __tracebackhide__ = True
+        if self.has_cancelled and not is_idle(frame):
+            signal.default_int_handler(number, frame)
+        self.has_cancelled = True
+        # By the loop, which also wakes up by that.
+        self.loop.call_soon_threadsafe(self.future.cancel)
+
+
+def is_idle(frame):
+    """Whether the loop waits for something to do."""
+    return frame is not None and frame.f_code.co_filename == selectors.__file__
 
 
 def reseed():
@@ -136,25 +165,29 @@ class App(IPKernelApp):
         self.displayhook = ZMQDisplayHook(self.session, self.iopub_socket)
 
     def init_path(self):
-        sys.path[:] = USERS_PATH
-        sys.argv = [""]
+        """As for a script: first its directory, which is where the cell is."""
         super().init_path()
+        sys.path[:] = ["", *USERS_PATH]
+        sys.argv = [""]
 
     def start(self):
+        """Whatever code of the user's raises in the loop, it is not the kernel's end."""
         allow_nested_runs(asyncio.get_event_loop())
-        super().start()
-        # An interrupt that came when no cell was there to take it must not end the kernel.
+        self.kernel.start()
+        self.io_loop = ioloop.IOLoop.current()
         while not self.shell.exit_now:
             try:
                 self.io_loop.start()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
+                # Of a task: told where the task is awaited.
                 pass
+            except BaseException:
+                outputs.streams["stderr"].write(traceback.format_exc(limit=-3))
 
 
 def main():
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(SIGNAL_INTERRUPT, interrupt)
-    open_outputs()
     libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, IOLBF, 0)
     app = App.instance()
     app.initialize(

@@ -1,7 +1,9 @@
 """The shell of the kernel: where its displays, results and errors go, and what `exit` means."""
 
 import io
+import os
 import sys
+import traceback
 import warnings
 
 from IPython.core import interactiveshell, page
@@ -13,6 +15,13 @@ from ipykernel.zmqshell import (
 )
 from kernel_values import bundle, show_tables
 from traitlets import Any, Type, default
+
+
+class Buffer(io.BufferedWriter):
+    """Whoever wraps it anew closes it with the wrapper before; others go on with it."""
+
+    def close(self):
+        self.flush()
 
 
 class TextOutput(io.TextIOWrapper):
@@ -29,11 +38,45 @@ class TextOutput(io.TextIOWrapper):
         self.flush()
 
 
-def open_outputs():
-    for name in ("stdout", "stderr"):
-        output = TextOutput(getattr(sys, name).detach(), encoding="utf-8", errors="surrogateescape")
-        setattr(sys, name, output)
-        setattr(sys, f"__{name}__", output)
+class StandardOutputs:
+    """Descriptors and streams, as they are to be found by every cell."""
+
+    def __init__(self):
+        # To tell that a descriptor is another one by now, and to have it back.
+        self.spares = {number: os.dup(number) for number in (1, 2)}
+        self.streams = {
+            name: self.opened(number) for number, name in ((1, "stdout"), (2, "stderr"))
+        }
+        for name, stream in self.streams.items():
+            getattr(sys, name).detach()
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+
+    def opened(self, number):
+        buffer = Buffer(io.FileIO(number, "w", closefd=False))
+        return TextOutput(buffer, encoding="utf-8", errors="surrogateescape")
+
+    def restore(self):
+        for number, spare in self.spares.items():
+            if not is_same_file(number, spare):
+                os.dup2(spare, number)
+        for name, stream in self.streams.items():
+            if not is_open(getattr(sys, name, None)):
+                setattr(sys, name, stream)
+
+
+def is_same_file(one, other):
+    try:
+        return os.path.samestat(os.fstat(one), os.fstat(other))
+    except OSError:
+        return False
+
+
+def is_open(stream):
+    try:
+        return not stream.closed
+    except (AttributeError, ValueError):
+        return False
 
 
 class DisplayPublisher(ZMQDisplayPublisher):
@@ -68,7 +111,7 @@ class DisplayHook(ZMQShellDisplayHook):
             self.shell.display_pub._flush_streams()
             self.shell.events_out.send("display", data=self.data, displayId=None, isUpdate=False)
         if self.data and "text/plain" in self.data:
-            print(self.data["text/plain"])
+            self.shell.outputs.streams["stdout"].write(self.data["text/plain"] + "\n")
         self.data = None
 
 
@@ -82,8 +125,11 @@ class Exit(ZMQExitAutocall):
 class Shell(ZMQInteractiveShell):
     display_pub_class = Type(DisplayPublisher)
     displayhook_class = Type(DisplayHook)
-    # kernel_events.Events
+    # kernel_events.Events, StandardOutputs
     events_out = Any()
+    outputs = Any()
+    # The newest error that was shown: magics such as %time show one and go on.
+    shown_error = Any()
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -103,8 +149,32 @@ class Shell(ZMQInteractiveShell):
 
     def _showtraceback(self, etype, evalue, stb):
         self._last_traceback = stb
-        if not issubclass(etype, SystemExit):
-            print("\n".join(stb), file=sys.stderr)
+        self.shown_error = evalue
+        if issubclass(etype, SystemExit):
+            return
+        # Not to where the code may have led standard error: nobody would be told.
+        self.outputs.streams["stderr"].write("\n".join([*stb, *notes_of(evalue)]) + "\n")
+
+    def init_environment(self):
+        """No pager has anybody who turns the page."""
+        os.environ.setdefault("PAGER", "cat")
+        os.environ.setdefault("GIT_PAGER", "cat")
+
+    def system_piped(self, cmd):
+        """A command in the background has no terminal that it could be waited for on."""
+        if cmd.rstrip().endswith("&"):
+            self.user_ns["_exit_code"] = os.system(self.var_expand(cmd, depth=1))
+        else:
+            super().system_piped(cmd)
+
+    system = system_piped
+
+
+def notes_of(error):
+    """What IPython leaves out: notes, and the errors in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return ["".join(traceback.format_exception(error)).rstrip()]
+    return getattr(error, "__notes__", [])
 
 
 def print_page(text, start=0, screen_lines=0, pager_cmd=None):
@@ -112,15 +182,13 @@ def print_page(text, start=0, screen_lines=0, pager_cmd=None):
     print(text.get("text/plain", "") if isinstance(text, dict) else text)
 
 
-def written_exit_code(error):
-    """The code of a SystemExit, after writing its text to standard error, as the interpreter's end
-    does.
-    """
+def written_exit_code(error, stderr):
+    """The code of a SystemExit, after writing its text, as the interpreter's end does."""
     if error.code is None:
         return 0
     if isinstance(error.code, int):
-        return error.code & 0xFF
-    print(error.code, file=sys.stderr)
+        return error.code & 0xFF if -(2**31) <= error.code < 2**31 else 0xFF
+    stderr.write(f"{error.code}\n")
     return 1
 
 

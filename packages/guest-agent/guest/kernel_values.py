@@ -18,25 +18,47 @@ MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 100
 
 
-def exact(value, depth=0):
-    """Integers of more than 53 bits and what is no number become strings, also within lists and
-    maps.
-    """
+def exact(value, nan="NaN", depth=0):
+    """As JSON, also within lists and maps; `nan` is what stands for a number that is none."""
     if value is None or isinstance(value, (bool, str)):
+        return value
+    value = plain(value)
+    if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
         return int(value) if abs(value) <= MAX_SAFE_INTEGER else str(int(value))
     if isinstance(value, float):
-        return (
-            float(value)
-            if math.isfinite(value)
-            else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-        )
+        return finite(float(value), nan)
     if depth < MAX_DEPTH and isinstance(value, dict):
-        return {str(key): exact(entry, depth + 1) for key, entry in value.items()}
+        return {str(key): exact(entry, nan, depth + 1) for key, entry in value.items()}
     if depth < MAX_DEPTH and isinstance(value, (list, tuple)):
-        return [exact(entry, depth + 1) for entry in value]
+        return [exact(entry, nan, depth + 1) for entry in value]
     return str(value)
+
+
+def finite(value, nan):
+    if math.isnan(value):
+        return nan
+    return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, value)
+
+
+def plain(value):
+    """What numpy, pandas and datetime have of their own, as values that Python has: times in ISO 8601
+    to the nanosecond, None for what is missing.
+    """
+    numpy, pandas = sys.modules.get("numpy"), sys.modules.get("pandas")
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        return list(value) if value.dtype.kind in "mM" else value.tolist()
+    if pandas is not None and (value is pandas.NaT or value is pandas.NA):
+        return None
+    if numpy is not None and isinstance(value, numpy.generic):
+        value = value if value.dtype.kind in "mM" or value.dtype.itemsize > 8 else value.item()
+    if pandas is not None and type(value).__name__ in ("datetime64", "timedelta64", "timedelta"):
+        value = (pandas.Timestamp if type(value).__name__ == "datetime64" else pandas.Timedelta)(
+            value
+        )
+        return None if value is pandas.NaT else value.isoformat()
+    return value.isoformat() if hasattr(value, "isoformat") else value
 
 
 def bundle(data):
@@ -60,23 +82,8 @@ class DataFrameFormatter(JSONFormatter):
 
 
 def entry_of(value):
-    """One value of a table: null where pandas says that there is none; times in ISO 8601 to the
-    nanosecond.
-    """
-    import numpy
-    import pandas
-
-    if isinstance(value, (list, tuple, dict, set, numpy.ndarray)):
-        return exact(value.tolist() if isinstance(value, numpy.ndarray) else value)
-    if pandas.isna(value) is True:
-        return None
-    if isinstance(value, numpy.longdouble):
-        return str(value)
-    if isinstance(value, numpy.generic):
-        value = value.item()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    return exact(value)
+    """One value of a table: null where there is none."""
+    return exact(value, nan=None)
 
 
 def column_of(series):

@@ -11,7 +11,11 @@ const PARAMETERS = ["exports", "require", "module", "__filename", "__dirname"];
 /** What Node itself ends with when a top-level await is never settled. */
 const UNSETTLED_EXIT_CODE = 13;
 
-const script = readFileSync(0, "utf8");
+/** Where a script may read `await` as the name of a function, or of a value. */
+const IS_AMBIGUOUS = /\bawait\s*[([`+\-/]/;
+
+// The line stays, for the numbers of the others.
+const script = readFileSync(0, "utf8").replace(/^#!.*/, "");
 const file = join(process.cwd(), "[stdin]");
 process.argv[1] = "-";
 
@@ -24,11 +28,16 @@ function compiles(code) {
   }
 }
 
-/** The script as it is, unless only an async function can hold it. Lines keep their numbers. */
+/**
+ * The script as it is, unless it awaits: then within an async function. Lines keep their numbers. Of a
+ * script that is wrong as well, the mistake is told, not the `await`.
+ */
 function runnable() {
-  if (compiles(script) || !/\bawait\b/.test(script)) return { code: script, awaits: false };
+  const asIs = { code: script, awaits: false };
+  const isScript = compiles(script);
+  if (!/\bawait\b/.test(script) || (isScript && !IS_AMBIGUOUS.test(script))) return asIs;
   const code = `module.exports = (async () => {${script}\n})();`;
-  return compiles(code) ? { code, awaits: true } : { code: script, awaits: false };
+  return isScript && !compiles(code) ? asIs : { code, awaits: true };
 }
 
 const { code, awaits } = runnable();
@@ -41,8 +50,12 @@ if (awaits) tellIfUnsettled(main.exports);
 
 function tellIfUnsettled(promise) {
   let isSettled = false;
+  const settle = () => (isSettled = true);
   // A rejection nobody handles ends the process with its message.
-  promise.then(() => (isSettled = true));
+  promise.then(settle, (error) => {
+    settle();
+    throw error;
+  });
   process.once("exit", (exitCode) => {
     if (isSettled || exitCode !== 0) return;
     process.stderr.write("what the script awaited never came; what follows it did not run\n");

@@ -132,7 +132,9 @@ def main():
     if not run(pid, master):
         hang_up(pid, master)
         os._exit(129)
-    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    # As shells tell of a signal.
+    os._exit(128 - code if code < 0 else code)
 
 
 main()

@@ -33,11 +33,13 @@ function programString(value: string, name: string): string {
     throw invalidRequest(
       `"${name}" must be at most ${MAX_PROGRAM_STRING_BYTES} bytes, which is all that Linux gives a program, and is ${bytes}`,
     );
-  return withoutNul(value, name);
+  return systemText(value, name);
 }
 
-export function withoutNul(value: string, name: string): string {
+/** A text that the system takes: a NUL would end it, half a surrogate pair would be another one. */
+export function systemText(value: string, name: string): string {
   if (value.includes("\0")) throw invalidRequest(`"${name}" holds a NUL character`);
+  if (/\p{Surrogate}/u.test(value)) throw invalidRequest(`"${name}" holds half a surrogate pair`);
   return value;
 }
 

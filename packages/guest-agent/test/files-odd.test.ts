@@ -114,7 +114,6 @@ describe("a link", () => {
   test.each([
     ["to a place outside that is not there", "/etc/torpor-none", ""],
     ["up and out", "../../../etc/torpor-none", ""],
-    ["up and out of a directory that is not there", "none/../../../../../../etc/torpor-none", ""],
     ["to a directory outside", "/etc", "/torpor-none"],
     ["through another one", "second", "/torpor-none"],
     ["by way of /proc", "/proc/self/root/etc", "/torpor-none"],
@@ -128,6 +127,14 @@ describe("a link", () => {
     ])
       expect(answer(result)).toMatch(/^403 PATH_NOT_ALLOWED/);
     expect(await lstat("/etc/torpor-none").catch(() => "none")).toBe("none");
+  });
+
+  test("up and out of a directory that is not there is nowhere, as for every program", async () => {
+    await symlink("none/../../../../../../etc/torpor-none", `${home}/link`);
+    for (const result of [await write(`${home}/link`), await get("read", `${home}/link`)])
+      expect(answer(result)).toMatch(/^404 FILE_NOT_FOUND/);
+    await symlink(`${agent.root}/home`, `${home}/away`);
+    expect(answer(await get("exists", `${home}/away/../workspace`))).toMatch(/^200/);
   });
 
   test("in a circle is said to be one", async () => {
@@ -210,4 +217,41 @@ test("an upload is one file, and its fields are what they can be", async () => {
   expect(await readdir(home)).toEqual([]);
   expect((await upload([path, file, ["overwrite", "False"]])).status).toBe(200);
   expect((await upload([path, file, ["overwrite", "False"]])).status).toBe(409);
+});
+
+describe("what cannot be what was meant is refused", () => {
+  test.each([
+    ["a base64 text that was cut off", { content: "QUJDR", encoding: "base64" }, "base64"],
+    ["one of a single digit", { content: "Q", encoding: "base64" }, "base64"],
+    ["one with too few of its padding", { content: "QUI==", encoding: "base64" }, "base64"],
+    ["a mode that is a number", { content: "x", mode: 755 }, "mode"],
+  ])("%s", async (_, more, field) => {
+    const result = await post("write", { path: `${home}/x`, ...more });
+    expect(answer(result)).toMatch(new RegExp(`^400 INVALID_REQUEST.*${field}`));
+    expect(await lstat(`${home}/x`).catch(() => "none")).toBe("none");
+  });
+
+  test("a body or a path that is not UTF-8", async () => {
+    const body = Buffer.concat([
+      Buffer.from(`{"path":"${home}/x","content":"caf`),
+      Buffer.from([0xe9]),
+      Buffer.from('"}'),
+    ]);
+    const headers = { "content-type": "application/json" };
+    expect((await agent.fetch("POST", "/files/write", { body, headers })).status).toBe(400);
+    expect((await agent.fetch("GET", `/files/read?path=${home}/%E9`)).status).toBe(400);
+    expect(await lstat(`${home}/x`).catch(() => "none")).toBe("none");
+  });
+});
+
+test("base64 with its lines broken is taken", async () => {
+  await post("write", { path: `${home}/x`, content: "QUJD\nREVG\n", encoding: "base64" });
+  expect((await get("read", `${home}/x`)).body["content"]).toBe("ABCDEF");
+});
+
+test("above a link is where the link leads, as for every program", async () => {
+  await mkdir(`${agent.root}/home/deep/below`, { recursive: true });
+  await symlink(`${agent.root}/home/deep/below`, `${home}/link`);
+  await write(`${home}/link/../file`);
+  expect(await readdir(`${agent.root}/home/deep`)).toEqual(["below", "file"]);
 });

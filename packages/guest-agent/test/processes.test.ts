@@ -166,6 +166,33 @@ describe("what a program leaves running", () => {
     expect((await agent.rssBytes()) - before).toBeLessThan(150 * 1024 ** 2);
   });
 
+  test.each([
+    "exec > >(tee log) 2>&1; echo first; echo last",
+    "echo first; echo last > >(sleep 0.1; cat)",
+    "(sleep 0.1; echo last) & echo first",
+  ])("what ends soon after the program is waited for: %s", async (command) => {
+    const answer = await agent.call("POST", "/commands/run", {
+      command: "bash",
+      args: ["-c", command],
+    });
+    expect(answer.body).toMatchObject({ success: true, stdout: "first\nlast\n" });
+  });
+
+  test.each(["timeout 300 sleep 297", "timeout 300 sleep 297 | cat", "set -m; sleep 297 & wait"])(
+    "at a time limit, groups of its own end with the program: %s",
+    async (line) => {
+      const command = { command: "bash", args: ["-c", `${line}; echo over`], timeout: 1 };
+      expect((await agent.call("POST", "/commands/run", command)).body["exit_code"]).toBe(124);
+      const left = "ps ax -o args | grep '[s]leep 297' | wc -l";
+      await until("none is left", async () => (await agent.shell(left))["stdout"] === "0\n");
+    },
+  );
+
+  test("at a time limit, one that has left the session lives on", async () => {
+    await agent.shell("setsid sleep 296 & sleep 60", { timeout: 1 });
+    expect((await agent.shell("pkill -f '[s]leep 296'"))["exit_code"]).toBe(0);
+  });
+
   test("at a time limit it ends with the program", async () => {
     const body = await agent.shell(`(while sleep 0.01; do echo x > limited; done) & sleep 60`, {
       timeout: 0.5,

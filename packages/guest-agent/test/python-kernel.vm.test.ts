@@ -124,6 +124,47 @@ describe("a cell is run, or the answer says that it was not", () => {
   });
 });
 
+describe("an error is one, however it is shown", () => {
+  test.each([
+    ["a magic that goes on", "%%time\n1/0", 1, "ZeroDivisionError"],
+    ["one that captures", "%%capture\n1/0", 1, "ZeroDivisionError"],
+    ["a script that exits", "%run /tmp/exits.py", 1, "bad"],
+    [
+      "an exit in a task",
+      "import asyncio, sys\nasync def stop():\n  await asyncio.sleep(0.01)\n  sys.exit(4)\nawait asyncio.gather(stop(), asyncio.sleep(1))",
+      4,
+      "",
+    ],
+    [
+      "an error without a text",
+      "class E(Exception):\n  def __str__(self): sys.exit(3)\nraise E()",
+      1,
+      "SystemExit",
+    ],
+    ["a note", "error = ValueError('x'); error.add_note('noted'); raise error", 1, "noted"],
+    ["a group", "raise ExceptionGroup('all', [ValueError('inner')])", 1, "ValueError: inner"],
+    ["an exit that is too large", "sys.exit(10**20)", 255, ""],
+  ])("%s", async (_what, code, exitCode, stderr) => {
+    await agent.shell("echo 'import sys; sys.exit(\"bad\")' > /tmp/exits.py");
+    expect(await run(code)).toMatchObject({
+      success: false,
+      exit_code: exitCode,
+      stderr: expect.stringContaining(stderr),
+    });
+    await isKept();
+  });
+
+  test("what raises between cells ends nothing", async () => {
+    await run(
+      "import signal\ndef late(*_): raise TimeoutError\nsignal.signal(signal.SIGALRM, late)",
+    );
+    await run("signal.setitimer(signal.ITIMER_REAL, 0.05)");
+    await run("task = asyncio.create_task(stop())");
+    await agent.shell("sleep 0.2");
+    await isKept();
+  });
+});
+
 describe("what is printed arrives", () => {
   test("a native library that holds the interpreter, child processes and Python in one order", async () => {
     const code = [
@@ -174,13 +215,31 @@ describe("what is printed arrives", () => {
     expect(await printed("print('again')")).toBe("again\n");
   });
 
+  test.each([
+    "import io; sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding='utf-8')",
+    "import os; sys.stdout = os.fdopen(sys.stdout.fileno(), 'w')",
+    "os.close(1)",
+    "del sys.stdout",
+    "import builtins; builtins.print = None",
+  ])("%s, twice, leaves the next cell its output", async (code) => {
+    await run("kept_print = print");
+    for (let time = 0; time < 2; time += 1) {
+      await run(`import sys\n${code}`);
+      expect(await printed("import sys; sys.stdout.write('there\\n'); 7")).toBe("there\n7\n");
+    }
+    await run("import builtins, sys; sys.stdout = sys.__stdout__; builtins.print = kept_print");
+  });
+
   test("standard input is at its end", async () => {
     expect(
       await printed(
         "import subprocess; print(subprocess.run(['cat'], capture_output=True).stdout)",
       ),
     ).toBe("b''\n");
-    expect((await run("input()"))["stderr"]).toContain("does not support input requests");
+    expect(await run("input('? ')")).toMatchObject({
+      stdout: "? ",
+      stderr: expect.stringContaining("EOFError"),
+    });
   });
 });
 
@@ -197,6 +256,10 @@ describe("a time limit ends the cell, and nothing else", () => {
     ["endless output", "while True: print('x' * 60)"],
     ["an endless child", "import subprocess; subprocess.run(['yes'])"],
     ["an await", "import asyncio; await asyncio.sleep(600)"],
+    [
+      "an await that goes on once",
+      "async def wait():\n  try: await asyncio.sleep(600)\n  except asyncio.CancelledError: await asyncio.sleep(600)\nawait wait()",
+    ],
     ["a wait in a coroutine", "import time\nasync def wait(): time.sleep(600)\nawait wait()"],
     [
       "asyncio.run",
@@ -357,6 +420,13 @@ describe("what is displayed", () => {
     expect(cleared).toMatchObject({ result: "2", rich_outputs: [{ text: "2" }] });
     expect(await run("display(1); clear_output()")).not.toHaveProperty("rich_outputs");
     expect(await run("shown.update('later')")).toMatchObject({ result: "'later'" });
+  });
+
+  test("a display passes for no field of the answer", async () => {
+    const answer = await run(
+      "display({'stdout': 'x', 'success': False, 'text/plain': 'y'}, raw=True)",
+    );
+    expect(answer).toMatchObject({ stdout: "", success: true, result: "y" });
   });
 
   test("every MIME type comes under its name, and help that is shown in a pager is printed", async () => {

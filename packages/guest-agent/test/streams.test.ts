@@ -156,6 +156,16 @@ describe("/terminal", () => {
     socket.close();
   });
 
+  test.each([
+    ["exit 3", 3],
+    ["kill -9 $$", 137],
+    ["kill -HUP $$", 129],
+  ])("%s ends it with %i", async (line, code) => {
+    const socket = await agent.connect("/terminal");
+    send(socket, { type: "input", data: `${line}\n` });
+    expect((await frames(socket, ofType("exit"))).at(-1)).toMatchObject({ code });
+  });
+
   test("Ctrl-C reaches what runs", async () => {
     const { socket, seen, type } = await open();
     type("sleep 100; echo st'op'ped $?\n");

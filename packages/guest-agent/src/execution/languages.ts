@@ -2,6 +2,7 @@
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
 import { invalidRequest } from "../errors.ts";
+import { isModule } from "./javascript.ts";
 
 export interface Language {
   name: string;
@@ -24,13 +25,11 @@ const fromStdin =
   (command: string, ...args: string[]) =>
   (code: string) => ({ command, args, input: code });
 
-/** Static imports and exports make it a module; Node 18 has to be told. */
-const IS_MODULE = /^\s*(import\s+["'{*\w]|export\s+(default|const|let|function|class|async|\{))/m;
 const GO = 'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
 
 /** `helperDir` holds what rides beside the agent (guest/*.cjs). */
 const javascript = (helperDir: string) => (code: string) =>
-  IS_MODULE.test(code)
+  isModule(code)
     ? fromStdin("node", "-r", join(helperDir, "javascript_require.cjs"), "--input-type=module", "-")(code)
     : fromStdin("node", join(helperDir, "run_javascript.cjs"))(code);
 

@@ -24,24 +24,28 @@ export class Pump {
   private isDraining = false;
   /** What the sink has been given and not taken yet. */
   private writing: Promise<void> | undefined;
+  /** Resolves when nobody holds the pipe any more. */
+  readonly ended: Promise<void>;
 
   constructor(name: StreamName, stream: Readable, sink: OutputSink) {
     this.name = name;
     this.stream = stream;
     this.sink = sink;
     stream.on("error", () => {});
+    this.ended = new Promise((resolve) => stream.once("close", resolve));
     stream.on("data", (chunk: Buffer) => this.receive(chunk));
   }
 
   /**
    * To be called when the program has ended: all that it wrote is in the pipe by then, or has been
-   * read. Resolves when the sink has it. The pipe stays open and is read on: who still holds it
-   * must not fail at writing.
+   * read. What others add before `linger` resolves is taken too, within the bound. Resolves when the
+   * sink has it. The pipe stays open and is read on: who still holds it must not fail at writing.
    */
-  async finish(): Promise<void> {
+  async finish(linger: Promise<unknown>): Promise<void> {
     const words: Buffer[] = [];
     this.lastWords = words;
     this.stream.resume();
+    await linger;
     for (let silent = 0; silent < SILENT_TURNS && !this.isDraining && !this.stream.destroyed;) {
       const seenBytes = this.lastBytes;
       await nextTurn();

@@ -10,7 +10,7 @@ import {
   systemString,
   timeLimitField,
   variablesField,
-  withoutNul,
+  systemText,
 } from "../fields.ts";
 import { languageOf } from "./languages.ts";
 import { workdirField } from "./workdir.ts";
@@ -48,7 +48,7 @@ export function codeJob(config: Config, environment: Environment, body: Body, de
   // The kernel runs already, wherever programs are looked for by this call.
   const searchPath = [environment.forProcess(common.env)["PATH"], process.env["PATH"]].join(":");
   const language = languageOf(asked, searchPath, config.helperDir);
-  if (language.name === "python") withoutNul(code, "code");
+  if (language.name === "python") systemText(code, "code");
   const runsInKernel = language.name === "python" && defaults.isDetached !== true;
   return { ...common, code, language: language.name, title: titleOf(code), program: runsInKernel ? undefined : language.run(code) };
 }

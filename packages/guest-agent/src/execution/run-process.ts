@@ -2,20 +2,22 @@
  * Runs one program of the user's to its end, with a limit on time. Its output goes to a sink, and
  * waits when the sink does.
  *
- * R1  The run ends with the program itself: what it leaves running lives on, and is not waited for.
- * R2  Everything that the program wrote reaches the sink; what its children write after its end is
- *     read and dropped.
- * R3  A time limit, or a client that leaves, ends the program with its process group; after the
- *     program's end, nothing.
+ * R1  The run ends with the program itself: what it leaves running lives on, and is waited for no
+ *     longer than a moment, in which its output is still taken.
+ * R2  Everything that the program wrote reaches the sink; what its children write later is read and
+ *     dropped.
+ * R3  A time limit, or a client that leaves, ends the program with its session; after the program's
+ *     end, nothing.
  */
 import { constants } from "node:os";
+import { withLimit } from "../limits.ts";
 import type { OutputSink } from "./output.ts";
 import { Pump } from "./pump.ts";
 import {
-  killGroup,
+  killSession,
   type Program,
   spawnUserProgram,
-  stopGroup,
+  stopSession,
   type UserChild,
 } from "./user-process.ts";
 
@@ -41,6 +43,11 @@ export interface ExecutionEnd {
 
 /** What GNU `timeout` answers with, and shells after it. */
 export const TIMEOUT_EXIT_CODE = 124;
+/**
+ * What holds the output after the program's end may be a part of it that is about to end too, as in
+ * `exec > >(tee log)`; a server that is left running holds it for as long as it lives.
+ */
+const LINGER_MS = 500;
 const NOT_FOUND_EXIT_CODE = 127;
 const CANNOT_RUN_EXIT_CODE = 126;
 
@@ -59,9 +66,10 @@ export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd>
   const pumps = [new Pump("stdout", child.stdout, sink), new Pump("stderr", child.stderr, sink)];
   const { code, timedOut } = await untilEnded(child, request);
   // What the program has left behind ends with it.
-  if (timedOut) killGroup(child.pid, "SIGKILL");
+  if (timedOut) killSession(child.pid);
   child.stdin.destroy();
-  await Promise.all(pumps.map((pump) => pump.finish()));
+  const linger = withLimit(Promise.all(pumps.map(({ ended }) => ended)), LINGER_MS);
+  await Promise.all(pumps.map((pump) => pump.finish(linger)));
   const note = timedOut
     ? `\nstopped: the time limit of ${(request.timeoutMs ?? 0) / 1000} s was reached\n`
     : undefined;
@@ -95,7 +103,7 @@ async function untilEnded(
   { timeoutMs, signal }: ProcessRequest,
 ): Promise<{ code: number | Error; timedOut: boolean }> {
   let timedOut = false;
-  const stop = () => stopGroup(child.pid);
+  const stop = () => stopSession(child.pid);
   const onLimit = () => {
     timedOut = true;
     stop();

@@ -1,5 +1,6 @@
 /** How a program of the user's is started: in the users' cgroup from its first instruction on, so that limits and a freeze catch all of it, and in a process group of its own. */
 import { type ChildProcess, spawn } from "node:child_process";
+import { readdirSync, readFileSync } from "node:fs";
 import type { Readable, Writable } from "node:stream";
 
 /** When memory runs out, a command ends before the Python kernel, which holds the sandbox's state (kernel_bridge.py). Added to what the program uses, in thousandths of all memory. */
@@ -29,19 +30,54 @@ function inCgroup({ command, args }: Program, userCgroup: string): [string, stri
   return ["/bin/sh", ["-c", enter, "sh", command, ...args]];
 }
 
-/** False when there is no such group any more. */
-export function killGroup(pid: number | undefined, signal: NodeJS.Signals): boolean {
+const KILL_AFTER_MS = 2_000;
+/** Each round finds what was started while the one before looked. */
+const KILL_ROUNDS = 5;
+
+/** Asks all that the program has started in its session to end, and ends it if it does not. */
+export function stopSession(pid: number | undefined): void {
+  if (signalSession(pid, "SIGTERM")) setTimeout(() => killSession(pid), KILL_AFTER_MS).unref();
+}
+
+export function killSession(pid: number | undefined): void {
+  for (let round = 0; round < KILL_ROUNDS; round += 1) if (!signalSession(pid, "SIGKILL")) return;
+}
+
+/**
+ * The program is the leader of a session and of a process group. Shells with job control and `timeout`
+ * make other groups; who makes a session of its own (`setsid`) is meant to live on. False when nobody
+ * was there.
+ */
+function signalSession(pid: number | undefined, signal: NodeJS.Signals): boolean {
   if (pid === undefined) return false;
+  // The group in one call: however fast it forks, none of it is missed.
+  const hadGroup = send(-pid, signal);
+  const others = sessionMembers(pid).filter((member) => send(member, signal));
+  return hadGroup || others.length > 0;
+}
+
+function sessionMembers(session: number): number[] {
+  const pids = readdirSync("/proc").filter((name) => /^\d+$/.test(name));
+  return pids.map(Number).filter((pid) => {
+    const [, , group, of] = statFields(pid);
+    return of === String(session) && group !== of;
+  });
+}
+
+/** Of /proc/<pid>/stat, from the state on. */
+function statFields(pid: number): string[] {
   try {
-    return process.kill(-pid, signal);
+    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
+    return stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   } catch {
-    return false;
+    return [];
   }
 }
 
-const KILL_AFTER_MS = 2_000;
-
-/** Asks the whole group to end, and ends it if it does not. */
-export function stopGroup(pid: number | undefined): void {
-  if (killGroup(pid, "SIGTERM")) setTimeout(() => killGroup(pid, "SIGKILL"), KILL_AFTER_MS).unref();
+function send(pid: number, signal: NodeJS.Signals): boolean {
+  try {
+    return process.kill(pid, signal);
+  } catch {
+    return false;
+  }
 }

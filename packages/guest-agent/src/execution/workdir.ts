@@ -3,10 +3,10 @@
  * the default one if it is there.
  */
 import { statSync } from "node:fs";
-import { resolve } from "node:path";
+import { isAbsolute, resolve } from "node:path";
 import type { Config } from "../config.ts";
 import { AgentError } from "../errors.ts";
-import { type Body, optionalString, withoutNul } from "../fields.ts";
+import { type Body, optionalString, systemText } from "../fields.ts";
 
 /**
  * Relative to the default one, which the SDKs name with every call: that says nothing. Throws 400,
@@ -16,8 +16,10 @@ export function workdirField(config: Config, body: Body): string {
   const name =
     body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
   const asked = optionalString(body, name);
-  const workdir = resolve(config.workdir, withoutNul(asked ?? "", name));
-  if (workdir === config.workdir) return defaultWorkdir(config);
+  const text = systemText(asked ?? "", name);
+  // Not made shorter: above a link is where the link leads.
+  const workdir = isAbsolute(text) ? text : `${config.workdir}/${text}`;
+  if (resolve(workdir) === config.workdir && !text.includes("..")) return defaultWorkdir(config);
   if (!isDirectory(workdir))
     throw new AgentError(
       400,

@@ -112,9 +112,17 @@ async function write(config: Config, body: Body) {
   return { success: true, path, size: bytes.length, message: "File written", timestamp };
 }
 
+/** Of both alphabets, with or without padding, its lines broken anywhere. A text that was cut off is none. */
+function isBase64(text: string): boolean {
+  const digits = text.replaceAll(/\s+/g, "");
+  const data = digits.replace(/={1,2}$/, "");
+  const isWhole = data.length % 4 !== 1 && (data === digits || digits.length % 4 === 0);
+  return isWhole && /^[\w+/-]*$/.test(data);
+}
+
 function bytesOf(content: string, encoding: "utf8" | "base64"): Buffer {
-  if (encoding === "base64" && !/^[A-Za-z0-9+/_-]*={0,2}\s*$/.test(content))
-    throw invalidRequest('"content" is not base64');
+  if (encoding === "base64" && !isBase64(content))
+    throw invalidRequest('"content" is not base64, or not all of it');
   const bytes = Buffer.from(content, encoding);
   // Such a half becomes U+FFFD, three bytes that nobody has written.
   if (encoding === "utf8" && bytes.includes("\uFFFD") && /\p{Surrogate}/u.test(content))

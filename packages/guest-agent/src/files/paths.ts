@@ -2,8 +2,8 @@
  * Which paths file calls may touch. Symbolic links are resolved before a path is judged, so that
  * none leads out of the allowed roots.
  */
-import { readlink } from "node:fs/promises";
-import { isAbsolute, join, normalize } from "node:path";
+import { readlink, stat } from "node:fs/promises";
+import { isAbsolute } from "node:path";
 import type { Config } from "../config.ts";
 import { AgentError, missingParameter } from "../errors.ts";
 import { withFileErrors } from "./file-errors.ts";
@@ -57,7 +57,7 @@ function absoluteOf(config: Config, path: Given): string {
   if (path === null || path === undefined || path === "") throw missingParameter("path");
   if (path.includes("\0")) throw invalidPath('"path" holds a NUL character');
   if (/\p{Surrogate}/u.test(path)) throw invalidPath('"path" holds half a surrogate pair');
-  const absolute = normalize(isAbsolute(path) ? path : join(config.workdir, path));
+  const absolute = isAbsolute(path) ? path : `${config.workdir}/${path}`;
   if (absolute.length > MAX_PATH_BYTES)
     throw invalidPath(`"path" is longer than ${MAX_PATH_BYTES} bytes`);
   return absolute.length > 1 ? absolute.replace(/\/$/, "") : absolute;
@@ -69,7 +69,7 @@ async function resolve(path: string, followsLast: boolean): Promise<Place> {
     let place = ROOT;
     let links = 0;
     // Text is the caller's; bytes are a link's.
-    const todo: (string | Buffer)[] = path.split("/").filter((part) => part !== "");
+    const todo: (string | Buffer)[] = path.split("/").filter((part) => part !== "" && part !== ".");
     for (let part = todo.shift(); part !== undefined; part = todo.shift()) {
       const name = typeof part === "string" ? await nameIn(place, part) : part;
       const next = await placeIn(place, name);
@@ -79,8 +79,11 @@ async function resolve(path: string, followsLast: boolean): Promise<Place> {
         if (links > MAX_LINKS) throw Object.assign(new Error("links"), { code: "ELOOP" });
         todo.unshift(...partsOf(target));
         if (target[0] === "/".charCodeAt(0)) place = ROOT;
-      } else if (name.equals(PARENT)) place = parentOf(place);
-      else place = next;
+      } else if (name.equals(PARENT)) {
+        // Of what is not there, nothing is above.
+        await stat(place.bytes);
+        place = parentOf(place);
+      } else place = next;
     }
     return place;
   });

@@ -127,12 +127,10 @@ async function copyBeside(
   }
 }
 
-/** Permission bits, as the SDKs send them: "0644". Throws 400. */
+/** Permission bits, as the SDKs send them: "0644". A number would be read as decimal by some. Throws 400. */
 export function modeOf(value: unknown): number | undefined {
   if (value === undefined || value === null) return undefined;
-  const mode =
-    typeof value === "string" && /^0?[0-7]{3,4}$/.test(value) ? Number.parseInt(value, 8) : value;
-  if (typeof mode !== "number" || !Number.isInteger(mode) || mode < 0 || mode > 0o7777)
+  if (typeof value !== "string" || !/^0?[0-7]{3,4}$/.test(value))
     throw invalidRequest('"mode" must be an octal string such as "0644"');
-  return mode;
+  return Number.parseInt(value, 8) & 0o7777;
 }

@@ -32,5 +32,14 @@ async function read(incoming: IncomingMessage, { maxBytes, budget }: BodyLimits,
     taken.bytes += chunk.length;
     chunks.push(chunk);
   }
-  return taken.bytes === 0 ? {} : parseObject(Buffer.concat(chunks).toString("utf8"));
+  return taken.bytes === 0 ? {} : parseObject(utf8(Buffer.concat(chunks)));
+}
+
+/** Bytes that are no text would be replaced without a word. */
+function utf8(bytes: Buffer): string {
+  try {
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw new AgentError(400, "INVALID_JSON", "the body is not UTF-8", { cause });
+  }
 }

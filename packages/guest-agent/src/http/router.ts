@@ -96,8 +96,11 @@ function decoded(segment: string): string {
 /** The path and query of a request line. Throws 400 for what is none. */
 export function parseUrl(incoming: IncomingMessage): URL {
   try {
-    return new URL(`http://guest${incoming.url ?? "/"}`);
+    const url = new URL(`http://guest${incoming.url ?? "/"}`);
+    // What is no UTF-8 would be replaced without a word.
+    decodeURIComponent(url.search.replaceAll(/%(?![0-9a-fA-F]{2})/g, "%25"));
+    return url;
   } catch {
-    throw invalidRequest("the request's path is malformed");
+    throw invalidRequest("the request's path or query is malformed, or not UTF-8");
   }
 }
