@@ -25,7 +25,7 @@ const image = {
   templateName,
   sha256,
   displayName: "Code interpreter",
-  description: "Python with IPython, Node.js, bash, git and curl on Debian 12",
+  description: "Python with IPython and pip, Node.js with npm, bash, git, gcc and curl on Debian 12",
   language: "python",
   category: "development",
   defaults: { vcpu: 1, memoryMib: 512, diskMib: 2048 },
