@@ -43,7 +43,7 @@ test("its parts run from anywhere, with nothing but Node.js", async () => {
   expect((await run(process.execPath, [program, "check"])).output).toContain("reflink");
   expect(await run(process.execPath, [program, "nonsense"])).toMatchObject({
     code: 2,
-    output: expect.stringContaining("run, prepare, collect, check") as string,
+    output: expect.stringContaining("run, prepare, shut-down, collect, check") as string,
   });
   expect(await run(process.execPath, [program])).toMatchObject({
     code: 1,
