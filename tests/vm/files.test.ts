@@ -94,7 +94,7 @@ test("a full disk is the same answer to every call that needs room", async () =>
   const free = "$(df --output=avail -B1 /workspace | tail -1)";
   await shell(`fallocate -l $((${free} - 8388608)) full; dd if=/dev/zero of=rest bs=64k`);
   // The last blocks of all: those of directories.
-  await shell("i=0; while mkdir many$i; do i=$((i + 1)); done");
+  await shell(`python3 -c "import os\nfor i in range(10**6): os.mkdir(f'many{i}')"`);
   const full = "400 FILE_OPERATION_FAILED the disk is full; remove something first";
   expect(await makeDirectory("new/deep/er")).toBe(full);
   expect(await write("new/file", LONG)).toBe(full);
