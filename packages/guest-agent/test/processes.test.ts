@@ -188,6 +188,22 @@ describe("what a program leaves running", () => {
     },
   );
 
+  test("standard output and error can be opened by their names, input is at its end", async () => {
+    const command = "echo out > /dev/stdout; echo error | tee /dev/stderr; cat /dev/stdin; cat";
+    expect(await agent.shell(command)).toMatchObject({
+      success: true,
+      stdout: "out\nerror\n",
+      stderr: "error\n",
+    });
+  });
+
+  test("many at once have pipes of their own, also when what was made is used up", async () => {
+    const answers = Array.from({ length: 100 }, (_, at) => agent.shell(`echo ${at} > /dev/stdout`));
+    expect((await Promise.all(answers)).map(({ stdout }) => stdout)).toEqual(
+      Array.from({ length: 100 }, (_, at) => `${at}\n`),
+    );
+  });
+
   test("at a time limit, one that has left the session lives on", async () => {
     await agent.shell("setsid sleep 296 & sleep 60", { timeout: 1 });
     expect((await agent.shell("pkill -f '[s]leep 296'"))["exit_code"]).toBe(0);

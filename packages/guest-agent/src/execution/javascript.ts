@@ -1,6 +1,6 @@
 /**
- * What a piece of JavaScript is, decided by the parser: a script, or a module because only a module may
- * hold its `import`, `export` or `import.meta`. Node 18 has to be told.
+ * What a piece of JavaScript is, decided by the parser: a script, or a module because only a module
+ * may hold its `import`, `export` or `import.meta`. Node 18 has to be told.
  */
 import { compileFunction } from "node:vm";
 
@@ -13,7 +13,9 @@ export function isModule(code: string): boolean {
   if (code.length > MAX_PARSED_LENGTH) return false;
   const body = code.replace(/^#!.*/, "");
   // A script that awaits is run in an async function (guest/run_javascript.cjs).
-  return [body, `return (async () => {${body}\n})()`].some((text) => IS_OF_A_MODULE.test(syntaxErrorOf(text)));
+  return [body, `return (async () => {${body}\n})()`].some((text) =>
+    IS_OF_A_MODULE.test(syntaxErrorOf(text)),
+  );
 }
 
 /** Empty for a text that could be run. Nothing of it runs here. */

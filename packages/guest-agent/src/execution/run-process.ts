@@ -9,16 +9,19 @@
  * R3  A time limit, or a client that leaves, ends the program with its session; after the program's
  *     end, nothing.
  */
+import type { ChildProcess } from "node:child_process";
 import { constants } from "node:os";
 import { withLimit } from "../limits.ts";
 import type { OutputSink } from "./output.ts";
+import type { Pipes } from "./pipes.ts";
 import { Pump } from "./pump.ts";
 import {
   killSession,
+  type Outputs,
   type Program,
   spawnUserProgram,
   stopSession,
-  type UserChild,
+  type UserProcess,
 } from "./user-process.ts";
 
 export interface ProcessRequest {
@@ -28,6 +31,7 @@ export interface ProcessRequest {
   /** Undefined: none. */
   timeoutMs: number | undefined;
   userCgroup: string | undefined;
+  pipes: Pipes;
   sink: OutputSink;
   /** Ends the program when aborted. */
   signal: AbortSignal;
@@ -54,20 +58,21 @@ const CANNOT_RUN_EXIT_CODE = 126;
 export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd> {
   const startedAt = performance.now();
   const { program, sink } = request;
-  const child = start(request);
-  if (child instanceof Error) {
-    await sink.write("stderr", `${program.command}: ${child.message}\n`);
+  const started = start(request, [await request.pipes.take(), await request.pipes.take()]);
+  if (started instanceof Error) {
+    await sink.write("stderr", `${program.command}: ${started.message}\n`);
     return {
       exitCode: CANNOT_RUN_EXIT_CODE,
       timedOut: false,
       durationMs: performance.now() - startedAt,
     };
   }
-  const pumps = [new Pump("stdout", child.stdout, sink), new Pump("stderr", child.stderr, sink)];
+  const { child, stdout, stderr } = started;
+  const pumps = [new Pump("stdout", stdout, sink), new Pump("stderr", stderr, sink)];
   const { code, timedOut } = await untilEnded(child, request);
   // What the program has left behind ends with it.
   if (timedOut) killSession(child.pid);
-  child.stdin.destroy();
+  child.stdin?.destroy();
   const linger = withLimit(Promise.all(pumps.map(({ ended }) => ended)), LINGER_MS);
   await Promise.all(pumps.map((pump) => pump.finish(linger)));
   const note = timedOut
@@ -84,22 +89,20 @@ export async function runProcess(request: ProcessRequest): Promise<ExecutionEnd>
 }
 
 /** The running program, or why the system refuses it. */
-function start(request: ProcessRequest): UserChild | Error {
-  let child: UserChild;
+function start(request: ProcessRequest, outputs: Outputs): UserProcess | Error {
+  const { program, input, userCgroup, onStart } = request;
   try {
-    child = spawnUserProgram(request.program, request.userCgroup);
+    const started = spawnUserProgram(program, input, userCgroup, outputs);
+    if (started.child.pid !== undefined) onStart?.(started.child.pid);
+    return started;
   } catch (error) {
     return error as Error;
   }
-  if (child.pid !== undefined) request.onStart?.(child.pid);
-  child.stdin.on("error", () => {});
-  child.stdin.end(request.input ?? "");
-  return child;
 }
 
 /** Its exit code, or why it could not be started. */
 async function untilEnded(
-  child: UserChild,
+  child: ChildProcess,
   { timeoutMs, signal }: ProcessRequest,
 ): Promise<{ code: number | Error; timedOut: boolean }> {
   let timedOut = false;

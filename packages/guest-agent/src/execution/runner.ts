@@ -1,10 +1,12 @@
 /** Runs jobs of every kind: the one place that counts them, limits how many there are, and gives them the sandbox's variables. */
+import { dirname, join } from "node:path";
 import type { Activity } from "../activity.ts";
 import { Budget } from "../budget.ts";
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { Gate } from "./gate.ts";
 import { CollectedOutput, type Display, type OutputSink } from "./output.ts";
+import { Pipes } from "./pipes.ts";
 import type { PythonKernel } from "./python-kernel.ts";
 import type { Job } from "./request.ts";
 import { type ExecutionEnd, runProcess } from "./run-process.ts";
@@ -26,6 +28,7 @@ export class Runner {
   private readonly environment: Environment;
   private readonly kernel: PythonKernel;
   private readonly activity: Activity;
+  private readonly pipes: Pipes;
   private readonly gate: Gate;
   private readonly outputs: Budget;
   /** Ever. */
@@ -36,6 +39,7 @@ export class Runner {
     this.environment = deps.environment;
     this.kernel = deps.kernel;
     this.activity = deps.activity;
+    this.pipes = new Pipes(join(dirname(deps.config.keyFile), "pipes"));
     this.gate = new Gate(deps.config.limits.executions, "programs run in this sandbox");
     this.outputs = new Budget(deps.config.limits.outputsBytes);
   }
@@ -71,6 +75,7 @@ export class Runner {
       input,
       timeoutMs,
       userCgroup: this.config.userCgroup,
+      pipes: this.pipes,
       sink,
       signal,
       ...(onStart === undefined ? {} : { onStart }),

@@ -1,9 +1,16 @@
-/** How a program of the user's is started: in the users' cgroup from its first instruction on, so that limits and a freeze catch all of it, and in a process group of its own. */
+/**
+ * How a program of the user's is started: in the users' cgroup from its first instruction on, so
+ * that limits and a freeze catch all of it, and in a process group of its own.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
-import { readdirSync, readFileSync } from "node:fs";
-import type { Readable, Writable } from "node:stream";
+import { closeSync, readdirSync, readFileSync } from "node:fs";
+import { Readable } from "node:stream";
+import type { Pipe } from "./pipes.ts";
 
-/** When memory runs out, a command ends before the Python kernel, which holds the sandbox's state (kernel_bridge.py). Added to what the program uses, in thousandths of all memory. */
+/**
+ * When memory runs out, a command ends before the Python kernel, which holds the sandbox's state
+ * (kernel_bridge.py). Added to what the program uses, in thousandths of all memory.
+ */
 const OOM_SCORE = 200;
 
 export interface Program {
@@ -13,21 +20,61 @@ export interface Program {
   env: Record<string, string>;
 }
 
-export interface UserChild extends ChildProcess {
-  stdin: Writable;
+export interface UserProcess {
+  child: ChildProcess;
   stdout: Readable;
   stderr: Readable;
 }
 
-/** Throws like `spawn` when the system refuses at once (an argument list that is too long). */
-export function spawnUserProgram(program: Program, userCgroup: string | undefined): UserChild {
-  const [command, args] = userCgroup === undefined ? [program.command, program.args] : inCgroup(program, userCgroup);
-  return spawn(command, args, { cwd: program.cwd, env: program.env, detached: true, stdio: ["pipe", "pipe", "pipe"] }) as UserChild;
+/** For standard output and error; Node's own where there is none. */
+export type Outputs = readonly [Pipe | undefined, Pipe | undefined];
+
+/**
+ * Without input, standard input is at its end. Throws like `spawn` when the system refuses at once
+ * (an argument list that is too long).
+ */
+export function spawnUserProgram(
+  { command, args, cwd, env }: Program,
+  input: string | undefined,
+  userCgroup: string | undefined,
+  outputs: Outputs,
+): UserProcess {
+  const line =
+    userCgroup === undefined ? [command, ...args] : inCgroup([command, ...args], userCgroup);
+  const [out, error] = outputs;
+  const stdio = [
+    input === undefined ? "ignore" : "pipe",
+    out?.descriptor ?? "pipe",
+    error?.descriptor ?? "pipe",
+  ] as const;
+  try {
+    const child = spawn(line[0] ?? "", line.slice(1), {
+      cwd,
+      env,
+      detached: true,
+      stdio: [...stdio],
+    });
+    child.stdin?.on("error", () => {});
+    child.stdin?.end(input);
+    return {
+      child,
+      stdout: out?.stream ?? ended(child.stdout),
+      stderr: error?.stream ?? ended(child.stderr),
+    };
+  } catch (cause) {
+    for (const pipe of outputs) pipe?.stream.destroy();
+    throw cause;
+  } finally {
+    for (const pipe of outputs) if (pipe !== undefined) closeSync(pipe.descriptor);
+  }
 }
 
-function inCgroup({ command, args }: Program, userCgroup: string): [string, string[]] {
+/** Of a child that did not come to be. */
+const ended = (stream: Readable | null): Readable => stream ?? Readable.from([]);
+
+function inCgroup(line: string[], userCgroup: string): string[] {
   const enter = `echo 0 > ${userCgroup}/cgroup.procs && echo ${OOM_SCORE} > /proc/self/oom_score_adj && exec "$@"`;
-  return ["/bin/sh", ["-c", enter, "sh", command, ...args]];
+  return ["/bin/sh", "-c", enter, "sh", ...line];
 }
 
 const KILL_AFTER_MS = 2_000;
@@ -44,9 +91,9 @@ export function killSession(pid: number | undefined): void {
 }
 
 /**
- * The program is the leader of a session and of a process group. Shells with job control and `timeout`
- * make other groups; who makes a session of its own (`setsid`) is meant to live on. False when nobody
- * was there.
+ * The program is the leader of a session and of a process group. Shells with job control and
+ * `timeout` make other groups; who makes a session of its own (`setsid`) is meant to live on. False
+ * when nobody was there.
  */
 function signalSession(pid: number | undefined, signal: NodeJS.Signals): boolean {
   if (pid === undefined) return false;

@@ -1,0 +1,78 @@
+/**
+ * Pipes for the output of users' programs. Node connects its children by pairs of sockets, which no
+ * program can open by a name: `echo x > /dev/stderr` would fail. These are named pipes that have lost
+ * their names as soon as both ends are open.
+ */
+import { execFile } from "node:child_process";
+import { closeSync, constants, mkdirSync, openSync, unlinkSync } from "node:fs";
+import { Socket } from "node:net";
+import { join } from "node:path";
+import type { Readable } from "node:stream";
+import { promisify } from "node:util";
+
+export interface Pipe {
+  /** What comes out of it. */
+  stream: Readable;
+  /** The program's end: to be closed here once the program has it. */
+  descriptor: number;
+}
+
+/** Made at once: a process is started for them. */
+const MADE_TOGETHER = 64;
+const REFILL_BELOW = 16;
+
+export class Pipes {
+  private readonly dir: string;
+  private readonly paths: string[] = [];
+  private made = 0;
+  private making: Promise<void> | undefined;
+
+  /** `dir` is on a file system that a user cannot fill. */
+  constructor(dir: string) {
+    this.dir = dir;
+    void this.refill();
+  }
+
+  /** Undefined where none could be made: users may have removed what it takes. */
+  async take(): Promise<Pipe | undefined> {
+    if (this.paths.length === 0) await this.refill();
+    const path = this.paths.shift();
+    if (this.paths.length < REFILL_BELOW) void this.refill();
+    return path === undefined ? undefined : opened(path);
+  }
+
+  private refill(): Promise<void> {
+    this.making ??= this.make().finally(() => (this.making = undefined));
+    return this.making;
+  }
+
+  private async make(): Promise<void> {
+    const paths = Array.from({ length: MADE_TOGETHER }, () =>
+      join(this.dir, String((this.made += 1))),
+    );
+    try {
+      mkdirSync(this.dir, { recursive: true, mode: 0o700 });
+      await promisify(execFile)("mkfifo", ["-m", "600", ...paths]);
+      this.paths.push(...paths);
+    } catch (error) {
+      process.stderr.write(`no pipes could be made, sockets are used: ${String(error)}\n`);
+    }
+  }
+}
+
+function opened(path: string): Pipe | undefined {
+  const ends: number[] = [];
+  try {
+    // A pipe that is open for both waits for nobody; the ends are then what the others see.
+    for (const flag of [constants.O_RDWR, constants.O_RDONLY, constants.O_WRONLY])
+      ends.push(openSync(path, flag));
+    unlinkSync(path);
+  } catch {
+    for (const end of ends) closeSync(end);
+    return undefined;
+  }
+  const [both = -1, reading = -1, descriptor = -1] = ends;
+  closeSync(both);
+  const stream = new Socket({ fd: reading, readable: true, writable: false });
+  return { stream, descriptor };
+}
