@@ -1,6 +1,6 @@
 /**
- * A resume breaks the connections that went out of the sandbox, also for a program that only reads. On real virtual
- * machines, whose host is in a network of its own with a server beside it.
+ * A resume breaks the connections that went out of the sandbox, also for a program that only reads.
+ * On real virtual machines, whose host is in a network of its own with a server beside it.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";

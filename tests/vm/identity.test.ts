@@ -1,6 +1,6 @@
 /**
- * What a sandbox is made of that is its own: randomness, names, files; and what a pause, a stop or the end of the
- * whole fleet leaves of it. On real virtual machines.
+ * What a sandbox is made of that is its own: randomness, names, files; and what a pause, a stop or
+ * the end of the whole fleet leaves of it. On real virtual machines.
  */
 import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
@@ -70,7 +70,10 @@ print(json.dumps({**names, "cell": draw(), "forked": [forked(), forked()], "proc
 const SHELL = "echo $RANDOM-$RANDOM-$RANDOM; mktemp; mktemp -u; cat /proc/sys/kernel/random/uuid";
 const NODE = `const c = require("crypto");
 console.log([c.randomUUID(), c.randomBytes(8).toString("hex"), Math.random(), c.webcrypto.randomUUID()].join("\\n"))`;
-/** What a client of TLS begins with: its random, and its half of a key. The agent's own, by a callback. */
+/**
+ * What a client of TLS begins with: its random, and its half of a key. The agent's own, by a
+ * callback.
+ */
 const LISTEN = `
 import socket, threading
 server = socket.create_server(("127.0.0.1", 9443))

@@ -57,7 +57,10 @@ export function secondsField(body: Body, name: string, fallback: number, limit: 
   return Math.min(value, limit);
 }
 
-/** A limit on time as the SDKs send it; undefined stands for none, which is sent as 0. More than a timer can count is refused. */
+/**
+ * A limit on time as the SDKs send it; undefined stands for none, which is sent as 0. More than a
+ * timer can count is refused.
+ */
 export function timeLimitField(body: Body, name: string, fallbackS: number | undefined): number | undefined {
   const value = body[name] ?? fallbackS ?? 0;
   if (typeof value !== "number" || !Number.isFinite(value) || value < 0 || value > MAX_TIME_LIMIT_S)

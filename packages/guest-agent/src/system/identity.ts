@@ -1,11 +1,14 @@
 /**
- * The host's own calls: what makes a restored guest this sandbox's, before user code runs, and what makes a pause safe.
+ * The host's own calls: what makes a restored guest this sandbox's, before user code runs, and what
+ * makes a pause safe.
  *
- * G1  The order is: entropy, clock, disk, names, connections, thaw, kernel reseeded, key. User requests
- *     are refused until the key is set, so nothing of the user's runs before.
- * G2  A fresh guest (`post-boot`: booted, or with the memory of a golden snapshot) is nobody's: it holds no secret and has no disk attached. It becomes a sandbox's once.
- *     Its disk and its names are a start's: a resume changes nothing that a user can have written.
- * G3  Before a pause the users' processes are frozen first, then file systems are synced; `synced` says that it really happened.
+ * G1  The order is: entropy, clock, disk, names, connections, thaw, kernel reseeded, key. User
+ *     requests are refused until the key is set, so nothing of the user's runs before.
+ * G2  A fresh guest (`post-boot`: booted, or with the memory of a golden snapshot) is nobody's: it
+ *     holds no secret and has no disk attached. It becomes a sandbox's once. Its disk and its names
+ *     are a start's: a resume changes nothing that a user can have written.
+ * G3  Before a pause the users' processes are frozen first, then file systems are synced; `synced`
+ *     says that it really happened.
  */
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
@@ -91,15 +94,16 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   deps.identity.sandboxId = optionalString(request.body, "sandboxId") ?? deps.identity.sandboxId;
   await setFrozen(deps.config.userCgroup, false, 2_000);
   deps.connections.severOthers(request.incoming.socket);
-  // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has run in it yet (G1).
+  // A warm kernel out of a golden snapshot has its siblings' generators. Nothing of a user's has
+  // run in it yet (G1).
   const kernelReseeded = isFresh ? await deps.kernel.becomeOwn() : false;
   keepKey(deps, agentKey);
   return { ok: true, rngReseeded: true, kernelReseeded, clockStepMs };
 }
 
 /**
- * New entropy for the system's generator, and by the step of the clock for those of programs that are older than this
- * sandbox (infra/images/code-interpreter/init).
+ * New entropy for the system's generator, and by the step of the clock for those of programs that
+ * are older than this sandbox (infra/images/code-interpreter/init).
  */
 async function freshen(helper: RestartingHelper, entropy: Buffer, wallClockMs: number): Promise<void> {
   if (!(await helperCall(helper, { type: "reseed", entropy: entropy.toString("hex") }, HELPER_LIMIT_MS)))
@@ -138,7 +142,10 @@ async function setNames({ config, helper }: IdentityDeps, names: Names): Promise
   await helperCall(helper, { type: "set_hostname", hostname }, HELPER_LIMIT_MS);
 }
 
-/** For the golden snapshot: everything that a first execution would wait for, done once. A guest that is not warm must not become one: every sandbox after it would be slow. */
+/**
+ * For the golden snapshot: everything that a first execution would wait for, done once. A guest
+ * that is not warm must not become one: every sandbox after it would be slow.
+ */
 async function warm(deps: IdentityDeps) {
   const failure = await deps.kernel.warm(WARM_CELL);
   if (failure !== undefined) throw new AgentError(503, "SERVICE_UNAVAILABLE", `The Python kernel could not be warmed up: ${failure}`);
@@ -170,7 +177,10 @@ async function endUserProcesses({ userCgroup }: Config): Promise<void> {
   }
 }
 
-/** Once more, of a new helper, where this one ended: user code may have killed it a moment before. Everything that it is asked for may be done twice. */
+/**
+ * Once more, of a new helper, where this one ended: user code may have killed it a moment before.
+ * Everything that it is asked for may be done twice.
+ */
 async function helperCall(helper: RestartingHelper, body: Record<string, unknown>, limitMs: number): Promise<boolean> {
   const ask = () => withLimit(helper.current.request(body), limitMs);
   const answer = await ask();
