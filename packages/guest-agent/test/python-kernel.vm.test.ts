@@ -1,5 +1,5 @@
 /** The Python kernel in the image's own tree: what ran, what came of it, and what each cell finds. */
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Agent, frames, ofType, send, textOf, until } from "./harness.ts";
 import { startImageAgent } from "./image.ts";
 
@@ -8,7 +8,15 @@ type Body = Record<string, unknown>;
 let agent: Agent;
 beforeAll(async () => {
   agent = await startImageAgent();
-  await run("kept = 1");
+});
+/** Whatever the tests before have done to the kernel, and in whichever order. */
+beforeEach(async () => {
+  await agent.call("DELETE", "/env");
+  await run(
+    "import asyncio, os, signal, subprocess, sys, threading, time\n" +
+      "from IPython.display import clear_output, display\n" +
+      "os.chdir('/workspace'); kept = 1",
+  );
 });
 afterAll(async () => {
   await agent[Symbol.asyncDispose]();
@@ -159,7 +167,7 @@ describe("an error is one, however it is shown", () => {
       "import signal\ndef late(*_): raise TimeoutError\nsignal.signal(signal.SIGALRM, late)",
     );
     await run("signal.setitimer(signal.ITIMER_REAL, 0.05)");
-    await run("task = asyncio.create_task(stop())");
+    await run("async def stop(): sys.exit(4)\ntask = asyncio.create_task(stop())");
     await agent.shell("sleep 0.2");
     await isKept();
   });
@@ -397,8 +405,6 @@ describe("as in a script", () => {
       "async def twice(): asyncio.run(main())\ntry: asyncio.run(twice())\nexcept RuntimeError as error: print(error)",
       "asyncio.run() cannot be called from a running event loop\n",
     ],
-    ["a task that goes on over cells", "task = asyncio.create_task(main())", ""],
-    ["await at the top level", "print(await task, await main())", "5 5\n"],
     [
       "argparse",
       "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--size', default=3)\nprint(parser.parse_args())",
@@ -407,6 +413,16 @@ describe("as in a script", () => {
   ])("%s", async (_what, code, expected) => {
     const setUp = "import asyncio\nasync def main():\n  await asyncio.sleep(0.01)\n  return 5\n";
     expect(await run(setUp + code)).toMatchObject({ stdout: expected, stderr: "", success: true });
+  });
+
+  test("a task goes on over cells, and is awaited in a later one", async () => {
+    await run(
+      "async def main():\n  await asyncio.sleep(0.01)\n  return 5\ntask = asyncio.create_task(main())",
+    );
+    expect(await run("print(await task, await main())")).toMatchObject({
+      stdout: "5 5\n",
+      stderr: "",
+    });
   });
 });
 
