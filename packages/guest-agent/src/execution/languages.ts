@@ -1,6 +1,7 @@
 /** The languages that code can be sent in, and how each is run. What a template lacks is known by its programs. */
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
+import { MAX_PROGRAM_STRING_BYTES } from "@torpor/contracts/env-vars";
 import { invalidRequest } from "../errors.ts";
 import { isModule } from "./javascript.ts";
 
@@ -13,11 +14,8 @@ export interface Language {
   run(code: string): { command: string; args: string[]; input?: string };
 }
 
-/** The kernel takes no longer single argument (MAX_ARG_STRLEN). */
-const MAX_ARGUMENT_BYTES = 128 * 1024 - 1;
-
 const withFlag = (command: string, flag: string, stdinFlag: string) => (code: string) =>
-  Buffer.byteLength(code) > MAX_ARGUMENT_BYTES || code.includes("\0")
+  Buffer.byteLength(code) > MAX_PROGRAM_STRING_BYTES || code.includes("\0")
     ? { command, args: [stdinFlag], input: code }
     : { command, args: [flag, code] };
 
