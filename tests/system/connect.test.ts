@@ -1,4 +1,7 @@
 /** What the SDKs rely on beyond the lifecycle itself: connecting in every state, tokens, lists, timeouts, exact types. Simulated hosts, the official JS SDK unmodified. */
+import { once } from "node:events";
+import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
+import { json } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { Sandbox } from "@hopx-ai/sdk";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
@@ -58,6 +61,27 @@ describe("connecting with the JS SDK", () => {
     await fleet.call("DELETE", pathOf(id));
     await expect(connect(id)).rejects.toThrow(/not found/);
   });
+});
+
+test("a refused upload leaves the connection whole: its answer comes, and the next request's", async () => {
+  const { public_host: host, auth_token: token } = await create();
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  const headers = { authorization: `Bearer ${String(token)}` };
+  const post = async (path: string, body: string | Buffer) => {
+    const request = httpRequest(new URL(path, String(host)), { method: "POST", agent, headers });
+    request.end(body);
+    const [answer] = (await once(request, "response")) as [IncomingMessage];
+    return { status: answer.statusCode, body: (await json(answer)) as Body };
+  };
+  // The host refuses the first without reading it. It is more than all the sockets on its way hold.
+  const upload = Buffer.alloc(32 * 1024 ** 2);
+  for (let round = 0; round < 3; round++) {
+    const refused = { status: 404, body: { code: "ENDPOINT_NOT_FOUND" } };
+    expect(await post("/_torpor/shutdown", upload)).toMatchObject(refused);
+    const run = JSON.stringify({ code: "print(1)", language: "python" });
+    expect(await post("/execute", run)).toMatchObject({ status: 200 });
+  }
+  agent.destroy();
 });
 
 test("a token is given out in every state but deleted, and works in the next run", async () => {

@@ -1,7 +1,4 @@
-/**
- * What is in the sandbox (docs/sandbox-api.md): what common programs expect of a machine, and that
- * what is installed stays. There is no network: packages are made here.
- */
+/** What is in the sandbox (docs/sandbox-api.md): what common programs expect of a machine. */
 import { Sandbox } from "@hopx-ai/sdk";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -155,60 +152,4 @@ describe("what a program expects of a machine", () => {
       "const { Worker } = require('worker_threads'); new Worker('require(\"worker_threads\").parentPort.postMessage(42)', { eval: true }).on('message', console.log)";
     expect(await run("javascript", worker)).toBe("42");
   });
-});
-
-describe("what is installed", () => {
-  const WHEEL = "/tmp/hello-1-py3-none-any.whl";
-  beforeAll(async () => {
-    const made = [
-      "import zipfile",
-      `with zipfile.ZipFile('${WHEEL}', 'w') as wheel:`,
-      "  info = 'hello-1.dist-info/'",
-      "  wheel.writestr('hello.py', 'def main(): print(\"hello from a wheel\")')",
-      "  wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: hello\\nVersion: 1\\n')",
-      "  tags = 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'",
-      "  wheel.writestr(info + 'WHEEL', tags)",
-      "  wheel.writestr(info + 'entry_points.txt', '[console_scripts]\\nhello = hello:main\\n')",
-      "  wheel.writestr(info + 'RECORD', '')",
-    ];
-    await run("python", made.join("\n"));
-    const greet = { name: "greet", version: "1.0.0", bin: { greet: "index.js" } };
-    const lines = ["#!/usr/bin/env node", "module.exports = () => 'greet';"];
-    const main = "if (require.main === module) console.log('greet');";
-    await sandbox.files.write("/tmp/greet/package.json", JSON.stringify(greet));
-    await sandbox.files.write("/tmp/greet/index.js", [...lines, main, ""].join("\n"));
-    await shell("tar cz -C /tmp -f /tmp/greet.tgz greet");
-  });
-
-  test("by pip and npm is there at once, and after stop and start", async () => {
-    await shell(`pip install --quiet ${WHEEL}`);
-    const hello = await run("python", "import hello\nhello.main()");
-    expect(hello, "in the kernel that runs already").toBe("hello from a wheel");
-    await shell("npm install --silent /tmp/greet.tgz");
-    await shell("npm install --silent --global /tmp/greet.tgz");
-
-    const verb = (name: string) => fleet.call("POST", `/v1/sandboxes/${sandbox.sandboxId}/${name}`);
-    expect((await verb("stop")).body).toMatchObject({ status: "stopped" });
-    expect((await verb("start")).body).toMatchObject({ status: "running" });
-
-    expect(await run("python", "import hello\nhello.main()")).toBe("hello from a wheel");
-    const ran = await shell("hello; node_modules/.bin/greet; cd /; greet");
-    expect(ran).toBe("hello from a wheel\ngreet\ngreet");
-    expect(await run("javascript", "console.log(require('greet')())")).toBe("greet");
-  });
-
-  test("by a virtual environment needs nothing from outside", async () => {
-    await shell("python3 -m venv --without-pip /workspace/bare");
-    expect(await shell("bare/bin/python -m ensurepip --version")).toMatch(/^pip \d/);
-  });
-
-  // A minute and more, most of it pip that unpacks and compiles itself.
-  test(
-    "by the pip of a virtual environment is there",
-    { tags: ["exhaustive"], timeout: 900_000 },
-    async () => {
-      await shell(`python3 -m venv venv && venv/bin/pip install --quiet ${WHEEL}`);
-      expect(await shell("venv/bin/hello")).toBe("hello from a wheel");
-    },
-  );
 });

@@ -5,6 +5,7 @@
  * AP2  Every route below /v1 is behind the API key, and counts against its budget: the hook is on the subtree.
  */
 import swagger from "@fastify/swagger";
+import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
@@ -55,9 +56,11 @@ export function buildApp(deps: Dependencies): FastifyInstance {
   app.addHook("onRequest", async (request, reply) => {
     reply.header("x-request-id", request.id);
   });
-  app.addHook("onSend", async (_request, reply) => {
+  app.addHook("onSend", async (request, reply) => {
     // The next request of this client goes to a gateway that stays.
     if (deps.draining.aborted) reply.header("connection", "close");
+    const closes = reply.getHeader("connection") === "close" || !reply.raw.shouldKeepAlive;
+    if (closes) await discardRequest(request.raw);
   });
   app.addHook("onResponse", async (request, reply) => {
     const { method, url, id: requestId } = request;

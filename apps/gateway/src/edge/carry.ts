@@ -2,6 +2,7 @@
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import { pipeline } from "node:stream/promises";
+import { endAnswer } from "@torpor/service/end-answer";
 import type { FastifyBaseLogger } from "fastify";
 import { isDatabaseOutage } from "../database-outage.ts";
 import { ApiError, connectionLost, hostUnreachable, internalError, sandboxNotFound, serviceUnavailable } from "../errors.ts";
@@ -39,10 +40,11 @@ export async function carryRequest(
     response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(answer.rawHeaders, added));
     // Headers first: a stream may have nothing more to say for long.
     response.flushHeaders();
-    await pipeline(answer, response);
+    await pipeline(answer, response, { end: false });
+    endAnswer(incoming, response);
   } catch (error) {
     if (gone.signal.aborted || response.headersSent) return void response.destroy();
-    refuse(response, asApiError(deps, error, door, requestId), requestId, rateHeaders);
+    refuse(incoming, response, asApiError(deps, error, door, requestId), requestId, rateHeaders);
   }
 }
 

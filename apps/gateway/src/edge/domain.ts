@@ -51,7 +51,7 @@ export class DomainEdge implements Edge {
       {
         request: async (incoming, response) => {
           const door = doorOf(incoming, options.domain);
-          if (door instanceof ApiError) refuse(response, door, requestIdOf(incoming.headers));
+          if (door instanceof ApiError) refuse(incoming, response, door, requestIdOf(incoming.headers));
           else await carryRequest(options, door, incoming, response);
         },
         upgrade: async (incoming, socket, head) => {

@@ -1,6 +1,7 @@
 /** Errors of the edge, in the shape that the SDKs read of an agent (hopx-contract.md 1.7): `error` is a text. */
-import { type ServerResponse, STATUS_CODES } from "node:http";
+import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
+import { endAnswer } from "@torpor/service/end-answer";
 import type { ApiError } from "../errors.ts";
 
 function bodyOf(error: ApiError, requestId: string): Buffer {
@@ -17,7 +18,13 @@ function bodyOf(error: ApiError, requestId: string): Buffer {
 }
 
 /** Answers a request with the error; one that is half answered already is cut off. */
-export function refuse(response: ServerResponse, error: ApiError, requestId: string, headers: Record<string, string> = {}): void {
+export function refuse(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  error: ApiError,
+  requestId: string,
+  headers: Record<string, string> = {},
+): void {
   if (response.headersSent) {
     response.destroy();
     return;
@@ -30,7 +37,7 @@ export function refuse(response: ServerResponse, error: ApiError, requestId: str
     ...headers,
     ...error.headers,
   });
-  response.end(body);
+  endAnswer(incoming, response, body);
 }
 
 /** Answers an upgrade with the error instead of 101. */

@@ -4,6 +4,7 @@ import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { Exchange } from "./activity.ts";
+import { endAnswer } from "@torpor/service/end-answer";
 import { agentUnreachable, connectAgent, type GuestRoute, openTunnel } from "./guest-tunnel.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 
@@ -33,11 +34,12 @@ export async function forward(incoming: IncomingMessage, response: ServerRespons
     response.writeHead(answer.statusCode ?? 502, answer.headers);
     answer.on("data", exchange.touch);
     answer.once("error", () => response.destroy());
-    answer.pipe(response);
+    answer.pipe(response, { end: false });
+    answer.once("end", () => endAnswer(incoming, response));
   });
   upstream.on("error", (error) => {
-    if (response.headersSent) response.destroy();
-    else refuse(incoming, response, unreachable(door, error));
+    // After the answer began it shows there, if the answer is not whole.
+    if (!response.headersSent) refuse(incoming, response, unreachable(door, error));
   });
   response.once("close", () => upstream.destroy());
   if (response.destroyed) return void upstream.destroy();

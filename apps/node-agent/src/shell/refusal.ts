@@ -1,6 +1,7 @@
 /** Answers of the data plane itself, in the shape that the SDKs read of an agent. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
+import { endAnswer } from "@torpor/service/end-answer";
 
 export interface Refusal {
   status: number;
@@ -16,8 +17,8 @@ function bodyOf(incoming: IncomingMessage, { code, message }: Refusal): Buffer {
 export function refuse(incoming: IncomingMessage, response: ServerResponse, refusal: Refusal): void {
   if (response.headersSent) return void response.destroy();
   const body = bodyOf(incoming, refusal);
-  response.writeHead(refusal.status, { "content-type": "application/json", "content-length": body.length, connection: "close" });
-  response.end(body);
+  response.writeHead(refusal.status, { "content-type": "application/json", "content-length": body.length });
+  endAnswer(incoming, response, body);
 }
 
 export function refuseUpgrade(incoming: IncomingMessage, socket: Duplex, refusal: Refusal): void {

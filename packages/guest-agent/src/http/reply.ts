@@ -1,8 +1,7 @@
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { type Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
-
-const DISCARD_LIMIT_MS = 60_000;
+import { endAnswer } from "@torpor/service/end-answer";
 
 /** An answer that is not simply a 200 with JSON. A stream is piped, at the pace of the reader. */
 export class Reply {
@@ -20,13 +19,6 @@ export class Reply {
 export const jsonReply = (status: number, body: unknown, headers: Record<string, string> = {}): Reply =>
   new Reply(status, { "content-type": "application/json", ...headers }, Buffer.from(JSON.stringify(body ?? {})));
 
-/** A client may read its answer only when it has sent everything: what nobody wants any more is taken from it and thrown away, for a limited time. */
-function discardRest(incoming: IncomingMessage): void {
-  incoming.resume();
-  const timer = setTimeout(() => incoming.socket.destroy(), DISCARD_LIMIT_MS);
-  incoming.once("close", () => clearTimeout(timer));
-}
-
 export async function send(incoming: IncomingMessage, response: ServerResponse, requestId: string, reply: Reply): Promise<void> {
   const { status, headers, body } = reply;
   const isWithoutBody = incoming.method === "HEAD";
@@ -34,18 +26,16 @@ export async function send(incoming: IncomingMessage, response: ServerResponse, 
     if (!Buffer.isBuffer(body)) body.destroy();
     return;
   }
-  if (!incoming.complete) discardRest(incoming);
   const length = Buffer.isBuffer(body) ? { "content-length": body.length } : {};
   response.writeHead(status, { "x-request-id": requestId, ...length, ...headers });
-  if (Buffer.isBuffer(body)) {
-    response.end(isWithoutBody ? undefined : body);
-    return;
-  }
+  if (Buffer.isBuffer(body)) return endAnswer(incoming, response, isWithoutBody ? undefined : body);
   if (isWithoutBody) {
     body.destroy();
-    response.end();
-    return;
+    return endAnswer(incoming, response);
   }
   // The reader left, or the file shrank: the connection ends before the promised length, which the reader sees.
-  await pipeline(body, response).catch(() => response.destroy());
+  await pipeline(body, response, { end: false }).then(
+    () => endAnswer(incoming, response),
+    () => response.destroy(),
+  );
 }
