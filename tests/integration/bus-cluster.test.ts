@@ -61,7 +61,9 @@ test("streams are made with the replicas that are asked for, raised and lowered 
   await become(1);
   await (await bus.manager()).streams.purge(CONSUMER.stream);
   const kept = { subject: subjects.intent("pause"), payload: { kept: true }, msgId: "kept" };
-  await publish(bus, kept);
+  // A server that has just taken a stream over may not answer yet.
+  const isStored = async () => (await publish(bus, kept)).kind !== "unavailable";
+  await until("it is stored", isStored, ELECTION_LIMIT_MS);
 
   // By several at once, as schedulers that start together do.
   await Promise.all(Array.from({ length: 3 }, () => ensureStreams(bus, { replicas: SIZE })));

@@ -199,6 +199,15 @@ describe("what a program leaves running", () => {
     });
   });
 
+  test("standard error can be opened by its name after the agent was started anew", async () => {
+    await using other = await startAgent({}, async (root) => {
+      const pipes = join(root, "run/torpor/pipes");
+      await mkdir(pipes);
+      for (let left = 1; left <= 64; left += 1) await writeFile(join(pipes, String(left)), "");
+    });
+    expect(await other.shell("echo error > /dev/stderr")).toMatchObject({ stderr: "error\n" });
+  });
+
   test("many at once have pipes of their own, also when what was made is used up", async () => {
     const answers = Array.from({ length: 100 }, (_, at) => agent.shell(`echo ${at} > /dev/stdout`));
     expect((await Promise.all(answers)).map(({ stdout }) => stdout)).toEqual(

@@ -4,7 +4,7 @@
  * their names as soon as both ends are open.
  */
 import { execFile } from "node:child_process";
-import { closeSync, constants, mkdirSync, openSync, unlinkSync } from "node:fs";
+import { closeSync, constants, mkdirSync, openSync, rmSync, unlinkSync } from "node:fs";
 import { Socket } from "node:net";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
@@ -25,28 +25,34 @@ export class Pipes {
   private readonly dir: string;
   private readonly paths: string[] = [];
   private made = 0;
-  private making: Promise<void> | undefined;
+  private making: Promise<boolean> | undefined;
 
-  /** `dir` is on a file system that a user cannot fill. */
+  /**
+   * `dir` is on a file system that a user cannot fill. What an agent before has left there is of
+   * nobody any more: its programs have pipes that lost their names.
+   */
   constructor(dir: string) {
     this.dir = dir;
+    rmSync(dir, { recursive: true, force: true });
     void this.refill();
   }
 
   /** Undefined where none could be made: users may have removed what it takes. */
   async take(): Promise<Pipe | undefined> {
-    if (this.paths.length === 0) await this.refill();
+    // As often as others were faster.
+    while (this.paths.length === 0) if (!(await this.refill())) return undefined;
     const path = this.paths.shift();
     if (this.paths.length < REFILL_BELOW) void this.refill();
     return path === undefined ? undefined : opened(path);
   }
 
-  private refill(): Promise<void> {
+  /** False when none could be made. */
+  private refill(): Promise<boolean> {
     this.making ??= this.make().finally(() => (this.making = undefined));
     return this.making;
   }
 
-  private async make(): Promise<void> {
+  private async make(): Promise<boolean> {
     const paths = Array.from({ length: MADE_TOGETHER }, () =>
       join(this.dir, String((this.made += 1))),
     );
@@ -54,8 +60,13 @@ export class Pipes {
       mkdirSync(this.dir, { recursive: true, mode: 0o700 });
       await promisify(execFile)("mkfifo", ["-m", "600", ...paths]);
       this.paths.push(...paths);
+      return true;
     } catch (error) {
-      process.stderr.write(`no pipes could be made, sockets are used: ${String(error)}\n`);
+      const [reason = ""] = (error as { stderr?: string }).stderr?.split("\n") ?? [];
+      process.stderr.write(
+        `no pipes could be made, sockets are used: ${reason || String(error)}\n`,
+      );
+      return false;
     }
   }
 }
