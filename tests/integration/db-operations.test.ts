@@ -51,8 +51,9 @@ async function executingPause(): Promise<OperationRow> {
   return begun;
 }
 
-const commit = ({ id }: OperationRow, given: { hostId?: string; epoch?: number; opSeq?: number } = {}) =>
-  commitOperation(database.db, { id, hostId: "host-1", epoch: 3, opSeq: 7, ...given });
+type Commit = Partial<Parameters<typeof commitOperation>[1]>;
+const commit = ({ id, sandboxId }: OperationRow, given: Commit = {}) =>
+  commitOperation(database.db, { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7, ...given });
 const expire = ({ id }: OperationRow) => database.sql`UPDATE operations SET deadline_at = now() - interval '1 second' WHERE id = ${id}`;
 
 describe("the point of no return", () => {
@@ -68,6 +69,7 @@ describe("the point of no return", () => {
 
   test.each([
     ["another host", { hostId: "host-2" }],
+    ["another sandbox", { sandboxId: "1763309903other001" }],
     ["a lower epoch", { epoch: 2 }],
     ["a higher epoch", { epoch: 4 }],
     ["another command", { opSeq: 6 }],

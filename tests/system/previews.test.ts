@@ -12,6 +12,7 @@ import { promisify } from "node:util";
 import { Sandbox } from "@hopx-ai/sdk";
 import { claimPort } from "@torpor/service";
 import { startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket, WebSocketServer } from "ws";
 
@@ -124,6 +125,33 @@ describe("on loopback addresses", () => {
 
     await listenInside(sandbox, port, false);
     await until("the port is closed", async () => !(await isServed(sandbox)));
+  });
+
+  test("a host whose address is none costs its own sandboxes alone", async () => {
+    const [mine, other] = [await create(fleet), await create(fleet)];
+    const sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
+    const id = String(other["id"]);
+    const [row] = await sql`SELECT host_id FROM sandboxes WHERE id = ${id}`;
+    try {
+      // As a version before this one took it: registrations are checked since.
+      await sql`INSERT INTO hosts SELECT (jsonb_populate_record(h, ${sql.json({
+        id: "odd",
+        data_plane_url: "not a url",
+        lease_expires_at: "infinity",
+      })})).* FROM hosts h WHERE h.id = ${row?.["host_id"]}`;
+      await sql`UPDATE sandboxes SET host_id = 'odd' WHERE id = ${id}`;
+      const refused = await send(new URL("/execute", String(other["public_host"])).href, {
+        method: "POST",
+        headers: { authorization: `Bearer ${String(other["auth_token"])}` },
+      });
+      expect(refused).toMatchObject({ status: 503, body: { code: "SERVICE_UNAVAILABLE" } });
+      await listenInside(mine, port);
+      await until("the port of the other is served", () => isServed(mine));
+    } finally {
+      await sql`UPDATE sandboxes SET host_id = ${row?.["host_id"]} WHERE id = ${id}`;
+      await sql`DELETE FROM hosts WHERE id = 'odd'`;
+      await sql.end();
+    }
   });
 
   test("preview_access: with `token` nobody passes without one, and the application does not see it", async () => {

@@ -2,6 +2,7 @@
 import { Compile } from "typebox/compile";
 import { IsObject, type TSchema } from "typebox";
 import type { FastifySchemaCompiler } from "fastify";
+import { isStorable } from "@torpor/contracts";
 import { convertTexts } from "@torpor/service";
 import { invalidRequest } from "./errors.ts";
 
@@ -83,8 +84,4 @@ export function findUnstorableText(value: unknown, path = "", depth = 3): string
     if (found !== undefined) return found.replaceAll("\0", "\\0").toWellFormed();
   }
   return undefined;
-}
-
-function isStorable(text: string): boolean {
-  return !text.includes("\0") && text.isWellFormed();
 }

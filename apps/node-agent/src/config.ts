@@ -1,5 +1,5 @@
 import { hostname } from "node:os";
-import { HOST_LABELS_PATTERN } from "@torpor/contracts";
+import { dataPlaneUrlProblem, HOST_LABELS_PATTERN } from "@torpor/contracts";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
@@ -78,6 +78,9 @@ export function hostIdFrom(machineName: string): string {
 export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);
   labelsOf(config);
+  const { DATA_PLANE_URL: url } = config;
+  const problem = url === undefined ? undefined : dataPlaneUrlProblem(url);
+  if (problem !== undefined) throw new ConfigurationError(`invalid configuration: DATA_PLANE_URL ${problem}`);
   return config;
 }
 

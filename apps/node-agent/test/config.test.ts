@@ -20,6 +20,11 @@ test("a LOG_LEVEL that there is not is refused by name", () => {
   expect(() => configFrom({ LOG_LEVEL: "INFO" })).toThrow(/LOG_LEVEL/);
 });
 
+test.each(["http://", "http://10.0.0.5:94011", "http://10.0.0.5:9401/data", "http://a:b@c:1"])(
+  "DATA_PLANE_URL %j is refused where it is set, not by the control plane alone",
+  (url) => expect(() => configFrom({ DATA_PLANE_URL: url })).toThrow(/DATA_PLANE_URL/),
+);
+
 describe("HOST_LABELS", () => {
   test.each([
     [undefined, {}],

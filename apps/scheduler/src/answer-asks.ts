@@ -1,14 +1,15 @@
 /** What hosts ask and any scheduler answers. The subject says who asks (NATS permissions guard it); a body that claims another host is refused. */
-import type {
-  CommitReply,
-  CommitRequest,
-  GarbageReply,
-  GarbageRequest,
-  LeaseReply,
-  LeaseRequest,
-  RegisterRequest,
-  ThawReply,
-  ThawRequest,
+import {
+  type CommitReply,
+  type CommitRequest,
+  type GarbageReply,
+  type GarbageRequest,
+  type LeaseReply,
+  type LeaseRequest,
+  type RegisterRequest,
+  registrationProblem,
+  type ThawReply,
+  type ThawRequest,
 } from "@torpor/contracts";
 import {
   commitOperation,
@@ -38,6 +39,8 @@ export async function answerRegister(
   prepare: (hostId: string) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
+  const problem = registrationProblem(request);
+  if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
   await prepare(request.hostId);
   const { leaseMs } = deps.hostTerms;
   const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
@@ -57,7 +60,7 @@ export async function answerCommit(deps: Deps, asker: string, request: CommitReq
   if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
   const granted = await deps.db.transaction(async (tx) => {
     const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;
-    const committed = await commitOperation(tx, { id, hostId, epoch, opSeq });
+    const committed = await commitOperation(tx, { id, sandboxId, hostId, epoch, opSeq });
     if (committed) await markIncarnationStarted(tx, sandboxId, epoch);
     return committed;
   });
@@ -73,7 +76,8 @@ async function refusal(deps: Deps, request: CommitRequest): Promise<string> {
   if (operation.endedAt !== null) return `operation ${operation.id} has ended: ${operation.status}`;
   if (operation.cancelRequestedAt !== null) return `operation ${operation.id} was asked to back out`;
   if (operation.deadlineAt.getTime() <= Date.now()) return `operation ${operation.id} is past its deadline`;
-  return `operation ${operation.id} is for host ${operation.hostId}, epoch ${operation.epoch}, op_seq ${operation.opSeq}`;
+  const { hostId, sandboxId, epoch, opSeq } = operation;
+  return `operation ${operation.id} is for host ${hostId}, sandbox ${sandboxId}, epoch ${epoch}, op_seq ${opSeq}`;
 }
 
 /** Yes means: this VM is the sandbox's newest run, it was not given up for lost, and its host has its lease, so that it cannot be from here on without being frozen again first. */

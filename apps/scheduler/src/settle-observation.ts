@@ -5,7 +5,9 @@
  * SO2  An observation made before the sandbox's newest command, or of the outcome of another one, settles nothing: that command's own observation follows.
  * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say that it brought the sandbox to run, nor of one that failed that it got what it was for.
  * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded only when that is proven (settle-foreign.ts).
- * SO5  What it says of a snapshot in the store is taken at any time (note-late-copy.ts): a host whose sandbox was sent elsewhere, and came back, is not told of the epoch of that.
+ * SO5  Numbers that nobody gave out are never applied: the database was restored from a backup, or the
+ *      host lies. Applied, they would be ahead of every command that the sandbox will ever get.
+ * SO6  What it says of a snapshot in the store is taken at any time (note-late-copy.ts): a host whose sandbox was sent elsewhere, and came back, is not told of the epoch of that.
  */
 import { type Cause, compareObservations, type Observation, type ObservedState, type SnapshotFacts } from "@torpor/contracts";
 import {
@@ -42,7 +44,7 @@ import { settledPatch } from "./settled-patch.ts";
 
 const MAX_ATTEMPTS = 10;
 
-export type Settled = "applied" | "stale" | "busy" | "foreign" | "unknown_sandbox" | "refused" | "nothing_new";
+export type Settled = "applied" | "stale" | "busy" | "foreign" | "ahead" | "unknown_sandbox" | "refused" | "nothing_new";
 
 const FACT: Record<ObservedState, SandboxFact> = {
   running: "is_running",
@@ -60,6 +62,7 @@ export async function settleObservation(deps: Deps, seen: Observation, onSettled
     if (sandbox.hostId !== seen.hostId) return await settleForeign(deps, sandbox, seen);
     if (seen.quarantined === true && seen.epoch >= sandbox.epoch) await endQuarantine(deps, seen);
     if (isStale(sandbox, seen)) return seen.epoch < sandbox.epoch && (await noteLateCopy(deps, sandbox, seen)) ? "applied" : "stale";
+    if (isAhead(sandbox, seen)) return await reportAhead(deps, sandbox, seen);
     if (seen.busyWith !== undefined) return "busy";
     const settled = await settleOnce(deps, sandbox, seen);
     if (settled === "lost_race") continue;
@@ -73,6 +76,19 @@ function isStale(sandbox: SandboxRow, seen: Observation): boolean {
   if (seen.epoch < sandbox.epoch || seen.opSeq < sandbox.opSeq) return true;
   const applied = { epoch: sandbox.appliedEpoch, opSeq: sandbox.appliedOpSeq, revision: sandbox.appliedRevision };
   return compareObservations(seen, applied) <= 0;
+}
+
+/** SO5 */
+function isAhead(sandbox: SandboxRow, seen: Observation): boolean {
+  return seen.epoch > sandbox.epoch || seen.opSeq > sandbox.opSeq;
+}
+
+async function reportAhead(deps: Deps, sandbox: SandboxRow, seen: Observation): Promise<Settled> {
+  const why =
+    `The database has given out epoch ${sandbox.epoch} and command ${sandbox.opSeq} of sandbox ${sandbox.id}; ` +
+    `its host speaks of ${seen.epoch} and ${seen.opSeq}. Was the database restored from a backup?`;
+  await reportStray(deps, seen, { kind: "unknown", why, discardEpoch: seen.epoch + 1 });
+  return "ahead";
 }
 
 async function reportUnknown(deps: Deps, seen: Observation): Promise<Settled> {

@@ -1,13 +1,15 @@
 /** The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a given database and bus. Any number may run. */
 import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore } from "@torpor/bus";
 import {
+  bounded,
   CommitRequest,
-  decodeHeartbeat,
+  decodeBoundedHeartbeat,
   decoder,
   GarbageRequest,
   hostCommands,
   hostIdOf,
   Intent,
+  InvalidMessageError,
   LeaseRequest,
   Observation,
   patterns,
@@ -21,6 +23,7 @@ import {
 import {
   type Database,
   findOpenOperations,
+  isRefusedValue,
   recordActivity,
   recordBeat,
   recordFetches,
@@ -45,13 +48,13 @@ import { settleObservation } from "./settle-observation.ts";
 
 const decode = {
   intent: decoder(Intent),
-  observation: decoder(Observation),
-  register: decoder(RegisterRequest),
-  lease: decoder(LeaseRequest),
-  commit: decoder(CommitRequest),
-  thaw: decoder(ThawRequest),
-  garbage: decoder(GarbageRequest),
-  heartbeat: decodeHeartbeat,
+  observation: bounded(decoder(Observation)),
+  register: bounded(decoder(RegisterRequest)),
+  lease: bounded(decoder(LeaseRequest)),
+  commit: bounded(decoder(CommitRequest)),
+  thaw: bounded(decoder(ThawRequest)),
+  garbage: bounded(decoder(GarbageRequest)),
+  heartbeat: decodeBoundedHeartbeat,
   placement: decoder(PlacementQuestion),
 };
 const QUEUE = "schedulers";
@@ -109,7 +112,13 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       decode: decode.observation,
       handle: async (seen, { subject }) => {
         if (hostIdOf(subject) !== seen.hostId) return "reject";
-        await withTimeLimit(settleObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
+        try {
+          await withTimeLimit(settleObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
+        } catch (cause) {
+          // Another try would end alike, and hold up what other hosts say.
+          if (isRefusedValue(cause)) throw new InvalidMessageError(subject, ["the database refuses it"], { cause });
+          throw cause;
+        }
         return "ack";
       },
       concurrency: 16,
@@ -134,6 +143,9 @@ async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
 }
 
+const notGranted = (reason: string) => ({ granted: false, reason });
+const noLease = (reason: string) => ({ ...notGranted(reason), leaseMs: 0 });
+
 /** Returns how each kind of answer is ended. */
 function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { log } = deps;
@@ -144,6 +156,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       pattern: patterns.asks("register"),
       queue: QUEUE,
       decode: decode.register,
+      refuse: noLease,
       handle: (request, subject) => answerRegister(deps, asker(subject), request, prepare),
       log,
     }),
@@ -151,6 +164,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       pattern: patterns.asks("lease"),
       queue: QUEUE,
       decode: decode.lease,
+      refuse: noLease,
       handle: (request, subject) => answerLease(deps, asker(subject), request),
       log,
     }),
@@ -158,6 +172,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       pattern: patterns.asks("commit"),
       queue: QUEUE,
       decode: decode.commit,
+      refuse: notGranted,
       handle: (request, subject) => answerCommit(deps, asker(subject), request),
       log,
     }),
@@ -165,6 +180,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       pattern: patterns.asks("thaw"),
       queue: QUEUE,
       decode: decode.thaw,
+      refuse: notGranted,
       handle: (request, subject) => answerThaw(deps, asker(subject), request),
       log,
     }),

@@ -78,7 +78,7 @@ test("an observation that cannot be settled keeps no other one of its host's bea
   const commands = [await host.told(badPause.id), await host.told(goodPause.id)] as const;
   for (const command of commands) await host.commit(command);
   // Postgres takes no text with a zero in it.
-  const unspeakable = host.seen(commands[0], { state: "stopped", cause: { code: "VMM_ENDED", message: "\u0000" } });
+  const unspeakable = host.seen(commands[0], { state: "stopped", cause: { code: "\u0000", message: "" } });
   host.beat([unspeakable, host.seen(commands[1])]);
   expect(await plane.becomes(goodPause.id, "succeeded")).toMatchObject({ sandboxId: good });
   expect(await plane.sandbox(bad)).toMatchObject({ state: "pausing" });

@@ -5,6 +5,7 @@ export * from "./streams.ts";
 export * from "./messages.ts";
 export * from "./control.ts";
 export * from "./decode.ts";
+export * from "./host/bounds.ts";
 export * from "./host/command.ts";
 export * from "./host/observation.ts";
 export * from "./host/asks.ts";

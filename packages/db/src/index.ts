@@ -1,7 +1,7 @@
 export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
 export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./host-records.ts";
 export { migrate } from "./migrate.ts";
-export { asOfOneMoment, constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
+export { asOfOneMoment, constraintName, inTransaction, isRefusedValue, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
 export * from "./queries/accept.ts";
 export * from "./queries/api-keys.ts";
 export * from "./queries/deletions.ts";

@@ -41,6 +41,14 @@ export function sqlState(error: unknown): string | undefined {
 }
 
 export const UNIQUE_VIOLATION = "23505";
+const CHECK_VIOLATION = "23514";
+const DATA_EXCEPTION = "22";
+
+/** True when Postgres will never store the value: too large, of no text, against a check. */
+export function isRefusedValue(error: unknown): boolean {
+  const state = sqlState(error);
+  return state === CHECK_VIOLATION || state?.startsWith(DATA_EXCEPTION) === true;
+}
 
 /** Name of the violated constraint or index, where the error has one. */
 export function constraintName(error: unknown): string | undefined {

@@ -102,7 +102,7 @@ export class LoopbackEdge implements Edge {
       return;
     }
     const target = targetOf({ sandboxId: id, epoch: sandbox.epoch, dataPlaneUrl }, GUEST_AGENT_PORT, this.options.hostKey);
-    if (previews.watch?.run === target.run) return;
+    if (target === undefined || previews.watch?.run === target.run) return;
     previews.watch?.abort.abort();
     const watch = { run: target.run, abort: new AbortController() };
     previews.watch = watch;

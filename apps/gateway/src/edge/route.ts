@@ -46,7 +46,10 @@ export async function routeTo(deps: RouteDependencies, door: Door, view: Sandbox
   const { sandbox, host } = awake;
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
-  return targetOf({ sandboxId: sandbox.id, epoch: sandbox.epoch, dataPlaneUrl: host.dataPlaneUrl }, door.port, deps.hostKey);
+  const run = { sandboxId: sandbox.id, epoch: sandbox.epoch, dataPlaneUrl: host.dataPlaneUrl };
+  const target = targetOf(run, door.port, deps.hostKey);
+  if (target === undefined) throw hostUnreachable(new Error(`host ${host.id} has no address: ${host.dataPlaneUrl}`));
+  return target;
 }
 
 /** The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Returns whose budget it counts against. */

@@ -8,10 +8,19 @@ export interface Target {
   run: string;
 }
 
-/** One run of a sandbox, at the host that it is on. */
-export function targetOf(run: { sandboxId: string; epoch: number; dataPlaneUrl: string }, port: number, hostKey: string): Target {
+/**
+ * One run of a sandbox, at the host that it is on; undefined when the host's address is none. Of a
+ * host that registered with one before they were checked, no other's sandboxes suffer for it.
+ */
+export function targetOf(
+  run: { sandboxId: string; epoch: number; dataPlaneUrl: string },
+  port: number,
+  hostKey: string,
+): Target | undefined {
+  const url = URL.parse(run.dataPlaneUrl);
+  if (url === null) return undefined;
   return {
-    url: new URL(run.dataPlaneUrl),
+    url,
     headers: {
       [DATA_PLANE_HEADERS.sandboxId]: run.sandboxId,
       [DATA_PLANE_HEADERS.epoch]: String(run.epoch),

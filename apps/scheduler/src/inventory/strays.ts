@@ -3,7 +3,7 @@
  * reported as a finding of its host, and left so: what is not proven stale (settle-foreign.ts) is discarded only when an operator says so. Never killed on a guess.
  */
 import { type Observation, subjects } from "@torpor/contracts";
-import { type FindingKind, insertOutbox, mayTellHost, recordFinding, reportFinding } from "@torpor/db";
+import { type FindingKind, insertOutbox, mayRecordFinding, mayTellHost, recordFinding, reportFinding } from "@torpor/db";
 import { strayCommand } from "../commands.ts";
 import type { Deps } from "../deps.ts";
 
@@ -18,6 +18,10 @@ export async function reportStray(
 ): Promise<void> {
   if (seen.busyWith !== undefined || seen.state === "deleted" || seen.state === "failed") return;
   const { hostId, sandboxId, epoch } = seen;
+  if (!(await mayRecordFinding(deps.db, hostId, sandboxId))) {
+    deps.log.debug({ hostId, sandboxId }, "a host has more findings than are kept; this one is not");
+    return;
+  }
   const quarantined = seen.quarantined === true;
   const message = `${stray.why} ${whatIsDone(seen)}`;
   const finding = await recordFinding(deps.db, { hostId, sandboxId, kind: stray.kind, message, epoch, quarantined });

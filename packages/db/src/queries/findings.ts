@@ -19,6 +19,16 @@ export interface NewFinding {
 const itsRow = (hostId: string, sandboxId: string) => and(eq(hostFindings.hostId, hostId), eq(hostFindings.sandboxId, sandboxId));
 const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
 
+/** A host may say that it holds any number of sandboxes that are not its own. */
+const MAX_FINDINGS_PER_HOST = 1_000;
+
+/** Whether it may be noted: as many of one host as anybody will read, and those that are known. */
+export async function mayRecordFinding(db: Tx, hostId: string, sandboxId: string): Promise<boolean> {
+  const known = await db.$count(hostFindings, itsRow(hostId, sandboxId));
+  if (known > 0) return true;
+  return (await db.$count(hostFindings, eq(hostFindings.hostId, hostId))) < MAX_FINDINGS_PER_HOST;
+}
+
 /** Notes that it was seen once more. Another kind or epoch than before is another finding, and counts from one. */
 export async function recordFinding(db: Tx, finding: NewFinding): Promise<FindingRow> {
   const { kind, message, epoch, quarantined = false } = finding;

@@ -66,13 +66,17 @@ export async function moveOperation(
  * Lets an operation pass its point of no return, if it still may: executing, of this incarnation, unexpired, not asked to back out. Idempotent: once committed, the answer
  * stays yes, whatever the deadline.
  */
-export async function commitOperation(tx: Tx, commit: { id: string; hostId: string; epoch: number; opSeq: number }): Promise<boolean> {
+export async function commitOperation(
+  tx: Tx,
+  commit: { id: string; sandboxId: string; hostId: string; epoch: number; opSeq: number },
+): Promise<boolean> {
   const rows = await tx
     .update(operations)
     .set({ committedAt: sql`coalesce(${operations.committedAt}, now())` })
     .where(
       and(
         eq(operations.id, commit.id),
+        eq(operations.sandboxId, commit.sandboxId),
         eq(operations.hostId, commit.hostId),
         eq(operations.epoch, commit.epoch),
         eq(operations.opSeq, commit.opSeq),

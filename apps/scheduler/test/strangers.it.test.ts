@@ -1,0 +1,175 @@
+/**
+ * A host is a stranger: what it may send over the real bus with its own credentials, and that it
+ * costs nobody but itself.
+ */
+import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
+import { type Observation, type Question, type RegisterRequest, subjects } from "@torpor/contracts";
+import { listFindings } from "@torpor/db";
+import { aHost, anObservation, until } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { ControlPlane } from "./support/control-plane.ts";
+import { ScriptedHost } from "./support/scripted-host.ts";
+
+const STRANGER = "stranger";
+const ROOM = { capacity: { vcpu: 100, memoryMib: 6_400, diskMib: 6_400 } };
+
+let plane: ControlPlane;
+/** Does what a host does. */
+let honest: ScriptedHost;
+/** With the credentials of the other host, and no manners. */
+let stranger: Bus;
+beforeAll(async () => {
+  plane = await ControlPlane.start(["host-1", STRANGER]);
+  honest = await ScriptedHost.join(plane.nats, "host-1", ROOM);
+  honest.isDiligent = true;
+  const inboxPrefix = inboxPrefixOf(STRANGER);
+  stranger = await connectBus({ ...plane.nats.as(STRANGER), name: STRANGER, inboxPrefix });
+});
+afterAll(async () => {
+  await stranger.close();
+  await honest[Symbol.asyncDispose]();
+  await plane[Symbol.asyncDispose]();
+});
+
+const ask = async (question: Question, request: object): Promise<Record<string, unknown>> => {
+  const subject = subjects.ask(STRANGER, question);
+  const reply = await stranger.connection.request(subject, JSON.stringify(request), {
+    timeout: 10_000,
+  });
+  return reply.json();
+};
+const register = (given: Partial<RegisterRequest> = {}) =>
+  ask("register", aHost(STRANGER, { capacity: { vcpu: 0, memoryMib: 0, diskMib: 0 }, ...given }));
+const report = (seen: object) => stranger.jetstream.publish(subjects.observation(STRANGER, "running"), JSON.stringify(seen));
+const ownSeen = (given: Partial<Observation> = {}) => ({
+  ...anObservation({ hostId: STRANGER, sandboxId: "1763309903strange1", state: "running" }),
+  ...given,
+});
+
+/** A sandbox of the honest host comes to run: nothing stands in the way of what it reports. */
+async function allIsWell(): Promise<string> {
+  const { id, sandboxId } = await plane.create();
+  await plane.becomes(id, "succeeded");
+  return sandboxId;
+}
+
+describe("a registration", () => {
+  const capacity = (given: object) => ({ capacity: { vcpu: 1, memoryMib: 1, diskMib: 1, ...given } }) as Partial<RegisterRequest>;
+  test.each<[string, Partial<RegisterRequest>, RegExp]>([
+    ["no address", { dataPlaneUrl: "not a url" }, /dataPlaneUrl must look like http/],
+    ["a port that there is not", { dataPlaneUrl: "http://10.0.0.5:94011" }, /dataPlaneUrl/],
+    ["a file", { dataPlaneUrl: "file:///etc/passwd" }, /begins with file:/],
+    ["a path", { dataPlaneUrl: "http://10.0.0.5:9401/x?" }, /more than a host and a port/],
+    ["a password", { dataPlaneUrl: "http://a:b@10.0.0.5:9401" }, /more than a host and a port/],
+    ["memory below nothing", capacity({ memoryMib: -1 }), /capacity\/memoryMib/],
+    ["more memory than there is", capacity({ memoryMib: 2 ** 40 }), /capacity\/memoryMib/],
+    ["more processors than there are", capacity({ vcpu: 200_000 }), /capacity\/vcpu/],
+    ["a text that no database stores", { region: "eu\u0000" }, /region/],
+    ["a text without end", { agentVersion: "x".repeat(5_000) }, /agentVersion/],
+    ["labels that are none", { labels: { a: 1 } as never }, /labels/],
+  ])("with %s is refused, and told why", async (_what, given, reason) => {
+    expect(await register(given)).toMatchObject({
+      granted: false,
+      leaseMs: 0,
+      reason: expect.stringMatching(reason),
+    });
+    const rows = await plane.database.sql`SELECT 1 FROM hosts WHERE id = ${STRANGER}`;
+    expect(rows).toHaveLength(0);
+  });
+
+  test("as another host is refused", async () => {
+    expect(await ask("register", aHost("host-1"))).toMatchObject({ granted: false });
+  });
+});
+
+describe("an observation", () => {
+  beforeAll(async () => void (await register()));
+
+  test.each<[string, object]>([
+    ["an epoch beyond all numbers", ownSeen({ epoch: 2 ** 40 })],
+    ["a revision beyond all numbers", ownSeen({ revision: 2 ** 31 })],
+    ["a text that no database stores", ownSeen({ cause: { code: "\u0000", message: "x" } })],
+    ["half a character", ownSeen({ cause: { code: "\ud800", message: "x" } })],
+    ["something else", { hello: "world" }],
+  ])("with %s is rejected once, and holds up no other host's", async (_what, seen) => {
+    for (let times = 0; times < 40; times += 1) await report(seen);
+    await allIsWell();
+    const consumer = await (await plane.bus.manager()).consumers.info("OBSERVATIONS", "scheduler-observations");
+    expect(consumer).toMatchObject({ num_redelivered: 0 });
+  });
+
+  test("whose message holds what no database stores is taken, without that", async () => {
+    const sandboxId = await allIsWell();
+    const cause = { code: "VMM_DIED", message: `said ${"\u0000"}${"x".repeat(10_000)}` };
+    const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, revision: 1_000 };
+    await honest.report(anObservation({ ...facts, state: "stopped", cause }));
+    expect((await plane.reaches(sandboxId, "stopped")).error?.message).toMatch(/^said \ufffdxxx/);
+  });
+
+  test("with numbers that nobody gave out is a finding, and applied never", async () => {
+    const sandboxId = await allIsWell();
+    const before = await plane.sandbox(sandboxId);
+    const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
+    await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
+    const finding = async () => (await listFindings(plane.database.db, ["host-1"])).find((one) => one.sandboxId === sandboxId);
+    await until("a finding", async () => (await finding()) !== undefined);
+    expect(await finding()).toMatchObject({ kind: "unknown", message: /backup/ });
+    await honest.report(anObservation({ ...facts, epoch: 9, opSeq: 1 }));
+    await until("the next", async () => (await finding())?.epoch === 9);
+    expect(await plane.sandbox(sandboxId)).toEqual(before);
+  });
+
+  test("of more sandboxes than anybody will look at is noted up to a number", async () => {
+    const ids = Array.from({ length: 1_100 }, (_, at) => `1763309903x${String(at).padStart(7, "0")}`);
+    await Promise.all(ids.map((sandboxId) => report(ownSeen({ sandboxId, epoch: 1, opSeq: 1 }))));
+    await allIsWell();
+    const [row] = await plane.database.sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;
+    // Those that are noted at the same moment do not see each other.
+    expect(row?.["findings"]).toBeGreaterThanOrEqual(1_000);
+    expect(row?.["findings"]).toBeLessThan(1_050);
+  });
+});
+
+describe("a question", () => {
+  test("about the operation of another's sandbox changes nothing there", async () => {
+    const sandboxId = await allIsWell();
+    const mine = `op_${"7".repeat(32)}`;
+    const { organizationId, sql } = plane.database;
+    await sql`INSERT INTO operations
+      (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at, host_id, epoch, op_seq, started_at)
+      SELECT ${mine}, id, ${organizationId}, 'pause', 'executing', 'test', now() + interval '1 hour', ${STRANGER}, 1, 2, now()
+      FROM sandboxes WHERE id = ${await allIsWell()}`;
+    await sql`UPDATE incarnations SET started_at = NULL WHERE sandbox_id = ${sandboxId}`;
+    const facts = { type: "commit", version: 1, hostId: STRANGER, operationId: mine };
+    const asked = await ask("commit", { ...facts, sandboxId, epoch: 1, opSeq: 2 });
+    expect(asked).toMatchObject({ granted: false, reason: expect.stringContaining("is for host") });
+    const [run] = await sql`SELECT started_at FROM incarnations WHERE sandbox_id = ${sandboxId}`;
+    expect(run).toEqual({ started_at: null });
+    await sql`DELETE FROM operations WHERE id = ${mine}`;
+  });
+
+  test.each(["$JS.API.STREAM.DELETE.EVENTS", subjects.command("host-1", "delete"), "_INBOX_host-host-1.x"])(
+    "that names %s for its answer gets none",
+    async (reply) => {
+      const heard: string[] = [];
+      plane.bus.connection.subscribe(reply, { callback: (_, { subject }) => void heard.push(subject) });
+      const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
+      stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+      expect(await ask("lease", JSON.parse(lease) as object)).toMatchObject({ granted: true });
+      await plane.bus.connection.flush();
+      expect(heard).toEqual([]);
+      expect(await (await plane.bus.manager()).streams.names().next()).toContain("EVENTS");
+    },
+  );
+
+  test("that is asked 15,000 times keeps no other host waiting", async () => {
+    const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
+    const reply = `${inboxPrefixOf(STRANGER)}.flood`;
+    for (let times = 0; times < 15_000; times += 1) stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+    await stranger.connection.flush();
+    // Its own questions are among the others': these wait, or are dropped.
+    await allIsWell();
+    const [row] = await plane.database.sql`SELECT state, lease_expires_at > now() AS leased FROM hosts WHERE id = 'host-1'`;
+    expect(row).toEqual({ state: "ready", leased: true });
+  });
+});

@@ -1,0 +1,110 @@
+/**
+ * What any message of a host may hold, besides what its schema says: numbers and texts that the
+ * database can store. A host is a stranger; what is beyond this is refused once, where it comes in.
+ * It stands apart from the schemas because those are frozen with the releases (frozen.ts).
+ */
+import { type Decoder, InvalidMessageError } from "../decode.ts";
+import { decodeHeartbeat, type Heartbeat } from "./heartbeat.ts";
+
+/** Of Postgres' `integer`. */
+const MAX_COUNT = 2 ** 31 - 1;
+/** Bytes and milliseconds are kept as `bigint`, and are exact in JavaScript up to here. */
+const MAX_QUANTITY = Number.MAX_SAFE_INTEGER;
+const QUANTITY = /(?:[bB]ytes|Ms|MsAgo|bytesDone|bytesTotal)$/;
+const MAX_TEXT_LENGTH = 4_096;
+const MAX_ENTRIES = 10_000;
+/** Messages are no deeper: a trace of an observation in the inventory of a heartbeat has four. */
+const MAX_DEPTH = 8;
+/** For people, and of programs that may print anything: cut and cleaned instead of refused. */
+const FREE_TEXT = "message";
+
+/** `decode`, for messages of hosts. Throws InvalidMessageError, which names the field. */
+export function bounded<T>(decode: Decoder<T>): Decoder<T> {
+  return (subject, bytes) => checked(subject, decode(subject, bytes));
+}
+
+/** A sandbox that is out of bounds is left out: the others on its host are not to suffer for it. */
+export const decodeBoundedHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
+  const { inventory, ...beat } = decodeHeartbeat(subject, bytes);
+  const within = withCleanTexts(inventory).filter((seen) => boundsProblem(seen) === undefined);
+  return { ...checked(subject, beat), inventory: within };
+};
+
+function checked<T>(subject: string, message: T): T {
+  const clean = withCleanTexts(message);
+  const problem = boundsProblem(clean);
+  if (problem !== undefined) throw new InvalidMessageError(subject, [problem]);
+  return clean;
+}
+
+/** What is out of bounds first, with its path; undefined when all is well. */
+export function boundsProblem(value: unknown, path = "", depth = 0): string | undefined {
+  const at = path === "" ? "(message)" : path;
+  if (typeof value === "number") return numberProblem(value, at);
+  if (typeof value === "string") return textProblem(value, at);
+  if (typeof value !== "object" || value === null) return undefined;
+  if (depth >= MAX_DEPTH) return `${at} is nested too deeply`;
+  const entries = Object.entries(value);
+  if (entries.length > MAX_ENTRIES) return `${at} has more than ${MAX_ENTRIES} entries`;
+  for (const [name, inner] of entries) {
+    const problem = textProblem(name, `a name in ${at}`) ?? boundsProblem(inner, `${path}/${name}`, depth + 1);
+    if (problem !== undefined) return problem;
+  }
+  return undefined;
+}
+
+function numberProblem(value: number, at: string): string | undefined {
+  const most = QUANTITY.test(at) ? MAX_QUANTITY : MAX_COUNT;
+  return value >= 0 && value <= most ? undefined : `${at} must be between 0 and ${most}`;
+}
+
+function textProblem(text: string, at: string): string | undefined {
+  if (text.length > MAX_TEXT_LENGTH) return `${at} is longer than ${MAX_TEXT_LENGTH} characters`;
+  return isStorable(text) ? undefined : `${at} holds a NUL or half a character`;
+}
+
+/** Postgres stores no NUL character, and no half of a surrogate pair. */
+export function isStorable(text: string): boolean {
+  return !text.includes("\0") && text.isWellFormed();
+}
+
+/** The same with every free text as it can be stored. */
+function withCleanTexts<T>(value: T, depth = 0): T {
+  if (typeof value !== "object" || value === null || depth >= MAX_DEPTH) return value;
+  if (Array.isArray(value)) return value.map((inner) => withCleanTexts(inner, depth + 1)) as T;
+  return Object.fromEntries(
+    Object.entries(value).map(([name, inner]) => [
+      name,
+      name === FREE_TEXT && typeof inner === "string" ? cleaned(inner) : withCleanTexts(inner, depth + 1),
+    ]),
+  ) as T;
+}
+
+const cleaned = (text: string) => text.slice(0, MAX_TEXT_LENGTH).replaceAll("\0", "\u{fffd}").toWellFormed();
+
+const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
+
+interface Offer {
+  dataPlaneUrl: string;
+  capacity: Record<keyof typeof MAX_CAPACITY, number>;
+}
+
+/** Why a registration is of no use, in words for whoever set the host up. */
+export function registrationProblem({ dataPlaneUrl, capacity }: Offer): string | undefined {
+  const problem = dataPlaneUrlProblem(dataPlaneUrl);
+  if (problem !== undefined) return `dataPlaneUrl ${problem}`;
+  for (const [name, most] of Object.entries(MAX_CAPACITY))
+    if (capacity[name as keyof typeof MAX_CAPACITY] > most) return `capacity/${name} must be at most ${most}`;
+  return undefined;
+}
+
+/** Where a host's data plane is: an origin, and nothing else. */
+export function dataPlaneUrlProblem(text: string): string | undefined {
+  const url = URL.parse(text);
+  const example = "must look like http://10.0.0.5:9401";
+  if (url === null) return `${example}: it cannot be read as an address`;
+  if (url.protocol !== "http:") return `${example}: it begins with ${url.protocol}`;
+  const isOrigin = url.pathname === "/" && url.search === "" && url.hash === "";
+  const isBare = url.username === "" && url.password === "" && url.hostname !== "";
+  return isOrigin && isBare ? undefined : `${example}: it has more than a host and a port`;
+}
