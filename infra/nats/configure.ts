@@ -3,6 +3,9 @@
  *
  *   node infra/nats/configure.ts --name nats-1 --servers nats-1=10.0.0.11,nats-2=10.0.0.12,nats-3=10.0.0.13 --hosts host-1,host-2 --secrets ./secrets > nats-1.conf
  *
+ * --shared-hosts names those of --hosts that still run 0.1.0: they know nothing of an account of their
+ * own, and stay in the control side's until they are upgraded.
+ *
  * Passwords are files in --secrets: `control`, `route`, `host-<id>`. Those that are missing are made, so the first run decides, and a run with one host more adds one.
  */
 import { randomBytes } from "node:crypto";
@@ -24,6 +27,7 @@ const { values } = parseArgs({
     name: { type: "string", default: "" },
     servers: { type: "string", default: "" },
     hosts: { type: "string", default: "" },
+    "shared-hosts": { type: "string", default: "" },
     secrets: { type: "string", default: "" },
     store: { type: "string", default: "/var/lib/torpor-nats" },
   },
@@ -31,14 +35,24 @@ const { values } = parseArgs({
 const servers = new Map(list(values.servers).map(serverOf));
 const address = servers.get(values.name);
 const hosts = list(values.hosts);
+const shared = list(values["shared-hosts"]);
 if (!SIZES.includes(servers.size)) fail(`--servers must name 1, 3 or 5 servers as name=address, not ${servers.size}`);
 if (address === undefined) fail(`--name must be one of ${[...servers.keys()].join(", ")}, not "${values.name}"`);
 const wrong = hosts.find((hostId) => !HOST.test(hostId));
 if (wrong !== undefined) fail(`--hosts: "${wrong}" is no host id: lowercase letters, digits and dashes`);
+const stray = shared.find((hostId) => !hosts.includes(hostId));
+if (stray !== undefined) fail(`--shared-hosts: "${stray}" is not among --hosts`);
 if (values.secrets === "") fail("--secrets is missing: the directory of the passwords");
 
 mkdirSync(values.secrets, { recursive: true, mode: 0o700 });
-const users = [{ password: secret("control") }, ...hosts.map((hostId) => ({ hostId, password: secret(natsUserOf(hostId)) }))];
+const users = [
+  { password: secret("control") },
+  ...hosts.map((hostId) => ({
+    hostId,
+    password: secret(natsUserOf(hostId)),
+    isShared: shared.includes(hostId),
+  })),
+];
 const routes = [...servers.values()].map((other) => `${other}:${ROUTE_PORT}`);
 const configuration = await natsConfiguration({
   root: fileURLToPath(new URL("../..", import.meta.url)),

@@ -1,7 +1,7 @@
 /** What the user of a host may do on the server, tried out: it speaks for itself alone. */
-import { type Bus, connectBus, ensureConsumer, ensureStreams, inboxPrefixOf, publish } from "@torpor/bus";
+import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, hostServices, inboxPrefixOf, publish } from "@torpor/bus";
 import { hostCommands, subjects } from "@torpor/contracts";
-import { type NatsServer, startNats, until } from "@torpor/testkit";
+import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const [OWN, OTHER] = ["host-a", "host-b"] as const;
@@ -20,7 +20,7 @@ beforeAll(async () => {
   control.connection.subscribe("torpor.>", { callback: (_, message) => void arrived.push(message.subject) });
   control.connection.subscribe("_INBOX_host-host-b.>", { callback: (_, message) => void arrived.push(message.subject) });
   await control.connection.flush();
-  host = await connectBus({ ...server.as(OWN), name: OWN, inboxPrefix: inboxPrefixOf(OWN) });
+  host = await connectBus({ ...server.as(OWN), name: OWN, hostId: OWN });
 });
 afterAll(async () => {
   await host.close();
@@ -28,24 +28,121 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-let beats = 0;
-/** The server handles what one connection sends in order: once its heartbeat is there, what came before was let through or was not. */
+let marks = 0;
+/**
+ * The server handles what one connection sends in order: once its mark is there, what came before
+ * was let through or was not.
+ */
 async function settled(): Promise<void> {
-  beats += 1;
-  host.connection.publish(subjects.beat(OWN));
-  await until("the heartbeat arrived", () => arrived.filter((subject) => subject === subjects.beat(OWN)).length === beats);
+  marks += 1;
+  const mark = `${ownPrefix}ask.mark-${marks}`;
+  host.connection.publish(mark);
+  await until("the mark arrived", () => arrived.includes(mark));
+}
+const ownPrefix = subjects.beat(OWN).slice(0, -"beat".length);
+
+/** Reads as an agent does. */
+async function firstOf(bus: Bus, hostId: string): Promise<{ subject: string; content: unknown }> {
+  const stop = new AbortController();
+  const read: { subject: string; content: unknown }[] = [];
+  const reading = consume(bus, {
+    consumer: hostCommands(hostId),
+    decode: (_, bytes) => JSON.parse(new TextDecoder().decode(bytes)) as unknown,
+    handle: async (content, { subject }) => {
+      read.push({ subject, content });
+      return "ack";
+    },
+    concurrency: 1,
+    signal: stop.signal,
+    log: silentLog(),
+  });
+  try {
+    return await until("a message is read", () => read[0]);
+  } finally {
+    stop.abort();
+    await reading;
+  }
 }
 
 test("a host reports, asks and beats as itself, and reads its own commands", async () => {
   expect(await publish(host, { subject: subjects.observation(OWN, "running"), payload: {}, msgId: "1" })).toEqual({ kind: "stored" });
-  host.connection.publish(subjects.ask(OWN, "lease"));
+  const said = [subjects.ask(OWN, "lease"), subjects.beat(OWN)];
+  for (const subject of said) host.connection.publish(subject);
   await settled();
-  expect(arrived).toContain(subjects.ask(OWN, "lease"));
-  await publish(control, { subject: subjects.command(OWN, "pause"), payload: { for: OWN }, msgId: "2" });
-  const own = await host.jetstream.consumers.get("COMMANDS", hostCommands(OWN).durable);
-  const command = await own.next({ expires: 5_000 });
-  expect(command?.json()).toEqual({ for: OWN });
-  expect(await command?.ackAck()).toBe(true);
+  expect(arrived).toEqual(expect.arrayContaining(said));
+  await publish(control, {
+    subject: subjects.command(OWN, "pause"),
+    payload: { for: OWN },
+    msgId: "2",
+  });
+  expect(await firstOf(host, OWN)).toEqual({
+    subject: subjects.command(OWN, "pause"),
+    content: { for: OWN },
+  });
+});
+
+test("a host of 0.1.0 does so in the control side's account, one of this version there too", async () => {
+  await using shared = await startNats([OWN], [OWN]);
+  const there = await connectBus({ ...shared.as(), name: "control" });
+  await ensureStreams(there);
+  await ensureConsumer(there, hostCommands(OWN));
+  const bus = await connectBus({ ...shared.as(OWN), name: OWN, hostId: OWN });
+  const command = (content: string) => {
+    const message = { subject: subjects.command(OWN, "pause"), payload: { content } };
+    return publish(there, { ...message, msgId: content });
+  };
+  await command("old");
+  const { stream, durable } = hostCommands(OWN);
+  const own = await bus.jetstream.consumers.get(stream, durable);
+  const first = await own.next({ expires: 5_000 });
+  expect(first?.json()).toEqual({ content: "old" });
+  expect(await first?.ackAck()).toBe(true);
+  await command("new");
+  expect(await firstOf(bus, OWN)).toMatchObject({ content: { content: "new" } });
+  await bus.close();
+  await there.close();
+});
+
+/**
+ * The request for messages, and the double acknowledgement, are answered by the server itself: what
+ * comes out of them must not go where the control side listens, least of all to JetStream's own API.
+ */
+describe("a host names for its answer", () => {
+  const { stream, durable } = hostCommands(OWN);
+  const asked = hostServices(OWN).map(({ localSubject }) => localSubject.replace("*", "lease").replace(">", "1.1.1.1.1"));
+  const places = [
+    "$JS.API.STREAM.DELETE.EVENTS",
+    `$JS.API.STREAM.PURGE.${stream}`,
+    `$JS.API.CONSUMER.DELETE.${stream}.${durable}`,
+    subjects.command(OTHER, "delete"),
+    subjects.observation(OTHER, "stopped"),
+    subjects.intent("delete"),
+    subjects.ask(OTHER, "lease"),
+    subjects.beat(OTHER),
+    `${inboxPrefixOf(OTHER)}.x`,
+    "_INBOX.x",
+    "torpor.x",
+  ];
+  test.each(places)("%s: nothing comes of it", async (reply) => {
+    const manager = await control.manager();
+    const streams = await manager.streams.names().next();
+    const before = await Promise.all(streams.map(async (name) => (await manager.streams.info(name)).state));
+    const consumers = (await manager.consumers.list(stream).next()).length;
+    arrived.length = 0;
+    for (const subject of asked)
+      for (const payload of ["", "{}", '{"no_wait":true,"batch":1}', "+NXT"]) host.connection.publish(subject, payload, { reply });
+    await settled();
+    await control.connection.flush();
+    const after = await Promise.all(streams.map(async (name) => (await manager.streams.info(name)).state));
+    expect(await manager.streams.names().next()).toEqual(streams);
+    const gained = after.map(({ last_seq }, at) => last_seq - (before[at]?.last_seq ?? 0));
+    // Its own observations, for which `lease` is as good a name as any.
+    expect(Object.fromEntries(streams.map((name, at) => [name, gained[at]]))).toEqual(
+      Object.fromEntries(streams.map((name) => [name, name === "OBSERVATIONS" ? 4 : 0])),
+    );
+    expect((await manager.consumers.list(stream).next()).length).toBe(consumers);
+    expect(arrived.filter((subject) => !subject.startsWith(ownPrefix))).toEqual([]);
+  });
 });
 
 describe("a host cannot", () => {
@@ -88,8 +185,8 @@ describe("a host cannot", () => {
       "STREAM.MSG.GET.COMMANDS",
       "DIRECT.GET.COMMANDS",
       "STREAM.INFO.COMMANDS",
-    ]) {
-      host.connection.publish(`$JS.API.${api}`, JSON.stringify({ last_by_subj: subjects.command(OTHER, "pause") }), {
+    ].flatMap((call) => [`$JS.API.${call}`, `torpor.v1.js.${call}`])) {
+      host.connection.publish(api, JSON.stringify({ last_by_subj: subjects.command(OTHER, "pause") }), {
         reply: `${inboxPrefixOf(OWN)}.answer`,
       });
     }
@@ -112,7 +209,7 @@ describe("a host cannot", () => {
       ["CONSUMER.CREATE.COMMANDS.spy", { stream_name: "COMMANDS", config: { durable_name: "spy" } }],
       ["CONSUMER.DELETE.COMMANDS.host-host-b", {}],
     ] as const)
-      host.connection.publish(`$JS.API.${api}`, JSON.stringify(payload));
+      for (const prefix of ["$JS.API", "torpor.v1.js"]) host.connection.publish(`${prefix}.${api}`, JSON.stringify(payload));
     await settled();
     const manager = await control.manager();
     expect(await manager.streams.names().next()).toEqual(before);

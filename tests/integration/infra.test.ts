@@ -52,9 +52,17 @@ describe("configure.ts", () => {
     expect((await readdir(secrets)).toSorted()).toEqual(["control", "host-host-1", "host-lab-1", "route"]);
     expect(statSync(join(secrets, "control")).mode & 0o777).toBe(0o600);
     for (const text of written.values()) expect(text).toContain(readFileSync(join(secrets, "host-lab-1"), "utf8"));
-    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.>");
+    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.*");
     expect(written.get("nats-2")).toMatch(/listen: "10\.0\.0\.12:6222"[^]*nats-route:\/\/route:[0-9a-f]{64}@10\.0\.0\.13:6222/);
     expect(written.get("alone")).not.toContain("cluster {");
+    const one = ["--name", "a", "--servers", "a=10.0.0.11", "--secrets", secrets];
+    const { stdout: mixed } = await configure([...one, "--hosts", "h-1,h-2", "--shared-hosts", "h-2"]);
+    expect(mixed).toContain("HOST_h-1: {");
+    expect(mixed).not.toContain("HOST_h-2: {");
+    const file = join(dir.path, "mixed.conf");
+    writeFileSync(file, mixed);
+    const checked = await run(await findNatsServer(ROOT), ["-t", "-c", file], { timeout: LIMIT_MS });
+    expect(checked.stdout + checked.stderr).toContain("is valid");
   });
 
   test.each<[string, string[], RegExp]>([
@@ -66,6 +74,11 @@ describe("configure.ts", () => {
     ["two servers", ["--name", "a", "--servers", "a=1.2.3.4,b=1.2.3.5"], /--servers must name 1, 3 or 5 servers/],
     ["a server without an address", ["--name", "a", "--servers", "a"], /--servers: "a" is not of the form name=address/],
     ["a host id that cannot be one", ["--name", "a", "--servers", "a=1.2.3.4", "--hosts", "Host>"], /--hosts: "Host>" is no host id/],
+    [
+      "a shared host that is none",
+      ["--name", "a", "--servers", "a=1.2.3.4", "--hosts", "b", "--shared-hosts", "c"],
+      /--shared-hosts: "c" is not among --hosts/,
+    ],
     ["no place for passwords", ["--name", "a", "--servers", "a=1.2.3.4"], /--secrets is missing/],
   ])("refuses %s", async (_, args, message) => {
     const { code, stdout, stderr } = await configure(args);

@@ -1,5 +1,5 @@
 /** Composition root of the node-agent process. */
-import { connectBus, inboxPrefixOf } from "@torpor/bus";
+import { connectBus } from "@torpor/bus";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
@@ -20,7 +20,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     name: `torpor-node-agent-${config.HOST_ID}`,
     user: config.NATS_USER,
     password,
-    inboxPrefix: inboxPrefixOf(config.HOST_ID),
+    hostId: config.HOST_ID,
   });
   onClose({ what: "bus", close: () => bus.close() });
   const started: { agent?: Agent } = {};

@@ -1,6 +1,6 @@
 /** A host's place in the fleet, over a real bus: its inventory in heartbeats, and its lease. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { answer, connectBus, inboxPrefixOf, subscribeCore } from "@torpor/bus";
+import { answer, connectBus, subscribeCore } from "@torpor/bus";
 import {
   decoder,
   Heartbeat,
@@ -30,7 +30,7 @@ const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
 test("an inventory that takes several beats is one, with one digest, whatever changes while it is sent", async () => {
   await using nats = await startNats(["host-1"]);
   const control = await connectBus({ ...nats.as(), name: "control" });
-  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", inboxPrefix: inboxPrefixOf("host-1") });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
   const beats: Heartbeat[] = [];
   subscribeCore<Heartbeat>(control, {
     pattern: patterns.beats,
@@ -71,8 +71,7 @@ test("a lease counts from before it was asked for, however late the answer comes
   await using nats = await startNats(["host-1"]);
   await using dir = await tempDir();
   const control = await connectBus({ ...nats.as(), name: "control" });
-  const inboxPrefix = inboxPrefixOf("host-1");
-  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", inboxPrefix });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
   const grants: number[] = [];
   const stopAnswering = answer(control, {
     pattern: patterns.asks("register"),

@@ -3,7 +3,7 @@ import { connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
-import { startWorker } from "./worker.ts";
+import { RESTORE_BUS, startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
@@ -36,11 +36,13 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   onClose({ what: "loops", close: () => worker.ended });
   // All of them look at the database, and succeed only with it.
   const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
+  const hasStreams = () => worker.reconcilers.get(RESTORE_BUS)?.last()?.error === undefined;
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
-    ok: bus.isConnected() && hasDatabase(),
+    ok: bus.isConnected() && hasDatabase() && hasStreams(),
     role: "scheduler",
     database: hasDatabase() ? "connected" : "unreachable",
     bus: bus.isConnected() ? "connected" : "disconnected",
+    streams: hasStreams() ? "there" : "missing",
     reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
   }));
   onClose({ what: "health", close: () => health.close() });

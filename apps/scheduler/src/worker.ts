@@ -1,5 +1,5 @@
 /** The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a given database and bus. Any number may run. */
-import { answer, type Bus, consume, ensureConsumer, ensureStreams, subscribeCore } from "@torpor/bus";
+import { answer, type Bus, consume, ensureConsumer, ensureStreams, restoreMissing, subscribeCore } from "@torpor/bus";
 import {
   bounded,
   CommitRequest,
@@ -24,6 +24,7 @@ import {
   type Database,
   findOpenOperations,
   isRefusedValue,
+  listHosts,
   recordActivity,
   recordBeat,
   recordFetches,
@@ -61,6 +62,9 @@ const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
 const RELAY_EVERY_MS = 250;
+/** What it cannot make keeps messages from whoever waits for them: the health report says so. */
+export const RESTORE_BUS = "restore-bus";
+const RESTORE_BUS_EVERY_MS = 5_000;
 /** Not much longer than a host waits for the answer to its registration; then it asks again. */
 const PREPARE_LIMIT_MS = 3_000;
 
@@ -134,9 +138,24 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   );
   const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus) };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
-  for (const loop of [relay, note]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
+  const restore = {
+    name: RESTORE_BUS,
+    everyMs: RESTORE_BUS_EVERY_MS,
+    run: () => restoreBus(deps, bus, { replicas, signal, limitMs: PREPARE_LIMIT_MS }),
+  };
+  for (const loop of [relay, note, restore]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
   const silent = aborted(signal).then(() => answers.end());
   return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+}
+
+/** What an operator has removed, or a server that begins empty does not have. */
+async function restoreBus({ db, log }: Deps, bus: Bus, options: Parameters<typeof restoreMissing>[2]): Promise<Record<string, number>> {
+  const hosts = await listHosts(db);
+  const commands = hosts.map(({ id }) => hostCommands(id));
+  const wanted = [SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS, ...commands];
+  const made = await restoreMissing(bus, wanted, options);
+  if (made.length > 0) log.error({ made }, "streams or consumers were missing; they are made anew");
+  return { made: made.length };
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {

@@ -22,8 +22,7 @@ beforeAll(async () => {
   plane = await ControlPlane.start(["host-1", STRANGER]);
   honest = await ScriptedHost.join(plane.nats, "host-1", ROOM);
   honest.isDiligent = true;
-  const inboxPrefix = inboxPrefixOf(STRANGER);
-  stranger = await connectBus({ ...plane.nats.as(STRANGER), name: STRANGER, inboxPrefix });
+  stranger = await connectBus({ ...plane.nats.as(STRANGER), name: STRANGER, hostId: STRANGER });
 });
 afterAll(async () => {
   await stranger.close();
@@ -52,6 +51,17 @@ async function allIsWell(): Promise<string> {
   await plane.becomes(id, "succeeded");
   return sandboxId;
 }
+
+test("a host that gets an account of its own, or loses it, goes on with its next command", async () => {
+  await using other = await ControlPlane.start(["host-1"], 1, ["host-1"]);
+  await using host = await ScriptedHost.join(other.nats, "host-1", ROOM);
+  host.isDiligent = true;
+  for (const shared of [undefined, [], ["host-1"], []]) {
+    if (shared !== undefined) await other.nats.share(shared);
+    const { id } = await other.create();
+    await other.becomes(id, "succeeded");
+  }
+});
 
 describe("a registration", () => {
   const capacity = (given: object) => ({ capacity: { vcpu: 1, memoryMib: 1, diskMib: 1, ...given } }) as Partial<RegisterRequest>;

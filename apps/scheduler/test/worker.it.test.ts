@@ -1,5 +1,6 @@
 /** Two schedulers over one Postgres and one nats-server, and hosts that a test speaks for: what happens when messages are lost, hosts fall silent, and both schedulers want the same. */
 import { acceptRequest, findOperation, findSandbox, listEvents, markPublished } from "@torpor/db";
+import { hostCommands } from "@torpor/contracts";
 import { aRequester, leasesCouldBeRenewed, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { ControlPlane } from "./support/control-plane.ts";
@@ -205,6 +206,17 @@ test("S54: a sandbox whose timeout has run out is deleted, by the same door as a
   const [deletion] = await plane.database
     .sql`SELECT requested_by, status FROM operations WHERE sandbox_id = ${sandboxId} AND kind = 'delete'`;
   expect(deletion).toEqual({ requested_by: "system:timeout", status: "succeeded" });
+});
+
+test("streams and consumers that are removed are made anew while everything runs", async () => {
+  const manager = await plane.bus.manager();
+  await manager.consumers.delete("COMMANDS", hostCommands(host.id).durable);
+  await manager.consumers.delete("INTENTS", "scheduler-intents");
+  await manager.streams.delete("OBSERVATIONS");
+  await manager.streams.delete("EVENTS");
+  await plane.round("restore-bus");
+  await running();
+  expect(await manager.streams.names().next()).toEqual(expect.arrayContaining(["COMMANDS", "EVENTS", "INTENTS", "OBSERVATIONS"]));
 });
 
 test("a create waits while no host can take it, says why, and begins when one joins", async () => {

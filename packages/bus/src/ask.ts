@@ -5,7 +5,7 @@ import { settlesWithin } from "@torpor/service";
 import type { Bus } from "./connect.ts";
 import type { ConsumeLog } from "./consume.ts";
 import { type LaneLimits, Lanes } from "./lanes.ts";
-import { inboxPrefixOf } from "./permissions.ts";
+import { mayBeAnswered } from "./permissions.ts";
 
 export type Answer<T> = { kind: "answer"; value: T } | { kind: "no_answer"; cause: unknown };
 
@@ -58,7 +58,7 @@ export function answer<T>(bus: Bus, options: AnswerOptions<T>): () => Promise<vo
       if (error !== null) return log.warn({ err: error, pattern }, "subscription error");
       const { subject, reply = "" } = message;
       const host = hostIdOf(subject);
-      if (host !== undefined && !reply.startsWith(`${inboxPrefixOf(host)}.`))
+      if (host !== undefined && !mayBeAnswered(host, reply))
         return log.error({ subject, reply }, "a host asks for an answer to elsewhere; it gets none");
       if (!lanes.add(host ?? CONTROL_SIDE, () => replyTo(message, options)))
         log.warn({ subject }, "a question is dropped: too many of this asker wait");

@@ -2,6 +2,7 @@
 import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { settlesWithin } from "@torpor/service";
+import { HOST_API_PREFIX, inboxPrefixOf } from "./permissions.ts";
 
 const DRAIN_LIMIT_MS = 3_000;
 
@@ -11,16 +12,20 @@ export interface BusOptions {
   name: string;
   user?: string | undefined;
   password?: string | undefined;
-  /** A host may subscribe to its own inboxes only. */
-  inboxPrefix?: string | undefined;
+  /** Of a host: it has an account, and inboxes, of its own (permissions.ts). */
+  hostId?: string | undefined;
 }
 
 export interface Bus {
   readonly connection: NatsConnection;
   readonly jetstream: JetStreamClient;
+  /** Where JetStream may be found, the likeliest first: a host may share the control side's account. */
+  readonly apis: readonly JetStreamClient[];
   /** Made on first use: a host has no permission for it and never asks. */
   manager(): Promise<JetStreamManager>;
   isConnected(): boolean;
+  /** Calls `hear` whenever a server was found again. Returns how to stop. */
+  onReconnect(hear: () => void): () => void;
   /** Whether the server answers now, which `isConnected` believes for up to 15 s after a network was cut. */
   answers(limitMs: number): Promise<boolean>;
   /** Finishes what is under way, at most 3 s, and closes. */
@@ -35,7 +40,7 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
     servers: serversIn(options.url),
     name: options.name,
     ...(options.user === undefined ? {} : { user: options.user, pass: options.password ?? "" }),
-    ...(options.inboxPrefix === undefined ? {} : { inboxPrefix: options.inboxPrefix }),
+    ...(options.hostId === undefined ? {} : { inboxPrefix: inboxPrefixOf(options.hostId) }),
     waitOnFirstConnect: true,
     maxReconnectAttempts: -1,
     reconnectTimeWait: 200,
@@ -46,18 +51,28 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
   });
   let manager: Promise<JetStreamManager> | undefined;
   let connected = true;
+  const hearers = new Set<() => void>();
   void (async () => {
     for await (const status of connection.status()) {
       if (status.type === "disconnect" || status.type === "staleConnection") connected = false;
-      if (status.type === "reconnect") connected = true;
+      if (status.type !== "reconnect") continue;
+      connected = true;
+      for (const hear of hearers) hear();
     }
   })();
+  const plain = jetstream(connection, { timeout: REQUEST_LIMIT_MS });
+  const across = () => jetstream(connection, { timeout: REQUEST_LIMIT_MS, apiPrefix: HOST_API_PREFIX });
   const isConnected = () => connected && !connection.isClosed();
   return {
     connection,
-    jetstream: jetstream(connection, { timeout: REQUEST_LIMIT_MS }),
+    jetstream: plain,
+    apis: options.hostId === undefined ? [plain] : [across(), plain],
     manager: () => (manager ??= jetstreamManager(connection, { timeout: REQUEST_LIMIT_MS, checkAPI: false })),
     isConnected,
+    onReconnect: (hear) => {
+      hearers.add(hear);
+      return () => void hearers.delete(hear);
+    },
     answers: async (limitMs) => {
       if (!isConnected()) return false;
       const answer = connection.flush().then(

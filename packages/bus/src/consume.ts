@@ -4,9 +4,10 @@
  * C1  A message that cannot be decoded is terminated: delivering it again cannot help.
  * C2  A handler that throws is a transient failure: the message comes again, later each time.
  * C3  At most `concurrency` handlers run; while one works, the server is told, so that it does not deliver the message to somebody else.
- * C4  The loop outlives reconnects, a restarted server and a consumer that is not there yet; only the signal ends it.
+ * C4  The loop outlives reconnects, a restarted server, a consumer that is not there yet or moves to
+ *     another account; only the signal ends it.
  */
-import type { JsMsg } from "@nats-io/jetstream";
+import type { Consumer, JsMsg } from "@nats-io/jetstream";
 import { type ConsumerDefinition, type Decoder, InvalidMessageError } from "@torpor/contracts";
 import type { Bus } from "./connect.ts";
 import { TRACE_HEADER } from "./publish.ts";
@@ -57,7 +58,7 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
 }
 
 async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running: Set<Promise<void>>): Promise<void> {
-  const source = await bus.jetstream.consumers.get(options.consumer.stream, options.consumer.durable);
+  const source = await find(bus, options.consumer);
   const messages = await source.consume({
     max_messages: options.concurrency,
     expires: PULL_MS,
@@ -65,6 +66,8 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running:
     abort_on_missing_resource: true,
   });
   const stop = () => messages.stop();
+  // The server that was found may be another one, or this user in another account of it.
+  const forget = bus.onReconnect(stop);
   options.signal.addEventListener("abort", stop, { once: true });
   // It may have come while the consumer was opened.
   if (options.signal.aborted) stop();
@@ -76,7 +79,20 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running:
     }
   } finally {
     options.signal.removeEventListener("abort", stop);
+    forget();
   }
+}
+
+async function find(bus: Bus, { stream, durable }: ConsumerDefinition): Promise<Consumer> {
+  const causes: unknown[] = [];
+  for (const api of bus.apis) {
+    try {
+      return await api.consumers.get(stream, durable);
+    } catch (cause) {
+      causes.push(cause);
+    }
+  }
+  throw new AggregateError(causes, `consumer ${durable} of ${stream} was not found`);
 }
 
 async function handleOne<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<void> {

@@ -33,6 +33,35 @@ export async function ensureConsumer(bus: Bus, consumer: ConsumerDefinition, opt
   await onceSettled(() => ensureOneConsumer(bus, consumer), options);
 }
 
+/**
+ * Makes what is missing of all streams and of these consumers: an operator may have removed one, or
+ * the server may be another. What is there is left as it is. Returns the names of what was made.
+ */
+export async function restoreMissing(bus: Bus, consumers: ConsumerDefinition[], options: EnsureOptions = {}): Promise<string[]> {
+  const manager = await bus.manager();
+  const made: string[] = [];
+  const streams = await namesIn(manager.streams.names());
+  const absent = Object.values(STREAMS).filter(({ name }) => !streams.has(name));
+  for (const stream of absent) {
+    await onceSettled(() => ensureStream(bus, stream, options.replicas ?? 1), options);
+    made.push(stream.name);
+  }
+  for (const [stream, wanted] of Map.groupBy(consumers, (consumer) => consumer.stream)) {
+    const infos = await namesIn(manager.consumers.list(stream), ({ name }) => name);
+    for (const consumer of wanted.filter(({ durable }) => !infos.has(durable))) {
+      await ensureConsumer(bus, consumer, options);
+      made.push(consumer.durable);
+    }
+  }
+  return made;
+}
+
+async function namesIn<T>(lister: AsyncIterable<T>, nameOf: (one: T) => string = String): Promise<Set<string>> {
+  const names = new Set<string>();
+  for await (const one of lister) names.add(nameOf(one));
+  return names;
+}
+
 async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number): Promise<void> {
   const manager = await bus.manager();
   const config = {

@@ -1,12 +1,14 @@
 /** A nats-server of a fleet: its binary, and its configuration from infra/nats/server.conf with addresses, cluster and users filled in. */
 import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { hostPermissions } from "@torpor/bus";
+import { hostPermissions, hostServices } from "@torpor/bus";
 
 interface NatsUser {
   /** Undefined: the control side. */
   hostId?: string;
   password: string;
+  /** A host of 0.1.0, without an account of its own. */
+  isShared?: boolean;
 }
 
 export const CONTROL_USER = "control";
@@ -67,16 +69,48 @@ export async function natsConfiguration(options: NatsOptions): Promise<string> {
     MONITOR: JSON.stringify(options.monitor),
     SYNC_INTERVAL: options.isDurable ? "always" : "2m",
     STORE_DIR: JSON.stringify(options.storeDir),
-    USERS: options.users.map((user) => `    ${renderUser(user)}`).join("\n"),
+    ACCOUNTS: renderAccounts(options.users),
     CLUSTER: options.cluster === undefined ? "" : renderCluster(options.cluster),
   };
   return `${template.replaceAll(/@([A-Z_]+)@/g, (given, name: string) => values[name] ?? given).trimEnd()}\n`;
 }
 
-function renderUser({ hostId, password }: NatsUser): string {
-  const name = hostId === undefined ? CONTROL_USER : natsUserOf(hostId);
-  const user = { user: name, password };
-  return JSON.stringify(hostId === undefined ? user : { ...user, permissions: hostPermissions(hostId) });
+const CONTROL_ACCOUNT = "CONTROL";
+const accountOf = (hostId: string) => `HOST_${hostId}`;
+
+function userOf(hostId: string | undefined, password: string, place: "own" | "shared"): object {
+  if (hostId === undefined) return { user: CONTROL_USER, password };
+  return { user: natsUserOf(hostId), password, permissions: hostPermissions(hostId, place) };
+}
+
+/** One for the control side, with the streams, and one for each host (packages/bus/src/permissions.ts). */
+function renderAccounts(users: NatsUser[]): string {
+  const hosts = users.flatMap(({ hostId, password, isShared = false }) => (hostId === undefined || isShared ? [] : [{ hostId, password }]));
+  const control = {
+    jetstream: "enabled",
+    users: users
+      .filter(({ hostId, isShared = false }) => hostId === undefined || isShared)
+      .map(({ hostId, password }) => userOf(hostId, password, "shared")),
+    exports: hosts.flatMap(({ hostId }) =>
+      hostServices(hostId).map(({ subject, isStream }) => ({
+        service: subject,
+        accounts: [accountOf(hostId)],
+        response_type: isStream ? "stream" : "singleton",
+      })),
+    ),
+  };
+  const ofHost = ({ hostId, password }: { hostId: string; password: string }) => ({
+    users: [userOf(hostId, password, "own")],
+    imports: hostServices(hostId).map(({ subject, localSubject }) => ({
+      service: { account: CONTROL_ACCOUNT, subject },
+      to: localSubject,
+    })),
+  });
+  const accounts: [string, object][] = [
+    [CONTROL_ACCOUNT, control],
+    ...hosts.map((host): [string, object] => [accountOf(host.hostId), ofHost(host)]),
+  ];
+  return accounts.map(([name, account]) => `  ${name}: ${JSON.stringify(account)}`).join("\n");
 }
 
 function renderCluster({ listen, routes, password }: NatsCluster): string {

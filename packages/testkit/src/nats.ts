@@ -1,9 +1,9 @@
 /** Real nats-servers with JetStream and the permissions of production, for one test file: one by itself, or a cluster. */
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Component, CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
 import { claimPorts } from "@torpor/service";
-import { tempDir } from "./basics.ts";
+import { tempDir, until } from "./basics.ts";
 import { keepFiles, registerEvidence } from "./evidence.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 import { ROOT } from "./root.ts";
@@ -18,14 +18,20 @@ interface NatsAccess {
   as(hostId?: string): { url: string; user: string; password: string };
 }
 
-export interface NatsServer extends ServerProcess, NatsAccess, AsyncDisposable {}
-
-export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
-  servers: (ServerProcess & { name: string })[];
+interface ConfiguredServer extends ServerProcess {
+  /** Exactly these of its hosts have no account of their own from now on. */
+  share(hostIds: string[]): Promise<void>;
 }
 
-export async function startNats(hostIds: string[] = []): Promise<NatsServer> {
-  const { servers, ...rest } = await startServers(1, hostIds);
+export interface NatsServer extends ConfiguredServer, NatsAccess, AsyncDisposable {}
+
+export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
+  servers: (ConfiguredServer & { name: string })[];
+}
+
+/** `shared`: those of `hostIds` that have no account of their own. */
+export async function startNats(hostIds: string[] = [], shared: string[] = []): Promise<NatsServer> {
+  const { servers, ...rest } = await startServers(1, hostIds, shared);
   const [server] = servers;
   if (server === undefined) throw new Error("a server was asked for, and none was made");
   await server.start();
@@ -39,10 +45,15 @@ export async function startNatsCluster(size: number, hostIds: string[] = []): Pr
   return cluster;
 }
 
+const reloads = async (log: string) => (await readFile(log, "utf8")).split("Reloaded server configuration").length;
+
 /** Not started yet. */
-async function startServers(size: number, hostIds: string[]): Promise<TestNatsCluster> {
+async function startServers(size: number, hostIds: string[], shared: string[] = []): Promise<TestNatsCluster> {
   const dir = await tempDir();
-  const users = [{ password: PASSWORD }, ...hostIds.map((hostId) => ({ hostId, password: PASSWORD }))];
+  const usersWith = (isShared: (hostId: string) => boolean) => [
+    { password: PASSWORD },
+    ...hostIds.map((hostId) => ({ hostId, password: PASSWORD, isShared: isShared(hostId) })),
+  ];
   const command = await findNatsServer(ROOT);
   const ports = await claimPorts(size * PORTS_EACH);
   const addresses = ports.map((port) => `127.0.0.1:${port}`);
@@ -58,7 +69,12 @@ async function startServers(size: number, hostIds: string[]): Promise<TestNatsCl
     const [listen = "", monitor = "", route = ""] = [clients[at], monitors[at], routes[at]];
     const cluster: { cluster?: NatsCluster } = size === 1 ? {} : { cluster: { listen: route, routes, password: PASSWORD } };
     const config = join(dir.path, `${name}.conf`);
-    await writeFile(config, await natsConfiguration({ root: ROOT, name, listen, monitor, storeDir, users, isDurable: false, ...cluster }));
+    const place = { root: ROOT, name, listen, monitor, storeDir, isDurable: false, ...cluster };
+    const configure = async (ids: string[]) => {
+      const users = usersWith((hostId) => ids.includes(hostId));
+      await writeFile(config, await natsConfiguration({ ...place, users }));
+    };
+    await configure(shared);
     const component: Component = {
       name,
       role: "nats",
@@ -69,7 +85,17 @@ async function startServers(size: number, hostIds: string[]): Promise<TestNatsCl
       env: {},
       log: join(dir.path, `${name}.log`),
     };
-    return { name, ...serverProcess(component, "SIGKILL") };
+    const running = serverProcess(component, "SIGKILL");
+    const share = async (ids: string[]) => {
+      await configure(ids);
+      // As torpor-nats.service does: what an account that is new imports is there after the second.
+      for (let times = 1; times <= 2; times += 1) {
+        const before = await reloads(component.log);
+        running.signal("SIGHUP");
+        await until("it is reloaded", async () => (await reloads(component.log)) > before);
+      }
+    };
+    return { name, ...running, share };
   };
   const servers = await Promise.all(Array.from({ length: size }, (_, at) => server(at)));
   const logs = servers.map(({ name }) => join(dir.path, `${name}.log`));

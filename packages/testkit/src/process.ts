@@ -1,5 +1,5 @@
 /** A server process of a test: can be ended and started again with its data, and ends with the test. */
-import { isAlive } from "@torpor/service";
+import { isAlive, signalProcess } from "@torpor/service";
 import { type Component, startProcess, stopProcess, waitWell } from "@torpor/fleet";
 
 const READY_LIMIT_MS = 60_000;
@@ -7,6 +7,7 @@ const READY_LIMIT_MS = 60_000;
 export interface ServerProcess {
   start(): Promise<void>;
   stop(signal?: NodeJS.Signals): Promise<void>;
+  signal(name: NodeJS.Signals): void;
 }
 
 export function serverProcess(component: Component, stopSignal: NodeJS.Signals): ServerProcess {
@@ -19,6 +20,9 @@ export function serverProcess(component: Component, stopSignal: NodeJS.Signals):
     stop: async (signal = stopSignal) => {
       if (component.process !== undefined) await stopProcess(component.process, signal, 5_000);
       delete component.process;
+    },
+    signal: (name) => {
+      if (component.process !== undefined) signalProcess(component.process, name);
     },
   };
 }

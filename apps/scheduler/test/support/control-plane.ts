@@ -33,8 +33,9 @@ export class ControlPlane implements AsyncDisposable {
     this.bus = bus;
   }
 
-  static async start(hostIds: string[], schedulers = 1): Promise<ControlPlane> {
-    const [postgres, nats] = await Promise.all([startPostgres(), startNats(hostIds)]);
+  /** `shared`: those of `hostIds` without a NATS account of their own. */
+  static async start(hostIds: string[], schedulers = 1, shared: string[] = []): Promise<ControlPlane> {
+    const [postgres, nats] = await Promise.all([startPostgres(), startNats(hostIds, shared)]);
     const database = await openTestDatabase(postgres);
     const plane = new ControlPlane(postgres, nats, database, await connectBus({ ...nats.as(), name: "gateway" }));
     await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler()));

@@ -1,5 +1,5 @@
 /** A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over the real bus, as an agent would. It runs nothing. */
-import { ask, type Bus, connectBus, consume, inboxPrefixOf, publish, publishCore } from "@torpor/bus";
+import { ask, type Bus, connectBus, consume, publish, publishCore } from "@torpor/bus";
 import {
   CommitReply,
   type Decoder,
@@ -40,7 +40,7 @@ export class ScriptedHost implements AsyncDisposable {
   }
 
   static async join(nats: NatsServer, id: string, given: Partial<RegisterRequest> = {}): Promise<ScriptedHost> {
-    const bus = await connectBus({ ...nats.as(id), name: id, inboxPrefix: inboxPrefixOf(id) });
+    const bus = await connectBus({ ...nats.as(id), name: id, hostId: id });
     const host = new ScriptedHost(id, bus);
     const registered = await host.ask("register", aHost(id, given), decoder(LeaseReply));
     if (!registered.granted) throw new Error(`host ${id} was not let in: ${registered.reason}`);
