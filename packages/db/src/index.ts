@@ -16,6 +16,7 @@ export * from "./queries/inventory.ts";
 export { noteAnswering } from "./queries/lease-service.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";
+export * from "./queries/organizations.ts";
 export * from "./queries/outbox.ts";
 export * from "./queries/ping.ts";
 export * from "./queries/placement.ts";

@@ -3,9 +3,19 @@
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import { type Cause, type InventoryEntry, ON_HOST_LOSS, PREVIEW_ACCESS, type SandboxCondition } from "@torpor/contracts";
+import {
+  type Cause,
+  type InventoryEntry,
+  ON_HOST_LOSS,
+  PREVIEW_ACCESS,
+  type SandboxCondition,
+  type Scope,
+  SCOPES,
+  TENANT_SCOPES,
+} from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
+  type AnyPgColumn,
   bigint,
   bigserial,
   boolean,
@@ -33,17 +43,39 @@ export const organizations = pgTable("organizations", {
   createdAt: createdAt(),
 });
 
-export const apiKeys = pgTable("api_keys", {
-  id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
-  organizationId: integer("organization_id")
-    .notNull()
-    .references(() => organizations.id),
-  name: text("name").notNull(),
-  /** SHA-256 of the key, hex. The key itself is stored nowhere. */
-  keySha256: text("key_sha256").notNull().unique(),
-  createdAt: createdAt(),
-  revokedAt: at("revoked_at"),
-});
+export const apiKeys = pgTable(
+  "api_keys",
+  {
+    id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+    organizationId: integer("organization_id")
+      .notNull()
+      .references(() => organizations.id),
+    name: text("name").notNull(),
+    /** SHA-256 of the key, hex. The key itself is stored nowhere. */
+    keySha256: text("key_sha256").notNull().unique(),
+    /** What the key begins with; null: it was not made here. */
+    hint: text("hint"),
+    /** The default is for keys from before there were scopes, and those that a program of then makes. */
+    scopes: jsonb("scopes")
+      .$type<Scope[]>()
+      .notNull()
+      .default([...TENANT_SCOPES]),
+    /** `api-key:<id>`; null: whoever has the database. */
+    createdBy: text("created_by"),
+    createdAt: createdAt(),
+    /** Null: never. */
+    expiresAt: at("expires_at"),
+    /** About: written once a minute at most. */
+    lastUsedAt: at("last_used_at"),
+    /** The key that a rotation made in its place. */
+    replacedBy: integer("replaced_by").references((): AnyPgColumn => apiKeys.id),
+    revokedAt: at("revoked_at"),
+  },
+  (key) => [
+    check("api_keys_scopes", sql.raw(`jsonb_typeof("scopes") = 'array' AND "scopes" <> '[]' AND "scopes" <@ '${JSON.stringify(SCOPES)}'`)),
+    index("api_keys_organization").on(key.organizationId, key.id),
+  ],
+);
 
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),
