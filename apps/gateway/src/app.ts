@@ -2,7 +2,7 @@
  * The public API, without listening: tests exercise exactly what production runs.
  *
  * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also what HTTP itself refuses.
- * AP2  Every route below /v1 is behind the API key, and counts against its budget: the hook is on the subtree.
+ * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope that it declares: the hooks are on the subtree.
  */
 import swagger from "@fastify/swagger";
 import { discardRequest } from "@torpor/service/end-answer";
@@ -19,13 +19,16 @@ import { requestIdOf } from "./request-id.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { keyRoutes } from "./routes/keys.ts";
 import { operationRoutes } from "./routes/operations.ts";
+import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
 import { transitionRoutes } from "./routes/transitions.ts";
+import { assertScope, requireDeclaredScope } from "./scopes.ts";
 import { findUnstorableText, validatorCompiler } from "./validation.ts";
 
 /** For a client to send a whole request in. */
@@ -83,7 +86,8 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 }
 
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
-  const auth = createAuthenticator(createApiKeys(deps.db));
+  const auth = createAuthenticator(createApiKeys(deps));
+  v1.addHook("onRoute", requireDeclaredScope);
   v1.addHook("onRequest", async (request, reply) => {
     try {
       await auth.authenticate(request);
@@ -92,7 +96,10 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
       reply.headers(await deps.limiter.take(`address ${request.ip}`));
       throw error;
     }
-    reply.headers(await deps.limiter.take(`api-key ${auth.ownerOf(request).apiKeyId}`));
+    const { apiKeyId, scopes } = auth.ownerOf(request);
+    // A refusal for want of a scope counts too.
+    reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
+    if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
   v1.setNotFoundHandler(answerUnknownPath);
   v1.addHook("preHandler", async (request) => {
@@ -108,6 +115,8 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps, auth });
+  await v1.register(keyRoutes, { deps, auth });
+  await v1.register(organizationRoutes, { deps });
 }
 
 function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -63,7 +63,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   };
   const edge = await createEdge(config, {
     ...shared,
-    apiKeys: createApiKeys(db),
+    apiKeys: createApiKeys(shared),
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),

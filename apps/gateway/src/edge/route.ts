@@ -4,6 +4,7 @@ import type { SandboxView } from "@torpor/db";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
 import type { RateLimiter } from "../rate-limit.ts";
+import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
 import { type Door, isPreview } from "./door.ts";
 import { type Target, targetOf } from "./target.ts";
@@ -28,7 +29,7 @@ export interface Admission {
   passesCredentials: boolean;
 }
 
-/** Finds the sandbox behind the door and judges the client. Throws the 401, 404 or 429 of a request that may not pass. */
+/** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
 export async function admit(deps: RouteDependencies, door: Door, incoming: IncomingMessage): Promise<Admission> {
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
@@ -58,7 +59,13 @@ async function authorize(deps: RouteDependencies, door: Door, view: SandboxView,
   if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return `sandbox ${sandbox.id}`;
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
-  if (owner !== undefined && owner.organizationId === sandbox.organizationId) return `api-key ${owner.apiKeyId}`;
+  if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
+    const budget = `api-key ${owner.apiKeyId}`;
+    if (owner.scopes.includes("exec")) return budget;
+    // It counts, as it does on the control plane.
+    await deps.limiter.take(budget);
+    throw scopeMissing("exec", owner.scopes, "Using a sandbox");
+  }
   throw token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
 }
 
