@@ -1,6 +1,9 @@
 /** API keys and their scopes on a whole fleet: what each key may do through the API and through the edge, and how a key ends. */
+import { execFile } from "node:child_process";
+import { join } from "node:path";
+import { promisify } from "node:util";
 import { APIError, Sandbox } from "@hopx-ai/sdk";
-import { type ApiAnswer, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import { type ApiAnswer, ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
@@ -10,6 +13,7 @@ interface Made {
   secret: string;
 }
 
+const run = promisify(execFile);
 let fleet: TestFleet;
 let sandbox: Body;
 beforeAll(async () => {
@@ -280,4 +284,43 @@ test("lists come in pages", async () => {
     cursor = body["has_more"] === true ? `&cursor=${String(body["next_cursor"])}` : "";
   } while (cursor !== "");
   expect(ids).toEqual((all["data"] as Body[]).map(({ id }) => id));
+});
+
+test("./torpor key and ./torpor org make, show, rotate and revoke", async () => {
+  const env = { PATH: process.env["PATH"], HOPX_BASE_URL: fleet.url, HOPX_API_KEY: fleet.apiKey };
+  const torpor = async (...args: string[]) =>
+    await run(process.execPath, [join(ROOT, "packages/cli/src/main.ts"), ...args], { env }).then(
+      ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
+      (error: { code: number; stdout: string; stderr: string }) => error,
+    );
+  expect((await torpor("org", "create", "tools")).stdout).toMatch(
+    /^ID +NAME +CREATED\n\d+ +tools /,
+  );
+  expect((await torpor("org")).stdout).toMatch(/local[^]*tools/);
+  const created = await torpor(
+    "key",
+    "create",
+    "ci",
+    "--organization",
+    "tools",
+    "--scope",
+    "read,lifecycle",
+    "--expires",
+    "30d",
+  );
+  expect(created, created.stderr).toMatchObject({ code: 0 });
+  const secret = /^torpor_live_[0-9a-f]{48}$/m.exec(created.stdout)?.[0] ?? "";
+  expect((await as(secret)("GET", "/v1/sandboxes")).status).toBe(200);
+  const listed = await torpor("key", "ls", "--organization", "tools", "--json");
+  const [key] = JSON.parse(listed.stdout) as Body[];
+  expect(key).toMatchObject({ name: "ci", scopes: ["read", "lifecycle"], status: "active" });
+  expect(listed.stdout).not.toContain(secret);
+  const id = String(key?.["id"]);
+  const rotated = await torpor("key", "rotate", id, "--overlap", "1h");
+  expect(rotated.stdout).toMatch(new RegExp(`Key ${id} stays good until 20\\d\\d-`));
+  expect((await torpor("key", "revoke", id)).stdout).toMatch(/revoked, now \d+/);
+  const left = (await torpor("key", "ls", "--organization", "tools")).stdout.split("\n");
+  expect(left.filter((line) => line.includes("ci"))).toHaveLength(1);
+  const denied = await torpor("key", "create", "ci", "--scope", "root");
+  expect(denied).toMatchObject({ code: 1, stderr: expect.stringMatching(/scopes.*operator/) });
 });
