@@ -232,6 +232,7 @@ describe("exact types", () => {
       "delete /v1/sandboxes/{id}",
       "delete /v1/templates/{id}",
       "get /health",
+      "get /v1/audit",
       "get /v1/hosts",
       "get /v1/hosts/{id}",
       "get /v1/hosts/{id}/events",

@@ -272,6 +272,53 @@ test("the last use of a key is noted, also one at the edge, and a secret is in n
     expect(rows.map(({ row }) => String(row)).join("\n")).not.toContain(secret);
 });
 
+test("the audit log has what was done, by which key and from where, and what was refused, and no secret", async () => {
+  const { id, secret } = await makeKey(["read", "exec"]);
+  const call = as(secret);
+  await call("GET", "/v1/sandboxes");
+  await call("POST", `${pathOf(sandbox)}/token/refresh`);
+  await call("POST", "/v1/hosts/host-1/cordon");
+  await call("GET", "/v1/hosts");
+  const lifecycle = await makeKey(["lifecycle"]);
+  await execute(lifecycle.secret);
+  const path = "/v1/sandboxes/guessed?token=hidden";
+  await fleet.call("GET", path, { apiKey: "guess", headers: { "x-forwarded-for": "192.0.2.1" } });
+
+  const entries = async (query: string) =>
+    (await fleet.call("GET", `/v1/audit?${query}`)).body["data"] as Body[];
+  const by = { requested_by: `api-key:${id}`, address: "127.0.0.1" };
+  const refused = { status: 403, code: "SCOPE_MISSING" };
+  expect(await entries(`requested_by=api-key:${id}`), "newest first").toMatchObject([
+    { ...by, method: "GET", path: "/v1/hosts", ...refused },
+    { ...by, method: "POST", path: "/v1/hosts/host-1/cordon", ...refused },
+    { ...by, method: "POST", path: `${pathOf(sandbox)}/token/refresh`, status: 200, code: null },
+  ]);
+  const made = (await entries("limit=1000")).find(({ resource }) => resource === String(id));
+  expect(made, "the key was made").toMatchObject({
+    requested_by: "api-key:1",
+    method: "POST",
+    path: "/v1/keys",
+    status: 201,
+  });
+  // The edge does not wait for its entries.
+  const atTheEdge = await until("the edge's entry is there", async () => {
+    const [entry] = await entries(`requested_by=api-key:${lifecycle.id}`);
+    return entry;
+  });
+  const at = { path: "edge:7777", resource: sandbox["id"], address: "127.0.0.1" };
+  expect(atTheEdge).toMatchObject({ method: "POST", ...at, ...refused });
+  const all = await entries("limit=1000");
+  expect(all.find((entry) => entry["path"] === "/v1/sandboxes/guessed")).toMatchObject({
+    requested_by: null,
+    forwarded_for: "192.0.2.1",
+    status: 401,
+    code: "INVALID_TOKEN",
+  });
+  for (const hidden of [secret, lifecycle.secret, "hidden"])
+    expect(JSON.stringify(all)).not.toContain(hidden);
+  expect(await call("GET", "/v1/audit")).toMatchObject(missing("operator"));
+});
+
 test("lists come in pages", async () => {
   await Promise.all([makeKey(["read"]), makeKey(["read"]), makeKey(["read"])]);
   const all = (await fleet.call("GET", "/v1/keys?limit=1000")).body;

@@ -8,6 +8,7 @@ import swagger from "@fastify/swagger";
 import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
+import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
@@ -16,6 +17,7 @@ import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable,
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
 import { requestIdOf } from "./request-id.ts";
+import { auditRoutes } from "./routes/audit.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
@@ -101,6 +103,15 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
+  v1.addHook("onSend", async (request, reply, payload) => {
+    const { method, ip: address, id: requestId } = request;
+    const { statusCode: status } = reply;
+    const { code, resource } = outcomeOf(payload);
+    if (!isAudited(method, status, code)) return;
+    const path = request.url.split("?", 1)[0] ?? "";
+    const noted = { address, method, path, resource, status, code, requestId };
+    await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
+  });
   v1.setNotFoundHandler(answerUnknownPath);
   v1.addHook("preHandler", async (request) => {
     const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
@@ -117,6 +128,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(hostRoutes, { deps, auth });
   await v1.register(keyRoutes, { deps, auth });
   await v1.register(organizationRoutes, { deps });
+  await v1.register(auditRoutes, { deps });
 }
 
 function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {

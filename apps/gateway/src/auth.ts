@@ -64,6 +64,8 @@ export interface Authenticator {
   authenticate: (request: FastifyRequest) => Promise<void>;
   /** Who sent an authenticated request. */
   ownerOf: (request: FastifyRequest) => ApiKeyOwner;
+  /** Who sent any request; undefined: nobody who is known. */
+  findOwner: (request: FastifyRequest) => ApiKeyOwner | undefined;
 }
 
 export function createAuthenticator(apiKeys: ApiKeys): Authenticator {
@@ -76,6 +78,7 @@ export function createAuthenticator(apiKeys: ApiKeys): Authenticator {
       if (owner === undefined) throw wrongApiKey();
       owners.set(request, owner);
     },
+    findOwner: (request) => owners.get(request),
     ownerOf(request) {
       const owner = owners.get(request);
       if (owner === undefined)

@@ -42,6 +42,7 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/keys": ["lifecycle", "operator"],
   "DELETE /v1/keys/:id": ["lifecycle", "operator"],
   "POST /v1/keys/:id/rotate": ["lifecycle", "operator"],
+  "GET /v1/audit": ["operator"],
   "GET /v1/organizations": ["operator"],
   "POST /v1/organizations": ["operator"],
 };
@@ -153,10 +154,12 @@ describe("at the edge", () => {
       tokens: { isFor: async () => false },
       apiKeys: { find: async () => owner } as unknown as ApiKeys,
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
+      audit: { note: async () => {} },
     } as unknown as RouteDependencies;
     const door = { name: "sandbox", port, find: async () => ({ sandbox }) as never };
-    const incoming = { method: "POST", url: "/execute", headers: { "x-api-key": "key" } };
-    return await admit(deps, door, incoming as never);
+    const headers = { "x-api-key": "key" };
+    const incoming = { method: "POST", url: "/execute", headers, socket: {} };
+    return await admit(deps, { door, incoming: incoming as never, requestId: "req" });
   };
   const owner = (scopes: Scope[], organizationId = 1) => ({ apiKeyId: 7, organizationId, scopes });
 

@@ -4,6 +4,7 @@ export { migrate } from "./migrate.ts";
 export { asOfOneMoment, constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
 export * from "./queries/accept.ts";
 export * from "./queries/api-keys.ts";
+export * from "./queries/audit.ts";
 export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";

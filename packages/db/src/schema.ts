@@ -77,6 +77,35 @@ export const apiKeys = pgTable(
   ],
 );
 
+/** What was asked of the API, and of the edge where it refused. Nothing is changed or removed before its time: a trigger holds that (0007). */
+export const auditEntries = pgTable(
+  "audit_entries",
+  {
+    id: bigserial("id", { mode: "number" }).primaryKey(),
+    occurredAt: at("occurred_at").notNull(),
+    /** `api-key:<id>`; null: whoever it was had no key, or none that is good. */
+    requestedBy: text("requested_by"),
+    organizationId: integer("organization_id"),
+    /** Of the connection. */
+    address: text("address").notNull(),
+    /** What the request says of where it came from; anybody can write that. */
+    forwardedFor: text("forwarded_for"),
+    method: text("method").notNull(),
+    path: text("path").notNull(),
+    /** The id of what was made or acted on, where the answer has one. */
+    resource: text("resource"),
+    status: integer("status").notNull(),
+    /** Of a refusal or a failure. */
+    code: text("code"),
+    requestId: text("request_id").notNull(),
+  },
+  (entry) => [
+    index("audit_entries_requested_by").on(entry.requestedBy, entry.id),
+    index("audit_entries_organization").on(entry.organizationId, entry.id),
+    index("audit_entries_occurred_at").on(entry.occurredAt),
+  ],
+);
+
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),
   name: text("name").notNull().unique(),

@@ -15,6 +15,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
     limiter: { take: async () => ({}) },
+    audit: { note: async () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,
