@@ -18,6 +18,9 @@ usage: ./torpor <command>
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
   hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md)
+  key ls            the API keys; also: key create <name> [--scope read,lifecycle,exec,operator] [--expires 30d] [--form e2b], revoke <id>,
+                    rotate <id> [--overlap 1h]   [--organization NAME] [--json]  (docs/api.md)
+  org ls            the organizations; also: org create <name>
   host check        what this machine lacks to be a production host (docs/hosts.md)
   image             build the sandbox image and its golden snapshot
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]

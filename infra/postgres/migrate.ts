@@ -1,21 +1,38 @@
 /**
  * Brings the database of DATABASE_URL to the schema of this version; again and again, by several at once, without harm. It connects to Postgres itself, not to a pooler: while it works it
- * holds a lock of its session. With --api-key-file the key in that file becomes one of --organization (default: `default`), which is made if it is not there.
+ * holds a lock of its session. With --api-key-file the key in that file becomes one of --organization (default: `default`), which is made if it is not there; with --operator it may manage
+ * hosts, keys and organizations too, also when it was there before.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { migrate, seedApiKey } from "../../packages/db/src/index.ts";
+import { hasOperatorKey, migrate, seedApiKey } from "../../packages/db/src/index.ts";
 
-const { values } = parseArgs({ options: { "api-key-file": { type: "string" }, organization: { type: "string", default: "default" } } });
+const { values } = parseArgs({
+  options: {
+    "api-key-file": { type: "string" },
+    organization: { type: "string", default: "default" },
+    operator: { type: "boolean", default: false },
+  },
+});
 const url = process.env["DATABASE_URL"] ?? "";
-const keyFile = values["api-key-file"];
+const { "api-key-file": keyFile, organization, operator: isOperator } = values;
 if (!/^postgres(ql)?:\/\//.test(url)) {
   process.stderr.write("migrate: DATABASE_URL must be set to the database's postgres:// address\n");
+  process.exit(2);
+}
+if (isOperator && keyFile === undefined) {
+  process.stderr.write("migrate: --operator is about a key: give --api-key-file too\n");
   process.exit(2);
 }
 await migrate(url);
 process.stdout.write("migrate: the schema is that of this version\n");
 if (keyFile !== undefined) {
-  await seedApiKey(url, { organization: values.organization, apiKey: readFileSync(keyFile, "utf8").trim() });
-  process.stdout.write(`migrate: the API key belongs to ${values.organization}\n`);
+  const apiKey = readFileSync(keyFile, "utf8").trim();
+  await seedApiKey(url, { organization, apiKey, isOperator });
+  process.stdout.write(`migrate: the API key belongs to ${organization}${isOperator ? ", and is an operator's" : ""}\n`);
+}
+if (!(await hasOperatorKey(url))) {
+  process.stdout.write(
+    "migrate: no API key may manage hosts and keys: run this with --api-key-file FILE --operator, where FILE holds the key that is to\n",
+  );
 }

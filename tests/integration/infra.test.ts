@@ -98,8 +98,15 @@ test("migrate.ts brings an empty database to this version, by several at once an
   );
   expect(migrated.map(({ code, stderr }) => [code, stderr])).toEqual(migrated.map(() => [0, ""]));
   const database = openDatabase(url, { maxConnections: 1 });
-  expect(await findApiKey(database.db, "torpor_live_first")).toMatchObject({ organizationId: expect.any(Number) });
+  const first = async () => await findApiKey(database.db, "torpor_live_first");
+  const made = await first();
+  expect(made).toMatchObject({ organizationId: expect.any(Number), scopes: ["read", "lifecycle", "exec"] });
+  for (const { stdout } of migrated) expect(stdout).toContain("no API key may manage hosts and keys");
+  const operator = await node("infra/postgres/migrate.ts", ["--api-key-file", keyFile, "--operator"], { DATABASE_URL: url });
+  expect(operator, operator.stderr).toMatchObject({ code: 0, stdout: expect.not.stringContaining("no API key may") });
+  expect(await first()).toMatchObject({ apiKeyId: made?.apiKeyId, scopes: expect.arrayContaining(["operator"]) });
   await database.close();
+  expect(await node("infra/postgres/migrate.ts", ["--operator"], { DATABASE_URL: url })).toMatchObject({ code: 2 });
   expect(await node("infra/postgres/migrate.ts", [])).toMatchObject({
     code: 2,
     stderr: expect.stringContaining("DATABASE_URL must be set"),

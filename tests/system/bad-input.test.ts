@@ -33,11 +33,13 @@ const TABLES = [
   "drain_sandboxes",
 ];
 
-/** A digest of every table that requests write to. */
+/** A digest of every table that requests write to. That a key was used is noted whatever it asked for. */
 async function contents(): Promise<Record<string, string>> {
   const digests: Record<string, string> = {};
   for (const table of TABLES) {
-    const [row] = await sql.unsafe(`select coalesce(md5(string_agg(t::text, '|' order by t::text)), '') as digest from ${table} t`);
+    const [row] = await sql.unsafe(
+      `select coalesce(md5(string_agg(line, '|' order by line)), '') as digest from (select (to_jsonb(t) - 'last_used_at')::text as line from ${table} t) lines`,
+    );
     digests[table] = String(row?.["digest"]);
   }
   return digests;
@@ -57,6 +59,128 @@ interface Case {
 const sandboxes = () => "/v1/sandboxes";
 const drain = () => "/v1/hosts/host-1/drain";
 const body = (extra: object) => ({ body: { template_name: "code-interpreter", ...extra } });
+const keys = () => "/v1/keys";
+const key = (extra: object) => ({ body: { name: "mine", scopes: ["read"], ...extra } });
+const invalid = { status: 400, code: "INVALID_REQUEST" };
+const KEY_CASES: Case[] = [
+  {
+    what: "a key without a name",
+    method: "POST",
+    path: keys,
+    request: { body: { scopes: ["read"] } },
+    ...invalid,
+    code: "MISSING_PARAMETER",
+    says: /name/,
+  },
+  { what: "a key without scopes", method: "POST", path: keys, request: key({ scopes: [] }), ...invalid, says: /scopes/ },
+  {
+    what: "a key with a scope that is none",
+    method: "POST",
+    path: keys,
+    request: key({ scopes: ["root"] }),
+    ...invalid,
+    says: /scopes.*operator/,
+  },
+  { what: "a key with a scope twice", method: "POST", path: keys, request: key({ scopes: ["read", "read"] }), ...invalid, says: /scopes/ },
+  { what: "a key whose name would not print", method: "POST", path: keys, request: key({ name: "a\u001b[2J" }), ...invalid, says: /name/ },
+  { what: "a key with a long name", method: "POST", path: keys, request: key({ name: "x".repeat(65) }), ...invalid, says: /name/ },
+  {
+    what: "a key with an unknown field",
+    method: "POST",
+    path: keys,
+    request: key({ expires: 60 }),
+    ...invalid,
+    says: /expires is not an allowed name/,
+  },
+  {
+    what: "a key that has expired already",
+    method: "POST",
+    path: keys,
+    request: key({ expires_at: "2020-01-01T00:00:00Z" }),
+    ...invalid,
+    says: /expires_at.*future/,
+  },
+  {
+    what: "a key that expires at no time",
+    method: "POST",
+    path: keys,
+    request: key({ expires_at: "tomorrow" }),
+    ...invalid,
+    says: /expires_at/,
+  },
+  { what: "a key of an unknown form", method: "POST", path: keys, request: key({ form: "aws" }), ...invalid, says: /form.*e2b/ },
+  {
+    what: "a key of an unknown organization",
+    method: "POST",
+    path: keys,
+    request: key({ organization: "nobody" }),
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /nobody/,
+  },
+  {
+    what: "keys of an unknown organization",
+    method: "GET",
+    path: () => "/v1/keys?organization=nobody",
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /nobody/,
+  },
+  { what: "keys of an unknown status", method: "GET", path: () => "/v1/keys?status=lost", ...invalid, says: /status/ },
+  { what: "keys from nowhere", method: "GET", path: () => "/v1/keys?cursor=bm9uc2Vuc2U", ...invalid, says: /cursor/ },
+  {
+    what: "revoking a key that is none",
+    method: "DELETE",
+    path: () => "/v1/keys/99999999999",
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /key/,
+  },
+  {
+    what: "rotating an unknown key",
+    method: "POST",
+    path: () => "/v1/keys/2147483647/rotate",
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /key/,
+  },
+  {
+    what: "rotating with too long an overlap",
+    method: "POST",
+    path: () => "/v1/keys/1/rotate",
+    request: { body: { overlap_seconds: 86_401 } },
+    ...invalid,
+    says: /overlap_seconds/,
+  },
+  {
+    what: "rotating with an unknown field",
+    method: "POST",
+    path: () => "/v1/keys/1/rotate",
+    request: { body: { overlap: 60 } },
+    ...invalid,
+    says: /overlap is not an allowed name/,
+  },
+  { what: "the last operator's key revoked", method: "DELETE", path: () => "/v1/keys/1", status: 409, code: "CONFLICT", says: /last key/ },
+  {
+    what: "an organization without a name",
+    method: "POST",
+    path: () => "/v1/organizations",
+    request: { body: {} },
+    status: 400,
+    code: "MISSING_PARAMETER",
+    says: /name/,
+  },
+  {
+    what: "an organization that is there",
+    method: "POST",
+    path: () => "/v1/organizations",
+    request: { body: { name: "local" } },
+    status: 409,
+    code: "CONFLICT",
+    says: /local/,
+  },
+];
+
 const CASES: Case[] = [
   {
     what: "unknown template",
@@ -431,6 +555,7 @@ const CASES: Case[] = [
     code: "INVALID_REQUEST",
     says: /after/,
   },
+  ...KEY_CASES,
   { what: "an unknown path", method: "GET", path: () => "/v1/nothing", status: 404, code: "RESOURCE_NOT_FOUND", says: /nothing/ },
 ];
 

@@ -228,13 +228,17 @@ describe("exact types", () => {
     const { paths } = (await fleet.call("GET", "/openapi.json")).body as { paths: Record<string, Record<string, { responses: object }>> };
     const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method} ${path}`));
     expect(routes.toSorted()).toEqual([
+      "delete /v1/keys/{id}",
       "delete /v1/sandboxes/{id}",
       "delete /v1/templates/{id}",
       "get /health",
+      "get /v1/audit",
       "get /v1/hosts",
       "get /v1/hosts/{id}",
       "get /v1/hosts/{id}/events",
+      "get /v1/keys",
       "get /v1/operations/{id}",
+      "get /v1/organizations",
       "get /v1/sandboxes",
       "get /v1/sandboxes/{id}",
       "get /v1/sandboxes/{id}/events",
@@ -247,6 +251,9 @@ describe("exact types", () => {
       "post /v1/hosts/{id}/findings/{sandbox}/discard",
       "post /v1/hosts/{id}/retire",
       "post /v1/hosts/{id}/uncordon",
+      "post /v1/keys",
+      "post /v1/keys/{id}/rotate",
+      "post /v1/organizations",
       "post /v1/placements/dry-run",
       "post /v1/sandboxes",
       "post /v1/sandboxes/{id}/pause",

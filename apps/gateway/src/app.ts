@@ -2,12 +2,13 @@
  * The public API, without listening: tests exercise exactly what production runs.
  *
  * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also what HTTP itself refuses.
- * AP2  Every route below /v1 is behind the API key, and counts against its budget: the hook is on the subtree.
+ * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope that it declares: the hooks are on the subtree.
  */
 import swagger from "@fastify/swagger";
 import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
+import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
@@ -16,16 +17,20 @@ import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable,
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
 import { requestIdOf } from "./request-id.ts";
+import { auditRoutes } from "./routes/audit.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
 import { healthRoutes } from "./routes/health.ts";
 import { hostRoutes } from "./routes/hosts.ts";
+import { keyRoutes } from "./routes/keys.ts";
 import { operationRoutes } from "./routes/operations.ts";
+import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
 import { transitionRoutes } from "./routes/transitions.ts";
+import { assertScope, requireDeclaredScope } from "./scopes.ts";
 import { findUnstorableText, validatorCompiler } from "./validation.ts";
 
 /** For a client to send a whole request in. */
@@ -83,7 +88,8 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 }
 
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
-  const auth = createAuthenticator(createApiKeys(deps.db));
+  const auth = createAuthenticator(createApiKeys(deps));
+  v1.addHook("onRoute", requireDeclaredScope);
   v1.addHook("onRequest", async (request, reply) => {
     try {
       await auth.authenticate(request);
@@ -92,7 +98,19 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
       reply.headers(await deps.limiter.take(`address ${request.ip}`));
       throw error;
     }
-    reply.headers(await deps.limiter.take(`api-key ${auth.ownerOf(request).apiKeyId}`));
+    const { apiKeyId, scopes } = auth.ownerOf(request);
+    // A refusal for want of a scope counts too.
+    reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
+    if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
+  });
+  v1.addHook("onSend", async (request, reply, payload) => {
+    const { method, ip: address, id: requestId } = request;
+    const { statusCode: status } = reply;
+    const { code, resource } = outcomeOf(payload);
+    if (!isAudited(method, status, code)) return;
+    const path = request.url.split("?", 1)[0] ?? "";
+    const noted = { address, method, path, resource, status, code, requestId };
+    await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
   });
   v1.setNotFoundHandler(answerUnknownPath);
   v1.addHook("preHandler", async (request) => {
@@ -108,6 +126,9 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps, auth });
+  await v1.register(keyRoutes, { deps, auth });
+  await v1.register(organizationRoutes, { deps });
+  await v1.register(auditRoutes, { deps });
 }
 
 function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -1,34 +1,61 @@
 /** API keys: every route below `/v1` runs behind one hook, so that none can forget it. */
-import { type ApiKeyOwner, type Database, findApiKey } from "@torpor/db";
+import { type ApiKeyOwner, findApiKey, recordApiKeyUse } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
 import type { IncomingHttpHeaders } from "node:http";
+import type { Dependencies } from "./deps.ts";
 import { noApiKey, wrongApiKey } from "./errors.ts";
 
 /** A revoked key works for so long at most. */
 const CACHED_MS = 5_000;
 const CACHED_KEYS = 1_000;
 const MAX_KEY_LENGTH = 512;
+/** More than the minute that the database goes by, so that it takes what is sent here. */
+const NOTE_USE_EVERY_MS = 61_000;
+const NOTED_KEYS = 10_000;
 
 export interface ApiKeys {
-  /** The owner of a key; undefined when it is unknown or revoked. */
+  /** The owner of a key; undefined when it is unknown, revoked or expired. */
   find(apiKey: string): Promise<ApiKeyOwner | undefined>;
 }
 
-/** Looks keys up, and remembers those that are good for a few seconds. */
-export function createApiKeys(db: Database, now: () => number = Date.now): ApiKeys {
+type KeyDependencies = Pick<Dependencies, "db" | "log">;
+
+/** Looks keys up, remembers good ones for a few seconds, and notes that they were used. */
+export function createApiKeys(deps: KeyDependencies, now: () => number = Date.now): ApiKeys {
   const known = new Map<string, { owner: ApiKeyOwner; untilMs: number }>();
+  const noteUse = createUseNotes(deps, now);
   return {
     async find(apiKey) {
       if (apiKey.length > MAX_KEY_LENGTH) return undefined;
       const hit = known.get(apiKey);
-      if (hit !== undefined && hit.untilMs > now()) return hit.owner;
+      if (hit !== undefined && hit.untilMs > now()) {
+        noteUse(hit.owner.apiKeyId);
+        return hit.owner;
+      }
       known.delete(apiKey);
-      const owner = await findApiKey(db, apiKey);
+      const askedMs = now();
+      const owner = await findApiKey(deps.db, apiKey);
       if (owner === undefined) return undefined;
       if (known.size >= CACHED_KEYS) known.clear();
-      known.set(apiKey, { owner, untilMs: now() + CACHED_MS });
+      const keptMs = Math.min(CACHED_MS, owner.goodForMs ?? CACHED_MS);
+      known.set(apiKey, { owner, untilMs: askedMs + keptMs });
+      noteUse(owner.apiKeyId);
       return owner;
     },
+  };
+}
+
+/** Of each key once in a while. Nobody waits for it: a use that cannot be noted is only logged. */
+function createUseNotes({ db, log }: KeyDependencies, now: () => number): (id: number) => void {
+  const notedAtMs = new Map<number, number>();
+  return (id) => {
+    const atMs = notedAtMs.get(id);
+    if (atMs !== undefined && now() - atMs < NOTE_USE_EVERY_MS) return;
+    if (notedAtMs.size >= NOTED_KEYS) notedAtMs.clear();
+    notedAtMs.set(id, now());
+    recordApiKeyUse(db, id).catch((err: unknown) =>
+      log.warn({ err, apiKeyId: id }, "use of an API key was not noted"),
+    );
   };
 }
 
@@ -37,6 +64,8 @@ export interface Authenticator {
   authenticate: (request: FastifyRequest) => Promise<void>;
   /** Who sent an authenticated request. */
   ownerOf: (request: FastifyRequest) => ApiKeyOwner;
+  /** Who sent any request; undefined: nobody who is known. */
+  findOwner: (request: FastifyRequest) => ApiKeyOwner | undefined;
 }
 
 export function createAuthenticator(apiKeys: ApiKeys): Authenticator {
@@ -49,9 +78,11 @@ export function createAuthenticator(apiKeys: ApiKeys): Authenticator {
       if (owner === undefined) throw wrongApiKey();
       owners.set(request, owner);
     },
+    findOwner: (request) => owners.get(request),
     ownerOf(request) {
       const owner = owners.get(request);
-      if (owner === undefined) throw new Error("the route is registered outside the authenticated subtree");
+      if (owner === undefined)
+        throw new Error("the route is registered outside the authenticated subtree");
       return owner;
     },
   };

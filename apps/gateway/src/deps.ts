@@ -2,6 +2,7 @@ import type { Answer } from "@torpor/bus";
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
 import type { FastifyBaseLogger } from "fastify";
+import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
 import type { RateLimiter } from "./rate-limit.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
@@ -19,6 +20,7 @@ export interface Dependencies {
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
   edge: Pick<Edge, "serve" | "publicHost">;
   limiter: RateLimiter;
+  audit: AuditLog;
   /** Region of sandboxes that ask for none. */
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */

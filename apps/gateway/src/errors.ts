@@ -15,6 +15,7 @@ const STATUS = {
   AUTHENTICATION_REQUIRED: 401,
   INVALID_TOKEN: 401,
   FORBIDDEN: 403,
+  SCOPE_MISSING: 403,
   SANDBOX_NOT_FOUND: 404,
   TEMPLATE_NOT_FOUND: 404,
   RESOURCE_NOT_FOUND: 404,
@@ -104,7 +105,7 @@ export const unknownResource = (what: string, asked: string, hint = "") =>
 
 export const noApiKey = () =>
   new ApiError("AUTHENTICATION_REQUIRED", "Send the API key in the header X-API-Key, or as Authorization: Bearer <key>.");
-export const wrongApiKey = () => new ApiError("INVALID_TOKEN", "The API key is unknown or was revoked.");
+export const wrongApiKey = () => new ApiError("INVALID_TOKEN", "The API key is unknown, was revoked, or has expired.");
 
 export const keyReused = () =>
   new ApiError("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was sent before with another request. Use a new key for a new request.", {

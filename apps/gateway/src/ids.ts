@@ -9,3 +9,6 @@ const hostId = Compile(HostId);
 export const isSandboxId = (text: string) => sandboxId.Check(text);
 export const isOperationId = (text: string) => operationId.Check(text);
 export const isHostId = (text: string) => hostId.Check(text);
+
+/** Of a key or an organization: what Postgres takes for an integer, as the API writes it. */
+export const isRowId = (text: string) => /^[1-9]\d{0,9}$/.test(text) && Number(text) < 2 ** 31;

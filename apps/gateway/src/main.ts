@@ -5,6 +5,7 @@ import { databaseProblem, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
 import { configured, createLogger, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
+import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
 import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
@@ -48,10 +49,14 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     .catch((err: unknown) => log.error({ err }, "the bus refused the connection: check NATS_URL, NATS_USER and NATS_PASSWORD_FILE"));
   onClose({ what: "bus", close: async () => bus?.close() });
 
+  const audit = createAuditLog({ db, log });
+  onClose({ what: "audit log", close: () => audit.close() });
+
   const giveUp = new AbortController();
   const shared = {
     db,
     log,
+    audit,
     events,
     // Not waited for: the scheduler's relay is the safety net.
     publishCommitted: async (ids: number[]) => void publishCommitted({ db, log, bus }, ids),
@@ -63,7 +68,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   };
   const edge = await createEdge(config, {
     ...shared,
-    apiKeys: createApiKeys(db),
+    apiKeys: createApiKeys(shared),
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),

@@ -18,6 +18,7 @@ export async function openApiDocument(): Promise<string> {
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: { serve: async () => {}, publicHost: () => "" },
     limiter: { take: async () => ({}) },
+    audit: { note: async () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

@@ -1,15 +1,11 @@
 /** What the API says when it refuses, without a database: the requests here are judged before one is asked. */
 import type { Database } from "@torpor/db";
 import type { FastifyInstance } from "fastify";
-import { pino } from "pino";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { buildApp } from "../src/app.ts";
-import { DEFAULT_LIMITS } from "../src/deps.ts";
-import { createSandboxEvents } from "../src/sandbox-events.ts";
-import { createTokens } from "../src/tokens.ts";
+import { appWith } from "./support/app.ts";
 
 const KEY = "a-good-key";
-const OWNER = { apiKeyId: 1, organizationId: 1 };
+const OWNER = { apiKeyId: 1, organizationId: 1, scopes: ["read", "lifecycle"], expiresAt: null, goodForMs: null };
 
 /** Knows the API key, and nothing else: any other question fails as it does while the database is away. */
 function databaseAway(): Database {
@@ -26,21 +22,7 @@ function databaseAway(): Database {
 
 let app: FastifyInstance;
 beforeAll(async () => {
-  app = buildApp({
-    db: databaseAway(),
-    log: pino({ level: "silent" }),
-    tokens: createTokens("x".repeat(32)),
-    events: createSandboxEvents(),
-    publishCommitted: async () => {},
-    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
-    edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
-    limiter: { take: async () => ({}) },
-    region: "local",
-    busConnected: () => false,
-    draining: new AbortController().signal,
-    stopping: new AbortController().signal,
-    limits: DEFAULT_LIMITS,
-  });
+  app = appWith({ db: databaseAway() });
   await app.ready();
   // Remembers the key while the database knows it.
   await app.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });

@@ -18,6 +18,7 @@ import {
   markLostHosts,
   moveOperation,
   type OperationRow,
+  pruneAuditEntries,
   pruneHostEvents,
   pruneOutbox,
   takeOwedDeletions,
@@ -185,6 +186,7 @@ const pruneMessages: SchedulerReconciler = {
   run: async (deps) => ({
     pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS),
     hostEvents: await pruneHostEvents(deps.db, HOST_EVENTS_KEPT_MS),
+    auditEntries: await pruneAuditEntries(deps.db),
   }),
 };
 

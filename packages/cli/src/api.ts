@@ -4,15 +4,17 @@ import { join } from "node:path";
 
 const CALL_LIMIT_MS = 30_000;
 
+type Method = "GET" | "POST" | "DELETE";
+
 export interface Api {
   /** The body of a 2xx; throws what the API says otherwise. */
-  call<T>(method: "GET" | "POST", path: string, body?: unknown): Promise<T>;
+  call<T>(method: Method, path: string, body?: unknown): Promise<T>;
 }
 
 export async function openApi(root: string): Promise<Api> {
   const { url, apiKey } = await credentials(root);
   return {
-    async call<T>(method: "GET" | "POST", path: string, body?: unknown): Promise<T> {
+    async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
       const response = await fetch(new URL(path, url), {
         method,
         headers: { "x-api-key": apiKey, ...(body === undefined ? {} : { "content-type": "application/json" }) },

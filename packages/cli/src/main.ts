@@ -22,6 +22,8 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   lab: async () => (await import("./commands/lab.ts")).lab,
   hosts: async () => (await import("./commands/hosts.ts")).hosts,
   host: async () => (await import("./commands/host.ts")).host,
+  key: async () => (await import("./commands/key.ts")).key,
+  org: async () => (await import("./commands/org.ts")).org,
   bench: async () => (await import("./commands/bench.ts")).bench,
   test: async () => (await import("./commands/test.ts")).test,
 };

@@ -14,3 +14,4 @@ export * from "./host/data-plane.ts";
 export * from "./api/sandbox.ts";
 export * from "./api/template.ts";
 export * from "./api/error.ts";
+export * from "./api/scope.ts";

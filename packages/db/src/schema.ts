@@ -3,9 +3,19 @@
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
-import { type Cause, type InventoryEntry, ON_HOST_LOSS, PREVIEW_ACCESS, type SandboxCondition } from "@torpor/contracts";
+import {
+  type Cause,
+  type InventoryEntry,
+  ON_HOST_LOSS,
+  PREVIEW_ACCESS,
+  type SandboxCondition,
+  type Scope,
+  SCOPES,
+  TENANT_SCOPES,
+} from "@torpor/contracts";
 import { sql } from "drizzle-orm";
 import {
+  type AnyPgColumn,
   bigint,
   bigserial,
   boolean,
@@ -33,17 +43,68 @@ export const organizations = pgTable("organizations", {
   createdAt: createdAt(),
 });
 
-export const apiKeys = pgTable("api_keys", {
-  id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
-  organizationId: integer("organization_id")
-    .notNull()
-    .references(() => organizations.id),
-  name: text("name").notNull(),
-  /** SHA-256 of the key, hex. The key itself is stored nowhere. */
-  keySha256: text("key_sha256").notNull().unique(),
-  createdAt: createdAt(),
-  revokedAt: at("revoked_at"),
-});
+export const apiKeys = pgTable(
+  "api_keys",
+  {
+    id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+    organizationId: integer("organization_id")
+      .notNull()
+      .references(() => organizations.id),
+    name: text("name").notNull(),
+    /** SHA-256 of the key, hex. The key itself is stored nowhere. */
+    keySha256: text("key_sha256").notNull().unique(),
+    /** What the key begins with; null: it was not made here. */
+    hint: text("hint"),
+    /** The default is for keys from before there were scopes, and those that a program of then makes. */
+    scopes: jsonb("scopes")
+      .$type<Scope[]>()
+      .notNull()
+      .default([...TENANT_SCOPES]),
+    /** `api-key:<id>`; null: whoever has the database. */
+    createdBy: text("created_by"),
+    createdAt: createdAt(),
+    /** Null: never. */
+    expiresAt: at("expires_at"),
+    /** About: written once a minute at most. */
+    lastUsedAt: at("last_used_at"),
+    /** The key that a rotation made in its place. */
+    replacedBy: integer("replaced_by").references((): AnyPgColumn => apiKeys.id),
+    revokedAt: at("revoked_at"),
+  },
+  (key) => [
+    check("api_keys_scopes", sql.raw(`jsonb_typeof("scopes") = 'array' AND "scopes" <> '[]' AND "scopes" <@ '${JSON.stringify(SCOPES)}'`)),
+    index("api_keys_organization").on(key.organizationId, key.id),
+  ],
+);
+
+/** What was asked of the API, and of the edge where it refused. Nothing is changed or removed before its time: a trigger holds that (0007). */
+export const auditEntries = pgTable(
+  "audit_entries",
+  {
+    id: bigserial("id", { mode: "number" }).primaryKey(),
+    occurredAt: at("occurred_at").notNull(),
+    /** `api-key:<id>`; null: whoever it was had no key, or none that is good. */
+    requestedBy: text("requested_by"),
+    organizationId: integer("organization_id"),
+    /** Of the connection. */
+    address: text("address").notNull(),
+    /** What the request says of where it came from; anybody can write that. */
+    forwardedFor: text("forwarded_for"),
+    method: text("method").notNull(),
+    path: text("path").notNull(),
+    /** The id of what was made or acted on, where the answer has one. */
+    resource: text("resource"),
+    status: integer("status").notNull(),
+    /** Of a refusal or a failure. */
+    code: text("code"),
+    requestId: text("request_id").notNull(),
+  },
+  (entry) => [
+    index("audit_entries_requested_by").on(entry.requestedBy, entry.id),
+    index("audit_entries_organization").on(entry.organizationId, entry.id),
+    index("audit_entries_occurred_at").on(entry.occurredAt),
+  ],
+);
 
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),

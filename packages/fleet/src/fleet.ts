@@ -137,7 +137,8 @@ export class Fleet {
     const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
     await startAll(down.filter(isBase));
     await migrate(state.databaseUrl);
-    await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey });
+    // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
+    await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
     await startAll(down.filter((component) => !isBase(component)));
   }
 

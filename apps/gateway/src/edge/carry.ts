@@ -30,7 +30,7 @@ export async function carryRequest(
   response.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, door, incoming);
+    const admitted = await admit(deps, { door, incoming, requestId });
     ({ rateHeaders } = admitted);
     const exchanged = await send(deps, door, admitted, incoming, { "x-request-id": requestId }, gone.signal);
     if (exchanged.kind !== "answered") throw failureOf(exchanged);
@@ -61,7 +61,7 @@ export async function carryUpgrade(
   socket.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, door, incoming);
+    const admitted = await admit(deps, { door, incoming, requestId });
     ({ rateHeaders } = admitted);
     const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
     const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);

@@ -1,9 +1,11 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
 import type { IncomingMessage } from "node:http";
-import type { SandboxView } from "@torpor/db";
+import type { ApiKeyOwner, SandboxView } from "@torpor/db";
+import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
 import type { RateLimiter } from "../rate-limit.ts";
+import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
 import { type Door, isPreview } from "./door.ts";
 import { type Target, targetOf } from "./target.ts";
@@ -18,6 +20,14 @@ export interface RouteDependencies extends WakeDependencies {
   hostKey: string;
   waker: Waker;
   limiter: RateLimiter;
+  audit: AuditLog;
+}
+
+/** A request at a door. */
+export interface Asked {
+  door: Door;
+  incoming: IncomingMessage;
+  requestId: string;
 }
 
 export interface Admission {
@@ -28,14 +38,15 @@ export interface Admission {
   passesCredentials: boolean;
 }
 
-/** Finds the sandbox behind the door and judges the client. Throws the 401, 404 or 429 of a request that may not pass. */
-export async function admit(deps: RouteDependencies, door: Door, incoming: IncomingMessage): Promise<Admission> {
+/** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
+export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admission> {
+  const { door } = asked;
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
   const { sandbox } = view;
   const isPublic = isPreview(door) && sandbox.previewAccess === "public";
   // Visitors of a preview do not use up the budget of the sandbox's owner.
-  const budget = isPublic ? `preview ${sandbox.id}` : await authorize(deps, door, view, incoming);
+  const budget = isPublic ? `preview ${sandbox.id}` : await authorize(deps, asked, view);
   const rateHeaders = await deps.limiter.take(budget);
   return { view, rateHeaders, passesCredentials: isPublic };
 }
@@ -53,16 +64,41 @@ export async function routeTo(deps: RouteDependencies, door: Door, view: Sandbox
 }
 
 /** The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Returns whose budget it counts against. */
-async function authorize(deps: RouteDependencies, door: Door, view: SandboxView, incoming: IncomingMessage): Promise<string> {
-  const { sandbox } = view;
+async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: SandboxView): Promise<string> {
+  const { door, incoming } = asked;
   const isRead = incoming.method === "GET" || incoming.method === "HEAD";
   if (!isPreview(door) && isRead && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "")) return `open ${sandbox.id}`;
   const token = bearerIn(incoming.headers);
   if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return `sandbox ${sandbox.id}`;
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
-  if (owner !== undefined && owner.organizationId === sandbox.organizationId) return `api-key ${owner.apiKeyId}`;
-  throw token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
+  if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
+    const budget = `api-key ${owner.apiKeyId}`;
+    if (owner.scopes.includes("exec")) return budget;
+    // It counts, as it does on the control plane.
+    await deps.limiter.take(budget);
+    const refusal = scopeMissing("exec", owner.scopes, "Using a sandbox");
+    noteRefusal(deps, asked, sandbox.id, refusal, owner);
+    throw refusal;
+  }
+  const refusal = token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
+  noteRefusal(deps, asked, sandbox.id, refusal, owner);
+  throw refusal;
+}
+
+/** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */
+function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, refusal: ApiError, owner?: ApiKeyOwner): void {
+  const { incoming, door, requestId } = asked;
+  const noted = {
+    address: incoming.socket.remoteAddress ?? "",
+    method: incoming.method ?? "",
+    path: `edge:${door.port}`,
+    resource: sandboxId,
+    status: refusal.status,
+    code: refusal.code,
+    requestId,
+  };
+  void deps.audit.note(auditEntry(owner, incoming.headers, noted));
 }
 
 /** An immediate 409: a 5xx would be sent again, a hang would last a minute, a 404 would read as "deleted" (hopx-contract.md 4). */

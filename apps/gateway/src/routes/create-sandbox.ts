@@ -8,7 +8,7 @@ import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { CreateSandboxBody, findEnvProblem, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
-import { acceptCreate, type AcceptedOperation, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
+import { acceptCreate, type AcceptedOperation, type ApiKeyOwner, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
@@ -19,6 +19,7 @@ import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import { respondAsync } from "./respond-async.ts";
@@ -35,7 +36,7 @@ const SCHEMA = {
 };
 
 export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  app.post("/sandboxes", { schema: SCHEMA }, async (request, reply) => {
+  app.post("/sandboxes", { schema: SCHEMA, config: needs("lifecycle") }, async (request, reply) => {
     const owner = auth.ownerOf(request);
     const wanted = storedFields(request.body);
     const limits = limitsOf(request, deps.limits);
@@ -55,10 +56,8 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
       await waitForEnd({ ...deps, limits }, operation, gone, isAnonymous);
       const view = await createdSandbox(deps, operation);
       await deps.edge.serve(view.sandbox);
-      const { token, expiresAt } = await deps.tokens.issue(view.sandbox.id, owner.organizationId);
       reply.status(201);
-      const resource = sandboxView(view, deps.edge);
-      return { ...resource, auth_token: token, token_expires_at: expiresAt.toISOString(), request_id: request.id };
+      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox.id)), request_id: request.id };
     } catch (error) {
       // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
       if (!(error instanceof ApiError) || error.isOpenEnded)
@@ -67,6 +66,13 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     }
   });
 };
+
+/** Nothing for a key that may not use what it creates: whoever has the token can. */
+async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandboxId: string) {
+  if (!owner.scopes.includes("exec")) return {};
+  const { token, expiresAt } = await tokens.issue(sandboxId, owner.organizationId);
+  return { auth_token: token, token_expires_at: expiresAt.toISOString() };
+}
 
 /** Throws what the request is to be answered with when the sandbox does not run at its end. */
 async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: AbortSignal, isAnonymous: boolean): Promise<void> {

@@ -18,13 +18,16 @@ import type { Static } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { findStranded } from "../drain-check.ts";
-import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
+import { ApiError, unknownResource } from "../errors.ts";
+import { futureTime } from "../future-time.ts";
 import { DrainBody, FindingParams, HostEventList, HostEventsQuery, HostList, HostParams, HostReply } from "../host-schemas.ts";
 import { isHostId, isSandboxId } from "../ids.ts";
 import { ERRORS } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { hostEventView, hostView } from "../views/host.ts";
 
 const tags = ["hosts"];
+const config = needs("operator");
 const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
 const MIB = 1024 ** 2;
 const DEFAULT_PAGE = 100;
@@ -43,15 +46,15 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     return { ...hostView(standing), request_id: request.id };
   };
 
-  app.get("/hosts", { schema: { tags, response: { 200: HostList, ...ERRORS } } }, async (request) => {
+  app.get("/hosts", { schema: { tags, response: { 200: HostList, ...ERRORS } }, config }, async (request) => {
     const data = (await readHostStandings(db)).map(hostView);
     return { object: "list" as const, data, has_more: false, url: "/v1/hosts", request_id: request.id };
   });
 
-  app.get("/hosts/:id", { schema: HOST }, async (request) => await reply(request, request.params.id));
+  app.get("/hosts/:id", { schema: HOST, config }, async (request) => await reply(request, request.params.id));
 
   const history = { tags, params: HostParams, querystring: HostEventsQuery, response: { 200: HostEventList, ...ERRORS } };
-  app.get("/hosts/:id/events", { schema: history }, async (request) => {
+  app.get("/hosts/:id/events", { schema: history, config }, async (request) => {
     const { id } = await existing(request.params.id);
     const { limit = DEFAULT_PAGE, after } = request.query;
     const events = await listHostEvents(db, id, limit + 1, after);
@@ -61,14 +64,14 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
   });
 
   for (const verb of ["cordon", "uncordon", "retire"] as const) {
-    app.post(`/hosts/:id/${verb}`, { schema: HOST }, async (request) => {
+    app.post(`/hosts/:id/${verb}`, { schema: HOST, config }, async (request) => {
       const { id } = await existing(request.params.id);
       accept(id, verb, await changeHost(db, id, verb, by(request)));
       return await reply(request, id);
     });
   }
 
-  app.post("/hosts/:id/drain", { schema: { ...HOST, body: DrainBody } }, async (request) => {
+  app.post("/hosts/:id/drain", { schema: { ...HOST, body: DrainBody }, config }, async (request) => {
     const host = await existing(request.params.id);
     const budget = budgetOf(request.body);
     // One that is under way was judged when it began; this changes its budget.
@@ -77,13 +80,13 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     return await reply(request, host.id);
   });
 
-  app.post("/hosts/:id/drain/abort", { schema: HOST }, async (request) => {
+  app.post("/hosts/:id/drain/abort", { schema: HOST, config }, async (request) => {
     const { id } = await existing(request.params.id);
     accept(id, "abort_drain", await endDrain(db, id, { endsAs: "aborted", requestedBy: by(request) }));
     return await reply(request, id);
   });
 
-  app.post("/hosts/:id/findings/:sandbox/discard", { schema: { ...HOST, params: FindingParams } }, async (request) => {
+  app.post("/hosts/:id/findings/:sandbox/discard", { schema: { ...HOST, params: FindingParams }, config }, async (request) => {
     const { id } = await existing(request.params.id);
     const { sandbox } = request.params;
     const requested = isSandboxId(sandbox) ? await requestDiscard(db, id, sandbox, by(request)) : { kind: "not_found" as const };
@@ -102,13 +105,10 @@ const standingOf = (host: HostRow) => ({ state: host.state, before: host.stateBe
 
 function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
   const { max_parallel: maxParallel, max_mib_per_second: mibPerSecond = null, deadline = null } = body;
-  const deadlineMs = deadline === null ? null : /^\d{4}-\d\d-\d\dT/.test(deadline) ? Date.parse(deadline) : Number.NaN;
-  if (deadlineMs !== null && !(deadlineMs > Date.now()))
-    throw invalidRequest([{ field: "deadline", message: "must be a time in the future, as in 2031-05-01T12:00:00Z" }]);
   return {
     maxParallel,
     maxBytesPerSecond: mibPerSecond === null ? null : mibPerSecond * MIB,
-    deadlineAt: deadlineMs === null ? null : new Date(deadlineMs),
+    deadlineAt: deadline === null ? null : futureTime("deadline", deadline),
   };
 }
 

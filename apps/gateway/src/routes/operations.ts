@@ -6,12 +6,13 @@ import type { Dependencies } from "../deps.ts";
 import { unknownResource } from "../errors.ts";
 import { isOperationId } from "../ids.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { operationView } from "../views/sandbox.ts";
 
 export const operationRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
   app.get(
     "/operations/:id",
-    { schema: { tags: ["operations"], params: IdParams, response: { 200: OperationResource, ...ERRORS } } },
+    { schema: { tags: ["operations"], params: IdParams, response: { 200: OperationResource, ...ERRORS } }, config: needs("read") },
     async (request) => {
       const { id } = request.params;
       const operation = isOperationId(id) ? await findOperation(deps.db, id) : undefined;

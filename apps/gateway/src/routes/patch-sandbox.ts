@@ -8,6 +8,7 @@ import { invalidRequest, sandboxNotFound } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
@@ -20,7 +21,7 @@ const SCHEMA = {
 };
 
 export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  app.patch("/sandboxes/:id", { schema: SCHEMA }, async (request) => {
+  app.patch("/sandboxes/:id", { schema: SCHEMA, config: needs("lifecycle") }, async (request) => {
     const { id } = request.params;
     const { organizationId } = auth.ownerOf(request);
     const change = changeIn(request.body);

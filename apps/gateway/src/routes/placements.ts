@@ -7,13 +7,15 @@ import type { Dependencies } from "../deps.ts";
 import { ApiError, schedulersSilent } from "../errors.ts";
 import { checkPlaceable, templateOf, wantedOf } from "../placeable.ts";
 import { ERRORS } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { storedFields } from "./create-sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
 const SCHEMA = { tags: ["placements"], body: DryRunBody, response: { 200: PlacementResource, ...ERRORS } };
 
 export const placementRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  app.post("/placements/dry-run", { schema: SCHEMA }, async (request) => {
+  // What a create or a resume would be answered with is for those who may ask for one.
+  app.post("/placements/dry-run", { schema: SCHEMA, config: needs("lifecycle") }, async (request) => {
     const about = await questionIn(deps, request.body, auth.ownerOf(request).organizationId);
     const answered = await deps.askPlacement({ type: "placement", version: 1, about });
     if (answered.kind === "no_answer") throw schedulersSilent(answered.cause);

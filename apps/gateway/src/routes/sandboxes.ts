@@ -9,9 +9,11 @@ import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { ERRORS, EventList, IdParams } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { eventView, sandboxView } from "../views/sandbox.ts";
 
 const tags = ["sandboxes"];
+const reads = needs("read");
 const Limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100 });
 const Cursor = Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }));
 const ListQuery = Type.Object({
@@ -34,7 +36,8 @@ export async function livingSandbox(deps: Dependencies, id: string, organization
 export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
   const organizationOf = (request: Parameters<Authenticator["ownerOf"]>[0]) => auth.ownerOf(request).organizationId;
 
-  app.get("/sandboxes", { schema: { tags, querystring: ListQuery, response: { 200: SandboxList, ...ERRORS } } }, async (request) => {
+  const list = { tags, querystring: ListQuery, response: { 200: SandboxList, ...ERRORS } };
+  app.get("/sandboxes", { schema: list, config: reads }, async (request) => {
     const { limit = DEFAULT_PAGE, status, region, cursor } = request.query;
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
     const page = await listSandboxes(deps.db, { organizationId: organizationOf(request), limit, status, region, afterId });
@@ -51,14 +54,15 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
     };
   });
 
-  app.get("/sandboxes/:id", { schema: { tags, params: IdParams, response: { 200: SandboxResource, ...ERRORS } } }, async (request) => {
+  const one = { tags, params: IdParams, response: { 200: SandboxResource, ...ERRORS } };
+  app.get("/sandboxes/:id", { schema: one, config: reads }, async (request) => {
     const view = await livingSandbox(deps, request.params.id, organizationOf(request));
     return { ...sandboxView(view, deps.edge), request_id: request.id };
   });
 
   app.get(
     "/sandboxes/:id/events",
-    { schema: { tags, params: IdParams, querystring: EventQuery, response: { 200: EventList, ...ERRORS } } },
+    { schema: { tags, params: IdParams, querystring: EventQuery, response: { 200: EventList, ...ERRORS } }, config: reads },
     async (request) => {
       const { limit = DEFAULT_PAGE, cursor } = request.query;
       const { id } = request.params;
@@ -84,7 +88,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
 
   app.put(
     "/sandboxes/:id/timeout",
-    { schema: { tags, params: IdParams, body: SetTimeoutBody, response: { 200: TimeoutReply, ...ERRORS } } },
+    { schema: { tags, params: IdParams, body: SetTimeoutBody, response: { 200: TimeoutReply, ...ERRORS } }, config: needs("lifecycle") },
     async (request) => {
       const { id } = request.params;
       const timeoutSeconds = request.body.timeout_seconds;

@@ -13,6 +13,7 @@ import { isSandboxId } from "../ids.ts";
 import { assertReached } from "../outcome.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
+import { needs } from "../scopes.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import { waitForReplica } from "../wait-for-replica.ts";
 import { respondAsync } from "./respond-async.ts";
@@ -27,6 +28,8 @@ const SCHEMA = {
   headers: TermsHeaders,
   response: { 200: TransitionReply, 202: OperationResource, ...ERRORS },
 };
+
+const config = needs("lifecycle");
 
 const PauseQuery = Type.Object({
   wait_for: Type.Optional(
@@ -60,7 +63,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     }
   };
   const pause = answer("pause");
-  app.post("/sandboxes/:id/pause", { schema: { ...SCHEMA, querystring: PauseQuery } }, async (request, reply) => {
+  app.post("/sandboxes/:id/pause", { schema: { ...SCHEMA, querystring: PauseQuery }, config }, async (request, reply) => {
     const startedAt = performance.now();
     const paused = await pause(request, reply);
     if (request.query.wait_for !== "replicated" || paused.status !== "paused") return paused;
@@ -71,8 +74,8 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     await waitForReplica({ ...deps, limits }, { id: request.params.id, organizationId }, clientGone(request, reply));
     return { ...paused, durability: "replicated" as const };
   });
-  for (const kind of ["resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA }, answer(kind));
-  app.delete("/sandboxes/:id", { schema: SCHEMA }, answer("delete"));
+  for (const kind of ["resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA, config }, answer(kind));
+  app.delete("/sandboxes/:id", { schema: SCHEMA, config }, answer("delete"));
 };
 
 function deadlineMs(kind: SandboxRequest, limits: Limits): number {

@@ -1,34 +1,247 @@
+/**
+ * API keys. A row is one secret: its scopes never change, its life is only ever shortened. Whatever
+ * decides whether a key is good goes by the clock of the database, which all gateways share.
+ */
 import { createHash } from "node:crypto";
-import { and, eq, isNull } from "drizzle-orm";
-import { openDatabase, type Tx } from "../client.ts";
+import { type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
+import { and, asc, desc, eq, getTableColumns, gt, isNull, lt, or, sql } from "drizzle-orm";
+import { type Database, openDatabase, type Tx } from "../client.ts";
 import { apiKeys, organizations } from "../schema.ts";
+import { inTransaction } from "../transaction.ts";
 
+/** Who sends a request, and what its key allows. */
 export interface ApiKeyOwner {
   apiKeyId: number;
   organizationId: number;
+  scopes: Scope[];
+  /** Null: never. */
+  expiresAt: Date | null;
 }
 
-/** The organization that a key speaks for; undefined when unknown or revoked. */
-export async function findApiKey(db: Tx, apiKey: string): Promise<ApiKeyOwner | undefined> {
+export interface FoundApiKey extends ApiKeyOwner {
+  /** Until it expires, by the clock of the database; null: it never does. */
+  goodForMs: number | null;
+}
+
+const isGood = and(
+  isNull(apiKeys.revokedAt),
+  or(isNull(apiKeys.expiresAt), gt(apiKeys.expiresAt, sql`now()`)),
+);
+
+/** Whom a key speaks for; undefined when it is unknown, revoked or expired. */
+export async function findApiKey(db: Tx, apiKey: string): Promise<FoundApiKey | undefined> {
+  const { id: apiKeyId, organizationId, scopes, expiresAt } = apiKeys;
+  const goodForMs = sql<
+    number | null
+  >`(extract(epoch FROM ${expiresAt} - now()) * 1000)::double precision`;
   const [row] = await db
-    .select({ apiKeyId: apiKeys.id, organizationId: apiKeys.organizationId })
+    .select({ apiKeyId, organizationId, scopes, expiresAt, goodForMs })
     .from(apiKeys)
-    .where(and(eq(apiKeys.keySha256, sha256(apiKey)), isNull(apiKeys.revokedAt)));
+    .where(and(eq(apiKeys.keySha256, sha256(apiKey)), isGood));
   return row;
 }
 
-/** Makes the organization and the key exist. Repeating it changes nothing. */
-export async function seedApiKey(databaseUrl: string, seed: { organization: string; apiKey: string; name?: string }): Promise<void> {
+/** Notes that a key was used now, unless that was noted within the last minute. */
+export async function recordApiKeyUse(db: Tx, id: number): Promise<void> {
+  const isOld = lt(apiKeys.lastUsedAt, sql`now() - interval '1 minute'`);
+  await db
+    .update(apiKeys)
+    .set({ lastUsedAt: sql`now()` })
+    .where(and(eq(apiKeys.id, id), or(isNull(apiKeys.lastUsedAt), isOld)));
+}
+
+export const API_KEY_STATUSES = ["active", "expired", "revoked"] as const;
+export type ApiKeyStatus = (typeof API_KEY_STATUSES)[number];
+
+const { keySha256: _, ...shown } = getTableColumns(apiKeys);
+const status = sql<ApiKeyStatus>`CASE WHEN ${apiKeys.revokedAt} IS NOT NULL THEN 'revoked'
+  WHEN ${apiKeys.expiresAt} <= now() THEN 'expired' ELSE 'active' END`;
+
+const recordQuery = (db: Tx) =>
+  db
+    .select({ ...shown, status, organization: organizations.name })
+    .from(apiKeys)
+    .innerJoin(organizations, eq(organizations.id, apiKeys.organizationId));
+
+/** What is known of a key: all but its secret, and the secret's digest. */
+export type ApiKeyRecord = Awaited<ReturnType<typeof recordQuery>>[number];
+
+export async function findApiKeyRecord(db: Tx, id: number): Promise<ApiKeyRecord | undefined> {
+  const [record] = await recordQuery(db).where(eq(apiKeys.id, id));
+  return record;
+}
+
+export interface ApiKeyFilter {
+  /** Undefined: of all. */
+  organizationId: number | undefined;
+  status: ApiKeyStatus | undefined;
+  limit: number;
+  /** Only those that are older. */
+  beforeId: number | undefined;
+}
+
+/** Newest first. */
+export async function listApiKeys(db: Tx, filter: ApiKeyFilter): Promise<ApiKeyRecord[]> {
+  const { organizationId, beforeId, limit } = filter;
+  return await recordQuery(db)
+    .where(
+      and(
+        organizationId === undefined ? undefined : eq(apiKeys.organizationId, organizationId),
+        filter.status === undefined ? undefined : sql`${status} = ${filter.status}`,
+        beforeId === undefined ? undefined : lt(apiKeys.id, beforeId),
+      ),
+    )
+    .orderBy(desc(apiKeys.id))
+    .limit(limit);
+}
+
+export interface NewApiKey {
+  organizationId: number;
+  name: string;
+  scopes: readonly Scope[];
+  expiresAt: Date | null;
+  createdBy: string;
+  /** Kept as its digest only. */
+  secret: string;
+  /** What it begins with, for people. */
+  hint: string;
+}
+
+export async function createApiKey(db: Tx, key: NewApiKey): Promise<ApiKeyRecord> {
+  const { secret, scopes, ...rest } = key;
+  const [row] = await db
+    .insert(apiKeys)
+    .values({ ...rest, scopes: [...scopes], keySha256: sha256(secret) })
+    .returning({ id: apiKeys.id });
+  const record = row === undefined ? undefined : await findApiKeyRecord(db, row.id);
+  if (record === undefined) throw new Error("the API key that was made is not there");
+  return record;
+}
+
+export type RevokedApiKey =
+  | { kind: "revoked"; key: ApiKeyRecord }
+  | { kind: "not_found" }
+  /** Nobody could manage hosts and keys any more, but who has the database. */
+  | { kind: "last_operator" };
+
+/** Ends a key. Repeating it changes nothing. */
+export async function revokeApiKey(db: Database, id: number): Promise<RevokedApiKey> {
+  return await inTransaction(db, async (tx): Promise<RevokedApiKey> => {
+    // Held by every revocation, in the same order: of two at once, the second sees what the first left.
+    const operators = await tx
+      .select({ id: apiKeys.id })
+      .from(apiKeys)
+      .where(and(isGood, sql`${apiKeys.scopes} @> '["operator"]'`))
+      .orderBy(asc(apiKeys.id))
+      .for("update");
+    if (operators.length === 1 && operators[0]?.id === id) return { kind: "last_operator" };
+    await tx
+      .update(apiKeys)
+      .set({ revokedAt: sql`now()` })
+      .where(and(eq(apiKeys.id, id), isNull(apiKeys.revokedAt)));
+    const key = await findApiKeyRecord(tx, id);
+    return key === undefined ? { kind: "not_found" } : { kind: "revoked", key };
+  });
+}
+
+export interface Rotation {
+  /** The new one. */
+  secret: string;
+  hint: string;
+  /** How long the old one stays good. */
+  overlapSeconds: number;
+  requestedBy: string;
+}
+
+export type RotatedApiKey =
+  | { kind: "rotated"; key: ApiKeyRecord; replaced: ApiKeyRecord }
+  | { kind: "not_found" }
+  /** It has ended, or was rotated before: `replacedBy` says into which. */
+  | { kind: "refused"; key: ApiKeyRecord };
+
+/**
+ * Makes a key like this one with a new secret, and ends this one when the overlap is over. The new
+ * one expires when the old one would have.
+ */
+export async function rotateApiKey(
+  db: Database,
+  id: number,
+  { secret, hint, overlapSeconds, requestedBy }: Rotation,
+): Promise<RotatedApiKey> {
+  return await inTransaction(db, async (tx): Promise<RotatedApiKey> => {
+    await tx.select({ id: apiKeys.id }).from(apiKeys).where(eq(apiKeys.id, id)).for("update");
+    const old = await findApiKeyRecord(tx, id);
+    if (old === undefined) return { kind: "not_found" };
+    if (old.status !== "active" || old.replacedBy !== null) return { kind: "refused", key: old };
+    const { organizationId, name, scopes, expiresAt } = old;
+    const grant = { organizationId, name, scopes, expiresAt, createdBy: requestedBy };
+    const key = await createApiKey(tx, { ...grant, secret, hint });
+    const overlap = sql`now() + ${overlapSeconds} * interval '1 second'`;
+    const end =
+      overlapSeconds === 0
+        ? { revokedAt: sql`now()` }
+        : { expiresAt: sql`least(${apiKeys.expiresAt}, ${overlap})` };
+    await tx
+      .update(apiKeys)
+      .set({ ...end, replacedBy: key.id })
+      .where(eq(apiKeys.id, id));
+    return { kind: "rotated", key, replaced: (await findApiKeyRecord(tx, id)) ?? old };
+  });
+}
+
+/** Whether anybody can manage hosts and keys through the API. */
+export async function hasOperatorKey(databaseUrl: string): Promise<boolean> {
+  const handle = openDatabase(databaseUrl, { maxConnections: 1 });
+  try {
+    const rows = await handle.db
+      .select({ id: apiKeys.id })
+      .from(apiKeys)
+      .where(and(isGood, sql`${apiKeys.scopes} @> '["operator"]'`))
+      .limit(1);
+    return rows.length > 0;
+  } finally {
+    await handle.close();
+  }
+}
+
+export interface ApiKeySeed {
+  organization: string;
+  apiKey: string;
+  name?: string;
+  /** Has every scope. A key that is there gets those that it lacks; none is ever taken away. */
+  isOperator?: boolean;
+}
+
+/** Makes the organization and the key exist, if they do not. Repeating it changes nothing. */
+export async function seedApiKey(databaseUrl: string, seed: ApiKeySeed): Promise<void> {
   const handle = openDatabase(databaseUrl, { maxConnections: 1 });
   const { db } = handle;
+  const scopes = [...(seed.isOperator === true ? SCOPES : TENANT_SCOPES)];
   try {
     await db.insert(organizations).values({ name: seed.organization }).onConflictDoNothing();
-    const [organization] = await db.select({ id: organizations.id }).from(organizations).where(eq(organizations.name, seed.organization));
-    if (organization === undefined) throw new Error(`organization ${seed.organization} vanished while it was being seeded`);
+    const [organization] = await db
+      .select({ id: organizations.id })
+      .from(organizations)
+      .where(eq(organizations.name, seed.organization));
+    if (organization === undefined)
+      throw new Error(`organization ${seed.organization} vanished while it was being seeded`);
+    const { name = "default" } = seed;
     await db
       .insert(apiKeys)
-      .values({ organizationId: organization.id, name: seed.name ?? "default", keySha256: sha256(seed.apiKey) })
-      .onConflictDoNothing();
+      .values({
+        organizationId: organization.id,
+        name,
+        keySha256: sha256(seed.apiKey),
+        scopes,
+      })
+      .onConflictDoUpdate({
+        target: apiKeys.keySha256,
+        set: {
+          scopes: sql`(SELECT jsonb_agg(DISTINCT scope)
+            FROM jsonb_array_elements(${apiKeys.scopes} || excluded.scopes) scope)`,
+        },
+        setWhere: sql`NOT ${apiKeys.scopes} @> excluded.scopes`,
+      });
   } finally {
     await handle.close();
   }

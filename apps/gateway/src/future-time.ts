@@ -1,0 +1,9 @@
+import { invalidRequest } from "./errors.ts";
+
+/** A time of a request that has to lie ahead, in RFC 3339. Throws the 400 that names the field. */
+export function futureTime(field: string, text: string): Date {
+  const timeMs = /^\d{4}-\d\d-\d\dT/.test(text) ? Date.parse(text) : Number.NaN;
+  if (timeMs > Date.now()) return new Date(timeMs);
+  const message = "must be a time in the future, as in 2031-05-01T12:00:00Z";
+  throw invalidRequest([{ field, message }]);
+}

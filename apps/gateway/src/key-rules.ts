@@ -1,0 +1,52 @@
+/** Who may make, rotate and revoke which API key. Reasons, or undefined: it may. */
+import type { Scope } from "@torpor/contracts";
+import type { ApiKeyOwner } from "@torpor/db";
+
+export interface Grant {
+  scopes: readonly Scope[];
+  /** Null: never. */
+  expiresAt: Date | null;
+}
+
+export type KeyProblem =
+  | { kind: "scope"; scope: Scope }
+  /** The key would be good for longer than the one that asks for it. */
+  | { kind: "outlasts"; until: Date }
+  /** To this key, there is no such key. */
+  | { kind: "unknown" };
+
+type Asking = Pick<ApiKeyOwner, "organizationId" | "scopes" | "expiresAt">;
+type Asked = Grant & { organizationId: number };
+
+const isOperator = ({ scopes }: Asking) => scopes.includes("operator");
+const lacking = (owner: Asking, scopes: readonly Scope[]) =>
+  scopes.find((scope) => !owner.scopes.includes(scope));
+
+/**
+ * Whoever gets a secret can do what its key can. So a key gives only what it has: no other scope,
+ * no other organization unless it is an operator's, and no longer life.
+ */
+export function checkGrant(owner: Asking, asked: Asked): KeyProblem | undefined {
+  if (asked.organizationId !== owner.organizationId && !isOperator(owner))
+    return { kind: "scope", scope: "operator" };
+  const scope = lacking(owner, asked.scopes);
+  if (scope !== undefined) return { kind: "scope", scope };
+  const until = owner.expiresAt;
+  if (until === null) return undefined;
+  const outlasts = asked.expiresAt === null || asked.expiresAt > until;
+  return outlasts ? { kind: "outlasts", until } : undefined;
+}
+
+/** A rotation shows the secret of a key that is there. */
+export function checkRotation(owner: Asking, key: Asked): KeyProblem | undefined {
+  const isForeign = key.organizationId !== owner.organizationId && !isOperator(owner);
+  return isForeign ? { kind: "unknown" } : checkGrant(owner, key);
+}
+
+/** An operator ends any key; others those of their organization that can do no more than they. */
+export function checkRevocation(owner: Asking, key: Asked): KeyProblem | undefined {
+  if (isOperator(owner)) return undefined;
+  if (key.organizationId !== owner.organizationId) return { kind: "unknown" };
+  const scope = lacking(owner, key.scopes);
+  return scope === undefined ? undefined : { kind: "scope", scope };
+}

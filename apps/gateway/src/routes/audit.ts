@@ -1,0 +1,90 @@
+/** For operators: the audit log. */
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { type AuditEntryRow, listAuditEntries } from "@torpor/db";
+import { type Static, Type } from "typebox";
+import { decodeCursor, encodeCursor } from "../cursor.ts";
+import type { Dependencies } from "../deps.ts";
+import { ERRORS } from "../schemas.ts";
+import { needs } from "../scopes.ts";
+
+const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
+  Type.Union([schema, Type.Null()]);
+
+const Query = Type.Object({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
+  ),
+  requested_by: Type.Optional(Type.String({ maxLength: 64, description: "`api-key:<id>`" })),
+  organization_id: Type.Optional(Type.Integer({ minimum: 1, maximum: 2 ** 31 - 1 })),
+});
+
+const AuditEntryResource = Type.Object({
+  object: Type.Literal("audit_entry"),
+  id: Type.Integer(),
+  occurred_at: Type.String(),
+  requested_by: Nullable(Type.String({ description: "`api-key:<id>`; null: no key that is good" })),
+  organization_id: Nullable(Type.Integer()),
+  address: Type.String({ description: "Of the connection: behind a balancer, the balancer's" }),
+  forwarded_for: Nullable(Type.String({ description: "X-Forwarded-For, as the request has it" })),
+  method: Type.String(),
+  path: Type.String(),
+  resource: Nullable(Type.String({ description: "Id of what was made or acted on" })),
+  status: Type.Integer(),
+  code: Nullable(Type.String()),
+  request_id: Type.String(),
+});
+
+const AuditList = Type.Object({
+  object: Type.Literal("list"),
+  data: Type.Array(AuditEntryResource),
+  has_more: Type.Boolean(),
+  next_cursor: Nullable(Type.String()),
+  url: Type.String(),
+  request_id: Type.String(),
+});
+
+const DEFAULT_PAGE = 100;
+const isEntryId = (text: string) => /^[1-9]\d{0,14}$/.test(text);
+
+type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies }>;
+
+export const auditRoutes: Plugin = async (app, { deps: { db } }) => {
+  const schema = { tags: ["audit"], querystring: Query, response: { 200: AuditList, ...ERRORS } };
+  app.get("/audit", { schema, config: needs("operator") }, async (request) => {
+    const { limit = DEFAULT_PAGE, cursor } = request.query;
+    const { requested_by: requestedBy, organization_id: organizationId } = request.query;
+    const beforeId = cursor === undefined ? undefined : Number(decodeCursor(cursor, isEntryId));
+    const filter = { requestedBy, organizationId, limit: limit + 1, beforeId };
+    const rows = await listAuditEntries(db, filter);
+    const page = rows.slice(0, limit);
+    const last = page.at(-1);
+    const next = rows.length > limit && last !== undefined ? encodeCursor(String(last.id)) : null;
+    return {
+      object: "list" as const,
+      data: page.map(entryView),
+      has_more: next !== null,
+      next_cursor: next,
+      url: "/v1/audit",
+      request_id: request.id,
+    };
+  });
+};
+
+function entryView(entry: AuditEntryRow): Static<typeof AuditEntryResource> {
+  return {
+    object: "audit_entry",
+    id: entry.id,
+    occurred_at: entry.occurredAt.toISOString(),
+    requested_by: entry.requestedBy,
+    organization_id: entry.organizationId,
+    address: entry.address,
+    forwarded_for: entry.forwardedFor,
+    method: entry.method,
+    path: entry.path,
+    resource: entry.resource,
+    status: entry.status,
+    code: entry.code,
+    request_id: entry.requestId,
+  };
+}

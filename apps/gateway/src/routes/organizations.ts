@@ -1,0 +1,56 @@
+/** For operators: whose keys and sandboxes there are. */
+import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
+import { createOrganization, listOrganizations } from "@torpor/db";
+import { decodeCursor, encodeCursor } from "../cursor.ts";
+import type { Dependencies } from "../deps.ts";
+import { ApiError } from "../errors.ts";
+import { isRowId } from "../ids.ts";
+import {
+  CreateOrganizationBody,
+  OrganizationList,
+  OrganizationListQuery,
+  OrganizationReply,
+} from "../key-schemas.ts";
+import { ERRORS } from "../schemas.ts";
+import { needs } from "../scopes.ts";
+import { organizationView } from "../views/key.ts";
+
+const tags = ["organizations"];
+const DEFAULT_PAGE = 100;
+const config = needs("operator");
+
+type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies }>;
+
+export const organizationRoutes: Plugin = async (app, { deps: { db } }) => {
+  const response = { 201: OrganizationReply, ...ERRORS };
+  const create = { tags, body: CreateOrganizationBody, response };
+  app.post("/organizations", { schema: create, config }, async (request, reply) => {
+    const { name } = request.body;
+    const made = await createOrganization(db, name);
+    if (made === undefined)
+      throw new ApiError("CONFLICT", `There is an organization '${name}' already.`, {
+        details: { field: "name" },
+      });
+    reply.status(201);
+    return { ...organizationView(made), request_id: request.id };
+  });
+
+  const querystring = OrganizationListQuery;
+  const list = { tags, querystring, response: { 200: OrganizationList, ...ERRORS } };
+  app.get("/organizations", { schema: list, config }, async (request) => {
+    const { limit = DEFAULT_PAGE, cursor } = request.query;
+    const afterId = cursor === undefined ? undefined : Number(decodeCursor(cursor, isRowId));
+    const rows = await listOrganizations(db, limit + 1, afterId);
+    const page = rows.slice(0, limit);
+    const last = page.at(-1);
+    const next = rows.length > limit && last !== undefined ? encodeCursor(String(last.id)) : null;
+    return {
+      object: "list" as const,
+      data: page.map(organizationView),
+      has_more: next !== null,
+      next_cursor: next,
+      url: "/v1/organizations",
+      request_id: request.id,
+    };
+  });
+};

@@ -1,0 +1,107 @@
+/** How long a key is remembered, and how often its use is noted; the database is scripted, and so is the clock. */
+import type { Database } from "@torpor/db";
+import { pino } from "pino";
+import { beforeEach, expect, test } from "vitest";
+import { type ApiKeys, createApiKeys } from "../src/auth.ts";
+
+let nowMs: number;
+let asked: number;
+let notes: number;
+let goodForMs: number | null | undefined;
+let noteFails: boolean;
+let keys: ApiKeys;
+
+const log = pino({ level: "silent" });
+/** `goodForMs` undefined: the key is unknown, revoked or expired. */
+const rows = () =>
+  goodForMs === undefined
+    ? []
+    : [{ apiKeyId: 1, organizationId: 1, scopes: ["read"], expiresAt: null, goodForMs }];
+const db = {
+  select: () => ({
+    from: () => ({
+      where: async () => {
+        asked += 1;
+        return rows();
+      },
+    }),
+  }),
+  update: () => ({
+    set: () => ({
+      where: async () => {
+        notes += 1;
+        if (noteFails) throw new Error("no database");
+      },
+    }),
+  }),
+} as unknown as Database;
+
+beforeEach(() => {
+  nowMs = 1_000_000;
+  asked = 0;
+  notes = 0;
+  goodForMs = null;
+  noteFails = false;
+  keys = createApiKeys({ db, log }, () => nowMs);
+});
+const isGood = async () => (await keys.find("key")) !== undefined;
+
+test("a key that was revoked is good for 5 s at most", async () => {
+  expect(await isGood()).toBe(true);
+  goodForMs = undefined;
+  nowMs += 4_999;
+  expect(await isGood()).toBe(true);
+  expect(asked).toBe(1);
+  nowMs += 1;
+  expect(await isGood()).toBe(false);
+});
+
+test("a key that expires is not remembered beyond that", async () => {
+  goodForMs = 2_000;
+  expect(await isGood()).toBe(true);
+  goodForMs = undefined;
+  nowMs += 1_999;
+  expect(await isGood()).toBe(true);
+  nowMs += 1;
+  expect(await isGood()).toBe(false);
+});
+
+test("one that expires later is asked about as often as any", async () => {
+  goodForMs = 3_600_000;
+  expect(await isGood()).toBe(true);
+  nowMs += 5_000;
+  expect(await isGood()).toBe(true);
+  expect(asked).toBe(2);
+});
+
+test("what is not a key is not remembered: it may become one", async () => {
+  goodForMs = undefined;
+  expect(await isGood()).toBe(false);
+  goodForMs = null;
+  expect(await isGood()).toBe(true);
+  expect(await keys.find("x".repeat(513)), "too long to be one").toBeUndefined();
+});
+
+test("use is noted once in a minute, however often the key comes, and never for a wrong one", async () => {
+  for (let at = 0; at < 600; at += 1) {
+    await isGood();
+    nowMs += 100;
+  }
+  expect(notes).toBe(1);
+  nowMs += 1_000;
+  await isGood();
+  expect(notes).toBe(2);
+  goodForMs = undefined;
+  nowMs += 61_000;
+  await isGood();
+  expect(notes).toBe(2);
+});
+
+test("a use that cannot be noted refuses nobody", async () => {
+  noteFails = true;
+  expect(await isGood()).toBe(true);
+  expect(notes).toBe(1);
+  nowMs += 61_000;
+  expect(await isGood()).toBe(true);
+  expect(notes).toBe(2);
+});

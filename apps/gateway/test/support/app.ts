@@ -1,0 +1,26 @@
+/** The public API on a database of the test's own making. */
+import type { FastifyInstance } from "fastify";
+import { pino } from "pino";
+import { buildApp } from "../../src/app.ts";
+import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
+import { createSandboxEvents } from "../../src/sandbox-events.ts";
+import { createTokens } from "../../src/tokens.ts";
+
+export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
+  return buildApp({
+    log: pino({ level: "silent" }),
+    tokens: createTokens("x".repeat(32)),
+    events: createSandboxEvents(),
+    publishCommitted: async () => {},
+    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
+    edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
+    limiter: { take: async () => ({}) },
+    audit: { note: async () => {} },
+    region: "local",
+    busConnected: () => false,
+    draining: new AbortController().signal,
+    stopping: new AbortController().signal,
+    limits: DEFAULT_LIMITS,
+    ...given,
+  });
+}

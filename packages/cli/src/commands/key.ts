@@ -1,0 +1,155 @@
+/** `torpor key`: the API keys of a fleet. `create`, `ls`, `revoke`, `rotate`. */
+import { parseArgs } from "node:util";
+import { type Api, openApi } from "../api.ts";
+import { durationSeconds } from "../duration.ts";
+import type { CommandContext } from "../main.ts";
+import { readAll } from "../pages.ts";
+import { table } from "../table.ts";
+
+interface Key {
+  id: number;
+  organization: string;
+  name: string;
+  hint: string | null;
+  scopes: string[];
+  status: string;
+  created_at: string;
+  expires_at: string | null;
+  last_used_at: string | null;
+  replaced_by: number | null;
+}
+type NewKey = Key & { secret: string };
+type RotatedKey = NewKey & { replaces: Key };
+
+interface Request {
+  api: Api;
+  context: CommandContext;
+}
+
+const DEFAULT_SCOPES = "read,lifecycle,exec";
+const HEADER = ["ID", "ORGANIZATION", "NAME", "KEY", "SCOPES", "STATUS", "EXPIRES", "LAST USED"];
+const USAGE = [
+  "key ls [--organization NAME] [--all]",
+  "key create <name> [--scope read,lifecycle,exec,operator] [--organization NAME] " +
+    "[--expires 30d|TIME] [--form e2b]",
+  "key revoke <id>",
+  "key rotate <id> [--overlap 1h]; each with --json",
+].join(" | ");
+
+const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
+  ls,
+  create,
+  revoke,
+  rotate,
+};
+
+export async function key(context: CommandContext): Promise<number> {
+  const [name = "ls", ...args] = context.args;
+  const command = COMMANDS[name];
+  if (command === undefined)
+    throw new Error(`there is no command "key ${name}"; usage: torpor ${USAGE}`);
+  return await command({ api: await openApi(context.root), context: { ...context, args } });
+}
+
+const json = { type: "boolean", default: false } as const;
+
+async function ls({ api, context }: Request): Promise<number> {
+  const { values } = parseArgs({
+    args: context.args,
+    options: { organization: { type: "string" }, all: { type: "boolean", default: false }, json },
+  });
+  const query = new URLSearchParams(values.all ? {} : { status: "active" });
+  if (values.organization !== undefined) query.set("organization", values.organization);
+  const keys = await readAll<Key>(api, "/v1/keys", query);
+  if (values.json) context.write(JSON.stringify(keys, undefined, 2));
+  else context.write(keys.length === 0 ? "There is no such key." : tableOf(keys));
+  return 0;
+}
+
+async function create({ api, context }: Request): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: {
+      scope: { type: "string", default: DEFAULT_SCOPES },
+      organization: { type: "string" },
+      expires: { type: "string" },
+      form: { type: "string" },
+      json,
+    },
+  });
+  const { organization, form, expires } = values;
+  const made = await api.call<NewKey>("POST", "/v1/keys", {
+    name: only(positionals, "name"),
+    scopes: values.scope.split(",").map((scope) => scope.trim()),
+    ...(organization === undefined ? {} : { organization }),
+    ...(form === undefined ? {} : { form }),
+    ...(expires === undefined ? {} : { expires_at: expiryIn(expires, Date.now()) }),
+  });
+  if (values.json) context.write(JSON.stringify(made, undefined, 2));
+  else writeSecret(context, made);
+  return 0;
+}
+
+async function revoke({ api, context }: Request): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: { json },
+  });
+  const revoked = await api.call<Key>("DELETE", pathOf(positionals));
+  context.write(values.json ? JSON.stringify(revoked, undefined, 2) : tableOf([revoked]));
+  return 0;
+}
+
+async function rotate({ api, context }: Request): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: { overlap: { type: "string", default: "0s" }, json },
+  });
+  const rotated = await api.call<RotatedKey>("POST", `${pathOf(positionals)}/rotate`, {
+    overlap_seconds: durationSeconds("--overlap", values.overlap),
+  });
+  if (values.json) {
+    context.write(JSON.stringify(rotated, undefined, 2));
+    return 0;
+  }
+  writeSecret(context, rotated);
+  const { id, status, expires_at: end } = rotated.replaces;
+  context.write(`Key ${id} ${status === "active" ? `stays good until ${end}` : `is ${status}`}.`);
+  return 0;
+}
+
+const pathOf = (positionals: string[]) => `/v1/keys/${encodeURIComponent(only(positionals, "id"))}`;
+
+function only(positionals: string[], what: string): string {
+  const [given, ...others] = positionals;
+  if (given === undefined) throw new Error(`which ${what}? usage: torpor ${USAGE}`);
+  if (others.length > 0) throw new Error(`one ${what}, not ${positionals.join(" ")}`);
+  return given;
+}
+
+/** When it ends: after this long, or at a time, which the API judges. */
+export function expiryIn(text: string, nowMs: number): string {
+  if (/^\d{4}-/.test(text)) return text;
+  return new Date(nowMs + durationSeconds("--expires", text) * 1000).toISOString();
+}
+
+function writeSecret({ write }: CommandContext, { secret, ...rest }: NewKey): void {
+  write(tableOf([rest]));
+  write("");
+  write(secret);
+  write("");
+  write("This is the key. It is shown this once, and kept nowhere.");
+}
+
+const tableOf = (keys: Key[]) => table(HEADER, keys.map(rowOf));
+
+function rowOf(shown: Key): string[] {
+  const { id, organization, name, hint, scopes, status, replaced_by: replacedBy } = shown;
+  const state = replacedBy === null ? status : `${status}, now ${replacedBy}`;
+  const begin = hint === null ? "-" : `${hint}…`;
+  const times = [shown.expires_at ?? "never", shown.last_used_at ?? "never"];
+  return [String(id), organization, name, begin, scopes.join(","), state, ...times];
+}

@@ -1,0 +1,42 @@
+import { describe, expect, test } from "vitest";
+import { expiryIn } from "../src/commands/key.ts";
+import { durationSeconds } from "../src/duration.ts";
+import { readAll } from "../src/pages.ts";
+
+describe("durations", () => {
+  test.each([
+    ["0s", 0],
+    ["90s", 90],
+    ["30m", 1800],
+    ["12h", 43_200],
+    ["30d", 2_592_000],
+  ])("%s", (text, seconds) => {
+    expect(durationSeconds("--overlap", text)).toBe(seconds);
+  });
+
+  test.each(["", "1", "h", "1.5h", "-1h", "1 h", "1w", "1hh", "toString", "9999999s"])(
+    "%j is none",
+    (text) => {
+      expect(() => durationSeconds("--overlap", text)).toThrow(
+        /^--overlap must be a number of s, m, h or d/,
+      );
+    },
+  );
+
+  test("a key ends after one, or at a time that is passed on", () => {
+    expect(expiryIn("1h", 0)).toBe("1970-01-01T01:00:00.000Z");
+    expect(expiryIn("2031-05-01T12:00:00Z", 0)).toBe("2031-05-01T12:00:00Z");
+  });
+});
+
+test("a list is read to its end", async () => {
+  const asked: string[] = [];
+  const pages = [
+    { data: [1, 2], next_cursor: "b+/=" },
+    { data: [3], next_cursor: null },
+  ];
+  const call = async (_: string, path: string) => (asked.push(path), pages.shift());
+  const query = new URLSearchParams({ status: "active" });
+  expect(await readAll({ call } as never, "/v1/keys", query)).toEqual([1, 2, 3]);
+  expect(asked).toEqual(["/v1/keys?status=active", "/v1/keys?status=active&cursor=b%2B%2F%3D"]);
+});
