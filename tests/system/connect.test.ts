@@ -145,6 +145,30 @@ describe("lists", () => {
     expect((await Sandbox.list({ ...options, status: "paused" })).map(({ sandboxId }) => sandboxId)).toEqual([paused]);
     expect((await Sandbox.list({ ...options, region: "local" })).length).toBe(seen.length);
     expect(await Sandbox.list({ ...options, region: "elsewhere" })).toEqual([]);
+    const ids = async (query: string) => {
+      const { status, body } = await fleet.call("GET", `/v1/sandboxes?${query}`);
+      return status === 200 ? (body["data"] as Body[]).map(({ id }) => id) : body["message"];
+    };
+    const mine = await idOf({ metadata: { job: "a", "team/x": "ü b" } });
+    await idOf({ metadata: { job: "b" } });
+    expect(await ids("status=paused,creating")).toEqual([paused]);
+    expect(await ids("status=running,paused")).toHaveLength(seen.length + 2);
+    expect(await ids("metadata[job]=a")).toEqual([mine]);
+    const both = `metadata[job]=a&metadata[${encodeURIComponent("team/x")}]=${encodeURIComponent("ü b")}`;
+    expect(await ids(both)).toEqual([mine]);
+    expect(await ids("metadata[job]=a&status=paused")).toEqual([]);
+    expect(await ids("metadata[job]=c")).toEqual([]);
+    for (const [query, said] of [
+      ["metdata[job]=a", /metdata\[job\] is not a parameter: there are limit, status/],
+      ["metadata=a", /metadata/],
+      ["metadata[job]=a&metadata[job]=b", /metadata\[job\] must be given once/],
+      ["status=running,gone", /status must be one or more of running/],
+    ] as const)
+      expect(await ids(query)).toMatch(said);
+    expect((await fleet.call("DELETE", `${pathOf(mine)}?force=true`)).body["message"]).toMatch(
+      /force is not a parameter: this request takes none/,
+    );
+    expect((await get(mine)).status).toBe(200);
     expect((await fleet.call("GET", "/v1/sandboxes?cursor=bm8")).body).toMatchObject({
       code: "INVALID_REQUEST",
       message: expect.stringMatching(/cursor/),

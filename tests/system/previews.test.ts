@@ -184,6 +184,13 @@ describe("on loopback addresses", () => {
     });
     expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "running" });
     await post(fleet, waking, "pause");
+    const probe = (headers: Record<string, string> = {}) => send(`${String(waking["public_host"])}/health`, { headers });
+    for (const headers of [{}, { authorization: "Bearer wrong" }, { "x-api-key": "wrong" }])
+      expect(await probe(headers)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
+    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "paused" });
+    const authorization = `Bearer ${String(waking["auth_token"])}`;
+    expect((await probe({ authorization })).status).toBe(200);
+    await post(fleet, waking, "pause");
     expect(await echoed(new WebSocket(urlOf(waking).replace("http", "ws")))).toBe("echo hi");
     await post(fleet, plain, "resume");
     await until("the port is served again", () => isServed(plain));

@@ -14,6 +14,7 @@ import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
+import { refuseUnknownParameters } from "./list-filter.ts";
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
 import { requestIdOf } from "./request-id.ts";
@@ -113,6 +114,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
   });
   v1.setNotFoundHandler(answerUnknownPath);
+  v1.addHook("preValidation", refuseUnknownParameters);
   v1.addHook("preHandler", async (request) => {
     const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
     if (field !== undefined) throw invalidRequest([{ field, message: "holds a NUL character or half a surrogate pair" }]);

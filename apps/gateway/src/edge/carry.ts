@@ -81,17 +81,17 @@ export async function carryUpgrade(
 async function send(
   deps: CarryDependencies,
   door: Door,
-  { view, passesCredentials }: Admission,
+  admission: Admission,
   incoming: IncomingMessage,
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Exchanged> {
   const extra = isPreview(door) ? { ...headers, ...forwardedHeaders(incoming) } : headers;
-  const sending: Sending = { extra, passesCredentials, signal };
-  const target = await routeTo(deps, door, view, signal);
+  const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
+  const target = await routeTo(deps, door, admission, signal);
   const exchanged = await exchange(incoming, target, sending);
   if (exchanged.kind !== "answered" || exchanged.answer.statusCode !== CONFLICT || hasBody(incoming)) return exchanged;
-  const current = await routeAgain(deps, door, signal).catch((error: unknown) => {
+  const current = await routeAgain(deps, door, admission, signal).catch((error: unknown) => {
     exchanged.answer.destroy();
     throw error;
   });
@@ -100,10 +100,10 @@ async function send(
   return await exchange(incoming, current, sending);
 }
 
-async function routeAgain(deps: CarryDependencies, door: Door, signal: AbortSignal): Promise<Target> {
+async function routeAgain(deps: CarryDependencies, door: Door, { isUser }: Admission, signal: AbortSignal): Promise<Target> {
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
-  return await routeTo(deps, door, view, signal);
+  return await routeTo(deps, door, { view, isUser }, signal);
 }
 
 function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiError {

@@ -11,7 +11,10 @@ import { type Door, isPreview } from "./door.ts";
 import { type Target, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
 
-/** They say nothing that needs a token; SDKs and people probe them without. */
+/**
+ * They say nothing that needs a token; SDKs and people probe them without. A probe by a stranger
+ * wakes nothing: it would keep a paused sandbox running, at its owner's cost.
+ */
 const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 
 export interface RouteDependencies extends WakeDependencies {
@@ -36,6 +39,14 @@ export interface Admission {
   rateHeaders: Record<string, string>;
   /** The client's credentials are the application's own affair, and pass. */
   passesCredentials: boolean;
+  /** It may use the sandbox, and so resume it. */
+  isUser: boolean;
+}
+
+interface Client {
+  /** Whose requests are counted. */
+  budget: string;
+  isUser: boolean;
 }
 
 /** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
@@ -46,14 +57,20 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   const { sandbox } = view;
   const isPublic = isPreview(door) && sandbox.previewAccess === "public";
   // Visitors of a preview do not use up the budget of the sandbox's owner.
-  const budget = isPublic ? `preview ${sandbox.id}` : await authorize(deps, asked, view);
+  const { budget, isUser } = isPublic ? { budget: `preview ${sandbox.id}`, isUser: true } : await authorize(deps, asked, view);
   const rateHeaders = await deps.limiter.take(budget);
-  return { view, rateHeaders, passesCredentials: isPublic };
+  return { view, rateHeaders, passesCredentials: isPublic, isUser };
 }
 
 /** Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not answer, and what a resume that fails is answered with. */
-export async function routeTo(deps: RouteDependencies, door: Door, view: SandboxView, gone: AbortSignal): Promise<Target> {
-  const awake = deps.waker.mayWake(view) ? await deps.waker.wake(door, view, gone) : view;
+export async function routeTo(
+  deps: RouteDependencies,
+  door: Door,
+  { view, isUser }: Pick<Admission, "view" | "isUser">,
+  gone: AbortSignal,
+): Promise<Target> {
+  const wakes = isUser && deps.waker.mayWake(view);
+  const awake = wakes ? await deps.waker.wake(door, view, gone) : view;
   const { sandbox, host } = awake;
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
@@ -63,27 +80,36 @@ export async function routeTo(deps: RouteDependencies, door: Door, view: Sandbox
   return target;
 }
 
-/** The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Returns whose budget it counts against. */
-async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: SandboxView): Promise<string> {
-  const { door, incoming } = asked;
-  const isRead = incoming.method === "GET" || incoming.method === "HEAD";
-  if (!isPreview(door) && isRead && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "")) return `open ${sandbox.id}`;
+/**
+ * The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Who has
+ * neither may look at the open paths.
+ */
+async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: SandboxView): Promise<Client> {
+  const { incoming } = asked;
+  const stranger = isOpen(asked) ? { budget: `open ${sandbox.id}`, isUser: false } : undefined;
   const token = bearerIn(incoming.headers);
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return `sandbox ${sandbox.id}`;
+  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return { budget: `sandbox ${sandbox.id}`, isUser: true };
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
-    if (owner.scopes.includes("exec")) return budget;
+    if (owner.scopes.includes("exec")) return { budget, isUser: true };
+    if (stranger !== undefined) return stranger;
     // It counts, as it does on the control plane.
     await deps.limiter.take(budget);
     const refusal = scopeMissing("exec", owner.scopes, "Using a sandbox");
     noteRefusal(deps, asked, sandbox.id, refusal, owner);
     throw refusal;
   }
+  if (stranger !== undefined) return stranger;
   const refusal = token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
   noteRefusal(deps, asked, sandbox.id, refusal, owner);
   throw refusal;
+}
+
+function isOpen({ door, incoming }: Asked): boolean {
+  const isRead = incoming.method === "GET" || incoming.method === "HEAD";
+  return isRead && !isPreview(door) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "");
 }
 
 /** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */

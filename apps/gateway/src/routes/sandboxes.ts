@@ -1,6 +1,6 @@
 /** Reading sandboxes, and their timeout. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { SandboxList, SandboxResource, SetTimeoutBody, TimeoutReply } from "@torpor/contracts";
+import { LISTED_STATES, SandboxList, SandboxResource, SetTimeoutBody, TimeoutReply } from "@torpor/contracts";
 import { findSandbox, findSandboxRow, listEvents, listSandboxes, type SandboxView, setTimeoutSeconds } from "@torpor/db";
 import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
@@ -8,6 +8,7 @@ import { decodeCursor, encodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
+import { metadataIn, statesIn } from "../list-filter.ts";
 import { ERRORS, EventList, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { eventView, sandboxView } from "../views/sandbox.ts";
@@ -18,7 +19,17 @@ const Limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100 });
 const Cursor = Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }));
 const ListQuery = Type.Object({
   limit: Type.Optional(Limit),
-  status: Type.Optional(Type.Enum(["running", "stopped", "paused", "creating", "error"])),
+  status: Type.Optional(
+    Type.String({
+      maxLength: 128,
+      description: `One or more of ${LISTED_STATES.join(", ")}, with commas between them`,
+    }),
+  ),
+  metadata: Type.Optional(
+    Type.Record(Type.String(), Type.String(), {
+      description: "`metadata[name]=value`, up to 16 of them: those whose metadata has all",
+    }),
+  ),
   region: Type.Optional(Type.String({ maxLength: 64 })),
   cursor: Cursor,
 });
@@ -38,9 +49,11 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
 
   const list = { tags, querystring: ListQuery, response: { 200: SandboxList, ...ERRORS } };
   app.get("/sandboxes", { schema: list, config: reads }, async (request) => {
-    const { limit = DEFAULT_PAGE, status, region, cursor } = request.query;
+    const { limit = DEFAULT_PAGE, region, cursor } = request.query;
+    const states = statesIn(request.query.status);
+    const metadata = metadataIn(request.query);
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
-    const page = await listSandboxes(deps.db, { organizationId: organizationOf(request), limit, status, region, afterId });
+    const page = await listSandboxes(deps.db, { organizationId: organizationOf(request), limit, states, metadata, region, afterId });
     const last = page.views.at(-1)?.sandbox.id;
     const next = page.hasMore && last !== undefined ? encodeCursor(last) : null;
     return {

@@ -10,6 +10,10 @@ export const PUBLIC_STATUSES = ["creating", "running", "paused", "stopped", "err
 export const PublicStatus = Type.Enum(PUBLIC_STATUSES);
 export type PublicStatus = Static<typeof PublicStatus>;
 
+/** That a list can be asked for. */
+export const LISTED_STATES = ["running", "stopped", "paused", "creating", "error"] as const;
+export type ListedState = (typeof LISTED_STATES)[number];
+
 export const MAX_TIMEOUT_SECONDS = 30 * 24 * 3600;
 export const TimeoutSeconds = Type.Integer({
   minimum: 1,

@@ -110,8 +110,10 @@ export async function listEdgeSandboxes(db: Tx): Promise<EdgeSandbox[]> {
 export interface ListFilter {
   organizationId: number;
   limit: number;
-  /** Settled state as the API shows it. */
-  status?: SettledState | undefined;
+  /** Settled states as the API shows them. */
+  states?: SettledState[] | undefined;
+  /** All of which a sandbox's metadata has. */
+  metadata?: Record<string, string> | undefined;
   region?: string | undefined;
   /** Id of the last sandbox of the page before. */
   afterId?: string | undefined;
@@ -124,7 +126,8 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
       and(
         eq(sandboxes.organizationId, filter.organizationId),
         isAlive,
-        filter.status === undefined ? undefined : eq(sandboxes.settledState, filter.status),
+        filter.states === undefined ? undefined : inArray(sandboxes.settledState, filter.states),
+        filter.metadata === undefined ? undefined : sql`${sandboxes.metadata} @> ${JSON.stringify(filter.metadata)}::jsonb`,
         filter.region === undefined ? undefined : eq(sandboxes.region, filter.region),
         filter.afterId === undefined ? undefined : lt(sandboxes.id, filter.afterId),
       ),
