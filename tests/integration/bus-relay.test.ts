@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";
-import { inTransaction, insertOutbox } from "@torpor/db";
+import { countRefused, inTransaction, insertOutbox } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import {
   type NatsServer,
@@ -46,6 +46,7 @@ const message = () => ({
   subject: subjects.intent("pause"),
   payload: { type: "intent", version: 1, kind: "pause", operationId: newOperationId(), sandboxId: newSandboxId() },
 });
+const relay = () => relayCommitted({ db: database.db, bus, log: silentLog() });
 const unpublished = async () => (await database.sql`SELECT id FROM outbox WHERE published_at IS NULL`).length;
 const stored = async () => (await (await bus.manager()).streams.info(STREAMS.INTENTS.name)).state.messages;
 
@@ -54,10 +55,10 @@ test("while NATS is away the committer does not fail, and the relay publishes wh
   await nats.stop();
   await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
   expect(await unpublished()).toBe(5);
-  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 5, published: 0 });
+  expect(await relay()).toEqual({ taken: 5, published: 0 });
   await nats.start();
   await until("the relay has published all", async () => {
-    await relayCommitted(database.db, bus);
+    await relay();
     return (await unpublished()) === 0;
   });
   expect(await stored()).toBe(5);
@@ -66,13 +67,13 @@ test("while NATS is away the committer does not fail, and the relay publishes wh
 test("what the committer publishes at once is left alone by the relay", async () => {
   const ids = await leave(3);
   await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
-  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 0, published: 0 });
+  expect(await relay()).toEqual({ taken: 0, published: 0 });
   expect(await stored()).toBe(3);
 });
 
 test("a row that is fresh is its committer's to publish", async () => {
   await inTransaction(database.db, (tx) => insertOutbox(tx, [message()]));
-  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 0, published: 0 });
+  expect(await relay()).toEqual({ taken: 0, published: 0 });
 });
 
 test("two relays share the work: each row is taken by one, all are published, none is stored twice", async () => {
@@ -82,7 +83,7 @@ test("two relays share the work: each row is taken by one, all are published, no
   const round = async () => {
     let taken = 0;
     for (;;) {
-      const result = await relayCommitted(database.db, bus);
+      const result = await relay();
       taken += result.taken;
       if (result.taken === 0) return taken;
     }
@@ -94,8 +95,29 @@ test("two relays share the work: each row is taken by one, all are published, no
 
 test("a relay that dies after the broker has stored a message publishes it again under the same id, and it is stored once", async () => {
   const ids = await leave(4);
-  await relayCommitted(database.db, bus);
+  await relay();
   await database.sql`UPDATE outbox SET published_at = NULL WHERE id IN ${database.sql(ids.slice(0, 2))}`;
-  expect(await relayCommitted(database.db, bus)).toEqual({ taken: 2, published: 2 });
+  expect(await relay()).toEqual({ taken: 2, published: 2 });
   expect([await unpublished(), await stored()]).toEqual([0, 4]);
+});
+
+test("a message that no server will ever take is set aside with the reason, and holds up no other", async () => {
+  const ids = await inTransaction(database.db, (tx) =>
+    insertOutbox(tx, [
+      { ...message(), payload: { text: "x".repeat(1024 ** 2) } },
+      { ...message(), subject: "torpor.v1.intent.a b" },
+      message(),
+      message(),
+    ]),
+  );
+  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids.slice(0, 3));
+  await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
+  expect(await relay()).toEqual({ taken: 1, published: 1 });
+  expect(await stored()).toBe(2);
+  expect(await countRefused(database.db)).toBe(2);
+  const rows = await database.sql`SELECT refused_because FROM outbox WHERE published_at IS NULL ORDER BY id`;
+  expect(rows.map((row) => String(row["refused_because"]))).toEqual([
+    expect.stringMatching(/it has \d+ bytes, and the server takes \d+/),
+    expect.stringMatching(/is no subject/),
+  ]);
 });

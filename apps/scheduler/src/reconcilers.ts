@@ -18,6 +18,7 @@ import {
   markLostHosts,
   moveOperation,
   type OperationRow,
+  countRefused,
   pruneAuditEntries,
   pruneHostEvents,
   pruneOutbox,
@@ -185,6 +186,7 @@ const pruneMessages: SchedulerReconciler = {
   everyMs: 60_000,
   run: async (deps) => ({
     pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS),
+    refused: await countRefused(deps.db),
     hostEvents: await pruneHostEvents(deps.db, HOST_EVENTS_KEPT_MS),
     auditEntries: await pruneAuditEntries(deps.db),
   }),

@@ -136,7 +136,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted(db, bus) };
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log }) };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
   const restore = {
     name: RESTORE_BUS,

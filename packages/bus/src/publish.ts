@@ -9,7 +9,12 @@ export interface OutgoingMessage {
   traceId?: string | undefined;
 }
 
-export type Published = { kind: "stored" } | { kind: "duplicate" } | { kind: "unavailable"; cause: unknown };
+export type Published =
+  | { kind: "stored" }
+  | { kind: "duplicate" }
+  /** No server takes it, now or later. */
+  | { kind: "refused"; reason: string }
+  | { kind: "unavailable"; cause: unknown };
 
 export const TRACE_HEADER = "Torpor-Trace-Id";
 const LIMIT_MS = 3_000;
@@ -18,13 +23,27 @@ const LIMIT_MS = 3_000;
 export async function publish(bus: Bus, message: OutgoingMessage): Promise<Published> {
   const meta = headers();
   if (message.traceId !== undefined) meta.set(TRACE_HEADER, message.traceId);
+  const payload = JSON.stringify(message.payload);
+  const reason = refusalOf(bus, message.subject, payload);
+  if (reason !== undefined) return { kind: "refused", reason };
   try {
     const options = { msgID: message.msgId, headers: meta, timeout: LIMIT_MS };
-    const ack = await bus.jetstream.publish(message.subject, JSON.stringify(message.payload), options);
+    const ack = await bus.jetstream.publish(message.subject, payload, options);
     return ack.duplicate ? { kind: "duplicate" } : { kind: "stored" };
   } catch (cause) {
     return { kind: "unavailable", cause };
   }
+}
+
+/** For headers, of what the server takes of a message. */
+const HEADER_ROOM_BYTES = 4 * 1024;
+const SUBJECT = /^[^\s.*>]+(\.[^\s.*>]+)*$/;
+
+function refusalOf({ connection }: Bus, subject: string, payload: string): string | undefined {
+  if (!SUBJECT.test(subject)) return `"${subject}" is no subject to publish to`;
+  const bytes = Buffer.byteLength(payload);
+  const most = (connection.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADER_ROOM_BYTES;
+  return bytes > most ? `it has ${bytes} bytes, and the server takes ${most}` : undefined;
 }
 
 /** Publishes what the next one supersedes: not stored, lost when nobody listens. */

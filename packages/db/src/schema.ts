@@ -552,6 +552,8 @@ export const outbox = pgTable(
     traceId: text("trace_id"),
     createdAt: createdAt(),
     publishedAt: at("published_at"),
+    /** Why it can never be published; it is set aside, and kept to be looked at. */
+    refusedBecause: text("refused_because"),
   },
   (message) => [
     index("outbox_unpublished")

@@ -4,7 +4,7 @@
  * OB1  A row is marked as published only when the broker has stored its message. A crash in between publishes again under the same id, which the stream stores once.
  */
 import { type Bus, publish } from "@torpor/bus";
-import { type Database, findOutbox, markPublished, type OutboxRow, relayOutbox } from "@torpor/db";
+import { type Database, findOutbox, markOutcome, type OutboxOutcome, type OutboxRow, relayOutbox } from "@torpor/db";
 
 const RELAY_BATCH = 200;
 /** The committer publishes first; the relay takes what is older than this. */
@@ -12,6 +12,7 @@ const RELAY_AFTER_MS = 500;
 
 interface OutboxLog {
   warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
 }
 
 /** Publishes committed rows now. What fails, or is not even tried because the bus is away, is left to the relay. Never rejects. */
@@ -19,24 +20,41 @@ export async function publishCommitted(deps: { db: Database; bus: Bus | undefine
   const { db, bus, log } = deps;
   if (bus === undefined || !bus.isConnected()) return;
   try {
-    await markPublished(db, await publishRows(bus, await findOutbox(db, outboxIds)));
+    await markOutcome(db, await publishRows(bus, log, await findOutbox(db, outboxIds)));
   } catch (err) {
     log.warn({ err }, "committed messages could not be published at once; the relay will");
   }
 }
 
 /** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
-export async function relayCommitted(db: Database, bus: Bus): Promise<{ taken: number; published: number }> {
-  return await relayOutbox(db, { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS }, (rows) => publishRows(bus, rows));
+export async function relayCommitted({
+  db,
+  bus,
+  log,
+}: {
+  db: Database;
+  bus: Bus;
+  log: OutboxLog;
+}): Promise<{ taken: number; published: number }> {
+  const which = { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
+  return await relayOutbox(db, which, (rows) => publishRows(bus, log, rows));
 }
 
-/** Ids of what the broker has stored. It stops at the first that could not be: the rest would fare the same. */
-async function publishRows(bus: Bus, rows: OutboxRow[]): Promise<number[]> {
-  const published: number[] = [];
+/**
+ * Stops at the first that the broker could not store: the rest would fare the same. One that it will
+ * never store is set aside, so that it holds up no other.
+ */
+async function publishRows(bus: Bus, log: OutboxLog, rows: OutboxRow[]): Promise<OutboxOutcome> {
+  const outcome: OutboxOutcome = { published: [], refused: [] };
   for (const { id, subject, payload, traceId } of rows) {
-    const result = await publish(bus, { subject, payload, msgId: `outbox-${id}`, traceId: traceId ?? undefined });
+    const message = { subject, payload, msgId: `outbox-${id}`, traceId: traceId ?? undefined };
+    const result = await publish(bus, message);
     if (result.kind === "unavailable") break;
-    published.push(id);
+    if (result.kind === "refused") {
+      const { reason } = result;
+      log.error({ outboxId: id, subject, reason }, "a message can never be sent; it is set aside");
+      outcome.refused.push({ id, reason });
+    } else outcome.published.push(id);
   }
-  return published;
+  return outcome;
 }

@@ -1,31 +1,39 @@
 /** The outbox: rows written with the change they announce, published after the commit. Readers take "unpublished", never "id greater than the last": ids become visible out of order. */
-import { and, asc, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { outbox } from "../schema.ts";
 
 export type OutboxRow = Pick<typeof outbox.$inferSelect, "id" | "subject" | "payload" | "traceId">;
 
+const isDue = and(isNull(outbox.publishedAt), isNull(outbox.refusedBecause));
+
+/** What came of messages that were to be published; of those that are in neither, nothing yet. */
+export interface OutboxOutcome {
+  published: number[];
+  refused: { id: number; reason: string }[];
+}
+
 /**
- * Takes up to `limit` unpublished messages, hands them to `publish`, and marks those it reports as published. Rows are locked meanwhile, so that relays share the work;
+ * Takes up to `limit` unpublished messages, hands them to `publish`, and marks those it reports as published or refused. Rows are locked meanwhile, so that relays share the work;
  * a crash in between publishes again under the same message id. Returns how many were taken and how many were published.
  */
 export async function relayOutbox(
   db: Database,
   options: { limit: number; olderThanMs: number },
-  publish: (rows: OutboxRow[]) => Promise<number[]>,
+  publish: (rows: OutboxRow[]) => Promise<OutboxOutcome>,
 ): Promise<{ taken: number; published: number }> {
   return await db.transaction(async (tx) => {
     const rows = await tx
       .select({ id: outbox.id, subject: outbox.subject, payload: outbox.payload, traceId: outbox.traceId })
       .from(outbox)
-      .where(and(isNull(outbox.publishedAt), lt(outbox.createdAt, sql`now() - ${`${options.olderThanMs} milliseconds`}::interval`)))
+      .where(and(isDue, lt(outbox.createdAt, sql`now() - ${`${options.olderThanMs} milliseconds`}::interval`)))
       .orderBy(asc(outbox.id))
       .limit(options.limit)
       .for("update", { skipLocked: true });
     if (rows.length === 0) return { taken: 0, published: 0 };
-    const published = await publish(rows);
-    await markPublished(tx, published);
-    return { taken: rows.length, published: published.length };
+    const outcome = await publish(rows);
+    await markOutcome(tx, outcome);
+    return { taken: rows.length, published: outcome.published.length };
   });
 }
 
@@ -35,7 +43,7 @@ export async function findOutbox(db: Tx, ids: number[]): Promise<OutboxRow[]> {
   return await db
     .select({ id: outbox.id, subject: outbox.subject, payload: outbox.payload, traceId: outbox.traceId })
     .from(outbox)
-    .where(and(inArray(outbox.id, ids), isNull(outbox.publishedAt)))
+    .where(and(inArray(outbox.id, ids), isDue))
     .orderBy(asc(outbox.id));
 }
 
@@ -45,6 +53,16 @@ export async function markPublished(db: Tx, ids: number[]): Promise<void> {
     .update(outbox)
     .set({ publishedAt: sql`now()` })
     .where(inArray(outbox.id, ids));
+}
+
+export async function markOutcome(db: Tx, { published, refused }: OutboxOutcome): Promise<void> {
+  await markPublished(db, published);
+  for (const { id, reason } of refused) await db.update(outbox).set({ refusedBecause: reason }).where(eq(outbox.id, id));
+}
+
+/** How many were set aside and are kept. */
+export async function countRefused(db: Tx): Promise<number> {
+  return await db.$count(outbox, isNotNull(outbox.refusedBecause));
 }
 
 /** Deletes published messages older than `olderThanMs`. Returns how many. */
