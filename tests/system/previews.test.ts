@@ -19,8 +19,11 @@ import { WebSocket, WebSocketServer } from "ws";
 type Body = Record<string, unknown>;
 const run = promisify(execFile);
 
+const KIB = 1024;
 /** The user's server. It tells what it got, echoes bodies and frames, and streams at /slow until it is told to go on. */
-const app = createServer((incoming, response) => {
+const app = createServer({ maxHeaderSize: 256 * KIB }, (incoming, response) => {
+  const answerHeader = /^\/header\/(\d+)$/.exec(incoming.url ?? "")?.[1];
+  if (answerHeader !== undefined) response.setHeader("x-long", "y".repeat(Number(answerHeader) * KIB));
   if (incoming.url === "/slow") {
     response.write("first ");
     return void app.once("go on", () => response.end("second"));
@@ -125,6 +128,36 @@ describe("on loopback addresses", () => {
 
     await listenInside(sandbox, port, false);
     await until("the port is closed", async () => !(await isServed(sandbox)));
+  });
+
+  test("headers up to 64 KiB pass both ways; what is larger, or no HTTP, is told with JSON and a request id", async () => {
+    const sandbox = await create(fleet);
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    const url = urlOf(sandbox);
+    const long = (kib: number) => ({ headers: { "x-long": "y".repeat(kib * KIB) } });
+    const answer = await send(url, long(60));
+    expect(answer.status).toBe(200);
+    expect((answer.body["headers"] as Body)["x-long"]).toHaveLength(60 * KIB);
+    const maxHeaderSize = 256 * KIB;
+    const returned = await send(`${url}/header/60`, { maxHeaderSize });
+    expect(returned.headers["x-long"]).toHaveLength(60 * KIB);
+    expect(await send(`${url}/header/70`, { maxHeaderSize })).toMatchObject({
+      status: 409,
+      body: { code: "ANSWER_HEADERS_TOO_LARGE", message: expect.stringMatching(/larger than 64 KiB/) },
+    });
+    const api = `${fleet.url}/v1/sandboxes`;
+    for (const where of [url, String(sandbox["public_host"]), api]) {
+      expect(await send(where, long(70)), where).toMatchObject({
+        status: 431,
+        headers: { "x-request-id": expect.stringMatching(/^req_/) },
+        body: { code: "HEADERS_TOO_LARGE", request_id: expect.stringMatching(/^req_/) },
+      });
+      const { hostname, port: at } = new URL(where);
+      const socket = createConnection({ host: hostname, port: Number(at) });
+      socket.end("NO HTTP AT ALL\r\n\r\n");
+      expect(await text(socket), where).toMatch(/^HTTP\/1.1 400 [^]*x-request-id: req_[^]*"code":"INVALID_REQUEST"/);
+    }
   });
 
   test("a host whose address is none costs its own sandboxes alone", async () => {

@@ -5,6 +5,7 @@
  * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope that it declares: the hooks are on the subtree.
  */
 import swagger from "@fastify/swagger";
+import { MAX_HEADER_BYTES } from "@torpor/contracts";
 import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
@@ -50,7 +51,8 @@ export function buildApp(deps: Dependencies): FastifyInstance {
     forceCloseConnections: "idle",
     return503OnClosing: false,
     routerOptions: { maxParamLength: 512 },
-    clientErrorHandler: refuseMalformedHttp,
+    clientErrorHandler: (cause, socket) => refuseMalformedHttp(cause, socket),
+    http: { maxHeaderSize: MAX_HEADER_BYTES },
     frameworkErrors: (error, request, reply: FastifyReply) =>
       void reply
         .status(400)

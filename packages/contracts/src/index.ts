@@ -1,5 +1,6 @@
 export * from "./ids.ts";
 export * from "./env-vars.ts";
+export * from "./header-bytes.ts";
 export * from "./subjects.ts";
 export * from "./streams.ts";
 export * from "./messages.ts";

@@ -1,6 +1,7 @@
 /** One request to a host's data plane: sent, streamed both ways, with its failures told apart by whether they can have had an effect. */
 import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
 import type { Duplex } from "node:stream";
+import { ADDED_HEADER_BYTES, MAX_HEADER_BYTES } from "@torpor/contracts";
 import { upstreamHeaders } from "./headers.ts";
 import type { Target } from "./target.ts";
 
@@ -30,7 +31,16 @@ export async function exchange(incoming: IncomingMessage, target: Target, sendin
   const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers }, passesCredentials);
   const { hostname, port } = target.url;
   // A connection is never used twice: one that is refused is then known to have carried nothing.
-  const upstream = httpRequest({ host: hostname, port, method: incoming.method, path: incoming.url, headers, agent: false, signal });
+  const upstream = httpRequest({
+    host: hostname,
+    port,
+    method: incoming.method,
+    path: incoming.url,
+    headers,
+    agent: false,
+    signal,
+    maxHeaderSize: MAX_HEADER_BYTES + ADDED_HEADER_BYTES,
+  });
   upstream.setTimeout(SILENCE_LIMIT_MS, () => upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)));
   const exchanged = outcomeOf(upstream);
   if (hasBody(incoming)) incoming.pipe(upstream);

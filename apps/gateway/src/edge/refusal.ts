@@ -4,9 +4,9 @@ import type { Duplex } from "node:stream";
 import { endAnswer } from "@torpor/service/end-answer";
 import type { ApiError } from "../errors.ts";
 
-function bodyOf(error: ApiError, requestId: string): Buffer {
+export function refusalBody(error: ApiError, requestId: string): object {
   const details = error.details === undefined ? {} : { details: error.details };
-  const body = {
+  return {
     error: error.message,
     message: error.message,
     code: error.code,
@@ -14,8 +14,9 @@ function bodyOf(error: ApiError, requestId: string): Buffer {
     timestamp: new Date().toISOString(),
     ...details,
   };
-  return Buffer.from(JSON.stringify(body));
 }
+
+const bodyOf = (error: ApiError, requestId: string) => Buffer.from(JSON.stringify(refusalBody(error, requestId)));
 
 /** Answers a request with the error; one that is half answered already is cut off. */
 export function refuse(

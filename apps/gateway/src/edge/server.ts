@@ -4,6 +4,9 @@ import { createServer as createSecureServer, type Server as SecureServer } from 
 import type { Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import type { Duplex } from "node:stream";
+import { MAX_HEADER_BYTES } from "@torpor/contracts";
+import { refuseMalformedHttp } from "../malformed-http.ts";
+import { refusalBody } from "./refusal.ts";
 
 const HEADERS_LIMIT_MS = 15_000;
 const KEEP_ALIVE_MS = 65_000;
@@ -29,6 +32,7 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
     // Uploads take as long as they take.
     requestTimeout: 0,
     keepAliveTimeout: KEEP_ALIVE_MS,
+    maxHeaderSize: MAX_HEADER_BYTES,
   };
   let isDraining = false;
   const answering = new Set<ServerResponse>();
@@ -47,6 +51,7 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
     socket.on("error", () => socket.destroy());
     void handlers.upgrade(incoming, socket, head);
   });
+  server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
   server.maxConnections = maxConnections;
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {

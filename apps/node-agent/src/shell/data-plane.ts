@@ -10,7 +10,14 @@ import { timingSafeEqual } from "node:crypto";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, SNAPSHOT_PATH } from "@torpor/contracts";
+import {
+  ADDED_HEADER_BYTES,
+  DATA_PLANE_CONTROLS,
+  DATA_PLANE_HEADERS,
+  GUEST_AGENT_PORT,
+  MAX_HEADER_BYTES,
+  SNAPSHOT_PATH,
+} from "@torpor/contracts";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
@@ -46,7 +53,8 @@ interface DataPlane {
 export function createDataPlane({ hostKey, findRoute, activity, snapshots }: DataPlaneOptions): DataPlane {
   const answering = new Set<ServerResponse>();
   const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
-  const server = createServer((incoming, response) => {
+  const maxHeaderSize = MAX_HEADER_BYTES + ADDED_HEADER_BYTES;
+  const server = createServer({ maxHeaderSize }, (incoming, response) => {
     if (isOfHost(incoming)) {
       if (hasKey(incoming, hostKey)) void snapshots.answer(incoming, response);
       else refuse(incoming, response, NO_KEY);

@@ -2,7 +2,7 @@
 import { type IncomingHttpHeaders, type IncomingMessage, request as httpRequest, type ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT } from "@torpor/contracts";
+import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT, MAX_HEADER_BYTES } from "@torpor/contracts";
 import type { Exchange } from "./activity.ts";
 import { endAnswer } from "@torpor/service/end-answer";
 import { agentUnreachable, connectAgent, type GuestRoute, openTunnel } from "./guest-tunnel.ts";
@@ -28,6 +28,7 @@ export async function forward(incoming: IncomingMessage, response: ServerRespons
     method: incoming.method,
     path: incoming.url,
     headers: guestHeaders(incoming.headers, door),
+    maxHeaderSize: MAX_HEADER_BYTES,
   });
   upstream.once("response", (answer) => {
     exchange.answered();
@@ -82,7 +83,13 @@ async function connectionTo({ route, port }: GuestDoor): Promise<Socket | Refusa
   return port === GUEST_AGENT_PORT ? await connectAgent(route) : await openTunnel(route, port);
 }
 
-function unreachable({ port }: GuestDoor, error: Error): Refusal {
+function unreachable({ port }: GuestDoor, error: Error & { code?: string }): Refusal {
+  if (error.code === "HPE_HEADER_OVERFLOW")
+    return {
+      status: 409,
+      code: "ANSWER_HEADERS_TOO_LARGE",
+      message: `The headers of the answer of port ${port} are larger than ${MAX_HEADER_BYTES / 1024} KiB together, and are not passed on. What was asked for was carried out.`,
+    };
   if (port === GUEST_AGENT_PORT) return agentUnreachable(error);
   return { status: 409, code: "CONNECTION_LOST", message: `Port ${port} of the sandbox broke the connection: ${error.message}` };
 }

@@ -1,5 +1,6 @@
 /** The agent's HTTP server: requests to routes, results to answers, and one place where errors become bodies. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { ADDED_HEADER_BYTES, MAX_HEADER_BYTES } from "@torpor/contracts/header-bytes";
 import { asAgentError, errorBody } from "../errors.ts";
 import { randomId } from "../random.ts";
 import { authorize, type KeyHolder } from "./access.ts";
@@ -18,7 +19,8 @@ export interface ServerDeps {
 }
 
 export function createAgentServer(deps: ServerDeps): Server {
-  const server = createServer((incoming, response) => {
+  const maxHeaderSize = MAX_HEADER_BYTES + ADDED_HEADER_BYTES;
+  const server = createServer({ maxHeaderSize }, (incoming, response) => {
     serve(deps, incoming, response).catch((error: unknown) => {
       asAgentError(error);
       response.destroy();
