@@ -39,7 +39,7 @@ export async function answerRegister(
   prepare: (hostId: string) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
-  const problem = registrationProblem(request);
+  const problem = registrationProblem(request) ?? deps.hostNetworks.problemOf(request.dataPlaneUrl);
   if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
   await prepare(request.hostId);
   const { leaseMs } = deps.hostTerms;

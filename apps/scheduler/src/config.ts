@@ -2,6 +2,7 @@ import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement"
 import { loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
+import { HostNetworks } from "./host-networks.ts";
 
 const Environment = Type.Object({
   LOG_LEVEL: LogLevel,
@@ -16,6 +17,8 @@ const Environment = Type.Object({
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
   /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
+  /** Networks that hosts may be in, with commas between them; default: any. */
+  HOST_NETWORKS: Type.String({ default: "" }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
   /** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler. */
@@ -26,4 +29,9 @@ const Environment = Type.Object({
 });
 export type Config = Static<typeof Environment>;
 
-export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
+export function configFrom(env: NodeJS.ProcessEnv): Config {
+  const config = loadConfig(Environment, env);
+  // Throws what is wrong with it.
+  void new HostNetworks(config.HOST_NETWORKS);
+  return config;
+}

@@ -1,5 +1,6 @@
 import type { Database } from "@torpor/db";
 import type { Logger } from "@torpor/service";
+import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
 /** How long a host may be silent. */
@@ -19,6 +20,7 @@ export interface Deps {
   /** So many times the vCPUs that a host offers may be reserved there. */
   vcpuOvercommit: number;
   hostTerms: HostTerms;
+  hostNetworks: HostNetworks;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

@@ -3,6 +3,7 @@ import { connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
+import { HostNetworks } from "./host-networks.ts";
 import { RESTORE_BUS, startWorker } from "./worker.ts";
 
 const config = configured(() => configFrom(process.env));
@@ -31,6 +32,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     signal,
     replicas: config.NATS_REPLICAS ?? (serversIn(config.NATS_URL).length < CLUSTER ? 1 : CLUSTER),
     hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
+    hostNetworks: new HostNetworks(config.HOST_NETWORKS),
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });

@@ -41,6 +41,7 @@ import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
+import { HostNetworks } from "./host-networks.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import { settleInventory } from "./inventory/settle-inventory.ts";
 import { Placer } from "./placer.ts";
@@ -82,17 +83,26 @@ interface WorkerOptions {
   /** Of each stream; 1. */
   replicas?: number;
   hostTerms?: HostTerms;
+  hostNetworks?: HostNetworks;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
-  const { db, bus, log, signal, replicas = 1, hostTerms = DEFAULT_HOST_TERMS } = options;
+  const { db, bus, log, signal, replicas = 1, hostTerms = DEFAULT_HOST_TERMS, hostNetworks = new HostNetworks("") } = options;
   await ensureStreams(bus, { replicas, signal });
   await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
   const { policy, vcpuOvercommit = 1 } = options.placement ?? {};
   const placer = new Placer(db, { policy });
-  const deps: Deps = { db, log, placer, vcpuOvercommit, hostTerms, publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids) };
+  const deps: Deps = {
+    db,
+    log,
+    placer,
+    vcpuOvercommit,
+    hostTerms,
+    hostNetworks,
+    publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids),
+  };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
     if (waiting !== undefined) await beginOperation(deps, waiting.id);

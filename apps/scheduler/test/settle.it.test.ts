@@ -1,8 +1,10 @@
 /** What hosts report, in any order and any number of times, and what the scheduler makes of it. */
-import { changeHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
-import { anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { changeHost, findHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
+import { aHost, anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { answerRegister } from "../src/answer-asks.ts";
 import { expireOperation } from "../src/expire-operation.ts";
+import { HostNetworks } from "../src/host-networks.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -19,6 +21,16 @@ afterAll(async () => {
 
 const cordon = async (hostId: string) => await changeHost(scheduler.database.db, hostId, "cordon", "test");
 const OTHER_OPERATION = `op_${"0".repeat(32)}`;
+
+test("a host outside of the hosts' networks is not let in, and told so", async () => {
+  const deps = { ...scheduler.deps, hostNetworks: new HostNetworks("10.0.0.0/8") };
+  const ask = (dataPlaneUrl: string) => answerRegister(deps, "host-9", aHost("host-9", { dataPlaneUrl }), async () => {});
+  expect(await ask("http://169.254.169.254")).toMatchObject({
+    granted: false,
+    reason: expect.stringMatching(/HOST_NETWORKS/),
+  });
+  expect(await findHost(deps.db, "host-9")).toBeUndefined();
+});
 
 describe("a sandbox's life", () => {
   test("each run is an incarnation with a new epoch, each command a higher number, each step an event without a gap", async () => {

@@ -25,6 +25,7 @@ import {
   type TestDatabase,
 } from "@torpor/testkit";
 import { answerCommit } from "../../src/answer-asks.ts";
+import { HostNetworks } from "../../src/host-networks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
 import { Placer } from "../../src/placer.ts";
@@ -54,7 +55,7 @@ export class Decisions implements AsyncDisposable {
     const { db } = database;
     // Each decision from new rows: tests bring hosts and take them away from one to the next.
     const placer = new Placer(db, { maxAgeMs: 0 });
-    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS };
+    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS, hostNetworks: new HostNetworks("") };
     const publishCommitted = (ids: number[]) => this.published(ids);
     this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
   }
