@@ -1,5 +1,14 @@
 /** What the user of a host may do on the server, tried out: it speaks for itself alone. */
-import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, hostServices, inboxPrefixOf, publish } from "@torpor/bus";
+import {
+  type Bus,
+  connectBus,
+  consume,
+  ensureConsumer,
+  ensureStreams,
+  hostServices,
+  inboxPrefixOf,
+  publish,
+} from "@torpor/bus";
 import { hostCommands, subjects } from "@torpor/contracts";
 import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -17,8 +26,12 @@ beforeAll(async () => {
   control = await connectBus({ ...server.as(), name: "control" });
   await ensureStreams(control);
   for (const id of [OWN, OTHER]) await ensureConsumer(control, hostCommands(id));
-  control.connection.subscribe("torpor.>", { callback: (_, message) => void arrived.push(message.subject) });
-  control.connection.subscribe("_INBOX_host-host-b.>", { callback: (_, message) => void arrived.push(message.subject) });
+  control.connection.subscribe("torpor.>", {
+    callback: (_, message) => void arrived.push(message.subject),
+  });
+  control.connection.subscribe("_INBOX_host-host-b.>", {
+    callback: (_, message) => void arrived.push(message.subject),
+  });
   await control.connection.flush();
   host = await connectBus({ ...server.as(OWN), name: OWN, hostId: OWN });
 });
@@ -65,7 +78,9 @@ async function firstOf(bus: Bus, hostId: string): Promise<{ subject: string; con
 }
 
 test("a host reports, asks and beats as itself, and reads its own commands", async () => {
-  expect(await publish(host, { subject: subjects.observation(OWN, "running"), payload: {}, msgId: "1" })).toEqual({ kind: "stored" });
+  expect(
+    await publish(host, { subject: subjects.observation(OWN, "running"), payload: {}, msgId: "1" }),
+  ).toEqual({ kind: "stored" });
   const said = [subjects.ask(OWN, "lease"), subjects.beat(OWN)];
   for (const subject of said) host.connection.publish(subject);
   await settled();
@@ -109,7 +124,9 @@ test("a host of 0.1.0 does so in the control side's account, one of this version
  */
 describe("a host names for its answer", () => {
   const { stream, durable } = hostCommands(OWN);
-  const asked = hostServices(OWN).map(({ localSubject }) => localSubject.replace("*", "lease").replace(">", "1.1.1.1.1"));
+  const asked = hostServices(OWN).map(({ localSubject }) =>
+    localSubject.replace("*", "lease").replace(">", "1.1.1.1.1"),
+  );
   const places = [
     "$JS.API.STREAM.DELETE.EVENTS",
     `$JS.API.STREAM.PURGE.${stream}`,
@@ -126,14 +143,19 @@ describe("a host names for its answer", () => {
   test.each(places)("%s: nothing comes of it", async (reply) => {
     const manager = await control.manager();
     const streams = await manager.streams.names().next();
-    const before = await Promise.all(streams.map(async (name) => (await manager.streams.info(name)).state));
+    const before = await Promise.all(
+      streams.map(async (name) => (await manager.streams.info(name)).state),
+    );
     const consumers = (await manager.consumers.list(stream).next()).length;
     arrived.length = 0;
     for (const subject of asked)
-      for (const payload of ["", "{}", '{"no_wait":true,"batch":1}', "+NXT"]) host.connection.publish(subject, payload, { reply });
+      for (const payload of ["", "{}", '{"no_wait":true,"batch":1}', "+NXT"])
+        host.connection.publish(subject, payload, { reply });
     await settled();
     await control.connection.flush();
-    const after = await Promise.all(streams.map(async (name) => (await manager.streams.info(name)).state));
+    const after = await Promise.all(
+      streams.map(async (name) => (await manager.streams.info(name)).state),
+    );
     expect(await manager.streams.names().next()).toEqual(streams);
     const gained = after.map(({ last_seq }, at) => last_seq - (before[at]?.last_seq ?? 0));
     // Its own observations, for which `lease` is as good a name as any.
@@ -163,7 +185,11 @@ describe("a host cannot", () => {
   });
 
   test("read the commands of another host: neither by its consumer, nor by a subscription, nor from the stream", async () => {
-    await publish(control, { subject: subjects.command(OTHER, "pause"), payload: { for: OTHER }, msgId: "3" });
+    await publish(control, {
+      subject: subjects.command(OTHER, "pause"),
+      payload: { for: OTHER },
+      msgId: "3",
+    });
     const got: string[] = [];
     let denied = 0;
     const heard = (error: Error | null, message: { subject: string }) => {
@@ -186,16 +212,22 @@ describe("a host cannot", () => {
       "DIRECT.GET.COMMANDS",
       "STREAM.INFO.COMMANDS",
     ].flatMap((call) => [`$JS.API.${call}`, `torpor.v1.js.${call}`])) {
-      host.connection.publish(api, JSON.stringify({ last_by_subj: subjects.command(OTHER, "pause") }), {
-        reply: `${inboxPrefixOf(OWN)}.answer`,
-      });
+      host.connection.publish(
+        api,
+        JSON.stringify({ last_by_subj: subjects.command(OTHER, "pause") }),
+        {
+          reply: `${inboxPrefixOf(OWN)}.answer`,
+        },
+      );
     }
     host.connection.subscribe(`${inboxPrefixOf(OWN)}.answer`, { callback: heard });
     await settled();
     await publish(control, { subject: subjects.command(OTHER, "stop"), payload: {}, msgId: "4" });
     await settled();
     expect([got, denied]).toEqual([[], 6]);
-    const waiting = await (await control.manager()).consumers.info("COMMANDS", hostCommands(OTHER).durable);
+    const waiting = await (
+      await control.manager()
+    ).consumers.info("COMMANDS", hostCommands(OTHER).durable);
     expect([waiting.num_pending, waiting.num_ack_pending]).toEqual([2, 0]);
   });
 
@@ -203,13 +235,20 @@ describe("a host cannot", () => {
     const before = await (await control.manager()).streams.names().next();
     for (const [api, payload] of [
       ["STREAM.CREATE.MINE", { name: "MINE", subjects: ["mine.>"] }],
-      ["STREAM.UPDATE.COMMANDS", { name: "COMMANDS", subjects: ["torpor.v1.host.*.cmd.*"], max_bytes: 1 }],
+      [
+        "STREAM.UPDATE.COMMANDS",
+        { name: "COMMANDS", subjects: ["torpor.v1.host.*.cmd.*"], max_bytes: 1 },
+      ],
       ["STREAM.PURGE.COMMANDS", {}],
       ["STREAM.DELETE.COMMANDS", {}],
-      ["CONSUMER.CREATE.COMMANDS.spy", { stream_name: "COMMANDS", config: { durable_name: "spy" } }],
+      [
+        "CONSUMER.CREATE.COMMANDS.spy",
+        { stream_name: "COMMANDS", config: { durable_name: "spy" } },
+      ],
       ["CONSUMER.DELETE.COMMANDS.host-host-b", {}],
     ] as const)
-      for (const prefix of ["$JS.API", "torpor.v1.js"]) host.connection.publish(`${prefix}.${api}`, JSON.stringify(payload));
+      for (const prefix of ["$JS.API", "torpor.v1.js"])
+        host.connection.publish(`${prefix}.${api}`, JSON.stringify(payload));
     await settled();
     const manager = await control.manager();
     expect(await manager.streams.names().next()).toEqual(before);
@@ -221,8 +260,10 @@ describe("a host cannot", () => {
 
 test("who has no password, or another host's, is not let in", async () => {
   const { connect } = await import("@nats-io/transport-node");
-  await expect(connect({ servers: server.url, reconnect: false })).rejects.toThrow(/authorization/i);
-  await expect(connect({ servers: server.url, user: server.as(OWN).user, pass: "wrong", reconnect: false })).rejects.toThrow(
+  await expect(connect({ servers: server.url, reconnect: false })).rejects.toThrow(
     /authorization/i,
   );
+  await expect(
+    connect({ servers: server.url, user: server.as(OWN).user, pass: "wrong", reconnect: false }),
+  ).rejects.toThrow(/authorization/i);
 });

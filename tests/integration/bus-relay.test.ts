@@ -38,17 +38,27 @@ beforeEach(async () => {
 
 /** Rows that a committer left behind a while ago. */
 async function leave(count: number): Promise<number[]> {
-  const ids = await inTransaction(database.db, (tx) => insertOutbox(tx, Array.from({ length: count }, message)));
+  const ids = await inTransaction(database.db, (tx) =>
+    insertOutbox(tx, Array.from({ length: count }, message)),
+  );
   await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
   return ids;
 }
 const message = () => ({
   subject: subjects.intent("pause"),
-  payload: { type: "intent", version: 1, kind: "pause", operationId: newOperationId(), sandboxId: newSandboxId() },
+  payload: {
+    type: "intent",
+    version: 1,
+    kind: "pause",
+    operationId: newOperationId(),
+    sandboxId: newSandboxId(),
+  },
 });
 const relay = () => relayCommitted({ db: database.db, bus, log: silentLog() });
-const unpublished = async () => (await database.sql`SELECT id FROM outbox WHERE published_at IS NULL`).length;
-const stored = async () => (await (await bus.manager()).streams.info(STREAMS.INTENTS.name)).state.messages;
+const unpublished = async () =>
+  (await database.sql`SELECT id FROM outbox WHERE published_at IS NULL`).length;
+const stored = async () =>
+  (await (await bus.manager()).streams.info(STREAMS.INTENTS.name)).state.messages;
 
 test("while NATS is away the committer does not fail, and the relay publishes what it left once NATS is back", async () => {
   const ids = await leave(5);
@@ -115,7 +125,8 @@ test("a message that no server will ever take is set aside with the reason, and 
   expect(await relay()).toEqual({ taken: 1, published: 1 });
   expect(await stored()).toBe(2);
   expect(await countRefused(database.db)).toBe(2);
-  const rows = await database.sql`SELECT refused_because FROM outbox WHERE published_at IS NULL ORDER BY id`;
+  const rows =
+    await database.sql`SELECT refused_because FROM outbox WHERE published_at IS NULL ORDER BY id`;
   expect(rows.map((row) => String(row["refused_because"]))).toEqual([
     expect.stringMatching(/it has \d+ bytes, and the server takes \d+/),
     expect.stringMatching(/is no subject/),

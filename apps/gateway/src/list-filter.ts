@@ -18,7 +18,10 @@ export async function refuseUnknownParameters(request: FastifyRequest): Promise<
     (name) => !known.includes(name) && !(known.includes("metadata") && METADATA.test(name)),
   );
   if (unknown.length === 0) return;
-  const message = known.length === 0 ? "is not a parameter: this request takes none" : `is not a parameter: there are ${known.join(", ")}`;
+  const message =
+    known.length === 0
+      ? "is not a parameter: this request takes none"
+      : `is not a parameter: there are ${known.join(", ")}`;
   throw invalidRequest(unknown.slice(0, 5).map((field) => ({ field, message })));
 }
 
@@ -30,7 +33,8 @@ interface QuerySchema {
 export function statesIn(text: string | undefined): ListedState[] | undefined {
   if (text === undefined) return undefined;
   const names = text.split(",").map((name) => name.trim());
-  const isState = (name: string): name is ListedState => LISTED_STATES.includes(name as ListedState);
+  const isState = (name: string): name is ListedState =>
+    LISTED_STATES.includes(name as ListedState);
   if (names.every(isState)) return [...new Set(names)];
   const message = `must be one or more of ${LISTED_STATES.join(", ")}, with commas between them`;
   throw invalidRequest([{ field: "status", message }]);
@@ -44,8 +48,11 @@ export function metadataIn(query: object): Record<string, string> | undefined {
   });
   if (asked.length === 0) return undefined;
   if (asked.length > MAX_METADATA_FILTERS)
-    throw invalidRequest([{ field: "metadata", message: `must be at most ${MAX_METADATA_FILTERS} names` }]);
+    throw invalidRequest([
+      { field: "metadata", message: `must be at most ${MAX_METADATA_FILTERS} names` },
+    ]);
   const twice = asked.find(([, value]) => typeof value !== "string");
-  if (twice !== undefined) throw invalidRequest([{ field: `metadata[${twice[0]}]`, message: "must be given once" }]);
+  if (twice !== undefined)
+    throw invalidRequest([{ field: `metadata[${twice[0]}]`, message: "must be given once" }]);
   return Object.fromEntries(asked) as Record<string, string>;
 }

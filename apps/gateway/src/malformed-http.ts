@@ -40,9 +40,13 @@ function refusalOf(code: string | undefined): ApiError {
     case "ERR_HTTP_REQUEST_TIMEOUT":
       return new ApiError("REQUEST_TIMEOUT", "The request did not arrive whole in time.");
     case "HPE_HEADER_OVERFLOW":
-      return new ApiError("HEADERS_TOO_LARGE", `The headers of the request are larger than ${MAX_HEADER_BYTES / 1024} KiB together.`, {
-        details: { field: "headers", max_bytes: MAX_HEADER_BYTES },
-      });
+      return new ApiError(
+        "HEADERS_TOO_LARGE",
+        `The headers of the request are larger than ${MAX_HEADER_BYTES / 1024} KiB together.`,
+        {
+          details: { field: "headers", max_bytes: MAX_HEADER_BYTES },
+        },
+      );
     default:
       return new ApiError("INVALID_REQUEST", "This is not a valid HTTP/1.1 request.");
   }

@@ -1,4 +1,5 @@
 /** What the end of an operation means for the request that asked for it. */
+import type { Cause } from "@torpor/contracts";
 import { findSandbox, findSandboxRow, type OperationRow, type SandboxView } from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
@@ -29,11 +30,13 @@ function failureOf(operation: OperationRow): ApiError {
           : "OPERATION_FAILED",
     message: `The ${operation.kind} was ${operation.status}.`,
   };
-  const { code, message } = operation.error ?? fallback;
+  const { code, message, retryAfterSeconds }: Cause = operation.error ?? fallback;
   const noCapacity = code === "RESOURCE_LIMIT_ERROR";
   const missing = noCapacity && typeof operation.explain === "object" ? operation.explain : {};
-  const details = { ...missing, operation_id: operation.id, operation_status: operation.status };
-  return new ApiError({ code, status: noCapacity ? 429 : 409 }, message, { details });
+  const retry = retryAfterSeconds === undefined ? {} : { retry_after_seconds: retryAfterSeconds };
+  const details = { ...missing, ...retry, operation_id: operation.id, operation_status: operation.status };
+  const headers: Record<string, string> = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
+  return new ApiError({ code, status: noCapacity || code === "RATE_LIMIT_EXCEEDED" ? 429 : 409 }, message, { details, headers });
 }
 
 /** The sandbox as it is now, also when it has been deleted since: the repeat of an idempotent create still gets its result. */

@@ -20,6 +20,8 @@ const host = (id: string, given: Partial<PlacementHost> = {}) =>
     vcpuUsed: 0,
     memoryMibUsed: 0,
     diskMibUsed: 0,
+    startsAtOnce: null,
+    startsUnderWay: 0,
     ...given,
   }) as PlacementHost;
 const need = (given: Partial<Need> = {}): Need => ({

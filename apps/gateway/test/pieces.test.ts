@@ -5,7 +5,9 @@ import { describe, expect, test } from "vitest";
 import { decodeCursor, encodeCursor } from "../src/cursor.ts";
 import { downstreamHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { ApiError } from "../src/errors.ts";
+import type { Dependencies } from "../src/deps.ts";
 import { isSandboxId } from "../src/ids.ts";
+import { assertReached } from "../src/outcome.ts";
 import { createTokens } from "../src/tokens.ts";
 import { operationView } from "../src/views/sandbox.ts";
 
@@ -54,6 +56,34 @@ describe("sandbox tokens", () => {
 
   test("are not signed with a secret that is too short", () => {
     expect(() => createTokens("short")).toThrow(/32 bytes/);
+  });
+});
+
+describe("an operation that failed", () => {
+  const ended = (error: OperationRow["error"]) =>
+    ({ id: "op_1", kind: "create", status: "cancelled", error, explain: null }) as OperationRow;
+  const answer = async (error: OperationRow["error"]) => {
+    // Where the sandbox is: nowhere.
+    const db = { select: () => ({ from: () => ({ where: () => Promise.resolve([]) }) }) } as unknown as Dependencies["db"];
+    return await assertReached({ db }, ended(error)).catch((thrown: unknown) => thrown);
+  };
+
+  test("is a 409 with its reason", async () => {
+    expect(await answer({ code: "CREATE_FAILED", message: "no" })).toMatchObject({ status: 409, code: "CREATE_FAILED", headers: {} });
+  });
+
+  test("because it did not begin in time: a 409 that says when to try again", async () => {
+    const error = { code: "OPERATION_TIMEOUT", message: "late", retryAfterSeconds: 5 };
+    expect(await answer(error)).toMatchObject({ status: 409, code: "OPERATION_TIMEOUT", headers: { "retry-after": "5" } });
+  });
+
+  test("because too many were before it: a 429 that says when to try again", async () => {
+    expect(await answer({ code: "RATE_LIMIT_EXCEEDED", message: "too many", retryAfterSeconds: 7 })).toMatchObject({
+      status: 429,
+      code: "RATE_LIMIT_EXCEEDED",
+      headers: { "retry-after": "7" },
+      details: { retry_after_seconds: 7, operation_id: "op_1" },
+    });
   });
 });
 

@@ -66,6 +66,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const supervisor = new Supervisor(
     {
       hostId: config.HOST_ID,
+      startsAtOnce: config.STARTS_AT_ONCE,
       store: new VmStore(config.DATA_DIR),
       driver,
       isolation,
@@ -104,7 +105,12 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     reporter.run(bus, signal),
     keepLease(bus, request, membership, fence, signal, log),
     fence.askThaws(bus, config.HOST_ID, signal, log),
-    beat(bus, config.HOST_ID, () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib() }), signal),
+    beat(
+      bus,
+      config.HOST_ID,
+      () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib(), starts: supervisor.starts() }),
+      signal,
+    ),
     supervisor.watch(),
     blobs === undefined ? Promise.resolve() : keepSwept(blobs, sweepOptions(options)),
     consume(bus, {

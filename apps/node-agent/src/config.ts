@@ -1,5 +1,5 @@
-import { hostname } from "node:os";
-import { dataPlaneUrlProblem, HOST_LABELS_PATTERN } from "@torpor/contracts";
+import { availableParallelism, hostname } from "node:os";
+import { dataPlaneUrlProblem, HOST_LABELS_PATTERN, MAX_STARTS_AT_ONCE } from "@torpor/contracts";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
@@ -60,6 +60,8 @@ const Environment = Type.Object({
   CAPACITY_VCPU: Type.Integer({ minimum: 1, default: 8 }),
   CAPACITY_MEMORY_MIB: Type.Integer({ minimum: 128, default: 4096 }),
   CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),
+  /** Creates, starts and resumes that are carried out at once; the others wait in their order. One start keeps a processor busy. */
+  STARTS_AT_ONCE: Type.Integer({ minimum: 1, maximum: MAX_STARTS_AT_ONCE, default: Math.min(availableParallelism(), MAX_STARTS_AT_ONCE) }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

@@ -47,7 +47,8 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   const used = first.slice(1).map((seen) => ({ ...seen, lastActiveMsAgo: 0 }));
   const then = used.map((seen, at) => (at === count - 2 ? { ...seen, revision: 2 } : seen));
   const inventories = [first];
-  const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1 });
+  const starts = { startsAtOnce: 2, startsRunning: 1, startsWaiting: 3 };
+  const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1, starts });
   const stop = new AbortController();
   const beating = beat(bus, "host-1", look, stop.signal);
   try {

@@ -46,6 +46,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
     new Supervisor(
       {
         hostId: "host-1",
+        startsAtOnce: 2,
         store: new VmStore(dir),
         driver,
         isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },

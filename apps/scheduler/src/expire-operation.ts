@@ -4,10 +4,13 @@
  */
 import { type Cause, subjects } from "@torpor/contracts";
 import { findSandboxRow, inTransaction, moveOperation, moveSandbox, type MoveResult, type OperationRow, type SandboxRow } from "@torpor/db";
-import { type SandboxFact, type SettledState, transitionSandbox } from "@torpor/state-machine";
+import { OPERATION_TARGET, type SandboxFact, type SettledState, transitionSandbox } from "@torpor/state-machine";
 import { systemCommand } from "./commands.ts";
 import type { Deps } from "./deps.ts";
 import { settledPatch } from "./settled-patch.ts";
+
+/** Its host is through with some of the others by then. */
+const RETRY_START_SECONDS = 5;
 
 const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
   creating: "fail",
@@ -74,7 +77,10 @@ function expiryCause(operation: OperationRow): Cause {
     };
   }
   const doing = operation.status === "waiting" ? "did not begin" : `was not carried out by host ${operation.hostId}`;
-  return { code: "OPERATION_TIMEOUT", message: `The ${operation.kind} ${doing} within its time limit; the sandbox was left as it was.` };
+  const message = `The ${operation.kind} ${doing} within its time limit; the sandbox was left as it was.`;
+  // What begins a run may have waited there for others.
+  const retry = OPERATION_TARGET[operation.kind] === "running" ? { retryAfterSeconds: RETRY_START_SECONDS } : {};
+  return { code: "OPERATION_TIMEOUT", message, ...retry };
 }
 
 /** Why a waiting operation could not be placed, as `explainOperation` has noted it. */

@@ -30,7 +30,8 @@ export class HostNetworks {
     if (this.text === "") return undefined;
     const host = new URL(dataPlaneUrl).hostname.replace(/^\[(.*)\]$/, "$1");
     const family = isIP(host);
-    if (family === 0) return `dataPlaneUrl must have an address for a host, not a name: hosts may be in ${this.text}`;
+    if (family === 0)
+      return `dataPlaneUrl must have an address for a host, not a name: hosts may be in ${this.text}`;
     return this.inside.check(host, family === 6 ? "ipv6" : "ipv4")
       ? undefined
       : `dataPlaneUrl is at ${host}: hosts may be in ${this.text} (HOST_NETWORKS of the schedulers)`;

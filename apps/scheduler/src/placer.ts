@@ -40,6 +40,7 @@ export class Placer {
       const { vcpu, memoryMib, diskMib } = request;
       const { id } = placement.host;
       fleet.hold(id, { vcpu, memoryMib, diskMib: id === request.localHostId ? 0 : diskMib });
+      fleet.holdStart(id);
     }
     return placement;
   }

@@ -1,5 +1,5 @@
 /** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
-import { acceptCreate, applyVcpuOvercommit, changeHost, type OperationRow, registerHost } from "@torpor/db";
+import { acceptCreate, applyVcpuOvercommit, changeHost, listPlacementHosts, type OperationRow, recordBeat, registerHost } from "@torpor/db";
 import { aHost, aRequester, aSandbox, type PostgresServer, silentLog, startPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
@@ -255,6 +255,43 @@ test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing f
   expect(await applyVcpuOvercommit(db, 2.5)).toEqual(["host-1"]);
   expect(await vcpus()).toEqual([3, 7, 3]);
   expect(await applyVcpuOvercommit(db, 2.5)).toEqual([]);
+});
+
+describe("starts under way", () => {
+  const load = { vms: 0, residentBytes: 0, diskFreeMib: 1 };
+  const starts = async () =>
+    (await listPlacementHosts(decisions.database.db)).map(({ id, startsAtOnce, startsUnderWay }) => [id, startsAtOnce, startsUnderWay]);
+
+  test("are the creates, starts and resumes that a host was told of and has not reported on", async () => {
+    await decisions.join("host-1");
+    await decisions.join("host-2");
+    await recordBeat(decisions.database.db, "host-1", { ...load, startsAtOnce: 4 });
+    await recordBeat(decisions.database.db, "host-2", load);
+    const paused = await decisions.paused();
+    const running = await decisions.running();
+    const none = [
+      ["host-1", 4, 0],
+      ["host-2", null, 0],
+    ];
+    expect(await starts()).toEqual(none);
+    const hostId = String(paused.hostId);
+    const resume = await decisions.begin(paused.id, "resume");
+    await decisions.begin(running.id, "pause");
+    expect(await starts()).toEqual(none.map(([id, atOnce]) => [id, atOnce, id === hostId ? 1 : 0]));
+    await decisions.carryOut(resume.id, { state: "running" });
+    expect(await starts()).toEqual(none);
+  });
+
+  test("a crowd goes to two hosts by what each of them does at once, though one has far more room", async () => {
+    await decisions.join("host-1", capacity(100_000));
+    await decisions.join("host-2", capacity(20_000));
+    await recordBeat(decisions.database.db, "host-1", { ...load, startsAtOnce: 2 });
+    await recordBeat(decisions.database.db, "host-2", { ...load, startsAtOnce: 6 });
+    const creates = [];
+    for (let made = 0; made < 8; made += 1) creates.push(await decisions.beginCreate({ memoryMib: 1 }));
+    const hosts = creates.map(({ hostId }) => hostId);
+    expect(hosts.filter((id) => id === "host-1")).toHaveLength(2);
+  });
 });
 
 describe("a dry run answers what then happens, and changes nothing", () => {

@@ -39,7 +39,8 @@ const ask = async (question: Question, request: object): Promise<Record<string, 
 };
 const register = (given: Partial<RegisterRequest> = {}) =>
   ask("register", aHost(STRANGER, { capacity: { vcpu: 0, memoryMib: 0, diskMib: 0 }, ...given }));
-const report = (seen: object) => stranger.jetstream.publish(subjects.observation(STRANGER, "running"), JSON.stringify(seen));
+const report = (seen: object) =>
+  stranger.jetstream.publish(subjects.observation(STRANGER, "running"), JSON.stringify(seen));
 const ownSeen = (given: Partial<Observation> = {}) => ({
   ...anObservation({ hostId: STRANGER, sandboxId: "1763309903strange1", state: "running" }),
   ...given,
@@ -64,7 +65,8 @@ test("a host that gets an account of its own, or loses it, goes on with its next
 });
 
 describe("a registration", () => {
-  const capacity = (given: object) => ({ capacity: { vcpu: 1, memoryMib: 1, diskMib: 1, ...given } }) as Partial<RegisterRequest>;
+  const capacity = (given: object) =>
+    ({ capacity: { vcpu: 1, memoryMib: 1, diskMib: 1, ...given } }) as Partial<RegisterRequest>;
   test.each<[string, Partial<RegisterRequest>, RegExp]>([
     ["no address", { dataPlaneUrl: "not a url" }, /dataPlaneUrl must look like http/],
     ["a port that there is not", { dataPlaneUrl: "http://10.0.0.5:94011" }, /dataPlaneUrl/],
@@ -104,7 +106,9 @@ describe("an observation", () => {
   ])("with %s is rejected once, and holds up no other host's", async (_what, seen) => {
     for (let times = 0; times < 40; times += 1) await report(seen);
     await allIsWell();
-    const consumer = await (await plane.bus.manager()).consumers.info("OBSERVATIONS", "scheduler-observations");
+    const consumer = await (
+      await plane.bus.manager()
+    ).consumers.info("OBSERVATIONS", "scheduler-observations");
     expect(consumer).toMatchObject({ num_redelivered: 0 });
   });
 
@@ -121,7 +125,10 @@ describe("an observation", () => {
     const before = await plane.sandbox(sandboxId);
     const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
     await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
-    const finding = async () => (await listFindings(plane.database.db, ["host-1"])).find((one) => one.sandboxId === sandboxId);
+    const finding = async () =>
+      (await listFindings(plane.database.db, ["host-1"])).find(
+        (one) => one.sandboxId === sandboxId,
+      );
     await until("a finding", async () => (await finding()) !== undefined);
     expect(await finding()).toMatchObject({ kind: "unknown", message: /backup/ });
     await honest.report(anObservation({ ...facts, epoch: 9, opSeq: 1 }));
@@ -130,10 +137,14 @@ describe("an observation", () => {
   });
 
   test("of more sandboxes than anybody will look at is noted up to a number", async () => {
-    const ids = Array.from({ length: 1_100 }, (_, at) => `1763309903x${String(at).padStart(7, "0")}`);
+    const ids = Array.from(
+      { length: 1_100 },
+      (_, at) => `1763309903x${String(at).padStart(7, "0")}`,
+    );
     await Promise.all(ids.map((sandboxId) => report(ownSeen({ sandboxId, epoch: 1, opSeq: 1 }))));
     await allIsWell();
-    const [row] = await plane.database.sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;
+    const [row] = await plane.database
+      .sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;
     // Those that are noted at the same moment do not see each other.
     expect(row?.["findings"]).toBeGreaterThanOrEqual(1_000);
     expect(row?.["findings"]).toBeLessThan(1_050);
@@ -158,28 +169,33 @@ describe("a question", () => {
     await sql`DELETE FROM operations WHERE id = ${mine}`;
   });
 
-  test.each(["$JS.API.STREAM.DELETE.EVENTS", subjects.command("host-1", "delete"), "_INBOX_host-host-1.x"])(
-    "that names %s for its answer gets none",
-    async (reply) => {
-      const heard: string[] = [];
-      plane.bus.connection.subscribe(reply, { callback: (_, { subject }) => void heard.push(subject) });
-      const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
-      stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
-      expect(await ask("lease", JSON.parse(lease) as object)).toMatchObject({ granted: true });
-      await plane.bus.connection.flush();
-      expect(heard).toEqual([]);
-      expect(await (await plane.bus.manager()).streams.names().next()).toContain("EVENTS");
-    },
-  );
+  test.each([
+    "$JS.API.STREAM.DELETE.EVENTS",
+    subjects.command("host-1", "delete"),
+    "_INBOX_host-host-1.x",
+  ])("that names %s for its answer gets none", async (reply) => {
+    const heard: string[] = [];
+    plane.bus.connection.subscribe(reply, {
+      callback: (_, { subject }) => void heard.push(subject),
+    });
+    const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
+    stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+    expect(await ask("lease", JSON.parse(lease) as object)).toMatchObject({ granted: true });
+    await plane.bus.connection.flush();
+    expect(heard).toEqual([]);
+    expect(await (await plane.bus.manager()).streams.names().next()).toContain("EVENTS");
+  });
 
   test("that is asked 15,000 times keeps no other host waiting", async () => {
     const lease = JSON.stringify({ type: "lease", version: 1, hostId: STRANGER });
     const reply = `${inboxPrefixOf(STRANGER)}.flood`;
-    for (let times = 0; times < 15_000; times += 1) stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
+    for (let times = 0; times < 15_000; times += 1)
+      stranger.connection.publish(subjects.ask(STRANGER, "lease"), lease, { reply });
     await stranger.connection.flush();
     // Its own questions are among the others': these wait, or are dropped.
     await allIsWell();
-    const [row] = await plane.database.sql`SELECT state, lease_expires_at > now() AS leased FROM hosts WHERE id = 'host-1'`;
+    const [row] = await plane.database
+      .sql`SELECT state, lease_expires_at > now() AS leased FROM hosts WHERE id = 'host-1'`;
     expect(row).toEqual({ state: "ready", leased: true });
   });
 });

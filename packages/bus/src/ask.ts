@@ -17,7 +17,9 @@ export async function ask<T>(
   options: { timeoutMs: number; decode: Decoder<T> },
 ): Promise<Answer<T>> {
   try {
-    const reply = await bus.connection.request(subject, JSON.stringify(question), { timeout: options.timeoutMs });
+    const reply = await bus.connection.request(subject, JSON.stringify(question), {
+      timeout: options.timeoutMs,
+    });
     return { kind: "answer", value: options.decode(subject, reply.data) };
   } catch (cause) {
     return { kind: "no_answer", cause };
@@ -59,7 +61,10 @@ export function answer<T>(bus: Bus, options: AnswerOptions<T>): () => Promise<vo
       const { subject, reply = "" } = message;
       const host = hostIdOf(subject);
       if (host !== undefined && !mayBeAnswered(host, reply))
-        return log.error({ subject, reply }, "a host asks for an answer to elsewhere; it gets none");
+        return log.error(
+          { subject, reply },
+          "a host asks for an answer to elsewhere; it gets none",
+        );
       if (!lanes.add(host ?? CONTROL_SIDE, () => replyTo(message, options)))
         log.warn({ subject }, "a question is dropped: too many of this asker wait");
     },
@@ -78,7 +83,8 @@ async function replyTo<T>(message: Msg, options: AnswerOptions<T>): Promise<void
     message.respond(JSON.stringify(value));
   } catch (err) {
     report(options.log, err, subject);
-    if (err instanceof InvalidMessageError && options.refuse !== undefined) message.respond(JSON.stringify(options.refuse(err.message)));
+    if (err instanceof InvalidMessageError && options.refuse !== undefined)
+      message.respond(JSON.stringify(options.refuse(err.message)));
   }
 }
 
@@ -107,7 +113,8 @@ export function subscribeCore<T>(
   const subscription = bus.connection.subscribe(options.pattern, {
     ...(options.queue === undefined ? {} : { queue: options.queue }),
     callback: (error, message) => {
-      if (error !== null) return options.log.warn({ err: error, pattern: options.pattern }, "subscription error");
+      if (error !== null)
+        return options.log.warn({ err: error, pattern: options.pattern }, "subscription error");
       const host = hostIdOf(message.subject);
       if (host === undefined) void hear(message);
       else lanes.add(host, () => hear(message));

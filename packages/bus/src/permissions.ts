@@ -44,7 +44,11 @@ export function hostServices(hostId: string): HostService[] {
     localSubject: `${HOST_API_PREFIX}.CONSUMER.${call}.${stream}.${durable}`,
     isStream,
   });
-  return [...plain.map((subject) => ({ subject, localSubject: subject, isStream: false })), api("INFO", false), api("MSG.NEXT", true)];
+  return [
+    ...plain.map((subject) => ({ subject, localSubject: subject, isStream: false })),
+    api("INFO", false),
+    api("MSG.NEXT", true),
+  ];
 }
 
 /**
@@ -52,7 +56,8 @@ export function hostServices(hostId: string): HostService[] {
  * other. There a host's reply subjects mean what they say.
  */
 export function hostPermissions(hostId: string, place: "own" | "shared") {
-  const subject = ({ subject, localSubject }: HostService) => (place === "own" ? localSubject : subject);
+  const subject = ({ subject, localSubject }: HostService) =>
+    place === "own" ? localSubject : subject;
   return {
     publish: hostServices(hostId).map(subject),
     subscribe: [`${inboxPrefixOf(hostId)}.>`],

@@ -37,7 +37,12 @@ test("lanes take turns when all places are taken", async () => {
 
 test("what is too much is refused, and there is room again when some has ended", async () => {
   const { lanes, add, end } = scripted({ atOnce: 1, atOncePerLane: 1, waiting: 2 });
-  expect([add("a", "a1"), add("a", "a2"), add("a", "a3"), add("a", "a4")]).toEqual([true, true, true, false]);
+  expect([add("a", "a1"), add("a", "a2"), add("a", "a3"), add("a", "a4")]).toEqual([
+    true,
+    true,
+    true,
+    false,
+  ]);
   expect(add("b", "b1")).toBe(true);
   await end("a1");
   expect(add("a", "a5"), "the other's turn").toBe(false);

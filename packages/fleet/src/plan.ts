@@ -1,4 +1,5 @@
 /** Which processes a local fleet consists of, and with which settings each is started. */
+import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { localProgram, type LocalProgram } from "@torpor/programs";
 import { CONTROL_USER, natsUserOf } from "./nats.ts";
@@ -101,6 +102,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     const env = {
       // Unless the caller's environment names another.
       SNAPSHOT_STORE: "file",
+      ...startsOf(options),
       ...shared,
       HOST_ID: hostId,
       NATS_USER: natsUserOf(hostId),
@@ -132,6 +134,12 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     address: loopback(ports.api),
   }));
   return [...schedulers, ...hosts, ...gateways];
+}
+
+/** The hosts share the processors of this machine, which emulation keeps busy. */
+function startsOf({ driver, hosts }: FleetOptions): Record<string, string> {
+  if (driver !== "qemu") return {};
+  return { STARTS_AT_ONCE: String(Math.max(1, Math.floor(availableParallelism() / hosts))) };
 }
 
 /** Beside each agent: freezes what may be restored elsewhere when the host's lease ends. */
@@ -173,6 +181,7 @@ const HOST_SETTINGS = [
   "CAPACITY_VCPU",
   "CAPACITY_MEMORY_MIB",
   "CAPACITY_DISK_MIB",
+  "STARTS_AT_ONCE",
   "SNAPSHOT_STORE",
   "S3_ENDPOINT",
   "S3_REGION",

@@ -1,4 +1,5 @@
-/** Where the hosts of a local fleet keep snapshots. */
+/** Where the hosts of a local fleet keep snapshots, and how many sandboxes each starts at once. */
+import { availableParallelism } from "node:os";
 import { afterEach, expect, test, vi } from "vitest";
 import { type FleetOptions, planServices, type Ports } from "../src/index.ts";
 
@@ -17,10 +18,11 @@ const OPTIONS: FleetOptions = {
 };
 const PORTS: Ports = { postgres: 3, nats: [], api: 1, edge: 2, gateways: [4], schedulers: [5], hosts: [{ health: 6, dataPlane: 7 }] };
 
-const storeOf = (given: Partial<FleetOptions> = {}) =>
+const hostEnv = (given: Partial<FleetOptions>) =>
   planServices({ ...OPTIONS, ...given }, PORTS, { databaseUrl: "postgres://db", natsUrl: "nats://bus" }).find(
     ({ role }) => role === "node-agent",
-  )?.env["SNAPSHOT_STORE"];
+  )?.env;
+const storeOf = (given: Partial<FleetOptions> = {}) => hostEnv(given)?.["SNAPSHOT_STORE"];
 
 afterEach(() => {
   vi.unstubAllEnvs();
@@ -32,4 +34,14 @@ test("a directory of the fleet, else what the environment names, else what is as
   vi.stubEnv("SNAPSHOT_STORE", "s3");
   expect(storeOf()).toBe("s3");
   expect(storeOf({ hostEnv: { SNAPSHOT_STORE: "none" } })).toBe("none");
+});
+
+test("hosts with emulated machines share the processors, unless it is said what each starts at once", () => {
+  const startsOf = (given: Partial<FleetOptions>) => hostEnv(given)?.["STARTS_AT_ONCE"];
+  vi.stubEnv("STARTS_AT_ONCE", undefined);
+  expect(startsOf({ driver: "qemu" })).toBe(String(availableParallelism()));
+  expect(startsOf({ driver: "qemu", hosts: 10_000 })).toBe("1");
+  expect(startsOf({ driver: "simulated" })).toBeUndefined();
+  vi.stubEnv("STARTS_AT_ONCE", "3");
+  expect(startsOf({ driver: "qemu" })).toBe("3");
 });

@@ -4,7 +4,14 @@
  * OB1  A row is marked as published only when the broker has stored its message. A crash in between publishes again under the same id, which the stream stores once.
  */
 import { type Bus, publish } from "@torpor/bus";
-import { type Database, findOutbox, markOutcome, type OutboxOutcome, type OutboxRow, relayOutbox } from "@torpor/db";
+import {
+  type Database,
+  findOutbox,
+  markOutcome,
+  type OutboxOutcome,
+  type OutboxRow,
+  relayOutbox,
+} from "@torpor/db";
 
 const RELAY_BATCH = 200;
 /** The committer publishes first; the relay takes what is older than this. */
@@ -16,7 +23,10 @@ interface OutboxLog {
 }
 
 /** Publishes committed rows now. What fails, or is not even tried because the bus is away, is left to the relay. Never rejects. */
-export async function publishCommitted(deps: { db: Database; bus: Bus | undefined; log: OutboxLog }, outboxIds: number[]): Promise<void> {
+export async function publishCommitted(
+  deps: { db: Database; bus: Bus | undefined; log: OutboxLog },
+  outboxIds: number[],
+): Promise<void> {
   const { db, bus, log } = deps;
   if (bus === undefined || !bus.isConnected()) return;
   try {

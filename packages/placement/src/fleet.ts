@@ -62,8 +62,11 @@ export class Fleet {
   readonly vcpu: Column;
   readonly memory: Column;
   readonly disk: Column;
+  /** What a start's wait for those before it costs a host's score. */
+  readonly waitCosts: Float64Array;
   /** Of the newest decision; overwritten by the next. */
   readonly scores: Float64Array;
+  private readonly startsUnderWay: Float64Array;
   private readonly indexes: ReadonlyMap<string, number>;
   private readonly verdicts = new Map<string, Uint8Array>();
 
@@ -82,6 +85,8 @@ export class Fleet {
       hosts.map((host) => host.diskMibCapacity),
       hosts.map((host) => host.diskMibUsed),
     );
+    this.startsUnderWay = Float64Array.from(hosts, ({ startsUnderWay }) => startsUnderWay);
+    this.waitCosts = Float64Array.from(hosts, (host) => waitCost(host.startsUnderWay, host.startsAtOnce));
     this.scores = new Float64Array(hosts.length);
     this.indexes = new Map(hosts.map(({ id }, at) => [id, at]));
   }
@@ -100,6 +105,16 @@ export class Fleet {
     this.disk.free[at] = (this.disk.free[at] ?? 0) - diskMib;
   }
 
+  /** Counts a start that a host has to do beside those that its row says. */
+  holdStart(hostId: string): void {
+    const at = this.indexOf(hostId);
+    const host = this.hosts[at];
+    if (host === undefined) return;
+    const startsUnderWay = (this.startsUnderWay[at] ?? 0) + 1;
+    this.startsUnderWay[at] = startsUnderWay;
+    this.waitCosts[at] = waitCost(startsUnderWay, host.startsAtOnce);
+  }
+
   /** Per host: 0, or one more than the index of its rejection. */
   judgeTraits(traits: Traits): Uint8Array {
     const kind = kindOf(traits);
@@ -110,6 +125,18 @@ export class Fleet {
     this.verdicts.set(kind, judged);
     return judged;
   }
+}
+
+/** Less than a whole host: where scores go from 0 to 1, what a host has free still counts when all of them keep starts waiting. */
+const MAX_WAIT_COST = 0.75;
+/** Rounds of starts before it at which a wait costs half of that. */
+const HALF_COST_ROUNDS = 2;
+
+/** Nothing while a slot is free for it; then more with each round of starts that is before it, a quarter for the first. */
+function waitCost(startsUnderWay: number, startsAtOnce: number | null): number {
+  if (startsAtOnce === null) return 0;
+  const rounds = Math.max(0, startsUnderWay + 1 - startsAtOnce) / startsAtOnce;
+  return (MAX_WAIT_COST * rounds) / (rounds + HALF_COST_ROUNDS);
 }
 
 export function verdictOf(rejection: Rejection | undefined): number {

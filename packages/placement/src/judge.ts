@@ -15,7 +15,7 @@ export interface PlacementRequest extends Amounts, Traits {
   localHostId?: string | undefined;
 }
 
-/** How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1. */
+/** How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1, less what the starts before this one cost. */
 const POLICIES = {
   /** The host that holds it whenever it has room, else the emptiest. */
   "local-first": { localBonus: 1, fit: "emptiest" },
@@ -50,7 +50,7 @@ export function judge(fleet: Fleet, request: PlacementRequest, policy: Placement
 
 /** This is the loop that has to be fast: all that counts is a number in a column. The host that holds the sandbox is judged by itself. */
 function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
-  const { scores, vcpu, memory, disk } = fleet;
+  const { scores, waitCosts, vcpu, memory, disk } = fleet;
   const [freeVcpu, freeMemory, freeDisk] = [vcpu.free, memory.free, disk.free];
   const [perVcpu, perMemory, perDisk] = [vcpu.perUnit, memory.perUnit, disk.perUnit];
   const { vcpu: needsVcpu, memoryMib: needsMemory, diskMib: needsDisk } = request;
@@ -74,6 +74,7 @@ function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPoli
         const memoryShare = leftMemory * (perMemory[at] as number);
         if (isEmptiest) score = least(vcpuShare, memoryShare, leftDisk * (perDisk[at] as number));
         else score = fullness(vcpuShare, memoryShare);
+        score -= waitCosts[at] as number;
         if (score > bestScore) {
           best = at;
           bestScore = score;
@@ -119,7 +120,8 @@ function judgeApart(fleet: Fleet, at: number, request: PlacementRequest, policy:
   const rejection = rejectTraits(host, request, { isLocal, isPinned: host.id === request.pinnedHostId });
   const verdict = rejection !== undefined ? verdictOf(rejection) : isOccupied ? OCCUPIED : lacks(fleet, at, request, diskMib);
   counts[verdict] = (counts[verdict] ?? 0) + 1;
-  const score = verdict === 0 ? apartScore(fleet, at, { ...request, diskMib }, policy, isLocal && restores(host, request)) : REJECTED;
+  const isHome = isLocal && restores(host, request);
+  const score = verdict === 0 ? apartScore(fleet, at, { ...request, diskMib }, policy, isHome) : REJECTED;
   fleet.scores[at] = score;
   return score;
 }
@@ -142,12 +144,21 @@ function lacks({ vcpu, memory, disk }: Fleet, at: number, request: Amounts, disk
   return diskMib > 0 && (disk.free[at] ?? 0) < diskMib ? LACKS_DISK : 0;
 }
 
-function apartScore({ vcpu, memory, disk }: Fleet, at: number, needs: Amounts, policy: PlacementPolicy, isHome: boolean): number {
+function apartScore(
+  { vcpu, memory, disk, waitCosts }: Fleet,
+  at: number,
+  needs: Amounts,
+  policy: PlacementPolicy,
+  isHome: boolean,
+): number {
   const { localBonus, fit } = POLICIES[policy];
   const vcpuShare = ((vcpu.free[at] ?? 0) - needs.vcpu) * (vcpu.perUnit[at] ?? 0);
   const memoryShare = ((memory.free[at] ?? 0) - needs.memoryMib) * (memory.perUnit[at] ?? 0);
   const diskShare = ((disk.free[at] ?? 0) - needs.diskMib) * (disk.perUnit[at] ?? 0);
-  return (isHome ? localBonus : 0) + (fit === "emptiest" ? least(vcpuShare, memoryShare, diskShare) : fullness(vcpuShare, memoryShare));
+  const share = fit === "emptiest" ? least(vcpuShare, memoryShare, diskShare) : fullness(vcpuShare, memoryShare);
+  if (!isHome) return share - (waitCosts[at] ?? 0);
+  // A whole host is more than any wait: what would have to be brought elsewhere waits at home.
+  return localBonus + share - (localBonus >= 1 ? 0 : (waitCosts[at] ?? 0));
 }
 
 /** Shares of a host's capacity that are left: the emptiest is the one that has most of what it has least of. */

@@ -30,6 +30,8 @@ export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHos
   vcpuUsed: 0,
   memoryMibUsed: 0,
   diskMibUsed: 0,
+  startsAtOnce: null,
+  startsUnderWay: 0,
   registeredAt: new Date(),
   ...given,
 });

@@ -21,6 +21,8 @@ const host = (id: string) =>
     vcpuUsed: fc.integer({ min: 0, max: 8 }),
     memoryMibUsed: fc.integer({ min: 0, max: 4096 }),
     diskMibUsed: fc.integer({ min: 0, max: 1000 }),
+    startsAtOnce: fc.option(fc.integer({ min: 1, max: 4 })),
+    startsUnderWay: fc.integer({ min: 0, max: 1000 }),
   });
 const hosts: fc.Arbitrary<FleetHost[]> = fc
   .subarray(HOST_IDS)

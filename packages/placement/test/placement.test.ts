@@ -184,6 +184,47 @@ describe("policies", () => {
   });
 });
 
+describe("starts under way", () => {
+  const busy = (startsUnderWay: number, startsAtOnce: number | null = 2) => ({ startsUnderWay, startsAtOnce });
+
+  test("cost nothing while a slot is free, and nothing on a host that has not said how many it does at once", () => {
+    for (const policy of ["local-first", "spread"] as const) {
+      expect(placedOn([host("a", busy(1)), host("b", { memoryMibUsed: 1 })], {}, policy)).toBe("a");
+      expect(placedOn([host("a", busy(9, null)), host("b", { memoryMibUsed: 1 })], {}, policy)).toBe("a");
+    }
+  });
+
+  test.each(["local-first", "spread", "binpack"] as const)("%s: a new one goes where it waits for fewer rounds of starts", (policy) => {
+    expect(placedOn([host("a", busy(4)), host("b", busy(3))], {}, policy)).toBe("b");
+    // Seven at eight at once are fewer than two at two.
+    expect(placedOn([host("a", busy(2)), host("b", busy(7, 8))], {}, policy)).toBe("b");
+  });
+
+  test("what a host lacks still decides, however much waits on the others", () => {
+    expect(placedOn([host("a", busy(100)), host("b", { vcpuUsed: 8 })])).toBe("a");
+    expect(placedOn([host("a", busy(100)), host("b", { state: "cordoned" })])).toBe("a");
+  });
+
+  test("a sandbox that its host can resume stays there under local-first, and moves under the others for less than a quarter", () => {
+    const hosts = [host("home", busy(9)), host("away", busy(0))];
+    expect(placedOn(hosts, { localHostId: "home" })).toBe("home");
+    expect(placedOn(hosts, { localHostId: "home" }, "spread")).toBe("away");
+    expect(placedOn([host("home", busy(2)), host("away", busy(0))], { localHostId: "home" }, "spread")).toBe("home");
+  });
+
+  test("a crowd is spread by what each does at once", () => {
+    const fleet = new Fleet([host("small", { ...busy(0), memoryMibCapacity: 65_536, vcpuCapacity: 64 }), host("large", busy(0, 8))]);
+    const placed = { small: 0, large: 0 };
+    for (let made = 0; made < 10; made += 1) {
+      const decision = place(fleet, request({ vcpu: 0, memoryMib: 0, diskMib: 0 }), "local-first");
+      if (decision.kind !== "placed") throw new Error(decision.message);
+      placed[decision.host.id as keyof typeof placed] += 1;
+      fleet.holdStart(decision.host.id);
+    }
+    expect(placed).toEqual({ small: 2, large: 8 });
+  });
+});
+
 test("a ranking has the candidates best first, as many as asked for, and counts the rest; the first is what would be chosen", () => {
   const hosts = [host("a", { memoryMibUsed: 1024 }), host("b", { state: "cordoned" }), host("c"), host("d", { memoryMibUsed: 2048 })];
   const ranking = rank(new Fleet(hosts), request({ localHostId: "d" }), "local-first", 2);

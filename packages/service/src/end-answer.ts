@@ -10,7 +10,11 @@ const DISCARD_LIMIT_MS = 60_000;
  * unread is reset, which can take the answer from a client that reads only after it has sent
  * everything, so one that is to close stays open until then.
  */
-export function endAnswer(incoming: IncomingMessage, response: ServerResponse, body?: Buffer): void {
+export function endAnswer(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  body?: Buffer,
+): void {
   if (isOver(incoming)) return void response.end(body);
   discardRest(incoming);
   if (response.shouldKeepAlive) return void response.end(body);
@@ -25,7 +29,8 @@ export async function discardRequest(incoming: IncomingMessage): Promise<void> {
   await finished(incoming).catch(() => {});
 }
 
-const isOver = (incoming: IncomingMessage) => incoming.complete || incoming.readableEnded || incoming.destroyed;
+const isOver = (incoming: IncomingMessage) =>
+  incoming.complete || incoming.readableEnded || incoming.destroyed;
 
 function discardRest(incoming: IncomingMessage): void {
   incoming.unpipe();

@@ -26,27 +26,33 @@ afterAll(() => {
   server.close();
 });
 
-test.each(["/", "/part", "/waits"])("the next request on the connection is answered: %s", async (path) => {
-  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-  const sockets = new Set();
-  for (const body of [LARGE, "x", LARGE]) {
-    const request = httpRequest({ port: port(), host: "127.0.0.1", method: "POST", path, agent });
-    request.once("socket", (socket) => sockets.add(socket));
-    request.end(body);
-    const [answer] = (await once(request, "response")) as [IncomingMessage];
-    expect(await text(answer)).toBe(String(REFUSAL));
-  }
-  expect(sockets.size).toBe(1);
-  agent.destroy();
-});
+test.each(["/", "/part", "/waits"])(
+  "the next request on the connection is answered: %s",
+  async (path) => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const sockets = new Set();
+    for (const body of [LARGE, "x", LARGE]) {
+      const request = httpRequest({ port: port(), host: "127.0.0.1", method: "POST", path, agent });
+      request.once("socket", (socket) => sockets.add(socket));
+      request.end(body);
+      const [answer] = (await once(request, "response")) as [IncomingMessage];
+      expect(await text(answer)).toBe(String(REFUSAL));
+    }
+    expect(sockets.size).toBe(1);
+    agent.destroy();
+  },
+);
 
-test.each(["/", "/part", "/waits"])("a client that reads after it has sent everything gets an answer that closes: %s", async (path) => {
-  const socket = connect(port(), "127.0.0.1");
-  const head = `POST ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${LARGE.length}\r\n\r\n`;
-  socket.write(head);
-  await new Promise<void>((resolve, reject) => {
-    socket.once("error", reject);
-    socket.write(LARGE, (error) => (error ? reject(error) : resolve()));
-  });
-  expect(await text(socket)).toMatch(new RegExp(`^HTTP/1.1 400 [^]*${String(REFUSAL)}$`));
-});
+test.each(["/", "/part", "/waits"])(
+  "a client that reads after it has sent everything gets an answer that closes: %s",
+  async (path) => {
+    const socket = connect(port(), "127.0.0.1");
+    const head = `POST ${path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: ${LARGE.length}\r\n\r\n`;
+    socket.write(head);
+    await new Promise<void>((resolve, reject) => {
+      socket.once("error", reject);
+      socket.write(LARGE, (error) => (error ? reject(error) : resolve()));
+    });
+    expect(await text(socket)).toMatch(new RegExp(`^HTTP/1.1 400 [^]*${String(REFUSAL)}$`));
+  },
+);

@@ -82,6 +82,7 @@ async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: Abo
   if (!isAnonymous) throw operationInProgress(operation.id, "create", deps.limits.waitMs);
   throw new ApiError("OPERATION_TIMEOUT", "The sandbox did not come up in time. It is being deleted; create another one.", {
     details: { operation_id: operation.id, sandbox_id: operation.sandboxId },
+    headers: { "retry-after": "5" },
     isOpenEnded: true,
   });
 }

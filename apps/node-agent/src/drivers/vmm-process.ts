@@ -4,6 +4,7 @@
  * VP1  In a session of its own, with nothing inherited but a log file: nothing that happens to the agent reaches it.
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
  * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
+ * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the event loop as the start.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, constants, openSync, realpathSync } from "node:fs";
@@ -93,9 +94,17 @@ export function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
   return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
 }
 
-/** Starts the process and makes its record durable (VP1, VP2). The VMM must not run its guest before it is told to. */
-export async function startVmm(vm: Vm, how: VmmCommand, facts: Pick<RunRecord, "runDir" | "guest" | "fingerprint">): Promise<RunRecord> {
-  const pid = await durableStep("spawn vmm", async () => spawnDetached(vm, how, facts.runDir));
+/** Starts the process and makes its record durable (VP1, VP2, VP4). The VMM must not run its guest before it is told to. */
+export async function startVmm(
+  vm: Vm,
+  how: VmmCommand,
+  facts: Pick<RunRecord, "runDir" | "guest" | "fingerprint">,
+  signal: AbortSignal,
+): Promise<RunRecord> {
+  const pid = await durableStep("spawn vmm", async () => {
+    signal.throwIfAborted();
+    return spawnDetached(vm, how, facts.runDir);
+  });
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
   const record: RunRecord = {

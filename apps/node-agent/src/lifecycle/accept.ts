@@ -5,6 +5,7 @@
  * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process. Before that nothing on disk or in memory knows of it:
  *      half-known, it would be taken for one whose result is the state before it.
  * SV4  A command is looked at when those before it have been carried out: one of them may have ended what this host knew of the sandbox.
+ * SV5  Once a cancel is acknowledged nothing launches what it cancels: neither this process, wherever the command is by then, nor the next one.
  */
 import type { VmCommand } from "@torpor/contracts";
 import { findImage } from "../images.ts";
@@ -14,7 +15,7 @@ import { newSecrets } from "./create.ts";
 import { setQuarantined } from "./quarantine.ts";
 import type { Journal, VmRecord } from "./record.ts";
 import { replicate } from "./replicate.ts";
-import type { Entry, Host, Sandboxes } from "./sandboxes.ts";
+import type { Entry, Host } from "./sandboxes.ts";
 import { CLOSING } from "./turns.ts";
 
 /**
@@ -27,14 +28,16 @@ export type Accepted = "journalled" | "stale" | "repeated" | "ignored" | typeof 
 export async function accept(host: Host, command: VmCommand): Promise<Accepted> {
   const { sandboxes } = host;
   const { kind, spec } = command;
-  if (kind === "cancel") return cancel(sandboxes, spec.sandboxId, command.cancels);
+  if (kind === "cancel") return await cancel(host, command);
   if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
   if (kind === "replicate") return await replicate(host, command);
   const known = sandboxes.find(spec.sandboxId);
   // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
-  if (kind === "delete" || (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)) known?.abort?.abort();
+  if (kind === "delete") sandboxes.willBeDeleted(spec.sandboxId);
+  if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch) known.abort?.abort();
   const accepted = Promise.withResolvers<Accepted>();
   const turn = sandboxes.turns.take(spec.sandboxId, async () => {
+    if (kind === "delete") sandboxes.isDeleted(spec.sandboxId);
     const taken = await take(host, command);
     if (typeof taken === "string") return accepted.resolve(taken);
     accepted.resolve("journalled");
@@ -45,11 +48,25 @@ export async function accept(host: Host, command: VmCommand): Promise<Accepted> 
   return await accepted.promise;
 }
 
-function cancel(sandboxes: Sandboxes, sandboxId: string, operationId: string | undefined): Accepted {
-  const entry = sandboxes.find(sandboxId);
-  if (entry?.journal?.command.operationId !== operationId) return "ignored";
-  entry?.abort?.abort();
+async function cancel({ deps, sandboxes }: Host, command: VmCommand): Promise<Accepted> {
+  const { cancels, spec } = command;
+  if (cancels === undefined) return "ignored";
+  const entry = sandboxes.find(spec.sandboxId);
+  if (entry?.journal?.command.operationId === cancels) {
+    entry.abort?.abort();
+  } else {
+    const hasEnded = entry !== undefined && orderOf(command, entry.record) <= 0;
+    if (hasEnded) return "ignored";
+    // It waits behind another one of the sandbox, is being journalled, or was lost on its way and comes again.
+    sandboxes.callOff(cancels);
+  }
+  await deps.store.noteCancelled(spec.sandboxId, cancels);
   return "journalled";
+}
+
+/** Positive: the command is newer than all that is known of the sandbox. */
+function orderOf(command: VmCommand, record: VmRecord): number {
+  return command.epoch - record.epoch || command.opSeq - record.opSeq;
 }
 
 async function entryFor({ deps, sandboxes }: Host, command: VmCommand): Promise<Entry | undefined> {
@@ -88,7 +105,7 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
   if (command.kind === "discard") {
     if (record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)) return "stale";
   } else {
-    const order = command.epoch - record.epoch || command.opSeq - record.opSeq;
+    const order = orderOf(command, record);
     if (order < 0) return "stale";
     if (order === 0) {
       sandboxes.sayAgain(entry);
@@ -101,6 +118,7 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
   }
   const journal: Journal = { command, from: record.state };
   await deps.store.makeRoom(record);
+  if (sandboxes.isCalledOff(command)) await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
   await deps.store.writeJournal(command.spec.sandboxId, journal);
   return takeUp(host, entry, journal);
 }

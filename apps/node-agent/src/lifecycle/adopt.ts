@@ -24,6 +24,7 @@ export async function adopt(host: Host): Promise<void> {
       const { kind, operationId } = journal.command;
       deps.log.info({ sandboxId, kind, operationId }, "an operation is taken up again");
       const goOn = takeUp(host, entry, journal);
+      if (await deps.store.wasCancelled(sandboxId, operationId)) entry.abort?.abort();
       void sandboxes.inTurn(entry, async () => {
         await goOn();
         await replication.adopt(record);
@@ -53,6 +54,6 @@ async function openJournal(deps: LifecycleDeps, record: VmRecord): Promise<Journ
   const journal = await deps.store.readJournal(sandboxId);
   if (journal === undefined || record.operation?.id !== journal.command.operationId) return journal;
   await dropUsedSnapshots(deps, record);
-  await deps.store.clearJournal(sandboxId);
+  await deps.store.clearJournal(sandboxId, journal.command.operationId);
   return undefined;
 }

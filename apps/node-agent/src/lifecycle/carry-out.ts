@@ -6,6 +6,7 @@ import { bring, isHere } from "./bring.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create } from "./create.ts";
 import { stillFrozen } from "./frozen.ts";
+import { launch } from "./launch.ts";
 import { pause } from "./pause.ts";
 import { takeBack } from "./quarantine.ts";
 import type { Journal, VmRecord } from "./record.ts";
@@ -13,6 +14,7 @@ import { resume } from "./resume.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
+import { CLOSING } from "./turns.ts";
 
 const SETTLE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
@@ -36,6 +38,7 @@ export function takeUp(host: Host, entry: Entry, journal: Journal): () => Promis
   entry.journal = journal;
   entry.abort = new AbortController();
   const { signal } = entry.abort;
+  if (host.sandboxes.isCalledOff(command)) entry.abort.abort();
   return () => carryOut(host, entry, journal, signal);
 }
 
@@ -54,7 +57,8 @@ async function carryOut(host: Host, entry: Entry, journal: Journal, signal: Abor
   await replication.stop(record.spec.sandboxId, { entirely });
   const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
   const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, onFetch, timings: {} };
-  const outcome = await perform(step);
+  const outcome = await perform(host, step);
+  if (outcome === CLOSING) return;
   if (await settled(host, entry, journal, outcome, step.timings)) replication.start(record);
 }
 
@@ -72,7 +76,7 @@ async function settled(host: Host, entry: Entry, journal: Journal, outcome: Outc
   }
 }
 
-async function perform(step: Step): Promise<Outcome> {
+async function perform({ slots }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
   const { deps, record, journal } = step;
   const { command, from } = journal;
   try {
@@ -89,7 +93,7 @@ async function perform(step: Step): Promise<Outcome> {
         },
       };
     const notBrought = isHere(step) ? undefined : await bring(step);
-    return notBrought ?? (await operation(step));
+    return notBrought ?? (await launch(step, slots, operation));
   } catch (error) {
     deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
     return {
@@ -139,7 +143,7 @@ export async function settle(
   await sandboxes.persist(record);
   if (outcome.state === "failed") await deps.store.dropDirectory(record);
   await dropUsedSnapshots(deps, record);
-  await deps.store.clearJournal(sandboxId);
+  await deps.store.clearJournal(sandboxId, command.operationId);
   delete entry.journal;
   delete entry.abort;
   delete entry.fetching;

@@ -1,4 +1,4 @@
-import type { CommitRequest, SnapshotReference } from "@torpor/contracts";
+import type { Cause, CommitRequest, SnapshotReference } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
@@ -65,7 +65,7 @@ export interface Step {
 /** What is true now, and what became of the operation. */
 export type Outcome = Pick<VmRecord, "state"> &
   Partial<Pick<VmRecord, "snapshot" | "cause" | "generation">> & {
-    failed?: { code: string; message: string };
+    failed?: Cause;
     cancelled?: boolean;
     /** The disk is as the operation found it, with the name that it had, or none. */
     isUntouched?: boolean;

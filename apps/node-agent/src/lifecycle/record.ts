@@ -5,7 +5,7 @@ import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { Cause, Condition, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
-import { readJson, removeDurably, writeDurably } from "../host/files.ts";
+import { isNotFound, readJson, removeDurably, sizeOf, writeDurably } from "../host/files.ts";
 
 interface OperationResult {
   id: string;
@@ -133,11 +133,27 @@ export class VmStore {
     await writeDurably(join(this.dirOf(sandboxId), "op.json"), JSON.stringify(journal));
   }
 
-  async clearJournal(sandboxId: string): Promise<void> {
+  async clearJournal(sandboxId: string, operationId: string): Promise<void> {
+    await rm(this.cancelFile(sandboxId, operationId), { force: true });
     await removeDurably(join(this.dirOf(sandboxId), "op.json")).catch((error: unknown) => {
       // The directory itself may be gone: a delete has ended.
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
     });
+  }
+
+  /** The next process knows too that the operation was cancelled. Where nothing of the sandbox is here, there is nothing that it could go on with. */
+  async noteCancelled(sandboxId: string, operationId: string): Promise<void> {
+    await writeDurably(this.cancelFile(sandboxId, operationId), "").catch((error: unknown) => {
+      if (!isNotFound(error)) throw error;
+    });
+  }
+
+  async wasCancelled(sandboxId: string, operationId: string): Promise<boolean> {
+    return (await sizeOf(this.cancelFile(sandboxId, operationId))) !== undefined;
+  }
+
+  private cancelFile(sandboxId: string, operationId: string): string {
+    return join(this.dirOf(sandboxId), `${operationId}.cancelled`);
   }
 
   vmOf(record: VmRecord): Vm {

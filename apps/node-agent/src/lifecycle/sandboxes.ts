@@ -3,13 +3,14 @@
  *
  * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
-import type { Observation } from "@torpor/contracts";
+import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
+import type { StartSlots } from "./start-slots.ts";
 import { type CLOSING, Turns } from "./turns.ts";
 
 export interface Entry extends Observed {
@@ -28,13 +29,20 @@ export interface Host {
   deps: LifecycleDeps;
   sandboxes: Sandboxes;
   replication: Replication;
+  slots: StartSlots;
 }
+
+/** Operations that were cancelled before they were known, at most: the oldest are forgotten. */
+const MAX_CALLED_OFF = 1_000;
 
 export class Sandboxes {
   readonly turns: Turns;
   private readonly deps: LifecycleDeps & { hostId: string };
   private readonly report: (seen: Observation) => void;
   private readonly entries = new Map<string, Entry>();
+  private readonly calledOff = new Set<string>();
+  /** Those that a delete waits for: what is taken up before its turn has come backs out. */
+  private readonly deleting = new Set<string>();
 
   constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
     this.deps = deps;
@@ -62,6 +70,28 @@ export class Sandboxes {
   drop(sandboxId: string): void {
     this.entries.delete(sandboxId);
     this.deps.activity.forget(sandboxId);
+  }
+
+  /** The operation is not known yet, and is not to be carried out when it comes. */
+  callOff(operationId: string): void {
+    this.calledOff.add(operationId);
+    const [oldest] = this.calledOff;
+    if (this.calledOff.size > MAX_CALLED_OFF && oldest !== undefined) this.calledOff.delete(oldest);
+  }
+
+  /** What is under way, or is taken up before `isDeleted`, backs out if it still can. */
+  willBeDeleted(sandboxId: string): void {
+    this.deleting.add(sandboxId);
+    this.entries.get(sandboxId)?.abort?.abort();
+  }
+
+  /** The turn of its delete has come. */
+  isDeleted(sandboxId: string): void {
+    this.deleting.delete(sandboxId);
+  }
+
+  isCalledOff({ kind, operationId, spec }: VmCommand): boolean {
+    return this.calledOff.has(operationId) || (kind !== "delete" && this.deleting.has(spec.sandboxId));
   }
 
   /** One thing at a time per sandbox. */

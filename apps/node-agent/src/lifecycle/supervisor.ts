@@ -13,6 +13,7 @@ import { copyableOf } from "./copies.ts";
 import { notesOf } from "./replicate.ts";
 import { Replication } from "./replication.ts";
 import { type Host, Sandboxes } from "./sandboxes.ts";
+import { type StartLoad, StartSlots } from "./start-slots.ts";
 import { CLOSING } from "./turns.ts";
 import { watch } from "./watch.ts";
 
@@ -21,9 +22,10 @@ export class Supervisor {
   private readonly closing = new AbortController();
   private watching: Promise<void> = Promise.resolve();
 
-  constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
+  constructor(deps: LifecycleDeps & { hostId: string; startsAtOnce: number }, report: (seen: Observation) => void) {
     const sandboxes = new Sandboxes(deps, report);
-    this.host = { deps, sandboxes, replication: new Replication(deps, notesOf(sandboxes)) };
+    const slots = new StartSlots(deps.startsAtOnce);
+    this.host = { deps, sandboxes, replication: new Replication(deps, notesOf(sandboxes)), slots };
   }
 
   /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
@@ -58,6 +60,11 @@ export class Supervisor {
     });
   }
 
+  /** What this host starts now, and what waits for that. */
+  starts(): StartLoad {
+    return this.host.slots.load;
+  }
+
   /** Where requests for a sandbox go, if it runs here at that epoch. */
   async route(sandboxId: string, epoch: number): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const { deps, sandboxes } = this.host;
@@ -84,7 +91,8 @@ export class Supervisor {
    */
   async close(limitMs: number): Promise<boolean> {
     this.closing.abort();
-    const { sandboxes, replication } = this.host;
+    const { sandboxes, replication, slots } = this.host;
+    slots.close();
     return await settlesWithin(Promise.all([sandboxes.turns.close(), replication.close(), this.watching]), limitMs);
   }
 }

@@ -14,6 +14,7 @@ import {
 } from "@torpor/contracts";
 import { type Logger, pause } from "@torpor/service";
 import { bootMs } from "../fence/clock.ts";
+import type { StartLoad } from "../lifecycle/start-slots.ts";
 import type { FenceLink } from "./fence-link.ts";
 
 const decodeLease = decoder(LeaseReply);
@@ -69,14 +70,14 @@ export async function keepLease(
 export async function beat(
   bus: Bus,
   hostId: string,
-  look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number> },
+  look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number>; starts: StartLoad },
   signal: AbortSignal,
 ): Promise<void> {
   const agentStartedAt = new Date().toISOString();
   let whole: Observation[] = [];
   let offset = 0;
   do {
-    const { inventory, diskFreeMib } = look();
+    const { inventory, diskFreeMib, starts } = look();
     if (offset >= whole.length) [whole, offset] = [inventory, 0];
     const part = whole.slice(offset, offset + MAX_INVENTORY_PER_BEAT).map((seen) => newestOf(seen, inventory));
     offset += MAX_INVENTORY_PER_BEAT;
@@ -89,6 +90,7 @@ export async function beat(
         vms: inventory.filter((seen) => seen.vmm !== undefined).length,
         residentBytes: inventory.reduce((sum, seen) => sum + (seen.vmm?.residentBytes ?? 0), 0),
         diskFreeMib: await diskFreeMib,
+        ...starts,
       },
       inventory: part,
       inventoryCount: whole.length,

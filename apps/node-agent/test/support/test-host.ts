@@ -68,8 +68,9 @@ export class TestHost {
   readonly fence: FenceLink;
   readonly store: VmStore;
   readonly seen: Observation[] = [];
-  /** Happens while the control plane is asked for a commit, which it grants. */
-  onCommit: () => Promise<void> = async () => {};
+  /** Happens while the control plane is asked for a commit, which it grants, but for those that it refuses. */
+  onCommit: (operationId: string) => Promise<void> = async () => {};
+  readonly refusedCommits = new Set<string>();
   private readonly driver: Driver;
 
   constructor(
@@ -78,6 +79,7 @@ export class TestHost {
     onObservation: (observation: Observation) => void = () => {},
     imagesDir = join(dir, "../images"),
     blobs: Blobs | "none" = fileBlobs(join(dir, "store")),
+    startsAtOnce = 2,
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -85,6 +87,7 @@ export class TestHost {
     this.supervisor = new Supervisor(
       {
         hostId: "host-1",
+        startsAtOnce,
         store: this.store,
         driver,
         isolation: plainIsolation(undefined),
@@ -94,9 +97,9 @@ export class TestHost {
         activity: new Activity(),
         fence: this.fence,
         imagesDir,
-        commit: async () => {
-          await this.onCommit();
-          return { kind: "granted" };
+        commit: async ({ operationId }) => {
+          await this.onCommit(operationId);
+          return this.refusedCommits.has(operationId) ? { kind: "refused", reason: "the test refuses it" } : { kind: "granted" };
         },
         uid: undefined,
         log: createLogger({ name: "host", level: "silent" }),

@@ -26,6 +26,8 @@ export function oneOf<T>(random: Random, all: readonly [T, ...T[]] | T[]): T {
 /** 64 threads at an overcommit of 3, and 256 GiB. */
 export const HOST_SIZE: Amounts = { vcpu: 192, memoryMib: 262_144, diskMib: 4_194_304 };
 
+const STARTS_AT_ONCE = 64;
+
 /** Empty hosts of one size; `isVaried`: in two zones, some with a GPU, one in fifty cordoned. */
 export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
   return Array.from({ length: count }, (_, at) => ({
@@ -43,6 +45,8 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
     vcpuUsed: 0,
     memoryMibUsed: 0,
     diskMibUsed: 0,
+    startsAtOnce: STARTS_AT_ONCE,
+    startsUnderWay: 0,
     registeredAt: new Date(0),
   }));
 }

@@ -47,7 +47,8 @@ export function boundsProblem(value: unknown, path = "", depth = 0): string | un
   const entries = Object.entries(value);
   if (entries.length > MAX_ENTRIES) return `${at} has more than ${MAX_ENTRIES} entries`;
   for (const [name, inner] of entries) {
-    const problem = textProblem(name, `a name in ${at}`) ?? boundsProblem(inner, `${path}/${name}`, depth + 1);
+    const problem =
+      textProblem(name, `a name in ${at}`) ?? boundsProblem(inner, `${path}/${name}`, depth + 1);
     if (problem !== undefined) return problem;
   }
   return undefined;
@@ -75,12 +76,15 @@ function withCleanTexts<T>(value: T, depth = 0): T {
   return Object.fromEntries(
     Object.entries(value).map(([name, inner]) => [
       name,
-      name === FREE_TEXT && typeof inner === "string" ? cleaned(inner) : withCleanTexts(inner, depth + 1),
+      name === FREE_TEXT && typeof inner === "string"
+        ? cleaned(inner)
+        : withCleanTexts(inner, depth + 1),
     ]),
   ) as T;
 }
 
-const cleaned = (text: string) => text.slice(0, MAX_TEXT_LENGTH).replaceAll("\0", "\u{fffd}").toWellFormed();
+const cleaned = (text: string) =>
+  text.slice(0, MAX_TEXT_LENGTH).replaceAll("\0", "\u{fffd}").toWellFormed();
 
 const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
 
@@ -94,7 +98,8 @@ export function registrationProblem({ dataPlaneUrl, capacity }: Offer): string |
   const problem = dataPlaneUrlProblem(dataPlaneUrl);
   if (problem !== undefined) return `dataPlaneUrl ${problem}`;
   for (const [name, most] of Object.entries(MAX_CAPACITY))
-    if (capacity[name as keyof typeof MAX_CAPACITY] > most) return `capacity/${name} must be at most ${most}`;
+    if (capacity[name as keyof typeof MAX_CAPACITY] > most)
+      return `capacity/${name} must be at most ${most}`;
   return undefined;
 }
 

@@ -8,6 +8,9 @@ import { type InventoryEntry, Observation } from "./observation.ts";
 
 export const MAX_INVENTORY_PER_BEAT = 200;
 export const BEAT_EVERY_MS = 2_000;
+/** Bounds of what a host may say of its starts. */
+export const MAX_STARTS_AT_ONCE = 1_024;
+export const MAX_STARTS_WAITING = 10_000;
 
 export const Heartbeat = Type.Object({
   type: Type.Literal("heartbeat"),
@@ -15,7 +18,15 @@ export const Heartbeat = Type.Object({
   hostId: HostId,
   /** Start of this agent process; a change tells that it restarted. */
   agentStartedAt: Type.String(),
-  load: Type.Object({ vms: Type.Integer(), residentBytes: Type.Integer(), diskFreeMib: Type.Integer() }),
+  load: Type.Object({
+    vms: Type.Integer(),
+    residentBytes: Type.Integer(),
+    diskFreeMib: Type.Integer(),
+    /** Creates, starts and resumes that it carries out at once, does now, and has waiting. Absent in agents of before: all at once. */
+    startsAtOnce: Type.Optional(Type.Integer({ minimum: 1, maximum: MAX_STARTS_AT_ONCE })),
+    startsRunning: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_STARTS_AT_ONCE })),
+    startsWaiting: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_STARTS_WAITING })),
+  }),
   /** Observations of the sandboxes on this host. A larger host sends an inventory in parts, beat by beat; count and digest are those of the whole. */
   inventory: Type.Array(Observation, { maxItems: MAX_INVENTORY_PER_BEAT }),
   /** Number of sandboxes and `inventoryDigest` of them, so that a reader knows whether it has seen all. */

@@ -11,7 +11,12 @@ export const OBSERVED_STATES = ["running", "paused", "stopped", "deleted", "fail
 export type ObservedState = (typeof OBSERVED_STATES)[number];
 
 /** Why something went wrong; `code` is stable, `message` is for people and says what to do. */
-export const Cause = Type.Object({ code: Type.String(), message: Type.String() });
+export const Cause = Type.Object({
+  code: Type.String(),
+  message: Type.String(),
+  /** When the same may succeed: it was refused for what else goes on. */
+  retryAfterSeconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 3_600 })),
+});
 export type Cause = Static<typeof Cause>;
 
 export const SnapshotFacts = Type.Object({

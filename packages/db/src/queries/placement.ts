@@ -5,9 +5,9 @@
  * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
  */
 import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizzle-orm";
-import { LEASED_STATES, TOMBSTONED_STATES } from "@torpor/state-machine";
+import { LEASED_STATES, OPERATION_KINDS, OPERATION_TARGET, TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
-import { hosts, sandboxes } from "../schema.ts";
+import { hosts, operations, sandboxes } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
@@ -28,14 +28,37 @@ const PLACEMENT_COLUMNS = {
   diskMibUsed: hosts.diskMibUsed,
   registeredAt: hosts.registeredAt,
 } as const;
-export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS>;
+export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS> & {
+  /** Sandboxes that it starts at once, as it said last; null: it has not said, or keeps none waiting. */
+  startsAtOnce: number | null;
+  /** Those that it has been told to start, and has not reported on. */
+  startsUnderWay: number;
+};
+
+/** What begins a run on the host that it is assigned to. */
+const STARTS = OPERATION_KINDS.filter((kind) => OPERATION_TARGET[kind] === "running");
 
 /** Hosts with a running lease. */
 export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.leaseExpiresAt, sql`now()`));
 
 /** Hosts with a running lease, by id. */
 export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
-  return await db.select(PLACEMENT_COLUMNS).from(hosts).where(hasLease).orderBy(asc(hosts.id));
+  const underWay = db
+    .select({ hostId: operations.hostId, starts: sql<number>`count(*)::int`.as("starts") })
+    .from(operations)
+    .where(and(eq(operations.status, "executing"), inArray(operations.kind, STARTS)))
+    .groupBy(operations.hostId)
+    .as("under_way");
+  return await db
+    .select({
+      ...PLACEMENT_COLUMNS,
+      startsAtOnce: sql<number | null>`(${hosts.load}->>'startsAtOnce')::int`,
+      startsUnderWay: sql<number>`coalesce(${underWay.starts}, 0)`,
+    })
+    .from(hosts)
+    .leftJoin(underWay, eq(underWay.hostId, hosts.id))
+    .where(hasLease)
+    .orderBy(asc(hosts.id));
 }
 
 /** Hosts that would count if their lease ran: lost, whether anybody has marked them yet or not. */

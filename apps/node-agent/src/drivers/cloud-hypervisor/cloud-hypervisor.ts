@@ -85,7 +85,7 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
-    const { run, config } = await this.launch(vm, this.options.binaries.current);
+    const { run, config } = await this.launch(vm, this.options.binaries.current, signal);
     await orEnd(this, vm, async () => {
       signal.throwIfAborted();
       await this.createVm(vm, run, config);
@@ -101,7 +101,7 @@ export class CloudHypervisorDriver implements Driver {
       await this.end(vm, { graceMs: 0 });
       return { kind: "refused", reason: reason ?? `no binary is known for ${saved.fingerprint}` };
     }
-    const { run, config } = await this.launch(vm, binary);
+    const { run, config } = await this.launch(vm, binary, signal);
     const wrong = await orEnd(this, vm, () =>
       this.exchange(vm, () => loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal)),
     );
@@ -177,12 +177,12 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   /** A VMM that answers and has no VM yet. */
-  private async launch(vm: Vm, binary: Binary): Promise<{ run: RunRecord; config: VmConfig }> {
+  private async launch(vm: Vm, binary: Binary, signal: AbortSignal): Promise<{ run: RunRecord; config: VmConfig }> {
     await endVmm(vm, { graceMs: 0 });
     const enclosure = await this.options.isolation.enclose(vm, { devices: this.devices() });
     return await orEnd(this, vm, async () => {
       await freshDirectories(vm, enclosure.uid);
-      const run = await this.spawn(vm, binary, enclosure);
+      const run = await this.spawn(vm, binary, enclosure, signal);
       await this.waitForPing(vm, run);
       return { run, config: vmConfig(vm, { network: enclosure.network, landlock: this.options.landlock }) };
     });
@@ -193,7 +193,7 @@ export class CloudHypervisorDriver implements Driver {
     return devices.filter((device) => existsSync(device));
   }
 
-  private async spawn(vm: Vm, binary: Binary, enclosure: Enclosure): Promise<RunRecord> {
+  private async spawn(vm: Vm, binary: Binary, enclosure: Enclosure, signal: AbortSignal): Promise<RunRecord> {
     const runDir = await nextRunDir(vm, enclosure.uid);
     const args = [
       ["--seccomp", "true"],
@@ -202,7 +202,7 @@ export class CloudHypervisorDriver implements Driver {
       ["--log-file", `${runDir}/vmm.log`, "-v"],
     ].flat();
     const fingerprint = fingerprintOf(binary.version, this.options.host);
-    return await startVmm(vm, { command: binary.path, args, enclosure }, { runDir, guest: GUEST, fingerprint });
+    return await startVmm(vm, { command: binary.path, args, enclosure }, { runDir, guest: GUEST, fingerprint }, signal);
   }
 
   private async waitForPing(vm: Vm, run: RunRecord): Promise<void> {

@@ -71,8 +71,8 @@ export class QemuDriver implements Driver {
     return fingerprint === own ? undefined : `it was taken on ${fingerprint}; this host runs ${own}`;
   }
 
-  async boot(vm: Vm, _signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
-    const record = await this.launch(vm, true);
+  async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
+    const record = await this.launch(vm, true, signal);
     await orEnd(this, vm, async () => {
       await beforeRun?.();
       await durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }]));
@@ -144,7 +144,7 @@ export class QemuDriver implements Driver {
   }
 
   /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for a memory image. */
-  private async launch(vm: Vm, isBoot: boolean): Promise<RunRecord> {
+  private async launch(vm: Vm, isBoot: boolean, signal: AbortSignal): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const { bin, isolation, accelerator } = this.options;
     const needs = accelerator === "kvm" ? { devices: ["/dev/kvm"] } : { devices: [], overheadMib: OVERHEAD_MIB + TRANSLATION_CACHE_MIB };
@@ -157,7 +157,7 @@ export class QemuDriver implements Driver {
     const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: !isBoot });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await orEnd(this, vm, async () => {
-      const record = await startVmm(vm, { command: bin, args, enclosure }, facts);
+      const record = await startVmm(vm, { command: bin, args, enclosure }, facts, signal);
       await waitForMonitor(vm, record);
       return record;
     });
@@ -165,7 +165,7 @@ export class QemuDriver implements Driver {
 
   /** A QEMU with that memory. Returns why the image was not the expected one, or undefined. */
   private async load(vm: Vm, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
-    const record = await this.launch(vm, false);
+    const record = await this.launch(vm, false, signal);
     return await orEnd(this, vm, () => this.feed(vm, record, file, expected, signal));
   }
 

@@ -54,8 +54,8 @@ export class SimulatedDriver implements Driver {
       : `it was taken on ${fingerprint}; this host runs ${FINGERPRINT}`;
   }
 
-  async boot(vm: Vm, _signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
-    const record = await this.launch(vm);
+  async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
+    const record = await this.launch(vm, signal);
     await orEnd(this, vm, async () => await beforeRun?.());
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
@@ -64,7 +64,7 @@ export class SimulatedDriver implements Driver {
     vm: Vm,
     snapshotDir: string,
     { files }: SavedMemory,
-    _signal: AbortSignal,
+    signal: AbortSignal,
   ): Promise<Restored> {
     const memory = await readFile(join(snapshotDir, MEMORY_FILE));
     if (sha256(memory) !== files[MEMORY_FILE]?.sha256)
@@ -72,7 +72,7 @@ export class SimulatedDriver implements Driver {
         kind: "refused",
         reason: "the memory image is damaged: its SHA-256 differs from its manifest's",
       };
-    const record = await this.launch(vm);
+    const record = await this.launch(vm, signal);
     await control(vm, record, `load ${memory.toString("base64")}`);
     return { kind: "restored" };
   }
@@ -158,14 +158,15 @@ export class SimulatedDriver implements Driver {
 
   async trimLogs(): Promise<void> {}
 
-  private async launch(vm: Vm): Promise<RunRecord> {
+  private async launch(vm: Vm, signal: AbortSignal): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
     using claimed = await claimPort();
     const enclosure = await this.isolation.enclose(vm, { devices: [] });
     const guest = { kind: "tcp", host: "127.0.0.1", port: claimed.port } as const;
     const vmm = { ...(await simulatedVmm(runDir, claimed.port)), enclosure };
-    const record = await startVmm(vm, vmm, { runDir, guest, fingerprint: FINGERPRINT });
+    const facts = { runDir, guest, fingerprint: FINGERPRINT };
+    const record = await startVmm(vm, vmm, facts, signal);
     await orEnd(this, vm, () => untilStarted(vm, record));
     return record;
   }
