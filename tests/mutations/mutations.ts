@@ -21,6 +21,17 @@ export interface Mutation extends Guard {
 
 export const MUTATIONS: Mutation[] = [
   {
+    name: "a host's questions take all turns",
+    rule: "a host waits for its own questions, not for others'",
+    file: "packages/bus/src/ask.ts",
+    find: "const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 4, waiting: 64 };",
+    replace:
+      "const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 1e6, atOncePerLane: 1e6, waiting: 1e6 };",
+    project: "integration",
+    guards: ["apps/scheduler/test/strangers.it.test.ts"],
+    tests: "15,000 times",
+  },
+  {
     name: "the epoch of a command is not checked",
     rule: "lower (epoch, op_seq) is refused by the host",
     file: "apps/node-agent/src/lifecycle/accept.ts",
@@ -143,8 +154,8 @@ export const MUTATIONS: Mutation[] = [
     name: "a deleted sandbox is listed",
     rule: "a sandbox that is deleted is in no list, from the tombstone on",
     file: "packages/db/src/queries/sandboxes.ts",
-    find: "        isAlive,\n        filter.status === undefined",
-    replace: "        filter.status === undefined",
+    find: "        isAlive,\n        filter.states === undefined",
+    replace: "        filter.states === undefined",
     project: "integration",
     guards: ["tests/integration/db-operations.test.ts"],
   },
