@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { expiryIn } from "../src/commands/key.ts";
+import { expiryIn, scopesIn } from "../src/commands/key.ts";
 import { durationSeconds } from "../src/duration.ts";
 import { readAll } from "../src/pages.ts";
 
@@ -27,6 +27,16 @@ describe("durations", () => {
     expect(expiryIn("1h", 0)).toBe("1970-01-01T01:00:00.000Z");
     expect(expiryIn("2031-05-01T12:00:00Z", 0)).toBe("2031-05-01T12:00:00Z");
   });
+});
+
+test.each([
+  [["read,exec"], ["read", "exec"]],
+  [
+    ["read", "lifecycle, exec", "read"],
+    ["read", "lifecycle", "exec"],
+  ],
+])("scopes %j", (given, scopes) => {
+  expect(scopesIn(given)).toEqual(scopes);
 });
 
 test("a list is read to its end", async () => {

@@ -71,7 +71,7 @@ async function create({ api, context }: Request): Promise<number> {
     args: context.args,
     allowPositionals: true,
     options: {
-      scope: { type: "string", default: DEFAULT_SCOPES },
+      scope: { type: "string", multiple: true, default: [DEFAULT_SCOPES] },
       organization: { type: "string" },
       expires: { type: "string" },
       form: { type: "string" },
@@ -81,7 +81,7 @@ async function create({ api, context }: Request): Promise<number> {
   const { organization, form, expires } = values;
   const made = await api.call<NewKey>("POST", "/v1/keys", {
     name: only(positionals, "name"),
-    scopes: values.scope.split(",").map((scope) => scope.trim()),
+    scopes: scopesIn(values.scope),
     ...(organization === undefined ? {} : { organization }),
     ...(form === undefined ? {} : { form }),
     ...(expires === undefined ? {} : { expires_at: expiryIn(expires, Date.now()) }),
@@ -128,6 +128,11 @@ function only(positionals: string[], what: string): string {
   if (given === undefined) throw new Error(`which ${what}? usage: torpor ${USAGE}`);
   if (others.length > 0) throw new Error(`one ${what}, not ${positionals.join(" ")}`);
   return given;
+}
+
+/** Given with commas between them, or one by one. */
+export function scopesIn(given: readonly string[]): string[] {
+  return [...new Set(given.flatMap((text) => text.split(",")).map((scope) => scope.trim()))];
 }
 
 /** When it ends: after this long, or at a time, which the API judges. */
