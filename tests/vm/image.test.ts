@@ -153,3 +153,51 @@ describe("what a program expects of a machine", () => {
     expect(await run("javascript", worker)).toBe("42");
   });
 });
+
+describe("what is installed", () => {
+  const WHEEL = "/tmp/hello-1-py3-none-any.whl";
+  beforeAll(async () => {
+    const made = [
+      "import zipfile",
+      `with zipfile.ZipFile('${WHEEL}', 'w') as wheel:`,
+      "  info = 'hello-1.dist-info/'",
+      "  wheel.writestr('hello.py', 'def main(): print(\"hello from a wheel\")')",
+      "  wheel.writestr(info + 'METADATA', 'Metadata-Version: 2.1\\nName: hello\\nVersion: 1\\n')",
+      "  tags = 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n'",
+      "  wheel.writestr(info + 'WHEEL', tags)",
+      "  wheel.writestr(info + 'entry_points.txt', '[console_scripts]\\nhello = hello:main\\n')",
+      "  wheel.writestr(info + 'RECORD', '')",
+    ];
+    await run("python", made.join("\n"));
+    const greet = { name: "greet", version: "1.0.0", bin: { greet: "index.js" } };
+    const lines = ["#!/usr/bin/env node", "module.exports = () => 'greet';"];
+    const main = "if (require.main === module) console.log('greet');";
+    await sandbox.files.write("/tmp/greet/package.json", JSON.stringify(greet));
+    await sandbox.files.write("/tmp/greet/index.js", [...lines, main, ""].join("\n"));
+    await shell("tar cz -C /tmp -f /tmp/greet.tgz greet");
+  });
+
+  // A minute and more. That files stay is seen by tests/vm/snapshots.test.ts, that pip and npm work by
+  // packages/guest-agent/test/installed.vm.test.ts.
+  test(
+    "by pip and npm is there at once, and after stop and start",
+    { tags: ["exhaustive"], timeout: 900_000 },
+    async () => {
+      await shell(`pip install --quiet ${WHEEL}`);
+      const hello = await run("python", "import hello\nhello.main()");
+      expect(hello, "in the kernel that runs already").toBe("hello from a wheel");
+      await shell("npm install --silent /tmp/greet.tgz");
+      await shell("npm install --silent --global /tmp/greet.tgz");
+
+      const verb = (name: string) =>
+        fleet.call("POST", `/v1/sandboxes/${sandbox.sandboxId}/${name}`);
+      expect((await verb("stop")).body).toMatchObject({ status: "stopped" });
+      expect((await verb("start")).body).toMatchObject({ status: "running" });
+
+      expect(await run("python", "import hello\nhello.main()")).toBe("hello from a wheel");
+      const ran = await shell("hello; node_modules/.bin/greet; cd /; greet");
+      expect(ran).toBe("hello from a wheel\ngreet\ngreet");
+      expect(await run("javascript", "console.log(require('greet')())")).toBe("greet");
+    },
+  );
+});
