@@ -2,8 +2,9 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { type AuditEntryRow, listAuditEntries } from "@torpor/db";
 import { type Static, Type } from "typebox";
-import { decodeCursor, encodeCursor } from "../cursor.ts";
+import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
+import { pageOf } from "../page.ts";
 import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 
@@ -57,17 +58,13 @@ export const auditRoutes: Plugin = async (app, { deps: { db } }) => {
     const beforeId = cursor === undefined ? undefined : Number(decodeCursor(cursor, isEntryId));
     const filter = { requestedBy, organizationId, limit: limit + 1, beforeId };
     const rows = await listAuditEntries(db, filter);
-    const page = rows.slice(0, limit);
-    const last = page.at(-1);
-    const next = rows.length > limit && last !== undefined ? encodeCursor(String(last.id)) : null;
-    return {
-      object: "list" as const,
-      data: page.map(entryView),
-      has_more: next !== null,
-      next_cursor: next,
+    return pageOf(rows, {
+      limit,
+      keyOf: ({ id }) => id,
+      view: entryView,
       url: "/v1/audit",
-      request_id: request.id,
-    };
+      requestId: request.id,
+    });
   });
 };
 

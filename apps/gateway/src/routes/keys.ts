@@ -16,7 +16,7 @@ import {
 } from "@torpor/db";
 import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
-import { decodeCursor, encodeCursor } from "../cursor.ts";
+import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, unknownResource } from "../errors.ts";
 import { futureTime } from "../future-time.ts";
@@ -38,6 +38,7 @@ import {
   RotatedKeyReply,
   RotateKeyBody,
 } from "../key-schemas.ts";
+import { pageOf } from "../page.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs, scopeMissing } from "../scopes.ts";
 import { keyView } from "../views/key.ts";
@@ -95,17 +96,13 @@ export const keyRoutes: Plugin = async (app, { deps: { db }, auth }) => {
     const isOfAll = organization === undefined && owner.scopes.includes("operator");
     const organizationId = isOfAll ? undefined : await organizationIn(owner, organization);
     const keys = await listApiKeys(db, { organizationId, status, limit: limit + 1, beforeId });
-    const page = keys.slice(0, limit);
-    const last = page.at(-1);
-    const next = keys.length > limit && last !== undefined ? encodeCursor(String(last.id)) : null;
-    return {
-      object: "list" as const,
-      data: page.map(keyView),
-      has_more: next !== null,
-      next_cursor: next,
+    return pageOf(keys, {
+      limit,
+      keyOf: ({ id }) => id,
+      view: keyView,
       url: "/v1/keys",
-      request_id: request.id,
-    };
+      requestId: request.id,
+    });
   });
 
   const revoke = { tags, params: IdParams, response: { 200: KeyReply, ...ERRORS } };

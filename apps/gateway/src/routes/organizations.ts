@@ -1,7 +1,7 @@
 /** For operators: whose keys and sandboxes there are. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { createOrganization, listOrganizations } from "@torpor/db";
-import { decodeCursor, encodeCursor } from "../cursor.ts";
+import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError } from "../errors.ts";
 import { isRowId } from "../ids.ts";
@@ -11,6 +11,7 @@ import {
   OrganizationListQuery,
   OrganizationReply,
 } from "../key-schemas.ts";
+import { pageOf } from "../page.ts";
 import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { organizationView } from "../views/key.ts";
@@ -41,16 +42,12 @@ export const organizationRoutes: Plugin = async (app, { deps: { db } }) => {
     const { limit = DEFAULT_PAGE, cursor } = request.query;
     const afterId = cursor === undefined ? undefined : Number(decodeCursor(cursor, isRowId));
     const rows = await listOrganizations(db, limit + 1, afterId);
-    const page = rows.slice(0, limit);
-    const last = page.at(-1);
-    const next = rows.length > limit && last !== undefined ? encodeCursor(String(last.id)) : null;
-    return {
-      object: "list" as const,
-      data: page.map(organizationView),
-      has_more: next !== null,
-      next_cursor: next,
+    return pageOf(rows, {
+      limit,
+      keyOf: ({ id }) => id,
+      view: organizationView,
       url: "/v1/organizations",
-      request_id: request.id,
-    };
+      requestId: request.id,
+    });
   });
 };

@@ -9,6 +9,7 @@ import type { Dependencies } from "../deps.ts";
 import { sandboxNotFound } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { metadataIn, statesIn } from "../list-filter.ts";
+import { pageOf } from "../page.ts";
 import { ERRORS, EventList, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { eventView, sandboxView } from "../views/sandbox.ts";
@@ -84,18 +85,13 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
       const sandbox = isSandboxId(id) ? await findSandboxRow(deps.db, id) : undefined;
       if (sandbox === undefined || sandbox.organizationId !== organizationOf(request)) throw sandboxNotFound(id);
       const events = await listEvents(deps.db, id, limit + 1, afterSeq);
-      const page = events.slice(0, limit);
-      const last = page.at(-1);
-      const next = events.length > limit && last !== undefined ? encodeCursor(String(last.seq)) : null;
-      const url = `/v1/sandboxes/${id}/events`;
-      return {
-        object: "list" as const,
-        data: page.map(eventView),
-        has_more: next !== null,
-        next_cursor: next,
-        url,
-        request_id: request.id,
-      };
+      return pageOf(events, {
+        limit,
+        keyOf: ({ seq }) => seq,
+        view: eventView,
+        url: `/v1/sandboxes/${id}/events`,
+        requestId: request.id,
+      });
     },
   );
 
