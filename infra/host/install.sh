@@ -13,8 +13,10 @@ usage: install.sh --release <dir> --node <bin> [options]
   --data-device <device>     an empty disk: becomes the XFS of /var/lib/torpor. One that holds an XFS is mounted as it is, one that holds anything else is refused
   --image <dir>              may be repeated: a sandbox image, as infra/images builds it
   --config <file>            becomes /etc/torpor/node-agent.env. Without it a template is put there, once
+  --join <url>               joins the fleet whose API is there (torpor-node-agent join), once
+  --token-file <file>        with --join: the token that an operator has made (./torpor hosts token)
+  --identity <dir>           becomes /etc/torpor/identity: keys and a certificate that were made elsewhere
   --nats-password <file>     becomes /etc/torpor/nats-password
-  --host-data-key <file>     becomes /etc/torpor/host-data-key
   --no-start                 start neither the node-agent nor the fence
 USAGE
 }
@@ -33,13 +35,13 @@ changed() {
   changes=$((changes + 1))
 }
 
-release='' node='' data_device='' config='' nats_password='' host_data_key='' may_start=1
+release='' node='' data_device='' config='' nats_password='' join_url='' token_file='' identity='' may_start=1
 hypervisors=() images=()
 while [ $# -gt 0 ]; do
   case "$1" in
     -h | --help) usage; exit 0 ;;
     --no-start) may_start=0; shift; continue ;;
-    --release | --node | --cloud-hypervisor | --data-device | --image | --config | --nats-password | --host-data-key) [ $# -ge 2 ] || fail "$1 needs a value" ;;
+    --release | --node | --cloud-hypervisor | --data-device | --image | --config | --nats-password | --join | --token-file | --identity) [ $# -ge 2 ] || fail "$1 needs a value" ;;
     *) usage >&2; fail "there is no option '$1'" ;;
   esac
   case "$1" in
@@ -50,7 +52,9 @@ while [ $# -gt 0 ]; do
     --image) images+=("$2") ;;
     --config) config=$2 ;;
     --nats-password) nats_password=$2 ;;
-    --host-data-key) host_data_key=$2 ;;
+    --join) join_url=$2 ;;
+    --token-file) token_file=$2 ;;
+    --identity) identity=$2 ;;
   esac
   shift 2
 done
@@ -65,6 +69,7 @@ put() { # mode source target; true when it changed
 
 check_machine() {
   [ "$(id -u)" = 0 ] || fail "run it as root (sudo): it installs packages, a user and systemd units"
+  [ -z "$join_url" ] || [ -s "$token_file" ] || fail "--join needs --token-file with a token in it (./torpor hosts token makes one)"
   [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); hosts are x86_64"
   # shellcheck source=/dev/null
   (. /etc/os-release && [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 12 ]) || fail "this is no Debian 12 or newer; docs/hosts.md lists what to do by hand on other systems"
@@ -208,7 +213,20 @@ install_settings() {
     put 600 "$here/node-agent.env" "$ETC/node-agent.env" || true
   fi
   if [ -n "$nats_password" ] && put 600 "$nats_password" "$ETC/nats-password"; then must_restart=1; fi
-  if [ -n "$host_data_key" ] && put 600 "$host_data_key" "$ETC/host-data-key"; then must_restart=1; fi
+  local file
+  for file in ${identity:+"$identity"/*}; do
+    if put 600 "$file" "$ETC/identity/${file##*/}"; then must_restart=1; fi
+  done
+}
+
+# A host that has joined keeps its keys: with others, it joins by hand.
+join_fleet() {
+  [ -n "$join_url" ] || return 0
+  [ ! -s "$ETC/identity/identity.env" ] || return 0
+  say "joining the fleet at $join_url"
+  /usr/local/bin/torpor-node-agent join --url "$join_url" --token-file "$token_file" || fail "this host has not joined: see the message above, then run this again"
+  changed 'joined the fleet'
+  must_restart=1
 }
 
 install_units() {
@@ -221,7 +239,7 @@ install_units() {
 }
 
 is_configured() {
-  grep -q '^NATS_URL=.' "$ETC/node-agent.env" && [ -s "$(sed -n 's/^HOST_DATA_KEY_FILE=//p' "$ETC/node-agent.env" | tail -1)" ]
+  grep -qs '^NATS_URL=.' "$ETC/node-agent.env" "$ETC/identity/identity.env"
 }
 
 start_unit() { # unit, 1 where it has to be restarted, what to add when it was
@@ -241,7 +259,7 @@ start_unit() { # unit, 1 where it has to be restarted, what to add when it was
 
 start_services() {
   if ! is_configured; then
-    say "not started: set NATS_URL in $ETC/node-agent.env, put the host data key into $ETC/host-data-key, and run this again"
+    say "not started: this host has not joined a fleet; run this again with --join and --token-file (docs/hosts.md)"
     return 0
   fi
   # The fence first: an agent without one gets no sandboxes that need it.
@@ -257,6 +275,7 @@ make_directories
 install_programs
 install_images
 install_settings
+join_fleet
 install_units
 start_services
 if [ "$changes" = 0 ]; then say "nothing to do: everything is in place"; else say "done, $changes changes. 'torpor-node-agent check' says whether this machine can run virtual machines"; fi

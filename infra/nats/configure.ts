@@ -1,19 +1,34 @@
 /**
- * Writes the configuration of one NATS server of a fleet to standard output, from server.conf, with a user for the control plane and one for each host:
+ * Writes the configuration of one NATS server of a fleet to standard output, from server.conf, with
+ * a user for the control plane and one for each host:
  *
- *   node infra/nats/configure.ts --name nats-1 --servers nats-1=10.0.0.11,nats-2=10.0.0.12,nats-3=10.0.0.13 --hosts host-1,host-2 --secrets ./secrets > nats-1.conf
+ *   node infra/nats/configure.ts --name nats-1 \
+ *     --servers nats-1=10.0.0.11,nats-2=10.0.0.12,nats-3=10.0.0.13 \
+ *     --secrets ./secrets --admissions ./hosts.json \
+ *     --tls-cert /etc/torpor/nats.crt --tls-key /etc/torpor/nats.key --tls-ca /etc/torpor/ca.crt
  *
- * --shared-hosts names those of --hosts that still run 0.1.0: they know nothing of an account of their
- * own, and stay in the control side's until they are upgraded.
- *
- * Passwords are files in --secrets: `control`, `route`, `host-<id>`. Those that are missing are made, so the first run decides, and a run with one host more adds one.
+ * --admissions FILE  hosts that have joined, as `./torpor hosts admissions --json` prints them
+ * --hosts            hosts whose secrets are made here instead, and carried to them by you
+ * --secrets          control and --hosts: secrets.ts says which files; `route`: between servers
+ * --new-keys         those of `control` and --hosts that get one more key, to take the place of what
+ *                    they have: in one server's run, not in the others'; remove the file of the old
+ *                    key when nobody uses that any more
+ * --shared-hosts     those of --hosts that still run 0.1.0: they know nothing of an account of their
+ *                    own, and stay in the control side's until they are upgraded
+ * --tls-…            the server's files; without them nobody speaks TLS
+ * --take-plain       with TLS, clients without it are let in too, until the last of them has it
  */
-import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { natsConfiguration, natsUserOf } from "../../packages/fleet/src/nats.ts";
+import {
+  type NatsTls,
+  type NatsUser,
+  natsConfiguration,
+  natsUserOf,
+} from "../../packages/fleet/src/nats.ts";
+import { isNatsPublicKey } from "../../packages/bus/src/settings.ts";
+import { Secrets } from "./secrets.ts";
 
 const CLIENT_PORT = 4222;
 const ROUTE_PORT = 6222;
@@ -22,36 +37,58 @@ const SERVER = /^([a-z0-9][a-z0-9-]*)=([A-Za-z0-9.-]+)$/;
 const HOST = /^[a-z0-9][a-z0-9-]{0,62}$/;
 const SIZES = [1, 3, 5];
 
+const text = { type: "string", default: "" } as const;
 const { values } = parseArgs({
   options: {
-    name: { type: "string", default: "" },
-    servers: { type: "string", default: "" },
-    hosts: { type: "string", default: "" },
-    "shared-hosts": { type: "string", default: "" },
-    secrets: { type: "string", default: "" },
+    name: text,
+    servers: text,
+    admissions: text,
+    hosts: text,
+    "shared-hosts": text,
+    "new-keys": text,
+    secrets: text,
     store: { type: "string", default: "/var/lib/torpor-nats" },
+    "tls-cert": text,
+    "tls-key": text,
+    "tls-ca": text,
+    "take-plain": { type: "boolean", default: false },
   },
 });
 const servers = new Map(list(values.servers).map(serverOf));
 const address = servers.get(values.name);
 const hosts = list(values.hosts);
 const shared = list(values["shared-hosts"]);
-if (!SIZES.includes(servers.size)) fail(`--servers must name 1, 3 or 5 servers as name=address, not ${servers.size}`);
-if (address === undefined) fail(`--name must be one of ${[...servers.keys()].join(", ")}, not "${values.name}"`);
+const renewed = list(values["new-keys"]);
+if (!SIZES.includes(servers.size))
+  fail(`--servers must name 1, 3 or 5 servers as name=address, not ${servers.size}`);
+if (address === undefined)
+  fail(`--name must be one of ${[...servers.keys()].join(", ")}, not "${values.name}"`);
 const wrong = hosts.find((hostId) => !HOST.test(hostId));
-if (wrong !== undefined) fail(`--hosts: "${wrong}" is no host id: lowercase letters, digits and dashes`);
-const stray = shared.find((hostId) => !hosts.includes(hostId));
-if (stray !== undefined) fail(`--shared-hosts: "${stray}" is not among --hosts`);
-if (values.secrets === "") fail("--secrets is missing: the directory of the passwords");
+if (wrong !== undefined)
+  fail(`--hosts: "${wrong}" is no host id: lowercase letters, digits and dashes`);
+for (const [option, named, known] of [
+  ["--shared-hosts", shared, hosts],
+  ["--new-keys", renewed, ["control", ...hosts]],
+] as const) {
+  const stray = named.find((name) => !known.includes(name));
+  if (stray !== undefined) fail(`${option}: "${stray}" is not among --hosts`);
+}
+if (values.secrets === "") fail("--secrets is missing: the directory of the secrets");
 
-mkdirSync(values.secrets, { recursive: true, mode: 0o700 });
-const users = [
-  { password: secret("control") },
+const admitted = values.admissions === "" ? [] : admissionsIn(values.admissions);
+const twice = admitted.find(({ hostId }) => hosts.includes(hostId ?? ""));
+if (twice !== undefined)
+  fail(`--hosts: ${twice.hostId} has joined (--admissions), and has its secrets from there`);
+const tls = tlsOf();
+const secrets = new Secrets(values.secrets);
+const users: NatsUser[] = [
+  explained(() => secrets.of("control", renewed.includes("control"))),
   ...hosts.map((hostId) => ({
     hostId,
-    password: secret(natsUserOf(hostId)),
+    ...explained(() => secrets.of(natsUserOf(hostId), renewed.includes(hostId))),
     isShared: shared.includes(hostId),
   })),
+  ...admitted,
 ];
 const routes = [...servers.values()].map((other) => `${other}:${ROUTE_PORT}`);
 const configuration = await natsConfiguration({
@@ -62,27 +99,74 @@ const configuration = await natsConfiguration({
   storeDir: values.store,
   users,
   isDurable: true,
-  ...(servers.size === 1 ? {} : { cluster: { listen: `${address}:${ROUTE_PORT}`, routes, password: secret("route") } }),
+  ...(tls === undefined ? {} : { tls }),
+  ...(servers.size === 1
+    ? {}
+    : {
+        cluster: {
+          listen: `${address}:${ROUTE_PORT}`,
+          routes,
+          password: secrets.password("route"),
+        },
+      }),
 });
 process.stdout.write(configuration);
 
-function list(text: string): string[] {
-  return text === "" ? [] : text.split(",");
+function list(given: string): string[] {
+  return given === "" ? [] : given.split(",");
 }
 
-function serverOf(text: string): [name: string, address: string] {
-  const [, name, at] = SERVER.exec(text) ?? fail(`--servers: "${text}" is not of the form name=address`);
+function serverOf(given: string): [name: string, address: string] {
+  const [, name, at] =
+    SERVER.exec(given) ?? fail(`--servers: "${given}" is not of the form name=address`);
   return [name ?? "", at ?? ""];
 }
 
-function secret(name: string): string {
-  const file = join(values.secrets, name);
+function tlsOf(): NatsTls | undefined {
+  const [certFile, keyFile, caFile] = [values["tls-cert"], values["tls-key"], values["tls-ca"]];
+  const given = [certFile, keyFile, caFile].filter((file) => file !== "").length;
+  if (given === 0 && values["take-plain"])
+    fail("--take-plain is about TLS: give --tls-cert, --tls-key and --tls-ca too");
+  if (given === 0) return undefined;
+  if (given < 3) fail("--tls-cert, --tls-key and --tls-ca belong together: give all three or none");
+  return { certFile, keyFile, caFile, takesPlain: values["take-plain"] };
+}
+
+function admissionsIn(file: string): NatsUser[] {
+  const { admissions } = explained(
+    () => JSON.parse(readFileSync(file, "utf8")) as { admissions?: unknown },
+  );
+  if (!Array.isArray(admissions))
+    fail(`--admissions: ${file} is not what \`./torpor hosts admissions --json\` prints`);
+  // Those without keys were revoked, or have a password (--hosts).
+  const known = admissions.filter(
+    (entry: { nats_public_keys?: unknown }) => !isEmpty(entry.nats_public_keys),
+  );
+  return known.map((entry: { host_id?: unknown; nats_public_keys?: unknown }) => {
+    const { host_id: hostId, nats_public_keys: publicKeys } = entry;
+    const isWhole =
+      typeof hostId === "string" &&
+      HOST.test(hostId) &&
+      Array.isArray(publicKeys) &&
+      publicKeys.every((key) => isNatsPublicKey(String(key)));
+    return isWhole
+      ? { hostId, publicKeys: publicKeys.map(String) }
+      : fail(
+          `--admissions: an entry of ${file} is no host with its keys: ${JSON.stringify(entry).slice(0, 200)}`,
+        );
+  });
+}
+
+function isEmpty(keys: unknown): boolean {
+  return Array.isArray(keys) && keys.length === 0;
+}
+
+function explained<T>(make: () => T): T {
   try {
-    writeFileSync(file, randomBytes(32).toString("hex"), { mode: 0o600, flag: "wx" });
+    return make();
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "EEXIST") throw error;
+    return fail(error instanceof Error ? error.message : String(error));
   }
-  return readFileSync(file, "utf8").trim();
 }
 
 function fail(message: string): never {

@@ -1,9 +1,14 @@
 /** What infra/ gives to a deployment, tried: NATS configurations that the server takes, and a database that is brought to this version's schema. */
 import { execFile } from "node:child_process";
-import { readFileSync, statSync, writeFileSync } from "node:fs";
-import { readdir } from "node:fs/promises";
+import { X509Certificate } from "node:crypto";
+import { once } from "node:events";
+import { existsSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdir, readdir } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { createNatsKey, publicKeyOf } from "@torpor/bus";
 import { findApiKey, openDatabase } from "@torpor/db";
 import { configFrom as gatewayConfig } from "../../apps/gateway/src/config.ts";
 import { configFrom as schedulerConfig } from "../../apps/scheduler/src/config.ts";
@@ -30,7 +35,7 @@ const configure = (args: string[]) => node("infra/nats/configure.ts", args);
 describe("configure.ts", () => {
   const SERVERS = "nats-1=10.0.0.11,nats-2=10.0.0.12,nats-3=10.0.0.13";
 
-  test("writes what nats-server takes, for each server of a cluster and for one by itself; passwords are made once and kept", async () => {
+  test("writes what nats-server takes, for each server of a cluster and for one by itself; secrets are made once and kept", async () => {
     await using dir = await tempDir();
     const secrets = join(dir.path, "secrets");
     const written = new Map<string, string>();
@@ -49,9 +54,13 @@ describe("configure.ts", () => {
       expect(checked.stdout + checked.stderr).toContain("is valid");
       written.set(name, stdout);
     }
-    expect((await readdir(secrets)).toSorted()).toEqual(["control", "host-host-1", "host-lab-1", "route"]);
-    expect(statSync(join(secrets, "control")).mode & 0o777).toBe(0o600);
-    for (const text of written.values()) expect(text).toContain(readFileSync(join(secrets, "host-lab-1"), "utf8"));
+    expect((await readdir(secrets)).toSorted()).toEqual(["control.seed", "host-host-1.seed", "host-lab-1.seed", "route"]);
+    expect(statSync(join(secrets, "control.seed")).mode & 0o777).toBe(0o600);
+    const seed = readFileSync(join(secrets, "host-lab-1.seed"), "utf8");
+    for (const text of written.values()) {
+      expect(text).toContain(publicKeyOf(seed));
+      expect(text).not.toContain(seed);
+    }
     expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.*");
     expect(written.get("nats-2")).toMatch(/listen: "10\.0\.0\.12:6222"[^]*nats-route:\/\/route:[0-9a-f]{64}@10\.0\.0\.13:6222/);
     expect(written.get("alone")).not.toContain("cluster {");
@@ -65,7 +74,45 @@ describe("configure.ts", () => {
     expect(checked.stdout + checked.stderr).toContain("is valid");
   });
 
+  test("keeps what a user has, gives one more key when asked, and takes hosts that have joined", async () => {
+    await using dir = await tempDir();
+    const [secrets, admissions, certFile] = ["secrets", "hosts.json", "x.crt"].map((name) => join(dir.path, name)) as [
+      string,
+      string,
+      string,
+    ];
+    await mkdir(secrets);
+    writeFileSync(join(secrets, "control"), "of before\n");
+    const joined = createNatsKey();
+    writeFileSync(admissions, JSON.stringify({ admissions: [{ host_id: "host-9", nats_public_keys: [joined.publicKey] }] }));
+    const tls = ["--tls-cert", certFile, "--tls-key", certFile, "--tls-ca", certFile];
+    const base = ["--name", "a", "--servers", "a=10.0.0.11", "--secrets", secrets, "--hosts", "h-1"];
+    expect((await configure(base)).stdout).not.toContain("tls {");
+    const { stdout, stderr } = await configure([...base, "--admissions", admissions, "--new-keys", "control,h-1", ...tls]);
+    expect(stderr).toBe("");
+    expect((await readdir(secrets)).toSorted()).toEqual(["control", "control.seed", "host-h-1.2.seed", "host-h-1.seed"]);
+    for (const file of ["control.seed", "host-h-1.seed", "host-h-1.2.seed"])
+      expect(stdout).toContain(publicKeyOf(readFileSync(join(secrets, file), "utf8")));
+    expect(stdout).toContain('"user":"control","password":"of before"');
+    expect(stdout).toMatch(new RegExp(`HOST_host-9: .*${joined.publicKey}`));
+    expect(stdout).toMatch(/tls \{[^}]*verify: true/);
+    expect((await configure([...base, ...tls, "--take-plain"])).stdout).toMatch(/allow_non_tls: true/);
+    writeFileSync(join(secrets, "control.seed"), "SUNONSENSE");
+    expect(await configure(base)).toMatchObject({ code: 2, stderr: expect.stringContaining("control.seed holds no seed") });
+  });
+
   test.each<[string, string[], RegExp]>([
+    ["a third of TLS", ["--name", "a", "--servers", "a=1.2.3.4", "--secrets", "x", "--tls-ca", "y"], /belong together/],
+    [
+      "new keys of somebody else",
+      ["--name", "a", "--servers", "a=1.2.3.4", "--secrets", "x", "--new-keys", "h-2"],
+      /--new-keys: "h-2" is not among/,
+    ],
+    [
+      "hosts from a file that is not there",
+      ["--name", "a", "--servers", "a=1.2.3.4", "--secrets", "/tmp", "--admissions", "/nowhere"],
+      /ENOENT/,
+    ],
     [
       "a server that is not one of them",
       ["--name", "nats-9", "--servers", SERVERS],
@@ -85,6 +132,79 @@ describe("configure.ts", () => {
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toMatch(message);
   });
+});
+
+describe("certify.ts", () => {
+  const certify = (dir: string, ...args: string[]) => node("infra/tls/certify.ts", ["--dir", dir, ...args]);
+
+  test("makes an authority once, and certificates that say who each program is", async () => {
+    await using dir = await tempDir();
+    expect(await certify(dir.path, "gateway")).toMatchObject({
+      code: 2,
+      stderr: expect.stringContaining("make it first, with `authority`"),
+    });
+    for (const args of [["authority"], ["gateway"], ["host", "host-1"], ["server", "nats-1", "10.0.0.11"]])
+      expect(await certify(dir.path, ...args)).toMatchObject({ code: 0, stderr: "" });
+    const read = (name: string) => new X509Certificate(readFileSync(join(dir.path, name)));
+    const authority = read("ca.crt");
+    for (const [name, names] of [
+      ["gateway.crt", "URI:spiffe://torpor/gateway"],
+      ["host-1.crt", "URI:spiffe://torpor/host/host-1"],
+      ["nats-1.crt", "DNS:nats-1, IP Address:10.0.0.11"],
+    ] as const) {
+      expect(read(name).subjectAltName).toBe(names);
+      expect(read(name).verify(authority.publicKey)).toBe(true);
+    }
+    expect(statSync(join(dir.path, "ca.key")).mode & 0o777).toBe(0o600);
+    const before = readFileSync(join(dir.path, "ca.crt"), "utf8");
+    expect(await certify(dir.path, "authority")).toMatchObject({ code: 2, stderr: expect.stringContaining("is there already") });
+    expect(readFileSync(join(dir.path, "ca.crt"), "utf8")).toBe(before);
+  });
+
+  test.each<[string[], RegExp]>([
+    [["nobody"], /"nobody" is not one of authority, gateway/],
+    [["host", "No Host"], /"No Host" is no host id/],
+    [["gateway", "--days", "0"], /--days must be 1 to 3650/],
+  ])("refuses %j", async (args, message) => {
+    await using dir = await tempDir();
+    await certify(dir.path, "authority");
+    const { code, stderr } = await certify(dir.path, ...args);
+    expect([code, stderr]).toEqual([2, expect.stringMatching(message)]);
+  });
+});
+
+test("follow-admissions.sh writes a configuration that the server takes, and tells the server when it differs", async () => {
+  await using dir = await tempDir();
+  const [first, second] = [createNatsKey(), createNatsKey()];
+  let admissions = [{ host_id: "host-1", nats_public_keys: [first.publicKey] }];
+  const api = createServer((_, response) => response.end(JSON.stringify({ data: admissions, next_cursor: null })));
+  await once(api.listen(0, "127.0.0.1"), "listening");
+  const at = (name: string) => join(dir.path, name);
+  const env = {
+    PATH: process.env["PATH"],
+    NODE: process.execPath,
+    HOPX_BASE_URL: `http://127.0.0.1:${(api.address() as AddressInfo).port}`,
+    HOPX_API_KEY: "key",
+    NATS_CONFIGURE: `--name a --servers a=127.0.0.1 --secrets ${at("secrets")} --store ${at("store")}`,
+    NATS_CONF: at("nats.conf"),
+    NATS_SERVER: await findNatsServer(ROOT),
+    NATS_RELOAD: `touch ${at("told")}`,
+  };
+  const follow = async () => await run("sh", [join(ROOT, "infra/nats/follow-admissions.sh")], { env, timeout: LIMIT_MS });
+  const wasTold = () => existsSync(at("told")) && (rmSync(at("told")), true);
+  await follow();
+  expect([readFileSync(at("nats.conf"), "utf8").includes(first.publicKey), wasTold()]).toEqual([true, true]);
+  await follow();
+  expect(wasTold()).toBe(false);
+  admissions = [...admissions, { host_id: "host-2", nats_public_keys: [second.publicKey] }];
+  await follow();
+  expect([readFileSync(at("nats.conf"), "utf8").includes(second.publicKey), wasTold()]).toEqual([true, true]);
+  // What the API says wrong does not reach the server.
+  const good = readFileSync(at("nats.conf"), "utf8");
+  admissions = [{ host_id: "No Host", nats_public_keys: ["x"] }];
+  await expect(follow()).rejects.toMatchObject({ stderr: expect.stringContaining("is no host with its keys") });
+  expect([readFileSync(at("nats.conf"), "utf8"), wasTold()]).toEqual([good, false]);
+  api.close();
 });
 
 test("migrate.ts brings an empty database to this version, by several at once and again, and makes the first API key", async () => {

@@ -85,7 +85,8 @@ describe.skipIf(problem !== undefined)(`faults under load${problem === undefined
   beforeAll(async () => {
     const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
     network = ground.use(await makeHostNetwork(HOSTS));
-    fleet = ground.use(await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv }));
+    const serverAddresses = [network.outside];
+    fleet = ground.use(await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv, serverAddresses }));
     await moveIntoNetwork();
     auditor = ground.use(VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun));
     sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });

@@ -103,7 +103,7 @@ const isFrozen = (hostId: string, sandbox: Body) =>
 async function connectBy(cable: Relay, hostId: string): Promise<() => Promise<void>> {
   const component = fleet.fleet.component(hostId);
   const direct = component.env["NATS_URL"] ?? "";
-  component.env["NATS_URL"] = `nats://127.0.0.1:${cable.port}`;
+  component.env["NATS_URL"] = `tls://127.0.0.1:${cable.port}`;
   await fleet.fleet.kill(hostId);
   await fleet.fleet.startComponent(hostId);
   return async () => {

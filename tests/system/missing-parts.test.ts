@@ -92,7 +92,7 @@ describe("a program started by hand", () => {
     );
 
   test.each([
-    ["gateway", ["DATABASE_URL", "NATS_URL", "TOKEN_SECRET_FILE", "HOST_DATA_KEY_FILE", "LISTEN_PORT", "EDGE_PORT"]],
+    ["gateway", ["DATABASE_URL", "NATS_URL", "TOKEN_SECRET_FILE", "LISTEN_PORT", "EDGE_PORT"]],
     ["scheduler", ["DATABASE_URL", "NATS_URL"]],
     ["node-agent", ["DRIVER", "CAPACITY_VCPU"]],
   ])("names every problem of its configuration in one line, and ends: %s", async (app, names) => {
@@ -138,7 +138,6 @@ describe("a program started by hand", () => {
           NATS_USER: nats.as().user,
           NATS_PASSWORD_FILE: join(dir.path, "nats"),
           TOKEN_SECRET_FILE: secret,
-          HOST_DATA_KEY_FILE: secret,
           LISTEN_PORT: "0",
           HEALTH_PORT: "0",
         },

@@ -54,7 +54,7 @@ describe.skipIf(whyNot !== undefined)("a resume", () => {
   beforeAll(async () => {
     network = await makeHostNetwork(2);
     server = await serve(network);
-    fleet = await startVmFleet({ hosts: 1 });
+    fleet = await startVmFleet({ hosts: 1, serverAddresses: [network.outside] });
     await moveHost(fleet, network);
   });
   afterAll(async () => {

@@ -6,6 +6,7 @@
  */
 import swagger from "@fastify/swagger";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
+import type { ApiKeyOwner } from "@torpor/db";
 import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
 import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
@@ -22,6 +23,7 @@ import { requestIdOf } from "./request-id.ts";
 import { auditRoutes } from "./routes/audit.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
 import { healthRoutes } from "./routes/health.ts";
+import { hostAdmissionRoutes, joinRoute } from "./routes/host-admissions.ts";
 import { hostRoutes } from "./routes/hosts.ts";
 import { keyRoutes } from "./routes/keys.ts";
 import { operationRoutes } from "./routes/operations.ts";
@@ -86,6 +88,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
   void app.register(swagger, OPENAPI);
   void app.register(healthRoutes, { deps });
   void app.register((v1) => registerV1(v1, deps), { prefix: "/v1" });
+  void app.register((join) => registerJoin(join, deps), { prefix: "/v1" });
   app.get("/openapi.json", { schema: { hide: true } }, async () => app.swagger());
   return app as unknown as FastifyInstance;
 }
@@ -106,15 +109,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
-  v1.addHook("onSend", async (request, reply, payload) => {
-    const { method, ip: address, id: requestId } = request;
-    const { statusCode: status } = reply;
-    const { code, resource } = outcomeOf(payload);
-    if (!isAudited(method, status, code)) return;
-    const path = request.url.split("?", 1)[0] ?? "";
-    const noted = { address, method, path, resource, status, code, requestId };
-    await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
-  });
+  v1.addHook("onSend", auditor(deps, auth.findOwner));
   v1.setNotFoundHandler(answerUnknownPath);
   v1.addHook("preValidation", refuseUnknownParameters);
   v1.addHook("preHandler", async (request) => {
@@ -130,9 +125,35 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps, auth });
+  await v1.register(hostAdmissionRoutes, { deps, auth });
   await v1.register(keyRoutes, { deps, auth });
   await v1.register(organizationRoutes, { deps });
   await v1.register(auditRoutes, { deps });
+}
+
+/** The one route below /v1 whose clients have no API key. Who guesses tokens is counted by address. */
+async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<void> {
+  app.addHook("onRequest", async (request, reply) => {
+    reply.headers(await deps.limiter.take(`address ${request.ip}`));
+  });
+  app.addHook(
+    "onSend",
+    auditor(deps, () => undefined),
+  );
+  await app.register(joinRoute, { deps });
+}
+
+/** An `onSend` hook: what was asked, by whom, and what came of it is in the log before the answer is sent. */
+function auditor(deps: Dependencies, ownerOf: (request: FastifyRequest) => ApiKeyOwner | undefined) {
+  return async (request: FastifyRequest, reply: FastifyReply, payload: unknown) => {
+    const { method, ip: address, id: requestId } = request;
+    const { statusCode: status } = reply;
+    const { code, resource } = outcomeOf(payload);
+    if (!isAudited(method, status, code)) return;
+    const path = request.url.split("?", 1)[0] ?? "";
+    const noted = { address, method, path, resource, status, code, requestId };
+    await deps.audit.note(auditEntry(ownerOf(request), request.headers, noted));
+  };
 }
 
 function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): FastifyReply {

@@ -122,8 +122,8 @@ export function outcomeOf(payload: unknown): { code: string | null; resource: st
   const none = { code: null, resource: null };
   if (typeof payload !== "string" || !payload.startsWith("{")) return none;
   const body = JSON.parse(payload) as Record<string, unknown>;
-  const { code, id, sandbox_id: sandboxId } = body;
-  const resource = sandboxId ?? id;
+  const { code, id, sandbox_id: sandboxId, host_id: hostId } = body;
+  const resource = sandboxId ?? id ?? hostId;
   const isId = typeof resource === "string" || typeof resource === "number";
   return { code: typeof code === "string" ? code : null, resource: isId ? String(resource) : null };
 }

@@ -1,4 +1,6 @@
-import { loadConfig, LogLevel } from "@torpor/service";
+import { NATS_CREDENTIALS } from "@torpor/bus";
+import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
+import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
 const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, ...(fallback === undefined ? {} : { default: fallback }) });
@@ -9,8 +11,7 @@ const Environment = Type.Object({
   /** Connections to the database, at most. */
   DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 20 }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
-  NATS_USER: Type.Optional(Type.String()),
-  NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+  ...NATS_CREDENTIALS,
   LISTEN_HOST: Type.String({ default: "127.0.0.1" }),
   LISTEN_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 8787 }),
   /** Several gateways of one machine take the connections of the same port in turn. */
@@ -36,7 +37,15 @@ const Environment = Type.Object({
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
   TOKEN_SECRET_FILE: Type.String(),
-  HOST_DATA_KEY_FILE: Type.String(),
+  /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
+  HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
+  ...TLS_SETTINGS,
+  /** Both or none: the fleet's own authority, which certifies the hosts that join. */
+  FLEET_CA_CERT_FILE: Type.Optional(Type.String()),
+  FLEET_CA_KEY_FILE: Type.Optional(Type.String()),
+  HOST_CERTIFICATE_DAYS: Type.Integer({ minimum: 1, maximum: 3_650, default: 365 }),
+  /** What hosts that join are told; default: NATS_URL. */
+  HOST_NATS_URL: Type.Optional(Type.String({ pattern: "^(nats|tls)://" })),
   REGION: Type.String({ default: "local" }),
   /** Between saying that it will stop and taking no more connections: as long as a balancer needs to notice. */
   DRAIN_DELAY_MS: Type.Integer({ minimum: 0, maximum: 300_000, default: 0 }),
@@ -45,4 +54,11 @@ const Environment = Type.Object({
 });
 export type Config = Static<typeof Environment>;
 
-export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
+export function configFrom(env: NodeJS.ProcessEnv): Config {
+  const config = loadConfig(Environment, env);
+  // Throws what is wrong with it.
+  tlsFilesIn(config);
+  if ((config.FLEET_CA_CERT_FILE === undefined) !== (config.FLEET_CA_KEY_FILE === undefined))
+    throw new ConfigurationError("invalid configuration: FLEET_CA_CERT_FILE and FLEET_CA_KEY_FILE belong together: set both or none");
+  return config;
+}

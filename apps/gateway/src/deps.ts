@@ -4,6 +4,7 @@ import type { Database } from "@torpor/db";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
+import type { FleetIdentity } from "./fleet-identity.ts";
 import type { RateLimiter } from "./rate-limit.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
@@ -21,6 +22,7 @@ export interface Dependencies {
   edge: Pick<Edge, "serve" | "publicHost">;
   limiter: RateLimiter;
   audit: AuditLog;
+  fleetIdentity: FleetIdentity;
   /** Region of sandboxes that ask for none. */
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */

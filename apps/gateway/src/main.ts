@@ -1,17 +1,19 @@
 /** Composition root of the gateway process. */
-import { ask, type Bus, connectBus, subscribeCore } from "@torpor/bus";
+import { ask, type Bus, busAccess, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, openDatabase } from "@torpor/db";
+import { openTls } from "@torpor/identity";
 import { publishCommitted } from "@torpor/outbox";
 import { configured, createLogger, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
-import { configFrom } from "./config.ts";
+import { type Config, configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
+import { type FleetIdentity, fleetIdentity } from "./fleet-identity.ts";
 import { healthReport } from "./health-report.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
@@ -36,17 +38,19 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
 
+  const tls = await openTls(config, { signal, log });
   const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
   const events = createSandboxEvents();
-  const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   let bus: Bus | undefined;
   // In the background: intents are accepted while NATS is away.
-  void connectBus({ url: config.NATS_URL, name: "torpor-gateway", user: config.NATS_USER, password })
+  void connectBus({ name: "torpor-gateway", ...busAccess(config) })
     .then((connected) => {
       bus = connected;
       subscribeCore(connected, { pattern: patterns.events, decode: decodeEvent, handle: events.emit, log });
     })
-    .catch((err: unknown) => log.error({ err }, "the bus refused the connection: check NATS_URL, NATS_USER and NATS_PASSWORD_FILE"));
+    .catch((err: unknown) =>
+      log.error({ err }, "the bus refused the connection: check NATS_URL, and NATS_SEED_FILE or NATS_USER and NATS_PASSWORD_FILE"),
+    );
   onClose({ what: "bus", close: async () => bus?.close() });
 
   const audit = createAuditLog({ db, log });
@@ -69,7 +73,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const edge = await createEdge(config, {
     ...shared,
     apiKeys: createApiKeys(shared),
-    hostKey: readSecret(config.HOST_DATA_KEY_FILE),
+    hostKeys: { tls, hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE) },
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),
   });
@@ -89,6 +93,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     edge,
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
+    fleetIdentity: await identityFrom(config),
   });
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
     const report = await healthReport(shared);
@@ -101,3 +106,14 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const address = await app.listen(listen);
   log.info({ address, domain: config.PUBLIC_DOMAIN, edgePort: config.EDGE_PORT }, "gateway started");
 });
+
+async function identityFrom(config: Config): Promise<FleetIdentity> {
+  const { FLEET_CA_CERT_FILE: certFile, FLEET_CA_KEY_FILE: keyFile, HOST_CERTIFICATE_DAYS: days, TLS_CA_FILE: caFile } = config;
+  const natsUrl = config.HOST_NATS_URL ?? config.NATS_URL;
+  const trusted = caFile ?? certFile;
+  const authorities = trusted === undefined ? null : readSecret(trusted);
+  if (certFile === undefined || keyFile === undefined) return fleetIdentity(natsUrl, authorities, undefined);
+  const { Authority } = await import("@torpor/identity/authority");
+  const authority = await Authority.open({ certificatePem: readSecret(certFile), keyPem: readSecret(keyFile) });
+  return fleetIdentity(natsUrl, authorities, { authority, days });
+}

@@ -2,6 +2,7 @@ import { openDatabase } from "@torpor/db";
 import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
+import { fleetIdentity } from "./fleet-identity.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
@@ -19,6 +20,7 @@ export async function openApiDocument(): Promise<string> {
     edge: { serve: async () => {}, publicHost: () => "" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
+    fleetIdentity: fleetIdentity("", null, undefined),
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

@@ -38,6 +38,11 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/hosts/:id/drain": ["operator"],
   "POST /v1/hosts/:id/drain/abort": ["operator"],
   "POST /v1/hosts/:id/findings/:sandbox/discard": ["operator"],
+  "POST /v1/host-tokens": ["operator"],
+  "GET /v1/host-tokens": ["operator"],
+  "DELETE /v1/host-tokens/:id": ["operator"],
+  "GET /v1/host-admissions": ["operator"],
+  "DELETE /v1/host-admissions/:id": ["operator"],
   "GET /v1/keys": ["read", "operator"],
   "POST /v1/keys": ["lifecycle", "operator"],
   "DELETE /v1/keys/:id": ["lifecycle", "operator"],
@@ -46,7 +51,8 @@ const NEEDED: Record<string, Scope[]> = {
   "GET /v1/organizations": ["operator"],
   "POST /v1/organizations": ["operator"],
 };
-const OPEN = ["GET /health", "GET /openapi.json"];
+/** The last has a token of its own, that lets a host join once. */
+const OPEN = ["GET /health", "GET /openapi.json", "POST /v1/host-admissions"];
 
 /** Knows one key with these scopes, whatever it is; nothing else can be asked of it. */
 function knows(scopes: Scope[]): Database {

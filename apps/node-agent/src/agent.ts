@@ -3,6 +3,7 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
 import { decoder, hostCommands, ReceivedCommand, type RegisterRequest, type VmCommand } from "@torpor/contracts";
+import type { FleetTls } from "@torpor/identity";
 import type { Logger } from "@torpor/service";
 import { type Config, labelsOf } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
@@ -23,6 +24,7 @@ import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
 import { SnapshotDoor } from "./shell/snapshot-door.ts";
+import { ticketKeyIn } from "./shell/ticket-key.ts";
 import type { Blobs } from "./store/blobs.ts";
 import { ChunkStore } from "./store/chunk-store.ts";
 import { NOWHERE } from "./store/nowhere.ts";
@@ -39,7 +41,10 @@ export interface AgentOptions {
   isolation: Isolation;
   /** Where snapshots are kept; undefined: on this host alone. */
   blobs: Blobs | undefined;
-  hostKey: string;
+  /** Taken in place of tickets, and shown to hosts that know none: in fleets with programs of 0.1.0. */
+  hostKey: string | undefined;
+  /** Undefined: the data plane is plain HTTP. */
+  tls: FleetTls | undefined;
   bus: Bus;
   signal: AbortSignal;
   log: Logger;
@@ -53,7 +58,7 @@ export interface Agent {
 }
 
 export async function startAgent(options: AgentOptions): Promise<Agent> {
-  const { config, driver, isolation, blobs, hostKey, bus, signal, log } = options;
+  const { config, driver, isolation, blobs, hostKey, tls, bus, signal, log } = options;
   const { uid } = isolation;
   const guest = httpGuest(driver);
   const images = await listImages(config.IMAGES_DIR);
@@ -72,7 +77,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       isolation,
       guest,
       snapshots: blobs === undefined ? NOWHERE : new ChunkStore(blobs),
-      peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, hostKey, sandboxId, reference),
+      peer: (sandboxId, reference) => peerSource(sandboxId, reference, { hostKey, tls }),
       activity,
       fence,
       imagesDir: config.IMAGES_DIR,
@@ -85,14 +90,16 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   await supervisor.adopt();
   const snapshots = new SnapshotDoor((...asked) => supervisor.offer(...asked));
   const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
-  const dataPlane = createDataPlane({ hostKey, findRoute, activity, snapshots });
+  const ticketKey = await ticketKeyIn(config.DATA_DIR);
+  const dataPlane = createDataPlane({ lock: { ticketKey, hostKey, tls }, findRoute, activity, snapshots });
   await new Promise<void>((resolve, reject) => {
     dataPlane.server.once("error", reject);
     dataPlane.server.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
   const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
-  const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
+  const dataPlaneUrl = config.DATA_PLANE_URL ?? `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
+  const request = await registration(config, driver, { dataPlaneUrl, ticketKey }, images);
   const diskFreeMib = async () => {
     try {
       return Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
@@ -155,7 +162,7 @@ const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
 async function registration(
   config: Config,
   driver: Driver,
-  dataPlaneUrl: string,
+  dataPlane: Pick<RegisterRequest, "dataPlaneUrl" | "ticketKey">,
   images: Awaited<ReturnType<typeof listImages>>,
 ): Promise<RegisterRequest> {
   return {
@@ -163,7 +170,7 @@ async function registration(
     version: 1,
     hostId: config.HOST_ID,
     region: config.REGION,
-    dataPlaneUrl,
+    ...dataPlane,
     capacity: { vcpu: config.CAPACITY_VCPU, memoryMib: config.CAPACITY_MEMORY_MIB, diskMib: config.CAPACITY_DISK_MIB },
     labels: labelsOf(config),
     driver: driver.name,

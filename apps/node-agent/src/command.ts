@@ -1,5 +1,5 @@
 /**
- * The program that is installed on hosts, `torpor-node-agent [run | prepare | shut-down | collect | check]`, bundled to one file by build.ts. Without an argument it is the agent. Each part is loaded only
+ * The program that is installed on hosts, `torpor-node-agent [run | prepare | shut-down | collect | check | join]`, bundled to one file by build.ts. Without an argument it is the agent. Each part is loaded only
  * when it is asked for: a check has to work where the agent could not even be configured.
  */
 import { flushCompileCache } from "node:module";
@@ -10,6 +10,7 @@ const PARTS: Record<string, () => Promise<unknown>> = {
   "shut-down": () => import("./shut-down.ts"),
   collect: () => import("./collect.ts"),
   check: () => import("./check/main.ts"),
+  join: () => import("./join/main.ts"),
 };
 
 const [name = "run"] = process.argv.slice(2);

@@ -1,5 +1,7 @@
 import { availableParallelism, hostname } from "node:os";
+import { NATS_CREDENTIALS } from "@torpor/bus";
 import { dataPlaneUrlProblem, HOST_LABELS_PATTERN, MAX_STARTS_AT_ONCE } from "@torpor/contracts";
+import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
 
@@ -10,15 +12,16 @@ const Environment = Type.Object({
   /** `name=value,name=value`: what sandboxes may ask of their host. */
   HOST_LABELS: Type.String({ default: "" }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://", default: "nats://127.0.0.1:4222" }),
-  NATS_USER: Type.Optional(Type.String()),
-  NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+  ...NATS_CREDENTIALS,
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9400 }),
   DATA_PLANE_HOST: Type.String({ default: "127.0.0.1" }),
   DATA_PLANE_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9401 }),
   /** Where gateways reach the data plane, when that is not the address it listens on: behind a forwarded port, or bound to every address. */
-  DATA_PLANE_URL: Type.Optional(Type.String({ pattern: "^http://" })),
+  DATA_PLANE_URL: Type.Optional(Type.String({ pattern: "^https?://" })),
+  /** Of fleets in which a program is of 0.1.0: taken, and shown, in place of tickets. */
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
+  ...TLS_SETTINGS,
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
   /** Where snapshots are kept beside the host that took them: nowhere, a directory that hosts share, or a bucket (docs/snapshots.md). */
@@ -81,7 +84,11 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);
   labelsOf(config);
   const { DATA_PLANE_URL: url } = config;
-  const problem = url === undefined ? undefined : dataPlaneUrlProblem(url);
+  const scheme = tlsFilesIn(config) === undefined ? "http:" : "https:";
+  const problem =
+    url === undefined
+      ? undefined
+      : (dataPlaneUrlProblem(url) ?? (url.startsWith(scheme) ? undefined : `must begin with ${scheme}, as TLS_CERT_FILE says`));
   if (problem !== undefined) throw new ConfigurationError(`invalid configuration: DATA_PLANE_URL ${problem}`);
   return config;
 }

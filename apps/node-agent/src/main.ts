@@ -1,5 +1,6 @@
 /** Composition root of the node-agent process. */
-import { connectBus } from "@torpor/bus";
+import { busAccess, connectBus } from "@torpor/bus";
+import { openTls } from "@torpor/identity";
 import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
 import { type Agent, startAgent } from "./agent.ts";
 import { configFrom } from "./config.ts";
@@ -12,16 +13,9 @@ const settings = configured(() => storeSettings(config));
 const log = createLogger({ name: "node-agent", level: config.LOG_LEVEL }).child({ hostId: config.HOST_ID });
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  if (config.HOST_DATA_KEY_FILE === undefined)
-    throw new Error("HOST_DATA_KEY_FILE is not set: the edge could not be told from anybody else");
-  const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
-  const bus = await connectBus({
-    url: config.NATS_URL,
-    name: `torpor-node-agent-${config.HOST_ID}`,
-    user: config.NATS_USER,
-    password,
-    hostId: config.HOST_ID,
-  });
+  const tls = await openTls(config, { signal, log });
+  const name = `torpor-node-agent-${config.HOST_ID}`;
+  const bus = await connectBus({ name, ...busAccess(config), hostId: config.HOST_ID });
   onClose({ what: "bus", close: () => bus.close() });
   const started: { agent?: Agent } = {};
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
@@ -55,7 +49,8 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     driver: await chooseDriver(config, isolation, log),
     isolation,
     blobs: snapshotStore.blobs,
-    hostKey: readSecret(config.HOST_DATA_KEY_FILE),
+    hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE),
+    tls,
     bus,
     signal,
     log,

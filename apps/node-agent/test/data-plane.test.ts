@@ -4,10 +4,12 @@ import { createServer, type IncomingMessage, request as httpRequest, type Server
 import { type AddressInfo, connect } from "node:net";
 import { buffer, text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
+import { runTicket, snapshotTicket } from "@torpor/contracts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Activity } from "../src/shell/activity.ts";
 import { createDataPlane } from "../src/shell/data-plane.ts";
 
+const TICKET_KEY = "ab".repeat(32);
 const seen: string[] = [];
 const activity = new Activity();
 const agent = createServer((incoming, response) => {
@@ -29,7 +31,7 @@ agent.on("upgrade", (incoming: IncomingMessage, socket) => {
   inside.pipe(socket).pipe(inside);
 });
 const { server: plane } = createDataPlane({
-  hostKey: "host key",
+  lock: { ticketKey: TICKET_KEY },
   findRoute: async (sandboxId) => {
     if (sandboxId === "unreadable") throw new Error("run.json is damaged", { cause: new Error("EIO") });
     return sandboxId === "a"
@@ -62,16 +64,17 @@ test("a sandbox that cannot be looked up is an answer with the reason, and the n
 const DRAIN_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 
-const EDGE = { "x-torpor-host-key": "host key", "x-torpor-sandbox": "a", "x-torpor-epoch": "1" };
-
+/** With the ticket of the sandbox's run 1, unless `headers` have another. */
 async function send(path: string, headers: Record<string, string> = {}, body?: string, to: Server = plane) {
+  const sandboxId = headers["x-torpor-sandbox"] ?? "a";
+  const ticket = runTicket(TICKET_KEY, { sandboxId, epoch: 1 });
   const { port } = to.address() as AddressInfo;
   const request = httpRequest({
     host: "127.0.0.1",
     port,
     path,
     method: body === undefined ? "GET" : "POST",
-    headers: { ...EDGE, ...headers },
+    headers: { "x-torpor-sandbox": "a", "x-torpor-epoch": "1", "x-torpor-ticket": ticket, ...headers },
   });
   request.end(body);
   const [answer] = (await once(request, "response")) as [IncomingMessage];
@@ -82,16 +85,61 @@ async function send(path: string, headers: Record<string, string> = {}, body?: s
   };
 }
 
-test("a host that knows the key is let to snapshots; a client of an edge is not, whatever it asks for", async () => {
+const SNAPSHOT = { sandboxId: "a", generation: 1, manifestSha256: "b" };
+
+test("a host with the ticket of a snapshot is let to that one; a client of an edge is not, whatever it asks for", async () => {
   const { port } = plane.address() as AddressInfo;
   const path = "/_torpor/snapshots/a/1/b/index";
   const ask = async (headers: Record<string, string>) => (await fetch(`http://127.0.0.1:${port}${path}`, { headers })).json();
-  expect(await ask({ "x-torpor-host-key": "host key" })).toEqual({ door: "snapshots" });
-  expect(await ask({ "x-torpor-host-key": "another" })).toMatchObject({ code: "INVALID_TOKEN" });
+  expect(await ask({ "x-torpor-ticket": snapshotTicket(TICKET_KEY, SNAPSHOT) })).toEqual({ door: "snapshots" });
+  const others = [
+    snapshotTicket("cd".repeat(32), SNAPSHOT),
+    snapshotTicket(TICKET_KEY, { ...SNAPSHOT, sandboxId: "c" }),
+    snapshotTicket(TICKET_KEY, { ...SNAPSHOT, generation: 2 }),
+    snapshotTicket(TICKET_KEY, { ...SNAPSHOT, manifestSha256: "d" }),
+    runTicket(TICKET_KEY, { sandboxId: "a", epoch: 1 }),
+    "",
+  ];
+  for (const ticket of others) expect(await ask({ "x-torpor-ticket": ticket })).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await ask({})).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await send(path)).toMatchObject({ status: 404, body: { code: "ENDPOINT_NOT_FOUND" } });
   // An edge always names a sandbox, even where a client sent an empty name.
   expect(await send(path, { "x-torpor-sandbox": "" })).toMatchObject({ status: 404 });
+});
+
+test("the ticket of a run opens that run and no other, and the fleet's key nothing where none is set", async () => {
+  const ticket = (named: { sandboxId: string; epoch: number }, key = TICKET_KEY) => ({ "x-torpor-ticket": runTicket(key, named) });
+  expect(await send("/info", ticket({ sandboxId: "a", epoch: 1 }))).toMatchObject({ status: 200 });
+  for (const other of [
+    ticket({ sandboxId: "a", epoch: 2 }),
+    ticket({ sandboxId: "b", epoch: 1 }),
+    ticket({ sandboxId: "a", epoch: 1 }, "cd".repeat(32)),
+    { "x-torpor-ticket": "" },
+    { "x-torpor-ticket": "", "x-torpor-host-key": "" },
+    { "x-torpor-ticket": "", "x-torpor-host-key": "undefined" },
+    { "x-torpor-epoch": "2" },
+    { "x-torpor-epoch": "01x" },
+  ])
+    expect(await send("/info", other)).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
+});
+
+test("where a gateway or a host of 0.1.0 is, the fleet's key opens it too", async () => {
+  const lock = { ticketKey: TICKET_KEY, hostKey: "host key" };
+  const findRoute = async () => undefined;
+  const old = createDataPlane({
+    lock,
+    findRoute,
+    activity,
+    snapshots: { answer: async (_, response) => void response.end('{"door":"snapshots"}') },
+  });
+  await once(old.server.listen(0, "127.0.0.1"), "listening");
+  const shown = (key: string) => ({ "x-torpor-ticket": "", "x-torpor-host-key": key });
+  expect(await send("/info", shown("host key"), undefined, old.server)).toMatchObject({ status: 409 });
+  expect(await send("/info", shown("guess"), undefined, old.server)).toMatchObject({ status: 401 });
+  const { port } = old.server.address() as AddressInfo;
+  const answer = await fetch(`http://127.0.0.1:${port}/_torpor/snapshots/a/1/b/index`, { headers: shown("host key") });
+  expect(await answer.json()).toEqual({ door: "snapshots" });
+  old.server.close();
 });
 
 test.each([
@@ -120,7 +168,7 @@ test("the edge may ask for the ports, and that is no use of the sandbox", async 
 test("the agent gets its key and nobody's credentials", async () => {
   const { body } = await send("/info", { authorization: "Bearer secret", "x-api-key": "secret" });
   expect(body).toMatchObject({ "x-torpor-agent-key": "agent key" });
-  expect(JSON.stringify(body)).not.toMatch(/secret|host key/);
+  expect(JSON.stringify(body)).not.toMatch(/secret|x-torpor-ticket/);
 });
 
 test("another port is reached through a tunnel, with the client's own host and credentials, and without the host's", async () => {
@@ -138,13 +186,12 @@ test("a port that nothing listens on is a 404 that says so; one that cannot be i
     status: 409,
     body: { code: "SANDBOX_NOT_RUNNING_HERE" },
   });
-  expect(await send("/", { "x-torpor-host-key": "guess" })).toMatchObject({ status: 401 });
 });
 
 test("a request whose sandbox is still being looked up when the host begins to leave is answered", async () => {
   const [asked, found] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const leaving = createDataPlane({
-    hostKey: "host key",
+    lock: { ticketKey: TICKET_KEY },
     findRoute: async () => {
       asked.resolve();
       await found.promise;

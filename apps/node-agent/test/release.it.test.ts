@@ -43,11 +43,12 @@ test("its parts run from anywhere, with nothing but Node.js", async () => {
   expect((await run(process.execPath, [program, "check"])).output).toContain("reflink");
   expect(await run(process.execPath, [program, "nonsense"])).toMatchObject({
     code: 2,
-    output: expect.stringContaining("run, prepare, shut-down, collect, check") as string,
+    output: expect.stringContaining("run, prepare, shut-down, collect, check, join") as string,
   });
-  expect(await run(process.execPath, [program])).toMatchObject({
+  const half = { TLS_CERT_FILE: "/nowhere" };
+  expect(await run(process.execPath, [program], half)).toMatchObject({
     code: 1,
-    output: expect.stringContaining("HOST_DATA_KEY_FILE is not set") as string,
+    output: expect.stringContaining("TLS_KEY_FILE and TLS_CA_FILE belong together") as string,
   });
 });
 
@@ -113,9 +114,9 @@ async function build(...programs: string[]): Promise<void> {
   if (built.code !== 0 || built.output !== "") throw new Error(`it could not be built: ${built.output}`);
 }
 
-async function run(command: string, args: string[]): Promise<{ code: number; output: string }> {
+async function run(command: string, args: string[], settings: Record<string, string> = {}): Promise<{ code: number; output: string }> {
   return await new Promise((resolve) => {
-    const env = { PATH: process.env["PATH"], TMPDIR: process.env["TMPDIR"] };
+    const env = { PATH: process.env["PATH"], TMPDIR: process.env["TMPDIR"], ...settings };
     execFile(command, args, { cwd: "/", env }, (error, stdout, stderr) =>
       resolve({ code: error === null ? 0 : Number(error.code), output: `${stdout}${stderr}` }),
     );

@@ -52,7 +52,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },
         guest,
         snapshots: new ChunkStore(fileBlobs(join(dir, "store"))),
-        peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
+        peer: (sandboxId, reference) => peerSource(sandboxId, reference),
         activity: new Activity(),
         fence: new FenceLink(new FenceFiles(dir)),
         imagesDir,

@@ -548,7 +548,7 @@ async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_I
   const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
   const { manifestSha256 } = snapshot;
   return {
-    source: peerSource(url, "host key", sandboxId, { generation, manifestSha256, storeKey: null }),
+    source: peerSource(sandboxId, { generation, manifestSha256, storeKey: null, sourceUrl: url }),
     indexes: () => indexes,
     chunks: () => chunks,
     close: () => {

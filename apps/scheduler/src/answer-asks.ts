@@ -13,6 +13,7 @@ import {
 } from "@torpor/contracts";
 import {
   commitOperation,
+  findHostAdmission,
   findOperation,
   findRunFacts,
   findStoreReferences,
@@ -22,6 +23,7 @@ import {
   type RunFacts,
 } from "@torpor/db";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
+import { admissionProblem } from "./admission.ts";
 import type { Deps } from "./deps.ts";
 
 /** States in which nothing of a sandbox is to run anywhere. */
@@ -39,7 +41,10 @@ export async function answerRegister(
   prepare: (hostId: string) => Promise<void>,
 ): Promise<LeaseReply> {
   if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
-  const problem = registrationProblem(request) ?? deps.hostNetworks.problemOf(request.dataPlaneUrl);
+  const problem =
+    registrationProblem(request) ??
+    deps.hostNetworks.problemOf(request.dataPlaneUrl) ??
+    admissionProblem(request, await findHostAdmission(deps.db, request.hostId), deps.hostAdmission);
   if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
   await prepare(request.hostId);
   const { leaseMs } = deps.hostTerms;

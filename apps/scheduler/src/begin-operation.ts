@@ -25,7 +25,7 @@ import {
 } from "@torpor/db";
 import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import { transitionSandbox } from "@torpor/state-machine";
-import { commandFor } from "./commands.ts";
+import { commandFor, type SnapshotSource } from "./commands.ts";
 import type { Begun, Deps } from "./deps.ts";
 import { finishDelete } from "./delete-sandbox.ts";
 
@@ -91,8 +91,8 @@ type Placed = Extract<Placement, { kind: "placed" }>;
 
 interface Assignment {
   hostId: string;
-  /** Data plane of the host that holds what is to be brought to `hostId`, while that host lives. */
-  sourceUrl?: string | undefined;
+  /** The host that holds what is to be brought to `hostId`, while it lives. */
+  source?: SnapshotSource | undefined;
   /** Of a new run of a VMM, or a new place: the epoch rises, and what comes late for the old one is known by it. Without one it happens where the sandbox is. */
   placement?: Placed;
   holdsMemory: boolean;
@@ -128,9 +128,9 @@ async function assign(
     if (begun === undefined) return rollback(null);
     if (placed !== undefined)
       await insertIncarnation(tx, { sandboxId: sandbox.id, epoch, hostId: assignment.hostId, onHostLoss: sandbox.onHostLoss });
-    const { hostId, sourceUrl } = assignment;
+    const { hostId, source } = assignment;
     const brought = placed === undefined ? undefined : snapshot;
-    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot: brought, sourceUrl });
+    const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot: brought, source });
     const moved = await moveSandbox(tx, {
       sandbox,
       to,
@@ -198,8 +198,8 @@ async function choose(
   const placement = await deps.placer.place(request);
   if (placement.kind === "placed") {
     const { id: hostId } = placement.host;
-    const sourceUrl = origin === undefined || origin.id === hostId ? undefined : origin.dataPlaneUrl;
-    return { hostId, sourceUrl, placement, holdsMemory: !isSaved || needsMemory };
+    const source = origin === undefined || origin.id === hostId ? undefined : origin;
+    return { hostId, source, placement, holdsMemory: !isSaved || needsMemory };
   }
   const explain = { hosts: placement.hosts, reasons: placement.reasons, message: placement.message };
   if (isKnown(operation.explain, explain.message)) return undefined;

@@ -1,5 +1,14 @@
 /** Commands for hosts, built from the rows. */
-import { type CommandKind, newOperationId, type Observation, type SandboxSpec, type VmCommand } from "@torpor/contracts";
+import {
+  type CommandKind,
+  newOperationId,
+  type Observation,
+  type SandboxSpec,
+  type SnapshotNamed,
+  type SnapshotReference,
+  snapshotTicket,
+  type VmCommand,
+} from "@torpor/contracts";
 import type { OperationRow, SandboxRow, SnapshotRow } from "@torpor/db";
 
 const SYSTEM_DEADLINE_MS = 600_000;
@@ -10,7 +19,14 @@ interface Assigned {
   opSeq: number;
   /** What is to be there first. */
   snapshot?: SnapshotRow | undefined;
-  sourceUrl?: string | undefined;
+  source?: SnapshotSource | undefined;
+}
+
+/** The host that holds the snapshot, while it lives. */
+export interface SnapshotSource {
+  id: string;
+  dataPlaneUrl: string;
+  ticketKey: string | null;
 }
 
 export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigned: Assigned): VmCommand {
@@ -20,10 +36,17 @@ export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigne
   if (operation.maxBytesPerSecond !== null) command.maxBytesPerSecond = operation.maxBytesPerSecond;
   if (assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;
-    const { sourceUrl } = assigned;
-    command.snapshot = { generation, storeKey, manifestSha256, ...(sourceUrl === undefined ? {} : { sourceUrl }) };
+    const named = { sandboxId: sandbox.id, generation, manifestSha256 };
+    command.snapshot = { generation, storeKey, manifestSha256, ...sourceOf(assigned.source, named) };
   }
   return command;
+}
+
+function sourceOf(source: SnapshotSource | undefined, snapshot: SnapshotNamed): Partial<SnapshotReference> {
+  if (source === undefined) return {};
+  const { id, dataPlaneUrl, ticketKey } = source;
+  const ticket = ticketKey === null ? {} : { sourceTicket: snapshotTicket(ticketKey, snapshot) };
+  return { sourceUrl: dataPlaneUrl, sourceHostId: id, ...ticket };
 }
 
 /** A command that no user asked for in this form: clean-up, or a request to back out. */

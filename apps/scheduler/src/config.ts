@@ -1,6 +1,9 @@
+import { NATS_CREDENTIALS } from "@torpor/bus";
+import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 import { loadConfig, LogLevel } from "@torpor/service";
 import { type Static, Type } from "typebox";
+import { HOST_ADMISSIONS } from "./admission.ts";
 import { DEFAULT_HOST_TERMS } from "./deps.ts";
 import { HostNetworks } from "./host-networks.ts";
 
@@ -12,13 +15,15 @@ const Environment = Type.Object({
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
   /** On how many servers each message is kept; default: 3 where NATS_URL names three or more, else 1. */
   NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
-  NATS_USER: Type.Optional(Type.String()),
-  NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+  ...NATS_CREDENTIALS,
+  ...TLS_SETTINGS,
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
   /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   /** Networks that hosts may be in, with commas between them; default: any. */
   HOST_NETWORKS: Type.String({ default: "" }),
+  /** Whether a host has to have joined (docs/hosts.md) before it may register. */
+  HOST_ADMISSION: Type.Enum(HOST_ADMISSIONS, { default: "required" }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
   /** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler. */
@@ -31,7 +36,8 @@ export type Config = Static<typeof Environment>;
 
 export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);
-  // Throws what is wrong with it.
+  // They throw what is wrong with it.
   void new HostNetworks(config.HOST_NETWORKS);
+  tlsFilesIn(config);
   return config;
 }

@@ -1,5 +1,6 @@
 import type { Database } from "@torpor/db";
 import type { Logger } from "@torpor/service";
+import type { HostAdmissionRule } from "./admission.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
@@ -21,6 +22,7 @@ export interface Deps {
   vcpuOvercommit: number;
   hostTerms: HostTerms;
   hostNetworks: HostNetworks;
+  hostAdmission: HostAdmissionRule;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

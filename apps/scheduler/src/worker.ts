@@ -41,6 +41,7 @@ import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
+import type { HostAdmissionRule } from "./admission.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import { settleInventory } from "./inventory/settle-inventory.ts";
@@ -84,11 +85,22 @@ interface WorkerOptions {
   replicas?: number;
   hostTerms?: HostTerms;
   hostNetworks?: HostNetworks;
+  /** `optional`: whoever the NATS servers let in may register. */
+  hostAdmission?: HostAdmissionRule;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
-  const { db, bus, log, signal, replicas = 1, hostTerms = DEFAULT_HOST_TERMS, hostNetworks = new HostNetworks("") } = options;
+  const {
+    db,
+    bus,
+    log,
+    signal,
+    replicas = 1,
+    hostTerms = DEFAULT_HOST_TERMS,
+    hostNetworks = new HostNetworks(""),
+    hostAdmission = "optional",
+  } = options;
   await ensureStreams(bus, { replicas, signal });
   await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
@@ -101,6 +113,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     vcpuOvercommit,
     hostTerms,
     hostNetworks,
+    hostAdmission,
     publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids),
   };
   const goOn = async (sandboxId: string) => {

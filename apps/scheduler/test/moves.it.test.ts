@@ -1,6 +1,6 @@
 /** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
 import assert from "node:assert/strict";
-import type { Observation } from "@torpor/contracts";
+import { type Observation, snapshotTicket } from "@torpor/contracts";
 import {
   changeHost,
   findHost,
@@ -29,7 +29,12 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const ROOM = { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 }, dataPlaneUrl: "http://home:9401", fence: { isAlive: true } };
+const ROOM = {
+  capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 },
+  dataPlaneUrl: "http://home:9401",
+  ticketKey: "ab".repeat(32),
+  fence: { isAlive: true },
+};
 const UNREACHABLE = { code: "SNAPSHOT_UNAVAILABLE", message: "The snapshot could not be brought to this host." };
 
 /** A sandbox that was paused on `home`, and is being resumed on `away`. */
@@ -182,7 +187,14 @@ describe("while it is on its way", () => {
     await scheduler.join("away", ROOM);
     const resume = await scheduler.begin(id, "resume");
     expect(resume).toMatchObject({ hostId: "away", originHostId: "home" });
-    expect(await scheduler.command(resume.id)).toMatchObject({ snapshot: { storeKey: null, sourceUrl: ROOM.dataPlaneUrl } });
+    const { snapshot } = await scheduler.command(resume.id);
+    const { generation = 0, manifestSha256 = "" } = snapshot ?? {};
+    expect(snapshot).toMatchObject({
+      storeKey: null,
+      sourceUrl: ROOM.dataPlaneUrl,
+      sourceHostId: "home",
+      sourceTicket: snapshotTicket(ROOM.ticketKey, { sandboxId: id, generation, manifestSha256 }),
+    });
     const operation = { id: resume.id, outcome: "failed", error: UNREACHABLE } as const;
     await scheduler.settle(await scheduler.seenOf(resume.id, { state: "failed", operation }));
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home" });

@@ -1,17 +1,23 @@
 /** The connection to NATS, and the streams on it. Only this package imports the NATS client. */
 import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
-import { connect, type NatsConnection } from "@nats-io/transport-node";
+import { nkeyAuthenticator } from "@nats-io/nats-core";
+import { connect, type NatsConnection, type NodeConnectionOptions } from "@nats-io/transport-node";
+import type { TlsFiles } from "@torpor/identity";
 import { settlesWithin } from "@torpor/service";
 import { HOST_API_PREFIX, inboxPrefixOf } from "./permissions.ts";
 
 const DRAIN_LIMIT_MS = 3_000;
 
 export interface BusOptions {
-  /** Of one server or of several of a cluster, with commas between them. */
+  /** Of one server or of several of a cluster, with commas between them. `tls://`: by TLS alone. */
   url: string;
   name: string;
   user?: string | undefined;
   password?: string | undefined;
+  /** Of an NKey, in place of user and password. */
+  seed?: string | undefined;
+  /** For `tls://`: who is trusted, and what this program shows. Read anew at each connection. */
+  tlsFiles?: (Pick<TlsFiles, "caFile"> & Partial<TlsFiles>) | undefined;
   /** Of a host: it has an account, and inboxes, of its own (permissions.ts). */
   hostId?: string | undefined;
 }
@@ -39,7 +45,8 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
   const connection = await connect({
     servers: serversIn(options.url),
     name: options.name,
-    ...(options.user === undefined ? {} : { user: options.user, pass: options.password ?? "" }),
+    ...credentialsIn(options),
+    ...tlsOf(options),
     ...(options.hostId === undefined ? {} : { inboxPrefix: inboxPrefixOf(options.hostId) }),
     waitOnFirstConnect: true,
     maxReconnectAttempts: -1,
@@ -86,6 +93,20 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
       if (!connection.isClosed()) await connection.close();
     },
   };
+}
+
+function credentialsIn({ user, password, seed }: BusOptions): NodeConnectionOptions {
+  if (seed !== undefined) return { authenticator: nkeyAuthenticator(new TextEncoder().encode(seed)) };
+  return user === undefined ? {} : { user, pass: password ?? "" };
+}
+
+/**
+ * The handshake comes before the first word of a server: one that says that it knows no TLS is not
+ * believed. Without `tls://` there is none, also where a server offers it: nobody could be checked.
+ */
+function tlsOf({ url, tlsFiles }: BusOptions): NodeConnectionOptions {
+  if (!url.includes("tls://")) return { tls: null };
+  return { tls: { handshakeFirst: true, ...tlsFiles } };
 }
 
 /** The servers that a NATS_URL names. */

@@ -4,3 +4,4 @@ export { consume, type ConsumeOptions, type MessageContext, type Verdict } from 
 export { ensureConsumer, ensureStreams, restoreMissing } from "./ensure-streams.ts";
 export { publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
 export { hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";
+export { busAccess, createNatsKey, isNatsPublicKey, NATS_CREDENTIALS, type NatsKey, publicKeyOf } from "./settings.ts";

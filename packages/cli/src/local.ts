@@ -2,7 +2,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Fleet, type FleetOptions } from "@torpor/fleet";
-import { LAB_HOST_ID } from "@torpor/lab";
+import { LAB_HOST_ID, LAB_NETWORK } from "@torpor/lab";
 import { prepareLocalPrograms } from "@torpor/programs";
 import type { CommandContext } from "./main.ts";
 import { askedShape, shapeOf, wholeNumber } from "./shape.ts";
@@ -21,6 +21,7 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
     imagesDir: imagesDir(root),
     ...shapeOf(askedShape(args)),
     guestHosts: [LAB_HOST_ID],
+    serverAddresses: [LAB_NETWORK.gateway],
     gatewayPort: port("TORPOR_GATEWAY_PORT", DEFAULT_GATEWAY_PORT),
     edgePort: port("TORPOR_EDGE_PORT", DEFAULT_EDGE_PORT),
     isDurable: true,

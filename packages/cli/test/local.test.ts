@@ -25,6 +25,7 @@ test("without a word: two hosts and schedulers, one gateway and NATS server, on 
     schedulers: 2,
     natsServers: 1,
     guestHosts: ["lab-1"],
+    serverAddresses: ["192.168.76.2"],
     driver: "qemu",
     gatewayPort: 8787,
     edgePort: 7777,

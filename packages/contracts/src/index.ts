@@ -12,6 +12,7 @@ export * from "./host/observation.ts";
 export * from "./host/asks.ts";
 export * from "./host/heartbeat.ts";
 export * from "./host/data-plane.ts";
+export * from "./host/tickets.ts";
 export * from "./api/sandbox.ts";
 export * from "./api/template.ts";
 export * from "./api/error.ts";

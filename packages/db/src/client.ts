@@ -1,6 +1,7 @@
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
+import { reached } from "./database-url.ts";
 import { limitedClient } from "./limited-client.ts";
 import * as schema from "./schema.ts";
 
@@ -31,10 +32,12 @@ const IDLE_LIMIT_S = 60;
 const RECONNECT_AFTER_S = 0.25;
 
 /** Opens a pool. Connections are made on first use; `close` waits at most 5 s for running queries. */
-export function openDatabase(url: string, options: DatabaseOptions = {}): DatabaseHandle {
+export function openDatabase(databaseUrl: string, options: DatabaseOptions = {}): DatabaseHandle {
+  const { url, options: tls } = reached(databaseUrl);
   const client = limitedClient({
     limitMs: options.limitMs ?? LIMIT_MS,
     pool: postgres(url, {
+      ...tls,
       max: options.maxConnections ?? 10,
       connect_timeout: CONNECT_LIMIT_S,
       idle_timeout: IDLE_LIMIT_S,

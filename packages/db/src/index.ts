@@ -9,6 +9,7 @@ export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";
 export * from "./queries/findings.ts";
+export * from "./queries/host-admissions.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
 export * from "./queries/host-standings.ts";

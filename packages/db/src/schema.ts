@@ -140,6 +140,8 @@ export const hosts = pgTable(
     stateBeforeLost: text("state_before_lost", { enum: HOST_STATES }),
     region: text("region").notNull(),
     dataPlaneUrl: text("data_plane_url").notNull(),
+    /** Of which the tickets for its data plane are made; null: of 0.1.0, which takes the fleet's key. */
+    ticketKey: text("ticket_key"),
     labels: jsonb("labels").$type<Record<string, string>>().notNull(),
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),
@@ -160,6 +162,8 @@ export const hosts = pgTable(
     diskMibUsed: integer("disk_mib_used").notNull().default(0),
     load: jsonb("load").$type<Record<string, number>>(),
     leaseExpiresAt: at("lease_expires_at").notNull(),
+    /** Since when it is not let in any more: its lease is not renewed. */
+    revokedAt: at("revoked_at"),
     lastBeatAt: at("last_beat_at"),
     registeredAt: at("registered_at").notNull().defaultNow(),
   },
@@ -170,6 +174,39 @@ export const hosts = pgTable(
     check("hosts_disk", sql`${host.diskMibUsed} BETWEEN 0 AND ${host.diskMibCapacity}`),
   ],
 );
+
+/** Who may be a host. A row is made when one joins with a token, or by whoever has the database. */
+export const hostAdmissions = pgTable("host_admissions", {
+  hostId: text("host_id").primaryKey(),
+  /** NKey of its user on the NATS servers; null: it has a password there, made by infra/nats. */
+  natsPublicKey: text("nats_public_key"),
+  /** The one that it took the place of, which is good until then. */
+  natsPublicKeyBefore: text("nats_public_key_before"),
+  beforeGoodUntil: at("before_good_until"),
+  /** The host of its data plane's address; null: any that the schedulers' HOST_NETWORKS allow. */
+  dataPlaneHost: text("data_plane_host"),
+  certificateExpiresAt: at("certificate_expires_at"),
+  /** `host-token:<id>`, `api-key:<id>`, `migration` or `local`. */
+  admittedBy: text("admitted_by").notNull(),
+  admittedAt: at("admitted_at").notNull().defaultNow(),
+  revokedAt: at("revoked_at"),
+});
+
+/** What lets a host join, once. */
+export const hostTokens = pgTable("host_tokens", {
+  id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
+  secretSha256: text("secret_sha256").notNull().unique(),
+  /** The host that may join with it; null: one that has not joined yet, whichever comes first. */
+  hostId: text("host_id"),
+  dataPlaneHost: text("data_plane_host"),
+  createdBy: text("created_by").notNull(),
+  createdAt: createdAt(),
+  expiresAt: at("expires_at").notNull(),
+  usedAt: at("used_at"),
+  /** The host that joined with it. */
+  usedBy: text("used_by"),
+  revokedAt: at("revoked_at"),
+});
 
 /** Since when hosts have been able to renew their leases. One row (queries/lease-service.ts). */
 export const leaseService = pgTable(

@@ -8,15 +8,18 @@
  *      break and mend their own fleet with them.
  */
 import { randomBytes } from "node:crypto";
-import { existsSync } from "node:fs";
-import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { migrate, seedApiKey } from "@torpor/db";
+import { createNatsKey, publicKeyOf } from "@torpor/bus";
+import { migrate, seedApiKey, seedHostAdmissions } from "@torpor/db";
+import type { TlsFiles } from "@torpor/identity";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
-import { natsUserOf } from "./nats.ts";
+import { makeCertificates, tlsFilesOf } from "./certificates.ts";
+import { CONTROL_USER } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
-import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile } from "./plan.ts";
+import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile, seedName } from "./plan.ts";
 import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
@@ -76,6 +79,7 @@ export class Fleet {
     for (const name of ["logs", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
     const ports = await choosePorts(options);
     const secrets = await makeSecrets(options);
+    await makeCertificates(dir, hostIdsOf(options), options.serverAddresses);
     const database = { port: ports.postgres, password: secrets("postgres") };
     const state: FleetState = {
       version: 1,
@@ -88,7 +92,10 @@ export class Fleet {
       components: [],
     };
     const fleet = new Fleet(dir, state);
-    const postgres = await preparePostgres({ dir: join(dir, "postgres"), isDurable: options.isDurable, ...database });
+    const { certFile, keyFile, caFile } = tlsFilesOf(dir, "server");
+    const kept = { dir: join(dir, "postgres"), isDurable: options.isDurable, tls: { certFile, keyFile } };
+    const postgres = await preparePostgres({ ...kept, ...database });
+    const databaseUrlByTls = `${state.databaseUrl}?sslmode=verify-full&sslrootcert=${encodeURIComponent(caFile)}`;
     state.components = [
       {
         name: "postgres",
@@ -99,7 +106,7 @@ export class Fleet {
         ...postgres,
       },
       ...(await planNats(options, ports, secrets)),
-      ...planServices(options, ports, state),
+      ...planServices(options, ports, { ...state, databaseUrl: databaseUrlByTls }),
     ];
     try {
       await prepareLocalPrograms();
@@ -138,6 +145,7 @@ export class Fleet {
     await startAll(down.filter(isBase));
     await migrate(state.databaseUrl);
     // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
+    await seedHostAdmissions(state.databaseUrl, await natsKeysIn(this.dir), ORGANIZATION);
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
     await startAll(down.filter((component) => !isBase(component)));
   }
@@ -181,16 +189,12 @@ export class Fleet {
     writeState(this.dir, this.state);
   }
 
-  /** Files with what a host needs to speak to this fleet: its password on the bus, and the key that gateways show. */
-  joinSecrets(hostId: string): { natsUser: string; natsPasswordFile: string; hostDataKeyFile: string } {
-    const natsPasswordFile = secretFile(this.dir, `nats-${hostId}`);
-    if (!existsSync(natsPasswordFile))
+  /** Files with what a host needs to speak to this fleet: its key for the NATS servers, and its certificate. */
+  joinSecrets(hostId: string): { natsSeedFile: string; tls: TlsFiles } {
+    const natsSeedFile = secretFile(this.dir, seedName(hostId));
+    if (!existsSync(natsSeedFile))
       throw new Error(`this fleet was started without a user for ${hostId}: end it (./torpor down), and start it again`);
-    return {
-      natsUser: natsUserOf(hostId),
-      natsPasswordFile,
-      hostDataKeyFile: secretFile(this.dir, "host-data-key"),
-    };
+    return { natsSeedFile, tls: tlsFilesOf(this.dir, hostId) };
   }
 
   /** Ends a component in order, and starts it again with the settings that it had; the program may be a newer one. Returns when it is well. */
@@ -309,18 +313,34 @@ function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
 async function makeSecrets(options: FleetOptions): Promise<(name: string) => string> {
   const { dir } = options;
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
-  const hostSecrets = hostIdsOf(options).map((hostId) => `nats-${hostId}`);
+  const random = () => randomBytes(32).toString("hex");
+  const seed = () => createNatsKey().seed;
+  const makers: [string, () => string][] = [
+    ["postgres", random],
+    ["nats-route", random],
+    ["token-secret", random],
+    ["api-key", () => `torpor_local_${randomBytes(24).toString("hex")}`],
+    ...[CONTROL_USER, ...hostIdsOf(options)].map((name): [string, () => string] => [seedName(name), seed]),
+  ];
   const values = new Map<string, string>();
-  for (const name of ["postgres", "nats-control", "nats-route", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
+  for (const [name, make] of makers) {
     const file = secretFile(dir, name);
     let value = await readFile(file, "utf8").catch(() => undefined);
     if (value === undefined) {
-      value = name === "api-key" ? `torpor_local_${randomBytes(24).toString("hex")}` : randomBytes(32).toString("hex");
+      value = make();
       await writeFile(file, value, { mode: 0o600 });
     }
     values.set(name, value);
   }
   return (name) => values.get(name) ?? "";
+}
+
+/** Of the hosts that this fleet was planned with. */
+async function natsKeysIn(dir: string): Promise<{ hostId: string; natsPublicKey: string }[]> {
+  const names = (await readdir(join(dir, "secrets"))).flatMap((file) => /^nats-(.+)\.seed$/.exec(file)?.[1] ?? []);
+  return names
+    .filter((name) => name !== CONTROL_USER)
+    .map((hostId) => ({ hostId, natsPublicKey: publicKeyOf(readFileSync(secretFile(dir, seedName(hostId)), "utf8")) }));
 }
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {

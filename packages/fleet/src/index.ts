@@ -1,7 +1,8 @@
 export { collectFleet, Fleet, removeFleet } from "./fleet.ts";
-export { CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "./nats.ts";
+export { CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, type NatsTls, type NatsUser, natsUserOf } from "./nats.ts";
 export { FLEET_SETTINGS, type FleetOptions, hostIdAt, planServices, type Ports } from "./plan.ts";
 export { databaseUrl, preparePostgres } from "./postgres.ts";
 export { type Health, startProcess, stopProcess, waitWell } from "./process.ts";
 export type { Component, FleetState, Role } from "./state.ts";
 export { collectLeftovers, listVmProcesses, type VmProcess } from "./vms.ts";
+export { makeCertificates, tlsFilesOf } from "./certificates.ts";

@@ -2,11 +2,15 @@
 import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostPermissions, hostServices } from "@torpor/bus";
+import type { TlsFiles } from "@torpor/identity";
 
-interface NatsUser {
+export interface NatsUser {
   /** Undefined: the control side. */
   hostId?: string;
-  password: string;
+  /** Public halves of the NKeys by which it is known; two while one replaces the other. */
+  publicKeys?: string[];
+  /** Or of the user `control` or `host-<id>`: beside keys, until its programs use those. */
+  password?: string | undefined;
   /** A host of 0.1.0, without an account of its own. */
   isShared?: boolean;
 }
@@ -50,6 +54,13 @@ interface NatsOptions {
   isDurable: boolean;
   /** Absent: a server by itself. */
   cluster?: NatsCluster;
+  /** Absent: nobody speaks TLS. */
+  tls?: NatsTls;
+}
+
+export interface NatsTls extends TlsFiles {
+  /** Clients without TLS are let in too: until the last of them has it. */
+  takesPlain?: boolean;
 }
 
 export interface NatsCluster {
@@ -70,7 +81,8 @@ export async function natsConfiguration(options: NatsOptions): Promise<string> {
     SYNC_INTERVAL: options.isDurable ? "always" : "2m",
     STORE_DIR: JSON.stringify(options.storeDir),
     ACCOUNTS: renderAccounts(options.users),
-    CLUSTER: options.cluster === undefined ? "" : renderCluster(options.cluster),
+    TLS: options.tls === undefined ? "" : renderTls(options.tls),
+    CLUSTER: options.cluster === undefined ? "" : renderCluster(options.cluster, options.tls),
   };
   return `${template.replaceAll(/@([A-Z_]+)@/g, (given, name: string) => values[name] ?? given).trimEnd()}\n`;
 }
@@ -78,19 +90,21 @@ export async function natsConfiguration(options: NatsOptions): Promise<string> {
 const CONTROL_ACCOUNT = "CONTROL";
 const accountOf = (hostId: string) => `HOST_${hostId}`;
 
-function userOf(hostId: string | undefined, password: string, place: "own" | "shared"): object {
-  if (hostId === undefined) return { user: CONTROL_USER, password };
-  return { user: natsUserOf(hostId), password, permissions: hostPermissions(hostId, place) };
+function usersOf({ hostId, publicKeys = [], password }: NatsUser, place: "own" | "shared"): object[] {
+  const may = hostId === undefined ? {} : { permissions: hostPermissions(hostId, place) };
+  const user = hostId === undefined ? CONTROL_USER : natsUserOf(hostId);
+  return [...publicKeys.map((nkey) => ({ nkey, ...may })), ...(password === undefined ? [] : [{ user, password, ...may }])];
 }
 
 /** One for the control side, with the streams, and one for each host (packages/bus/src/permissions.ts). */
 function renderAccounts(users: NatsUser[]): string {
-  const hosts = users.flatMap(({ hostId, password, isShared = false }) => (hostId === undefined || isShared ? [] : [{ hostId, password }]));
+  const hosts = users.flatMap((user) => {
+    const { hostId, isShared = false } = user;
+    return hostId === undefined || isShared ? [] : [{ ...user, hostId }];
+  });
   const control = {
     jetstream: "enabled",
-    users: users
-      .filter(({ hostId, isShared = false }) => hostId === undefined || isShared)
-      .map(({ hostId, password }) => userOf(hostId, password, "shared")),
+    users: users.filter(({ hostId, isShared = false }) => hostId === undefined || isShared).flatMap((user) => usersOf(user, "shared")),
     exports: hosts.flatMap(({ hostId }) =>
       hostServices(hostId).map(({ subject, isStream }) => ({
         service: subject,
@@ -99,9 +113,9 @@ function renderAccounts(users: NatsUser[]): string {
       })),
     ),
   };
-  const ofHost = ({ hostId, password }: { hostId: string; password: string }) => ({
-    users: [userOf(hostId, password, "own")],
-    imports: hostServices(hostId).map(({ subject, localSubject }) => ({
+  const ofHost = (host: NatsUser & { hostId: string }) => ({
+    users: usersOf(host, "own"),
+    imports: hostServices(host.hostId).map(({ subject, localSubject }) => ({
       service: { account: CONTROL_ACCOUNT, subject },
       to: localSubject,
     })),
@@ -113,7 +127,27 @@ function renderAccounts(users: NatsUser[]): string {
   return accounts.map(([name, account]) => `  ${name}: ${JSON.stringify(account)}`).join("\n");
 }
 
-function renderCluster({ listen, routes, password }: NatsCluster): string {
+/** The handshake comes first where a client begins with it; who waits for the server's word gets that after a moment. */
+function renderTls(tls: NatsTls): string {
+  return [
+    "tls {",
+    ...fileLines(tls),
+    // Without it a key alone opens the door, and no client can show more.
+    ...(tls.takesPlain === true ? [] : ["  verify: true"]),
+    '  handshake_first: "auto"',
+    "  timeout: 5",
+    "}",
+    ...(tls.takesPlain === true ? ["allow_non_tls: true"] : []),
+  ].join("\n");
+}
+
+const fileLines = ({ certFile, keyFile, caFile }: TlsFiles) => [
+  `  cert_file: ${JSON.stringify(certFile)}`,
+  `  key_file: ${JSON.stringify(keyFile)}`,
+  `  ca_file: ${JSON.stringify(caFile)}`,
+];
+
+function renderCluster({ listen, routes, password }: NatsCluster, tls: NatsTls | undefined): string {
   const credentials = `${ROUTE_USER}:${encodeURIComponent(password)}`;
   return [
     "cluster {",
@@ -123,6 +157,7 @@ function renderCluster({ listen, routes, password }: NatsCluster): string {
     "  routes = [",
     ...routes.map((address) => `    ${JSON.stringify(`nats-route://${credentials}@${address}`)}`),
     "  ]",
+    ...(tls === undefined ? [] : ["  tls {", ...fileLines(tls).map((line) => `  ${line}`), "    verify: true", "    timeout: 5", "  }"]),
     "}",
   ].join("\n");
 }

@@ -1,17 +1,21 @@
 /** The NATS servers of a local fleet: one by itself, named `nats`, or a cluster on loopback. */
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { findNatsServer, natsConfiguration } from "./nats.ts";
-import { type FleetOptions, hostIdsOf, loopback, type Ports, secretFile } from "./plan.ts";
+import { publicKeyOf } from "@torpor/bus";
+import { tlsFilesOf } from "./certificates.ts";
+import { CONTROL_USER, findNatsServer, natsConfiguration } from "./nats.ts";
+import { type FleetOptions, hostIdsOf, loopback, type Ports, secretFile, seedName } from "./plan.ts";
 import type { Component } from "./state.ts";
 
-export const natsUrlOf = ({ nats }: Pick<Ports, "nats">) => nats.map(({ client }) => `nats://${loopback(client)}`).join(",");
+export const natsUrlOf = ({ nats }: Pick<Ports, "nats">) => nats.map(({ client }) => `tls://${loopback(client)}`).join(",");
 
-/** Writes each server's configuration, with the passwords that `secrets` gives. */
+/** Writes each server's configuration, with the passwords and seeds that `secrets` gives. */
 export async function planNats(options: FleetOptions, ports: Ports, secrets: (name: string) => string): Promise<Component[]> {
   const { root, dir, isDurable } = options;
-  const hosts = hostIdsOf(options).map((hostId) => ({ hostId, password: secrets(`nats-${hostId}`) }));
-  const users = [{ password: secrets("nats-control") }, ...hosts];
+  const keysOf = (name: string) => [publicKeyOf(secrets(seedName(name)))];
+  const hosts = hostIdsOf(options).map((hostId) => ({ hostId, publicKeys: keysOf(hostId) }));
+  const users = [{ publicKeys: keysOf(CONTROL_USER) }, ...hosts];
+  const tls = tlsFilesOf(dir, "server");
   const routes = ports.nats.map(({ route }) => loopback(route));
   const command = await findNatsServer(root);
   return await Promise.all(
@@ -23,7 +27,9 @@ export async function planNats(options: FleetOptions, ports: Ports, secrets: (na
       const address = { listen: loopback(client), monitor: loopback(monitor) };
       const cluster = isAlone ? {} : { cluster: { listen: loopback(route), routes, password: secrets("nats-route") } };
       const file = secretFile(dir, `${name}.conf`);
-      await writeFile(file, await natsConfiguration({ root, name, storeDir, users, isDurable, ...address, ...cluster }), { mode: 0o600 });
+      await writeFile(file, await natsConfiguration({ root, name, storeDir, users, isDurable, tls, ...address, ...cluster }), {
+        mode: 0o600,
+      });
       return {
         name,
         role: "nats",

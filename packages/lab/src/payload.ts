@@ -11,6 +11,7 @@ const RESERVED_MIB = 1024;
 /** This machine, as QEMU's user-mode network shows it to the lab machine. */
 const OUTSIDE = LAB_NETWORK.gateway;
 const SETTINGS = "node-agent.env";
+const IDENTITY = "identity";
 
 export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabPorts, signal: AbortSignal): Promise<string> {
   const dir = join(options.dir, "payload");
@@ -27,9 +28,8 @@ export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabP
   await rm(join(dir, "cloud-hypervisor"), { force: true });
   if (options.cloudHypervisorBin !== undefined) await copyHypervisor(options.cloudHypervisorBin, join(dir, "cloud-hypervisor"));
   const secrets = fleet.joinSecrets(LAB_HOST_ID);
-  await copyFile(secrets.natsPasswordFile, join(dir, "nats-password"));
-  await copyFile(secrets.hostDataKeyFile, join(dir, "host-data-key"));
-  await writeFile(join(dir, SETTINGS), settings(options, fleet, ports), { mode: 0o600 });
+  await makeIdentity(join(dir, IDENTITY), secrets, fleet.state.natsUrl.replaceAll("127.0.0.1", OUTSIDE));
+  await writeFile(join(dir, SETTINGS), settings(options, ports), { mode: 0o600 });
   return dir;
 }
 
@@ -41,23 +41,35 @@ export function installCommand(options: LabOptions): string {
     "bash /mnt/payload/release/host/install.sh --release /mnt/payload/release --node /mnt/payload/node",
     hypervisor,
     "--data-device /dev/vdb --image /mnt/image",
-    `--config /mnt/payload/${SETTINGS} --nats-password /mnt/payload/nats-password --host-data-key /mnt/payload/host-data-key`,
+    `--config /mnt/payload/${SETTINGS} --identity /mnt/payload/${IDENTITY}`,
   ].join(" ");
   return `{ ${mount("payload")}; } && { ${mount("image")}; } && ${install} 2>&1`;
 }
 
-function settings(options: LabOptions, fleet: Fleet, ports: LabPorts): string {
-  const values: Record<string, string | number> = {
+/** As `torpor-node-agent join` leaves it. */
+async function makeIdentity(dir: string, { natsSeedFile, tls }: ReturnType<Fleet["joinSecrets"]>, natsUrl: string): Promise<void> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const at = (name: string) => `/etc/torpor/identity/${name}`;
+  const files = { "nats-seed": natsSeedFile, "tls.crt": tls.certFile, "tls.key": tls.keyFile, "ca.crt": tls.caFile };
+  for (const [name, from] of Object.entries(files)) await copyFile(from, join(dir, name));
+  const values = {
     HOST_ID: LAB_HOST_ID,
-    NATS_URL: fleet.state.natsUrl.replaceAll("127.0.0.1", OUTSIDE),
-    NATS_USER: fleet.joinSecrets(LAB_HOST_ID).natsUser,
-    NATS_PASSWORD_FILE: "/etc/torpor/nats-password",
-    HOST_DATA_KEY_FILE: "/etc/torpor/host-data-key",
+    NATS_URL: natsUrl,
+    NATS_SEED_FILE: at("nats-seed"),
+    TLS_CERT_FILE: at("tls.crt"),
+    TLS_KEY_FILE: at("tls.key"),
+    TLS_CA_FILE: at("ca.crt"),
+  };
+  await writeFile(join(dir, "identity.env"), linesOf(values), { mode: 0o600 });
+}
+
+function settings(options: LabOptions, ports: LabPorts): string {
+  const values: Record<string, string | number> = {
     HEALTH_HOST: "0.0.0.0",
     HEALTH_PORT,
     DATA_PLANE_HOST: "0.0.0.0",
     DATA_PLANE_PORT,
-    DATA_PLANE_URL: `http://127.0.0.1:${ports.dataPlane}`,
+    DATA_PLANE_URL: `https://127.0.0.1:${ports.dataPlane}`,
     DRIVER: options.driver,
     ISOLATION: "namespaces",
     CLOUD_HYPERVISOR_DIR: "/usr/lib/torpor/cloud-hypervisor",
@@ -66,10 +78,13 @@ function settings(options: LabOptions, fleet: Fleet, ports: LabPorts): string {
     CAPACITY_MEMORY_MIB: options.memoryMib - RESERVED_MIB,
     CAPACITY_DISK_MIB: 16_384,
   };
-  return Object.entries(values)
+  return linesOf(values);
+}
+
+const linesOf = (values: Record<string, string | number>) =>
+  Object.entries(values)
     .map(([name, value]) => `${name}=${value}\n`)
     .join("");
-}
 
 async function copyHypervisor(from: string, to: string): Promise<void> {
   await copyProgram(from, to).catch((cause: unknown) => {

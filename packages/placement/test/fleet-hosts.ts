@@ -20,6 +20,7 @@ export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHos
   state: "ready",
   region: "eu",
   dataPlaneUrl: "",
+  ticketKey: null,
   labels: {},
   restorableFingerprints: ["f1"],
   hasFence: false,

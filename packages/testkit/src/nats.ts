@@ -1,7 +1,16 @@
 /** Real nats-servers with JetStream and the permissions of production, for one test file: one by itself, or a cluster. */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Component, CONTROL_USER, findNatsServer, type NatsCluster, natsConfiguration, natsUserOf } from "@torpor/fleet";
+import {
+  type Component,
+  CONTROL_USER,
+  findNatsServer,
+  type NatsCluster,
+  natsConfiguration,
+  type NatsTls,
+  type NatsUser,
+  natsUserOf,
+} from "@torpor/fleet";
 import { claimPorts } from "@torpor/service";
 import { tempDir, until } from "./basics.ts";
 import { keepFiles, registerEvidence } from "./evidence.ts";
@@ -21,6 +30,8 @@ interface NatsAccess {
 interface ConfiguredServer extends ServerProcess {
   /** Exactly these of its hosts have no account of their own from now on. */
   share(hostIds: string[]): Promise<void>;
+  /** It knows these users from now on, and nobody else. */
+  admit(users: NatsUser[]): Promise<void>;
 }
 
 export interface NatsServer extends ConfiguredServer, NatsAccess, AsyncDisposable {}
@@ -29,9 +40,9 @@ export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
   servers: (ConfiguredServer & { name: string })[];
 }
 
-/** `shared`: those of `hostIds` that have no account of their own. */
-export async function startNats(hostIds: string[] = [], shared: string[] = []): Promise<NatsServer> {
-  const { servers, ...rest } = await startServers(1, hostIds, shared);
+/** `shared`: those of `hostIds` that have no account of their own. `tls`: files of the server. */
+export async function startNats(hostIds: string[] = [], shared: string[] = [], tls?: NatsTls): Promise<NatsServer> {
+  const { servers, ...rest } = await startServers(1, hostIds, shared, tls);
   const [server] = servers;
   if (server === undefined) throw new Error("a server was asked for, and none was made");
   await server.start();
@@ -48,7 +59,7 @@ export async function startNatsCluster(size: number, hostIds: string[] = []): Pr
 const reloads = async (log: string) => (await readFile(log, "utf8")).split("Reloaded server configuration").length;
 
 /** Not started yet. */
-async function startServers(size: number, hostIds: string[], shared: string[] = []): Promise<TestNatsCluster> {
+async function startServers(size: number, hostIds: string[], shared: string[] = [], tls?: NatsTls): Promise<TestNatsCluster> {
   const dir = await tempDir();
   const usersWith = (isShared: (hostId: string) => boolean) => [
     { password: PASSWORD },
@@ -62,19 +73,17 @@ async function startServers(size: number, hostIds: string[], shared: string[] = 
     string[],
     string[],
   ];
-  const server = async (at: number) => {
+  const server = async (at: number): Promise<ConfiguredServer & { name: string }> => {
     const name = `nats-${at + 1}`;
     const storeDir = join(dir.path, name);
     await mkdir(storeDir);
     const [listen = "", monitor = "", route = ""] = [clients[at], monitors[at], routes[at]];
     const cluster: { cluster?: NatsCluster } = size === 1 ? {} : { cluster: { listen: route, routes, password: PASSWORD } };
     const config = join(dir.path, `${name}.conf`);
-    const place = { root: ROOT, name, listen, monitor, storeDir, isDurable: false, ...cluster };
-    const configure = async (ids: string[]) => {
-      const users = usersWith((hostId) => ids.includes(hostId));
-      await writeFile(config, await natsConfiguration({ ...place, users }));
-    };
-    await configure(shared);
+    const place = { root: ROOT, name, listen, monitor, storeDir, isDurable: false, ...cluster, ...(tls === undefined ? {} : { tls }) };
+    const configure = async (users: NatsUser[]) => await writeFile(config, await natsConfiguration({ ...place, users }));
+    const sharing = (ids: string[]) => usersWith((hostId) => ids.includes(hostId));
+    await configure(sharing(shared));
     const component: Component = {
       name,
       role: "nats",
@@ -86,8 +95,8 @@ async function startServers(size: number, hostIds: string[], shared: string[] = 
       log: join(dir.path, `${name}.log`),
     };
     const running = serverProcess(component, "SIGKILL");
-    const share = async (ids: string[]) => {
-      await configure(ids);
+    const admit = async (users: NatsUser[]) => {
+      await configure(users);
       // As torpor-nats.service does: what an account that is new imports is there after the second.
       for (let times = 1; times <= 2; times += 1) {
         const before = await reloads(component.log);
@@ -95,12 +104,12 @@ async function startServers(size: number, hostIds: string[], shared: string[] = 
         await until("it is reloaded", async () => (await reloads(component.log)) > before);
       }
     };
-    return { name, ...running, share };
+    return { name, ...running, admit, share: async (ids) => await admit(sharing(ids)) };
   };
   const servers = await Promise.all(Array.from({ length: size }, (_, at) => server(at)));
   const logs = servers.map(({ name }) => join(dir.path, `${name}.log`));
   const evidence = registerEvidence("nats", (to) => keepFiles(to, logs));
-  const url = clients.map((address) => `nats://${address}`).join(",");
+  const url = clients.map((address) => `${tls === undefined ? "nats" : "tls"}://${address}`).join(",");
   return {
     servers,
     url,

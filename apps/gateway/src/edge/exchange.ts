@@ -1,6 +1,7 @@
 /** One request to a host's data plane: sent, streamed both ways, with its failures told apart by whether they can have had an effect. */
-import { type ClientRequest, type IncomingMessage, request as httpRequest } from "node:http";
+import type { ClientRequest, IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
+import { TLSSocket } from "node:tls";
 import { ADDED_HEADER_BYTES, MAX_HEADER_BYTES } from "@torpor/contracts";
 import { upstreamHeaders } from "./headers.ts";
 import type { Target } from "./target.ts";
@@ -29,15 +30,11 @@ export interface Sending {
 export async function exchange(incoming: IncomingMessage, target: Target, sending: Sending): Promise<Exchanged> {
   const { extra, passesCredentials, signal } = sending;
   const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers }, passesCredentials);
-  const { hostname, port } = target.url;
   // A connection is never used twice: one that is refused is then known to have carried nothing.
-  const upstream = httpRequest({
-    host: hostname,
-    port,
-    method: incoming.method,
-    path: incoming.url,
+  const upstream = target.request({
+    ...(incoming.method === undefined ? {} : { method: incoming.method }),
+    ...(incoming.url === undefined ? {} : { path: incoming.url }),
     headers,
-    agent: false,
     signal,
     maxHeaderSize: MAX_HEADER_BYTES + ADDED_HEADER_BYTES,
   });
@@ -52,7 +49,8 @@ function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
   let connected = false;
   const limit = setTimeout(() => upstream.destroy(new Error(`no connection within ${CONNECT_LIMIT_MS} ms`)), CONNECT_LIMIT_MS);
   upstream.once("socket", (socket) =>
-    socket.once("connect", () => {
+    // Before the host has shown who it is, nothing is sent.
+    socket.once(socket instanceof TLSSocket ? "secureConnect" : "connect", () => {
       connected = true;
       clearTimeout(limit);
       socket.setNoDelay(true);

@@ -91,18 +91,18 @@ export class LoopbackEdge implements Edge {
 
   /** Watches the ports of a run while it lasts (LB3). */
   private lookAfterPreviews(sandbox: EdgeSandbox): void {
-    const { id, edgeAddress: address, settledState, autoResume, dataPlaneUrl } = sandbox;
+    const { id, edgeAddress: address, settledState, autoResume, host } = sandbox;
     const isOffered = settledState === "running" || (settledState === "paused" && autoResume);
     if (!isOffered) return this.endPreviews(id);
     const previews = this.previews.get(id) ?? { address, ports: new Set<number>() };
     this.previews.set(id, previews);
-    if (settledState !== "running" || dataPlaneUrl === null) {
+    if (settledState !== "running" || host === null) {
       previews.watch?.abort.abort();
       previews.watch = undefined;
       return;
     }
-    const target = targetOf({ sandboxId: id, epoch: sandbox.epoch, dataPlaneUrl }, GUEST_AGENT_PORT, this.options.hostKey);
-    if (target === undefined || previews.watch?.run === target.run) return;
+    const target = targetOf({ sandboxId: id, epoch: sandbox.epoch, host }, GUEST_AGENT_PORT, this.options.hostKeys);
+    if (target instanceof Error || previews.watch?.run === target.run) return;
     previews.watch?.abort.abort();
     const watch = { run: target.run, abort: new AbortController() };
     previews.watch = watch;

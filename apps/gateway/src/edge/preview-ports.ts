@@ -1,4 +1,6 @@
 /** Which ports of a running sandbox something listens on: asked of its agent, which answers when that changes. */
+import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
 import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, type GuestPorts } from "@torpor/contracts";
 import { backoffMs } from "@torpor/service";
@@ -48,22 +50,25 @@ export async function watchPorts(
 }
 
 async function ask(target: Target, etag: string, signal: AbortSignal): Promise<GuestPorts | "over"> {
-  const url = new URL(`${DATA_PLANE_CONTROLS.ports}?after=${encodeURIComponent(etag)}`, target.url);
-  const response = await fetch(url, {
+  const limit = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_LIMIT_MS)]);
+  const request = target.request({
+    path: `${DATA_PLANE_CONTROLS.ports}?after=${encodeURIComponent(etag)}`,
     headers: { ...target.headers, [DATA_PLANE_HEADERS.control]: "ports" },
-    signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_LIMIT_MS)]),
+    signal: limit,
   });
-  const text = await textOf(response);
-  if (response.status === 409) return "over";
-  if (!response.ok) throw new Error(`the agent answered ${response.status}`);
+  request.end();
+  const [answer] = (await once(request, "response", { signal: limit })) as [IncomingMessage];
+  const text = await textOf(answer);
+  if (answer.statusCode === 409) return "over";
+  if (answer.statusCode !== 200) throw new Error(`the agent answered ${answer.statusCode}`);
   return portsIn(JSON.parse(text));
 }
 
 /** A guest may send anything, without end. */
-async function textOf(response: Response): Promise<string> {
+async function textOf(answer: IncomingMessage): Promise<string> {
   const chunks: Uint8Array[] = [];
   let size = 0;
-  for await (const chunk of response.body ?? []) {
+  for await (const chunk of answer as AsyncIterable<Uint8Array>) {
     size += chunk.length;
     if (size > MAX_ANSWER_BYTES) throw new Error(`the agent's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);

@@ -8,7 +8,7 @@ import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
 import { type Door, isPreview } from "./door.ts";
-import { type Target, targetOf } from "./target.ts";
+import { type HostKeys, type Target, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
 
 /**
@@ -20,7 +20,7 @@ const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 export interface RouteDependencies extends WakeDependencies {
   tokens: Tokens;
   apiKeys: ApiKeys;
-  hostKey: string;
+  hostKeys: HostKeys;
   waker: Waker;
   limiter: RateLimiter;
   audit: AuditLog;
@@ -74,9 +74,8 @@ export async function routeTo(
   const { sandbox, host } = awake;
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
-  const run = { sandboxId: sandbox.id, epoch: sandbox.epoch, dataPlaneUrl: host.dataPlaneUrl };
-  const target = targetOf(run, door.port, deps.hostKey);
-  if (target === undefined) throw hostUnreachable(new Error(`host ${host.id} has no address: ${host.dataPlaneUrl}`));
+  const target = targetOf({ sandboxId: sandbox.id, epoch: sandbox.epoch, host }, door.port, deps.hostKeys);
+  if (target instanceof Error) throw hostUnreachable(target);
   return target;
 }
 

@@ -1,32 +1,61 @@
-import { DATA_PLANE_HEADERS } from "@torpor/contracts";
+import { type ClientRequest, type RequestOptions } from "node:http";
+import { DATA_PLANE_HEADERS, runTicket } from "@torpor/contracts";
+import { type FleetTls, requestTo } from "@torpor/identity";
 
 /** Where a request goes, and with which headers added. */
 export interface Target {
-  url: URL;
+  /** A request to that host and to no other, over a connection of its own. */
+  request(options: RequestOptions): ClientRequest;
   headers: Record<string, string>;
   /** Differs when the sandbox has moved on: another run, or another host. */
   run: string;
 }
 
+export interface RunAtHost {
+  sandboxId: string;
+  epoch: number;
+  host: { id: string; dataPlaneUrl: string; ticketKey: string | null };
+}
+
+/** What hosts ask of a gateway. */
+export interface HostKeys {
+  /** For hosts of 0.1.0, which know no tickets; undefined: they are not served. */
+  hostKey: string | undefined;
+  /** This gateway's certificate, for hosts with one. */
+  tls: FleetTls | undefined;
+}
+
 /**
- * One run of a sandbox, at the host that it is on; undefined when the host's address is none. Of a
- * host that registered with one before they were checked, no other's sandboxes suffer for it.
+ * One run of a sandbox, at the host that it is on. Or why there is none, which a host's own
+ * registration is to blame for: no other's sandboxes suffer for it.
  */
 export function targetOf(
-  run: { sandboxId: string; epoch: number; dataPlaneUrl: string },
+  { sandboxId, epoch, host }: RunAtHost,
   port: number,
-  hostKey: string,
-): Target | undefined {
-  const url = URL.parse(run.dataPlaneUrl);
-  if (url === null) return undefined;
+  keys: HostKeys,
+): Target | Error {
+  const { id: hostId, dataPlaneUrl, ticketKey } = host;
+  const url = URL.parse(dataPlaneUrl);
+  if (url === null) return new Error(`host ${hostId} has no address: ${dataPlaneUrl}`);
+  if (url.protocol === "https:" && keys.tls === undefined)
+    return new Error(
+      `host ${hostId} is reached by TLS alone, and this gateway has no certificate: set TLS_CERT_FILE`,
+    );
+  if (ticketKey === null && keys.hostKey === undefined)
+    return new Error(
+      `host ${hostId} knows no tickets: upgrade it, or set HOST_DATA_KEY_FILE until then`,
+    );
   return {
-    url,
+    request: (options) =>
+      requestTo(url, { tls: keys.tls, expected: { role: "host", hostId } }, options),
     headers: {
-      [DATA_PLANE_HEADERS.sandboxId]: run.sandboxId,
-      [DATA_PLANE_HEADERS.epoch]: String(run.epoch),
+      [DATA_PLANE_HEADERS.sandboxId]: sandboxId,
+      [DATA_PLANE_HEADERS.epoch]: String(epoch),
       [DATA_PLANE_HEADERS.port]: String(port),
-      [DATA_PLANE_HEADERS.hostKey]: hostKey,
+      ...(ticketKey === null
+        ? { [DATA_PLANE_HEADERS.hostKey]: keys.hostKey ?? "" }
+        : { [DATA_PLANE_HEADERS.ticket]: runTicket(ticketKey, { sandboxId, epoch }) }),
     },
-    run: `${run.sandboxId} ${run.epoch} ${run.dataPlaneUrl}`,
+    run: `${sandboxId} ${epoch} ${dataPlaneUrl}`,
   };
 }

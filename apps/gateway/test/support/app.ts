@@ -3,6 +3,7 @@ import type { FastifyInstance } from "fastify";
 import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
+import { fleetIdentity } from "../../src/fleet-identity.ts";
 import { createSandboxEvents } from "../../src/sandbox-events.ts";
 import { createTokens } from "../../src/tokens.ts";
 
@@ -16,6 +17,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
+    fleetIdentity: fleetIdentity("tls://127.0.0.1:4222", null, undefined),
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

@@ -28,7 +28,9 @@ export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
     natsUrl: given("NATS_URL"),
     cloudHypervisorBin: given("CLOUD_HYPERVISOR_BIN"),
     cloudHypervisorDir: given("CLOUD_HYPERVISOR_DIR") ?? "/usr/lib/torpor/cloud-hypervisor",
-    secretFiles: [given("NATS_PASSWORD_FILE"), given("HOST_DATA_KEY_FILE")].filter((file) => file !== undefined),
+    secretFiles: ["NATS_SEED_FILE", "NATS_PASSWORD_FILE", "TLS_KEY_FILE", "HOST_DATA_KEY_FILE"]
+      .map(given)
+      .filter((file) => file !== undefined),
   };
 }
 

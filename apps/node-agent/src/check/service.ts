@@ -35,7 +35,7 @@ async function secrets(machine: Machine): Promise<Finding> {
     if ((facts.mode & 0o077) !== 0) return missing(`${file} has mode ${(facts.mode & 0o777).toString(8)}`, `chmod 600 ${file}`);
   }
   if (machine.settings.secretFiles.length === 0)
-    return missing("none is configured", "set NATS_PASSWORD_FILE and HOST_DATA_KEY_FILE in /etc/torpor/node-agent.env");
+    return missing("none is configured", "let this host join: torpor-node-agent join (docs/hosts.md)");
   return ok(machine.settings.secretFiles.join(", "));
 }
 

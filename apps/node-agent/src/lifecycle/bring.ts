@@ -32,7 +32,8 @@ export async function bring(step: Step): Promise<Outcome | undefined> {
   if (snapshot === undefined) return undefined;
   const incoming = deps.store.incomingDir(vm.sandboxId, snapshot.manifestSha256);
   const stored = snapshot.storeKey === null ? undefined : deps.snapshots.source(snapshot.storeKey);
-  const peer = snapshot.sourceUrl === undefined ? undefined : deps.peer(snapshot.sourceUrl, vm.sandboxId, snapshot);
+  const { sourceUrl } = snapshot;
+  const peer = sourceUrl === undefined ? undefined : deps.peer(vm.sandboxId, { ...snapshot, sourceUrl });
   const first = peer !== undefined && stored !== undefined ? indexedBy(stored, peer) : peer;
   const sources: SnapshotSource[] = [first, stored].filter((source) => source !== undefined);
   try {

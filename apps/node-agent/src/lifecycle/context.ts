@@ -1,8 +1,9 @@
-import type { Cause, CommitRequest, SnapshotReference } from "@torpor/contracts";
+import type { Cause, CommitRequest } from "@torpor/contracts";
 import type { Logger } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
 import type { SnapshotSource } from "../store/fetch.ts";
+import type { PeerReference } from "../store/peer.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
@@ -37,7 +38,7 @@ export interface LifecycleDeps {
   guest: Guest;
   snapshots: SnapshotStore;
   /** A snapshot on the host whose data plane is at `sourceUrl`. */
-  peer(sourceUrl: string, sandboxId: string, reference: SnapshotReference): SnapshotSource;
+  peer(sandboxId: string, reference: PeerReference): SnapshotSource;
   activity: HostActivity;
   fence: HostFence;
   imagesDir: string;

@@ -1,13 +1,17 @@
 /**
- * The host's door for the edge: checks who asks and for which run of which sandbox, then passes the request on into the guest, streaming both ways: to its agent, or through a
- * tunnel of the agent to any other port. Headers in packages/contracts (data-plane.ts). No 5xx for a state conflict: SDKs would send the request again.
+ * The host's door for the edge: checks who asks and for which run of which sandbox, then passes the
+ * request on into the guest, streaming both ways: to its agent, or through a tunnel of the agent to
+ * any other port. Headers in packages/contracts (data-plane.ts). No 5xx for a state conflict: SDKs
+ * would send the request again.
  *
  * DP1  The agent's control calls are the host's own: a client reaches none of them, however it spells the path.
  * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls do not.
- * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers; every request of an edge does, so that none of its clients can be taken for a host.
+ * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers; every
+ *      request of an edge does, so that none of its clients can be taken for a host.
+ * DP4  Whoever asks shows the ticket of that run or snapshot; with TLS, gateways alone get into guests
+ *      and hosts alone to snapshots.
  */
-import { timingSafeEqual } from "node:crypto";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -16,14 +20,18 @@ import {
   DATA_PLANE_HEADERS,
   GUEST_AGENT_PORT,
   MAX_HEADER_BYTES,
+  isSameSecret,
+  runTicket,
+  snapshotTicket,
   SNAPSHOT_PATH,
 } from "@torpor/contracts";
+import { type FleetTls, type Identity, peerOf } from "@torpor/identity";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
 import { messageOf } from "../lifecycle/context.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
-import type { SnapshotDoor } from "./snapshot-door.ts";
+import { type SnapshotDoor, snapshotNamed } from "./snapshot-door.ts";
 
 type FindRoute = (sandboxId: string, epoch: number) => Promise<GuestRoute | undefined>;
 
@@ -37,8 +45,16 @@ const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
 const NO_EXCHANGE: Exchange = { touch: () => {}, answered: () => {}, end: () => {} };
 
+/** What a request has to show to be let in. */
+interface Lock {
+  ticketKey: string;
+  /** Taken in place of a ticket: gateways and hosts of 0.1.0 have no other. */
+  hostKey?: string | undefined;
+  tls?: FleetTls | undefined;
+}
+
 export interface DataPlaneOptions {
-  hostKey: string;
+  lock: Lock;
   findRoute: FindRoute;
   activity: Activity;
   snapshots: Pick<SnapshotDoor, "answer">;
@@ -50,27 +66,28 @@ interface DataPlane {
   drain(limitMs: number): Promise<void>;
 }
 
-export function createDataPlane({ hostKey, findRoute, activity, snapshots }: DataPlaneOptions): DataPlane {
+export function createDataPlane({ lock, findRoute, activity, snapshots }: DataPlaneOptions): DataPlane {
   const answering = new Set<ServerResponse>();
   const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
-  const maxHeaderSize = MAX_HEADER_BYTES + ADDED_HEADER_BYTES;
-  const server = createServer({ maxHeaderSize }, (incoming, response) => {
+  const server = createLockedServer(lock, (incoming, response) => {
     if (isOfHost(incoming)) {
-      if (hasKey(incoming, hostKey)) void snapshots.answer(incoming, response);
-      else refuse(incoming, response, NO_KEY);
+      const named = snapshotNamed(incoming.url ?? "/");
+      const refusal = refusalOf(incoming, lock, "host", snapshotTicket(lock.ticketKey, named));
+      if (refusal === undefined) void snapshots.answer(incoming, response);
+      else refuse(incoming, response, refusal);
       return;
     }
     // From here on, not from when its sandbox is found: it has arrived.
     if (incoming.headers[DATA_PLANE_HEADERS.control] === undefined) answering.add(response);
     response.once("close", () => answering.delete(response));
-    void admit(incoming, hostKey, findRoute).then(async (admitted) => {
+    void admit(incoming, lock, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuse(incoming, response, admitted);
       else await forward(incoming, response, admitted, begin(admitted));
     });
   });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on("error", () => socket.destroy());
-    void admit(incoming, hostKey, findRoute).then(async (admitted) => {
+    void admit(incoming, lock, findRoute).then(async (admitted) => {
       if ("code" in admitted) refuseUpgrade(incoming, socket, admitted);
       else await forwardUpgrade(incoming, socket, head, admitted, begin(admitted));
     });
@@ -89,23 +106,36 @@ export function createDataPlane({ hostKey, findRoute, activity, snapshots }: Dat
   };
 }
 
-const NO_KEY: Refusal = { status: 401, code: "INVALID_TOKEN", message: "the host data key is missing or wrong" };
-
-function hasKey(incoming: IncomingMessage, hostKey: string): boolean {
-  const given = Buffer.from(String(incoming.headers[DATA_PLANE_HEADERS.hostKey] ?? ""));
-  const expected = Buffer.from(hostKey);
-  return given.length === expected.length && timingSafeEqual(given, expected);
+function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
+  const maxHeaderSize = MAX_HEADER_BYTES + ADDED_HEADER_BYTES;
+  if (tls === undefined) return createServer({ maxHeaderSize }, listener);
+  return tls.createServer({ maxHeaderSize }, listener);
 }
+
+/** DP4 */
+function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"], ticket: string): Refusal | undefined {
+  const { headers } = incoming;
+  const shown = (name: string) => String(headers[name] ?? "");
+  const isOpen =
+    isSameSecret(shown(DATA_PLANE_HEADERS.ticket), ticket) ||
+    (lock.hostKey !== undefined && isSameSecret(shown(DATA_PLANE_HEADERS.hostKey), lock.hostKey));
+  if (!isOpen) return NO_TICKET;
+  return lock.tls === undefined || peerOf(incoming.socket)?.role === role ? undefined : NOT_FOR_YOU;
+}
+
+const NO_TICKET: Refusal = { status: 401, code: "INVALID_TOKEN", message: "the ticket is missing, or not for this" };
+const NOT_FOR_YOU: Refusal = { status: 403, code: "FORBIDDEN", message: "the certificate is not that of a program which may ask this" };
 
 /** DP3 */
 function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
   return headers[DATA_PLANE_HEADERS.sandboxId] === undefined && url.startsWith(SNAPSHOT_PATH);
 }
 
-async function admit(incoming: IncomingMessage, hostKey: string, findRoute: FindRoute): Promise<Admitted | Refusal> {
-  if (!hasKey(incoming, hostKey)) return NO_KEY;
+async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute): Promise<Admitted | Refusal> {
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
+  const refusal = refusalOf(incoming, lock, "gateway", runTicket(lock.ticketKey, { sandboxId, epoch }));
+  if (refusal !== undefined) return refusal;
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);
   if (!Number.isInteger(port) || port < 1 || port > 65_535)
     return { status: 400, code: "INVALID_REQUEST", message: "there is no such port" };

@@ -1,7 +1,11 @@
-/** Snapshots of this host for other hosts that are to run their sandboxes (contracts/host/data-plane.ts). What has changed meanwhile is not given out: the asker checks each chunk by its hash. */
+/**
+ * Snapshots of this host for other hosts that are to run their sandboxes
+ * (contracts/host/data-plane.ts). What has changed meanwhile is not given out: the asker checks each
+ * chunk by its hash.
+ */
 import { open } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
-import { SNAPSHOT_PATH } from "@torpor/contracts";
+import { SNAPSHOT_PATH, type SnapshotNamed } from "@torpor/contracts";
 import { CHUNK_BYTES, encodeChunk, encodeIndex } from "../store/format.ts";
 import { indexOf, readChunk, type SnapshotCopy } from "../store/read-chunks.ts";
 import { type Refusal, refuse } from "./refusal.ts";
@@ -41,11 +45,9 @@ export class SnapshotDoor {
   }
 
   private async contentFor(incoming: IncomingMessage): Promise<Buffer | undefined> {
-    const { pathname = "" } = URL.parse(incoming.url ?? "/", "http://host") ?? {};
-    const [sandboxId = "", generation = "", manifestSha256 = "", what, at = "", file = ""] = pathname
-      .slice(SNAPSHOT_PATH.length)
-      .split("/");
-    const copy = incoming.method === "GET" ? await this.findCopy(sandboxId, Number(generation), manifestSha256) : undefined;
+    const { sandboxId, generation, manifestSha256, rest } = snapshotNamed(incoming.url ?? "/");
+    const [what, at = "", file = ""] = rest;
+    const copy = incoming.method === "GET" ? await this.findCopy(sandboxId, generation, manifestSha256) : undefined;
     if (copy === undefined) return undefined;
     if (what === "index") return await this.indexFor(`${sandboxId}/${generation}/${manifestSha256}`, copy);
     return what === "chunks" ? await chunkFor(copy, decodeURIComponent(file), Number(at), this.chunkBytes) : undefined;
@@ -62,6 +64,13 @@ export class SnapshotDoor {
     if (this.indexes.size > KEPT_INDEXES && oldest !== undefined) this.indexes.delete(oldest);
     return await made;
   }
+}
+
+/** What a path below SNAPSHOT_PATH is about, and what of it. */
+export function snapshotNamed(url: string): SnapshotNamed & { rest: string[] } {
+  const { pathname = "" } = URL.parse(url, "http://host") ?? {};
+  const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname.slice(SNAPSHOT_PATH.length).split("/");
+  return { sandboxId, generation: Number(generation), manifestSha256, rest };
 }
 
 async function chunkFor(copy: SnapshotCopy, file: string, at: number, chunkBytes: number): Promise<Buffer | undefined> {

@@ -1,28 +1,70 @@
 /** A snapshot on another host, fetched through its data plane (snapshot-door.ts there). */
+import { once } from "node:events";
+import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS, SNAPSHOT_PATH, type SnapshotReference } from "@torpor/contracts";
+import { type FleetTls, requestTo } from "@torpor/identity";
 import type { SnapshotSource } from "./fetch.ts";
-import { decodeIndex } from "./format.ts";
+import { CHUNK_BYTES, decodeIndex } from "./format.ts";
 
 /** For an index the other host reads and hashes all of it first. Where the store has it too, a host that hangs is not waited for. */
 const LIMITS = { alone: { indexMs: 280_000, chunkMs: 60_000 }, stored: { indexMs: 10_000, chunkMs: 10_000 } };
 
-export function peerSource(sourceUrl: string, hostKey: string, sandboxId: string, reference: SnapshotReference): SnapshotSource {
-  const { generation, manifestSha256, storeKey } = reference;
+/** What does not compress grows a little. */
+const MAX_CHUNK_BYTES = 2 * CHUNK_BYTES;
+/** Some hundred bytes for each chunk. */
+const MAX_INDEX_BYTES = 256 * 1024 ** 2;
+const MAX_REFUSAL_BYTES = 64 * 1024;
+
+/** What the other host may ask of whoever fetches from it. */
+export interface PeerKeys {
+  /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
+  hostKey?: string | undefined;
+  tls?: FleetTls | undefined;
+}
+
+export type PeerReference = SnapshotReference & { sourceUrl: string };
+
+export function peerSource(sandboxId: string, reference: PeerReference, keys: PeerKeys = {}): SnapshotSource {
+  const { generation, manifestSha256, storeKey, sourceUrl, sourceHostId = "", sourceTicket } = reference;
   const { indexMs, chunkMs } = storeKey === null ? LIMITS.alone : LIMITS.stored;
   const base = new URL(`${SNAPSHOT_PATH}${sandboxId}/${generation}/${manifestSha256}/`, sourceUrl);
-  const get = async (path: string, limitMs: number, signal: AbortSignal) => {
-    const response = await fetch(new URL(path, base), {
-      headers: { [DATA_PLANE_HEADERS.hostKey]: hostKey },
-      signal: AbortSignal.any([signal, AbortSignal.timeout(limitMs)]),
-    });
-    if (!response.ok) throw new Error(`the host at ${sourceUrl} answered ${response.status}: ${(await response.text()).slice(0, 500)}`);
-    return Buffer.from(await response.arrayBuffer());
+  const to = { tls: keys.tls, expected: { role: "host", hostId: sourceHostId } } as const;
+  const key = sourceTicket === undefined ? keys.hostKey : undefined;
+  const headers = {
+    ...(sourceTicket === undefined ? {} : { [DATA_PLANE_HEADERS.ticket]: sourceTicket }),
+    ...(key === undefined ? {} : { [DATA_PLANE_HEADERS.hostKey]: key }),
+  };
+  const get = async (path: string, { limitMs, maxBytes }: { limitMs: number; maxBytes: number }, signal: AbortSignal) => {
+    const url = new URL(path, base);
+    const limit = AbortSignal.any([signal, AbortSignal.timeout(limitMs)]);
+    const request = requestTo(url, to, { path: url.pathname, headers, signal: limit });
+    request.end();
+    const [answer] = (await once(request, "response", { signal: limit })) as [IncomingMessage];
+    const isGiven = answer.statusCode === 200;
+    const content = await contentOf(answer, isGiven ? maxBytes : MAX_REFUSAL_BYTES);
+    if (!isGiven) throw new Error(`the host at ${sourceUrl} answered ${answer.statusCode}: ${content.toString().slice(0, 500)}`);
+    return content;
   };
   return {
     name: `the host at ${sourceUrl}`,
-    index: async (signal) => decodeIndex(await get("index", indexMs, signal)),
-    chunk: async (file, [at], signal) => await get(`chunks/${at}/${encodeURIComponent(file)}`, chunkMs, signal),
+    index: async (signal) => decodeIndex(await get("index", { limitMs: indexMs, maxBytes: MAX_INDEX_BYTES }, signal)),
+    chunk: async (file, [at], signal) => {
+      const path = `chunks/${at}/${encodeURIComponent(file)}`;
+      return await get(path, { limitMs: chunkMs, maxBytes: MAX_CHUNK_BYTES }, signal);
+    },
   };
+}
+
+/** Another host may send anything, without end. */
+async function contentOf(answer: IncomingMessage, maxBytes: number): Promise<Buffer> {
+  const parts: Buffer[] = [];
+  let size = 0;
+  for await (const part of answer as AsyncIterable<Buffer>) {
+    size += part.length;
+    if (size > maxBytes) throw new Error(`its answer is longer than ${maxBytes} bytes`);
+    parts.push(part);
+  }
+  return Buffer.concat(parts);
 }
 
 /**

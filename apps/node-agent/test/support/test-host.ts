@@ -93,7 +93,7 @@ export class TestHost {
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
         snapshots: blobs === "none" ? NOWHERE : new ChunkStore(blobs),
-        peer: (sourceUrl, sandboxId, reference) => peerSource(sourceUrl, "host key", sandboxId, reference),
+        peer: (sandboxId, reference) => peerSource(sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,
         imagesDir,

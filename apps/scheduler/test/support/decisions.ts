@@ -55,7 +55,7 @@ export class Decisions implements AsyncDisposable {
     const { db } = database;
     // Each decision from new rows: tests bring hosts and take them away from one to the next.
     const placer = new Placer(db, { maxAgeMs: 0 });
-    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS, hostNetworks: new HostNetworks("") };
+    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS, hostNetworks: new HostNetworks(""), hostAdmission: "optional" as const };
     const publishCommitted = (ids: number[]) => this.published(ids);
     this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
   }

@@ -35,6 +35,7 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
     state: isVaried && at % 50 === 49 ? "cordoned" : "ready",
     region: "local",
     dataPlaneUrl: "",
+    ticketKey: null,
     labels: isVaried ? { zone: at % 2 === 0 ? "a" : "b", ...(at % 10 === 0 ? { gpu: "yes" } : {}) } : {},
     restorableFingerprints: [FINGERPRINT],
     hasFence: true,

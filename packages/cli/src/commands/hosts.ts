@@ -1,11 +1,12 @@
 /** `torpor hosts`: the fleet's hosts for operators. `list`, `show`, `cordon`, `uncordon`, `drain` with live progress, `abort`, `retire`, `discard`. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { type Api, openApi } from "../api.ts";
+import { openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
+import { ADMISSION_COMMANDS, ADMISSION_USAGE, type HostsRequest } from "./host-admissions.ts";
 
 interface Drain {
   status: string;
@@ -36,15 +37,13 @@ interface Host {
   drain: Drain | null;
 }
 
-interface Request {
-  api: Api;
-  context: CommandContext;
-}
+type Request = HostsRequest;
 
 const LOOK_EVERY_MS = 1_000;
 const HEADER = ["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"];
 const USAGE =
-  "hosts [list] | hosts show|cordon|uncordon|abort|retire <host> | hosts discard <host> <sandbox> | hosts drain <host> [--max-parallel N] [--max-mib-per-second N] [--deadline TIME] [--no-wait]";
+  "hosts [list] | hosts show|cordon|uncordon|abort|retire <host> | hosts discard <host> <sandbox> | hosts drain <host> [--max-parallel N] [--max-mib-per-second N] [--deadline TIME] [--no-wait] | " +
+  ADMISSION_USAGE;
 
 const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   list,
@@ -55,6 +54,7 @@ const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   retire: async (request) => await post(request, "/retire"),
   discard: async (request) => await post(request, `/findings/${encodeURIComponent(argument(request.context, 1, "sandbox"))}/discard`),
   drain,
+  ...ADMISSION_COMMANDS,
 };
 
 export async function hosts(context: CommandContext): Promise<number> {

@@ -4,6 +4,7 @@
  */
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
+import { TicketKey } from "./tickets.ts";
 
 export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage"] as const;
 export type Question = (typeof QUESTIONS)[number];
@@ -18,6 +19,8 @@ export const RegisterRequest = Type.Object({
   region: Type.String(),
   /** Where the gateway's edge reaches this host's data plane, e.g. `http://127.0.0.1:9101`. */
   dataPlaneUrl: Type.String(),
+  /** Of which the tickets for its data plane are made. Absent in agents of 0.1.0. */
+  ticketKey: Type.Optional(TicketKey),
   capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),

@@ -106,9 +106,10 @@ export function registrationProblem({ dataPlaneUrl, capacity }: Offer): string |
 /** Where a host's data plane is: an origin, and nothing else. */
 export function dataPlaneUrlProblem(text: string): string | undefined {
   const url = URL.parse(text);
-  const example = "must look like http://10.0.0.5:9401";
+  const example = "must look like https://10.0.0.5:9401";
   if (url === null) return `${example}: it cannot be read as an address`;
-  if (url.protocol !== "http:") return `${example}: it begins with ${url.protocol}`;
+  if (url.protocol !== "http:" && url.protocol !== "https:")
+    return `${example}: it begins with ${url.protocol}`;
   const isOrigin = url.pathname === "/" && url.search === "" && url.hash === "";
   const isBare = url.username === "" && url.password === "" && url.hostname !== "";
   return isOrigin && isBare ? undefined : `${example}: it has more than a host and a port`;

@@ -60,6 +60,10 @@ export const SnapshotReference = Type.Object({
   manifestSha256: Type.String({ pattern: "^[0-9a-f]{64}$" }),
   /** Data plane of the host that holds it, while that host lives: it is fetched from there, and from the store where that fails. */
   sourceUrl: Type.Optional(Type.String()),
+  /** Which host that is. Absent in schedulers of 0.1.0. */
+  sourceHostId: Type.Optional(HostId),
+  /** What it asks for (tickets.ts). Absent where it is of 0.1.0. */
+  sourceTicket: Type.Optional(Type.String({ pattern: "^[0-9a-f]{64}$" })),
 });
 export type SnapshotReference = Static<typeof SnapshotReference>;
 

@@ -1,12 +1,17 @@
 /**
- * Data plane between the gateway's edge and a node-agent: plain HTTP (and WebSocket upgrades), the guest's path unchanged, with these request headers. The agent refuses a
- * request without the host data key (401), for a sandbox or epoch it does not run (409), and strips the headers before the guest sees them.
+ * Data plane between the gateway's edge and a node-agent: HTTP (and WebSocket upgrades), the guest's
+ * path unchanged, with these request headers. The agent refuses a request without the ticket of the
+ * run (401), for a sandbox or epoch it does not run (409), and strips the headers before the guest
+ * sees them.
  */
 export const DATA_PLANE_HEADERS = {
   sandboxId: "x-torpor-sandbox",
   epoch: "x-torpor-epoch",
   /** Guest port as a decimal; the guest agent's port where absent. */
   port: "x-torpor-port",
+  /** `runTicket`, or `snapshotTicket` (tickets.ts). */
+  ticket: "x-torpor-ticket",
+  /** One key for the whole fleet, in place of tickets: between programs of which one is of 0.1.0. */
   hostKey: "x-torpor-host-key",
   /** A call of the edge itself, not of its client: one of DATA_PLANE_CONTROLS. */
   control: "x-torpor-control",
@@ -22,7 +27,8 @@ export interface GuestPorts {
 }
 
 /**
- * Between node-agents, on the same server, with the host data key and WITHOUT the header `sandboxId`, which every request of an edge carries: so no client of an edge gets there.
+ * Between node-agents, on the same server, with the ticket of the snapshot and WITHOUT the header
+ * `sandboxId`, which every request of an edge carries: so no client of an edge gets there.
  * `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then `…/chunks/<number>/<file>` for what the index names. 404 when the host does not hold that snapshot.
  */
 export const SNAPSHOT_PATH = "/_torpor/snapshots/";

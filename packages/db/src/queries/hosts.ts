@@ -12,6 +12,8 @@ import { liesOn } from "./move-sandbox.ts";
 export type TemplateRow = typeof templates.$inferSelect;
 
 const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
+export const wasRevoked = (hostId: string, at: Date) =>
+  `host ${hostId} was revoked at ${at.toISOString()}; let it join again with a token of its own (./torpor hosts token --host ${hostId})`;
 const byItself = (hostId: string) => `host:${hostId}`;
 
 /**
@@ -31,6 +33,7 @@ export async function registerHost(
     const facts = {
       region: request.region,
       dataPlaneUrl: request.dataPlaneUrl,
+      ticketKey: request.ticketKey ?? null,
       labels: request.labels,
       driver: request.driver,
       driverFingerprint: request.driverFingerprint,
@@ -99,6 +102,7 @@ export async function renewLease(
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
+    if (host.revokedAt !== null) return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };
     const patch = { leaseExpiresAt: leaseEnd(leaseMs), hasFence };
     const moved = await moveHost(tx, { host, event: "renew", fact: "returned", requestedBy: byItself(hostId), patch });
     return moved.kind === "refused" ? { granted: false, reason: `host ${hostId} is retired` } : { granted: true };

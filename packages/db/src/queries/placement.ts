@@ -16,6 +16,7 @@ const PLACEMENT_COLUMNS = {
   state: hosts.state,
   region: hosts.region,
   dataPlaneUrl: hosts.dataPlaneUrl,
+  ticketKey: hosts.ticketKey,
   labels: hosts.labels,
   restorableFingerprints: hosts.restorableFingerprints,
   hasFence: hosts.hasFence,

@@ -15,7 +15,7 @@ export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | u
 /** What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe its snapshot is. */
 export interface SandboxView {
   sandbox: SandboxRow;
-  host?: { id: string; dataPlaneUrl: string; state: string };
+  host?: { id: string; dataPlaneUrl: string; ticketKey: string | null; state: string };
   operation?: { id: string; kind: string; status: string };
   /** The newest snapshot that is still there. */
   snapshot?: { generation: number; sizeBytes: number };
@@ -28,6 +28,7 @@ const view = {
   sandbox: getTableColumns(sandboxes),
   hostId: hosts.id,
   dataPlaneUrl: hosts.dataPlaneUrl,
+  ticketKey: hosts.ticketKey,
   hostState: hosts.state,
   operationId: operations.id,
   operationKind: operations.kind,
@@ -59,7 +60,16 @@ type ViewRow = Awaited<ReturnType<typeof viewQuery>>[number];
 function toView(row: ViewRow): SandboxView {
   return {
     sandbox: row.sandbox,
-    ...(row.hostId === null ? {} : { host: { id: row.hostId, dataPlaneUrl: row.dataPlaneUrl ?? "", state: row.hostState ?? "" } }),
+    ...(row.hostId === null
+      ? {}
+      : {
+          host: {
+            id: row.hostId,
+            dataPlaneUrl: row.dataPlaneUrl ?? "",
+            ticketKey: row.ticketKey,
+            state: row.hostState ?? "",
+          },
+        }),
     ...(row.operationId === null
       ? {}
       : { operation: { id: row.operationId, kind: row.operationKind ?? "", status: row.operationStatus ?? "" } }),
@@ -94,14 +104,22 @@ export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView
 }
 
 export type EdgeSandbox = Pick<SandboxRow, "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"> & {
-  dataPlaneUrl: string | null;
+  host: { id: string; dataPlaneUrl: string; ticketKey: string | null } | null;
 };
 
 /** What the edge has to serve now. */
 export async function listEdgeSandboxes(db: Tx): Promise<EdgeSandbox[]> {
   const { id, edgeAddress, settledState, epoch, autoResume } = sandboxes;
   return await db
-    .select({ id, edgeAddress, settledState, epoch, autoResume, dataPlaneUrl: hosts.dataPlaneUrl })
+    .select({
+      id,
+      edgeAddress,
+      settledState,
+      epoch,
+      autoResume,
+      // Null where it is on none.
+      host: { id: hosts.id, dataPlaneUrl: hosts.dataPlaneUrl, ticketKey: hosts.ticketKey },
+    })
     .from(sandboxes)
     .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
     .where(isAlive);

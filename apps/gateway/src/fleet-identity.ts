@@ -1,0 +1,45 @@
+/**
+ * What a host that joins is given: a certificate, where this fleet has an authority of its own, and
+ * where the NATS servers are.
+ */
+import { X509Certificate } from "node:crypto";
+import type { Authority } from "@torpor/identity/authority";
+
+export interface FleetIdentity {
+  /** Of the NATS servers, as hosts reach them. */
+  natsUrl: string;
+  /** Whom hosts are to trust; null: they are told otherwise. */
+  authoritiesPem: string | null;
+  /** Undefined: it is no request, or not signed by its key. */
+  certify(requestPem: string, hostId: string): Promise<Certified | undefined>;
+}
+
+interface Certified {
+  /** Null: this fleet's authority is another's. */
+  certificatePem: string | null;
+  expiresAt: Date | null;
+}
+
+interface FleetAuthority {
+  authority: Authority;
+  /** That a certificate is good. */
+  days: number;
+}
+
+export function fleetIdentity(
+  natsUrl: string,
+  authoritiesPem: string | null,
+  own: FleetAuthority | undefined,
+): FleetIdentity {
+  return {
+    natsUrl,
+    authoritiesPem,
+    async certify(requestPem, hostId) {
+      if (own === undefined) return { certificatePem: null, expiresAt: null };
+      const identity = { role: "host", hostId } as const;
+      const certificatePem = await own.authority.certify(requestPem, { identity, days: own.days });
+      if (certificatePem === undefined) return undefined;
+      return { certificatePem, expiresAt: new Date(new X509Certificate(certificatePem).validTo) };
+    },
+  };
+}

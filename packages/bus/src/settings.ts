@@ -1,0 +1,74 @@
+/** The settings by which a program is known to the NATS servers, alike in all of them. */
+import { nkeys } from "@nats-io/nats-core";
+import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
+import { ConfigurationError, readSecret } from "@torpor/service";
+import { type Static, Type } from "typebox";
+import type { BusOptions } from "./connect.ts";
+
+export const NATS_CREDENTIALS = {
+  /** The seed of an NKey, whose public half the servers know. */
+  NATS_SEED_FILE: Type.Optional(Type.String()),
+  /** Or a name and a password, which the servers know too. */
+  NATS_USER: Type.Optional(Type.String()),
+  NATS_PASSWORD_FILE: Type.Optional(Type.String()),
+};
+
+const Settings = Type.Object({ NATS_URL: Type.String(), ...NATS_CREDENTIALS, ...TLS_SETTINGS });
+
+/** How to connect. Throws ConfigurationError when a file is missing or is no seed. */
+export function busAccess(settings: Static<typeof Settings>): Omit<BusOptions, "name"> {
+  const {
+    NATS_URL: url,
+    NATS_SEED_FILE: seedFile,
+    NATS_USER: user,
+    NATS_PASSWORD_FILE: passwordFile,
+  } = settings;
+  const reached = { url, tlsFiles: tlsFilesIn(settings) };
+  if (seedFile !== undefined) return { ...reached, seed: seedIn(seedFile) };
+  return {
+    ...reached,
+    user,
+    password: passwordFile === undefined ? undefined : readSecret(passwordFile),
+  };
+}
+
+function seedIn(file: string): string {
+  const seed = readSecret(file);
+  try {
+    publicKeyOf(seed);
+  } catch (cause) {
+    throw new ConfigurationError(`${file} holds no seed of a NATS user (it begins with SU)`, {
+      cause,
+    });
+  }
+  return seed;
+}
+
+export interface NatsKey {
+  /** A secret. */
+  seed: string;
+  publicKey: string;
+}
+
+export function createNatsKey(): NatsKey {
+  const pair = nkeys.createUser();
+  return { seed: new TextDecoder().decode(pair.getSeed()), publicKey: pair.getPublicKey() };
+}
+
+/** Throws when it is no seed of a user. */
+export function publicKeyOf(seed: string): string {
+  const publicKey = nkeys.fromSeed(new TextEncoder().encode(seed)).getPublicKey();
+  if (!isNatsPublicKey(publicKey)) throw new Error("it is the seed of something else than a user");
+  return publicKey;
+}
+
+/** Of a user, with its checksum. */
+export function isNatsPublicKey(text: string): boolean {
+  if (!/^U[A-Z2-7]{55}$/.test(text)) return false;
+  try {
+    nkeys.fromPublic(text);
+    return true;
+  } catch {
+    return false;
+  }
+}

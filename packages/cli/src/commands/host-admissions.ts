@@ -1,0 +1,142 @@
+/** `torpor hosts token|tokens|revoke-token|admissions|revoke`: who may be a host. */
+import { parseArgs } from "node:util";
+import type { Api } from "../api.ts";
+import { durationSeconds } from "../duration.ts";
+import type { CommandContext } from "../main.ts";
+import { readAll } from "../pages.ts";
+import { table } from "../table.ts";
+
+interface HostToken {
+  id: number;
+  host_id: string | null;
+  data_plane_host: string | null;
+  status: string;
+  expires_at: string;
+  used_by: string | null;
+}
+
+interface HostAdmission {
+  host_id: string;
+  nats_public_keys: string[];
+  data_plane_host: string | null;
+  certificate_expires_at: string | null;
+  admitted_by: string;
+  admitted_at: string;
+  revoked_at: string | null;
+}
+
+export interface HostsRequest {
+  api: Api;
+  context: CommandContext;
+}
+
+export const ADMISSION_USAGE = [
+  "hosts token [--host <host>] [--address <host>] [--lifetime 1h]",
+  "hosts tokens",
+  "hosts revoke-token <id>",
+  "hosts admissions",
+  "hosts revoke <host>; each of these with --json",
+].join(" | ");
+
+const TOKENS = ["ID", "FOR", "AT", "STATUS", "EXPIRES", "USED BY"];
+const ADMISSIONS = ["HOST", "AT", "ADMITTED", "BY", "CERTIFICATE UNTIL", "KEYS", "REVOKED"];
+const json = { type: "boolean", default: false } as const;
+
+export const ADMISSION_COMMANDS: Record<string, (request: HostsRequest) => Promise<number>> = {
+  token,
+  tokens,
+  "revoke-token": async (request) =>
+    await revoke<HostToken>(request, "/v1/host-tokens", tokenTable),
+  admissions,
+  revoke: async (request) =>
+    await revoke<HostAdmission>(request, "/v1/host-admissions", admissionTable),
+};
+
+async function token({ api, context }: HostsRequest): Promise<number> {
+  const { values } = parseArgs({
+    args: context.args,
+    options: {
+      host: { type: "string" },
+      address: { type: "string" },
+      lifetime: { type: "string", default: "1h" },
+      json,
+    },
+  });
+  const { host, address, lifetime } = values;
+  const made = await api.call<HostToken & { secret: string }>("POST", "/v1/host-tokens", {
+    lifetime_seconds: durationSeconds("--lifetime", lifetime),
+    ...(host === undefined ? {} : { host_id: host }),
+    ...(address === undefined ? {} : { data_plane_host: address }),
+  });
+  if (values.json) context.write(JSON.stringify(made, undefined, 2));
+  else {
+    context.write(tokenTable([made]));
+    context.write(`\n${made.secret}\n`);
+    context.write(
+      "This is the token. It is shown this once, kept nowhere, and lets one host join:",
+    );
+    context.write("torpor-node-agent join --url <this API> --token-file <a file with it>");
+  }
+  return 0;
+}
+
+async function tokens({ api, context }: HostsRequest): Promise<number> {
+  const { values } = parseArgs({ args: context.args, options: { json } });
+  const all = await readAll<HostToken>(api, "/v1/host-tokens", new URLSearchParams());
+  if (values.json) context.write(JSON.stringify({ tokens: all }, undefined, 2));
+  else context.write(all.length === 0 ? "No token was made yet." : tokenTable(all));
+  return 0;
+}
+
+async function admissions({ api, context }: HostsRequest): Promise<number> {
+  const { values } = parseArgs({ args: context.args, options: { json } });
+  const all = await readAll<HostAdmission>(api, "/v1/host-admissions", new URLSearchParams());
+  if (values.json) context.write(JSON.stringify({ admissions: all }, undefined, 2));
+  else context.write(all.length === 0 ? "No host has joined yet." : admissionTable(all));
+  return 0;
+}
+
+async function revoke<Row>(
+  { api, context }: HostsRequest,
+  path: string,
+  show: (rows: Row[]) => string,
+): Promise<number> {
+  const { values, positionals } = parseArgs({
+    args: context.args,
+    allowPositionals: true,
+    options: { json },
+  });
+  const [id, ...others] = positionals;
+  if (id === undefined || others.length > 0)
+    throw new Error(`which one? usage: torpor ${ADMISSION_USAGE}`);
+  const revoked = await api.call<Row>("DELETE", `${path}/${encodeURIComponent(id)}`);
+  context.write(values.json ? JSON.stringify(revoked, undefined, 2) : show([revoked]));
+  return 0;
+}
+
+const tokenTable = (rows: HostToken[]) =>
+  table(
+    TOKENS,
+    rows.map((row) => [
+      String(row.id),
+      row.host_id ?? "a new host",
+      row.data_plane_host ?? "any address",
+      row.status,
+      row.expires_at,
+      row.used_by ?? "-",
+    ]),
+  );
+
+const admissionTable = (rows: HostAdmission[]) =>
+  table(
+    ADMISSIONS,
+    rows.map((row) => [
+      row.host_id,
+      row.data_plane_host ?? "any address",
+      row.admitted_at,
+      row.admitted_by,
+      row.certificate_expires_at ?? "-",
+      String(row.nats_public_keys.length),
+      row.revoked_at ?? "-",
+    ]),
+  );

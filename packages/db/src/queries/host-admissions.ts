@@ -1,0 +1,241 @@
+/**
+ * Who may be a host, and the tokens with which one joins.
+ *
+ * HA1  A token lets one host join. The same host may send the same request again: its answer may
+ *      have been lost.
+ * HA2  A token that names no host lets in nobody who is a host already: it cannot take over
+ * another.
+ * HA3  A host that is revoked has no keys and gets no lease.
+ */
+import { createHash } from "node:crypto";
+import { and, asc, desc, eq, gt, isNull, lt, sql } from "drizzle-orm";
+import { type Database, openDatabase, type Tx } from "../client.ts";
+import { hostAdmissions, hosts, hostTokens } from "../schema.ts";
+import { inTransaction } from "../transaction.ts";
+import { lockHost, recordHostEvent } from "./host-events.ts";
+
+export type HostAdmissionRow = typeof hostAdmissions.$inferSelect;
+/** All but the digest of its secret. */
+export type HostTokenRow = Omit<typeof hostTokens.$inferSelect, "secretSha256">;
+
+/**
+ * A key that another took the place of is good for so long still: by then the host is restarted.
+ */
+const OVERLAP = sql`interval '1 day'`;
+
+export interface NewHostToken {
+  secret: string;
+  hostId: string | null;
+  dataPlaneHost: string | null;
+  createdBy: string;
+  lifetimeSeconds: number;
+}
+
+const digest = (secret: string) => createHash("sha256").update(secret).digest("hex");
+
+export async function createHostToken(db: Tx, token: NewHostToken): Promise<HostTokenRow> {
+  const { secret, lifetimeSeconds, ...facts } = token;
+  const expiresAt = sql`now() + ${`${lifetimeSeconds} seconds`}::interval`;
+  const [row] = await db
+    .insert(hostTokens)
+    .values({ ...facts, secretSha256: digest(secret), expiresAt })
+    .returning();
+  if (row === undefined) throw new Error("the token that was made is not there");
+  return row;
+}
+
+interface Page {
+  limit: number;
+  /** Id of the last row of the page before. */
+  after: string | number | undefined;
+}
+
+/** Newest first. */
+export async function listHostTokens(db: Tx, { limit, after }: Page): Promise<HostTokenRow[]> {
+  const older = after === undefined ? undefined : lt(hostTokens.id, Number(after));
+  return await db.select().from(hostTokens).where(older).orderBy(desc(hostTokens.id)).limit(limit);
+}
+
+/** Ends it, if it is still there to be used. Undefined: there is none. */
+export async function revokeHostToken(db: Tx, id: number): Promise<HostTokenRow | undefined> {
+  await db
+    .update(hostTokens)
+    .set({ revokedAt: sql`now()` })
+    .where(and(eq(hostTokens.id, id), isNull(hostTokens.revokedAt), isNull(hostTokens.usedAt)));
+  const [row] = await db.select().from(hostTokens).where(eq(hostTokens.id, id));
+  return row;
+}
+
+export interface Joining {
+  secret: string;
+  hostId: string;
+  natsPublicKey: string;
+}
+
+export type Joined =
+  | { kind: "joined"; admission: HostAdmissionRow }
+  | {
+      kind: "refused";
+      why: "unknown" | "used" | "ended" | "another_host" | "host_is_there" | "retired";
+    };
+
+/** Lets a host in. `certificateExpiresAt`: of what it is given, if it gets one. */
+export async function joinHost(
+  db: Database,
+  joining: Joining,
+  certificateExpiresAt: Date | null,
+): Promise<Joined> {
+  return await inTransaction<Joined, Joined>(db, async (tx, rollback) => {
+    const refuse = (why: Extract<Joined, { kind: "refused" }>["why"]) =>
+      rollback({ kind: "refused", why });
+    const { hostId, natsPublicKey } = joining;
+    const [found] = await tx
+      .select({ token: hostTokens, isOver: sql<boolean>`${hostTokens.expiresAt} <= now()` })
+      .from(hostTokens)
+      .where(eq(hostTokens.secretSha256, digest(joining.secret)))
+      .for("update");
+    if (found === undefined) return refuse("unknown");
+    const { token, isOver } = found;
+    if (isOver || token.revokedAt !== null) return refuse("ended");
+    if (token.hostId !== null && token.hostId !== hostId) return refuse("another_host");
+    const host = await lockHost(tx, hostId);
+    if (host?.state === "retired") return refuse("retired");
+    const [known] = await tx
+      .select()
+      .from(hostAdmissions)
+      .where(eq(hostAdmissions.hostId, hostId))
+      .for("update");
+    const isRepeat =
+      token.usedBy === hostId && known?.natsPublicKey === natsPublicKey && known.revokedAt === null;
+    if (token.usedAt !== null && !isRepeat) return refuse("used");
+    if (
+      token.usedAt === null &&
+      token.hostId === null &&
+      (known !== undefined || host !== undefined)
+    )
+      return refuse("host_is_there");
+    await tx
+      .update(hostTokens)
+      .set({ usedAt: sql`now()`, usedBy: hostId })
+      .where(eq(hostTokens.id, token.id));
+    const replaced = isRepeat
+      ? {}
+      : { natsPublicKeyBefore: keyBefore(known), beforeGoodUntil: sql`now() + ${OVERLAP}` };
+    const facts = {
+      natsPublicKey,
+      ...replaced,
+      dataPlaneHost: token.dataPlaneHost,
+      certificateExpiresAt,
+      admittedBy: `host-token:${token.id}`,
+      admittedAt: sql`now()`,
+      revokedAt: null,
+    };
+    const [admission] = await tx
+      .insert(hostAdmissions)
+      .values({ ...facts, hostId })
+      .onConflictDoUpdate({ target: hostAdmissions.hostId, set: facts })
+      .returning();
+    if (admission === undefined) throw new Error("the admission that was made is not there");
+    await tx.update(hosts).set({ revokedAt: null }).where(eq(hosts.id, hostId));
+    if (host !== undefined && !isRepeat)
+      await recordHostEvent(tx, {
+        hostId,
+        fact: "joined",
+        from: host.state,
+        to: host.state,
+        requestedBy: facts.admittedBy,
+      });
+    return { kind: "joined", admission };
+  });
+}
+
+/** Of one that was revoked, nothing is good any more. */
+const keyBefore = (known: HostAdmissionRow | undefined) =>
+  known === undefined || known.revokedAt !== null ? null : known.natsPublicKey;
+
+export async function findHostAdmission(
+  db: Tx,
+  hostId: string,
+): Promise<HostAdmissionRow | undefined> {
+  const [row] = await db.select().from(hostAdmissions).where(eq(hostAdmissions.hostId, hostId));
+  return row;
+}
+
+/** By host; those that are revoked too, those of retired hosts not. */
+export async function listHostAdmissions(
+  db: Tx,
+  { limit, after }: Page,
+): Promise<(HostAdmissionRow & { isBeforeGood: boolean })[]> {
+  const isBeforeGood = sql<boolean>`coalesce(${hostAdmissions.beforeGoodUntil} > now(), false)`;
+  const rows = await db
+    .select({ admission: hostAdmissions, isBeforeGood })
+    .from(hostAdmissions)
+    .leftJoin(hosts, eq(hosts.id, hostAdmissions.hostId))
+    .where(
+      and(
+        sql`${hosts.state} IS DISTINCT FROM 'retired'`,
+        after === undefined ? undefined : gt(hostAdmissions.hostId, String(after)),
+      ),
+    )
+    .orderBy(asc(hostAdmissions.hostId))
+    .limit(limit);
+  return rows.map((row) => ({ ...row.admission, isBeforeGood: row.isBeforeGood }));
+}
+
+/**
+ * From now on it gets no lease, and what `listHostAdmissions` says of its keys is none. Undefined:
+ * it never joined.
+ */
+export async function revokeHost(
+  db: Database,
+  hostId: string,
+  requestedBy: string,
+): Promise<HostAdmissionRow | undefined> {
+  return await inTransaction(db, async (tx) => {
+    const host = await lockHost(tx, hostId);
+    const [revoked] = await tx
+      .update(hostAdmissions)
+      .set({ revokedAt: sql`now()` })
+      .where(and(eq(hostAdmissions.hostId, hostId), isNull(hostAdmissions.revokedAt)))
+      .returning();
+    if (revoked === undefined) return await findHostAdmission(tx, hostId);
+    await tx
+      .update(hosts)
+      .set({ revokedAt: sql`now()` })
+      .where(eq(hosts.id, hostId));
+    if (host !== undefined)
+      await recordHostEvent(tx, {
+        hostId,
+        fact: "revoked",
+        from: host.state,
+        to: host.state,
+        requestedBy,
+      });
+    return revoked;
+  });
+}
+
+/**
+ * For fleets whose hosts get their keys from whoever has the database. One that was revoked stays
+ * so. `by`: what the admission says of who let them in.
+ */
+export async function seedHostAdmissions(
+  databaseUrl: string,
+  hosts: { hostId: string; natsPublicKey: string }[],
+  by: string,
+): Promise<void> {
+  if (hosts.length === 0) return;
+  const handle = openDatabase(databaseUrl, { maxConnections: 1 });
+  try {
+    await handle.db
+      .insert(hostAdmissions)
+      .values(hosts.map((host) => ({ ...host, admittedBy: by })))
+      .onConflictDoUpdate({
+        target: hostAdmissions.hostId,
+        set: { natsPublicKey: sql`excluded.nats_public_key` },
+        setWhere: isNull(hostAdmissions.revokedAt),
+      });
+  } finally {
+    await handle.close();
+  }
+}

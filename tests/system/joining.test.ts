@@ -1,0 +1,266 @@
+/**
+ * A host joins a running fleet with a token, carries sandboxes, and is revoked; nobody else
+ * notices.
+ */
+import { execFile, spawn } from "node:child_process";
+import { X509Certificate } from "node:crypto";
+import { once } from "node:events";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { parseEnv } from "node:util";
+import { createNatsKey } from "@torpor/bus";
+import { createRequest } from "@torpor/identity/authority";
+import { identityIn } from "@torpor/identity";
+import { claimPorts } from "@torpor/service";
+import { ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { followAdmissions } from "./support/nats-users.ts";
+
+type Body = Record<string, unknown>;
+const HOST = "newcomer";
+const LABELS = { place: "new" };
+const LIMIT_MS = 60_000;
+
+let fleet: TestFleet;
+let dir: string;
+beforeAll(async () => {
+  fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
+  dir = join(fleet.fleet.dir, HOST);
+  await mkdir(dir);
+});
+afterAll(async () => {
+  await fleet[Symbol.asyncDispose]();
+});
+
+async function makeToken(given: Body = {}): Promise<string> {
+  const { status, body } = await fleet.call("POST", "/v1/host-tokens", { body: given });
+  expect(status, JSON.stringify(body)).toBe(201);
+  return String(body["secret"]);
+}
+
+/** Beside the host's own program, for what that does not do. */
+async function askToJoin(token: string, hostId: string, given: Body = {}) {
+  const { requestPem } = await createRequest();
+  const body = {
+    token,
+    host_id: hostId,
+    certificate_request: requestPem,
+    nats_public_key: createNatsKey().publicKey,
+    ...given,
+  };
+  return await fleet.call("POST", "/v1/host-admissions", { body, apiKey: null });
+}
+
+const program = (...args: string[]) => [
+  join(ROOT, "apps/node-agent/src/command.ts"),
+  "join",
+  "--url",
+  fleet.url,
+  ...args,
+];
+const env = { PATH: process.env["PATH"] };
+const identity = () => join(dir, "identity");
+
+/** The program that is run on a host. */
+function startJoin(tokenFile: string): { lines: () => string; ended: Promise<number> } {
+  const args = program("--token-file", tokenFile, "--host-id", HOST, "--dir", identity());
+  const child = spawn(process.execPath, args, { env, stdio: ["ignore", "pipe", "pipe"] });
+  let said = "";
+  for (const stream of [child.stdout, child.stderr])
+    stream.on("data", (chunk: Buffer) => (said += chunk.toString()));
+  return { lines: () => said, ended: once(child, "close").then(([code]) => Number(code)) };
+}
+
+const host = async (hostId: string) => (await fleet.call("GET", `/v1/hosts/${hostId}`)).body;
+const admissionOf = async (hostId: string) => {
+  const { body } = await fleet.call("GET", "/v1/host-admissions?limit=1000");
+  return (body["data"] as Body[]).find((one) => one["host_id"] === hostId);
+};
+
+describe("who may join", () => {
+  test("nobody without a token that is good, and what is wrong with a request is said", async () => {
+    expect(await askToJoin("torpor_join_guess", HOST)).toMatchObject({
+      status: 401,
+      body: { code: "INVALID_TOKEN" },
+    });
+    const token = await makeToken();
+    for (const [field, value] of [
+      ["host_id", "No Host"],
+      [
+        "certificate_request",
+        "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----",
+      ],
+      ["nats_public_key", `U${"A".repeat(55)}`],
+      ["nats_public_key", "x"],
+    ] as const) {
+      const answer = await askToJoin(token, HOST, { [field]: value });
+      expect(answer, field).toMatchObject({
+        status: 400,
+        body: { message: expect.stringContaining(field) },
+      });
+    }
+    // None of these has used it up.
+    expect((await askToJoin(token, "first-of-all")).status).toBe(201);
+    expect(await askToJoin(await makeToken(), "host-1")).toMatchObject({
+      status: 409,
+      body: { message: expect.stringContaining("hosts token --host host-1") },
+    });
+  });
+
+  test("tokens, admissions and revocations are an operator's", async () => {
+    const { body } = await fleet.call("POST", "/v1/keys", {
+      body: { name: "tenant", scopes: ["read", "lifecycle", "exec"] },
+    });
+    const apiKey = String(body["secret"]);
+    for (const [method, path] of [
+      ["POST", "/v1/host-tokens"],
+      ["GET", "/v1/host-tokens"],
+      ["GET", "/v1/host-admissions"],
+      ["DELETE", "/v1/host-admissions/host-1"],
+    ] as const)
+      expect(
+        await fleet.call(method, path, { apiKey, ...(method === "POST" ? { body: {} } : {}) }),
+      ).toMatchObject({ status: 403 });
+  });
+
+  test("what joined, and what was refused, is in the audit log", async () => {
+    const { body } = await fleet.call("GET", "/v1/audit?limit=100");
+    const noted = (body["data"] as Body[]).filter(
+      (entry) => entry["path"] === "/v1/host-admissions",
+    );
+    expect(noted).toEqual(
+      expect.arrayContaining([
+        expect.objectContaining({ status: 201, resource: "first-of-all", requested_by: null }),
+        expect.objectContaining({ status: 401, code: "INVALID_TOKEN" }),
+      ]),
+    );
+  });
+});
+
+describe("a host", { timeout: 4 * LIMIT_MS }, () => {
+  test("joins by its program, gets a certificate of its own, and carries a sandbox", async () => {
+    const tokenFile = join(dir, "token");
+    await writeFile(tokenFile, await makeToken({ data_plane_host: "127.0.0.1" }));
+    const joining = startJoin(tokenFile);
+    await until(
+      "it was let in",
+      () => joining.lines().includes("waiting for the NATS servers"),
+      LIMIT_MS,
+    );
+    await followAdmissions(fleet);
+    expect(await joining.ended, joining.lines()).toBe(0);
+    const settings = parseEnv(await readFile(join(identity(), "identity.env"), "utf8"));
+    const certificate = new X509Certificate(await readFile(settings["TLS_CERT_FILE"] ?? ""));
+    expect(identityIn(certificate.subjectAltName)).toEqual({ role: "host", hostId: HOST });
+    await startHost(settings);
+    const create = { template_name: "code-interpreter", placement: { labels: LABELS } };
+    const sandbox = (await fleet.call("POST", "/v1/sandboxes", { body: create })).body;
+    expect(sandbox, JSON.stringify(sandbox)).toMatchObject({ status: "running", node_id: HOST });
+    expect((await fleet.guest(sandbox, "/info")).status).toBe(200);
+  });
+
+  test("whose address is not the one that it was admitted with does not register", async () => {
+    const agent = fleet.fleet.component(HOST);
+    await fleet.fleet.kill(HOST);
+    const said = async () => await readFile(agent.log, "utf8");
+    const before = (await said()).length;
+    const { DATA_PLANE_URL: _, ...rest } = agent.env;
+    agent.env = { ...rest, DATA_PLANE_URL: "https://127.0.0.2:9401" };
+    const starting = fleet.fleet.startComponent(HOST).catch(() => {});
+    await until(
+      "it is told why",
+      async () =>
+        (await said()).slice(before).includes("this host was admitted at 127.0.0.1 alone"),
+      LIMIT_MS,
+    );
+    await fleet.fleet.kill(HOST);
+    await starting;
+    agent.env = rest;
+    await fleet.fleet.startComponent(HOST);
+    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
+  });
+
+  test("that is revoked is cut off, and lost; the others go on, and it is let in again with a token of its own", async () => {
+    const { body: other } = await fleet.call("POST", "/v1/sandboxes", {
+      body: { template_name: "code-interpreter" },
+    });
+    const revoked = await fleet.call("DELETE", `/v1/host-admissions/${HOST}`);
+    expect(revoked).toMatchObject({
+      status: 200,
+      body: { revoked_at: expect.any(String), nats_public_keys: [] },
+    });
+    await until("it is lost", async () => (await host(HOST))["state"] === "lost", LIMIT_MS);
+    await followAdmissions(fleet);
+    expect((await host("host-1"))["state"]).toBe("ready");
+    const { status } = await fleet.call("POST", `/v1/sandboxes/${String(other["id"])}/pause`, {
+      body: {},
+    });
+    expect(status).toBe(200);
+    // Its old keys open nothing, whatever it does.
+    const tokenFile = join(dir, "token");
+    await writeFile(tokenFile, await makeToken());
+    const refused = startJoin(tokenFile);
+    expect(await refused.ended).toBe(1);
+    expect(refused.lines()).toContain(`hosts token --host ${HOST}`);
+    await writeFile(tokenFile, await makeToken({ host_id: HOST }));
+    const joining = startJoin(tokenFile);
+    await until(
+      "it was let in",
+      () => joining.lines().includes("waiting for the NATS servers"),
+      LIMIT_MS,
+    );
+    await followAdmissions(fleet);
+    expect(await joining.ended, joining.lines()).toBe(0);
+    expect(await admissionOf(HOST)).toMatchObject({
+      revoked_at: null,
+      nats_public_keys: [expect.any(String)],
+    });
+    await fleet.fleet.kill(HOST);
+    await fleet.fleet.startComponent(HOST);
+    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
+  });
+});
+
+test("a token is not shown to whoever listens on the way", async () => {
+  const args = [
+    join(ROOT, "apps/node-agent/src/command.ts"),
+    "join",
+    "--url",
+    "http://10.0.0.1",
+    "--token-file",
+    "/nowhere",
+  ];
+  const ran = await new Promise<string>((resolve) => {
+    execFile(process.execPath, args, { env }, (_error, _stdout, stderr) => resolve(stderr));
+  });
+  expect(ran).toContain("use https://, or add --allow-http in a private network");
+});
+
+/** Its agent, and its fence, with the settings that joining has left. */
+async function startHost(settings: NodeJS.Dict<string>): Promise<void> {
+  const like = fleet.fleet.component("host-1");
+  const dataDir = join(dir, "data");
+  await mkdir(dataDir);
+  const { DATA_PLANE_PORT: _p, HEALTH_PORT: _h, NATS_SEED_FILE: _s, ...rest } = like.env;
+  const [healthPort, dataPlanePort] = (await claimPorts(2)).map(String);
+  const agentEnv = {
+    ...rest,
+    ...(settings as Record<string, string>),
+    DATA_DIR: dataDir,
+    HOST_LABELS: "place=new",
+    HEALTH_PORT: healthPort ?? "",
+    DATA_PLANE_PORT: dataPlanePort ?? "",
+  };
+  const address = `127.0.0.1:${healthPort}`;
+  const log = join(fleet.fleet.dir, "logs", `${HOST}.log`);
+  const { process: _process, ...component } = like;
+  await fleet.fleet.attach({
+    ...component,
+    name: HOST,
+    env: agentEnv,
+    address,
+    healthUrl: `http://${address}/health`,
+    log,
+  });
+  await fleet.fleet.waitWell(HOST, AbortSignal.timeout(LIMIT_MS));
+}

@@ -1,0 +1,57 @@
+/** The configuration of a fleet's NATS server, written anew as infra/nats does it. */
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { publicKeyOf } from "@torpor/bus";
+import { natsConfiguration, type NatsTls, type NatsUser, tlsFilesOf } from "@torpor/fleet";
+import { ROOT, type TestFleet, until } from "@torpor/testkit";
+
+const controlKey = async ({ fleet }: TestFleet) =>
+  publicKeyOf(await readFile(join(fleet.dir, "secrets/nats-control.seed"), "utf8"));
+
+/** Not read by the server yet. `tls` null: it speaks none. */
+export async function writeNats(
+  { fleet }: TestFleet,
+  users: NatsUser[],
+  tls: NatsTls | null = tlsFilesOf(fleet.dir, "server"),
+): Promise<void> {
+  const nats = fleet.component("nats");
+  const configuration = await natsConfiguration({
+    root: ROOT,
+    name: "nats",
+    listen: nats.address,
+    monitor: new URL(nats.healthUrl ?? "").host,
+    storeDir: join(fleet.dir, "nats"),
+    users,
+    isDurable: false,
+    ...(tls === null ? {} : { tls }),
+  });
+  await writeFile(nats.args.at(-1) ?? "", configuration);
+}
+
+/**
+ * Users can be changed so; returns when the server has read them, twice, as torpor-nats.service
+ * does it.
+ */
+export async function reloadNats({ fleet }: TestFleet): Promise<void> {
+  const { log } = fleet.component("nats");
+  const reloads = async () =>
+    (await readFile(log, "utf8")).split("Reloaded server configuration").length;
+  for (let times = 1; times <= 2; times += 1) {
+    const before = await reloads();
+    fleet.signal("nats", "SIGHUP");
+    await until("it is reloaded", async () => (await reloads()) > before);
+  }
+}
+
+/** Exactly who has joined is known from now on. */
+export async function followAdmissions(fleet: TestFleet): Promise<void> {
+  const { body } = await fleet.call("GET", "/v1/host-admissions?limit=1000");
+  const admitted = (body["data"] as { host_id: string; nats_public_keys: string[] }[]).map(
+    (one) => ({
+      hostId: one.host_id,
+      publicKeys: one.nats_public_keys,
+    }),
+  );
+  await writeNats(fleet, [{ publicKeys: [await controlKey(fleet)] }, ...admitted]);
+  await reloadNats(fleet);
+}
