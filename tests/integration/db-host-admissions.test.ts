@@ -53,8 +53,12 @@ async function token(
   const { id } = await createHostToken(database.db, { secret, ...rest, ...given });
   return { id, secret };
 }
-const joins = (secret: string, hostId: string, natsPublicKey = `key of ${hostId}`) =>
-  joinHost(database.db, { secret, hostId, natsPublicKey }, null);
+const joins = (
+  secret: string,
+  hostId: string,
+  natsPublicKey = `key of ${hostId}`,
+  certificateKeySha256 = `certified key of ${hostId}`,
+) => joinHost(database.db, { secret, hostId, natsPublicKey, certificateKeySha256 }, null);
 const refused = (why: string) => ({ kind: "refused", why });
 const everything = { limit: 1_000, after: undefined };
 
@@ -70,6 +74,8 @@ describe("a token", () => {
       admission: { natsPublicKeyBefore: null },
     });
     expect(await joins(secret, "a", "another key")).toEqual(refused("used"));
+    // The key of its user on the NATS servers is no secret: it gets nobody a certificate.
+    expect(await joins(secret, "a", undefined, "a thief's")).toEqual(refused("used"));
     expect(await joins(secret, "b")).toEqual(refused("used"));
     expect(await findHostAdmission(database.db, "b")).toBeUndefined();
     expect(await listHostTokens(database.db, everything)).toMatchObject([{ id, usedBy: "a" }]);

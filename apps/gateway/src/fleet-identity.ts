@@ -15,6 +15,8 @@ export interface FleetIdentity {
 }
 
 interface Certified {
+  /** Of the key that it is for (packages/identity, `keyIn`). */
+  keySha256: string;
   /** Null: this fleet's authority is another's. */
   certificatePem: string | null;
   expiresAt: Date | null;
@@ -35,11 +37,18 @@ export function fleetIdentity(
     natsUrl,
     authoritiesPem,
     async certify(requestPem, hostId) {
-      if (own === undefined) return { certificatePem: null, expiresAt: null };
+      const { keyIn } = await import("@torpor/identity/authority");
+      const keySha256 = await keyIn(requestPem);
+      if (keySha256 === undefined) return undefined;
+      if (own === undefined) return { keySha256, certificatePem: null, expiresAt: null };
       const identity = { role: "host", hostId } as const;
       const certificatePem = await own.authority.certify(requestPem, { identity, days: own.days });
       if (certificatePem === undefined) return undefined;
-      return { certificatePem, expiresAt: new Date(new X509Certificate(certificatePem).validTo) };
+      return {
+        keySha256,
+        certificatePem,
+        expiresAt: new Date(new X509Certificate(certificatePem).validTo),
+      };
     },
   };
 }

@@ -4,6 +4,7 @@ CREATE TABLE "host_admissions" (
 	"nats_public_key_before" text,
 	"before_good_until" timestamp (3) with time zone,
 	"data_plane_host" text,
+	"certificate_key_sha256" text,
 	"certificate_expires_at" timestamp (3) with time zone,
 	"admitted_by" text NOT NULL,
 	"admitted_at" timestamp (3) with time zone DEFAULT now() NOT NULL,

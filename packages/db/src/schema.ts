@@ -185,6 +185,8 @@ export const hostAdmissions = pgTable("host_admissions", {
   beforeGoodUntil: at("before_good_until"),
   /** The host of its data plane's address; null: any that the schedulers' HOST_NETWORKS allow. */
   dataPlaneHost: text("data_plane_host"),
+  /** Of the key that the certificate is for, as it was asked for; null: it did not join by a token. */
+  certificateKeySha256: text("certificate_key_sha256"),
   certificateExpiresAt: at("certificate_expires_at"),
   /** `host-token:<id>`, `api-key:<id>`, `migration` or `local`. */
   admittedBy: text("admitted_by").notNull(),

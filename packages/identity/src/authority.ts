@@ -3,7 +3,7 @@
  * certificate, and certificates for hosts, gateways and servers.
  */
 import "reflect-metadata";
-import { createPrivateKey, webcrypto } from "node:crypto";
+import { createHash, createPrivateKey, webcrypto } from "node:crypto";
 import { isIP } from "node:net";
 import {
   BasicConstraintsExtension,
@@ -71,6 +71,16 @@ export async function createRequest(): Promise<{ requestPem: string; keyPem: str
     signingAlgorithm: SIGNING,
   });
   return { requestPem: request.toString("pem"), keyPem: await pemOf(keys.privateKey) };
+}
+
+/**
+ * SHA-256, hex, of the public key that a request is to certify; undefined when it is no request, or
+ * not signed by its key.
+ */
+export async function keyIn(requestPem: string): Promise<string | undefined> {
+  const request = await verified(requestPem);
+  if (request === undefined) return undefined;
+  return createHash("sha256").update(new Uint8Array(request.publicKey.rawData)).digest("hex");
 }
 
 export class Authority {

@@ -69,11 +69,6 @@ export class FleetTls {
     return new X509Certificate(this.material.cert);
   }
 
-  /** As a client of servers that are known by their names: NATS. */
-  clientOptions(): Readonly<Material> {
-    return this.material;
-  }
-
   /** Lets nobody in without a certificate of a trusted authority. */
   createServer(options: ServerOptions, listener: RequestListener): Server {
     const server = createServer({ ...options, ...this.serverOptions() }, listener);

@@ -146,7 +146,11 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
       throw invalidRequest([
         { field: "certificate_request", message: "is no request that is signed by its own key" },
       ]);
-    const joined = await joinHost(db, { secret, hostId, natsPublicKey }, certified.expiresAt);
+    const joined = await joinHost(
+      db,
+      { secret, hostId, natsPublicKey, certificateKeySha256: certified.keySha256 },
+      certified.expiresAt,
+    );
     if (joined.kind === "refused") throw refusalOf(joined.why, hostId);
     request.log.info({ hostId, admittedBy: joined.admission.admittedBy }, "host joined");
     reply.status(201).headers(NOT_STORED);

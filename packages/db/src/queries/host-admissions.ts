@@ -1,8 +1,8 @@
 /**
  * Who may be a host, and the tokens with which one joins.
  *
- * HA1  A token lets one host join. The same host may send the same request again: its answer may
- *      have been lost.
+ * HA1  A token lets one host join. The same host may send the same request again, for the same keys:
+ *      its answer may have been lost. Whoever else has the token by then gets nothing that is of use.
  * HA2  A token that names no host lets in nobody who is a host already: it cannot take over
  * another.
  * HA3  A host that is revoked has no keys and gets no lease.
@@ -70,6 +70,8 @@ export interface Joining {
   secret: string;
   hostId: string;
   natsPublicKey: string;
+  /** Of the key that it wants a certificate for. */
+  certificateKeySha256: string;
 }
 
 export type Joined =
@@ -88,7 +90,7 @@ export async function joinHost(
   return await inTransaction<Joined, Joined>(db, async (tx, rollback) => {
     const refuse = (why: Extract<Joined, { kind: "refused" }>["why"]) =>
       rollback({ kind: "refused", why });
-    const { hostId, natsPublicKey } = joining;
+    const { hostId, natsPublicKey, certificateKeySha256 } = joining;
     const [found] = await tx
       .select({ token: hostTokens, isOver: sql<boolean>`${hostTokens.expiresAt} <= now()` })
       .from(hostTokens)
@@ -106,7 +108,10 @@ export async function joinHost(
       .where(eq(hostAdmissions.hostId, hostId))
       .for("update");
     const isRepeat =
-      token.usedBy === hostId && known?.natsPublicKey === natsPublicKey && known.revokedAt === null;
+      token.usedBy === hostId &&
+      known?.natsPublicKey === natsPublicKey &&
+      known.certificateKeySha256 === certificateKeySha256 &&
+      known.revokedAt === null;
     if (token.usedAt !== null && !isRepeat) return refuse("used");
     if (
       token.usedAt === null &&
@@ -123,6 +128,7 @@ export async function joinHost(
       : { natsPublicKeyBefore: keyBefore(known), beforeGoodUntil: sql`now() + ${OVERLAP}` };
     const facts = {
       natsPublicKey,
+      certificateKeySha256,
       ...replaced,
       dataPlaneHost: token.dataPlaneHost,
       certificateExpiresAt,
