@@ -4,15 +4,22 @@
  * program that renews certificates leaves them.
  */
 import { readFile, stat } from "node:fs/promises";
-import { type ClientRequest, request as httpRequest, type RequestListener } from "node:http";
 import {
+  Agent as HttpAgent,
+  type ClientRequest,
+  request as httpRequest,
+  type RequestListener,
+} from "node:http";
+import {
+  Agent,
+  type AgentOptions,
   createServer,
   request as httpsRequest,
   type RequestOptions,
   type Server,
   type ServerOptions,
 } from "node:https";
-import { createSecureContext, type PeerCertificate, TLSSocket } from "node:tls";
+import { createSecureContext, type PeerCertificate, type SecureContext, TLSSocket } from "node:tls";
 import { X509Certificate } from "node:crypto";
 import { type Identity, identityIn, spiffeIdOf } from "./spiffe.ts";
 
@@ -26,16 +33,27 @@ interface Material {
   cert: string;
   key: string;
   ca: string;
+  /** Made of them once: to read keys and certificates again costs more than a handshake. */
+  context: SecureContext;
 }
 
-/** Sessions are kept of so many hosts: the next connection to one needs no signatures. */
-const KEPT_SESSIONS = 4_096;
+/** Connections are kept to so many hosts. */
+const KEPT_HOSTS = 4_096;
+/**
+ * Under load a connection is used again and again, which spares a handshake for each request. After
+ * so long it is not: of a host that lost its power nothing would say so.
+ */
+const KEPT_IDLE_MS = 1_000;
+const KEPT_IDLE_CONNECTIONS = 64;
+const KEEPING = { keepAlive: true, timeout: KEPT_IDLE_MS, maxFreeSockets: KEPT_IDLE_CONNECTIONS };
+const PLAIN = new HttpAgent(KEEPING);
 
 export class FleetTls {
   private readonly files: TlsFiles;
   private material: Material;
   private version: string;
-  private readonly sessions = new Map<string, Buffer>();
+  /** By host and address, the one used last behind. */
+  private readonly agents = new Map<string, Agent>();
   private readonly servers = new Set<Server>();
 
   private constructor(files: TlsFiles, material: Material, version: string) {
@@ -59,7 +77,8 @@ export class FleetTls {
     if (version === this.version) return false;
     this.material = await materialIn(this.files);
     this.version = version;
-    this.sessions.clear();
+    // Their connections end when they are idle.
+    this.agents.clear();
     for (const server of this.servers) server.setSecureContext(this.serverOptions());
     return true;
   }
@@ -78,55 +97,64 @@ export class FleetTls {
   }
 
   private serverOptions() {
+    const { cert, key, ca } = this.material;
     return {
-      ...this.material,
+      cert,
+      key,
+      ca,
       requestCert: true,
       rejectUnauthorized: true,
       minVersion: "TLSv1.3",
     } as const;
   }
 
-  /** A request over a connection of its own, which fails unless `expected` is there. */
-  request(url: URL, expected: Identity, options: RequestOptions): ClientRequest {
-    const name = `${spiffeIdOf(expected)} ${url.host}`;
-    const session = this.sessions.get(name);
-    const request = httpsRequest({
-      ...destination(url),
-      ...options,
-      agent: false,
-      ...this.material,
-      minVersion: "TLSv1.3",
-      servername: "",
-      ...(session === undefined ? {} : { session }),
-      // Not called for a session that goes on: it was, when that began.
-      checkServerIdentity: (_host: string, certificate: PeerCertificate) =>
-        problemWith(certificate, expected),
-    });
-    request.once("socket", (socket) =>
-      socket.on("session", (next: Buffer) => this.keepSession(name, next)),
-    );
-    return request;
+  /** Fails unless `expected` is there. `isFresh`: over a connection of its own. */
+  request(url: URL, expected: Identity, { isFresh, ...options }: FleetRequest): ClientRequest {
+    const agent =
+      isFresh === true ? new Agent(this.agentOptions(expected)) : this.agentFor(url, expected);
+    return httpsRequest({ ...destination(url), ...options, agent });
   }
 
-  private keepSession(name: string, session: Buffer): void {
-    this.sessions.delete(name);
-    this.sessions.set(name, session);
-    const [oldest] = this.sessions.keys();
-    if (this.sessions.size > KEPT_SESSIONS && oldest !== undefined) this.sessions.delete(oldest);
+  private agentFor(url: URL, expected: Identity): Agent {
+    const name = `${spiffeIdOf(expected)} ${url.host}`;
+    const agent =
+      this.agents.get(name) ?? new Agent({ ...this.agentOptions(expected), ...KEEPING });
+    this.agents.delete(name);
+    this.agents.set(name, agent);
+    const [oldest] = this.agents.keys();
+    if (this.agents.size > KEPT_HOSTS && oldest !== undefined) this.agents.delete(oldest);
+    return agent;
+  }
+
+  private agentOptions(expected: Identity): AgentOptions {
+    return {
+      secureContext: this.material.context,
+      servername: "",
+      // Not called for a TLS session that goes on: it was, when that began.
+      checkServerIdentity: (_host: string, certificate: PeerCertificate) =>
+        problemWith(certificate, expected),
+    };
   }
 }
 
+export interface FleetRequest extends RequestOptions {
+  /** Over a connection of its own. */
+  isFresh?: boolean;
+}
+
 /**
- * A request over a connection of its own, to the host `expected`. Hosts without a certificate (of
- * 0.1.0, or in a fleet without TLS) have `http:` addresses. Throws when this program has none.
+ * A request to the host `expected`. Hosts without a certificate (of 0.1.0, or in a fleet without TLS)
+ * have `http:` addresses. Throws when this program has none.
  */
 export function requestTo(
   url: URL,
   { tls, expected }: { tls: FleetTls | undefined; expected: Identity },
-  options: RequestOptions,
+  options: FleetRequest,
 ): ClientRequest {
-  if (url.protocol !== "https:")
-    return httpRequest({ ...destination(url), ...options, agent: false });
+  if (url.protocol !== "https:") {
+    const { isFresh, ...rest } = options;
+    return httpRequest({ ...destination(url), ...rest, agent: isFresh === true ? false : PLAIN });
+  }
   if (tls === undefined)
     throw new Error(
       `${url.origin} is reached by TLS alone, and this program has no certificate: set TLS_CERT_FILE`,
@@ -159,14 +187,13 @@ async function materialIn({ certFile, keyFile, caFile }: TlsFiles): Promise<Mate
   const [cert, key, ca] = await Promise.all([certFile, keyFile, caFile].map(read));
   const material = { cert: cert ?? "", key: key ?? "", ca: ca ?? "" };
   try {
-    createSecureContext(material);
+    return { ...material, context: createSecureContext({ ...material, minVersion: "TLSv1.3" }) };
   } catch (cause) {
     throw new Error(
       `${certFile}, ${keyFile} and ${caFile} cannot be used together: ${String(cause)}`,
       { cause },
     );
   }
-  return material;
 }
 
 async function read(file: string): Promise<string> {

@@ -1,3 +1,3 @@
-export { FleetTls, peerOf, requestTo, type TlsFiles } from "./fleet-tls.ts";
+export { type FleetRequest, FleetTls, peerOf, requestTo, type TlsFiles } from "./fleet-tls.ts";
 export { type Identity, identityIn, spiffeIdOf } from "./spiffe.ts";
 export { openTls, TLS_SETTINGS, tlsFilesIn } from "./settings.ts";

@@ -91,7 +91,7 @@ test("a certificate of another authority opens nothing, and nor does none", asyn
     GATEWAY,
     await Authority.open(await createAuthority()),
   );
-  await expect(ask(stranger, HOST)).rejects.toThrow(/certificate|issuer/i);
+  await expect(ask(stranger, HOST)).rejects.toThrow(/certificate|hang up|ECONNRESET/i);
   const plain = httpsRequest(address(), { rejectUnauthorized: false });
   plain.end();
   await expect(once(plain, "response")).rejects.toThrow(

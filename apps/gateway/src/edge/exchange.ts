@@ -26,12 +26,28 @@ export interface Sending {
   signal: AbortSignal;
 }
 
-/** Sends `incoming` on over a connection of its own. The body is streamed. */
+/**
+ * Sends `incoming` on. The body is streamed. A connection that was kept from a request before may
+ * break just then: what can be sent twice without harm is sent again, over a new one.
+ */
 export async function exchange(incoming: IncomingMessage, target: Target, sending: Sending): Promise<Exchanged> {
+  const first = sendOn(incoming, target, sending, false);
+  const exchanged = await first.exchanged;
+  if (exchanged.kind !== "lost" || !first.isReused() || !isRepeatable(incoming) || sending.signal.aborted) return exchanged;
+  return await sendOn(incoming, target, sending, true).exchanged;
+}
+
+interface Sent {
+  exchanged: Promise<Exchanged>;
+  /** It went over a connection that was there. */
+  isReused: () => boolean;
+}
+
+function sendOn(incoming: IncomingMessage, target: Target, sending: Sending, isFresh: boolean): Sent {
   const { extra, passesCredentials, signal } = sending;
   const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers }, passesCredentials);
-  // A connection is never used twice: one that is refused is then known to have carried nothing.
   const upstream = target.request({
+    isFresh,
     ...(incoming.method === undefined ? {} : { method: incoming.method }),
     ...(incoming.url === undefined ? {} : { path: incoming.url }),
     headers,
@@ -42,21 +58,29 @@ export async function exchange(incoming: IncomingMessage, target: Target, sendin
   const exchanged = outcomeOf(upstream);
   if (hasBody(incoming)) incoming.pipe(upstream);
   else upstream.end();
-  return await exchanged;
+  return { exchanged, isReused: () => upstream.reusedSocket };
+}
+
+function isRepeatable(incoming: IncomingMessage): boolean {
+  return (incoming.method === "GET" || incoming.method === "HEAD") && incoming.headers.upgrade === undefined && !hasBody(incoming);
 }
 
 function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
   let connected = false;
   const limit = setTimeout(() => upstream.destroy(new Error(`no connection within ${CONNECT_LIMIT_MS} ms`)), CONNECT_LIMIT_MS);
-  upstream.once("socket", (socket) =>
-    // Before the host has shown who it is, nothing is sent.
-    socket.once(socket instanceof TLSSocket ? "secureConnect" : "connect", () => {
+  upstream.once("socket", (socket) => {
+    const isThere = () => {
       connected = true;
       clearTimeout(limit);
+    };
+    if (upstream.reusedSocket) return isThere();
+    // Before the host has shown who it is, nothing is sent.
+    socket.once(socket instanceof TLSSocket ? "secureConnect" : "connect", () => {
+      isThere();
       socket.setNoDelay(true);
       socket.setKeepAlive(true, 30_000);
-    }),
-  );
+    });
+  });
   return new Promise((resolve) => {
     upstream.once("response", (answer) => resolve({ kind: "answered", answer }));
     upstream.once("upgrade", (answer, socket, head) => resolve({ kind: "upgraded", answer, socket, head }));

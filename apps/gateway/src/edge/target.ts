@@ -1,11 +1,11 @@
-import { type ClientRequest, type RequestOptions } from "node:http";
+import type { ClientRequest } from "node:http";
 import { DATA_PLANE_HEADERS, runTicket } from "@torpor/contracts";
-import { type FleetTls, requestTo } from "@torpor/identity";
+import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
 
 /** Where a request goes, and with which headers added. */
 export interface Target {
-  /** A request to that host and to no other, over a connection of its own. */
-  request(options: RequestOptions): ClientRequest;
+  /** A request to that host and to no other. */
+  request(options: FleetRequest): ClientRequest;
   headers: Record<string, string>;
   /** Differs when the sandbox has moved on: another run, or another host. */
   run: string;

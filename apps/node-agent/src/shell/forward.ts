@@ -32,7 +32,7 @@ export async function forward(incoming: IncomingMessage, response: ServerRespons
   });
   upstream.once("response", (answer) => {
     exchange.answered();
-    response.writeHead(answer.statusCode ?? 502, answer.headers);
+    response.writeHead(answer.statusCode ?? 502, ofMessage(answer.headers));
     answer.on("data", exchange.touch);
     answer.once("error", () => response.destroy());
     answer.pipe(response, { end: false });
@@ -46,6 +46,11 @@ export async function forward(incoming: IncomingMessage, response: ServerRespons
   if (response.destroyed) return void upstream.destroy();
   incoming.on("data", exchange.touch);
   incoming.pipe(upstream);
+}
+
+/** Without what speaks of the connection to the guest: the edge's goes on, whatever becomes of that. */
+function ofMessage({ connection: _connection, "keep-alive": _keepAlive, ...headers }: IncomingHttpHeaders): IncomingHttpHeaders {
+  return headers;
 }
 
 /** From the head of the request on it is bytes both ways: the guest's answer is passed on as it comes, whatever it is. */
