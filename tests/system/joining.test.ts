@@ -239,7 +239,8 @@ test("a token is not shown to whoever listens on the way", async () => {
 /** Its agent, and its fence, with the settings that joining has left. */
 async function startHost(settings: NodeJS.Dict<string>): Promise<void> {
   const like = fleet.fleet.component("host-1");
-  const dataDir = join(dir, "data");
+  // Where the fleet looks for virtual machines when it ends.
+  const dataDir = join(fleet.fleet.dir, "hosts", HOST);
   await mkdir(dataDir);
   const { DATA_PLANE_PORT: _p, HEALTH_PORT: _h, NATS_SEED_FILE: _s, ...rest } = like.env;
   const [healthPort, dataPlanePort] = (await claimPorts(2)).map(String);
