@@ -53,11 +53,18 @@ const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandb
 
 describe("settings", () => {
   test("S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
-    expect(await create()).toMatchObject({ auto_pause: null, auto_resume: false, preview_access: "public", on_host_loss: "wait" });
+    expect(await create()).toMatchObject({
+      auto_pause: null,
+      auto_resume: false,
+      preview_access: "public",
+      preview_host: "original",
+      on_host_loss: "wait",
+    });
     const sandbox = await create({
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
+      preview_host: "localhost",
       on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     });
@@ -65,6 +72,7 @@ describe("settings", () => {
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
+      preview_host: "localhost",
       on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     };

@@ -28,6 +28,7 @@ import { operationRoutes } from "./routes/operations.ts";
 import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
+import { previewLinkRoutes } from "./routes/preview-links.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -127,6 +128,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(transitionRoutes, { deps, auth });
   await v1.register(placementRoutes, { deps, auth });
   await v1.register(tokenRoutes, { deps, auth });
+  await v1.register(previewLinkRoutes, { deps, auth });
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps, auth });

@@ -4,6 +4,7 @@ import type { Database } from "@torpor/db";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
+import type { PreviewLinks } from "./preview-links.ts";
 import type { RateLimiter } from "./rate-limit.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
@@ -13,12 +14,13 @@ export interface Dependencies {
   db: Database;
   log: FastifyBaseLogger;
   tokens: Tokens;
+  previewLinks: PreviewLinks;
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
-  edge: Pick<Edge, "serve" | "publicHost">;
+  edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
   /** Region of sandboxes that ask for none. */

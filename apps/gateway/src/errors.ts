@@ -182,9 +182,12 @@ export const connectionLost = (cause: unknown) =>
 export const noSandboxToken = () =>
   new ApiError(
     "AUTHENTICATION_REQUIRED",
-    "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key.",
+    "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key. For a browser, ask for a link: POST /v1/sandboxes/{id}/preview-links.",
   );
 export const wrongSandboxToken = () => new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
+/** Read by people: it is a browser that is shown it. */
+export const wrongPreviewLink = () =>
+  new ApiError("INVALID_TOKEN", "This link has expired, or is not for this preview. Ask whoever gave it to you for a new one.");
 
 /** What a client sent is repeated to it, but not at any length. */
 function clip(text: string): string {

@@ -13,6 +13,7 @@ import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
 import { healthReport } from "./health-report.ts";
+import { createPreviewLinks } from "./preview-links.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
@@ -36,7 +37,9 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
 
-  const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
+  const tokenSecret = readSecret(config.TOKEN_SECRET_FILE);
+  const tokens = createTokens(tokenSecret);
+  const previewLinks = createPreviewLinks(tokenSecret);
   const events = createSandboxEvents();
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   let bus: Bus | undefined;
@@ -65,6 +68,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     busConnected: () => bus?.isConnected() === true,
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
+    previewLinks,
   };
   const edge = await createEdge(config, {
     ...shared,

@@ -2,6 +2,7 @@ import { openDatabase } from "@torpor/db";
 import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
+import { createPreviewLinks } from "./preview-links.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
@@ -13,10 +14,11 @@ export async function openApiDocument(): Promise<string> {
     db: database.db,
     log: pino({ level: "silent" }),
     tokens: createTokens("used for no token at all, only here"),
+    previewLinks: createPreviewLinks("used for no link at all, only here"),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
-    edge: { serve: async () => {}, publicHost: () => "" },
+    edge: { serve: async () => {}, publicHost: () => "", previewOrigin: () => "" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     region: "local",

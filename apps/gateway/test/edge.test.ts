@@ -7,7 +7,8 @@ import { type WakeDependencies, Waker } from "../src/edge/wake.ts";
 import { ApiError } from "../src/errors.ts";
 
 const ID = "1763309903rt5vs4lm";
-const door = (host?: string) => doorOf({ headers: host === undefined ? {} : { host } }, "example.com");
+const door = (host?: string) =>
+  doorOf({ headers: host === undefined ? {} : { host } }, { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } });
 
 describe("host names", () => {
   test.each([
@@ -74,7 +75,7 @@ describe("headers on the way in", () => {
       headers: { host: "h", "x-forwarded-for": "1.2.3.4", "x-forwarded-host": "evil" },
       socket: { remoteAddress: "5.6.7.8" },
     };
-    expect(forwardedHeaders(incoming as never)).toEqual({
+    expect(forwardedHeaders(incoming as never, { scheme: "http" })).toEqual({
       "x-forwarded-for": "1.2.3.4, 5.6.7.8",
       "x-forwarded-host": "h",
       "x-forwarded-proto": "http",
@@ -107,7 +108,11 @@ describe("auto-resume", () => {
     const limits = { autoResumeWaitMs: 1_000 };
     const waker = new Waker({ db: { transaction: () => database }, limits } as unknown as WakeDependencies);
     const wake = () =>
-      waker.wake({ name: "n", port: 7777, find: async () => undefined }, view("paused", "paused"), new AbortController().signal);
+      waker.wake(
+        { name: "n", port: 7777, scheme: "http", find: async () => undefined },
+        view("paused", "paused"),
+        new AbortController().signal,
+      );
     const held = Array.from({ length: 64 }, wake);
     await expect(wake()).rejects.toMatchObject({ status: 429, code: "RATE_LIMIT_EXCEEDED", headers: { "retry-after": "1" } });
     answer(new Error("gone"));

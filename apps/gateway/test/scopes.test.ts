@@ -29,6 +29,7 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/sandboxes/:id/start": ["lifecycle"],
   "POST /v1/placements/dry-run": ["lifecycle"],
   "POST /v1/sandboxes/:id/token/refresh": ["exec"],
+  "POST /v1/sandboxes/:id/preview-links": ["exec"],
   "GET /v1/hosts": ["operator"],
   "GET /v1/hosts/:id": ["operator"],
   "GET /v1/hosts/:id/events": ["operator"],
@@ -156,7 +157,8 @@ describe("at the edge", () => {
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
       audit: { note: async () => {} },
     } as unknown as RouteDependencies;
-    const door = { name: "sandbox", port, find: async () => ({ sandbox }) as never };
+    const found = async () => ({ sandbox }) as never;
+    const door = { name: "sandbox", port, scheme: "http" as const, find: found };
     const headers = { "x-api-key": "key" };
     const incoming = { method: "POST", url: "/execute", headers, socket: {} };
     return await admit(deps, { door, incoming: incoming as never, requestId: "req" });

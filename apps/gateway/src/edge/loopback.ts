@@ -54,6 +54,10 @@ export class LoopbackEdge implements Edge {
     return `http://${edgeAddress}:${this.options.port}`;
   }
 
+  previewOrigin({ edgeAddress }: { edgeAddress: string }, port: number): string {
+    return `http://${edgeAddress}:${port}`;
+  }
+
   async serve({ edgeAddress }: { edgeAddress: string }): Promise<void> {
     await this.open(edgeAddress, this.options.port, GUEST_AGENT_PORT);
   }
@@ -144,7 +148,7 @@ export class LoopbackEdge implements Edge {
     const key = `${address}:${port}`;
     const known = this.listeners.get(key);
     if (known !== undefined) return known.listening;
-    const door: Door = { name: key, port: guestPort, find: (db) => findSandboxByEdgeAddress(db, address) };
+    const door: Door = { name: key, port: guestPort, scheme: "http", find: (db) => findSandboxByEdgeAddress(db, address) };
     const edgeServer = createEdgeServer(
       {
         request: (incoming, response) => carryRequest(this.options, door, incoming, response),

@@ -90,8 +90,8 @@ async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: Abo
 /** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
 export function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
   const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
-  const { auto_pause, auto_resume, preview_access, on_host_loss } = body;
-  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access, on_host_loss };
+  const { auto_pause, auto_resume, preview_access, preview_host, on_host_loss } = body;
+  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access, preview_host, on_host_loss };
   const placement = placementIn(body);
   const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, placement, ...policies };
   checkMetadata(metadata ?? {}, (value) => typeof value === "string");
@@ -125,6 +125,7 @@ async function accept(
     autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
     autoResume: body.auto_resume ?? false,
     previewAccess: body.preview_access ?? ("public" as const),
+    previewHost: body.preview_host ?? ("original" as const),
   };
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();

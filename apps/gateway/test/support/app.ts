@@ -3,6 +3,7 @@ import type { FastifyInstance } from "fastify";
 import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
+import { createPreviewLinks } from "../../src/preview-links.ts";
 import { createSandboxEvents } from "../../src/sandbox-events.ts";
 import { createTokens } from "../../src/tokens.ts";
 
@@ -10,10 +11,15 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
   return buildApp({
     log: pino({ level: "silent" }),
     tokens: createTokens("x".repeat(32)),
+    previewLinks: createPreviewLinks("x".repeat(32)),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
-    edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
+    edge: {
+      serve: async () => {},
+      publicHost: () => "http://127.64.0.1:7777",
+      previewOrigin: (_, port) => `http://127.64.0.1:${port}`,
+    },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     region: "local",

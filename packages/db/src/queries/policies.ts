@@ -1,5 +1,5 @@
 /** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
-import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess } from "@torpor/contracts";
+import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
@@ -11,6 +11,7 @@ export interface SandboxChange {
   autoPauseIdleSeconds?: number | null | undefined;
   autoResume?: boolean | undefined;
   previewAccess?: PreviewAccess | undefined;
+  previewHost?: PreviewHost | undefined;
   /** Counts from the next run on. */
   onHostLoss?: OnHostLoss | undefined;
   /** Merged name by name; null removes a name. */
@@ -21,7 +22,7 @@ export type Patched = { kind: "patched"; outboxIds: number[] } | { kind: "not_fo
 
 /** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
 export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
-  const { autoPauseIdleSeconds, autoResume, previewAccess, onHostLoss } = change;
+  const { autoPauseIdleSeconds, autoResume, previewAccess, previewHost, onHostLoss } = change;
   let tooMuch = false;
   const changed = await changeSandbox(db, id, organizationId, (sandbox) => {
     const metadata = merged(sandbox.metadata, change.metadata ?? {});
@@ -34,6 +35,7 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
         ...(autoPauseIdleSeconds === undefined ? {} : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
         ...(autoResume === undefined ? {} : { autoResume }),
         ...(previewAccess === undefined ? {} : { previewAccess }),
+        ...(previewHost === undefined ? {} : { previewHost }),
         ...(onHostLoss === undefined ? {} : { onHostLoss }),
       },
     };
