@@ -1,18 +1,24 @@
 /** Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs understand. */
 import { createHash } from "node:crypto";
+import { connect } from "node:net";
 import { RateLimitError, Sandbox } from "@hopx-ai/sdk";
-import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const PER_MINUTE = 15;
+const CONNECTIONS = 20;
 let fleet: TestFleet;
 let sandbox: Record<string, unknown>;
 beforeAll(async () => {
   fleet = await startTestFleet({
     hosts: 1,
     schedulers: 1,
-    gatewayEnv: { RATE_LIMIT_PER_MINUTE: String(PER_MINUTE), EDGE_RATE_LIMIT_PER_MINUTE: String(PER_MINUTE) },
+    gatewayEnv: {
+      RATE_LIMIT_PER_MINUTE: String(PER_MINUTE),
+      EDGE_RATE_LIMIT_PER_MINUTE: String(PER_MINUTE),
+      CONNECTIONS_PER_ADDRESS: String(CONNECTIONS),
+    },
   });
   sandbox = (
     await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, apiKey: await anotherKey("creator") })
@@ -68,6 +74,24 @@ test("over the budget: 429 with Retry-After, for this key alone; the JS SDK thro
   const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch((error: unknown) => error);
   expect(sdk).toBeInstanceOf(RateLimitError);
   expect((await fleet.call("GET", "/v1/templates", { apiKey: await anotherKey("somebody else") })).status).toBe(200);
+});
+
+test("connections that say nothing are closed for newer ones of their address, at the API and at the edge", async () => {
+  const apiKey = await anotherKey("among many");
+  for (const url of [fleet.url, String(sandbox["public_host"])]) {
+    const { hostname, port } = new URL(url);
+    const idle = Array.from({ length: 3 * CONNECTIONS }, () => connect(Number(port), hostname).on("error", () => {}));
+    try {
+      const closed = () => idle.filter(({ destroyed }) => destroyed).length;
+      await until("those over the limit are closed", async () => closed() >= 2 * CONNECTIONS);
+      for (const socket of idle) socket.resume();
+      expect((await fleet.call("GET", "/v1/templates", { apiKey })).status).toBe(200);
+      expect((await fetch(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
+      expect(closed()).toBeLessThanOrEqual(2 * CONNECTIONS + 2);
+    } finally {
+      for (const socket of idle) socket.destroy();
+    }
+  }
 });
 
 test("the edge counts by sandbox: answers of its agent say what is left, and over it is a 429 before the sandbox hears of it", async () => {

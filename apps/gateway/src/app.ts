@@ -51,6 +51,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
     keepAliveTimeout: KEEP_ALIVE_MS,
     forceCloseConnections: "idle",
     return503OnClosing: false,
+    trustProxy: (address) => deps.proxies.trusts(address),
     routerOptions: { maxParamLength: 512 },
     clientErrorHandler: (cause, socket) => refuseMalformedHttp(cause, socket),
     http: { maxHeaderSize: MAX_HEADER_BYTES },
@@ -60,6 +61,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
         .header("x-request-id", request.id)
         .send(errorBody(toApiError(error), request.id)),
   }).withTypeProvider<TypeBoxTypeProvider>();
+  deps.connections.watch(app.server);
   app.setValidatorCompiler(validatorCompiler);
   acceptJson(app);
   app.addHook("onRequest", async (request, reply) => {
@@ -102,6 +104,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
       reply.headers(await deps.limiter.take(`address ${request.ip}`));
       throw error;
     }
+    deps.connections.know(request.raw);
     const { apiKeyId, scopes } = auth.ownerOf(request);
     // A refusal for want of a scope counts too.
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));

@@ -1,4 +1,5 @@
 import { loadConfig, LogLevel } from "@torpor/service";
+import { createProxies } from "./proxies.ts";
 import { type Static, Type } from "typebox";
 
 const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, ...(fallback === undefined ? {} : { default: fallback }) });
@@ -34,6 +35,10 @@ const Environment = Type.Object({
   RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 6_000 }),
   /** Of one sandbox or API key at the edge, by this process; 0: no bound. */
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
+  /** Without a credential, of one address, to the API and to the edge each; 0: no bound. */
+  CONNECTIONS_PER_ADDRESS: Type.Integer({ minimum: 0, default: 512 }),
+  /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */
+  TRUST_PROXY: Type.String({ default: "" }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
   TOKEN_SECRET_FILE: Type.String(),
   HOST_DATA_KEY_FILE: Type.String(),
@@ -45,4 +50,9 @@ const Environment = Type.Object({
 });
 export type Config = Static<typeof Environment>;
 
-export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
+/** Throws ConfigurationError. */
+export function configFrom(env: NodeJS.ProcessEnv): Config {
+  const config = loadConfig(Environment, env);
+  void createProxies(config.TRUST_PROXY);
+  return config;
+}

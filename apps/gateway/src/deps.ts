@@ -6,6 +6,8 @@ import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
 import type { PreviewLinks } from "./preview-links.ts";
 import type { RateLimiter } from "./rate-limit.ts";
+import type { ConnectionLimits } from "./connection-limits.ts";
+import type { Proxies } from "./proxies.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
 
@@ -23,6 +25,8 @@ export interface Dependencies {
   edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
+  proxies: Proxies;
+  connections: Pick<ConnectionLimits, "watch" | "know">;
   /** Region of sandboxes that ask for none. */
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */

@@ -7,6 +7,7 @@ import { configured, createLogger, readSecret, runService, startHealthServer, st
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
+import { ConnectionLimits } from "./connection-limits.ts";
 import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
@@ -14,6 +15,7 @@ import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
 import { healthReport } from "./health-report.ts";
 import { createPreviewLinks } from "./preview-links.ts";
+import { createProxies } from "./proxies.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
@@ -55,6 +57,8 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const audit = createAuditLog({ db, log });
   onClose({ what: "audit log", close: () => audit.close() });
 
+  const proxies = createProxies(config.TRUST_PROXY);
+  const limitConnections = () => new ConnectionLimits({ perAddress: config.CONNECTIONS_PER_ADDRESS, proxies, log });
   const giveUp = new AbortController();
   const shared = {
     db,
@@ -69,10 +73,12 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
     previewLinks,
+    proxies,
   };
   const edge = await createEdge(config, {
     ...shared,
     apiKeys: createApiKeys(shared),
+    connections: limitConnections(),
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),
@@ -91,6 +97,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
       return await ask(bus, subjects.controlAsk("placement"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodePlacement });
     },
     edge,
+    connections: limitConnections(),
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
   });

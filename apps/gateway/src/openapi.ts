@@ -3,6 +3,7 @@ import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { createPreviewLinks } from "./preview-links.ts";
+import { createProxies } from "./proxies.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 
@@ -21,6 +22,8 @@ export async function openApiDocument(): Promise<string> {
     edge: { serve: async () => {}, publicHost: () => "", previewOrigin: () => "" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
+    proxies: createProxies(""),
+    connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

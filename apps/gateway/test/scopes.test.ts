@@ -6,6 +6,7 @@ import { describe, expect, test } from "vitest";
 import type { ApiKeys } from "../src/auth.ts";
 import { admit, type RouteDependencies } from "../src/edge/route.ts";
 import { assertScope, findMissingScope, needs, requireDeclaredScope } from "../src/scopes.ts";
+import { createProxies } from "../src/proxies.ts";
 import { appWith } from "./support/app.ts";
 
 /** The whole of it: a route that is new, or needs another scope, changes this table on purpose. */
@@ -156,6 +157,8 @@ describe("at the edge", () => {
       apiKeys: { find: async () => owner } as unknown as ApiKeys,
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
       audit: { note: async () => {} },
+      proxies: createProxies(""),
+      connections: { know: () => {} },
     } as unknown as RouteDependencies;
     const found = async () => ({ sandbox }) as never;
     const door = { name: "sandbox", port, scheme: "http" as const, find: found };

@@ -33,7 +33,7 @@ export async function carryRequest(
   response.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const opened = await openLink(deps, door, incoming, schemeOf(incoming, door) === "https");
+    const opened = await openLink(deps, door, incoming, schemeOf(deps.proxies, incoming, door) === "https");
     if (opened !== undefined) return redirect(incoming, response, opened, requestId);
     const admitted = await admit(deps, { door, incoming, requestId });
     ({ rateHeaders } = admitted);
@@ -42,7 +42,7 @@ export async function carryRequest(
     const { answer } = exchanged;
     // What a preview answers is the application's own, budget or not.
     const added = { "x-request-id": requestId, ...(isPreview(door) ? {} : rateHeaders) };
-    const rawHeaders = asSeenOutside(answer.rawHeaders, door, admitted, incoming);
+    const rawHeaders = asSeenOutside(deps, answer.rawHeaders, door, admitted, incoming);
     response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(rawHeaders, added));
     // Headers first: a stream may have nothing more to say for long.
     response.flushHeaders();
@@ -92,7 +92,7 @@ async function send(
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Exchanged> {
-  const extra = isPreview(door) ? { ...headers, ...applicationHeaders(door, admission, incoming) } : headers;
+  const extra = isPreview(door) ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) } : headers;
   const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
   const target = await routeTo(deps, door, admission, signal);
   const exchanged = await exchange(incoming, target, sending);
@@ -109,14 +109,25 @@ async function send(
 const isLocal = (door: Door, { view }: Pick<Admission, "view">) => isPreview(door) && view.sandbox.previewHost === "localhost";
 
 /** What the application is told of its client. One that is to think that the client is beside it learns nothing of what the client calls it. */
-function applicationHeaders(door: Door, admission: Admission, incoming: IncomingMessage): Record<string, string> {
-  const { "x-forwarded-for": client, ...others } = forwardedHeaders(incoming, door);
-  return { "x-forwarded-for": client, ...(isLocal(door, admission) ? localHeaders(door, incoming) : others) };
+function applicationHeaders(
+  { proxies }: CarryDependencies,
+  door: Door,
+  admission: Admission,
+  incoming: IncomingMessage,
+): Record<string, string> {
+  const { client, asked } = forwardedHeaders(proxies, incoming, door);
+  return { ...client, ...(isLocal(door, admission) ? localHeaders(door, incoming) : asked) };
 }
 
-function asSeenOutside(rawHeaders: string[], door: Door, admission: Admission, incoming: IncomingMessage): string[] {
+function asSeenOutside(
+  { proxies }: CarryDependencies,
+  rawHeaders: string[],
+  door: Door,
+  admission: Admission,
+  incoming: IncomingMessage,
+): string[] {
   if (!isLocal(door, admission)) return rawHeaders;
-  return publicLocations(rawHeaders, door, { scheme: schemeOf(incoming, door), host: incoming.headers.host ?? "" });
+  return publicLocations(rawHeaders, door, { scheme: schemeOf(proxies, incoming, door), host: incoming.headers.host ?? "" });
 }
 
 async function routeAgain(deps: CarryDependencies, door: Door, { isUser }: Admission, signal: AbortSignal): Promise<Target> {

@@ -60,7 +60,7 @@ export class DomainEdge implements Edge {
           else await carryUpgrade(options, door, incoming, socket, head);
         },
       },
-      MAX_CONNECTIONS,
+      { maxConnections: MAX_CONNECTIONS, connections: options.connections },
       loaded?.context,
     );
     await new Promise<void>((resolve, reject) => {

@@ -1,7 +1,7 @@
 /** What passes from one connection to the next, in the form of `rawHeaders`: names and values in turn. */
 import type { IncomingMessage } from "node:http";
-import { TLSSocket } from "node:tls";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
+import type { Proxies } from "../proxies.ts";
 import type { Door } from "./door.ts";
 import { withoutSessions } from "./preview-session.ts";
 import { withoutTokens } from "./protocol-token.ts";
@@ -25,13 +25,19 @@ const PARTLY_OURS: Record<string, ((value: string) => string | undefined) | unde
   cookie: withoutSessions,
   "sec-websocket-protocol": withoutTokens,
 };
+/** What proxies say of a client: the edge does, and applications believe it. */
+const isForwarded = (name: string) => name.startsWith("x-forwarded-") || name === "forwarded" || name === "x-real-ip";
 /** Nobody but the edge speaks to the host. */
 const ENDS_HERE = new Set<string>(["expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
 
 /** Request headers for the host: those of the client that may pass, and `added`. */
 export function upstreamHeaders(rawHeaders: string[], added: Record<string, string>, passesCredentials: boolean): string[] {
   const passes = (name: string) =>
-    !HOP_BY_HOP.has(name) && !ENDS_HERE.has(name) && !(name in added) && (passesCredentials || !CREDENTIALS.has(name));
+    !HOP_BY_HOP.has(name) &&
+    !ENDS_HERE.has(name) &&
+    !isForwarded(name) &&
+    !(name in added) &&
+    (passesCredentials || !CREDENTIALS.has(name));
   const passed = filterRaw(rawHeaders, passes, (name, value) => (PARTLY_OURS[name] === undefined ? value : PARTLY_OURS[name](value)));
   return [...passed, ...Object.entries(added).flat()];
 }
@@ -42,19 +48,17 @@ export function downstreamHeaders(rawHeaders: string[], added: Record<string, st
 }
 
 /** What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-* headers). */
-export function forwardedHeaders(incoming: IncomingMessage, door: Pick<Door, "scheme">) {
-  const before = incoming.headers["x-forwarded-for"];
-  const address = incoming.socket.remoteAddress ?? "";
+export function forwardedHeaders(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">) {
+  const chain = proxies.chainOf(incoming);
   return {
-    "x-forwarded-for": before === undefined ? address : `${String(before)}, ${address}`,
-    "x-forwarded-host": incoming.headers.host ?? "",
-    "x-forwarded-proto": schemeOf(incoming, door),
+    client: { "x-forwarded-for": chain.join(", "), "x-real-ip": chain[0] ?? "" },
+    asked: { "x-forwarded-host": incoming.headers.host ?? "", "x-forwarded-proto": schemeOf(proxies, incoming, door) },
   };
 }
 
 /** Of the URL that the client asked for. */
-export function schemeOf({ socket }: IncomingMessage, door: Pick<Door, "scheme">): "http" | "https" {
-  return socket instanceof TLSSocket ? "https" : door.scheme;
+export function schemeOf(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">): "http" | "https" {
+  return proxies.schemeOf(incoming) ?? door.scheme;
 }
 
 function filterRaw(

@@ -15,8 +15,8 @@ import { offeredPorts, watchPorts } from "./preview-ports.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
 import { targetOf } from "./target.ts";
 
-/** Per listener. More are refused by the kernel's backlog and time out on the client's side. */
-const MAX_CONNECTIONS = 512;
+/** Per listener: more than an address may have without a credential (CONNECTIONS_PER_ADDRESS). Others time out on the client's side. */
+const MAX_CONNECTIONS = 2_048;
 
 interface Listener {
   edgeServer: EdgeServer;
@@ -154,7 +154,7 @@ export class LoopbackEdge implements Edge {
         request: (incoming, response) => carryRequest(this.options, door, incoming, response),
         upgrade: (incoming, socket, head) => carryUpgrade(this.options, door, incoming, socket, head),
       },
-      MAX_CONNECTIONS,
+      { maxConnections: MAX_CONNECTIONS, connections: this.options.connections },
     );
     const listener: Listener = { edgeServer, listening: this.listen(edgeServer, address, port) };
     this.listeners.set(key, listener);

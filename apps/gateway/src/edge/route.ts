@@ -4,7 +4,9 @@ import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
+import type { ConnectionLimits } from "../connection-limits.ts";
 import type { PreviewLinks } from "../preview-links.ts";
+import type { Proxies } from "../proxies.ts";
 import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
@@ -29,6 +31,8 @@ export interface RouteDependencies extends WakeDependencies {
   waker: Waker;
   limiter: RateLimiter;
   audit: AuditLog;
+  proxies: Proxies;
+  connections: Pick<ConnectionLimits, "watch" | "know">;
 }
 
 /** A request at a door. */
@@ -65,6 +69,7 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   // Visitors of a preview do not use up the budget of the sandbox's owner.
   const visitor = { budget: `preview ${sandbox.id}`, isUser: true, passesCredentials: true };
   const { budget, ...client } = isPublic ? visitor : await authorize(deps, asked, view);
+  if (client.isUser && !isPublic) deps.connections.know(asked.incoming);
   const rateHeaders = await deps.limiter.take(budget);
   return { view, rateHeaders, ...client };
 }
@@ -133,7 +138,7 @@ function isPreflight({ door, incoming }: Asked): boolean {
 function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, refusal: ApiError, owner?: ApiKeyOwner): void {
   const { incoming, door, requestId } = asked;
   const noted = {
-    address: incoming.socket.remoteAddress ?? "",
+    address: deps.proxies.clientOf(incoming),
     method: incoming.method ?? "",
     path: `edge:${door.port}`,
     resource: sandboxId,

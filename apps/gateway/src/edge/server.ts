@@ -5,6 +5,7 @@ import type { Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import type { Duplex } from "node:stream";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
+import type { ConnectionLimits } from "../connection-limits.ts";
 import { refuseMalformedHttp } from "../malformed-http.ts";
 import { refusalBody } from "./refusal.ts";
 
@@ -24,8 +25,18 @@ export interface EdgeHandlers {
   upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): Promise<void>;
 }
 
-/** Not listening yet. More connections than `maxConnections` are refused by the kernel. */
-export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number, tls?: SecureContextOptions): EdgeServer {
+interface EdgeServerLimits {
+  /** More are refused by the kernel. */
+  maxConnections: number;
+  connections: Pick<ConnectionLimits, "watch">;
+}
+
+/** Not listening yet. */
+export function createEdgeServer(
+  handlers: EdgeHandlers,
+  { maxConnections, connections }: EdgeServerLimits,
+  tls?: SecureContextOptions,
+): EdgeServer {
   const options: ServerOptions = {
     shouldUpgradeCallback: (incoming: IncomingMessage) => incoming.headers.upgrade?.toLowerCase() === "websocket",
     headersTimeout: HEADERS_LIMIT_MS,
@@ -53,6 +64,7 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
   });
   server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
   server.maxConnections = maxConnections;
+  connections.watch(server);
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);

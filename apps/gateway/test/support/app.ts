@@ -4,6 +4,7 @@ import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
 import { createPreviewLinks } from "../../src/preview-links.ts";
+import { createProxies } from "../../src/proxies.ts";
 import { createSandboxEvents } from "../../src/sandbox-events.ts";
 import { createTokens } from "../../src/tokens.ts";
 
@@ -22,6 +23,8 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
+    proxies: createProxies(""),
+    connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,
