@@ -13,11 +13,13 @@ import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
+import { inLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
 import { refuseUnknownParameters } from "./list-filter.ts";
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
+import { ownerOfAddress } from "./proxies.ts";
 import { requestIdOf } from "./request-id.ts";
 import { auditRoutes } from "./routes/audit.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
@@ -96,6 +98,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
   const auth = createAuthenticator(createApiKeys(deps));
   v1.addHook("onRoute", requireDeclaredScope);
+  v1.addHook("onRequest", (request, _reply, done) => inLane(`address ${ownerOfAddress(request.ip)}`, done));
   v1.addHook("onRequest", async (request, reply) => {
     try {
       await auth.authenticate(request);
@@ -108,6 +111,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     const { apiKeyId, scopes } = auth.ownerOf(request);
     // A refusal for want of a scope counts too.
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
+    deps.underWay.begin(`api-key ${apiKeyId}`, reply.raw);
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
   v1.addHook("onSend", async (request, reply, payload) => {
@@ -120,6 +124,8 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
   });
   v1.setNotFoundHandler(answerUnknownPath);
+  // Here, as what was set before a body is lost while it comes.
+  v1.addHook("preValidation", (request, _reply, done) => inLane(`api-key ${auth.ownerOf(request).apiKeyId}`, done));
   v1.addHook("preValidation", refuseUnknownParameters);
   v1.addHook("preHandler", async (request) => {
     const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);

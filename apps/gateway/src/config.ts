@@ -35,6 +35,12 @@ const Environment = Type.Object({
   RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 6_000 }),
   /** Of one sandbox or API key at the edge, by this process; 0: no bound. */
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
+  /** Of one API key, under way in this process; 0: no bound. */
+  REQUESTS_AT_ONCE_PER_KEY: Type.Integer({ minimum: 0, default: 500 }),
+  /** The same at the edge, of one sandbox's token, API key or public previews; streams and WebSockets count until they end. */
+  EDGE_REQUESTS_AT_ONCE: Type.Integer({ minimum: 0, default: 2_000 }),
+  /** Wrong API keys of one address, by this process; 0: no bound. */
+  GUESSES_PER_MINUTE: Type.Integer({ minimum: 0, default: 120 }),
   /** Without a credential, of one address, to the API and to the edge each; 0: no bound. */
   CONNECTIONS_PER_ADDRESS: Type.Integer({ minimum: 0, default: 512 }),
   /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */

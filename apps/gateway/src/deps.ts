@@ -7,9 +7,11 @@ import type { Edge } from "./edge/edge.ts";
 import type { PreviewLinks } from "./preview-links.ts";
 import type { RateLimiter } from "./rate-limit.ts";
 import type { ConnectionLimits } from "./connection-limits.ts";
+import type { Guesses } from "./guesses.ts";
 import type { Proxies } from "./proxies.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
+import type { UnderWay } from "./under-way.ts";
 
 /** What the public API is made from. */
 export interface Dependencies {
@@ -25,6 +27,8 @@ export interface Dependencies {
   edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
+  guesses: Guesses;
+  underWay: UnderWay;
   proxies: Proxies;
   connections: Pick<ConnectionLimits, "watch" | "know">;
   /** Region of sandboxes that ask for none. */

@@ -9,16 +9,19 @@ import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
 import { ConnectionLimits } from "./connection-limits.ts";
 import { configFrom } from "./config.ts";
+import { createDatabaseTurns } from "./database-turns.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
+import { createGuesses } from "./guesses.ts";
 import { healthReport } from "./health-report.ts";
 import { createPreviewLinks } from "./preview-links.ts";
 import { createProxies } from "./proxies.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
+import { UnderWay } from "./under-way.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
@@ -31,7 +34,11 @@ const EDGE_EVERY_MS = 2_000;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: config.DATABASE_POOL_MAX });
+  const database = openDatabase(config.DATABASE_URL, {
+    applicationName: "torpor-gateway",
+    maxConnections: config.DATABASE_POOL_MAX,
+    takeTurn: createDatabaseTurns(config.DATABASE_POOL_MAX),
+  });
   const { db } = database;
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
@@ -74,11 +81,13 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     tokens,
     previewLinks,
     proxies,
+    guesses: createGuesses(config.GUESSES_PER_MINUTE),
   };
   const edge = await createEdge(config, {
     ...shared,
     apiKeys: createApiKeys(shared),
     connections: limitConnections(),
+    underWay: new UnderWay(config.EDGE_REQUESTS_AT_ONCE),
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),
@@ -98,6 +107,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     },
     edge,
     connections: limitConnections(),
+    underWay: new UnderWay(config.REQUESTS_AT_ONCE_PER_KEY),
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
   });

@@ -3,9 +3,11 @@ import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { createPreviewLinks } from "./preview-links.ts";
+import { createGuesses } from "./guesses.ts";
 import { createProxies } from "./proxies.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
+import { UnderWay } from "./under-way.ts";
 
 /** The description of the API as JSON text, generated from the routes' schemas. It connects to nothing. */
 export async function openApiDocument(): Promise<string> {
@@ -23,6 +25,8 @@ export async function openApiDocument(): Promise<string> {
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     proxies: createProxies(""),
+    guesses: createGuesses(0),
+    underWay: new UnderWay(0),
     connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,

@@ -7,6 +7,7 @@ import type { ApiKeys } from "../src/auth.ts";
 import { admit, type RouteDependencies } from "../src/edge/route.ts";
 import { assertScope, findMissingScope, needs, requireDeclaredScope } from "../src/scopes.ts";
 import { createProxies } from "../src/proxies.ts";
+import { UnderWay } from "../src/under-way.ts";
 import { appWith } from "./support/app.ts";
 
 /** The whole of it: a route that is new, or needs another scope, changes this table on purpose. */
@@ -158,13 +159,19 @@ describe("at the edge", () => {
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
       audit: { note: async () => {} },
       proxies: createProxies(""),
+      underWay: new UnderWay(0),
       connections: { know: () => {} },
     } as unknown as RouteDependencies;
     const found = async () => ({ sandbox }) as never;
     const door = { name: "sandbox", port, scheme: "http" as const, find: found };
     const headers = { "x-api-key": "key" };
     const incoming = { method: "POST", url: "/execute", headers, socket: {} };
-    return await admit(deps, { door, incoming: incoming as never, requestId: "req" });
+    return await admit(deps, {
+      door,
+      incoming: incoming as never,
+      answer: {} as never,
+      requestId: "req",
+    });
   };
   const owner = (scopes: Scope[], organizationId = 1) => ({ apiKeyId: 7, organizationId, scopes });
 

@@ -1,7 +1,7 @@
 import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
-import { limitedClient } from "./limited-client.ts";
+import { limitedClient, type TakeTurn } from "./limited-client.ts";
 import * as schema from "./schema.ts";
 
 type Schema = typeof schema;
@@ -20,6 +20,8 @@ export interface DatabaseOptions {
   applicationName?: string;
   /** Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with ETIMEDOUT. */
   limitMs?: number;
+  /** Who is next where more is asked for than there are connections; without: who came first. */
+  takeTurn?: TakeTurn;
 }
 
 /** Longer than the server's own limit of a statement, which leaves the connection usable. */
@@ -34,6 +36,7 @@ const RECONNECT_AFTER_S = 0.25;
 export function openDatabase(url: string, options: DatabaseOptions = {}): DatabaseHandle {
   const client = limitedClient({
     limitMs: options.limitMs ?? LIMIT_MS,
+    takeTurn: options.takeTurn ?? ((work) => work()),
     pool: postgres(url, {
       max: options.maxConnections ?? 10,
       connect_timeout: CONNECT_LIMIT_S,

@@ -35,7 +35,7 @@ export async function carryRequest(
   try {
     const opened = await openLink(deps, door, incoming, schemeOf(deps.proxies, incoming, door) === "https");
     if (opened !== undefined) return redirect(incoming, response, opened, requestId);
-    const admitted = await admit(deps, { door, incoming, requestId });
+    const admitted = await admit(deps, { door, incoming, answer: response, requestId });
     ({ rateHeaders } = admitted);
     const exchanged = await send(deps, door, admitted, incoming, { "x-request-id": requestId }, gone.signal);
     if (exchanged.kind !== "answered") throw failureOf(exchanged);
@@ -67,7 +67,7 @@ export async function carryUpgrade(
   socket.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, { door, incoming, requestId });
+    const admitted = await admit(deps, { door, incoming, answer: socket, requestId });
     ({ rateHeaders } = admitted);
     const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
     const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);

@@ -60,7 +60,7 @@ export class DomainEdge implements Edge {
           else await carryUpgrade(options, door, incoming, socket, head);
         },
       },
-      { maxConnections: MAX_CONNECTIONS, connections: options.connections },
+      { maxConnections: MAX_CONNECTIONS, ...options },
       loaded?.context,
     );
     await new Promise<void>((resolve, reject) => {

@@ -154,7 +154,7 @@ export class LoopbackEdge implements Edge {
         request: (incoming, response) => carryRequest(this.options, door, incoming, response),
         upgrade: (incoming, socket, head) => carryUpgrade(this.options, door, incoming, socket, head),
       },
-      { maxConnections: MAX_CONNECTIONS, connections: this.options.connections },
+      { maxConnections: MAX_CONNECTIONS, ...this.options },
     );
     const listener: Listener = { edgeServer, listening: this.listen(edgeServer, address, port) };
     this.listeners.set(key, listener);

@@ -1,5 +1,6 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
@@ -10,6 +11,7 @@ import type { Proxies } from "../proxies.ts";
 import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
+import type { UnderWay } from "../under-way.ts";
 import { type Door, isPreview } from "./door.ts";
 import { hasBody } from "./exchange.ts";
 import { hasSession } from "./preview-session.ts";
@@ -32,6 +34,7 @@ export interface RouteDependencies extends WakeDependencies {
   limiter: RateLimiter;
   audit: AuditLog;
   proxies: Proxies;
+  underWay: UnderWay;
   connections: Pick<ConnectionLimits, "watch" | "know">;
 }
 
@@ -39,6 +42,8 @@ export interface RouteDependencies extends WakeDependencies {
 export interface Asked {
   door: Door;
   incoming: IncomingMessage;
+  /** What answers it. */
+  answer: ServerResponse | Duplex;
   requestId: string;
 }
 
@@ -71,6 +76,7 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   const { budget, ...client } = isPublic ? visitor : await authorize(deps, asked, view);
   if (client.isUser && !isPublic) deps.connections.know(asked.incoming);
   const rateHeaders = await deps.limiter.take(budget);
+  deps.underWay.begin(budget, asked.answer);
   return { view, rateHeaders, ...client };
 }
 
@@ -106,7 +112,7 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   // The cookie is what it has of ours: its other credentials are for the application.
   if (await hasSession(deps.previewLinks, sandbox.id, door, incoming)) return { ...user, passesCredentials: true };
   const apiKey = incoming.headers["x-api-key"];
-  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
+  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
     if (owner.scopes.includes("exec")) return { ...user, budget };

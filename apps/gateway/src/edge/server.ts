@@ -6,7 +6,9 @@ import type { SecureContextOptions } from "node:tls";
 import type { Duplex } from "node:stream";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
 import type { ConnectionLimits } from "../connection-limits.ts";
+import { inLane } from "../database-turns.ts";
 import { refuseMalformedHttp } from "../malformed-http.ts";
+import { ownerOfAddress, type Proxies } from "../proxies.ts";
 import { refusalBody } from "./refusal.ts";
 
 const HEADERS_LIMIT_MS = 15_000;
@@ -25,7 +27,8 @@ export interface EdgeHandlers {
   upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): Promise<void>;
 }
 
-interface EdgeServerLimits {
+interface EdgeServerOptions {
+  proxies: Proxies;
   /** More are refused by the kernel. */
   maxConnections: number;
   connections: Pick<ConnectionLimits, "watch">;
@@ -34,7 +37,7 @@ interface EdgeServerLimits {
 /** Not listening yet. */
 export function createEdgeServer(
   handlers: EdgeHandlers,
-  { maxConnections, connections }: EdgeServerLimits,
+  { maxConnections, connections, proxies }: EdgeServerOptions,
   tls?: SecureContextOptions,
 ): EdgeServer {
   const options: ServerOptions = {
@@ -45,6 +48,7 @@ export function createEdgeServer(
     keepAliveTimeout: KEEP_ALIVE_MS,
     maxHeaderSize: MAX_HEADER_BYTES,
   };
+  const laneOf = (incoming: IncomingMessage) => `address ${ownerOfAddress(proxies.clientOf(incoming))}`;
   let isDraining = false;
   const answering = new Set<ServerResponse>();
   const onRequest = (incoming: IncomingMessage, response: ServerResponse) => {
@@ -54,13 +58,13 @@ export function createEdgeServer(
       answering.delete(response);
       if (isDraining) setImmediate(() => server.closeIdleConnections());
     });
-    void handlers.request(incoming, response);
+    void inLane(laneOf(incoming), () => handlers.request(incoming, response));
   };
   const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     // From here on nobody else listens for its errors.
     socket.on("error", () => socket.destroy());
-    void handlers.upgrade(incoming, socket, head);
+    void inLane(laneOf(incoming), () => handlers.upgrade(incoming, socket, head));
   });
   server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
   server.maxConnections = maxConnections;

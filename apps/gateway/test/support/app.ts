@@ -4,9 +4,11 @@ import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
 import { createPreviewLinks } from "../../src/preview-links.ts";
+import { createGuesses } from "../../src/guesses.ts";
 import { createProxies } from "../../src/proxies.ts";
 import { createSandboxEvents } from "../../src/sandbox-events.ts";
 import { createTokens } from "../../src/tokens.ts";
+import { UnderWay } from "../../src/under-way.ts";
 
 export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
   return buildApp({
@@ -24,6 +26,8 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     proxies: createProxies(""),
+    guesses: createGuesses(0),
+    underWay: new UnderWay(0),
     connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
