@@ -137,6 +137,24 @@ describe("auto-pause", () => {
   });
 });
 
+test("a page that comes back right after each pause: the pauses come later and later, and the sandbox's events say why", async () => {
+  const sandbox = await create({ auto_pause: { idle_seconds: 2 }, auto_resume: true });
+  for (let at = 0; at < 3; at += 1) {
+    await statusIs(sandbox, "paused");
+    await run(sandbox, "x = 1");
+  }
+  const told = await until(
+    "the next pause is delayed",
+    async () => (await events(sandbox)).find(({ fact }) => fact === "auto_pause_delayed"),
+    30_000,
+  );
+  expect(told.cause).toMatchObject({
+    code: "RESUMED_TOO_SOON",
+    message: expect.stringMatching(/of [23] pauses of the last hour, so it is paused after [48] s/),
+  });
+  await statusIs(sandbox, "paused");
+});
+
 describe("auto-resume", () => {
   const resumes = async (sandbox: Body) => {
     const ids = new Set((await events(sandbox)).filter(({ fact }) => fact === "resume_assigned").map((event) => event.operation_id));
