@@ -30,6 +30,7 @@ const STATUS = {
   OPERATION_FAILED: 409,
   PAYLOAD_TOO_LARGE: 413,
   UNSUPPORTED_MEDIA_TYPE: 415,
+  SANDBOX_DELETED: 410,
   HEADERS_TOO_LARGE: 431,
   IDEMPOTENCY_KEY_REUSED: 422,
   RESOURCE_LIMIT_ERROR: 429,
@@ -112,6 +113,14 @@ export const keyReused = () =>
   new ApiError("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was sent before with another request. Use a new key for a new request.", {
     details: { field: "Idempotency-Key" },
   });
+
+/** The repeat of a request whose sandbox is gone: its first answer would be taken for what is there now. */
+export const sandboxDeleted = (sandboxId: string, operation: { id: string; kind: string }) =>
+  new ApiError(
+    "SANDBOX_DELETED",
+    `The ${operation.kind} succeeded, and sandbox ${sandboxId} has been deleted since. For another one, send a create with a new Idempotency-Key; /v1/sandboxes/${sandboxId}/events says when and why this one was deleted.`,
+    { details: { sandbox_id: sandboxId, operation_id: operation.id } },
+  );
 
 export const operationInProgress = (operationId: string, kind: string, waitedMs: number) =>
   new ApiError(
