@@ -11,12 +11,12 @@ const LINK = "preview-link";
 const SESSION = "preview-session";
 
 /** One port of one sandbox. */
-export interface Preview {
+interface Preview {
   sandboxId: string;
   port: number;
 }
 
-export interface LinkTerms {
+interface LinkTerms {
   /** For so long the link can be opened. */
   linkSeconds: number;
   /** For so long the browser that opened it may use the preview. */

@@ -55,13 +55,13 @@ export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientO
       let wantsArrays = false;
       const rows = takeTurn(async () => {
         query = pool.unsafe(...args);
-        if (wantsArrays) query.values();
+        if (wantsArrays) void query.values();
         return await limited(query, pool);
       });
       const values = () => {
         wantsArrays = true;
         // Sent in a later microtask: until then it can still be told.
-        query?.values();
+        void query?.values();
         return rows;
       };
       return Object.assign(rows, { values });
