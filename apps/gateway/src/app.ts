@@ -115,12 +115,14 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
   v1.addHook("onSend", async (request, reply, payload) => {
-    const { method, ip: address, id: requestId } = request;
+    const { method, id: requestId } = request;
     const { statusCode: status } = reply;
+    // Before the answer is looked into, which may be long.
+    if (!isAudited(method, status, null)) return;
     const { code, resource } = outcomeOf(payload);
     if (!isAudited(method, status, code)) return;
     const path = request.url.split("?", 1)[0] ?? "";
-    const noted = { address, method, path, resource, status, code, requestId };
+    const noted = { address: request.ip, method, path, resource, status, code, requestId };
     await deps.audit.note(auditEntry(auth.findOwner(request), request.headers, noted));
   });
   v1.setNotFoundHandler(answerUnknownPath);

@@ -32,16 +32,21 @@ export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMI
   return <T>(work: () => Promise<T>) =>
     new Promise<T>((resolve, reject) => {
       let isLate = false;
-      const limit = setTimeout(() => {
-        isLate = true;
-        reject(waitedTooLong(waitLimitMs));
-      }, waitLimitMs);
+      let hasBegun = false;
+      let limit: NodeJS.Timeout | undefined;
       const atItsTurn = AsyncLocalStorage.bind(async () => {
+        hasBegun = true;
         clearTimeout(limit);
         if (!isLate) await work().then(resolve, reject);
       });
-      if (lanes.add(current.getStore() ?? OWN_LANE, atItsTurn)) return;
-      clearTimeout(limit);
+      if (lanes.add(current.getStore() ?? OWN_LANE, atItsTurn)) {
+        if (hasBegun) return;
+        limit = setTimeout(() => {
+          isLate = true;
+          reject(waitedTooLong(waitLimitMs));
+        }, waitLimitMs);
+        return;
+      }
       reject(tooManyRequests("Too many requests wait for the database already.", 1));
     });
 }
