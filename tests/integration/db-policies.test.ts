@@ -2,8 +2,10 @@
 import { newSandboxId } from "@torpor/contracts";
 import {
   acceptRequest,
+  changeSandbox,
   type DatabaseHandle,
   findSandboxRow,
+  listDelayedPauses,
   listIdleSandboxes,
   openDatabase,
   patchSandbox,
@@ -52,7 +54,7 @@ async function host(fields: { lastBeatSecondsAgo: number; state?: string }): Pro
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, last_beat_at = excluded.last_beat_at`;
 }
 
-const idle = async () => (await listIdleSandboxes(database.db, 100)).map(({ id }) => id);
+const idle = async () => (await listIdleSandboxes(database.db, 100)).map(({ sandbox }) => sandbox.id);
 const lastActive = async (id: string) => (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
 const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [{ sandboxId, epoch, lastActiveMsAgo }];
 const pause = (id: string, onlyIfIdleForMs?: number) =>
@@ -86,6 +88,75 @@ describe("who is idle", () => {
     expect(await idle()).not.toContain(id);
     await host({ lastBeatSecondsAgo: 0, state: "lost" });
     expect(await idle()).not.toContain(id);
+  });
+});
+
+describe("a sandbox that is resumed right after it was paused for want of use", () => {
+  const kinds = { pause: "pause", resume: "resume" } as const;
+  let operations = 0;
+  const operation = async (id: string, kind: keyof typeof kinds, by: string, secondsAgo: number) => {
+    operations += 1;
+    await sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at, created_at, ended_at)
+      VALUES (${`op_${operations}`}, ${id}, ${organizationId}, ${kind}, 'succeeded', ${by}, now(), now() - ${secondsAgo} * interval '1 second',
+        now() - ${secondsAgo - 1} * interval '1 second')`;
+  };
+  /** It slept for so long each time, the newest first. */
+  const slept = async (id: string, sleepSeconds: number, times: number, by = "system:auto-pause") => {
+    for (let at = 0; at < times; at += 1) {
+      await operation(id, "pause", by, 200 + at * 200 + sleepSeconds);
+      await operation(id, "resume", "system:auto-resume", 200 + at * 200);
+    }
+  };
+  const idleTimeOf = async (id: string) => {
+    const all = await listIdleSandboxes(database.db, 100);
+    return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
+  };
+  const delayed = async (id: string) => {
+    const all = await listDelayedPauses(database.db, "told", 100);
+    return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
+  };
+
+  test.each([
+    [0, 30],
+    [1, 30],
+    [2, 60],
+    [3, 120],
+    [4, 240],
+    [9, 600],
+  ])("after %d short sleeps in an hour it is paused after %d s", async (times, seconds) => {
+    const id = await running({ idleSeconds: 30, lastActiveSecondsAgo: seconds + 2 });
+    await slept(id, 10, times);
+    expect(await idleTimeOf(id)).toBe(seconds);
+    const notYet = await running({ idleSeconds: 30, lastActiveSecondsAgo: seconds - 2 });
+    await slept(notYet, 10, times);
+    expect(await idleTimeOf(notYet)).toBeUndefined();
+    expect(await delayed(notYet)).toBe(seconds === 30 ? undefined : seconds);
+  });
+
+  test("sleeps that were worth it, pauses of users, and what was over an hour ago do not count", async () => {
+    const id = await running({ idleSeconds: 30, lastActiveSecondsAgo: 33 });
+    await slept(id, 90, 5);
+    await slept(id, 10, 5, "api-key:1");
+    for (let at = 0; at < 5; at += 1) {
+      await operation(id, "pause", "system:auto-pause", 4_000 + at * 100);
+      await operation(id, "resume", "system:auto-resume", 3_950 + at * 100);
+    }
+    expect(await idleTimeOf(id)).toBe(30);
+    expect(await delayed(id)).toBeUndefined();
+  });
+
+  test("a policy that waits for long is not made shorter, and its owner is told once after each resume", async () => {
+    const long = await running({ idleSeconds: 900, lastActiveSecondsAgo: 902 });
+    await slept(long, 10, 5);
+    expect(await idleTimeOf(long)).toBe(900);
+    const id = await running({ idleSeconds: 30, lastActiveSecondsAgo: 40 });
+    await slept(id, 10, 3);
+    expect(await delayed(id)).toBe(120);
+    await changeSandbox(database.db, id, organizationId, () => ({ fact: "told", patch: {} }));
+    expect(await delayed(id)).toBeUndefined();
+    await operation(id, "pause", "system:auto-pause", -1);
+    await operation(id, "resume", "system:auto-resume", -2);
+    expect(await delayed(id)).toBe(240);
   });
 });
 

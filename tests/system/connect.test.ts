@@ -281,6 +281,7 @@ describe("exact types", () => {
       "post /v1/placements/dry-run",
       "post /v1/sandboxes",
       "post /v1/sandboxes/{id}/pause",
+      "post /v1/sandboxes/{id}/preview-links",
       "post /v1/sandboxes/{id}/resume",
       "post /v1/sandboxes/{id}/start",
       "post /v1/sandboxes/{id}/stop",

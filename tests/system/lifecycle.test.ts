@@ -133,6 +133,28 @@ describe("requests that can be repeated, or that do not wait", () => {
     await remove(answers[0]?.body ?? {});
   });
 
+  test("a key that is used again after its sandbox was deleted is told so, whatever it was sent with", async () => {
+    const body = { template_name: "code-interpreter" };
+    const keyed = (key: string, prefer?: string) => ({
+      headers: { "idempotency-key": key, ...(prefer === undefined ? {} : { prefer }) },
+    });
+    const make = (prefer?: string) => fleet.call("POST", "/v1/sandboxes", { body, ...keyed("gone-1", prefer) });
+    const { body: sandbox } = await make();
+    const path = `/v1/sandboxes/${String(sandbox["id"])}`;
+    const pause = () => fleet.call("POST", `${path}/pause`, keyed("gone-2"));
+    expect((await pause()).status).toBe(200);
+    const kill = () => fleet.call("DELETE", path, keyed("gone-3"));
+    expect((await kill()).status).toBe(200);
+    for (const repeated of [await make(), await make("respond-async"), await pause()]) {
+      expect(repeated).toMatchObject({ status: 410, body: { code: "SANDBOX_DELETED", details: { sandbox_id: sandbox["id"] } } });
+      expect(repeated.body["message"]).toMatch(/^The (create|pause) succeeded, .* a new Idempotency-Key/);
+      expect(repeated.body).not.toHaveProperty("auth_token");
+    }
+    expect(await kill()).toMatchObject({ status: 200, body: { status: "deleted" } });
+    // Without its key the same request is one for a sandbox that there is not.
+    expect((await fleet.call("POST", `${path}/pause`)).status).toBe(404);
+  });
+
   test("Prefer: respond-async answers 202 with the operation, which ends", async () => {
     const sandbox = await create();
     const accepted = await post(sandbox, "pause", { prefer: "respond-async" });

@@ -53,11 +53,18 @@ const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandb
 
 describe("settings", () => {
   test("S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
-    expect(await create()).toMatchObject({ auto_pause: null, auto_resume: false, preview_access: "public", on_host_loss: "wait" });
+    expect(await create()).toMatchObject({
+      auto_pause: null,
+      auto_resume: false,
+      preview_access: "public",
+      preview_host: "original",
+      on_host_loss: "wait",
+    });
     const sandbox = await create({
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
+      preview_host: "localhost",
       on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     });
@@ -65,6 +72,7 @@ describe("settings", () => {
       auto_pause: { idle_seconds: 600 },
       auto_resume: true,
       preview_access: "token",
+      preview_host: "localhost",
       on_host_loss: "restore",
       metadata: { a: "1", b: "2" },
     };
@@ -127,6 +135,24 @@ describe("auto-pause", () => {
     await runBetweenPauses(sandbox, "active_executions = 0");
     await statusIs(sandbox, "paused");
   });
+});
+
+test("a page that comes back right after each pause: the pauses come later and later, and the sandbox's events say why", async () => {
+  const sandbox = await create({ auto_pause: { idle_seconds: 2 }, auto_resume: true });
+  for (let at = 0; at < 3; at += 1) {
+    await statusIs(sandbox, "paused");
+    await run(sandbox, "x = 1");
+  }
+  const told = await until(
+    "the next pause is delayed",
+    async () => (await events(sandbox)).find(({ fact }) => fact === "auto_pause_delayed"),
+    30_000,
+  );
+  expect(told.cause).toMatchObject({
+    code: "RESUMED_TOO_SOON",
+    message: expect.stringMatching(/of [23] pauses of the last hour, so it is paused after [48] s/),
+  });
+  await statusIs(sandbox, "paused");
 });
 
 describe("auto-resume", () => {

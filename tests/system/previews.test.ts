@@ -24,6 +24,10 @@ const KIB = 1024;
 const app = createServer({ maxHeaderSize: 256 * KIB }, (incoming, response) => {
   const answerHeader = /^\/header\/(\d+)$/.exec(incoming.url ?? "")?.[1];
   if (answerHeader !== undefined) response.setHeader("x-long", "y".repeat(Number(answerHeader) * KIB));
+  if (incoming.url === "/moved") {
+    const location = `http://${incoming.headers.host ?? ""}/there`;
+    return void response.writeHead(302, { location }).end();
+  }
   if (incoming.url === "/slow") {
     response.write("first ");
     return void app.once("go on", () => response.end("second"));
@@ -48,6 +52,9 @@ async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
   return answer.body;
 }
 const post = (fleet: TestFleet, sandbox: Body, verb: string) => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+
+/** Its place on the host is another's. */
+const remove = (fleet: TestFleet, sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
 
 /** One request; the connection may go elsewhere than the URL says. */
 async function send(url: string, options: RequestOptions & { body?: string; rejectUnauthorized?: boolean } = {}) {
@@ -203,6 +210,82 @@ describe("on loopback addresses", () => {
     expect((await send(`${String(sandbox["public_host"])}/execute`, { method: "POST" })).status).toBe(401);
   });
 
+  test("preview_access: a browser passes by a link, whose cookie is for this preview and this sandbox's pages alone", async () => {
+    const sandbox = await create(fleet, { preview_access: "token" });
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
+    const made = await fleet.call("POST", links, { body: { port, path: "/a?b=c" } });
+    expect(made).toMatchObject({ status: 201, body: { object: "preview_link", port, sandbox_id: sandbox["id"] } });
+    const url = String(made.body["url"]);
+    expect(url).toMatch(`${urlOf(sandbox)}/a?b=c&torpor_preview=`);
+    expect(await send(`${urlOf(sandbox)}/a?torpor_preview=guess`)).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
+    const opened = await send(url);
+    expect(opened).toMatchObject({
+      status: 303,
+      headers: { location: "/a?b=c", "referrer-policy": "no-referrer", "cache-control": "no-store" },
+    });
+    const [setCookie = ""] = opened.headers["set-cookie"] ?? [];
+    expect(setCookie).toMatch(/; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax$/);
+
+    const cookie = `mine=1; ${setCookie.split(";", 1)[0] ?? ""}`;
+    const authorization = "Bearer the app's own";
+    const passed = await send(`${urlOf(sandbox)}/a?b=c`, { headers: { cookie, authorization } });
+    expect(passed).toMatchObject({ status: 200, body: { url: "/a?b=c", headers: { cookie: "mine=1", authorization } } });
+    expect(JSON.stringify(passed.body)).not.toContain("torpor");
+    const ws = urlOf(sandbox).replace("http", "ws");
+    expect(await echoed(new WebSocket(ws, { headers: { cookie } }))).toBe("echo hi");
+    // Not by the pages of others, and not at the agent.
+    const strange = { cookie, origin: "http://127.64.0.9:3000" };
+    expect(await send(urlOf(sandbox), { headers: strange })).toMatchObject({ status: 401 });
+    await expect(once(new WebSocket(ws, { headers: strange }), "open")).rejects.toThrow(/401/);
+    const agent = `${String(sandbox["public_host"])}/execute`;
+    expect(await send(agent, { method: "POST", headers: { cookie } })).toMatchObject({ status: 401 });
+    expect((await fleet.call("POST", links, { body: { port: 7777 } })).body).toMatchObject({
+      code: "INVALID_REQUEST",
+      message: expect.stringMatching(/^port is the sandbox's agent/),
+    });
+    await remove(fleet, sandbox);
+  });
+
+  test("preview_access: a page's preflights reach the application, and its WebSockets bring the token as a sub-protocol", async () => {
+    const sandbox = await create(fleet, { preview_access: "token", auto_resume: true });
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    const preflight = { origin: "https://page.example", "access-control-request-method": "POST" };
+    const ask = (headers: Record<string, string>) => send(`${urlOf(sandbox)}/p`, { method: "OPTIONS", headers });
+    expect(await ask(preflight)).toMatchObject({ status: 200, body: { url: "/p", headers: preflight } });
+    expect((await ask({ origin: preflight.origin })).status).toBe(401);
+    expect((await ask({ ...preflight, "content-length": "1" })).status).toBe(401);
+    const ws = urlOf(sandbox).replace("http", "ws");
+    const token = `torpor.token.${String(sandbox["auth_token"])}`;
+    const plain = new WebSocket(ws, [token]);
+    expect(await echoed(plain)).toBe("echo hi");
+    expect(plain.protocol).toBe(token);
+    const named = new WebSocket(ws, [token, "chat"]);
+    expect(await echoed(named)).toBe("echo hi");
+    expect(named.protocol).toBe("chat");
+    await expect(once(new WebSocket(ws, ["torpor.token.guess"]), "open")).rejects.toThrow(/401/);
+    await post(fleet, sandbox, "pause");
+    // Of whoever asks it is not known who it is: nothing is woken.
+    expect(await ask(preflight)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
+    await remove(fleet, sandbox);
+  });
+
+  test("preview_host: the application is called localhost where the sandbox says so, and what it redirects to is reached", async () => {
+    const sandbox = await create(fleet, { preview_host: "localhost" });
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    const local = { host: `localhost:${port}`, origin: `http://localhost:${port}` };
+    const answer = await send(urlOf(sandbox), { headers: { origin: urlOf(sandbox), "x-forwarded-host": "evil" } });
+    expect(answer).toMatchObject({ status: 200, body: { headers: local } });
+    expect(answer.body["headers"]).not.toHaveProperty("x-forwarded-proto");
+    expect((await send(`${urlOf(sandbox)}/moved`)).headers.location).toBe(`${urlOf(sandbox)}/there`);
+    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, { body: { preview_host: "original" } });
+    expect((await send(urlOf(sandbox))).body["headers"]).toMatchObject({ host: new URL(urlOf(sandbox)).host });
+    await remove(fleet, sandbox);
+  });
+
   test("previews end with the run, unless traffic may wake the sandbox: then they stay, and wake it", async () => {
     const [plain, waking] = [await create(fleet), await create(fleet, { auto_resume: true })];
     for (const sandbox of [plain, waking]) {
@@ -260,7 +343,7 @@ describe("below a domain", () => {
 
   /** As a client whose resolver knows the name. */
   const sendTo = (url: string, options: Parameters<typeof send>[1] = {}) =>
-    send(`https://127.0.0.1:${domainPort}${new URL(url).pathname}`, {
+    send(`https://127.0.0.1:${domainPort}${new URL(url).pathname}${new URL(url).search}`, {
       ...options,
       rejectUnauthorized: false,
       headers: { ...(options.headers as Record<string, string>), host: new URL(url).host },
@@ -287,6 +370,10 @@ describe("below a domain", () => {
     const socket = new WebSocket(`wss://127.0.0.1:${domainPort}/`, { rejectUnauthorized: false, headers: { host: new URL(preview).host } });
     expect(await echoed(socket)).toBe("echo hi");
     expect((await sendTo(`${publicHost}/execute`, { method: "POST" })).status).toBe(401);
+    const { body: link } = await fleet.call("POST", `/v1/sandboxes/${id}/preview-links`, { body: { port: 3000 } });
+    expect(link["url"]).toMatch(`${preview}?torpor_preview=`);
+    const [cookie] = (await sendTo(String(link["url"]))).headers["set-cookie"] ?? [];
+    expect(cookie).toMatch(/^__Host-torpor-preview-3000=[^;]+; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax; Secure$/);
   });
 
   test.each([

@@ -1,18 +1,29 @@
 /** Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs understand. */
 import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { connect } from "node:net";
 import { RateLimitError, Sandbox } from "@hopx-ai/sdk";
-import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const PER_MINUTE = 15;
+const CONNECTIONS = 20;
+const AT_ONCE = 3;
+const GUESSES = 4;
 let fleet: TestFleet;
 let sandbox: Record<string, unknown>;
 beforeAll(async () => {
   fleet = await startTestFleet({
     hosts: 1,
     schedulers: 1,
-    gatewayEnv: { RATE_LIMIT_PER_MINUTE: String(PER_MINUTE), EDGE_RATE_LIMIT_PER_MINUTE: String(PER_MINUTE) },
+    gatewayEnv: {
+      RATE_LIMIT_PER_MINUTE: String(PER_MINUTE),
+      EDGE_RATE_LIMIT_PER_MINUTE: String(PER_MINUTE),
+      CONNECTIONS_PER_ADDRESS: String(CONNECTIONS),
+      REQUESTS_AT_ONCE_PER_KEY: String(AT_ONCE),
+      GUESSES_PER_MINUTE: String(GUESSES),
+    },
   });
   sandbox = (
     await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, apiKey: await anotherKey("creator") })
@@ -68,6 +79,53 @@ test("over the budget: 429 with Retry-After, for this key alone; the JS SDK thro
   const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch((error: unknown) => error);
   expect(sdk).toBeInstanceOf(RateLimitError);
   expect((await fleet.call("GET", "/v1/templates", { apiKey: await anotherKey("somebody else") })).status).toBe(200);
+});
+
+test("connections that say nothing are closed for newer ones of their address, at the API and at the edge", async () => {
+  const apiKey = await anotherKey("among many");
+  for (const url of [fleet.url, String(sandbox["public_host"])]) {
+    const { hostname, port } = new URL(url);
+    const idle = Array.from({ length: 3 * CONNECTIONS }, () => connect(Number(port), hostname).on("error", () => {}));
+    try {
+      const closed = () => idle.filter(({ destroyed }) => destroyed).length;
+      await until("those over the limit are closed", async () => closed() >= 2 * CONNECTIONS);
+      for (const socket of idle) socket.resume();
+      expect((await fleet.call("GET", "/v1/templates", { apiKey })).status).toBe(200);
+      expect((await fetch(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
+      expect(closed()).toBeLessThanOrEqual(2 * CONNECTIONS + 2);
+    } finally {
+      for (const socket of idle) socket.destroy();
+    }
+  }
+});
+
+test("as many requests of a key are under way as may be; another key's are answered meanwhile", async () => {
+  const [apiKey, other] = [await anotherKey("many at once"), await anotherKey("one at a time")];
+  const { hostname, port } = new URL(fleet.url);
+  const head = `POST /v1/sandboxes HTTP/1.1\r\nhost: h\r\nx-api-key: ${apiKey}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n`;
+  const slow = Array.from({ length: AT_ONCE + 1 }, () => connect(Number(port), hostname).on("error", () => {}));
+  const answered = Promise.race(slow.map((socket) => once(socket, "data") as Promise<[Buffer]>));
+  for (const socket of slow) socket.write(head);
+  // One of them was the last.
+  expect((await answered).toString()).toMatch(/^HTTP\/1.1 429 /);
+  const list = (key: string) => fleet.call("GET", "/v1/templates", { apiKey: key });
+  const refused = await list(apiKey);
+  expect(refused).toMatchObject({
+    status: 429,
+    body: { code: "RATE_LIMIT_EXCEEDED", message: expect.stringMatching(/under way already/) },
+  });
+  expect(refused.headers.get("retry-after")).toBe("1");
+  expect((await list(other)).status).toBe(200);
+  for (const socket of slow) socket.destroy();
+});
+
+test("wrong keys are counted by their address: after a few the database is not asked, and a key that was good goes on", async () => {
+  const good = await anotherKey("good before");
+  expect((await fleet.call("GET", "/v1/templates", { apiKey: good })).status).toBe(200);
+  const refused = await exhaust(() => fleet.call("GET", "/v1/templates", { apiKey: "a guess" }));
+  expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", message: expect.stringMatching(/wrong API keys/) });
+  expect(Number(refused.headers.get("retry-after"))).toBeGreaterThanOrEqual(1);
+  expect((await fleet.call("GET", "/v1/templates", { apiKey: good })).status).toBe(200);
 });
 
 test("the edge counts by sandbox: answers of its agent say what is left, and over it is a 429 before the sandbox hears of it", async () => {

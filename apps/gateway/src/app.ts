@@ -14,11 +14,13 @@ import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
+import { inLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
 import { refuseUnknownParameters } from "./list-filter.ts";
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
+import { ownerOfAddress } from "./proxies.ts";
 import { requestIdOf } from "./request-id.ts";
 import { auditRoutes } from "./routes/audit.ts";
 import { createSandboxRoute } from "./routes/create-sandbox.ts";
@@ -30,6 +32,7 @@ import { operationRoutes } from "./routes/operations.ts";
 import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
+import { previewLinkRoutes } from "./routes/preview-links.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -52,6 +55,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
     keepAliveTimeout: KEEP_ALIVE_MS,
     forceCloseConnections: "idle",
     return503OnClosing: false,
+    trustProxy: (address) => deps.proxies.trusts(address),
     routerOptions: { maxParamLength: 512 },
     clientErrorHandler: (cause, socket) => refuseMalformedHttp(cause, socket),
     http: { maxHeaderSize: MAX_HEADER_BYTES },
@@ -61,6 +65,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
         .header("x-request-id", request.id)
         .send(errorBody(toApiError(error), request.id)),
   }).withTypeProvider<TypeBoxTypeProvider>();
+  deps.connections.watch(app.server);
   app.setValidatorCompiler(validatorCompiler);
   acceptJson(app);
   app.addHook("onRequest", async (request, reply) => {
@@ -96,6 +101,7 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
   const auth = createAuthenticator(createApiKeys(deps));
   v1.addHook("onRoute", requireDeclaredScope);
+  v1.addHook("onRequest", (request, _reply, done) => inLane(`address ${ownerOfAddress(request.ip)}`, done));
   v1.addHook("onRequest", async (request, reply) => {
     try {
       await auth.authenticate(request);
@@ -104,13 +110,17 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
       reply.headers(await deps.limiter.take(`address ${request.ip}`));
       throw error;
     }
+    deps.connections.know(request.raw);
     const { apiKeyId, scopes } = auth.ownerOf(request);
     // A refusal for want of a scope counts too.
     reply.headers(await deps.limiter.take(`api-key ${apiKeyId}`));
+    deps.underWay.begin(`api-key ${apiKeyId}`, reply.raw);
     if (!request.is404) assertScope(request.routeOptions.config.scopes, scopes);
   });
   v1.addHook("onSend", auditor(deps, auth.findOwner));
   v1.setNotFoundHandler(answerUnknownPath);
+  // Here, as what was set before a body is lost while it comes.
+  v1.addHook("preValidation", (request, _reply, done) => inLane(`api-key ${auth.ownerOf(request).apiKeyId}`, done));
   v1.addHook("preValidation", refuseUnknownParameters);
   v1.addHook("preHandler", async (request) => {
     const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
@@ -122,6 +132,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(transitionRoutes, { deps, auth });
   await v1.register(placementRoutes, { deps, auth });
   await v1.register(tokenRoutes, { deps, auth });
+  await v1.register(previewLinkRoutes, { deps, auth });
   await v1.register(operationRoutes, { deps, auth });
   await v1.register(templateRoutes, { deps });
   await v1.register(hostRoutes, { deps, auth });
@@ -148,6 +159,8 @@ function auditor(deps: Dependencies, ownerOf: (request: FastifyRequest) => ApiKe
   return async (request: FastifyRequest, reply: FastifyReply, payload: unknown) => {
     const { method, ip: address, id: requestId } = request;
     const { statusCode: status } = reply;
+    // Before the answer is looked into, which may be long.
+    if (!isAudited(method, status, null)) return;
     const { code, resource } = outcomeOf(payload);
     if (!isAudited(method, status, code)) return;
     const path = request.url.split("?", 1)[0] ?? "";

@@ -14,6 +14,7 @@ import {
   insertAuditEntries,
   type NewAuditEntry,
 } from "@torpor/db";
+import { inLane } from "./database-turns.ts";
 import type { FastifyBaseLogger } from "fastify";
 import { RateLimiterMemory } from "rate-limiter-flexible";
 
@@ -60,10 +61,9 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
     try {
       while (waiting.length > 0) {
         const batch = waiting.slice(0, BATCH);
-        await insertAuditEntries(
-          db,
-          batch.map(({ entry }) => entry),
-        );
+        const entries = batch.map(({ entry }) => entry);
+        // Of everybody's requests, whoever's began it.
+        await inLane("audit log", () => insertAuditEntries(db, entries));
         isBehind = false;
         for (const { written } of waiting.splice(0, batch.length)) written();
       }

@@ -14,39 +14,54 @@ const NOTE_USE_EVERY_MS = 61_000;
 const NOTED_KEYS = 10_000;
 
 export interface ApiKeys {
-  /** The owner of a key; undefined when it is unknown, revoked or expired. */
-  find(apiKey: string): Promise<ApiKeyOwner | undefined>;
+  /** The owner of a key; undefined when it is unknown, revoked or expired. Throws the 429 of an address that sends too many of these. */
+  find(apiKey: string, address: string): Promise<ApiKeyOwner | undefined>;
 }
 
-type KeyDependencies = Pick<Dependencies, "db" | "log">;
+type KeyDependencies = Pick<Dependencies, "db" | "log" | "guesses">;
 
 /** Looks keys up, remembers good ones for a few seconds, and notes that they were used. */
 export function createApiKeys(deps: KeyDependencies, now: () => number = Date.now): ApiKeys {
   const known = new Map<string, { owner: ApiKeyOwner; untilMs: number }>();
+  /** Those that are being looked up: what comes together is one look. */
+  const asked = new Map<string, Promise<ApiKeyOwner | undefined>>();
   const noteUse = createUseNotes(deps, now);
+  const lookUp = async (apiKey: string, address: string) => {
+    const askedMs = now();
+    const look = () => findApiKey(deps.db, apiKey);
+    // One that was good is no guess, whatever else comes from its address.
+    const owner = await (known.has(apiKey) ? look() : deps.guesses.judge(address, look));
+    if (owner === undefined) {
+      known.delete(apiKey);
+      return undefined;
+    }
+    if (known.size >= CACHED_KEYS) known.clear();
+    const keptMs = Math.min(CACHED_MS, owner.goodForMs ?? CACHED_MS);
+    known.set(apiKey, { owner, untilMs: askedMs + keptMs });
+    noteUse(owner.apiKeyId);
+    return owner;
+  };
   return {
-    async find(apiKey) {
+    async find(apiKey, address) {
       if (apiKey.length > MAX_KEY_LENGTH) return undefined;
       const hit = known.get(apiKey);
       if (hit !== undefined && hit.untilMs > now()) {
         noteUse(hit.owner.apiKeyId);
         return hit.owner;
       }
-      known.delete(apiKey);
-      const askedMs = now();
-      const owner = await findApiKey(deps.db, apiKey);
-      if (owner === undefined) return undefined;
-      if (known.size >= CACHED_KEYS) known.clear();
-      const keptMs = Math.min(CACHED_MS, owner.goodForMs ?? CACHED_MS);
-      known.set(apiKey, { owner, untilMs: askedMs + keptMs });
-      noteUse(owner.apiKeyId);
-      return owner;
+      const asking =
+        asked.get(apiKey) ?? lookUp(apiKey, address).finally(() => asked.delete(apiKey));
+      asked.set(apiKey, asking);
+      return await asking;
     },
   };
 }
 
 /** Of each key once in a while. Nobody waits for it: a use that cannot be noted is only logged. */
-function createUseNotes({ db, log }: KeyDependencies, now: () => number): (id: number) => void {
+function createUseNotes(
+  { db, log }: Omit<KeyDependencies, "guesses">,
+  now: () => number,
+): (id: number) => void {
   const notedAtMs = new Map<number, number>();
   return (id) => {
     const atMs = notedAtMs.get(id);
@@ -74,7 +89,7 @@ export function createAuthenticator(apiKeys: ApiKeys): Authenticator {
     async authenticate(request) {
       const apiKey = apiKeyIn(request.headers);
       if (apiKey === undefined) throw noApiKey();
-      const owner = await apiKeys.find(apiKey);
+      const owner = await apiKeys.find(apiKey, request.ip);
       if (owner === undefined) throw wrongApiKey();
       owners.set(request, owner);
     },

@@ -1,6 +1,7 @@
 import { NATS_CREDENTIALS } from "@torpor/bus";
 import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
+import { createProxies } from "./proxies.ts";
 import { type Static, Type } from "typebox";
 
 const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, ...(fallback === undefined ? {} : { default: fallback }) });
@@ -35,6 +36,16 @@ const Environment = Type.Object({
   RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 6_000 }),
   /** Of one sandbox or API key at the edge, by this process; 0: no bound. */
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
+  /** Of one API key, under way in this process; 0: no bound. */
+  REQUESTS_AT_ONCE_PER_KEY: Type.Integer({ minimum: 0, default: 500 }),
+  /** The same at the edge, of one sandbox's token, API key or public previews; streams and WebSockets count until they end. */
+  EDGE_REQUESTS_AT_ONCE: Type.Integer({ minimum: 0, default: 2_000 }),
+  /** Wrong API keys of one address, by this process; 0: no bound. */
+  GUESSES_PER_MINUTE: Type.Integer({ minimum: 0, default: 120 }),
+  /** Without a credential, of one address, to the API and to the edge each; 0: no bound. */
+  CONNECTIONS_PER_ADDRESS: Type.Integer({ minimum: 0, default: 512 }),
+  /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */
+  TRUST_PROXY: Type.String({ default: "" }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
   TOKEN_SECRET_FILE: Type.String(),
   /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
@@ -54,11 +65,12 @@ const Environment = Type.Object({
 });
 export type Config = Static<typeof Environment>;
 
+/** Throws ConfigurationError. */
 export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);
-  // Throws what is wrong with it.
   tlsFilesIn(config);
   if ((config.FLEET_CA_CERT_FILE === undefined) !== (config.FLEET_CA_KEY_FILE === undefined))
     throw new ConfigurationError("invalid configuration: FLEET_CA_CERT_FILE and FLEET_CA_KEY_FILE belong together: set both or none");
+  void createProxies(config.TRUST_PROXY);
   return config;
 }

@@ -5,24 +5,34 @@ import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
 import type { FleetIdentity } from "./fleet-identity.ts";
+import type { PreviewLinks } from "./preview-links.ts";
 import type { RateLimiter } from "./rate-limit.ts";
+import type { ConnectionLimits } from "./connection-limits.ts";
+import type { Guesses } from "./guesses.ts";
+import type { Proxies } from "./proxies.ts";
 import type { SandboxEvents } from "./sandbox-events.ts";
 import type { Tokens } from "./tokens.ts";
+import type { UnderWay } from "./under-way.ts";
 
 /** What the public API is made from. */
 export interface Dependencies {
   db: Database;
   log: FastifyBaseLogger;
   tokens: Tokens;
+  previewLinks: PreviewLinks;
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
-  edge: Pick<Edge, "serve" | "publicHost">;
+  edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
   fleetIdentity: FleetIdentity;
+  guesses: Guesses;
+  underWay: UnderWay;
+  proxies: Proxies;
+  connections: Pick<ConnectionLimits, "watch" | "know">;
   /** Region of sandboxes that ask for none. */
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */

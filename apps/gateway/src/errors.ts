@@ -30,6 +30,7 @@ const STATUS = {
   OPERATION_FAILED: 409,
   PAYLOAD_TOO_LARGE: 413,
   UNSUPPORTED_MEDIA_TYPE: 415,
+  SANDBOX_DELETED: 410,
   HEADERS_TOO_LARGE: 431,
   IDEMPOTENCY_KEY_REUSED: 422,
   RESOURCE_LIMIT_ERROR: 429,
@@ -113,6 +114,14 @@ export const keyReused = () =>
     details: { field: "Idempotency-Key" },
   });
 
+/** The repeat of a request whose sandbox is gone: its first answer would be taken for what is there now. */
+export const sandboxDeleted = (sandboxId: string, operation: { id: string; kind: string }) =>
+  new ApiError(
+    "SANDBOX_DELETED",
+    `The ${operation.kind} succeeded, and sandbox ${sandboxId} has been deleted since. For another one, send a create with a new Idempotency-Key; /v1/sandboxes/${sandboxId}/events says when and why this one was deleted.`,
+    { details: { sandbox_id: sandboxId, operation_id: operation.id } },
+  );
+
 export const operationInProgress = (operationId: string, kind: string, waitedMs: number) =>
   new ApiError(
     "OPERATION_IN_PROGRESS",
@@ -182,9 +191,12 @@ export const connectionLost = (cause: unknown) =>
 export const noSandboxToken = () =>
   new ApiError(
     "AUTHENTICATION_REQUIRED",
-    "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key.",
+    "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key. For a browser, ask for a link: POST /v1/sandboxes/{id}/preview-links.",
   );
 export const wrongSandboxToken = () => new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
+/** Read by people: it is a browser that is shown it. */
+export const wrongPreviewLink = () =>
+  new ApiError("INVALID_TOKEN", "This link has expired, or is not for this preview. Ask whoever gave it to you for a new one.");
 
 /** What a client sent is repeated to it, but not at any length. */
 function clip(text: string): string {

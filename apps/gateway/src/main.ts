@@ -9,15 +9,21 @@ import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
 import { type Config, configFrom } from "./config.ts";
+import { ConnectionLimits } from "./connection-limits.ts";
+import { createDatabaseTurns } from "./database-turns.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
 import { Waker } from "./edge/wake.ts";
 import { type FleetIdentity, fleetIdentity } from "./fleet-identity.ts";
+import { createGuesses } from "./guesses.ts";
 import { healthReport } from "./health-report.ts";
+import { createPreviewLinks } from "./preview-links.ts";
+import { createProxies } from "./proxies.ts";
 import { createRateLimiter } from "./rate-limit.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
+import { UnderWay } from "./under-way.ts";
 
 const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
@@ -30,7 +36,11 @@ const EDGE_EVERY_MS = 2_000;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
-  const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: config.DATABASE_POOL_MAX });
+  const database = openDatabase(config.DATABASE_URL, {
+    applicationName: "torpor-gateway",
+    maxConnections: config.DATABASE_POOL_MAX,
+    takeTurn: createDatabaseTurns(config.DATABASE_POOL_MAX),
+  });
   const { db } = database;
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
@@ -39,7 +49,9 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   });
 
   const tls = await openTls(config, { signal, log });
-  const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
+  const tokenSecret = readSecret(config.TOKEN_SECRET_FILE);
+  const tokens = createTokens(tokenSecret);
+  const previewLinks = createPreviewLinks(tokenSecret);
   const events = createSandboxEvents();
   let bus: Bus | undefined;
   // In the background: intents are accepted while NATS is away.
@@ -56,6 +68,8 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const audit = createAuditLog({ db, log });
   onClose({ what: "audit log", close: () => audit.close() });
 
+  const proxies = createProxies(config.TRUST_PROXY);
+  const limitConnections = () => new ConnectionLimits({ perAddress: config.CONNECTIONS_PER_ADDRESS, proxies, log });
   const giveUp = new AbortController();
   const shared = {
     db,
@@ -69,11 +83,16 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     busConnected: () => bus?.isConnected() === true,
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
+    previewLinks,
+    proxies,
+    guesses: createGuesses(config.GUESSES_PER_MINUTE),
   };
   const edge = await createEdge(config, {
     ...shared,
     apiKeys: createApiKeys(shared),
     hostKeys: { tls, hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE) },
+    connections: limitConnections(),
+    underWay: new UnderWay(config.EDGE_REQUESTS_AT_ONCE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),
   });
@@ -91,6 +110,8 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
       return await ask(bus, subjects.controlAsk("placement"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodePlacement });
     },
     edge,
+    connections: limitConnections(),
+    underWay: new UnderWay(config.REQUESTS_AT_ONCE_PER_KEY),
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
     fleetIdentity: await identityFrom(config),

@@ -3,8 +3,12 @@ import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { fleetIdentity } from "./fleet-identity.ts";
+import { createPreviewLinks } from "./preview-links.ts";
+import { createGuesses } from "./guesses.ts";
+import { createProxies } from "./proxies.ts";
 import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
+import { UnderWay } from "./under-way.ts";
 
 /** The description of the API as JSON text, generated from the routes' schemas. It connects to nothing. */
 export async function openApiDocument(): Promise<string> {
@@ -14,13 +18,18 @@ export async function openApiDocument(): Promise<string> {
     db: database.db,
     log: pino({ level: "silent" }),
     tokens: createTokens("used for no token at all, only here"),
+    previewLinks: createPreviewLinks("used for no link at all, only here"),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
-    edge: { serve: async () => {}, publicHost: () => "" },
+    edge: { serve: async () => {}, publicHost: () => "", previewOrigin: () => "" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     fleetIdentity: fleetIdentity("", null, undefined),
+    proxies: createProxies(""),
+    guesses: createGuesses(0),
+    underWay: new UnderWay(0),
+    connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

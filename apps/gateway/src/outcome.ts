@@ -3,7 +3,7 @@ import type { Cause } from "@torpor/contracts";
 import { findSandbox, findSandboxRow, type OperationRow, type SandboxView } from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError, sandboxDeleted } from "./errors.ts";
 
 /** Returns when the sandbox was brought where it was wanted; throws the 409 or 429 otherwise, never a 5xx: the SDKs would send the request again. */
 export async function assertReached(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
@@ -39,11 +39,16 @@ function failureOf(operation: OperationRow): ApiError {
   return new ApiError({ code, status: noCapacity || code === "RATE_LIMIT_EXCEEDED" ? 429 : 409 }, message, { details, headers });
 }
 
-/** The sandbox as it is now, also when it has been deleted since: the repeat of an idempotent create still gets its result. */
+/** Throws the 410 of a request that was carried out, and is repeated after its sandbox was deleted. */
+export async function assertStillThere(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
+  if (operation.kind === "delete" || operation.status !== "succeeded") return;
+  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  if (sandbox === undefined || isTombstoned(sandbox.state)) throw sandboxDeleted(operation.sandboxId, operation);
+}
+
+/** The sandbox as it is now. Throws the 410 of one that has been deleted since. */
 export async function createdSandbox(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<SandboxView> {
   const view = await findSandbox(deps.db, operation.sandboxId, operation.organizationId);
-  if (view !== undefined) return view;
-  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
-  if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
-  return { sandbox };
+  if (view === undefined) throw sandboxDeleted(operation.sandboxId, operation);
+  return view;
 }

@@ -5,9 +5,11 @@ import { forwardedHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { offeredPorts } from "../src/edge/preview-ports.ts";
 import { type WakeDependencies, Waker } from "../src/edge/wake.ts";
 import { ApiError } from "../src/errors.ts";
+import { createProxies, ownerOfAddress } from "../src/proxies.ts";
 
 const ID = "1763309903rt5vs4lm";
-const door = (host?: string) => doorOf({ headers: host === undefined ? {} : { host } }, "example.com");
+const door = (host?: string) =>
+  doorOf({ headers: host === undefined ? {} : { host } }, { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } });
 
 describe("host names", () => {
   test.each([
@@ -69,16 +71,47 @@ describe("headers on the way in", () => {
     expect(upstreamHeaders(raw, {}, true)).toEqual(["Host", "x", "Authorization", "Bearer own", "X-API-Key", "k"]);
   });
 
-  test("a client's claim of who it is does not replace what the edge sees", () => {
-    const incoming = {
-      headers: { host: "h", "x-forwarded-for": "1.2.3.4", "x-forwarded-host": "evil" },
-      socket: { remoteAddress: "5.6.7.8" },
-    };
-    expect(forwardedHeaders(incoming as never)).toEqual({
-      "x-forwarded-for": "1.2.3.4, 5.6.7.8",
-      "x-forwarded-host": "h",
-      "x-forwarded-proto": "http",
+  test("what is said of a client is dropped, whoever says it", () => {
+    const said = ["X-Forwarded-For", "1", "X-FORWARDED-PREFIX", "/", "Forwarded", "for=1", "X-Real-IP", "1", "Via", "p"];
+    expect(upstreamHeaders(said, { "x-forwarded-for": "2" }, true)).toEqual(["Via", "p", "x-forwarded-for", "2"]);
+  });
+
+  const headers = { host: "h", "x-forwarded-for": "1.2.3.4, 10.1.1.1", "x-forwarded-host": "evil", "x-forwarded-proto": "https" };
+  const told = (remoteAddress: string, scheme: "http" | "https" = "http") =>
+    forwardedHeaders(createProxies("10.0.0.0/8"), { headers, socket: { remoteAddress } } as never, { scheme });
+
+  test("a client's claim of who it is does not count", () => {
+    expect(told("5.6.7.8")).toEqual({
+      client: { "x-forwarded-for": "5.6.7.8", "x-real-ip": "5.6.7.8" },
+      asked: { "x-forwarded-host": "h", "x-forwarded-proto": "http" },
     });
+    expect(told("5.6.7.8", "https").asked).toMatchObject({ "x-forwarded-proto": "https" });
+  });
+
+  test("that of a trusted proxy does, as far as it goes through such alone", () => {
+    expect(told("::ffff:10.0.0.7")).toEqual({
+      client: { "x-forwarded-for": "1.2.3.4, 10.1.1.1, ::ffff:10.0.0.7", "x-real-ip": "1.2.3.4" },
+      asked: { "x-forwarded-host": "h", "x-forwarded-proto": "https" },
+    });
+    const lied = { ...headers, "x-forwarded-for": "10.9.9.9, 1.2.3.4" };
+    const incoming = { headers: lied, socket: { remoteAddress: "10.0.0.7" } } as never;
+    expect(createProxies("10.0.0.0/8").clientOf(incoming)).toBe("1.2.3.4");
+  });
+
+  test.each(["10.0.0.0/33", "proxy.example", "10.0.0.0/8,"])("TRUST_PROXY=%s", (networks) => {
+    if (networks.endsWith(",")) expect(createProxies(networks).trusts("10.1.2.3")).toBe(true);
+    else expect(() => createProxies(networks)).toThrow(/TRUST_PROXY must be addresses or networks/);
+  });
+
+  test.each([
+    ["127.64.1.2", "127.0.0.1", true],
+    ["::ffff:127.0.0.1", "127.0.0.1", true],
+    ["10.0.0.1", "::ffff:10.0.0.1", true],
+    ["10.0.0.1", "10.0.0.2", false],
+    ["2001:db8:1:2::3", "2001:db8:1:2:3::4", true],
+    ["2001:db8:1:2::3", "2001:db8:1:3::3", false],
+  ])("%s and %s are one owner's: %s", (one, other, same) => {
+    expect(ownerOfAddress(one) === ownerOfAddress(other)).toBe(same);
   });
 });
 
@@ -107,7 +140,11 @@ describe("auto-resume", () => {
     const limits = { autoResumeWaitMs: 1_000 };
     const waker = new Waker({ db: { transaction: () => database }, limits } as unknown as WakeDependencies);
     const wake = () =>
-      waker.wake({ name: "n", port: 7777, find: async () => undefined }, view("paused", "paused"), new AbortController().signal);
+      waker.wake(
+        { name: "n", port: 7777, scheme: "http", find: async () => undefined },
+        view("paused", "paused"),
+        new AbortController().signal,
+      );
     const held = Array.from({ length: 64 }, wake);
     await expect(wake()).rejects.toMatchObject({ status: 429, code: "RATE_LIMIT_EXCEEDED", headers: { "retry-after": "1" } });
     answer(new Error("gone"));

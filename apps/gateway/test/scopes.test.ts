@@ -6,6 +6,8 @@ import { describe, expect, test } from "vitest";
 import type { ApiKeys } from "../src/auth.ts";
 import { admit, type RouteDependencies } from "../src/edge/route.ts";
 import { assertScope, findMissingScope, needs, requireDeclaredScope } from "../src/scopes.ts";
+import { createProxies } from "../src/proxies.ts";
+import { UnderWay } from "../src/under-way.ts";
 import { appWith } from "./support/app.ts";
 
 /** The whole of it: a route that is new, or needs another scope, changes this table on purpose. */
@@ -29,6 +31,7 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/sandboxes/:id/start": ["lifecycle"],
   "POST /v1/placements/dry-run": ["lifecycle"],
   "POST /v1/sandboxes/:id/token/refresh": ["exec"],
+  "POST /v1/sandboxes/:id/preview-links": ["exec"],
   "GET /v1/hosts": ["operator"],
   "GET /v1/hosts/:id": ["operator"],
   "GET /v1/hosts/:id/events": ["operator"],
@@ -161,11 +164,20 @@ describe("at the edge", () => {
       apiKeys: { find: async () => owner } as unknown as ApiKeys,
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
       audit: { note: async () => {} },
+      proxies: createProxies(""),
+      underWay: new UnderWay(0),
+      connections: { know: () => {} },
     } as unknown as RouteDependencies;
-    const door = { name: "sandbox", port, find: async () => ({ sandbox }) as never };
+    const found = async () => ({ sandbox }) as never;
+    const door = { name: "sandbox", port, scheme: "http" as const, find: found };
     const headers = { "x-api-key": "key" };
     const incoming = { method: "POST", url: "/execute", headers, socket: {} };
-    return await admit(deps, { door, incoming: incoming as never, requestId: "req" });
+    return await admit(deps, {
+      door,
+      incoming: incoming as never,
+      answer: {} as never,
+      requestId: "req",
+    });
   };
   const owner = (scopes: Scope[], organizationId = 1) => ({ apiKeyId: 7, organizationId, scopes });
 

@@ -5,10 +5,13 @@
 import { subjects } from "@torpor/contracts";
 import {
   acceptRequest,
+  AUTO_PAUSER,
   applyVcpuOvercommit,
+  changeSandbox,
   inTransaction,
   insertOutbox,
   listContactlessOperations,
+  listDelayedPauses,
   listDrivableOperations,
   listExpiredOperations,
   listExpiredSandboxes,
@@ -42,6 +45,8 @@ const OUTBOX_KEPT_MS = 3_600_000;
 const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
 /** A host tries by itself for a few minutes; after that it is asked again, as often. */
 const REPLICATION_REPEAT_MS = 600_000;
+
+const DELAYED_PAUSE = "auto_pause_delayed";
 
 export interface SchedulerReconciler {
   name: string;
@@ -135,18 +140,31 @@ const pauseIdle: SchedulerReconciler = {
   async run(deps) {
     const idle = await listIdleSandboxes(deps.db, BATCH);
     let paused = 0;
-    for (const { id, organizationId, autoPauseIdleSeconds } of idle) {
-      if (autoPauseIdleSeconds === null) continue;
-      const condition = { onlyIfIdleForMs: autoPauseIdleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS };
-      const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: "system:auto-pause", ...condition });
+    for (const { sandbox, idleSeconds } of idle) {
+      const { id, organizationId } = sandbox;
+      const condition = { onlyIfIdleForMs: idleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS };
+      const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: AUTO_PAUSER, ...condition });
       if (accepted.kind !== "accepted" || !accepted.isNew) continue;
       await deps.publishCommitted(accepted.outboxIds);
       await beginOperation(deps, accepted.operation.id);
       paused += 1;
     }
-    return { idle: idle.length, paused };
+    return { idle: idle.length, paused, delayed: await tellDelayedPauses(deps) };
   },
 };
+
+/** A sandbox that is resumed right after each of its pauses runs on for longer: its owner is told why. */
+async function tellDelayedPauses(deps: Deps): Promise<number> {
+  const delayed = await listDelayedPauses(deps.db, DELAYED_PAUSE, BATCH);
+  for (const { sandbox, idleSeconds, shortSleeps } of delayed) {
+    const { id, organizationId, autoPauseIdleSeconds } = sandbox;
+    const message = `It was resumed within a minute of ${shortSleeps} pauses of the last hour, so it is paused after ${idleSeconds} s without use instead of ${autoPauseIdleSeconds} s. Something comes back again and again: a page that reconnects, a health check, a client that polls.`;
+    const change = { fact: DELAYED_PAUSE, patch: {}, cause: { code: "RESUMED_TOO_SOON", message } };
+    const changed = await changeSandbox(deps.db, id, organizationId, ({ state }) => (state === "running" ? change : undefined));
+    if (changed !== undefined) await deps.publishCommitted(changed.outboxIds);
+  }
+  return delayed.length;
+}
 
 /** Reminds hosts of the clean-up that they owe, until they confirm it (S11, S15). */
 const collectOwedDeletions: SchedulerReconciler = {

@@ -2,7 +2,7 @@ import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
 import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
 import { reached } from "./database-url.ts";
-import { limitedClient } from "./limited-client.ts";
+import { limitedClient, type TakeTurn } from "./limited-client.ts";
 import * as schema from "./schema.ts";
 
 type Schema = typeof schema;
@@ -21,6 +21,8 @@ export interface DatabaseOptions {
   applicationName?: string;
   /** Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with ETIMEDOUT. */
   limitMs?: number;
+  /** Who is next where more is asked for than there are connections; without: who came first. */
+  takeTurn?: TakeTurn;
 }
 
 /** Longer than the server's own limit of a statement, which leaves the connection usable. */
@@ -36,6 +38,7 @@ export function openDatabase(databaseUrl: string, options: DatabaseOptions = {})
   const { url, options: tls } = reached(databaseUrl);
   const client = limitedClient({
     limitMs: options.limitMs ?? LIMIT_MS,
+    takeTurn: options.takeTurn ?? ((work) => work()),
     pool: postgres(url, {
       ...tls,
       max: options.maxConnections ?? 10,

@@ -1,3 +1,4 @@
+export type { TakeTurn } from "./limited-client.ts";
 export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
 export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./host-records.ts";
 export { migrate } from "./migrate.ts";

@@ -8,13 +8,22 @@ import postgres from "postgres";
 
 const DRAIN_LIMIT_S = 5;
 
+/** Runs a query or a transaction when it is its turn, and passes on what comes of it. */
+export type TakeTurn = <T>(work: () => Promise<T>) => Promise<T>;
+
 export interface LimitedClient {
   /** As much of the driver as drizzle uses. */
   sql: postgres.Sql;
   close(): Promise<void>;
 }
 
-export function limitedClient({ pool: first, limitMs }: { pool: postgres.Sql; limitMs: number }): LimitedClient {
+interface LimitedClientOptions {
+  pool: postgres.Sql;
+  limitMs: number;
+  takeTurn: TakeTurn;
+}
+
+export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientOptions): LimitedClient {
   let pool = first;
   const replaced = new Set<Promise<void>>();
   const replace = (silent: postgres.Sql) => {
@@ -42,12 +51,22 @@ export function limitedClient({ pool: first, limitMs }: { pool: postgres.Sql; li
   const sql = {
     options: first.options,
     unsafe: (...args: Parameters<postgres.Sql["unsafe"]>) => {
-      // Sent in a later microtask: until then it can still be told to give its rows as arrays.
-      const query = pool.unsafe(...args);
-      const rows = limited(query, pool);
-      return Object.assign(rows, { values: () => (query.values(), rows) });
+      let query: ReturnType<postgres.Sql["unsafe"]> | undefined;
+      let wantsArrays = false;
+      const rows = takeTurn(async () => {
+        query = pool.unsafe(...args);
+        if (wantsArrays) void query.values();
+        return await limited(query, pool);
+      });
+      const values = () => {
+        wantsArrays = true;
+        // Sent in a later microtask: until then it can still be told.
+        void query?.values();
+        return rows;
+      };
+      return Object.assign(rows, { values });
     },
-    begin: (body: (sql: postgres.TransactionSql) => unknown) => limited(pool.begin(body), pool),
+    begin: (body: (sql: postgres.TransactionSql) => unknown) => takeTurn(async () => await limited(pool.begin(body), pool)),
   };
   return {
     sql: sql as unknown as postgres.Sql,

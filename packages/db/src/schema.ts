@@ -8,6 +8,7 @@ import {
   type InventoryEntry,
   ON_HOST_LOSS,
   PREVIEW_ACCESS,
+  PREVIEW_HOSTS,
   type SandboxCondition,
   type Scope,
   SCOPES,
@@ -405,6 +406,8 @@ export const sandboxes = pgTable(
     antiAffinity: text("anti_affinity"),
     /** Who reaches the ports of its guest, the agent's own aside. */
     previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
+    /** Which Host the applications of its previews are given. */
+    previewHost: text("preview_host", { enum: PREVIEW_HOSTS }).notNull().default("original"),
     /** What becomes of it when its host is lost; counts from the next run on (incarnations.on_host_loss). */
     onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
     /** Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy alone. */
@@ -425,6 +428,7 @@ export const sandboxes = pgTable(
     check("sandboxes_state", oneOf("state", SANDBOX_STATES)),
     check("sandboxes_settled_state", oneOf("settled_state", SETTLED_STATES)),
     check("sandboxes_preview_access", oneOf("preview_access", PREVIEW_ACCESS)),
+    check("sandboxes_preview_host", oneOf("preview_host", PREVIEW_HOSTS)),
     check("sandboxes_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
     check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
     uniqueIndex("sandboxes_edge_address")

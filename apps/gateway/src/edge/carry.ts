@@ -9,8 +9,11 @@ import { ApiError, connectionLost, hostUnreachable, internalError, sandboxNotFou
 import { requestIdOf } from "../request-id.ts";
 import { type Door, isPreview } from "./door.ts";
 import { type Exchanged, exchange, hasBody, type Sending } from "./exchange.ts";
-import { downstreamHeaders, forwardedHeaders } from "./headers.ts";
-import { refuse, refuseUpgrade } from "./refusal.ts";
+import { downstreamHeaders, forwardedHeaders, schemeOf } from "./headers.ts";
+import { localHeaders, publicLocations } from "./preview-host.ts";
+import { openLink } from "./preview-session.ts";
+import { takenProtocol } from "./protocol-token.ts";
+import { redirect, refuse, refuseUpgrade } from "./refusal.ts";
 import { type Admission, admit, type RouteDependencies, routeTo } from "./route.ts";
 import type { Target } from "./target.ts";
 
@@ -30,14 +33,17 @@ export async function carryRequest(
   response.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, { door, incoming, requestId });
+    const opened = await openLink(deps, door, incoming, schemeOf(deps.proxies, incoming, door) === "https");
+    if (opened !== undefined) return redirect(incoming, response, opened, requestId);
+    const admitted = await admit(deps, { door, incoming, answer: response, requestId });
     ({ rateHeaders } = admitted);
     const exchanged = await send(deps, door, admitted, incoming, { "x-request-id": requestId }, gone.signal);
     if (exchanged.kind !== "answered") throw failureOf(exchanged);
     const { answer } = exchanged;
     // What a preview answers is the application's own, budget or not.
     const added = { "x-request-id": requestId, ...(isPreview(door) ? {} : rateHeaders) };
-    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(answer.rawHeaders, added));
+    const rawHeaders = asSeenOutside(deps, answer.rawHeaders, door, admitted, incoming);
+    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(rawHeaders, added));
     // Headers first: a stream may have nothing more to say for long.
     response.flushHeaders();
     await pipeline(answer, response, { end: false });
@@ -48,7 +54,7 @@ export async function carryRequest(
   }
 }
 
-/** The same for a WebSocket; the client's token was sent in its headers. */
+/** The same for a WebSocket. */
 export async function carryUpgrade(
   deps: CarryDependencies,
   door: Door,
@@ -61,12 +67,12 @@ export async function carryUpgrade(
   socket.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const admitted = await admit(deps, { door, incoming, requestId });
+    const admitted = await admit(deps, { door, incoming, answer: socket, requestId });
     ({ rateHeaders } = admitted);
     const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
     const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);
     if (exchanged.kind === "answered") await passRefusal(exchanged.answer, socket, { "x-request-id": requestId });
-    else if (exchanged.kind === "upgraded") join(exchanged, socket, head);
+    else if (exchanged.kind === "upgraded") join(exchanged, socket, head, takenProtocol(incoming.headers, exchanged.answer.headers));
     else throw failureOf(exchanged);
   } catch (error) {
     if (gone.signal.aborted) return void socket.destroy();
@@ -86,7 +92,7 @@ async function send(
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Exchanged> {
-  const extra = isPreview(door) ? { ...headers, ...forwardedHeaders(incoming) } : headers;
+  const extra = isPreview(door) ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) } : headers;
   const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
   const target = await routeTo(deps, door, admission, signal);
   const exchanged = await exchange(incoming, target, sending);
@@ -98,6 +104,30 @@ async function send(
   if (current.run === target.run) return exchanged;
   exchanged.answer.destroy();
   return await exchange(incoming, current, sending);
+}
+
+const isLocal = (door: Door, { view }: Pick<Admission, "view">) => isPreview(door) && view.sandbox.previewHost === "localhost";
+
+/** What the application is told of its client. One that is to think that the client is beside it learns nothing of what the client calls it. */
+function applicationHeaders(
+  { proxies }: CarryDependencies,
+  door: Door,
+  admission: Admission,
+  incoming: IncomingMessage,
+): Record<string, string> {
+  const { client, asked } = forwardedHeaders(proxies, incoming, door);
+  return { ...client, ...(isLocal(door, admission) ? localHeaders(door, incoming) : asked) };
+}
+
+function asSeenOutside(
+  { proxies }: CarryDependencies,
+  rawHeaders: string[],
+  door: Door,
+  admission: Admission,
+  incoming: IncomingMessage,
+): string[] {
+  if (!isLocal(door, admission)) return rawHeaders;
+  return publicLocations(rawHeaders, door, { scheme: schemeOf(proxies, incoming, door), host: incoming.headers.host ?? "" });
 }
 
 async function routeAgain(deps: CarryDependencies, door: Door, { isUser }: Admission, signal: AbortSignal): Promise<Target> {
@@ -132,12 +162,12 @@ async function passRefusal(answer: IncomingMessage, socket: Duplex, added: Recor
 }
 
 /** From here on it is bytes both ways, until either side ends. */
-function join(exchanged: Extract<Exchanged, { kind: "upgraded" }>, client: Duplex, head: Buffer): void {
+function join(exchanged: Extract<Exchanged, { kind: "upgraded" }>, client: Duplex, head: Buffer, added: Record<string, string>): void {
   const { answer, socket: guest } = exchanged;
   guest.on("error", () => guest.destroy());
   guest.once("close", () => client.destroy());
   client.once("close", () => guest.destroy());
-  client.write(responseHead(answer, answer.rawHeaders));
+  client.write(responseHead(answer, [...answer.rawHeaders, ...Object.entries(added).flat()]));
   if (exchanged.head.length > 0) client.write(exchanged.head);
   if (head.length > 0) guest.write(head);
   guest.pipe(client);

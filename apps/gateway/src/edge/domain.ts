@@ -50,17 +50,17 @@ export class DomainEdge implements Edge {
     const edgeServer = createEdgeServer(
       {
         request: async (incoming, response) => {
-          const door = doorOf(incoming, options.domain);
+          const door = doorOf(incoming, options);
           if (door instanceof ApiError) refuse(incoming, response, door, requestIdOf(incoming.headers));
           else await carryRequest(options, door, incoming, response);
         },
         upgrade: async (incoming, socket, head) => {
-          const door = doorOf(incoming, options.domain);
+          const door = doorOf(incoming, options);
           if (door instanceof ApiError) refuseUpgrade(socket, door, requestIdOf(incoming.headers));
           else await carryUpgrade(options, door, incoming, socket, head);
         },
       },
-      MAX_CONNECTIONS,
+      { maxConnections: MAX_CONNECTIONS, ...options },
       loaded?.context,
     );
     await new Promise<void>((resolve, reject) => {
@@ -71,10 +71,14 @@ export class DomainEdge implements Edge {
     return new DomainEdge(options, edgeServer, loaded?.version ?? "");
   }
 
-  publicHost({ id, region }: { id: string; region: string }): string {
+  publicHost(sandbox: { id: string; region: string }): string {
+    return this.previewOrigin(sandbox, GUEST_AGENT_PORT);
+  }
+
+  previewOrigin({ id, region }: { id: string; region: string }, guestPort: number): string {
     const { scheme, port } = this.options.publicOrigin;
     const isDefault = port === (scheme === "https" ? 443 : 80);
-    return `${scheme}://${GUEST_AGENT_PORT}-${id}.${labelOf(region)}.vms.${this.options.domain}${isDefault ? "" : `:${port}`}`;
+    return `${scheme}://${guestPort}-${id}.${labelOf(region)}.vms.${this.options.domain}${isDefault ? "" : `:${port}`}`;
   }
 
   /** Every name below the domain is served already. */
@@ -102,7 +106,10 @@ export class DomainEdge implements Edge {
 }
 
 /** The door that a Host header names, or what to answer when it names none. */
-export function doorOf(incoming: Pick<IncomingMessage, "headers">, domain: string): Door | ApiError {
+export function doorOf(
+  incoming: Pick<IncomingMessage, "headers">,
+  { domain, publicOrigin }: Pick<DomainOptions, "domain" | "publicOrigin">,
+): Door | ApiError {
   const host = (incoming.headers.host ?? "").toLowerCase().replace(/:\d+$/, "");
   const suffix = `.vms.${domain}`;
   const [, portText = "", id = "", region = ""] = /^(\d{1,5})-([a-z0-9]+)\.([a-z0-9-]+)$/.exec(host.slice(0, -suffix.length)) ?? [];
@@ -116,6 +123,7 @@ export function doorOf(incoming: Pick<IncomingMessage, "headers">, domain: strin
   return {
     name: host,
     port,
+    scheme: publicOrigin.scheme,
     find: async (db) => {
       const view = await findLivingSandbox(db, id);
       return view !== undefined && labelOf(view.sandbox.region) === region ? view : undefined;

@@ -7,6 +7,8 @@ export interface Door {
   name: string;
   /** Of the guest. */
   port: number;
+  /** As clients see it, where the connection does not say otherwise. */
+  scheme: "http" | "https";
   /** Undefined: there is no such sandbox (any more). */
   find(db: Database): Promise<SandboxView | undefined>;
 }

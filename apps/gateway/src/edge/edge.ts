@@ -4,7 +4,7 @@
  *
  * ED1  Any gateway serves every sandbox: which ones there are is read from the database.
  * ED2  Port 7777, the guest agent's, is passed with the sandbox's own token or its owner's API key; /health, /info and /ping are open. The other ports are passed as the sandbox's
- *      `preview_access` says (route.ts).
+ *      `preview_access` says (route.ts); browsers pass with a link's cookie (preview-session.ts).
  * ED3  A sandbox that does not run is answered at once with 409, or resumed if its policy says so (wake.ts); a 5xx is sent only when nothing was carried out (exchange.ts).
  */
 import type { SandboxRow } from "@torpor/db";
@@ -12,6 +12,8 @@ import type { SandboxRow } from "@torpor/db";
 export interface Edge {
   /** URL of the sandbox's agent. The same over its whole life: SDK objects read it once (hopx-contract.md 0, rule 11). */
   publicHost(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">): string;
+  /** Scheme and host of a port of its guest, without a slash behind them. */
+  previewOrigin(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">, port: number): string;
   /** Resolves once a new sandbox is reached, or it is noted why it cannot be yet. Never rejects. */
   serve(sandbox: Pick<SandboxRow, "edgeAddress">): Promise<void>;
   /** One round of what has to be looked after again and again. */

@@ -1,7 +1,10 @@
 /** What passes from one connection to the next, in the form of `rawHeaders`: names and values in turn. */
 import type { IncomingMessage } from "node:http";
-import { TLSSocket } from "node:tls";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
+import type { Proxies } from "../proxies.ts";
+import type { Door } from "./door.ts";
+import { withoutSessions } from "./preview-session.ts";
+import { withoutTokens } from "./protocol-token.ts";
 
 /** They speak of one connection, not of the message (RFC 9110, 7.6.1). */
 const HOP_BY_HOP = new Set([
@@ -17,14 +20,25 @@ const HOP_BY_HOP = new Set([
 ]);
 /** Credentials of the sandbox end at the edge: code in the guest must not see its owner's key. */
 const CREDENTIALS = new Set(["authorization", "x-api-key"]);
+/** Those of which a part is the edge's; what is left of them passes. */
+const PARTLY_OURS: Record<string, ((value: string) => string | undefined) | undefined> = {
+  cookie: withoutSessions,
+  "sec-websocket-protocol": withoutTokens,
+};
+/** What proxies say of a client: the edge does, and applications believe it. */
+const isForwarded = (name: string) => name.startsWith("x-forwarded-") || name === "forwarded" || name === "x-real-ip";
 /** Nobody but the edge speaks to the host. */
 const ENDS_HERE = new Set<string>(["expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
 
 /** Request headers for the host: those of the client that may pass, and `added`. */
 export function upstreamHeaders(rawHeaders: string[], added: Record<string, string>, passesCredentials: boolean): string[] {
   const passes = (name: string) =>
-    !HOP_BY_HOP.has(name) && !ENDS_HERE.has(name) && !(name in added) && (passesCredentials || !CREDENTIALS.has(name));
-  const passed = filterRaw(rawHeaders, passes);
+    !HOP_BY_HOP.has(name) &&
+    !ENDS_HERE.has(name) &&
+    !isForwarded(name) &&
+    !(name in added) &&
+    (passesCredentials || !CREDENTIALS.has(name));
+  const passed = filterRaw(rawHeaders, passes, (name, value) => (PARTLY_OURS[name] === undefined ? value : PARTLY_OURS[name](value)));
   return [...passed, ...Object.entries(added).flat()];
 }
 
@@ -34,21 +48,29 @@ export function downstreamHeaders(rawHeaders: string[], added: Record<string, st
 }
 
 /** What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-* headers). */
-export function forwardedHeaders(incoming: IncomingMessage): Record<string, string> {
-  const before = incoming.headers["x-forwarded-for"];
-  const address = incoming.socket.remoteAddress ?? "";
+export function forwardedHeaders(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">) {
+  const chain = proxies.chainOf(incoming);
   return {
-    "x-forwarded-for": before === undefined ? address : `${String(before)}, ${address}`,
-    "x-forwarded-host": incoming.headers.host ?? "",
-    "x-forwarded-proto": incoming.socket instanceof TLSSocket ? "https" : String(incoming.headers["x-forwarded-proto"] ?? "http"),
+    client: { "x-forwarded-for": chain.join(", "), "x-real-ip": chain[0] ?? "" },
+    asked: { "x-forwarded-host": incoming.headers.host ?? "", "x-forwarded-proto": schemeOf(proxies, incoming, door) },
   };
 }
 
-function filterRaw(rawHeaders: string[], passes: (name: string) => boolean): string[] {
+/** Of the URL that the client asked for. */
+export function schemeOf(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">): "http" | "https" {
+  return proxies.schemeOf(incoming) ?? door.scheme;
+}
+
+function filterRaw(
+  rawHeaders: string[],
+  passes: (name: string) => boolean,
+  change: (name: string, value: string) => string | undefined = (_, value) => value,
+): string[] {
   const passed: string[] = [];
   for (let at = 0; at + 1 < rawHeaders.length; at += 2) {
     const [name = "", value = ""] = rawHeaders.slice(at, at + 2);
-    if (passes(name.toLowerCase())) passed.push(name, value);
+    const kept = passes(name.toLowerCase()) ? change(name.toLowerCase(), value) : undefined;
+    if (kept !== undefined) passed.push(name, kept);
   }
   return passed;
 }

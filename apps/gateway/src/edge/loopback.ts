@@ -15,8 +15,8 @@ import { offeredPorts, watchPorts } from "./preview-ports.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
 import { targetOf } from "./target.ts";
 
-/** Per listener. More are refused by the kernel's backlog and time out on the client's side. */
-const MAX_CONNECTIONS = 512;
+/** Per listener: more than an address may have without a credential (CONNECTIONS_PER_ADDRESS). Others time out on the client's side. */
+const MAX_CONNECTIONS = 2_048;
 
 interface Listener {
   edgeServer: EdgeServer;
@@ -52,6 +52,10 @@ export class LoopbackEdge implements Edge {
 
   publicHost({ edgeAddress }: { edgeAddress: string }): string {
     return `http://${edgeAddress}:${this.options.port}`;
+  }
+
+  previewOrigin({ edgeAddress }: { edgeAddress: string }, port: number): string {
+    return `http://${edgeAddress}:${port}`;
   }
 
   async serve({ edgeAddress }: { edgeAddress: string }): Promise<void> {
@@ -144,13 +148,13 @@ export class LoopbackEdge implements Edge {
     const key = `${address}:${port}`;
     const known = this.listeners.get(key);
     if (known !== undefined) return known.listening;
-    const door: Door = { name: key, port: guestPort, find: (db) => findSandboxByEdgeAddress(db, address) };
+    const door: Door = { name: key, port: guestPort, scheme: "http", find: (db) => findSandboxByEdgeAddress(db, address) };
     const edgeServer = createEdgeServer(
       {
         request: (incoming, response) => carryRequest(this.options, door, incoming, response),
         upgrade: (incoming, socket, head) => carryUpgrade(this.options, door, incoming, socket, head),
       },
-      MAX_CONNECTIONS,
+      { maxConnections: MAX_CONNECTIONS, ...this.options },
     );
     const listener: Listener = { edgeServer, listening: this.listen(edgeServer, address, port) };
     this.listeners.set(key, listener);

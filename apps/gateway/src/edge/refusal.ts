@@ -3,6 +3,7 @@ import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:ht
 import type { Duplex } from "node:stream";
 import { endAnswer } from "@torpor/service/end-answer";
 import type { ApiError } from "../errors.ts";
+import type { Opened } from "./preview-session.ts";
 
 export function refusalBody(error: ApiError, requestId: string): object {
   const details = error.details === undefined ? {} : { details: error.details };
@@ -39,6 +40,19 @@ export function refuse(
     ...error.headers,
   });
   endAnswer(incoming, response, body);
+}
+
+/** Sends a browser on to where its link leads. The link is in its address: that is neither kept nor told on. */
+export function redirect(incoming: IncomingMessage, response: ServerResponse, { path, cookie }: Opened, requestId: string): void {
+  response.writeHead(303, {
+    location: path,
+    "content-length": 0,
+    "x-request-id": requestId,
+    "cache-control": "no-store",
+    "referrer-policy": "no-referrer",
+    ...(cookie === undefined ? {} : { "set-cookie": cookie }),
+  });
+  endAnswer(incoming, response);
 }
 
 /** Answers an upgrade with the error instead of 101. */

@@ -1,13 +1,21 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
-import type { IncomingMessage } from "node:http";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Duplex } from "node:stream";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
+import type { ConnectionLimits } from "../connection-limits.ts";
+import type { PreviewLinks } from "../preview-links.ts";
+import type { Proxies } from "../proxies.ts";
 import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
 import type { Tokens } from "../tokens.ts";
+import type { UnderWay } from "../under-way.ts";
 import { type Door, isPreview } from "./door.ts";
+import { hasBody } from "./exchange.ts";
+import { hasSession } from "./preview-session.ts";
+import { protocolTokenIn } from "./protocol-token.ts";
 import { type HostKeys, type Target, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
 
@@ -19,17 +27,23 @@ const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 
 export interface RouteDependencies extends WakeDependencies {
   tokens: Tokens;
+  previewLinks: PreviewLinks;
   apiKeys: ApiKeys;
   hostKeys: HostKeys;
   waker: Waker;
   limiter: RateLimiter;
   audit: AuditLog;
+  proxies: Proxies;
+  underWay: UnderWay;
+  connections: Pick<ConnectionLimits, "watch" | "know">;
 }
 
 /** A request at a door. */
 export interface Asked {
   door: Door;
   incoming: IncomingMessage;
+  /** What answers it. */
+  answer: ServerResponse | Duplex;
   requestId: string;
 }
 
@@ -47,6 +61,7 @@ interface Client {
   /** Whose requests are counted. */
   budget: string;
   isUser: boolean;
+  passesCredentials: boolean;
 }
 
 /** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
@@ -57,9 +72,12 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   const { sandbox } = view;
   const isPublic = isPreview(door) && sandbox.previewAccess === "public";
   // Visitors of a preview do not use up the budget of the sandbox's owner.
-  const { budget, isUser } = isPublic ? { budget: `preview ${sandbox.id}`, isUser: true } : await authorize(deps, asked, view);
+  const visitor = { budget: `preview ${sandbox.id}`, isUser: true, passesCredentials: true };
+  const { budget, ...client } = isPublic ? visitor : await authorize(deps, asked, view);
+  if (client.isUser && !isPublic) deps.connections.know(asked.incoming);
   const rateHeaders = await deps.limiter.take(budget);
-  return { view, rateHeaders, passesCredentials: isPublic, isUser };
+  deps.underWay.begin(budget, asked.answer);
+  return { view, rateHeaders, ...client };
 }
 
 /** Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not answer, and what a resume that fails is answered with. */
@@ -80,19 +98,23 @@ export async function routeTo(
 }
 
 /**
- * The sandbox's own token, or the API key of its owner, which the JS SDK falls back to. Who has
- * neither may look at the open paths.
+ * The sandbox's own token, what a browser has of it, or the API key of its owner, which the JS SDK
+ * falls back to. Who has none of them may look at the open paths, and ask what a page may ask.
  */
 async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: SandboxView): Promise<Client> {
-  const { incoming } = asked;
-  const stranger = isOpen(asked) ? { budget: `open ${sandbox.id}`, isUser: false } : undefined;
-  const token = bearerIn(incoming.headers);
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return { budget: `sandbox ${sandbox.id}`, isUser: true };
+  const { incoming, door } = asked;
+  const mayLook = isOpen(asked) || isPreflight(asked);
+  const stranger = mayLook ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false } : undefined;
+  const token = bearerIn(incoming.headers) ?? protocolTokenIn(incoming.headers);
+  const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
+  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return user;
+  // The cookie is what it has of ours: its other credentials are for the application.
+  if (await hasSession(deps.previewLinks, sandbox.id, door, incoming)) return { ...user, passesCredentials: true };
   const apiKey = incoming.headers["x-api-key"];
-  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
+  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
-    if (owner.scopes.includes("exec")) return { budget, isUser: true };
+    if (owner.scopes.includes("exec")) return { ...user, budget };
     if (stranger !== undefined) return stranger;
     // It counts, as it does on the control plane.
     await deps.limiter.take(budget);
@@ -111,11 +133,17 @@ function isOpen({ door, incoming }: Asked): boolean {
   return isRead && !isPreview(door) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "");
 }
 
+/** A browser asks whether it may send a request, and never with a credential: the application answers. */
+function isPreflight({ door, incoming }: Asked): boolean {
+  const { origin, "access-control-request-method": method } = incoming.headers;
+  return isPreview(door) && incoming.method === "OPTIONS" && origin !== undefined && method !== undefined && !hasBody(incoming);
+}
+
 /** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */
 function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, refusal: ApiError, owner?: ApiKeyOwner): void {
   const { incoming, door, requestId } = asked;
   const noted = {
-    address: incoming.socket.remoteAddress ?? "",
+    address: deps.proxies.clientOf(incoming),
     method: incoming.method ?? "",
     path: `edge:${door.port}`,
     resource: sandboxId,

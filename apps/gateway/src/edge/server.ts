@@ -5,7 +5,10 @@ import type { Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
 import type { Duplex } from "node:stream";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
+import type { ConnectionLimits } from "../connection-limits.ts";
+import { inLane } from "../database-turns.ts";
 import { refuseMalformedHttp } from "../malformed-http.ts";
+import { ownerOfAddress, type Proxies } from "../proxies.ts";
 import { refusalBody } from "./refusal.ts";
 
 const HEADERS_LIMIT_MS = 15_000;
@@ -24,8 +27,19 @@ export interface EdgeHandlers {
   upgrade(incoming: IncomingMessage, socket: Duplex, head: Buffer): Promise<void>;
 }
 
-/** Not listening yet. More connections than `maxConnections` are refused by the kernel. */
-export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number, tls?: SecureContextOptions): EdgeServer {
+interface EdgeServerOptions {
+  proxies: Proxies;
+  /** More are refused by the kernel. */
+  maxConnections: number;
+  connections: Pick<ConnectionLimits, "watch">;
+}
+
+/** Not listening yet. */
+export function createEdgeServer(
+  handlers: EdgeHandlers,
+  { maxConnections, connections, proxies }: EdgeServerOptions,
+  tls?: SecureContextOptions,
+): EdgeServer {
   const options: ServerOptions = {
     shouldUpgradeCallback: (incoming: IncomingMessage) => incoming.headers.upgrade?.toLowerCase() === "websocket",
     headersTimeout: HEADERS_LIMIT_MS,
@@ -34,6 +48,7 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
     keepAliveTimeout: KEEP_ALIVE_MS,
     maxHeaderSize: MAX_HEADER_BYTES,
   };
+  const laneOf = (incoming: IncomingMessage) => `address ${ownerOfAddress(proxies.clientOf(incoming))}`;
   let isDraining = false;
   const answering = new Set<ServerResponse>();
   const onRequest = (incoming: IncomingMessage, response: ServerResponse) => {
@@ -43,16 +58,17 @@ export function createEdgeServer(handlers: EdgeHandlers, maxConnections: number,
       answering.delete(response);
       if (isDraining) setImmediate(() => server.closeIdleConnections());
     });
-    void handlers.request(incoming, response);
+    void inLane(laneOf(incoming), () => handlers.request(incoming, response));
   };
   const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     // From here on nobody else listens for its errors.
     socket.on("error", () => socket.destroy());
-    void handlers.upgrade(incoming, socket, head);
+    void inLane(laneOf(incoming), () => handlers.upgrade(incoming, socket, head));
   });
   server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
   server.maxConnections = maxConnections;
+  connections.watch(server);
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
     sockets.add(socket);

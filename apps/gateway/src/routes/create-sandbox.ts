@@ -14,7 +14,7 @@ import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
-import { assertReached, createdSandbox } from "../outcome.ts";
+import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
@@ -43,8 +43,9 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
     await checkPlaceable(deps, wantedOf(deps, wanted, template));
-    const { operation, outboxIds } = await accept(deps, wanted, template, requester);
+    const { operation, outboxIds, isNew } = await accept(deps, wanted, template, requester);
     await deps.publishCommitted(outboxIds);
+    if (!isNew) await assertStillThere(deps, operation);
     if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
     const isAnonymous = requester.idempotencyKey === undefined;
     const abandon = async (why: Abandonment) => {
@@ -90,8 +91,8 @@ async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: Abo
 /** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
 export function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
   const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
-  const { auto_pause, auto_resume, preview_access, on_host_loss } = body;
-  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access, on_host_loss };
+  const { auto_pause, auto_resume, preview_access, preview_host, on_host_loss } = body;
+  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access, preview_host, on_host_loss };
   const placement = placementIn(body);
   const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, placement, ...policies };
   checkMetadata(metadata ?? {}, (value) => typeof value === "string");
@@ -125,6 +126,7 @@ async function accept(
     autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
     autoResume: body.auto_resume ?? false,
     previewAccess: body.preview_access ?? ("public" as const),
+    previewHost: body.preview_host ?? ("original" as const),
   };
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();

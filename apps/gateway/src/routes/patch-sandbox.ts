@@ -12,7 +12,7 @@ import { needs } from "../scopes.ts";
 import { sandboxView } from "../views/sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
-const FIELDS = ["auto_pause", "auto_resume", "preview_access", "on_host_loss", "metadata"] as const;
+const FIELDS = ["auto_pause", "auto_resume", "preview_access", "preview_host", "on_host_loss", "metadata"] as const;
 const SCHEMA = {
   tags: ["sandboxes"],
   params: IdParams,
@@ -40,8 +40,9 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; 
 function changeIn(body: PatchSandboxBody): SandboxChange {
   if (FIELDS.every((field) => body[field] === undefined))
     throw invalidRequest([{ field: "body", message: `must hold one of ${FIELDS.join(", ")}` }], "MISSING_PARAMETER");
-  const { auto_pause: autoPause, auto_resume: autoResume, preview_access: previewAccess, on_host_loss: onHostLoss, metadata } = body;
+  const { auto_pause: autoPause, auto_resume: autoResume, on_host_loss: onHostLoss, metadata } = body;
+  const { preview_access: previewAccess, preview_host: previewHost } = body;
   checkMetadata(metadata ?? {}, (value) => value === null || typeof value === "string");
   const idleSeconds = autoPause === undefined ? undefined : (autoPause?.idle_seconds ?? null);
-  return { autoPauseIdleSeconds: idleSeconds, autoResume, previewAccess, onHostLoss, metadata };
+  return { autoPauseIdleSeconds: idleSeconds, autoResume, previewAccess, previewHost, onHostLoss, metadata };
 }

@@ -10,7 +10,7 @@ import { clientGone } from "../client-gone.ts";
 import type { Dependencies, Limits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
-import { assertReached } from "../outcome.ts";
+import { assertReached, assertStillThere } from "../outcome.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -52,6 +52,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
       const { operation, outboxIds } = accepted;
       await deps.publishCommitted(outboxIds);
+      if (!accepted.isNew) await assertStillThere(deps, operation);
       if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
       const waited = await waitForOperation({ ...deps, limits }, operation, gone);
       if (waited.kind === "stopping") throw stopping();

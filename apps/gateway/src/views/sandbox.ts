@@ -32,6 +32,7 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     auto_pause: sandbox.autoPauseIdleSeconds === null ? null : { idle_seconds: sandbox.autoPauseIdleSeconds },
     auto_resume: sandbox.autoResume,
     preview_access: sandbox.previewAccess,
+    preview_host: sandbox.previewHost,
     on_host_loss: sandbox.onHostLoss,
     ...placementOf(sandbox),
     ...(host === undefined ? {} : { node_id: host.id }),

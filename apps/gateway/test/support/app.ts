@@ -4,20 +4,33 @@ import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
 import { fleetIdentity } from "../../src/fleet-identity.ts";
+import { createPreviewLinks } from "../../src/preview-links.ts";
+import { createGuesses } from "../../src/guesses.ts";
+import { createProxies } from "../../src/proxies.ts";
 import { createSandboxEvents } from "../../src/sandbox-events.ts";
 import { createTokens } from "../../src/tokens.ts";
+import { UnderWay } from "../../src/under-way.ts";
 
 export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
   return buildApp({
     log: pino({ level: "silent" }),
     tokens: createTokens("x".repeat(32)),
+    previewLinks: createPreviewLinks("x".repeat(32)),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
-    edge: { serve: async () => {}, publicHost: () => "http://127.64.0.1:7777" },
+    edge: {
+      serve: async () => {},
+      publicHost: () => "http://127.64.0.1:7777",
+      previewOrigin: (_, port) => `http://127.64.0.1:${port}`,
+    },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },
     fleetIdentity: fleetIdentity("tls://127.0.0.1:4222", null, undefined),
+    proxies: createProxies(""),
+    guesses: createGuesses(0),
+    underWay: new UnderWay(0),
+    connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
     draining: new AbortController().signal,

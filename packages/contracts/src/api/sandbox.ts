@@ -45,6 +45,13 @@ export const PreviewAccess = Type.Enum(PREVIEW_ACCESS, {
   description: "Who reaches the ports of the sandbox beside its agent's: anybody, or holders of its token or its owner's API key",
 });
 
+export const PREVIEW_HOSTS = ["original", "localhost"] as const;
+export type PreviewHost = (typeof PREVIEW_HOSTS)[number];
+export const PreviewHost = Type.Enum(PREVIEW_HOSTS, {
+  description:
+    "Which Host the applications of its previews are given. `original`: as the client sent it. `localhost`: `localhost:<port>`, for servers that refuse other names",
+});
+
 export const ON_HOST_LOSS = ["wait", "restore"] as const;
 export type OnHostLoss = (typeof ON_HOST_LOSS)[number];
 export const OnHostLoss = Type.Enum(ON_HOST_LOSS, {
@@ -88,6 +95,7 @@ const POLICIES = {
   auto_pause: Type.Optional(Nullable(AutoPause)),
   auto_resume: Type.Optional(AutoResume),
   preview_access: Type.Optional(PreviewAccess),
+  preview_host: Type.Optional(PreviewHost),
   on_host_loss: Type.Optional(OnHostLoss),
 };
 
@@ -175,6 +183,7 @@ export const SandboxResource = Type.Object({
   auto_pause: Nullable(AutoPause),
   auto_resume: AutoResume,
   preview_access: PreviewAccess,
+  preview_host: PreviewHost,
   on_host_loss: OnHostLoss,
   placement: Type.Optional(Placement),
   operation: Type.Optional(OperationSummary),
@@ -234,6 +243,45 @@ export const OperationResource = Type.Object({
 export type OperationResource = Static<typeof OperationResource>;
 
 export const TokenReply = Type.Object({ auth_token: Type.String(), token_expires_at: Timestamp, request_id: Type.String() });
+
+const MAX_LINK_SECONDS = 3_600;
+const MAX_PREVIEW_SESSION_SECONDS = 7 * 24 * 3600;
+const MAX_LINK_PATH_LENGTH = 2_048;
+
+/** A link that opens one preview of a sandbox in a browser, whatever its `preview_access` is. */
+export const PreviewLinkBody = Type.Object({
+  port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Of the sandbox; not its agent's" }),
+  path: Type.Optional(
+    Type.String({
+      pattern: "^/[!$-~]*$",
+      maxLength: MAX_LINK_PATH_LENGTH,
+      default: "/",
+      description: "Where the link leads to, with its query if there is one; percent-encoded",
+    }),
+  ),
+  expires_in_seconds: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: MAX_LINK_SECONDS, default: 300, description: "For so long the link can be opened" }),
+  ),
+  session_seconds: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: MAX_PREVIEW_SESSION_SECONDS,
+      default: 12 * 3600,
+      description: "For so long the browser that opened it may use the preview",
+    }),
+  ),
+});
+export type PreviewLinkBody = Static<typeof PreviewLinkBody>;
+
+export const PreviewLink = Type.Object({
+  object: Type.Literal("preview_link"),
+  url: Type.String(),
+  sandbox_id: Type.String(),
+  port: Type.Integer(),
+  expires_at: Timestamp,
+  request_id: Type.String(),
+});
+
 export const TimeoutReply = Type.Object({
   id: Type.String(),
   timeout_seconds: Type.Integer(),

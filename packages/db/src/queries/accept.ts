@@ -59,6 +59,7 @@ type NewSandbox = Pick<
   | "autoPauseIdleSeconds"
   | "autoResume"
   | "previewAccess"
+  | "previewHost"
   | "placementLabels"
   | "antiAffinity"
   | "onHostLoss"

@@ -1,16 +1,20 @@
 /** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
-import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess } from "@torpor/contracts";
-import { and, asc, eq, getTableColumns, isNotNull, ne, sql } from "drizzle-orm";
+import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost } from "@torpor/contracts";
+import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { changeSandbox } from "./sandboxes.ts";
+
+/** Who asks for a pause because nobody uses the sandbox. */
+export const AUTO_PAUSER = "system:auto-pause";
 
 export interface SandboxChange {
   /** Null: never. */
   autoPauseIdleSeconds?: number | null | undefined;
   autoResume?: boolean | undefined;
   previewAccess?: PreviewAccess | undefined;
+  previewHost?: PreviewHost | undefined;
   /** Counts from the next run on. */
   onHostLoss?: OnHostLoss | undefined;
   /** Merged name by name; null removes a name. */
@@ -21,7 +25,7 @@ export type Patched = { kind: "patched"; outboxIds: number[] } | { kind: "not_fo
 
 /** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
 export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
-  const { autoPauseIdleSeconds, autoResume, previewAccess, onHostLoss } = change;
+  const { autoPauseIdleSeconds, autoResume, previewAccess, previewHost, onHostLoss } = change;
   let tooMuch = false;
   const changed = await changeSandbox(db, id, organizationId, (sandbox) => {
     const metadata = merged(sandbox.metadata, change.metadata ?? {});
@@ -34,6 +38,7 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
         ...(autoPauseIdleSeconds === undefined ? {} : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
         ...(autoResume === undefined ? {} : { autoResume }),
         ...(previewAccess === undefined ? {} : { previewAccess }),
+        ...(previewHost === undefined ? {} : { previewHost }),
         ...(onHostLoss === undefined ? {} : { onHostLoss }),
       },
     };
@@ -68,26 +73,73 @@ export async function recordActivity(db: Tx, hostId: string, seen: SeenActivity[
       AND (sandboxes.last_active_at IS NULL OR sandboxes.last_active_at < ${activeAt} - ${MIN_ADVANCE_MS} * interval '1 millisecond')`);
 }
 
+/** A sandbox that slept for less was paused for nothing: the pause and the resume cost more than they saved. */
+const SHORT_SLEEP_S = 60;
+/** One in an hour may be; with each further one the idle time is doubled, up to so much. */
+const MAX_DELAYED_IDLE_S = 600;
+
+/** How often in the last hour a sandbox was resumed, by whomever, right after a pause for want of use. */
+const shortSleeps = sql<number>`(
+  SELECT count(*)::integer FROM operations wake
+  WHERE wake.sandbox_id = ${sandboxes.id} AND wake.kind = 'resume' AND wake.created_at > now() - interval '1 hour'
+    AND EXISTS (
+      SELECT 1 FROM operations sleep
+      WHERE sleep.sandbox_id = wake.sandbox_id AND sleep.kind = 'pause' AND sleep.status = 'succeeded'
+        AND sleep.requested_by = ${AUTO_PAUSER} AND sleep.created_at < wake.created_at
+        AND sleep.ended_at > wake.created_at - ${SHORT_SLEEP_S} * interval '1 second'
+        AND sleep.created_at > now() - interval '2 hours'))`;
+
+/** Seconds without use after which it is paused: those of its policy, or more while its sleeps are short. */
+const idleSecondsNow = sql<number>`least(
+  ${sandboxes.autoPauseIdleSeconds} * power(2, least(greatest(${shortSleeps} - 1, 0), 20)),
+  greatest(${sandboxes.autoPauseIdleSeconds}, ${MAX_DELAYED_IDLE_S}))::integer`;
+
+const unusedFor = (seconds: SQL | typeof sandboxes.autoPauseIdleSeconds) =>
+  sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${seconds} * interval '1 second' + ${MIN_ADVANCE_MS} * interval '1 millisecond'`;
+
+const isIdleByPolicy = and(
+  eq(sandboxes.state, "running"),
+  isNotNull(sandboxes.autoPauseIdleSeconds),
+  ne(hosts.state, "lost"),
+  sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
+  unusedFor(sandboxes.autoPauseIdleSeconds),
+  sql`NOT EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = ${sandboxes.id} AND open.status IN ('waiting', 'executing', 'outcome_unknown'))`,
+);
+
+export interface IdleSandbox {
+  sandbox: SandboxRow;
+  idleSeconds: number;
+  shortSleeps: number;
+}
+
 /**
- * Running sandboxes with nothing in flight that had been idle for as long as their policy says when their host last spoke: its word is what is known, and a host that has been
+ * Running sandboxes with nothing in flight that had been idle for as long as they may when their host last spoke: its word is what is known, and a host that has been
  * silent for a while says nothing. Longest idle first. What `recordActivity` leaves unwritten counts as activity: the host would give the pause up.
  */
-export async function listIdleSandboxes(db: Tx, limit: number): Promise<SandboxRow[]> {
+export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSandbox[]> {
   return await db
-    .select(getTableColumns(sandboxes))
+    .select({ sandbox: getTableColumns(sandboxes), idleSeconds: idleSecondsNow, shortSleeps })
+    .from(sandboxes)
+    .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
+    .where(and(isIdleByPolicy, unusedFor(idleSecondsNow)))
+    .orderBy(asc(sandboxes.lastActiveAt))
+    .limit(limit);
+}
+
+/** Those that their policy would have paused, and that run on because their sleeps were short; each once after each resume that has no event of this name yet. */
+export async function listDelayedPauses(db: Tx, fact: string, limit: number): Promise<IdleSandbox[]> {
+  return await db
+    .select({ sandbox: getTableColumns(sandboxes), idleSeconds: idleSecondsNow, shortSleeps })
     .from(sandboxes)
     .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
     .where(
       and(
-        eq(sandboxes.state, "running"),
-        isNotNull(sandboxes.autoPauseIdleSeconds),
-        ne(hosts.state, "lost"),
-        sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
-        sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${sandboxes.autoPauseIdleSeconds} * interval '1 second'
-          + ${MIN_ADVANCE_MS} * interval '1 millisecond'`,
-        sql`NOT EXISTS (SELECT 1 FROM operations open WHERE open.sandbox_id = ${sandboxes.id} AND open.status IN ('waiting', 'executing', 'outcome_unknown'))`,
+        isIdleByPolicy,
+        sql`NOT ${unusedFor(idleSecondsNow)}`,
+        sql`NOT EXISTS (
+          SELECT 1 FROM sandbox_events told WHERE told.sandbox_id = ${sandboxes.id} AND told.fact = ${fact}
+            AND told.occurred_at > (SELECT max(wake.created_at) FROM operations wake WHERE wake.sandbox_id = ${sandboxes.id} AND wake.kind = 'resume'))`,
       ),
     )
-    .orderBy(asc(sandboxes.lastActiveAt))
     .limit(limit);
 }

@@ -1,0 +1,122 @@
+/**
+ * How a browser uses a preview with `preview_access: token`: a link, opened once, leaves a cookie.
+ *
+ * PS1  The cookie is for one host and one port of one sandbox, and no script reads it.
+ * PS2  Pages of others make no request with it, nor do those of other sandboxes, which are on the
+ *      same site: what names an origin that is not this sandbox's own does not count as its user.
+ * PS3  The application sees neither the link nor the cookie.
+ */
+import type { IncomingMessage } from "node:http";
+import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
+import type { PreviewLinks } from "../preview-links.ts";
+import { type Door, isPreview } from "./door.ts";
+import type { RouteDependencies } from "./route.ts";
+
+const PARAMETER = "torpor_preview";
+const COOKIE = "torpor-preview-";
+/** Browsers take a cookie of such a name from this host alone, by https alone. */
+const HOST_PREFIX = "__Host-";
+/** Of the same name: whoever else sets cookies for a domain above cannot hide the good one. */
+const MAX_TRIED = 8;
+
+/** The path of a link, with its token in it. */
+export function withLink(path: string, token: string): string {
+  return `${path}${path.includes("?") ? "&" : "?"}${PARAMETER}=${token}`;
+}
+
+/** The token of a link, and the path without it; undefined: this is none. */
+export function linkIn(url: string): { token: string; path: string } | undefined {
+  const [path = "", query = ""] = url.split(/\?(.*)/s, 2);
+  const prefix = `${PARAMETER}=`;
+  const parts = query.split("&");
+  const own = parts.find((part) => part.startsWith(prefix));
+  if (own === undefined) return undefined;
+  const others = parts.filter((part) => part !== own);
+  // A path of several slashes would lead to another host.
+  const samePath = path.replace(/^[/\\]+/, "/");
+  return {
+    token: own.slice(prefix.length),
+    path: others.length === 0 ? samePath : `${samePath}?${others.join("&")}`,
+  };
+}
+
+/** Where a link leads to, and the cookie that comes with it. */
+export interface Opened {
+  path: string;
+  cookie?: string;
+}
+
+/** Undefined for any other request. Throws the 401 of a link that is good no more. */
+export async function openLink(
+  deps: Pick<RouteDependencies, "db" | "previewLinks">,
+  door: Door,
+  incoming: IncomingMessage,
+  isSecure: boolean,
+): Promise<Opened | undefined> {
+  const isRead = incoming.method === "GET" || incoming.method === "HEAD";
+  const link = isRead && isPreview(door) ? linkIn(incoming.url ?? "") : undefined;
+  if (link === undefined) return undefined;
+  const view = await door.find(deps.db);
+  if (view === undefined) throw sandboxNotFound(door.name);
+  const { id: sandboxId, previewAccess } = view.sandbox;
+  const preview = { sandboxId, port: door.port };
+  const opened = await deps.previewLinks.open(link.token, preview);
+  if (opened !== undefined)
+    return { path: link.path, cookie: cookieOf(door.port, opened, isSecure) };
+  // Opened again later, from a history or a bookmark, it leads there all the same.
+  const mayPass =
+    previewAccess === "public" || (await hasSession(deps.previewLinks, sandboxId, door, incoming));
+  if (!mayPass) throw wrongPreviewLink();
+  return { path: link.path };
+}
+
+function cookieOf(
+  port: number,
+  { session, seconds }: { session: string; seconds: number },
+  isSecure: boolean,
+): string {
+  const name = `${isSecure ? HOST_PREFIX : ""}${COOKIE}${port}`;
+  const attributes = [`Max-Age=${seconds}`, "Path=/", "HttpOnly", "SameSite=Lax"];
+  return [`${name}=${session}`, ...attributes, ...(isSecure ? ["Secure"] : [])].join("; ");
+}
+
+/** Whether the request comes with the cookie of a link, from where it may be used (PS2). */
+export async function hasSession(
+  links: Pick<PreviewLinks, "isSession">,
+  sandboxId: string,
+  door: Door,
+  { headers }: Pick<IncomingMessage, "headers">,
+): Promise<boolean> {
+  if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return false;
+  const names = [`${COOKIE}${door.port}`, `${HOST_PREFIX}${COOKIE}${door.port}`];
+  const sent = cookiesIn(headers.cookie).filter((cookie) => names.includes(nameOf(cookie)));
+  for (const cookie of sent.slice(0, MAX_TRIED)) {
+    const session = cookie.slice(cookie.indexOf("=") + 1);
+    if (await links.isSession(session, { sandboxId, port: door.port })) return true;
+  }
+  return false;
+}
+
+/** No origin is named by what a browser is told to open. Other ports of the sandbox are its own. */
+function isOwnOrigin(origin: string | undefined, host: string | undefined): boolean {
+  if (origin === undefined) return true;
+  const from = URL.parse(origin)?.host;
+  return from !== undefined && host !== undefined && sandboxIn(from) === sandboxIn(host);
+}
+
+/** A host without the port: in front of the name, or behind the address. */
+const sandboxIn = (host: string) => host.toLowerCase().replace(/^\d+-/, "").replace(/:\d+$/, "");
+
+/** The Cookie header without the edge's own; undefined: nothing is left. */
+export function withoutSessions(header: string): string | undefined {
+  const own = (cookie: string) => nameOf(cookie).replace(HOST_PREFIX, "").startsWith(COOKIE);
+  const kept = cookiesIn(header).filter((cookie) => !own(cookie));
+  return kept.length === 0 ? undefined : kept.join("; ");
+}
+
+const nameOf = (cookie: string) => cookie.split("=", 1)[0]?.trim() ?? "";
+const cookiesIn = (header = "") =>
+  header
+    .split(";")
+    .map((cookie) => cookie.trim())
+    .filter((cookie) => cookie !== "");

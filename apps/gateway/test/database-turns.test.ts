@@ -1,0 +1,108 @@
+/** Turns at the database: each waits for its own. What the database does is scripted here. */
+import { expect, test } from "vitest";
+import { createDatabaseTurns, inLane } from "../src/database-turns.ts";
+import { createGuesses } from "../src/guesses.ts";
+
+function gate(): [() => void, Promise<void>] {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  return [resolve, promise];
+}
+
+/** Work that ends when it is told to, in the order in which it began. */
+function scripted(connections: number, waitLimitMs?: number) {
+  const takeTurn = createDatabaseTurns(connections, waitLimitMs);
+  const begun: string[] = [];
+  const ends: (() => void)[] = [];
+  const ask = (lane: string, name: string) =>
+    inLane(lane, () =>
+      takeTurn(async () => {
+        begun.push(name);
+        await new Promise<void>((resolve) => ends.push(resolve));
+        return name;
+      }),
+    );
+  /** Ends the work that began first. */
+  const endOne = async () => {
+    ends.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  return { begun, ask, endOne };
+}
+
+const flood = (ask: (lane: string, name: string) => Promise<string>, count: number) =>
+  Array.from({ length: count }, (_, at) => ask("api-key 1", `flood ${at}`));
+
+test("a flood leaves a quarter of the connections to others", async () => {
+  const { begun, ask } = scripted(20);
+  void flood(ask, 100);
+  expect(begun).toHaveLength(15);
+  void ask("api-key 2", "other");
+  expect(begun).toHaveLength(16);
+  expect(begun.at(-1)).toBe("other");
+});
+
+test("where all are taken, the next turn is the other's, however much waits before it", async () => {
+  const { begun, ask, endOne } = scripted(1);
+  void flood(ask, 100);
+  const other = ask("api-key 2", "other");
+  await endOne();
+  expect(begun).toEqual(["flood 0", "other"]);
+  await endOne();
+  expect(await other).toBe("other");
+  await endOne();
+  expect(begun).toEqual(["flood 0", "other", "flood 1", "flood 2"]);
+});
+
+test("what fails is passed on, and the next one's turn comes", async () => {
+  const takeTurn = createDatabaseTurns(1);
+  const failing = takeTurn(() => Promise.reject(new Error("no such table")));
+  const next = takeTurn(async () => "next");
+  await expect(failing).rejects.toThrow("no such table");
+  expect(await next).toBe("next");
+});
+
+test("whoever has waited too long is told that the database is not there, and asks nothing", async () => {
+  const { begun, ask, endOne } = scripted(1, 20);
+  void ask("api-key 1", "first");
+  await expect(ask("api-key 1", "late")).rejects.toMatchObject({ code: "ETIMEDOUT" });
+  await endOne();
+  void ask("api-key 1", "next");
+  expect(begun).toEqual(["first", "next"]);
+});
+
+test("a lane that is full is a 429, and others' are not", async () => {
+  const { ask, begun } = scripted(2);
+  const all = flood(ask, 5_001);
+  await expect(ask("api-key 1", "one more")).rejects.toMatchObject({ status: 429 });
+  void ask("api-key 2", "other");
+  expect(begun).toEqual(["flood 0", "other"]);
+  expect(all).toHaveLength(5_001);
+});
+
+test("a lane goes with what was begun in it, also when its turn comes by the end of another's", async () => {
+  const takeTurn = createDatabaseTurns(1);
+  const [end, ended] = gate();
+  const order: string[] = [];
+  const note = (name: string) => takeTurn(async () => void order.push(name));
+  void inLane("api-key 1", () => takeTurn(() => ended));
+  const other = inLane("api-key 2", () =>
+    takeTurn(async () => {
+      await ended;
+      // Waits behind what is in this lane already, and not in the first one's, which has its turn.
+      void note("second of 2");
+    }),
+  );
+  const own = inLane("api-key 1", async () => {
+    await Promise.all([note("first of 1"), note("second of 1")]);
+  });
+  end();
+  await Promise.all([other, own]);
+  await note("at last");
+  expect(order).toEqual(["first of 1", "second of 2", "second of 1", "at last"]);
+});
+
+test("guesses without a bound", async () => {
+  const guesses = createGuesses(0);
+  for (let at = 0; at < 1_000; at += 1)
+    expect(await guesses.judge("10.0.0.1", async () => undefined)).toBeUndefined();
+});

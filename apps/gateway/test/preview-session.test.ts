@@ -1,0 +1,160 @@
+/** How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols. */
+import { describe, expect, test } from "vitest";
+import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
+import { hasSession, linkIn, withLink, withoutSessions } from "../src/edge/preview-session.ts";
+import { protocolTokenIn, takenProtocol, withoutTokens } from "../src/edge/protocol-token.ts";
+import { createPreviewLinks } from "../src/preview-links.ts";
+import { createTokens } from "../src/tokens.ts";
+
+const SECRET = "x".repeat(32);
+const ID = "1763309903rt5vs4lm";
+const OTHER = "1763309903rt5vs4ln";
+const preview = { sandboxId: ID, port: 3000 };
+const TERMS = { linkSeconds: 60, sessionSeconds: 600 };
+let nowMs = Date.parse("2031-05-01T12:00:00Z");
+const links = createPreviewLinks(SECRET, () => nowMs);
+
+describe("links and sessions", () => {
+  test("a link opens its preview until it expires, and its session lasts as long as it says", async () => {
+    const { token, expiresAt } = await links.issue(preview, TERMS);
+    expect(expiresAt.getTime() - nowMs).toBe(60_000);
+    nowMs += 59_000;
+    const opened = await links.open(token, preview);
+    expect(opened?.seconds).toBe(600);
+    nowMs += 1_000;
+    expect(await links.open(token, preview)).toBeUndefined();
+    const session = opened?.session ?? "";
+    nowMs += 598_000;
+    expect(await links.isSession(session, preview)).toBe(true);
+    nowMs += 1_000;
+    expect(await links.isSession(session, preview)).toBe(false);
+  });
+
+  test("neither is good for another sandbox or port, nor in the place of the other or of a token", async () => {
+    const { token } = await links.issue(preview, TERMS);
+    const session = (await links.open(token, preview))?.session ?? "";
+    for (const other of [
+      { sandboxId: OTHER, port: 3000 },
+      { sandboxId: ID, port: 3001 },
+    ]) {
+      expect(await links.open(token, other)).toBeUndefined();
+      expect(await links.isSession(session, other)).toBe(false);
+    }
+    expect(await links.open(session, preview)).toBeUndefined();
+    expect(await links.isSession(token, preview)).toBe(false);
+    const tokens = createTokens(SECRET);
+    expect(await tokens.isFor(session, ID)).toBe(false);
+    expect(await tokens.isFor(token, ID)).toBe(false);
+    expect(await links.isSession((await tokens.issue(ID, 1)).token, preview)).toBe(false);
+    const forged = createPreviewLinks("y".repeat(32), () => nowMs);
+    expect(await links.open((await forged.issue(preview, TERMS)).token, preview)).toBeUndefined();
+  });
+});
+
+describe("the address of a link", () => {
+  test.each(["/", "/a/b", "/a?b=c&d", "/a?b=%26torpor_preview=x", "/?torpor_previews=x"])(
+    "%s comes out as it went in",
+    (path) => {
+      expect(linkIn(withLink(path, "t.o.k"))).toEqual({ token: "t.o.k", path });
+      expect(linkIn(path)).toBeUndefined();
+    },
+  );
+
+  test.each(["//evil.example", "/\\evil.example", "\\\\evil.example", "///evil.example"])(
+    "%s leads to no other host",
+    (path) => {
+      expect(linkIn(withLink(path, "t"))?.path).toBe("/evil.example");
+    },
+  );
+});
+
+describe("a session's cookie", () => {
+  const door = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
+  const host = `3000-${ID}.eu.vms.example.com`;
+  const sessionOf = async () => {
+    const { token } = await links.issue(preview, TERMS);
+    return (await links.open(token, preview))?.session ?? "";
+  };
+  const passes = async (headers: Record<string, string>, port = 3000) =>
+    await hasSession(links, ID, { ...door, port }, { headers: { host, ...headers } });
+
+  test("counts beside others, also behind one that somebody else has set", async () => {
+    const session = await sessionOf();
+    expect(await passes({ cookie: `a=b; torpor-preview-3000=${session}` })).toBe(true);
+    const hidden = `__Host-torpor-preview-3000=tossed; __Host-torpor-preview-3000=${session}`;
+    expect(await passes({ cookie: hidden })).toBe(true);
+    expect(await passes({ cookie: `torpor-preview-3001=${session}` })).toBe(false);
+    expect(await passes({ cookie: `torpor-preview-7777=${session}` }, 7777)).toBe(false);
+    expect(await passes({})).toBe(false);
+  });
+
+  test.each([
+    [`https://${host}`, true],
+    [`https://8000-${ID}.eu.vms.example.com`, true],
+    [`https://3000-${OTHER}.eu.vms.example.com`, false],
+    ["https://evil.example", false],
+    ["null", false],
+  ])("from a page of %s: %s", async (origin, expected) => {
+    const cookie = `torpor-preview-3000=${await sessionOf()}`;
+    expect(await passes({ cookie, origin })).toBe(expected);
+  });
+
+  test("on an address, its other ports are the sandbox's own", async () => {
+    const cookie = `torpor-preview-3000=${await sessionOf()}`;
+    const own = { cookie, host: "127.64.1.2:3000" };
+    expect(await passes({ ...own, origin: "http://127.64.1.2:8000" })).toBe(true);
+    expect(await passes({ ...own, origin: "http://127.64.1.3:3000" })).toBe(false);
+  });
+
+  test("the application does not see it", () => {
+    expect(withoutSessions("a=b; torpor-preview-3000=x;c=d")).toBe("a=b; c=d");
+    expect(withoutSessions("__Host-torpor-preview-80=x; torpor-preview-3000=y")).toBeUndefined();
+    expect(withoutSessions("torpor=1; x=torpor-preview-3000")).toBe(
+      "torpor=1; x=torpor-preview-3000",
+    );
+  });
+});
+
+describe("a token as a sub-protocol", () => {
+  const offered = { upgrade: "websocket", "sec-websocket-protocol": "chat, torpor.token.a.b.c" };
+
+  test("is found in an upgrade alone, and the application is offered the others", () => {
+    expect(protocolTokenIn(offered)).toBe("a.b.c");
+    expect(protocolTokenIn({ ...offered, upgrade: undefined })).toBeUndefined();
+    expect(withoutTokens(offered["sec-websocket-protocol"])).toBe("chat");
+    expect(withoutTokens("torpor.token.a.b.c")).toBeUndefined();
+  });
+
+  test("is what was taken, when the application takes nothing", () => {
+    expect(takenProtocol(offered, {})).toEqual({ "sec-websocket-protocol": "torpor.token.a.b.c" });
+    expect(takenProtocol(offered, { "sec-websocket-protocol": "chat" })).toEqual({});
+    expect(takenProtocol({ upgrade: "websocket" }, {})).toEqual({});
+  });
+});
+
+describe("preview_host: localhost", () => {
+  const door = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
+  const headersOf = (headers: Record<string, string>) => localHeaders(door, { headers } as never);
+
+  test("the host, and the page's own origin, are those inside; another origin stays", () => {
+    const host = "3000-x.eu.vms.example.com";
+    const own = { host: "localhost:3000", origin: "http://localhost:3000" };
+    expect(headersOf({ host, origin: `https://${host}` })).toEqual(own);
+    expect(headersOf({ host, origin: "https://other" })).toEqual({ host: "localhost:3000" });
+    const browserLike = localHeaders({ ...door, port: 80 }, { headers: { host } } as never);
+    expect(browserLike).toEqual({ host: "localhost" });
+  });
+
+  test.each([
+    ["http://localhost:3000/login?a", "https://p.example/login?a"],
+    ["http://localhost:3000", "https://p.example"],
+    ["http://localhost:30001/", "http://localhost:30001/"],
+    ["http://localhost:3000.evil.example/", "http://localhost:3000.evil.example/"],
+    ["/login", "/login"],
+    ["https://elsewhere.example/", "https://elsewhere.example/"],
+  ])("a redirect to %s leads to %s", (location, seen) => {
+    const asked = { scheme: "https", host: "p.example" };
+    const raw = ["X", "http://localhost:3000/", "Location", location];
+    expect(publicLocations(raw, door, asked)).toEqual([...raw.slice(0, 3), seen]);
+  });
+});

@@ -1,0 +1,2 @@
+ALTER TABLE "sandboxes" ADD COLUMN "preview_host" text DEFAULT 'original' NOT NULL;--> statement-breakpoint
+ALTER TABLE "sandboxes" ADD CONSTRAINT "sandboxes_preview_host" CHECK ("preview_host" IN ('original', 'localhost'));
