@@ -87,6 +87,16 @@ const FindingResource = Type.Object({
   last_seen_at: Type.String(),
 });
 
+const ImageFinding = Type.Object(
+  {
+    template: Type.String(),
+    image_sha256: Type.String({ description: "The image of the template" }),
+    host_image_sha256s: Type.Array(Type.String(), { description: "Those that the host says are the template's; five at most" }),
+    message: Type.String(),
+  },
+  { description: "The host says that it has images of a template, and none of them is the one that the operator has named" },
+);
+
 export const HostResource = Type.Object({
   id: Type.String(),
   object: Type.Literal("host"),
@@ -108,6 +118,8 @@ export const HostResource = Type.Object({
   last_beat_at: Nullable(Type.String()),
   registered_at: Type.String(),
   findings: Type.Array(FindingResource),
+  templates: Type.Array(Type.String(), { description: "Templates whose image it holds" }),
+  image_findings: Type.Array(ImageFinding),
   drain: Nullable(DrainResource),
 });
 export type HostResource = Static<typeof HostResource>;

@@ -9,8 +9,8 @@ import type { Driver } from "./drivers/driver.ts";
 import { FenceFiles } from "./fence/files.ts";
 import { freeBytes } from "./host/files.ts";
 import type { Isolation } from "./host/isolation.ts";
-import { listImages } from "./images.ts";
-import { ensureGolden } from "./lifecycle/golden.ts";
+import { type Image, listFormerImages, listImages } from "./images.ts";
+import { ensureGolden, findGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
@@ -92,7 +92,11 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   });
   const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
-  const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, images);
+  const request = await registration(config, driver, config.DATA_PLANE_URL ?? `http://${config.DATA_PLANE_HOST}:${port}`, [
+    ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
+    // Last: a control plane of before makes its template of the last one of a name.
+    ...images,
+  ]);
   const diskFreeMib = async () => {
     try {
       return Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
@@ -152,12 +156,13 @@ const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
   log,
 });
 
-async function registration(
-  config: Config,
-  driver: Driver,
-  dataPlaneUrl: string,
-  images: Awaited<ReturnType<typeof listImages>>,
-): Promise<RegisterRequest> {
+/** Those from which sandboxes begin at once. */
+async function restorableImages(images: Image[], driver: Driver): Promise<Image[]> {
+  const golden = await Promise.all(images.map(async (image) => (await findGolden(image, driver)) !== undefined));
+  return images.filter((_, at) => golden[at]);
+}
+
+async function registration(config: Config, driver: Driver, dataPlaneUrl: string, images: Image[]): Promise<RegisterRequest> {
   return {
     type: "register",
     version: 1,

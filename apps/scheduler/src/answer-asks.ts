@@ -13,6 +13,7 @@ import {
 } from "@torpor/contracts";
 import {
   commitOperation,
+  findMismatchedImages,
   findOperation,
   findRunFacts,
   findStoreReferences,
@@ -45,7 +46,16 @@ export async function answerRegister(
   const { leaseMs } = deps.hostTerms;
   const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
   deps.log.info({ hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver }, "host registered");
+  await warnOfImages(deps, request);
   return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
+}
+
+async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterRequest): Promise<void> {
+  for (const { template, shownSha256s } of await findMismatchedImages(db, images))
+    log.warn(
+      { hostId, template: template.name, imageSha256: template.imageSha256, hostImageSha256s: shownSha256s },
+      "host registered with another image of a template than the operator has named; it gets no sandboxes of it",
+    );
 }
 
 export async function answerLease(deps: Deps, asker: string, request: LeaseRequest): Promise<LeaseReply> {

@@ -4,13 +4,14 @@
  */
 import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
 import { type Observation, type Question, type RegisterRequest, subjects } from "@torpor/contracts";
-import { listFindings } from "@torpor/db";
+import { createTemplate, listFindings, listTemplates, readHostStandings } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
 
 const STRANGER = "stranger";
+const TEMPLATE = "code-interpreter";
 const ROOM = { capacity: { vcpu: 100, memoryMib: 6_400, diskMib: 6_400 } };
 
 let plane: ControlPlane;
@@ -30,6 +31,13 @@ afterAll(async () => {
   await honest[Symbol.asyncDispose]();
   await plane[Symbol.asyncDispose]();
 });
+
+/** What an honest host holds. */
+function anImage(): RegisterRequest["images"][number] {
+  const [image] = aHost("host-1").images;
+  if (image === undefined) throw new Error("a host of tests has an image");
+  return image;
+}
 
 const ask = async (question: Question, request: object): Promise<Record<string, unknown>> => {
   const subject = subjects.ask(STRANGER, question);
@@ -89,6 +97,45 @@ describe("a registration", () => {
       reason: expect.stringMatching(reason),
     });
     expect(await hostRow()).toEqual(before);
+  });
+
+  test.each<[string, RegisterRequest["images"][number], RegExp]>([
+    ["that is named by no digest", { ...anImage(), sha256: "latest" }, /images\/0\/sha256/],
+    ["with a name without end", { ...anImage(), templateName: "x".repeat(65) }, /templateName/],
+  ])("with an image %s is refused", async (_what, image, reason) => {
+    expect(await register({ images: [image] })).toMatchObject({
+      granted: false,
+      reason: expect.stringMatching(reason),
+    });
+  });
+
+  test("with an image changes no template, and gets nothing of one whose image it has not", async () => {
+    const { db } = plane.database;
+    const template = await createTemplate(db, TEMPLATE, {
+      displayName: "Ours",
+      description: "",
+      category: "test",
+      language: "python",
+      vcpu: 1,
+      memoryMib: 64,
+      diskMib: 16,
+      imageSha256: anImage().sha256,
+    });
+    const theirs = { ...anImage(), sha256: "e".repeat(64), displayName: "Theirs" };
+    const unheard = { ...theirs, templateName: "unheard-of" };
+    const most = { vcpu: 10_000, memoryMib: 640_000, diskMib: 640_000 };
+    const offer = { capacity: most, images: [theirs, unheard] };
+    expect(await register(offer)).toMatchObject({ granted: true });
+    expect(await listTemplates(db)).toEqual([template]);
+    const [standing] = await readHostStandings(db, STRANGER);
+    expect(standing?.templates).toEqual({
+      held: [],
+      mismatched: [{ template, shownSha256s: [theirs.sha256] }],
+    });
+    // It is the emptier host.
+    const { id } = await plane.create();
+    expect((await plane.becomes(id, "succeeded")).hostId).toBe("host-1");
+    await register();
   });
 
   test("as another host is refused", async () => {

@@ -21,6 +21,7 @@ import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
+import { seedFromImages } from "./templates.ts";
 import { takeTurn } from "./turn.ts";
 import { collectLeftovers, endVmProcesses, listVmProcesses, shutDownGuests } from "./vms.ts";
 
@@ -85,6 +86,7 @@ export class Fleet {
       natsUrl: natsUrlOf(ports),
       edgePort: ports.edge,
       driver: options.driver,
+      imagesDir: options.imagesDir,
       components: [],
     };
     const fleet = new Fleet(dir, state);
@@ -139,7 +141,13 @@ export class Fleet {
     await migrate(state.databaseUrl);
     // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
+    await this.seedTemplates();
     await startAll(down.filter((component) => !isBase(component)));
+  }
+
+  private async seedTemplates(): Promise<void> {
+    const { databaseUrl: url, imagesDir } = this.state;
+    if (imagesDir !== undefined) await seedFromImages(url, imagesDir);
   }
 
   /** Starts a component that does not run and waits until it is well, and a NATS server's cluster too. */
@@ -161,6 +169,7 @@ export class Fleet {
     using _turn = await this.takeTurn();
     const { components } = this.state;
     if (components.some((other) => other.name === component.name && isUp(other))) throw new Error(`${component.name} is up already`);
+    await this.seedTemplates();
     const process = await startProcess(component);
     this.state.components = [...components.filter(({ name }) => name !== component.name), { ...component, process }];
     writeState(this.dir, this.state);
@@ -206,6 +215,8 @@ export class Fleet {
     if (identity !== undefined) await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
     delete component.process;
     await this.startComponent(name, signal);
+    // A host may have another image now.
+    if (component.role === "node-agent") await this.seedTemplates();
   }
 
   /**

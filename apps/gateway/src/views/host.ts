@@ -1,15 +1,24 @@
-import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding } from "@torpor/db";
+import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding, HostTemplates } from "@torpor/db";
 import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
 const MIB = 1024 ** 2;
 const timestamp = (date: Date) => date.toISOString();
 const optional = (date: Date | null) => (date === null ? null : timestamp(date));
 
-export function hostView({ host, sandboxes, findings, drain }: HostStanding): HostResource {
-  return { ...hostFacts(host), sandboxes, findings: findings.map(findingView), drain: drainView(drain) };
+export function hostView({ host, sandboxes, findings, drain, templates }: HostStanding): HostResource {
+  return {
+    ...hostFacts(host),
+    sandboxes,
+    findings: findings.map(findingView),
+    templates: templates.held,
+    image_findings: templates.mismatched.map(imageFindingView),
+    drain: drainView(drain),
+  };
 }
 
-function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" | "drain"> {
+type HostFacts = Omit<HostResource, "sandboxes" | "findings" | "templates" | "image_findings" | "drain">;
+
+function hostFacts(host: HostRow): HostFacts {
   return {
     id: host.id,
     object: "host",
@@ -28,6 +37,16 @@ function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" |
     last_beat_at: optional(host.lastBeatAt),
     registered_at: timestamp(host.registeredAt),
   };
+}
+
+/** A host may say that it has any number of them. */
+const MAX_SHOWN = 5;
+
+function imageFindingView({ template, shownSha256s }: HostTemplates["mismatched"][number]): HostResource["image_findings"][number] {
+  const { name, imageSha256: wanted } = template;
+  const shown = shownSha256s.slice(0, MAX_SHOWN);
+  const message = `The host has no image ${wanted.slice(0, 12)} of template ${name}, and gets no sandboxes of it; it has ${shown.map((sha256) => sha256.slice(0, 12)).join(", ")}. Install that image there, or have the template name another (PATCH /v1/templates/${name}).`;
+  return { template: name, image_sha256: wanted, host_image_sha256s: shown, message };
 }
 
 function findingView(finding: FindingRow): HostResource["findings"][number] {

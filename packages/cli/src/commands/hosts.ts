@@ -33,6 +33,7 @@ interface Host {
   sandboxes: Record<string, number>;
   last_beat_at: string | null;
   findings: { sandbox_id: string; kind: string; message: string }[];
+  image_findings: { template: string; message: string }[];
   drain: Drain | null;
 }
 
@@ -79,10 +80,11 @@ async function list({ api, context: { write } }: Request): Promise<number> {
   return 0;
 }
 
-function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, findings }: Host): string[] {
+function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, ...host }: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
+  const found = host.findings.length + host.image_findings.length;
   const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
-  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(findings.length)];
+  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(found)];
 }
 
 function show({ write }: CommandContext, host: Host): number {
@@ -90,6 +92,7 @@ function show({ write }: CommandContext, host: Host): number {
   if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
   for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
   for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);
+  for (const { template, message } of host.image_findings) write(`finding: template ${template}  image  ${message}`);
   return 0;
 }
 

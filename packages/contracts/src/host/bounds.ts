@@ -88,18 +88,33 @@ const cleaned = (text: string) =>
 
 const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
 
+const MAX_IMAGES = 256;
+const MAX_IMAGE_NAME_LENGTH = 64;
+const DIGEST = /^[0-9a-f]{64}$/;
+
 interface Offer {
   dataPlaneUrl: string;
   capacity: Record<keyof typeof MAX_CAPACITY, number>;
+  images: readonly { templateName: string; sha256: string }[];
 }
 
 /** Why a registration is of no use, in words for whoever set the host up. */
-export function registrationProblem({ dataPlaneUrl, capacity }: Offer): string | undefined {
+export function registrationProblem({ dataPlaneUrl, capacity, images }: Offer): string | undefined {
   const problem = dataPlaneUrlProblem(dataPlaneUrl);
   if (problem !== undefined) return `dataPlaneUrl ${problem}`;
   for (const [name, most] of Object.entries(MAX_CAPACITY))
     if (capacity[name as keyof typeof MAX_CAPACITY] > most)
       return `capacity/${name} must be at most ${most}`;
+  return imagesProblem(images);
+}
+
+function imagesProblem(images: Offer["images"]): string | undefined {
+  if (images.length > MAX_IMAGES) return `images must be ${MAX_IMAGES} at most`;
+  for (const [at, { templateName, sha256 }] of images.entries()) {
+    if (!DIGEST.test(sha256)) return `images/${at}/sha256 must be 64 hexadecimal digits`;
+    if (templateName.length > MAX_IMAGE_NAME_LENGTH)
+      return `images/${at}/templateName must have ${MAX_IMAGE_NAME_LENGTH} characters at most`;
+  }
   return undefined;
 }
 
