@@ -136,6 +136,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
         return "ack";
       },
       concurrency: 16,
+      laneOf: (subject) => hostIdOf(subject) ?? "",
       signal,
       log,
     }),

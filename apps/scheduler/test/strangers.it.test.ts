@@ -3,7 +3,13 @@
  * costs nobody but itself.
  */
 import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
-import { type Observation, type Question, type RegisterRequest, subjects } from "@torpor/contracts";
+import {
+  type Observation,
+  type Question,
+  type RegisterRequest,
+  STREAMS,
+  subjects,
+} from "@torpor/contracts";
 import { createTemplate, listFindings, listTemplates, readHostStandings } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -55,6 +61,16 @@ const ownSeen = (given: Partial<Observation> = {}) => ({
   ...anObservation({ hostId: STRANGER, sandboxId: "1763309903strange1", state: "running" }),
   ...given,
 });
+
+const numbered = (kind: string, at: number) => `1763309903${kind}${String(at).padStart(7, "0")}`;
+/** False: as many as may wait already do. */
+const isStored = async (seen: object) =>
+  await report(seen).then(
+    () => true,
+    () => false,
+  );
+const observations = async () =>
+  await (await plane.bus.manager()).consumers.info("OBSERVATIONS", "scheduler-observations");
 
 /** A sandbox of the honest host comes to run: nothing stands in the way of what it reports. */
 async function allIsWell(): Promise<string> {
@@ -153,10 +169,7 @@ describe("an observation", () => {
   ])("with %s is rejected once, and holds up no other host's", async (_what, seen) => {
     for (let times = 0; times < 40; times += 1) await report(seen);
     await allIsWell();
-    const consumer = await (
-      await plane.bus.manager()
-    ).consumers.info("OBSERVATIONS", "scheduler-observations");
-    expect(consumer).toMatchObject({ num_redelivered: 0 });
+    expect(await observations()).toMatchObject({ num_redelivered: 0 });
   });
 
   test("whose message holds what no database stores is taken, without that", async () => {
@@ -183,12 +196,44 @@ describe("an observation", () => {
     expect(await plane.sandbox(sandboxId)).toEqual(before);
   });
 
+  test("waits for none of another host that cannot be handled", async () => {
+    const { sql } = plane.database;
+    await sql.begin(async (held) => {
+      // Whatever is found on it is entered into its history: that stands now.
+      await held`SELECT 1 FROM hosts WHERE id = ${STRANGER} FOR UPDATE`;
+      for (let sent = 0; sent < 40; sent += 1)
+        await report(ownSeen({ sandboxId: numbered("h", sent) }));
+      await until("some are at work", async () => (await observations()).num_ack_pending > 16);
+      await allIsWell();
+      expect(await observations()).toMatchObject({ num_redelivered: 0 });
+    });
+    await until("all are handled", async () => (await observations()).num_ack_pending === 0);
+  });
+
+  test("is applied while 10,000 of another host are not through, of which few wait at a time", async () => {
+    const ended = new AbortController();
+    let stored = 0;
+    const flood = Array.from({ length: 100 }, async (_, at) => {
+      for (let sent = 0; sent < 100; sent += 1) {
+        const seen = ownSeen({ sandboxId: numbered("f", at * 100 + sent) });
+        while (!ended.signal.aborted && !(await isStored(seen))) continue;
+        stored += 1;
+      }
+    });
+    await until("a part is through", () => stored > 200);
+    const sandboxId = await allIsWell();
+    const through = stored;
+    const { state } = await (await plane.bus.manager()).streams.info("OBSERVATIONS");
+    ended.abort();
+    await Promise.all(flood);
+    expect(through).toBeLessThan(10_000);
+    expect(state.messages).toBeLessThanOrEqual(STREAMS.OBSERVATIONS.maxMessagesPerSubject + 10);
+    expect((await plane.sandbox(sandboxId)).state).toBe("running");
+  });
+
   test("of more sandboxes than anybody will look at is noted up to a number", async () => {
-    const ids = Array.from(
-      { length: 1_100 },
-      (_, at) => `1763309903x${String(at).padStart(7, "0")}`,
-    );
-    await Promise.all(ids.map((sandboxId) => report(ownSeen({ sandboxId, epoch: 1, opSeq: 1 }))));
+    for (let sent = 0; sent < 1_100; sent += 1)
+      await until("it is taken", () => isStored(ownSeen({ sandboxId: numbered("x", sent) })));
     await allIsWell();
     const [row] = await plane.database
       .sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;

@@ -4,7 +4,7 @@
  * ES1  Idempotent, and safe for any number of processes at once: what exists is brought to its definition, its number of replicas included.
  * ES2  A cluster that elects its leader, or has just lost a server, is waited for; a setting that it refuses is an error at once.
  */
-import { AckPolicy, DeliverPolicy, JetStreamApiError, RetentionPolicy } from "@nats-io/jetstream";
+import { AckPolicy, DeliverPolicy, DiscardPolicy, JetStreamApiError, RetentionPolicy } from "@nats-io/jetstream";
 import { nanos } from "@nats-io/nats-core";
 import { type ConsumerDefinition, type StreamDefinition, STREAMS } from "@torpor/contracts";
 import type { Bus } from "./connect.ts";
@@ -72,6 +72,7 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
     max_bytes: stream.maxBytes,
     duplicate_window: nanos(stream.duplicateWindowMs),
     num_replicas: replicas,
+    ...perSubject(stream),
   };
   try {
     await manager.streams.add(config);
@@ -90,6 +91,11 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
       );
     });
   }
+}
+
+function perSubject({ maxMessagesPerSubject }: StreamDefinition) {
+  if (maxMessagesPerSubject === undefined) return {};
+  return { max_msgs_per_subject: maxMessagesPerSubject, discard: DiscardPolicy.New, discard_new_per_subject: true };
 }
 
 async function ensureOneConsumer(bus: Bus, consumer: ConsumerDefinition): Promise<void> {
