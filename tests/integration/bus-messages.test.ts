@@ -44,8 +44,9 @@ const intent = (): Intent => ({ type: "intent", version: 1, kind: "pause", opera
 const send = (payload: unknown, msgId = newOperationId()) => publish(bus, { subject: subjects.intent("pause"), payload, msgId });
 const stored = async () => (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
 
+type Given = { laneOf?: (subject: string) => string; noteReadable?: (isReadable: boolean) => void };
 type Handle = (message: Intent, delivery: number) => Promise<Verdict>;
-function read(handle: Handle, concurrency = 4, given: { laneOf?: (subject: string) => string } = {}): void {
+function read(handle: Handle, concurrency = 4, given: Given = {}): void {
   const options = { ...given, consumer: CONSUMER, decode: decoder(Intent), concurrency, signal: stopped.signal, log: silentLog() };
   loops.push(consume(bus, { ...options, handle: (message, { delivery }) => handle(message, delivery) }));
 }
@@ -197,15 +198,19 @@ describe("consume", () => {
 
   test("C4: a loop that was there before its consumer reads from it once it is made", async () => {
     const seen: string[] = [];
-    read(async ({ operationId }) => {
+    const readable: boolean[] = [];
+    const handle = async ({ operationId }: Intent): Promise<Verdict> => {
       seen.push(operationId);
       return "ack";
-    });
+    };
+    read(handle, 4, { noteReadable: (isReadable) => void readable.push(isReadable) });
     const message = intent();
     await send(message);
+    await until("it was tried", () => readable.length > 0);
     await ensureConsumer(bus, CONSUMER);
     await until("it was read", () => seen.length > 0);
     expect(seen).toEqual([message.operationId]);
+    expect([readable.at(0), readable.at(-1)]).toEqual([false, true]);
   });
 
   test("S37: kill -9 of the server loses nothing that was stored, and the loop goes on with what was not acknowledged", async () => {

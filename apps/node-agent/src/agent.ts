@@ -22,6 +22,7 @@ import { FenceLink } from "./shell/fence-link.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
+import { HostWork } from "./shell/work.ts";
 import { SnapshotDoor } from "./shell/snapshot-door.ts";
 import type { Blobs } from "./store/blobs.ts";
 import { ChunkStore } from "./store/chunk-store.ts";
@@ -49,6 +50,7 @@ export interface Agent {
   supervisor: Supervisor;
   membership: Membership;
   fence: FenceLink;
+  work: HostWork;
   close(): Promise<void>;
 }
 
@@ -60,6 +62,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const say = (line: string) => log.info({ line }, "preparing");
   for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
   const reporter = new Reporter(log);
+  const work = new HostWork(() => reporter.backlog());
   const activity = new Activity();
   const fence = new FenceLink(new FenceFiles(config.DATA_DIR));
   await fence.open();
@@ -131,6 +134,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
         return accepted === CLOSING ? { kind: "retry", delayMs: 0 } : "ack";
       },
       concurrency: COMMANDS_AT_ONCE,
+      noteReadable: (isReadable) => work.noteCommands(isReadable),
       signal,
       log,
     }),
@@ -139,6 +143,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     supervisor,
     membership,
     fence,
+    work,
     close: async () => {
       const limitMs = config.SHUTDOWN_GRACE_MS / 2;
       const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);

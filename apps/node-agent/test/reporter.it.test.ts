@@ -33,6 +33,8 @@ test("what is over a host's share of the stream is kept, and published in its or
   const all = Array.from({ length: 2 * MOST + 1 }, (_, at) => at + 1);
   for (const revision of all)
     reporter.report(anObservation({ hostId: HOST, sandboxId, state: "running", revision }));
+  await until("some wait", () => reporter.backlog().count === all.length - MOST);
+  expect(reporter.backlog().oldestAtMs).toBeLessThanOrEqual(Date.now());
   const arrived: number[] = [];
   for (let sequence = 1; sequence <= all.length; sequence += 1) {
     await until(
@@ -46,6 +48,7 @@ test("what is over a host's share of the stream is kept, and published in its or
   }
   expect(arrived).toEqual(all);
   expect(await waiting()).toBe(0);
+  await until("none waits", () => reporter.backlog().oldestAtMs === undefined);
   stopped.abort();
   await running;
 });

@@ -35,7 +35,9 @@ export interface ConsumeOptions<T> {
   handle(message: T, context: MessageContext): Promise<Verdict>;
   concurrency: number;
   /** Whose message it is, by its subject; absent: they are handled as they come. */
-  laneOf?(subject: string): string;
+  laneOf?: (subject: string) => string;
+  /** Told whether the consumer could be opened, each time that it was tried. */
+  noteReadable?(isReadable: boolean): void;
   signal: AbortSignal;
   log: ConsumeLog;
 }
@@ -59,11 +61,13 @@ const PULL_MS = 5_000;
 /** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
 export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<void> {
   const running = new Set<Promise<void>>();
-  const work: Work = options.laneOf === undefined ? inArrival(options) : inLanes(options, options.laneOf);
+  const { laneOf } = options;
+  const work: Work = laneOf === undefined ? inArrival(options) : inLanes(options, laneOf);
   while (!options.signal.aborted) {
     try {
       await readUntilClosed(bus, options, work, running);
     } catch (err) {
+      if (!options.signal.aborted) options.noteReadable?.(false);
       if (!options.signal.aborted) options.log.warn({ err, consumer: options.consumer.durable }, "consumer is not readable; trying again");
     }
     await wait(REOPEN_AFTER_MS, options.signal);
@@ -106,6 +110,7 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, work: Wo
     idle_heartbeat: HEARTBEAT_MS,
     abort_on_missing_resource: true,
   });
+  options.noteReadable?.(true);
   const stop = () => messages.stop();
   // The server that was found may be another one, or this user in another account of it.
   const forget = bus.onReconnect(stop);
