@@ -4,6 +4,7 @@ import {
   bounded,
   CommitRequest,
   decodeBoundedHeartbeat,
+  decodeBoundedObservation,
   decoder,
   GarbageRequest,
   hostCommands,
@@ -11,7 +12,7 @@ import {
   Intent,
   InvalidMessageError,
   LeaseRequest,
-  Observation,
+  type Observation,
   patterns,
   PlacementQuestion,
   RegisterRequest,
@@ -52,7 +53,7 @@ import { WorkWatch } from "./work-watch.ts";
 
 const decode = {
   intent: decoder(Intent),
-  observation: bounded(decoder(Observation)),
+  observation: decodeBoundedObservation,
   register: bounded(decoder(RegisterRequest)),
   lease: bounded(decoder(LeaseRequest)),
   commit: bounded(decoder(CommitRequest)),

@@ -13,6 +13,7 @@ import {
 import { createTemplate, listFindings, listTemplates, readHostStandings } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { SNAPSHOT } from "./support/decisions.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
 
@@ -180,6 +181,24 @@ describe("an observation", () => {
     expect((await plane.reaches(sandboxId, "stopped")).error?.message).toMatch(/^said \ufffdxxx/);
   });
 
+  test("that names what is stored of another sandbox as its own copy is rejected", async () => {
+    const [sandboxId, other] = [await allIsWell(), await allIsWell()];
+    const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, state: "stopped" as const };
+    const copy = { ...SNAPSHOT, storeKey: `${other}/1-${"b".repeat(16)}` };
+    const cause = { code: "WITH_A_FOREIGN_COPY", message: "x" };
+    const foreign = anObservation({ ...facts, revision: 1_000, snapshot: copy, cause });
+    await honest.report(foreign);
+    honest.beat([foreign]);
+    const own = { ...copy, storeKey: `${sandboxId}/1-${"b".repeat(16)}` };
+    const later = { code: "WITH_ITS_OWN", message: "x" };
+    await honest.report(anObservation({ ...facts, revision: 1_001, snapshot: own, cause: later }));
+    await plane.reaches(sandboxId, "stopped");
+    const { sql } = plane.database;
+    const stopped =
+      await sql`SELECT cause->>'code' AS code FROM sandbox_events WHERE sandbox_id = ${sandboxId} AND to_state = 'stopped'`;
+    expect(stopped).toEqual([{ code: "WITH_ITS_OWN" }]);
+  });
+
   test("with numbers that nobody gave out is a finding, and applied never", async () => {
     const sandboxId = await allIsWell();
     const before = await plane.sandbox(sandboxId);
@@ -259,6 +278,37 @@ describe("a question", () => {
     const [run] = await sql`SELECT started_at FROM incarnations WHERE sandbox_id = ${sandboxId}`;
     expect(run).toEqual({ started_at: null });
     await sql`DELETE FROM operations WHERE id = ${mine}`;
+  });
+
+  test("what is garbage names nothing that is needed, whatever sandbox it is asked under", async () => {
+    const [mine, theirs] = [await allIsWell(), await allIsWell()];
+    const { sql } = plane.database;
+    const store = async (id: string, generation: number) => {
+      const key = `${id}/${generation}-bb`;
+      await sql`INSERT INTO snapshots
+        (sandbox_id, generation, epoch, host_id, store_key, size_bytes, manifest_sha256, guest_synced, driver_fingerprint, dropped_at)
+        VALUES (${id}, ${generation}, 1, 'host-1', ${key}, 1, ${`${"b".repeat(63)}${generation}`}, true, 'x', now())`;
+      return key;
+    };
+    const [old, newest] = [await store(theirs, 1), await store(theirs, 2)];
+    await store(mine, 9);
+    const unheard = `${theirs}/3-bb`;
+    const garbage = (sandboxId: string) =>
+      ask("garbage", {
+        type: "garbage",
+        version: 1,
+        hostId: STRANGER,
+        sandboxes: [{ sandboxId, storeKeys: [old, newest, unheard] }],
+      });
+    await register();
+    expect(await garbage(mine)).toEqual({ deleted: [], storeKeys: [] });
+    expect(await garbage(theirs), "what is so for everybody").toEqual({
+      deleted: [],
+      storeKeys: [old],
+    });
+    await sql`UPDATE hosts SET state = 'retired' WHERE id = ${STRANGER}`;
+    expect(await garbage(theirs), "nor to one that is out").toEqual({ deleted: [], storeKeys: [] });
+    await sql`UPDATE hosts SET state = 'ready' WHERE id = ${STRANGER}`;
   });
 
   test.each([

@@ -3,8 +3,9 @@
  * database can store. A host is a stranger; what is beyond this is refused once, where it comes in.
  * It stands apart from the schemas because those are frozen with the releases (frozen.ts).
  */
-import { type Decoder, InvalidMessageError } from "../decode.ts";
+import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
 import { decodeHeartbeat, type Heartbeat } from "./heartbeat.ts";
+import { Observation } from "./observation.ts";
 
 /** Of Postgres' `integer`. */
 const MAX_COUNT = 2 ** 31 - 1;
@@ -23,10 +24,32 @@ export function bounded<T>(decode: Decoder<T>): Decoder<T> {
   return (subject, bytes) => checked(subject, decode(subject, bytes));
 }
 
+const decodeBounded = bounded(decoder(Observation));
+
+export const decodeBoundedObservation: Decoder<Observation> = (subject, bytes) => {
+  const seen = decodeBounded(subject, bytes);
+  const problem = storeKeyProblem(seen);
+  if (problem !== undefined) throw new InvalidMessageError(subject, [problem]);
+  return seen;
+};
+
+/** What is stored of a sandbox is below its own name: a host names no other one's as its copy. */
+function storeKeyProblem({ sandboxId, snapshot }: Observation): string | undefined {
+  const storeKey = snapshot?.storeKey ?? null;
+  if (storeKey === null || isStoredOf(sandboxId, storeKey)) return undefined;
+  return `/snapshot/storeKey must begin with ${sandboxId}/`;
+}
+
+export function isStoredOf(sandboxId: string, storeKey: string): boolean {
+  return storeKey.startsWith(`${sandboxId}/`);
+}
+
 /** A sandbox that is out of bounds is left out: the others on its host are not to suffer for it. */
 export const decodeBoundedHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
   const { inventory, ...beat } = decodeHeartbeat(subject, bytes);
-  const within = withCleanTexts(inventory).filter((seen) => boundsProblem(seen) === undefined);
+  const within = withCleanTexts(inventory).filter(
+    (seen) => (boundsProblem(seen) ?? storeKeyProblem(seen)) === undefined,
+  );
   return { ...checked(subject, beat), inventory: within };
 };
 
