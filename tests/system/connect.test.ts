@@ -260,6 +260,7 @@ describe("exact types", () => {
       "get /v1/hosts",
       "get /v1/hosts/{id}",
       "get /v1/hosts/{id}/events",
+      "get /v1/hosts/{id}/findings",
       "get /v1/keys",
       "get /v1/operations/{id}",
       "get /v1/organizations",

@@ -26,6 +26,10 @@ export const DrainBody = Type.Object(
 
 export const HostParams = Type.Object({ id: Type.String() });
 export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
+export const PageQuery = Type.Object({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+  cursor: Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" })),
+});
 export const HostEventsQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
   after: Type.Optional(Type.Integer({ minimum: 0, description: "Id of the last event that is known; without it the newest are answered" })),
@@ -117,7 +121,8 @@ export const HostResource = Type.Object({
   lease_expires_at: Type.String(),
   last_beat_at: Nullable(Type.String()),
   registered_at: Type.String(),
-  findings: Type.Array(FindingResource),
+  findings: Type.Array(FindingResource, { description: "The first 100, by sandbox; `/v1/hosts/{id}/findings` lists all" }),
+  finding_count: Type.Integer(),
   templates: Type.Array(Type.String(), { description: "Templates whose image it holds" }),
   image_findings: Type.Array(ImageFinding),
   drain: Nullable(DrainResource),
@@ -126,13 +131,15 @@ export type HostResource = Static<typeof HostResource>;
 
 export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
 
-export const HostList = Type.Object({
+const Page = {
   object: Type.Literal("list"),
-  data: Type.Array(HostResource),
   has_more: Type.Boolean(),
+  next_cursor: Nullable(Type.String()),
   url: Type.String(),
   request_id: Type.String(),
-});
+};
+export const HostList = Type.Object({ ...Page, data: Type.Array(HostResource) });
+export const FindingList = Type.Object({ ...Page, data: Type.Array(FindingResource) });
 
 const HostEventResource = Type.Object({
   object: Type.Literal("host_event"),

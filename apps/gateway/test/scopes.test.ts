@@ -34,6 +34,7 @@ const NEEDED: Record<string, Scope[]> = {
   "GET /v1/hosts": ["operator"],
   "GET /v1/hosts/:id": ["operator"],
   "GET /v1/hosts/:id/events": ["operator"],
+  "GET /v1/hosts/:id/findings": ["operator"],
   "POST /v1/hosts/:id/cordon": ["operator"],
   "POST /v1/hosts/:id/uncordon": ["operator"],
   "POST /v1/hosts/:id/retire": ["operator"],

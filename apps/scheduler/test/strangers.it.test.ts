@@ -10,7 +10,7 @@ import {
   STREAMS,
   subjects,
 } from "@torpor/contracts";
-import { createTemplate, listFindings, listTemplates, readHostStandings } from "@torpor/db";
+import { createTemplate, listFindings, listTemplates, findHostStanding } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SNAPSHOT } from "./support/decisions.ts";
@@ -105,6 +105,13 @@ describe("a registration", () => {
     ["more processors than there are", capacity({ vcpu: 200_000 }), /capacity\/vcpu/],
     ["a text that no database stores", { region: "eu\u0000" }, /region/],
     ["a text without end", { agentVersion: "x".repeat(5_000) }, /agentVersion/],
+    ["a region without end", { region: "x".repeat(257) }, /region must have 256/],
+    [
+      "labels without end",
+      { labels: Object.fromEntries(Array.from({ length: 257 }, (_, at) => [`n${at}`, "x"])) },
+      /labels must be 256/,
+    ],
+    ["a fingerprint without end", { restorableFingerprints: ["x".repeat(257)] }, /restorableFing/],
     ["labels that are none", { labels: { a: 1 } as never }, /labels/],
   ])("with %s is refused, and told why", async (_what, given, reason) => {
     const before = await hostRow();
@@ -118,7 +125,7 @@ describe("a registration", () => {
 
   test.each<[string, RegisterRequest["images"][number], RegExp]>([
     ["that is named by no digest", { ...anImage(), sha256: "latest" }, /images\/0\/sha256/],
-    ["with a name without end", { ...anImage(), templateName: "x".repeat(65) }, /templateName/],
+    ["with a name without end", { ...anImage(), templateName: "x".repeat(257) }, /templateName/],
   ])("with an image %s is refused", async (_what, image, reason) => {
     expect(await register({ images: [image] })).toMatchObject({
       granted: false,
@@ -144,7 +151,7 @@ describe("a registration", () => {
     const offer = { capacity: most, images: [theirs, unheard] };
     expect(await register(offer)).toMatchObject({ granted: true });
     expect(await listTemplates(db)).toEqual([template]);
-    const [standing] = await readHostStandings(db, STRANGER);
+    const standing = await findHostStanding(db, STRANGER);
     expect(standing?.templates).toEqual({
       held: [],
       mismatched: [{ template, shownSha256s: [theirs.sha256] }],
@@ -205,7 +212,7 @@ describe("an observation", () => {
     const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
     await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
     const finding = async () =>
-      (await listFindings(plane.database.db, ["host-1"])).find(
+      (await listFindings(plane.database.db, "host-1", 1_000)).find(
         (one) => one.sandboxId === sandboxId,
       );
     await until("a finding", async () => (await finding()) !== undefined);

@@ -408,6 +408,9 @@ export const sandboxes = pgTable(
     index("sandboxes_anti_affinity")
       .on(sandbox.organizationId, sandbox.antiAffinity)
       .where(sql`anti_affinity IS NOT NULL`),
+    index("sandboxes_eventful")
+      .on(sandbox.id)
+      .where(sql`last_seq > 10000`),
     index("sandboxes_auto_pause")
       .on(sandbox.lastActiveAt)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),

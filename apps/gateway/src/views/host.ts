@@ -9,14 +9,15 @@ export function hostView({ host, sandboxes, findings, drain, templates }: HostSt
   return {
     ...hostFacts(host),
     sandboxes,
-    findings: findings.map(findingView),
+    findings: findings.shown.map(findingView),
+    finding_count: findings.count,
     templates: templates.held,
     image_findings: templates.mismatched.map(imageFindingView),
     drain: drainView(drain),
   };
 }
 
-type HostFacts = Omit<HostResource, "sandboxes" | "findings" | "templates" | "image_findings" | "drain">;
+type HostFacts = Omit<HostResource, "sandboxes" | "findings" | "finding_count" | "templates" | "image_findings" | "drain">;
 
 function hostFacts(host: HostRow): HostFacts {
   return {
@@ -49,7 +50,7 @@ function imageFindingView({ template, shownSha256s }: HostTemplates["mismatched"
   return { template: name, image_sha256: wanted, host_image_sha256s: shown, message };
 }
 
-function findingView(finding: FindingRow): HostResource["findings"][number] {
+export function findingView(finding: FindingRow): HostResource["findings"][number] {
   return {
     sandbox_id: finding.sandboxId,
     kind: finding.kind,

@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { type Api, openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { readAll } from "../pages.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
 
@@ -33,6 +34,7 @@ interface Host {
   sandboxes: Record<string, number>;
   last_beat_at: string | null;
   findings: { sandbox_id: string; kind: string; message: string }[];
+  finding_count: number;
   image_findings: { template: string; message: string }[];
   drain: Drain | null;
 }
@@ -49,7 +51,12 @@ const USAGE =
 
 const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   list,
-  show: async ({ api, context }) => show(context, await api.call<Host>("GET", hostPath(context))),
+  show: async ({ api, context }) => {
+    const path = hostPath(context);
+    const host = await api.call<Host>("GET", path);
+    const findings = await readAll<Host["findings"][number]>(api, `${path}/findings`, new URLSearchParams());
+    return show(context, { ...host, findings });
+  },
   cordon: async (request) => await post(request, "/cordon"),
   uncordon: async (request) => await post(request, "/uncordon"),
   abort: async (request) => await post(request, "/drain/abort"),
@@ -74,7 +81,7 @@ function argument({ args }: CommandContext, at: number, what: string): string {
 const hostPath = (context: CommandContext) => `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
 
 async function list({ api, context: { write } }: Request): Promise<number> {
-  const { data } = await api.call<{ data: Host[] }>("GET", "/v1/hosts");
+  const data = await readAll<Host>(api, "/v1/hosts", new URLSearchParams());
   if (data.length === 0) write("No host has registered yet.");
   else write(table(HEADER, data.map(rowOf)));
   return 0;
@@ -82,7 +89,7 @@ async function list({ api, context: { write } }: Request): Promise<number> {
 
 function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, ...host }: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
-  const found = host.findings.length + host.image_findings.length;
+  const found = host.finding_count + host.image_findings.length;
   const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
   return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(found)];
 }

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Api, openApi } from "../api.ts";
 import type { CommandContext } from "../main.ts";
+import { readAll } from "../pages.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
 
@@ -61,7 +62,7 @@ export async function template(context: CommandContext): Promise<number> {
 }
 
 async function tableOf(api: Api, templates: Template[]): Promise<string> {
-  const { data: hosts } = await api.call<{ data: { templates: string[] }[] }>("GET", "/v1/hosts");
+  const hosts = await readAll<{ templates: string[] }>(api, "/v1/hosts", new URLSearchParams());
   const rows = templates.map(({ name, image_sha256: image, default_resources: size }) => [
     name,
     image.slice(0, 12),

@@ -111,32 +111,71 @@ const cleaned = (text: string) =>
 
 const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
 
-const MAX_IMAGES = 256;
-const MAX_IMAGE_NAME_LENGTH = 64;
+/** Of labels, fingerprints and images, which are shown wherever the host is. */
+const MAX_OF_EACH = 256;
+const MAX_NAME_LENGTH = 256;
 const DIGEST = /^[0-9a-f]{64}$/;
 
 interface Offer {
   dataPlaneUrl: string;
   capacity: Record<keyof typeof MAX_CAPACITY, number>;
+  region: string;
+  labels: Readonly<Record<string, string>>;
+  driver: string;
+  driverFingerprint: string;
+  restorableFingerprints?: readonly string[];
+  agentVersion: string;
   images: readonly { templateName: string; sha256: string }[];
 }
 
 /** Why a registration is of no use, in words for whoever set the host up. */
-export function registrationProblem({ dataPlaneUrl, capacity, images }: Offer): string | undefined {
+export function registrationProblem(offer: Offer): string | undefined {
+  const { dataPlaneUrl, capacity, images } = offer;
   const problem = dataPlaneUrlProblem(dataPlaneUrl);
   if (problem !== undefined) return `dataPlaneUrl ${problem}`;
   for (const [name, most] of Object.entries(MAX_CAPACITY))
     if (capacity[name as keyof typeof MAX_CAPACITY] > most)
       return `capacity/${name} must be at most ${most}`;
-  return imagesProblem(images);
+  return namesProblem(offer) ?? imagesProblem(images);
 }
 
+function namesProblem(offer: Offer): string | undefined {
+  const {
+    region,
+    driver,
+    driverFingerprint,
+    agentVersion,
+    labels,
+    restorableFingerprints = [],
+  } = offer;
+  const names = {
+    region,
+    driver,
+    driverFingerprint,
+    agentVersion,
+    dataPlaneUrl: offer.dataPlaneUrl,
+  };
+  for (const [name, text] of Object.entries(names)) if (isLong(text)) return tooLong(name);
+  const lists = { labels: Object.entries(labels).flat(), restorableFingerprints };
+  for (const [name, texts] of Object.entries(lists))
+    if (texts.some(isLong)) return tooLong(`one of ${name}`);
+  const counts = {
+    labels: Object.keys(labels).length,
+    restorableFingerprints: restorableFingerprints.length,
+  };
+  for (const [name, count] of Object.entries(counts))
+    if (count > MAX_OF_EACH) return `${name} must be ${MAX_OF_EACH} at most`;
+  return undefined;
+}
+
+const isLong = (text: string) => text.length > MAX_NAME_LENGTH;
+const tooLong = (name: string) => `${name} must have ${MAX_NAME_LENGTH} characters at most`;
+
 function imagesProblem(images: Offer["images"]): string | undefined {
-  if (images.length > MAX_IMAGES) return `images must be ${MAX_IMAGES} at most`;
+  if (images.length > MAX_OF_EACH) return `images must be ${MAX_OF_EACH} at most`;
   for (const [at, { templateName, sha256 }] of images.entries()) {
     if (!DIGEST.test(sha256)) return `images/${at}/sha256 must be 64 hexadecimal digits`;
-    if (templateName.length > MAX_IMAGE_NAME_LENGTH)
-      return `images/${at}/templateName must have ${MAX_IMAGE_NAME_LENGTH} characters at most`;
+    if (isLong(templateName)) return tooLong(`images/${at}/templateName`);
   }
   return undefined;
 }

@@ -1,6 +1,6 @@
 import type { RegisterRequest } from "@torpor/contracts";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
-import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
@@ -105,8 +105,16 @@ export async function markLostHosts(db: Database, leaseMs: number): Promise<Host
   });
 }
 
-export async function listHosts(db: Tx): Promise<HostRow[]> {
-  return await db.select().from(hosts).where(ne(hosts.state, "retired")).orderBy(asc(hosts.id));
+/** By id; a page of them, those after `afterId`, or all. */
+export async function listHosts(db: Tx, page?: { limit: number; afterId: string | undefined }): Promise<HostRow[]> {
+  const isOn = page?.afterId === undefined ? undefined : gt(hosts.id, page.afterId);
+  const rows = db
+    .select()
+    .from(hosts)
+    .where(and(ne(hosts.state, "retired"), isOn))
+    .orderBy(asc(hosts.id))
+    .$dynamic();
+  return await (page === undefined ? rows : rows.limit(page.limit));
 }
 
 export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefined> {
