@@ -52,7 +52,7 @@ describe("configure.ts", () => {
     expect((await readdir(secrets)).toSorted()).toEqual(["control", "host-host-1", "host-lab-1", "route"]);
     expect(statSync(join(secrets, "control")).mode & 0o777).toBe(0o600);
     for (const text of written.values()) expect(text).toContain(readFileSync(join(secrets, "host-lab-1"), "utf8"));
-    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.*");
+    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.running");
     expect(written.get("nats-2")).toMatch(/listen: "10\.0\.0\.12:6222"[^]*nats-route:\/\/route:[0-9a-f]{64}@10\.0\.0\.13:6222/);
     expect(written.get("alone")).not.toContain("cluster {");
     const one = ["--name", "a", "--servers", "a=10.0.0.11", "--secrets", secrets];

@@ -34,8 +34,9 @@ interface Host {
   sandboxes: Record<string, number>;
   last_beat_at: string | null;
   findings: { sandbox_id: string; kind: string; message: string }[];
-  finding_count: number;
-  image_findings: { template: string; message: string }[];
+  /** These two are absent in gateways of before. */
+  finding_count?: number;
+  image_findings?: { template: string; message: string }[];
   drain: Drain | null;
 }
 
@@ -54,6 +55,7 @@ const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   show: async ({ api, context }) => {
     const path = hostPath(context);
     const host = await api.call<Host>("GET", path);
+    if ((host.finding_count ?? 0) <= host.findings.length) return show(context, host);
     const findings = await readAll<Host["findings"][number]>(api, `${path}/findings`, new URLSearchParams());
     return show(context, { ...host, findings });
   },
@@ -89,7 +91,7 @@ async function list({ api, context: { write } }: Request): Promise<number> {
 
 function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, ...host }: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
-  const found = host.finding_count + host.image_findings.length;
+  const found = (host.finding_count ?? host.findings.length) + (host.image_findings ?? []).length;
   const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
   return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(found)];
 }
@@ -99,7 +101,7 @@ function show({ write }: CommandContext, host: Host): number {
   if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
   for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
   for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);
-  for (const { template, message } of host.image_findings) write(`finding: template ${template}  image  ${message}`);
+  for (const { template, message } of host.image_findings ?? []) write(`finding: template ${template}  image  ${message}`);
   return 0;
 }
 

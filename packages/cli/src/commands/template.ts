@@ -62,14 +62,14 @@ export async function template(context: CommandContext): Promise<number> {
 }
 
 async function tableOf(api: Api, templates: Template[]): Promise<string> {
-  const hosts = await readAll<{ templates: string[] }>(api, "/v1/hosts", new URLSearchParams());
+  const hosts = await readAll<{ templates?: string[] }>(api, "/v1/hosts", new URLSearchParams());
   const rows = templates.map(({ name, image_sha256: image, default_resources: size }) => [
     name,
     image.slice(0, 12),
     String(size.vcpu),
     String(size.memory_mb),
     String(size.disk_gb),
-    String(hosts.filter((host) => host.templates.includes(name)).length),
+    String(hosts.filter((host) => host.templates?.includes(name)).length),
   ]);
   return table(HEADER, rows);
 }
@@ -99,6 +99,8 @@ async function changeOf(given: Given): Promise<object> {
   const sha256 =
     image === undefined || DIGEST.test(image) ? image : (await readImage(image)).sha256;
   const size = sizeIn(given);
+  if (sha256 === undefined && Object.keys(size).length === 0)
+    throw new Error(`what is to change? ${USAGE}`);
   return {
     ...(sha256 === undefined ? {} : { image_sha256: sha256 }),
     ...(Object.keys(size).length === 0 ? {} : { default_resources: size }),
