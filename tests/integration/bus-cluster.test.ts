@@ -55,6 +55,20 @@ const consumerIsEverywhere = () =>
     ELECTION_LIMIT_MS,
   );
 
+/** An observation that finds its subject full is stored later, under the same id. */
+async function refusedThenStored(): Promise<void> {
+  const { name, maxMessagesPerSubject: most } = STREAMS.OBSERVATIONS;
+  const manager = await bus.manager();
+  const send = (msgId: number) =>
+    publish(bus, { subject: subjects.observation("host-1", "running"), payload: { msgId }, msgId: String(msgId) });
+  for (let sent = 0; sent < most; sent += 1) await until("it is stored", async () => (await send(sent)).kind !== "unavailable");
+  expect(await send(most)).toMatchObject({ kind: "unavailable", cause: { message: "maximum messages per subject exceeded" } });
+  expect((await manager.streams.info(name)).state.messages).toBe(most);
+  await manager.streams.purge(name);
+  expect(await send(most)).toEqual({ kind: "stored" });
+  await manager.streams.purge(name);
+}
+
 test("streams are made with the replicas that are asked for, raised and lowered later, and their consumers follow", async () => {
   await ensureStreams(bus, { replicas: 1 });
   await ensureConsumer(bus, CONSUMER);
@@ -78,6 +92,7 @@ test("streams are made with the replicas that are asked for, raised and lowered 
     ELECTION_LIMIT_MS,
   );
   expect((await manager.streams.info(CONSUMER.stream)).state.messages).toBe(1);
+  await refusedThenStored();
 
   await ensureStreams(bus, { replicas: 1 });
   await become(1);

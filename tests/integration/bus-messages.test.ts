@@ -1,6 +1,15 @@
 /** Publishing and the one loop that reads, against a real nats-server that may go away and come back. */
 import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish, type Verdict } from "@torpor/bus";
-import { type ConsumerDefinition, decoder, Intent, newOperationId, newSandboxId, SCHEDULER_INTENTS, subjects } from "@torpor/contracts";
+import {
+  type ConsumerDefinition,
+  decoder,
+  Intent,
+  newOperationId,
+  newSandboxId,
+  SCHEDULER_INTENTS,
+  STREAMS,
+  subjects,
+} from "@torpor/contracts";
 import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
@@ -35,9 +44,10 @@ const intent = (): Intent => ({ type: "intent", version: 1, kind: "pause", opera
 const send = (payload: unknown, msgId = newOperationId()) => publish(bus, { subject: subjects.intent("pause"), payload, msgId });
 const stored = async () => (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
 
+type Given = { laneOf?: (subject: string) => string; noteReadable?: (isReadable: boolean) => void };
 type Handle = (message: Intent, delivery: number) => Promise<Verdict>;
-function read(handle: Handle, concurrency = 4): void {
-  const options = { consumer: CONSUMER, decode: decoder(Intent), concurrency, signal: stopped.signal, log: silentLog() };
+function read(handle: Handle, concurrency = 4, given: Given = {}): void {
+  const options = { ...given, consumer: CONSUMER, decode: decoder(Intent), concurrency, signal: stopped.signal, log: silentLog() };
   loops.push(consume(bus, { ...options, handle: (message, { delivery }) => handle(message, delivery) }));
 }
 
@@ -50,6 +60,19 @@ describe("publish", () => {
     expect(await stored()).toBe(1);
     await ensureConsumer(bus, CONSUMER);
   });
+});
+
+test("a stream that an earlier version has made becomes what it is now, with what is in it", async () => {
+  const { name, subjects: patterns, maxMessagesPerSubject } = STREAMS.OBSERVATIONS;
+  const { streams } = await bus.manager();
+  await streams.delete(name);
+  await streams.add({ name, subjects: [...patterns], retention: "workqueue" });
+  await publish(bus, { subject: subjects.observation("host-1", "running"), payload: {}, msgId: "before" });
+  await ensureStreams(bus);
+  const { config, state } = await streams.info(name);
+  expect(config).toMatchObject({ max_msgs_per_subject: maxMessagesPerSubject, discard: "new", discard_new_per_subject: true });
+  expect(state.messages).toBe(1);
+  await ensureConsumer(bus, CONSUMER);
 });
 
 describe("consume", () => {
@@ -71,6 +94,30 @@ describe("consume", () => {
     for (const message of sent) await send(message);
     await until("all are done", async () => (await stored()) === 0);
     expect(seen.toSorted()).toEqual(sent.map(({ operationId }) => operationId).toSorted());
+  });
+
+  test("messages of one sender wait for its own, not for those of another; those that wait when the loop ends are another's", async () => {
+    await ensureConsumer(bus, CONSUMER);
+    for (let sent = 0; sent < 200; sent += 1) await send(intent());
+    const [stuck, done]: [string[], string[]] = [[], []];
+    let release = () => {};
+    const released = new Promise<void>((resolve) => (release = resolve));
+    const handle = async ({ kind, operationId }: Intent): Promise<Verdict> => {
+      (kind === "pause" ? stuck : done).push(operationId);
+      if (kind === "pause") await released;
+      return "ack";
+    };
+    read(handle, 4, { laneOf: (subject) => subject });
+    await until("its share is at work", () => stuck.length === 2);
+    const other = { ...intent(), kind: "resume" as const };
+    await publish(bus, { subject: subjects.intent("resume"), payload: other, msgId: other.operationId });
+    await until("the other's is done", () => done.length === 1);
+    expect(stuck).toHaveLength(2);
+    stopped.abort();
+    release();
+    await Promise.all(loops);
+    expect(stuck).toHaveLength(2);
+    expect(await stored()).toBe(198);
   });
 
   test("a handler that throws gets the message again, later each time, until it succeeds", async () => {
@@ -151,15 +198,19 @@ describe("consume", () => {
 
   test("C4: a loop that was there before its consumer reads from it once it is made", async () => {
     const seen: string[] = [];
-    read(async ({ operationId }) => {
+    const readable: boolean[] = [];
+    const handle = async ({ operationId }: Intent): Promise<Verdict> => {
       seen.push(operationId);
       return "ack";
-    });
+    };
+    read(handle, 4, { noteReadable: (isReadable) => void readable.push(isReadable) });
     const message = intent();
     await send(message);
+    await until("it was tried", () => readable.length > 0);
     await ensureConsumer(bus, CONSUMER);
     await until("it was read", () => seen.length > 0);
     expect(seen).toEqual([message.operationId]);
+    expect([readable.at(0), readable.at(-1)]).toEqual([false, true]);
   });
 
   test("S37: kill -9 of the server loses nothing that was stored, and the loop goes on with what was not acknowledged", async () => {

@@ -9,7 +9,7 @@ import {
   inboxPrefixOf,
   publish,
 } from "@torpor/bus";
-import { hostCommands, subjects } from "@torpor/contracts";
+import { hostCommands, OBSERVED_STATES, subjects } from "@torpor/contracts";
 import { type NatsServer, silentLog, startNats, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
@@ -164,9 +164,11 @@ describe("a host names for its answer", () => {
     );
     expect(await manager.streams.names().next()).toEqual(streams);
     const gained = after.map(({ last_seq }, at) => last_seq - (before[at]?.last_seq ?? 0));
-    // Its own observations, for which `lease` is as good a name as any.
+    // Its own observations.
     expect(Object.fromEntries(streams.map((name, at) => [name, gained[at]]))).toEqual(
-      Object.fromEntries(streams.map((name) => [name, name === "OBSERVATIONS" ? 4 : 0])),
+      Object.fromEntries(
+        streams.map((name) => [name, name === "OBSERVATIONS" ? 4 * OBSERVED_STATES.length : 0]),
+      ),
     );
     expect((await manager.consumers.list(stream).next()).length).toBe(consumers);
     expect(arrived.filter((subject) => !subject.startsWith(ownPrefix))).toEqual([]);
@@ -176,6 +178,7 @@ describe("a host names for its answer", () => {
 describe("a host cannot", () => {
   test.each([
     ["report as another host", subjects.observation(OTHER, "running")],
+    ["report under a name of its own making", subjects.observation(OWN, "lease")],
     ["ask as another host", subjects.ask(OTHER, "commit")],
     ["beat as another host", subjects.beat(OTHER)],
     ["command another host", subjects.command(OTHER, "delete")],

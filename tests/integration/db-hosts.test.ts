@@ -12,7 +12,7 @@ import {
   type MoveResult,
   moveSandbox,
   noteAnswering,
-  readHostStandings,
+  findHostStanding,
   recordSnapshot,
   registerHost,
   renewLease,
@@ -220,12 +220,12 @@ test("a host has one drain at a time, whoever asks for it, and a draining one is
 test("a host that is read while its drain ends is draining, or its drain is done", async () => {
   const id = await host();
   await requestDrain(database.db, id, BUDGET, "api-key:1");
-  const row = (await readHostStandings(database.db, id))[0]?.drain?.drain;
+  const row = (await findHostStanding(database.db, id))?.drain?.drain;
   if (row === undefined) throw new Error("there is no drain");
   const { read } = await database.sql.begin(async (sql) => {
     // The host is read, then the reading waits here while the drain ends.
     await sql`LOCK TABLE host_findings IN ACCESS EXCLUSIVE MODE`;
-    const reading = readHostStandings(database.db, id);
+    const reading = findHostStanding(database.db, id);
     await until(
       "it waits",
       async () => (await sql`SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'host_findings'::regclass`).length > 0,
@@ -233,6 +233,6 @@ test("a host that is read while its drain ends is draining, or its drain is done
     expect(await finishDrain(database.db, row)).toBe(true);
     return { read: reading };
   });
-  expect(await read).toMatchObject([{ host: { state: "draining" }, drain: { drain: { status: "active" } } }]);
-  expect(await readHostStandings(database.db, id)).toMatchObject([{ host: { state: "cordoned" }, drain: { drain: { status: "done" } } }]);
+  expect(await read).toMatchObject({ host: { state: "draining" }, drain: { drain: { status: "active" } } });
+  expect(await findHostStanding(database.db, id)).toMatchObject({ host: { state: "cordoned" }, drain: { drain: { status: "done" } } });
 });

@@ -61,7 +61,7 @@ describe("configure.ts", () => {
       expect(text).toContain(publicKeyOf(seed));
       expect(text).not.toContain(seed);
     }
-    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.*");
+    expect(written.get("nats-2")).toContain("torpor.v1.host.lab-1.obs.running");
     expect(written.get("nats-2")).toMatch(/listen: "10\.0\.0\.12:6222"[^]*nats-route:\/\/route:[0-9a-f]{64}@10\.0\.0\.13:6222/);
     expect(written.get("alone")).not.toContain("cluster {");
     const one = ["--name", "a", "--servers", "a=10.0.0.11", "--secrets", secrets];

@@ -10,6 +10,7 @@ import { isAlive } from "@torpor/service";
 import { SIMULATED_TEMPLATE, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
 import { afterEach, expect, onTestFinished, test } from "vitest";
 
+const WORKING = ["scheduler", "gateway", "node-agent"];
 const BUSY = "another command is starting or ending programs of the fleet";
 
 let fleet: TestFleet;
@@ -51,6 +52,14 @@ test("what was killed is started again, what runs is left alone, and the sandbox
     return seen.status === 200 ? seen : undefined;
   });
   expect(answer.body["stdout"]).toBe("42\n");
+
+  await until("all say that their work goes on", async () => {
+    const seen = (await found?.health()) ?? [];
+    const facts = seen
+      .filter(({ component }) => WORKING.includes(component.role))
+      .map(({ health }) => health.kind === "well" && health.facts);
+    return facts.length === 4 && facts.every((one) => one !== false && JSON.stringify(one["problems"]) === "[]");
+  });
 
   said.length = 0;
   await found?.bringUp((line) => said.push(line));

@@ -21,6 +21,7 @@ afterAll(async () => {
 type Body = Record<string, unknown>;
 const LIMIT_MS = 60_000;
 const findings = async () => (await fleet.call("GET", "/v1/hosts/host-1")).body["findings"] as Body[];
+const paged = async () => (await fleet.call("GET", "/v1/hosts/host-1/findings?limit=1")).body;
 const finding = async (what: string, is: (finding: Body) => boolean) =>
   await until(what, async () => (await findings()).find(is), LIMIT_MS);
 const view = async (id: string) => (await fleet.call("GET", `/v1/sandboxes/${id}`)).body;
@@ -68,6 +69,7 @@ describe("S30: a VM that the database does not know", () => {
     await forget(id);
     const isFrozen = ({ sandbox_id, quarantined }: Body) => sandbox_id === id && quarantined === true;
     expect(await finding("it is quarantined", isFrozen)).toMatchObject({ kind: "unknown", message: expect.stringMatching(/frozen/) });
+    expect(await paged()).toMatchObject({ data: [{ sandbox_id: id, kind: "unknown" }], has_more: false, next_cursor: null });
     await restartAgent();
     const [before] = await findings();
     await until(

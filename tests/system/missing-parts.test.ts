@@ -129,6 +129,7 @@ describe("a program started by hand", () => {
       writeFileSync(join(dir.path, "nats"), nats.as().password);
       const { port } = await claimPort();
       const secret = join(dir.path, "secret");
+      const health = (await claimPort()).port;
       const child = spawn(process.execPath, [join(ROOT, "apps", app, "src/main.ts")], {
         stdio: ["ignore", "pipe", "ignore"],
         env: {
@@ -139,7 +140,7 @@ describe("a program started by hand", () => {
           NATS_PASSWORD_FILE: join(dir.path, "nats"),
           TOKEN_SECRET_FILE: secret,
           LISTEN_PORT: "0",
-          HEALTH_PORT: "0",
+          HEALTH_PORT: String(health),
         },
       });
       let printed = "";
@@ -150,6 +151,10 @@ describe("a program started by hand", () => {
         expect(await until("it is said", () => lines()[0])).toContain(`connect ECONNREFUSED 127.0.0.1:${port}`);
         await until("it is up all the same", () => printed.includes(`${app} started`));
         expect(lines()).toHaveLength(1);
+        const report = async () => (await (await fetch(`http://127.0.0.1:${health}/health`)).json()) as { problems: object[] };
+        const failing = { code: "ROUNDS_FAIL", since: expect.any(String), message: expect.stringContaining("ECONNREFUSED") };
+        await until("the work that does not go on is reported", async () => (await report()).problems.length > 0);
+        expect((await report()).problems).toEqual(expect.arrayContaining([expect.objectContaining(failing)]));
       } finally {
         child.kill("SIGKILL");
         await once(child, "close");

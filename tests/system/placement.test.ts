@@ -227,6 +227,31 @@ describe("what no host could ever take is refused at once, with what there is; n
     }
   });
 
+  test("a template is what an operator says: it goes to hosts that hold its image, and to no others", async () => {
+    const [{ image_sha256: image }] = (await fleet.call("GET", "/v1/templates")).body["data"] as [{ image_sha256: string }];
+    const size = { vcpu: 1, memory_mb: 64, disk_mb: 16 };
+    const other = { name: "other", image_sha256: "b".repeat(64), default_resources: size };
+    expect(await fleet.call("POST", "/v1/templates", { body: other })).toMatchObject({
+      status: 201,
+      body: { id: "other", display_name: "other" },
+    });
+    expect(await fleet.call("POST", "/v1/templates", { body: other })).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
+    const nowhere = await dryRun({ template_name: "other" });
+    expect(nowhere.body).toMatchObject({ candidates: [], reasons: { image_missing: 3 } });
+    expect(nowhere.body["message"]).toMatch(/3 do not have its image bbbbbbbbbbbb/);
+    const change = { image_sha256: image, default_resources: { memory_mb: 65 } };
+    const changed = await fleet.call("PATCH", "/v1/templates/other", { body: change });
+    expect(changed).toMatchObject({ status: 200, body: { image_sha256: image, default_resources: { vcpu: 1, memory_mb: 65 } } });
+    const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "other" } });
+    expect(created).toMatchObject({ status: 201, body: { template_name: "other", status: "running" } });
+    const { body } = await fleet.call("GET", "/v1/hosts/host-1");
+    expect(body).toMatchObject({ templates: ["code-interpreter", "other"], image_findings: [] });
+    expect(await fleet.call("DELETE", "/v1/templates/other")).toMatchObject({ status: 200, body: { deleted: true } });
+    expect(await dryRun({ template_name: "other" })).toMatchObject({ status: 404 });
+    expect(await transition(created.body["id"], "stop")).toMatchObject({ status: 200 });
+    expect(await transition(created.body["id"], "start")).toMatchObject({ status: 200 });
+  });
+
   test.each([
     ["nothing", {}, 400, "MISSING_PARAMETER"],
     ["an unknown template", { template_name: "nope" }, 404, "TEMPLATE_NOT_FOUND"],

@@ -88,17 +88,17 @@ export const sandboxNotFound = (id: string) =>
 export const unknownTemplate = (asked: string, known: string[]) =>
   new ApiError(
     "TEMPLATE_NOT_FOUND",
-    `Unknown template '${clip(asked)}'. Known templates: ${known.length === 0 ? "none (no host has registered one yet)" : known.join(", ")}.`,
+    `Unknown template '${clip(asked)}'. Known templates: ${known.length === 0 ? "none (an operator makes them: ./torpor template create)" : known.join(", ")}.`,
     {
       details: { template: clip(asked), known_templates: known },
     },
   );
 
-/** Calls of the SDKs that would change templates. */
-export const templatesAreGiven = () =>
+/** Calls of the SDKs that would build templates. */
+export const templatesAreNotBuilt = () =>
   new ApiError(
     "FORBIDDEN",
-    "Templates come with the images that are installed on the hosts; they are neither built nor deleted through this API.",
+    "Templates are not built through this API: an operator makes them of images that are installed on the hosts (POST /v1/templates).",
   );
 
 /** An operation, host or path that does not exist. */

@@ -26,6 +26,10 @@ export const DrainBody = Type.Object(
 
 export const HostParams = Type.Object({ id: Type.String() });
 export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
+export const PageQuery = Type.Object({
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
+  cursor: Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" })),
+});
 export const HostEventsQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
   after: Type.Optional(Type.Integer({ minimum: 0, description: "Id of the last event that is known; without it the newest are answered" })),
@@ -87,6 +91,16 @@ const FindingResource = Type.Object({
   last_seen_at: Type.String(),
 });
 
+const ImageFinding = Type.Object(
+  {
+    template: Type.String(),
+    image_sha256: Type.String({ description: "The image of the template" }),
+    host_image_sha256s: Type.Array(Type.String(), { description: "Those that the host says are the template's; five at most" }),
+    message: Type.String(),
+  },
+  { description: "The host says that it has images of a template, and none of them is the one that the operator has named" },
+);
+
 export const HostResource = Type.Object({
   id: Type.String(),
   object: Type.Literal("host"),
@@ -107,20 +121,25 @@ export const HostResource = Type.Object({
   lease_expires_at: Type.String(),
   last_beat_at: Nullable(Type.String()),
   registered_at: Type.String(),
-  findings: Type.Array(FindingResource),
+  findings: Type.Array(FindingResource, { description: "The first 100, by sandbox; `/v1/hosts/{id}/findings` lists all" }),
+  finding_count: Type.Integer(),
+  templates: Type.Array(Type.String(), { description: "Templates whose image it holds" }),
+  image_findings: Type.Array(ImageFinding),
   drain: Nullable(DrainResource),
 });
 export type HostResource = Static<typeof HostResource>;
 
 export const HostReply = Type.Object({ ...HostResource.properties, request_id: Type.String() });
 
-export const HostList = Type.Object({
+const Page = {
   object: Type.Literal("list"),
-  data: Type.Array(HostResource),
   has_more: Type.Boolean(),
+  next_cursor: Nullable(Type.String()),
   url: Type.String(),
   request_id: Type.String(),
-});
+};
+export const HostList = Type.Object({ ...Page, data: Type.Array(HostResource) });
+export const FindingList = Type.Object({ ...Page, data: Type.Array(FindingResource) });
 
 const HostEventResource = Type.Object({
   object: Type.Literal("host_event"),

@@ -4,7 +4,7 @@ import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { openTls } from "@torpor/identity";
 import { publishCommitted } from "@torpor/outbox";
-import { configured, createLogger, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
+import { configured, createLogger, findFailingRounds, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
@@ -118,7 +118,8 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   });
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
     const report = await healthReport(shared);
-    return { ok: report.status !== "draining", role: "gateway", ...report };
+    const problems = findFailingRounds(new Map([["edge", rounds]]));
+    return { ok: report.status !== "draining", role: "gateway", ...report, edge: rounds.last(), problems };
   });
   onClose({ what: "health", close: () => health.close() });
   const answerMs = Math.max(0, config.SHUTDOWN_GRACE_MS - CLOSE_MS);

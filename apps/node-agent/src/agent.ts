@@ -10,8 +10,8 @@ import type { Driver } from "./drivers/driver.ts";
 import { FenceFiles } from "./fence/files.ts";
 import { freeBytes } from "./host/files.ts";
 import type { Isolation } from "./host/isolation.ts";
-import { listImages } from "./images.ts";
-import { ensureGolden } from "./lifecycle/golden.ts";
+import { type Image, listFormerImages, listImages } from "./images.ts";
+import { ensureGolden, findGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
@@ -23,6 +23,7 @@ import { FenceLink } from "./shell/fence-link.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
+import { HostWork } from "./shell/work.ts";
 import { SnapshotDoor } from "./shell/snapshot-door.ts";
 import { ticketKeyIn } from "./shell/ticket-key.ts";
 import type { Blobs } from "./store/blobs.ts";
@@ -54,6 +55,7 @@ export interface Agent {
   supervisor: Supervisor;
   membership: Membership;
   fence: FenceLink;
+  work: HostWork;
   close(): Promise<void>;
 }
 
@@ -65,6 +67,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const say = (line: string) => log.info({ line }, "preparing");
   for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
   const reporter = new Reporter(log);
+  const work = new HostWork(() => reporter.backlog());
   const activity = new Activity();
   const fence = new FenceLink(new FenceFiles(config.DATA_DIR));
   await fence.open();
@@ -99,7 +102,11 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
   const dataPlaneUrl = config.DATA_PLANE_URL ?? `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
-  const request = await registration(config, driver, { dataPlaneUrl, ticketKey }, images);
+  const request = await registration(config, driver, { dataPlaneUrl, ticketKey }, [
+    ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
+    // Last: a control plane of before makes its template of the last one of a name.
+    ...images,
+  ]);
   const diskFreeMib = async () => {
     try {
       return Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
@@ -134,6 +141,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
         return accepted === CLOSING ? { kind: "retry", delayMs: 0 } : "ack";
       },
       concurrency: COMMANDS_AT_ONCE,
+      noteReadable: (isReadable) => work.noteCommands(isReadable),
       signal,
       log,
     }),
@@ -142,6 +150,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     supervisor,
     membership,
     fence,
+    work,
     close: async () => {
       const limitMs = config.SHUTDOWN_GRACE_MS / 2;
       const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
@@ -159,11 +168,17 @@ const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
   log,
 });
 
+/** Those from which sandboxes begin at once. */
+async function restorableImages(images: Image[], driver: Driver): Promise<Image[]> {
+  const golden = await Promise.all(images.map(async (image) => (await findGolden(image, driver)) !== undefined));
+  return images.filter((_, at) => golden[at]);
+}
+
 async function registration(
   config: Config,
   driver: Driver,
   dataPlane: Pick<RegisterRequest, "dataPlaneUrl" | "ticketKey">,
-  images: Awaited<ReturnType<typeof listImages>>,
+  images: Image[],
 ): Promise<RegisterRequest> {
   return {
     type: "register",

@@ -16,6 +16,8 @@ export interface Image {
   kernelCmdline: string;
 }
 
+const DIGEST = /^[0-9a-f]{64}$/;
+
 /** The images that templates point at: links in IMAGES_DIR. */
 export async function listImages(imagesDir: string): Promise<Image[]> {
   const entries = await readdir(imagesDir, { withFileTypes: true });
@@ -26,6 +28,14 @@ export async function listImages(imagesDir: string): Promise<Image[]> {
     if (image !== undefined) images.push({ ...image, dir });
   }
   return images;
+}
+
+/** Images that no template points at any more: sandboxes that began with them are still there, and a template may name them again. */
+export async function listFormerImages(imagesDir: string, linked: Image[]): Promise<Image[]> {
+  const known = new Set(linked.map(({ sha256 }) => sha256));
+  const names = (await readdir(imagesDir)).filter((name) => DIGEST.test(name) && !known.has(name));
+  const images = await Promise.all(names.map(async (sha256) => await findImage(imagesDir, sha256)));
+  return images.filter((image) => image !== undefined);
 }
 
 /** Any image by digest, also one that no template points at any more. Undefined when it is not here. */

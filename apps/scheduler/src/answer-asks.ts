@@ -4,6 +4,7 @@ import {
   type CommitRequest,
   type GarbageReply,
   type GarbageRequest,
+  isStoredOf,
   type LeaseReply,
   type LeaseRequest,
   type RegisterRequest,
@@ -13,7 +14,9 @@ import {
 } from "@torpor/contracts";
 import {
   commitOperation,
+  findHost,
   findHostAdmission,
+  findMismatchedImages,
   findOperation,
   findRunFacts,
   findStoreReferences,
@@ -50,7 +53,16 @@ export async function answerRegister(
   const { leaseMs } = deps.hostTerms;
   const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
   deps.log.info({ hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver }, "host registered");
+  await warnOfImages(deps, request);
   return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
+}
+
+async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterRequest): Promise<void> {
+  for (const { template, shownSha256s } of await findMismatchedImages(db, images))
+    log.warn(
+      { hostId, template: template.name, imageSha256: template.imageSha256, hostImageSha256s: shownSha256s },
+      "host registered with another image of a template than the operator has named; it gets no sandboxes of it",
+    );
 }
 
 export async function answerLease(deps: Deps, asker: string, request: LeaseRequest): Promise<LeaseReply> {
@@ -106,15 +118,22 @@ function whyFrozen(facts: RunFacts | undefined, { hostId, sandboxId, epoch }: Th
 /**
  * Which entries of the snapshot store are referred to by nothing. Of a sandbox that lives an entry is garbage once one of a later generation is stored: one that nobody has heard of
  * yet may be about to be reported. What the database does not know at all is not judged: another fleet may share the store.
+ *
+ * Whoever sweeps asks about all that is stored, so the sandboxes are not the asker's alone. A lie gains nothing by it: the answer says what is so whoever asks, goes to the asker, and whoever
+ * can act on it reaches the store anyway. What it goes by are snapshots that each sandbox's own host has reported.
  */
 export async function answerGarbage(deps: Deps, asker: string, request: GarbageRequest): Promise<GarbageReply> {
-  if (asker !== request.hostId) return { deleted: [], storeKeys: [] };
+  const nothing: GarbageReply = { deleted: [], storeKeys: [] };
+  if (asker !== request.hostId) return nothing;
+  const host = await findHost(deps.db, asker);
+  if (host === undefined || host.state === "lost" || host.state === "retired") return nothing;
   const ids = request.sandboxes.map(({ sandboxId }) => sandboxId);
   const references = new Map((await findStoreReferences(deps.db, ids, DELETED_GRACE_MS)).map((known) => [known.sandboxId, known]));
   const storeKeys = request.sandboxes.flatMap((asked) => {
     const known = references.get(asked.sandboxId);
     if (known === undefined || known.isDeleted) return [];
-    return asked.storeKeys.filter((key) => !known.storeKeys.includes(key) && generationIn(key) <= known.newestStored);
+    const own = asked.storeKeys.filter((key) => isStoredOf(asked.sandboxId, key));
+    return own.filter((key) => !known.storeKeys.includes(key) && generationIn(key) <= known.newestStored);
   });
   return { deleted: [...references.values()].filter(({ isDeleted }) => isDeleted).map(({ sandboxId }) => sandboxId), storeKeys };
 }

@@ -45,6 +45,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     database: hasDatabase() ? "connected" : "unreachable",
     bus: bus.isConnected() ? "connected" : "disconnected",
     streams: hasStreams() ? "there" : "missing",
+    problems: worker.problems(),
     reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
   }));
   onClose({ what: "health", close: () => health.close() });

@@ -25,6 +25,7 @@ import {
   pruneAuditEntries,
   pruneHostEvents,
   pruneOutbox,
+  pruneSandboxEvents,
   takeOwedDeletions,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
@@ -206,6 +207,7 @@ const pruneMessages: SchedulerReconciler = {
     pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS),
     refused: await countRefused(deps.db),
     hostEvents: await pruneHostEvents(deps.db, HOST_EVENTS_KEPT_MS),
+    sandboxEvents: await pruneSandboxEvents(deps.db, BATCH),
     auditEntries: await pruneAuditEntries(deps.db),
   }),
 };

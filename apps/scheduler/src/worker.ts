@@ -4,6 +4,7 @@ import {
   bounded,
   CommitRequest,
   decodeBoundedHeartbeat,
+  decodeBoundedObservation,
   decoder,
   GarbageRequest,
   hostCommands,
@@ -11,7 +12,7 @@ import {
   Intent,
   InvalidMessageError,
   LeaseRequest,
-  Observation,
+  type Observation,
   patterns,
   PlacementQuestion,
   RegisterRequest,
@@ -25,6 +26,7 @@ import {
   findOpenOperations,
   isRefusedValue,
   listHosts,
+  measureOutbox,
   recordActivity,
   recordBeat,
   recordFetches,
@@ -35,7 +37,7 @@ import {
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
-import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
+import { findFailingRounds, type Logger, type Reconciler, startReconciler, withTimeLimit, type WorkProblem } from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
@@ -48,10 +50,11 @@ import { settleInventory } from "./inventory/settle-inventory.ts";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
+import { WorkWatch } from "./work-watch.ts";
 
 const decode = {
   intent: decoder(Intent),
-  observation: bounded(decoder(Observation)),
+  observation: decodeBoundedObservation,
   register: bounded(decoder(RegisterRequest)),
   lease: bounded(decoder(LeaseRequest)),
   commit: bounded(decoder(CommitRequest)),
@@ -67,11 +70,14 @@ const RELAY_EVERY_MS = 250;
 /** What it cannot make keeps messages from whoever waits for them: the health report says so. */
 export const RESTORE_BUS = "restore-bus";
 const RESTORE_BUS_EVERY_MS = 5_000;
+const MEASURE_OUTBOX_EVERY_MS = 5_000;
 /** Not much longer than a host waits for the answer to its registration; then it asks again. */
 const PREPARE_LIMIT_MS = 3_000;
 
 export interface Worker {
   reconcilers: ReadonlyMap<string, Reconciler>;
+  /** What of the fleet's work does not go on, as of the newest rounds. */
+  problems(): WorkProblem[];
   /** Resolves when every loop has ended. */
   ended: Promise<unknown>;
 }
@@ -149,6 +155,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
         return "ack";
       },
       concurrency: 16,
+      laneOf: (subject) => hostIdOf(subject) ?? "",
       signal,
       log,
     }),
@@ -161,22 +168,44 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   );
   const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log }) };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
+  const watch = new WorkWatch();
   const restore = {
     name: RESTORE_BUS,
     everyMs: RESTORE_BUS_EVERY_MS,
-    run: () => restoreBus(deps, bus, { replicas, signal, limitMs: PREPARE_LIMIT_MS }),
+    run: () => restoreBus(deps, bus, watch, { replicas, signal, limitMs: PREPARE_LIMIT_MS }),
   };
-  for (const loop of [relay, note, restore]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
+  const measure = {
+    name: "measure-outbox",
+    everyMs: MEASURE_OUTBOX_EVERY_MS,
+    run: async () => {
+      const backlog = await measureOutbox(db);
+      watch.noteOutbox(backlog);
+      return { waiting: backlog?.count ?? 0 };
+    },
+  };
+  for (const loop of [relay, note, restore, measure]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
   const silent = aborted(signal).then(() => answers.end());
-  return { reconcilers, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+  const problems = () => [...watch.problems(), ...findFailingRounds(reconcilers)];
+  return { reconcilers, problems, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
 /** What an operator has removed, or a server that begins empty does not have. */
-async function restoreBus({ db, log }: Deps, bus: Bus, options: Parameters<typeof restoreMissing>[2]): Promise<Record<string, number>> {
+async function restoreBus(
+  { db, log }: Deps,
+  bus: Bus,
+  watch: WorkWatch,
+  options: Parameters<typeof restoreMissing>[2],
+): Promise<Record<string, number>> {
   const hosts = await listHosts(db);
   const commands = hosts.map(({ id }) => hostCommands(id));
   const wanted = [SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS, ...commands];
-  const made = await restoreMissing(bus, wanted, options);
+  const { made, states } = await restoreMissing(bus, wanted, options);
+  // Of one that is lost it is known why.
+  const present = hosts.filter(({ state }) => state !== "lost");
+  watch.noteConsumers(
+    states,
+    present.map(({ id }) => id),
+  );
   if (made.length > 0) log.error({ made }, "streams or consumers were missing; they are made anew");
   return { made: made.length };
 }

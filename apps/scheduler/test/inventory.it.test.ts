@@ -38,7 +38,7 @@ const beatOf = (hostId: string, inventory: Observation[], whole = inventory): He
   inventoryDigest: inventoryDigest(whole),
 });
 const beat = async (hostId: string, inventory: Observation[]) => await reconcileInventory(scheduler.deps, beatOf(hostId, inventory));
-const findings = async (hostId: string) => await listFindings(scheduler.database.db, [hostId]);
+const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);
 const told = async (sandboxId: string, kind: string) => (await scheduler.commands({ sandboxId, kind })).length;
 const facts = async (hostId: string) => (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
 const elapse = async (hostId: string) =>

@@ -3,14 +3,22 @@
  * costs nobody but itself.
  */
 import { type Bus, connectBus, inboxPrefixOf } from "@torpor/bus";
-import { type Observation, type Question, type RegisterRequest, subjects } from "@torpor/contracts";
-import { listFindings } from "@torpor/db";
+import {
+  type Observation,
+  type Question,
+  type RegisterRequest,
+  STREAMS,
+  subjects,
+} from "@torpor/contracts";
+import { createTemplate, listFindings, listTemplates, findHostStanding } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { SNAPSHOT } from "./support/decisions.ts";
 import { ControlPlane } from "./support/control-plane.ts";
 import { ScriptedHost } from "./support/scripted-host.ts";
 
 const STRANGER = "stranger";
+const TEMPLATE = "code-interpreter";
 const ROOM = { capacity: { vcpu: 100, memoryMib: 6_400, diskMib: 6_400 } };
 
 let plane: ControlPlane;
@@ -31,6 +39,13 @@ afterAll(async () => {
   await plane[Symbol.asyncDispose]();
 });
 
+/** What an honest host holds. */
+function anImage(): RegisterRequest["images"][number] {
+  const [image] = aHost("host-1").images;
+  if (image === undefined) throw new Error("a host of tests has an image");
+  return image;
+}
+
 const ask = async (question: Question, request: object): Promise<Record<string, unknown>> => {
   const subject = subjects.ask(STRANGER, question);
   const reply = await stranger.connection.request(subject, JSON.stringify(request), {
@@ -47,6 +62,16 @@ const ownSeen = (given: Partial<Observation> = {}) => ({
   ...anObservation({ hostId: STRANGER, sandboxId: "1763309903strange1", state: "running" }),
   ...given,
 });
+
+const numbered = (kind: string, at: number) => `1763309903${kind}${String(at).padStart(7, "0")}`;
+/** False: as many as may wait already do. */
+const isStored = async (seen: object) =>
+  await report(seen).then(
+    () => true,
+    () => false,
+  );
+const observations = async () =>
+  await (await plane.bus.manager()).consumers.info("OBSERVATIONS", "scheduler-observations");
 
 /** A sandbox of the honest host comes to run: nothing stands in the way of what it reports. */
 async function allIsWell(): Promise<string> {
@@ -80,6 +105,13 @@ describe("a registration", () => {
     ["more processors than there are", capacity({ vcpu: 200_000 }), /capacity\/vcpu/],
     ["a text that no database stores", { region: "eu\u0000" }, /region/],
     ["a text without end", { agentVersion: "x".repeat(5_000) }, /agentVersion/],
+    ["a region without end", { region: "x".repeat(257) }, /region must have 256/],
+    [
+      "labels without end",
+      { labels: Object.fromEntries(Array.from({ length: 257 }, (_, at) => [`n${at}`, "x"])) },
+      /labels must be 256/,
+    ],
+    ["a fingerprint without end", { restorableFingerprints: ["x".repeat(257)] }, /restorableFing/],
     ["labels that are none", { labels: { a: 1 } as never }, /labels/],
   ])("with %s is refused, and told why", async (_what, given, reason) => {
     const before = await hostRow();
@@ -89,6 +121,45 @@ describe("a registration", () => {
       reason: expect.stringMatching(reason),
     });
     expect(await hostRow()).toEqual(before);
+  });
+
+  test.each<[string, RegisterRequest["images"][number], RegExp]>([
+    ["that is named by no digest", { ...anImage(), sha256: "latest" }, /images\/0\/sha256/],
+    ["with a name without end", { ...anImage(), templateName: "x".repeat(257) }, /templateName/],
+  ])("with an image %s is refused", async (_what, image, reason) => {
+    expect(await register({ images: [image] })).toMatchObject({
+      granted: false,
+      reason: expect.stringMatching(reason),
+    });
+  });
+
+  test("with an image changes no template, and gets nothing of one whose image it has not", async () => {
+    const { db } = plane.database;
+    const template = await createTemplate(db, TEMPLATE, {
+      displayName: "Ours",
+      description: "",
+      category: "test",
+      language: "python",
+      vcpu: 1,
+      memoryMib: 64,
+      diskMib: 16,
+      imageSha256: anImage().sha256,
+    });
+    const theirs = { ...anImage(), sha256: "e".repeat(64), displayName: "Theirs" };
+    const unheard = { ...theirs, templateName: "unheard-of" };
+    const most = { vcpu: 10_000, memoryMib: 640_000, diskMib: 640_000 };
+    const offer = { capacity: most, images: [theirs, unheard] };
+    expect(await register(offer)).toMatchObject({ granted: true });
+    expect(await listTemplates(db)).toEqual([template]);
+    const standing = await findHostStanding(db, STRANGER);
+    expect(standing?.templates).toEqual({
+      held: [],
+      mismatched: [{ template, shownSha256s: [theirs.sha256] }],
+    });
+    // It is the emptier host.
+    const { id } = await plane.create();
+    expect((await plane.becomes(id, "succeeded")).hostId).toBe("host-1");
+    await register();
   });
 
   test("as another host is refused", async () => {
@@ -106,10 +177,7 @@ describe("an observation", () => {
   ])("with %s is rejected once, and holds up no other host's", async (_what, seen) => {
     for (let times = 0; times < 40; times += 1) await report(seen);
     await allIsWell();
-    const consumer = await (
-      await plane.bus.manager()
-    ).consumers.info("OBSERVATIONS", "scheduler-observations");
-    expect(consumer).toMatchObject({ num_redelivered: 0 });
+    expect(await observations()).toMatchObject({ num_redelivered: 0 });
   });
 
   test("whose message holds what no database stores is taken, without that", async () => {
@@ -120,13 +188,31 @@ describe("an observation", () => {
     expect((await plane.reaches(sandboxId, "stopped")).error?.message).toMatch(/^said \ufffdxxx/);
   });
 
+  test("that names what is stored of another sandbox as its own copy is rejected", async () => {
+    const [sandboxId, other] = [await allIsWell(), await allIsWell()];
+    const facts = { hostId: "host-1", sandboxId, epoch: 1, opSeq: 1, state: "stopped" as const };
+    const copy = { ...SNAPSHOT, storeKey: `${other}/1-${"b".repeat(16)}` };
+    const cause = { code: "WITH_A_FOREIGN_COPY", message: "x" };
+    const foreign = anObservation({ ...facts, revision: 1_000, snapshot: copy, cause });
+    await honest.report(foreign);
+    honest.beat([foreign]);
+    const own = { ...copy, storeKey: `${sandboxId}/1-${"b".repeat(16)}` };
+    const later = { code: "WITH_ITS_OWN", message: "x" };
+    await honest.report(anObservation({ ...facts, revision: 1_001, snapshot: own, cause: later }));
+    await plane.reaches(sandboxId, "stopped");
+    const { sql } = plane.database;
+    const stopped =
+      await sql`SELECT cause->>'code' AS code FROM sandbox_events WHERE sandbox_id = ${sandboxId} AND to_state = 'stopped'`;
+    expect(stopped).toEqual([{ code: "WITH_ITS_OWN" }]);
+  });
+
   test("with numbers that nobody gave out is a finding, and applied never", async () => {
     const sandboxId = await allIsWell();
     const before = await plane.sandbox(sandboxId);
     const facts = { hostId: "host-1", sandboxId, revision: 1_000, state: "stopped" as const };
     await honest.report(anObservation({ ...facts, epoch: 1, opSeq: 7 }));
     const finding = async () =>
-      (await listFindings(plane.database.db, ["host-1"])).find(
+      (await listFindings(plane.database.db, "host-1", 1_000)).find(
         (one) => one.sandboxId === sandboxId,
       );
     await until("a finding", async () => (await finding()) !== undefined);
@@ -136,12 +222,44 @@ describe("an observation", () => {
     expect(await plane.sandbox(sandboxId)).toEqual(before);
   });
 
+  test("waits for none of another host that cannot be handled", async () => {
+    const { sql } = plane.database;
+    await sql.begin(async (held) => {
+      // Whatever is found on it is entered into its history: that stands now.
+      await held`SELECT 1 FROM hosts WHERE id = ${STRANGER} FOR UPDATE`;
+      for (let sent = 0; sent < 40; sent += 1)
+        await report(ownSeen({ sandboxId: numbered("h", sent) }));
+      await until("some are at work", async () => (await observations()).num_ack_pending > 16);
+      await allIsWell();
+      expect(await observations()).toMatchObject({ num_redelivered: 0 });
+    });
+    await until("all are handled", async () => (await observations()).num_ack_pending === 0);
+  });
+
+  test("is applied while 10,000 of another host are not through, of which few wait at a time", async () => {
+    const ended = new AbortController();
+    let stored = 0;
+    const flood = Array.from({ length: 100 }, async (_, at) => {
+      for (let sent = 0; sent < 100; sent += 1) {
+        const seen = ownSeen({ sandboxId: numbered("f", at * 100 + sent) });
+        while (!ended.signal.aborted && !(await isStored(seen))) continue;
+        stored += 1;
+      }
+    });
+    await until("a part is through", () => stored > 200);
+    const sandboxId = await allIsWell();
+    const through = stored;
+    const { state } = await (await plane.bus.manager()).streams.info("OBSERVATIONS");
+    ended.abort();
+    await Promise.all(flood);
+    expect(through).toBeLessThan(10_000);
+    expect(state.messages).toBeLessThanOrEqual(STREAMS.OBSERVATIONS.maxMessagesPerSubject + 10);
+    expect((await plane.sandbox(sandboxId)).state).toBe("running");
+  });
+
   test("of more sandboxes than anybody will look at is noted up to a number", async () => {
-    const ids = Array.from(
-      { length: 1_100 },
-      (_, at) => `1763309903x${String(at).padStart(7, "0")}`,
-    );
-    await Promise.all(ids.map((sandboxId) => report(ownSeen({ sandboxId, epoch: 1, opSeq: 1 }))));
+    for (let sent = 0; sent < 1_100; sent += 1)
+      await until("it is taken", () => isStored(ownSeen({ sandboxId: numbered("x", sent) })));
     await allIsWell();
     const [row] = await plane.database
       .sql`SELECT count(*)::int AS findings FROM host_findings WHERE host_id = ${STRANGER}`;
@@ -167,6 +285,37 @@ describe("a question", () => {
     const [run] = await sql`SELECT started_at FROM incarnations WHERE sandbox_id = ${sandboxId}`;
     expect(run).toEqual({ started_at: null });
     await sql`DELETE FROM operations WHERE id = ${mine}`;
+  });
+
+  test("what is garbage names nothing that is needed, whatever sandbox it is asked under", async () => {
+    const [mine, theirs] = [await allIsWell(), await allIsWell()];
+    const { sql } = plane.database;
+    const store = async (id: string, generation: number) => {
+      const key = `${id}/${generation}-bb`;
+      await sql`INSERT INTO snapshots
+        (sandbox_id, generation, epoch, host_id, store_key, size_bytes, manifest_sha256, guest_synced, driver_fingerprint, dropped_at)
+        VALUES (${id}, ${generation}, 1, 'host-1', ${key}, 1, ${`${"b".repeat(63)}${generation}`}, true, 'x', now())`;
+      return key;
+    };
+    const [old, newest] = [await store(theirs, 1), await store(theirs, 2)];
+    await store(mine, 9);
+    const unheard = `${theirs}/3-bb`;
+    const garbage = (sandboxId: string) =>
+      ask("garbage", {
+        type: "garbage",
+        version: 1,
+        hostId: STRANGER,
+        sandboxes: [{ sandboxId, storeKeys: [old, newest, unheard] }],
+      });
+    await register();
+    expect(await garbage(mine)).toEqual({ deleted: [], storeKeys: [] });
+    expect(await garbage(theirs), "what is so for everybody").toEqual({
+      deleted: [],
+      storeKeys: [old],
+    });
+    await sql`UPDATE hosts SET state = 'retired' WHERE id = ${STRANGER}`;
+    expect(await garbage(theirs), "nor to one that is out").toEqual({ deleted: [], storeKeys: [] });
+    await sql`UPDATE hosts SET state = 'ready' WHERE id = ${STRANGER}`;
   });
 
   test.each([

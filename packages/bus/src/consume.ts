@@ -3,13 +3,16 @@
  *
  * C1  A message that cannot be decoded is terminated: delivering it again cannot help.
  * C2  A handler that throws is a transient failure: the message comes again, later each time.
- * C3  At most `concurrency` handlers run; while one works, the server is told, so that it does not deliver the message to somebody else.
+ * C3  At most `concurrency` handlers run; while one works or waits for its turn, the server is told, so that it does not deliver the message to somebody else.
  * C4  The loop outlives reconnects, a restarted server, a consumer that is not there yet or moves to
  *     another account; only the signal ends it.
+ * C5  Where messages are of several senders, each waits for its own (`laneOf`): they are read ahead
+ *     of what is handled, and taken in turn.
  */
 import type { Consumer, JsMsg } from "@nats-io/jetstream";
 import { type ConsumerDefinition, type Decoder, InvalidMessageError } from "@torpor/contracts";
 import type { Bus } from "./connect.ts";
+import { Lanes } from "./lanes.ts";
 import { TRACE_HEADER } from "./publish.ts";
 
 export type Verdict = "ack" | "reject" | { kind: "retry"; delayMs: number };
@@ -31,9 +34,21 @@ export interface ConsumeOptions<T> {
   decode: Decoder<T>;
   handle(message: T, context: MessageContext): Promise<Verdict>;
   concurrency: number;
+  /** Whose message it is, by its subject; absent: they are handled as they come. */
+  laneOf?: (subject: string) => string;
+  /** Told whether the consumer could be opened, each time that it was tried. */
+  noteReadable?(isReadable: boolean): void;
   signal: AbortSignal;
   log: ConsumeLog;
 }
+
+/** Messages that wait in their lanes, and those that are handled. */
+const READ_AHEAD = 2_048;
+/** Of one sender: more than may be in the stream, and half of what is handled at once. */
+const WAITING_PER_LANE = 512;
+const SHARE_OF_LANE = 0.5;
+/** One too many of its sender comes again. */
+const CROWDED_RETRY_MS = 1_000;
 
 const RETRY_BASE_MS = 200;
 const RETRY_MAX_MS = 10_000;
@@ -46,10 +61,13 @@ const PULL_MS = 5_000;
 /** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
 export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<void> {
   const running = new Set<Promise<void>>();
+  const { laneOf } = options;
+  const work: Work = laneOf === undefined ? inArrival(options) : inLanes(options, laneOf);
   while (!options.signal.aborted) {
     try {
-      await readUntilClosed(bus, options, running);
+      await readUntilClosed(bus, options, work, running);
     } catch (err) {
+      if (!options.signal.aborted) options.noteReadable?.(false);
       if (!options.signal.aborted) options.log.warn({ err, consumer: options.consumer.durable }, "consumer is not readable; trying again");
     }
     await wait(REOPEN_AFTER_MS, options.signal);
@@ -57,14 +75,42 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
   await Promise.allSettled(running);
 }
 
-async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running: Set<Promise<void>>): Promise<void> {
+/** How much is read at once, and how a message gets its turn. */
+interface Work {
+  readAhead: number;
+  judge(message: JsMsg): Promise<Verdict>;
+}
+
+function inArrival<T>(options: ConsumeOptions<T>): Work {
+  return { readAhead: options.concurrency, judge: (message) => judge(options, message) };
+}
+
+function inLanes<T>(options: ConsumeOptions<T>, laneOf: (subject: string) => string): Work {
+  const { concurrency: atOnce, signal } = options;
+  const atOncePerLane = Math.ceil(atOnce * SHARE_OF_LANE);
+  const lanes = new Lanes({ atOnce, atOncePerLane, waiting: WAITING_PER_LANE });
+  // What has not begun when the loop ends is another's.
+  const begin = async (message: JsMsg): Promise<Verdict> =>
+    signal.aborted ? { kind: "retry", delayMs: 0 } : await judge(options, message);
+  return {
+    readAhead: READ_AHEAD,
+    judge: (message) =>
+      new Promise((resolve) => {
+        const isIn = lanes.add(laneOf(message.subject), async () => resolve(await begin(message)));
+        if (!isIn) resolve({ kind: "retry", delayMs: CROWDED_RETRY_MS });
+      }),
+  };
+}
+
+async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, work: Work, running: Set<Promise<void>>): Promise<void> {
   const source = await find(bus, options.consumer);
   const messages = await source.consume({
-    max_messages: options.concurrency,
+    max_messages: work.readAhead,
     expires: PULL_MS,
     idle_heartbeat: HEARTBEAT_MS,
     abort_on_missing_resource: true,
   });
+  options.noteReadable?.(true);
   const stop = () => messages.stop();
   // The server that was found may be another one, or this user in another account of it.
   const forget = bus.onReconnect(stop);
@@ -73,9 +119,9 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, running:
   if (options.signal.aborted) stop();
   try {
     for await (const message of messages) {
-      const task = handleOne(options, message).finally(() => running.delete(task));
+      const task = handleOne(options, work, message).finally(() => running.delete(task));
       running.add(task);
-      if (running.size >= options.concurrency) await Promise.race(running);
+      if (running.size >= work.readAhead) await Promise.race(running);
     }
   } finally {
     options.signal.removeEventListener("abort", stop);
@@ -95,11 +141,11 @@ async function find(bus: Bus, { stream, durable }: ConsumerDefinition): Promise<
   throw new AggregateError(causes, `consumer ${durable} of ${stream} was not found`);
 }
 
-async function handleOne<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<void> {
+async function handleOne<T>(options: ConsumeOptions<T>, work: Work, message: JsMsg): Promise<void> {
   // Often enough that one lost signal does no harm.
   const working = setInterval(() => message.working(), options.consumer.ackWaitMs / 3);
   try {
-    const verdict = await judge(options, message);
+    const verdict = await work.judge(message);
     if (verdict === "ack") message.ack();
     else if (verdict === "reject") message.term();
     else message.nak(verdict.delayMs);

@@ -4,7 +4,7 @@
  * ES1  Idempotent, and safe for any number of processes at once: what exists is brought to its definition, its number of replicas included.
  * ES2  A cluster that elects its leader, or has just lost a server, is waited for; a setting that it refuses is an error at once.
  */
-import { AckPolicy, DeliverPolicy, JetStreamApiError, RetentionPolicy } from "@nats-io/jetstream";
+import { AckPolicy, type ConsumerInfo, DeliverPolicy, DiscardPolicy, JetStreamApiError, RetentionPolicy } from "@nats-io/jetstream";
 import { nanos } from "@nats-io/nats-core";
 import { type ConsumerDefinition, type StreamDefinition, STREAMS } from "@torpor/contracts";
 import type { Bus } from "./connect.ts";
@@ -33,33 +33,50 @@ export async function ensureConsumer(bus: Bus, consumer: ConsumerDefinition, opt
   await onceSettled(() => ensureOneConsumer(bus, consumer), options);
 }
 
+/** What waits for a durable consumer. */
+export interface ConsumerState {
+  durable: string;
+  /** Messages that nobody has been given. */
+  waiting: number;
+  /** Those that somebody has, and has not acknowledged. */
+  unacknowledged: number;
+  /** Everything up to it is acknowledged. */
+  ackFloor: number;
+}
+
 /**
  * Makes what is missing of all streams and of these consumers: an operator may have removed one, or
- * the server may be another. What is there is left as it is. Returns the names of what was made.
+ * the server may be another. What is there is left as it is. Returns the names of what was made, and
+ * how the consumers were that were there.
  */
-export async function restoreMissing(bus: Bus, consumers: ConsumerDefinition[], options: EnsureOptions = {}): Promise<string[]> {
+export async function restoreMissing(
+  bus: Bus,
+  consumers: ConsumerDefinition[],
+  options: EnsureOptions = {},
+): Promise<{ made: string[]; states: ConsumerState[] }> {
   const manager = await bus.manager();
   const made: string[] = [];
-  const streams = await namesIn(manager.streams.names());
+  const states: ConsumerState[] = [];
+  const streams = new Set(await Array.fromAsync(manager.streams.names()));
   const absent = Object.values(STREAMS).filter(({ name }) => !streams.has(name));
   for (const stream of absent) {
     await onceSettled(() => ensureStream(bus, stream, options.replicas ?? 1), options);
     made.push(stream.name);
   }
   for (const [stream, wanted] of Map.groupBy(consumers, (consumer) => consumer.stream)) {
-    const infos = await namesIn(manager.consumers.list(stream), ({ name }) => name);
-    for (const consumer of wanted.filter(({ durable }) => !infos.has(durable))) {
+    const there = (await Array.fromAsync(manager.consumers.list(stream))).map(stateOf);
+    states.push(...there);
+    const known = new Set(there.map(({ durable }) => durable));
+    for (const consumer of wanted.filter(({ durable }) => !known.has(durable))) {
       await ensureConsumer(bus, consumer, options);
       made.push(consumer.durable);
     }
   }
-  return made;
+  return { made, states };
 }
 
-async function namesIn<T>(lister: AsyncIterable<T>, nameOf: (one: T) => string = String): Promise<Set<string>> {
-  const names = new Set<string>();
-  for await (const one of lister) names.add(nameOf(one));
-  return names;
+function stateOf({ name, num_pending, num_ack_pending, ack_floor }: ConsumerInfo): ConsumerState {
+  return { durable: name, waiting: num_pending, unacknowledged: num_ack_pending, ackFloor: ack_floor.stream_seq };
 }
 
 async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number): Promise<void> {
@@ -72,6 +89,7 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
     max_bytes: stream.maxBytes,
     duplicate_window: nanos(stream.duplicateWindowMs),
     num_replicas: replicas,
+    ...perSubject(stream),
   };
   try {
     await manager.streams.add(config);
@@ -90,6 +108,11 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
       );
     });
   }
+}
+
+function perSubject({ maxMessagesPerSubject }: StreamDefinition) {
+  if (maxMessagesPerSubject === undefined) return {};
+  return { max_msgs_per_subject: maxMessagesPerSubject, discard: DiscardPolicy.New, discard_new_per_subject: true };
 }
 
 async function ensureOneConsumer(bus: Bus, consumer: ConsumerDefinition): Promise<void> {

@@ -1,7 +1,7 @@
 export { answer, ask, subscribeCore, type Answer } from "./ask.ts";
 export { connectBus, serversIn, type Bus, type BusOptions } from "./connect.ts";
 export { consume, type ConsumeOptions, type MessageContext, type Verdict } from "./consume.ts";
-export { ensureConsumer, ensureStreams, restoreMissing } from "./ensure-streams.ts";
+export { type ConsumerState, ensureConsumer, ensureStreams, restoreMissing } from "./ensure-streams.ts";
 export { Lanes } from "./lanes.ts";
 export { publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
 export { hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";

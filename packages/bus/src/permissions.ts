@@ -4,7 +4,7 @@
  * (gateways and schedulers, who may do everything there). So no subject and no reply subject of a
  * host means anything but in its own account: whatever answers it, answers there.
  */
-import { hostCommands, subjects } from "@torpor/contracts";
+import { hostCommands, OBSERVED_STATES, subjects } from "@torpor/contracts";
 
 export interface HostService {
   /** In the control side's account. */
@@ -38,7 +38,9 @@ export function hostServices(hostId: string): HostService[] {
   const { stream, durable } = hostCommands(hostId);
   const beat = subjects.beat(hostId);
   const own = beat.slice(0, -".beat".length);
-  const plain = [`${own}.obs.*`, `${own}.ask.*`, beat, `$JS.ACK.${stream}.${durable}.>`];
+  // One by one: what may wait is bounded for each of them (streams.ts in contracts).
+  const observations = OBSERVED_STATES.map((state) => subjects.observation(hostId, state));
+  const plain = [...observations, `${own}.ask.*`, beat, `$JS.ACK.${stream}.${durable}.>`];
   const api = (call: string, isStream: boolean) => ({
     subject: `$JS.API.CONSUMER.${call}.${stream}.${durable}`,
     localSubject: `${HOST_API_PREFIX}.CONSUMER.${call}.${stream}.${durable}`,

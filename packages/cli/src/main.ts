@@ -24,6 +24,7 @@ const COMMANDS: Record<string, () => Promise<Command>> = {
   host: async () => (await import("./commands/host.ts")).host,
   key: async () => (await import("./commands/key.ts")).key,
   org: async () => (await import("./commands/org.ts")).org,
+  template: async () => (await import("./commands/template.ts")).template,
   bench: async () => (await import("./commands/bench.ts")).bench,
   test: async () => (await import("./commands/test.ts")).test,
 };

@@ -2,7 +2,8 @@ import type { Api } from "./api.ts";
 
 interface Page<T> {
   data: T[];
-  next_cursor: string | null;
+  /** Absent in gateways of before, which answer some lists in one piece. */
+  next_cursor?: string | null;
 }
 
 /** Every page of a list. */
@@ -11,7 +12,7 @@ export async function readAll<T>(api: Api, path: string, query: URLSearchParams)
   for (;;) {
     const page = await api.call<Page<T>>("GET", `${path}?${query.toString()}`);
     all.push(...page.data);
-    if (page.next_cursor === null) return all;
+    if (page.next_cursor === null || page.next_cursor === undefined) return all;
     query.set("cursor", page.next_cursor);
   }
 }

@@ -36,3 +36,14 @@ test("what is unwell says why", () => {
     "Logs: .torpor/fleet/logs",
   ]);
 });
+
+test("work that stands is told once, with who says so and since when", () => {
+  const problem = { code: "OUTBOX_GROWS", subject: "outbox", since: "2031-01-01T00:00:00.000Z", message: "3 messages wait: look." };
+  const other = { ...problem, message: "4 messages wait: look." };
+  expect(
+    adviceOn([
+      component("scheduler-1", "scheduler", { problems: [problem] }),
+      component("scheduler-2", "scheduler", { problems: [other] }),
+    ]),
+  ).toEqual(["scheduler-1, scheduler-2: since 2031-01-01T00:00:00.000Z: 3 messages wait: look.", "Logs: .torpor/fleet/logs"]);
+});

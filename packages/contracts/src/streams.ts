@@ -9,6 +9,8 @@ export interface StreamDefinition {
   retention: "workqueue" | "limits";
   maxAgeMs: number;
   maxBytes: number;
+  /** A message of a subject that has so many waiting is refused, and whoever publishes keeps it. Absent: the oldest message of the stream makes room when it is full. */
+  maxMessagesPerSubject?: number;
   /** Publishes with the same `Nats-Msg-Id` within it are stored once. */
   duplicateWindowMs: number;
 }
@@ -27,6 +29,9 @@ export interface ConsumerDefinition {
 const MINUTE_MS = 60_000;
 const DAY_MS = 24 * 60 * MINUTE_MS;
 const GIB = 1024 ** 3;
+
+/** What a host may have waiting is this for each of the five observed states: no more is ever before another host's. */
+const OBSERVATIONS_PER_SUBJECT = 64;
 
 export const STREAMS = {
   INTENTS: {
@@ -51,6 +56,7 @@ export const STREAMS = {
     retention: "workqueue",
     maxAgeMs: 7 * DAY_MS,
     maxBytes: GIB,
+    maxMessagesPerSubject: OBSERVATIONS_PER_SUBJECT,
     duplicateWindowMs: 2 * MINUTE_MS,
   },
   EVENTS: {
@@ -78,7 +84,8 @@ export const SCHEDULER_OBSERVATIONS: ConsumerDefinition = {
   filterSubject: patterns.observations,
   ackWaitMs: 30_000,
   maxDeliver: 20,
-  maxAckPending: 256,
+  // Schedulers read ahead of what they handle, so that each host waits for itself alone (consume in @torpor/bus).
+  maxAckPending: 4_096,
 };
 
 /** One per host, made by the control side when the host registers; the host itself may only pull from it. */

@@ -12,3 +12,9 @@ export type DrainedSandboxEnd = (typeof DRAINED_SANDBOX_ENDS)[number];
 /** `unknown`: the database has no such sandbox, or no such run of it. `stale`: it knows a higher epoch, elsewhere. `missing`: the database says it is there, the host does not have it. */
 export const FINDING_KINDS = ["unknown", "stale", "missing"] as const;
 export type FindingKind = (typeof FINDING_KINDS)[number];
+
+/** An image that a host says it holds. */
+export interface HostImage {
+  templateName: string;
+  sha256: string;
+}

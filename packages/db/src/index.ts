@@ -26,3 +26,4 @@ export * from "./queries/placement.ts";
 export * from "./queries/policies.ts";
 export * from "./queries/sandboxes.ts";
 export * from "./queries/snapshots.ts";
+export * from "./queries/templates.ts";

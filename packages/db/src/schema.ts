@@ -31,7 +31,7 @@ import {
   timestamp,
   uniqueIndex,
 } from "drizzle-orm/pg-core";
-import { DRAIN_STATUSES, DRAINED_SANDBOX_ENDS, FINDING_KINDS } from "./host-records.ts";
+import { DRAIN_STATUSES, DRAINED_SANDBOX_ENDS, FINDING_KINDS, type HostImage } from "./host-records.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const createdAt = () => at("created_at").notNull().defaultNow();
@@ -107,6 +107,7 @@ export const auditEntries = pgTable(
   ],
 );
 
+/** What sandboxes begin as: an operator says so, and no host. A deleted one is inactive; sandboxes made of it go on. */
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),
   name: text("name").notNull().unique(),
@@ -124,6 +125,7 @@ export const templates = pgTable("templates", {
   updatedAt: at("updated_at").notNull().defaultNow(),
 });
 
+/** Every image that a template has had. */
 export const templateImages = pgTable("template_images", {
   sha256: text("sha256").primaryKey(),
   templateId: text("template_id")
@@ -152,6 +154,8 @@ export const hosts = pgTable(
     /** A fence guarded its VMs when it last spoke: they are frozen when its lease ends. */
     hasFence: boolean("has_fence").notNull().default(false),
     imageSha256s: jsonb("image_sha256s").$type<string[]>().notNull(),
+    /** The same, with the template that each was made for, as the host has it. */
+    images: jsonb("images").$type<HostImage[]>().notNull().default([]),
     /** vCPUs that the host says it has; null: of a version that did not keep it. */
     vcpuOffered: integer("vcpu_offered"),
     /** What may be reserved of them: offered, times the overcommit ratio of the schedulers. Never below what is used. */
@@ -447,6 +451,9 @@ export const sandboxes = pgTable(
     index("sandboxes_anti_affinity")
       .on(sandbox.organizationId, sandbox.antiAffinity)
       .where(sql`anti_affinity IS NOT NULL`),
+    index("sandboxes_eventful")
+      .on(sandbox.id)
+      .where(sql`last_seq > 10000`),
     index("sandboxes_auto_pause")
       .on(sandbox.lastActiveAt)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),

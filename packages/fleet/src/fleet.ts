@@ -24,6 +24,7 @@ import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
+import { seedFromImages } from "./templates.ts";
 import { takeTurn } from "./turn.ts";
 import { collectLeftovers, endVmProcesses, listVmProcesses, shutDownGuests } from "./vms.ts";
 
@@ -89,6 +90,7 @@ export class Fleet {
       natsUrl: natsUrlOf(ports),
       edgePort: ports.edge,
       driver: options.driver,
+      imagesDir: options.imagesDir,
       components: [],
     };
     const fleet = new Fleet(dir, state);
@@ -147,7 +149,13 @@ export class Fleet {
     // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
     await seedHostAdmissions(state.databaseUrl, await natsKeysIn(this.dir), ORGANIZATION);
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
+    await this.seedTemplates();
     await startAll(down.filter((component) => !isBase(component)));
+  }
+
+  private async seedTemplates(): Promise<void> {
+    const { databaseUrl: url, imagesDir } = this.state;
+    if (imagesDir !== undefined) await seedFromImages(url, imagesDir);
   }
 
   /** Starts a component that does not run and waits until it is well, and a NATS server's cluster too. */
@@ -169,6 +177,7 @@ export class Fleet {
     using _turn = await this.takeTurn();
     const { components } = this.state;
     if (components.some((other) => other.name === component.name && isUp(other))) throw new Error(`${component.name} is up already`);
+    await this.seedTemplates();
     const process = await startProcess(component);
     this.state.components = [...components.filter(({ name }) => name !== component.name), { ...component, process }];
     writeState(this.dir, this.state);
@@ -210,6 +219,8 @@ export class Fleet {
     if (identity !== undefined) await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
     delete component.process;
     await this.startComponent(name, signal);
+    // A host may have another image now.
+    if (component.role === "node-agent") await this.seedTemplates();
   }
 
   /**

@@ -33,6 +33,8 @@ export interface FleetState {
   natsUrl: string;
   edgePort: number;
   driver: string;
+  /** Where the images are that its templates begin with; absent: of a fleet that an earlier version started. */
+  imagesDir?: string;
   components: Component[];
 }
 

@@ -51,7 +51,7 @@ const MISSING: Record<Rejection, (request: PlacementRequest) => string> = {
   host_not_ready: () => "are cordoned or draining",
   region: (request) => `are not in region ${request.region}`,
   labels: (request) => `have not the labels ${labelText(request.labels)}`,
-  image_missing: () => "do not have its image",
+  image_missing: (request) => `do not have its image ${request.imageSha256.slice(0, 12)}`,
   no_fence: () => "run no fence (torpor-fence), without which on_host_loss cannot be restore",
   fingerprint: () => "have not the VMM or CPU that its snapshot needs",
   anti_affinity: () => "have a sandbox of the same anti-affinity key",

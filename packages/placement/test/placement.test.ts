@@ -17,7 +17,7 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
     ["host_not_ready", { state: "draining" }, {}, "are cordoned or draining"],
     ["region", {}, { region: "us" }, "are not in region us"],
     ["labels", { labels: { gpu: "no" } }, { labels: { gpu: "yes", zone: "a" } }, "have not the labels gpu=yes, zone=a"],
-    ["image_missing", { imageSha256s: [] }, {}, "do not have its image"],
+    ["image_missing", { imageSha256s: [] }, {}, "do not have its image aaaaaaaaaaaa"],
     ["no_fence", {}, { needsFence: true }, "run no fence (torpor-fence), without which on_host_loss cannot be restore"],
     ["fingerprint", {}, { driverFingerprint: "f2" }, "have not the VMM or CPU that its snapshot needs"],
     ["anti_affinity", {}, { occupiedHostIds: ["a", "b"] }, "have a sandbox of the same anti-affinity key"],

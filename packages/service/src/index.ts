@@ -17,3 +17,4 @@ export {
   waitUntilGone,
 } from "./processes.ts";
 export { settlesWithin, withTimeLimit } from "./time-limit.ts";
+export { findFailingRounds, type WorkProblem } from "./work.ts";

@@ -14,11 +14,19 @@ export interface ReconcilerOptions {
   log: Logger;
 }
 
+interface LastRound {
+  at: string;
+  result?: Record<string, number>;
+  error?: string;
+  succeededAt?: string;
+  failingSince?: string;
+}
+
 export interface Reconciler {
   /** Runs the next round now; a round in progress is followed by another. */
   kick(): void;
-  /** Of the newest round. */
-  last(): { at: string; result?: Record<string, number>; error?: string } | undefined;
+  /** Of the newest round; with when the newest one succeeded that did, and since when all have failed. */
+  last(): LastRound | undefined;
   /** Resolves when the loop has ended. */
   ended: Promise<void>;
 }
@@ -27,7 +35,7 @@ export interface Reconciler {
 export function startReconciler(options: ReconcilerOptions): Reconciler {
   let wake: (() => void) | undefined;
   let kicked = false;
-  let last: ReturnType<Reconciler["last"]>;
+  let last: LastRound | undefined;
   const idle = () =>
     new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, options.everyMs * (0.9 + Math.random() / 5));
@@ -39,11 +47,14 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
   options.signal.addEventListener("abort", () => wake?.(), { once: true });
   const round = async () => {
     try {
-      last = { at: new Date().toISOString(), result: await withTimeLimit(options.run(), options.limitMs ?? ROUND_LIMIT_MS, "the round") };
+      const result = await withTimeLimit(options.run(), options.limitMs ?? ROUND_LIMIT_MS, "the round");
+      const at = new Date().toISOString();
+      last = { at, result, succeededAt: at };
     } catch (err) {
       // Once per outage: the same line every second would bury what else happens.
-      const isKnown = last?.error === String(err);
-      last = { at: new Date().toISOString(), error: String(err) };
+      const error = String(rootCauseOf(err));
+      const isKnown = last?.error === error;
+      last = failed(last, error);
       if (!isKnown && !options.signal.aborted)
         options.log.error({ err, reconciler: options.name }, "reconciler round failed; it is tried again until it succeeds");
     }
@@ -63,4 +74,15 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
     last: () => last,
     ended: loop(),
   };
+}
+
+/** What a query was is for the log; its values are for nobody else. */
+function rootCauseOf(error: unknown): unknown {
+  return error instanceof Error && error.cause !== undefined ? rootCauseOf(error.cause) : error;
+}
+
+function failed(before: LastRound | undefined, error: string): LastRound {
+  const at = new Date().toISOString();
+  const { succeededAt, failingSince = at } = before ?? {};
+  return { at, error, failingSince, ...(succeededAt === undefined ? {} : { succeededAt }) };
 }

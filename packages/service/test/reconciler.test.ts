@@ -63,10 +63,17 @@ describe("a reconciler", () => {
     const { controller, reconciler, end } = stepped();
     await end(new Error("the database is away"));
     expect(reconciler.last()?.error).toContain("the database is away");
+    const { failingSince } = reconciler.last() ?? {};
+    expect(failingSince).toBeDefined();
+    reconciler.kick();
+    await new Promise((resolve) => setImmediate(resolve));
+    await end(new Error("select * from secrets", { cause: new Error("it is still away") }));
+    expect(reconciler.last()).toMatchObject({ failingSince, error: "Error: it is still away" });
     reconciler.kick();
     await new Promise((resolve) => setImmediate(resolve));
     await end();
-    expect(reconciler.last()).toMatchObject({ result: { round: 2 } });
+    const last = reconciler.last();
+    expect(last).toEqual({ at: last?.at, result: { round: 3 }, succeededAt: last?.at });
     controller.abort();
     await reconciler.ended;
   });

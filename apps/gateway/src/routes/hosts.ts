@@ -5,10 +5,12 @@ import {
   type DrainBudget,
   endDrain,
   findHost,
+  findHostStanding,
   type HostChanged,
   type HostRow,
   listHostEvents,
-  readHostStandings,
+  listFindings,
+  listHostStandings,
   requestDiscard,
   requestDrain,
 } from "@torpor/db";
@@ -20,17 +22,31 @@ import type { Dependencies } from "../deps.ts";
 import { findStranded } from "../drain-check.ts";
 import { ApiError, unknownResource } from "../errors.ts";
 import { futureTime } from "../future-time.ts";
-import { DrainBody, FindingParams, HostEventList, HostEventsQuery, HostList, HostParams, HostReply } from "../host-schemas.ts";
+import {
+  DrainBody,
+  FindingList,
+  FindingParams,
+  HostEventList,
+  HostEventsQuery,
+  HostList,
+  HostParams,
+  HostReply,
+  PageQuery,
+} from "../host-schemas.ts";
+import { decodeCursor } from "../cursor.ts";
 import { isHostId, isSandboxId } from "../ids.ts";
+import { pageOf } from "../page.ts";
 import { ERRORS } from "../schemas.ts";
 import { needs } from "../scopes.ts";
-import { hostEventView, hostView } from "../views/host.ts";
+import { findingView, hostEventView, hostView } from "../views/host.ts";
 
 const tags = ["hosts"];
 const config = needs("operator");
 const HOST = { tags, params: HostParams, response: { 200: HostReply, ...ERRORS } };
 const MIB = 1024 ** 2;
 const DEFAULT_PAGE = 100;
+/** Once it was all of them. */
+const DEFAULT_HOSTS = 1_000;
 
 export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
   const { db } = deps;
@@ -41,14 +57,17 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     return host;
   };
   const reply = async (request: FastifyRequest, id: string) => {
-    const [standing] = isHostId(id) ? await readHostStandings(db, id) : [];
+    const standing = isHostId(id) ? await findHostStanding(db, id) : undefined;
     if (standing === undefined) throw unknownHost(id);
     return { ...hostView(standing), request_id: request.id };
   };
 
-  app.get("/hosts", { schema: { tags, response: { 200: HostList, ...ERRORS } }, config }, async (request) => {
-    const data = (await readHostStandings(db)).map(hostView);
-    return { object: "list" as const, data, has_more: false, url: "/v1/hosts", request_id: request.id };
+  const list = { tags, querystring: PageQuery, response: { 200: HostList, ...ERRORS } };
+  app.get("/hosts", { schema: list, config }, async (request) => {
+    const { limit = DEFAULT_HOSTS, cursor } = request.query;
+    const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isHostId);
+    const rows = await listHostStandings(db, limit + 1, afterId);
+    return pageOf(rows, { limit, keyOf: ({ host }) => host.id, view: hostView, url: "/v1/hosts", requestId: request.id });
   });
 
   app.get("/hosts/:id", { schema: HOST, config }, async (request) => await reply(request, request.params.id));
@@ -61,6 +80,16 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     // The oldest is the one too many when the newest were asked for.
     const data = (after === undefined ? events.slice(-limit) : events.slice(0, limit)).map(hostEventView);
     return { object: "list" as const, data, has_more: events.length > limit, url: `/v1/hosts/${id}/events`, request_id: request.id };
+  });
+
+  const found = { tags, params: HostParams, querystring: PageQuery, response: { 200: FindingList, ...ERRORS } };
+  app.get("/hosts/:id/findings", { schema: found, config }, async (request) => {
+    const { id } = await existing(request.params.id);
+    const { limit = DEFAULT_PAGE, cursor } = request.query;
+    const after = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
+    const rows = await listFindings(db, id, limit + 1, after);
+    const url = `/v1/hosts/${id}/findings`;
+    return pageOf(rows, { limit, keyOf: ({ sandboxId }) => sandboxId, view: findingView, url, requestId: request.id });
   });
 
   for (const verb of ["cordon", "uncordon", "retire"] as const) {
@@ -115,12 +144,19 @@ function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
 async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<void> {
   const stranded = await findStranded(db, host);
   if (stranded.length === 0) return;
-  const what = stranded.map(({ message }) => message).join(" ");
+  const what = stranded
+    .slice(0, MAX_TOLD)
+    .map(({ message }) => message)
+    .join(" ");
   const instead = "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";
   throw new ApiError("CONFLICT", `Host ${host.id} is the last one for some of its sandboxes. ${what} ${instead}`, {
-    details: { current_state: host.state, requested: "drain", allowed: ["cordon"], stranded },
+    details: { current_state: host.state, requested: "drain", allowed: ["cordon"], stranded: stranded.slice(0, MAX_STRANDED) },
   });
 }
+
+/** Kinds of sandboxes: in words, and in all. */
+const MAX_TOLD = 5;
+const MAX_STRANDED = 100;
 
 /** Why a request has no meaning in a state, and what to do instead. */
 const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], string>>>> = {

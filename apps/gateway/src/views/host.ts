@@ -1,15 +1,25 @@
-import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding } from "@torpor/db";
+import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding, HostTemplates } from "@torpor/db";
 import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
 const MIB = 1024 ** 2;
 const timestamp = (date: Date) => date.toISOString();
 const optional = (date: Date | null) => (date === null ? null : timestamp(date));
 
-export function hostView({ host, sandboxes, findings, drain }: HostStanding): HostResource {
-  return { ...hostFacts(host), sandboxes, findings: findings.map(findingView), drain: drainView(drain) };
+export function hostView({ host, sandboxes, findings, drain, templates }: HostStanding): HostResource {
+  return {
+    ...hostFacts(host),
+    sandboxes,
+    findings: findings.shown.map(findingView),
+    finding_count: findings.count,
+    templates: templates.held,
+    image_findings: templates.mismatched.map(imageFindingView),
+    drain: drainView(drain),
+  };
 }
 
-function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" | "drain"> {
+type HostFacts = Omit<HostResource, "sandboxes" | "findings" | "finding_count" | "templates" | "image_findings" | "drain">;
+
+function hostFacts(host: HostRow): HostFacts {
   return {
     id: host.id,
     object: "host",
@@ -30,7 +40,17 @@ function hostFacts(host: HostRow): Omit<HostResource, "sandboxes" | "findings" |
   };
 }
 
-function findingView(finding: FindingRow): HostResource["findings"][number] {
+/** A host may say that it has any number of them. */
+const MAX_SHOWN = 5;
+
+function imageFindingView({ template, shownSha256s }: HostTemplates["mismatched"][number]): HostResource["image_findings"][number] {
+  const { name, imageSha256: wanted } = template;
+  const shown = shownSha256s.slice(0, MAX_SHOWN);
+  const message = `The host has no image ${wanted.slice(0, 12)} of template ${name}, and gets no sandboxes of it; it has ${shown.map((sha256) => sha256.slice(0, 12)).join(", ")}. Install that image there, or have the template name another (PATCH /v1/templates/${name}).`;
+  return { template: name, image_sha256: wanted, host_image_sha256s: shown, message };
+}
+
+export function findingView(finding: FindingRow): HostResource["findings"][number] {
   return {
     sandbox_id: finding.sandboxId,
     kind: finding.kind,

@@ -18,5 +18,6 @@ export function templateView(row: TemplateRow): TemplateResource {
     status: "active",
     created_at: row.createdAt.toISOString(),
     updated_at: row.updatedAt.toISOString(),
+    image_sha256: row.imageSha256,
   };
 }

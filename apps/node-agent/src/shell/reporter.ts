@@ -2,11 +2,12 @@
 import { type Bus, publish } from "@torpor/bus";
 import { type Observation, subjects } from "@torpor/contracts";
 import { backoffMs, type Logger, pause } from "@torpor/service";
+import type { Backlog } from "./work.ts";
 
 const MAX_QUEUED = 1_000;
 
 export class Reporter {
-  private readonly queue: Observation[] = [];
+  private readonly queue: { seen: Observation; atMs: number }[] = [];
   private wake: (() => void) | undefined;
   private readonly log: Logger;
 
@@ -16,8 +17,12 @@ export class Reporter {
 
   report(seen: Observation): void {
     if (this.queue.length >= MAX_QUEUED) this.queue.shift();
-    this.queue.push(seen);
+    this.queue.push({ seen, atMs: Date.now() });
     this.wake?.();
+  }
+
+  backlog(): Backlog {
+    return { count: this.queue.length, oldestAtMs: this.queue[0]?.atMs };
   }
 
   /** Runs until the signal ends. */
@@ -30,8 +35,9 @@ export class Reporter {
         await new Promise<void>((resolve) => (this.wake = resolve));
         continue;
       }
-      const msgId = `${next.sandboxId}.${next.epoch}.${next.opSeq}.${next.revision}`;
-      const published = await publish(bus, { subject: subjects.observation(next.hostId, next.state), payload: next, msgId });
+      const { seen } = next;
+      const msgId = `${seen.sandboxId}.${seen.epoch}.${seen.opSeq}.${seen.revision}`;
+      const published = await publish(bus, { subject: subjects.observation(seen.hostId, seen.state), payload: seen, msgId });
       if (published.kind !== "unavailable") {
         attempt = 0;
         if (this.queue[0] === next) this.queue.shift();

@@ -14,6 +14,7 @@ import {
   type TestDatabase,
   until,
 } from "@torpor/testkit";
+import type { WorkProblem } from "@torpor/service";
 import { startWorker, type Worker } from "../../src/worker.ts";
 import { HOST_TERMS } from "./decisions.ts";
 
@@ -117,6 +118,11 @@ export class ControlPlane implements AsyncDisposable {
         await until(`a round of ${name}`, () => reconciler.last() !== before);
       }
     }
+  }
+
+  /** What the schedulers' health reports say. */
+  problems(): WorkProblem[] {
+    return this.schedulers.flatMap(({ worker }) => worker.problems());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

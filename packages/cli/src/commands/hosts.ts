@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { openApi } from "../api.ts";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
+import { readAll } from "../pages.ts";
 import { wholeNumber } from "../shape.ts";
 import { table } from "../table.ts";
 import { ADMISSION_COMMANDS, ADMISSION_USAGE, type HostsRequest } from "./host-admissions.ts";
@@ -34,6 +35,9 @@ interface Host {
   sandboxes: Record<string, number>;
   last_beat_at: string | null;
   findings: { sandbox_id: string; kind: string; message: string }[];
+  /** These two are absent in gateways of before. */
+  finding_count?: number;
+  image_findings?: { template: string; message: string }[];
   drain: Drain | null;
 }
 
@@ -47,7 +51,13 @@ const USAGE =
 
 const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
   list,
-  show: async ({ api, context }) => show(context, await api.call<Host>("GET", hostPath(context))),
+  show: async ({ api, context }) => {
+    const path = hostPath(context);
+    const host = await api.call<Host>("GET", path);
+    if ((host.finding_count ?? 0) <= host.findings.length) return show(context, host);
+    const findings = await readAll<Host["findings"][number]>(api, `${path}/findings`, new URLSearchParams());
+    return show(context, { ...host, findings });
+  },
   cordon: async (request) => await post(request, "/cordon"),
   uncordon: async (request) => await post(request, "/uncordon"),
   abort: async (request) => await post(request, "/drain/abort"),
@@ -73,16 +83,17 @@ function argument({ args }: CommandContext, at: number, what: string): string {
 const hostPath = (context: CommandContext) => `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
 
 async function list({ api, context: { write } }: Request): Promise<number> {
-  const { data } = await api.call<{ data: Host[] }>("GET", "/v1/hosts");
+  const data = await readAll<Host>(api, "/v1/hosts", new URLSearchParams());
   if (data.length === 0) write("No host has registered yet.");
   else write(table(HEADER, data.map(rowOf)));
   return 0;
 }
 
-function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, findings }: Host): string[] {
+function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, ...host }: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
+  const found = (host.finding_count ?? host.findings.length) + (host.image_findings ?? []).length;
   const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
-  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(findings.length)];
+  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(found)];
 }
 
 function show({ write }: CommandContext, host: Host): number {
@@ -90,6 +101,7 @@ function show({ write }: CommandContext, host: Host): number {
   if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
   for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
   for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);
+  for (const { template, message } of host.image_findings ?? []) write(`finding: template ${template}  image  ${message}`);
   return 0;
 }
 

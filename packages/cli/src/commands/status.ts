@@ -1,6 +1,7 @@
 /** `torpor status [--json]`: every component and every virtual machine of the local fleet. */
 import { parseArgs } from "node:util";
 import { Fleet, type Health } from "@torpor/fleet";
+import type { WorkProblem } from "@torpor/service";
 import { fleetDir } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { table } from "../table.ts";
@@ -12,6 +13,8 @@ export interface ComponentStatus {
   address: string;
   health: "well" | "unwell" | "down";
   reason?: string;
+  /** What of its work does not go on, as it says itself. */
+  problems?: WorkProblem[];
 }
 
 interface VmStatus {
@@ -28,7 +31,9 @@ export async function status({ root, args, write }: CommandContext): Promise<num
   const components = seen.map(({ component, health }): ComponentStatus => {
     const { name, role, address } = component;
     const pid = health.kind === "down" ? null : (component.process?.pid ?? null);
-    return { name, role, pid, address, health: health.kind, ...(health.kind === "unwell" ? { reason: health.reason } : {}) };
+    const problems = problemsOf(health);
+    const more = health.kind === "unwell" ? { reason: health.reason } : problems.length > 0 ? { problems } : {};
+    return { name, role, pid, address, health: health.kind, ...more };
   });
   const vms = seen.flatMap(({ health }) => vmsOf(health));
   if (values.json) write(JSON.stringify({ up: fleet !== undefined, url: fleet?.state.url ?? null, components, vms }, undefined, 2));
@@ -52,7 +57,7 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     const advice = adviceOn(components);
     if (advice.length > 0) write(["", ...advice].join("\n"));
   }
-  return fleet !== undefined && components.every(({ health }) => health === "well") ? 0 : 1;
+  return fleet !== undefined && components.every(({ health, problems }) => health === "well" && problems === undefined) ? 0 : 1;
 }
 
 /** A line for each thing that is wrong, with what to do about it. */
@@ -72,9 +77,24 @@ export function adviceOn(components: ComponentStatus[]): string[] {
       down.filter(({ role }) => role === "lab"),
       "./torpor lab up starts it.",
     ),
+    ...problemLines(components),
     ...lineOn("Virtual machines not shown, as their agents do not answer (they may run)", silent, "./torpor hosts counts them."),
   ];
   return lines.length === 0 ? [] : [...lines, "Logs: .torpor/fleet/logs"];
+}
+
+/** One that several components report, as all schedulers see the same hosts, is told once. */
+function problemLines(components: ComponentStatus[]): string[] {
+  const reports = components.flatMap(({ name, problems = [] }) => problems.map((problem) => ({ name, problem })));
+  const alike = Map.groupBy(reports, ({ problem: { code, subject } }) => `${code} ${subject}`);
+  return [...alike.values()].flatMap((same) => {
+    const names = same.map(({ name }) => name).join(", ");
+    return same.slice(0, 1).map(({ problem: { since, message } }) => `${names}: since ${since}: ${message}`);
+  });
+}
+
+function problemsOf(health: Health): WorkProblem[] {
+  return health.kind === "well" && Array.isArray(health.facts["problems"]) ? (health.facts["problems"] as WorkProblem[]) : [];
 }
 
 function lineOn(what: string, components: ComponentStatus[], advice: string): string[] {

@@ -19,6 +19,7 @@ export const TemplateResource = Type.Object({
   status: Type.String(),
   created_at: Type.String(),
   updated_at: Type.String(),
+  image_sha256: Type.Optional(Type.String({ description: "Digest of the image that sandboxes begin with" })),
   request_id: Type.Optional(Type.String()),
 });
 export type TemplateResource = Static<typeof TemplateResource>;
@@ -28,5 +29,51 @@ export const TemplateList = Type.Object({
   data: Type.Array(TemplateResource),
   has_more: Type.Boolean(),
   url: Type.String(),
+  request_id: Type.String(),
+});
+
+/** Typed on command lines, and what images are linked by on hosts. */
+const TemplateName = Type.String({ pattern: "^[a-z0-9][a-z0-9._-]{0,62}$", description: "Lowercase letters, digits and ._-, 63 at most" });
+const Text = (maxLength: number) => Type.String({ maxLength });
+const MAX_MIB = 2 ** 27;
+
+const strict = { additionalProperties: false } as const;
+
+const DefaultSize = Type.Object(
+  {
+    vcpu: Type.Integer({ minimum: 1, maximum: 1_024 }),
+    memory_mb: Type.Integer({ minimum: 1, maximum: MAX_MIB }),
+    disk_mb: Type.Integer({ minimum: 1, maximum: MAX_MIB }),
+  },
+  strict,
+);
+const texts = {
+  display_name: Type.Optional(Text(256)),
+  description: Type.Optional(Text(4_096)),
+  category: Type.Optional(Text(64)),
+  language: Type.Optional(Text(64)),
+};
+const ImageDigest = Type.String({
+  pattern: "^[0-9a-f]{64}$",
+  description: "Digest of the image, from its image.json: sandboxes begin on hosts that hold it",
+});
+
+export const CreateTemplateBody = Type.Object(
+  { name: TemplateName, ...texts, image_sha256: ImageDigest, default_resources: DefaultSize },
+  strict,
+);
+export type CreateTemplateBody = Static<typeof CreateTemplateBody>;
+
+/** What is left out stays. Sandboxes keep what they began with. */
+export const UpdateTemplateBody = Type.Object(
+  { ...texts, image_sha256: Type.Optional(ImageDigest), default_resources: Type.Optional(Type.Partial(DefaultSize, strict)) },
+  { ...strict, minProperties: 1 },
+);
+export type UpdateTemplateBody = Static<typeof UpdateTemplateBody>;
+
+export const TemplateDeleted = Type.Object({
+  id: Type.String(),
+  object: Type.Literal("template"),
+  deleted: Type.Literal(true),
   request_id: Type.String(),
 });

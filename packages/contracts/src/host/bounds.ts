@@ -3,8 +3,9 @@
  * database can store. A host is a stranger; what is beyond this is refused once, where it comes in.
  * It stands apart from the schemas because those are frozen with the releases (frozen.ts).
  */
-import { type Decoder, InvalidMessageError } from "../decode.ts";
+import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
 import { decodeHeartbeat, type Heartbeat } from "./heartbeat.ts";
+import { Observation } from "./observation.ts";
 
 /** Of Postgres' `integer`. */
 const MAX_COUNT = 2 ** 31 - 1;
@@ -23,10 +24,32 @@ export function bounded<T>(decode: Decoder<T>): Decoder<T> {
   return (subject, bytes) => checked(subject, decode(subject, bytes));
 }
 
+const decodeBounded = bounded(decoder(Observation));
+
+export const decodeBoundedObservation: Decoder<Observation> = (subject, bytes) => {
+  const seen = decodeBounded(subject, bytes);
+  const problem = storeKeyProblem(seen);
+  if (problem !== undefined) throw new InvalidMessageError(subject, [problem]);
+  return seen;
+};
+
+/** What is stored of a sandbox is below its own name: a host names no other one's as its copy. */
+function storeKeyProblem({ sandboxId, snapshot }: Observation): string | undefined {
+  const storeKey = snapshot?.storeKey ?? null;
+  if (storeKey === null || isStoredOf(sandboxId, storeKey)) return undefined;
+  return `/snapshot/storeKey must begin with ${sandboxId}/`;
+}
+
+export function isStoredOf(sandboxId: string, storeKey: string): boolean {
+  return storeKey.startsWith(`${sandboxId}/`);
+}
+
 /** A sandbox that is out of bounds is left out: the others on its host are not to suffer for it. */
 export const decodeBoundedHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
   const { inventory, ...beat } = decodeHeartbeat(subject, bytes);
-  const within = withCleanTexts(inventory).filter((seen) => boundsProblem(seen) === undefined);
+  const within = withCleanTexts(inventory).filter(
+    (seen) => (boundsProblem(seen) ?? storeKeyProblem(seen)) === undefined,
+  );
   return { ...checked(subject, beat), inventory: within };
 };
 
@@ -88,18 +111,72 @@ const cleaned = (text: string) =>
 
 const MAX_CAPACITY = { vcpu: 100_000, memoryMib: 2 ** 27, diskMib: MAX_COUNT };
 
+/** Of labels, fingerprints and images, which are shown wherever the host is. */
+const MAX_OF_EACH = 256;
+const MAX_NAME_LENGTH = 256;
+const DIGEST = /^[0-9a-f]{64}$/;
+
 interface Offer {
   dataPlaneUrl: string;
   capacity: Record<keyof typeof MAX_CAPACITY, number>;
+  region: string;
+  labels: Readonly<Record<string, string>>;
+  driver: string;
+  driverFingerprint: string;
+  restorableFingerprints?: readonly string[];
+  agentVersion: string;
+  images: readonly { templateName: string; sha256: string }[];
 }
 
 /** Why a registration is of no use, in words for whoever set the host up. */
-export function registrationProblem({ dataPlaneUrl, capacity }: Offer): string | undefined {
+export function registrationProblem(offer: Offer): string | undefined {
+  const { dataPlaneUrl, capacity, images } = offer;
   const problem = dataPlaneUrlProblem(dataPlaneUrl);
   if (problem !== undefined) return `dataPlaneUrl ${problem}`;
   for (const [name, most] of Object.entries(MAX_CAPACITY))
     if (capacity[name as keyof typeof MAX_CAPACITY] > most)
       return `capacity/${name} must be at most ${most}`;
+  return namesProblem(offer) ?? imagesProblem(images);
+}
+
+function namesProblem(offer: Offer): string | undefined {
+  const {
+    region,
+    driver,
+    driverFingerprint,
+    agentVersion,
+    labels,
+    restorableFingerprints = [],
+  } = offer;
+  const names = {
+    region,
+    driver,
+    driverFingerprint,
+    agentVersion,
+    dataPlaneUrl: offer.dataPlaneUrl,
+  };
+  for (const [name, text] of Object.entries(names)) if (isLong(text)) return tooLong(name);
+  const lists = { labels: Object.entries(labels).flat(), restorableFingerprints };
+  for (const [name, texts] of Object.entries(lists))
+    if (texts.some(isLong)) return tooLong(`one of ${name}`);
+  const counts = {
+    labels: Object.keys(labels).length,
+    restorableFingerprints: restorableFingerprints.length,
+  };
+  for (const [name, count] of Object.entries(counts))
+    if (count > MAX_OF_EACH) return `${name} must be ${MAX_OF_EACH} at most`;
+  return undefined;
+}
+
+const isLong = (text: string) => text.length > MAX_NAME_LENGTH;
+const tooLong = (name: string) => `${name} must have ${MAX_NAME_LENGTH} characters at most`;
+
+function imagesProblem(images: Offer["images"]): string | undefined {
+  if (images.length > MAX_OF_EACH) return `images must be ${MAX_OF_EACH} at most`;
+  for (const [at, { templateName, sha256 }] of images.entries()) {
+    if (!DIGEST.test(sha256)) return `images/${at}/sha256 must be 64 hexadecimal digits`;
+    if (isLong(templateName)) return tooLong(`images/${at}/templateName`);
+  }
   return undefined;
 }
 

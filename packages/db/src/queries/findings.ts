@@ -1,5 +1,5 @@
 /** Where a host and the database disagree about a sandbox: found, counted, reported once, and gone when it is no longer so. */
-import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, eq, getTableColumns, gt, inArray, isNotNull, isNull, lt, lte, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import type { FindingKind } from "../host-records.ts";
 import { hostFindings } from "../schema.ts";
@@ -116,14 +116,43 @@ export async function listFindingsOf(db: Tx, hostId: string, kind: FindingKind):
     .where(and(eq(hostFindings.hostId, hostId), eq(hostFindings.kind, kind)));
 }
 
-/** Reported ones, for the hosts' resources. */
-export async function listFindings(db: Tx, hostIds: string[]): Promise<FindingRow[]> {
-  if (hostIds.length === 0) return [];
+/** Reported ones of a host, by sandbox, those after `afterSandboxId`. */
+export async function listFindings(db: Tx, hostId: string, limit: number, afterSandboxId = ""): Promise<FindingRow[]> {
   return await db
     .select()
     .from(hostFindings)
+    .where(and(eq(hostFindings.hostId, hostId), isNotNull(hostFindings.reportedAt), gt(hostFindings.sandboxId, afterSandboxId)))
+    .orderBy(asc(hostFindings.sandboxId))
+    .limit(limit);
+}
+
+export interface FindingSummary {
+  /** Reported ones, all of them. */
+  count: number;
+  /** The first of them, by sandbox. */
+  shown: FindingRow[];
+}
+
+/** Per host, by id; those without any are not in it. */
+export async function summarizeFindings(db: Tx, hostIds: string[], shownEach: number): Promise<Map<string, FindingSummary>> {
+  if (hostIds.length === 0) return new Map();
+  const ranked = db
+    .select({
+      ...getTableColumns(hostFindings),
+      rank: sql<number>`row_number() OVER (PARTITION BY ${hostFindings.hostId} ORDER BY ${hostFindings.sandboxId})`.as("rank"),
+      total: sql<number>`(count(*) OVER (PARTITION BY ${hostFindings.hostId}))::int`.as("total"),
+    })
+    .from(hostFindings)
     .where(and(inArray(hostFindings.hostId, hostIds), isNotNull(hostFindings.reportedAt)))
-    .orderBy(asc(hostFindings.hostId), asc(hostFindings.sandboxId));
+    .as("ranked");
+  const rows = await db.select().from(ranked).where(lte(ranked.rank, shownEach)).orderBy(asc(ranked.rank));
+  const byHost = Map.groupBy(rows, ({ hostId }) => hostId);
+  return new Map(
+    [...byHost].map(([hostId, its]) => [
+      hostId,
+      { count: its[0]?.total ?? 0, shown: its.map(({ rank: _rank, total: _total, ...finding }) => finding) },
+    ]),
+  );
 }
 
 export type DiscardRequested = { kind: "requested" | "not_found" | "missing" };

@@ -1,7 +1,7 @@
 /** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
 import type { Cause } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
-import { and, asc, desc, eq, gt, lt, sql } from "drizzle-orm";
+import { and, asc, desc, eq, gt, lt, lte, notLike, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import type { Database, Tx } from "../client.ts";
 import { hostEvents, hosts } from "../schema.ts";
@@ -72,11 +72,25 @@ export async function listHostEvents(db: Tx, hostId: string, limit: number, afte
     .limit(limit);
 }
 
-/** Forgets what is older. Returns how many events that were. */
+/** Of one host, besides what operators asked for: a host can make any number of them. */
+const MAX_EVENTS_OF_ITS_OWN = 5_000;
+
+/** Forgets what is older, and what of a host's own making is beyond the newest ones. Returns how many events that were. */
 export async function pruneHostEvents(db: Database, keptMs: number): Promise<number> {
-  const rows = await db
-    .delete(hostEvents)
-    .where(lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`))
-    .returning({ id: hostEvents.id });
-  return rows.length;
+  const isOld = lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`);
+  let forgotten = (await db.delete(hostEvents).where(isOld).returning({ id: hostEvents.id })).length;
+  const isItsOwn = notLike(hostEvents.requestedBy, "api-key:%");
+  const beyond = db
+    .select({ lastId: hostEvents.id })
+    .from(hostEvents)
+    .where(and(eq(hostEvents.hostId, hosts.id), isItsOwn))
+    .orderBy(desc(hostEvents.id))
+    .offset(MAX_EVENTS_OF_ITS_OWN)
+    .limit(1)
+    .as("beyond");
+  for (const { hostId, lastId } of await db.select({ hostId: hosts.id, lastId: beyond.lastId }).from(hosts).crossJoinLateral(beyond)) {
+    const isBeyond = and(eq(hostEvents.hostId, hostId), isItsOwn, lte(hostEvents.id, lastId));
+    forgotten += (await db.delete(hostEvents).where(isBeyond).returning({ id: hostEvents.id })).length;
+  }
+  return forgotten;
 }

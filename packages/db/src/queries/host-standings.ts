@@ -1,10 +1,11 @@
 /** Hosts, each with all that is known beside its row. */
-import type { Database } from "../client.ts";
+import type { Database, Tx } from "../client.ts";
 import { asOfOneMoment } from "../transaction.ts";
 import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
-import { type FindingRow, listFindings } from "./findings.ts";
+import { type FindingSummary, summarizeFindings } from "./findings.ts";
 import type { HostRow } from "./host-events.ts";
 import { countSandboxes, findHost, listHosts } from "./hosts.ts";
+import { compareImages, type HostTemplates } from "./templates.ts";
 
 export interface HostStanding {
   host: HostRow;
@@ -12,22 +13,38 @@ export interface HostStanding {
   sandboxes: Record<string, number>;
   /** The newest one. */
   drain: DrainProgress | undefined;
-  findings: FindingRow[];
+  findings: FindingSummary;
+  templates: HostTemplates;
 }
 
-/** The host, or without an id all that are not retired, as of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
-export async function readHostStandings(db: Database, hostId?: string): Promise<HostStanding[]> {
+/** Of each host; the others are in a list of their own. */
+const FINDINGS_SHOWN = 100;
+
+export async function findHostStanding(db: Database, hostId: string): Promise<HostStanding | undefined> {
+  const read = async (tx: Tx) => [await findHost(tx, hostId)].filter((host) => host !== undefined);
+  return (await standingsOf(db, read))[0];
+}
+
+/** Those that are not retired, by id, those after `afterId`. */
+export async function listHostStandings(db: Database, limit: number, afterId?: string): Promise<HostStanding[]> {
+  return await standingsOf(db, async (tx) => await listHosts(tx, { limit, afterId }));
+}
+
+/** As of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
+async function standingsOf(db: Database, read: (tx: Tx) => Promise<HostRow[]>): Promise<HostStanding[]> {
   return await asOfOneMoment(db, async (tx) => {
-    const hosts = hostId === undefined ? await listHosts(tx) : [await findHost(tx, hostId)].filter((host) => host !== undefined);
+    const hosts = await read(tx);
     const ids = hosts.map(({ id }) => id);
-    const findings = Map.groupBy(await listFindings(tx, ids), (finding) => finding.hostId);
+    const findings = await summarizeFindings(tx, ids, FINDINGS_SHOWN);
     const counts = await countSandboxes(tx, ids);
     const drains = await listDrainProgress(tx, ids);
+    const templates = await compareImages(tx, hosts);
     return hosts.map((host) => ({
       host,
       sandboxes: counts.get(host.id) ?? {},
       drain: drains.get(host.id),
-      findings: findings.get(host.id) ?? [],
+      findings: findings.get(host.id) ?? { count: 0, shown: [] },
+      templates: templates.get(host.id) ?? { held: [], mismatched: [] },
     }));
   });
 }

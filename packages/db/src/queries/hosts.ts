@@ -1,15 +1,13 @@
 import type { RegisterRequest } from "@torpor/contracts";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
-import { and, asc, eq, inArray, lt, ne, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import { hosts, sandboxes, templateImages, templates } from "../schema.ts";
+import { hosts, sandboxes } from "../schema.ts";
 import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
 import { giveUpDrain } from "./drains.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import { couldBeRenewed } from "./lease-service.ts";
 import { liesOn } from "./move-sandbox.ts";
-
-export type TemplateRow = typeof templates.$inferSelect;
 
 const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
 export const wasRevoked = (hostId: string, at: Date) =>
@@ -17,7 +15,7 @@ export const wasRevoked = (hostId: string, at: Date) =>
 const byItself = (hostId: string) => `host:${hostId}`;
 
 /**
- * Makes or refreshes a host with its templates and images, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease.
+ * Makes or refreshes a host with the images that it says it holds, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease.
  * `vcpuOvercommit` times the vCPUs that it offers may be reserved there.
  */
 export async function registerHost(
@@ -40,6 +38,7 @@ export async function registerHost(
       restorableFingerprints: request.restorableFingerprints ?? [request.driverFingerprint],
       agentVersion: request.agentVersion,
       hasFence: request.fence?.isAlive ?? false,
+      images: request.images.map(({ templateName, sha256 }) => ({ templateName, sha256 })),
       imageSha256s: request.images.map((image) => image.sha256),
       vcpuOffered,
       leaseExpiresAt: leaseEnd(leaseMs),
@@ -63,33 +62,8 @@ export async function registerHost(
       if (moved.kind === "refused") return { granted: false, reason: `host ${hostId} is retired; register it under a new id` };
       if (moved.kind === "stay") await recordHostEvent(tx, { ...event, from: known.state, to: known.state });
     }
-    await recordImages(tx, request);
     return { granted: true };
   });
-}
-
-async function recordImages(tx: Tx, request: RegisterRequest): Promise<void> {
-  for (const image of request.images.toSorted((a, b) => a.templateName.localeCompare(b.templateName))) {
-    const facts = {
-      displayName: image.displayName,
-      description: image.description,
-      category: image.category,
-      language: image.language,
-      vcpu: image.defaults.vcpu,
-      memoryMib: image.defaults.memoryMib,
-      diskMib: image.defaults.diskMib,
-      imageSha256: image.sha256,
-    };
-    await tx
-      .insert(templates)
-      .values({ id: image.templateName, name: image.templateName, ...facts })
-      .onConflictDoUpdate({
-        target: templates.id,
-        set: { ...facts, updatedAt: sql`now()` },
-        setWhere: ne(templates.imageSha256, image.sha256),
-      });
-    await tx.insert(templateImages).values({ sha256: image.sha256, templateId: image.templateName }).onConflictDoNothing();
-  }
 }
 
 /** Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is unknown or retired: it has to register. */
@@ -135,8 +109,16 @@ export async function markLostHosts(db: Database, leaseMs: number): Promise<Host
   });
 }
 
-export async function listHosts(db: Tx): Promise<HostRow[]> {
-  return await db.select().from(hosts).where(ne(hosts.state, "retired")).orderBy(asc(hosts.id));
+/** By id; a page of them, those after `afterId`, or all. */
+export async function listHosts(db: Tx, page?: { limit: number; afterId: string | undefined }): Promise<HostRow[]> {
+  const isOn = page?.afterId === undefined ? undefined : gt(hosts.id, page.afterId);
+  const rows = db
+    .select()
+    .from(hosts)
+    .where(and(ne(hosts.state, "retired"), isOn))
+    .orderBy(asc(hosts.id))
+    .$dynamic();
+  return await (page === undefined ? rows : rows.limit(page.limit));
 }
 
 export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefined> {
@@ -186,27 +168,4 @@ export async function countSandboxes(db: Tx, hostIds: string[]): Promise<Map<str
   const counts = new Map<string, Record<string, number>>();
   for (const { hostId, state, count } of rows) counts.set(hostId, { ...counts.get(hostId), [state]: count });
   return counts;
-}
-
-/** By id or name; active ones only. */
-export async function findTemplate(db: Tx, nameOrId: string): Promise<TemplateRow | undefined> {
-  const rows = await db.select().from(templates).where(eq(templates.isActive, true));
-  return rows.find((row) => row.id === nameOrId) ?? rows.find((row) => row.name === nameOrId);
-}
-
-export async function listTemplates(
-  db: Tx,
-  filter: { category?: string | undefined; language?: string | undefined } = {},
-): Promise<TemplateRow[]> {
-  return await db
-    .select()
-    .from(templates)
-    .where(
-      and(
-        eq(templates.isActive, true),
-        filter.category === undefined ? undefined : eq(templates.category, filter.category),
-        filter.language === undefined ? undefined : eq(templates.language, filter.language),
-      ),
-    )
-    .orderBy(asc(templates.name));
 }

@@ -23,6 +23,9 @@ export async function completeInventory(db: Database, part: InventoryPart): Prom
   return isWhole(entries) ? entries : undefined;
 }
 
+/** Of one host: more than any has. */
+const MAX_PARTS = 500;
+
 /** Keeps the part, forgets those of other inventories, and returns all that there are of this one. */
 async function addPart(db: Database, { hostId, digest, entries }: InventoryPart): Promise<InventoryEntry[][]> {
   const facts = entries.map(({ sandboxId, epoch, opSeq, revision }) => ({ sandboxId, epoch, opSeq, revision }));
@@ -36,7 +39,9 @@ async function addPart(db: Database, { hostId, digest, entries }: InventoryPart)
       .select({ entries: hostInventoryParts.entries })
       .from(hostInventoryParts)
       .where(and(eq(hostInventoryParts.hostId, hostId), eq(hostInventoryParts.digest, digest)));
-    return rows.map((row) => row.entries);
+    // Parts of one digest that are no inventory: begin anew.
+    if (rows.length > MAX_PARTS) await tx.delete(hostInventoryParts).where(eq(hostInventoryParts.hostId, hostId));
+    return rows.length > MAX_PARTS ? [] : rows.map((row) => row.entries);
   });
 }
 

@@ -60,6 +60,37 @@ export async function markOutcome(db: Tx, { published, refused }: OutboxOutcome)
   for (const { id, reason } of refused) await db.update(outbox).set({ refusedBecause: reason }).where(eq(outbox.id, id));
 }
 
+export interface OutboxBacklog {
+  oldestAt: Date;
+  /** Of the oldest, by the database's clock. */
+  ageMs: number;
+  /** At most 1,000; `isCounted`: it is all of them. */
+  count: number;
+  isCounted: boolean;
+}
+
+const MOST_COUNTED = 1_000;
+
+/** What waits to be published; undefined: nothing. It looks at no more than so many rows. */
+export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> {
+  const some = db
+    .select({ createdAt: outbox.createdAt })
+    .from(outbox)
+    .where(isDue)
+    .orderBy(asc(outbox.id))
+    .limit(MOST_COUNTED + 1)
+    .as("some");
+  const [row] = await db
+    .select({
+      oldestAt: sql<Date>`min(${some.createdAt})`.mapWith(outbox.createdAt),
+      ageMs: sql<number>`coalesce(extract(epoch FROM now() - min(${some.createdAt})) * 1000, 0)::float8`,
+      count: sql<number>`count(*)::int`,
+    })
+    .from(some);
+  if (row === undefined || row.count === 0) return undefined;
+  return { ...row, count: Math.min(row.count, MOST_COUNTED), isCounted: row.count <= MOST_COUNTED };
+}
+
 /** How many were set aside and are kept. */
 export async function countRefused(db: Tx): Promise<number> {
   return await db.$count(outbox, isNotNull(outbox.refusedBecause));

@@ -1,6 +1,6 @@
 import type { Cause } from "@torpor/contracts";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
-import { and, asc, desc, eq, getTableColumns, gt, inArray, isNull, lt, or, sql } from "drizzle-orm";
+import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNotNull, isNull, lt, lte, max, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
@@ -215,6 +215,37 @@ export async function listEvents(db: Tx, sandboxId: string, limit: number, after
     .limit(limit);
 }
 
+/** Of each sandbox, its newest: what a host reports makes events without anybody asking for it. `sandboxes_eventful` finds those that have more. */
+export const MAX_EVENTS_OF_SANDBOX = 10_000;
+
+/** Forgets the older ones, of up to `limit` sandboxes at a time. Returns how many that were. */
+export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number> {
+  const { sandboxId, seq } = sandboxEvents;
+  const max = sql.raw(String(MAX_EVENTS_OF_SANDBOX));
+  const isBeyond = sql`${seq} <= ${sandboxes.lastSeq} - ${max}`;
+  const eventful = db
+    .select({ id: sandboxes.id, lastSeq: sandboxes.lastSeq })
+    .from(sandboxes)
+    .where(
+      and(
+        sql`${sandboxes.lastSeq} > ${max}`,
+        exists(
+          db
+            .select({ one: sql`1` })
+            .from(sandboxEvents)
+            .where(and(eq(sandboxId, sandboxes.id), isBeyond)),
+        ),
+      ),
+    )
+    .limit(limit);
+  let forgotten = 0;
+  for (const { id, lastSeq } of await eventful) {
+    const isOld = and(eq(sandboxId, id), lte(seq, lastSeq - MAX_EVENTS_OF_SANDBOX));
+    forgotten += (await db.delete(sandboxEvents).where(isOld).returning({ seq })).length;
+  }
+  return forgotten;
+}
+
 export type IncarnationRow = typeof incarnations.$inferSelect;
 export type SnapshotRow = typeof snapshots.$inferSelect;
 
@@ -277,6 +308,36 @@ export async function recordSnapshot(tx: Tx, snapshot: Omit<typeof snapshots.$in
       },
     });
   await dropSnapshots(tx, snapshot.sandboxId, snapshot.generation);
+  await forgetSnapshots(tx, snapshot.sandboxId);
+}
+
+/** Of each sandbox: a host can report any number of them. */
+const MAX_SNAPSHOTS = 200;
+
+/** Forgets dropped ones beyond the newest, but for the newest that is stored: a lost run is restored from it. */
+async function forgetSnapshots(tx: Tx, sandboxId: string): Promise<void> {
+  const isOf = eq(snapshots.sandboxId, sandboxId);
+  const beyond = tx
+    .select({ generation: snapshots.generation })
+    .from(snapshots)
+    .where(isOf)
+    .orderBy(desc(snapshots.generation))
+    .offset(MAX_SNAPSHOTS)
+    .limit(1);
+  const newestStored = tx
+    .select({ generation: max(snapshots.generation) })
+    .from(snapshots)
+    .where(and(isOf, isNotNull(snapshots.storeKey)));
+  await tx
+    .delete(snapshots)
+    .where(
+      and(
+        isOf,
+        isNotNull(snapshots.droppedAt),
+        lte(snapshots.generation, beyond),
+        sql`${snapshots.generation} IS DISTINCT FROM (${newestStored})`,
+      ),
+    );
 }
 
 /** Marks snapshots of the sandbox as dropped; those below `belowGeneration` only, where given. */

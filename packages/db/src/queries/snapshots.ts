@@ -1,6 +1,6 @@
 /** What the snapshot store holds for whom. */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, sql } from "drizzle-orm";
+import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
@@ -57,17 +57,17 @@ export async function findStoreReferences(db: Tx, sandboxIds: string[], graceMs:
     })
     .from(sandboxes)
     .where(inArray(sandboxes.id, sandboxIds));
-  const { sandboxId, generation, storeKey, droppedAt } = snapshots;
+  const { sandboxId, generation, storeKey } = snapshots;
+  const isNewest = sql`${generation} = (SELECT max(stored.generation) FROM snapshots stored WHERE stored.sandbox_id = ${sandboxId} AND stored.store_key IS NOT NULL)`;
   const rows = await db
-    .select({ sandboxId, generation, storeKey, droppedAt })
+    .select({ sandboxId, generation, storeKey })
     .from(snapshots)
-    .where(and(inArray(snapshots.sandboxId, sandboxIds), isNotNull(snapshots.storeKey)))
-    .orderBy(asc(snapshots.generation));
+    .where(and(inArray(sandboxId, sandboxIds), isNotNull(storeKey), or(isNull(snapshots.droppedAt), isNewest)))
+    .orderBy(asc(generation));
+  const stored = Map.groupBy(rows, (row) => row.sandboxId);
   return known.map((sandbox) => {
-    const stored = rows.filter((row) => row.sandboxId === sandbox.sandboxId);
-    const newest = stored.at(-1);
-    const needed = stored.filter((row) => row.droppedAt === null || row === newest);
-    return { ...sandbox, storeKeys: needed.flatMap((row) => row.storeKey ?? []), newestStored: newest?.generation ?? 0 };
+    const needed = stored.get(sandbox.sandboxId) ?? [];
+    return { ...sandbox, storeKeys: needed.flatMap((row) => row.storeKey ?? []), newestStored: needed.at(-1)?.generation ?? 0 };
   });
 }
 

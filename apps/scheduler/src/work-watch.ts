@@ -1,0 +1,118 @@
+/**
+ * Whether messages are read, by what the bus says of its consumers from round to round, and whether
+ * the outbox empties. A consumer may be there, and everybody connected, while nothing is done.
+ */
+import type { ConsumerState } from "@torpor/bus";
+import { hostCommands, SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS } from "@torpor/contracts";
+import type { OutboxBacklog } from "@torpor/db";
+import type { WorkProblem } from "@torpor/service";
+
+/** Longer than any message is redelivered after, when whoever had it was killed. */
+const STANDS_AFTER_MS = 15_000;
+const GROWS_AFTER_MS = 30_000;
+/** So many at once are an ordinary burst. */
+const BURST = 500;
+const OUTBOX_AFTER_MS = 10_000;
+
+/** What is kept of a consumer from one round to the next. Times are of this process's clock. */
+export interface Progress {
+  outstanding: number;
+  ackFloor: number;
+  /** When something was acknowledged last, or nothing was left. */
+  movedAtMs: number;
+  /** Since when it has become no less, and more than a burst. */
+  grownSinceMs: number;
+}
+
+export function follow(
+  before: Progress | undefined,
+  { waiting, unacknowledged, ackFloor }: ConsumerState,
+  nowMs: number,
+): Progress {
+  const outstanding = waiting + unacknowledged;
+  const isLess = before !== undefined && outstanding < before.outstanding;
+  // What came into an empty queue has waited since then at most.
+  const hasMoved =
+    before === undefined || isLess || before.outstanding === 0 || ackFloor > before.ackFloor;
+  return {
+    outstanding,
+    ackFloor,
+    movedAtMs: hasMoved || outstanding === 0 ? nowMs : before.movedAtMs,
+    grownSinceMs:
+      before === undefined || isLess || outstanding <= BURST ? nowMs : before.grownSinceMs,
+  };
+}
+
+/** `durable` is a host's, or one of the schedulers'. */
+export function checkProgress(
+  durable: string,
+  { outstanding, movedAtMs, grownSinceMs }: Progress,
+  nowMs: number,
+): WorkProblem | undefined {
+  if (nowMs - movedAtMs >= STANDS_AFTER_MS) {
+    const stands = { subject: durable, since: new Date(movedAtMs).toISOString() };
+    return HOST.test(durable)
+      ? { ...stands, code: "HOST_TAKES_NO_COMMANDS", message: deafHost(durable, outstanding) }
+      : { ...stands, code: "CONSUMER_STANDS", message: standing(durable, outstanding) };
+  }
+  if (nowMs - grownSinceMs < GROWS_AFTER_MS) return undefined;
+  const since = new Date(grownSinceMs).toISOString();
+  const message = `${outstanding} messages wait for ${durable}, and become no less: start another scheduler, or look in the schedulers' logs for what is slow.`;
+  return { code: "CONSUMER_FALLS_BEHIND", subject: durable, since, message };
+}
+
+const HOST = /^host-(.+)$/;
+
+const deafHost = (durable: string, outstanding: number) =>
+  `Host ${HOST.exec(durable)?.[1]} has acknowledged none of ${outstanding} commands: look at its node-agent's log and health report, and restart the agent; its virtual machines go on.`;
+const standing = (durable: string, outstanding: number) =>
+  `None of ${outstanding} messages for ${durable} has been acknowledged: look in the schedulers' logs for what fails, and restart them one by one if nothing does.`;
+
+export class WorkWatch {
+  private consumers = new Map<string, Progress>();
+  private found: WorkProblem[] = [];
+  private outbox: WorkProblem | undefined;
+
+  /** Those of a round; others are forgotten. `hostIds`: hosts that are there to take commands. */
+  noteConsumers(states: ConsumerState[], hostIds: string[], nowMs = Date.now()): void {
+    const watched = new Set([
+      SCHEDULER_INTENTS.durable,
+      SCHEDULER_OBSERVATIONS.durable,
+      ...hostIds.map((id) => hostCommands(id).durable),
+    ]);
+    const followed = states
+      .filter(({ durable }) => watched.has(durable))
+      .map(
+        (seen) => [seen.durable, follow(this.consumers.get(seen.durable), seen, nowMs)] as const,
+      );
+    this.consumers = new Map(followed);
+    this.found = followed.flatMap(
+      ([durable, progress]) => checkProgress(durable, progress, nowMs) ?? [],
+    );
+  }
+
+  noteOutbox(backlog: OutboxBacklog | undefined): void {
+    this.outbox = backlog === undefined ? undefined : checkOutbox(backlog);
+  }
+
+  /** As of the newest round of each. */
+  problems(): WorkProblem[] {
+    return this.outbox === undefined ? this.found : [...this.found, this.outbox];
+  }
+}
+
+export function checkOutbox({
+  oldestAt,
+  ageMs,
+  count,
+  isCounted,
+}: OutboxBacklog): WorkProblem | undefined {
+  if (ageMs < OUTBOX_AFTER_MS) return undefined;
+  const messages = isCounted ? String(count) : `more than ${count}`;
+  return {
+    code: "OUTBOX_GROWS",
+    subject: "outbox",
+    since: oldestAt.toISOString(),
+    message: `${messages} messages wait in the outbox and are not published: see whether the NATS servers are up and have room, and look in the schedulers' logs for relay-outbox.`,
+  };
+}

@@ -1,0 +1,1 @@
+CREATE INDEX "sandboxes_eventful" ON "sandboxes" USING btree ("id") WHERE last_seq > 10000;

@@ -1,0 +1,172 @@
+/**
+ * What sandboxes begin as. Templates are what an operator says; hosts say which images they hold,
+ * and that changes none.
+ */
+import { and, asc, eq, inArray, ne, sql } from "drizzle-orm";
+import { openDatabase, type Database, type Tx } from "../client.ts";
+import { templateImages, templates } from "../schema.ts";
+import type { HostRow } from "./host-events.ts";
+
+export type TemplateRow = typeof templates.$inferSelect;
+
+/** What an operator says of a template, besides its name. */
+export type TemplateFacts = Pick<
+  TemplateRow,
+  | "displayName"
+  | "description"
+  | "category"
+  | "language"
+  | "vcpu"
+  | "memoryMib"
+  | "diskMib"
+  | "imageSha256"
+>;
+
+/** By id or name; active ones only. */
+export async function findTemplate(db: Tx, nameOrId: string): Promise<TemplateRow | undefined> {
+  const rows = await db.select().from(templates).where(eq(templates.isActive, true));
+  return rows.find((row) => row.id === nameOrId) ?? rows.find((row) => row.name === nameOrId);
+}
+
+export async function listTemplates(
+  db: Tx,
+  filter: { category?: string | undefined; language?: string | undefined } = {},
+): Promise<TemplateRow[]> {
+  const { category, language } = filter;
+  return await db
+    .select()
+    .from(templates)
+    .where(
+      and(
+        eq(templates.isActive, true),
+        category === undefined ? undefined : eq(templates.category, category),
+        language === undefined ? undefined : eq(templates.language, language),
+      ),
+    )
+    .orderBy(asc(templates.name));
+}
+
+/** Undefined when there is one of that name. One that was deleted comes back, as it is said now. */
+export async function createTemplate(
+  db: Database,
+  name: string,
+  facts: TemplateFacts,
+): Promise<TemplateRow | undefined> {
+  return await db.transaction(async (tx) => {
+    const [row] = await tx
+      .insert(templates)
+      .values({ id: name, name, ...facts })
+      .onConflictDoUpdate({
+        target: templates.id,
+        set: { ...facts, isActive: true, updatedAt: sql`now()` },
+        setWhere: eq(templates.isActive, false),
+      })
+      .returning();
+    if (row !== undefined) await noteImage(tx, row);
+    return row;
+  });
+}
+
+/** Undefined when there is no active one of that id. Sandboxes keep what they began with. */
+export async function updateTemplate(
+  db: Database,
+  id: string,
+  facts: Partial<TemplateFacts>,
+): Promise<TemplateRow | undefined> {
+  return await db.transaction(async (tx) => {
+    const [row] = await tx
+      .update(templates)
+      .set({ ...facts, updatedAt: sql`now()` })
+      .where(and(eq(templates.id, id), eq(templates.isActive, true)))
+      .returning();
+    if (row !== undefined) await noteImage(tx, row);
+    return row;
+  });
+}
+
+/** Whether there was one. No sandbox begins with it any more; those that there are go on. */
+export async function deleteTemplate(db: Tx, id: string): Promise<boolean> {
+  const rows = await db
+    .update(templates)
+    .set({ isActive: false, updatedAt: sql`now()` })
+    .where(and(eq(templates.id, id), eq(templates.isActive, true)))
+    .returning({ id: templates.id });
+  return rows.length > 0;
+}
+
+async function noteImage(tx: Tx, { id, imageSha256 }: TemplateRow): Promise<void> {
+  await tx
+    .insert(templateImages)
+    .values({ sha256: imageSha256, templateId: id })
+    .onConflictDoNothing();
+}
+
+/**
+ * Makes the template of each image, where there was never one of its name, and gives the others
+ * their image. What else an operator has said of one, its deletion too, stays.
+ */
+export async function seedTemplates(
+  databaseUrl: string,
+  seeds: (TemplateFacts & { name: string })[],
+): Promise<void> {
+  const handle = openDatabase(databaseUrl, { maxConnections: 1 });
+  try {
+    for (const { name, ...facts } of seeds)
+      await handle.db.transaction(async (tx) => {
+        const { imageSha256 } = facts;
+        const [row] = await tx
+          .insert(templates)
+          .values({ id: name, name, ...facts })
+          .onConflictDoUpdate({
+            target: templates.id,
+            set: { imageSha256, updatedAt: sql`now()` },
+            setWhere: ne(templates.imageSha256, imageSha256),
+          })
+          .returning();
+        if (row !== undefined) await noteImage(tx, row);
+      });
+  } finally {
+    await handle.close();
+  }
+}
+
+export interface HostTemplates {
+  /** Names of the templates whose image the host holds. */
+  held: string[];
+  /** Templates that the host says it has an image of, which is none that the operator has named. */
+  mismatched: { template: TemplateRow; shownSha256s: string[] }[];
+}
+
+type Holder = Pick<HostRow, "id" | "images" | "imageSha256s">;
+
+/** Per host, by id. An image that is of no template is nobody's business. */
+export async function compareImages(db: Tx, hosts: Holder[]): Promise<Map<string, HostTemplates>> {
+  const known = await listTemplates(db);
+  return new Map(hosts.map((host) => [host.id, imagesOf(host, known)]));
+}
+
+/** The same for a registration: what of it is no image of the template that it names. */
+export async function findMismatchedImages(
+  db: Tx,
+  images: HostRow["images"],
+): Promise<HostTemplates["mismatched"]> {
+  const names = [...new Set(images.map(({ templateName }) => templateName))];
+  if (names.length === 0) return [];
+  const isNamed = and(eq(templates.isActive, true), inArray(templates.name, names));
+  const known = await db.select().from(templates).where(isNamed);
+  return imagesOf({ images, imageSha256s: images.map(({ sha256 }) => sha256) }, known).mismatched;
+}
+
+function imagesOf(host: Omit<Holder, "id">, known: TemplateRow[]): HostTemplates {
+  const digests = new Set(host.imageSha256s);
+  const shown = Map.groupBy(host.images, ({ templateName }) => templateName);
+  const [held, others] = [
+    known.filter(({ imageSha256 }) => digests.has(imageSha256)),
+    known.filter(({ imageSha256 }) => !digests.has(imageSha256)),
+  ];
+  const mismatched = others.flatMap((template) => {
+    const shownSha256s = (shown.get(template.name) ?? []).map(({ sha256 }) => sha256);
+    return shownSha256s.length === 0 ? [] : [{ template, shownSha256s }];
+  });
+  return { held: held.map(({ name }) => name), mismatched };
+}
