@@ -159,4 +159,14 @@ export const MUTATIONS: Mutation[] = [
     project: "integration",
     guards: ["tests/integration/db-operations.test.ts"],
   },
+  {
+    name: "quotas are counted without their lock",
+    rule: "an organization never has more than its quotas, whoever asks together",
+    file: "packages/db/src/queries/quotas.ts",
+    find: '    .for("update");\n',
+    replace: "    .limit(1);\n",
+    project: "integration",
+    guards: ["tests/integration/db-quotas.test.ts"],
+    tests: "of 40 creates",
+  },
 ];

@@ -371,3 +371,50 @@ test("./torpor key and ./torpor org make, show, rotate and revoke", async () => 
   const denied = await torpor("key", "create", "ci", "--scope", "root");
   expect(denied).toMatchObject({ code: 1, stderr: expect.stringMatching(/scopes.*operator/) });
 });
+
+describe("quotas of an organization", () => {
+  test("are set by operators, told in headers and refusals, and free what they held", async () => {
+    const made = await fleet.call("POST", "/v1/organizations", { body: { name: "small" } });
+    const path = `/v1/organizations/${String(made.body["id"])}/quotas`;
+    const call = as((await makeKey(["read", "lifecycle"], { organization: "small" })).secret);
+    const limits = { running_sandboxes: 1, sandboxes: 2 };
+    const set = await fleet.call("PUT", path, { body: limits });
+    expect(set).toMatchObject({
+      status: 200,
+      body: { limits: { ...limits, vcpu: null }, used: { sandboxes: 0, running_sandboxes: 0 } },
+    });
+    for (const body of [{ vcpu: -1 }, { cpu: 1 }, { vcpu: 1.5 }])
+      expect(await fleet.call("PUT", path, { body })).toMatchObject({
+        status: 400,
+        body: { code: "INVALID_REQUEST" },
+      });
+    expect(await call("PUT", path, {})).toMatchObject(missing("operator"));
+    expect((await call("GET", "/v1/organizations/1/quotas")).status).toBe(404);
+    expect((await fleet.call("GET", "/v1/organizations/999999/quotas")).status).toBe(404);
+
+    const body = { template_name: "code-interpreter" };
+    const first = await call("POST", "/v1/sandboxes", body);
+    expect(first.status).toBe(201);
+    expect(first.headers.get("ratelimit-policy")).toBe('"running_sandboxes";q=1, "sandboxes";q=2');
+    expect(first.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+    const details = { quota: "running_sandboxes", limit: 1, used: 1, needed: 1 };
+    const refused = await call("POST", "/v1/sandboxes", body);
+    expect(refused).toMatchObject({ status: 403, body: { code: "QUOTA_EXCEEDED", details } });
+    expect(refused.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+
+    expect((await call("POST", `${pathOf(first.body)}/pause`)).status).toBe(200);
+    const second = await call("POST", "/v1/sandboxes", body);
+    expect(second.status).toBe(201);
+    expect(await call("POST", `${pathOf(first.body)}/resume`)).toMatchObject({
+      status: 403,
+      body: { code: "QUOTA_EXCEEDED", details },
+    });
+    expect((await call("DELETE", pathOf(second.body))).status).toBe(200);
+    const resumed = await call("POST", `${pathOf(first.body)}/resume`);
+    expect(resumed.status).toBe(200);
+    expect(resumed.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+    const used = { running_sandboxes: 1, sandboxes: 1, waiting_operations: 0 };
+    expect(await call("GET", path)).toMatchObject({ status: 200, body: { used } });
+    await call("DELETE", pathOf(first.body));
+  });
+});

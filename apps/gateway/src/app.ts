@@ -28,6 +28,7 @@ import { operationRoutes } from "./routes/operations.ts";
 import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
+import { quotaRoutes } from "./routes/quotas.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -132,6 +133,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(hostRoutes, { deps, auth });
   await v1.register(keyRoutes, { deps, auth });
   await v1.register(organizationRoutes, { deps });
+  await v1.register(quotaRoutes, { deps, auth });
   await v1.register(auditRoutes, { deps });
 }
 

@@ -45,6 +45,8 @@ const NEEDED: Record<string, Scope[]> = {
   "GET /v1/audit": ["operator"],
   "GET /v1/organizations": ["operator"],
   "POST /v1/organizations": ["operator"],
+  "GET /v1/organizations/:id/quotas": ["read", "operator"],
+  "PUT /v1/organizations/:id/quotas": ["operator"],
 };
 const OPEN = ["GET /health", "GET /openapi.json"];
 

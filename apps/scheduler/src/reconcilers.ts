@@ -137,7 +137,7 @@ const pauseIdle: SchedulerReconciler = {
     let paused = 0;
     for (const { id, organizationId, autoPauseIdleSeconds } of idle) {
       if (autoPauseIdleSeconds === null) continue;
-      const condition = { onlyIfIdleForMs: autoPauseIdleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS };
+      const condition = { onlyIfIdleForMs: autoPauseIdleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS, exemptFromQuotas: true };
       const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: "system:auto-pause", ...condition });
       if (accepted.kind !== "accepted" || !accepted.isNew) continue;
       await deps.publishCommitted(accepted.outboxIds);

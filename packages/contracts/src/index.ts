@@ -16,3 +16,4 @@ export * from "./api/sandbox.ts";
 export * from "./api/template.ts";
 export * from "./api/error.ts";
 export * from "./api/scope.ts";
+export * from "./api/quota.ts";

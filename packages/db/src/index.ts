@@ -22,5 +22,6 @@ export * from "./queries/outbox.ts";
 export * from "./queries/ping.ts";
 export * from "./queries/placement.ts";
 export * from "./queries/policies.ts";
+export * from "./queries/quotas.ts";
 export * from "./queries/sandboxes.ts";
 export * from "./queries/snapshots.ts";

@@ -8,6 +8,7 @@ import {
   type InventoryEntry,
   ON_HOST_LOSS,
   PREVIEW_ACCESS,
+  type QuotaLimits,
   type SandboxCondition,
   type Scope,
   SCOPES,
@@ -41,6 +42,16 @@ export const organizations = pgTable("organizations", {
   id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
   name: text("name").notNull().unique(),
   createdAt: createdAt(),
+});
+
+/** Of organizations that have any. Its lock is held by whatever may use one up (queries/quotas.ts). */
+export const organizationQuotas = pgTable("organization_quotas", {
+  organizationId: integer("organization_id")
+    .primaryKey()
+    .references(() => organizations.id),
+  limits: jsonb("limits").$type<QuotaLimits>().notNull(),
+  updatedAt: at("updated_at").notNull().defaultNow(),
+  updatedBy: text("updated_by").notNull(),
 });
 
 export const apiKeys = pgTable(
@@ -392,6 +403,9 @@ export const sandboxes = pgTable(
       .on(sandbox.edgeAddress)
       .where(sql`state <> 'deleted'`),
     index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
+    index("sandboxes_kept")
+      .on(sandbox.organizationId)
+      .where(sql`state NOT IN ('deleting', 'deleted')`),
     index("sandboxes_host")
       .on(sandbox.hostId)
       .where(sql`host_id IS NOT NULL`),
@@ -468,6 +482,12 @@ export const operations = pgTable(
       .on(operation.deadlineAt)
       .where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
     index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
+    index("operations_waiting")
+      .on(operation.organizationId)
+      .where(sql`status = 'waiting'`),
+    index("operations_creates")
+      .on(operation.organizationId, operation.createdAt)
+      .where(sql`kind = 'create'`),
   ],
 );
 

@@ -9,6 +9,7 @@ import { acceptRequest, findOperation, type SandboxView } from "@torpor/db";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, operationInProgress, sandboxNotFound, stopping, tooManyRequests } from "../errors.ts";
 import { assertReached } from "../outcome.ts";
+import { quotaRefused } from "../quotas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import type { Door } from "./door.ts";
 
@@ -82,6 +83,7 @@ export class Waker {
       throw new ApiError("CONFLICT", `The sandbox is going to be ${accepted.current} and cannot be resumed.`, {
         details: { current_state: sandbox.settledState, requested: "resume", allowed: accepted.allowed },
       });
+    if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     // It runs or is gone: the next look at it says which.
     if (operation === undefined) return;
     const waited = await waitForOperation({ ...this.deps, limits: { ...limits, waitMs } }, operation, gone);

@@ -16,6 +16,7 @@ import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
 import { assertReached, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
+import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
@@ -43,8 +44,10 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
     await checkPlaceable(deps, wantedOf(deps, wanted, template));
-    const { operation, outboxIds } = await accept(deps, wanted, template, requester);
+    const accepted = await accept(deps, wanted, template, requester);
+    const { operation, outboxIds } = accepted;
     await deps.publishCommitted(outboxIds);
+    reply.headers(await quotaHeadersOf(deps, owner.organizationId, accepted));
     if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
     const isAnonymous = requester.idempotencyKey === undefined;
     const abandon = async (why: Abandonment) => {
@@ -137,6 +140,7 @@ async function accept(
       },
     );
     if (accepted.kind === "key_reused") throw keyReused();
+    if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     if (accepted.kind === "accepted") return accepted;
   }
   throw new Error(`no free edge address was found in ${ADDRESS_TRIES} tries`);

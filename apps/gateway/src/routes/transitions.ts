@@ -11,6 +11,7 @@ import type { Dependencies, Limits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { assertReached } from "../outcome.ts";
+import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -30,6 +31,7 @@ const SCHEMA = {
 };
 
 const config = needs("lifecycle");
+const RUNS: ReadonlySet<SandboxRequest> = new Set(["resume", "start"]);
 
 const PauseQuery = Type.Object({
   wait_for: Type.Optional(
@@ -49,6 +51,8 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     const gone = clientGone(request, reply);
     for (;;) {
       const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
+      const counted = accepted.kind === "accepted" ? accepted : undefined;
+      if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
       const { operation, outboxIds } = accepted;
       await deps.publishCommitted(outboxIds);
@@ -97,6 +101,8 @@ function accept(
       throw sandboxNotFound(id);
     case "key_reused":
       throw keyReused();
+    case "quota_exceeded":
+      throw quotaRefused(accepted);
     case "conflict": {
       const { current, allowed } = accepted;
       throw new ApiError("CONFLICT", `A sandbox that is ${current} cannot ${requested}. Allowed: ${allowed.join(", ")}.`, {
