@@ -138,7 +138,16 @@ export const MUTATIONS: Mutation[] = [
     find: '{ algorithms: ["HS256"], issuer: ISSUER, subject: sandboxId }',
     replace: '{ algorithms: ["HS256"], issuer: ISSUER }',
     project: "unit",
-    guards: ["apps/gateway/test/pieces.test.ts"],
+    guards: ["apps/gateway/test/tokens.test.ts"],
+  },
+  {
+    name: "a revoked token is accepted",
+    rule: "a token is good until its sandbox's tokens are revoked",
+    file: "apps/gateway/src/tokens.ts",
+    find: "Number(gen) >= tokenGeneration;",
+    replace: "Number(gen) <= tokenGeneration;",
+    project: "unit",
+    guards: ["apps/gateway/test/tokens.test.ts"],
   },
   {
     name: "a key with any scope passes",

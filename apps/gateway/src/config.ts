@@ -35,7 +35,10 @@ const Environment = Type.Object({
   /** Of one sandbox or API key at the edge, by this process; 0: no bound. */
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
+  /** Signs sandbox tokens. */
   TOKEN_SECRET_FILE: Type.String(),
+  /** Files with further secrets, with commas between them: tokens that were signed with these are good, too. */
+  TOKEN_ACCEPTED_SECRET_FILES: Type.String({ default: "" }),
   HOST_DATA_KEY_FILE: Type.String(),
   REGION: Type.String({ default: "local" }),
   /** Between saying that it will stop and taking no more connections: as long as a balancer needs to notice. */
@@ -46,3 +49,9 @@ const Environment = Type.Object({
 export type Config = Static<typeof Environment>;
 
 export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
+
+export const filesIn = (list: string): string[] =>
+  list
+    .split(",")
+    .map((path) => path.trim())
+    .filter((path) => path !== "");

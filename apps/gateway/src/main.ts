@@ -7,7 +7,7 @@ import { configured, createLogger, readSecret, runService, startHealthServer, st
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
-import { configFrom } from "./config.ts";
+import { configFrom, filesIn } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
@@ -36,7 +36,9 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
 
-  const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE));
+  const apiKeys = createApiKeys({ db, log });
+  const accepted = filesIn(config.TOKEN_ACCEPTED_SECRET_FILES).map(readSecret);
+  const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE), apiKeys, accepted);
   const events = createSandboxEvents();
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   let bus: Bus | undefined;
@@ -68,7 +70,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   };
   const edge = await createEdge(config, {
     ...shared,
-    apiKeys: createApiKeys(shared),
+    apiKeys,
     hostKey: readSecret(config.HOST_DATA_KEY_FILE),
     waker: new Waker(shared),
     limiter: createRateLimiter(config.EDGE_RATE_LIMIT_PER_MINUTE),

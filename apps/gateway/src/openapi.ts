@@ -12,7 +12,7 @@ export async function openApiDocument(): Promise<string> {
   const app = buildApp({
     db: database.db,
     log: pino({ level: "silent" }),
-    tokens: createTokens("used for no token at all, only here"),
+    tokens: createTokens("used for no token at all, only here", { isGood: async () => false }),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),

@@ -29,6 +29,7 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/sandboxes/:id/start": ["lifecycle"],
   "POST /v1/placements/dry-run": ["lifecycle"],
   "POST /v1/sandboxes/:id/token/refresh": ["exec"],
+  "POST /v1/sandboxes/:id/token/revoke": ["lifecycle", "exec"],
   "GET /v1/hosts": ["operator"],
   "GET /v1/hosts/:id": ["operator"],
   "GET /v1/hosts/:id/events": ["operator"],

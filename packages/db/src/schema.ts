@@ -383,6 +383,8 @@ export const sandboxes = pgTable(
     lastActiveAt: at("last_active_at"),
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
+    /** Tokens of an earlier one are refused; raised when they are revoked. */
+    tokenGeneration: integer("token_generation").notNull().default(0),
     error: jsonb("error").$type<Cause>(),
     /** What is wrong while it is in its state all the same. */
     condition: jsonb("condition").$type<SandboxCondition>(),

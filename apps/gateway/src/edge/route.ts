@@ -88,7 +88,7 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const { incoming } = asked;
   const stranger = isOpen(asked) ? { budget: `open ${sandbox.id}`, isUser: false } : undefined;
   const token = bearerIn(incoming.headers);
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return { budget: `sandbox ${sandbox.id}`, isUser: true };
+  if (token !== undefined && (await deps.tokens.isFor(token, sandbox))) return { budget: `sandbox ${sandbox.id}`, isUser: true };
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {

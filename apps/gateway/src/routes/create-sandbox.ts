@@ -8,7 +8,15 @@ import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { CreateSandboxBody, findEnvProblem, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
-import { acceptCreate, type AcceptedOperation, type ApiKeyOwner, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
+import {
+  acceptCreate,
+  type AcceptedOperation,
+  type ApiKeyOwner,
+  type OperationRow,
+  type Requester,
+  type SandboxRow,
+  type TemplateRow,
+} from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
@@ -60,7 +68,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
       const view = await createdSandbox(deps, operation);
       await deps.edge.serve(view.sandbox);
       reply.status(201);
-      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox.id)), request_id: request.id };
+      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox)), request_id: request.id };
     } catch (error) {
       // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
       if (!(error instanceof ApiError) || error.isOpenEnded)
@@ -71,9 +79,9 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
 };
 
 /** Nothing for a key that may not use what it creates: whoever has the token can. */
-async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandboxId: string) {
+async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: SandboxRow) {
   if (!owner.scopes.includes("exec")) return {};
-  const { token, expiresAt } = await tokens.issue(sandboxId, owner.organizationId);
+  const { token, expiresAt } = await tokens.issue(sandbox, owner);
   return { auth_token: token, token_expires_at: expiresAt.toISOString() };
 }
 

@@ -9,7 +9,7 @@ import { createTokens } from "../../src/tokens.ts";
 export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
   return buildApp({
     log: pino({ level: "silent" }),
-    tokens: createTokens("x".repeat(32)),
+    tokens: createTokens("x".repeat(32), { isGood: async () => true }),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
