@@ -1,17 +1,20 @@
 /**
  * Brings the database of DATABASE_URL to the schema of this version; again and again, by several at once, without harm. It connects to Postgres itself, not to a pooler: while it works it
  * holds a lock of its session. With --api-key-file the key in that file becomes one of --organization (default: `default`), which is made if it is not there; with --operator it may manage
- * hosts, keys and organizations too, also when it was there before.
+ * hosts, keys and organizations too, also when it was there before. With --encrypt-env-vars environment variables that are stored in plain text, or with one of ENV_ACCEPTED_KEY_FILES, are
+ * encrypted with the key in ENV_KEY_FILE: once all schedulers have it.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { hasOperatorKey, migrate, seedApiKey } from "../../packages/db/src/index.ts";
+import { hasOperatorKey, migrate, openDatabase, sealStoredEnvVars, seedApiKey } from "../../packages/db/src/index.ts";
+import { configured, envelopeFrom } from "../../packages/service/src/index.ts";
 
 const { values } = parseArgs({
   options: {
     "api-key-file": { type: "string" },
     organization: { type: "string", default: "default" },
     operator: { type: "boolean", default: false },
+    "encrypt-env-vars": { type: "boolean", default: false },
   },
 });
 const url = process.env["DATABASE_URL"] ?? "";
@@ -24,12 +27,28 @@ if (isOperator && keyFile === undefined) {
   process.stderr.write("migrate: --operator is about a key: give --api-key-file too\n");
   process.exit(2);
 }
+const { ENV_KEY_FILE: envKeyFile, ENV_ACCEPTED_KEY_FILES: acceptedKeyFiles = "" } = process.env;
+const encrypts = values["encrypt-env-vars"];
+if (encrypts && envKeyFile === undefined) {
+  process.stderr.write("migrate: --encrypt-env-vars needs a key: set ENV_KEY_FILE to its file, as for schedulers\n");
+  process.exit(2);
+}
+const envelope = configured(() => envelopeFrom(encrypts ? envKeyFile : undefined, acceptedKeyFiles));
 await migrate(url);
 process.stdout.write("migrate: the schema is that of this version\n");
 if (keyFile !== undefined) {
   const apiKey = readFileSync(keyFile, "utf8").trim();
   await seedApiKey(url, { organization, apiKey, isOperator });
   process.stdout.write(`migrate: the API key belongs to ${organization}${isOperator ? ", and is an operator's" : ""}\n`);
+}
+if (encrypts) {
+  const database = openDatabase(url, { maxConnections: 1 });
+  try {
+    const count = await sealStoredEnvVars(database.db, envelope);
+    process.stdout.write(`migrate: environment variables of ${count} sandboxes were encrypted with key ${envelope.keyId}\n`);
+  } finally {
+    await database.close();
+  }
 }
 if (!(await hasOperatorKey(url))) {
   process.stdout.write(

@@ -4,11 +4,12 @@ import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { findApiKey, openDatabase } from "@torpor/db";
+import { findApiKey, findSandboxRow, inTransaction, moveSandbox, openDatabase, openEnvVars } from "@torpor/db";
 import { configFrom as gatewayConfig } from "../../apps/gateway/src/config.ts";
 import { configFrom as schedulerConfig } from "../../apps/scheduler/src/config.ts";
 import { findNatsServer } from "@torpor/fleet";
-import { ROOT, startPostgres, tempDir } from "@torpor/testkit";
+import { envelopeFrom } from "@torpor/service";
+import { makeSandbox, openTestDatabase, ROOT, startPostgres, tempDir } from "@torpor/testkit";
 import { describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -111,6 +112,43 @@ test("migrate.ts brings an empty database to this version, by several at once an
     code: 2,
     stderr: expect.stringContaining("DATABASE_URL must be set"),
   });
+});
+
+test("migrate.ts encrypts environment variables that are stored in plain text, and exchanges the key", async () => {
+  await using server = await startPostgres();
+  await using dir = await tempDir();
+  await using database = await openTestDatabase(server);
+  const [oldFile, newFile] = [join(dir.path, "old"), join(dir.path, "new")];
+  writeFileSync(oldFile, "o".repeat(64));
+  writeFileSync(newFile, "n".repeat(64));
+  const variables = { TOKEN: "hunter2-is-secret" };
+  const [living, deleted] = await Promise.all([1, 2].map(() => makeSandbox(database, "running", { sandbox: { envVars: variables } })));
+  const none = await makeSandbox(database, "running");
+  if (living === undefined || deleted === undefined) throw new Error("two sandboxes were to be made");
+  await inTransaction(database.db, (tx) => moveSandbox(tx, { sandbox: deleted, to: "deleted", fact: "deleted" }));
+  const encrypt = (keyFile: string, accepted = "") =>
+    node("infra/postgres/migrate.ts", ["--encrypt-env-vars"], {
+      DATABASE_URL: database.url,
+      ENV_KEY_FILE: keyFile,
+      ENV_ACCEPTED_KEY_FILES: accepted,
+    });
+  const openWith = async (file: string) => {
+    const row = await findSandboxRow(database.db, living.id);
+    return row === undefined ? undefined : await openEnvVars(envelopeFrom(file, ""), row.id, row);
+  };
+  const isThere = async () => (await database.sql`SELECT 1 FROM sandboxes WHERE sandboxes::text LIKE '%hunter2%'`).length;
+  expect(await isThere(), "of the living one alone").toBe(1);
+  expect(await encrypt(oldFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 1 sandboxes") });
+  expect(await isThere()).toBe(0);
+  expect(await openWith(oldFile)).toEqual(variables);
+  expect(await encrypt(newFile), "without the key that it was encrypted with").toMatchObject({ code: 1 });
+  expect(await encrypt(newFile, oldFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 1 sandboxes") });
+  expect(await encrypt(newFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 0 sandboxes") });
+  expect(await openWith(newFile)).toEqual(variables);
+  await expect(openWith(oldFile)).rejects.toThrow(/is in none of the files/);
+  expect(await findSandboxRow(database.db, none.id)).toMatchObject({ envVars: {}, envVarsSealed: null });
+  const keyless = await node("infra/postgres/migrate.ts", ["--encrypt-env-vars"], { DATABASE_URL: database.url });
+  expect(keyless).toMatchObject({ code: 2, stderr: expect.stringContaining("ENV_KEY_FILE") });
 });
 
 test("the settings that infra/control-plane shows are settings", () => {

@@ -39,6 +39,8 @@ const Environment = Type.Object({
   TOKEN_SECRET_FILE: Type.String(),
   /** Files with further secrets, with commas between them: tokens that were signed with these are good, too. */
   TOKEN_ACCEPTED_SECRET_FILES: Type.String({ default: "" }),
+  /** Encrypts environment variables for the database; without it they are kept as they are. One that all schedulers have. */
+  ENV_KEY_FILE: Type.Optional(Type.String()),
   HOST_DATA_KEY_FILE: Type.String(),
   REGION: Type.String({ default: "local" }),
   /** Between saying that it will stop and taking no more connections: as long as a balancer needs to notice. */
@@ -49,9 +51,3 @@ const Environment = Type.Object({
 export type Config = Static<typeof Environment>;
 
 export const configFrom = (env: NodeJS.ProcessEnv): Config => loadConfig(Environment, env);
-
-export const filesIn = (list: string): string[] =>
-  list
-    .split(",")
-    .map((path) => path.trim())
-    .filter((path) => path !== "");

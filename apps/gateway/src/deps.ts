@@ -1,6 +1,7 @@
 import type { Answer } from "@torpor/bus";
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
+import type { Envelope } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
@@ -13,6 +14,8 @@ export interface Dependencies {
   db: Database;
   log: FastifyBaseLogger;
   tokens: Tokens;
+  /** For environment variables, in the database. */
+  envelope: Envelope;
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;

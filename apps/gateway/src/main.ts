@@ -3,11 +3,20 @@ import { ask, type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
-import { configured, createLogger, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
+import {
+  configured,
+  createLogger,
+  envelopeFrom,
+  readSecret,
+  readSecrets,
+  runService,
+  startHealthServer,
+  startReconciler,
+} from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
-import { configFrom, filesIn } from "./config.ts";
+import { configFrom } from "./config.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
@@ -37,8 +46,11 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   });
 
   const apiKeys = createApiKeys({ db, log });
-  const accepted = filesIn(config.TOKEN_ACCEPTED_SECRET_FILES).map(readSecret);
+  const accepted = readSecrets(config.TOKEN_ACCEPTED_SECRET_FILES);
   const tokens = createTokens(readSecret(config.TOKEN_SECRET_FILE), apiKeys, accepted);
+  const envelope = envelopeFrom(config.ENV_KEY_FILE);
+  if (envelope.keyId === undefined)
+    log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
   const events = createSandboxEvents();
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   let bus: Bus | undefined;
@@ -67,6 +79,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     busConnected: () => bus?.isConnected() === true,
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
+    envelope,
   };
   const edge = await createEdge(config, {
     ...shared,

@@ -1,4 +1,5 @@
 import { openDatabase } from "@torpor/db";
+import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
@@ -13,6 +14,7 @@ export async function openApiDocument(): Promise<string> {
     db: database.db,
     log: pino({ level: "silent" }),
     tokens: createTokens("used for no token at all, only here", { isGood: async () => false }),
+    envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),

@@ -1,7 +1,7 @@
 /** Composition root of the scheduler process. */
 import { connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
-import { configured, createLogger, readSecret, runService, startHealthServer } from "@torpor/service";
+import { configured, createLogger, envelopeFrom, readSecret, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { RESTORE_BUS, startWorker } from "./worker.ts";
@@ -22,6 +22,9 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   void databaseProblem(database.db).then((problem) => {
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
+  const envelope = envelopeFrom(config.ENV_KEY_FILE, config.ENV_ACCEPTED_KEY_FILES);
+  if (envelope.keyId === undefined)
+    log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
   const password = config.NATS_PASSWORD_FILE === undefined ? undefined : readSecret(config.NATS_PASSWORD_FILE);
   const bus = await connectBus({ url: config.NATS_URL, name: "torpor-scheduler", user: config.NATS_USER, password });
   onClose({ what: "bus", close: () => bus.close() });
@@ -33,6 +36,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     replicas: config.NATS_REPLICAS ?? (serversIn(config.NATS_URL).length < CLUSTER ? 1 : CLUSTER),
     hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
     hostNetworks: new HostNetworks(config.HOST_NETWORKS),
+    envelope,
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });

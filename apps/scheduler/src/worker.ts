@@ -35,12 +35,13 @@ import {
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
-import { type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
+import { createEnvelope, type Envelope, type Logger, type Reconciler, startReconciler, withTimeLimit } from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
+import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import { settleInventory } from "./inventory/settle-inventory.ts";
@@ -84,11 +85,15 @@ interface WorkerOptions {
   replicas?: number;
   hostTerms?: HostTerms;
   hostNetworks?: HostNetworks;
+  /** Without one nothing is encrypted, and nothing that is can be read. */
+  envelope?: Envelope;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
 export async function startWorker(options: WorkerOptions): Promise<Worker> {
   const { db, bus, log, signal, replicas = 1, hostTerms = DEFAULT_HOST_TERMS, hostNetworks = new HostNetworks("") } = options;
+  const { envelope = createEnvelope(undefined) } = options;
+  const reveal = (payload: unknown) => messageOf(envelope, payload);
   await ensureStreams(bus, { replicas, signal });
   await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
@@ -101,7 +106,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     vcpuOvercommit,
     hostTerms,
     hostNetworks,
-    publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids),
+    envelope,
+    publishCommitted: (ids) => publishCommitted({ db, bus, log, reveal }, ids),
   };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
@@ -146,7 +152,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log }) };
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log, reveal }) };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
   const restore = {
     name: RESTORE_BUS,

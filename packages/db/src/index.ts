@@ -8,6 +8,7 @@ export * from "./queries/audit.ts";
 export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";
+export * from "./queries/env-vars.ts";
 export * from "./queries/findings.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";

@@ -12,6 +12,7 @@ import {
   type SandboxCondition,
   type Scope,
   SCOPES,
+  type SealedValue,
   TENANT_SCOPES,
 } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
@@ -360,7 +361,9 @@ export const sandboxes = pgTable(
     memoryMib: integer("memory_mib").notNull(),
     diskMib: integer("disk_mib").notNull(),
     internetAccess: boolean("internet_access").notNull(),
+    /** In plain text; none of those that are encrypted. */
     envVars: jsonb("env_vars").$type<Record<string, string>>().notNull(),
+    envVarsSealed: jsonb("env_vars_sealed").$type<SealedValue>(),
     metadata: jsonb("metadata").$type<Record<string, string>>().notNull(),
     timeoutSeconds: integer("timeout_seconds"),
     /** When the sandbox is deleted; null without a timeout and while paused or stopped. */

@@ -311,7 +311,7 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
   const hostSecrets = hostIdsOf(options).map((hostId) => `nats-${hostId}`);
   const values = new Map<string, string>();
-  for (const name of ["postgres", "nats-control", "nats-route", "token-secret", "host-data-key", "api-key", ...hostSecrets]) {
+  for (const name of ["postgres", "nats-control", "nats-route", "token-secret", "env-key", "host-data-key", "api-key", ...hostSecrets]) {
     const file = secretFile(dir, name);
     let value = await readFile(file, "utf8").catch(() => undefined);
     if (value === undefined) {

@@ -72,6 +72,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     DATABASE_URL: urls.databaseUrl,
     NATS_USER: CONTROL_USER,
     NATS_PASSWORD_FILE: secretFile(dir, "nats-control"),
+    ENV_KEY_FILE: secretFile(dir, "env-key"),
   };
   const service = (
     name: string,

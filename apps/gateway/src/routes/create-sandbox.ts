@@ -15,6 +15,7 @@ import {
   type OperationRow,
   type Requester,
   type SandboxRow,
+  sealEnvVars,
   type TemplateRow,
 } from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
@@ -130,7 +131,6 @@ async function accept(
     templateName,
     ...wantedOf(deps, body, template),
     internetAccess: body.internet_access ?? true,
-    envVars: body.env_vars ?? {},
     metadata: body.metadata ?? {},
     timeoutSeconds: body.timeout_seconds ?? null,
     autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
@@ -139,7 +139,8 @@ async function accept(
   };
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();
-    const accepted = await acceptCreate(deps.db, { ...sandbox, id, edgeAddress: randomEdgeAddress() }, requester).catch(
+    const environment = await sealEnvVars(deps.envelope, id, body.env_vars ?? {});
+    const accepted = await acceptCreate(deps.db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
       (error: unknown) => {
         // The connection may have broken after the commit: then it is there, and the client will send another create.
         if (requester.idempotencyKey === undefined)

@@ -1,5 +1,6 @@
 /** The public API on a database of the test's own making. */
 import type { FastifyInstance } from "fastify";
+import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
@@ -10,6 +11,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
   return buildApp({
     log: pino({ level: "silent" }),
     tokens: createTokens("x".repeat(32), { isGood: async () => true }),
+    envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),

@@ -59,6 +59,7 @@ type NewSandbox = Pick<
   | "diskMib"
   | "internetAccess"
   | "envVars"
+  | "envVarsSealed"
   | "metadata"
   | "timeoutSeconds"
   | "autoPauseIdleSeconds"
