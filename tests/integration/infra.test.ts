@@ -114,6 +114,25 @@ test("migrate.ts brings an empty database to this version, by several at once an
   });
 });
 
+test("migrate.ts gives gateways and schedulers users of their own", async () => {
+  await using server = await startPostgres();
+  await using dir = await tempDir();
+  const url = await server.emptyDatabase();
+  const [gatewayFile, schedulerFile] = [join(dir.path, "gateway"), join(dir.path, "scheduler")];
+  writeFileSync(gatewayFile, "g-password\n");
+  writeFileSync(schedulerFile, "s-password\n");
+  const files = ["--gateway-password-file", gatewayFile, "--scheduler-password-file", schedulerFile];
+  const early = await node("infra/postgres/migrate.ts", files, { DATABASE_URL: url });
+  expect(early).toMatchObject({ code: 2, stderr: expect.stringContaining("--database-users") });
+  const made = await node("infra/postgres/migrate.ts", ["--database-users", ...files], { DATABASE_URL: url });
+  expect(made).toMatchObject({ code: 0, stdout: expect.stringContaining("torpor_gateway and torpor_scheduler have their rights") });
+  for (const login of ["torpor_gateway:g-password", "torpor_scheduler:s-password"]) {
+    const handle = openDatabase(url.replace(/\/\/[^@]+@/, `//${login}@`), { maxConnections: 1 });
+    expect(await handle.db.execute("SELECT id FROM sandboxes")).toHaveLength(0);
+    await handle.close();
+  }
+});
+
 test("migrate.ts encrypts environment variables that are stored in plain text, and exchanges the key", async () => {
   await using server = await startPostgres();
   await using dir = await tempDir();

@@ -169,6 +169,15 @@ export const MUTATIONS: Mutation[] = [
     guards: ["tests/integration/db-operations.test.ts"],
   },
   {
+    name: "a route asks for every organization",
+    rule: "what a tenant's request asks the database, it asks for its own organization",
+    file: "apps/gateway/src/routes/patch-sandbox.ts",
+    find: "patchSandbox(forOrganization(deps.db, organizationId), id,",
+    replace: "patchSandbox(deps.db, id,",
+    project: "integration",
+    guards: ["tests/integration/gateway-organizations.test.ts"],
+  },
+  {
     name: "quotas are counted without their lock",
     rule: "an organization never has more than its quotas, whoever asks together",
     file: "packages/db/src/queries/quotas.ts",

@@ -1,7 +1,7 @@
 /** Composition root of the gateway process. */
 import { ask, type Bus, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
-import { databaseProblem, openDatabase } from "@torpor/db";
+import { databaseProblem, forEveryOrganization, openDatabase } from "@torpor/db";
 import { publishCommitted } from "@torpor/outbox";
 import {
   configured,
@@ -38,7 +38,7 @@ const UNREACHABLE = "the database cannot be reached: start it, or correct DATABA
 
 await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
   const database = openDatabase(config.DATABASE_URL, { applicationName: "torpor-gateway", maxConnections: config.DATABASE_POOL_MAX });
-  const { db } = database;
+  const db = forEveryOrganization(database.db);
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
   void databaseProblem(db).then((problem) => {

@@ -1,6 +1,6 @@
 /** What the end of an operation means for the request that asked for it. */
 import type { Cause } from "@torpor/contracts";
-import { findSandbox, findSandboxRow, type OperationRow, type SandboxView } from "@torpor/db";
+import { findSandbox, findSandboxRow, forOrganization, type OperationRow, type SandboxView } from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
 import { ApiError } from "./errors.ts";
@@ -14,7 +14,7 @@ export async function assertReached(deps: Pick<Dependencies, "db">, operation: O
 /** An operation that was given up, while the sandbox got there by another: then nothing went wrong for whoever asked. */
 async function isWhereItWasWanted(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<boolean> {
   if (operation.status !== "cancelled" && operation.status !== "superseded") return false;
-  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  const sandbox = await findSandboxRow(forOrganization(deps.db, operation.organizationId), operation.sandboxId);
   if (sandbox === undefined) return false;
   const target = OPERATION_TARGET[operation.kind];
   return target === "deleted" ? isTombstoned(sandbox.state) : sandbox.state === target;
@@ -41,9 +41,10 @@ function failureOf(operation: OperationRow): ApiError {
 
 /** The sandbox as it is now, also when it has been deleted since: the repeat of an idempotent create still gets its result. */
 export async function createdSandbox(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<SandboxView> {
-  const view = await findSandbox(deps.db, operation.sandboxId, operation.organizationId);
+  const db = forOrganization(deps.db, operation.organizationId);
+  const view = await findSandbox(db, operation.sandboxId, operation.organizationId);
   if (view !== undefined) return view;
-  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  const sandbox = await findSandboxRow(db, operation.sandboxId);
   if (sandbox === undefined) throw new Error(`operation ${operation.id} names sandbox ${operation.sandboxId}, which does not exist`);
   return { sandbox };
 }

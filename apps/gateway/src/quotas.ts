@@ -8,6 +8,7 @@ import { QUOTA_NAMES, type QuotaName } from "@torpor/contracts";
 import {
   type AcceptedOperation,
   findQuotas,
+  forOrganization,
   type QuotaRefusal,
   type QuotaStanding,
 } from "@torpor/db";
@@ -43,7 +44,11 @@ export async function quotaHeadersOf(
   accepted: Pick<AcceptedOperation, "isNew" | "quotas"> | undefined,
 ): Promise<Record<string, string>> {
   const isCounted = accepted?.isNew === true;
-  return quotaHeaders(isCounted ? accepted.quotas : await findQuotas(db, organizationId));
+  return quotaHeaders(
+    isCounted
+      ? accepted.quotas
+      : await findQuotas(forOrganization(db, organizationId), organizationId),
+  );
 }
 
 const ADVICE: Record<Exclude<QuotaName, "creates_per_minute" | "waiting_operations">, string> = {

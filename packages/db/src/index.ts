@@ -1,4 +1,6 @@
 export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
+export { DATABASE_USERS, type DatabaseUser, type Passwords, setUpDatabaseUsers } from "./database-users.ts";
+export { forEveryOrganization, forOrganization } from "./organization-scope.ts";
 export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./host-records.ts";
 export { migrate } from "./migrate.ts";
 export { asOfOneMoment, constraintName, inTransaction, isRefusedValue, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";

@@ -11,7 +11,7 @@ import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { migrate, seedApiKey } from "@torpor/db";
+import { DATABASE_USERS, type DatabaseUser, migrate, type Passwords, seedApiKey, setUpDatabaseUsers } from "@torpor/db";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { natsUserOf } from "./nats.ts";
@@ -99,7 +99,7 @@ export class Fleet {
         ...postgres,
       },
       ...(await planNats(options, ports, secrets)),
-      ...planServices(options, ports, state),
+      ...planServices(options, ports, { natsUrl: state.natsUrl, databaseUrls: urlsOfUsers(ports, secrets) }),
     ];
     try {
       await prepareLocalPrograms();
@@ -137,6 +137,8 @@ export class Fleet {
     const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
     await startAll(down.filter(isBase));
     await migrate(state.databaseUrl);
+    const passwords = await passwordsOfUsers(this.dir);
+    if (passwords !== undefined) await setUpDatabaseUsers(state.databaseUrl, passwords);
     // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
     await startAll(down.filter((component) => !isBase(component)));
@@ -305,13 +307,39 @@ function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
   return role === "nats" && isOneOfSeveral ? "SIGUSR2" : "SIGTERM";
 }
 
+const USERS = ["gateway", "scheduler"] as const satisfies DatabaseUser[];
+const userSecret = (user: DatabaseUser) => `postgres-${user}`;
+
+function urlsOfUsers({ postgres: port }: Ports, secrets: (name: string) => string): Record<DatabaseUser, string> {
+  const urlOf = (user: DatabaseUser) => databaseUrl({ port, password: secrets(userSecret(user)) }, undefined, DATABASE_USERS[user]);
+  return { gateway: urlOf("gateway"), scheduler: urlOf("scheduler") };
+}
+
+/** Undefined: of a fleet that was started when its services were the database's owner. */
+async function passwordsOfUsers(dir: string): Promise<Passwords | undefined> {
+  const files = USERS.map((user) => secretFile(dir, userSecret(user)));
+  if (!files.every((file) => existsSync(file))) return undefined;
+  const read = async (user: DatabaseUser) => await readFile(secretFile(dir, userSecret(user)), "utf8");
+  return { gateway: await read("gateway"), scheduler: await read("scheduler") };
+}
+
 /** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
 async function makeSecrets(options: FleetOptions): Promise<(name: string) => string> {
   const { dir } = options;
   await mkdir(join(dir, "secrets"), { recursive: true, mode: 0o700 });
   const hostSecrets = hostIdsOf(options).map((hostId) => `nats-${hostId}`);
   const values = new Map<string, string>();
-  for (const name of ["postgres", "nats-control", "nats-route", "token-secret", "env-key", "host-data-key", "api-key", ...hostSecrets]) {
+  for (const name of [
+    "postgres",
+    "nats-control",
+    "nats-route",
+    "token-secret",
+    "env-key",
+    "host-data-key",
+    ...USERS.map(userSecret),
+    "api-key",
+    ...hostSecrets,
+  ]) {
     const file = secretFile(dir, name);
     let value = await readFile(file, "utf8").catch(() => undefined);
     if (value === undefined) {

@@ -15,6 +15,7 @@ import {
   type OperationRow,
   type Requester,
   type SandboxRow,
+  forOrganization,
   sealEnvVars,
   type TemplateRow,
 } from "@torpor/db";
@@ -137,10 +138,11 @@ async function accept(
     autoResume: body.auto_resume ?? false,
     previewAccess: body.preview_access ?? ("public" as const),
   };
+  const db = forOrganization(deps.db, requester.organizationId);
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();
     const environment = await sealEnvVars(deps.envelope, id, body.env_vars ?? {});
-    const accepted = await acceptCreate(deps.db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
+    const accepted = await acceptCreate(db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
       (error: unknown) => {
         // The connection may have broken after the commit: then it is there, and the client will send another create.
         if (requester.idempotencyKey === undefined)

@@ -1,7 +1,7 @@
 /** What an organization may have at most, and what it uses. Operators set it; its own keys read it. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
-import { findOrganizationById, readQuotas, setQuotas } from "@torpor/db";
+import { findOrganizationById, forOrganization, readQuotas, setQuotas } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { unknownResource } from "../errors.ts";
@@ -22,7 +22,7 @@ export const quotaRoutes: Plugin = async (app, { deps: { db }, auth }) => {
     return found.id;
   };
   const shown = async (organizationId: number, requestId: string) => {
-    const { limits, used } = await readQuotas(db, organizationId);
+    const { limits, used } = await readQuotas(forOrganization(db, organizationId), organizationId);
     const all = Object.fromEntries(QUOTA_NAMES.map((name) => [name, limits[name] ?? null]));
     return {
       object: "quotas" as const,
@@ -48,7 +48,7 @@ export const quotaRoutes: Plugin = async (app, { deps: { db }, auth }) => {
   app.put(path, { schema: put, config: needs("operator") }, async (request) => {
     const id = await existing(request.params.id);
     const { apiKeyId } = auth.ownerOf(request);
-    await setQuotas(db, id, limitsIn(request.body), `api-key:${apiKeyId}`);
+    await setQuotas(forOrganization(db, id), id, limitsIn(request.body), `api-key:${apiKeyId}`);
     return await shown(id, request.id);
   });
 };

@@ -1,7 +1,7 @@
 /** Sandbox tokens: one more, or the end of all that there are. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { TokenReply } from "@torpor/contracts";
-import { revokeTokens } from "@torpor/db";
+import { forOrganization, revokeTokens } from "@torpor/db";
 import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
@@ -39,7 +39,8 @@ export const tokenRoutes: Plugin = async (app, { deps, auth }) => {
   app.post(`${path}/revoke`, { schema: revoke, config }, async (request) => {
     const { id } = request.params;
     const { organizationId } = auth.ownerOf(request);
-    const revoked = isSandboxId(id) ? await revokeTokens(deps.db, id, organizationId) : undefined;
+    const db = forOrganization(deps.db, organizationId);
+    const revoked = isSandboxId(id) ? await revokeTokens(db, id, organizationId) : undefined;
     if (revoked === undefined) throw sandboxNotFound(id);
     await deps.publishCommitted(revoked.outboxIds);
     const { tokenGeneration } = revoked.sandbox;

@@ -1,7 +1,7 @@
 /** Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was reached. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource, TransitionReply } from "@torpor/contracts";
-import { acceptRequest, type AcceptRequest } from "@torpor/db";
+import { acceptRequest, type AcceptRequest, forOrganization } from "@torpor/db";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
 import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -49,8 +49,9 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
     const gone = clientGone(request, reply);
+    const db = forOrganization(deps.db, requester.organizationId);
     for (;;) {
-      const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
+      const accepted = accept(id, kind, await acceptRequest(db, id, kind, requester));
       const counted = accepted.kind === "accepted" ? accepted : undefined;
       if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
