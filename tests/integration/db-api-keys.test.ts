@@ -10,6 +10,7 @@ import {
   findApiKey,
   findApiKeyRecord,
   hasOperatorKey,
+  isApiKeyGood,
   listApiKeys,
   listOrganizations,
   migrate,
@@ -290,6 +291,31 @@ describe("a key", () => {
         successor?.apiKeyId ?? null,
       );
     }
+  });
+
+  test("hands what was got with it on to the one that a rotation makes of it, and to none when it is revoked", async () => {
+    const { db } = database;
+    const good = (...ids: number[]) => Promise.all(ids.map((id) => isApiKeyGood(db, id)));
+    const heirOf = async (id: number, overlapSeconds = 0) => {
+      const rotated = await rotate(id, `heir-of-${id}`, overlapSeconds);
+      if (rotated.kind !== "rotated") throw new Error(`the key was not rotated: ${rotated.kind}`);
+      return rotated.key.id;
+    };
+    const [first, overlapping, revoked] = [await make(), await make(), await make()];
+    const second = await heirOf(first.id);
+    const third = await heirOf(second);
+    expect(await good(first.id, second, third, 999_999)).toEqual([true, true, true, false]);
+    await revokeApiKey(db, third);
+    expect(await good(first.id, second, third)).toEqual([false, false, false]);
+
+    const heir = await heirOf(overlapping.id, 60);
+    expect(await good(overlapping.id, heir)).toEqual([true, true]);
+    // Revoked by itself: what was got with it ends, and what was got with its heir does not.
+    await revokeApiKey(db, overlapping.id);
+    expect(await good(overlapping.id, heir)).toEqual([false, true]);
+
+    await expire(revoked.id);
+    expect(await good(revoked.id)).toEqual([false]);
   });
 
   test("the last operator's is not revoked, nor are the last two at once", async () => {

@@ -9,11 +9,12 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
-import { findApiKey, openDatabase } from "@torpor/db";
+import { findApiKey, findSandboxRow, inTransaction, moveSandbox, openDatabase, openEnvVars } from "@torpor/db";
 import { configFrom as gatewayConfig } from "../../apps/gateway/src/config.ts";
 import { configFrom as schedulerConfig } from "../../apps/scheduler/src/config.ts";
 import { findNatsServer } from "@torpor/fleet";
-import { ROOT, startPostgres, tempDir } from "@torpor/testkit";
+import { envelopeFrom } from "@torpor/service";
+import { makeSandbox, openTestDatabase, ROOT, startPostgres, tempDir } from "@torpor/testkit";
 import { describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -231,6 +232,62 @@ test("migrate.ts brings an empty database to this version, by several at once an
     code: 2,
     stderr: expect.stringContaining("DATABASE_URL must be set"),
   });
+});
+
+test("migrate.ts gives gateways and schedulers users of their own", async () => {
+  await using server = await startPostgres();
+  await using dir = await tempDir();
+  const url = await server.emptyDatabase();
+  const [gatewayFile, schedulerFile] = [join(dir.path, "gateway"), join(dir.path, "scheduler")];
+  writeFileSync(gatewayFile, "g-password\n");
+  writeFileSync(schedulerFile, "s-password\n");
+  const files = ["--gateway-password-file", gatewayFile, "--scheduler-password-file", schedulerFile];
+  const early = await node("infra/postgres/migrate.ts", files, { DATABASE_URL: url });
+  expect(early).toMatchObject({ code: 2, stderr: expect.stringContaining("--database-users") });
+  const made = await node("infra/postgres/migrate.ts", ["--database-users", ...files], { DATABASE_URL: url });
+  expect(made).toMatchObject({ code: 0, stdout: expect.stringContaining("torpor_gateway and torpor_scheduler have their rights") });
+  for (const login of ["torpor_gateway:g-password", "torpor_scheduler:s-password"]) {
+    const handle = openDatabase(url.replace(/\/\/[^@]+@/, `//${login}@`), { maxConnections: 1 });
+    expect(await handle.db.execute("SELECT id FROM sandboxes")).toHaveLength(0);
+    await handle.close();
+  }
+});
+
+test("migrate.ts encrypts environment variables that are stored in plain text, and exchanges the key", async () => {
+  await using server = await startPostgres();
+  await using dir = await tempDir();
+  await using database = await openTestDatabase(server);
+  const [oldFile, newFile] = [join(dir.path, "old"), join(dir.path, "new")];
+  writeFileSync(oldFile, "o".repeat(64));
+  writeFileSync(newFile, "n".repeat(64));
+  const variables = { TOKEN: "hunter2-is-secret" };
+  const [living, deleted] = await Promise.all([1, 2].map(() => makeSandbox(database, "running", { sandbox: { envVars: variables } })));
+  const none = await makeSandbox(database, "running");
+  if (living === undefined || deleted === undefined) throw new Error("two sandboxes were to be made");
+  await inTransaction(database.db, (tx) => moveSandbox(tx, { sandbox: deleted, to: "deleted", fact: "deleted" }));
+  const encrypt = (keyFile: string, accepted = "") =>
+    node("infra/postgres/migrate.ts", ["--encrypt-env-vars"], {
+      DATABASE_URL: database.url,
+      ENV_KEY_FILE: keyFile,
+      ENV_ACCEPTED_KEY_FILES: accepted,
+    });
+  const openWith = async (file: string) => {
+    const row = await findSandboxRow(database.db, living.id);
+    return row === undefined ? undefined : await openEnvVars(envelopeFrom(file, ""), row.id, row);
+  };
+  const isThere = async () => (await database.sql`SELECT 1 FROM sandboxes WHERE sandboxes::text LIKE '%hunter2%'`).length;
+  expect(await isThere(), "of the living one alone").toBe(1);
+  expect(await encrypt(oldFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 1 sandboxes") });
+  expect(await isThere()).toBe(0);
+  expect(await openWith(oldFile)).toEqual(variables);
+  expect(await encrypt(newFile), "without the key that it was encrypted with").toMatchObject({ code: 1 });
+  expect(await encrypt(newFile, oldFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 1 sandboxes") });
+  expect(await encrypt(newFile)).toMatchObject({ code: 0, stdout: expect.stringContaining("variables of 0 sandboxes") });
+  expect(await openWith(newFile)).toEqual(variables);
+  await expect(openWith(oldFile)).rejects.toThrow(/is in none of the files/);
+  expect(await findSandboxRow(database.db, none.id)).toMatchObject({ envVars: {}, envVarsSealed: null });
+  const keyless = await node("infra/postgres/migrate.ts", ["--encrypt-env-vars"], { DATABASE_URL: database.url });
+  expect(keyless).toMatchObject({ code: 2, stderr: expect.stringContaining("ENV_KEY_FILE") });
 });
 
 test("the settings that infra/control-plane shows are settings", () => {

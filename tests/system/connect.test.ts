@@ -264,6 +264,7 @@ describe("exact types", () => {
       "get /v1/keys",
       "get /v1/operations/{id}",
       "get /v1/organizations",
+      "get /v1/organizations/{id}/quotas",
       "get /v1/sandboxes",
       "get /v1/sandboxes/{id}",
       "get /v1/sandboxes/{id}/events",
@@ -288,9 +289,11 @@ describe("exact types", () => {
       "post /v1/sandboxes/{id}/start",
       "post /v1/sandboxes/{id}/stop",
       "post /v1/sandboxes/{id}/token/refresh",
+      "post /v1/sandboxes/{id}/token/revoke",
       "post /v1/templates",
       "post /v1/templates/build",
       "post /v1/templates/files/upload-link",
+      "put /v1/organizations/{id}/quotas",
       "put /v1/sandboxes/{id}/timeout",
     ]);
     for (const [path, methods] of Object.entries(paths))

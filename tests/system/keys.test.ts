@@ -40,11 +40,14 @@ const missing = (scope: string) => ({
   status: 403,
   body: { code: "SCOPE_MISSING", details: { missing_scope: scope } },
 });
-/** The agent of the sandbox, with an API key instead of the sandbox's token. */
-async function execute(apiKey: string): Promise<number> {
+/** The agent of the sandbox, with the sandbox's token. */
+const use = (token: string) => executeWith({ authorization: `Bearer ${token}` });
+/** The same with an API key instead. */
+const execute = (apiKey: string) => executeWith({ "x-api-key": apiKey });
+async function executeWith(credentials: Record<string, string>): Promise<number> {
   const response = await fetch(new URL("/execute", String(sandbox["public_host"])), {
     method: "POST",
-    headers: { "x-api-key": apiKey, "content-type": "application/json" },
+    headers: { ...credentials, "content-type": "application/json" },
     body: JSON.stringify({ code: "print(1)", language: "python" }),
   });
   await response.arrayBuffer();
@@ -201,6 +204,41 @@ test("a key in the form e2b_<hex> works like any, on the API and at the edge, an
   const rotated = await as(secret)("POST", `/v1/keys/${id}/rotate`);
   expect(rotated.body["secret"]).toMatch(/^e2b_[0-9a-f]{48}$/);
   expect((await makeKey(["read"])).secret).toMatch(/^torpor_live_[0-9a-f]{48}$/);
+});
+
+describe("a sandbox's tokens end", () => {
+  const tokenOf = async (apiKey: string) =>
+    String((await as(apiKey)("POST", `${pathOf(sandbox)}/token/refresh`)).body["auth_token"]);
+
+  test("at once when they are revoked, all of them; new ones are good", async () => {
+    const { secret } = await makeKey(["exec"]);
+    const [token, first] = [await tokenOf(secret), String(sandbox["auth_token"])];
+    expect([await use(token), await use(first)]).toEqual([200, 200]);
+    const revoked = await as(secret)("POST", `${pathOf(sandbox)}/token/revoke`);
+    expect(revoked).toMatchObject({ status: 200, body: { token_generation: 1 } });
+    expect([await use(token), await use(first)]).toEqual([401, 401]);
+    expect(await use(await tokenOf(secret))).toBe(200);
+    const { body } = await fleet.call("GET", `${pathOf(sandbox)}/events?limit=1000`);
+    expect((body["data"] as Body[]).map(({ fact }) => fact)).toContain("tokens_revoked");
+    const stranger = await makeKey(["read"]);
+    expect(await as(stranger.secret)("POST", `${pathOf(sandbox)}/token/revoke`)).toMatchObject({
+      status: 403,
+      body: { code: "SCOPE_MISSING" },
+    });
+    const unknown = await fleet.call("POST", "/v1/sandboxes/1763309903rt5vs4lm/token/revoke");
+    expect(unknown.status).toBe(404);
+  });
+
+  test("with the key that got them, soon after it is revoked; a rotation ends none", async () => {
+    const [revoked, rotated] = [await makeKey(["exec"]), await makeKey(["exec"])];
+    const [theirs, kept] = [await tokenOf(revoked.secret), await tokenOf(rotated.secret)];
+    expect([await use(theirs), await use(kept)]).toEqual([200, 200]);
+    expect((await fleet.call("POST", `/v1/keys/${rotated.id}/rotate`)).status).toBe(201);
+    expect((await fleet.call("DELETE", `/v1/keys/${revoked.id}`)).status).toBe(200);
+    await until("its token is refused", async () => (await use(theirs)) === 401);
+    await refused("a rotated key", rotated.secret);
+    expect(await use(kept)).toBe(200);
+  });
 });
 
 describe("a key ends", () => {
@@ -370,4 +408,51 @@ test("./torpor key and ./torpor org make, show, rotate and revoke", async () => 
   expect(left.filter((line) => line.includes("ci"))).toHaveLength(1);
   const denied = await torpor("key", "create", "ci", "--scope", "root");
   expect(denied).toMatchObject({ code: 1, stderr: expect.stringMatching(/scopes.*operator/) });
+});
+
+describe("quotas of an organization", () => {
+  test("are set by operators, told in headers and refusals, and free what they held", async () => {
+    const made = await fleet.call("POST", "/v1/organizations", { body: { name: "small" } });
+    const path = `/v1/organizations/${String(made.body["id"])}/quotas`;
+    const call = as((await makeKey(["read", "lifecycle"], { organization: "small" })).secret);
+    const limits = { running_sandboxes: 1, sandboxes: 2 };
+    const set = await fleet.call("PUT", path, { body: limits });
+    expect(set).toMatchObject({
+      status: 200,
+      body: { limits: { ...limits, vcpu: null }, used: { sandboxes: 0, running_sandboxes: 0 } },
+    });
+    for (const body of [{ vcpu: -1 }, { cpu: 1 }, { vcpu: 1.5 }])
+      expect(await fleet.call("PUT", path, { body })).toMatchObject({
+        status: 400,
+        body: { code: "INVALID_REQUEST" },
+      });
+    expect(await call("PUT", path, {})).toMatchObject(missing("operator"));
+    expect((await call("GET", "/v1/organizations/1/quotas")).status).toBe(404);
+    expect((await fleet.call("GET", "/v1/organizations/999999/quotas")).status).toBe(404);
+
+    const body = { template_name: "code-interpreter" };
+    const first = await call("POST", "/v1/sandboxes", body);
+    expect(first.status).toBe(201);
+    expect(first.headers.get("ratelimit-policy")).toBe('"running_sandboxes";q=1, "sandboxes";q=2');
+    expect(first.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+    const details = { quota: "running_sandboxes", limit: 1, used: 1, needed: 1 };
+    const refused = await call("POST", "/v1/sandboxes", body);
+    expect(refused).toMatchObject({ status: 403, body: { code: "QUOTA_EXCEEDED", details } });
+    expect(refused.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+
+    expect((await call("POST", `${pathOf(first.body)}/pause`)).status).toBe(200);
+    const second = await call("POST", "/v1/sandboxes", body);
+    expect(second.status).toBe(201);
+    expect(await call("POST", `${pathOf(first.body)}/resume`)).toMatchObject({
+      status: 403,
+      body: { code: "QUOTA_EXCEEDED", details },
+    });
+    expect((await call("DELETE", pathOf(second.body))).status).toBe(200);
+    const resumed = await call("POST", `${pathOf(first.body)}/resume`);
+    expect(resumed.status).toBe(200);
+    expect(resumed.headers.get("ratelimit")).toBe('"running_sandboxes";r=0, "sandboxes";r=1');
+    const used = { running_sandboxes: 1, sandboxes: 1, waiting_operations: 0 };
+    expect(await call("GET", path)).toMatchObject({ status: 200, body: { used } });
+    await call("DELETE", pathOf(first.body));
+  });
 });

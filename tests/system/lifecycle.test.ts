@@ -1,4 +1,8 @@
 /** The lifecycle through the public API, on simulated hosts: what each transition does, what repeats and mismatches are answered. */
+import { execFile } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { dirname, join } from "node:path";
+import { promisify } from "node:util";
 import { Sandbox } from "@hopx-ai/sdk";
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -49,6 +53,24 @@ describe("a sandbox's life", () => {
     expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
     expect(String((await run(sandbox, "print(x)"))["stderr"])).toContain("NameError");
     expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({ content: "kept" });
+    await remove(sandbox);
+  });
+
+  test("no table, log or file of the database has its environment variables in plain text", async () => {
+    const secret = `hunter2-${randomBytes(16).toString("hex")}`;
+    const sandbox = await create({ env_vars: { TOKEN: secret } });
+    await post(sandbox, "pause");
+    await post(sandbox, "resume");
+    const logs = dirname(fleet.fleet.state.components[0]?.log ?? "");
+    const readable = async (dir: string) =>
+      await promisify(execFile)("grep", ["-rlF", secret, dir]).then(
+        ({ stdout }) => stdout.trim().split("\n"),
+        // What it finds nothing in is its status 1.
+        ({ code }: { code: number }) => (code === 1 ? [] : [`grep ended with ${code}`]),
+      );
+    expect(await readable(logs)).toEqual([]);
+    expect(await readable(join(logs, "../postgres"))).toEqual([]);
+    expect(await readable(join(logs, "../hosts")), "once it does not need them any more").toEqual([]);
     await remove(sandbox);
   });
 

@@ -3,7 +3,7 @@
  * a user's delete, with an event that says why.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { acceptRequest } from "@torpor/db";
+import { acceptRequest, forOrganization } from "@torpor/db";
 import type { Dependencies } from "./deps.ts";
 
 export type Abandonment = "client left" | "no answer";
@@ -23,7 +23,7 @@ export async function deleteAbandoned(
   const requester = { organizationId: sandbox.organizationId, requestedBy: "system:abandoned-create", deadlineMs: DELETE_DEADLINE_MS };
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
     try {
-      const accepted = await acceptRequest(deps.db, sandbox.id, "delete", requester);
+      const accepted = await acceptRequest(forOrganization(deps.db, sandbox.organizationId), sandbox.id, "delete", requester);
       if (accepted.kind === "accepted" && accepted.isNew) {
         deps.log.info({ sandboxId: sandbox.id, why, operationId: accepted.operation.id }, "abandoned create deleted");
         await deps.publishCommitted(accepted.outboxIds);

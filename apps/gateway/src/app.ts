@@ -33,6 +33,7 @@ import { organizationRoutes } from "./routes/organizations.ts";
 import { patchSandboxRoute } from "./routes/patch-sandbox.ts";
 import { placementRoutes } from "./routes/placements.ts";
 import { previewLinkRoutes } from "./routes/preview-links.ts";
+import { quotaRoutes } from "./routes/quotas.ts";
 import { sandboxRoutes } from "./routes/sandboxes.ts";
 import { templateRoutes } from "./routes/templates.ts";
 import { tokenRoutes } from "./routes/tokens.ts";
@@ -139,6 +140,7 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(hostAdmissionRoutes, { deps, auth });
   await v1.register(keyRoutes, { deps, auth });
   await v1.register(organizationRoutes, { deps });
+  await v1.register(quotaRoutes, { deps, auth });
   await v1.register(auditRoutes, { deps });
 }
 

@@ -1,5 +1,5 @@
 /** API keys: every route below `/v1` runs behind one hook, so that none can forget it. */
-import { type ApiKeyOwner, findApiKey, recordApiKeyUse } from "@torpor/db";
+import { type ApiKeyOwner, findApiKey, isApiKeyGood, recordApiKeyUse } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
 import type { IncomingHttpHeaders } from "node:http";
 import type { Dependencies } from "./deps.ts";
@@ -16,6 +16,8 @@ const NOTED_KEYS = 10_000;
 export interface ApiKeys {
   /** The owner of a key; undefined when it is unknown, revoked or expired. Throws the 429 of an address that sends too many of these. */
   find(apiKey: string, address: string): Promise<ApiKeyOwner | undefined>;
+  /** Whether what was got with this key, or with one that it replaced, is still good. */
+  isGood(id: number): Promise<boolean>;
 }
 
 type KeyDependencies = Pick<Dependencies, "db" | "log" | "guesses">;
@@ -41,7 +43,18 @@ export function createApiKeys(deps: KeyDependencies, now: () => number = Date.no
     noteUse(owner.apiKeyId);
     return owner;
   };
+  const good = new Map<number, number>();
   return {
+    async isGood(id) {
+      const untilMs = good.get(id);
+      if (untilMs !== undefined && untilMs > now()) return true;
+      good.delete(id);
+      const askedMs = now();
+      if (!(await isApiKeyGood(deps.db, id))) return false;
+      if (good.size >= CACHED_KEYS) good.clear();
+      good.set(id, askedMs + CACHED_MS);
+      return true;
+    },
     async find(apiKey, address) {
       if (apiKey.length > MAX_KEY_LENGTH) return undefined;
       const hit = known.get(apiKey);

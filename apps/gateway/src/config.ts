@@ -47,7 +47,12 @@ const Environment = Type.Object({
   /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */
   TRUST_PROXY: Type.String({ default: "" }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
+  /** Signs sandbox tokens. */
   TOKEN_SECRET_FILE: Type.String(),
+  /** Files with further secrets, with commas between them: tokens that were signed with these are good, too. */
+  TOKEN_ACCEPTED_SECRET_FILES: Type.String({ default: "" }),
+  /** Encrypts environment variables for the database; without it they are kept as they are. One that all schedulers have. */
+  ENV_KEY_FILE: Type.Optional(Type.String()),
   /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   ...TLS_SETTINGS,

@@ -1,6 +1,7 @@
 import type { Answer } from "@torpor/bus";
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
+import type { Envelope } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
 import type { Edge } from "./edge/edge.ts";
@@ -20,6 +21,8 @@ export interface Dependencies {
   log: FastifyBaseLogger;
   tokens: Tokens;
   previewLinks: PreviewLinks;
+  /** For environment variables, in the database. */
+  envelope: Envelope;
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
   publishCommitted(outboxIds: number[]): Promise<void>;

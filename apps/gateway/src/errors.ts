@@ -4,7 +4,7 @@
  * The SDKs judge by text and status (hopx-contract.md 1.7), so:
  * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
  * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a missing file.
- * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR alone: ComputeSDK takes them for an exhausted quota.
+ * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED alone: ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
  */
 import type { ApiErrorBody } from "@torpor/contracts";
 
@@ -16,6 +16,7 @@ const STATUS = {
   INVALID_TOKEN: 401,
   FORBIDDEN: 403,
   SCOPE_MISSING: 403,
+  QUOTA_EXCEEDED: 403,
   SANDBOX_NOT_FOUND: 404,
   TEMPLATE_NOT_FOUND: 404,
   RESOURCE_NOT_FOUND: 404,
@@ -163,11 +164,18 @@ export const internalError = (cause: unknown) =>
   new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
 
 /** Over the rate, or too many at once (E3: the word itself stands in the code alone). The Python SDK waits for as long as the details say. */
-export const tooManyRequests = (message: string, retryAfterSeconds: number, headers: Record<string, string> = {}) =>
+export const tooManyRequests = (
+  message: string,
+  retryAfterSeconds: number,
+  { headers, details }: Pick<Extra, "headers" | "details"> = {},
+) =>
   new ApiError("RATE_LIMIT_EXCEEDED", message, {
-    details: { retry_after_seconds: retryAfterSeconds },
+    details: { ...details, retry_after_seconds: retryAfterSeconds },
     headers: { ...headers, "retry-after": String(retryAfterSeconds) },
   });
+
+/** What an organization may have is used up, and does not come back by itself. */
+export const quotaExceeded = (message: string, extra: Pick<Extra, "headers" | "details">) => new ApiError("QUOTA_EXCEEDED", message, extra);
 
 /** A 503, because nothing was carried out: it is safe to send again. */
 export const hostUnreachable = (cause: unknown) =>

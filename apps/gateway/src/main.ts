@@ -1,10 +1,20 @@
 /** Composition root of the gateway process. */
 import { ask, type Bus, busAccess, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
-import { databaseProblem, openDatabase } from "@torpor/db";
+import { databaseProblem, forEveryOrganization, openDatabase } from "@torpor/db";
 import { openTls } from "@torpor/identity";
 import { publishCommitted } from "@torpor/outbox";
-import { configured, createLogger, findFailingRounds, readSecret, runService, startHealthServer, startReconciler } from "@torpor/service";
+import {
+  configured,
+  createLogger,
+  envelopeFrom,
+  findFailingRounds,
+  readSecret,
+  readSecrets,
+  runService,
+  startHealthServer,
+  startReconciler,
+} from "@torpor/service";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
@@ -41,7 +51,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     maxConnections: config.DATABASE_POOL_MAX,
     takeTurn: createDatabaseTurns(config.DATABASE_POOL_MAX),
   });
-  const { db } = database;
+  const db = forEveryOrganization(database.db);
   onClose({ what: "database", close: () => database.close() });
   // Not waited for: it may be started later.
   void databaseProblem(db).then((problem) => {
@@ -49,9 +59,15 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   });
 
   const tls = await openTls(config, { signal, log });
+  const guesses = createGuesses(config.GUESSES_PER_MINUTE);
+  const apiKeys = createApiKeys({ db, log, guesses });
   const tokenSecret = readSecret(config.TOKEN_SECRET_FILE);
-  const tokens = createTokens(tokenSecret);
-  const previewLinks = createPreviewLinks(tokenSecret);
+  const accepted = readSecrets(config.TOKEN_ACCEPTED_SECRET_FILES);
+  const tokens = createTokens(tokenSecret, apiKeys, accepted);
+  const previewLinks = createPreviewLinks([tokenSecret, ...accepted]);
+  const envelope = envelopeFrom(config.ENV_KEY_FILE);
+  if (envelope.keyId === undefined)
+    log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
   const events = createSandboxEvents();
   let bus: Bus | undefined;
   // In the background: intents are accepted while NATS is away.
@@ -85,11 +101,12 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     tokens,
     previewLinks,
     proxies,
-    guesses: createGuesses(config.GUESSES_PER_MINUTE),
+    guesses,
+    envelope,
   };
   const edge = await createEdge(config, {
     ...shared,
-    apiKeys: createApiKeys(shared),
+    apiKeys,
     hostKeys: { tls, hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE) },
     connections: limitConnections(),
     underWay: new UnderWay(config.EDGE_REQUESTS_AT_ONCE),

@@ -1,4 +1,5 @@
 import { openDatabase } from "@torpor/db";
+import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
 import { buildApp } from "./app.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
@@ -17,8 +18,9 @@ export async function openApiDocument(): Promise<string> {
   const app = buildApp({
     db: database.db,
     log: pino({ level: "silent" }),
-    tokens: createTokens("used for no token at all, only here"),
-    previewLinks: createPreviewLinks("used for no link at all, only here"),
+    tokens: createTokens("used for no token at all, only here", { isGood: async () => false }),
+    previewLinks: createPreviewLinks(["used for no link at all, only here"]),
+    envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),

@@ -1,6 +1,6 @@
 /** What the end of an operation means for the request that asked for it. */
 import type { Cause } from "@torpor/contracts";
-import { findSandbox, findSandboxRow, type OperationRow, type SandboxView } from "@torpor/db";
+import { findSandbox, findSandboxRow, forOrganization, type OperationRow, type SandboxView } from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, sandboxDeleted } from "./errors.ts";
@@ -14,7 +14,7 @@ export async function assertReached(deps: Pick<Dependencies, "db">, operation: O
 /** An operation that was given up, while the sandbox got there by another: then nothing went wrong for whoever asked. */
 async function isWhereItWasWanted(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<boolean> {
   if (operation.status !== "cancelled" && operation.status !== "superseded") return false;
-  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  const sandbox = await findSandboxRow(forOrganization(deps.db, operation.organizationId), operation.sandboxId);
   if (sandbox === undefined) return false;
   const target = OPERATION_TARGET[operation.kind];
   return target === "deleted" ? isTombstoned(sandbox.state) : sandbox.state === target;
@@ -42,13 +42,15 @@ function failureOf(operation: OperationRow): ApiError {
 /** Throws the 410 of a request that was carried out, and is repeated after its sandbox was deleted. */
 export async function assertStillThere(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
   if (operation.kind === "delete" || operation.status !== "succeeded") return;
-  const sandbox = await findSandboxRow(deps.db, operation.sandboxId);
+  const db = forOrganization(deps.db, operation.organizationId);
+  const sandbox = await findSandboxRow(db, operation.sandboxId);
   if (sandbox === undefined || isTombstoned(sandbox.state)) throw sandboxDeleted(operation.sandboxId, operation);
 }
 
 /** The sandbox as it is now. Throws the 410 of one that has been deleted since. */
 export async function createdSandbox(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<SandboxView> {
-  const view = await findSandbox(deps.db, operation.sandboxId, operation.organizationId);
+  const db = forOrganization(deps.db, operation.organizationId);
+  const view = await findSandbox(db, operation.sandboxId, operation.organizationId);
   if (view === undefined) throw sandboxDeleted(operation.sandboxId, operation);
   return view;
 }

@@ -1,9 +1,11 @@
 /**
  * What opens a preview in a browser, which sends no header of ours: a link, and the session that
  * it is exchanged for. Both are JWTs for one port of one sandbox, signed with a key that signs
- * nothing else: none of them is a sandbox token, nor one of them the other.
+ * nothing else: none of them is a sandbox token, nor one of them the other. They end when the
+ * sandbox's tokens are revoked.
  */
 import { createHash } from "node:crypto";
+import type { SandboxRow } from "@torpor/db";
 import { jwtVerify, SignJWT } from "jose";
 
 const ISSUER = "torpor";
@@ -11,8 +13,8 @@ const LINK = "preview-link";
 const SESSION = "preview-session";
 
 /** One port of one sandbox. */
-interface Preview {
-  sandboxId: string;
+export interface Preview {
+  sandbox: Pick<SandboxRow, "id" | "tokenGeneration">;
   port: number;
 }
 
@@ -30,28 +32,33 @@ export interface PreviewLinks {
   isSession(session: string, preview: Preview): Promise<boolean>;
 }
 
-export function createPreviewLinks(secret: string, now: () => number = Date.now): PreviewLinks {
-  const key = createHash("sha256").update(`torpor preview link ${secret}`).digest();
+/** `secrets`: the first signs, all verify. */
+export function createPreviewLinks(
+  secrets: readonly [string, ...string[]],
+  now: () => number = Date.now,
+): PreviewLinks {
+  const [signing, ...accepted] = secrets.map(keyOf) as [Buffer, ...Buffer[]];
   const sign = async (audience: string, preview: Preview, endMs: number, more: object = {}) =>
-    await new SignJWT({ port: preview.port, ...more })
+    await new SignJWT({ port: preview.port, gen: preview.sandbox.tokenGeneration, ...more })
       .setProtectedHeader({ alg: "HS256" })
       .setIssuer(ISSUER)
       .setAudience(audience)
-      .setSubject(preview.sandboxId)
+      .setSubject(preview.sandbox.id)
       .setIssuedAt(Math.floor(now() / 1000))
       .setExpirationTime(Math.floor(endMs / 1000))
-      .sign(key);
-  const claimsOf = async (audience: string, token: string, { sandboxId, port }: Preview) => {
-    const expected = { algorithms: ["HS256"], issuer: ISSUER, audience, subject: sandboxId };
-    try {
-      const { payload } = await jwtVerify(token, key, {
-        ...expected,
-        currentDate: new Date(now()),
-      });
-      return payload["port"] === port ? payload : undefined;
-    } catch {
-      return undefined;
+      .sign(signing);
+  const claimsOf = async (audience: string, token: string, { sandbox, port }: Preview) => {
+    const expected = { algorithms: ["HS256"], issuer: ISSUER, audience, subject: sandbox.id };
+    for (const key of [signing, ...accepted]) {
+      const currentDate = new Date(now());
+      const verified = await jwtVerify(token, key, { ...expected, currentDate }).catch(() => null);
+      if (verified === null) continue;
+      const { port: itsPort, gen = 0 } = verified.payload;
+      // Revoked with the sandbox's tokens.
+      const isGood = itsPort === port && Number(gen) >= sandbox.tokenGeneration;
+      return isGood ? verified.payload : undefined;
     }
+    return undefined;
   };
   return {
     async issue(preview, { linkSeconds, sessionSeconds }) {
@@ -68,3 +75,6 @@ export function createPreviewLinks(secret: string, now: () => number = Date.now)
       (await claimsOf(SESSION, session, preview)) !== undefined,
   };
 }
+
+const keyOf = (secret: string) =>
+  createHash("sha256").update(`torpor preview link ${secret}`).digest();

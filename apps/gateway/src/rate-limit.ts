@@ -24,7 +24,7 @@ export function createRateLimiter(perMinute: number): RateLimiter {
         if (!(rejected instanceof RateLimiterRes)) throw rejected;
         const seconds = Math.max(1, Math.ceil(rejected.msBeforeNext / 1000));
         const message = `More than ${perMinute} requests came within a minute. Try again in ${seconds} s.`;
-        throw tooManyRequests(message, seconds, headersOf(perMinute, rejected));
+        throw tooManyRequests(message, seconds, { headers: headersOf(perMinute, rejected) });
       }
     },
   };

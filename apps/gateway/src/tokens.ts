@@ -1,45 +1,102 @@
 /**
- * Sandbox tokens: JWT, HS256, `sub` = sandbox id, `org` = organization.
+ * Sandbox tokens: JWT, HS256, `sub` = sandbox id, `org` = organization, `gen` = generation of the
+ * sandbox's tokens, `key` = API key that got it.
  *
- * They carry no expiry: a live SDK object never changes the token it was built with (hopx-contract.md 0, rule 1), so a token is good as long as its sandbox lives. The edge
- * looks the sandbox up in any case; a deleted one ends its tokens. `expiresAt` is what clients are told, so that they do not refresh all the time.
+ * They carry no expiry: a live SDK object never changes the token it was built with
+ * (hopx-contract.md 0, rule 1). A token is good until its sandbox is deleted, the sandbox's tokens
+ * are revoked, or the key that got it ends. `expiresAt` is what clients are told, so that they do
+ * not refresh all the time.
+ *
+ * TK1  `kid` names the secret that a token was signed with. The first secret signs, all verify: one
+ *      is exchanged without the end of a token.
+ * TK2  Tokens of 0.1.0 have neither `kid`, `gen` nor `key`: any of the secrets may have signed them,
+ *      they are of generation 0, and they outlive the key that got them.
  */
 import { createHash, randomUUID } from "node:crypto";
-import { jwtVerify, SignJWT } from "jose";
+import type { ApiKeyOwner, SandboxRow } from "@torpor/db";
+import { type JWTPayload, jwtVerify, SignJWT } from "jose";
+import type { ApiKeys } from "./auth.ts";
 
 const ISSUER = "torpor";
 const TOLD_LIFETIME_MS = 30 * 24 * 3600 * 1000;
 const MIN_SECRET_BYTES = 32;
+const KEY_ID_DIGITS = 16;
+
+type TokenSandbox = Pick<SandboxRow, "id" | "tokenGeneration">;
 
 export interface Tokens {
-  issue(sandboxId: string, organizationId: number): Promise<{ token: string; expiresAt: Date }>;
-  /** True when the token was issued here for that sandbox. */
-  isFor(token: string, sandboxId: string): Promise<boolean>;
+  issue(
+    sandbox: TokenSandbox,
+    owner: Pick<ApiKeyOwner, "organizationId" | "apiKeyId">,
+  ): Promise<{ token: string; expiresAt: Date }>;
+  /** True when the token was issued here for that sandbox, and is still good. */
+  isFor(token: string, sandbox: TokenSandbox): Promise<boolean>;
 }
 
-/** Throws when the secret is too short to sign with. */
-export function createTokens(secret: string): Tokens {
-  if (Buffer.byteLength(secret) < MIN_SECRET_BYTES)
-    throw new Error(`the token secret has fewer than ${MIN_SECRET_BYTES} bytes: generate a longer one`);
-  const key = createHash("sha256").update(`torpor sandbox token ${secret}`).digest();
+interface SigningKey {
+  id: string;
+  bytes: Uint8Array;
+}
+
+/** `accepted`: secrets that signed before, or will. Throws when one is too short to sign with. */
+export function createTokens(
+  secret: string,
+  apiKeys: Pick<ApiKeys, "isGood">,
+  accepted: readonly string[] = [],
+): Tokens {
+  const signing = signingKey(secret);
+  const known = [signing, ...accepted.map(signingKey)];
   return {
-    async issue(sandboxId, organizationId) {
-      const token = await new SignJWT({ org: organizationId })
-        .setProtectedHeader({ alg: "HS256" })
+    async issue(sandbox, { organizationId, apiKeyId }) {
+      const claims = { org: organizationId, gen: sandbox.tokenGeneration, key: apiKeyId };
+      const token = await new SignJWT(claims)
+        .setProtectedHeader({ alg: "HS256", kid: signing.id })
         .setIssuer(ISSUER)
-        .setSubject(sandboxId)
+        .setSubject(sandbox.id)
         .setJti(randomUUID())
         .setIssuedAt()
-        .sign(key);
+        .sign(signing.bytes);
       return { token, expiresAt: new Date(Date.now() + TOLD_LIFETIME_MS) };
     },
-    async isFor(token, sandboxId) {
-      try {
-        await jwtVerify(token, key, { algorithms: ["HS256"], issuer: ISSUER, subject: sandboxId });
-        return true;
-      } catch {
-        return false;
-      }
+    async isFor(token, sandbox) {
+      const claims = await verify(token, sandbox.id, known);
+      if (claims === undefined || !isOfGeneration(claims, sandbox)) return false;
+      const apiKeyId = claims["key"];
+      return apiKeyId === undefined || (await apiKeys.isGood(Number(apiKeyId)));
     },
   };
 }
+
+function signingKey(secret: string): SigningKey {
+  if (Buffer.byteLength(secret) < MIN_SECRET_BYTES)
+    throw new Error(
+      `a token secret has fewer than ${MIN_SECRET_BYTES} bytes: generate a longer one`,
+    );
+  const bytes = createHash("sha256").update(`torpor sandbox token ${secret}`).digest();
+  // Says nothing of the key: a digest of it, and not all of that.
+  const digest = createHash("sha256").update("torpor key id").update(bytes).digest("hex");
+  return { id: digest.slice(0, KEY_ID_DIGITS), bytes };
+}
+
+/** The claims of a token for that sandbox that one of the keys signed. */
+async function verify(
+  token: string,
+  sandboxId: string,
+  known: readonly SigningKey[],
+): Promise<JWTPayload | undefined> {
+  for (const key of known) {
+    try {
+      const options = { algorithms: ["HS256"], issuer: ISSUER, subject: sandboxId };
+      const { payload, protectedHeader } = await jwtVerify(token, key.bytes, options);
+      const { kid = key.id } = protectedHeader;
+      if (kid === key.id) return payload;
+    } catch {
+      // Another one may have signed it.
+    }
+  }
+  return undefined;
+}
+
+/** A token without a generation is of the first one: of before tokens could be revoked. */
+const isOfGeneration = ({ gen = 0 }: JWTPayload, { tokenGeneration }: TokenSandbox) =>
+  Number(gen) >= tokenGeneration;

@@ -6,7 +6,7 @@
  * W2  A database that does not answer costs latency, not the answer: the wait goes on until its own limit.
  * W3  The wait never ends the operation, whatever ends the wait.
  */
-import { findOperation, type OperationRow } from "@torpor/db";
+import { findOperation, forOrganization, type OperationRow } from "@torpor/db";
 import { isEnded } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
 
@@ -19,7 +19,7 @@ type WaitDependencies = Pick<Dependencies, "db" | "events" | "log" | "stopping" 
 export async function waitForOperation(deps: WaitDependencies, operation: OperationRow, gone: AbortSignal): Promise<Waited> {
   if (isEnded(operation.status)) return { kind: "ended", operation };
   const look = async () => {
-    const current = await findOperation(deps.db, operation.id);
+    const current = await findOperation(forOrganization(deps.db, operation.organizationId), operation.id);
     return current !== undefined && isEnded(current.status) ? current : undefined;
   };
   const waited = await waitFor(deps, operation.sandboxId, look, gone);

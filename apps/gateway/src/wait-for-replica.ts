@@ -1,5 +1,5 @@
 /** `wait_for=replicated`: the pause has ended, and the request waits on until its snapshot is in the store too. */
-import { findSandbox, type SandboxView } from "@torpor/db";
+import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "./errors.ts";
 import { waitFor } from "./wait-for-operation.ts";
@@ -12,7 +12,8 @@ export async function waitForReplica(
   sandbox: { id: string; organizationId: number },
   gone: AbortSignal,
 ): Promise<void> {
-  const look = async () => judge(sandbox.id, await findSandbox(deps.db, sandbox.id, sandbox.organizationId));
+  const look = async () =>
+    judge(sandbox.id, await findSandbox(forOrganization(deps.db, sandbox.organizationId), sandbox.id, sandbox.organizationId));
   const waited = await waitFor(deps, sandbox.id, look, gone);
   if (waited.kind === "stopping") throw stopping();
   if (waited.kind !== "seen") throw replicationInProgress(sandbox.id, deps.limits.waitMs);

@@ -9,10 +9,11 @@ import { createTokens } from "../src/tokens.ts";
 const SECRET = "x".repeat(32);
 const ID = "1763309903rt5vs4lm";
 const OTHER = "1763309903rt5vs4ln";
-const preview = { sandboxId: ID, port: 3000 };
+const sandboxOf = (id: string, tokenGeneration = 0) => ({ id, tokenGeneration });
+const preview = { sandbox: sandboxOf(ID), port: 3000 };
 const TERMS = { linkSeconds: 60, sessionSeconds: 600 };
 let nowMs = Date.parse("2031-05-01T12:00:00Z");
-const links = createPreviewLinks(SECRET, () => nowMs);
+const links = createPreviewLinks([SECRET], () => nowMs);
 
 describe("links and sessions", () => {
   test("a link opens its preview until it expires, and its session lasts as long as it says", async () => {
@@ -34,20 +35,39 @@ describe("links and sessions", () => {
     const { token } = await links.issue(preview, TERMS);
     const session = (await links.open(token, preview))?.session ?? "";
     for (const other of [
-      { sandboxId: OTHER, port: 3000 },
-      { sandboxId: ID, port: 3001 },
+      { sandbox: sandboxOf(OTHER), port: 3000 },
+      { sandbox: sandboxOf(ID), port: 3001 },
     ]) {
       expect(await links.open(token, other)).toBeUndefined();
       expect(await links.isSession(session, other)).toBe(false);
     }
     expect(await links.open(session, preview)).toBeUndefined();
     expect(await links.isSession(token, preview)).toBe(false);
-    const tokens = createTokens(SECRET);
-    expect(await tokens.isFor(session, ID)).toBe(false);
-    expect(await tokens.isFor(token, ID)).toBe(false);
-    expect(await links.isSession((await tokens.issue(ID, 1)).token, preview)).toBe(false);
-    const forged = createPreviewLinks("y".repeat(32), () => nowMs);
+    const tokens = createTokens(SECRET, { isGood: async () => true });
+    const { sandbox } = preview;
+    for (const one of [session, token]) expect(await tokens.isFor(one, sandbox)).toBe(false);
+    const issued = await tokens.issue(sandbox, { organizationId: 1, apiKeyId: 1 });
+    expect(await links.isSession(issued.token, preview)).toBe(false);
+    const forged = createPreviewLinks(["y".repeat(32)], () => nowMs);
     expect(await links.open((await forged.issue(preview, TERMS)).token, preview)).toBeUndefined();
+  });
+
+  test("both end when the sandbox's tokens are revoked, and new ones are good", async () => {
+    const { token } = await links.issue(preview, TERMS);
+    const session = (await links.open(token, preview))?.session ?? "";
+    const revoked = { sandbox: sandboxOf(ID, 1), port: 3000 };
+    expect(await links.open(token, revoked)).toBeUndefined();
+    expect(await links.isSession(session, revoked)).toBe(false);
+    const next = await links.issue(revoked, TERMS);
+    expect(await links.open(next.token, revoked)).toBeDefined();
+  });
+
+  test("both outlive an exchange of the secret, while the old one is accepted", async () => {
+    const { token } = await links.issue(preview, TERMS);
+    const next = createPreviewLinks(["z".repeat(32), SECRET], () => nowMs);
+    expect(await next.open(token, preview)).toBeDefined();
+    const without = createPreviewLinks(["z".repeat(32)], () => nowMs);
+    expect(await without.open(token, preview)).toBeUndefined();
   });
 });
 
@@ -76,7 +96,7 @@ describe("a session's cookie", () => {
     return (await links.open(token, preview))?.session ?? "";
   };
   const passes = async (headers: Record<string, string>, port = 3000) =>
-    await hasSession(links, ID, { ...door, port }, { headers: { host, ...headers } });
+    await hasSession(links, preview.sandbox, { ...door, port }, { headers: { host, ...headers } });
 
   test("counts beside others, also behind one that somebody else has set", async () => {
     const session = await sessionOf();

@@ -34,6 +34,7 @@ const NEEDED: Record<string, Scope[]> = {
   "POST /v1/placements/dry-run": ["lifecycle"],
   "POST /v1/sandboxes/:id/token/refresh": ["exec"],
   "POST /v1/sandboxes/:id/preview-links": ["exec"],
+  "POST /v1/sandboxes/:id/token/revoke": ["lifecycle", "exec"],
   "GET /v1/hosts": ["operator"],
   "GET /v1/hosts/:id": ["operator"],
   "GET /v1/hosts/:id/events": ["operator"],
@@ -56,6 +57,8 @@ const NEEDED: Record<string, Scope[]> = {
   "GET /v1/audit": ["operator"],
   "GET /v1/organizations": ["operator"],
   "POST /v1/organizations": ["operator"],
+  "GET /v1/organizations/:id/quotas": ["read", "operator"],
+  "PUT /v1/organizations/:id/quotas": ["operator"],
 };
 /** The last has a token of its own, that lets a host join once. */
 const OPEN = ["GET /health", "GET /openapi.json", "POST /v1/host-admissions"];

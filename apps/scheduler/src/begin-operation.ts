@@ -28,6 +28,7 @@ import { transitionSandbox } from "@torpor/state-machine";
 import { commandFor, type SnapshotSource } from "./commands.ts";
 import type { Begun, Deps } from "./deps.ts";
 import { finishDelete } from "./delete-sandbox.ts";
+import { environmentOf, type StoredCommand } from "./environment.ts";
 
 /** A lost race is decided again from fresh rows; so often at most. */
 const MAX_ATTEMPTS = 10;
@@ -115,6 +116,9 @@ async function assign(
   const transition =
     operation.kind === "create" ? undefined : transitionSandbox(sandbox.state, operation.kind as Exclude<typeof operation.kind, "create">);
   const to = transition?.kind === "move" ? transition.to : "creating";
+  const environment = operation.kind === "create" ? await environmentOf(deps, sandbox) : { envVars: {} };
+  if (environment === undefined) return { kind: "waits" };
+  const { envVars, ...sealed } = environment;
   const result = await inTransaction<MoveResult, MoveResult | typeof OVERTAKEN | null>(deps.db, async (tx, rollback) => {
     if (placed !== undefined && !(await isSeparate(tx, sandbox, placed.id))) return rollback(OVERTAKEN);
     const startedAt = new Date();
@@ -131,6 +135,7 @@ async function assign(
     const { hostId, source } = assignment;
     const brought = placed === undefined ? undefined : snapshot;
     const command = commandFor(begun, sandbox, { hostId, epoch, opSeq, snapshot: brought, source });
+    const stored: StoredCommand = { ...command, spec: { ...command.spec, envVars }, ...sealed };
     const moved = await moveSandbox(tx, {
       sandbox,
       to,
@@ -143,7 +148,7 @@ async function assign(
         holdsMemory: assignment.holdsMemory,
       },
       operation: { id: operation.id, status: begun.status },
-      messages: [{ subject: subjects.command(assignment.hostId, command.kind), payload: command, traceId: operation.traceId ?? undefined }],
+      messages: [{ subject: subjects.command(assignment.hostId, command.kind), payload: stored, traceId: operation.traceId ?? undefined }],
     });
     if (moved.kind !== "moved") return rollback(moved);
     return placed === undefined || (await isAsPlaced(tx, placed)) ? moved : rollback(OVERTAKEN);

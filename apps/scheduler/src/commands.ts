@@ -103,7 +103,8 @@ function specOf(sandbox: SandboxRow): SandboxSpec {
     imageSha256: sandbox.imageSha256,
     resources: { vcpu: sandbox.vcpu, memoryMib: sandbox.memoryMib, diskMib: sandbox.diskMib },
     internetAccess: sandbox.internetAccess,
-    envVars: sandbox.envVars,
+    // Of a create alone, which is given them: the guest has them on its disk from then on.
+    envVars: {},
     onHostLoss: sandbox.onHostLoss,
   };
 }

@@ -17,6 +17,10 @@ const Environment = Type.Object({
   NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
   ...NATS_CREDENTIALS,
   ...TLS_SETTINGS,
+  /** Encrypts environment variables in the database; without it they are kept as they are. */
+  ENV_KEY_FILE: Type.Optional(Type.String()),
+  /** Files with further keys, with commas between them: what they encrypted is still read. */
+  ENV_ACCEPTED_KEY_FILES: Type.String({ default: "" }),
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
   /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),

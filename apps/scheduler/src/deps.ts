@@ -1,5 +1,5 @@
 import type { Database } from "@torpor/db";
-import type { Logger } from "@torpor/service";
+import type { Envelope, Logger } from "@torpor/service";
 import type { HostAdmissionRule } from "./admission.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
@@ -18,6 +18,8 @@ export interface Deps {
   db: Database;
   log: Logger;
   placer: Placer;
+  /** For environment variables, in the database. */
+  envelope: Envelope;
   /** So many times the vCPUs that a host offers may be reserved there. */
   vcpuOvercommit: number;
   hostTerms: HostTerms;

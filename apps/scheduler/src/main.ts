@@ -1,7 +1,7 @@
 /** Composition root of the scheduler process. */
 import { busAccess, connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
-import { configured, createLogger, runService, startHealthServer } from "@torpor/service";
+import { configured, createLogger, envelopeFrom, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { RESTORE_BUS, startWorker } from "./worker.ts";
@@ -22,6 +22,9 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   void databaseProblem(database.db).then((problem) => {
     if (problem !== undefined) log.error({ problem }, UNREACHABLE);
   });
+  const envelope = envelopeFrom(config.ENV_KEY_FILE, config.ENV_ACCEPTED_KEY_FILES);
+  if (envelope.keyId === undefined)
+    log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
   const bus = await connectBus({ name: "torpor-scheduler", ...busAccess(config) });
   onClose({ what: "bus", close: () => bus.close() });
   const worker = await startWorker({
@@ -33,6 +36,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
     hostNetworks: new HostNetworks(config.HOST_NETWORKS),
     hostAdmission: config.HOST_ADMISSION,
+    envelope,
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });
   onClose({ what: "loops", close: () => worker.ended });

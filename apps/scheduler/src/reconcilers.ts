@@ -143,7 +143,7 @@ const pauseIdle: SchedulerReconciler = {
     let paused = 0;
     for (const { sandbox, idleSeconds } of idle) {
       const { id, organizationId } = sandbox;
-      const condition = { onlyIfIdleForMs: idleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS };
+      const condition = { onlyIfIdleForMs: idleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS, exemptFromQuotas: true };
       const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: AUTO_PAUSER, ...condition });
       if (accepted.kind !== "accepted" || !accepted.isNew) continue;
       await deps.publishCommitted(accepted.outboxIds);

@@ -146,6 +146,7 @@ const requesterFor = ({ organizationId }: SandboxRow) => ({
   organizationId,
   requestedBy: "system:host-loss",
   deadlineMs: RESTORE_DEADLINE_MS,
+  exemptFromQuotas: true,
 });
 
 function lossOf(hostId: string, { createdAt, generation, hasMemory }: SnapshotRow): Cause {

@@ -37,13 +37,23 @@ import {
 } from "@torpor/db";
 import { publishCommitted, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
-import { findFailingRounds, type Logger, type Reconciler, startReconciler, withTimeLimit, type WorkProblem } from "@torpor/service";
+import {
+  createEnvelope,
+  type Envelope,
+  findFailingRounds,
+  type Logger,
+  type Reconciler,
+  startReconciler,
+  withTimeLimit,
+  type WorkProblem,
+} from "@torpor/service";
 import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import type { HostAdmissionRule } from "./admission.ts";
+import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
 import { settleInventory } from "./inventory/settle-inventory.ts";
@@ -93,6 +103,8 @@ interface WorkerOptions {
   hostNetworks?: HostNetworks;
   /** `optional`: whoever the NATS servers let in may register. */
   hostAdmission?: HostAdmissionRule;
+  /** Without one nothing is encrypted, and nothing that is can be read. */
+  envelope?: Envelope;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
 }
 
@@ -106,7 +118,9 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     hostTerms = DEFAULT_HOST_TERMS,
     hostNetworks = new HostNetworks(""),
     hostAdmission = "optional",
+    envelope = createEnvelope(undefined),
   } = options;
+  const reveal = (payload: unknown) => messageOf(envelope, payload);
   await ensureStreams(bus, { replicas, signal });
   await ensureConsumer(bus, SCHEDULER_INTENTS, { signal });
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
@@ -120,7 +134,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     hostTerms,
     hostNetworks,
     hostAdmission,
-    publishCommitted: (ids) => publishCommitted({ db, bus, log }, ids),
+    envelope,
+    publishCommitted: (ids) => publishCommitted({ db, bus, log, reveal }, ids),
   };
   const goOn = async (sandboxId: string) => {
     const { waiting } = await findOpenOperations(db, sandboxId);
@@ -166,7 +181,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log }) };
+  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log, reveal }) };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
   const watch = new WorkWatch();
   const restore = {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 const CALL_LIMIT_MS = 30_000;
 
-type Method = "GET" | "POST" | "PATCH" | "DELETE";
+type Method = "GET" | "POST" | "PUT" | "PATCH" | "DELETE";
 
 export interface Api {
   /** The body of a 2xx; throws what the API says otherwise. */

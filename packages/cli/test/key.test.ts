@@ -1,5 +1,6 @@
 import { describe, expect, test } from "vitest";
 import { expiryIn, scopesIn } from "../src/commands/key.ts";
+import { changedLimits } from "../src/commands/org.ts";
 import { durationSeconds } from "../src/duration.ts";
 import { readAll } from "../src/pages.ts";
 
@@ -50,3 +51,19 @@ test("a list is read to its end", async () => {
   expect(await readAll({ call } as never, "/v1/keys", query)).toEqual([1, 2, 3]);
   expect(asked).toEqual(["/v1/keys?status=active", "/v1/keys?status=active&cursor=b%2B%2F%3D"]);
 });
+
+const LIMITS = { vcpu: null, sandboxes: 3, disk_mb: null };
+test("quotas are set and taken away by name", () => {
+  expect(changedLimits(LIMITS, ["vcpu=8", "sandboxes=none"])).toEqual({
+    vcpu: 8,
+    sandboxes: null,
+    disk_mb: null,
+  });
+});
+
+test.each(["cpu=8", "vcpu", "vcpu=", "vcpu=-1", "vcpu=1.5", "vcpu=8=9", "=1", "toString=1"])(
+  "%j is no quota",
+  (text) => {
+    expect(() => changedLimits(LIMITS, [text])).toThrow(/^(there is no quota|vcpu must be)/);
+  },
+);

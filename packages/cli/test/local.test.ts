@@ -75,7 +75,7 @@ describe("what cannot be is refused by the name of the flag, before anything sta
 });
 
 describe("the fleet that is planned", () => {
-  const URLS = { databaseUrl: "postgres://db", natsUrl: "nats://bus" };
+  const URLS = { databaseUrls: { gateway: "postgres://g@db", scheduler: "postgres://s@db" }, natsUrl: "nats://bus" };
   const planned = (given: FleetOptions) => {
     const times = (count: number, from: number) => Array.from({ length: count }, (_, at) => from + at);
     const ports: Ports = {

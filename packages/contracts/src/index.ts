@@ -17,3 +17,5 @@ export * from "./api/sandbox.ts";
 export * from "./api/template.ts";
 export * from "./api/error.ts";
 export * from "./api/scope.ts";
+export * from "./api/quota.ts";
+export type * from "./sealed.ts";

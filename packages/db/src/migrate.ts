@@ -3,6 +3,7 @@ import { drizzle } from "drizzle-orm/postgres-js";
 import { migrate as applyMigrations } from "drizzle-orm/postgres-js/migrator";
 import postgres from "postgres";
 import { reached } from "./database-url.ts";
+import { renewDatabaseUsers } from "./database-users.ts";
 
 const MIGRATIONS = fileURLToPath(new URL("../migrations", import.meta.url));
 /** Any constant: processes that start together take turns. */
@@ -15,6 +16,7 @@ export async function migrate(databaseUrl: string): Promise<void> {
   try {
     await client`SELECT pg_advisory_lock(${LOCK})`;
     await applyMigrations(drizzle(client), { migrationsFolder: MIGRATIONS });
+    await renewDatabaseUsers(client);
   } finally {
     await client.end({ timeout: 5 });
   }

@@ -9,9 +9,11 @@ import {
   ON_HOST_LOSS,
   PREVIEW_ACCESS,
   PREVIEW_HOSTS,
+  type QuotaLimits,
   type SandboxCondition,
   type Scope,
   SCOPES,
+  type SealedValue,
   TENANT_SCOPES,
 } from "@torpor/contracts";
 import { sql } from "drizzle-orm";
@@ -42,6 +44,16 @@ export const organizations = pgTable("organizations", {
   id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
   name: text("name").notNull().unique(),
   createdAt: createdAt(),
+});
+
+/** Of organizations that have any. Its lock is held by whatever may use one up (queries/quotas.ts). */
+export const organizationQuotas = pgTable("organization_quotas", {
+  organizationId: integer("organization_id")
+    .primaryKey()
+    .references(() => organizations.id),
+  limits: jsonb("limits").$type<QuotaLimits>().notNull(),
+  updatedAt: at("updated_at").notNull().defaultNow(),
+  updatedBy: text("updated_by").notNull(),
 });
 
 export const apiKeys = pgTable(
@@ -393,7 +405,9 @@ export const sandboxes = pgTable(
     memoryMib: integer("memory_mib").notNull(),
     diskMib: integer("disk_mib").notNull(),
     internetAccess: boolean("internet_access").notNull(),
+    /** In plain text; none of those that are encrypted. */
     envVars: jsonb("env_vars").$type<Record<string, string>>().notNull(),
+    envVarsSealed: jsonb("env_vars_sealed").$type<SealedValue>(),
     metadata: jsonb("metadata").$type<Record<string, string>>().notNull(),
     timeoutSeconds: integer("timeout_seconds"),
     /** When the sandbox is deleted; null without a timeout and while paused or stopped. */
@@ -418,6 +432,8 @@ export const sandboxes = pgTable(
     lastActiveAt: at("last_active_at"),
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
+    /** Tokens of an earlier one are refused; raised when they are revoked. */
+    tokenGeneration: integer("token_generation").notNull().default(0),
     error: jsonb("error").$type<Cause>(),
     /** What is wrong while it is in its state all the same. */
     condition: jsonb("condition").$type<SandboxCondition>(),
@@ -439,6 +455,9 @@ export const sandboxes = pgTable(
       .on(sandbox.edgeAddress)
       .where(sql`state <> 'deleted'`),
     index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
+    index("sandboxes_kept")
+      .on(sandbox.organizationId)
+      .where(sql`state NOT IN ('deleting', 'deleted')`),
     index("sandboxes_host")
       .on(sandbox.hostId)
       .where(sql`host_id IS NOT NULL`),
@@ -518,6 +537,12 @@ export const operations = pgTable(
       .on(operation.deadlineAt)
       .where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
     index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
+    index("operations_waiting")
+      .on(operation.organizationId)
+      .where(sql`status = 'waiting'`),
+    index("operations_creates")
+      .on(operation.organizationId, operation.createdAt)
+      .where(sql`kind = 'create'`),
   ],
 );
 

@@ -12,7 +12,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
-import { migrate, seedApiKey, seedHostAdmissions } from "@torpor/db";
+import { DATABASE_USERS, type DatabaseUser, migrate, type Passwords, seedApiKey, seedHostAdmissions, setUpDatabaseUsers } from "@torpor/db";
 import type { TlsFiles } from "@torpor/identity";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
@@ -97,7 +97,6 @@ export class Fleet {
     const { certFile, keyFile, caFile } = tlsFilesOf(dir, "server");
     const kept = { dir: join(dir, "postgres"), isDurable: options.isDurable, tls: { certFile, keyFile } };
     const postgres = await preparePostgres({ ...kept, ...database });
-    const databaseUrlByTls = `${state.databaseUrl}?sslmode=verify-full&sslrootcert=${encodeURIComponent(caFile)}`;
     state.components = [
       {
         name: "postgres",
@@ -108,7 +107,7 @@ export class Fleet {
         ...postgres,
       },
       ...(await planNats(options, ports, secrets)),
-      ...planServices(options, ports, { ...state, databaseUrl: databaseUrlByTls }),
+      ...planServices(options, ports, { natsUrl: state.natsUrl, databaseUrls: urlsOfUsers(ports, secrets, caFile) }),
     ];
     try {
       await prepareLocalPrograms();
@@ -146,6 +145,8 @@ export class Fleet {
     const isBase = ({ role }: Component) => role === "postgres" || role === "nats";
     await startAll(down.filter(isBase));
     await migrate(state.databaseUrl);
+    const passwords = await passwordsOfUsers(this.dir);
+    if (passwords !== undefined) await setUpDatabaseUsers(state.databaseUrl, passwords);
     // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
     await seedHostAdmissions(state.databaseUrl, await natsKeysIn(this.dir), ORGANIZATION);
     await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
@@ -320,6 +321,24 @@ function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
   return role === "nats" && isOneOfSeveral ? "SIGUSR2" : "SIGTERM";
 }
 
+const USERS = ["gateway", "scheduler"] as const satisfies DatabaseUser[];
+const userSecret = (user: DatabaseUser) => `postgres-${user}`;
+
+function urlsOfUsers({ postgres: port }: Ports, secrets: (name: string) => string, caFile: string): Record<DatabaseUser, string> {
+  const tls = `?sslmode=verify-full&sslrootcert=${encodeURIComponent(caFile)}`;
+  const urlOf = (user: DatabaseUser) =>
+    `${databaseUrl({ port, password: secrets(userSecret(user)) }, undefined, DATABASE_USERS[user])}${tls}`;
+  return { gateway: urlOf("gateway"), scheduler: urlOf("scheduler") };
+}
+
+/** Undefined: of a fleet that was started when its services were the database's owner. */
+async function passwordsOfUsers(dir: string): Promise<Passwords | undefined> {
+  const files = USERS.map((user) => secretFile(dir, userSecret(user)));
+  if (!files.every((file) => existsSync(file))) return undefined;
+  const read = async (user: DatabaseUser) => await readFile(secretFile(dir, userSecret(user)), "utf8");
+  return { gateway: await read("gateway"), scheduler: await read("scheduler") };
+}
+
 /** Made once per fleet directory, kept over restarts: tokens and keys stay valid. */
 async function makeSecrets(options: FleetOptions): Promise<(name: string) => string> {
   const { dir } = options;
@@ -330,6 +349,8 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
     ["postgres", random],
     ["nats-route", random],
     ["token-secret", random],
+    ["env-key", random],
+    ...USERS.map((user): [string, () => string] => [userSecret(user), random]),
     ["api-key", () => `torpor_local_${randomBytes(24).toString("hex")}`],
     ...[CONTROL_USER, ...hostIdsOf(options)].map((name): [string, () => string] => [seedName(name), seed]),
   ];

@@ -1,4 +1,5 @@
 /** Which processes a local fleet consists of, and with which settings each is started. */
+import type { DatabaseUser } from "@torpor/db";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { localProgram, type LocalProgram } from "@torpor/programs";
@@ -64,7 +65,11 @@ export const secretFile = (dir: string, name: string) => join(dir, "secrets", na
 export const loopback = (port: number) => `127.0.0.1:${port}`;
 
 /** Everything but Postgres and NATS, whose commands are made when they are prepared. */
-export function planServices(options: FleetOptions, ports: Ports, urls: { databaseUrl: string; natsUrl: string }): Component[] {
+export function planServices(
+  options: FleetOptions,
+  ports: Ports,
+  urls: { databaseUrls: Record<DatabaseUser, string>; natsUrl: string },
+): Component[] {
   const { dir } = options;
   const shared = {
     ...fromEnvironment([...MACHINE_SETTINGS, ...HOST_SETTINGS]),
@@ -74,8 +79,8 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
   };
   const control = {
     ...shared,
-    DATABASE_URL: urls.databaseUrl,
     NATS_SEED_FILE: secretFile(dir, seedName(CONTROL_USER)),
+    ENV_KEY_FILE: secretFile(dir, "env-key"),
   };
   const service = (
     name: string,
@@ -97,6 +102,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
     service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, {
       ...control,
       ...tlsSettingsOf(dir, "scheduler"),
+      DATABASE_URL: urls.databaseUrls.scheduler,
       HEALTH_PORT: String(port),
       ...fromEnvironment(SCHEDULER_SETTINGS),
       ...options.schedulerEnv,
@@ -126,6 +132,7 @@ export function planServices(options: FleetOptions, ports: Ports, urls: { databa
   const gateways = ports.gateways.map((port, at) => ({
     ...service(`gateway-${at + 1}`, "gateway", "gateway", port, {
       ...control,
+      DATABASE_URL: urls.databaseUrls.gateway,
       LISTEN_PORT: String(ports.api),
       LISTEN_REUSE_PORT: String(ports.gateways.length > 1),
       HEALTH_PORT: String(port),

@@ -30,8 +30,8 @@ export interface PostgresOptions {
 }
 
 const POSTGRES_USER = "torpor";
-export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres") =>
-  `postgres://${POSTGRES_USER}:${password}@127.0.0.1:${port}/${database}`;
+export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres", user = POSTGRES_USER) =>
+  `postgres://${user}:${password}@127.0.0.1:${port}/${database}`;
 
 /** Root may come after a user who could not do everything: then the files are that user's, and Postgres runs on nothing but its own. */
 async function giveToService(dir: string, data: string): Promise<void> {

@@ -19,9 +19,10 @@ const OPTIONS: FleetOptions = {
 const PORTS: Ports = { postgres: 3, nats: [], api: 1, edge: 2, gateways: [4], schedulers: [5], hosts: [{ health: 6, dataPlane: 7 }] };
 
 const hostEnv = (given: Partial<FleetOptions>) =>
-  planServices({ ...OPTIONS, ...given }, PORTS, { databaseUrl: "postgres://db", natsUrl: "nats://bus" }).find(
-    ({ role }) => role === "node-agent",
-  )?.env;
+  planServices({ ...OPTIONS, ...given }, PORTS, {
+    databaseUrls: { gateway: "postgres://gateway@db", scheduler: "postgres://scheduler@db" },
+    natsUrl: "nats://bus",
+  }).find(({ role }) => role === "node-agent")?.env;
 const storeOf = (given: Partial<FleetOptions> = {}) => hostEnv(given)?.["SNAPSHOT_STORE"];
 
 afterEach(() => {

@@ -17,6 +17,10 @@ const RELAY_BATCH = 200;
 /** The committer publishes first; the relay takes what is older than this. */
 const RELAY_AFTER_MS = 500;
 
+/** What is published of a stored payload; rejects when that can never be known here. */
+type Reveal = (payload: unknown) => Promise<unknown>;
+const asStored: Reveal = async (payload) => payload;
+
 interface OutboxLog {
   warn(facts: object, message: string): void;
   error(facts: object, message: string): void;
@@ -24,13 +28,14 @@ interface OutboxLog {
 
 /** Publishes committed rows now. What fails, or is not even tried because the bus is away, is left to the relay. Never rejects. */
 export async function publishCommitted(
-  deps: { db: Database; bus: Bus | undefined; log: OutboxLog },
+  deps: { db: Database; bus: Bus | undefined; log: OutboxLog; reveal?: Reveal },
   outboxIds: number[],
 ): Promise<void> {
-  const { db, bus, log } = deps;
+  const { db, bus, log, reveal = asStored } = deps;
   if (bus === undefined || !bus.isConnected()) return;
   try {
-    await markOutcome(db, await publishRows(bus, log, await findOutbox(db, outboxIds)));
+    const rows = await findOutbox(db, outboxIds);
+    await markOutcome(db, await publishRows({ bus, log, reveal }, rows));
   } catch (err) {
     log.warn({ err }, "committed messages could not be published at once; the relay will");
   }
@@ -41,24 +46,40 @@ export async function relayCommitted({
   db,
   bus,
   log,
+  reveal = asStored,
 }: {
   db: Database;
   bus: Bus;
   log: OutboxLog;
+  reveal?: Reveal;
 }): Promise<{ taken: number; published: number }> {
   const which = { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
-  return await relayOutbox(db, which, (rows) => publishRows(bus, log, rows));
+  return await relayOutbox(db, which, (rows) => publishRows({ bus, log, reveal }, rows));
 }
 
 /**
  * Stops at the first that the broker could not store: the rest would fare the same. One that it will
  * never store is set aside, so that it holds up no other.
  */
-async function publishRows(bus: Bus, log: OutboxLog, rows: OutboxRow[]): Promise<OutboxOutcome> {
+async function publishRows(
+  { bus, log, reveal }: { bus: Bus; log: OutboxLog; reveal: Reveal },
+  rows: OutboxRow[],
+): Promise<OutboxOutcome> {
   const outcome: OutboxOutcome = { published: [], refused: [] };
-  for (const { id, subject, payload, traceId } of rows) {
-    const message = { subject, payload, msgId: `outbox-${id}`, traceId: traceId ?? undefined };
-    const result = await publish(bus, message);
+  for (const { id, subject, payload: stored, traceId } of rows) {
+    const revealed = await reveal(stored).then(
+      (payload) => ({ kind: "revealed" as const, payload }),
+      (cause: unknown) => ({ kind: "refused" as const, reason: String(cause) }),
+    );
+    const result =
+      revealed.kind === "refused"
+        ? revealed
+        : await publish(bus, {
+            subject,
+            payload: revealed.payload,
+            msgId: `outbox-${id}`,
+            traceId: traceId ?? undefined,
+          });
     if (result.kind === "unavailable") break;
     if (result.kind === "refused") {
       const { reason } = result;

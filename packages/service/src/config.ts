@@ -50,6 +50,12 @@ export function readSecret(path: string): string {
   return secret;
 }
 
+/** Those of several files, with commas between them. */
+export function readSecrets(paths: string): string[] {
+  const named = paths.split(",").map((path) => path.trim());
+  return named.filter((path) => path !== "").map(readSecret);
+}
+
 function readOrExplain(path: string): string {
   try {
     return readFileSync(path, "utf8");

@@ -1,5 +1,6 @@
 export { backoffMs, pause } from "./backoff.ts";
-export { ConfigurationError, configured, convertTexts, loadConfig, readSecret } from "./config.ts";
+export { ConfigurationError, configured, convertTexts, loadConfig, readSecret, readSecrets } from "./config.ts";
+export { createEnvelope, type Envelope, envelopeFrom, type KeyManagement, keysOf } from "./envelope.ts";
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";

@@ -8,7 +8,7 @@
  */
 import type { IncomingMessage } from "node:http";
 import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
-import type { PreviewLinks } from "../preview-links.ts";
+import type { Preview, PreviewLinks } from "../preview-links.ts";
 import { type Door, isPreview } from "./door.ts";
 import type { RouteDependencies } from "./route.ts";
 
@@ -58,14 +58,15 @@ export async function openLink(
   if (link === undefined) return undefined;
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
-  const { id: sandboxId, previewAccess } = view.sandbox;
-  const preview = { sandboxId, port: door.port };
+  const { sandbox } = view;
+  const preview = { sandbox, port: door.port };
   const opened = await deps.previewLinks.open(link.token, preview);
   if (opened !== undefined)
     return { path: link.path, cookie: cookieOf(door.port, opened, isSecure) };
   // Opened again later, from a history or a bookmark, it leads there all the same.
   const mayPass =
-    previewAccess === "public" || (await hasSession(deps.previewLinks, sandboxId, door, incoming));
+    sandbox.previewAccess === "public" ||
+    (await hasSession(deps.previewLinks, sandbox, door, incoming));
   if (!mayPass) throw wrongPreviewLink();
   return { path: link.path };
 }
@@ -83,7 +84,7 @@ function cookieOf(
 /** Whether the request comes with the cookie of a link, from where it may be used (PS2). */
 export async function hasSession(
   links: Pick<PreviewLinks, "isSession">,
-  sandboxId: string,
+  sandbox: Preview["sandbox"],
   door: Door,
   { headers }: Pick<IncomingMessage, "headers">,
 ): Promise<boolean> {
@@ -92,7 +93,7 @@ export async function hasSession(
   const sent = cookiesIn(headers.cookie).filter((cookie) => names.includes(nameOf(cookie)));
   for (const cookie of sent.slice(0, MAX_TRIED)) {
     const session = cookie.slice(cookie.indexOf("=") + 1);
-    if (await links.isSession(session, { sandboxId, port: door.port })) return true;
+    if (await links.isSession(session, { sandbox, port: door.port })) return true;
   }
   return false;
 }

@@ -107,9 +107,9 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const stranger = mayLook ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false } : undefined;
   const token = bearerIn(incoming.headers) ?? protocolTokenIn(incoming.headers);
   const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox.id))) return user;
+  if (token !== undefined && (await deps.tokens.isFor(token, sandbox))) return user;
   // The cookie is what it has of ours: its other credentials are for the application.
-  if (await hasSession(deps.previewLinks, sandbox.id, door, incoming)) return { ...user, passesCredentials: true };
+  if (await hasSession(deps.previewLinks, sandbox, door, incoming)) return { ...user, passesCredentials: true };
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {

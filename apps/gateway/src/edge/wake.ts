@@ -5,10 +5,11 @@
  * WK2  Every wait has a limit, and so has the number of those who wait for one sandbox: others are turned away.
  * WK3  A stopped sandbox is not started by traffic: that would be a boot, not the sandbox as it was left.
  */
-import { acceptRequest, findOperation, type SandboxView } from "@torpor/db";
+import { acceptRequest, findOperation, forOrganization, type SandboxView } from "@torpor/db";
 import type { Dependencies } from "../deps.ts";
 import { ApiError, operationInProgress, sandboxNotFound, stopping, tooManyRequests } from "../errors.ts";
 import { assertReached } from "../outcome.ts";
+import { quotaRefused } from "../quotas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
 import type { Door } from "./door.ts";
 
@@ -67,7 +68,8 @@ export class Waker {
   }
 
   private async resumeOnce({ sandbox }: SandboxView, limitAt: number, gone: AbortSignal): Promise<void> {
-    const { db, limits, publishCommitted } = this.deps;
+    const { limits, publishCommitted } = this.deps;
+    const db = forOrganization(this.deps.db, sandbox.organizationId);
     const waitMs = limitAt - performance.now();
     const requester = {
       organizationId: sandbox.organizationId,
@@ -82,6 +84,7 @@ export class Waker {
       throw new ApiError("CONFLICT", `The sandbox is going to be ${accepted.current} and cannot be resumed.`, {
         details: { current_state: sandbox.settledState, requested: "resume", allowed: accepted.allowed },
       });
+    if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     // It runs or is gone: the next look at it says which.
     if (operation === undefined) return;
     const waited = await waitForOperation({ ...this.deps, limits: { ...limits, waitMs } }, operation, gone);

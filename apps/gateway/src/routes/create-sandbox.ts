@@ -8,7 +8,17 @@ import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { CreateSandboxBody, findEnvProblem, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
-import { acceptCreate, type AcceptedOperation, type ApiKeyOwner, type OperationRow, type Requester, type TemplateRow } from "@torpor/db";
+import {
+  acceptCreate,
+  type AcceptedOperation,
+  type ApiKeyOwner,
+  type OperationRow,
+  type Requester,
+  type SandboxRow,
+  forOrganization,
+  sealEnvVars,
+  type TemplateRow,
+} from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
@@ -16,6 +26,7 @@ import type { Dependencies } from "../deps.ts";
 import { ApiError, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
 import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
+import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
@@ -43,9 +54,11 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
     await checkPlaceable(deps, wantedOf(deps, wanted, template));
-    const { operation, outboxIds, isNew } = await accept(deps, wanted, template, requester);
+    const accepted = await accept(deps, wanted, template, requester);
+    const { operation, outboxIds, isNew } = accepted;
     await deps.publishCommitted(outboxIds);
     if (!isNew) await assertStillThere(deps, operation);
+    reply.headers(await quotaHeadersOf(deps, owner.organizationId, accepted));
     if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
     const isAnonymous = requester.idempotencyKey === undefined;
     const abandon = async (why: Abandonment) => {
@@ -58,7 +71,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
       const view = await createdSandbox(deps, operation);
       await deps.edge.serve(view.sandbox);
       reply.status(201);
-      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox.id)), request_id: request.id };
+      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox)), request_id: request.id };
     } catch (error) {
       // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
       if (!(error instanceof ApiError) || error.isOpenEnded)
@@ -69,9 +82,9 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
 };
 
 /** Nothing for a key that may not use what it creates: whoever has the token can. */
-async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandboxId: string) {
+async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: SandboxRow) {
   if (!owner.scopes.includes("exec")) return {};
-  const { token, expiresAt } = await tokens.issue(sandboxId, owner.organizationId);
+  const { token, expiresAt } = await tokens.issue(sandbox, owner);
   return { auth_token: token, token_expires_at: expiresAt.toISOString() };
 }
 
@@ -120,7 +133,6 @@ async function accept(
     templateName,
     ...wantedOf(deps, body, template),
     internetAccess: body.internet_access ?? true,
-    envVars: body.env_vars ?? {},
     metadata: body.metadata ?? {},
     timeoutSeconds: body.timeout_seconds ?? null,
     autoPauseIdleSeconds: body.auto_pause?.idle_seconds ?? null,
@@ -128,9 +140,11 @@ async function accept(
     previewAccess: body.preview_access ?? ("public" as const),
     previewHost: body.preview_host ?? ("original" as const),
   };
+  const db = forOrganization(deps.db, requester.organizationId);
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();
-    const accepted = await acceptCreate(deps.db, { ...sandbox, id, edgeAddress: randomEdgeAddress() }, requester).catch(
+    const environment = await sealEnvVars(deps.envelope, id, body.env_vars ?? {});
+    const accepted = await acceptCreate(db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
       (error: unknown) => {
         // The connection may have broken after the commit: then it is there, and the client will send another create.
         if (requester.idempotencyKey === undefined)
@@ -139,6 +153,7 @@ async function accept(
       },
     );
     if (accepted.kind === "key_reused") throw keyReused();
+    if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     if (accepted.kind === "accepted") return accepted;
   }
   throw new Error(`no free edge address was found in ${ADDRESS_TRIES} tries`);

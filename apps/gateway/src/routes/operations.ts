@@ -1,6 +1,6 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource } from "@torpor/contracts";
-import { findOperation } from "@torpor/db";
+import { findOperation, forOrganization } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { unknownResource } from "../errors.ts";
@@ -15,9 +15,9 @@ export const operationRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; au
     { schema: { tags: ["operations"], params: IdParams, response: { 200: OperationResource, ...ERRORS } }, config: needs("read") },
     async (request) => {
       const { id } = request.params;
-      const operation = isOperationId(id) ? await findOperation(deps.db, id) : undefined;
-      if (operation === undefined || operation.organizationId !== auth.ownerOf(request).organizationId)
-        throw unknownResource("operation", id);
+      const { organizationId } = auth.ownerOf(request);
+      const operation = isOperationId(id) ? await findOperation(forOrganization(deps.db, organizationId), id) : undefined;
+      if (operation === undefined || operation.organizationId !== organizationId) throw unknownResource("operation", id);
       return { ...operationView(operation), request_id: request.id };
     },
   );

@@ -1,7 +1,7 @@
 /** PATCH /v1/sandboxes/{id}: policies and metadata, in every state but deleted. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { MAX_METADATA_NAMES, PatchSandboxBody, SandboxResource } from "@torpor/contracts";
-import { patchSandbox, type SandboxChange } from "@torpor/db";
+import { forOrganization, patchSandbox, type SandboxChange } from "@torpor/db";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
 import { invalidRequest, sandboxNotFound } from "../errors.ts";
@@ -26,7 +26,7 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; 
     const { organizationId } = auth.ownerOf(request);
     const change = changeIn(request.body);
     if (!isSandboxId(id)) throw sandboxNotFound(id);
-    const patched = await patchSandbox(deps.db, id, organizationId, change);
+    const patched = await patchSandbox(forOrganization(deps.db, organizationId), id, organizationId, change);
     if (patched.kind === "not_found") throw sandboxNotFound(id);
     if (patched.kind === "too_much_metadata")
       throw invalidRequest([{ field: "metadata", message: `must not hold more than ${MAX_METADATA_NAMES} names after the change` }]);

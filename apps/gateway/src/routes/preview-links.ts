@@ -35,7 +35,7 @@ export const previewLinkRoutes: FastifyPluginAsyncTypebox<{
         ]);
       const { organizationId } = auth.ownerOf(request);
       const { sandbox } = await livingSandbox(deps, request.params.id, organizationId);
-      const preview = { sandboxId: sandbox.id, port };
+      const preview = { sandbox, port };
       const { token, expiresAt } = await deps.previewLinks.issue(preview, {
         linkSeconds: expires_in_seconds ?? LINK_SECONDS,
         sessionSeconds: session_seconds ?? SESSION_SECONDS,

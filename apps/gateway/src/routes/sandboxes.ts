@@ -1,7 +1,7 @@
 /** Reading sandboxes, and their timeout. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { LISTED_STATES, SandboxList, SandboxResource, SetTimeoutBody, TimeoutReply } from "@torpor/contracts";
-import { findSandbox, findSandboxRow, listEvents, listSandboxes, type SandboxView, setTimeoutSeconds } from "@torpor/db";
+import { findSandbox, findSandboxRow, forOrganization, listEvents, listSandboxes, type SandboxView, setTimeoutSeconds } from "@torpor/db";
 import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import { decodeCursor, encodeCursor } from "../cursor.ts";
@@ -40,13 +40,15 @@ const isSequence = (text: string) => /^[0-9]{1,15}$/.test(text);
 
 /** A living sandbox of the organization. Throws the 404. */
 export async function livingSandbox(deps: Dependencies, id: string, organizationId: number): Promise<SandboxView> {
-  const view = isSandboxId(id) ? await findSandbox(deps.db, id, organizationId) : undefined;
+  const view = isSandboxId(id) ? await findSandbox(forOrganization(deps.db, organizationId), id, organizationId) : undefined;
   if (view === undefined) throw sandboxNotFound(id);
   return view;
 }
 
 export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  const organizationOf = (request: Parameters<Authenticator["ownerOf"]>[0]) => auth.ownerOf(request).organizationId;
+  type Request = Parameters<Authenticator["ownerOf"]>[0];
+  const organizationOf = (request: Request) => auth.ownerOf(request).organizationId;
+  const databaseOf = (request: Request) => forOrganization(deps.db, organizationOf(request));
 
   const list = { tags, querystring: ListQuery, response: { 200: SandboxList, ...ERRORS } };
   app.get("/sandboxes", { schema: list, config: reads }, async (request) => {
@@ -54,7 +56,14 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
     const states = statesIn(request.query.status);
     const metadata = metadataIn(request.query);
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
-    const page = await listSandboxes(deps.db, { organizationId: organizationOf(request), limit, states, metadata, region, afterId });
+    const page = await listSandboxes(databaseOf(request), {
+      organizationId: organizationOf(request),
+      limit,
+      states,
+      metadata,
+      region,
+      afterId,
+    });
     const last = page.views.at(-1)?.sandbox.id;
     const next = page.hasMore && last !== undefined ? encodeCursor(last) : null;
     return {
@@ -82,9 +91,10 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
       const { id } = request.params;
       const afterSeq = cursor === undefined ? 0 : Number(decodeCursor(cursor, isSequence));
       // Deleted ones too: why it ended is what people come here for (S7).
-      const sandbox = isSandboxId(id) ? await findSandboxRow(deps.db, id) : undefined;
+      const db = databaseOf(request);
+      const sandbox = isSandboxId(id) ? await findSandboxRow(db, id) : undefined;
       if (sandbox === undefined || sandbox.organizationId !== organizationOf(request)) throw sandboxNotFound(id);
-      const events = await listEvents(deps.db, id, limit + 1, afterSeq);
+      const events = await listEvents(db, id, limit + 1, afterSeq);
       return pageOf(events, {
         limit,
         keyOf: ({ seq }) => seq,
@@ -101,7 +111,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
     async (request) => {
       const { id } = request.params;
       const timeoutSeconds = request.body.timeout_seconds;
-      const set = isSandboxId(id) ? await setTimeoutSeconds(deps.db, id, organizationOf(request), timeoutSeconds) : undefined;
+      const set = isSandboxId(id) ? await setTimeoutSeconds(databaseOf(request), id, organizationOf(request), timeoutSeconds) : undefined;
       if (set === undefined) throw sandboxNotFound(id);
       await deps.publishCommitted(set.outboxIds);
       return { id, timeout_seconds: timeoutSeconds, expires_at: set.sandbox.expiresAt?.toISOString() ?? null, request_id: request.id };

@@ -1,20 +1,49 @@
+/** Sandbox tokens: one more, or the end of all that there are. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { TokenReply } from "@torpor/contracts";
+import { forOrganization, revokeTokens } from "@torpor/db";
+import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
+import { sandboxNotFound } from "../errors.ts";
+import { isSandboxId } from "../ids.ts";
 import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
-/** In every state but deleted: a token that is issued while the sandbox is paused works after the resume. Older tokens stay good. */
-export const tokenRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
-  app.post(
-    "/sandboxes/:id/token/refresh",
-    { schema: { tags: ["sandboxes"], params: IdParams, response: { 200: TokenReply, ...ERRORS } }, config: needs("exec") },
-    async (request) => {
-      const { sandbox } = await livingSandbox(deps, request.params.id, auth.ownerOf(request).organizationId);
-      const { token, expiresAt } = await deps.tokens.issue(sandbox.id, sandbox.organizationId);
-      return { auth_token: token, token_expires_at: expiresAt.toISOString(), request_id: request.id };
-    },
-  );
+const RevokedTokensReply = Type.Object({
+  id: Type.String(),
+  token_generation: Type.Integer({
+    description: "Of the tokens that are got from now on; those of lower ones are good no more",
+  }),
+  request_id: Type.String(),
+});
+
+const tags = ["sandboxes"];
+type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;
+
+/** In every state but deleted: a token that is issued while the sandbox is paused works after the resume. */
+export const tokenRoutes: Plugin = async (app, { deps, auth }) => {
+  const refresh = { tags, params: IdParams, response: { 200: TokenReply, ...ERRORS } };
+  const path = "/sandboxes/:id/token";
+  app.post(`${path}/refresh`, { schema: refresh, config: needs("exec") }, async (request) => {
+    const owner = auth.ownerOf(request);
+    const { sandbox } = await livingSandbox(deps, request.params.id, owner.organizationId);
+    const { token, expiresAt } = await deps.tokens.issue(sandbox, owner);
+    const until = expiresAt.toISOString();
+    return { auth_token: token, token_expires_at: until, request_id: request.id };
+  });
+
+  const revoke = { tags, params: IdParams, response: { 200: RevokedTokensReply, ...ERRORS } };
+  const config = needs("lifecycle", "exec");
+  app.post(`${path}/revoke`, { schema: revoke, config }, async (request) => {
+    const { id } = request.params;
+    const { organizationId } = auth.ownerOf(request);
+    const db = forOrganization(deps.db, organizationId);
+    const revoked = isSandboxId(id) ? await revokeTokens(db, id, organizationId) : undefined;
+    if (revoked === undefined) throw sandboxNotFound(id);
+    await deps.publishCommitted(revoked.outboxIds);
+    const { tokenGeneration } = revoked.sandbox;
+    return { id, token_generation: tokenGeneration, request_id: request.id };
+  });
 };

@@ -1,7 +1,7 @@
 /** Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was reached. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource, TransitionReply } from "@torpor/contracts";
-import { acceptRequest, type AcceptRequest } from "@torpor/db";
+import { acceptRequest, type AcceptRequest, forOrganization } from "@torpor/db";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
 import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -11,6 +11,7 @@ import type { Dependencies, Limits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { assertReached, assertStillThere } from "../outcome.ts";
+import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -30,6 +31,7 @@ const SCHEMA = {
 };
 
 const config = needs("lifecycle");
+const RUNS: ReadonlySet<SandboxRequest> = new Set(["resume", "start"]);
 
 const PauseQuery = Type.Object({
   wait_for: Type.Optional(
@@ -47,8 +49,11 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
     const gone = clientGone(request, reply);
+    const db = forOrganization(deps.db, requester.organizationId);
     for (;;) {
-      const accepted = accept(id, kind, await acceptRequest(deps.db, id, kind, requester));
+      const accepted = accept(id, kind, await acceptRequest(db, id, kind, requester));
+      const counted = accepted.kind === "accepted" ? accepted : undefined;
+      if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
       const { operation, outboxIds } = accepted;
       await deps.publishCommitted(outboxIds);
@@ -98,6 +103,8 @@ function accept(
       throw sandboxNotFound(id);
     case "key_reused":
       throw keyReused();
+    case "quota_exceeded":
+      throw quotaRefused(accepted);
     case "conflict": {
       const { current, allowed } = accepted;
       throw new ApiError("CONFLICT", `A sandbox that is ${current} cannot ${requested}. Allowed: ${allowed.join(", ")}.`, {

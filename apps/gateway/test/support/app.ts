@@ -1,5 +1,6 @@
 /** The public API on a database of the test's own making. */
 import type { FastifyInstance } from "fastify";
+import { createEnvelope } from "@torpor/service";
 import { pino } from "pino";
 import { buildApp } from "../../src/app.ts";
 import { DEFAULT_LIMITS, type Dependencies } from "../../src/deps.ts";
@@ -14,8 +15,9 @@ import { UnderWay } from "../../src/under-way.ts";
 export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>): FastifyInstance {
   return buildApp({
     log: pino({ level: "silent" }),
-    tokens: createTokens("x".repeat(32)),
-    previewLinks: createPreviewLinks("x".repeat(32)),
+    tokens: createTokens("x".repeat(32), { isGood: async () => true }),
+    previewLinks: createPreviewLinks(["x".repeat(32)]),
+    envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),

@@ -14,7 +14,7 @@ import {
   type TestDatabase,
   until,
 } from "@torpor/testkit";
-import type { WorkProblem } from "@torpor/service";
+import type { Envelope, WorkProblem } from "@torpor/service";
 import { startWorker, type Worker } from "../../src/worker.ts";
 import { HOST_TERMS } from "./decisions.ts";
 
@@ -35,15 +35,15 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   /** `shared`: those of `hostIds` without a NATS account of their own. */
-  static async start(hostIds: string[], schedulers = 1, shared: string[] = []): Promise<ControlPlane> {
+  static async start(hostIds: string[], schedulers = 1, shared: string[] = [], envelope?: Envelope): Promise<ControlPlane> {
     const [postgres, nats] = await Promise.all([startPostgres(), startNats(hostIds, shared)]);
     const database = await openTestDatabase(postgres);
     const plane = new ControlPlane(postgres, nats, database, await connectBus({ ...nats.as(), name: "gateway" }));
-    await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler()));
+    await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler(envelope)));
     return plane;
   }
 
-  private async addScheduler(): Promise<void> {
+  private async addScheduler(envelope: Envelope | undefined): Promise<void> {
     const stop = new AbortController();
     const bus = await connectBus({ ...this.nats.as(), name: "scheduler" });
     const worker = await startWorker({
@@ -52,6 +52,7 @@ export class ControlPlane implements AsyncDisposable {
       log: silentLog("scheduler"),
       hostTerms: HOST_TERMS,
       signal: stop.signal,
+      ...(envelope === undefined ? {} : { envelope }),
     });
     this.schedulers.push({ worker, bus, stop });
   }

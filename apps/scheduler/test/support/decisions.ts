@@ -28,6 +28,7 @@ import { answerCommit } from "../../src/answer-asks.ts";
 import { HostNetworks } from "../../src/host-networks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
+import { createEnvelope } from "@torpor/service";
 import { Placer } from "../../src/placer.ts";
 import { type Settled, settleObservation } from "../../src/settle-observation.ts";
 
@@ -55,7 +56,14 @@ export class Decisions implements AsyncDisposable {
     const { db } = database;
     // Each decision from new rows: tests bring hosts and take them away from one to the next.
     const placer = new Placer(db, { maxAgeMs: 0 });
-    const terms = { vcpuOvercommit: 1, hostTerms: HOST_TERMS, hostNetworks: new HostNetworks(""), hostAdmission: "optional" as const };
+    const envelope = createEnvelope(undefined);
+    const terms = {
+      vcpuOvercommit: 1,
+      hostTerms: HOST_TERMS,
+      hostNetworks: new HostNetworks(""),
+      hostAdmission: "optional" as const,
+      envelope,
+    };
     const publishCommitted = (ids: number[]) => this.published(ids);
     this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
   }

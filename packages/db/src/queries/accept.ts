@@ -13,6 +13,7 @@ import { DRAINER, keepPaused } from "./drains.ts";
 import { forgetRestore } from "./host-loss.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
 import { findOpenOperations, joinOperation, moveOperation, type OperationRow, requestCancel } from "./operations.ts";
+import { claimQuotas, type QuotaClaim, type QuotaRefusal, type QuotaStanding } from "./quotas.ts";
 
 export interface Requester {
   organizationId: number;
@@ -30,6 +31,8 @@ export interface Requester {
   pinnedHostId?: string | undefined;
   /** Of the copying between hosts and the store that it brings about. */
   maxBytesPerSecond?: number | undefined;
+  /** The system saves what a user has, or gives it back: no quota stands in its way. */
+  exemptFromQuotas?: boolean | undefined;
 }
 
 export interface AcceptedOperation {
@@ -38,9 +41,11 @@ export interface AcceptedOperation {
   /** False when it joined an operation that was there already. */
   isNew: boolean;
   outboxIds: number[];
+  /** With the operation counted; undefined: the organization has none, or nothing was counted. */
+  quotas?: QuotaStanding | undefined;
 }
 
-export type AcceptCreate = AcceptedOperation | { kind: "key_reused" } | { kind: "address_taken" };
+export type AcceptCreate = AcceptedOperation | QuotaRefusal | { kind: "key_reused" } | { kind: "address_taken" };
 
 type NewSandbox = Pick<
   typeof sandboxes.$inferInsert,
@@ -54,6 +59,7 @@ type NewSandbox = Pick<
   | "diskMib"
   | "internetAccess"
   | "envVars"
+  | "envVarsSealed"
   | "metadata"
   | "timeoutSeconds"
   | "autoPauseIdleSeconds"
@@ -72,6 +78,8 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
     return await db.transaction(async (tx) => {
       const repeat = await findRepeat(tx, requester);
       if (repeat !== undefined) return repeat;
+      const claim = await claimFor(tx, "create", sandbox, requester);
+      if (claim.kind === "quota_exceeded") return claim;
       const [row] = await tx
         .insert(sandboxes)
         .values({ ...sandbox, organizationId: requester.organizationId, state: "creating", settledState: "creating", lastSeq: 1 })
@@ -106,7 +114,7 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
         { subject: subjects.sandboxEvent(row.id, "accepted"), payload: event },
         intentMessage(operation),
       ]);
-      return { kind: "accepted", operation, isNew: true, outboxIds } as const;
+      return { kind: "accepted", operation, isNew: true, outboxIds, quotas: claim.quotas } as const;
     });
   } catch (error) {
     if (sqlState(error) !== UNIQUE_VIOLATION) throw error;
@@ -124,7 +132,8 @@ export type AcceptRequest =
   | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
   | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" }
-  | { kind: "key_reused" };
+  | { kind: "key_reused" }
+  | QuotaRefusal;
 
 /** Judges `request` against the end of the sandbox's queue (architecture.md 3) and queues an operation where one is needed. */
 export async function acceptRequest(db: Tx, sandboxId: string, request: SandboxRequest, requester: Requester): Promise<AcceptRequest> {
@@ -170,6 +179,10 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
   );
   if (admission.kind === "gone") return { kind: "not_found" };
   if (admission.kind === "conflict" || admission.kind === "blocked") return admission;
+  // Before anything is written: what is refused has done nothing.
+  const claim =
+    admission.kind === "accept" ? await claimFor(tx, request, sandbox, requester, admission.supersedes !== undefined) : undefined;
+  if (claim?.kind === "quota_exceeded") return claim;
   const isUnconditional = requester.onlyIfIdleForMs === undefined;
   // Whether it joins, is there already or is new: from now on it stands still because somebody wants it to.
   if (request === "pause" && isUnconditional) await keepPaused(tx, sandbox.id);
@@ -191,9 +204,27 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
     case "accept": {
       if (admission.cancels !== undefined) await requestCancel(tx, admission.cancels);
       const operation = await insertOperation(tx, sandbox.id, request, requester);
-      return { kind: "accepted", operation, isNew: true, outboxIds: await insertOutbox(tx, [intentMessage(operation)]) };
+      return {
+        kind: "accepted",
+        operation,
+        isNew: true,
+        outboxIds: await insertOutbox(tx, [intentMessage(operation)]),
+        quotas: claim?.quotas,
+      };
     }
   }
+}
+
+async function claimFor(
+  tx: Tx,
+  kind: OperationKind,
+  sandbox: Pick<NewSandbox, "id" | "vcpu" | "memoryMib" | "diskMib">,
+  { organizationId, exemptFromQuotas }: Requester,
+  supersedes = false,
+): Promise<QuotaClaim> {
+  if (exemptFromQuotas === true) return { kind: "granted", quotas: undefined };
+  const { id: sandboxId, ...resources } = sandbox;
+  return await claimQuotas(tx, { organizationId, kind, sandboxId, resources, supersedes });
 }
 
 async function lockSandbox(tx: Tx, sandboxId: string, organizationId: number): Promise<SandboxRow | undefined> {

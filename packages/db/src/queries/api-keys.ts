@@ -41,6 +41,23 @@ export async function findApiKey(db: Tx, apiKey: string): Promise<FoundApiKey | 
   return row;
 }
 
+/**
+ * Whether a key is good, or the one that a rotation made of it, and so on. A key that was revoked
+ * after its rotation hands nothing on: only the rotation itself ends it in the moment in which it
+ * makes the next.
+ */
+export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
+  const rows = await db.execute(sql`
+    WITH RECURSIVE heirs AS (
+      SELECT id, created_at, expires_at, revoked_at, replaced_by FROM api_keys WHERE id = ${id}
+      UNION
+      SELECT next.id, next.created_at, next.expires_at, next.revoked_at, next.replaced_by
+      FROM heirs JOIN api_keys next ON next.id = heirs.replaced_by
+      WHERE heirs.revoked_at IS NULL OR heirs.revoked_at = next.created_at)
+    SELECT FROM heirs WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) LIMIT 1`);
+  return rows.length > 0;
+}
+
 /** Notes that a key was used now, unless that was noted within the last minute. */
 export async function recordApiKeyUse(db: Tx, id: number): Promise<void> {
   const isOld = lt(apiKeys.lastUsedAt, sql`now() - interval '1 minute'`);

@@ -1,7 +1,8 @@
 /**
  * The one way to change a sandbox: compare-and-set on `generation` + capacity + event row + outbox rows, in one transaction.
  *
- * M1  Nothing else updates `sandboxes` (but for clocks that no state depends on: `last_active_at`, and of a tombstone `updated_at`, when its host was last told), inserts into
+ * M1  Nothing else updates `sandboxes` (but for clocks that no state depends on: `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form in which
+ *     environment variables are kept, env-vars.ts), inserts into
  *     `sandbox_events` or changes `hosts.*_used`.
  * M2  `lost_race` means that another writer was first: read again, then decide again.
  * M3  What a sandbox holds of hosts is derived from its row (host_id, origin_host_id, holds_memory, state), so that used capacity is always the sum over the rows.
@@ -53,6 +54,8 @@ export async function moveSandbox(tx: Tx, move: Move): Promise<MoveResult> {
     .set({
       ...move.patch,
       ...(isSettled(to) || isTombstoned(to) ? { originHostId: null } : {}),
+      // Nobody needs them any more.
+      ...(isTombstoned(to) ? { envVars: {}, envVarsSealed: null } : {}),
       state: to,
       settledState: settled,
       generation: sql`${sandboxes.generation} + 1`,

@@ -18,6 +18,14 @@ export async function findOrganization(db: Tx, name: string): Promise<Organizati
   return row;
 }
 
+export async function findOrganizationById(
+  db: Tx,
+  id: number,
+): Promise<OrganizationRow | undefined> {
+  const [row] = await db.select().from(organizations).where(eq(organizations.id, id));
+  return row;
+}
+
 /** Oldest first, those after `afterId`. */
 export async function listOrganizations(
   db: Tx,

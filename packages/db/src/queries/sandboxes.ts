@@ -193,6 +193,14 @@ export async function setTimeoutSeconds(
   });
 }
 
+/** The tokens that there are for it are good no more. */
+export async function revokeTokens(db: Database, id: string, organizationId: number): Promise<Changed | undefined> {
+  return await changeSandbox(db, id, organizationId, ({ tokenGeneration }) => ({
+    fact: "tokens_revoked",
+    patch: { tokenGeneration: tokenGeneration + 1 },
+  }));
+}
+
 /** Living sandboxes whose timeout has run out, most overdue first. */
 export async function listExpiredSandboxes(db: Tx, limit: number): Promise<SandboxRow[]> {
   return await db

@@ -1,0 +1,95 @@
+/** Environment variables between the gateway and a host: encrypted in the database, plain in the one command that needs them. */
+import { sealEnvVars } from "@torpor/db";
+import { createEnvelope, keysOf } from "@torpor/service";
+import { aSandbox, silentLog, until } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { environmentOf, messageOf } from "../src/environment.ts";
+import { ControlPlane } from "./support/control-plane.ts";
+import { ScriptedHost } from "./support/scripted-host.ts";
+
+const [OLD, NEW] = ["o".repeat(64), "n".repeat(64)];
+const VARIABLES = { TOKEN: "hunter2-is-secret" };
+const envelope = createEnvelope(keysOf(NEW, [OLD]));
+
+let plane: ControlPlane;
+let host: ScriptedHost;
+beforeAll(async () => {
+  plane = await ControlPlane.start(["host-1"], 1, [], envelope);
+  const capacity = { vcpu: 20, memoryMib: 1_280, diskMib: 1_280 };
+  host = await ScriptedHost.join(plane.nats, "host-1", { capacity });
+});
+afterAll(async () => {
+  await host[Symbol.asyncDispose]();
+  await plane[Symbol.asyncDispose]();
+});
+
+/** Tables in which the secret can be read. */
+async function readableIn(): Promise<string[]> {
+  const { sql } = plane.database;
+  const tables = await sql`SELECT tablename FROM pg_tables WHERE schemaname = 'public'`;
+  const found = await Promise.all(
+    tables.map(async ({ tablename }) => {
+      const name = String(tablename);
+      const rows =
+        await sql`SELECT 1 FROM ${sql(name)} AS one WHERE one::text LIKE '%hunter2%' LIMIT 1`;
+      return rows.length > 0 ? [name] : [];
+    }),
+  );
+  return found.flat();
+}
+/** As a gateway with that key stores it. */
+async function sealedBy(secret: string | undefined) {
+  const sandbox = aSandbox();
+  const sealer = createEnvelope(secret === undefined ? undefined : keysOf(secret));
+  return { ...sandbox, ...(await sealEnvVars(sealer, sandbox.id, VARIABLES)) };
+}
+
+test("the create's command has them, and nothing in the database; later commands do not, and with the sandbox they are gone", async () => {
+  const create = await plane.create(await sealedBy(NEW));
+  const command = await host.told(create.id);
+  expect(command).toMatchObject({ kind: "create", spec: { envVars: VARIABLES } });
+  expect(command).not.toHaveProperty("sealedEnvVars");
+  await host.carryOut(command);
+  const { sandboxId } = create;
+  await plane.reaches(sandboxId, "running");
+  const pause = await plane.ask(sandboxId, "pause");
+  expect(await host.told(pause.id)).toMatchObject({ kind: "pause", spec: { envVars: {} } });
+  expect(await readableIn()).toEqual([]);
+  expect((await plane.sandbox(sandboxId)).envVarsSealed).not.toBeNull();
+  await plane.ask(sandboxId, "delete");
+  await until("it is being deleted", async () => {
+    const { state, envVarsSealed } = await plane.sandbox(sandboxId);
+    return state === "deleting" || state === "deleted" ? envVarsSealed === null : false;
+  });
+});
+
+test("those of before there was a key, or of the key before, reach their host too", async () => {
+  for (const secret of [undefined, OLD]) {
+    const create = await plane.create(await sealedBy(secret));
+    expect(await host.told(create.id)).toMatchObject({ spec: { envVars: VARIABLES } });
+    const rows = await plane.database.sql`SELECT payload::text FROM outbox
+      WHERE payload ->> 'operationId' = ${create.id} AND subject LIKE '%.cmd.create'`;
+    expect(rows).toHaveLength(1);
+    expect(JSON.stringify(rows)).not.toContain("hunter2");
+    await host.carryOut(await host.told(create.id));
+    await plane.reaches(create.sandboxId, "running");
+    const pause = await plane.ask(create.sandboxId, "pause");
+    expect(await host.told(pause.id)).toMatchObject({ kind: "pause", spec: { envVars: {} } });
+  }
+});
+
+test("a create whose key is not here waits, until it is over or another scheduler has the key", async () => {
+  const create = await plane.create(await sealedBy("x".repeat(64)), { deadlineMs: 1_500 });
+  expect(await plane.becomes(create.id, "failed", "cancelled", "superseded")).toBeDefined();
+  const after = await plane.create(await sealedBy(NEW));
+  expect(await host.told(after.id)).toMatchObject({ spec: { envVars: VARIABLES } });
+});
+
+test("without a key they are stored as they are, and so is the command", async () => {
+  const none = createEnvelope(undefined);
+  const id = "1763309903rt5vs4lm";
+  const stored = await sealEnvVars(none, id, VARIABLES);
+  const environment = await environmentOf({ envelope: none, log: silentLog() }, { id, ...stored });
+  expect(environment).toEqual({ envVars: VARIABLES });
+  expect(await messageOf(none, { any: "payload" })).toEqual({ any: "payload" });
+});

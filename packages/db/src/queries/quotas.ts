@@ -1,0 +1,211 @@
+/**
+ * Quotas of organizations.
+ *
+ * Q1  What is used is counted from the rows of sandboxes and operations, each time anew: there is no
+ *     counter that could drift from them.
+ * Q2  Whoever may use more takes the lock of the organization's quotas first and counts then: of
+ *     two at once the second sees what the first has taken.
+ * Q3  An organization without quotas takes no lock and counts nothing.
+ * Q4  What is owed a resume (a drain has paused it, its host was lost) counts as running: giving it
+ *     back needs no place.
+ */
+import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
+import type { OperationKind } from "@torpor/state-machine";
+import { eq, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { organizationQuotas } from "../schema.ts";
+
+export type QuotaUse = Record<QuotaName, number>;
+
+/** What is used of what there is. */
+export interface QuotaStanding {
+  limits: QuotaLimits;
+  used: QuotaUse;
+  /** Until the oldest create of the last minute counts no more; null: there was none. */
+  createsFreeInMs: number | null;
+}
+
+export interface QuotaRefusal extends QuotaStanding {
+  kind: "quota_exceeded";
+  quota: QuotaName;
+  limit: number;
+  /** How much of it the request needs. */
+  needed: number;
+}
+
+export type QuotaClaim = QuotaRefusal | { kind: "granted"; quotas: QuotaStanding | undefined };
+
+type Resources = Record<"vcpu" | "memoryMib" | "diskMib", number>;
+
+export interface QuotaRequest {
+  organizationId: number;
+  kind: OperationKind;
+  sandboxId: string;
+  resources: Resources;
+  /** It takes the place of an operation that waits. */
+  supersedes: boolean;
+}
+
+const NOTHING = Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])) as QuotaUse;
+
+/** What an operation comes to use that its sandbox does not use yet. */
+export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUse {
+  const { vcpu, memoryMib, diskMib } = asked.resources;
+  const runs = { running_sandboxes: 1, vcpu, memory_mb: memoryMib };
+  const waits = { waiting_operations: asked.supersedes ? 0 : 1 };
+  switch (asked.kind) {
+    case "create": {
+      const kept = { sandboxes: 1, disk_mb: diskMib, creates_per_minute: 1 };
+      return { ...NOTHING, ...waits, ...runs, ...kept };
+    }
+    case "resume":
+    case "start":
+      return { ...NOTHING, ...waits, ...(countsAsRunning ? {} : runs) };
+    case "pause":
+    case "stop":
+      return { ...NOTHING, ...waits };
+    case "delete":
+      return NOTHING;
+  }
+}
+
+/** The first quota that has not enough left for what is needed of it. */
+export function findExceeded(
+  limits: QuotaLimits,
+  used: QuotaUse,
+  needed: QuotaUse,
+): { quota: QuotaName; limit: number; needed: number } | undefined {
+  for (const quota of QUOTA_NAMES) {
+    const limit = limits[quota];
+    if (limit === undefined || needed[quota] === 0) continue;
+    if (used[quota] + needed[quota] > limit) return { quota, limit, needed: needed[quota] };
+  }
+  return undefined;
+}
+
+/**
+ * Whether the organization may ask for that now. To be called in the transaction that inserts the
+ * operation, before it: what is granted is used by the rows that follow.
+ */
+export async function claimQuotas(tx: Tx, asked: QuotaRequest): Promise<QuotaClaim> {
+  if (asked.kind === "delete") return { kind: "granted", quotas: undefined };
+  const [held] = await tx
+    .select({ limits: organizationQuotas.limits })
+    .from(organizationQuotas)
+    .where(eq(organizationQuotas.organizationId, asked.organizationId))
+    .for("update");
+  if (held === undefined) return { kind: "granted", quotas: undefined };
+  const { limits } = held;
+  const { countsAsRunning, ...before } = await countUse(tx, asked.organizationId, asked.sandboxId);
+  const needed = neededBy(asked, countsAsRunning);
+  const exceeded = findExceeded(limits, before.used, needed);
+  if (exceeded !== undefined) return { kind: "quota_exceeded", ...exceeded, limits, ...before };
+  const names = QUOTA_NAMES.map((name) => [name, before.used[name] + needed[name]]);
+  return {
+    kind: "granted",
+    quotas: { limits, ...before, used: Object.fromEntries(names) as QuotaUse },
+  };
+}
+
+/** Undefined: the organization has none. */
+export async function findQuotas(
+  db: Tx,
+  organizationId: number,
+): Promise<QuotaStanding | undefined> {
+  const limits = await findLimits(db, organizationId);
+  return limits === undefined ? undefined : await standingOf(db, organizationId, limits);
+}
+
+/** What the organization uses, whether it has quotas or not. */
+export async function readQuotas(db: Tx, organizationId: number): Promise<QuotaStanding> {
+  const limits = (await findLimits(db, organizationId)) ?? {};
+  return await standingOf(db, organizationId, limits);
+}
+
+/** In place of those that there were. What is used already stays, also above them. */
+export async function setQuotas(
+  db: Tx,
+  organizationId: number,
+  limits: QuotaLimits,
+  requestedBy: string,
+): Promise<void> {
+  if (Object.keys(limits).length === 0) {
+    await db
+      .delete(organizationQuotas)
+      .where(eq(organizationQuotas.organizationId, organizationId));
+    return;
+  }
+  const set = { limits, updatedBy: requestedBy, updatedAt: sql`now()` };
+  await db
+    .insert(organizationQuotas)
+    .values({ organizationId, ...set })
+    .onConflictDoUpdate({ target: organizationQuotas.organizationId, set });
+}
+
+async function findLimits(db: Tx, organizationId: number): Promise<QuotaLimits | undefined> {
+  const [row] = await db
+    .select({ limits: organizationQuotas.limits })
+    .from(organizationQuotas)
+    .where(eq(organizationQuotas.organizationId, organizationId));
+  return row?.limits;
+}
+
+async function standingOf(
+  db: Tx,
+  organizationId: number,
+  limits: QuotaLimits,
+): Promise<QuotaStanding> {
+  const { countsAsRunning: _, ...standing } = await countUse(db, organizationId, "");
+  return { limits, ...standing };
+}
+
+type Counted = QuotaUse & { counts_as_running: boolean; creates_free_in_ms: number | null };
+
+/**
+ * What the rows use. A failed create that left nothing on a host counts no more. A sandbox that is
+ * paused or stopped counts as running while it waits to run.
+ */
+async function countUse(
+  db: Tx,
+  organizationId: number,
+  sandboxId: string,
+): Promise<Omit<QuotaStanding, "limits"> & { countsAsRunning: boolean }> {
+  const [row] = await db.execute<Counted>(sql`
+    WITH kept AS (
+      SELECT id, vcpu, memory_mib, disk_mib,
+        state IN ('creating', 'running', 'resuming', 'starting')
+        OR (state IN ('pausing', 'stopping') AND settled_state = 'running')
+        OR EXISTS (
+          SELECT FROM operations
+          WHERE sandbox_id = sandboxes.id AND status = 'waiting' AND kind IN ('resume', 'start'))
+        OR EXISTS (
+          SELECT FROM drain_sandboxes
+          WHERE sandbox_id = sandboxes.id AND owes_resume AND ended_at IS NULL)
+        OR EXISTS (
+          SELECT FROM incarnations
+          WHERE sandbox_id = sandboxes.id AND restore_due_at IS NOT NULL) AS runs
+      FROM sandboxes
+      WHERE organization_id = ${organizationId} AND state NOT IN ('deleting', 'deleted')
+        AND NOT (state = 'error' AND host_id IS NULL)
+    ), creates AS (
+      SELECT created_at FROM operations
+      WHERE organization_id = ${organizationId} AND kind = 'create'
+        AND created_at > now() - interval '1 minute'
+    )
+    SELECT
+      count(*) FILTER (WHERE runs)::float8 AS running_sandboxes,
+      count(*)::float8 AS sandboxes,
+      coalesce(sum(vcpu) FILTER (WHERE runs), 0)::float8 AS vcpu,
+      coalesce(sum(memory_mib) FILTER (WHERE runs), 0)::float8 AS memory_mb,
+      coalesce(sum(disk_mib), 0)::float8 AS disk_mb,
+      (SELECT count(*)::float8 FROM creates) AS creates_per_minute,
+      (SELECT count(*)::float8 FROM operations
+        WHERE organization_id = ${organizationId} AND status = 'waiting') AS waiting_operations,
+      (SELECT extract(epoch FROM min(created_at) + interval '1 minute' - now())::float8 * 1000
+        FROM creates) AS creates_free_in_ms,
+      coalesce(bool_or(runs) FILTER (WHERE id = ${sandboxId}), false) AS counts_as_running
+    FROM kept`);
+  if (row === undefined) throw new Error("an aggregate gave no row");
+  const { counts_as_running: countsAsRunning, creates_free_in_ms: createsFreeInMs, ...used } = row;
+  return { used, createsFreeInMs, countsAsRunning };
+}

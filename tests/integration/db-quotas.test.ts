@@ -1,0 +1,202 @@
+/** Quotas of organizations: never exceeded by requests that come together, and never apart from the rows. */
+import { QUOTA_NAMES, type QuotaLimits } from "@torpor/contracts";
+import {
+  acceptCreate,
+  acceptRequest,
+  createOrganization,
+  moveOperation,
+  openDatabase,
+  readQuotas,
+  registerHost,
+  requestDrain,
+  type Requester,
+  setQuotas,
+} from "@torpor/db";
+import {
+  aHost,
+  aSandbox,
+  makeSandbox,
+  openTestDatabase,
+  type PostgresServer,
+  startPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+
+let server: PostgresServer;
+let database: TestDatabase;
+beforeAll(async () => {
+  server = await startPostgres();
+  database = await openTestDatabase(server);
+});
+afterAll(async () => {
+  await database[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+type Verb = Parameters<typeof acceptRequest>[2];
+
+let organizations = 0;
+/** An organization of its own, with these quotas. */
+async function organizationWith(limits: QuotaLimits) {
+  organizations += 1;
+  const made = await createOrganization(database.db, `organization ${organizations}`);
+  if (made === undefined) throw new Error("there is one of that name");
+  const organizationId = made.id;
+  const { db } = database;
+  await setQuotas(db, organizationId, limits, "api-key:1");
+  const requester = { organizationId, requestedBy: "api-key:1", deadlineMs: 60_000 };
+  return {
+    organizationId,
+    set: (next: QuotaLimits) => setQuotas(db, organizationId, next, "api-key:1"),
+    create: (sandbox = aSandbox(), through = db) => acceptCreate(through, sandbox, requester),
+    ask: (id: string, verb: Verb, given: Partial<Requester> = {}, through = db) =>
+      acceptRequest(through, id, verb, { ...requester, ...given }),
+    make: (state: Parameters<typeof makeSandbox>[1]) =>
+      makeSandbox({ ...database, organizationId }, state),
+    used: async () => (await readQuotas(db, organizationId)).used,
+  };
+}
+const kinds = (answers: { kind: string }[]) =>
+  Object.fromEntries(
+    [...new Set(answers.map(({ kind }) => kind))].map((kind) => [
+      kind,
+      answers.filter((answer) => answer.kind === kind).length,
+    ]),
+  );
+
+describe("requests that race, through two gateways", () => {
+  test.each([
+    ["running_sandboxes", 5],
+    ["sandboxes", 5],
+    ["vcpu", 10],
+    ["memory_mb", 5 * 64],
+    ["disk_mb", 5 * 16 + 15],
+    ["creates_per_minute", 5],
+    ["waiting_operations", 5],
+  ] as const)("of 40 creates 5 are accepted where %s is %i", async (quota, limit) => {
+    const organization = await organizationWith({ [quota]: limit });
+    const other = openDatabase(database.url, { maxConnections: 20 });
+    try {
+      const answers = await Promise.all(
+        Array.from({ length: 40 }, (_, at) =>
+          organization.create(aSandbox({ vcpu: 2 }), at % 2 === 0 ? database.db : other.db),
+        ),
+      );
+      expect(kinds(answers)).toEqual({ accepted: 5, quota_exceeded: 35 });
+      const refused = answers.find((answer) => answer.kind === "quota_exceeded");
+      expect(refused).toMatchObject({ quota, limit });
+      expect((await organization.used()).sandboxes).toBe(5);
+    } finally {
+      await other.close();
+    }
+  });
+
+  test("resumes and starts count with creates", async () => {
+    const organization = await organizationWith({ running_sandboxes: 4 });
+    const paused = await Promise.all(Array.from({ length: 6 }, () => organization.make("paused")));
+    const stopped = await Promise.all(
+      Array.from({ length: 6 }, () => organization.make("stopped")),
+    );
+    const answers = await Promise.all([
+      ...paused.map(({ id }) => organization.ask(id, "resume")),
+      ...stopped.map(({ id }) => organization.ask(id, "start")),
+      ...paused.map(() => organization.create()),
+    ]);
+    expect(kinds(answers)).toEqual({ accepted: 4, quota_exceeded: 14 });
+    expect((await organization.used()).running_sandboxes).toBe(4);
+  });
+
+  test("the same resume, asked for by many, takes one place", async () => {
+    const organization = await organizationWith({ running_sandboxes: 1, waiting_operations: 1 });
+    const { id } = await organization.make("paused");
+    const answers = await Promise.all(
+      Array.from({ length: 20 }, () => organization.ask(id, "resume")),
+    );
+    expect(kinds(answers)).toEqual({ accepted: 20 });
+  });
+});
+
+describe("what counts", () => {
+  test("is what the rows say, whatever was asked for and came of it", async () => {
+    const organization = await organizationWith({ sandboxes: 100 });
+    for (const state of ["running", "paused", "stopped", "error", "deleted"] as const)
+      await organization.make(state);
+    const created = await organization.create();
+    expect(await organization.used()).toEqual({
+      running_sandboxes: 2,
+      sandboxes: 4,
+      vcpu: 2,
+      memory_mb: 128,
+      disk_mb: 64,
+      creates_per_minute: 6,
+      waiting_operations: 1,
+    });
+    // The answer says the same as the rows do after it.
+    expect(created).toMatchObject({ quotas: { used: await organization.used() } });
+  });
+
+  test("a pause frees the place when it has ended, not when it was asked for", async () => {
+    const organization = await organizationWith({ running_sandboxes: 1 });
+    const { id } = await organization.make("running");
+    await organization.ask(id, "pause");
+    expect(await organization.create()).toMatchObject({ quota: "running_sandboxes", needed: 1 });
+    await database.sql`UPDATE sandboxes SET state = 'pausing' WHERE id = ${id}`;
+    expect((await organization.create()).kind).toBe("quota_exceeded");
+    await database.sql`UPDATE sandboxes SET state = 'paused', settled_state = 'paused' WHERE id = ${id}`;
+    expect((await organization.create()).kind).toBe("accepted");
+  });
+
+  test("a resume that is asked for while its pause is under way needs no other place", async () => {
+    const organization = await organizationWith({ running_sandboxes: 1 });
+    const { id } = await organization.make("running");
+    const pause = await organization.ask(id, "pause");
+    if (pause.kind !== "accepted") throw new Error("the pause was not accepted");
+    await moveOperation(database.db, pause.operation.id, "begin");
+    await database.sql`UPDATE sandboxes SET state = 'pausing' WHERE id = ${id}`;
+    expect((await organization.ask(id, "resume")).kind).toBe("accepted");
+    expect((await organization.used()).running_sandboxes).toBe(1);
+  });
+
+  test("a failed create that left nothing counts no more", async () => {
+    const organization = await organizationWith({ sandboxes: 1 });
+    const { id } = await organization.make("error");
+    await registerHost(database.db, aHost("failing"), 60_000);
+    await database.sql`UPDATE sandboxes SET host_id = 'failing' WHERE id = ${id}`;
+    expect((await organization.create()).kind).toBe("quota_exceeded");
+    await database.sql`UPDATE sandboxes SET host_id = NULL WHERE id = ${id}`;
+    expect((await organization.create()).kind).toBe("accepted");
+  });
+
+  test("what a drain has paused counts as running, so that its resume finds its place", async () => {
+    const organization = await organizationWith({ running_sandboxes: 1 });
+    const { id } = await organization.make("paused");
+    await registerHost(database.db, aHost("drained"), 60_000);
+    const budget = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null };
+    await requestDrain(database.db, "drained", budget, "api-key:1");
+    await database.sql`INSERT INTO drain_sandboxes (drain_id, sandbox_id, owes_resume)
+      SELECT id, ${id}, true FROM drains WHERE host_id = 'drained'`;
+    expect((await organization.create()).kind).toBe("quota_exceeded");
+    expect((await organization.ask(id, "resume")).kind).toBe("accepted");
+  });
+});
+
+test("a delete is never refused, and what is refused has changed nothing", async () => {
+  const organization = await organizationWith({});
+  const { id } = await organization.make("running");
+  await organization.set(Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])));
+  expect(await organization.ask(id, "pause")).toMatchObject({ quota: "waiting_operations" });
+  expect((await organization.create()).kind).toBe("quota_exceeded");
+  const before = await organization.used();
+  expect(before).toMatchObject({ sandboxes: 1, waiting_operations: 0 });
+  // The system saves what there is all the same.
+  expect((await organization.ask(id, "pause", { exemptFromQuotas: true })).kind).toBe("accepted");
+  expect((await organization.ask(id, "delete")).kind).toBe("accepted");
+});
+
+test("without quotas nothing is refused or counted", async () => {
+  const organization = await organizationWith({ sandboxes: 0 });
+  await organization.set({});
+  const created = await organization.create();
+  expect(created).toMatchObject({ kind: "accepted", quotas: undefined });
+});
