@@ -170,7 +170,8 @@ describe("a gateway's statement", () => {
 
 describe("a user", () => {
   test.each([
-    ["gateway", "INSERT INTO templates SELECT * FROM templates"],
+    ["gateway", "DELETE FROM templates"],
+    ["gateway", "DELETE FROM host_admissions"],
     ["gateway", "UPDATE snapshots SET size_bytes = 0"],
     ["gateway", "DELETE FROM audit_entries"],
     ["gateway", "UPDATE audit_entries SET status = 200"],
@@ -179,6 +180,9 @@ describe("a user", () => {
     ["gateway", "ALTER TABLE sandboxes DISABLE ROW LEVEL SECURITY"],
     ["gateway", "CREATE TABLE mine (id integer)"],
     ["gateway", "SET ROLE torpor_scheduler"],
+    ["scheduler", "INSERT INTO templates SELECT * FROM templates"],
+    ["scheduler", "SELECT * FROM host_tokens"],
+    ["scheduler", "UPDATE host_admissions SET revoked_at = NULL"],
     ["scheduler", "SELECT * FROM api_keys"],
     ["scheduler", "UPDATE api_keys SET scopes = '[\"operator\"]'"],
     ["scheduler", "INSERT INTO audit_entries SELECT * FROM audit_entries"],

@@ -3,6 +3,7 @@
  * what tenants have, it asks for its own organization.
  */
 import {
+  createTemplate,
   type Database,
   forEveryOrganization,
   openDatabase,
@@ -57,7 +58,18 @@ beforeAll(async () => {
   server = started.use(await startPostgres());
   database = started.use(await openTestDatabase(server));
   await setUpDatabaseUsers(database.url, { gateway: "g", scheduler: "s" });
+  const [image] = aHost("host-1").images;
   await registerHost(database.db, aHost("host-1"), 60_000);
+  await createTemplate(database.db, "code-interpreter", {
+    displayName: "Code interpreter",
+    description: "",
+    category: "test",
+    language: "python",
+    imageSha256: image?.sha256 ?? "",
+    vcpu: 1,
+    memoryMib: 64,
+    diskMib: 16,
+  });
   ({ id: sandboxId } = await makeSandbox(database, "paused"));
   const limits = { ...DEFAULT_LIMITS, waitMs: 300, createDeadlineMs: 200, lookEveryMs: 50 };
   const url = database.url.replace(/\/\/[^@]+@/, "//torpor_gateway:g@");
@@ -81,6 +93,7 @@ const ROUTES = [
   ["PUT", "/v1/sandboxes/:id/timeout", 200, { timeout_seconds: 60 }],
   ["POST", "/v1/sandboxes/:id/token/refresh", 200],
   ["POST", "/v1/sandboxes/:id/token/revoke", 200],
+  ["POST", "/v1/sandboxes/:id/preview-links", 201, { port: 3000 }],
   ["POST", "/v1/sandboxes/:id/pause", 200],
   ["POST", "/v1/sandboxes/:id/start", 409],
   ["POST", "/v1/sandboxes/:id/resume", 503],
