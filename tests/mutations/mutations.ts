@@ -21,6 +21,42 @@ export interface Mutation extends Guard {
 
 export const MUTATIONS: Mutation[] = [
   {
+    name: "the ticket of one run opens another",
+    rule: "whoever opens a data plane shows a ticket for that run",
+    file: "packages/contracts/src/host/tickets.ts",
+    find: "`run/${sandboxId}/${epoch}`",
+    replace: "`run/${sandboxId.length}/${typeof epoch}`",
+    project: "unit",
+    guards: ["apps/node-agent/test/data-plane.test.ts"],
+  },
+  {
+    name: "another host than was meant is sent the request",
+    rule: "a gateway sends nothing to a host before that has shown its own certificate",
+    file: "packages/identity/src/fleet-tls.ts",
+    find: "  if (found !== undefined && spiffeIdOf(found) === spiffeIdOf(expected)) return undefined;",
+    replace: "  if (found !== undefined) return undefined;",
+    project: "unit",
+    guards: ["packages/identity/test/identity.test.ts"],
+  },
+  {
+    name: "a token lets in as many hosts as come",
+    rule: "a token lets one host join, once",
+    file: "packages/db/src/queries/host-admissions.ts",
+    find: 'if (token.usedAt !== null && !isRepeat) return refuse("used");',
+    replace: "",
+    project: "integration",
+    guards: ["tests/integration/db-host-admissions.test.ts"],
+  },
+  {
+    name: "a revoked host gets a lease",
+    rule: "a host that is revoked has no keys and gets no lease",
+    file: "packages/db/src/queries/hosts.ts",
+    find: "    if (host.revokedAt !== null) return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };\n",
+    replace: "",
+    project: "integration",
+    guards: ["tests/integration/db-host-admissions.test.ts"],
+  },
+  {
     name: "observations are handled in the order in which they come",
     rule: "a host's observations wait for its own, not for others'",
     file: "apps/scheduler/src/worker.ts",

@@ -252,11 +252,15 @@ describe("exact types", () => {
     const { paths } = (await fleet.call("GET", "/openapi.json")).body as { paths: Record<string, Record<string, { responses: object }>> };
     const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method} ${path}`));
     expect(routes.toSorted()).toEqual([
+      "delete /v1/host-admissions/{id}",
+      "delete /v1/host-tokens/{id}",
       "delete /v1/keys/{id}",
       "delete /v1/sandboxes/{id}",
       "delete /v1/templates/{id}",
       "get /health",
       "get /v1/audit",
+      "get /v1/host-admissions",
+      "get /v1/host-tokens",
       "get /v1/hosts",
       "get /v1/hosts/{id}",
       "get /v1/hosts/{id}/events",
@@ -272,6 +276,8 @@ describe("exact types", () => {
       "get /v1/templates/{id}",
       "patch /v1/sandboxes/{id}",
       "patch /v1/templates/{id}",
+      "post /v1/host-admissions",
+      "post /v1/host-tokens",
       "post /v1/hosts/{id}/cordon",
       "post /v1/hosts/{id}/drain",
       "post /v1/hosts/{id}/drain/abort",
