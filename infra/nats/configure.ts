@@ -8,7 +8,8 @@
  *     --tls-cert /etc/torpor/nats.crt --tls-key /etc/torpor/nats.key --tls-ca /etc/torpor/ca.crt
  *
  * --admissions FILE  hosts that have joined, as `./torpor hosts admissions --json` prints them
- * --hosts            hosts whose secrets are made here instead, and carried to them by you
+ * --hosts            hosts whose secrets are made here instead, and carried to them by you. One that
+ *                    has joined as well keeps both, until it is left out here
  * --secrets          control and --hosts: secrets.ts says which files; `route`: between servers
  * --new-keys         those of `control` and --hosts that get one more key, to take the place of what
  *                    they have: in one server's run, not in the others'; remove the file of the old
@@ -16,6 +17,8 @@
  * --shared-hosts     those of --hosts that still run 0.1.0: they know nothing of an account of their
  *                    own, and stay in the control side's until they are upgraded
  * --tls-…            the server's files; without them nobody speaks TLS
+ * --existing-secrets what is missing in --secrets is an error, and is not made: where the
+ *                    configuration is written again and again
  * --take-plain       with TLS, clients without it are let in too, until the last of them has it
  */
 import { readFileSync } from "node:fs";
@@ -29,6 +32,12 @@ import {
 } from "../../packages/fleet/src/nats.ts";
 import { isNatsPublicKey } from "../../packages/bus/src/settings.ts";
 import { Secrets } from "./secrets.ts";
+
+interface Admitted {
+  hostId: string;
+  publicKeys: string[];
+  isRevoked: boolean;
+}
 
 const CLIENT_PORT = 4222;
 const ROUTE_PORT = 6222;
@@ -52,6 +61,7 @@ const { values } = parseArgs({
     "tls-key": text,
     "tls-ca": text,
     "take-plain": { type: "boolean", default: false },
+    "existing-secrets": { type: "boolean", default: false },
   },
 });
 const servers = new Map(list(values.servers).map(serverOf));
@@ -75,20 +85,16 @@ for (const [option, named, known] of [
 }
 if (values.secrets === "") fail("--secrets is missing: the directory of the secrets");
 
-const admitted = values.admissions === "" ? [] : admissionsIn(values.admissions);
-const twice = admitted.find(({ hostId }) => hosts.includes(hostId ?? ""));
-if (twice !== undefined)
-  fail(`--hosts: ${twice.hostId} has joined (--admissions), and has its secrets from there`);
+const admitted =
+  values.admissions === "" ? new Map<string, Admitted>() : admissionsIn(values.admissions);
 const tls = tlsOf();
-const secrets = new Secrets(values.secrets);
+const secrets = new Secrets(values.secrets, !values["existing-secrets"]);
 const users: NatsUser[] = [
   explained(() => secrets.of("control", renewed.includes("control"))),
-  ...hosts.map((hostId) => ({
-    hostId,
-    ...explained(() => secrets.of(natsUserOf(hostId), renewed.includes(hostId))),
-    isShared: shared.includes(hostId),
-  })),
-  ...admitted,
+  ...hosts.filter((hostId) => admitted.get(hostId)?.isRevoked !== true).map(configured),
+  ...[...admitted.values()].filter(
+    ({ hostId, publicKeys }) => publicKeys.length > 0 && !hosts.includes(hostId),
+  ),
 ];
 const routes = [...servers.values()].map((other) => `${other}:${ROUTE_PORT}`);
 const configuration = await natsConfiguration({
@@ -132,33 +138,50 @@ function tlsOf(): NatsTls | undefined {
   return { certFile, keyFile, caFile, takesPlain: values["take-plain"] };
 }
 
-function admissionsIn(file: string): NatsUser[] {
+/** What a host of --hosts has there, and what it has joined with: while it moves from one to the other. */
+function configured(hostId: string): NatsUser {
+  const keys = admitted.get(hostId)?.publicKeys ?? [];
+  const user = natsUserOf(hostId);
+  const isNew = renewed.includes(hostId);
+  const own =
+    keys.length > 0 && !isNew && !secrets.has(user)
+      ? { publicKeys: [], password: undefined }
+      : explained(() => secrets.of(user, isNew));
+  const publicKeys = [...new Set([...own.publicKeys, ...keys])];
+  return { hostId, publicKeys, password: own.password, isShared: shared.includes(hostId) };
+}
+
+function admissionsIn(file: string): Map<string, Admitted> {
   const { admissions } = explained(
     () => JSON.parse(readFileSync(file, "utf8")) as { admissions?: unknown },
   );
   if (!Array.isArray(admissions))
     fail(`--admissions: ${file} is not what \`./torpor hosts admissions --json\` prints`);
-  // Those without keys were revoked, or have a password (--hosts).
-  const known = admissions.filter(
-    (entry: { nats_public_keys?: unknown }) => !isEmpty(entry.nats_public_keys),
-  );
-  return known.map((entry: { host_id?: unknown; nats_public_keys?: unknown }) => {
-    const { host_id: hostId, nats_public_keys: publicKeys } = entry;
-    const isWhole =
-      typeof hostId === "string" &&
-      HOST.test(hostId) &&
-      Array.isArray(publicKeys) &&
-      publicKeys.every((key) => isNatsPublicKey(String(key)));
-    return isWhole
-      ? { hostId, publicKeys: publicKeys.map(String) }
-      : fail(
-          `--admissions: an entry of ${file} is no host with its keys: ${JSON.stringify(entry).slice(0, 200)}`,
-        );
-  });
+  return new Map(admissions.map((entry: unknown) => admissionOf(entry, file)));
 }
 
-function isEmpty(keys: unknown): boolean {
-  return Array.isArray(keys) && keys.length === 0;
+/** One without keys was revoked, or has a password (--hosts). */
+function admissionOf(entry: unknown, file: string): [string, Admitted] {
+  const {
+    host_id: hostId,
+    nats_public_keys: keys,
+    revoked_at: revokedAt,
+  } = (entry ?? {}) as {
+    host_id?: unknown;
+    nats_public_keys?: unknown;
+    revoked_at?: unknown;
+  };
+  const isWhole =
+    typeof hostId === "string" &&
+    HOST.test(hostId) &&
+    Array.isArray(keys) &&
+    keys.every((key) => isNatsPublicKey(String(key)));
+  if (!isWhole)
+    return fail(
+      `--admissions: an entry of ${file} is no host with its keys: ${JSON.stringify(entry).slice(0, 200)}`,
+    );
+  const publicKeys = [...new Set(keys.map(String))];
+  return [hostId, { hostId, publicKeys, isRevoked: typeof revokedAt === "string" }];
 }
 
 function explained<T>(make: () => T): T {

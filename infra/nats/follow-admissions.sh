@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 "${NODE:-node}" "$root/packages/cli/src/main.ts" hosts admissions --json > "$work/hosts.json"
 # One argument per word: none of them has a space in it.
 # shellcheck disable=SC2086
-"${NODE:-node}" "$root/infra/nats/configure.ts" $NATS_CONFIGURE --admissions "$work/hosts.json" > "$work/nats.conf"
+"${NODE:-node}" "$root/infra/nats/configure.ts" $NATS_CONFIGURE --existing-secrets --admissions "$work/hosts.json" > "$work/nats.conf"
 if cmp -s "$work/nats.conf" "$conf"; then exit 0; fi
 # A server that is told to read what it cannot goes on with what it had, and is lost at its next start.
 "${NATS_SERVER:-nats-server}" -t -c "$work/nats.conf" > "$work/checked" 2>&1 || {

@@ -11,9 +11,12 @@ import { createNatsKey, publicKeyOf } from "../../packages/bus/src/settings.ts";
  */
 export class Secrets {
   private readonly dir: string;
+  private readonly mayMake: boolean;
 
-  constructor(dir: string) {
+  /** `mayMake` false: what is missing is an error. Another server has it, and this one may not. */
+  constructor(dir: string, mayMake: boolean) {
     this.dir = dir;
+    this.mayMake = mayMake;
     mkdirSync(dir, { recursive: true, mode: 0o700 });
   }
 
@@ -22,8 +25,12 @@ export class Secrets {
     const password = this.read(name);
     const seeds = this.seedsOf(name);
     if (isNew || (seeds.length === 0 && password === undefined))
-      seeds.push(this.makeSeed(name, seeds.length));
+      seeds.push(this.makeSeed(name, seeds));
     return { publicKeys: seeds.map((file) => this.publicKeyIn(file)), password };
+  }
+
+  has(name: string): boolean {
+    return this.seedsOf(name).length > 0 || this.read(name) !== undefined;
   }
 
   /** Made when it is not there. */
@@ -38,8 +45,10 @@ export class Secrets {
     return readdirSync(this.dir).filter(own).toSorted();
   }
 
-  private makeSeed(name: string, before: number): string {
-    const file = before === 0 ? `${name}.seed` : `${name}.${before + 1}.seed`;
+  /** After the highest number that there is: the ones before it may have been removed. */
+  private makeSeed(name: string, seeds: readonly string[]): string {
+    const numbers = seeds.map((file) => Number(/\.(\d+)\.seed$/.exec(file)?.[1] ?? 1));
+    const file = seeds.length === 0 ? `${name}.seed` : `${name}.${Math.max(...numbers) + 1}.seed`;
     this.write(file, createNatsKey().seed);
     return file;
   }
@@ -66,6 +75,10 @@ export class Secrets {
 
   /** Never over what is there. */
   private write(name: string, secret: string): string {
+    if (!this.mayMake)
+      throw new Error(
+        `${join(this.dir, name)} is missing: copy it from where the first configuration was made`,
+      );
     writeFileSync(join(this.dir, name), secret, { mode: 0o600, flag: "wx" });
     return secret;
   }

@@ -3,7 +3,8 @@
  * holds a lock of its session. With --api-key-file the key in that file becomes one of --organization (default: `default`), which is made if it is not there; with --operator it may manage
  * hosts, keys and organizations too, also when it was there before. With --encrypt-env-vars environment variables that are stored in plain text, or with one of ENV_ACCEPTED_KEY_FILES, are
  * encrypted with the key in ENV_KEY_FILE: once all schedulers have it. With --database-users gateways and schedulers get database users of their own, torpor_gateway and torpor_scheduler, with
- * the passwords in --gateway-password-file and --scheduler-password-file; without a file one keeps the password that it has.
+ * the passwords in --gateway-password-file and --scheduler-password-file; without a file one keeps the password that it has. --admit-hosts lets hosts register that do not join by a token:
+ * those whose keys are made by infra/nats.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -14,6 +15,7 @@ import {
   openDatabase,
   sealStoredEnvVars,
   seedApiKey,
+  seedHostAdmissions,
   setUpDatabaseUsers,
 } from "../../packages/db/src/index.ts";
 import { configured, envelopeFrom, readSecret } from "../../packages/service/src/index.ts";
@@ -23,6 +25,7 @@ const { values } = parseArgs({
     "api-key-file": { type: "string" },
     organization: { type: "string", default: "default" },
     operator: { type: "boolean", default: false },
+    "admit-hosts": { type: "string", default: "" },
     "encrypt-env-vars": { type: "boolean", default: false },
     "database-users": { type: "boolean", default: false },
     "gateway-password-file": { type: "string" },
@@ -37,6 +40,12 @@ if (!/^postgres(ql)?:\/\//.test(url)) {
 }
 if (isOperator && keyFile === undefined) {
   process.stderr.write("migrate: --operator is about a key: give --api-key-file too\n");
+  process.exit(2);
+}
+const admitted = values["admit-hosts"].split(",").filter((hostId) => hostId !== "");
+const stray = admitted.find((hostId) => !/^[a-z0-9][a-z0-9-]{0,62}$/.test(hostId));
+if (stray !== undefined) {
+  process.stderr.write(`migrate: --admit-hosts: "${stray}" is no host id\n`);
   process.exit(2);
 }
 const { ENV_KEY_FILE: envKeyFile, ENV_ACCEPTED_KEY_FILES: acceptedKeyFiles = "" } = process.env;
@@ -60,6 +69,14 @@ if (keyFile !== undefined) {
   const apiKey = readFileSync(keyFile, "utf8").trim();
   await seedApiKey(url, { organization, apiKey, isOperator });
   process.stdout.write(`migrate: the API key belongs to ${organization}${isOperator ? ", and is an operator's" : ""}\n`);
+}
+if (admitted.length > 0) {
+  await seedHostAdmissions(
+    url,
+    admitted.map((hostId) => ({ hostId, natsPublicKey: null })),
+    "migrate.ts",
+  );
+  process.stdout.write(`migrate: ${admitted.join(", ")} may register\n`);
 }
 if (values["database-users"]) {
   await setUpDatabaseUsers(url, passwords);

@@ -89,6 +89,22 @@ describe("a token", () => {
     expect(await listHostAdmissions(database.db, everything)).toHaveLength(1);
   });
 
+  test("of two tokens that come for one new host at once, one lets it in", async () => {
+    const tokens = await Promise.all(Array.from({ length: 6 }, () => token()));
+    const outcomes = await Promise.all(
+      tokens.map(({ secret }, at) => joins(secret, "a", `key ${at}`)),
+    );
+    expect(outcomes.filter(({ kind }) => kind === "joined")).toHaveLength(1);
+  });
+
+  test("that was used is good for the same host after its end, whose answer was lost", async () => {
+    const { id, secret } = await token();
+    await joins(secret, "a");
+    await database.sql`UPDATE host_tokens SET expires_at = now() WHERE id = ${id}`;
+    expect(await joins(secret, "a")).toMatchObject({ kind: "joined" });
+    expect(await joins(secret, "b")).toEqual(refused("used"));
+  });
+
   test("is no use when it is unknown, over, revoked or for another host", async () => {
     expect(await joins("guess", "a")).toEqual(refused("unknown"));
     const over = await token();
@@ -140,6 +156,16 @@ describe("a host that joins again", () => {
     expect(await listHostAdmissions(database.db, everything)).toMatchObject([
       { isBeforeGood: false },
     ]);
+  });
+
+  test("with a further token and the keys that it has keeps what it had beside them", async () => {
+    await joins((await token()).secret, "a", "first");
+    await joins((await token({ hostId: "a" })).secret, "a", "second");
+    await joins((await token({ hostId: "a" })).secret, "a", "second");
+    expect(await findHostAdmission(database.db, "a")).toMatchObject({
+      natsPublicKey: "second",
+      natsPublicKeyBefore: "first",
+    });
   });
 
   test("after it was revoked has nothing of before", async () => {

@@ -49,7 +49,8 @@ async function organizationWith(limits: QuotaLimits) {
   return {
     organizationId,
     set: (next: QuotaLimits) => setQuotas(db, organizationId, next, "api-key:1"),
-    create: (sandbox = aSandbox(), through = db) => acceptCreate(through, sandbox, requester),
+    create: (sandbox = aSandbox(), through = db, given: Partial<Requester> = {}) =>
+      acceptCreate(through, sandbox, { ...requester, ...given }),
     ask: (id: string, verb: Verb, given: Partial<Requester> = {}, through = db) =>
       acceptRequest(through, id, verb, { ...requester, ...given }),
     make: (state: Parameters<typeof makeSandbox>[1]) =>
@@ -90,6 +91,16 @@ describe("requests that race, through two gateways", () => {
     } finally {
       await other.close();
     }
+  });
+
+  test("a create that is repeated while it is accepted is not refused for what it has used", async () => {
+    const organization = await organizationWith({ sandboxes: 1 });
+    const again = { idempotencyKey: "once", requestSha256: "a".repeat(64) };
+    const answers = await Promise.all(
+      Array.from({ length: 10 }, () => organization.create(aSandbox(), database.db, again)),
+    );
+    expect(kinds(answers)).toEqual({ accepted: 10 });
+    expect((await organization.used()).sandboxes).toBe(1);
   });
 
   test("resumes and starts count with creates", async () => {
@@ -181,16 +192,17 @@ describe("what counts", () => {
   });
 });
 
-test("a delete is never refused, and what is refused has changed nothing", async () => {
+test("pauses, stops and deletes are never refused, and what is refused has changed nothing", async () => {
   const organization = await organizationWith({});
   const { id } = await organization.make("running");
+  const other = await organization.make("running");
   await organization.set(Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])));
-  expect(await organization.ask(id, "pause")).toMatchObject({ quota: "waiting_operations" });
   expect((await organization.create()).kind).toBe("quota_exceeded");
   const before = await organization.used();
-  expect(before).toMatchObject({ sandboxes: 1, waiting_operations: 0 });
-  // The system saves what there is all the same.
-  expect((await organization.ask(id, "pause", { exemptFromQuotas: true })).kind).toBe("accepted");
+  expect(before).toMatchObject({ sandboxes: 2, waiting_operations: 0 });
+  // They make room.
+  expect((await organization.ask(id, "pause")).kind).toBe("accepted");
+  expect((await organization.ask(other.id, "stop")).kind).toBe("accepted");
   expect((await organization.ask(id, "delete")).kind).toBe("accepted");
 });
 

@@ -172,7 +172,7 @@ describe("a user", () => {
   test.each([
     ["gateway", "DELETE FROM templates"],
     ["gateway", "DELETE FROM host_admissions"],
-    ["gateway", "UPDATE snapshots SET size_bytes = 0"],
+    ["gateway", "DELETE FROM snapshots"],
     ["gateway", "DELETE FROM audit_entries"],
     ["gateway", "UPDATE audit_entries SET status = 200"],
     ["gateway", "DELETE FROM sandboxes"],

@@ -98,8 +98,36 @@ describe("configure.ts", () => {
     expect(stdout).toMatch(new RegExp(`HOST_host-9: .*${joined.publicKey}`));
     expect(stdout).toMatch(/tls \{[^}]*verify: true/);
     expect((await configure([...base, ...tls, "--take-plain"])).stdout).toMatch(/allow_non_tls: true/);
+    // The first is removed when nobody uses it any more; the next has a number of its own.
+    rmSync(join(secrets, "host-h-1.seed"));
+    await configure([...base, "--new-keys", "h-1"]);
+    expect(await readdir(secrets)).toEqual(expect.arrayContaining(["host-h-1.2.seed", "host-h-1.3.seed"]));
     writeFileSync(join(secrets, "control.seed"), "SUNONSENSE");
     expect(await configure(base)).toMatchObject({ code: 2, stderr: expect.stringContaining("control.seed holds no seed") });
+  });
+
+  test("a host that joins keeps what it had until it is left out, and has nothing once it is revoked", async () => {
+    await using dir = await tempDir();
+    const [secrets, admissions] = ["secrets", "hosts.json"].map((name) => join(dir.path, name)) as [string, string];
+    await mkdir(secrets);
+    writeFileSync(join(secrets, "host-h-1"), "of before\n");
+    const { publicKey } = createNatsKey();
+    const admit = (entry: object) => writeFileSync(admissions, JSON.stringify({ admissions: [{ host_id: "h-1", ...entry }] }));
+    const written = async (hosts: string[]) => {
+      const named = hosts.length === 0 ? [] : ["--hosts", hosts.join(",")];
+      const args = ["--name", "a", "--servers", "a=10.0.0.11", "--secrets", secrets, "--admissions", admissions, ...named];
+      const { code, stdout, stderr } = await configure(args);
+      expect([code, stderr]).toEqual([0, ""]);
+      return stdout;
+    };
+    // What a client that repeats itself may lead to: the server refuses a key that is there twice.
+    admit({ nats_public_keys: [publicKey, publicKey], revoked_at: null });
+    const both = await written(["h-1"]);
+    expect(both).toContain('"password":"of before"');
+    expect(both.split(publicKey)).toHaveLength(2);
+    expect(await written([])).not.toContain("of before");
+    admit({ nats_public_keys: [], revoked_at: "2031-05-01T12:00:00Z" });
+    expect(await written(["h-1"])).not.toContain("HOST_h-1");
   });
 
   test.each<[string, string[], RegExp]>([
@@ -191,6 +219,8 @@ test("follow-admissions.sh writes a configuration that the server takes, and tel
     NATS_SERVER: await findNatsServer(ROOT),
     NATS_RELOAD: `touch ${at("told")}`,
   };
+  // What the servers share was made elsewhere, and copied here.
+  await configure(["--name", "a", "--servers", "a=127.0.0.1", "--secrets", at("secrets")]);
   const follow = async () => await run("sh", [join(ROOT, "infra/nats/follow-admissions.sh")], { env, timeout: LIMIT_MS });
   const wasTold = () => existsSync(at("told")) && (rmSync(at("told")), true);
   await follow();
@@ -200,6 +230,10 @@ test("follow-admissions.sh writes a configuration that the server takes, and tel
   admissions = [...admissions, { host_id: "host-2", nats_public_keys: [second.publicKey] }];
   await follow();
   expect([readFileSync(at("nats.conf"), "utf8").includes(second.publicKey), wasTold()]).toEqual([true, true]);
+  // Nobody has a key that a server makes for itself.
+  rmSync(at("secrets/control.seed"));
+  await expect(follow()).rejects.toMatchObject({ stderr: expect.stringContaining("control.seed is missing: copy it from") });
+  await configure(["--name", "a", "--servers", "a=127.0.0.1", "--secrets", at("secrets")]);
   // What the API says wrong does not reach the server.
   const good = readFileSync(at("nats.conf"), "utf8");
   admissions = [{ host_id: "No Host", nats_public_keys: ["x"] }];

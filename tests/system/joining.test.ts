@@ -6,12 +6,15 @@ import { execFile, spawn } from "node:child_process";
 import { X509Certificate } from "node:crypto";
 import { once } from "node:events";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { join } from "node:path";
+import { text } from "node:stream/consumers";
 import { parseEnv } from "node:util";
 import { createNatsKey } from "@torpor/bus";
 import { createRequest } from "@torpor/identity/authority";
 import { identityIn } from "@torpor/identity";
-import { claimPorts } from "@torpor/service";
+import { claimPort, claimPorts } from "@torpor/service";
 import { ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { followAdmissions } from "./support/nats-users.ts";
@@ -220,6 +223,57 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
   });
 });
+
+test(
+  "a join that the NATS servers do not answer ends, says so, and is gone on with by the next",
+  { timeout: LIMIT_MS },
+  async () => {
+    const { port } = await claimPort();
+    const answers: object[] = [];
+    const api = createServer((incoming, response) => {
+      void text(incoming).then((body) => {
+        answers.push(JSON.parse(body) as object);
+        const given = {
+          host_id: "lonely",
+          nats_url: `nats://127.0.0.1:${port}`,
+          certificate: null,
+          authorities: null,
+        };
+        response.writeHead(201, { "content-type": "application/json" }).end(JSON.stringify(given));
+      });
+    });
+    await once(api.listen(0, "127.0.0.1"), "listening");
+    const tokenFile = join(dir, "lonely-token");
+    await writeFile(tokenFile, "torpor_join_x");
+    const url = `http://127.0.0.1:${(api.address() as AddressInfo).port}`;
+    const where = [
+      "--token-file",
+      tokenFile,
+      "--host-id",
+      "lonely",
+      "--dir",
+      join(dir, "lonely"),
+      "--wait",
+      "2",
+    ];
+    const args = [join(ROOT, "apps/node-agent/src/command.ts"), "join", "--url", url, ...where];
+    for (let times = 1; times <= 2; times += 1) {
+      const ran = await new Promise<{ code: unknown; stderr: string }>((resolve) => {
+        execFile(process.execPath, args, { env }, (error, _stdout, stderr) =>
+          resolve({ code: error?.code, stderr }),
+        );
+      });
+      expect(ran).toMatchObject({
+        code: 1,
+        stderr: expect.stringContaining("run this again with the same token"),
+      });
+    }
+    // With the same keys: the token that was used with them lets the host in again.
+    expect(answers).toHaveLength(2);
+    expect(answers[1]).toEqual(answers[0]);
+    api.close();
+  },
+);
 
 test("a token is not shown to whoever listens on the way", async () => {
   const args = [

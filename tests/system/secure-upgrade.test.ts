@@ -57,7 +57,7 @@ async function restartWith(name: string, change: (env: Env) => Env): Promise<voi
 const without = (env: Env, names: string[]): Env =>
   Object.fromEntries(Object.entries(env).filter(([name]) => !names.includes(name)));
 const asOf010 = (name: string) => (env: Env) => ({
-  ...without(env, [...IDENTITY, "FLEET_CA_CERT_FILE", "FLEET_CA_KEY_FILE"]),
+  ...without(env, [...IDENTITY, "FLEET_CA_CERT_FILE", "FLEET_CA_KEY_FILE", "HOST_TLS"]),
   NATS_URL: url("nats:"),
   NATS_USER: HOSTS.includes(name) ? natsUserOf(name) : "control",
   NATS_PASSWORD_FILE: secretFile("nats-password"),
@@ -65,7 +65,7 @@ const asOf010 = (name: string) => (env: Env) => ({
 });
 /** With its key and certificate, and what older ones need of it. */
 const withIdentity = (name: string) => () => ({
-  ...planned.get(name),
+  ...without(planned.get(name) ?? {}, ["HOST_TLS"]),
   HOST_DATA_KEY_FILE: secretFile("host-data-key"),
 });
 const asPlanned = (name: string) => () => ({ ...planned.get(name) });

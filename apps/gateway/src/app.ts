@@ -16,7 +16,7 @@ import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
 import { inLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
-import { ApiError, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
+import { ApiError, apiErrorIn, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
 import { refuseUnknownParameters } from "./list-filter.ts";
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
@@ -146,9 +146,14 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
 
 /** The one route below /v1 whose clients have no API key. Who guesses tokens is counted by address. */
 async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<void> {
+  const inLaneOfAddress = (request: FastifyRequest, _reply: FastifyReply, done: () => void) =>
+    inLane(`address ${ownerOfAddress(request.ip)}`, done);
+  app.addHook("onRequest", inLaneOfAddress);
   app.addHook("onRequest", async (request, reply) => {
-    reply.headers(await deps.limiter.take(`address ${request.ip}`));
+    reply.headers(await deps.limiter.take(`address ${ownerOfAddress(request.ip)}`));
   });
+  // Again, as what was set before a body is lost while it comes.
+  app.addHook("preValidation", inLaneOfAddress);
   app.addHook(
     "onSend",
     auditor(deps, () => undefined),
@@ -186,7 +191,8 @@ const FRAMEWORK_ERRORS: Partial<Record<string, (error: FastifyError) => ApiError
 };
 
 function toApiError(error: FastifyError): ApiError {
-  if (error instanceof ApiError) return error;
+  const own = apiErrorIn(error);
+  if (own !== undefined) return own;
   const known = FRAMEWORK_ERRORS[error.code];
   if (known !== undefined) return known(error);
   if (isDatabaseOutage(error)) return serviceUnavailable(error);

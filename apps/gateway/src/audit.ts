@@ -81,7 +81,9 @@ export function createAuditLog(deps: AuditDependencies): AuditWriter {
     });
   };
   const isTooMany = async ({ status, requestedBy, address }: NewAuditEntry) => {
-    if (status !== 401 && status !== 403) return false;
+    const isRefusal =
+      status === 401 || status === 403 || (requestedBy === null && status >= 400 && status < 500);
+    if (!isRefusal) return false;
     return await refusals.consume(requestedBy ?? address).then(
       () => false,
       () => true,

@@ -69,6 +69,12 @@ export class ApiError extends Error {
   }
 }
 
+/** The one that an error was made of: what a query fails with comes wrapped. */
+export function apiErrorIn(error: unknown): ApiError | undefined {
+  for (let current = error; current instanceof Error; current = current.cause) if (current instanceof ApiError) return current;
+  return undefined;
+}
+
 /** The superset that the JS SDK (top level) and the Python SDK (`error`) both read. */
 export function errorBody(error: Pick<ApiError, "code" | "message" | "details">, requestId: string): ApiErrorBody {
   const details = error.details === undefined ? {} : { details: error.details };

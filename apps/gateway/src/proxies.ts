@@ -3,7 +3,6 @@
  * they are believed of the networks of TRUST_PROXY alone.
  */
 import type { IncomingMessage } from "node:http";
-import { isIP } from "node:net";
 import { TLSSocket } from "node:tls";
 import proxyAddr from "@fastify/proxy-addr";
 import { ConfigurationError } from "@torpor/service";
@@ -61,8 +60,10 @@ function compile(networks: string): (address: string) => boolean {
  * 64 bits, and on this machine all of 127.0.0.0/8.
  */
 export function ownerOfAddress(address: string): string {
-  if (isIP(address) === 0) return address;
-  const parsed = ipaddr.process(address);
+  // The zone of a link-local address is a name of this machine's, and may be any.
+  const [bare = ""] = address.split("%", 1);
+  if (!ipaddr.isValid(bare)) return bare;
+  const parsed = ipaddr.process(bare);
   if (parsed.range() === "loopback") return "loopback";
   if (!(parsed instanceof ipaddr.IPv6)) return parsed.toString();
   return parsed.parts

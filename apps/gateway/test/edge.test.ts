@@ -112,6 +112,8 @@ describe("headers on the way in", () => {
     ["2001:db8:1:2::3", "2001:db8:1:3::3", false],
   ])("%s and %s are one owner's: %s", (one, other, same) => {
     expect(ownerOfAddress(one) === ownerOfAddress(other)).toBe(same);
+    // Link-local ones come with the name of an interface.
+    for (const zone of ["%eth0.100", "%br-abc"]) expect(ownerOfAddress(`fe80::1${zone}`)).toBe(ownerOfAddress("fe80::2"));
   });
 });
 

@@ -4,7 +4,13 @@
 import { type HostAdmissionRow, wasRevoked } from "@torpor/db";
 
 export const HOST_ADMISSIONS = ["required", "optional"] as const;
-export type HostAdmissionRule = (typeof HOST_ADMISSIONS)[number];
+type HostAdmissionRule = (typeof HOST_ADMISSIONS)[number];
+
+/** What is asked of a host: to have joined, and to be reached by TLS. */
+export interface HostRules {
+  admission: HostAdmissionRule;
+  tls: HostAdmissionRule;
+}
 
 interface Asked {
   hostId: string;
@@ -15,16 +21,22 @@ interface Asked {
 /** In words for whoever set the host up; undefined: it may. */
 export function admissionProblem(
   { hostId, dataPlaneUrl }: Asked,
-  admission: Pick<HostAdmissionRow, "revokedAt" | "dataPlaneHost"> | undefined,
-  rule: HostAdmissionRule,
+  admission:
+    | Pick<HostAdmissionRow, "revokedAt" | "dataPlaneHost" | "certificateExpiresAt">
+    | undefined,
+  rules: HostRules,
 ): string | undefined {
+  const { protocol, hostname } = new URL(dataPlaneUrl);
+  // Without TLS a gateway cannot tell who is at an address, and sends it what is for the host.
+  const needsTls = rules.tls === "required" || (admission?.certificateExpiresAt ?? null) !== null;
+  if (needsTls && protocol !== "https:")
+    return `dataPlaneUrl begins with ${protocol}: this host is to be reached by TLS alone, set TLS_CERT_FILE and https:// in DATA_PLANE_URL`;
   if (admission === undefined)
-    return rule === "optional"
+    return rules.admission === "optional"
       ? undefined
       : `host ${hostId} has not joined this fleet: make a token (./torpor hosts token) and run torpor-node-agent join there`;
   if (admission.revokedAt !== null) return wasRevoked(hostId, admission.revokedAt);
   const { dataPlaneHost } = admission;
-  const { hostname } = new URL(dataPlaneUrl);
   if (dataPlaneHost === null || bare(hostname) === bare(dataPlaneHost)) return undefined;
   return `dataPlaneUrl is at ${bare(hostname)}: this host was admitted at ${dataPlaneHost} alone`;
 }

@@ -47,7 +47,7 @@ export async function answerRegister(
   const problem =
     registrationProblem(request) ??
     deps.hostNetworks.problemOf(request.dataPlaneUrl) ??
-    admissionProblem(request, await findHostAdmission(deps.db, request.hostId), deps.hostAdmission);
+    admissionProblem(request, await findHostAdmission(deps.db, request.hostId), deps.hostRules);
   if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
   await prepare(request.hostId);
   const { leaseMs } = deps.hostTerms;

@@ -28,6 +28,8 @@ const Environment = Type.Object({
   HOST_NETWORKS: Type.String({ default: "" }),
   /** Whether a host has to have joined (docs/hosts.md) before it may register. */
   HOST_ADMISSION: Type.Enum(HOST_ADMISSIONS, { default: "required" }),
+  /** Whether hosts have to be reached by TLS. Those that this fleet has certified have to anyway. */
+  HOST_TLS: Type.Enum(HOST_ADMISSIONS, { default: "optional" }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
   /** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler. */

@@ -1,6 +1,6 @@
 import type { Database } from "@torpor/db";
 import type { Envelope, Logger } from "@torpor/service";
-import type { HostAdmissionRule } from "./admission.ts";
+import type { HostRules } from "./admission.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
@@ -24,7 +24,7 @@ export interface Deps {
   vcpuOvercommit: number;
   hostTerms: HostTerms;
   hostNetworks: HostNetworks;
-  hostAdmission: HostAdmissionRule;
+  hostRules: HostRules;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
   publishCommitted(outboxIds: number[]): Promise<void>;
 }

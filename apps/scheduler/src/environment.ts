@@ -4,7 +4,7 @@
  * put into the command when it is published, in the form that all hosts understand.
  */
 import type { SealedValue, VmCommand } from "@torpor/contracts";
-import { type EnvVars, openEnvVars, sealEnvVars, type SandboxRow } from "@torpor/db";
+import { type EnvVars, openEnvVars, type SandboxRow } from "@torpor/db";
 import type { Deps } from "./deps.ts";
 
 /** For the command and its message in the outbox. */
@@ -22,9 +22,9 @@ export async function environmentOf(
   sandbox: Pick<SandboxRow, "id" | "envVars" | "envVarsSealed">,
 ): Promise<Environment | undefined> {
   try {
-    const plain = await openEnvVars(envelope, sandbox.id, sandbox);
-    const { envVars, envVarsSealed } =
-      sandbox.envVarsSealed === null ? await sealEnvVars(envelope, sandbox.id, plain) : sandbox;
+    const envVars = await openEnvVars(envelope, sandbox.id, sandbox);
+    const { envVarsSealed } = sandbox;
+    // As in the row: once gateways have the key, every scheduler has it, and may publish the command.
     return envVarsSealed === null ? { envVars } : { envVars: {}, sealedEnvVars: envVarsSealed };
   } catch (err) {
     log.error(

@@ -35,7 +35,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     replicas: config.NATS_REPLICAS ?? (serversIn(config.NATS_URL).length < CLUSTER ? 1 : CLUSTER),
     hostTerms: { leaseMs: config.LEASE_MS, lossMarginMs: config.HOST_LOSS_MARGIN_MS },
     hostNetworks: new HostNetworks(config.HOST_NETWORKS),
-    hostAdmission: config.HOST_ADMISSION,
+    hostRules: { admission: config.HOST_ADMISSION, tls: config.HOST_TLS },
     envelope,
     placement: { policy: config.PLACEMENT_POLICY, vcpuOvercommit: config.VCPU_OVERCOMMIT },
   });

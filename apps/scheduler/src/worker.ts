@@ -52,7 +52,7 @@ import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
-import type { HostAdmissionRule } from "./admission.ts";
+import type { HostRules } from "./admission.ts";
 import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
@@ -101,8 +101,8 @@ interface WorkerOptions {
   replicas?: number;
   hostTerms?: HostTerms;
   hostNetworks?: HostNetworks;
-  /** `optional`: whoever the NATS servers let in may register. */
-  hostAdmission?: HostAdmissionRule;
+  /** Without: whoever the NATS servers let in may register. */
+  hostRules?: HostRules;
   /** Without one nothing is encrypted, and nothing that is can be read. */
   envelope?: Envelope;
   placement?: { policy?: PlacementPolicy; vcpuOvercommit?: number };
@@ -117,7 +117,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     replicas = 1,
     hostTerms = DEFAULT_HOST_TERMS,
     hostNetworks = new HostNetworks(""),
-    hostAdmission = "optional",
+    hostRules = { admission: "optional", tls: "optional" },
     envelope = createEnvelope(undefined),
   } = options;
   const reveal = (payload: unknown) => messageOf(envelope, payload);
@@ -133,7 +133,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     vcpuOvercommit,
     hostTerms,
     hostNetworks,
-    hostAdmission,
+    hostRules,
     envelope,
     publishCommitted: (ids) => publishCommitted({ db, bus, log, reveal }, ids),
   };

@@ -70,7 +70,8 @@ test("those of before there was a key, or of the key before, reach their host to
     const rows = await plane.database.sql`SELECT payload::text FROM outbox
       WHERE payload ->> 'operationId' = ${create.id} AND subject LIKE '%.cmd.create'`;
     expect(rows).toHaveLength(1);
-    expect(JSON.stringify(rows)).not.toContain("hunter2");
+    // As in the sandbox's row: a scheduler of before may publish what was in plain text there.
+    expect(JSON.stringify(rows).includes("hunter2")).toBe(secret === undefined);
     await host.carryOut(await host.told(create.id));
     await plane.reaches(create.sandboxId, "running");
     const pause = await plane.ask(create.sandboxId, "pause");

@@ -117,11 +117,16 @@ async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, work: Wo
   options.signal.addEventListener("abort", stop, { once: true });
   // It may have come while the consumer was opened.
   if (options.signal.aborted) stop();
+  // One waits at most. A race of all would leave something at each of them for every message.
+  let freed = () => {};
   try {
     for await (const message of messages) {
-      const task = handleOne(options, work, message).finally(() => running.delete(task));
+      const task = handleOne(options, work, message).finally(() => {
+        running.delete(task);
+        freed();
+      });
       running.add(task);
-      if (running.size >= work.readAhead) await Promise.race(running);
+      if (running.size >= work.readAhead) await new Promise<void>((resolve) => (freed = resolve));
     }
   } finally {
     options.signal.removeEventListener("abort", stop);

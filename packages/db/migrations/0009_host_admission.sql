@@ -1,3 +1,6 @@
+-- In the order of every program, and at once: a lock that is taken later would meet one of theirs.
+LOCK TABLE "sandboxes", "hosts", "operations" IN ACCESS EXCLUSIVE MODE;
+--> statement-breakpoint
 CREATE TABLE "host_admissions" (
 	"host_id" text PRIMARY KEY NOT NULL,
 	"nats_public_key" text,

@@ -5,6 +5,7 @@
 import { getTableName, is } from "drizzle-orm";
 import { PgTable } from "drizzle-orm/pg-core";
 import postgres from "postgres";
+import { reached } from "./database-url.ts";
 import { EVERY_ORGANIZATION, OF_ORGANIZATION } from "./organization-scope.ts";
 import * as schema from "./schema.ts";
 
@@ -37,7 +38,8 @@ const RIGHTS: Record<Table, Rights> = {
   sandboxes: { gateway: "SIU", scheduler: "SU" },
   operations: { gateway: "SIU", scheduler: "SIU" },
   incarnations: { gateway: "SU", scheduler: "SIU" },
-  snapshots: { gateway: "S", scheduler: "SIUD" },
+  // A retired host's are dropped by whoever retires it.
+  snapshots: { gateway: "SU", scheduler: "SIUD" },
   sandboxEvents: { gateway: "SI", scheduler: "SID" },
   outbox: { gateway: "SIU", scheduler: "SIUD" },
 };
@@ -61,7 +63,8 @@ export type Passwords = Partial<Record<DatabaseUser, string | undefined>>;
  * it changes nothing. The user of `ownerUrl` owns the tables, and may make users where one is missing.
  */
 export async function setUpDatabaseUsers(ownerUrl: string, passwords: Passwords): Promise<void> {
-  const client = postgres(ownerUrl, { max: 1, connect_timeout: 10, onnotice: () => {} });
+  const { url, options } = reached(ownerUrl);
+  const client = postgres(url, { ...options, max: 1, connect_timeout: 10, onnotice: () => {} });
   try {
     await client.begin(async (tx) => {
       for (const user of USERS) await makeUser(tx, DATABASE_USERS[user], passwords[user]);

@@ -8,6 +8,7 @@ import { renewDatabaseUsers } from "./database-users.ts";
 const MIGRATIONS = fileURLToPath(new URL("../migrations", import.meta.url));
 /** Any constant: processes that start together take turns. */
 const LOCK = 7_470_001;
+const AT_ONCE = 1_000;
 
 /** Brings the database to the newest schema. Safe to call from several processes at once, and again. */
 export async function migrate(databaseUrl: string): Promise<void> {
@@ -17,7 +18,22 @@ export async function migrate(databaseUrl: string): Promise<void> {
     await client`SELECT pg_advisory_lock(${LOCK})`;
     await applyMigrations(drizzle(client), { migrationsFolder: MIGRATIONS });
     await renewDatabaseUsers(client);
+    await clearDeletedEnvVars(client);
   } finally {
     await client.end({ timeout: 5 });
+  }
+}
+
+/**
+ * Nobody needs the environment variables of deleted sandboxes; those that are deleted now have none.
+ * Not in a migration: it would hold everybody's tables for as long as it takes.
+ */
+async function clearDeletedEnvVars(client: postgres.Sql): Promise<void> {
+  for (;;) {
+    const cleared = await client`
+      UPDATE sandboxes SET env_vars = '{}' WHERE id IN (
+        SELECT id FROM sandboxes
+        WHERE state IN ('deleting', 'deleted') AND env_vars <> '{}' LIMIT ${AT_ONCE})`;
+    if (cleared.count < AT_ONCE) return;
   }
 }

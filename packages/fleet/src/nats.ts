@@ -157,7 +157,10 @@ function renderCluster({ listen, routes, password }: NatsCluster, tls: NatsTls |
     "  routes = [",
     ...routes.map((address) => `    ${JSON.stringify(`nats-route://${credentials}@${address}`)}`),
     "  ]",
-    ...(tls === undefined ? [] : ["  tls {", ...fileLines(tls).map((line) => `  ${line}`), "    verify: true", "    timeout: 5", "  }"]),
+    // Routes know no mixed state: with the servers that are still without, none of them would be together.
+    ...(tls === undefined || tls.takesPlain === true
+      ? []
+      : ["  tls {", ...fileLines(tls).map((line) => `  ${line}`), "    verify: true", "    timeout: 5", "  }"]),
     "}",
   ].join("\n");
 }

@@ -102,6 +102,7 @@ export function planServices(
     service(`scheduler-${at + 1}`, "scheduler", "scheduler", port, {
       ...control,
       ...tlsSettingsOf(dir, "scheduler"),
+      HOST_TLS: "required",
       DATABASE_URL: urls.databaseUrls.scheduler,
       HEALTH_PORT: String(port),
       ...fromEnvironment(SCHEDULER_SETTINGS),

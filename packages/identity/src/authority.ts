@@ -6,6 +6,7 @@ import "reflect-metadata";
 import { createHash, createPrivateKey, webcrypto } from "node:crypto";
 import { isIP } from "node:net";
 import {
+  AuthorityKeyIdentifierExtension,
   BasicConstraintsExtension,
   ExtendedKeyUsage,
   ExtendedKeyUsageExtension,
@@ -29,6 +30,7 @@ const AUTHORITY_DAYS = 3_650;
 const BACKDATED_MS = 3_600_000;
 /** Bytes of a serial number; RFC 5280 allows 20. */
 const SERIAL_BYTES = 16;
+const NAME_DIGITS = 8;
 
 export interface KeyAndCertificate {
   certificatePem: string;
@@ -46,9 +48,11 @@ export interface Subject {
 /** A new authority. Whoever has its key is every host and every gateway. */
 export async function createAuthority(): Promise<KeyAndCertificate> {
   const keys = await webcrypto.subtle.generateKey(KEYS, true, ["sign", "verify"]);
+  const serial = serialNumber();
   const certificate = await X509CertificateGenerator.createSelfSigned({
-    serialNumber: serialNumber(),
-    name: "CN=Torpor fleet authority",
+    serialNumber: serial,
+    // A name of its own: programs look authorities up by it.
+    name: `CN=Torpor fleet authority ${serial.slice(0, NAME_DIGITS)}`,
     notBefore: new Date(Date.now() - BACKDATED_MS),
     notAfter: new Date(Date.now() + AUTHORITY_DAYS * DAY_MS),
     signingAlgorithm: SIGNING,
@@ -59,7 +63,10 @@ export async function createAuthority(): Promise<KeyAndCertificate> {
       await SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],
   });
-  return { certificatePem: certificate.toString("pem"), keyPem: await pemOf(keys.privateKey) };
+  return {
+    certificatePem: `${certificate.toString("pem")}\n`,
+    keyPem: await pemOf(keys.privateKey),
+  };
 }
 
 /** A key and a request to certify it, which names nobody: the authority says who it is. */
@@ -70,7 +77,7 @@ export async function createRequest(): Promise<{ requestPem: string; keyPem: str
     keys,
     signingAlgorithm: SIGNING,
   });
-  return { requestPem: request.toString("pem"), keyPem: await pemOf(keys.privateKey) };
+  return { requestPem: `${request.toString("pem")}\n`, keyPem: await pemOf(keys.privateKey) };
 }
 
 /**
@@ -90,7 +97,7 @@ export class Authority {
 
   private constructor(certificate: X509Certificate, key: webcrypto.CryptoKey) {
     this.certificate = certificate;
-    this.certificatePem = certificate.toString("pem");
+    this.certificatePem = `${certificate.toString("pem")}\n`;
     this.key = key;
   }
 
@@ -146,9 +153,11 @@ export class Authority {
         new KeyUsagesExtension(KeyUsageFlags.digitalSignature, true),
         new ExtendedKeyUsageExtension([ExtendedKeyUsage.serverAuth, ExtendedKeyUsage.clientAuth]),
         new SubjectAlternativeNameExtension(names),
+        // Which of two authorities has signed it, while one takes the other's place.
+        await AuthorityKeyIdentifierExtension.create(this.certificate.publicKey),
       ],
     });
-    return certificate.toString("pem");
+    return `${certificate.toString("pem")}\n`;
   }
 }
 
@@ -162,7 +171,8 @@ async function verified(requestPem: string): Promise<Pkcs10CertificateRequest | 
 }
 
 async function pemOf(key: webcrypto.CryptoKey): Promise<string> {
-  return PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", key), "PRIVATE KEY");
+  const pem = PemConverter.encode(await webcrypto.subtle.exportKey("pkcs8", key), "PRIVATE KEY");
+  return `${pem}\n`;
 }
 
 function serialNumber(): string {

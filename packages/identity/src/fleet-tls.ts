@@ -186,6 +186,8 @@ function problemWith({ subjectaltname }: PeerCertificate, expected: Identity): E
 async function materialIn({ certFile, keyFile, caFile }: TlsFiles): Promise<Material> {
   const [cert, key, ca] = await Promise.all([certFile, keyFile, caFile].map(read));
   const material = { cert: cert ?? "", key: key ?? "", ca: ca ?? "" };
+  const problem = authoritiesProblem(material.ca);
+  if (problem !== undefined) throw new Error(`${caFile} ${problem}`);
   try {
     return { ...material, context: createSecureContext({ ...material, minVersion: "TLSv1.3" }) };
   } catch (cause) {
@@ -194,6 +196,23 @@ async function materialIn({ certFile, keyFile, caFile }: TlsFiles): Promise<Mate
       { cause },
     );
   }
+}
+
+/** OpenSSL takes what it can read of such a file, be it nothing, and says nothing of the rest. */
+function authoritiesProblem(ca: string): string | undefined {
+  const begun = ca.split("-----BEGIN CERTIFICATE-----").slice(1);
+  if (begun.length === 0) return "has no certificate of an authority";
+  // Of files that were put together without a newline between them, the first counts alone.
+  if ((ca.match(/^-----BEGIN CERTIFICATE-----\s*$/gm) ?? []).length !== begun.length)
+    return "has a certificate that does not begin on a line of its own";
+  const isWhole = begun.every((text) => {
+    try {
+      return new X509Certificate(`-----BEGIN CERTIFICATE-----${text}`).ca;
+    } catch {
+      return false;
+    }
+  });
+  return isWhole ? undefined : "has what is no whole certificate of an authority";
 }
 
 async function read(file: string): Promise<string> {

@@ -7,6 +7,8 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
+import { setTimeout as sleep } from "node:timers/promises";
+import type { TLSSocket } from "node:tls";
 import type { IncomingMessage } from "node:http";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Authority, createAuthority, createRequest } from "../src/authority.ts";
@@ -66,13 +68,69 @@ async function ask(tls: FleetTls, expected: Identity, url = address()): Promise<
   return JSON.parse(await text(answer));
 }
 
-test("each side knows who the other is, on the first connection and on those that go on with its session", async () => {
+test("each side knows who the other is, also when a TLS session goes on over a new connection", async () => {
   const gateway = await programOf("gateway", GATEWAY);
-  for (let times = 0; times < 3; times += 1) expect(await ask(gateway, HOST)).toEqual(GATEWAY);
-  expect(await ask(await programOf("host-2", { role: "host", hostId: "host-2" }), HOST)).toEqual({
-    role: "host",
-    hostId: "host-2",
-  });
+  let resumed = 0;
+  const note = (socket: TLSSocket) => void (resumed += socket.isSessionReused() ? 1 : 0);
+  server.on("secureConnection", note);
+  for (let times = 0; times < 3; times += 1) {
+    expect(await ask(gateway, HOST)).toEqual(GATEWAY);
+    server.closeAllConnections();
+    // Until the other end knows it, too.
+    await sleep(50);
+  }
+  server.off("secureConnection", note);
+  expect(resumed).toBeGreaterThan(0);
+  const host2: Identity = { role: "host", hostId: "host-2" };
+  expect(await ask(await programOf("host-2", host2), HOST)).toEqual(host2);
+});
+
+test("while one authority takes the place of another, programs of both reach each other", async () => {
+  const next = await Authority.open(await createAuthority());
+  const both = authority.certificatePem + next.certificatePem;
+  const program = async (name: string, identity: Identity, by: Authority, ca: string) => {
+    const { certificatePem, keyPem } = await by.issue({ identity, days: 1 });
+    const files = await writeFiles(name, certificatePem, keyPem);
+    const caFile = join(dir, `${name}-ca.crt`);
+    await writeFile(caFile, ca);
+    return await FleetTls.load({ ...files, caFile });
+  };
+  const reversed = next.certificatePem + authority.certificatePem;
+  for (const [old, ca] of [
+    [authority, both],
+    [next, both],
+    [authority, reversed],
+    [next, reversed],
+  ] as const) {
+    const other = old === authority ? next : authority;
+    const host = await program("both-host", HOST, old, ca);
+    const listener = host.createServer({}, (incoming, response) => {
+      response.end(JSON.stringify(peerOf(incoming.socket) ?? null));
+    });
+    await once(listener.listen(0, "127.0.0.1"), "listening");
+    const url = new URL(`https://127.0.0.1:${(listener.address() as AddressInfo).port}`);
+    expect(await ask(await program("both-gateway", GATEWAY, other, ca), HOST, url)).toEqual(
+      GATEWAY,
+    );
+    listener.close();
+  }
+});
+
+test.each([
+  ["nothing", ""],
+  ["half a certificate", "-----BEGIN CERTIFICATE-----\nMIIB"],
+  [
+    "two on a line",
+    "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE----------BEGIN CERTIFICATE-----",
+  ],
+])("authorities that are %s are not taken up", async (_, ca) => {
+  const { certificatePem, keyPem } = await authority.issue({ identity: GATEWAY, days: 1 });
+  const files = await writeFiles("broken", certificatePem, keyPem);
+  const caFile = join(dir, "broken-ca.crt");
+  await writeFile(caFile, ca);
+  await expect(FleetTls.load({ ...files, caFile })).rejects.toThrow(
+    /broken-ca.crt has (no|a certificate that|what is no whole)/,
+  );
 });
 
 test("who reaches another host than it meant to sends nothing", async () => {

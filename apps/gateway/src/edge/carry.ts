@@ -5,7 +5,15 @@ import { pipeline } from "node:stream/promises";
 import { endAnswer } from "@torpor/service/end-answer";
 import type { FastifyBaseLogger } from "fastify";
 import { isDatabaseOutage } from "../database-outage.ts";
-import { ApiError, connectionLost, hostUnreachable, internalError, sandboxNotFound, serviceUnavailable } from "../errors.ts";
+import {
+  type ApiError,
+  apiErrorIn,
+  connectionLost,
+  hostUnreachable,
+  internalError,
+  sandboxNotFound,
+  serviceUnavailable,
+} from "../errors.ts";
 import { requestIdOf } from "../request-id.ts";
 import { type Door, isPreview } from "./door.ts";
 import { type Exchanged, exchange, hasBody, type Sending } from "./exchange.ts";
@@ -149,7 +157,7 @@ function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiErro
 }
 
 function asApiError(deps: CarryDependencies, error: unknown, door: Door, requestId: string): ApiError {
-  const known = error instanceof ApiError ? error : isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error);
+  const known = apiErrorIn(error) ?? (isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error));
   if (known.status >= 500 || known.code === "CONNECTION_LOST")
     deps.log.warn({ err: known, door: door.name, port: door.port, requestId }, "request to a sandbox failed");
   return known;

@@ -54,7 +54,6 @@ function sendOn(incoming: IncomingMessage, target: Target, sending: Sending, isF
     signal,
     maxHeaderSize: MAX_HEADER_BYTES + ADDED_HEADER_BYTES,
   });
-  upstream.setTimeout(SILENCE_LIMIT_MS, () => upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)));
   const exchanged = outcomeOf(upstream);
   if (hasBody(incoming)) incoming.pipe(upstream);
   else upstream.end();
@@ -72,6 +71,8 @@ function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
     const isThere = () => {
       connected = true;
       clearTimeout(limit);
+      // Not sooner: until it is connected, the limit of a connection that is kept counts.
+      upstream.setTimeout(SILENCE_LIMIT_MS, () => upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)));
     };
     if (upstream.reusedSocket) return isThere();
     // Before the host has shown who it is, nothing is sent.

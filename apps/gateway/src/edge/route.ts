@@ -92,6 +92,7 @@ export async function routeTo(
   const { sandbox, host } = awake;
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
+  if (host.isRevoked) throw hostUnreachable(new Error(`host ${host.id} was revoked`));
   const target = targetOf({ sandboxId: sandbox.id, epoch: sandbox.epoch, host }, door.port, deps.hostKeys);
   if (target instanceof Error) throw hostUnreachable(target);
   return target;

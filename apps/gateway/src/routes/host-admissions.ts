@@ -9,6 +9,7 @@ import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { isNatsPublicKey } from "@torpor/bus";
 import {
   createHostToken,
+  isHostTokenKnown,
   type Joined,
   joinHost,
   listHostAdmissions,
@@ -127,7 +128,7 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
   app,
   { deps },
 ) => {
-  const { db, fleetIdentity } = deps;
+  const { db, fleetIdentity, guesses } = deps;
   const schema = { tags, security: [], body: JoinBody, response: { 201: JoinReply, ...ERRORS } };
   app.post("/host-admissions", { schema }, async (request, reply) => {
     const {
@@ -140,6 +141,9 @@ export const joinRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = asyn
       throw invalidRequest([
         { field: "nats_public_key", message: "is no NKey of a user: its checksum is wrong" },
       ]);
+    const look = async () => ((await isHostTokenKnown(db, secret)) ? true : undefined);
+    // Who guesses is counted, and nothing is signed for him.
+    if ((await guesses.judge(request.ip, look)) === undefined) throw refusalOf("unknown", hostId);
     // Before the token is used up: with another one, it is good once.
     const certified = await fleetIdentity.certify(certificateRequest, hostId);
     if (certified === undefined)

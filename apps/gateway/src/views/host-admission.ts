@@ -42,5 +42,6 @@ export function hostAdmissionView(
 function keysOf(admission: HostAdmissionRow & { isBeforeGood: boolean }): string[] {
   const { natsPublicKey, natsPublicKeyBefore, revokedAt, isBeforeGood } = admission;
   if (revokedAt !== null) return [];
-  return [natsPublicKey, isBeforeGood ? natsPublicKeyBefore : null].filter((key) => key !== null);
+  const keys = [natsPublicKey, isBeforeGood ? natsPublicKeyBefore : null];
+  return [...new Set(keys.filter((key) => key !== null))];
 }

@@ -8,12 +8,12 @@
  *      next, with the same keys: the token that was used with them lets the host in again.
  * IF2  The directory in use is replaced in one piece, by one that was seen to open the servers.
  */
-import { mkdir, readFile, rename, rm } from "node:fs/promises";
+import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
 import type { TlsFiles } from "@torpor/identity";
 import { createRequest } from "@torpor/identity/authority";
-import { writeDurably } from "../host/files.ts";
+import { renameDurably, writeDurably } from "../host/files.ts";
 
 export const IDENTITY_DIR = "/etc/torpor/identity";
 const NAMES = {
@@ -106,10 +106,10 @@ export class IdentityFiles {
   async take(): Promise<void> {
     const before = `${this.dir}.before`;
     await rm(before, { recursive: true, force: true });
-    await rename(this.dir, before).catch((error: NodeJS.ErrnoException) => {
+    await renameDurably(this.dir, before).catch((error: NodeJS.ErrnoException) => {
       if (error.code !== "ENOENT") throw error;
     });
-    await rename(this.next, this.dir);
+    await renameDurably(this.next, this.dir);
     await rm(before, { recursive: true, force: true });
   }
 

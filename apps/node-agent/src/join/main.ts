@@ -22,9 +22,11 @@ const MAX_WAIT_S = 3_600;
 try {
   const options = optionsIn(process.argv.slice(3));
   await joinFleet(options);
+  // Attempts to connect that came to nothing go on for ever.
+  process.exit(0);
 } catch (error) {
   process.stderr.write(`join: ${error instanceof Error ? error.message : String(error)}\n`);
-  process.exitCode = 1;
+  process.exit(1);
 }
 
 function optionsIn(args: string[]): JoinOptions {

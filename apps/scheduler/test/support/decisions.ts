@@ -61,7 +61,7 @@ export class Decisions implements AsyncDisposable {
       vcpuOvercommit: 1,
       hostTerms: HOST_TERMS,
       hostNetworks: new HostNetworks(""),
-      hostAdmission: "optional" as const,
+      hostRules: { admission: "optional", tls: "optional" } as const,
       envelope,
     };
     const publishCommitted = (ids: number[]) => this.published(ids);

@@ -2,10 +2,9 @@
  * What a guest costs, and how long its users wait, in real virtual machines. With two images, a round
  * measures one and then the other: what the machine does meanwhile weighs on both alike.
  */
-import { rm } from "node:fs/promises";
-import { join } from "node:path";
 import { Sandbox } from "@hopx-ai/sdk";
-import { Fleet } from "@torpor/fleet";
+import type { Fleet } from "@torpor/fleet";
+import { type BenchFleet, startBenchFleet } from "./fleet.ts";
 
 /** Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock does. */
 export interface GuestMeasure {
@@ -43,7 +42,7 @@ export async function measureGuests(
   const fleets: BenchFleet[] = [];
   try {
     for (const [at, imagesDir] of imagesDirs.entries())
-      fleets.push(await startFleet(root, at, imagesDir, signal));
+      fleets.push(await startBenchFleet(root, `guest-${at}`, { imagesDir }, signal));
     const measures: GuestMeasure[][] = fleets.map(() => []);
     for (let round = 0; round < rounds; round += 1)
       for (const [at, fleet] of fleets.entries()) {
@@ -52,44 +51,8 @@ export async function measureGuests(
       }
     return measures;
   } finally {
-    for (const { fleet, dir } of fleets) {
-      await fleet.down();
-      await rm(dir, { recursive: true, force: true });
-    }
+    for (const fleet of fleets) await fleet.close();
   }
-}
-
-interface BenchFleet {
-  fleet: Fleet;
-  dir: string;
-}
-
-async function startFleet(
-  root: string,
-  at: number,
-  imagesDir: string,
-  signal: AbortSignal,
-): Promise<BenchFleet> {
-  const dir = join(root, `.torpor/bench/guest-${at}`);
-  await rm(dir, { recursive: true, force: true });
-  const fleet = await Fleet.start(
-    {
-      root,
-      dir,
-      imagesDir,
-      hosts: 1,
-      gateways: 1,
-      schedulers: 1,
-      driver: "qemu",
-      gatewayPort: 0,
-      edgePort: 0,
-      isDurable: false,
-      hostEnv: {},
-    },
-    () => {},
-    signal,
-  );
-  return { fleet, dir };
 }
 
 async function measure({ state }: Fleet): Promise<GuestMeasure> {

@@ -9,6 +9,7 @@ import { WORKLOADS } from "../bench/workload.ts";
 import type { CommandContext } from "../main.ts";
 import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
+import { benchCrowd } from "./bench-crowd.ts";
 import { benchGuest } from "./bench-guest.ts";
 
 const DECISIONS = 100_000;
@@ -16,6 +17,7 @@ const RESUMES = 100_000;
 
 export async function bench(context: CommandContext): Promise<number> {
   const [what] = context.args;
+  if (what === "crowd") return await benchCrowd({ ...context, args: context.args.slice(1) });
   if (what === "guest") return await benchGuest({ ...context, args: context.args.slice(1) });
   return benchPlacement(context);
 }
@@ -32,7 +34,7 @@ function benchPlacement({ args, write }: CommandContext): number {
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
-    throw new Error(`say what to measure: ./torpor bench placement, or ./torpor bench guest, not "${positionals.join(" ")}"`);
+    throw new Error(`say what to measure: ./torpor bench placement, guest or crowd, not "${positionals.join(" ")}"`);
   const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
   const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({

@@ -79,7 +79,8 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
       const repeat = await findRepeat(tx, requester);
       if (repeat !== undefined) return repeat;
       const claim = await claimFor(tx, "create", sandbox, requester);
-      if (claim.kind === "quota_exceeded") return claim;
+      // While this one waited for the quotas, the one that it repeats may have used them.
+      if (claim.kind === "quota_exceeded") return (await findRepeat(tx, requester)) ?? claim;
       const [row] = await tx
         .insert(sandboxes)
         .values({ ...sandbox, organizationId: requester.organizationId, state: "creating", settledState: "creating", lastSeq: 1 })

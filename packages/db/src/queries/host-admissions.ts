@@ -66,6 +66,15 @@ export async function revokeHostToken(db: Tx, id: number): Promise<HostTokenRow 
   return row;
 }
 
+/** Whether a token would let somebody in, before anything is made for its bearer. */
+export async function isHostTokenKnown(db: Tx, secret: string): Promise<boolean> {
+  const [row] = await db
+    .select({ id: hostTokens.id })
+    .from(hostTokens)
+    .where(and(eq(hostTokens.secretSha256, digest(secret)), isNull(hostTokens.revokedAt)));
+  return row !== undefined;
+}
+
 export interface Joining {
   secret: string;
   hostId: string;
@@ -91,6 +100,8 @@ export async function joinHost(
     const refuse = (why: Extract<Joined, { kind: "refused" }>["why"]) =>
       rollback({ kind: "refused", why });
     const { hostId, natsPublicKey, certificateKeySha256 } = joining;
+    // Of a host that is new there is no row to lock.
+    await tx.execute(sql`SELECT pg_advisory_xact_lock(hashtext(${`host ${hostId}`}))`);
     const [found] = await tx
       .select({ token: hostTokens, isOver: sql<boolean>`${hostTokens.expiresAt} <= now()` })
       .from(hostTokens)
@@ -98,7 +109,7 @@ export async function joinHost(
       .for("update");
     if (found === undefined) return refuse("unknown");
     const { token, isOver } = found;
-    if (isOver || token.revokedAt !== null) return refuse("ended");
+    if (token.revokedAt !== null) return refuse("ended");
     if (token.hostId !== null && token.hostId !== hostId) return refuse("another_host");
     const host = await lockHost(tx, hostId);
     if (host?.state === "retired") return refuse("retired");
@@ -113,6 +124,7 @@ export async function joinHost(
       known.certificateKeySha256 === certificateKeySha256 &&
       known.revokedAt === null;
     if (token.usedAt !== null && !isRepeat) return refuse("used");
+    if (isOver && !isRepeat) return refuse("ended");
     if (
       token.usedAt === null &&
       token.hostId === null &&
@@ -123,7 +135,9 @@ export async function joinHost(
       .update(hostTokens)
       .set({ usedAt: sql`now()`, usedBy: hostId })
       .where(eq(hostTokens.id, token.id));
-    const replaced = isRepeat
+    // With a further token, a run that broke off before comes with the keys that it had.
+    const hasItsKey = known?.natsPublicKey === natsPublicKey && known.revokedAt === null;
+    const replaced = hasItsKey
       ? {}
       : { natsPublicKeyBefore: keyBefore(known), beforeGoodUntil: sql`now() + ${OVERLAP}` };
     const facts = {
@@ -222,12 +236,13 @@ export async function revokeHost(
 }
 
 /**
- * For fleets whose hosts get their keys from whoever has the database. One that was revoked stays
- * so. `by`: what the admission says of who let them in.
+ * For hosts that do not join by a token: those of a local fleet, and those whose keys are made by
+ * infra/nats (`natsPublicKey` null). One that was revoked stays so. `by`: what the admission says of
+ * who let them in.
  */
 export async function seedHostAdmissions(
   databaseUrl: string,
-  hosts: { hostId: string; natsPublicKey: string }[],
+  hosts: { hostId: string; natsPublicKey: string | null }[],
   by: string,
 ): Promise<void> {
   if (hosts.length === 0) return;
@@ -238,7 +253,9 @@ export async function seedHostAdmissions(
       .values(hosts.map((host) => ({ ...host, admittedBy: by })))
       .onConflictDoUpdate({
         target: hostAdmissions.hostId,
-        set: { natsPublicKey: sql`excluded.nats_public_key` },
+        set: {
+          natsPublicKey: sql`coalesce(excluded.nats_public_key, ${hostAdmissions.natsPublicKey})`,
+        },
         setWhere: isNull(hostAdmissions.revokedAt),
       });
   } finally {

@@ -1,7 +1,7 @@
 /** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
 import type { Cause } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
-import { and, asc, desc, eq, gt, lt, lte, notLike, sql } from "drizzle-orm";
+import { and, asc, desc, eq, gt, inArray, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import type { Database, Tx } from "../client.ts";
 import { hostEvents, hosts } from "../schema.ts";
@@ -74,11 +74,12 @@ export async function listHostEvents(db: Tx, hostId: string, limit: number, afte
 
 /** Of one host, besides what operators asked for: a host can make any number of them. */
 const MAX_EVENTS_OF_ITS_OWN = 5_000;
+const MAX_PRUNED = 10_000;
 
 /** Forgets what is older, and what of a host's own making is beyond the newest ones. Returns how many events that were. */
 export async function pruneHostEvents(db: Database, keptMs: number): Promise<number> {
   const isOld = lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`);
-  let forgotten = (await db.delete(hostEvents).where(isOld).returning({ id: hostEvents.id })).length;
+  let forgotten = await pruneSome(db, isOld);
   const isItsOwn = notLike(hostEvents.requestedBy, "api-key:%");
   const beyond = db
     .select({ lastId: hostEvents.id })
@@ -90,7 +91,13 @@ export async function pruneHostEvents(db: Database, keptMs: number): Promise<num
     .as("beyond");
   for (const { hostId, lastId } of await db.select({ hostId: hosts.id, lastId: beyond.lastId }).from(hosts).crossJoinLateral(beyond)) {
     const isBeyond = and(eq(hostEvents.hostId, hostId), isItsOwn, lte(hostEvents.id, lastId));
-    forgotten += (await db.delete(hostEvents).where(isBeyond).returning({ id: hostEvents.id })).length;
+    forgotten += await pruneSome(db, isBeyond);
   }
   return forgotten;
+}
+
+/** One statement that takes too long would never end; the next round does more. */
+async function pruneSome(db: Database, which: SQL | undefined): Promise<number> {
+  const some = db.select({ id: hostEvents.id }).from(hostEvents).where(which).limit(MAX_PRUNED);
+  return (await db.delete(hostEvents).where(inArray(hostEvents.id, some)).returning({ id: hostEvents.id })).length;
 }

@@ -4,7 +4,7 @@
  * A choice may be made from rows that are a little old. So the transaction that claims it looks once more: capacity by the guarded UPDATE of moveSandbox, the host's state and
  * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
  */
-import { and, asc, eq, gt, inArray, isNotNull, ne, notInArray, sql } from "drizzle-orm";
+import { and, asc, eq, gt, inArray, isNotNull, isNull, ne, notInArray, sql } from "drizzle-orm";
 import { LEASED_STATES, OPERATION_KINDS, OPERATION_TARGET, TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
 import { hosts, operations, sandboxes } from "../schema.ts";
@@ -39,8 +39,8 @@ export type PlacementHost = Pick<HostRow, keyof typeof PLACEMENT_COLUMNS> & {
 /** What begins a run on the host that it is assigned to. */
 const STARTS = OPERATION_KINDS.filter((kind) => OPERATION_TARGET[kind] === "running");
 
-/** Hosts with a running lease. */
-export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.leaseExpiresAt, sql`now()`));
+/** Hosts with a running lease, of which none was revoked. */
+export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.leaseExpiresAt, sql`now()`), isNull(hosts.revokedAt));
 
 /** Hosts with a running lease, by id. */
 export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {

@@ -61,9 +61,9 @@ export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUs
     case "resume":
     case "start":
       return { ...NOTHING, ...waits, ...(countsAsRunning ? {} : runs) };
+    // They make room, and are never refused for want of it.
     case "pause":
     case "stop":
-      return { ...NOTHING, ...waits };
     case "delete":
       return NOTHING;
   }

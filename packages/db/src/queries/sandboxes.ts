@@ -15,7 +15,14 @@ export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | u
 /** What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe its snapshot is. */
 export interface SandboxView {
   sandbox: SandboxRow;
-  host?: { id: string; dataPlaneUrl: string; ticketKey: string | null; state: string };
+  host?: {
+    id: string;
+    dataPlaneUrl: string;
+    ticketKey: string | null;
+    state: string;
+    /** Nothing is sent there any more. */
+    isRevoked: boolean;
+  };
   operation?: { id: string; kind: string; status: string };
   /** The newest snapshot that is still there. */
   snapshot?: { generation: number; sizeBytes: number };
@@ -29,6 +36,7 @@ const view = {
   hostId: hosts.id,
   dataPlaneUrl: hosts.dataPlaneUrl,
   ticketKey: hosts.ticketKey,
+  hostRevokedAt: hosts.revokedAt,
   hostState: hosts.state,
   operationId: operations.id,
   operationKind: operations.kind,
@@ -68,6 +76,7 @@ function toView(row: ViewRow): SandboxView {
             dataPlaneUrl: row.dataPlaneUrl ?? "",
             ticketKey: row.ticketKey,
             state: row.hostState ?? "",
+            isRevoked: row.hostRevokedAt !== null,
           },
         }),
     ...(row.operationId === null
@@ -226,6 +235,9 @@ export async function listEvents(db: Tx, sandboxId: string, limit: number, after
 /** Of each sandbox, its newest: what a host reports makes events without anybody asking for it. `sandboxes_eventful` finds those that have more. */
 export const MAX_EVENTS_OF_SANDBOX = 10_000;
 
+/** In one statement, of which the next round does more: one that takes too long would never end. */
+const MAX_PRUNED = 10_000;
+
 /** Forgets the older ones, of up to `limit` sandboxes at a time. Returns how many that were. */
 export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number> {
   const { sandboxId, seq } = sandboxEvents;
@@ -249,7 +261,9 @@ export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number>
   let forgotten = 0;
   for (const { id, lastSeq } of await eventful) {
     const isOld = and(eq(sandboxId, id), lte(seq, lastSeq - MAX_EVENTS_OF_SANDBOX));
-    forgotten += (await db.delete(sandboxEvents).where(isOld).returning({ seq })).length;
+    const some = db.select({ seq }).from(sandboxEvents).where(isOld).limit(MAX_PRUNED);
+    const which = and(eq(sandboxId, id), inArray(seq, some));
+    forgotten += (await db.delete(sandboxEvents).where(which).returning({ seq })).length;
   }
   return forgotten;
 }
