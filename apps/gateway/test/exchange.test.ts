@@ -76,12 +76,20 @@ const send = async (method: string, body?: string) =>
     })
   ).text();
 
-test("requests that follow each other share a connection; those at once have one each", async () => {
-  for (let times = 0; times < 3; times += 1) expect(await send("POST", "{}")).toBe("answer");
-  expect(new Set(seen.map(({ connection }) => connection)).size).toBe(1);
+const used = () => new Set(seen.map(({ connection }) => connection)).size;
+
+test("reads that follow each other share a connection; those at once have one each", async () => {
+  for (let times = 0; times < 3; times += 1) expect(await send("GET")).toBe("answer");
+  expect(used()).toBe(1);
   seen.length = 0;
   await Promise.all(Array.from({ length: 4 }, () => send("GET")));
-  expect(new Set(seen.map(({ connection }) => connection)).size).toBeGreaterThan(1);
+  expect(used()).toBeGreaterThan(1);
+});
+
+test("what may have an effect has a connection of its own: a host that restarts refuses it", async () => {
+  await send("GET");
+  for (let times = 0; times < 3; times += 1) expect(await send("POST", "{}")).toBe("answer");
+  expect(used()).toBe(4);
 });
 
 test("a read over a kept connection that breaks is sent again over a new one, once", async () => {

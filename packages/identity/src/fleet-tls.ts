@@ -40,20 +40,27 @@ interface Material {
 /** Connections are kept to so many hosts. */
 const KEPT_HOSTS = 4_096;
 /**
- * Under load a connection is used again and again, which spares a handshake for each request. After
- * so long it is not: of a host that lost its power nothing would say so.
+ * A connection that was just used is used again where that is asked for. After so long it is not: of
+ * a host that lost its power nothing would say so.
  */
 const KEPT_IDLE_MS = 1_000;
 const KEPT_IDLE_CONNECTIONS = 64;
 const KEEPING = { keepAlive: true, timeout: KEPT_IDLE_MS, maxFreeSockets: KEPT_IDLE_CONNECTIONS };
 const PLAIN = new HttpAgent(KEEPING);
 
+/** Of one host. Both go on with its TLS sessions, so that a new connection needs no signatures. */
+interface HostAgents {
+  /** A connection for each request. */
+  fresh: Agent;
+  kept: Agent;
+}
+
 export class FleetTls {
   private readonly files: TlsFiles;
   private material: Material;
   private version: string;
-  /** By host and address, the one used last behind. */
-  private readonly agents = new Map<string, Agent>();
+  /** By host and address, those used last behind. */
+  private readonly agents = new Map<string, HostAgents>();
   private readonly servers = new Set<Server>();
 
   private constructor(files: TlsFiles, material: Material, version: string) {
@@ -110,20 +117,27 @@ export class FleetTls {
 
   /** Fails unless `expected` is there. `isFresh`: over a connection of its own. */
   request(url: URL, expected: Identity, { isFresh, ...options }: FleetRequest): ClientRequest {
-    const agent =
-      isFresh === true ? new Agent(this.agentOptions(expected)) : this.agentFor(url, expected);
-    return httpsRequest({ ...destination(url), ...options, agent });
+    const { fresh, kept } = this.agentsFor(url, expected);
+    return httpsRequest({
+      ...destination(url),
+      ...options,
+      agent: isFresh === true ? fresh : kept,
+    });
   }
 
-  private agentFor(url: URL, expected: Identity): Agent {
+  private agentsFor(url: URL, expected: Identity): HostAgents {
     const name = `${spiffeIdOf(expected)} ${url.host}`;
-    const agent =
-      this.agents.get(name) ?? new Agent({ ...this.agentOptions(expected), ...KEEPING });
+    const agents = this.agents.get(name) ?? this.newAgents(expected);
     this.agents.delete(name);
-    this.agents.set(name, agent);
+    this.agents.set(name, agents);
     const [oldest] = this.agents.keys();
     if (this.agents.size > KEPT_HOSTS && oldest !== undefined) this.agents.delete(oldest);
-    return agent;
+    return agents;
+  }
+
+  private newAgents(expected: Identity): HostAgents {
+    const options = this.agentOptions(expected);
+    return { fresh: new Agent(options), kept: new Agent({ ...options, ...KEEPING }) };
   }
 
   private agentOptions(expected: Identity): AgentOptions {

@@ -27,13 +27,15 @@ export interface Sending {
 }
 
 /**
- * Sends `incoming` on. The body is streamed. A connection that was kept from a request before may
- * break just then: what can be sent twice without harm is sent again, over a new one.
+ * Sends `incoming` on. The body is streamed. What may have an effect goes over a connection of its
+ * own: one that is refused, by a host that restarts say, is then known to have carried nothing. What
+ * only reads may use one that is there, and is sent again over a new one when that breaks just then.
  */
 export async function exchange(incoming: IncomingMessage, target: Target, sending: Sending): Promise<Exchanged> {
-  const first = sendOn(incoming, target, sending, false);
+  const isRead = isRepeatable(incoming);
+  const first = sendOn(incoming, target, sending, !isRead);
   const exchanged = await first.exchanged;
-  if (exchanged.kind !== "lost" || !first.isReused() || !isRepeatable(incoming) || sending.signal.aborted) return exchanged;
+  if (exchanged.kind !== "lost" || !first.isReused() || !isRead || sending.signal.aborted) return exchanged;
   return await sendOn(incoming, target, sending, true).exchanged;
 }
 

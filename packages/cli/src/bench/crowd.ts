@@ -28,7 +28,7 @@ export interface CrowdMeasure {
   /** crowdMs, divided by rowMs / startsAtOnce. */
   ratio: number;
   running: number;
-  /** Answers that told a client to come again, or that there is no room; each with `Retry-After`. */
+  /** 429: a client was told to come again, or that there is no room. */
   told: number;
   /** Answers of any other kind. */
   failed: string[];
@@ -99,11 +99,13 @@ async function atOnce(api: Client, creates: number, room: number) {
         if (running === room) crowdMs = performance.now() - startedAt;
         return;
       }
-      if (answer.status !== 429 || answer.retryAfterS === undefined) {
+      if (answer.status !== 429) {
         failed.push(`${answer.status} ${answer.message}`);
         return;
       }
       told += 1;
+      // There is no room, and none is about to be.
+      if (answer.retryAfterS === undefined) return;
       await sleep(answer.retryAfterS * 1000);
     }
   };

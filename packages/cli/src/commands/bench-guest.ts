@@ -7,6 +7,7 @@ import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { GUEST_MEASURES, type GuestMeasure, measureGuests } from "../bench/guest.ts";
+import { median } from "../bench/median.ts";
 import { imagesDir, interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { numberFrom } from "../shape.ts";
@@ -45,11 +46,4 @@ function tableOf(here: GuestMeasure[], other: GuestMeasure[] | undefined): strin
     return [GUEST_MEASURES[name], own.toFixed(1), against.toFixed(1), (own / against).toFixed(2)];
   });
   return table(["MEDIAN (ms)", "HERE", ...(other === undefined ? [] : ["OTHER", "RATIO"])], rows);
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const upper = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
-  const lower = sorted[Math.ceil(sorted.length / 2) - 1] ?? Number.NaN;
-  return (lower + upper) / 2;
 }

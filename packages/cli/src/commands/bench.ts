@@ -11,6 +11,7 @@ import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
 import { benchCrowd } from "./bench-crowd.ts";
 import { benchGuest } from "./bench-guest.ts";
+import { benchStrangers } from "./bench-strangers.ts";
 
 const DECISIONS = 100_000;
 const RESUMES = 100_000;
@@ -18,6 +19,7 @@ const RESUMES = 100_000;
 export async function bench(context: CommandContext): Promise<number> {
   const [what] = context.args;
   if (what === "crowd") return await benchCrowd({ ...context, args: context.args.slice(1) });
+  if (what === "strangers") return await benchStrangers({ ...context, args: context.args.slice(1) });
   if (what === "guest") return await benchGuest({ ...context, args: context.args.slice(1) });
   return benchPlacement(context);
 }
@@ -34,7 +36,7 @@ function benchPlacement({ args, write }: CommandContext): number {
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
-    throw new Error(`say what to measure: ./torpor bench placement, guest or crowd, not "${positionals.join(" ")}"`);
+    throw new Error(`say what to measure: ./torpor bench placement, guest, crowd or strangers, not "${positionals.join(" ")}"`);
   const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
   const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({
