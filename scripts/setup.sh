@@ -17,13 +17,17 @@ usage: ./torpor <command>
   restart --rolling every program of it in turn, while sandboxes run on; or: restart <component…>
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
-  hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md)
+  hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md);
+                    hosts token|tokens|revoke-token|admissions|revoke: who may be a host (docs/security.md)
   key ls            the API keys; also: key create <name> [--scope read,lifecycle,exec,operator] [--expires 30d] [--form e2b], revoke <id>,
                     rotate <id> [--overlap 1h]   [--organization NAME] [--json]  (docs/api.md)
-  org ls            the organizations; also: org create <name>
-  host check        what this machine lacks to be a production host (docs/hosts.md)
+  org ls            the organizations; also: org create <name>, org quota <name> [vcpu=8 sandboxes=none …]
+  template ls       what sandboxes begin as; also: template create|update|delete <name> (docs/hosts.md)
+  host check        what this machine lacks to be a production host (docs/hosts.md); host join: becomes one
   image             build the sandbox image and its golden snapshot
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]
+  bench crowd       more creates at once than there is room for   [--creates N] [--room N] [--json]
+  bench strangers   what a tenant notices of attacks by others   [--seconds N] [--json]
   bench guest       memory, first cell, output and resume of real virtual machines   [--rounds N] [--against IMAGES_DIR] [--json]
   test [layer…]     everything that CI checks; or: verify, unit, integration, system, conformance, vm
                     [--all [--shard I/N]] [--changed [--since COMMIT]] [--stress FILE… [--times N]] [--seed N]  (docs/testing.md)
