@@ -1,9 +1,7 @@
 /** Schemas of how hosts join. */
 import { HostId } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
-
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
-  Type.Union([schema, Type.Null()]);
+import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
 
 /** A name or an address, as in a URL. */
 const AddressHost = Type.String({
@@ -107,18 +105,6 @@ export const HostAdmissionReply = Type.Object({
   ...requestId,
 });
 
-export const PageQuery = Type.Object({
-  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
-  cursor: Type.Optional(
-    Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
-  ),
-});
-const Page = {
-  object: Type.Literal("list"),
-  has_more: Type.Boolean(),
-  next_cursor: Nullable(Type.String()),
-  url: Type.String(),
-  ...requestId,
-};
-export const HostTokenList = Type.Object({ ...Page, data: Type.Array(HostTokenResource) });
-export const HostAdmissionList = Type.Object({ ...Page, data: Type.Array(HostAdmissionResource) });
+export const PageQuery = Type.Object(PAGE_QUERY);
+export const HostTokenList = Type.Object({ ...PAGE, data: Type.Array(HostTokenResource) });
+export const HostAdmissionList = Type.Object({ ...PAGE, data: Type.Array(HostAdmissionResource) });

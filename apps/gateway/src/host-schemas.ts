@@ -1,8 +1,8 @@
 /** Schemas of the operators' resources: hosts, their drains, findings and history. */
 import { HOST_STATES } from "@torpor/state-machine";
 import { type Static, Type } from "typebox";
+import { Nullable } from "./schemas.ts";
 
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
 const Cause = { code: Type.String(), message: Type.String() };
 const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });
 

@@ -2,9 +2,7 @@
 import { Scope } from "@torpor/contracts";
 import { API_KEY_STATUSES } from "@torpor/db";
 import { type Static, Type } from "typebox";
-
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
-  Type.Union([schema, Type.Null()]);
+import { Nullable, PAGE, PAGE_QUERY } from "./schemas.ts";
 
 /** Printed in tables and typed on command lines. */
 const Name = Type.String({
@@ -59,19 +57,14 @@ export const RotateKeyBody = Type.Object(
   { additionalProperties: false },
 );
 
-const Limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100 });
-const Cursor = Type.String({ maxLength: 128, description: "`next_cursor` of the page before" });
-
 export const KeyListQuery = Type.Object({
-  limit: Type.Optional(Limit),
-  cursor: Type.Optional(Cursor),
+  ...PAGE_QUERY,
   status: Type.Optional(Type.Enum(API_KEY_STATUSES)),
   organization: Type.Optional(OrganizationName),
 });
 
 export const OrganizationListQuery = Type.Object({
-  limit: Type.Optional(Limit),
-  cursor: Type.Optional(Cursor),
+  ...PAGE_QUERY,
 });
 
 export const KeyResource = Type.Object({
@@ -107,14 +100,7 @@ export const RotatedKeyReply = Type.Object({
   ),
 });
 
-const Page = {
-  object: Type.Literal("list"),
-  has_more: Type.Boolean(),
-  next_cursor: Nullable(Type.String()),
-  url: Type.String(),
-  ...requestId,
-};
-export const KeyList = Type.Object({ ...Page, data: Type.Array(KeyResource) });
+export const KeyList = Type.Object({ ...PAGE, data: Type.Array(KeyResource) });
 
 export const CreateOrganizationBody = Type.Object({ name: Name }, { additionalProperties: false });
 export const OrganizationResource = Type.Object({
@@ -125,4 +111,4 @@ export const OrganizationResource = Type.Object({
 });
 export type OrganizationResource = Static<typeof OrganizationResource>;
 export const OrganizationReply = Type.Object({ ...OrganizationResource.properties, ...requestId });
-export const OrganizationList = Type.Object({ ...Page, data: Type.Array(OrganizationResource) });
+export const OrganizationList = Type.Object({ ...PAGE, data: Type.Array(OrganizationResource) });

@@ -2,6 +2,23 @@
 import { ApiErrorBody } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
 
+export const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
+
+/** Of a list that is read by pages. */
+export const PAGE_QUERY = {
+  limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
+  cursor: Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" })),
+};
+
+/** What a page has beside its `data` (page.ts). */
+export const PAGE = {
+  object: Type.Literal("list"),
+  has_more: Type.Boolean(),
+  next_cursor: Nullable(Type.String()),
+  url: Type.String(),
+  request_id: Type.String(),
+};
+
 /** Every route may answer with these. */
 export const ERRORS = { "4xx": ApiErrorBody, "5xx": ApiErrorBody } as const;
 

@@ -5,11 +5,8 @@ import { type Static, Type } from "typebox";
 import { decodeCursor } from "../cursor.ts";
 import type { Dependencies } from "../deps.ts";
 import { pageOf } from "../page.ts";
-import { ERRORS } from "../schemas.ts";
+import { ERRORS, Nullable } from "../schemas.ts";
 import { needs } from "../scopes.ts";
-
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
-  Type.Union([schema, Type.Null()]);
 
 const Query = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
