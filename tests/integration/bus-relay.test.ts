@@ -2,8 +2,8 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";
-import { countRefused, inTransaction, insertOutbox } from "@torpor/db";
-import { publishCommitted, relayCommitted } from "@torpor/outbox";
+import { countRefused, inTransaction, insertOutbox, type OutboxRow } from "@torpor/db";
+import { Publisher, relayCommitted } from "@torpor/outbox";
 import {
   type NatsServer,
   openTestDatabase,
@@ -37,12 +37,12 @@ beforeEach(async () => {
 });
 
 /** Rows that a committer left behind a while ago. */
-async function leave(count: number): Promise<number[]> {
-  const ids = await inTransaction(database.db, (tx) =>
+async function leave(count: number): Promise<OutboxRow[]> {
+  const rows = await inTransaction(database.db, (tx) =>
     insertOutbox(tx, Array.from({ length: count }, message)),
   );
   await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
-  return ids;
+  return rows;
 }
 const message = () => ({
   subject: subjects.intent("pause"),
@@ -54,6 +54,12 @@ const message = () => ({
     sandboxId: newSandboxId(),
   },
 });
+/** As a committer does, until what it published is marked. */
+async function publishAtOnce(rows: OutboxRow[]): Promise<void> {
+  const publisher = new Publisher({ db: database.db, bus, log: silentLog() });
+  await publisher.publish(rows);
+  await publisher.idle();
+}
 const relay = () => relayCommitted({ db: database.db, bus, log: silentLog() });
 const unpublished = async () =>
   (await database.sql`SELECT id FROM outbox WHERE published_at IS NULL`).length;
@@ -61,9 +67,9 @@ const stored = async () =>
   (await (await bus.manager()).streams.info(STREAMS.INTENTS.name)).state.messages;
 
 test("while NATS is away the committer does not fail, and the relay publishes what it left once NATS is back", async () => {
-  const ids = await leave(5);
+  const rows = await leave(5);
   await nats.stop();
-  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
+  await publishAtOnce(rows);
   expect(await unpublished()).toBe(5);
   expect(await relay()).toEqual({ taken: 5, published: 0 });
   await nats.start();
@@ -75,8 +81,8 @@ test("while NATS is away the committer does not fail, and the relay publishes wh
 });
 
 test("what the committer publishes at once is left alone by the relay", async () => {
-  const ids = await leave(3);
-  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids);
+  const rows = await leave(3);
+  await publishAtOnce(rows);
   expect(await relay()).toEqual({ taken: 0, published: 0 });
   expect(await stored()).toBe(3);
 });
@@ -104,15 +110,15 @@ test("two relays share the work: each row is taken by one, all are published, no
 });
 
 test("a relay that dies after the broker has stored a message publishes it again under the same id, and it is stored once", async () => {
-  const ids = await leave(4);
+  const rows = await leave(4);
   await relay();
-  await database.sql`UPDATE outbox SET published_at = NULL WHERE id IN ${database.sql(ids.slice(0, 2))}`;
+  await database.sql`UPDATE outbox SET published_at = NULL WHERE id IN ${database.sql(rows.slice(0, 2).map(({ id }) => id))}`;
   expect(await relay()).toEqual({ taken: 2, published: 2 });
   expect([await unpublished(), await stored()]).toEqual([0, 4]);
 });
 
 test("a message that no server will ever take is set aside with the reason, and holds up no other", async () => {
-  const ids = await inTransaction(database.db, (tx) =>
+  const rows = await inTransaction(database.db, (tx) =>
     insertOutbox(tx, [
       { ...message(), payload: { text: "x".repeat(1024 ** 2) } },
       { ...message(), subject: "torpor.v1.intent.a b" },
@@ -120,14 +126,14 @@ test("a message that no server will ever take is set aside with the reason, and 
       message(),
     ]),
   );
-  await publishCommitted({ db: database.db, bus, log: silentLog() }, ids.slice(0, 3));
+  await publishAtOnce(rows.slice(0, 3));
   await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
   expect(await relay()).toEqual({ taken: 1, published: 1 });
   expect(await stored()).toBe(2);
   expect(await countRefused(database.db)).toBe(2);
-  const rows =
+  const refused =
     await database.sql`SELECT refused_because FROM outbox WHERE published_at IS NULL ORDER BY id`;
-  expect(rows.map((row) => String(row["refused_because"]))).toEqual([
+  expect(refused.map((row) => String(row["refused_because"]))).toEqual([
     expect.stringMatching(/it has \d+ bytes, and the server takes \d+/),
     expect.stringMatching(/is no subject/),
   ]);

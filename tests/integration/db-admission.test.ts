@@ -5,7 +5,6 @@ import {
   DRAINER,
   findOpenOperations,
   findOperation,
-  insertIncarnation,
   moveOperation,
   oweRestore,
   registerHost,
@@ -13,6 +12,7 @@ import {
   type Requester,
 } from "@torpor/db";
 import {
+  applyEffects,
   aHost,
   aRequester,
   aSandbox,
@@ -57,7 +57,7 @@ describe("requests that race", () => {
     const accepted = answers.flatMap((answer) => (answer.kind === "accepted" ? [answer] : []));
     expect(new Set(accepted.map(({ operation }) => operation.id)).size).toBe(1);
     expect(accepted.filter(({ isNew }) => isNew)).toHaveLength(1);
-    expect(accepted.flatMap(({ outboxIds }) => outboxIds)).toHaveLength(1);
+    expect(accepted.flatMap(({ messages }) => messages)).toHaveLength(1);
     expect(
       await database.sql`SELECT id FROM outbox WHERE subject = 'torpor.v1.intent.pause' AND payload->>'sandboxId' = ${id}`,
     ).toHaveLength(1);
@@ -237,7 +237,7 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
   };
   async function owing(state: "paused" | "stopped"): Promise<string> {
     const { id } = await makeSandbox(database, state);
-    await insertIncarnation(database.db, { sandboxId: id, epoch: 1, hostId: "host-1", onHostLoss: "restore" });
+    await applyEffects(database, id, { beginsRun: { epoch: 1, hostId: "host-1", onHostLoss: "restore" } });
     await oweRestore(database.db, id, 1);
     await registerHost(database.db, aHost(`drained-${id}`), 600_000);
     await requestDrain(database.db, `drained-${id}`, { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");

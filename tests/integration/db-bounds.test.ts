@@ -8,10 +8,10 @@ import {
   MAX_EVENTS_OF_SANDBOX,
   pruneHostEvents,
   pruneSandboxEvents,
-  recordSnapshot,
   registerHost,
 } from "@torpor/db";
 import {
+  applyEffects,
   aHost,
   makeSandbox,
   openTestDatabase,
@@ -75,18 +75,21 @@ test("of a sandbox the newest 10,000 events stay, and follow each other", async 
 });
 
 test("of a sandbox's snapshots 200 stay, those that are needed among them", async () => {
-  const { db, sql } = database;
+  const { sql } = database;
   const { id: sandboxId } = await makeSandbox(database, "stopped");
   const facts = {
-    sandboxId,
     epoch: 1,
     hostId: "host-a",
+    hasMemory: true,
+    storeError: null,
     sizeBytes: 1,
     guestSynced: true,
     driverFingerprint: "x",
   };
   const record = async (generation: number, storeKey: string | null) =>
-    await recordSnapshot(db, { ...facts, generation, storeKey, manifestSha256: `m${generation}` });
+    await applyEffects(database, sandboxId, {
+      recordsSnapshot: { ...facts, generation, storeKey, manifestSha256: `m${generation}` },
+    });
   for (let generation = 1; generation <= 220; generation += 1)
     await record(generation, generation <= 5 ? `${sandboxId}/${generation}-m` : null);
   const rows =

@@ -13,13 +13,13 @@ import {
   moveSandbox,
   noteAnswering,
   findHostStanding,
-  recordSnapshot,
   registerHost,
   renewLease,
   requestDrain,
   type SandboxRow,
 } from "@torpor/db";
 import {
+  applyEffects,
   aHost,
   leasesCouldBeRenewed,
   makeSandbox,
@@ -173,7 +173,8 @@ describe("retiring", () => {
     const id = await host();
     const [deleted, kept] = [await makeSandbox(database, "paused", { hostId: id }), await makeSandbox(database, "stopped", { hostId: id })];
     const snapshot = { generation: 1, sizeBytes: 1, manifestSha256: "b".repeat(64), guestSynced: true, driverFingerprint: "scripted/1" };
-    await recordSnapshot(database.db, { ...snapshot, sandboxId: deleted.id, epoch: 1, hostId: id });
+    const stored = { hasMemory: true, storeKey: null, storeError: null };
+    await applyEffects(database, deleted.id, { recordsSnapshot: { ...snapshot, ...stored, epoch: 1, hostId: id } });
     await tombstone(deleted);
     await changeHost(database.db, id, "cordon", "test");
     expect(await changeHost(database.db, id, "retire", "test"), "it lives, and will confirm").toMatchObject({ sandboxes: 2 });

@@ -1,7 +1,7 @@
 /** The point of no return, deadlines, timeouts and lists, as the rows decide them. */
 import {
   acceptRequest,
-  commitOperation,
+  commitOperations,
   findLivingSandbox,
   findOperation,
   findSandbox,
@@ -51,9 +51,11 @@ async function executingPause(): Promise<OperationRow> {
   return begun;
 }
 
-type Commit = Partial<Parameters<typeof commitOperation>[1]>;
-const commit = ({ id, sandboxId }: OperationRow, given: Commit = {}) =>
-  commitOperation(database.db, { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7, ...given });
+type Commit = Partial<Parameters<typeof commitOperations>[1][number]>;
+async function commit({ id, sandboxId }: OperationRow, given: Commit = {}): Promise<boolean> {
+  const asked = { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7, ...given };
+  return (await commitOperations(database.db, [asked]))[0] ?? false;
+}
 const expire = ({ id }: OperationRow) => database.sql`UPDATE operations SET deadline_at = now() - interval '1 second' WHERE id = ${id}`;
 
 describe("the point of no return", () => {

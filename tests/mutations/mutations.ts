@@ -117,11 +117,11 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a command is published before the commit",
     rule: "messages are published only after the transaction that wrote them has committed",
-    file: "apps/scheduler/src/begin-operation.ts",
-    find: "    return placed === undefined || (await isAsPlaced(tx, placed)) ?",
+    file: "apps/scheduler/src/decide.ts",
+    find: "    const applied = await deps.rows.apply(plan);",
     replace:
-      "    await deps.publishCommitted(moved.outboxIds);\n" +
-      "    return placed === undefined || (await isAsPlaced(tx, placed)) ?",
+      "    await publish(deps, plan.messages.map((message, id) => ({ id, ...message })));\n" +
+      "    const applied = await deps.rows.apply(plan);",
     project: "integration",
     guards: ["apps/scheduler/test/delete.it.test.ts"],
   },
@@ -170,18 +170,18 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "the compare-and-set leaves the generation out",
     rule: "of two that move a sandbox at once one wins, and the other is told",
-    file: "packages/db/src/queries/move-sandbox.ts",
-    find: ".where(and(eq(sandboxes.id, sandbox.id), eq(sandboxes.generation, sandbox.generation)))",
-    replace: ".where(eq(sandboxes.id, sandbox.id))",
+    file: "packages/db/migrations/0016_apply_plans.sql",
+    find: "before.id IS NULL OR before.generation <> (plan->>'generation')::bigint OR EXISTS",
+    replace: "before.id IS NULL OR EXISTS",
     project: "integration",
     guards: ["tests/integration/db-moves.test.ts"],
   },
   {
     name: "no capacity is claimed",
     rule: "what a sandbox holds is reserved on its host, which never carries more than it has",
-    file: "packages/db/src/queries/move-sandbox.ts",
-    find: "await applyHoldings(tx, holdings(sandbox), holdings(after), move.isFact === true);",
-    replace: "await applyHoldings(tx, [], [], move.isFact === true);",
+    file: "packages/plans/src/plan.ts",
+    find: "claims: claimsBetween(sandbox, row),",
+    replace: "claims: [],",
     project: "integration",
     guards: ["tests/integration/db-moves.test.ts"],
   },

@@ -26,7 +26,7 @@ export async function deleteAbandoned(
       const accepted = await acceptRequest(forOrganization(deps.db, sandbox.organizationId), sandbox.id, "delete", requester);
       if (accepted.kind === "accepted" && accepted.isNew) {
         deps.log.info({ sandboxId: sandbox.id, why, operationId: accepted.operation.id }, "abandoned create deleted");
-        await deps.publishCommitted(accepted.outboxIds);
+        await deps.publishCommitted(accepted.messages);
       }
       return;
     } catch (err) {

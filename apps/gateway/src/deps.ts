@@ -1,6 +1,6 @@
 import type { Answer } from "@torpor/bus";
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
-import type { Database } from "@torpor/db";
+import type { Database, OutboxRow } from "@torpor/db";
 import type { Envelope } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { AuditLog } from "./audit.ts";
@@ -25,7 +25,7 @@ export interface Dependencies {
   envelope: Envelope;
   events: SandboxEvents;
   /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
-  publishCommitted(outboxIds: number[]): Promise<void>;
+  publishCommitted(messages: OutboxRow[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
   edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;

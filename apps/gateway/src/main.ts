@@ -1,9 +1,9 @@
 /** Composition root of the gateway process. */
 import { ask, type Bus, busAccess, connectBus, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
-import { databaseProblem, forEveryOrganization, openDatabase } from "@torpor/db";
+import { databaseProblem, forEveryOrganization, openDatabase, type OutboxRow } from "@torpor/db";
 import { openTls } from "@torpor/identity";
-import { publishCommitted } from "@torpor/outbox";
+import { Publisher } from "@torpor/outbox";
 import {
   configured,
   createLogger,
@@ -70,16 +70,24 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
   const events = createSandboxEvents();
   let bus: Bus | undefined;
+  let publisher: Publisher | undefined;
   // In the background: intents are accepted while NATS is away.
   void connectBus({ name: "torpor-gateway", ...busAccess(config) })
     .then((connected) => {
       bus = connected;
+      publisher = new Publisher({ db, bus, log });
       subscribeCore(connected, { pattern: patterns.events, decode: decodeEvent, handle: events.emit, log });
     })
     .catch((err: unknown) =>
       log.error({ err }, "the bus refused the connection: check NATS_URL, and NATS_SEED_FILE or NATS_USER and NATS_PASSWORD_FILE"),
     );
-  onClose({ what: "bus", close: async () => bus?.close() });
+  onClose({
+    what: "bus",
+    close: async () => {
+      await publisher?.idle();
+      await bus?.close();
+    },
+  });
 
   const audit = createAuditLog({ db, log });
   onClose({ what: "audit log", close: () => audit.close() });
@@ -93,7 +101,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     audit,
     events,
     // Not waited for: the scheduler's relay is the safety net.
-    publishCommitted: async (ids: number[]) => void publishCommitted({ db, log, bus }, ids),
+    publishCommitted: async (rows: OutboxRow[]) => void publisher?.publish(rows),
     draining: signal,
     stopping: giveUp.signal,
     busConnected: () => bus?.isConnected() === true,

@@ -13,14 +13,12 @@ import {
   type ThawRequest,
 } from "@torpor/contracts";
 import {
-  commitOperation,
   findHost,
   findHostAdmission,
   findMismatchedImages,
   findOperation,
   findRunFacts,
   findStoreReferences,
-  markIncarnationStarted,
   registerHost,
   renewLease,
   type RunFacts,
@@ -75,12 +73,8 @@ export async function answerLease(deps: Deps, asker: string, request: LeaseReque
 /** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation (architecture.md 6). */
 export async function answerCommit(deps: Deps, asker: string, request: CommitRequest): Promise<CommitReply> {
   if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
-  const granted = await deps.db.transaction(async (tx) => {
-    const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;
-    const committed = await commitOperation(tx, { id, sandboxId, hostId, epoch, opSeq });
-    if (committed) await markIncarnationStarted(tx, sandboxId, epoch);
-    return committed;
-  });
+  const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;
+  const granted = await deps.rows.commit({ id, sandboxId, hostId, epoch, opSeq });
   if (granted) return { granted };
   const reason = await refusal(deps, request);
   deps.log.info({ ...request, reason }, "commit refused");

@@ -1,6 +1,7 @@
-import type { Database } from "@torpor/db";
+import type { Database, OutboxRow } from "@torpor/db";
 import type { Envelope, Logger } from "@torpor/service";
 import type { HostRules } from "./admission.ts";
+import type { Rows } from "./decide.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
@@ -16,6 +17,8 @@ export const DEFAULT_HOST_TERMS: HostTerms = { leaseMs: 8_000, lossMarginMs: 3_0
 /** What every decision of the scheduler is made from. */
 export interface Deps {
   db: Database;
+  /** Of sandboxes, for decisions. */
+  rows: Rows;
   log: Logger;
   placer: Placer;
   /** For environment variables, in the database. */
@@ -23,10 +26,12 @@ export interface Deps {
   /** So many times the vCPUs that a host offers may be reserved there. */
   vcpuOvercommit: number;
   hostTerms: HostTerms;
+  /** Its intent, or the end of what was before it, begins an operation sooner. */
+  driveAfterMs: number;
   hostNetworks: HostNetworks;
   hostRules: HostRules;
   /** Publishes committed outbox rows at once; what fails is left to the relay. Never throws. */
-  publishCommitted(outboxIds: number[]): Promise<void>;
+  publishCommitted(messages: OutboxRow[]): Promise<void>;
 }
 
 export type Begun =

@@ -19,11 +19,11 @@ export type StoredCommand = VmCommand & { sealedEnvVars?: SealedValue };
 /** Undefined: they cannot be decrypted here. Another scheduler may have the key. */
 export async function environmentOf(
   { envelope, log }: Pick<Deps, "envelope" | "log">,
-  sandbox: Pick<SandboxRow, "id" | "envVars" | "envVarsSealed">,
+  sandbox: Pick<SandboxRow, "id"> & Partial<Pick<SandboxRow, "envVars" | "envVarsSealed">>,
 ): Promise<Environment | undefined> {
   try {
-    const envVars = await openEnvVars(envelope, sandbox.id, sandbox);
-    const { envVarsSealed } = sandbox;
+    const { envVars: plain = {}, envVarsSealed = null } = sandbox;
+    const envVars = await openEnvVars(envelope, sandbox.id, { envVars: plain, envVarsSealed });
     // As in the row: once gateways have the key, every scheduler has it, and may publish the command.
     return envVarsSealed === null ? { envVars } : { envVars: {}, sealedEnvVars: envVarsSealed };
   } catch (err) {

@@ -29,7 +29,8 @@ import {
   takeOwedDeletions,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
-import { systemCommand } from "./commands.ts";
+import { systemCommand } from "@torpor/plans";
+import { thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
 import { expireOperation } from "./expire-operation.ts";
@@ -60,9 +61,9 @@ const driveWaiting: SchedulerReconciler = {
   name: "drive-waiting",
   everyMs: 500,
   async run(deps) {
-    const waiting = await listDrivableOperations(deps.db, BATCH);
-    let begun = 0;
-    for (const { id } of waiting) if ((await beginOperation(deps, id)).kind === "begun") begun += 1;
+    const waiting = await listDrivableOperations(deps.db, deps.driveAfterMs, BATCH);
+    const each = await Promise.all(waiting.map(({ id }) => beginOperation(deps, id)));
+    const begun = each.filter(({ kind }) => kind === "begun").length;
     return { waiting: waiting.length, begun };
   },
 };
@@ -73,9 +74,8 @@ const expireOperations: SchedulerReconciler = {
   everyMs: 250,
   async run(deps) {
     const overdue = await listExpiredOperations(deps.db, BATCH);
-    let expired = 0;
-    for (const operation of overdue) if (await expireOperation(deps, operation)) expired += 1;
-    return { overdue: overdue.length, expired };
+    const ended = await Promise.all(overdue.map((operation) => expireOperation(deps, operation)));
+    return { overdue: overdue.length, expired: ended.filter(Boolean).length };
   },
 };
 
@@ -127,7 +127,7 @@ const expireSandboxes: SchedulerReconciler = {
       const requester = { organizationId: sandbox.organizationId, requestedBy: "system:timeout", deadlineMs: DELETE_DEADLINE_MS };
       const accepted = await acceptRequest(deps.db, sandbox.id, "delete", requester);
       if (accepted.kind !== "accepted") continue;
-      await deps.publishCommitted(accepted.outboxIds);
+      await deps.publishCommitted(accepted.messages);
       await beginOperation(deps, accepted.operation.id);
     }
     return { expired: expired.length };
@@ -146,7 +146,7 @@ const pauseIdle: SchedulerReconciler = {
       const condition = { onlyIfIdleForMs: idleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS, exemptFromQuotas: true };
       const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: AUTO_PAUSER, ...condition });
       if (accepted.kind !== "accepted" || !accepted.isNew) continue;
-      await deps.publishCommitted(accepted.outboxIds);
+      await deps.publishCommitted(accepted.messages);
       await beginOperation(deps, accepted.operation.id);
       paused += 1;
     }
@@ -162,7 +162,7 @@ async function tellDelayedPauses(deps: Deps): Promise<number> {
     const message = `It was resumed within a minute of ${shortSleeps} pauses of the last hour, so it is paused after ${idleSeconds} s without use instead of ${autoPauseIdleSeconds} s. Something comes back again and again: a page that reconnects, a health check, a client that polls.`;
     const change = { fact: DELAYED_PAUSE, patch: {}, cause: { code: "RESUMED_TOO_SOON", message } };
     const changed = await changeSandbox(deps.db, id, organizationId, ({ state }) => (state === "running" ? change : undefined));
-    if (changed !== undefined) await deps.publishCommitted(changed.outboxIds);
+    if (changed !== undefined) await deps.publishCommitted(changed.messages);
   }
   return delayed.length;
 }
@@ -172,17 +172,17 @@ const collectOwedDeletions: SchedulerReconciler = {
   name: "collect-owed-deletions",
   everyMs: 2_000,
   async run(deps) {
-    const outboxIds = await inTransaction(deps.db, async (tx) => {
+    const messages = await inTransaction(deps.db, async (tx) => {
       const owed = await takeOwedDeletions(tx, DELETE_REPEAT_MS, BATCH);
       const reminders = owed.flatMap((sandbox) => {
         const { hostId } = sandbox;
         if (hostId === null) return [];
-        return [{ subject: subjects.command(hostId, "delete"), payload: systemCommand("delete", sandbox, hostId) }];
+        return [{ subject: subjects.command(hostId, "delete"), payload: systemCommand("delete", sandbox, hostId, thisMoment()) }];
       });
       return await insertOutbox(tx, reminders);
     });
-    await deps.publishCommitted(outboxIds);
-    return { reminded: outboxIds.length };
+    await deps.publishCommitted(messages);
+    return { reminded: messages.length };
   },
 };
 

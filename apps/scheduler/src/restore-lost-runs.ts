@@ -25,6 +25,7 @@ import {
   markIncarnationEnded,
   moveOperation,
   moveSandbox,
+  type OutboxRow,
   oweRestore,
   returnToSnapshot,
   type SandboxRow,
@@ -32,10 +33,10 @@ import {
   takeOwedRestore,
 } from "@torpor/db";
 import { requestToReturn } from "@torpor/placement";
+import { planMoves, settledPatch } from "@torpor/plans";
 import { transitionSandbox } from "@torpor/state-machine";
 import { beginOperation } from "./begin-operation.ts";
 import type { Deps } from "./deps.ts";
-import { settledPatch } from "./settled-patch.ts";
 
 /** A resume that a host had room for when it was accepted, and that others were faster for. */
 const RESTORE_DEADLINE_MS = 300_000;
@@ -47,14 +48,14 @@ export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record
   const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
   let restored = 0;
   for (const run of runs) {
-    const decision = await decide(deps, run);
+    const decision = await decideRestore(deps, run);
     if (decision.kind === "cannot") await tellOnce(deps, run, decision);
     else if (await restore(deps, run, decision.snapshot)) restored += 1;
   }
   return { lost: runs.length, restored };
 }
 
-async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Promise<Decision> {
+async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun): Promise<Decision> {
   const impossible = (code: string, why: string): Decision => ({
     kind: "cannot",
     fact: "restore_impossible",
@@ -74,10 +75,10 @@ async function decide(deps: Deps, { sandbox, host, incarnation }: LostRun): Prom
 
 async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }: Extract<Decision, { kind: "cannot" }>): Promise<void> {
   if (await hasEventSince(deps.db, sandbox.id, fact, host.leaseExpiresAt)) return;
-  const told = await inTransaction(deps.db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, fact, cause }));
-  if (told.kind !== "moved") return;
+  const told = await deps.rows.apply(planMoves(sandbox, [{ to: sandbox.state, fact, cause }]));
+  if (told.kind !== "applied") return;
   deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
-  await deps.publishCommitted(told.outboxIds);
+  await deps.publishCommitted(told.messages);
 }
 
 /** What brings back a sandbox that stands so. */
@@ -92,14 +93,14 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
   const transition = transitionSandbox(sandbox.state, FACT[stands]);
   if (transition.kind !== "move") return false;
   const cause = lossOf(host.id, snapshot);
-  const done = await inTransaction<{ outboxIds: number[]; operationId?: string }, null>(deps.db, async (tx, rollback) => {
+  const done = await inTransaction<{ messages: OutboxRow[]; operationId?: string }, null>(deps.db, async (tx, rollback) => {
     const { executing } = await findOpenOperations(tx, sandbox.id);
     const ended = executing === undefined ? undefined : await moveOperation(tx, executing.id, "fail", { error: cause });
     const moved = await moveSandbox(tx, {
       sandbox,
       to: transition.to,
       fact: "host_lost",
-      patch: { ...settledPatch(sandbox, transition.to, undefined), condition: null, hostId: null },
+      patch: { ...settledPatch(sandbox, transition.to, undefined, new Date()), condition: null, hostId: null },
       ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
       cause,
     });
@@ -108,13 +109,13 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
     await returnToSnapshot(tx, sandbox.id, snapshot.generation);
     const accepted = await acceptWithin(tx, sandbox.id, kindFor(stands), requesterFor(sandbox));
     // What its owner has asked for meanwhile, and waits, goes before.
-    if (accepted.kind !== "accepted") return { outboxIds: moved.outboxIds };
+    if (accepted.kind !== "accepted") return { messages: moved.messages };
     await oweRestore(tx, sandbox.id, sandbox.epoch);
-    return { outboxIds: [...moved.outboxIds, ...accepted.outboxIds], operationId: accepted.operation.id };
+    return { messages: [...moved.messages, ...accepted.messages], operationId: accepted.operation.id };
   });
   if (done === null) return false;
   deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, epoch: sandbox.epoch, cause }, "a lost run is restored");
-  await deps.publishCommitted(done.outboxIds);
+  await deps.publishCommitted(done.messages);
   if (done.operationId !== undefined) await beginOperation(deps, done.operationId);
   return true;
 }
@@ -135,7 +136,7 @@ export async function restoreAgain(deps: Deps, limit: number): Promise<Record<st
     });
     if (accepted?.kind !== "accepted") continue;
     deps.log.warn({ sandboxId: sandbox.id, epoch }, "a lost run is restored once more");
-    await deps.publishCommitted(accepted.outboxIds);
+    await deps.publishCommitted(accepted.messages);
     await beginOperation(deps, accepted.operation.id);
     begun += 1;
   }

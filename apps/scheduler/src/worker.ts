@@ -23,7 +23,6 @@ import {
 } from "@torpor/contracts";
 import {
   type Database,
-  findOpenOperations,
   isRefusedValue,
   listHosts,
   measureOutbox,
@@ -35,7 +34,7 @@ import {
   type SeenFetch,
   type SeenReplication,
 } from "@torpor/db";
-import { publishCommitted, relayCommitted } from "@torpor/outbox";
+import { Publisher, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
 import {
   createEnvelope,
@@ -51,6 +50,7 @@ import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } 
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
+import { Rows } from "./decide.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import type { HostRules } from "./admission.ts";
 import { messageOf } from "./environment.ts";
@@ -76,6 +76,11 @@ const decode = {
 const QUEUE = "schedulers";
 /** After it a message is delivered again, whatever its decision still waits for. */
 const HANDLE_LIMIT_MS = 20_000;
+/** Messages that are decided about at once; they share statements and commits. */
+const AT_ONCE = 64;
+/** Fewer than there are connections to the database: what holds up all of them holds up no other host's. */
+const AT_ONCE_PER_HOST = 6;
+const DRIVE_AFTER_MS = 500;
 const RELAY_EVERY_MS = 250;
 /** What it cannot make keeps messages from whoever waits for them: the health report says so. */
 export const RESTORE_BUS = "restore-bus";
@@ -126,21 +131,21 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   await ensureConsumer(bus, SCHEDULER_OBSERVATIONS, { signal });
   const { policy, vcpuOvercommit = 1 } = options.placement ?? {};
   const placer = new Placer(db, { policy });
+  const publisher = new Publisher({ db, bus, log, reveal });
   const deps: Deps = {
     db,
+    rows: new Rows(db),
     log,
     placer,
     vcpuOvercommit,
+    driveAfterMs: DRIVE_AFTER_MS,
     hostTerms,
     hostNetworks,
     hostRules,
     envelope,
-    publishCommitted: (ids) => publishCommitted({ db, bus, log, reveal }, ids),
+    publishCommitted: (rows) => publisher.publish(rows),
   };
-  const goOn = async (sandboxId: string) => {
-    const { waiting } = await findOpenOperations(db, sandboxId);
-    if (waiting !== undefined) await beginOperation(deps, waiting.id);
-  };
+  const goOn = (operationId: string) => beginOperation(deps, operationId);
   hearBeats(deps, bus, goOn);
   const answers = new Answers(() => answerHosts(deps, bus));
   const loops = [
@@ -151,7 +156,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
         await withTimeLimit(beginOperation(deps, intent.operationId), HANDLE_LIMIT_MS, "the decision");
         return "ack";
       },
-      concurrency: 16,
+      concurrency: AT_ONCE,
       signal,
       log,
     }),
@@ -169,7 +174,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
         }
         return "ack";
       },
-      concurrency: 16,
+      concurrency: AT_ONCE,
+      concurrencyPerLane: AT_ONCE_PER_HOST,
       laneOf: (subject) => hostIdOf(subject) ?? "",
       signal,
       log,
@@ -200,8 +206,9 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   };
   for (const loop of [relay, note, restore, measure]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
   const silent = aborted(signal).then(() => answers.end());
+  const published = Promise.all(loops).then(() => publisher.idle());
   const problems = () => [...watch.problems(), ...findFailingRounds(reconcilers)];
-  return { reconcilers, problems, ended: Promise.all([...loops, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+  return { reconcilers, problems, ended: Promise.all([published, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
 }
 
 /** What an operator has removed, or a server that begins empty does not have. */
@@ -287,7 +294,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   ];
 }
 
-function hearBeats(deps: Deps, bus: Bus, goOn: (sandboxId: string) => Promise<void>): void {
+function hearBeats(deps: Deps, bus: Bus, goOn: (operationId: string) => Promise<unknown>): void {
   const { log } = deps;
   subscribeCore(bus, {
     pattern: patterns.beats,

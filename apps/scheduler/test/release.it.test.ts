@@ -136,7 +136,7 @@ describe("a release", () => {
     expect(await releaseFromHost(scheduler.deps, await stopped())).toBe("not_replicated");
     const stale = await replicated("paused");
     await scheduler.begin(stale.id, "resume");
-    expect(await releaseFromHost(scheduler.deps, stale)).toBe("lost_race");
+    expect(await releaseFromHost(scheduler.deps, stale)).toBe("not_possible");
     expect(await scheduler.commands({ sandboxId: stale.id, kind: "discard" })).toEqual([]);
     expect(await releaseFromHost(scheduler.deps, await released("paused"))).toBe("not_possible");
   });

@@ -130,7 +130,10 @@ test("S22: an operation whose announcement was lost is found and begun", async (
   const sandboxId = await running();
   const accepted = await acceptRequest(plane.database.db, sandboxId, "pause", aRequester(plane.database));
   if (accepted.kind !== "accepted") throw new Error(accepted.kind);
-  await markPublished(plane.database.db, accepted.outboxIds);
+  await markPublished(
+    plane.database.db,
+    accepted.messages.map(({ id }) => id),
+  );
   await host.carryOut(await host.told(accepted.operation.id));
   await plane.becomes(accepted.operation.id, "succeeded");
 });

@@ -36,6 +36,8 @@ export interface ConsumeOptions<T> {
   concurrency: number;
   /** Whose message it is, by its subject; absent: they are handled as they come. */
   laneOf?: (subject: string) => string;
+  /** Of one sender's; half of `concurrency`. */
+  concurrencyPerLane?: number;
   /** Told whether the consumer could be opened, each time that it was tried. */
   noteReadable?(isReadable: boolean): void;
   signal: AbortSignal;
@@ -44,7 +46,7 @@ export interface ConsumeOptions<T> {
 
 /** Messages that wait in their lanes, and those that are handled. */
 const READ_AHEAD = 2_048;
-/** Of one sender: more than may be in the stream, and half of what is handled at once. */
+/** Of one sender: more than may be in the stream. */
 const WAITING_PER_LANE = 512;
 const SHARE_OF_LANE = 0.5;
 /** One too many of its sender comes again. */
@@ -87,7 +89,7 @@ function inArrival<T>(options: ConsumeOptions<T>): Work {
 
 function inLanes<T>(options: ConsumeOptions<T>, laneOf: (subject: string) => string): Work {
   const { concurrency: atOnce, signal } = options;
-  const atOncePerLane = Math.ceil(atOnce * SHARE_OF_LANE);
+  const atOncePerLane = options.concurrencyPerLane ?? Math.ceil(atOnce * SHARE_OF_LANE);
   const lanes = new Lanes({ atOnce, atOncePerLane, waiting: WAITING_PER_LANE });
   // What has not begun when the loop ends is another's.
   const begin = async (message: JsMsg): Promise<Verdict> =>

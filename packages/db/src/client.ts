@@ -3,6 +3,7 @@ import type { PgTransaction } from "drizzle-orm/pg-core";
 import postgres from "postgres";
 import { reached } from "./database-url.ts";
 import { limitedClient, type TakeTurn } from "./limited-client.ts";
+import { NamedStatements } from "./named-statements.ts";
 import * as schema from "./schema.ts";
 
 type Schema = typeof schema;
@@ -35,18 +36,18 @@ const RECONNECT_AFTER_S = 0.25;
 
 /** Opens a pool. Connections are made on first use; `close` waits at most 5 s for running queries. */
 export function openDatabase(databaseUrl: string, options: DatabaseOptions = {}): DatabaseHandle {
-  const { url, options: tls } = reached(databaseUrl);
+  const { url, options: tls, namesStatements } = reached(databaseUrl);
   const client = limitedClient({
     limitMs: options.limitMs ?? LIMIT_MS,
     takeTurn: options.takeTurn ?? ((work) => work()),
+    names: new NamedStatements(namesStatements),
     pool: postgres(url, {
       ...tls,
       max: options.maxConnections ?? 10,
       connect_timeout: CONNECT_LIMIT_S,
       idle_timeout: IDLE_LIMIT_S,
       backoff: () => RECONNECT_AFTER_S,
-      // Statements have no names: a pooler may give the next transaction another connection, which would not know them.
-      prepare: false,
+      prepare: namesStatements,
       // No column is an array: their types need not be asked for on each connection.
       fetch_types: false,
       onnotice: () => {},

@@ -1,7 +1,12 @@
 /**
- * TLS as DATABASE_URL asks for it, in the words that every client of Postgres knows:
- * `?sslmode=verify-full&sslrootcert=/etc/torpor/ca.crt`. The driver reads `sslmode` alone; with
- * `verify-full` it trusts what Node.js does, and no file.
+ * What DATABASE_URL says beside where the database is.
+ *
+ * `?sslmode=verify-full&sslrootcert=/etc/torpor/ca.crt`: TLS, in the words that every client of
+ * Postgres knows. The driver reads `sslmode` alone; with `verify-full` it trusts what Node.js does,
+ * and no file.
+ *
+ * `?prepared_statements=off`: for a pooler that gives each transaction another connection and does
+ * not keep prepared statements (PgBouncer before 1.21, or without `max_prepared_statements`).
  */
 import { readFileSync } from "node:fs";
 
@@ -9,14 +14,29 @@ interface Reached {
   /** For the driver. */
   url: string;
   options: { ssl?: { ca: string; host: string } };
+  namesStatements: boolean;
 }
 
-/** Throws when the file of `sslrootcert` cannot be read, or nothing would be checked against it. */
+const PREPARED_STATEMENTS = "prepared_statements";
+
+/** Throws when a parameter has no meaning, or the file of `sslrootcert` cannot be read. */
 export function reached(databaseUrl: string): Reached {
   const url = URL.parse(databaseUrl);
-  const rootCert = url?.searchParams.get("sslrootcert");
-  if (url === null || rootCert === null || rootCert === undefined || rootCert === "system")
-    return { url: databaseUrl, options: {} };
+  // Several hosts, or a socket: the driver reads it, and says what it cannot.
+  if (url === null) return { url: databaseUrl, options: {}, namesStatements: true };
+  const namesStatements = isOn(url.searchParams.get(PREPARED_STATEMENTS) ?? "on");
+  if (url.searchParams.has(PREPARED_STATEMENTS)) url.searchParams.delete(PREPARED_STATEMENTS);
+  return { ...withTls(url), namesStatements };
+}
+
+function isOn(value: string): boolean {
+  if (value === "on" || value === "off") return value === "on";
+  throw new Error(`DATABASE_URL has ${PREPARED_STATEMENTS}=${value}: it is on or off`);
+}
+
+function withTls(url: URL): Pick<Reached, "url" | "options"> {
+  const rootCert = url.searchParams.get("sslrootcert");
+  if (rootCert === null || rootCert === "system") return { url: url.href, options: {} };
   if (url.searchParams.get("sslmode") !== "verify-full")
     throw new Error(
       "DATABASE_URL has sslrootcert, which counts with sslmode=verify-full only: set that too",

@@ -5,6 +5,8 @@
  * gone without its network saying so. Then the query fails here, and new connections take the place of all old ones, of which nobody knows what they still answer.
  */
 import postgres from "postgres";
+import { type NamedStatements, namedTransaction, unsafeNamed } from "./named-statements.ts";
+import { sqlState } from "./transaction.ts";
 
 const DRAIN_LIMIT_S = 5;
 
@@ -21,9 +23,10 @@ interface LimitedClientOptions {
   pool: postgres.Sql;
   limitMs: number;
   takeTurn: TakeTurn;
+  names: NamedStatements;
 }
 
-export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientOptions): LimitedClient {
+export function limitedClient({ pool: first, limitMs, takeTurn, names }: LimitedClientOptions): LimitedClient {
   let pool = first;
   const replaced = new Set<Promise<void>>();
   const replace = (silent: postgres.Sql) => {
@@ -44,6 +47,8 @@ export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientO
     });
     try {
       return await Promise.race([asked, silence]);
+    } catch (error) {
+      throw explained(error);
     } finally {
       clearTimeout(timer);
     }
@@ -54,7 +59,7 @@ export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientO
       let query: ReturnType<postgres.Sql["unsafe"]> | undefined;
       let wantsArrays = false;
       const rows = takeTurn(async () => {
-        query = pool.unsafe(...args);
+        query = unsafeNamed(pool, names)(...args);
         if (wantsArrays) void query.values();
         return await limited(query, pool);
       });
@@ -66,7 +71,14 @@ export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientO
       };
       return Object.assign(rows, { values });
     },
-    begin: (body: (sql: postgres.TransactionSql) => unknown) => takeTurn(async () => await limited(pool.begin(body), pool)),
+    begin: (body: (sql: unknown) => unknown) =>
+      takeTurn(
+        async () =>
+          await limited(
+            pool.begin((tx) => body(namedTransaction(tx, names, pool.options))),
+            pool,
+          ),
+      ),
   };
   return {
     sql: sql as unknown as postgres.Sql,
@@ -74,4 +86,18 @@ export function limitedClient({ pool: first, limitMs, takeTurn }: LimitedClientO
       await Promise.all([pool.end({ timeout: DRAIN_LIMIT_S }), ...replaced]);
     },
   };
+}
+
+const INVALID_STATEMENT_NAME = "26000";
+const DUPLICATE_PREPARED_STATEMENT = "42P05";
+
+/** A pooler gave the transaction a connection that does not know what another one prepared. */
+function explained(error: unknown): unknown {
+  const code = sqlState(error);
+  if (code !== INVALID_STATEMENT_NAME && code !== DUPLICATE_PREPARED_STATEMENT) return error;
+  return new Error(
+    "the pooler before the database does not keep prepared statements: add prepared_statements=off to " +
+      "DATABASE_URL, or use PgBouncer 1.21 or later with max_prepared_statements",
+    { cause: error },
+  );
 }

@@ -6,16 +6,18 @@
 import { type Bus, publish } from "@torpor/bus";
 import {
   type Database,
-  findOutbox,
-  markOutcome,
+  markOutcomes,
   type OutboxOutcome,
   type OutboxRow,
   relayOutbox,
 } from "@torpor/db";
+import { Batches } from "@torpor/service";
 
 const RELAY_BATCH = 200;
 /** The committer publishes first; the relay takes what is older than this. */
 const RELAY_AFTER_MS = 500;
+/** So long the first mark waits for others: nobody waits for it. Well below what the relay waits. */
+const GATHER_MARKS_MS = 25;
 
 /** What is published of a stored payload; rejects when that can never be known here. */
 type Reveal = (payload: unknown) => Promise<unknown>;
@@ -26,66 +28,95 @@ interface OutboxLog {
   error(facts: object, message: string): void;
 }
 
-/** Publishes committed rows now. What fails, or is not even tried because the bus is away, is left to the relay. Never rejects. */
-export async function publishCommitted(
-  deps: { db: Database; bus: Bus | undefined; log: OutboxLog; reveal?: Reveal },
-  outboxIds: number[],
-): Promise<void> {
-  const { db, bus, log, reveal = asStored } = deps;
-  if (bus === undefined || !bus.isConnected()) return;
-  try {
-    const rows = await findOutbox(db, outboxIds);
-    await markOutcome(db, await publishRows({ bus, log, reveal }, rows));
-  } catch (err) {
-    log.warn({ err }, "committed messages could not be published at once; the relay will");
-  }
-}
-
-/** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
-export async function relayCommitted({
-  db,
-  bus,
-  log,
-  reveal = asStored,
-}: {
+interface Deps {
   db: Database;
   bus: Bus;
   log: OutboxLog;
   reveal?: Reveal;
-}): Promise<{ taken: number; published: number }> {
+}
+
+/** Publishes what its program has committed. */
+export class Publisher {
+  private readonly deps: Deps;
+  private readonly marks: Batches<OutboxOutcome, void>;
+
+  constructor(deps: Deps) {
+    this.deps = deps;
+    this.marks = new Batches({
+      run: async (outcomes) => {
+        await markOutcomes(deps.db, outcomes);
+        return outcomes.map(() => undefined);
+      },
+      gatherMs: GATHER_MARKS_MS,
+    });
+  }
+
+  /**
+   * Publishes committed rows now, and marks them a little later. What fails, or is not even tried
+   * because the bus is away, is left to the relay. Never rejects.
+   */
+  async publish(rows: OutboxRow[]): Promise<void> {
+    if (rows.length === 0 || !this.deps.bus.isConnected()) return;
+    try {
+      const outcome = await publishRows(this.deps, rows);
+      // Without a mark the relay publishes it again: the stream has it, and stores it once.
+      void this.marks.add(outcome).catch((err: unknown) => this.warn(err));
+    } catch (err) {
+      this.warn(err);
+    }
+  }
+
+  /** Resolves when all that was published is marked. */
+  async idle(): Promise<void> {
+    await this.marks.idle();
+  }
+
+  private warn(err: unknown): void {
+    this.deps.log.warn(
+      { err },
+      "committed messages could not be published or marked at once; the relay will",
+    );
+  }
+}
+
+/** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
+export async function relayCommitted(deps: Deps): Promise<{ taken: number; published: number }> {
   const which = { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
-  return await relayOutbox(db, which, (rows) => publishRows({ bus, log, reveal }, rows));
+  return await relayOutbox(deps.db, which, (rows) => publishRows(deps, rows));
 }
 
 /**
- * Stops at the first that the broker could not store: the rest would fare the same. One that it will
- * never store is set aside, so that it holds up no other.
+ * All at once: their order says nothing, and readers go by numbers in them. One that no server will
+ * ever store is set aside; those that could not be stored now are in neither list.
  */
-async function publishRows(
-  { bus, log, reveal }: { bus: Bus; log: OutboxLog; reveal: Reveal },
-  rows: OutboxRow[],
-): Promise<OutboxOutcome> {
+async function publishRows(deps: Deps, rows: OutboxRow[]): Promise<OutboxOutcome> {
   const outcome: OutboxOutcome = { published: [], refused: [] };
-  for (const { id, subject, payload: stored, traceId } of rows) {
-    const revealed = await reveal(stored).then(
-      (payload) => ({ kind: "revealed" as const, payload }),
-      (cause: unknown) => ({ kind: "refused" as const, reason: String(cause) }),
-    );
-    const result =
-      revealed.kind === "refused"
-        ? revealed
-        : await publish(bus, {
-            subject,
-            payload: revealed.payload,
-            msgId: `outbox-${id}`,
-            traceId: traceId ?? undefined,
-          });
-    if (result.kind === "unavailable") break;
-    if (result.kind === "refused") {
-      const { reason } = result;
-      log.error({ outboxId: id, subject, reason }, "a message can never be sent; it is set aside");
-      outcome.refused.push({ id, reason });
-    } else outcome.published.push(id);
-  }
+  await Promise.all(rows.map((row) => publishRow(deps, row, outcome)));
   return outcome;
+}
+
+async function publishRow(
+  { bus, log, reveal = asStored }: Deps,
+  { id, subject, payload: stored, traceId }: OutboxRow,
+  outcome: OutboxOutcome,
+): Promise<void> {
+  const revealed = await reveal(stored).then(
+    (payload) => ({ kind: "revealed" as const, payload }),
+    (cause: unknown) => ({ kind: "refused" as const, reason: String(cause) }),
+  );
+  const result =
+    revealed.kind === "refused"
+      ? revealed
+      : await publish(bus, {
+          subject,
+          payload: revealed.payload,
+          msgId: `outbox-${id}`,
+          traceId: traceId ?? undefined,
+        });
+  if (result.kind === "unavailable") return;
+  if (result.kind === "refused") {
+    const { reason } = result;
+    log.error({ outboxId: id, subject, reason }, "a message can never be sent; it is set aside");
+    outcome.refused.push({ id, reason });
+  } else outcome.published.push(id);
 }

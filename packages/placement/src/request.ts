@@ -21,7 +21,7 @@ export function requestFor(wanted: Omit<Wanted, "organizationId" | "antiAffinity
 
 interface Return {
   kind: OperationRow["kind"];
-  sandbox: SandboxRow;
+  sandbox: Wanted & Pick<SandboxRow, "id" | "hostId">;
   snapshot: SnapshotRow | undefined;
   /** The host that holds the sandbox, if it lives. */
   origin: PlacementHost | undefined;

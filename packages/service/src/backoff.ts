@@ -7,9 +7,9 @@ export function backoffMs(attempt: number, options: { baseMs: number; maxMs: num
 }
 
 /** Waits; false when the signal ended the wait. */
-export async function pause(ms: number, signal: AbortSignal): Promise<boolean> {
+export async function pause(ms: number, signal?: AbortSignal): Promise<boolean> {
   try {
-    await sleep(ms, undefined, { signal });
+    await sleep(ms, undefined, signal === undefined ? {} : { signal });
     return true;
   } catch {
     return false;

@@ -10,8 +10,10 @@ import { ROOT } from "./root.ts";
 const UNPACKED = join(ROOT, ".torpor/tools/pgbouncer");
 
 export interface PgBouncer extends ServerProcess, AsyncDisposable {
-  /** The same database, through it. */
+  /** The same database, through it, as programs have to be told: it keeps no prepared statements. */
   through(url: string): string;
+  /** Without telling them. */
+  plainly(url: string): string;
 }
 
 /** With `poolSize` connections to the server of `url`, whoever connects to it as the user of `url` shares them. */
@@ -35,9 +37,14 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
     config,
     template.replaceAll(/@([A-Z_]+)@/g, (given, name: string) => values[name] ?? given),
   );
-  const through = (database: string) => {
+  const plainly = (database: string) => {
     const way = new URL(database);
     way.port = String(port);
+    return way.href;
+  };
+  const through = (database: string) => {
+    const way = new URL(plainly(database));
+    way.searchParams.set("prepared_statements", "off");
     return way.href;
   };
   const server = serverProcess(
@@ -45,7 +52,7 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
       name: "pgbouncer",
       role: "postgres",
       address: `127.0.0.1:${port}`,
-      healthUrl: through(url),
+      healthUrl: plainly(url),
       command: await findPgBouncer(),
       // It does not run as root.
       args: process.getuid?.() === 0 ? ["--user", "nobody", config] : [config],
@@ -58,6 +65,7 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
   return {
     ...server,
     through,
+    plainly,
     [Symbol.asyncDispose]: async () => {
       await server.stop();
       await dir[Symbol.asyncDispose]();

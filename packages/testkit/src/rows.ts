@@ -1,6 +1,17 @@
 /** Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a test given by it. */
 import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
-import { acceptCreate, findSandboxRow, inTransaction, moveOperation, moveSandbox, type Requester, type SandboxRow } from "@torpor/db";
+import {
+  acceptCreate,
+  applyPlans,
+  findSandboxRow,
+  inTransaction,
+  moveOperation,
+  moveSandbox,
+  type Move,
+  type Requester,
+  type SandboxRow,
+} from "@torpor/db";
+import { type Plan, planMoves } from "@torpor/plans";
 import type { SettledState } from "@torpor/state-machine";
 import type { TestDatabase } from "./database.ts";
 import { SIMULATED_TEMPLATE } from "./simulated-image.ts";
@@ -77,7 +88,7 @@ export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | 
 export async function makeSandbox(
   test: TestDatabase,
   state: SettledState,
-  given: { hostId?: string; sandbox?: Partial<NewSandbox>; patch?: Partial<SandboxRow> } = {},
+  given: { hostId?: string; sandbox?: Partial<NewSandbox>; patch?: Move["patch"] } = {},
 ): Promise<SandboxRow> {
   const { hostId, patch } = given;
   const created = await acceptCreate(test.db, aSandbox(given.sandbox), aRequester(test));
@@ -92,4 +103,12 @@ export async function makeSandbox(
     if (moved.kind !== "moved") throw new Error(`the sandbox could not be made: ${moved.kind}`);
     return moved.sandbox;
   });
+}
+
+/** What a plan does beside moving the sandbox: runs and snapshots of it. */
+export async function applyEffects(test: TestDatabase, sandboxId: string, effects: Plan["effects"]): Promise<void> {
+  const sandbox = await findSandboxRow(test.db, sandboxId);
+  if (sandbox === undefined) throw new Error(`there is no sandbox ${sandboxId}`);
+  const [applied] = await applyPlans(test.db, [planMoves(sandbox, [], { effects })]);
+  if (applied?.kind !== "applied") throw new Error(`the effects were not applied: ${applied?.kind}`);
 }

@@ -77,7 +77,7 @@ export class Waker {
       deadlineMs: Math.max(1_000, waitMs - DEADLINE_LEAD_MS),
     };
     const accepted = await acceptRequest(db, sandbox.id, "resume", requester);
-    if (accepted.kind === "accepted") await publishCommitted(accepted.outboxIds);
+    if (accepted.kind === "accepted") await publishCommitted(accepted.messages);
     const operation =
       accepted.kind === "accepted" ? accepted.operation : accepted.kind === "blocked" ? await findOperation(db, accepted.by.id) : undefined;
     if (accepted.kind === "conflict")

@@ -30,7 +30,7 @@ export const patchSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; 
     if (patched.kind === "not_found") throw sandboxNotFound(id);
     if (patched.kind === "too_much_metadata")
       throw invalidRequest([{ field: "metadata", message: `must not hold more than ${MAX_METADATA_NAMES} names after the change` }]);
-    await deps.publishCommitted(patched.outboxIds);
+    await deps.publishCommitted(patched.messages);
     const view = await livingSandbox(deps, id, organizationId);
     return { ...sandboxView(view, deps.edge), request_id: request.id };
   });

@@ -113,7 +113,7 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
       const timeoutSeconds = request.body.timeout_seconds;
       const set = isSandboxId(id) ? await setTimeoutSeconds(databaseOf(request), id, organizationOf(request), timeoutSeconds) : undefined;
       if (set === undefined) throw sandboxNotFound(id);
-      await deps.publishCommitted(set.outboxIds);
+      await deps.publishCommitted(set.messages);
       return { id, timeout_seconds: timeoutSeconds, expires_at: set.sandbox.expiresAt?.toISOString() ?? null, request_id: request.id };
     },
   );

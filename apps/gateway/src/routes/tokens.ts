@@ -42,7 +42,7 @@ export const tokenRoutes: Plugin = async (app, { deps, auth }) => {
     const db = forOrganization(deps.db, organizationId);
     const revoked = isSandboxId(id) ? await revokeTokens(db, id, organizationId) : undefined;
     if (revoked === undefined) throw sandboxNotFound(id);
-    await deps.publishCommitted(revoked.outboxIds);
+    await deps.publishCommitted(revoked.messages);
     const { tokenGeneration } = revoked.sandbox;
     return { id, token_generation: tokenGeneration, request_id: request.id };
   });

@@ -55,8 +55,8 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
       const counted = accepted.kind === "accepted" ? accepted : undefined;
       if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
-      const { operation, outboxIds } = accepted;
-      await deps.publishCommitted(outboxIds);
+      const { operation, messages } = accepted;
+      await deps.publishCommitted(messages);
       if (!accepted.isNew) await assertStillThere(deps, operation);
       if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
       const waited = await waitForOperation({ ...deps, limits }, operation, gone);

@@ -12,6 +12,7 @@ import {
   findSandboxRow,
   findSnapshot,
   lastGrowthBeside,
+  type OutboxRow,
   pinOperation,
   type SandboxRow,
   type SnapshotRow,
@@ -35,7 +36,7 @@ const ASK_AGAIN_MS = 30_000;
 /** What is left to do once the decision is committed. */
 type Next =
   | { kind: "nothing" | "take_place" }
-  | { kind: "begin"; operationId: string; outboxIds: number[] }
+  | { kind: "begin"; operationId: string; messages: OutboxRow[] }
   /** `asks`: its host is told to copy it, if it has not. */
   | { kind: "copy" | "release"; asks: boolean };
 type Decided = { patch: DrainSandboxPatch; next: Next };
@@ -53,7 +54,7 @@ export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: st
   });
   switch (next?.kind) {
     case "begin":
-      await deps.publishCommitted(next.outboxIds);
+      await deps.publishCommitted(next.messages);
       await beginOperation(deps, next.operationId);
       return "done";
     case "copy":
@@ -165,8 +166,8 @@ async function ask(
   const accepted = await acceptRequest(tx, sandbox.id, kind, requester);
   const isOwn = accepted.kind === "accepted" && accepted.operation.requestedBy === DRAINER;
   if (accepted.kind !== "accepted" || !isOwn) return { ...nothing(), isOwn };
-  const { operation, outboxIds } = accepted;
-  return { patch: { operationId: operation.id }, next: { kind: "begin", operationId: operation.id, outboxIds }, isOwn };
+  const { operation, messages } = accepted;
+  return { patch: { operationId: operation.id }, next: { kind: "begin", operationId: operation.id, messages }, isOwn };
 }
 
 async function leave(deps: Deps, drain: DrainRow, sandboxId: string, how: { kind: "copy" | "release"; asks: boolean }): Promise<void> {

@@ -11,7 +11,7 @@
 import type { Cause } from "@torpor/contracts";
 import { type DrainAtWork, type DrainedSandboxEnd, DRAINER, type DrainSandboxRow, type OperationRow, type SandboxRow } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
-import { isPlacementRejection } from "../expire-operation.ts";
+import { isPlacementRejection } from "@torpor/plans";
 
 /** So long may a resume wait for room elsewhere, while its sandbox stands still. */
 export const RESUME_WAIT_MS = 45_000;

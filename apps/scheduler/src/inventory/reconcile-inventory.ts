@@ -19,10 +19,9 @@ import {
   recordFinding,
   reportFinding,
 } from "@torpor/db";
+import { FOUND_ON_HOST } from "@torpor/plans";
 import type { Deps } from "../deps.ts";
 
-/** Event of a sandbox that its host has again. */
-export const FOUND_ON_HOST = "found_on_host";
 /** Inventories in a row, and time, without a sandbox: one may have been on its way while the sandbox came. */
 const MISSING_TIMES = 3;
 const MISSING_MS = 5_000;
@@ -86,5 +85,5 @@ async function setCondition(
       ? { fact, patch: { condition }, ...(condition === null ? {} : { cause: condition }) }
       : undefined,
   );
-  if (changed !== undefined) await deps.publishCommitted(changed.outboxIds);
+  if (changed !== undefined) await deps.publishCommitted(changed.messages);
 }

@@ -4,7 +4,8 @@
  */
 import { type Observation, subjects } from "@torpor/contracts";
 import { type FindingKind, insertOutbox, mayRecordFinding, mayTellHost, recordFinding, reportFinding } from "@torpor/db";
-import { strayCommand } from "../commands.ts";
+import { strayCommand } from "@torpor/plans";
+import { thisMoment } from "../decide.ts";
 import type { Deps } from "../deps.ts";
 
 /** A host that does not do what it was told is told again. */
@@ -40,7 +41,7 @@ export async function endQuarantine(deps: Deps, seen: Observation): Promise<void
 
 async function tell(deps: Deps, kind: "quarantine" | "unquarantine" | "discard", seen: Observation): Promise<void> {
   const { hostId, sandboxId, epoch, opSeq } = seen;
-  const message = { subject: subjects.command(hostId, kind), payload: strayCommand(kind, seen) };
+  const message = { subject: subjects.command(hostId, kind), payload: strayCommand(kind, seen, thisMoment()) };
   await deps.publishCommitted(await insertOutbox(deps.db, [message]));
   deps.log.info({ hostId, sandboxId, epoch, opSeq, kind }, "a host is told about a stray sandbox");
 }

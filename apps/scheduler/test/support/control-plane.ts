@@ -1,7 +1,7 @@
 /** A control plane without its processes: Postgres, nats-server, and any number of schedulers that a test can end. */
 import { type Bus, connectBus } from "@torpor/bus";
-import { acceptCreate, acceptRequest, type OperationRow, findOperation, findSandboxRow, type SandboxRow } from "@torpor/db";
-import { publishCommitted } from "@torpor/outbox";
+import { acceptCreate, acceptRequest, type OperationRow, type OutboxRow, findOperation, findSandboxRow, type SandboxRow } from "@torpor/db";
+import { Publisher } from "@torpor/outbox";
 import {
   aRequester,
   aSandbox,
@@ -67,10 +67,10 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   private async announce(
-    accepted: { kind: string } | { kind: "accepted"; operation: OperationRow; outboxIds: number[] },
+    accepted: { kind: string } | { kind: "accepted"; operation: OperationRow; messages: OutboxRow[] },
   ): Promise<OperationRow> {
     if (!("operation" in accepted)) throw new Error(`it was not accepted: ${accepted.kind}`);
-    await publishCommitted({ db: this.database.db, bus: this.bus, log: silentLog() }, accepted.outboxIds);
+    await new Publisher({ db: this.database.db, bus: this.bus, log: silentLog() }).publish(accepted.messages);
     return accepted.operation;
   }
 

@@ -10,6 +10,7 @@ import {
   listEvents,
   markLostHosts,
   type OperationRow,
+  type OutboxRow,
   registerHost,
   type SandboxRow,
 } from "@torpor/db";
@@ -27,6 +28,7 @@ import {
 import { answerCommit } from "../../src/answer-asks.ts";
 import { HostNetworks } from "../../src/host-networks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
+import { Rows } from "../../src/decide.ts";
 import type { Deps } from "../../src/deps.ts";
 import { createEnvelope } from "@torpor/service";
 import { Placer } from "../../src/placer.ts";
@@ -59,19 +61,20 @@ export class Decisions implements AsyncDisposable {
     const envelope = createEnvelope(undefined);
     const terms = {
       vcpuOvercommit: 1,
+      driveAfterMs: 0,
       hostTerms: HOST_TERMS,
       hostNetworks: new HostNetworks(""),
       hostRules: { admission: "optional", tls: "optional" } as const,
       envelope,
     };
-    const publishCommitted = (ids: number[]) => this.published(ids);
-    this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
+    const publishCommitted = (rows: OutboxRow[]) => this.published(rows.map(({ id }) => id));
+    this.deps = { db, rows: new Rows(db), log: silentLog(), placer, ...terms, publishCommitted };
   }
 
   /** Nothing is said before it stands: what is to be published now, another connection sees. */
-  private async published(outboxIds: number[]): Promise<void> {
-    const rows = await this.database.sql`SELECT id FROM outbox WHERE id = ANY(${outboxIds})`;
-    assert.equal(rows.length, outboxIds.length, "a message was to be published before its commit");
+  private async published(ids: number[]): Promise<void> {
+    const rows = await this.database.sql`SELECT id FROM outbox WHERE id = ANY(${ids})`;
+    assert.equal(rows.length, ids.length, "a message was to be published before its commit");
   }
 
   static async over(server: PostgresServer): Promise<Decisions> {

@@ -13,6 +13,7 @@ import { DRAINER, keepPaused } from "./drains.ts";
 import { forgetRestore } from "./host-loss.ts";
 import { insertOutbox, type SandboxRow } from "./move-sandbox.ts";
 import { findOpenOperations, joinOperation, moveOperation, type OperationRow, requestCancel } from "./operations.ts";
+import type { OutboxRow } from "./outbox.ts";
 import { claimQuotas, type QuotaClaim, type QuotaRefusal, type QuotaStanding } from "./quotas.ts";
 
 export interface Requester {
@@ -40,7 +41,7 @@ export interface AcceptedOperation {
   operation: OperationRow;
   /** False when it joined an operation that was there already. */
   isNew: boolean;
-  outboxIds: number[];
+  messages: OutboxRow[];
   /** With the operation counted; undefined: the organization has none, or nothing was counted. */
   quotas?: QuotaStanding | undefined;
 }
@@ -111,11 +112,11 @@ export async function acceptCreate(db: Database, sandbox: NewSandbox, requester:
         operationStatus: operation.status,
         occurredAt: row.createdAt.toISOString(),
       };
-      const outboxIds = await insertOutbox(tx, [
+      const messages = await insertOutbox(tx, [
         { subject: subjects.sandboxEvent(row.id, "accepted"), payload: event },
         intentMessage(operation),
       ]);
-      return { kind: "accepted", operation, isNew: true, outboxIds, quotas: claim.quotas } as const;
+      return { kind: "accepted", operation, isNew: true, messages, quotas: claim.quotas } as const;
     });
   } catch (error) {
     if (sqlState(error) !== UNIQUE_VIOLATION) throw error;
@@ -200,7 +201,7 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
       if (joined === undefined) throw new Error(`admission joins operation ${admission.operationId}, which is not open`);
       const isTakenOver = joined.requestedBy === DRAINER && requester.requestedBy !== DRAINER;
       const operation = isUnconditional ? await joinOperation(tx, joined, isTakenOver ? requester.requestedBy : undefined) : joined;
-      return { kind: "accepted", operation, isNew: false, outboxIds: [] };
+      return { kind: "accepted", operation, isNew: false, messages: [] };
     }
     case "accept": {
       if (admission.cancels !== undefined) await requestCancel(tx, admission.cancels);
@@ -209,7 +210,7 @@ async function judge(tx: Tx, sandbox: SandboxRow, request: SandboxRequest, reque
         kind: "accepted",
         operation,
         isNew: true,
-        outboxIds: await insertOutbox(tx, [intentMessage(operation)]),
+        messages: await insertOutbox(tx, [intentMessage(operation)]),
         quotas: claim?.quotas,
       };
     }
@@ -268,7 +269,7 @@ async function findRepeat(tx: Tx, requester: Requester): Promise<AcceptedOperati
     .where(and(eq(operations.organizationId, requester.organizationId), eq(operations.idempotencyKey, requester.idempotencyKey)));
   if (operation === undefined) return undefined;
   if (operation.requestSha256 !== (requester.requestSha256 ?? null)) return { kind: "key_reused" };
-  return { kind: "accepted", operation, isNew: false, outboxIds: [] };
+  return { kind: "accepted", operation, isNew: false, messages: [] };
 }
 
 function intentMessage(operation: OperationRow) {

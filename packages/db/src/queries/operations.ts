@@ -1,5 +1,6 @@
-import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, OPERATION_TABLE, type OperationStatus } from "@torpor/state-machine";
-import { and, eq, gt, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
+import { movedBy } from "@torpor/plans";
+import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, type OperationStatus } from "@torpor/state-machine";
+import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { operations, sandboxes } from "../schema.ts";
 
@@ -24,14 +25,6 @@ export async function findOpenOperations(db: Tx, sandboxId: string): Promise<{ e
 type OperationPatch = Partial<
   Pick<OperationRow, "error" | "explain" | "timingsMs" | "hostId" | "originHostId" | "epoch" | "opSeq" | "startedAt" | "deadlineAt">
 >;
-
-/** The statuses in which `event` moves an operation to another, from the table. */
-function movedBy(event: OperationEvent): { from: OperationStatus[]; to: OperationStatus } {
-  const cells = Object.entries(OPERATION_TABLE).filter(([, row]) => row[event] !== "stay" && row[event] !== "refuse");
-  const to = cells[0]?.[1][event];
-  if (to === undefined || to === "stay" || to === "refuse") throw new Error(`no operation status is left by ${event}`);
-  return { from: cells.map(([status]) => status as OperationStatus), to };
-}
 
 /**
  * Applies `event` to an operation if its status allows a move; undefined when it does not (already there, or ended). Call it in the transaction of the sandbox's move.
@@ -62,30 +55,37 @@ export async function moveOperation(
   return row;
 }
 
+export interface CommitAsked {
+  id: string;
+  sandboxId: string;
+  hostId: string;
+  epoch: number;
+  opSeq: number;
+}
+
 /**
- * Lets an operation pass its point of no return, if it still may: executing, of this incarnation, unexpired, not asked to back out. Idempotent: once committed, the answer
- * stays yes, whatever the deadline.
+ * Lets operations pass their point of no return, those that still may: executing, of this incarnation, unexpired, not asked to back out. Their incarnations have been allowed to run from
+ * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the answers in the order of `asked`.
  */
-export async function commitOperation(
-  tx: Tx,
-  commit: { id: string; sandboxId: string; hostId: string; epoch: number; opSeq: number },
-): Promise<boolean> {
-  const rows = await tx
-    .update(operations)
-    .set({ committedAt: sql`coalesce(${operations.committedAt}, now())` })
-    .where(
-      and(
-        eq(operations.id, commit.id),
-        eq(operations.sandboxId, commit.sandboxId),
-        eq(operations.hostId, commit.hostId),
-        eq(operations.epoch, commit.epoch),
-        eq(operations.opSeq, commit.opSeq),
-        inArray(operations.status, [...EXECUTING_STATUSES]),
-        or(isNotNull(operations.committedAt), and(gt(operations.deadlineAt, sql`now()`), isNull(operations.cancelRequestedAt))),
-      ),
-    )
-    .returning({ id: operations.id });
-  return rows.length === 1;
+export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<boolean[]> {
+  const given = JSON.stringify(asked.toSorted((a, b) => a.id.localeCompare(b.id)));
+  const committed: Record<string, unknown>[] = await tx.execute(sql`
+    WITH committed AS (
+      UPDATE operations SET committed_at = coalesce(committed_at, now())
+      FROM jsonb_to_recordset(${given}::jsonb)
+        AS asked(id text, "sandboxId" text, "hostId" text, epoch int, "opSeq" int)
+      WHERE operations.id = asked.id AND operations.sandbox_id = asked."sandboxId"
+        AND operations.host_id = asked."hostId" AND operations.epoch = asked.epoch
+        AND operations.op_seq = asked."opSeq" AND operations.status IN ('executing', 'outcome_unknown')
+        AND (committed_at IS NOT NULL OR (deadline_at > now() AND cancel_requested_at IS NULL))
+      RETURNING operations.id, operations.sandbox_id, operations.epoch),
+    started AS (
+      UPDATE incarnations SET started_at = now() FROM committed
+      WHERE incarnations.sandbox_id = committed.sandbox_id AND incarnations.epoch = committed.epoch
+        AND incarnations.started_at IS NULL)
+    SELECT id FROM committed`);
+  const ids = new Set(committed.map((row) => row["id"]));
+  return asked.map(({ id }) => ids.has(id));
 }
 
 /** Asks an executing, uncommitted operation to back out. False when it is too late or it is not executing. */
@@ -141,13 +141,19 @@ export async function recordFetches(db: Tx, hostId: string, seen: SeenFetch[]): 
 }
 
 /** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
-export async function listDrivableOperations(db: Tx, limit: number): Promise<Pick<OperationRow, "id" | "sandboxId">[]> {
+export async function listDrivableOperations(
+  db: Tx,
+  olderThanMs: number,
+  limit: number,
+): Promise<Pick<OperationRow, "id" | "sandboxId">[]> {
   return await db
     .select({ id: operations.id, sandboxId: operations.sandboxId })
     .from(operations)
     .where(
       and(
         eq(operations.status, "waiting"),
+        // Before that its intent is on its way.
+        lt(operations.createdAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`),
         // A delete does not wait for what executes: it cancels or follows it.
         or(
           eq(operations.kind, "delete"),

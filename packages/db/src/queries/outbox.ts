@@ -1,5 +1,5 @@
 /** The outbox: rows written with the change they announce, published after the commit. Readers take "unpublished", never "id greater than the last": ids become visible out of order. */
-import { and, asc, eq, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
+import { and, asc, eq, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { outbox } from "../schema.ts";
 
@@ -32,32 +32,28 @@ export async function relayOutbox(
       .for("update", { skipLocked: true });
     if (rows.length === 0) return { taken: 0, published: 0 };
     const outcome = await publish(rows);
-    await markOutcome(tx, outcome);
+    await markOutcomes(tx, [outcome]);
     return { taken: rows.length, published: outcome.published.length };
   });
 }
 
-/** The fast path: the committer publishes what it wrote at once. */
-export async function findOutbox(db: Tx, ids: number[]): Promise<OutboxRow[]> {
-  if (ids.length === 0) return [];
-  return await db
-    .select({ id: outbox.id, subject: outbox.subject, payload: outbox.payload, traceId: outbox.traceId })
-    .from(outbox)
-    .where(and(inArray(outbox.id, ids), isDue))
-    .orderBy(asc(outbox.id));
-}
-
 export async function markPublished(db: Tx, ids: number[]): Promise<void> {
   if (ids.length === 0) return;
+  // One text whatever their number, so that it is one statement on the server.
+  const given = JSON.stringify(ids);
   await db
     .update(outbox)
     .set({ publishedAt: sql`now()` })
-    .where(inArray(outbox.id, ids));
+    .where(sql`${outbox.id} = ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(${given}::jsonb)))`);
 }
 
-export async function markOutcome(db: Tx, { published, refused }: OutboxOutcome): Promise<void> {
-  await markPublished(db, published);
-  for (const { id, reason } of refused) await db.update(outbox).set({ refusedBecause: reason }).where(eq(outbox.id, id));
+export async function markOutcomes(db: Tx, outcomes: OutboxOutcome[]): Promise<void> {
+  await markPublished(
+    db,
+    outcomes.flatMap(({ published }) => published),
+  );
+  for (const { id, reason } of outcomes.flatMap(({ refused }) => refused))
+    await db.update(outbox).set({ refusedBecause: reason }).where(eq(outbox.id, id));
 }
 
 export interface OutboxBacklog {

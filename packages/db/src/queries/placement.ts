@@ -1,8 +1,8 @@
 /**
  * What placement reads, and what holds a choice to the facts of the moment at which it is claimed.
  *
- * A choice may be made from rows that are a little old. So the transaction that claims it looks once more: capacity by the guarded UPDATE of moveSandbox, the host's state and
- * facts by `isAsPlaced`, the anti-affinity key under a lock of its own.
+ * A choice may be made from rows that are a little old. So whoever claims it looks once more, with the rows locked (apply_plans): at capacity, at the host's state and facts, and at the
+ * anti-affinity key.
  */
 import { and, asc, eq, gt, inArray, isNotNull, isNull, ne, notInArray, sql } from "drizzle-orm";
 import { LEASED_STATES, OPERATION_KINDS, OPERATION_TARGET, TOMBSTONED_STATES } from "@torpor/state-machine";
@@ -67,32 +67,7 @@ export async function countLostHosts(db: Tx): Promise<number> {
   return await db.$count(hosts, and(ne(hosts.state, "retired"), sql`NOT (${hasLease})`));
 }
 
-/**
- * Whether the host still is as it was when it was chosen: its lease runs, and neither its state nor what it registered has changed. To be asked after the claim in the same
- * transaction: the claim has locked the row, so that it stays true until the commit.
- */
-export async function isAsPlaced(tx: Tx, host: Pick<PlacementHost, "id" | "state" | "hasFence" | "registeredAt">): Promise<boolean> {
-  const rows = await tx
-    .select({ id: hosts.id })
-    .from(hosts)
-    .where(
-      and(
-        eq(hosts.id, host.id),
-        hasLease,
-        eq(hosts.state, host.state),
-        eq(hosts.hasFence, host.hasFence),
-        eq(hosts.registeredAt, host.registeredAt),
-      ),
-    );
-  return rows.length === 1;
-}
-
 type Separated = Pick<SandboxRow, "organizationId" | "antiAffinity">;
-
-/** Until the transaction ends, no other one places a sandbox of the same organization and key. */
-export async function lockAntiAffinity(tx: Tx, { organizationId, antiAffinity }: Separated): Promise<void> {
-  await tx.execute(sql`SELECT pg_advisory_xact_lock(${organizationId}::int, hashtext(${antiAffinity}))`);
-}
 
 /** Hosts that have a sandbox of the same organization and key, or get it back when it does not arrive elsewhere; `exceptId` does not count. Empty without a key. */
 export async function listHostsOfKey(db: Tx, { organizationId, antiAffinity }: Separated, exceptId?: string): Promise<string[]> {

@@ -4,6 +4,7 @@ import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "dri
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
+import type { OutboxRow } from "./outbox.ts";
 import { changeSandbox } from "./sandboxes.ts";
 
 /** Who asks for a pause because nobody uses the sandbox. */
@@ -21,7 +22,7 @@ export interface SandboxChange {
   metadata?: Record<string, string | null> | undefined;
 }
 
-export type Patched = { kind: "patched"; outboxIds: number[] } | { kind: "not_found" } | { kind: "too_much_metadata" };
+export type Patched = { kind: "patched"; messages: OutboxRow[] } | { kind: "not_found" } | { kind: "too_much_metadata" };
 
 /** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
 export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
@@ -43,7 +44,7 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
       },
     };
   });
-  if (changed !== undefined) return { kind: "patched", outboxIds: changed.outboxIds };
+  if (changed !== undefined) return { kind: "patched", messages: changed.messages };
   return { kind: tooMuch ? "too_much_metadata" : "not_found" };
 }
 

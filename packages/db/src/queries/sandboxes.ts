@@ -1,10 +1,10 @@
 import type { Cause } from "@torpor/contracts";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
-import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNotNull, isNull, lt, lte, max, or, sql } from "drizzle-orm";
+import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
-import { inTransaction } from "../transaction.ts";
 import { type Move, moveSandbox, type SandboxRow } from "./move-sandbox.ts";
+import type { OutboxRow } from "./outbox.ts";
 
 /** The stored row, whatever its state. */
 export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | undefined> {
@@ -164,7 +164,7 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
   return { views: rows.slice(0, filter.limit).map(toView), hasMore: rows.length > filter.limit };
 }
 
-type Changed = { sandbox: SandboxRow; outboxIds: number[] };
+type Changed = { sandbox: SandboxRow; messages: OutboxRow[] };
 
 /**
  * Changes a living sandbox without moving it to another state; `decide` is called again when it changed meanwhile, and may decide against it. Undefined: it did, or there is no
@@ -181,7 +181,7 @@ export async function changeSandbox(
     if (sandbox === undefined || sandbox.organizationId !== organizationId || isTombstoned(sandbox.state)) return undefined;
     const change = decide(sandbox);
     if (change === undefined) return undefined;
-    const result = await inTransaction(db, (tx) => moveSandbox(tx, { sandbox, to: sandbox.state, ...change }));
+    const result = await moveSandbox(db, { sandbox, to: sandbox.state, ...change });
     if (result.kind === "moved") return result;
   }
   throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
@@ -279,21 +279,6 @@ export async function findIncarnation(db: Tx, sandboxId: string, epoch: number):
   return row;
 }
 
-export async function insertIncarnation(
-  tx: Tx,
-  incarnation: Pick<IncarnationRow, "sandboxId" | "epoch" | "hostId" | "onHostLoss">,
-): Promise<void> {
-  await tx.insert(incarnations).values(incarnation);
-}
-
-/** Its vCPUs were allowed to run. */
-export async function markIncarnationStarted(tx: Tx, sandboxId: string, epoch: number): Promise<void> {
-  await tx
-    .update(incarnations)
-    .set({ startedAt: sql`coalesce(${incarnations.startedAt}, now())` })
-    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
-}
-
 export async function markIncarnationEnded(tx: Tx, sandboxId: string, epoch: number, cause: string): Promise<void> {
   await tx
     .update(incarnations)
@@ -312,66 +297,10 @@ export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotR
   return row;
 }
 
-/**
- * Records a snapshot, or that it has reached the store, or why it has not. Older ones of the sandbox are dropped. One of the same generation with another manifest is another snapshot:
- * the one before was of a run that is not this sandbox's past any more.
- */
-export async function recordSnapshot(tx: Tx, snapshot: Omit<typeof snapshots.$inferInsert, "createdAt" | "droppedAt">): Promise<void> {
-  const isSame = sql`${snapshots.manifestSha256} = excluded.manifest_sha256`;
-  await tx
-    .insert(snapshots)
-    .values(snapshot)
-    .onConflictDoUpdate({
-      target: [snapshots.sandboxId, snapshots.generation],
-      set: {
-        ...snapshot,
-        storeKey: sql`CASE WHEN ${isSame} THEN coalesce(excluded.store_key, ${snapshots.storeKey}) ELSE excluded.store_key END`,
-        droppedAt: sql`CASE WHEN ${isSame} THEN ${snapshots.droppedAt} END`,
-      },
-    });
-  await dropSnapshots(tx, snapshot.sandboxId, snapshot.generation);
-  await forgetSnapshots(tx, snapshot.sandboxId);
-}
-
-/** Of each sandbox: a host can report any number of them. */
-const MAX_SNAPSHOTS = 200;
-
-/** Forgets dropped ones beyond the newest, but for the newest that is stored: a lost run is restored from it. */
-async function forgetSnapshots(tx: Tx, sandboxId: string): Promise<void> {
-  const isOf = eq(snapshots.sandboxId, sandboxId);
-  const beyond = tx
-    .select({ generation: snapshots.generation })
-    .from(snapshots)
-    .where(isOf)
-    .orderBy(desc(snapshots.generation))
-    .offset(MAX_SNAPSHOTS)
-    .limit(1);
-  const newestStored = tx
-    .select({ generation: max(snapshots.generation) })
-    .from(snapshots)
-    .where(and(isOf, isNotNull(snapshots.storeKey)));
-  await tx
-    .delete(snapshots)
-    .where(
-      and(
-        isOf,
-        isNotNull(snapshots.droppedAt),
-        lte(snapshots.generation, beyond),
-        sql`${snapshots.generation} IS DISTINCT FROM (${newestStored})`,
-      ),
-    );
-}
-
-/** Marks snapshots of the sandbox as dropped; those below `belowGeneration` only, where given. */
-export async function dropSnapshots(tx: Tx, sandboxId: string, belowGeneration?: number): Promise<void> {
+/** Marks snapshots of the sandbox as dropped. */
+export async function dropSnapshots(tx: Tx, sandboxId: string): Promise<void> {
   await tx
     .update(snapshots)
     .set({ droppedAt: sql`now()` })
-    .where(
-      and(
-        eq(snapshots.sandboxId, sandboxId),
-        isNull(snapshots.droppedAt),
-        belowGeneration === undefined ? or(sql`true`) : lt(snapshots.generation, belowGeneration),
-      ),
-    );
+    .where(and(eq(snapshots.sandboxId, sandboxId), isNull(snapshots.droppedAt)));
 }

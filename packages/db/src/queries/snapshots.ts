@@ -1,41 +1,9 @@
 /** What the snapshot store holds for whom. */
-import type { Cause } from "@torpor/contracts";
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
-import type { SnapshotRow } from "./sandboxes.ts";
-
-type Named = Pick<SnapshotRow, "sandboxId" | "generation" | "manifestSha256">;
-
-/** That snapshot, while it is not known to be in the store. */
-const isUnstored = ({ sandboxId, generation, manifestSha256 }: Named) =>
-  and(
-    eq(snapshots.sandboxId, sandboxId),
-    eq(snapshots.generation, generation),
-    eq(snapshots.manifestSha256, manifestSha256),
-    isNull(snapshots.storeKey),
-  );
-
-/** A snapshot has reached the store after its sandbox ran on, or was sent elsewhere: it is what the sandbox can be brought back from when its host is lost. */
-export async function noteSnapshotStored(tx: Tx, stored: Named & { storeKey: string }): Promise<void> {
-  await tx.update(snapshots).set({ storeKey: stored.storeKey, storeError: null }).where(isUnstored(stored));
-}
-
-/** Its host has given it up. */
-export async function noteSnapshotNotStored(tx: Tx, failed: Named & { storeError: Cause }): Promise<void> {
-  await tx.update(snapshots).set({ storeError: failed.storeError }).where(isUnstored(failed));
-}
-
-/** The snapshot that its host knows by this manifest, dropped or not. */
-export async function findSnapshotByManifest(db: Tx, sandboxId: string, manifestSha256: string): Promise<SnapshotRow | undefined> {
-  const [row] = await db
-    .select()
-    .from(snapshots)
-    .where(and(eq(snapshots.sandboxId, sandboxId), eq(snapshots.manifestSha256, manifestSha256)));
-  return row;
-}
 
 export interface StoreReferences {
   sandboxId: string;

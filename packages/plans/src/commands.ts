@@ -1,7 +1,6 @@
-/** Commands for hosts, built from the rows. */
+/** Commands for hosts, built from rows. */
 import {
   type CommandKind,
-  newOperationId,
   type Observation,
   type SandboxSpec,
   type SnapshotNamed,
@@ -9,16 +8,30 @@ import {
   snapshotTicket,
   type VmCommand,
 } from "@torpor/contracts";
-import type { OperationRow, SandboxRow, SnapshotRow } from "@torpor/db";
+import type { Operation, Sandbox, Snapshot } from "./rows.ts";
 
 const SYSTEM_DEADLINE_MS = 600_000;
+
+type CommandedSandbox = Pick<
+  Sandbox,
+  | "id"
+  | "epoch"
+  | "opSeq"
+  | "templateName"
+  | "imageSha256"
+  | "vcpu"
+  | "memoryMib"
+  | "diskMib"
+  | "internetAccess"
+  | "onHostLoss"
+>;
 
 interface Assigned {
   hostId: string;
   epoch: number;
   opSeq: number;
   /** What is to be there first. */
-  snapshot?: SnapshotRow | undefined;
+  snapshot?: Snapshot | undefined;
   source?: SnapshotSource | undefined;
 }
 
@@ -29,41 +42,74 @@ export interface SnapshotSource {
   ticketKey: string | null;
 }
 
-export function commandFor(operation: OperationRow, sandbox: SandboxRow, assigned: Assigned): VmCommand {
-  const command = baseCommand(operation.kind, sandbox, { ...assigned, operationId: operation.id, deadlineAt: operation.deadlineAt });
+export function commandFor(
+  operation: Operation,
+  sandbox: CommandedSandbox,
+  assigned: Assigned,
+): VmCommand {
+  const command = baseCommand(operation.kind, sandbox, {
+    ...assigned,
+    operationId: operation.id,
+    deadlineAt: operation.deadlineAt,
+  });
   if (operation.traceId !== null) command.traceId = operation.traceId;
   if (operation.onlyIfIdleForMs !== null) command.onlyIfIdleForMs = operation.onlyIfIdleForMs;
   if (operation.maxBytesPerSecond !== null) command.maxBytesPerSecond = operation.maxBytesPerSecond;
   if (assigned.snapshot !== undefined) {
     const { generation, storeKey, manifestSha256 } = assigned.snapshot;
     const named = { sandboxId: sandbox.id, generation, manifestSha256 };
-    command.snapshot = { generation, storeKey, manifestSha256, ...sourceOf(assigned.source, named) };
+    command.snapshot = {
+      generation,
+      storeKey,
+      manifestSha256,
+      ...sourceOf(assigned.source, named),
+    };
   }
   return command;
 }
 
-function sourceOf(source: SnapshotSource | undefined, snapshot: SnapshotNamed): Partial<SnapshotReference> {
+function sourceOf(
+  source: SnapshotSource | undefined,
+  snapshot: SnapshotNamed,
+): Partial<SnapshotReference> {
   if (source === undefined) return {};
   const { id, dataPlaneUrl, ticketKey } = source;
   const ticket = ticketKey === null ? {} : { sourceTicket: snapshotTicket(ticketKey, snapshot) };
   return { sourceUrl: dataPlaneUrl, sourceHostId: id, ...ticket };
 }
 
+/** What a decision is given beside rows, so that it is a function of what it is given. */
+export interface Moment {
+  now: Date;
+  /** A new id, another one each time. */
+  newOperationId: () => string;
+}
+
 /** A command that no user asked for in this form: clean-up, or a request to back out. */
-export function systemCommand(kind: CommandKind, sandbox: SandboxRow, hostId: string, cancels?: string): VmCommand {
+export function systemCommand(
+  kind: CommandKind,
+  sandbox: CommandedSandbox,
+  hostId: string,
+  { now, newOperationId }: Moment,
+  cancels?: string,
+): VmCommand {
   const command = baseCommand(kind, sandbox, {
     hostId,
     epoch: Math.max(1, sandbox.epoch),
     opSeq: Math.max(1, sandbox.opSeq),
     operationId: newOperationId(),
-    deadlineAt: new Date(Date.now() + SYSTEM_DEADLINE_MS),
+    deadlineAt: new Date(now.getTime() + SYSTEM_DEADLINE_MS),
   });
   if (cancels !== undefined) command.cancels = cancels;
   return command;
 }
 
 /** About a copy of which the database may have no row, and which its host may hold differently: what it goes by there is the host's own spec, of which the id alone is given here. */
-export function strayCommand(kind: CommandKind, { hostId, sandboxId, epoch, opSeq }: Observation): VmCommand {
+export function strayCommand(
+  kind: CommandKind,
+  { hostId, sandboxId, epoch, opSeq }: Observation,
+  { now, newOperationId }: Moment,
+): VmCommand {
   const resources = { vcpu: 1, memoryMib: 1, diskMib: 1 };
   return {
     type: "command",
@@ -73,14 +119,21 @@ export function strayCommand(kind: CommandKind, { hostId, sandboxId, epoch, opSe
     operationId: newOperationId(),
     epoch: Math.max(1, epoch),
     opSeq: Math.max(1, opSeq),
-    deadlineAt: new Date(Date.now() + SYSTEM_DEADLINE_MS).toISOString(),
-    spec: { sandboxId, templateName: "", imageSha256: "0".repeat(64), resources, internetAccess: false, envVars: {} },
+    deadlineAt: new Date(now.getTime() + SYSTEM_DEADLINE_MS).toISOString(),
+    spec: {
+      sandboxId,
+      templateName: "",
+      imageSha256: "0".repeat(64),
+      resources,
+      internetAccess: false,
+      envVars: {},
+    },
   };
 }
 
 function baseCommand(
   kind: CommandKind,
-  sandbox: SandboxRow,
+  sandbox: CommandedSandbox,
   order: { hostId: string; epoch: number; opSeq: number; operationId: string; deadlineAt: Date },
 ): VmCommand {
   return {
@@ -96,7 +149,7 @@ function baseCommand(
   };
 }
 
-function specOf(sandbox: SandboxRow): SandboxSpec {
+function specOf(sandbox: CommandedSandbox): SandboxSpec {
   return {
     sandboxId: sandbox.id,
     templateName: sandbox.templateName,

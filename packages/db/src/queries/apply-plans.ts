@@ -1,0 +1,120 @@
+/** The one way to change a sandbox: plans (packages/plans), applied by a function of the database. */
+import type { Applied, Plan, SandboxPatch } from "@torpor/plans";
+import { getTableColumns, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { operations, sandboxes } from "../schema.ts";
+import { sqlState } from "../transaction.ts";
+import type { OutboxRow } from "./outbox.ts";
+
+/** What came of one of several: one that the database refuses fails alone. */
+export type AppliedOne = Applied<OutboxRow> | { kind: "failed"; error: unknown };
+
+/**
+ * Applies plans in one statement, and so in one transaction: what was applied stands when this
+ * resolves. Rejects when the database cannot be asked; then any of them may have been applied.
+ */
+export async function applyPlans(db: Tx, plans: Plan[]): Promise<AppliedOne[]> {
+  try {
+    return await applyTogether(db, plans, { waits: false });
+  } catch (error) {
+    if (!isOfOnePlan(error)) throw error;
+    if (plans.length === 1) return [{ kind: "failed", error }];
+    const each: AppliedOne[] = [];
+    for (const plan of plans) each.push(...(await applyPlans(db, [plan])));
+    return each;
+  }
+}
+
+/**
+ * The same for one, inside of a transaction that changes more: roll it back on all but `applied`. It
+ * waits for whoever has the sandbox locked.
+ */
+export async function applyPlan(tx: Tx, plan: Plan): Promise<Applied<OutboxRow>> {
+  const [applied] = await applyTogether(tx, [plan], { waits: true });
+  if (applied === undefined) throw new Error("the database said nothing of a plan");
+  return applied;
+}
+
+/**
+ * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the whole
+ * statement has failed for it.
+ */
+function isOfOnePlan(error: unknown): boolean {
+  return /^(22|23|40)/.test(sqlState(error) ?? "");
+}
+
+interface Result {
+  result: Applied<never>["kind"];
+  hostId: string;
+  outboxIds: number[];
+  occurredAt: string;
+  waitingOperationId: string | null;
+}
+
+async function applyTogether(
+  db: Tx,
+  plans: Plan[],
+  { waits }: { waits: boolean },
+): Promise<Applied<OutboxRow>[]> {
+  const given = JSON.stringify(plans.map(asColumns));
+  const [row] = await db.execute(sql`SELECT apply_plans(${given}::jsonb, ${waits}) AS results`);
+  const results = (row?.["results"] ?? []) as Result[];
+  return results.map((result, index) => {
+    const plan = plans[index];
+    if (plan === undefined) throw new Error("the database spoke of a plan that was not given");
+    return resultOf(plan, result);
+  });
+}
+
+function resultOf(plan: Plan, result: Result): Applied<OutboxRow> {
+  switch (result.result) {
+    case "applied": {
+      const { result: kind, waitingOperationId, occurredAt } = result;
+      const messages = messagesOf(plan, result);
+      return { kind, messages, at: new Date(occurredAt), waitingOperationId };
+    }
+    case "no_capacity":
+      return { kind: result.result, hostId: result.hostId };
+    default:
+      return { kind: result.result };
+  }
+}
+
+function messagesOf(plan: Plan, { outboxIds, occurredAt }: Result): OutboxRow[] {
+  return plan.messages.map(({ subject, payload, traceId, isEvent }, index) => {
+    const id = outboxIds[index];
+    if (id === undefined) throw new Error("a message of a plan was not written");
+    const whole = isEvent ? { ...(payload as object), occurredAt } : payload;
+    return { id, subject, payload: whole, traceId };
+  });
+}
+
+const SANDBOX_COLUMNS = getTableColumns(sandboxes);
+const OPERATION_COLUMNS = getTableColumns(operations);
+
+function asColumns(plan: Plan) {
+  return {
+    ...plan,
+    after: named(plan.after, SANDBOX_COLUMNS),
+    operations: plan.operations.map((operation) => ({
+      ...operation,
+      patch: named(operation.patch, OPERATION_COLUMNS),
+    })),
+  };
+}
+
+/** By the names that columns have in the database. */
+function named(
+  patch: SandboxPatch | object,
+  columns: Readonly<Record<string, { name: string }>>,
+): Record<string, unknown> {
+  return Object.fromEntries(
+    Object.entries(patch)
+      .filter(([, value]) => value !== undefined)
+      .map(([key, value]) => {
+        const column = columns[key];
+        if (column === undefined) throw new Error(`${key} is no column of the table`);
+        return [column.name, value];
+      }),
+  );
+}

@@ -1,0 +1,121 @@
+/** What decisions of many sandboxes are made from, in one statement. */
+import type { View } from "@torpor/plans";
+import { type Column, getTableColumns, sql } from "drizzle-orm";
+import type { PgTable } from "drizzle-orm/pg-core";
+import type { Tx } from "../client.ts";
+import { incarnations, operations, sandboxes, snapshots } from "../schema.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+import type { OperationRow } from "./operations.ts";
+import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
+
+/** Whose view is wanted, and what of it by name. */
+export interface WantedView {
+  /** One of the two: the sandbox, or an operation of it. */
+  sandboxId?: string | undefined;
+  operationId?: string | undefined;
+  manifestSha256?: string | undefined;
+  epoch?: number | undefined;
+}
+
+type Environment = Pick<SandboxRow, "envVars" | "envVarsSealed">;
+
+/** Rows as they are, but for environment variables, which may be long: while it is created only. */
+export interface SandboxRows extends View {
+  sandbox: Omit<SandboxRow, keyof Environment> & Partial<Environment>;
+  executing: OperationRow | undefined;
+  waiting: OperationRow | undefined;
+  snapshot: SnapshotRow | undefined;
+  newestRun: IncarnationRow | undefined;
+  named: {
+    operation?: OperationRow | undefined;
+    snapshot?: SnapshotRow | undefined;
+    run?: IncarnationRow | undefined;
+  };
+}
+
+type Found = Record<
+  | "sandbox"
+  | "executing"
+  | "waiting"
+  | "snapshot"
+  | "newestRun"
+  | "namedOperation"
+  | "namedSnapshot"
+  | "namedRun",
+  Record<string, unknown> | null
+> & { at: number };
+
+/** In the order of `wanted`; undefined: there is no such sandbox, or no such operation. */
+export async function readViews(
+  db: Tx,
+  wanted: WantedView[],
+): Promise<(SandboxRows | undefined)[]> {
+  const asked = JSON.stringify(wanted.map((one, at) => ({ ...one, at })));
+  const found = await db.execute(sql`
+    SELECT asked.at,
+      CASE WHEN sandbox.state = 'creating' THEN to_jsonb(sandbox)
+        ELSE to_jsonb(sandbox) - 'env_vars' - 'env_vars_sealed' END AS sandbox,
+      to_jsonb(executing) AS executing, to_jsonb(waiting) AS waiting,
+      to_jsonb(snapshot) AS snapshot, to_jsonb(newest) AS "newestRun",
+      to_jsonb(operation) AS "namedOperation", to_jsonb(named) AS "namedSnapshot",
+      to_jsonb(run) AS "namedRun"
+    FROM jsonb_to_recordset(${asked}::jsonb) AS asked(
+      at int, "sandboxId" text, "operationId" text, "manifestSha256" text, epoch int)
+    LEFT JOIN operations operation ON operation.id = asked."operationId"
+    JOIN sandboxes sandbox ON sandbox.id = coalesce(asked."sandboxId", operation.sandbox_id)
+    LEFT JOIN operations executing ON executing.sandbox_id = sandbox.id
+      AND executing.status IN ('executing', 'outcome_unknown')
+    LEFT JOIN operations waiting ON waiting.sandbox_id = sandbox.id AND waiting.status = 'waiting'
+    LEFT JOIN incarnations newest ON newest.sandbox_id = sandbox.id AND newest.epoch = sandbox.epoch
+    LEFT JOIN incarnations run ON run.sandbox_id = sandbox.id AND run.epoch = asked.epoch
+    LEFT JOIN LATERAL (
+      SELECT * FROM snapshots WHERE sandbox_id = sandbox.id AND dropped_at IS NULL
+      ORDER BY generation DESC LIMIT 1) snapshot ON true
+    LEFT JOIN LATERAL (
+      SELECT * FROM snapshots WHERE sandbox_id = sandbox.id
+        AND manifest_sha256 = asked."manifestSha256"
+      ORDER BY generation DESC LIMIT 1) named ON true`);
+  const views: (SandboxRows | undefined)[] = wanted.map(() => undefined);
+  for (const row of found as unknown as Found[]) views[row.at] = viewOf(row);
+  return views;
+}
+
+/** The same, of one. */
+export async function readView(db: Tx, wanted: WantedView): Promise<SandboxRows | undefined> {
+  return (await readViews(db, [wanted]))[0];
+}
+
+function viewOf(found: Found): SandboxRows {
+  return {
+    sandbox: asRow<SandboxRows["sandbox"]>(sandboxes, found.sandbox) ?? raise(),
+    executing: asRow<OperationRow>(operations, found.executing),
+    waiting: asRow<OperationRow>(operations, found.waiting),
+    snapshot: asRow<SnapshotRow>(snapshots, found.snapshot),
+    newestRun: asRow<IncarnationRow>(incarnations, found.newestRun),
+    named: {
+      operation: asRow<OperationRow>(operations, found.namedOperation),
+      snapshot: asRow<SnapshotRow>(snapshots, found.namedSnapshot),
+      run: asRow<IncarnationRow>(incarnations, found.namedRun),
+    },
+  };
+}
+
+function raise(): never {
+  throw new Error("a view was read without its sandbox");
+}
+
+const COLUMNS = new Map<PgTable, [string, Column][]>();
+
+/** A row that the database has given as JSON; what it leaves out is left out. */
+function asRow<Row>(table: PgTable, json: Record<string, unknown> | null): Row | undefined {
+  if (json === null) return undefined;
+  const columns = COLUMNS.get(table) ?? Object.entries<Column>(getTableColumns(table));
+  COLUMNS.set(table, columns);
+  const row: Record<string, unknown> = {};
+  for (const [key, column] of columns) {
+    const value = json[column.name];
+    if (value === undefined) continue;
+    row[key] = value === null ? null : column.mapFromDriverValue(value);
+  }
+  return row as Row;
+}

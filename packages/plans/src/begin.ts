@@ -1,0 +1,157 @@
+/**
+ * Beginning a waiting operation. Called by the intents consumer, after an observation that ended the
+ * operation before it, and by a reconciler; any of them may come first, twice, or never: what the
+ * rows say decides.
+ */
+import { subjects, type VmCommand } from "@torpor/contracts";
+import { isTombstoned, transitionSandbox } from "@torpor/state-machine";
+import { commandFor, type Moment, type SnapshotSource } from "./commands.ts";
+import { type Apart, type Plan, type PlacedHost, planMoves, planOperation } from "./plan.ts";
+import type { Operation, Sandbox, Snapshot, View } from "./rows.ts";
+
+export type BeginDecision =
+  /** Not a waiting operation (any more). */
+  | { kind: "nothing" }
+  /** Something executes before it. */
+  | { kind: "waits" }
+  /** It ends without a command to a host, or with one that needs no choice. */
+  | { kind: "ends"; plan: Plan }
+  /** It begins once its host is known (`planAssignment`). */
+  | { kind: "needs_host"; operation: Operation };
+
+/** `view.named.operation` is the one to begin. */
+export function planBegin(view: View, moment: Moment): BeginDecision {
+  const { sandbox, executing } = view;
+  const { operation } = view.named;
+  if (operation === undefined || operation.status !== "waiting") return { kind: "nothing" };
+  if (operation.kind === "delete")
+    return { kind: "ends", plan: planDelete(view, operation, moment) };
+  if (executing !== undefined) return { kind: "waits" };
+  if (operation.kind === "create") {
+    return sandbox.state === "creating"
+      ? { kind: "needs_host", operation }
+      : { kind: "ends", plan: planEnd(sandbox, operation, "refused") };
+  }
+  const transition = transitionSandbox(sandbox.state, operation.kind);
+  if (transition.kind === "move") return { kind: "needs_host", operation };
+  const how = transition.kind === "stay" ? "satisfied" : "refused";
+  return { kind: "ends", plan: planEnd(sandbox, operation, how) };
+}
+
+/** The sandbox changed between the acceptance and now: it is already there, or can no longer get there. */
+function planEnd(sandbox: Sandbox, operation: Operation, how: "satisfied" | "refused"): Plan {
+  const { id, kind } = operation;
+  const error = {
+    code: "CONFLICT",
+    message: `The sandbox became ${sandbox.state} before the ${kind} could begin.`,
+  };
+  const ended =
+    how === "satisfied" ? planOperation(id, "succeed") : planOperation(id, "fail", { error });
+  const move = {
+    to: sandbox.state,
+    fact: `${kind}_${how}`,
+    operation: { id, status: ended.patch.status },
+    cause: how === "refused" ? error : undefined,
+  };
+  return planMoves(sandbox, [move], { operations: [ended] });
+}
+
+/**
+ * The tombstone is set at once, whatever executes; the host owes the clean-up. `deleting` is that
+ * debt: it reserves what the sandbox held until the host confirms.
+ */
+function planDelete({ sandbox, executing }: View, operation: Operation, { now }: Moment): Plan {
+  const error = { code: "OPERATION_SUPERSEDED", message: "The sandbox was deleted meanwhile." };
+  const ended = planOperation(operation.id, "succeed");
+  const operations = [
+    ...(executing === undefined ? [] : [planOperation(executing.id, "cancel", { error })]),
+    ended,
+  ];
+  if (isTombstoned(sandbox.state)) return planMoves(sandbox, [], { operations });
+  const { hostId } = sandbox;
+  const opSeq = sandbox.opSeq + 1;
+  const tombstone = {
+    to: "deleting" as const,
+    fact: "delete_accepted",
+    patch: { opSeq, expiresAt: null, endedAt: now },
+    operation: { id: operation.id, status: ended.patch.status },
+  };
+  // It never reached a host: nothing is owed.
+  if (hostId === null)
+    return planMoves(sandbox, [tombstone, { to: "deleted", fact: "deleted" }], { operations });
+  const epoch = Math.max(1, sandbox.epoch);
+  const payload = commandFor(operation, sandbox, { hostId, epoch, opSeq });
+  const command = { subject: subjects.command(hostId, "delete"), payload, traceId: null };
+  return planMoves(sandbox, [tombstone], { operations, messages: [command] });
+}
+
+export interface Assignment {
+  hostId: string;
+  /** The host that holds what is to be brought to `hostId`, while it lives. */
+  source?: SnapshotSource | undefined;
+  /**
+   * Of a new run of a VMM, or a new place: the epoch rises, and what comes late for the old one is
+   * known by it. Without one it happens where the sandbox is.
+   */
+  placed?: PlacedHost | undefined;
+  holdsMemory: boolean;
+}
+
+/** An unsynced snapshot has to run once more to save its files, so it needs its memory back. */
+export function needsMemory(sandbox: Pick<Sandbox, "settledState">, snapshot?: Snapshot): boolean {
+  return sandbox.settledState === "running" || snapshot?.guestSynced === false;
+}
+
+/** `finish` puts into the command what rows do not have. */
+export function planAssignment(
+  { sandbox, snapshot }: View,
+  operation: Operation,
+  { hostId, source, placed, holdsMemory }: Assignment,
+  { now }: Moment,
+  finish: (command: VmCommand) => unknown = (command) => command,
+): Plan {
+  const { kind } = operation;
+  const epoch = sandbox.epoch + (placed === undefined ? 0 : 1);
+  const opSeq = sandbox.opSeq + 1;
+  const transition = kind === "create" ? undefined : transitionSandbox(sandbox.state, kind);
+  const begun = planOperation(operation.id, "begin", {
+    hostId,
+    originHostId: sandbox.hostId,
+    epoch,
+    opSeq,
+    startedAt: now,
+  });
+  const command = commandFor(operation, sandbox, {
+    hostId,
+    epoch,
+    opSeq,
+    snapshot: placed === undefined ? undefined : snapshot,
+    source,
+  });
+  const move = {
+    to: transition?.kind === "move" ? transition.to : sandbox.state,
+    fact: `${kind}_assigned`,
+    patch: {
+      epoch,
+      opSeq,
+      hostId,
+      originHostId: hostId === sandbox.hostId ? null : sandbox.hostId,
+      holdsMemory,
+    },
+    operation: { id: operation.id, status: begun.patch.status },
+  };
+  const subject = subjects.command(hostId, command.kind);
+  return planMoves(sandbox, [move], {
+    operations: [begun],
+    placed: placed ?? null,
+    apart: placed === undefined ? null : apartOn(sandbox, hostId),
+    effects:
+      placed === undefined ? {} : { beginsRun: { epoch, hostId, onHostLoss: sandbox.onHostLoss } },
+    messages: [{ subject, payload: finish(command), traceId: operation.traceId }],
+  });
+}
+
+function apartOn(sandbox: Sandbox, hostId: string): Apart | null {
+  const { organizationId, antiAffinity: key } = sandbox;
+  return key === null || sandbox.hostId === hostId ? null : { organizationId, key, hostId };
+}

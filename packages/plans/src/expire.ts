@@ -1,0 +1,103 @@
+/**
+ * Ending an operation that passed its deadline uncommitted. The sandbox goes back to the state it was
+ * settled in; whatever its host is still doing about it is refused its commit from now on, so it backs
+ * out. A committed operation is never expired: it ends by observation alone.
+ */
+import { type Cause, subjects } from "@torpor/contracts";
+import {
+  isEnded,
+  OPERATION_TARGET,
+  type SandboxFact,
+  type SettledState,
+  transitionSandbox,
+} from "@torpor/state-machine";
+import { type Moment, systemCommand } from "./commands.ts";
+import { type Move, type Plan, planMoves, planOperation } from "./plan.ts";
+import type { Operation, Sandbox, View } from "./rows.ts";
+import { settledPatch } from "./settled-patch.ts";
+
+/** Its host is through with some of the others by then. */
+const RETRY_START_SECONDS = 5;
+
+const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
+  creating: "fail",
+  running: "is_running",
+  paused: "is_paused",
+  stopped: "is_stopped",
+};
+
+/** `view.named.operation` is the one to end, for that reason. Undefined: it committed, or ended. */
+export function planExpiry(
+  view: View,
+  moment: Moment,
+  reason: (operation: Operation) => Cause = expiryCause,
+): Plan | undefined {
+  const { operation } = view.named;
+  if (operation === undefined || isEnded(operation.status) || operation.committedAt !== null)
+    return undefined;
+  const { sandbox } = view;
+  const error = reason(operation);
+  const ended = planOperation(operation.id, "fail", { error }, true);
+  const move = {
+    ...backFrom(operation, sandbox, error, moment.now),
+    fact: `${operation.kind}_expired`,
+    operation: { id: ended.id, status: ended.patch.status },
+    cause: error,
+  };
+  return planMoves(sandbox, [move], {
+    operations: [ended],
+    isFact: true,
+    messages: backOutCommand(operation, sandbox, moment),
+  });
+}
+
+/** Where the sandbox goes once the operation has ended, and on which host it then is. */
+function backFrom(
+  ended: Operation,
+  sandbox: Sandbox,
+  error: Cause,
+  now: Date,
+): Pick<Move, "to" | "patch"> {
+  const isBegun = ended.startedAt !== null || ended.kind === "create";
+  const fact = BACK_TO[sandbox.settledState];
+  if (!isBegun || fact === undefined) return { to: sandbox.state };
+  const transition = transitionSandbox(sandbox.state, fact);
+  if (transition.kind !== "move") return { to: sandbox.state };
+  return {
+    to: transition.to,
+    patch: {
+      ...settledPatch(sandbox, transition.to, error, now),
+      ...(ended.kind === "create" ? {} : { hostId: ended.originHostId }),
+    },
+  };
+}
+
+/** Speeds up what the refused commit would do anyway. */
+function backOutCommand({ id, hostId }: Operation, sandbox: Sandbox, moment: Moment) {
+  if (hostId === null) return [];
+  const payload = systemCommand("cancel", sandbox, hostId, moment, id);
+  return [{ subject: subjects.command(hostId, "cancel"), payload, traceId: null }];
+}
+
+function expiryCause({ status, explain, kind, hostId }: Operation): Cause {
+  if (status === "waiting" && isPlacementRejection(explain)) {
+    const message = `No capacity for the ${kind} within its time limit. ${explain.message}`;
+    return { code: "RESOURCE_LIMIT_ERROR", message };
+  }
+  const doing = status === "waiting" ? "did not begin" : `was not carried out by host ${hostId}`;
+  const message = `The ${kind} ${doing} within its time limit; the sandbox was left as it was.`;
+  // What begins a run may have waited there for others.
+  const retry =
+    OPERATION_TARGET[kind] === "running" ? { retryAfterSeconds: RETRY_START_SECONDS } : {};
+  return { code: "OPERATION_TIMEOUT", message, ...retry };
+}
+
+/** Why a waiting operation could not be placed, as it was noted. */
+export function isPlacementRejection(explain: unknown): explain is { message: string } {
+  return (
+    typeof explain === "object" &&
+    explain !== null &&
+    "message" in explain &&
+    typeof explain.message === "string"
+  );
+}

@@ -1,0 +1,21 @@
+export {
+  type Assignment,
+  type BeginDecision,
+  needsMemory,
+  planAssignment,
+  planBegin,
+} from "./begin.ts";
+export {
+  commandFor,
+  type Moment,
+  type SnapshotSource,
+  strayCommand,
+  systemCommand,
+} from "./commands.ts";
+export { isPlacementRejection, planExpiry } from "./expire.ts";
+export { type ForeignDecision, judgeForeign } from "./foreign.ts";
+export { FOUND_ON_HOST, type ObservationDecision, planObservation } from "./observe.ts";
+export { type Applied, movedBy, type Plan, planMoves, type SandboxPatch } from "./plan.ts";
+export { planRelease, standsStill } from "./release.ts";
+export type { Incarnation, Operation, Sandbox, Snapshot, View } from "./rows.ts";
+export { settledPatch } from "./settled-patch.ts";

@@ -1,0 +1,253 @@
+/**
+ * Applying what a host observed: the only way in which an operation succeeds, and the only way into
+ * a settled state.
+ *
+ * SO1  Order is (epoch, opSeq, revision); what is not newer than the last one applied changes
+ *      nothing, however often it comes (S28).
+ * SO2  An observation made before the sandbox's newest command, or of the outcome of another one,
+ *      settles nothing: that command's own observation follows.
+ * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say
+ *      that it brought the sandbox to run, nor of one that failed that it got what it was for.
+ * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded
+ *      only when that is proven.
+ * SO5  Numbers that nobody gave out are never applied: the database was restored from a backup, or
+ *      the host lies. Applied, they would be ahead of every command that the sandbox will ever get.
+ * SO6  What it says of a snapshot in the store is taken at any time (`planLateCopy`): a host whose
+ *      sandbox was sent elsewhere, and came back, is not told of the epoch of that.
+ */
+import {
+  type Cause,
+  compareObservations,
+  type Observation,
+  type ObservedState,
+} from "@torpor/contracts";
+import {
+  isTombstoned,
+  OPERATION_TARGET,
+  type OperationEvent,
+  type SandboxFact,
+  type SandboxState,
+  type SettledState,
+  transitionSandbox,
+} from "@torpor/state-machine";
+import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
+import type { Operation, Sandbox, Snapshot, View } from "./rows.ts";
+import { settledPatch } from "./settled-patch.ts";
+
+/** Event of a sandbox that its host has again. */
+export const FOUND_ON_HOST = "found_on_host";
+
+const FACT: Record<ObservedState, SandboxFact> = {
+  running: "is_running",
+  paused: "is_paused",
+  stopped: "is_stopped",
+  deleted: "is_deleted",
+  failed: "fail",
+};
+
+export type ObservationDecision =
+  | { kind: "plan"; plan: Plan; to: SandboxState }
+  /** Not the sandbox's host (`judgeForeign`); what it says of a snapshot may be news. */
+  | { kind: "foreign"; plan?: Plan | undefined }
+  /** Of numbers that nobody gave out. */
+  | { kind: "ahead" }
+  /** Older than what was applied; what it says of a snapshot may be news. */
+  | { kind: "stale"; plan?: Plan | undefined }
+  | { kind: "busy" | "refused" | "nothing_new" };
+
+/** `view.named.snapshot` is the one of the observation's manifest. */
+export function planObservation(view: View, seen: Observation, now: Date): ObservationDecision {
+  const { sandbox } = view;
+  if (sandbox.hostId !== seen.hostId) {
+    // Nothing is there but, of a fetch that failed, what has arrived: the next one goes on with it,
+    // and the host removes it after a day.
+    if (seen.state === "deleted" || seen.state === "failed") return { kind: "stale" };
+    return { kind: "foreign", plan: planLateCopy(view, seen) };
+  }
+  if (isStale(sandbox, seen)) {
+    const plan = seen.epoch < sandbox.epoch ? planLateCopy(view, seen) : undefined;
+    return { kind: "stale", plan };
+  }
+  if (seen.epoch > sandbox.epoch || seen.opSeq > sandbox.opSeq) return { kind: "ahead" };
+  if (seen.busyWith !== undefined) return { kind: "busy" };
+  return planSettled(view, seen, now);
+}
+
+function isStale(sandbox: Sandbox, seen: Observation): boolean {
+  if (seen.epoch < sandbox.epoch || seen.opSeq < sandbox.opSeq) return true;
+  const { appliedEpoch, appliedOpSeq, appliedRevision } = sandbox;
+  const applied = { epoch: appliedEpoch, opSeq: appliedOpSeq, revision: appliedRevision };
+  return compareObservations(seen, applied) <= 0;
+}
+
+function planSettled(view: View, seen: Observation, now: Date): ObservationDecision {
+  const { sandbox, executing } = view;
+  if (executing !== undefined && seen.operation !== undefined && seen.operation.id !== executing.id)
+    return { kind: "stale" };
+  const back = executing === undefined ? undefined : backTo(executing, sandbox, seen);
+  const transition = transitionSandbox(sandbox.state, back ?? factOf(executing, seen));
+  if (transition.kind === "refuse") return { kind: "refused" };
+  const news = transition.kind === "move" ? seen.state : newsIn(sandbox, seen, view.named.snapshot);
+  if (news === undefined && executing === undefined) return { kind: "nothing_new" };
+  const to = transition.kind === "move" ? transition.to : sandbox.state;
+  const error = causeOf(seen);
+  const ended = executing === undefined ? undefined : endOf(executing, to, seen, error);
+  const move = {
+    to,
+    fact: news ?? seen.state,
+    patch: {
+      ...settledPatch(sandbox, to, error, now),
+      appliedEpoch: seen.epoch,
+      appliedOpSeq: seen.opSeq,
+      appliedRevision: seen.revision,
+      condition: to === "running" ? (seen.condition ?? null) : null,
+      ...(back === undefined ? {} : { hostId: executing?.originHostId ?? null }),
+    },
+    ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.patch.status } }),
+    cause: error ?? seen.condition ?? seen.replicationFailed,
+  };
+  const plan = planMoves(sandbox, [move], {
+    operations: ended === undefined ? [] : [ended],
+    isFact: true,
+    effects: back === undefined ? effectsOf(sandbox, to, seen) : {},
+  });
+  return { kind: "plan", plan, to };
+}
+
+const STOOD: Partial<Record<SettledState, SandboxFact>> = {
+  paused: "is_paused",
+  stopped: "is_stopped",
+};
+
+/**
+ * Where a sandbox goes that stood still, and whose operation came to nothing: uncommitted, so
+ * snapshot or disk are untouched where they were, on a host or in the store alone. After a move the
+ * new host's word for its state does not count, and of no host that it runs: the host may hold a VM
+ * of a run before.
+ */
+function backTo(
+  executing: Operation,
+  sandbox: Sandbox,
+  seen: Observation,
+): SandboxFact | undefined {
+  if (executing.committedAt !== null) return undefined;
+  const hasMoved = executing.originHostId !== executing.hostId;
+  return hasMoved || seen.state === "running" ? STOOD[sandbox.settledState] : undefined;
+}
+
+function factOf(executing: Operation | undefined, seen: Observation): SandboxFact {
+  if (executing?.kind === "create" && seen.state !== "running") return "fail";
+  return FACT[seen.state];
+}
+
+/**
+ * Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the
+ * store since, or will not, or a stopped sandbox's disk has got another name, by which alone it can
+ * be asked for. Returns the event's name.
+ */
+function newsIn(
+  sandbox: Sandbox,
+  seen: Observation,
+  known: Snapshot | undefined,
+): string | undefined {
+  const had = sandbox.condition?.code;
+  if (seen.condition?.code !== had) {
+    if (seen.condition !== undefined) return seen.condition.code;
+    return had === "host_lost_sandbox" ? FOUND_ON_HOST : "vmm_responsive";
+  }
+  const held = seen.snapshot;
+  const isStored = held !== undefined && held.storeKey !== null;
+  if (held !== undefined && known === undefined && seen.state === "stopped")
+    return isStored ? "snapshot_stored" : "disk_renamed";
+  if (isStored && known?.storeKey === null) return "snapshot_stored";
+  const isGivenUp = seen.replicationFailed !== undefined && (known?.storeError ?? null) === null;
+  return isGivenUp ? "snapshot_not_stored" : undefined;
+}
+
+function endOf(
+  executing: Operation,
+  to: SandboxState,
+  seen: Observation,
+  error: Cause | undefined,
+) {
+  const { id, kind } = executing;
+  const outcome = seen.operation?.outcome ?? "succeeded";
+  const reached = to === OPERATION_TARGET[kind] && outcome === "succeeded";
+  const event: OperationEvent = reached ? "succeed" : outcome === "cancelled" ? "cancel" : "fail";
+  const reason = error ?? {
+    code: "OPERATION_FAILED",
+    message: `The ${kind} ended with the sandbox ${to}.`,
+  };
+  return planOperation(id, event, {
+    ...(reached ? {} : { error: reason }),
+    ...(seen.timingsMs === undefined ? {} : { timingsMs: seen.timingsMs }),
+  });
+}
+
+function effectsOf(sandbox: Sandbox, to: SandboxState, seen: Observation): Effects {
+  const held = seen.snapshot !== undefined && seen.state === to ? seen.snapshot : undefined;
+  const rests = to === "paused" || to === "stopped";
+  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The same
+  // holds for the copy of a stopped sandbox's disk.
+  const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
+  return {
+    ...(held !== undefined && to === "running" && held.storeKey !== null
+      ? { notesSnapshot: { ...named(held), storeKey: held.storeKey, storeError: null } }
+      : {}),
+    ...(held !== undefined && rests ? { recordsSnapshot: recorded(held, to, seen) } : {}),
+    ...(ran || (to === "stopped" && held === undefined) || to === "deleted"
+      ? { dropsSnapshots: true }
+      : {}),
+    ...(ran ? { forgetsRestore: true } : {}),
+    ...(rests || to === "deleted" || to === "error"
+      ? { endsRun: { epoch: seen.epoch, cause: seen.cause?.code ?? seen.operation?.outcome ?? to } }
+      : {}),
+  };
+}
+
+type Held = NonNullable<Observation["snapshot"]>;
+
+const named = ({ generation, manifestSha256 }: Held) => ({ generation, manifestSha256 });
+
+function recorded(held: Held, to: SandboxState, seen: Observation) {
+  const { storeKey, sizeBytes, guestSynced, driverFingerprint } = held;
+  return {
+    ...named(held),
+    epoch: seen.epoch,
+    hostId: seen.hostId,
+    hasMemory: to === "paused",
+    storeKey,
+    storeError: seen.replicationFailed ?? null,
+    sizeBytes,
+    guestSynced,
+    driverFingerprint,
+  };
+}
+
+function causeOf(seen: Observation): Cause | undefined {
+  return seen.operation?.error ?? seen.cause;
+}
+
+/**
+ * What a host says of its copy of a snapshot at an epoch that has passed: the sandbox was sent
+ * elsewhere from it, and is on its way, or came back without the host being told. That moves no
+ * sandbox; but whether a snapshot is in the store is so whoever says it and when, and the manifest
+ * says of which. Undefined: it is no news.
+ */
+function planLateCopy({ sandbox, named: { snapshot: known } }: View, seen: Observation) {
+  if (seen.snapshot === undefined || known === undefined || isTombstoned(sandbox.state))
+    return undefined;
+  if (known.storeKey !== null) return undefined;
+  const { generation, manifestSha256 } = known;
+  const { storeKey } = seen.snapshot;
+  const { replicationFailed: storeError } = seen;
+  const note = (fact: string, noted: { storeKey: string | null; storeError: Cause | null }) =>
+    planMoves(sandbox, [{ to: sandbox.state, fact, cause: storeError }], {
+      effects: { notesSnapshot: { generation, manifestSha256, ...noted } },
+    });
+  if (storeKey !== null) return note("snapshot_stored", { storeKey, storeError: null });
+  // Where another host has a copy as well, that one may do better.
+  if (storeError === undefined || known.storeError !== null || sandbox.hostId !== seen.hostId)
+    return undefined;
+  return note("snapshot_not_stored", { storeKey: null, storeError });
+}

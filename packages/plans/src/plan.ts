@@ -1,0 +1,292 @@
+/**
+ * What a decision writes: data, and applied as a whole or not at all (`applyPlans`, packages/db).
+ *
+ * M1  Nothing else changes a sandbox's row (but for clocks that no state depends on:
+ *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form in
+ *     which environment variables are kept), writes its events, or changes what hosts have in use.
+ * M2  A plan is applied only to the sandbox that it was made for: its generation, and the statuses
+ *     of its operations, are as they were read. Else it has lost a race: read, and plan again.
+ * M3  What a sandbox holds of hosts is derived from its row (host_id, origin_host_id, holds_memory,
+ *     state), so that what is used of a host is always the sum over the rows.
+ * M4  Sequence numbers of events have no gaps: the row that is compared and set hands them out.
+ * M5  While it is brought from one host to another its disk is reserved on both: it can always go
+ *     back. `origin_host_id` ends with any settled state, whoever moved it there.
+ */
+import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
+import {
+  isSettled,
+  isTombstoned,
+  OPERATION_TABLE,
+  type OperationEvent,
+  type OperationStatus,
+  ENDED_STATUSES,
+  type SandboxState,
+  type SettledState,
+} from "@torpor/state-machine";
+import { type Claim, claimsBetween, type Held } from "./holdings.ts";
+import type { Operation, Sandbox } from "./rows.ts";
+
+/** By the names of the columns in the schema of packages/db, which has more of them than these. */
+export type SandboxPatch = Partial<
+  Pick<
+    Sandbox,
+    | "epoch"
+    | "opSeq"
+    | "appliedEpoch"
+    | "appliedOpSeq"
+    | "appliedRevision"
+    | "hostId"
+    | "originHostId"
+    | "holdsMemory"
+    | "expiresAt"
+    | "timeoutLeftMs"
+    | "startedAt"
+    | "endedAt"
+    | "lastActiveAt"
+    | "error"
+    | "condition"
+  >
+>;
+
+/** A message that goes out if, and only if, the plan is applied. */
+export interface PlannedMessage {
+  subject: string;
+  payload: unknown;
+  traceId: string | null;
+  /** An event: the moment at which the plan is applied is put into it, as `occurredAt`. */
+  isEvent: boolean;
+}
+
+export interface PlannedEvent {
+  seq: number;
+  fact: string;
+  fromState: SandboxState;
+  toState: SandboxState;
+  generation: number;
+  epoch: number;
+  operationId: string | null;
+  cause: Cause | null;
+}
+
+type OperationPatch = Partial<
+  Pick<Operation, "hostId" | "originHostId" | "startedAt"> & {
+    epoch: number;
+    opSeq: number;
+    error: Cause;
+    timingsMs: Record<string, number>;
+  }
+>;
+
+export interface PlannedOperation {
+  id: string;
+  /** Statuses of which it has to have one. */
+  from: OperationStatus[];
+  /** It must not have passed its point of no return. */
+  isUncommitted: boolean;
+  /** It ends now. */
+  ends: boolean;
+  patch: OperationPatch & { status: OperationStatus };
+}
+
+/** The host as it was when it was chosen; it has to be so still, with its lease. */
+export interface PlacedHost {
+  id: string;
+  state: string;
+  hasFence: boolean;
+  registeredAt: Date;
+}
+
+/** No other sandbox of the organization with the same key may be on that host. */
+export interface Apart {
+  organizationId: number;
+  key: string;
+  hostId: string;
+}
+
+export interface RecordedSnapshot {
+  epoch: number;
+  hostId: string;
+  generation: number;
+  hasMemory: boolean;
+  storeKey: string | null;
+  storeError: Cause | null;
+  sizeBytes: number;
+  manifestSha256: string;
+  guestSynced: boolean;
+  driverFingerprint: string;
+}
+
+/** What else becomes of the rows of the sandbox. */
+export interface Effects {
+  beginsRun?: { epoch: number; hostId: string; onHostLoss: Sandbox["onHostLoss"] };
+  endsRun?: { epoch: number; cause: string };
+  /** It is to be restored no more. */
+  forgetsRestore?: boolean;
+  /** Recorded, or that it has reached the store, or why it has not; older ones are dropped. */
+  recordsSnapshot?: RecordedSnapshot;
+  /** Of one that is in the database already, and was not known to be stored. */
+  notesSnapshot?: {
+    generation: number;
+    manifestSha256: string;
+    storeKey: string | null;
+    storeError: Cause | null;
+  };
+  dropsSnapshots?: boolean;
+}
+
+export interface Plan {
+  sandboxId: string;
+  /** As read. */
+  generation: number;
+  /** After the plan. */
+  after: SandboxPatch & {
+    state: SandboxState;
+    settledState: SettledState;
+    generation: number;
+    lastSeq: number;
+  };
+  /** Nobody needs its environment variables any more. */
+  clearsEnvironment: boolean;
+  events: PlannedEvent[];
+  operations: PlannedOperation[];
+  /** What it takes of hosts (positive) and gives back (negative). */
+  claims: Claim[];
+  /**
+   * It says where the sandbox is, and asks for nothing: what it comes to hold lies there already,
+   * and is counted however much is left.
+   */
+  isFact: boolean;
+  placed: PlacedHost | null;
+  apart: Apart | null;
+  effects: Effects;
+  messages: PlannedMessage[];
+}
+
+/** What came of a plan. Of all but `applied` nothing stands. */
+export type Applied<Message> =
+  | { kind: "applied"; messages: Message[]; at: Date; waitingOperationId: string | null }
+  | { kind: "lost_race" }
+  /** Somebody else has the sandbox locked: not judged. */
+  | { kind: "locked" }
+  /** The host has not enough left, or takes nothing any more. */
+  | { kind: "no_capacity"; hostId: string }
+  /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. */
+  | { kind: "overtaken" };
+
+/** A move of a sandbox, or an event that leaves it in its state. */
+export interface Move {
+  to: SandboxState;
+  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
+  fact: string;
+  patch?: SandboxPatch;
+  operation?: { id: string; status: string };
+  cause?: Cause | undefined;
+}
+
+type Rest = Partial<Pick<Plan, "operations" | "isFact" | "placed" | "apart" | "effects">> & {
+  /** Beside the events: commands. */
+  messages?: Omit<PlannedMessage, "isEvent">[];
+};
+
+/** A plan for a sandbox as it was read: one move after the other. */
+export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {}): Plan {
+  let row: Held & Sandbox = sandbox;
+  let patch: SandboxPatch = {};
+  const events: PlannedEvent[] = [];
+  const messages: PlannedMessage[] = [];
+  for (const move of moves) {
+    const { to } = move;
+    const changes = { ...move.patch, ...(isAtRestOrGone(to) ? { originHostId: null } : {}) };
+    const before = row;
+    patch = { ...patch, ...changes };
+    row = {
+      ...row,
+      ...changes,
+      state: to,
+      settledState: isSettled(to) ? to : row.settledState,
+      generation: row.generation + 1,
+      lastSeq: row.lastSeq + 1,
+    };
+    const event = eventOf(move, before, row);
+    events.push(event);
+    messages.push(announcement(row.id, event, move.operation?.status));
+  }
+  const { state, settledState, generation, lastSeq } = row;
+  return {
+    sandboxId: sandbox.id,
+    generation: sandbox.generation,
+    after: { ...patch, state, settledState, generation, lastSeq },
+    clearsEnvironment: isTombstoned(state),
+    events,
+    operations: rest.operations ?? [],
+    claims: claimsBetween(sandbox, row),
+    isFact: rest.isFact === true,
+    placed: rest.placed ?? null,
+    apart: rest.apart ?? null,
+    effects: rest.effects ?? {},
+    messages: [
+      ...messages,
+      ...(rest.messages ?? []).map((message) => ({ ...message, isEvent: false })),
+    ],
+  };
+}
+
+const isAtRestOrGone = (state: SandboxState) => isSettled(state) || isTombstoned(state);
+
+function eventOf(move: Move, before: Sandbox, after: Sandbox): PlannedEvent {
+  return {
+    seq: after.lastSeq,
+    fact: move.fact,
+    fromState: before.state,
+    toState: after.state,
+    generation: after.generation,
+    epoch: after.epoch,
+    operationId: move.operation?.id ?? null,
+    cause: move.cause ?? null,
+  };
+}
+
+function announcement(
+  sandboxId: string,
+  { seq, fact, fromState, toState, generation, epoch, operationId }: PlannedEvent,
+  operationStatus: string | undefined,
+): PlannedMessage {
+  const payload: Omit<SandboxEventMessage, "occurredAt"> = {
+    type: "sandbox_event",
+    version: 1,
+    sandboxId,
+    seq,
+    fact,
+    from: fromState,
+    to: toState,
+    generation,
+    epoch,
+    ...(operationId === null || operationStatus === undefined
+      ? {}
+      : { operationId, operationStatus }),
+  };
+  return { subject: subjects.sandboxEvent(sandboxId, fact), payload, traceId: null, isEvent: true };
+}
+
+/** The statuses in which `event` moves an operation to another, from the table. */
+export function movedBy(event: OperationEvent): { from: OperationStatus[]; to: OperationStatus } {
+  const cells = Object.entries(OPERATION_TABLE).filter(
+    ([, row]) => row[event] !== "stay" && row[event] !== "refuse",
+  );
+  const to = cells[0]?.[1][event];
+  if (to === undefined || to === "stay" || to === "refuse")
+    throw new Error(`no operation status is left by ${event}`);
+  return { from: cells.map(([status]) => status as OperationStatus), to };
+}
+
+/** `event` happens to the operation, or the whole plan is not applied. */
+export function planOperation(
+  id: string,
+  event: OperationEvent,
+  patch: OperationPatch = {},
+  isUncommitted = false,
+): PlannedOperation {
+  const { from, to } = movedBy(event);
+  const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
+  return { id, from, isUncommitted, ends, patch: { ...patch, status: to } };
+}

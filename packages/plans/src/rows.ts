@@ -1,0 +1,104 @@
+/**
+ * The rows that decisions are made from, as far as they look at them. The rows of the database
+ * (packages/db) have all of it, under the same names.
+ */
+import type { Cause, SandboxCondition } from "@torpor/contracts";
+import type {
+  OperationKind,
+  OperationStatus,
+  SandboxState,
+  SettledState,
+} from "@torpor/state-machine";
+
+export interface Sandbox {
+  id: string;
+  organizationId: number;
+  state: SandboxState;
+  settledState: SettledState;
+  /** Compare-and-set key: raised by every move. */
+  generation: number;
+  /** Of its newest event. */
+  lastSeq: number;
+  epoch: number;
+  opSeq: number;
+  appliedEpoch: number;
+  appliedOpSeq: number;
+  appliedRevision: number;
+  hostId: string | null;
+  originHostId: string | null;
+  holdsMemory: boolean;
+  vcpu: number;
+  memoryMib: number;
+  diskMib: number;
+  templateName: string;
+  imageSha256: string;
+  internetAccess: boolean;
+  onHostLoss: "wait" | "restore";
+  antiAffinity: string | null;
+  timeoutSeconds: number | null;
+  expiresAt: Date | null;
+  timeoutLeftMs: number | null;
+  startedAt: Date | null;
+  endedAt: Date | null;
+  lastActiveAt: Date | null;
+  error: Cause | null;
+  condition: SandboxCondition | null;
+}
+
+export interface Operation {
+  id: string;
+  sandboxId: string;
+  kind: OperationKind;
+  status: OperationStatus;
+  requestedBy: string;
+  deadlineAt: Date;
+  committedAt: Date | null;
+  startedAt: Date | null;
+  hostId: string | null;
+  originHostId: string | null;
+  pinnedHostId: string | null;
+  onlyIfIdleForMs: number | null;
+  maxBytesPerSecond: number | null;
+  explain: unknown;
+  traceId: string | null;
+}
+
+export interface Snapshot {
+  sandboxId: string;
+  generation: number;
+  hasMemory: boolean;
+  storeKey: string | null;
+  storeError: Cause | null;
+  sizeBytes: number;
+  manifestSha256: string;
+  guestSynced: boolean;
+  driverFingerprint: string;
+  createdAt: Date;
+}
+
+export interface Incarnation {
+  epoch: number;
+  hostId: string;
+  assignedAt: Date;
+  startedAt: Date | null;
+}
+
+/** What one read brings of a sandbox. */
+export interface View {
+  sandbox: Sandbox;
+  /** Executing, or with an outcome that nobody knows yet. */
+  executing: Operation | undefined;
+  waiting: Operation | undefined;
+  /** The newest that is still there. */
+  snapshot: Snapshot | undefined;
+  /** The run of the sandbox's epoch. */
+  newestRun: Incarnation | undefined;
+  /** What was asked for by name; undefined: nothing, or there is none. */
+  named: {
+    operation?: Operation | undefined;
+    /** By its manifest, dropped or not. */
+    snapshot?: Snapshot | undefined;
+    /** By its epoch. */
+    run?: Incarnation | undefined;
+  };
+}

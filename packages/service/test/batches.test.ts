@@ -1,0 +1,79 @@
+import { expect, test } from "vitest";
+import { Batches } from "../src/batches.ts";
+
+/** Batches whose end the test decides. */
+function heldBatches(maxItems = 64, maxWaiting = 10_000) {
+  const begun: { items: number[]; end: () => void; fail: (error: Error) => void }[] = [];
+  const batches = new Batches<number, string>({
+    maxItems,
+    maxWaiting,
+    run: (items) =>
+      new Promise((resolve, reject) => {
+        begun.push({ items, end: () => resolve(items.map(String)), fail: reject });
+      }),
+  });
+  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  return { begun, batches, turn };
+}
+
+test("what comes while a batch is under way is the next one, and each gets its own result", async () => {
+  const { begun, batches, turn } = heldBatches();
+  const first = batches.add(1);
+  await turn();
+  const others = [2, 3, 4].map((item) => batches.add(item));
+  expect(begun.map(({ items }) => items)).toEqual([[1]]);
+  begun[0]?.end();
+  expect(await first).toBe("1");
+  await turn();
+  expect(begun.map(({ items }) => items)).toEqual([[1], [2, 3, 4]]);
+  begun[1]?.end();
+  expect(await Promise.all(others)).toEqual(["2", "3", "4"]);
+  await batches.idle();
+});
+
+test("what is added the moment that the last batch ends does not wait for anybody", async () => {
+  const batches = new Batches<number, number>({ run: async (items) => items });
+  // One after the other, in each microtask in which a batch may just have ended.
+  for (let depth = 0; depth < 8; depth += 1) {
+    const first = batches.add(1);
+    for (let step = 0; step < depth; step += 1) await Promise.resolve();
+    expect(await batches.add(2)).toBe(2);
+    await first;
+  }
+});
+
+test("a batch has no more than its bound, and what does not fit is in the next", async () => {
+  const { begun, batches, turn } = heldBatches(2);
+  const all = [1, 2, 3, 4, 5].map((item) => batches.add(item));
+  for (let index = 0; index < 3; index += 1) {
+    await turn();
+    begun[index]?.end();
+  }
+  await Promise.all(all);
+  expect(begun.map(({ items }) => items)).toEqual([[1, 2], [3, 4], [5]]);
+});
+
+test("a batch that fails fails its members, and not those that wait", async () => {
+  const { begun, batches, turn } = heldBatches();
+  const failed = batches.add(1);
+  await turn();
+  const waits = batches.add(2);
+  begun[0]?.fail(new Error("the database is away"));
+  await expect(failed).rejects.toThrow("the database is away");
+  await turn();
+  begun[1]?.end();
+  expect(await waits).toBe("2");
+});
+
+test("more than may wait is refused at once", async () => {
+  const { begun, batches, turn } = heldBatches(1, 2);
+  const first = batches.add(1);
+  await turn();
+  const waits = [batches.add(2), batches.add(3)];
+  await expect(batches.add(4)).rejects.toThrow("2 wait already");
+  for (let index = 0; index < 3; index += 1) {
+    begun[index]?.end();
+    await turn();
+  }
+  expect(await Promise.all([first, ...waits])).toEqual(["1", "2", "3"]);
+});

@@ -1,0 +1,267 @@
+/** Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with the rows locked. */
+import {
+  acceptRequest,
+  applyPlans,
+  FIXED_COLUMNS,
+  findOpenOperations,
+  findSandboxRow,
+  findSnapshot,
+  listEvents,
+  readView,
+  readViews,
+  registerHost,
+  type SandboxRow,
+} from "@torpor/db";
+import { movedBy, type Plan, planMoves } from "@torpor/plans";
+import {
+  aHost,
+  applyEffects,
+  aRequester,
+  makeSandbox,
+  openTestDatabase,
+  type PostgresServer,
+  startPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+let server: PostgresServer;
+let database: TestDatabase;
+beforeAll(async () => {
+  server = await startPostgres();
+  database = await openTestDatabase(server);
+});
+afterAll(async () => {
+  await database[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+const touch = (sandbox: SandboxRow, fact = "touched") =>
+  planMoves(sandbox, [{ to: sandbox.state, fact }]);
+const resumeOn = (sandbox: SandboxRow, hostId: string) =>
+  planMoves(sandbox, [
+    { to: "resuming", fact: "resume_assigned", patch: { hostId, holdsMemory: true } },
+  ]);
+const kinds = async (plans: Plan[]) =>
+  (await applyPlans(database.db, plans)).map(({ kind }) => kind);
+const newest = async (id: string) => {
+  const row = await findSandboxRow(database.db, id);
+  if (row === undefined) throw new Error(`there is no sandbox ${id}`);
+  return row;
+};
+const many = async (
+  count: number,
+  ...given: Parameters<typeof makeSandbox> extends [unknown, ...infer Rest] ? Rest : never
+) => await Promise.all(Array.from({ length: count }, () => makeSandbox(database, ...given)));
+
+/** A host with room for so many sandboxes. */
+async function hostFor(id: string, sandboxes: number): Promise<string> {
+  const capacity = { vcpu: sandboxes, memoryMib: 1e6, diskMib: 1e6 };
+  await registerHost(database.db, aHost(id, { capacity }), 600_000);
+  return id;
+}
+
+test("a member that the database refuses fails alone, with the reason; all others are applied", async () => {
+  const [first, poisoned, last] = await many(3, "running");
+  if (first === undefined || poisoned === undefined || last === undefined) throw new Error("three");
+  const plans = [
+    touch(first),
+    planMoves(poisoned, [{ to: "running", fact: "touched", patch: { appliedEpoch: 2 ** 40 } }]),
+    touch(last),
+  ];
+  const applied = await applyPlans(database.db, plans);
+  expect(applied.map(({ kind }) => kind)).toEqual(["applied", "failed", "applied"]);
+  expect(String((applied[1] as { error: Error }).error.cause)).toContain("out of range");
+  for (const { id, generation } of [first, last])
+    expect((await newest(id)).generation).toBe(generation + 1);
+  expect(await newest(poisoned.id)).toEqual(poisoned);
+});
+
+test("of two plans of one sandbox in one batch the first is applied, and the other has lost", async () => {
+  const sandbox = await makeSandbox(database, "running");
+  expect(await kinds([touch(sandbox, "one"), touch(sandbox, "two")])).toEqual([
+    "applied",
+    "lost_race",
+  ]);
+  expect((await listEvents(database.db, sandbox.id, 10)).map(({ fact }) => fact)).toEqual([
+    "accepted",
+    "made",
+    "one",
+  ]);
+});
+
+test("a batch takes no more of a host than it has, and says who got nothing", async () => {
+  const hostId = await hostFor("room-for-two", 2);
+  const sandboxes = await many(5, "paused");
+  const applied = await applyPlans(
+    database.db,
+    sandboxes.map((sandbox) => resumeOn(sandbox, hostId)),
+  );
+  expect(applied.map(({ kind }) => kind).toSorted()).toEqual([
+    "applied",
+    "applied",
+    "no_capacity",
+    "no_capacity",
+    "no_capacity",
+  ]);
+  expect(applied.filter(({ kind }) => kind === "no_capacity")[0]).toMatchObject({ hostId });
+  const [row] = await database.sql`SELECT vcpu_used FROM hosts WHERE id = ${hostId}`;
+  expect(row?.["vcpu_used"]).toBe(2);
+});
+
+test("batches that want the same sandboxes and hosts in every order do not stop each other", async () => {
+  const hosts = await Promise.all(["a", "b", "c"].map((name) => hostFor(`order-${name}`, 100)));
+  const sandboxes = await many(12, "paused");
+  const batch = async (seed: number) => {
+    const order = sandboxes.toSorted(
+      (a, b) =>
+        ((Number.parseInt(a.id.slice(-4), 36) * seed) % 97) -
+        ((Number.parseInt(b.id.slice(-4), 36) * seed) % 97),
+    );
+    const now = await readViews(
+      database.db,
+      order.map(({ id }) => ({ sandboxId: id })),
+    );
+    const plans = now.flatMap((view, index) => {
+      const hostId = hosts[(index + seed) % hosts.length];
+      return view === undefined || hostId === undefined
+        ? []
+        : [
+            planMoves(view.sandbox, [
+              { to: view.sandbox.state, fact: "moved_about", patch: { hostId, holdsMemory: true } },
+            ]),
+          ];
+    });
+    return await kinds(plans);
+  };
+  const seen = (await Promise.all(Array.from({ length: 12 }, (_, at) => batch(at + 2)))).flat();
+  expect(new Set(seen)).toEqual(new Set(["applied", "lost_race", "locked"]));
+  const sums = await database.sql`
+    SELECT vcpu_used AS used, (SELECT count(*)::int FROM sandboxes WHERE host_id = hosts.id) AS there
+    FROM hosts WHERE id LIKE 'order-%'`;
+  for (const { used, there } of sums) expect(used).toBe(there);
+});
+
+test("an operation that is not as it was read takes the whole plan with it", async () => {
+  const sandbox = await makeSandbox(database, "running");
+  const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
+  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+  const { id } = accepted.operation;
+  const { from } = movedBy("fail");
+  const operation = { id, from, ends: true, patch: { status: "failed" as const } };
+  const fail = (isUncommitted: boolean) =>
+    planMoves(sandbox, [{ to: "running", fact: "x" }], {
+      operations: [{ ...operation, isUncommitted }],
+    });
+  await database.sql`UPDATE operations SET committed_at = now() WHERE id = ${id}`;
+  expect(await kinds([fail(true)])).toEqual(["lost_race"]);
+  expect(await newest(sandbox.id)).toEqual(sandbox);
+  expect(await kinds([fail(false)])).toEqual(["applied"]);
+  expect(await kinds([fail(false)]), "it has ended").toEqual(["lost_race"]);
+});
+
+test.each([
+  ["its lease has ended", "lease_expires_at = now() - interval '1 second'"],
+  ["it was cordoned", "state = 'cordoned'"],
+  ["it was revoked", "revoked_at = now()"],
+  ["it has registered again", "registered_at = now() + interval '1 second'"],
+  ["its fence has gone", "has_fence = false"],
+])("a choice is overtaken when of its host %s", async (_, change) => {
+  const id = await hostFor(`placed-${change.replaceAll(/[^a-z]/g, "")}`, 10);
+  await database.sql`UPDATE hosts SET has_fence = true WHERE id = ${id}`;
+  const [host] = await database.sql`SELECT registered_at AS at FROM hosts WHERE id = ${id}`;
+  const placed = { id, state: "ready", hasFence: true, registeredAt: host?.["at"] as Date };
+  const plan = async () => {
+    const sandbox = await makeSandbox(database, "paused");
+    return { ...resumeOn(sandbox, id), placed };
+  };
+  expect(await kinds([await plan()])).toEqual(["applied"]);
+  await database.sql`UPDATE hosts SET ${database.sql.unsafe(change)} WHERE id = ${id}`;
+  expect(await kinds([await plan()])).toEqual(["overtaken"]);
+});
+
+test("two of one anti-affinity key that chose one host in one batch: one goes there", async () => {
+  const hostId = await hostFor("apart", 10);
+  const [one, two] = await many(2, "paused", { sandbox: { antiAffinity: "db" } });
+  if (one === undefined || two === undefined) throw new Error("two");
+  const plans = [one, two].map((sandbox) => ({
+    ...resumeOn(sandbox, hostId),
+    apart: { organizationId: sandbox.organizationId, key: "db", hostId },
+  }));
+  expect(await kinds(plans)).toEqual(["applied", "overtaken"]);
+});
+
+test("what waits for a sandbox is told by whoever moves it", async () => {
+  const sandbox = await makeSandbox(database, "running");
+  const [nothing] = await applyPlans(database.db, [touch(sandbox)]);
+  expect(nothing).toMatchObject({ kind: "applied", waitingOperationId: null });
+  const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
+  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+  const [applied] = await applyPlans(database.db, [touch(await newest(sandbox.id))]);
+  expect(applied).toMatchObject({ waitingOperationId: accepted.operation.id });
+});
+
+test("messages are as the outbox has them", async () => {
+  const sandbox = await makeSandbox(database, "running");
+  const payload = { text: "as it is", at: 1 };
+  const plan = planMoves(sandbox, [{ to: "running", fact: "touched" }], {
+    messages: [{ subject: "torpor.v1.x", payload, traceId: "t" }],
+  });
+  const [applied] = await applyPlans(database.db, [plan]);
+  if (applied?.kind !== "applied") throw new Error(applied?.kind);
+  const ids = applied.messages.map(({ id }) => id);
+  const rows = await database.sql`
+    SELECT id::int, subject, payload, trace_id AS "traceId" FROM outbox WHERE id IN ${database.sql(ids)} ORDER BY id`;
+  expect(applied.messages).toEqual([...rows]);
+  const [event] = await database.sql`
+    SELECT occurred_at AS at FROM sandbox_events WHERE sandbox_id = ${sandbox.id} AND fact = 'touched'`;
+  expect(rows[0]?.["payload"]).toMatchObject({ occurredAt: (event?.["at"] as Date).toISOString() });
+});
+
+test("a view has the rows as they are", async () => {
+  const sandbox = await makeSandbox(database, "running", {
+    patch: { metadata: { a: "b" }, expiresAt: new Date("2030-01-01T00:00:00.123Z") },
+  });
+  const { id } = sandbox;
+  await applyEffects(database, id, {
+    recordsSnapshot: {
+      generation: 3,
+      epoch: 1,
+      hostId: "h",
+      hasMemory: true,
+      storeKey: null,
+      storeError: { code: "X", message: "why" },
+      sizeBytes: 2 ** 40,
+      manifestSha256: "c".repeat(64),
+      guestSynced: true,
+      driverFingerprint: "f",
+    },
+  });
+  const accepted = await acceptRequest(database.db, id, "pause", aRequester(database));
+  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+  const wanted = { operationId: accepted.operation.id, manifestSha256: "c".repeat(64) };
+  const view = await readView(database.db, wanted);
+  const { envVars: _, envVarsSealed: __, ...shown } = await newest(id);
+  expect(view?.sandbox).toEqual(shown);
+  expect(view?.waiting).toEqual((await findOpenOperations(database.db, id)).waiting);
+  expect(view?.named.operation).toEqual(view?.waiting);
+  expect(view?.snapshot).toEqual(await findSnapshot(database.db, id));
+  expect(view?.named.snapshot).toEqual(view?.snapshot);
+  expect(await readViews(database.db, [{ sandboxId: "none" }, { sandboxId: id }])).toMatchObject([
+    undefined,
+    { sandbox: { id } },
+  ]);
+});
+
+test("every column that may change is written", async () => {
+  const columns = await database.sql`
+    SELECT column_name AS name FROM information_schema.columns WHERE table_name = 'sandboxes'`;
+  const [row] = await database.sql`SELECT pg_get_functiondef('apply_plans'::regproc) AS source`;
+  const source = String(row?.["source"]);
+  const kept = new Set(
+    FIXED_COLUMNS.map((key) => key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)),
+  );
+  const changing = columns.map(({ name }) => String(name)).filter((name) => !kept.has(name));
+  const unwritten = changing.filter((name) => !new RegExp(`\\b${name} = `).test(source));
+  expect(unwritten, "a new column: write it in apply_plans, or list it as fixed").toEqual([]);
+});
