@@ -38,7 +38,7 @@ interface Deps {
 /** Publishes what its program has committed. */
 export class Publisher {
   private readonly deps: Deps;
-  private readonly marks: Batches<OutboxOutcome, void>;
+  private readonly marks: Batches<OutboxOutcome, undefined>;
 
   constructor(deps: Deps) {
     this.deps = deps;
