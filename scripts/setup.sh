@@ -25,6 +25,8 @@ usage: ./torpor <command>
   template ls       what sandboxes begin as; also: template create|update|delete <name> (docs/hosts.md)
   host check        what this machine lacks to be a production host (docs/hosts.md); host join: becomes one
   image             build the sandbox image and its golden snapshot
+  bench control-plane  transitions, creates and reads of a whole control plane, and what each costs; also: scale, peers (docs/benchmarks.md)
+                    [--seconds N] [--steps LIST] [--clients LIST] [--json FILE] [--svg FILE] [--compare FILE]
   bench placement   decisions per second, packing and locality of placement over 1,000 hosts that are not there   [--json] [--hosts N] [--seed N]
   bench crowd       more creates at once than there is room for   [--creates N] [--room N] [--json]
   bench strangers   what a tenant notices of attacks by others   [--seconds N] [--json]

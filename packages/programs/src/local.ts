@@ -15,6 +15,7 @@ const SOURCES = {
   scheduler: "apps/scheduler/src/main.ts",
   "node-agent": "apps/node-agent/src/command.ts",
   fence: "apps/node-agent/src/fence/main.ts",
+  "bench-host": "packages/bench/src/host/main.ts",
   "fake-cloud-hypervisor": "packages/fake-cloud-hypervisor/src/main.ts",
 } as const;
 /** Files that are run as they are. */

@@ -34,7 +34,7 @@ export async function keepLease(
   bus: Bus,
   request: RegisterRequest,
   membership: Membership,
-  fence: FenceLink,
+  fence: Pick<FenceLink, "look" | "renew">,
   signal: AbortSignal,
   log: Logger,
 ): Promise<void> {

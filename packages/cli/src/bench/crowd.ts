@@ -4,7 +4,7 @@
  * take if nothing was lost on the way.
  */
 import { setTimeout as sleep } from "node:timers/promises";
-import { startBenchFleet } from "./fleet.ts";
+import { benchDir, startBenchFleet } from "@torpor/bench";
 
 export interface CrowdOptions {
   root: string;
@@ -51,8 +51,7 @@ export async function measureCrowd(options: CrowdOptions): Promise<CrowdMeasure>
     STARTS_AT_ONCE: String(startsAtOncePerHost),
   };
   const started = await startBenchFleet(
-    root,
-    "crowd",
+    { root, dir: benchDir(root, "crowd") },
     { imagesDir, hosts: HOSTS, hostEnv },
     signal,
   );

@@ -3,8 +3,8 @@
  * measures one and then the other: what the machine does meanwhile weighs on both alike.
  */
 import { Sandbox } from "@hopx-ai/sdk";
+import { benchDir, type BenchFleet, startBenchFleet } from "@torpor/bench";
 import type { Fleet } from "@torpor/fleet";
-import { type BenchFleet, startBenchFleet } from "./fleet.ts";
 
 /** Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock does. */
 export interface GuestMeasure {
@@ -40,9 +40,10 @@ export async function measureGuests(
   signal: AbortSignal,
 ): Promise<GuestMeasure[][]> {
   const fleets: BenchFleet[] = [];
+  const placeOf = (at: number) => ({ root, dir: benchDir(root, `guest-${at}`) });
   try {
     for (const [at, imagesDir] of imagesDirs.entries())
-      fleets.push(await startBenchFleet(root, `guest-${at}`, { imagesDir }, signal));
+      fleets.push(await startBenchFleet(placeOf(at), { imagesDir }, signal));
     const measures: GuestMeasure[][] = fleets.map(() => []);
     for (let round = 0; round < rounds; round += 1)
       for (const [at, fleet] of fleets.entries()) {

@@ -6,10 +6,9 @@
 import { readFile } from "node:fs/promises";
 import { connect as connectTcp, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
+import { benchDir, type BenchFleet, median, startBenchFleet } from "@torpor/bench";
 import { connectBus, inboxPrefixOf } from "@torpor/bus";
 import { subjects } from "@torpor/contracts";
-import { startBenchFleet, type BenchFleet } from "./fleet.ts";
-import { median } from "./median.ts";
 
 export interface StrangersOptions {
   root: string;
@@ -59,7 +58,8 @@ const ATTACKS: Record<string, Attack> = {
 export async function measureStrangers(options: StrangersOptions): Promise<AttackMeasure[]> {
   const { root, imagesDir, seconds, signal, say } = options;
   const given = { imagesDir, hosts: 2, driver: "simulated" } as const;
-  const started = await startBenchFleet(root, "strangers", given, signal);
+  const place = { root, dir: benchDir(root, "strangers") };
+  const started = await startBenchFleet(place, given, signal);
   try {
     const target = { fleet: started.fleet, otherKey: await otherTenant(started.fleet) };
     const victim = await Victim.in(started.fleet);

@@ -5,9 +5,9 @@
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
+import { median } from "@torpor/bench";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { GUEST_MEASURES, type GuestMeasure, measureGuests } from "../bench/guest.ts";
-import { median } from "../bench/median.ts";
 import { imagesDir, interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { numberFrom } from "../shape.ts";

@@ -9,19 +9,29 @@ import { WORKLOADS } from "../bench/workload.ts";
 import type { CommandContext } from "../main.ts";
 import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
+import { benchControlPlane } from "./bench-control-plane.ts";
 import { benchCrowd } from "./bench-crowd.ts";
 import { benchGuest } from "./bench-guest.ts";
+import { benchPeers } from "./bench-peers.ts";
+import { benchScale } from "./bench-scale.ts";
 import { benchStrangers } from "./bench-strangers.ts";
 
 const DECISIONS = 100_000;
 const RESUMES = 100_000;
 
+const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<number>>> = {
+  "control-plane": benchControlPlane,
+  scale: benchScale,
+  peers: benchPeers,
+  crowd: benchCrowd,
+  strangers: benchStrangers,
+  guest: benchGuest,
+};
+
 export async function bench(context: CommandContext): Promise<number> {
-  const [what] = context.args;
-  if (what === "crowd") return await benchCrowd({ ...context, args: context.args.slice(1) });
-  if (what === "strangers") return await benchStrangers({ ...context, args: context.args.slice(1) });
-  if (what === "guest") return await benchGuest({ ...context, args: context.args.slice(1) });
-  return benchPlacement(context);
+  const [what = "", ...args] = context.args;
+  const other = OTHERS[what];
+  return other === undefined ? benchPlacement(context) : await other({ ...context, args });
 }
 
 function benchPlacement({ args, write }: CommandContext): number {
@@ -36,7 +46,7 @@ function benchPlacement({ args, write }: CommandContext): number {
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
-    throw new Error(`say what to measure: ./torpor bench placement, guest, crowd or strangers, not "${positionals.join(" ")}"`);
+    throw new Error(`say what to measure: ./torpor bench placement, ${Object.keys(OTHERS).join(", ")}, not "${positionals.join(" ")}"`);
   const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
   const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({

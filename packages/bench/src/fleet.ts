@@ -1,21 +1,29 @@
-/** Fleets of real virtual machines, for measurements: in directories of their own, gone with them. */
+/** Fleets for measurements: in directories of their own, gone with them. */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
-import { Fleet, type FleetOptions } from "@torpor/fleet";
+import { Fleet, type FleetOptions, removeFleet } from "@torpor/fleet";
 
 export interface BenchFleet {
   fleet: Fleet;
   close(): Promise<void>;
 }
 
+export interface Place {
+  /** Of the checkout. */
+  root: string;
+  /** Of the fleet: nothing else is in it, and it goes with the fleet. */
+  dir: string;
+}
+
+export const benchDir = (root: string, name: string) => join(root, ".torpor/bench", name);
+
+/** Ends and removes what an earlier one has left there. */
 export async function startBenchFleet(
-  root: string,
-  name: string,
+  { root, dir }: Place,
   given: Pick<FleetOptions, "imagesDir"> & Partial<FleetOptions>,
   signal: AbortSignal,
 ): Promise<BenchFleet> {
-  const dir = join(root, ".torpor/bench", name);
-  await rm(dir, { recursive: true, force: true });
+  await removeFleet(dir);
   const fleet = await Fleet.start(
     {
       root,

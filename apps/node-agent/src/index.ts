@@ -1,0 +1,5 @@
+/** What a host says and asks, without the virtual machines: for a program that stands for hosts (packages/bench). */
+export type { CommitAnswer } from "./lifecycle/context.ts";
+export { commitAsker } from "./shell/commit.ts";
+export { beat, keepLease, type Membership } from "./shell/membership.ts";
+export { Reporter } from "./shell/reporter.ts";

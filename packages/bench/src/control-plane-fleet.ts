@@ -1,0 +1,126 @@
+/** The fleet that is measured: durable as it is shipped, with bench hosts in place of node-agents. */
+import { createHash } from "node:crypto";
+import { mkdir, rm, symlink, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Fleet, waitWell } from "@torpor/fleet";
+import { localProgram, prepareLocalPrograms } from "@torpor/programs";
+import { claimPort } from "@torpor/service";
+import { type Place, startBenchFleet } from "./fleet.ts";
+import { benchHostId, type BenchHostsSettings } from "./host/settings.ts";
+
+export const TEMPLATE = "bench";
+const BENCH_HOSTS = "bench-hosts";
+const IMAGE_SHA256 = createHash("sha256").update("an image of bench hosts").digest("hex");
+const DEFAULTS = { vcpu: 1, memoryMib: 16, diskMib: 16 };
+/** A thousand of them register within it. */
+const HOSTS_LIMIT_MS = 180_000;
+const EDGE_DOMAIN = "bench.test";
+
+export const EDGES = ["loopback", "domain"] as const;
+export interface ControlPlaneShape {
+  hosts: number;
+  gateways: number;
+  schedulers: number;
+  /** How sandboxes are reached: `loopback` is that of a local fleet, `domain` that of a deployment. */
+  edge: (typeof EDGES)[number];
+  isDurable: boolean;
+}
+
+interface ControlPlane {
+  fleet: Fleet;
+  /** Returns when all are registered; `filled`: sandboxes that the database was filled with. */
+  startHosts: (filled: number, signal: AbortSignal) => Promise<void>;
+  stopHosts: () => Promise<void>;
+  close: () => Promise<void>;
+}
+
+/** Without its hosts, which `startHosts` starts. Throws a line when it cannot be started. */
+export async function startControlPlane(
+  place: Place,
+  shape: ControlPlaneShape,
+  signal: AbortSignal,
+): Promise<ControlPlane> {
+  await prepareLocalPrograms();
+  const imagesDir = `${place.dir}-images`;
+  await writeImage(imagesDir);
+  const guestHosts = Array.from({ length: shape.hosts }, (_, at) => benchHostId(at));
+  const { gateways, schedulers, isDurable } = shape;
+  const given = { imagesDir, hosts: 0, guestHosts, gateways, schedulers, isDurable };
+  const gatewayEnv = { ...NO_BOUNDS, ...(await edgeSettings(shape)), LOG_LEVEL: "warn" };
+  const schedulerEnv = { LOG_LEVEL: "warn" };
+  const programs = { driver: "simulated", gatewayEnv, schedulerEnv } as const;
+  const started = await startBenchFleet(place, { ...given, ...programs }, signal).catch(
+    async (error: unknown) => {
+      await rm(imagesDir, { recursive: true, force: true });
+      throw error;
+    },
+  );
+  const { fleet } = started;
+  return {
+    fleet,
+    startHosts: (filled, startSignal) => startHosts(fleet, guestHosts, filled, startSignal),
+    stopHosts: () => fleet.detach(BENCH_HOSTS),
+    close: async () => {
+      await started.close();
+      await rm(imagesDir, { recursive: true, force: true });
+    },
+  };
+}
+
+/** One client asks more than the bounds of a single tenant let through. */
+const NO_BOUNDS = {
+  RATE_LIMIT_PER_MINUTE: "0",
+  EDGE_RATE_LIMIT_PER_MINUTE: "0",
+  REQUESTS_AT_ONCE_PER_KEY: "0",
+  CONNECTIONS_PER_ADDRESS: "0",
+};
+
+async function edgeSettings({
+  edge,
+  gateways,
+}: ControlPlaneShape): Promise<Record<string, string>> {
+  if (edge === "loopback") return {};
+  if (gateways > 1) throw new Error("--edge domain is for one gateway: each would need a port");
+  return { PUBLIC_DOMAIN: EDGE_DOMAIN, EDGE_DOMAIN_PORT: String((await claimPort()).port) };
+}
+
+/** The fleet makes a template of it. */
+async function writeImage(imagesDir: string): Promise<void> {
+  await rm(imagesDir, { recursive: true, force: true });
+  await mkdir(join(imagesDir, IMAGE_SHA256), { recursive: true });
+  const texts = { displayName: "Bench", description: "No virtual machine", language: "python" };
+  const image = { format: 1, templateName: TEMPLATE, sha256: IMAGE_SHA256, ...texts };
+  const whole = { ...image, category: "bench", defaults: DEFAULTS, kernelCmdline: "" };
+  await writeFile(join(imagesDir, IMAGE_SHA256, "image.json"), JSON.stringify(whole));
+  await symlink(IMAGE_SHA256, join(imagesDir, TEMPLATE));
+}
+
+/** As a component of the fleet, so that it ends with it. Returns when all are registered. */
+async function startHosts(
+  fleet: Fleet,
+  hostIds: string[],
+  filled: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const { port } = await claimPort();
+  const settings: BenchHostsSettings = {
+    natsUrl: fleet.state.natsUrl,
+    healthPort: port,
+    template: { name: TEMPLATE, imageSha256: IMAGE_SHA256 },
+    hosts: hostIds.map((hostId) => ({ hostId, ...fleet.joinSecrets(hostId) })),
+    filled,
+  };
+  const file = join(fleet.dir, "bench-hosts.json");
+  await writeFile(file, JSON.stringify(settings), { mode: 0o600 });
+  await fleet.attach({
+    name: BENCH_HOSTS,
+    role: "node-agent",
+    address: "-",
+    healthUrl: `http://127.0.0.1:${port}/health`,
+    command: process.execPath,
+    args: [localProgram("bench-host"), file],
+    env: { PATH: process.env["PATH"] ?? "" },
+    log: join(fleet.dir, "logs", `${BENCH_HOSTS}.log`),
+  });
+  await waitWell(fleet.component(BENCH_HOSTS), HOSTS_LIMIT_MS, signal);
+}

@@ -1,0 +1,15 @@
+export {
+  CONTROL_PLANE_STEPS,
+  type ControlPlaneStep,
+  measureControlPlane,
+} from "./control-plane.ts";
+export { EDGES } from "./control-plane-fleet.ts";
+export { benchDir, type BenchFleet, startBenchFleet } from "./fleet.ts";
+export { median } from "./median.ts";
+export { measurePeers } from "./peers.ts";
+export { compare, comparisonRows } from "./report/compare.ts";
+export { plotOf } from "./report/plot.ts";
+export { readResult } from "./report/read.ts";
+export type { BenchResult } from "./report/result.ts";
+export { type Rows, rowsOf } from "./report/rows.ts";
+export { measureScale } from "./scale.ts";

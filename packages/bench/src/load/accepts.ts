@@ -1,0 +1,69 @@
+/**
+ * Intents that nobody waits for: how many a second are accepted, and how many settled. Every sandbox is
+ * paused and then resumed, so what is accepted is bounded by how many there are.
+ */
+import { pause } from "@torpor/service";
+import type postgres from "postgres";
+import { type Meters, Window } from "../measure/window.ts";
+import type { StepResult } from "../report/result.ts";
+import type { Call } from "./client.ts";
+import { createMany, failureOf, inParallel, removeMany } from "./sandboxes.ts";
+import { Tally } from "./tally.ts";
+
+const SETTLE_LIMIT_MS = 120_000;
+const LOOK_EVERY_MS = 100;
+
+export async function measureAccepts(
+  meters: Meters,
+  call: Call,
+  { clients, sandboxes }: { clients: number; sandboxes: number },
+  signal: AbortSignal,
+): Promise<StepResult> {
+  const ids = await createMany(call, sandboxes);
+  const tally = new Tally();
+  let acceptingMs = 0;
+  const window = await Window.begin(meters);
+  tally.open();
+  for (const verb of ["pause", "resume"]) {
+    const startedAt = performance.now();
+    await inParallel(ids, (id) => accept(call, id, verb, tally), clients);
+    acceptingMs += performance.now() - startedAt;
+    await untilSettled(meters.sql, signal);
+  }
+  const count = () => tally.count();
+  const measured = await window.end(count);
+  await removeMany(call, ids);
+  return {
+    name: `async-${clients}`,
+    unit: "intent",
+    clients,
+    ...measured,
+    perSecond: count() / (acceptingMs / 1_000),
+    latencies: tally.latencies(),
+    failed: tally.failedBy(),
+    extra: { settledPerSecond: measured.perSecond },
+  };
+}
+
+async function accept(call: Call, id: string, verb: string, tally: Tally): Promise<void> {
+  const path = `/v1/sandboxes/${id}/${verb}`;
+  const answer = await call("POST", path, { prefer: "respond-async" });
+  if (answer.status === 202) tally.succeeded(verb, answer.ms);
+  else tally.failed(`${verb}: ${failureOf(answer)}`);
+}
+
+async function untilSettled(sql: postgres.Sql, signal: AbortSignal): Promise<void> {
+  const deadlineMs = performance.now() + SETTLE_LIMIT_MS;
+  for (;;) {
+    const [row] = await sql`
+      SELECT count(*)::int AS open FROM operations
+      WHERE status IN ('waiting', 'executing', 'outcome_unknown')`;
+    if (row?.["open"] === 0) return;
+    if (performance.now() > deadlineMs)
+      throw new Error(
+        `${String(row?.["open"])} operations did not end within ${SETTLE_LIMIT_MS / 1_000} s`,
+      );
+    await pause(LOOK_EVERY_MS, signal);
+    signal.throwIfAborted();
+  }
+}

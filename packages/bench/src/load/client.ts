@@ -1,0 +1,52 @@
+/** Calls of the API on connections that stay open: cheaper than fetch, so that little of the CPU goes to the load. */
+import { Agent, request } from "node:http";
+
+export interface Answer {
+  status: number;
+  text: string;
+  ms: number;
+}
+
+export type Call = (
+  method: string,
+  path: string,
+  options?: { body?: object; prefer?: string },
+) => Promise<Answer>;
+
+export interface Client {
+  call: Call;
+  close(): void;
+}
+
+const LIMIT_MS = 60_000;
+
+/** An answer of any status is one; without an answer it throws. */
+export function createClient({ url, apiKey }: { url: string; apiKey: string }): Client {
+  const { hostname, port } = new URL(url);
+  const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
+  const call: Call = (method, path, { body, prefer } = {}) => {
+    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    const startedAt = performance.now();
+    const headers = {
+      "x-api-key": apiKey,
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+      ...(prefer === undefined ? {} : { prefer }),
+    };
+    const asked = request({ hostname, port, method, path, agent, headers, timeout: LIMIT_MS });
+    asked.on("response", (response) => {
+      let text = "";
+      response.setEncoding("utf8");
+      response.on("data", (part: string) => (text += part));
+      response.on("error", reject);
+      response.on("end", () =>
+        resolve({ status: response.statusCode ?? 0, text, ms: performance.now() - startedAt }),
+      );
+    });
+    const late = () => new Error(`${method} ${path} was not answered within ${LIMIT_MS / 1000} s`);
+    asked.on("timeout", () => asked.destroy(late()));
+    asked.on("error", reject);
+    asked.end(body === undefined ? undefined : JSON.stringify(body));
+    return promise;
+  };
+  return { call, close: () => agent.destroy() };
+}

@@ -1,0 +1,129 @@
+/** What the clients of a step do until they are stopped. */
+import { pause } from "@torpor/service";
+import type { Answer, Call } from "./client.ts";
+import { create, createMany, failureOf, idIn, remove, removeMany } from "./sandboxes.ts";
+import type { Tally } from "./tally.ts";
+
+export interface Load {
+  /** Until the signal aborts; what is under way then is finished. */
+  run(tally: Tally, stop: AbortSignal): Promise<void>;
+  /** Removes what it has made. */
+  close(): Promise<void>;
+}
+
+/** After a failure, so that a control plane that is down is not asked without end. */
+const AFTER_FAILURE_MS = 100;
+const LOOK_EVERY_MS = 5;
+const VERBS = ["pause", "resume"] as const;
+
+/** Returns the answer if it has the status that was to be expected. */
+async function attempt(
+  tally: Tally,
+  kind: string,
+  expected: number,
+  ask: () => Promise<Answer>,
+  startedAt?: number,
+): Promise<Answer | undefined> {
+  const answer = await ask().catch((error: unknown) => String(error));
+  if (typeof answer !== "string" && answer.status === expected) {
+    tally.succeeded(kind, startedAt === undefined ? answer.ms : performance.now() - startedAt);
+    return answer;
+  }
+  tally.failed(`${kind}: ${typeof answer === "string" ? answer : failureOf(answer)}`);
+  await pause(AFTER_FAILURE_MS, new AbortController().signal);
+  return undefined;
+}
+
+const move = (call: Call, id: string, verb: (typeof VERBS)[number]) =>
+  call("POST", `/v1/sandboxes/${id}/${verb}`);
+
+/** Each client pauses and resumes a sandbox of its own, one request after the other. */
+export async function closedLoop(call: Call, clients: number): Promise<Load> {
+  const ids = await createMany(call, clients);
+  const client = async (id: string, tally: Tally, stop: AbortSignal) => {
+    while (!stop.aborted)
+      for (const verb of VERBS) await attempt(tally, verb, 200, () => move(call, id, verb));
+  };
+  return {
+    run: async (tally, stop) => void (await Promise.all(ids.map((id) => client(id, tally, stop)))),
+    close: () => removeMany(call, ids),
+  };
+}
+
+/**
+ * So many transitions a second, whether or not those before have ended. The time of one counts from
+ * when it was due: one that waits for a free sandbox waits for the control plane.
+ */
+export async function pacedLoop(call: Call, sandboxes: number, perSecond: number): Promise<Load> {
+  const ids = await createMany(call, sandboxes);
+  const free = ids.map((id) => ({ id, verb: VERBS[0] as (typeof VERBS)[number] }));
+  const run = async (tally: Tally, stop: AbortSignal) => {
+    const under = new Set<Promise<void>>();
+    const startedAt = performance.now();
+    const dueAtMs = (at: number) => startedAt + (at * 1_000) / perSecond;
+    for (let at = 0; !stop.aborted;) {
+      for (; dueAtMs(at) <= performance.now(); at += 1) {
+        const sandbox = free.shift();
+        if (sandbox === undefined) break;
+        const moving = moveInTurn(sandbox, dueAtMs(at), tally).then(
+          () => void under.delete(moving),
+        );
+        under.add(moving);
+      }
+      await pause(LOOK_EVERY_MS, stop);
+    }
+    await Promise.all(under);
+  };
+  const moveInTurn = async (sandbox: (typeof free)[number], dueAt: number, tally: Tally) => {
+    const { id, verb } = sandbox;
+    await attempt(tally, verb, 200, () => move(call, id, verb), dueAt);
+    free.push({ id, verb: verb === "pause" ? "resume" : "pause" });
+  };
+  return { run, close: () => removeMany(call, ids) };
+}
+
+/** Each client creates a sandbox and deletes it. */
+export function createDeleteLoop(call: Call, clients: number): Load {
+  const client = async (tally: Tally, stop: AbortSignal) => {
+    while (!stop.aborted) {
+      const created = await attempt(tally, "create", 201, () => create(call));
+      if (created !== undefined)
+        await attempt(tally, "delete", 200, () => remove(call, idIn(created)));
+    }
+  };
+  return together(clients, client);
+}
+
+/** Each client reads, one request after the other; `paths` are taken in turn. */
+export function readLoop(
+  call: Call,
+  kind: string,
+  clients: number,
+  paths: readonly string[],
+): Load {
+  let at = 0;
+  const client = async (tally: Tally, stop: AbortSignal) => {
+    while (!stop.aborted) {
+      const path = paths[at++ % paths.length] ?? "/";
+      await attempt(tally, kind, 200, () => call("GET", path));
+    }
+  };
+  return together(clients, client);
+}
+
+/** Each client has one job done after the other. */
+export function jobLoop(call: Call, clients: number): Load {
+  const client = async (tally: Tally, stop: AbortSignal) => {
+    while (!stop.aborted) await attempt(tally, "job", 200, () => call("POST", "/jobs"));
+  };
+  return together(clients, client);
+}
+
+function together(
+  clients: number,
+  client: (tally: Tally, stop: AbortSignal) => Promise<void>,
+): Load {
+  const run: Load["run"] = async (tally, stop) =>
+    void (await Promise.all(Array.from({ length: clients }, () => client(tally, stop))));
+  return { run, close: async () => {} };
+}

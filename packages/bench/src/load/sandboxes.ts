@@ -1,0 +1,48 @@
+/** Sandboxes for a step to work on. */
+import { TEMPLATE } from "../control-plane-fleet.ts";
+import type { Answer, Call } from "./client.ts";
+
+const AT_ONCE = 32;
+
+export const create = (call: Call) =>
+  call("POST", "/v1/sandboxes", { body: { template_name: TEMPLATE } });
+
+export const remove = (call: Call, id: string) => call("DELETE", `/v1/sandboxes/${id}`);
+
+export const idIn = ({ text }: Answer) => (JSON.parse(text) as { id: string }).id;
+
+/** Why a request failed, alike for all that failed for the same reason. */
+export function failureOf({ status, text }: Answer): string {
+  const code = /"code":"([A-Z_]+)"/.exec(text)?.[1];
+  return code === undefined ? String(status) : `${status} ${code}`;
+}
+
+/** Throws a line when one cannot be created. */
+export async function createMany(call: Call, count: number): Promise<string[]> {
+  const ids: string[] = [];
+  await inParallel(Array.from({ length: count }), async () => {
+    const answer = await create(call);
+    if (answer.status !== 201)
+      throw new Error(`a sandbox could not be created: ${failureOf(answer)} ${answer.text}`);
+    ids.push(idIn(answer));
+  });
+  return ids;
+}
+
+/** One that cannot be deleted stays: the fleet is thrown away. */
+export async function removeMany(call: Call, ids: readonly string[]): Promise<void> {
+  await inParallel(ids, async (id) => void (await remove(call, id).catch(() => {})));
+}
+
+/** A few at once, until all are done. */
+export async function inParallel<T>(
+  items: readonly T[],
+  act: (item: T) => Promise<void>,
+  atOnce = AT_ONCE,
+): Promise<void> {
+  let at = 0;
+  const worker = async () => {
+    for (let item = at++; item < items.length; item = at++) await act(items[item] as T);
+  };
+  await Promise.all(Array.from({ length: Math.min(atOnce, items.length) }, worker));
+}

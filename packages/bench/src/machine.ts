@@ -1,0 +1,45 @@
+/** Where and of what something was measured. */
+import { execFile } from "node:child_process";
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { promisify } from "node:util";
+import { type BenchResult, type Machine, RESULT_FORMAT, type StepResult } from "./report/result.ts";
+
+const run = promisify(execFile);
+const GIT_LIMIT_MS = 5_000;
+
+const machine = (): Machine => ({
+  cpus: availableParallelism(),
+  model: cpus()[0]?.model ?? "unknown",
+  memoryMib: Math.round(totalmem() / 1024 ** 2),
+  node: process.version,
+});
+
+/** Undefined where there is no git, or no repository of it. */
+async function commitOf(root: string): Promise<string | undefined> {
+  const asked = run("git", ["describe", "--always", "--dirty"], {
+    cwd: root,
+    timeout: GIT_LIMIT_MS,
+  });
+  return await asked.then(
+    ({ stdout }) => stdout.trim(),
+    () => undefined,
+  );
+}
+
+export async function resultOf(
+  root: string,
+  benchmark: string,
+  settings: BenchResult["settings"],
+  steps: StepResult[],
+): Promise<BenchResult> {
+  const commit = await commitOf(root);
+  return {
+    format: RESULT_FORMAT,
+    benchmark,
+    measuredAt: new Date().toISOString(),
+    ...(commit === undefined ? {} : { commit }),
+    machine: machine(),
+    settings,
+    steps,
+  };
+}

@@ -1,0 +1,57 @@
+/**
+ * What Postgres and NATS count. A server process of Postgres tells the others once a second what it
+ * has counted: a reading lags by about that much, so windows begin and end under the same load.
+ */
+import type { Fleet } from "@torpor/fleet";
+import type postgres from "postgres";
+
+export interface Counters {
+  commits: number;
+  rollbacks: number;
+  walFsyncs: number;
+  walBytes: number;
+  /** In streams: each is synced to disk before it is acknowledged. */
+  natsStored: number;
+  natsMessages: number;
+}
+
+const NATS_LIMIT_MS = 10_000;
+
+export async function readCounters(fleet: Fleet, sql: postgres.Sql): Promise<Counters> {
+  const monitors = fleet.state.components.flatMap(({ role, healthUrl }) =>
+    role === "nats" && healthUrl !== undefined ? [new URL(healthUrl).origin] : [],
+  );
+  const [database, ...nats] = await Promise.all([ofPostgres(sql), ...monitors.map(ofNats)]);
+  const sum = (name: "stored" | "messages") => nats.reduce((all, one) => all + one[name], 0);
+  return { ...database, natsStored: sum("stored"), natsMessages: sum("messages") };
+}
+
+async function ofPostgres(sql: postgres.Sql) {
+  const [row] = await sql`
+    SELECT xact_commit AS commits, xact_rollback AS rollbacks,
+      (SELECT coalesce(sum(fsyncs), 0) FROM pg_stat_io WHERE object = 'wal') AS wal_fsyncs,
+      (SELECT wal_bytes FROM pg_stat_wal) AS wal_bytes
+    FROM pg_stat_database WHERE datname = current_database()`;
+  const { commits, rollbacks, wal_fsyncs: walFsyncs, wal_bytes: walBytes } = row ?? {};
+  return {
+    commits: Number(commits),
+    rollbacks: Number(rollbacks),
+    walFsyncs: Number(walFsyncs),
+    walBytes: Number(walBytes),
+  };
+}
+
+interface Jsz {
+  account_details?: { stream_detail?: { state: { last_seq: number } }[] }[];
+}
+
+async function ofNats(monitor: string): Promise<{ stored: number; messages: number }> {
+  const read = async (path: string) => {
+    const answer = await fetch(`${monitor}${path}`, { signal: AbortSignal.timeout(NATS_LIMIT_MS) });
+    return await answer.json();
+  };
+  const { in_msgs: messages } = (await read("/varz")) as { in_msgs: number };
+  const { account_details: accounts = [] } = (await read("/jsz?streams=1&accounts=1")) as Jsz;
+  const streams = accounts.flatMap(({ stream_detail: all = [] }) => all);
+  return { messages, stored: streams.reduce((sum, { state }) => sum + state.last_seq, 0) };
+}

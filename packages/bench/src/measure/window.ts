@@ -1,0 +1,93 @@
+/** A stretch of time, and what each part of the fleet did in it. */
+import type { Fleet } from "@torpor/fleet";
+import type postgres from "postgres";
+import type { StepResult } from "../report/result.ts";
+import { type Counters, readCounters } from "./counters.ts";
+import { type CpuTimes, cpuOf, memoryOf } from "./cpu.ts";
+
+interface Reading {
+  atMs: number;
+  cpu: CpuTimes;
+  countersAtMs: number;
+  counters: Counters;
+}
+
+export type Meters = { fleet: Fleet; sql: postgres.Sql };
+
+type Rates = Pick<
+  StepResult,
+  | "seconds"
+  | "perSecond"
+  | "count"
+  | "cpuPercent"
+  | "cpuMsPerUnit"
+  | "countersPerSecond"
+  | "countersPerUnit"
+>;
+type Measured = Rates & Pick<StepResult, "memoryMib">;
+
+export class Window {
+  private readonly meters: Meters;
+  private readonly before: Reading;
+
+  private constructor(meters: Meters, before: Reading) {
+    this.meters = meters;
+    this.before = before;
+  }
+
+  static async begin(meters: Meters): Promise<Window> {
+    const counters = await readCounters(meters.fleet, meters.sql);
+    const countersAtMs = performance.now();
+    const cpu = cpuOf(meters.fleet.state.components);
+    return new Window(meters, { counters, countersAtMs, cpu, atMs: performance.now() });
+  }
+
+  /** `count`: how many units were done in it. */
+  async end(count: () => number): Promise<Measured> {
+    const cpu = cpuOf(this.meters.fleet.state.components);
+    const atMs = performance.now();
+    const done = count();
+    const counters = await readCounters(this.meters.fleet, this.meters.sql);
+    const after = { cpu, atMs, counters, countersAtMs: performance.now() };
+    const memoryMib = memoryOf(this.meters.fleet.state.components);
+    return { ...between(this.before, after, done), memoryMib };
+  }
+}
+
+export function between(before: Reading, after: Reading, count: number): Rates {
+  const seconds = (after.atMs - before.atMs) / 1_000;
+  const perSecond = count / seconds;
+  const cpuMsPerSecond = mapValues(
+    after.cpu,
+    (ms, part) => (ms - (before.cpu[part] ?? 0)) / seconds,
+  );
+  const counterSeconds = (after.countersAtMs - before.countersAtMs) / 1_000;
+  const countersPerSecond = mapValues(
+    after.counters,
+    (value, name) => (value - before.counters[name]) / counterSeconds,
+  );
+  const measured = {
+    seconds,
+    count,
+    perSecond,
+    cpuPercent: mapValues(cpuMsPerSecond, (ms) => ms / 10),
+    countersPerSecond,
+  };
+  if (count === 0) return measured;
+  return {
+    ...measured,
+    cpuMsPerUnit: mapValues(cpuMsPerSecond, (ms) => ms / perSecond),
+    countersPerUnit: mapValues(countersPerSecond, (value) => value / perSecond),
+  };
+}
+
+export function mapValues<T extends { [K in keyof T]: number }>(
+  record: T,
+  change: (value: number, name: keyof T) => number,
+): T {
+  const entries = (Object.keys(record) as (keyof T)[]).map((name) => [
+    name,
+    change(record[name], name),
+  ]);
+  return Object.fromEntries(entries) as T;
+}

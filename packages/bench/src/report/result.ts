@@ -1,0 +1,52 @@
+/** What a benchmark has measured, as it is kept in a file. */
+import type { Counters } from "../measure/counters.ts";
+import type { Latency } from "./latency.ts";
+
+export const RESULT_FORMAT = 1;
+
+export interface BenchResult {
+  format: typeof RESULT_FORMAT;
+  benchmark: string;
+  measuredAt: string;
+  /** Of the checkout; absent: git does not know. */
+  commit?: string;
+  machine: Machine;
+  settings: Record<string, string | number | boolean>;
+  steps: StepResult[];
+}
+
+export interface Machine {
+  cpus: number;
+  model: string;
+  memoryMib: number;
+  node: string;
+}
+
+export interface StepResult {
+  /** Unique in a result: by it, two results are compared. */
+  name: string;
+  /** What is counted, in the singular: `transition`. */
+  unit: string;
+  /** 0: nobody asked for anything. */
+  clients: number;
+  seconds: number;
+  count: number;
+  perSecond: number;
+  /** By kind of request; `all` where there are several. */
+  latencies: Record<string, Latency>;
+  /** Why requests failed, and how many. */
+  failed: Record<string, number>;
+  /** Of one processor, in percent, by part. */
+  cpuPercent: Record<string, number>;
+  /** Undefined where nothing was counted that could be divided by. */
+  cpuMsPerUnit?: Record<string, number>;
+  /** Resident, of all processes of a part but Postgres, at the end of the step. */
+  memoryMib: Record<string, number>;
+  countersPerSecond: Counters;
+  countersPerUnit?: Counters;
+  /** By program. Absent: not counted in this step. */
+  statementsPerSecond?: Record<string, number>;
+  statementsPerUnit?: Record<string, number>;
+  /** What this kind of step alone has. */
+  extra?: Record<string, number>;
+}

@@ -1,0 +1,57 @@
+/** A control plane with many sandboxes that stand still: what they cost, and what is left for one that moves. */
+import type { ControlPlaneShape } from "./control-plane-fleet.ts";
+import { type ControlPlaneOptions, openControlPlane, Steps } from "./control-plane.ts";
+import { resultOf } from "./machine.ts";
+import { checkOpenFiles } from "./open-files.ts";
+import type { BenchResult } from "./report/result.ts";
+import { countDisagreements, fill, gatewaysOf } from "./scale/fill.ts";
+import { wait } from "./step.ts";
+
+export interface ScaleOptions extends Omit<ControlPlaneOptions, "accepts"> {
+  shape: ControlPlaneShape;
+  sandboxesPerHost: number;
+  /** After the hosts are back with all that they have. */
+  settleSeconds: number;
+}
+
+/** Of an edge address each: 127.64.0.0/10. */
+const MAX_SANDBOXES = 4_000_000;
+const ACCEPTS = 400;
+
+/** Throws a line when the machine cannot have so many. */
+export async function measureScale(options: ScaleOptions): Promise<BenchResult> {
+  const { root, shape, sandboxesPerHost, settleSeconds, signal, say } = options;
+  const sandboxes = shape.hosts * sandboxesPerHost;
+  if (sandboxes > MAX_SANDBOXES)
+    throw new Error(`${sandboxes} sandboxes are too many: ${MAX_SANDBOXES} at most`);
+  checkOpenFiles(2 * shape.hosts + 4 * Math.max(...options.clients));
+  say(`starting a fleet with ${shape.hosts} bench hosts`);
+  await using plane = await openControlPlane(options, shape, signal);
+  const { sql } = plane;
+  await plane.startHosts(0, signal);
+  await plane.stopHosts();
+  const progress = (done: number) => say(`filled in ${done} of ${sandboxes} sandboxes`);
+  await fill(sql, { hosts: shape.hosts, sandboxes, signal, onProgress: progress });
+  await plane.startHosts(sandboxes, signal);
+  say("restarting the gateway");
+  const gatewayRestartSeconds = await restartGateways(plane, signal);
+  say(`letting the hosts show what they have, ${settleSeconds} s`);
+  await wait(settleSeconds, signal);
+  const steps = await new Steps(plane, { ...options, accepts: ACCEPTS }).measure();
+  const findings = await countDisagreements(sql);
+  const [idle] = steps;
+  if (idle !== undefined) idle.extra = { ...idle.extra, gatewayRestartSeconds, findings };
+  const { hosts, gateways, schedulers, edge, isDurable } = shape;
+  const settings = { hosts, gateways, schedulers, edge, isDurable, sandboxesPerHost };
+  const { seconds, warmUpSeconds } = options;
+  return await resultOf(root, "scale", { ...settings, seconds, warmUpSeconds }, steps);
+}
+
+async function restartGateways(
+  { fleet }: Awaited<ReturnType<typeof openControlPlane>>,
+  signal: AbortSignal,
+): Promise<number> {
+  const startedAt = performance.now();
+  for (const name of gatewaysOf(fleet)) await fleet.restart(name, signal);
+  return (performance.now() - startedAt) / 1_000;
+}

@@ -1,0 +1,83 @@
+/** One step of a benchmark: a load, and what was measured under it. */
+import { pause } from "@torpor/service";
+import type { Load } from "./load/loops.ts";
+import { Tally } from "./load/tally.ts";
+import { mapValues, type Meters, Window } from "./measure/window.ts";
+import { beginCounting } from "./measure/statements.ts";
+import type { StepResult } from "./report/result.ts";
+
+export interface Timing {
+  /** Of the window that is measured. */
+  seconds: number;
+  warmSeconds: number;
+  /** Of the window in which statements are counted; 0: they are not. */
+  countSeconds: number;
+}
+
+export interface StepPlan {
+  name: string;
+  unit: string;
+  clients: number;
+  /** Two for a unit that is a create and a delete. */
+  requestsPerUnit?: number;
+  prepare(): Load | Promise<Load>;
+}
+
+export const NOTHING: Load = { run: async () => {}, close: async () => {} };
+
+/** Throws when the signal ends it; what it has made stays then, for the fleet is thrown away. */
+export async function measureStep(
+  meters: Meters,
+  plan: StepPlan,
+  timing: Timing,
+  signal: AbortSignal,
+): Promise<StepResult> {
+  const { name, unit, clients, requestsPerUnit = 1 } = plan;
+  const load = await plan.prepare();
+  const tally = new Tally();
+  const stop = new AbortController();
+  const running = load.run(tally, stop.signal);
+  // Told where it is awaited.
+  running.catch(() => {});
+  const units = () => tally.count() / requestsPerUnit;
+  try {
+    await wait(timing.warmSeconds, signal);
+    const window = await Window.begin(meters);
+    tally.open();
+    await wait(timing.seconds, signal);
+    tally.close();
+    const measured = await window.end(units);
+    const doneIn = () => tally.done / requestsPerUnit;
+    const statements = await countIn(meters, timing.countSeconds, doneIn, signal);
+    const latencies = tally.latencies();
+    const step = { name, unit, clients, ...measured, latencies, failed: tally.failedBy() };
+    return { ...step, ...statements };
+  } finally {
+    stop.abort();
+    await running;
+    if (!signal.aborted) await load.close();
+  }
+}
+
+async function countIn(
+  meters: Meters,
+  seconds: number,
+  done: () => number,
+  signal: AbortSignal,
+): Promise<Pick<StepResult, "statementsPerSecond" | "statementsPerUnit">> {
+  if (seconds === 0) return {};
+  const counting = await beginCounting(meters.fleet, meters.sql);
+  const [before, startedAt] = [done(), performance.now()];
+  await wait(seconds, signal);
+  const [count, tookS] = [done() - before, (performance.now() - startedAt) / 1_000];
+  const counts = await counting.end();
+  return {
+    statementsPerSecond: mapValues(counts, (value) => value / tookS),
+    ...(count === 0 ? {} : { statementsPerUnit: mapValues(counts, (value) => value / count) }),
+  };
+}
+
+export async function wait(seconds: number, signal: AbortSignal): Promise<void> {
+  await pause(seconds * 1_000, signal);
+  signal.throwIfAborted();
+}
