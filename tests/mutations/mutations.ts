@@ -118,10 +118,15 @@ export const MUTATIONS: Mutation[] = [
     name: "a command is published before the commit",
     rule: "messages are published only after the transaction that wrote them has committed",
     file: "apps/scheduler/src/decide.ts",
-    find: "    const applied = await deps.rows.apply(plan);",
+    find: "  const decided = await decideFromRows(db, wanted, { decideFrom, onOvertaken });",
     replace:
-      "    await publish(deps, plan.messages.map((message, id) => ({ id, ...message })));\n" +
-      "    const applied = await deps.rows.apply(plan);",
+      "  const early: typeof decideFrom = async (view) => {\n" +
+      "    const decision = await decideFrom(view);\n" +
+      "    const messages = decision.plan?.messages ?? [];\n" +
+      "    await publishCommitted(messages.map((message, id) => ({ id, ...message })));\n" +
+      "    return decision;\n" +
+      "  };\n" +
+      "  const decided = await decideFromRows(db, wanted, { decideFrom: early, onOvertaken });",
     project: "integration",
     guards: ["apps/scheduler/test/delete.it.test.ts"],
   },

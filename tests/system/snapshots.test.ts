@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { findSandboxRow, openDatabase } from "@torpor/db";
 import { type S3Server, silentLog, startS3, startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { Rows } from "../../apps/scheduler/src/decide.ts";
 import { Placer } from "../../apps/scheduler/src/placer.ts";
 import { releaseFromHost, requestReplication } from "../../apps/scheduler/src/release.ts";
 
@@ -51,7 +50,7 @@ function bucketOf({ endpoint, bucket, credentials }: S3Server): Record<string, s
 function schedulerOver({ fleet }: TestFleet) {
   const database = openDatabase(fleet.state.databaseUrl, { maxConnections: 2 });
   const { db } = database;
-  const deps = { db, rows: new Rows(db), placer: new Placer(db), log: silentLog(), publishCommitted: async () => {} };
+  const deps = { db, placer: new Placer(db), log: silentLog(), publishCommitted: async () => {} };
   const row = async (sandbox: Body) => {
     const found = await findSandboxRow(database.db, String(sandbox["id"]));
     if (found === undefined) throw new Error("it is gone");

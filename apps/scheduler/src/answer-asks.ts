@@ -13,6 +13,7 @@ import {
   type ThawRequest,
 } from "@torpor/contracts";
 import {
+  commitOperation,
   findHost,
   findHostAdmission,
   findMismatchedImages,
@@ -74,7 +75,7 @@ export async function answerLease(deps: Deps, asker: string, request: LeaseReque
 export async function answerCommit(deps: Deps, asker: string, request: CommitRequest): Promise<CommitReply> {
   if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
   const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;
-  const granted = await deps.rows.commit({ id, sandboxId, hostId, epoch, opSeq });
+  const granted = await commitOperation(deps.db, { id, sandboxId, hostId, epoch, opSeq });
   if (granted) return { granted };
   const reason = await refusal(deps, request);
   deps.log.info({ ...request, reason }, "commit refused");

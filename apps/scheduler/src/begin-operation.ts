@@ -1,6 +1,5 @@
 /** Begins a waiting operation: chooses its host where it needs one, and tells the host. */
-import type { SandboxRows } from "@torpor/db";
-import { explainOperation } from "@torpor/db";
+import { type Decision, explainOperation, type SandboxRows } from "@torpor/db";
 import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import {
   type Assignment,
@@ -9,7 +8,7 @@ import {
   planAssignment,
   planBegin,
 } from "@torpor/plans";
-import { type Decision, decide, thisMoment } from "./decide.ts";
+import { decide, thisMoment } from "./decide.ts";
 import type { Begun, Deps } from "./deps.ts";
 import { environmentOf } from "./environment.ts";
 

@@ -1,7 +1,6 @@
 import type { Database, OutboxRow } from "@torpor/db";
 import type { Envelope, Logger } from "@torpor/service";
 import type { HostRules } from "./admission.ts";
-import type { Rows } from "./decide.ts";
 import type { HostNetworks } from "./host-networks.ts";
 import type { Placer } from "./placer.ts";
 
@@ -17,8 +16,6 @@ export const DEFAULT_HOST_TERMS: HostTerms = { leaseMs: 8_000, lossMarginMs: 3_0
 /** What every decision of the scheduler is made from. */
 export interface Deps {
   db: Database;
-  /** Of sandboxes, for decisions. */
-  rows: Rows;
   log: Logger;
   placer: Placer;
   /** For environment variables, in the database. */

@@ -1,11 +1,11 @@
 /** Copies of sandboxes that stand still: into the store, and off their host (planRelease). */
 import { newOperationId, subjects } from "@torpor/contracts";
-import { findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
+import { type Decision, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
 import { planRelease, standsStill, systemCommand } from "@torpor/plans";
-import { decide, type Decision, thisMoment } from "./decide.ts";
+import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 
-type ReleaseDeps = Pick<Deps, "db" | "log" | "placer" | "publishCommitted" | "rows">;
+type ReleaseDeps = Pick<Deps, "db" | "log" | "placer" | "publishCommitted">;
 
 /** `requested`: the host has been told; ask again until it is `replicated`, a repeat costs nothing. `not_possible`: it neither stands still, nor is it on a host. */
 export type ReplicationRequested = "requested" | "replicated" | "not_possible";

@@ -13,6 +13,7 @@ import type { Cause } from "@torpor/contracts";
 import {
   type AcceptRequest,
   acceptWithin,
+  applyBatched,
   findOpenOperations,
   findSnapshot,
   findStoredSnapshot,
@@ -75,7 +76,7 @@ async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun
 
 async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }: Extract<Decision, { kind: "cannot" }>): Promise<void> {
   if (await hasEventSince(deps.db, sandbox.id, fact, host.leaseExpiresAt)) return;
-  const told = await deps.rows.apply(planMoves(sandbox, [{ to: sandbox.state, fact, cause }]));
+  const told = await applyBatched(deps.db, planMoves(sandbox, [{ to: sandbox.state, fact, cause }]));
   if (told.kind !== "applied") return;
   deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
   await deps.publishCommitted(told.messages);

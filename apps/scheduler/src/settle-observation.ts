@@ -1,8 +1,8 @@
 /** Applies what a host observed (planObservation), and says what is wrong with what cannot be applied. */
 import type { Observation } from "@torpor/contracts";
-import type { SandboxRows } from "@torpor/db";
+import type { Decision, SandboxRows } from "@torpor/db";
 import { planObservation } from "@torpor/plans";
-import { type Decision, decide } from "./decide.ts";
+import { decide } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 import { endQuarantine, reportStray } from "./inventory/strays.ts";
 import { settleForeign } from "./settle-foreign.ts";
@@ -38,8 +38,8 @@ export async function settleObservation(
     );
   const { answer, applied } = decided;
   await report(deps, seen, answer);
-  if (answer.settled === "applied" && typeof applied?.waitingOperationId === "string")
-    await goOn(applied.waitingOperationId);
+  const waiting = applied?.kind === "applied" ? applied.waitingOperationId : null;
+  if (answer.settled === "applied" && waiting !== null) await goOn(waiting);
   return answer.settled;
 }
 

@@ -50,7 +50,6 @@ import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } 
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
-import { Rows } from "./decide.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import type { HostRules } from "./admission.ts";
 import { messageOf } from "./environment.ts";
@@ -134,7 +133,6 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
   const publisher = new Publisher({ db, bus, log, reveal });
   const deps: Deps = {
     db,
-    rows: new Rows(db),
     log,
     placer,
     vcpuOvercommit,

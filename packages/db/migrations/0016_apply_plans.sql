@@ -1,7 +1,7 @@
 -- The one way to change a sandbox: applies plans (packages/plans), each as a whole or not at all.
 --
 -- `plans` is an array; the result is one of the same length: of each plan `result` (applied,
--- lost_race, no_capacity, overtaken, locked), of one that was applied `outboxIds` (in the order of its
+-- lost_race, no_capacity, overtaken, locked, has_quotas), of one that was applied `outboxIds` (in the order of its
 -- messages), `occurredAt` and `waitingOperationId` (what waits for the sandbox now; whoever accepts
 -- another one waits for the lock that this holds), and of one without capacity `hostId`.
 --
@@ -63,9 +63,25 @@ BEGIN
         SELECT FROM operations known
         WHERE known.id = o->>'id' AND known.sandbox_id = before.id AND o->'from' ? known.status
           AND (known.committed_at IS NULL OR NOT (o->>'isUncommitted')::boolean)))
+      OR jsonb_typeof(plan->'open') = 'array' AND (
+        SELECT coalesce(jsonb_agg(id || ' ' || status ORDER BY id), '[]') FROM operations
+        WHERE sandbox_id = before.id AND status IN ('waiting', 'executing', 'outcome_unknown')
+      ) <> (
+        SELECT coalesce(jsonb_agg(o->>'id' || ' ' || (o->>'status') ORDER BY o->>'id'), '[]')
+        FROM jsonb_array_elements(plan->'open') o)
     THEN
       results := results || '{"result": "lost_race"}'::jsonb;
       CONTINUE;
+    END IF;
+
+    IF plan->>'unlimitedOrganizationId' IS NOT NULL THEN
+      -- Not one expression: schedulers, which never ask this, may not read the table.
+      IF EXISTS (SELECT FROM organization_quotas
+        WHERE organization_id = (plan->>'unlimitedOrganizationId')::int)
+      THEN
+        results := results || '{"result": "has_quotas"}'::jsonb;
+        CONTINUE;
+      END IF;
     END IF;
 
     SELECT claim."hostId" INTO short
@@ -104,22 +120,25 @@ BEGIN
     END IF;
 
     later := jsonb_populate_record(before, plan->'after');
-    UPDATE sandboxes SET
-      state = later.state, settled_state = later.settled_state, generation = later.generation,
-      last_seq = later.last_seq, updated_at = now(), epoch = later.epoch, op_seq = later.op_seq,
-      applied_epoch = later.applied_epoch, applied_op_seq = later.applied_op_seq,
-      applied_revision = later.applied_revision, host_id = later.host_id,
-      origin_host_id = later.origin_host_id, holds_memory = later.holds_memory,
-      metadata = later.metadata, timeout_seconds = later.timeout_seconds,
-      expires_at = later.expires_at, timeout_left_ms = later.timeout_left_ms,
-      auto_pause_idle_seconds = later.auto_pause_idle_seconds, auto_resume = later.auto_resume,
-      preview_access = later.preview_access, preview_host = later.preview_host,
-      on_host_loss = later.on_host_loss, last_active_at = later.last_active_at,
-      token_generation = later.token_generation, error = later.error, condition = later.condition,
-      started_at = later.started_at, ended_at = later.ended_at,
-      env_vars = CASE WHEN (plan->>'clearsEnvironment')::boolean THEN '{}' ELSE env_vars END,
-      env_vars_sealed = CASE WHEN NOT (plan->>'clearsEnvironment')::boolean THEN env_vars_sealed END
-      WHERE id = before.id;
+    -- What only queues an operation leaves the row as it is.
+    IF later.generation <> before.generation THEN
+      UPDATE sandboxes SET
+        state = later.state, settled_state = later.settled_state, generation = later.generation,
+        last_seq = later.last_seq, updated_at = now(), epoch = later.epoch, op_seq = later.op_seq,
+        applied_epoch = later.applied_epoch, applied_op_seq = later.applied_op_seq,
+        applied_revision = later.applied_revision, host_id = later.host_id,
+        origin_host_id = later.origin_host_id, holds_memory = later.holds_memory,
+        metadata = later.metadata, timeout_seconds = later.timeout_seconds,
+        expires_at = later.expires_at, timeout_left_ms = later.timeout_left_ms,
+        auto_pause_idle_seconds = later.auto_pause_idle_seconds, auto_resume = later.auto_resume,
+        preview_access = later.preview_access, preview_host = later.preview_host,
+        on_host_loss = later.on_host_loss, last_active_at = later.last_active_at,
+        token_generation = later.token_generation, error = later.error, condition = later.condition,
+        started_at = later.started_at, ended_at = later.ended_at,
+        env_vars = CASE WHEN (plan->>'clearsEnvironment')::boolean THEN '{}' ELSE env_vars END,
+        env_vars_sealed = CASE WHEN NOT (plan->>'clearsEnvironment')::boolean THEN env_vars_sealed END
+        WHERE id = before.id;
+    END IF;
 
     FOR item IN SELECT value FROM jsonb_array_elements(plan->'operations') LOOP
       SELECT * INTO operation FROM operations WHERE id = item->>'id';
@@ -132,6 +151,35 @@ BEGIN
         ended_at = CASE WHEN (item->>'ends')::boolean THEN now() ELSE ended_at END
         WHERE id = operation.id;
     END LOOP;
+
+    IF plan->>'cancels' IS NOT NULL THEN
+      UPDATE operations SET cancel_requested_at = coalesce(cancel_requested_at, now())
+        WHERE id = plan->>'cancels' AND status IN ('executing', 'outcome_unknown')
+          AND committed_at IS NULL;
+    END IF;
+
+    IF jsonb_typeof(plan->'joins') = 'object' THEN
+      UPDATE operations SET
+        only_if_idle_for_ms = CASE WHEN NOT lifts THEN only_if_idle_for_ms END,
+        pinned_host_id = CASE WHEN NOT lifts THEN pinned_host_id END,
+        max_bytes_per_second = CASE WHEN NOT lifts THEN max_bytes_per_second END,
+        requested_by = coalesce(plan->'joins'->>'takenOverBy', requested_by)
+        FROM (SELECT (plan->'joins'->>'liftsBounds')::boolean AS lifts) given
+        WHERE id = plan->'joins'->>'id';
+    END IF;
+
+    IF jsonb_typeof(plan->'queues') = 'object' THEN
+      INSERT INTO operations (id, sandbox_id, organization_id, kind, status, idempotency_key,
+          request_sha256, requested_by, only_if_idle_for_ms, pinned_host_id,
+          max_bytes_per_second, deadline_at, trace_id)
+        SELECT id, before.id, "organizationId", kind, 'waiting', "idempotencyKey",
+          "requestSha256", "requestedBy", "onlyIfIdleForMs", "pinnedHostId",
+          "maxBytesPerSecond", now() + "deadlineMs" * interval '1 millisecond', "traceId"
+        FROM jsonb_to_record(plan->'queues') AS queued(id text, "organizationId" int, kind text,
+          "idempotencyKey" text, "requestSha256" text, "requestedBy" text,
+          "onlyIfIdleForMs" int, "pinnedHostId" text, "maxBytesPerSecond" bigint,
+          "deadlineMs" bigint, "traceId" text);
+    END IF;
 
     UPDATE hosts SET
       vcpu_used = vcpu_used + claim.vcpu,
@@ -171,7 +219,9 @@ BEGIN
     results := results || jsonb_build_object(
       'result', 'applied', 'outboxIds', ids, 'occurredAt', occurred_at,
       'waitingOperationId', (
-        SELECT id FROM operations WHERE sandbox_id = before.id AND status = 'waiting'));
+        SELECT id FROM operations WHERE sandbox_id = before.id AND status = 'waiting'),
+      'queued', (
+        SELECT to_jsonb(queued) FROM operations queued WHERE id = plan->'queues'->>'id'));
   END LOOP;
   RETURN results;
 END $$;
@@ -233,6 +283,10 @@ BEGIN
   IF (effects->>'forgetsRestore')::boolean THEN
     UPDATE incarnations SET restore_due_at = NULL
       WHERE sandbox_id = sandbox AND restore_due_at IS NOT NULL;
+  END IF;
+  IF (effects->>'keepsPaused')::boolean THEN
+    UPDATE drain_sandboxes SET owes_resume = false
+      WHERE sandbox_id = sandbox AND ended_at IS NULL AND owes_resume;
   END IF;
   IF effects ? 'endsRun' THEN
     UPDATE incarnations SET ended_at = now(), cause = effects->'endsRun'->>'cause'

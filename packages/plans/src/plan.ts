@@ -24,6 +24,7 @@ import {
   type SettledState,
 } from "@torpor/state-machine";
 import { type Claim, claimsBetween, type Held } from "./holdings.ts";
+import type { JoinedOperation, QueuedOperation } from "./request.ts";
 import type { Operation, Sandbox } from "./rows.ts";
 
 /** By the names of the columns in the schema of packages/db, which has more of them than these. */
@@ -122,6 +123,8 @@ export interface Effects {
   endsRun?: { epoch: number; cause: string };
   /** It is to be restored no more. */
   forgetsRestore?: boolean;
+  /** A drain that has paused it owes it no resume any more. */
+  keepsPaused?: boolean;
   /** Recorded, or that it has reached the store, or why it has not; older ones are dropped. */
   recordsSnapshot?: RecordedSnapshot;
   /** Of one that is in the database already, and was not known to be stored. */
@@ -158,20 +161,39 @@ export interface Plan {
   isFact: boolean;
   placed: PlacedHost | null;
   apart: Apart | null;
+  /** The open operations, as they were read; null: they do not matter beyond `operations`. */
+  open: Pick<Operation, "id" | "status">[] | null;
+  /** The organization has to be one without quotas. */
+  unlimitedOrganizationId: number | null;
+  /** An operation that waits from now on. */
+  queues: QueuedOperation | null;
+  /** An executing one that is asked to back out, unless it has committed. */
+  cancels: string | null;
+  joins: JoinedOperation | null;
   effects: Effects;
   messages: PlannedMessage[];
 }
 
 /** What came of a plan. Of all but `applied` nothing stands. */
-export type Applied<Message> =
-  | { kind: "applied"; messages: Message[]; at: Date; waitingOperationId: string | null }
+export type Applied<Message, Queued> =
+  | {
+      kind: "applied";
+      messages: Message[];
+      at: Date;
+      /** What waits for the sandbox now. */
+      waitingOperationId: string | null;
+      /** The operation that the plan queued. */
+      queued: Queued | undefined;
+    }
   | { kind: "lost_race" }
   /** Somebody else has the sandbox locked: not judged. */
   | { kind: "locked" }
   /** The host has not enough left, or takes nothing any more. */
   | { kind: "no_capacity"; hostId: string }
   /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. */
-  | { kind: "overtaken" };
+  | { kind: "overtaken" }
+  /** Its organization has quotas: they are to be asked. */
+  | { kind: "has_quotas" };
 
 /** A move of a sandbox, or an event that leaves it in its state. */
 export interface Move {
@@ -223,6 +245,11 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
     isFact: rest.isFact === true,
     placed: rest.placed ?? null,
     apart: rest.apart ?? null,
+    open: null,
+    unlimitedOrganizationId: null,
+    queues: null,
+    cancels: null,
+    joins: null,
     effects: rest.effects ?? {},
     messages: [
       ...messages,

@@ -53,6 +53,8 @@ export interface Operation {
   requestedBy: string;
   deadlineAt: Date;
   committedAt: Date | null;
+  /** Since when it is asked to back out. */
+  cancelRequestedAt: Date | null;
   startedAt: Date | null;
   hostId: string | null;
   originHostId: string | null;
@@ -93,9 +95,13 @@ export interface View {
   snapshot: Snapshot | undefined;
   /** The run of the sandbox's epoch. */
   newestRun: Incarnation | undefined;
+  /** A drain or a loss of its host owes it that it runs again; undefined: not asked. */
+  isOwed?: boolean | undefined;
   /** What was asked for by name; undefined: nothing, or there is none. */
   named: {
     operation?: Operation | undefined;
+    /** By its idempotency key. */
+    repeat?: Operation | undefined;
     /** By its manifest, dropped or not. */
     snapshot?: Snapshot | undefined;
     /** By its epoch. */

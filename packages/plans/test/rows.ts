@@ -51,6 +51,7 @@ export function anOperation(given: Partial<Operation> = {}): Operation {
     requestedBy: "api-key:1",
     deadlineAt: new Date(NOW.getTime() + 60_000),
     committedAt: null,
+    cancelRequestedAt: null,
     startedAt: null,
     hostId: null,
     originHostId: null,

@@ -1,6 +1,6 @@
 /** Carries out what a drain decides about one sandbox: through the same doors as a user's request, as `system:drain`. */
 import {
-  acceptRequest,
+  acceptWithin,
   type DrainAtWork,
   DRAINER,
   type DrainRow,
@@ -163,7 +163,7 @@ async function ask(
   terms: { deadlineMs: number; pinnedHostId?: string; maxBytesPerSecond?: number },
 ): Promise<Decided & { isOwn: boolean }> {
   const requester = { organizationId: sandbox.organizationId, requestedBy: DRAINER, exemptFromQuotas: true, ...terms };
-  const accepted = await acceptRequest(tx, sandbox.id, kind, requester);
+  const accepted = await acceptWithin(tx, sandbox.id, kind, requester);
   const isOwn = accepted.kind === "accepted" && accepted.operation.requestedBy === DRAINER;
   if (accepted.kind !== "accepted" || !isOwn) return { ...nothing(), isOwn };
   const { operation, messages } = accepted;

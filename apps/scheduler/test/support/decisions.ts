@@ -28,7 +28,6 @@ import {
 import { answerCommit } from "../../src/answer-asks.ts";
 import { HostNetworks } from "../../src/host-networks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
-import { Rows } from "../../src/decide.ts";
 import type { Deps } from "../../src/deps.ts";
 import { createEnvelope } from "@torpor/service";
 import { Placer } from "../../src/placer.ts";
@@ -68,7 +67,7 @@ export class Decisions implements AsyncDisposable {
       envelope,
     };
     const publishCommitted = (rows: OutboxRow[]) => this.published(rows.map(({ id }) => id));
-    this.deps = { db, rows: new Rows(db), log: silentLog(), placer, ...terms, publishCommitted };
+    this.deps = { db, log: silentLog(), placer, ...terms, publishCommitted };
   }
 
   /** Nothing is said before it stands: what is to be published now, another connection sees. */

@@ -4,10 +4,13 @@ import { getTableColumns, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { operations, sandboxes } from "../schema.ts";
 import { sqlState } from "../transaction.ts";
+import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
+import { rowFrom } from "./row-from.ts";
 
 /** What came of one of several: one that the database refuses fails alone. */
-export type AppliedOne = Applied<OutboxRow> | { kind: "failed"; error: unknown };
+export type AppliedPlan = Applied<OutboxRow, OperationRow>;
+export type AppliedOne = AppliedPlan | { kind: "failed"; error: unknown };
 
 /**
  * Applies plans in one statement, and so in one transaction: what was applied stands when this
@@ -29,7 +32,7 @@ export async function applyPlans(db: Tx, plans: Plan[]): Promise<AppliedOne[]> {
  * The same for one, inside of a transaction that changes more: roll it back on all but `applied`. It
  * waits for whoever has the sandbox locked.
  */
-export async function applyPlan(tx: Tx, plan: Plan): Promise<Applied<OutboxRow>> {
+export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
   const [applied] = await applyTogether(tx, [plan], { waits: true });
   if (applied === undefined) throw new Error("the database said nothing of a plan");
   return applied;
@@ -44,18 +47,19 @@ function isOfOnePlan(error: unknown): boolean {
 }
 
 interface Result {
-  result: Applied<never>["kind"];
+  result: AppliedPlan["kind"];
   hostId: string;
   outboxIds: number[];
   occurredAt: string;
   waitingOperationId: string | null;
+  queued: Record<string, unknown> | null;
 }
 
 async function applyTogether(
   db: Tx,
   plans: Plan[],
   { waits }: { waits: boolean },
-): Promise<Applied<OutboxRow>[]> {
+): Promise<AppliedPlan[]> {
   const given = JSON.stringify(plans.map(asColumns));
   const [row] = await db.execute(sql`SELECT apply_plans(${given}::jsonb, ${waits}) AS results`);
   const results = (row?.["results"] ?? []) as Result[];
@@ -66,12 +70,13 @@ async function applyTogether(
   });
 }
 
-function resultOf(plan: Plan, result: Result): Applied<OutboxRow> {
+function resultOf(plan: Plan, result: Result): AppliedPlan {
   switch (result.result) {
     case "applied": {
       const { result: kind, waitingOperationId, occurredAt } = result;
       const messages = messagesOf(plan, result);
-      return { kind, messages, at: new Date(occurredAt), waitingOperationId };
+      const queued = rowFrom<OperationRow>(operations, result.queued);
+      return { kind, messages, at: new Date(occurredAt), waitingOperationId, queued };
     }
     case "no_capacity":
       return { kind: result.result, hostId: result.hostId };

@@ -2,10 +2,11 @@
  * Drains of hosts: what was asked for, and how far each sandbox is. What is done about it is decided in the scheduler, by any number of them, from these rows.
  *
  * D1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
- * D2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order of `keepPaused`.
+ * D2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order in which a pause that somebody asks for is accepted.
  * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
+import { DRAINER } from "@torpor/plans";
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
@@ -14,9 +15,6 @@ import { liesOn, type SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
-
-/** Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks for (A5 in state-machine/admission.ts). */
-export const DRAINER = "system:drain";
 
 export interface DrainBudget {
   maxParallel: number;
@@ -183,14 +181,6 @@ export async function withDrainSandbox<T>(
     if (Object.keys(decided.patch).length > 0) await tx.update(drainSandboxes).set(decided.patch).where(itsRow);
     return decided.next;
   });
-}
-
-/** Its owner wants it paused: no drain resumes it. */
-export async function keepPaused(tx: Tx, sandboxId: string): Promise<void> {
-  await tx
-    .update(drainSandboxes)
-    .set({ owesResume: false })
-    .where(and(eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.endedAt), eq(drainSandboxes.owesResume, true)));
 }
 
 /** Ends a drain whose host is empty; true when it has. The host is cordoned then. */

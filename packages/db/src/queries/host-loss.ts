@@ -81,14 +81,6 @@ export async function oweRestore(tx: Tx, sandboxId: string, epoch: number): Prom
     .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
 }
 
-/** It runs again, or its owner wants it to stand still. */
-export async function forgetRestore(tx: Tx, sandboxId: string): Promise<void> {
-  await tx
-    .update(incarnations)
-    .set({ restoreDueAt: null })
-    .where(and(eq(incarnations.sandboxId, sandboxId), isNotNull(incarnations.restoreDueAt)));
-}
-
 const isDue = lt(incarnations.restoreDueAt, sql`now()`);
 
 /** Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight, and are to run. In no order, as `listLostRuns`. */

@@ -34,7 +34,7 @@ type Patch = Partial<Omit<SandboxRow, (typeof FIXED_COLUMNS)[number] | OwnColumn
 export interface OutboxMessage {
   subject: string;
   payload: unknown;
-  traceId?: string | undefined;
+  traceId?: string | null | undefined;
 }
 
 export interface Move {
@@ -61,9 +61,8 @@ export async function moveSandbox(tx: Tx, { sandbox, messages = [], ...move }: M
   const further = messages.map(({ subject, payload, traceId = null }) => ({ subject, payload, traceId }));
   const plan = planMoves(sandbox, [move], { messages: further });
   const applied = await applyPlan(tx, plan);
-  if (applied.kind === "overtaken" || applied.kind === "locked")
-    throw new Error(`a move that waits, and chooses no host, was ${applied.kind}`);
-  if (applied.kind !== "applied") return applied;
+  if (applied.kind === "lost_race" || applied.kind === "no_capacity") return applied;
+  if (applied.kind !== "applied") throw new Error(`a move that waits, chooses no host and queues nothing was ${applied.kind}`);
   const cleared = plan.clearsEnvironment ? { envVars: {}, envVarsSealed: null } : {};
   return { kind: "moved", sandbox: { ...sandbox, ...plan.after, ...cleared, updatedAt: applied.at }, messages: applied.messages };
 }

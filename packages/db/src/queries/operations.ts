@@ -1,7 +1,8 @@
 import { movedBy } from "@torpor/plans";
 import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, type OperationStatus } from "@torpor/state-machine";
 import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import { Batches } from "@torpor/service";
+import type { Database, Tx } from "../client.ts";
 import { operations, sandboxes } from "../schema.ts";
 
 export type OperationRow = typeof operations.$inferSelect;
@@ -88,33 +89,13 @@ export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<bo
   return asked.map(({ id }) => ids.has(id));
 }
 
-/** Asks an executing, uncommitted operation to back out. False when it is too late or it is not executing. */
-export async function requestCancel(tx: Tx, id: string): Promise<boolean> {
-  const rows = await tx
-    .update(operations)
-    .set({ cancelRequestedAt: sql`coalesce(${operations.cancelRequestedAt}, now())` })
-    .where(and(eq(operations.id, id), inArray(operations.status, [...EXECUTING_STATUSES]), isNull(operations.committedAt)))
-    .returning({ id: operations.id });
-  return rows.length === 1;
-}
+const commits = new WeakMap<Database, Batches<CommitAsked, boolean>>();
 
-/**
- * Somebody else wants the same, in any case: what still waits is carried out whether the sandbox is idle or not, on any host, and as fast as it goes. `takenOverBy`: it is theirs from now
- * on, and whoever asked for it first takes it back no more.
- */
-export async function joinOperation(tx: Tx, operation: OperationRow, takenOverBy?: string): Promise<OperationRow> {
-  const { status, onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond } = operation;
-  const isBound = status === "waiting" && [onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond].some((bound) => bound !== null);
-  if (!isBound && takenOverBy === undefined) return operation;
-  const [row] = await tx
-    .update(operations)
-    .set({
-      ...(isBound ? { onlyIfIdleForMs: null, pinnedHostId: null, maxBytesPerSecond: null } : {}),
-      ...(takenOverBy === undefined ? {} : { requestedBy: takenOverBy }),
-    })
-    .where(and(eq(operations.id, operation.id), eq(operations.status, operation.status)))
-    .returning();
-  return row ?? operation;
+/** The same for one, together with others of the same moment. */
+export async function commitOperation(db: Database, asked: CommitAsked): Promise<boolean> {
+  const known = commits.get(db) ?? new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all) });
+  commits.set(db, known);
+  return await known.add(asked);
 }
 
 /** Notes why an operation still waits. */

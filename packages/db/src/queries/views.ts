@@ -1,11 +1,11 @@
 /** What decisions of many sandboxes are made from, in one statement. */
 import type { View } from "@torpor/plans";
-import { type Column, getTableColumns, sql } from "drizzle-orm";
-import type { PgTable } from "drizzle-orm/pg-core";
+import { sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { incarnations, operations, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
+import { rowFrom } from "./row-from.ts";
 import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
 
 /** Whose view is wanted, and what of it by name. */
@@ -15,6 +15,8 @@ export interface WantedView {
   operationId?: string | undefined;
   manifestSha256?: string | undefined;
   epoch?: number | undefined;
+  /** For a request: whether it is owed anything, and what the key was used for. */
+  request?: { organizationId: number; idempotencyKey?: string | undefined } | undefined;
 }
 
 type Environment = Pick<SandboxRow, "envVars" | "envVarsSealed">;
@@ -28,6 +30,7 @@ export interface SandboxRows extends View {
   newestRun: IncarnationRow | undefined;
   named: {
     operation?: OperationRow | undefined;
+    repeat?: OperationRow | undefined;
     snapshot?: SnapshotRow | undefined;
     run?: IncarnationRow | undefined;
   };
@@ -40,17 +43,25 @@ type Found = Record<
   | "snapshot"
   | "newestRun"
   | "namedOperation"
+  | "repeat"
   | "namedSnapshot"
   | "namedRun",
   Record<string, unknown> | null
-> & { at: number };
+> & { at: number; isOwed: boolean | null };
 
 /** In the order of `wanted`; undefined: there is no such sandbox, or no such operation. */
 export async function readViews(
   db: Tx,
   wanted: WantedView[],
 ): Promise<(SandboxRows | undefined)[]> {
-  const asked = JSON.stringify(wanted.map((one, at) => ({ ...one, at })));
+  const asked = JSON.stringify(
+    wanted.map(({ request, ...one }, at) => ({
+      ...one,
+      at,
+      isRequest: request !== undefined,
+      ...request,
+    })),
+  );
   const found = await db.execute(sql`
     SELECT asked.at,
       CASE WHEN sandbox.state = 'creating' THEN to_jsonb(sandbox)
@@ -58,9 +69,15 @@ export async function readViews(
       to_jsonb(executing) AS executing, to_jsonb(waiting) AS waiting,
       to_jsonb(snapshot) AS snapshot, to_jsonb(newest) AS "newestRun",
       to_jsonb(operation) AS "namedOperation", to_jsonb(named) AS "namedSnapshot",
-      to_jsonb(run) AS "namedRun"
+      to_jsonb(run) AS "namedRun", to_jsonb(repeat) AS repeat,
+      CASE WHEN asked."isRequest" THEN
+        EXISTS (SELECT FROM drain_sandboxes
+          WHERE sandbox_id = sandbox.id AND ended_at IS NULL AND owes_resume)
+        OR EXISTS (SELECT FROM incarnations
+          WHERE sandbox_id = sandbox.id AND restore_due_at IS NOT NULL) END AS "isOwed"
     FROM jsonb_to_recordset(${asked}::jsonb) AS asked(
-      at int, "sandboxId" text, "operationId" text, "manifestSha256" text, epoch int)
+      at int, "sandboxId" text, "operationId" text, "manifestSha256" text, epoch int,
+      "isRequest" boolean, "organizationId" int, "idempotencyKey" text)
     LEFT JOIN operations operation ON operation.id = asked."operationId"
     JOIN sandboxes sandbox ON sandbox.id = coalesce(asked."sandboxId", operation.sandbox_id)
     LEFT JOIN operations executing ON executing.sandbox_id = sandbox.id
@@ -68,6 +85,8 @@ export async function readViews(
     LEFT JOIN operations waiting ON waiting.sandbox_id = sandbox.id AND waiting.status = 'waiting'
     LEFT JOIN incarnations newest ON newest.sandbox_id = sandbox.id AND newest.epoch = sandbox.epoch
     LEFT JOIN incarnations run ON run.sandbox_id = sandbox.id AND run.epoch = asked.epoch
+    LEFT JOIN operations repeat ON repeat.organization_id = asked."organizationId"
+      AND repeat.idempotency_key = asked."idempotencyKey"
     LEFT JOIN LATERAL (
       SELECT * FROM snapshots WHERE sandbox_id = sandbox.id AND dropped_at IS NULL
       ORDER BY generation DESC LIMIT 1) snapshot ON true
@@ -87,35 +106,21 @@ export async function readView(db: Tx, wanted: WantedView): Promise<SandboxRows 
 
 function viewOf(found: Found): SandboxRows {
   return {
-    sandbox: asRow<SandboxRows["sandbox"]>(sandboxes, found.sandbox) ?? raise(),
-    executing: asRow<OperationRow>(operations, found.executing),
-    waiting: asRow<OperationRow>(operations, found.waiting),
-    snapshot: asRow<SnapshotRow>(snapshots, found.snapshot),
-    newestRun: asRow<IncarnationRow>(incarnations, found.newestRun),
+    sandbox: rowFrom<SandboxRows["sandbox"]>(sandboxes, found.sandbox) ?? raise(),
+    executing: rowFrom<OperationRow>(operations, found.executing),
+    waiting: rowFrom<OperationRow>(operations, found.waiting),
+    snapshot: rowFrom<SnapshotRow>(snapshots, found.snapshot),
+    newestRun: rowFrom<IncarnationRow>(incarnations, found.newestRun),
+    isOwed: found.isOwed ?? undefined,
     named: {
-      operation: asRow<OperationRow>(operations, found.namedOperation),
-      snapshot: asRow<SnapshotRow>(snapshots, found.namedSnapshot),
-      run: asRow<IncarnationRow>(incarnations, found.namedRun),
+      operation: rowFrom<OperationRow>(operations, found.namedOperation),
+      repeat: rowFrom<OperationRow>(operations, found.repeat),
+      snapshot: rowFrom<SnapshotRow>(snapshots, found.namedSnapshot),
+      run: rowFrom<IncarnationRow>(incarnations, found.namedRun),
     },
   };
 }
 
 function raise(): never {
   throw new Error("a view was read without its sandbox");
-}
-
-const COLUMNS = new Map<PgTable, [string, Column][]>();
-
-/** A row that the database has given as JSON; what it leaves out is left out. */
-function asRow<Row>(table: PgTable, json: Record<string, unknown> | null): Row | undefined {
-  if (json === null) return undefined;
-  const columns = COLUMNS.get(table) ?? Object.entries<Column>(getTableColumns(table));
-  COLUMNS.set(table, columns);
-  const row: Record<string, unknown> = {};
-  for (const [key, column] of columns) {
-    const value = json[column.name];
-    if (value === undefined) continue;
-    row[key] = value === null ? null : column.mapFromDriverValue(value);
-  }
-  return row as Row;
 }

@@ -1,0 +1,97 @@
+/**
+ * The one loop in which a sandbox is changed: read, decide, write, and decide again from fresh rows
+ * when somebody else was faster. Reads and writes of many decisions share statements and commits
+ * (`Batches`); none is answered before its commit.
+ */
+import type { Plan } from "@torpor/plans";
+import { backoffMs, Batches, pause } from "@torpor/service";
+import type { Database } from "./client.ts";
+import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-plans.ts";
+import { readViews, type SandboxRows, type WantedView } from "./queries/views.ts";
+
+/** A lost race is decided again from fresh rows; so often at most. */
+const MAX_ATTEMPTS = 10;
+/** Whoever has a sandbox locked is through with it in milliseconds, unless something is wrong. */
+const LOCKED_LIMIT_MS = 15_000;
+const LOCKED_WAIT = { baseMs: 10, maxMs: 500 };
+
+interface Rows {
+  views: Batches<WantedView, SandboxRows | undefined>;
+  plans: Batches<Plan, AppliedOne>;
+}
+/** By what they are read and written with: statements of one organization are not another's. */
+const rows = new WeakMap<Database, Rows>();
+
+function rowsOf(db: Database): Rows {
+  const known = rows.get(db);
+  if (known !== undefined) return known;
+  const made: Rows = {
+    views: new Batches({ run: (wanted) => readViews(db, wanted) }),
+    plans: new Batches({ run: (plans) => applyPlans(db, plans) }),
+  };
+  rows.set(db, made);
+  return made;
+}
+
+/** Applies a plan together with others of the same moment. Rejects when the database cannot be asked. */
+export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne> {
+  return await rowsOf(db).plans.add(plan);
+}
+
+export interface Decision<Answer> {
+  /** Undefined: nothing is to be written. */
+  plan?: Plan | undefined;
+  answer: Answer;
+}
+
+export interface Decided<Answer> {
+  answer: Answer;
+  /** What came of the plan; undefined: there was none. */
+  applied?: Extract<AppliedPlan, { kind: "applied" | "has_quotas" }>;
+}
+
+interface DecideOptions<Answer> {
+  decideFrom(view: SandboxRows | undefined): Decision<Answer> | Promise<Decision<Answer>>;
+  /** The host that a plan chose is not what it was: choose from new rows. */
+  onOvertaken?(): void;
+}
+
+/**
+ * Decides about one sandbox; `decideFrom` is called again after a lost race. `gave_up`: it kept
+ * changing, or somebody kept it locked. Rejects when the database refuses what was decided, or cannot
+ * be asked.
+ */
+export async function decide<Answer>(
+  db: Database,
+  wanted: WantedView,
+  { decideFrom, onOvertaken }: DecideOptions<Answer>,
+): Promise<Decided<Answer> | "gave_up"> {
+  const { views, plans } = rowsOf(db);
+  const giveUpAtMs = performance.now() + LOCKED_LIMIT_MS;
+  let timesLocked = 0;
+  for (let lost = 0; lost < MAX_ATTEMPTS;) {
+    const { plan, answer } = await decideFrom(await views.add(wanted));
+    if (plan === undefined) return { answer };
+    const applied = await plans.add(plan);
+    switch (applied.kind) {
+      case "failed":
+        throw applied.error;
+      case "applied":
+      case "has_quotas":
+        return { answer, applied };
+      case "locked":
+        if (performance.now() > giveUpAtMs) return "gave_up";
+        await pause(backoffMs(timesLocked, LOCKED_WAIT));
+        timesLocked += 1;
+        break;
+      case "no_capacity":
+      case "overtaken":
+        onOvertaken?.();
+        lost += 1;
+        break;
+      case "lost_race":
+        lost += 1;
+    }
+  }
+  return "gave_up";
+}

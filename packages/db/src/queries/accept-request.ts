@@ -1,0 +1,192 @@
+/**
+ * Accepting a request for a transition: what the gateway writes. It queues an operation and announces
+ * it through the outbox; it moves no sandbox from one state to another.
+ *
+ * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only to
+ * the queue that it was made for.
+ */
+import { newOperationId } from "@torpor/contracts";
+import { type Plan, planRequest, type Requester } from "@torpor/plans";
+import type { OperationKind, SandboxRequest, SettledState } from "@torpor/state-machine";
+import { and, eq } from "drizzle-orm";
+import type { Database, Tx } from "../client.ts";
+import { decide, type Decision } from "../decide.ts";
+import { sandboxes } from "../schema.ts";
+import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
+import { type AcceptedOperation, claimFor, findRepeat } from "./accept.ts";
+import { type AppliedPlan, applyPlan } from "./apply-plans.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+import type { OperationRow } from "./operations.ts";
+import type { QuotaRefusal } from "./quotas.ts";
+import { readView, type SandboxRows, type WantedView } from "./views.ts";
+
+export type AcceptRequest =
+  | AcceptedOperation
+  | { kind: "satisfied"; state: SettledState }
+  | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
+  | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
+  | { kind: "not_found" }
+  | { kind: "key_reused" }
+  | QuotaRefusal;
+
+/** Judges `request` against the end of the sandbox's queue (architecture.md 3) and queues an operation where one is needed. */
+export async function acceptRequest(
+  db: Database,
+  sandboxId: string,
+  request: SandboxRequest,
+  requester: Requester,
+): Promise<AcceptRequest> {
+  try {
+    const decided = await decide<RequestAnswer>(db, wantedFor(sandboxId, requester), {
+      decideFrom: (view) => decideRequest(view, request, requester),
+    });
+    if (decided === "gave_up") throw keptBusy(sandboxId);
+    const { answer, applied } = decided;
+    return applied?.kind === "has_quotas"
+      ? await acceptWithQuotas(db, sandboxId, request, requester)
+      : acceptedBy(answer, applied);
+  } catch (error) {
+    if (!isRepeated(error)) throw error;
+    // Two requests with one key raced: the other one is committed now.
+    const repeat = await findRepeat(db, requester);
+    if (repeat === undefined) throw error;
+    return repeat;
+  }
+}
+
+/** The same, as part of a transaction that changes more. No quota stands in its way. */
+export async function acceptWithin(
+  tx: Tx,
+  sandboxId: string,
+  request: SandboxRequest,
+  requester: Requester,
+): Promise<AcceptRequest> {
+  await lockSandbox(tx, sandboxId, requester);
+  const view = await readView(tx, wantedFor(sandboxId, requester));
+  const { plan, answer } = decideRequest(view, request, requester);
+  if (plan === undefined) return acceptedBy(answer);
+  const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
+  if (applied.kind !== "applied")
+    throw new Error(`a request for a sandbox that is locked was ${applied.kind}`);
+  return acceptedBy(answer, applied);
+}
+
+/** What is granted is used by the operation that follows, under the lock of the quotas. */
+async function acceptWithQuotas(
+  db: Database,
+  sandboxId: string,
+  request: SandboxRequest,
+  requester: Requester,
+): Promise<AcceptRequest> {
+  return await inTransaction<AcceptRequest>(db, async (tx) => {
+    const sandbox = await lockSandbox(tx, sandboxId, requester);
+    if (sandbox === undefined) return { kind: "not_found" };
+    const view = await readView(tx, wantedFor(sandboxId, requester));
+    const { answer } = decideRequest(view, request, requester);
+    if (answer.kind !== "queued") return await acceptWithin(tx, sandboxId, request, requester);
+    const claim = await claimFor(tx, request, sandbox, requester, answer.supersedes);
+    if (claim.kind === "quota_exceeded") return claim;
+    const accepted = await acceptWithin(tx, sandboxId, request, requester);
+    return accepted.kind === "accepted" ? { ...accepted, quotas: claim.quotas } : accepted;
+  });
+}
+
+type RequestAnswer =
+  | { kind: "queued"; supersedes: boolean }
+  | { kind: "joined"; operation: OperationRow }
+  | Exclude<AcceptRequest, AcceptedOperation | QuotaRefusal>;
+
+/** These alone use what a quota counts: the others make room, or keep what there is. */
+const COUNTED: ReadonlySet<SandboxRequest> = new Set(["resume", "start"]);
+
+function decideRequest(
+  view: SandboxRows | undefined,
+  request: SandboxRequest,
+  requester: Requester,
+): Decision<RequestAnswer> {
+  if (view === undefined) return { answer: { kind: "not_found" } };
+  const { repeat } = view.named;
+  if (repeat !== undefined) return { answer: repeatOf(repeat, requester) };
+  const moment = { now: new Date(), newOperationId };
+  const decision = planRequest(view, request, requester, moment);
+  switch (decision.kind) {
+    case "queued": {
+      const isCounted = COUNTED.has(request) && requester.exemptFromQuotas !== true;
+      const unlimitedOrganizationId = isCounted ? requester.organizationId : null;
+      const { plan, kind, supersedes } = decision;
+      return { plan: { ...plan, unlimitedOrganizationId }, answer: { kind, supersedes } };
+    }
+    case "joined": {
+      const { plan, kind } = decision;
+      return { plan, answer: { kind, operation: joinedAs(view, decision.operation.id, plan) } };
+    }
+    case "satisfied": {
+      const { plan, ...answer } = decision;
+      return { plan, answer };
+    }
+    default:
+      return { answer: decision };
+  }
+}
+
+/** The operation as it is once the plan is applied. */
+function joinedAs({ executing, waiting }: SandboxRows, id: string, plan: Plan | undefined) {
+  const operation = [executing, waiting].find((open) => open?.id === id);
+  if (operation === undefined) throw new Error(`operation ${id} is not open`);
+  const { liftsBounds = false, takenOverBy = null } = plan?.joins ?? {};
+  return {
+    ...operation,
+    ...(liftsBounds ? { onlyIfIdleForMs: null, pinnedHostId: null, maxBytesPerSecond: null } : {}),
+    ...(takenOverBy === null ? {} : { requestedBy: takenOverBy }),
+  };
+}
+
+function repeatOf(operation: OperationRow, { requestSha256 }: Requester): RequestAnswer {
+  return operation.requestSha256 === (requestSha256 ?? null)
+    ? { kind: "joined", operation }
+    : { kind: "key_reused" };
+}
+
+function acceptedBy(answer: RequestAnswer, applied?: AppliedPlan): AcceptRequest {
+  switch (answer.kind) {
+    case "queued": {
+      if (applied?.kind !== "applied" || applied.queued === undefined)
+        throw new Error("a queued operation was not returned");
+      const { queued: operation, messages } = applied;
+      return { kind: "accepted", operation, isNew: true, messages };
+    }
+    case "joined":
+      return { kind: "accepted", operation: answer.operation, isNew: false, messages: [] };
+    default:
+      return answer;
+  }
+}
+
+const wantedFor = (
+  sandboxId: string,
+  { organizationId, idempotencyKey }: Requester,
+): WantedView => ({ sandboxId, request: { organizationId, idempotencyKey } });
+
+async function lockSandbox(
+  tx: Tx,
+  sandboxId: string,
+  { organizationId }: Requester,
+): Promise<SandboxRow | undefined> {
+  const [row] = await tx
+    .select()
+    .from(sandboxes)
+    .where(and(eq(sandboxes.id, sandboxId), eq(sandboxes.organizationId, organizationId)))
+    .for("no key update");
+  return row;
+}
+
+function isRepeated(error: unknown): boolean {
+  const isTaken = sqlState(error) === UNIQUE_VIOLATION;
+  return isTaken && constraintName(error) === "operations_idempotency";
+}
+
+/** Read as an outage, which it is for whoever waited. */
+const keptBusy = (sandboxId: string) =>
+  Object.assign(new Error(`sandbox ${sandboxId} kept changing, or was locked, for too long`), {
+    code: "ETIMEDOUT",
+  });

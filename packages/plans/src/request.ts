@@ -1,0 +1,207 @@
+/** A request for a transition: judged against the end of the sandbox's queue, and queued where one is needed. */
+import { type Intent, subjects } from "@torpor/contracts";
+import { admit, type SandboxRequest, type SettledState } from "@torpor/state-machine";
+import type { OperationKind } from "@torpor/state-machine";
+import type { Moment } from "./commands.ts";
+import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
+import type { Operation, Sandbox, View } from "./rows.ts";
+
+/**
+ * Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks
+ * for (A5 in state-machine/admission.ts).
+ */
+export const DRAINER = "system:drain";
+
+export interface Requester {
+  organizationId: number;
+  /** `api-key:<id>` or `system:<reconciler>`. */
+  requestedBy: string;
+  idempotencyKey?: string | undefined;
+  /** Digest of method, path and body; required with a key. */
+  requestSha256?: string | undefined;
+  traceId?: string | undefined;
+  /** Time limit of the operation, from now. */
+  deadlineMs: number;
+  /** Of a pause: only if nothing has used the sandbox for so long. */
+  onlyIfIdleForMs?: number | undefined;
+  /** Of a resume: on this host or not at all. */
+  pinnedHostId?: string | undefined;
+  /** Of the copying between hosts and the store that it brings about. */
+  maxBytesPerSecond?: number | undefined;
+  /** The system saves what a user has, or gives it back: no quota stands in its way. */
+  exemptFromQuotas?: boolean | undefined;
+}
+
+/** An operation to be inserted; its deadline counts from when it is. */
+export interface QueuedOperation {
+  id: string;
+  organizationId: number;
+  kind: OperationKind;
+  idempotencyKey: string | null;
+  requestSha256: string | null;
+  requestedBy: string;
+  onlyIfIdleForMs: number | null;
+  pinnedHostId: string | null;
+  maxBytesPerSecond: number | null;
+  deadlineMs: number;
+  traceId: string | null;
+}
+
+/** Bounds of a waiting operation that are lifted, because somebody wants the same in any case. */
+export interface JoinedOperation {
+  id: string;
+  liftsBounds: boolean;
+  /** It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays. */
+  takenOverBy: string | null;
+}
+
+export type RequestDecision =
+  /** Already there. `plan`: what it is owed is given up. */
+  | { kind: "satisfied"; state: SettledState; plan?: Plan | undefined }
+  /** The same is on its way. */
+  | { kind: "joined"; operation: Operation; plan?: Plan | undefined }
+  /** The plan queues the operation. */
+  | { kind: "queued"; plan: Plan; supersedes: boolean }
+  | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
+  | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
+  | { kind: "not_found" };
+
+/** Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. */
+export function planRequest(
+  view: View,
+  request: SandboxRequest,
+  requester: Requester,
+  { newOperationId }: Moment,
+): RequestDecision {
+  const { sandbox, executing, waiting } = view;
+  if (sandbox.organizationId !== requester.organizationId) return { kind: "not_found" };
+  const admission = admit(queueOf(view), request);
+  if (admission.kind === "gone") return { kind: "not_found" };
+  if (admission.kind === "conflict" || admission.kind === "blocked") return admission;
+  const effects = effectsOf(request, requester);
+  const error = {
+    code: "OPERATION_SUPERSEDED",
+    message: `The operation was replaced by a later ${request} before it began.`,
+  };
+  const { supersedes } = admission;
+  const operations =
+    supersedes === undefined ? [] : [planOperation(supersedes, "supersede", { error })];
+  const planWith = (given: Partial<Plan>) => ({
+    ...planMoves(sandbox, [], { operations, effects }),
+    open: openOf(view),
+    ...given,
+  });
+  switch (admission.kind) {
+    case "satisfied": {
+      const isNeeded = operations.length > 0 || (view.isOwed === true && hasAny(effects));
+      return {
+        kind: "satisfied",
+        state: admission.state,
+        plan: isNeeded ? planWith({}) : undefined,
+      };
+    }
+    case "join": {
+      const operation = executing?.id === admission.operationId ? executing : waiting;
+      if (operation?.id !== admission.operationId)
+        throw new Error(`admission joins operation ${admission.operationId}, which is not open`);
+      const joins = joinOf(operation, requester);
+      const isNeeded =
+        joins !== null || operations.length > 0 || (view.isOwed === true && hasAny(effects));
+      return { kind: "joined", operation, plan: isNeeded ? planWith({ joins }) : undefined };
+    }
+    case "accept": {
+      const queues = queued(newOperationId(), request, requester);
+      return {
+        kind: "queued",
+        supersedes: supersedes !== undefined,
+        plan: planWith({
+          queues,
+          cancels: admission.cancels ?? null,
+          messages: [intentOf(sandbox, queues)],
+        }),
+      };
+    }
+  }
+}
+
+const hasAny = (effects: Effects) => Object.keys(effects).length > 0;
+
+/** Whether it joins, is there already or is new: from now on it stands still because somebody wants it to. */
+function effectsOf(request: SandboxRequest, { onlyIfIdleForMs }: Requester): Effects {
+  if (onlyIfIdleForMs !== undefined) return {};
+  if (request === "pause") return { keepsPaused: true, forgetsRestore: true };
+  return request === "stop" ? { forgetsRestore: true } : {};
+}
+
+function queueOf({ sandbox, executing, waiting }: View): Parameters<typeof admit>[0] {
+  return {
+    state: sandbox.state,
+    settled: sandbox.settledState,
+    ...(executing === undefined
+      ? {}
+      : {
+          executing: {
+            id: executing.id,
+            kind: executing.kind,
+            committed: executing.committedAt !== null,
+            cancelRequested: executing.cancelRequestedAt !== null,
+          },
+        }),
+    ...(waiting === undefined
+      ? {}
+      : {
+          waiting: {
+            id: waiting.id,
+            kind: waiting.kind,
+            yields: waiting.requestedBy === DRAINER,
+          },
+        }),
+  };
+}
+
+/** The queue as it was judged: whoever changes it meanwhile has it judged again. */
+const openOf = ({ executing, waiting }: View) =>
+  [executing, waiting].flatMap((operation) =>
+    operation === undefined ? [] : [{ id: operation.id, status: operation.status }],
+  );
+
+function joinOf(
+  { id, status, onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond, requestedBy }: Operation,
+  requester: Requester,
+): JoinedOperation | null {
+  if (requester.onlyIfIdleForMs !== undefined) return null;
+  const isBound = [onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond].some((it) => it !== null);
+  const liftsBounds = status === "waiting" && isBound;
+  const isTakenOver = requestedBy === DRAINER && requester.requestedBy !== DRAINER;
+  const takenOverBy = isTakenOver ? requester.requestedBy : null;
+  return liftsBounds || isTakenOver ? { id, liftsBounds, takenOverBy } : null;
+}
+
+export function queued(id: string, kind: OperationKind, requester: Requester): QueuedOperation {
+  return {
+    id,
+    organizationId: requester.organizationId,
+    kind,
+    idempotencyKey: requester.idempotencyKey ?? null,
+    requestSha256: requester.requestSha256 ?? null,
+    requestedBy: requester.requestedBy,
+    onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
+    pinnedHostId: requester.pinnedHostId ?? null,
+    maxBytesPerSecond: requester.maxBytesPerSecond ?? null,
+    deadlineMs: requester.deadlineMs,
+    traceId: requester.traceId ?? null,
+  };
+}
+
+export function intentOf({ id: sandboxId }: Pick<Sandbox, "id">, queues: QueuedOperation) {
+  const { id: operationId, kind, traceId } = queues;
+  const payload: Intent = {
+    type: "intent",
+    version: 1,
+    kind,
+    operationId,
+    sandboxId,
+    ...(traceId === null ? {} : { traceId }),
+  };
+  return { subject: subjects.intent(kind), payload, traceId, isEvent: false };
+}
