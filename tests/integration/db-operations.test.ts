@@ -7,9 +7,9 @@ import {
   findOperation,
   findSandbox,
   findSandboxByEdgeAddress,
+  findEdgeSandboxes,
   findSandboxRow,
   inTransaction,
-  listEdgeSandboxes,
   listExpiredOperations,
   listExpiredSandboxes,
   listSandboxes,
@@ -197,7 +197,7 @@ test("S11: a deleted sandbox is in no list and found by nobody, from the tombsto
   const shown = async ({ id, edgeAddress }: SandboxRow) => {
     const { organizationId } = owner;
     const page = await listSandboxes(database.db, { organizationId, limit: 5 });
-    const served = await listEdgeSandboxes(database.db);
+    const served = await findEdgeSandboxes(database.db, [id]);
     const views = [
       await findSandbox(database.db, id, organizationId),
       await findLivingSandbox(database.db, id),

@@ -71,7 +71,12 @@ beforeAll(async () => {
     diskMib: 16,
   });
   ({ id: sandboxId } = await makeSandbox(database, "paused"));
-  const limits = { ...DEFAULT_LIMITS, waitMs: 300, createDeadlineMs: 200, lookEveryMs: 50 };
+  const limits = {
+    ...DEFAULT_LIMITS,
+    waitMs: 300,
+    createDeadlineMs: 200,
+    lookWithoutBusEveryMs: 50,
+  };
   const url = database.url.replace(/\/\/[^@]+@/, "//torpor_gateway:g@");
   app = appWith({ db: watched(url), limits });
   started.defer(() => app.close());

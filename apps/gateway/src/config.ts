@@ -20,7 +20,7 @@ const Environment = Type.Object({
   /** Its own health report, also where the port of the API is shared or behind a balancer. */
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9200 }),
-  /** Of sandboxes' agents on their loopback addresses; of no use with PUBLIC_DOMAIN. */
+  /** Of sandboxes' agents on their loopback addresses, and so taken on every address of this machine; of no use with PUBLIC_DOMAIN. */
   EDGE_PORT: Port(7777),
   /** Sandboxes are reached as `{port}-{id}.{region}.vms.<PUBLIC_DOMAIN>` instead of on loopback addresses. */
   PUBLIC_DOMAIN: Type.Optional(Type.String({ pattern: "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$" })),
@@ -44,6 +44,8 @@ const Environment = Type.Object({
   GUESSES_PER_MINUTE: Type.Integer({ minimum: 0, default: 120 }),
   /** Without a credential, of one address, to the API and to the edge each; 0: no bound. */
   CONNECTIONS_PER_ADDRESS: Type.Integer({ minimum: 0, default: 512 }),
+  /** Of all clients, to the API and to the edge each; default: as many as the open files of the process allow, at most 20,000. */
+  CONNECTIONS_MAX: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
   /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */
   TRUST_PROXY: Type.String({ default: "" }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),

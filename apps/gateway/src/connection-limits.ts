@@ -63,7 +63,8 @@ export class ConnectionLimits {
   private add(socket: Socket): void {
     const { perAddress, proxies } = this.options;
     const address = socket.remoteAddress;
-    if (address === undefined || proxies.trusts(address)) return;
+    // A closed one was refused by a listener before this one.
+    if (socket.destroyed || address === undefined || proxies.trusts(address)) return;
     const owner = ownerOfAddress(address);
     const counted = this.counted.get(owner) ?? new Set();
     if (counted.size >= perAddress) {

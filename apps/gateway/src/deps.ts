@@ -28,7 +28,7 @@ export interface Dependencies {
   publishCommitted(messages: OutboxRow[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
-  edge: Pick<Edge, "serve" | "publicHost" | "previewOrigin">;
+  edge: Pick<Edge, "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
   fleetIdentity: FleetIdentity;
@@ -38,8 +38,10 @@ export interface Dependencies {
   connections: Pick<ConnectionLimits, "watch" | "know">;
   /** Region of sandboxes that ask for none. */
   region: string;
-  /** For the health report alone: nothing that changes a sandbox needs the bus. */
+  /** For the health report, and for how often a request that waits looks: nothing that changes a sandbox needs the bus. */
   busConnected(): boolean;
+  /** Of a message, at most, as far as the servers have said; undefined: they have not yet. */
+  maxMessageBytes(): number | undefined;
   /** Aborted when the process is asked to stop: from then on its health report says so. */
   draining: AbortSignal;
   /** Aborted when the time for what is under way is over: waiting requests then answer at once. */
@@ -52,6 +54,8 @@ export interface Limits {
   waitMs: number;
   /** How often a waiting request looks at the operation's row when no event wakes it. */
   lookEveryMs: number;
+  /** The same while the bus is away, and no event can. */
+  lookWithoutBusEveryMs: number;
   /** Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its request does. */
   createDeadlineMs: number;
   /** Time limit of what else needs a place on a host (resume, start): without capacity the answer is 429, not a wait without end. */
@@ -64,7 +68,8 @@ export interface Limits {
 
 export const DEFAULT_LIMITS: Limits = {
   waitMs: 50_000,
-  lookEveryMs: 150,
+  lookEveryMs: 1_000,
+  lookWithoutBusEveryMs: 150,
   createDeadlineMs: 45_000,
   placedDeadlineMs: 45_000,
   autoResumeWaitMs: 50_000,

@@ -1,5 +1,5 @@
 /** Composition root of the gateway process. */
-import { ask, type Bus, busAccess, connectBus, subscribeCore } from "@torpor/bus";
+import { ask, type Bus, busAccess, connectBus, maxMessageBytes, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, forEveryOrganization, openDatabase, type OutboxRow } from "@torpor/db";
 import { openTls } from "@torpor/identity";
@@ -28,6 +28,7 @@ import { Waker } from "./edge/wake.ts";
 import { type FleetIdentity, fleetIdentity } from "./fleet-identity.ts";
 import { createGuesses } from "./guesses.ts";
 import { healthReport } from "./health-report.ts";
+import { openFileLimit, shareOpenFiles } from "./open-files.ts";
 import { createPreviewLinks } from "./preview-links.ts";
 import { createProxies } from "./proxies.ts";
 import { createRateLimiter } from "./rate-limit.ts";
@@ -36,6 +37,7 @@ import { createTokens } from "./tokens.ts";
 import { UnderWay } from "./under-way.ts";
 
 const config = configured(() => configFrom(process.env));
+const files = configured(() => shareOpenFiles(config, openFileLimit()));
 const log = createLogger({ name: "gateway", level: config.LOG_LEVEL });
 const decodeEvent = decoder(SandboxEventMessage);
 const decodePlacement = decoder(PlacementReply);
@@ -105,6 +107,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     draining: signal,
     stopping: giveUp.signal,
     busConnected: () => bus?.isConnected() === true,
+    maxMessageBytes: () => bus && maxMessageBytes(bus),
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
     previewLinks,
@@ -112,7 +115,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     guesses,
     envelope,
   };
-  const edge = await createEdge(config, {
+  const edge = await createEdge(config, files, {
     ...shared,
     apiKeys,
     hostKeys: { tls, hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE) },
@@ -125,7 +128,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const rounds = startReconciler({ name: "edge", everyMs: EDGE_EVERY_MS, run: () => edge.reconcile(), signal, log });
   onClose({ what: "edge rounds", close: () => rounds.ended });
   events.watchAll((event) => {
-    if (event.from !== event.to) rounds.kick();
+    if (edge.hear(event)) rounds.kick();
   });
 
   const app = buildApp({
@@ -141,6 +144,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     region: config.REGION,
     fleetIdentity: await identityFrom(config),
   });
+  app.server.maxConnections = files.connections;
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
     const report = await healthReport(shared);
     const problems = findFailingRounds(new Map([["edge", rounds]]));

@@ -1,52 +1,100 @@
 /**
  * Waits for an operation to end, for a request that answers when it has.
  *
- * W1  The operation's row decides, and nothing else: an event only makes the next look sooner. So a lost event, an outage of NATS or the death of another process costs at most
- *     one interval.
- * W2  A database that does not answer costs latency, not the answer: the wait goes on until its own limit.
+ * W1  The operation's row decides, and nothing else: an event only makes the next look sooner. So a
+ *     lost event, an outage of NATS or the death of another process costs at most one interval.
+ * W2  A database that does not answer costs latency, not the answer: the wait goes on until its own
+ *     limit.
  * W3  The wait never ends the operation, whatever ends the wait.
+ * W4  What waits costs nothing but its looks: one when the end is heard, and one an interval, which
+ *     is long while events come, and short while the bus is away.
  */
-import { findOperation, forOrganization, type OperationRow } from "@torpor/db";
-import { isEnded } from "@torpor/state-machine";
+import type { SandboxEventMessage } from "@torpor/contracts";
+import { findOperationEnd, forOrganization, type OperationRow } from "@torpor/db";
+import { isEnded, isTombstoned } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
+import { endsOperation } from "./sandbox-events.ts";
 
-export type WaitedFor<T> = { kind: "seen"; value: T } | { kind: "still_open" } | { kind: "client_gone" } | { kind: "stopping" };
-export type Waited = { kind: "ended"; operation: OperationRow } | Exclude<WaitedFor<never>, { kind: "seen" }>;
+export type WaitedFor<T> =
+  | { kind: "seen"; value: T }
+  | { kind: "still_open" }
+  | { kind: "client_gone" }
+  | { kind: "stopping" };
+export type Waited =
+  | { kind: "ended"; operation: OperationRow }
+  | Exclude<WaitedFor<never>, { kind: "seen" }>;
 
-type WaitDependencies = Pick<Dependencies, "db" | "events" | "log" | "stopping" | "limits">;
+export type WaitDependencies = Pick<
+  Dependencies,
+  "db" | "events" | "log" | "stopping" | "limits" | "busConnected"
+>;
 
-/** Waits at most `limits.waitMs`, and no longer than the client or this process does. */
-export async function waitForOperation(deps: WaitDependencies, operation: OperationRow, gone: AbortSignal): Promise<Waited> {
+/** What is looked for, and when. */
+interface Watched<T> {
+  sandboxId: string;
+  /** Undefined: not yet. */
+  look: () => Promise<T | undefined>;
+  /** Whether it may have come by this event. */
+  wakes: (event: SandboxEventMessage) => boolean;
+  /** It may be there already. */
+  looksAtOnce: () => boolean;
+}
+
+/**
+ * Waits at most `limits.waitMs`, and no longer than the client or this process does. `isNew`: this
+ * request has just made it, so that nothing is to be seen before an event says so.
+ */
+export async function waitForOperation(
+  deps: WaitDependencies,
+  { operation, isNew }: { operation: OperationRow; isNew: boolean },
+  gone: AbortSignal,
+): Promise<Waited> {
   if (isEnded(operation.status)) return { kind: "ended", operation };
+  const { id, sandboxId, organizationId } = operation;
   const look = async () => {
-    const current = await findOperation(forOrganization(deps.db, operation.organizationId), operation.id);
-    return current !== undefined && isEnded(current.status) ? current : undefined;
+    const end = await findOperationEnd(forOrganization(deps.db, organizationId), id);
+    return end === undefined ? undefined : { ...operation, ...end };
   };
-  const waited = await waitFor(deps, operation.sandboxId, look, gone);
+  const wakes = (event: SandboxEventMessage) => mayEnd(event, id);
+  const looksAtOnce = () => !isNew || deps.events.hasEnded(id);
+  const waited = await waitFor(deps, { sandboxId, look, wakes, looksAtOnce }, gone);
   return waited.kind === "seen" ? { kind: "ended", operation: waited.value } : waited;
 }
 
-/** Waits until `look` finds something in the database: looks at once, after each event of the sandbox, and in any case again and again (W1, W2). */
+/** It says so itself, or that another goes on: one that was replaced has no event of its own. */
+function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
+  if (endsOperation(event, operationId)) return true;
+  if (event.operationId === operationId) return false;
+  return event.operationStatus === "executing" || isTombstoned(event.to);
+}
+
+/**
+ * Waits until `look` finds something in the database: after each event that wakes it, and in any case
+ * again and again (W1, W2).
+ */
 export async function waitFor<T>(
   deps: WaitDependencies,
-  sandboxId: string,
-  look: () => Promise<T | undefined>,
+  watched: Watched<T>,
   gone: AbortSignal,
 ): Promise<WaitedFor<T>> {
   const limitAt = performance.now() + deps.limits.waitMs;
   const alarm = createAlarm();
-  const unwatch = deps.events.watch(sandboxId, alarm.ring);
+  const unwatch = deps.events.watch(watched.sandboxId, (event) => {
+    if (watched.wakes(event)) alarm.ring();
+  });
   const interrupts = AbortSignal.any([gone, deps.stopping]);
   interrupts.addEventListener("abort", alarm.ring);
   try {
+    // Asked only now, when no event can be missed any more.
+    if (watched.looksAtOnce() || interrupts.aborted) alarm.ring();
     for (;;) {
-      const value = await inTime(deps, sandboxId, look, limitAt);
+      const leftMs = limitAt - performance.now();
+      if (leftMs > 0) await alarm.wait(Math.min(leftMs, intervalMs(deps)));
+      const value = await inTime(deps, watched, limitAt);
       if (value !== undefined) return { kind: "seen", value };
       if (gone.aborted) return { kind: "client_gone" };
       if (deps.stopping.aborted) return { kind: "stopping" };
-      const leftMs = limitAt - performance.now();
       if (leftMs <= 0) return { kind: "still_open" };
-      await alarm.wait(Math.min(leftMs, deps.limits.lookEveryMs));
     }
   } finally {
     unwatch();
@@ -54,22 +102,25 @@ export async function waitFor<T>(
   }
 }
 
+const intervalMs = ({ limits, busConnected }: WaitDependencies) =>
+  busConnected() ? limits.lookEveryMs : limits.lookWithoutBusEveryMs;
+
 /** Sooner than the database client gives up a silent server: the next look asks anew. */
 const LOOK_LIMIT_MS = 3_000;
 
 /** What `look` finds; undefined also when the database did not answer in time. */
 async function inTime<T>(
-  deps: WaitDependencies,
-  sandboxId: string,
-  look: () => Promise<T | undefined>,
+  { log }: WaitDependencies,
+  { sandboxId, look }: Watched<T>,
   limitAt: number,
 ): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
+  const leftMs = Math.max(0, limitAt - performance.now());
   const tooLate = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), Math.min(LOOK_LIMIT_MS, Math.max(0, limitAt - performance.now())));
+    timer = setTimeout(() => resolve(undefined), Math.min(LOOK_LIMIT_MS, leftMs));
   });
   const read = look().catch((err: unknown) => {
-    deps.log.debug({ err, sandboxId }, "the database could not be read while a request waits for it");
+    log.debug({ err, sandboxId }, "the database could not be read while a request waits for it");
     return undefined;
   });
   try {

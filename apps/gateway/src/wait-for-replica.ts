@@ -1,20 +1,20 @@
 /** `wait_for=replicated`: the pause has ended, and the request waits on until its snapshot is in the store too. */
 import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
-import type { Dependencies } from "./deps.ts";
 import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "./errors.ts";
-import { waitFor } from "./wait-for-operation.ts";
+import { type WaitDependencies, waitFor } from "./wait-for-operation.ts";
 
 type Reached = { kind: "replicated" } | { kind: "refused"; error: ApiError };
 
 /** Returns when it is replicated; throws the 409 when it cannot be, the 503 when it takes longer than the request may. */
 export async function waitForReplica(
-  deps: Pick<Dependencies, "db" | "events" | "log" | "stopping" | "limits">,
+  deps: WaitDependencies,
   sandbox: { id: string; organizationId: number },
   gone: AbortSignal,
 ): Promise<void> {
   const look = async () =>
     judge(sandbox.id, await findSandbox(forOrganization(deps.db, sandbox.organizationId), sandbox.id, sandbox.organizationId));
-  const waited = await waitFor(deps, sandbox.id, look, gone);
+  const always = () => true;
+  const waited = await waitFor(deps, { sandboxId: sandbox.id, look, wakes: always, looksAtOnce: always }, gone);
   if (waited.kind === "stopping") throw stopping();
   if (waited.kind !== "seen") throw replicationInProgress(sandbox.id, deps.limits.waitMs);
   if (waited.value.kind === "refused") throw waited.value.error;

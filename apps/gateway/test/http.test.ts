@@ -120,6 +120,30 @@ describe("S52: what is wrong with a request is named by field", () => {
     expect(seen.code).toBe("INVALID_REQUEST");
   });
 
+  test("variables that the message servers would not take are refused before anything is written", async () => {
+    const small = appWith({ db: databaseAway(), maxMessageBytes: () => 40_000 });
+    const create = async (bytes: number) =>
+      await small.inject({
+        method: "POST",
+        url: "/v1/sandboxes",
+        headers: { "x-api-key": KEY },
+        payload: { template_name: "x", env_vars: { A: "x".repeat(bytes) } },
+      });
+    // Remembers the key.
+    await small.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });
+    const refused = await create(30_000);
+    expect([refused.statusCode, refused.json()]).toMatchObject([
+      400,
+      {
+        code: "INVALID_REQUEST",
+        details: { fields: [{ field: "env_vars", message: expect.stringMatching(/at most 23616 bytes .* and is 30008/) }] },
+      },
+    ]);
+    // It comes as far as the database, which is away.
+    expect((await create(20_000)).statusCode).toBe(503);
+    await small.close();
+  });
+
   test("variables: what they may be is said, and 300 KiB of them are as clear as 30", async () => {
     const say = async (bytes: number) => {
       const names = Array.from({ length: bytes / 1024 }, (_, at) => [`N${at}`, "x".repeat(1024)]);

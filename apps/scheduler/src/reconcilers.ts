@@ -25,6 +25,7 @@ import {
   pruneAuditEntries,
   pruneHostEvents,
   pruneOutbox,
+  pruneRefused,
   pruneSandboxEvents,
   takeOwedDeletions,
 } from "@torpor/db";
@@ -33,6 +34,7 @@ import { systemCommand } from "@torpor/plans";
 import { thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 import { drainHosts } from "./drain/drain-hosts.ts";
+import { endUnsendable } from "./end-unsendable.ts";
 import { expireOperation } from "./expire-operation.ts";
 import { requestReplication } from "./release.ts";
 import { restoreAgain, restoreLostRuns } from "./restore-lost-runs.ts";
@@ -44,6 +46,7 @@ const PAUSE_DEADLINE_MS = 300_000;
 /** A host that has not confirmed a delete by then is told again. */
 const DELETE_REPEAT_MS = 5_000;
 const OUTBOX_KEPT_MS = 3_600_000;
+const REFUSED_KEPT_MS = 30 * 24 * 3_600_000;
 const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
 /** A host tries by itself for a few minutes; after that it is asked again, as often. */
 const REPLICATION_REPEAT_MS = 600_000;
@@ -115,6 +118,13 @@ const restoreOwed: SchedulerReconciler = {
   name: "restore-again",
   everyMs: 1_000,
   run: (deps) => restoreAgain(deps, BATCH),
+};
+
+/** What waits for a message that was set aside. */
+const endStuck: SchedulerReconciler = {
+  name: "end-unsendable",
+  everyMs: 500,
+  run: endUnsendable,
 };
 
 /** Deletes sandboxes whose timeout ran out, through the same door as a user's delete. */
@@ -205,6 +215,7 @@ const pruneMessages: SchedulerReconciler = {
   everyMs: 60_000,
   run: async (deps) => ({
     pruned: await pruneOutbox(deps.db, OUTBOX_KEPT_MS),
+    refusedPruned: await pruneRefused(deps.db, REFUSED_KEPT_MS),
     refused: await countRefused(deps.db),
     hostEvents: await pruneHostEvents(deps.db, HOST_EVENTS_KEPT_MS),
     sandboxEvents: await pruneSandboxEvents(deps.db, BATCH),
@@ -226,6 +237,7 @@ const overcommitVcpus: SchedulerReconciler = {
 export const RECONCILERS: readonly SchedulerReconciler[] = [
   driveWaiting,
   expireOperations,
+  endStuck,
   noteLostContact,
   restoreLost,
   restoreOwed,

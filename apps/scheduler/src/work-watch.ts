@@ -4,7 +4,7 @@
  */
 import type { ConsumerState } from "@torpor/bus";
 import { hostCommands, SCHEDULER_INTENTS, SCHEDULER_OBSERVATIONS } from "@torpor/contracts";
-import type { OutboxBacklog } from "@torpor/db";
+import type { OutboxBacklog, RefusedMessages } from "@torpor/db";
 import type { WorkProblem } from "@torpor/service";
 
 /** Longer than any message is redelivered after, when whoever had it was killed. */
@@ -72,6 +72,7 @@ export class WorkWatch {
   private consumers = new Map<string, Progress>();
   private found: WorkProblem[] = [];
   private outbox: WorkProblem | undefined;
+  private refused: WorkProblem | undefined;
 
   /** Those of a round; others are forgotten. `hostIds`: hosts that are there to take commands. */
   noteConsumers(states: ConsumerState[], hostIds: string[], nowMs = Date.now()): void {
@@ -95,10 +96,32 @@ export class WorkWatch {
     this.outbox = backlog === undefined ? undefined : checkOutbox(backlog);
   }
 
+  /** Those of the last `REFUSED_SHOWN_MS`. */
+  noteRefused(refused: RefusedMessages | undefined): void {
+    this.refused = refused && reportRefused(refused);
+  }
+
   /** As of the newest round of each. */
   problems(): WorkProblem[] {
-    return this.outbox === undefined ? this.found : [...this.found, this.outbox];
+    const ofOutbox = [this.outbox, this.refused].filter((problem) => problem !== undefined);
+    return [...this.found, ...ofOutbox];
   }
+}
+
+/** Nobody can say that it was read: it is shown for a day. */
+export const REFUSED_SHOWN_MS = 24 * 3_600_000;
+
+function reportRefused({ count, oldestAt, newest }: RefusedMessages): WorkProblem {
+  const { subject, reason } = newest;
+  return {
+    code: "MESSAGES_REFUSED",
+    subject: "outbox",
+    since: oldestAt.toISOString(),
+    message:
+      `${count} messages of the last 24 hours can never be sent, and were set aside; the newest, to ` +
+      `${subject}, because ${reason}. What needed one has ended with its reason. Where they are too ` +
+      "large, raise max_payload of the NATS servers; a malformed one is a mistake of Torpor's, to be reported.",
+  };
 }
 
 export function checkOutbox({

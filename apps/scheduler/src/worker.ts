@@ -33,6 +33,7 @@ import {
   type SeenActivity,
   type SeenFetch,
   type SeenReplication,
+  summarizeRefused,
 } from "@torpor/db";
 import { Publisher, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
@@ -59,7 +60,7 @@ import { settleInventory } from "./inventory/settle-inventory.ts";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
-import { WorkWatch } from "./work-watch.ts";
+import { REFUSED_SHOWN_MS, WorkWatch } from "./work-watch.ts";
 
 const decode = {
   intent: decoder(Intent),
@@ -199,6 +200,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     run: async () => {
       const backlog = await measureOutbox(db);
       watch.noteOutbox(backlog);
+      watch.noteRefused(await summarizeRefused(db, REFUSED_SHOWN_MS));
       return { waiting: backlog?.count ?? 0 };
     },
   };

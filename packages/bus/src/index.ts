@@ -3,6 +3,6 @@ export { connectBus, serversIn, type Bus, type BusOptions } from "./connect.ts";
 export { consume, type ConsumeOptions, type MessageContext, type Verdict } from "./consume.ts";
 export { type ConsumerState, ensureConsumer, ensureStreams, restoreMissing } from "./ensure-streams.ts";
 export { Lanes } from "./lanes.ts";
-export { publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
+export { maxMessageBytes, publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
 export { hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";
 export { busAccess, createNatsKey, isNatsPublicKey, NATS_CREDENTIALS, type NatsKey, publicKeyOf } from "./settings.ts";

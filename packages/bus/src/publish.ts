@@ -39,10 +39,16 @@ export async function publish(bus: Bus, message: OutgoingMessage): Promise<Publi
 const HEADER_ROOM_BYTES = 4 * 1024;
 const SUBJECT = /^[^\s.*>]+(\.[^\s.*>]+)*$/;
 
-function refusalOf({ connection }: Bus, subject: string, payload: string): string | undefined {
+/** Of a message's payload, as the server said last; undefined: none has been reached yet. */
+export function maxMessageBytes({ connection }: Bus): number | undefined {
+  const max = connection.info?.max_payload;
+  return max === undefined ? undefined : max - HEADER_ROOM_BYTES;
+}
+
+function refusalOf(bus: Bus, subject: string, payload: string): string | undefined {
   if (!SUBJECT.test(subject)) return `"${subject}" is no subject to publish to`;
   const bytes = Buffer.byteLength(payload);
-  const most = (connection.info?.max_payload ?? Number.POSITIVE_INFINITY) - HEADER_ROOM_BYTES;
+  const most = maxMessageBytes(bus) ?? Number.POSITIVE_INFINITY;
   return bytes > most ? `it has ${bytes} bytes, and the server takes ${most}` : undefined;
 }
 

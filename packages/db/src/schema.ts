@@ -473,6 +473,9 @@ export const sandboxes = pgTable(
     index("sandboxes_eventful")
       .on(sandbox.id)
       .where(sql`last_seq > 10000`),
+    index("sandboxes_running")
+      .on(sandbox.id)
+      .where(sql`settled_state = 'running'`),
     index("sandboxes_auto_pause")
       .on(sandbox.lastActiveAt)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),
@@ -634,5 +637,8 @@ export const outbox = pgTable(
     index("outbox_unpublished")
       .on(message.id)
       .where(sql`published_at IS NULL`),
+    index("outbox_refused")
+      .on(message.id)
+      .where(sql`refused_because IS NOT NULL`),
   ],
 );

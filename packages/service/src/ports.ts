@@ -25,12 +25,12 @@ export async function claimPort(): Promise<ClaimedPort> {
   throw new Error(`every port of 127.0.0.1 from ${FIRST_PORT} to ${END_OF_PORTS - 1} is taken`);
 }
 
-/** That port; undefined when somebody listens on it or has claimed it. Throws when this process may not listen on it at all. */
-export async function tryClaimPort(port: number): Promise<ClaimedPort | undefined> {
+/** That port; undefined when somebody listens on it at `host`, or has claimed it. Throws when this process may not listen on it at all. */
+export async function tryClaimPort(port: number, host = "127.0.0.1"): Promise<ClaimedPort | undefined> {
   const claim = await tryClaimName(`port-${port}`);
   if (claim === undefined) return undefined;
   const dispose = () => claim[Symbol.dispose]();
-  const probe = await tryListen({ host: "127.0.0.1", port }).catch((error: unknown) => {
+  const probe = await tryListen({ host, port }).catch((error: unknown) => {
     dispose();
     throw error;
   });

@@ -16,8 +16,6 @@ import type { Edge } from "./edge.ts";
 import { refuse, refuseUpgrade } from "./refusal.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
 
-const MAX_CONNECTIONS = 20_000;
-
 interface TlsFiles {
   certFile: string;
   keyFile: string;
@@ -25,6 +23,8 @@ interface TlsFiles {
 
 export interface DomainOptions extends CarryDependencies {
   domain: string;
+  /** Of all clients together. */
+  maxConnections: number;
   listen: { host: string; port: number };
   /** As clients see it: a balancer may stand before the gateways. */
   publicOrigin: { scheme: "http" | "https"; port: number };
@@ -60,7 +60,7 @@ export class DomainEdge implements Edge {
           else await carryUpgrade(options, door, incoming, socket, head);
         },
       },
-      { maxConnections: MAX_CONNECTIONS, ...options },
+      options,
       loaded?.context,
     );
     await new Promise<void>((resolve, reject) => {
@@ -82,7 +82,9 @@ export class DomainEdge implements Edge {
   }
 
   /** Every name below the domain is served already. */
-  async serve(): Promise<void> {}
+  hear(): boolean {
+    return false;
+  }
 
   /** Takes up a renewed certificate. One that cannot be used is reported, and the old one stays. */
   async reconcile(): Promise<Record<string, number>> {

@@ -7,6 +7,7 @@
  *      `preview_access` says (route.ts); browsers pass with a link's cookie (preview-session.ts).
  * ED3  A sandbox that does not run is answered at once with 409, or resumed if its policy says so (wake.ts); a 5xx is sent only when nothing was carried out (exchange.ts).
  */
+import type { SandboxEventMessage } from "@torpor/contracts";
 import type { SandboxRow } from "@torpor/db";
 
 export interface Edge {
@@ -14,8 +15,8 @@ export interface Edge {
   publicHost(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">): string;
   /** Scheme and host of a port of its guest, without a slash behind them. */
   previewOrigin(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">, port: number): string;
-  /** Resolves once a new sandbox is reached, or it is noted why it cannot be yet. Never rejects. */
-  serve(sandbox: Pick<SandboxRow, "edgeAddress">): Promise<void>;
+  /** True: a round is to be made for it soon. */
+  hear(event: SandboxEventMessage): boolean;
   /** One round of what has to be looked after again and again. */
   reconcile(): Promise<Record<string, number>>;
   /** Takes no connection any more, and resolves when those that there are have ended: each does with what it carries. */

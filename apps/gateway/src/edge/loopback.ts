@@ -1,53 +1,94 @@
 /**
- * The scheme for one machine, which needs no name server: each sandbox has an address of its own in 127/8, where its agent's port and every port that its guest listens on are
- * served, each by a listener.
+ * The scheme for one machine, which needs no name server: each sandbox has an address of its own in
+ * 127.64.0.0/10, and the address that a connection came to tells whose it is.
  *
- * LB1  Listeners are shared with other gateways on the machine (SO_REUSEPORT).
- * LB2  A listener is closed only on the word of a read that began after it was opened, so a sandbox that is just being created is never cut off.
- * LB3  Preview ports are open while the sandbox runs; while it is paused they stay open if traffic may wake it.
+ * LB1  Agents are served by one listener, on all addresses of this machine: a sandbox costs nothing
+ *      before somebody connects. Its row is looked up for each request, and decides.
+ * LB2  Nothing is served from outside: a connection that did not come to an address of the loopback
+ *      network is closed before anything of it is read.
+ * LB3  Previews are served where guests listen (loopback-previews.ts).
+ * LB4  Listeners are shared with other gateways on the machine (SO_REUSEPORT).
  */
-import { findSandboxByEdgeAddress, listEdgeSandboxes, type EdgeSandbox } from "@torpor/db";
-import { GUEST_AGENT_PORT } from "@torpor/contracts";
+import { setTimeout as sleep } from "node:timers/promises";
+import { findEdgeSandboxes, findSandboxByEdgeAddress, listRunningAtEdge } from "@torpor/db";
+import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
+import { ConfigurationError } from "@torpor/service";
+import type { IncomingMessage } from "node:http";
 import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
 import type { Door } from "./door.ts";
 import type { Edge } from "./edge.ts";
-import { offeredPorts, watchPorts } from "./preview-ports.ts";
+import { LoopbackPreviews } from "./loopback-previews.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
-import { targetOf } from "./target.ts";
 
-/** Per listener: more than an address may have without a credential (CONNECTIONS_PER_ADDRESS). Others time out on the client's side. */
-const MAX_CONNECTIONS = 2_048;
-
-interface Listener {
-  edgeServer: EdgeServer;
-  listening: Promise<boolean>;
-}
-
-/** The preview ports of one sandbox. */
-interface Previews {
-  address: string;
-  ports: Set<number>;
-  /** The run that is being watched. */
-  watch?: { run: string; abort: AbortController } | undefined;
-}
+/** Of one sandbox's port: more than CONNECTIONS_PER_ADDRESS, which counts those of one client. */
+const MAX_CONNECTIONS_PER_DOOR = 2_048;
+/** What events tell of meanwhile is read together. */
+const GATHER_MS = 250;
+const MAX_READ = 500;
+/** Running sandboxes are gone through page by page, for what no event told of. */
+const PAGE = 500;
+const PAGE_EVERY_MS = 1_500;
 
 export interface LoopbackOptions extends CarryDependencies {
   /** On which agents are served. */
   port: number;
+  /** Of all clients together. */
+  maxConnections: number;
+  /** Open files that previews may take. */
+  previewFiles: number;
 }
 
 export class LoopbackEdge implements Edge {
   private readonly options: LoopbackOptions;
-  /** By `<address>:<port>`. */
-  private readonly listeners = new Map<string, Listener>();
-  private readonly previews = new Map<string, Previews>();
-  /** What could not be listened on: reported once, tried again in each round. */
-  private readonly failing = new Set<string>();
-  /** Nothing is opened any more. */
-  private isDraining = false;
+  private readonly edgeServer: EdgeServer;
+  private readonly previews: LoopbackPreviews;
+  private readAtMs = -Infinity;
+  private pagedAtMs = -Infinity;
+  /** Of the page before; undefined: the next one is the first. */
+  private lastId: string | undefined;
 
-  constructor(options: LoopbackOptions) {
+  private constructor(options: LoopbackOptions, edgeServer: EdgeServer) {
     this.options = options;
+    this.edgeServer = edgeServer;
+    const { port, previewFiles, hostKeys, log } = options;
+    const take = edgeServer.take;
+    this.previews = new LoopbackPreviews({
+      take,
+      taken: port,
+      maxFiles: previewFiles,
+      hostKeys,
+      log,
+    });
+  }
+
+  /** Rejects when the port cannot be listened on. */
+  static async listen(options: LoopbackOptions): Promise<LoopbackEdge> {
+    const { port, maxConnections } = options;
+    const doorOf = ({ socket }: IncomingMessage) => loopbackDoor(socket, port);
+    const edgeServer = createEdgeServer(
+      {
+        request: (incoming, response) =>
+          carryRequest(options, doorOf(incoming), incoming, response),
+        upgrade: (incoming, socket, head) =>
+          carryUpgrade(options, doorOf(incoming), incoming, socket, head),
+      },
+      {
+        ...options,
+        maxPerAddress: Math.min(maxConnections, MAX_CONNECTIONS_PER_DOOR),
+        serves: isLoopback,
+      },
+    );
+    const { server } = edgeServer;
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", (cause) =>
+        reject(new ConfigurationError(notListening(port), { cause })),
+      );
+      server.listen({ host: "0.0.0.0", port, reusePort: true }, resolve);
+    });
+    server.on("error", (err) =>
+      options.log.error({ err }, "the edge's listener failed to take a connection"),
+    );
+    return new LoopbackEdge(options, edgeServer);
   }
 
   publicHost({ edgeAddress }: { edgeAddress: string }): string {
@@ -58,125 +99,66 @@ export class LoopbackEdge implements Edge {
     return `http://${edgeAddress}:${port}`;
   }
 
-  async serve({ edgeAddress }: { edgeAddress: string }): Promise<void> {
-    await this.open(edgeAddress, this.options.port, GUEST_AGENT_PORT);
+  hear(event: SandboxEventMessage): boolean {
+    return this.previews.hear(event);
   }
 
-  /** Opens what is missing and closes what is gone. */
   async reconcile(): Promise<Record<string, number>> {
-    const before = [...this.listeners.keys()];
-    const sandboxes = await listEdgeSandboxes(this.options.db);
-    for (const sandbox of sandboxes) this.lookAfterPreviews(sandbox);
-    const living = new Set(sandboxes.map(({ id }) => id));
-    for (const id of this.previews.keys()) if (!living.has(id)) this.endPreviews(id);
-    const wanted = new Set(sandboxes.map(({ edgeAddress }) => `${edgeAddress}:${this.options.port}`));
-    for (const { address, ports } of this.previews.values()) for (const port of ports) wanted.add(`${address}:${port}`);
-    const opened = await Promise.all([
-      ...sandboxes.map(({ edgeAddress }) => this.open(edgeAddress, this.options.port, GUEST_AGENT_PORT)),
-      ...[...this.previews.values()].flatMap(({ address, ports }) => [...ports].map((port) => this.open(address, port, port))),
-    ]);
-    const gone = before.filter((key) => !wanted.has(key));
-    for (const key of gone) this.shut(key);
-    for (const key of this.failing) if (!wanted.has(key)) this.failing.delete(key);
-    return { serving: this.listeners.size, failing: opened.filter((listens) => !listens).length, closed: gone.length };
+    await sleep(Math.max(0, this.readAtMs + GATHER_MS - performance.now()));
+    this.readAtMs = performance.now();
+    await this.readDue();
+    if (this.readAtMs >= this.pagedAtMs + PAGE_EVERY_MS) await this.readPages();
+    await this.previews.retry();
+    return this.previews.counts();
   }
 
   async drain(): Promise<void> {
-    this.isDraining = true;
-    for (const { watch } of this.previews.values()) watch?.abort.abort();
-    await Promise.all([...this.listeners.values()].map(({ edgeServer }) => edgeServer.drain()));
+    this.previews.drain();
+    await this.edgeServer.drain();
   }
 
   close(): Promise<void> {
-    for (const id of this.previews.keys()) this.endPreviews(id);
-    for (const key of this.listeners.keys()) this.shut(key);
+    this.previews.close();
+    this.edgeServer.shut();
     return Promise.resolve();
   }
 
-  /** Watches the ports of a run while it lasts (LB3). */
-  private lookAfterPreviews(sandbox: EdgeSandbox): void {
-    const { id, edgeAddress: address, settledState, autoResume, host } = sandbox;
-    const isOffered = settledState === "running" || (settledState === "paused" && autoResume);
-    if (!isOffered) return this.endPreviews(id);
-    const previews = this.previews.get(id) ?? { address, ports: new Set<number>() };
-    this.previews.set(id, previews);
-    if (settledState !== "running" || host === null) {
-      previews.watch?.abort.abort();
-      previews.watch = undefined;
-      return;
+  private async readDue(): Promise<void> {
+    const due = this.previews.takeDue(MAX_READ);
+    if (due.length === 0) return;
+    try {
+      this.previews.follow(due, await findEdgeSandboxes(this.options.db, due));
+    } catch (error) {
+      this.previews.giveBack(due);
+      throw error;
     }
-    const target = targetOf({ sandboxId: id, epoch: sandbox.epoch, host }, GUEST_AGENT_PORT, this.options.hostKeys);
-    if (target instanceof Error || previews.watch?.run === target.run) return;
-    previews.watch?.abort.abort();
-    const watch = { run: target.run, abort: new AbortController() };
-    previews.watch = watch;
-    void watchPorts(target, {
-      onPorts: (ports) => this.offer(id, previews, ports),
-      signal: watch.abort.signal,
-      log: this.options.log,
-    }).then(() => {
-      // The next round begins another if the sandbox runs all the same.
-      if (previews.watch === watch) previews.watch = undefined;
-    });
   }
 
-  private async offer(sandboxId: string, previews: Previews, ports: number[]): Promise<void> {
-    if (this.previews.get(sandboxId) !== previews) return;
-    const offered = new Set(offeredPorts(ports, this.options.port));
-    for (const port of previews.ports) if (!offered.has(port)) this.shut(`${previews.address}:${port}`);
-    previews.ports = offered;
-    await Promise.all([...offered].map((port) => this.open(previews.address, port, port)));
-  }
-
-  private endPreviews(sandboxId: string): void {
-    const previews = this.previews.get(sandboxId);
-    if (previews === undefined) return;
-    this.previews.delete(sandboxId);
-    previews.watch?.abort.abort();
-    for (const port of previews.ports) this.shut(`${previews.address}:${port}`);
-  }
-
-  private shut(key: string): void {
-    const listener = this.listeners.get(key);
-    this.listeners.delete(key);
-    listener?.edgeServer.shut();
-  }
-
-  /** `guestPort` is where a listener on `port` leads. */
-  private open(address: string, port: number, guestPort: number): Promise<boolean> {
-    if (this.isDraining) return Promise.resolve(false);
-    const key = `${address}:${port}`;
-    const known = this.listeners.get(key);
-    if (known !== undefined) return known.listening;
-    const door: Door = { name: key, port: guestPort, scheme: "http", find: (db) => findSandboxByEdgeAddress(db, address) };
-    const edgeServer = createEdgeServer(
-      {
-        request: (incoming, response) => carryRequest(this.options, door, incoming, response),
-        upgrade: (incoming, socket, head) => carryUpgrade(this.options, door, incoming, socket, head),
-      },
-      { maxConnections: MAX_CONNECTIONS, ...this.options },
-    );
-    const listener: Listener = { edgeServer, listening: this.listen(edgeServer, address, port) };
-    this.listeners.set(key, listener);
-    void listener.listening.then((listens) => {
-      if (!listens && this.listeners.get(key) === listener) this.listeners.delete(key);
-    });
-    return listener.listening;
-  }
-
-  private listen({ server }: EdgeServer, address: string, port: number): Promise<boolean> {
-    const key = `${address}:${port}`;
-    return new Promise((resolve) => {
-      server.on("error", (err) => {
-        if (!this.failing.has(key))
-          this.options.log.error({ err, address, port }, "edge address cannot be listened on; tried again every few seconds");
-        this.failing.add(key);
-        resolve(false);
-      });
-      server.listen({ host: address, port, reusePort: true }, () => {
-        this.failing.delete(key);
-        resolve(true);
-      });
-    });
+  /** One page; in the first round since the start all of them. */
+  private async readPages(): Promise<void> {
+    const isFirst = this.pagedAtMs === -Infinity;
+    do {
+      const page = await listRunningAtEdge(this.options.db, { limit: PAGE, afterId: this.lastId });
+      this.previews.follow([], page);
+      this.lastId = page.length < PAGE ? undefined : page.at(-1)?.id;
+    } while (isFirst && this.lastId !== undefined && !this.previews.isFull());
+    this.pagedAtMs = this.readAtMs;
   }
 }
+
+/** Whose it is, and which port of the guest, by the address that the connection came to. */
+function loopbackDoor(socket: IncomingMessage["socket"], edgePort: number): Door {
+  const { localAddress = "", localPort = edgePort } = socket;
+  return {
+    name: `${localAddress}:${localPort}`,
+    port: localPort === edgePort ? GUEST_AGENT_PORT : localPort,
+    scheme: "http",
+    find: (db) => findSandboxByEdgeAddress(db, localAddress),
+  };
+}
+
+const isLoopback = (localAddress: string) => localAddress.startsWith("127.");
+
+const notListening = (port: number) =>
+  `port ${port} cannot be listened on, for the agents of sandboxes: another program has it on some ` +
+  "address of this machine, and it is needed on all of 127.0.0.0/8; end that program, or set EDGE_PORT";

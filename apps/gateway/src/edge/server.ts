@@ -1,4 +1,5 @@
 /** An HTTP server of the edge, with or without TLS, and the connections that it holds. */
+import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
 import type { Socket } from "node:net";
@@ -13,9 +14,12 @@ import { refusalBody } from "./refusal.ts";
 
 const HEADERS_LIMIT_MS = 15_000;
 const KEEP_ALIVE_MS = 65_000;
+const KEEP_ALIVE_PROBE_MS = 30_000;
 
 export interface EdgeServer {
   server: Server | SecureServer;
+  /** Takes a connection that another listener has accepted, as if it had come to its own. */
+  take: (socket: Socket) => void;
   /** Takes no connection any more, and resolves when those that there are have ended: each closes with the answer that it waits for. */
   drain(): Promise<void>;
   /** Ends the server with all its connections: upgraded ones are no longer its own, and it would leave them open. */
@@ -29,17 +33,18 @@ export interface EdgeHandlers {
 
 interface EdgeServerOptions {
   proxies: Proxies;
-  /** More are refused by the kernel. */
-  maxConnections: number;
   connections: Pick<ConnectionLimits, "watch">;
+  /** More are closed as they come, before anything is read of them. */
+  maxConnections: number;
+  /** The same, of those to one address and port of this machine. */
+  maxPerAddress?: number | undefined;
+  /** Whether a connection to that address of this machine is taken at all; without it, any is. */
+  serves?: ((localAddress: string) => boolean) | undefined;
 }
 
 /** Not listening yet. */
-export function createEdgeServer(
-  handlers: EdgeHandlers,
-  { maxConnections, connections, proxies }: EdgeServerOptions,
-  tls?: SecureContextOptions,
-): EdgeServer {
+export function createEdgeServer(handlers: EdgeHandlers, given: EdgeServerOptions, tls?: SecureContextOptions): EdgeServer {
+  const { connections, proxies } = given;
   const options: ServerOptions = {
     shouldUpgradeCallback: (incoming: IncomingMessage) => incoming.headers.upgrade?.toLowerCase() === "websocket",
     headersTimeout: HEADERS_LIMIT_MS,
@@ -67,26 +72,48 @@ export function createEdgeServer(
     void inLane(laneOf(incoming), () => handlers.upgrade(incoming, socket, head));
   });
   server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
-  server.maxConnections = maxConnections;
+  const sockets = keepCount(server, given);
   connections.watch(server);
-  const sockets = new Set<Socket>();
-  server.on("connection", (socket: Socket) => {
-    sockets.add(socket);
-    socket.setNoDelay(true);
-    socket.setKeepAlive(true, 30_000);
-    socket.once("close", () => sockets.delete(socket));
-  });
   return {
     server,
+    take: (socket) => void server.emit("connection", socket),
     drain: async () => {
       isDraining = true;
       // `Connection: close`, where the answer has not begun.
       for (const response of answering) response.shouldKeepAlive = false;
-      await new Promise((resolve) => server.close(resolve));
+      const ended = [...sockets].map((socket) => once(socket, "close"));
+      await Promise.all([new Promise((resolve) => server.close(resolve)), ...ended]);
     },
     shut() {
       server.close();
       for (const socket of sockets) socket.destroy();
     },
   };
+}
+
+/** Those that there are. What is too many, or not served, is closed before the server's other listeners look at it. */
+function keepCount(
+  server: Server | SecureServer,
+  { maxConnections, maxPerAddress = maxConnections, serves }: EdgeServerOptions,
+): ReadonlySet<Socket> {
+  const sockets = new Set<Socket>();
+  const perAddress = new Map<string, number>();
+  server.prependListener("connection", (socket: Socket) => {
+    const { localAddress = "", localPort } = socket;
+    const address = `${localAddress}:${localPort}`;
+    const there = perAddress.get(address) ?? 0;
+    const isServed = serves?.(localAddress) ?? true;
+    if (!isServed || sockets.size >= maxConnections || there >= maxPerAddress) return void socket.destroy();
+    sockets.add(socket);
+    perAddress.set(address, there + 1);
+    socket.setNoDelay(true);
+    socket.setKeepAlive(true, KEEP_ALIVE_PROBE_MS);
+    socket.once("close", () => {
+      sockets.delete(socket);
+      const left = (perAddress.get(address) ?? 1) - 1;
+      if (left > 0) perAddress.set(address, left);
+      else perAddress.delete(address);
+    });
+  });
+  return sockets;
 }

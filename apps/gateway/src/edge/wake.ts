@@ -18,7 +18,7 @@ const MAX_HELD = 64;
 /** The resume gives up before those who wait for it do, so that they can say why. */
 const DEADLINE_LEAD_MS = 2_000;
 
-export type WakeDependencies = Pick<Dependencies, "db" | "log" | "events" | "publishCommitted" | "stopping" | "limits">;
+export type WakeDependencies = Pick<Dependencies, "db" | "log" | "events" | "publishCommitted" | "stopping" | "limits" | "busConnected">;
 
 /** The client left while it waited: there is nobody to answer. */
 class ClientGoneError extends Error {
@@ -87,7 +87,8 @@ export class Waker {
     if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     // It runs or is gone: the next look at it says which.
     if (operation === undefined) return;
-    const waited = await waitForOperation({ ...this.deps, limits: { ...limits, waitMs } }, operation, gone);
+    const isNew = accepted.kind === "accepted" && accepted.isNew;
+    const waited = await waitForOperation({ ...this.deps, limits: { ...limits, waitMs } }, { operation, isNew }, gone);
     if (waited.kind === "client_gone") throw new ClientGoneError("the client left while its sandbox was being resumed");
     if (waited.kind === "stopping") throw stopping();
     if (waited.kind === "still_open") throw operationInProgress(operation.id, operation.kind, limits.autoResumeWaitMs);

@@ -1,5 +1,5 @@
 /**
- * POST /v1/sandboxes: answers when the sandbox runs and its edge is served.
+ * POST /v1/sandboxes: answers when the sandbox runs.
  *
  * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503 would make a second one. What is left open is deleted (abandoned-create.ts).
  * CS2  Whatever is refused is refused before anything is written.
@@ -12,7 +12,6 @@ import {
   acceptCreate,
   type AcceptedOperation,
   type ApiKeyOwner,
-  type OperationRow,
   type Requester,
   type SandboxRow,
   forOrganization,
@@ -36,6 +35,8 @@ import { waitForOperation } from "../wait-for-operation.ts";
 import { respondAsync } from "./respond-async.ts";
 
 const ADDRESS_TRIES = 20;
+/** For what else is in a command: ids, a template's name, digests, addresses of hosts. */
+const COMMAND_ROOM_BYTES = 16 * 1024;
 /** The answer does not wait longer for the clean-up, which goes on. */
 const ABANDON_WAIT_MS = 1_000;
 
@@ -50,6 +51,7 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
   app.post("/sandboxes", { schema: SCHEMA, config: needs("lifecycle") }, async (request, reply) => {
     const owner = auth.ownerOf(request);
     const wanted = storedFields(request.body);
+    checkFitsMessage(wanted.env_vars ?? {}, deps.maxMessageBytes());
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
     const template = await templateOf(deps, wanted);
@@ -67,9 +69,8 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     const gone = clientGone(request, reply);
     gone.addEventListener("abort", () => void abandon("client left"), { once: true });
     try {
-      await waitForEnd({ ...deps, limits }, operation, gone, isAnonymous);
+      await waitForEnd({ ...deps, limits }, accepted, gone, isAnonymous);
       const view = await createdSandbox(deps, operation);
-      await deps.edge.serve(view.sandbox);
       reply.status(201);
       return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox)), request_id: request.id };
     } catch (error) {
@@ -89,8 +90,9 @@ async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: S
 }
 
 /** Throws what the request is to be answered with when the sandbox does not run at its end. */
-async function waitForEnd(deps: Dependencies, operation: OperationRow, gone: AbortSignal, isAnonymous: boolean): Promise<void> {
-  const waited = await waitForOperation(deps, operation, gone);
+async function waitForEnd(deps: Dependencies, accepted: AcceptedOperation, gone: AbortSignal, isAnonymous: boolean): Promise<void> {
+  const { operation } = accepted;
+  const waited = await waitForOperation(deps, accepted, gone);
   if (waited.kind === "ended") return await assertReached(deps, waited.operation);
   if (waited.kind === "stopping") throw stopping();
   if (!isAnonymous) throw operationInProgress(operation.id, "create", deps.limits.waitMs);
@@ -119,6 +121,16 @@ function checkVariables(variables: Record<string, string>): void {
   if (problem === undefined) return;
   const field = problem.name === undefined ? "env_vars" : `env_vars.${problem.name}`;
   throw invalidRequest([{ field, message: problem.message }]);
+}
+
+/** A create's command carries them, in one message: one that no server takes would never arrive. Nothing else of a request is of any length there. */
+function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: number | undefined): void {
+  if (maxMessageBytes === undefined) return;
+  const max = Math.max(0, maxMessageBytes - COMMAND_ROOM_BYTES);
+  const bytes = Buffer.byteLength(JSON.stringify(variables));
+  if (bytes <= max) return;
+  const message = `must be at most ${max} bytes as JSON text, which is what the message servers of this fleet take, and is ${bytes}`;
+  throw invalidRequest([{ field: "env_vars", message }]);
 }
 
 async function accept(

@@ -59,7 +59,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
       await deps.publishCommitted(messages);
       if (!accepted.isNew) await assertStillThere(deps, operation);
       if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
-      const waited = await waitForOperation({ ...deps, limits }, operation, gone);
+      const waited = await waitForOperation({ ...deps, limits }, accepted, gone);
       if (waited.kind === "stopping") throw stopping();
       if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, limits.waitMs);
       // The pause that was joined was one for an idle sandbox, and it was not idle: this one is for any.

@@ -22,7 +22,6 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     publishCommitted: async () => {},
     askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: {
-      serve: async () => {},
       publicHost: () => "http://127.64.0.1:7777",
       previewOrigin: (_, port) => `http://127.64.0.1:${port}`,
     },
@@ -35,6 +34,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     connections: { watch: () => {}, know: () => {} },
     region: "local",
     busConnected: () => false,
+    maxMessageBytes: () => undefined,
     draining: new AbortController().signal,
     stopping: new AbortController().signal,
     limits: DEFAULT_LIMITS,

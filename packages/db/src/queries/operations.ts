@@ -12,6 +12,16 @@ export async function findOperation(db: Tx, id: string): Promise<OperationRow | 
   return row;
 }
 
+/** How it ended, as far as whoever waits for it needs to know; undefined while it is open. */
+export async function findOperationEnd(db: Tx, id: string): Promise<Pick<OperationRow, "status" | "error" | "explain"> | undefined> {
+  const { status, error, explain } = operations;
+  const [row] = await db
+    .select({ status, error, explain })
+    .from(operations)
+    .where(and(eq(operations.id, id), inArray(status, [...ENDED_STATUSES])));
+  return row;
+}
+
 /** The executing (or outcome_unknown) and the waiting operation of a sandbox. */
 export async function findOpenOperations(db: Tx, sandboxId: string): Promise<{ executing?: OperationRow; waiting?: OperationRow }> {
   const rows = await db

@@ -87,11 +87,6 @@ export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> 
   return { ...row, count: Math.min(row.count, MOST_COUNTED), isCounted: row.count <= MOST_COUNTED };
 }
 
-/** How many were set aside and are kept. */
-export async function countRefused(db: Tx): Promise<number> {
-  return await db.$count(outbox, isNotNull(outbox.refusedBecause));
-}
-
 /** Deletes published messages older than `olderThanMs`. Returns how many. */
 export async function pruneOutbox(db: Tx, olderThanMs: number): Promise<number> {
   const rows = await db

@@ -112,28 +112,6 @@ export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView
   return row === undefined ? undefined : toView(row);
 }
 
-export type EdgeSandbox = Pick<SandboxRow, "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"> & {
-  host: { id: string; dataPlaneUrl: string; ticketKey: string | null } | null;
-};
-
-/** What the edge has to serve now. */
-export async function listEdgeSandboxes(db: Tx): Promise<EdgeSandbox[]> {
-  const { id, edgeAddress, settledState, epoch, autoResume } = sandboxes;
-  return await db
-    .select({
-      id,
-      edgeAddress,
-      settledState,
-      epoch,
-      autoResume,
-      // Null where it is on none.
-      host: { id: hosts.id, dataPlaneUrl: hosts.dataPlaneUrl, ticketKey: hosts.ticketKey },
-    })
-    .from(sandboxes)
-    .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
-    .where(isAlive);
-}
-
 export interface ListFilter {
   organizationId: number;
   limit: number;

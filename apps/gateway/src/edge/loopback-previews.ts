@@ -1,0 +1,218 @@
+/**
+ * Preview ports on loopback addresses: each is listened on at its sandbox's address alone, as a
+ * guest may listen on any port, and must not take it from the other programs of this machine.
+ *
+ * LP1  Ports are open while the sandbox runs; while it is paused they stay open if traffic may wake
+ *      it. Sandboxes of which nothing runs cost nothing.
+ * LP2  Who runs is told by events, read from rows. What an event did not tell of is found by going
+ *      through the rows of running sandboxes, and of known ones, a bounded number in each round.
+ * LP3  Listeners and questions to hosts together never take more open files than they were given.
+ */
+import { createServer, type Server, type Socket } from "node:net";
+import type { EdgeSandbox } from "@torpor/db";
+import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
+import { isSettled, isTombstoned } from "@torpor/state-machine";
+import type { FastifyBaseLogger } from "fastify";
+import { offeredPorts, watchPorts } from "./preview-ports.ts";
+import { type HostKeys, type Target, targetOf } from "./target.ts";
+
+/** Of those known, without a word of them, in each round. */
+const LOOKED_AFTER = 100;
+/** While the database is away; others are found page by page. */
+const MAX_DUE = 10_000;
+
+interface Known {
+  address: string;
+  ports: Set<number>;
+  /** The run that is being watched. */
+  watch?: { run: string; abort: AbortController } | undefined;
+}
+
+interface PreviewOptions {
+  /** Serves a connection that came to a preview's port. */
+  take: (socket: Socket) => void;
+  /** The port of agents: no preview's. */
+  taken: number;
+  maxFiles: number;
+  hostKeys: HostKeys;
+  log: FastifyBaseLogger;
+}
+
+export class LoopbackPreviews {
+  private readonly options: PreviewOptions;
+  /** Sandboxes with ports, by id; the one that was looked at longest ago first. */
+  private readonly known = new Map<string, Known>();
+  /** By `<address>:<port>`. */
+  private readonly listeners = new Map<string, Server>();
+  /** Ids of those whose rows are to be read. */
+  private readonly due = new Set<string>();
+  /** What could not be listened on, in the same way: reported once, tried again in each round. */
+  private readonly failing = new Map<string, { address: string; port: number }>();
+  private watching = 0;
+  private isDraining = false;
+  private hasReportedFull = false;
+
+  constructor(options: PreviewOptions) {
+    this.options = options;
+  }
+
+  /** True: a row is to be read for it. */
+  hear({ sandboxId, from, to }: SandboxEventMessage): boolean {
+    const isOver = this.known.has(sandboxId) && (isSettled(to) || isTombstoned(to));
+    const matters = from !== to && (to === "running" || isOver);
+    if (!matters || this.due.size >= MAX_DUE) return false;
+    this.due.add(sandboxId);
+    return true;
+  }
+
+  /** Ids whose rows are to be read now, and given to `follow`. */
+  takeDue(limit: number): string[] {
+    const due = [...this.due].slice(0, limit);
+    for (const id of due) this.due.delete(id);
+    const quiet = [...this.known.keys()].slice(0, Math.min(LOOKED_AFTER, limit - due.length));
+    return [...new Set([...due, ...quiet])];
+  }
+
+  /** They could not be read. */
+  giveBack(ids: string[]): void {
+    for (const id of ids) this.due.add(id);
+  }
+
+  /** Acts on what was read. Those of `asked` that are not among it live no more. */
+  follow(asked: string[], found: EdgeSandbox[]): void {
+    const living = new Set(found.map(({ id }) => id));
+    for (const id of asked) if (!living.has(id)) this.end(id);
+    for (const sandbox of found) this.lookAfter(sandbox);
+  }
+
+  async retry(): Promise<void> {
+    const again = [...this.failing.values()];
+    await Promise.all(again.map(({ address, port }) => this.open(address, port)));
+  }
+
+  isFull(): boolean {
+    return this.listeners.size + this.watching >= this.options.maxFiles;
+  }
+
+  counts(): Record<string, number> {
+    const { listeners, watching, failing, due } = this;
+    return { serving: listeners.size, watching, failing: failing.size, due: due.size };
+  }
+
+  /** Nothing is opened any more. */
+  drain(): void {
+    this.isDraining = true;
+    for (const { watch } of this.known.values()) watch?.abort.abort();
+    for (const server of this.listeners.values()) server.close();
+  }
+
+  close(): void {
+    this.isDraining = true;
+    for (const id of this.known.keys()) this.end(id);
+  }
+
+  private lookAfter(sandbox: EdgeSandbox): void {
+    const { id, edgeAddress: address, settledState, autoResume, host } = sandbox;
+    const isOffered = settledState === "running" || (settledState === "paused" && autoResume);
+    if (!isOffered) return this.end(id);
+    const known = this.known.get(id) ?? { address, ports: new Set<number>() };
+    // It is looked at again after all others.
+    this.known.delete(id);
+    this.known.set(id, known);
+    const run =
+      settledState === "running" && host !== null
+        ? { sandboxId: id, epoch: sandbox.epoch, host }
+        : undefined;
+    const target = run && targetOf(run, GUEST_AGENT_PORT, this.options.hostKeys);
+    if (target === undefined) {
+      known.watch?.abort.abort();
+      known.watch = undefined;
+    } else if (!(target instanceof Error) && known.watch?.run !== target.run) {
+      this.watch(id, known, target);
+    }
+    if (known.watch === undefined && known.ports.size === 0) this.known.delete(id);
+  }
+
+  private watch(id: string, known: Known, target: Target): void {
+    known.watch?.abort.abort();
+    known.watch = undefined;
+    if (this.isDraining || !this.hasRoom()) return;
+    const watch = { run: target.run, abort: new AbortController() };
+    known.watch = watch;
+    this.watching += 1;
+    void watchPorts(target, {
+      onPorts: (ports) => this.offer(id, known, ports),
+      signal: watch.abort.signal,
+      log: this.options.log,
+    }).then(() => {
+      this.watching -= 1;
+      if (known.watch !== watch) return;
+      // The run is over; if it is not, the next round begins another.
+      known.watch = undefined;
+      this.due.add(id);
+    });
+  }
+
+  private async offer(sandboxId: string, known: Known, ports: number[]): Promise<void> {
+    if (this.known.get(sandboxId) !== known) return;
+    const offered = new Set(offeredPorts(ports, this.options.taken));
+    for (const port of known.ports) if (!offered.has(port)) this.shut(known.address, port);
+    known.ports = offered;
+    await Promise.all([...offered].map((port) => this.open(known.address, port)));
+  }
+
+  private end(sandboxId: string): void {
+    const known = this.known.get(sandboxId);
+    if (known === undefined) return;
+    this.known.delete(sandboxId);
+    known.watch?.abort.abort();
+    known.watch = undefined;
+    for (const port of known.ports) this.shut(known.address, port);
+  }
+
+  /** Connections that there are go on, as far as the sandbox does. */
+  private shut(address: string, port: number): void {
+    const key = `${address}:${port}`;
+    this.failing.delete(key);
+    this.listeners.get(key)?.close();
+    this.listeners.delete(key);
+  }
+
+  private async open(address: string, port: number): Promise<void> {
+    const key = `${address}:${port}`;
+    if (this.isDraining || this.listeners.has(key) || !this.hasRoom()) return;
+    const { take, log } = this.options;
+    const server = createServer({ allowHalfOpen: true }, take);
+    this.listeners.set(key, server);
+    await new Promise<void>((resolve) => {
+      server.on("error", (err) => {
+        if (!this.failing.has(key))
+          log.error(
+            { err, address, port },
+            "a preview cannot be listened on; tried again every few seconds",
+          );
+        if (this.listeners.get(key) === server) {
+          this.listeners.delete(key);
+          this.failing.set(key, { address, port });
+        }
+        resolve();
+      });
+      server.listen({ host: address, port, reusePort: true }, () => {
+        this.failing.delete(key);
+        resolve();
+      });
+    });
+  }
+
+  private hasRoom(): boolean {
+    if (!this.isFull()) return true;
+    const { log, maxFiles } = this.options;
+    if (!this.hasReportedFull)
+      log.warn(
+        { maxFiles },
+        "previews have all the open files that they may, and some are not served: raise `ulimit -n`",
+      );
+    this.hasReportedFull = true;
+    return false;
+  }
+}

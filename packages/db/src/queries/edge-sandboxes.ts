@@ -1,0 +1,47 @@
+/** What a gateway's edge has to know beforehand of sandboxes, whose previews it listens for. */
+import { and, asc, eq, gt, inArray, sql } from "drizzle-orm";
+import type { Tx } from "../client.ts";
+import { hosts, sandboxes } from "../schema.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
+
+export type EdgeSandbox = Pick<
+  SandboxRow,
+  "id" | "edgeAddress" | "settledState" | "epoch" | "autoResume"
+> & {
+  host: { id: string; dataPlaneUrl: string; ticketKey: string | null } | null;
+};
+
+const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
+
+function edgeQuery(db: Tx) {
+  const { id, edgeAddress, settledState, epoch, autoResume } = sandboxes;
+  return db
+    .select({
+      id,
+      edgeAddress,
+      settledState,
+      epoch,
+      autoResume,
+      // Null where it is on none.
+      host: { id: hosts.id, dataPlaneUrl: hosts.dataPlaneUrl, ticketKey: hosts.ticketKey },
+    })
+    .from(sandboxes)
+    .leftJoin(hosts, eq(hosts.id, sandboxes.hostId));
+}
+
+/** Those of them that live. */
+export async function findEdgeSandboxes(db: Tx, ids: string[]): Promise<EdgeSandbox[]> {
+  if (ids.length === 0) return [];
+  return await edgeQuery(db).where(and(inArray(sandboxes.id, ids), isAlive));
+}
+
+/** A page of those that run, by id; `sandboxes_running` holds them alone. */
+export async function listRunningAtEdge(
+  db: Tx,
+  { limit, afterId = "" }: { limit: number; afterId?: string | undefined },
+): Promise<EdgeSandbox[]> {
+  return await edgeQuery(db)
+    .where(and(sql`${sandboxes.settledState} = 'running'`, isAlive, gt(sandboxes.id, afterId)))
+    .orderBy(asc(sandboxes.id))
+    .limit(limit);
+}
