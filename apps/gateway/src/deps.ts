@@ -40,6 +40,8 @@ export interface Dependencies {
   region: string;
   /** For the health report alone: nothing that changes a sandbox needs the bus. */
   busConnected(): boolean;
+  /** For the health report, and not in the way of anybody's queries (DT4). */
+  pingDatabase(): Promise<void>;
   /** Aborted when the process is asked to stop: from then on its health report says so. */
   draining: AbortSignal;
   /** Aborted when the time for what is under way is over: waiting requests then answer at once. */

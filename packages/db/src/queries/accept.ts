@@ -260,7 +260,8 @@ async function insertOperation(tx: Tx, sandboxId: string, kind: OperationKind, r
   return row;
 }
 
-async function findRepeat(tx: Tx, requester: Requester): Promise<AcceptedOperation | { kind: "key_reused" } | undefined> {
+/** The operation that was accepted of this very request before; undefined: none was, or it has no key. */
+export async function findRepeat(tx: Tx, requester: Requester): Promise<AcceptedOperation | { kind: "key_reused" } | undefined> {
   if (requester.idempotencyKey === undefined) return undefined;
   const [operation] = await tx
     .select()
