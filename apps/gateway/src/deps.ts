@@ -52,7 +52,7 @@ export interface Dependencies {
 export interface Limits {
   /** How long a request waits for its operation to end. Below the 60 s after which the Python SDK gives up and sends again. */
   waitMs: number;
-  /** How often a waiting request looks at the operation's row when no event wakes it. */
+  /** How often a waiting request looks at the operation's row when no event wakes it; one that has waited for long looks less often. */
   lookEveryMs: number;
   /** Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its request does. */
   createDeadlineMs: number;

@@ -5,6 +5,7 @@
  *     one interval.
  * W2  A database that does not answer costs latency, not the answer: the wait goes on until its own limit.
  * W3  The wait never ends the operation, whatever ends the wait.
+ * W4  The longer a request has waited, the rarer it looks: a crowd that waits for room would take the time of the database from those that are being started.
  */
 import { findOperation, forOrganization, type OperationRow } from "@torpor/db";
 import { isEnded } from "@torpor/state-machine";
@@ -33,7 +34,8 @@ export async function waitFor<T>(
   look: () => Promise<T | undefined>,
   gone: AbortSignal,
 ): Promise<WaitedFor<T>> {
-  const limitAt = performance.now() + deps.limits.waitMs;
+  const startedAt = performance.now();
+  const limitAt = startedAt + deps.limits.waitMs;
   const alarm = createAlarm();
   const unwatch = deps.events.watch(sandboxId, alarm.ring);
   const interrupts = AbortSignal.any([gone, deps.stopping]);
@@ -44,15 +46,21 @@ export async function waitFor<T>(
       if (value !== undefined) return { kind: "seen", value };
       if (gone.aborted) return { kind: "client_gone" };
       if (deps.stopping.aborted) return { kind: "stopping" };
-      const leftMs = limitAt - performance.now();
-      if (leftMs <= 0) return { kind: "still_open" };
-      await alarm.wait(Math.min(leftMs, deps.limits.lookEveryMs));
+      const now = performance.now();
+      if (now >= limitAt) return { kind: "still_open" };
+      await alarm.wait(Math.min(limitAt - now, lookAgainAfterMs(deps.limits.lookEveryMs, now - startedAt)));
     }
   } finally {
     unwatch();
     interrupts.removeEventListener("abort", alarm.ring);
   }
 }
+
+const MAX_LOOK_EVERY_MS = 1_000;
+const SHARE_OF_WAIT = 0.1;
+
+/** W4 */
+const lookAgainAfterMs = (everyMs: number, waitedMs: number) => Math.max(everyMs, Math.min(MAX_LOOK_EVERY_MS, waitedMs * SHARE_OF_WAIT));
 
 /** Sooner than the database client gives up a silent server: the next look asks anew. */
 const LOOK_LIMIT_MS = 3_000;
