@@ -138,7 +138,7 @@ test("a stream that is missing holds up no message of another, and committers wa
   const subject = subjects.sandboxEvent(sandboxId, "paused");
   let heard = 0;
   // Gateways listen, so that nobody says that no stream does.
-  const listening = bus.connection.subscribe(subject, { callback: () => (heard += 1) });
+  const listening = bus.connection.subscribe(subject, { callback: () => void (heard += 1) });
   await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
   const commit = async () => {
     const event = { subject, payload: { type: "event" } };

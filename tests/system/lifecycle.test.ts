@@ -179,7 +179,7 @@ describe("requests that can be repeated, or that do not wait", () => {
 
   test("a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
     const { body: known } = await fleet.call("GET", "/v1/templates/code-interpreter");
-    const facts = { image_sha256: known["image_sha256"], default_resources: known["default_resources"] };
+    const facts = { image_sha256: known["image_sha256"], default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 } };
     const template = await fleet.call("POST", "/v1/templates", { body: { name: "passing", ...facts } });
     expect(template.status, JSON.stringify(template.body)).toBe(201);
     const body = { template_name: "passing" };
