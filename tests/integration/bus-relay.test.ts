@@ -138,3 +138,27 @@ test("a message that no server will ever take is set aside with the reason, and 
     expect.stringMatching(/is no subject/),
   ]);
 });
+
+test("a stream that is missing holds up no message of another, and committers wait for it once", async () => {
+  const sandboxId = newSandboxId();
+  const subject = subjects.sandboxEvent(sandboxId, "paused");
+  let heard = 0;
+  // Gateways listen, so that nobody says that no stream does.
+  const listening = bus.connection.subscribe(subject, { callback: () => void (heard += 1) });
+  await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
+  const commit = async () => {
+    const event = { subject, payload: { type: "event" } };
+    const rows = await inTransaction(database.db, (tx) => insertOutbox(tx, [event, message()]));
+    await publishAtOnce(rows);
+  };
+  await commit();
+  expect([heard, await stored(), await unpublished()]).toEqual([1, 1, 1]);
+  await commit();
+  expect([heard, await stored(), await unpublished()]).toEqual([1, 2, 2]);
+  await ensureStreams(bus);
+  await database.sql`UPDATE outbox SET created_at = now() - interval '1 minute'`;
+  expect(await relay()).toEqual({ taken: 2, published: 2 });
+  await commit();
+  expect(await unpublished()).toBe(0);
+  listening.unsubscribe();
+});

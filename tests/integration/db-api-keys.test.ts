@@ -9,6 +9,7 @@ import {
   createOrganization,
   findApiKey,
   findApiKeyRecord,
+  findEndedCredentials,
   hasOperatorKey,
   isApiKeyGood,
   listApiKeys,
@@ -18,9 +19,11 @@ import {
   revokeApiKey,
   rotateApiKey,
   seedApiKey,
+  type StreamCredential,
 } from "@torpor/db";
 import { SCOPES, type Scope } from "@torpor/contracts";
 import {
+  makeSandbox,
   openTestDatabase,
   type PostgresServer,
   ROOT,
@@ -316,6 +319,35 @@ describe("a key", () => {
 
     await expire(revoked.id);
     expect(await good(revoked.id)).toEqual([false]);
+  });
+
+  test("of what is open at the edge, that ends which was opened with it, or with what it got", async () => {
+    const { db, sql } = database;
+    const { id: sandboxId } = await makeSandbox(database, "running");
+    const token = (generation: number, gotWithKeyId?: number) => ({
+      sandboxId,
+      generation,
+      ...(gotWithKeyId === undefined ? {} : { gotWithKeyId }),
+    });
+    const [rotated, revoked, expired] = [await make(), await make(), await make()];
+    const ids = [rotated, revoked, expired].map(({ id }) => id);
+    const shown = [
+      ...ids.map((apiKeyId) => ({ apiKeyId })),
+      ...ids.map((id) => token(0, id)),
+      token(0),
+      token(1),
+    ];
+    expect(await findEndedCredentials(db, shown)).toEqual([]);
+    await rotate(rotated.id, `heir-of-${rotated.id}`, 0);
+    await revokeApiKey(db, revoked.id);
+    await expire(expired.id);
+    const ended = async (...more: StreamCredential[]) =>
+      (await findEndedCredentials(db, [...shown, ...more])).toSorted((a, b) => a - b);
+    // What the one that was rotated had got goes on with its heir.
+    expect(await ended()).toEqual([0, 1, 2, 4, 5]);
+    await sql`UPDATE sandboxes SET token_generation = 1 WHERE id = ${sandboxId}`;
+    const unknown = [{ apiKeyId: 999_999 }, { sandboxId: "1763309903nobody00", generation: 0 }];
+    expect(await ended(...unknown)).toEqual([0, 1, 2, 3, 4, 5, 6, 8, 9]);
   });
 
   test("the last operator's is not revoked, nor are the last two at once", async () => {

@@ -177,6 +177,21 @@ describe("requests that can be repeated, or that do not wait", () => {
     expect((await fleet.call("POST", `${path}/pause`)).status).toBe(404);
   });
 
+  test("a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
+    const { body: known } = await fleet.call("GET", "/v1/templates/code-interpreter");
+    const facts = { image_sha256: known["image_sha256"], default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 } };
+    const template = await fleet.call("POST", "/v1/templates", { body: { name: "passing", ...facts } });
+    expect(template.status, JSON.stringify(template.body)).toBe(201);
+    const body = { template_name: "passing" };
+    const make = (key: string) => fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } });
+    const made = await make("template-1");
+    expect(made.status).toBe(201);
+    expect((await fleet.call("DELETE", "/v1/templates/passing")).status).toBe(200);
+    expect(await make("template-1")).toMatchObject({ status: 201, body: { id: made.body["id"] } });
+    expect(await make("template-2")).toMatchObject({ status: 404, body: { code: "TEMPLATE_NOT_FOUND" } });
+    await remove(made.body);
+  });
+
   test("Prefer: respond-async answers 202 with the operation, which ends", async () => {
     const sandbox = await create();
     const accepted = await post(sandbox, "pause", { prefer: "respond-async" });

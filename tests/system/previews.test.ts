@@ -94,6 +94,10 @@ describe("on loopback addresses", () => {
       language: "python",
       code: `port_${guestPort} = ${isOpen ? (app.address() as AddressInfo).port : 0}`,
     });
+  const makeKey = async () => {
+    const { body } = await fleet.call("POST", "/v1/keys", { body: { name: "a user", scopes: ["read", "exec"] } });
+    return { id: Number(body["id"]), secret: String(body["secret"]) };
+  };
   const urlOf = (sandbox: Body) => `http://${new URL(String(sandbox["public_host"])).hostname}:${port}`;
   const isServed = async (sandbox: Body) => {
     const socket = createConnection({ host: new URL(String(sandbox["public_host"])).hostname, port });
@@ -269,6 +273,52 @@ describe("on loopback addresses", () => {
     await post(fleet, sandbox, "pause");
     // Of whoever asks it is not known who it is: nothing is woken.
     expect(await ask(preflight)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
+    await remove(fleet, sandbox);
+  });
+
+  test("what was opened with a token, cookie or key ends within seconds when that is revoked; what others opened goes on", async () => {
+    const sandbox = await create(fleet, { preview_access: "token" });
+    const [mine, theirs] = [await makeKey(), await makeKey()];
+    await listenInside(sandbox, port);
+    await until("the port is served", () => isServed(sandbox));
+    const refreshed = async (apiKey: string) =>
+      String((await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/refresh`, { apiKey })).body["auth_token"]);
+    const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
+    const opened = await send(String((await fleet.call("POST", links, { body: { port } })).body["url"]));
+    const cookie = opened.headers["set-cookie"]?.[0]?.split(";", 1)[0] ?? "";
+    const ended = new Set<string>();
+    const openSocket = async (name: string, headers: Record<string, string>) => {
+      const socket = new WebSocket(urlOf(sandbox).replace("http", "ws"), { headers });
+      socket.once("close", () => ended.add(name));
+      socket.on("error", () => {});
+      await once(socket, "open");
+      return socket;
+    };
+    const openStream = async (name: string, headers: Record<string, string>) => {
+      const [answer] = (await once(httpRequest(`${urlOf(sandbox)}/slow`, { agent: false, headers }).end(), "response")) as [
+        IncomingMessage,
+      ];
+      answer.once("close", () => ended.add(name)).on("error", () => {});
+      answer.resume();
+    };
+    const byMine = await openSocket("got with my key", { authorization: `Bearer ${await refreshed(mine.secret)}` });
+    const byTheirs = await openSocket("got with theirs", { authorization: `Bearer ${await refreshed(theirs.secret)}` });
+    await openStream("my key itself", { "x-api-key": mine.secret });
+    await openStream("their key itself", { "x-api-key": theirs.secret });
+    const byCookie = await openSocket("a browser", { cookie });
+    const hasEnded = (...names: string[]) => until(`${names.join(", ")} ended`, () => names.every((name) => ended.has(name)));
+
+    await fleet.call("DELETE", `/v1/keys/${mine.id}`);
+    await hasEnded("got with my key", "my key itself");
+    expect(ended.size, [...ended].join(", ")).toBe(2);
+    byTheirs.send("hi");
+    expect(String((await once(byTheirs, "message"))[0])).toBe("echo hi");
+    await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/revoke`);
+    await hasEnded("got with theirs", "a browser");
+    expect(ended.has("their key itself")).toBe(false);
+    app.emit("go on");
+    await hasEnded("their key itself");
+    for (const socket of [byMine, byTheirs, byCookie]) socket.terminate();
     await remove(fleet, sandbox);
   });
 

@@ -4,6 +4,7 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { acceptRequest, forOrganization } from "@torpor/db";
+import { inOwnLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
 
 export type Abandonment = "client left" | "no answer";
@@ -14,12 +15,20 @@ const RETRY_MAX_MS = 30_000;
 
 type AbandonDependencies = Pick<Dependencies, "db" | "log" | "publishCommitted">;
 
-/** Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done or given up; never throws. */
-export async function deleteAbandoned(
-  deps: AbandonDependencies,
-  sandbox: { id: string; organizationId: number },
-  why: Abandonment,
-): Promise<void> {
+interface Abandoned {
+  id: string;
+  organizationId: number;
+}
+
+/**
+ * Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done or given up; never throws. It is the gateway's own work: where its client's requests
+ * get no turn at the database any more, this does.
+ */
+export async function deleteAbandoned(deps: AbandonDependencies, sandbox: Abandoned, why: Abandonment): Promise<void> {
+  await inOwnLane(() => untilDeleted(deps, sandbox, why));
+}
+
+async function untilDeleted(deps: AbandonDependencies, sandbox: Abandoned, why: Abandonment): Promise<void> {
   const requester = { organizationId: sandbox.organizationId, requestedBy: "system:abandoned-create", deadlineMs: DELETE_DEADLINE_MS };
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
     try {

@@ -5,6 +5,7 @@
  * DT1  A lane is an API key, or an address of which no key is known yet. Turns go round the lanes.
  * DT2  No lane has all connections, so that another's first query does not wait for a slow one.
  * DT3  Whoever has waited too long, or comes to a lane that is full, is answered 503 or 429.
+ * DT4  The health report waits for nobody: one connection is its own. It asks once at a time.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Lanes } from "@torpor/bus";
@@ -16,20 +17,33 @@ const WAITING_PER_LANE = 5_000;
 const SHARE_OF_A_LANE = 0.75;
 /** For what the gateway does by itself. */
 const OWN_LANE = "gateway";
+const HEALTH_LANE = "health";
 
 const current = new AsyncLocalStorage<string>();
 
 /** What `body` asks of the database, then and later, is asked in this lane. */
 export const inLane = <T>(lane: string, body: () => T): T => current.run(lane, body);
 
-/** For a pool of so many connections. */
+/** The same for what the gateway does by itself, on whosever behalf it began. */
+export const inOwnLane = <T>(body: () => T): T => inLane(OWN_LANE, body);
+
+/** What `ping` says; those who ask while it asks get the same answer. */
+export function createHealthPing(ping: () => Promise<void>): () => Promise<void> {
+  let asking: Promise<void> | undefined;
+  return async () => {
+    asking ??= inLane(HEALTH_LANE, ping).finally(() => (asking = undefined));
+    await asking;
+  };
+}
+
+/** For a pool of so many connections, two or more. */
 export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMIT_MS): TakeTurn {
   const lanes = new Lanes({
-    atOnce: connections,
-    atOncePerLane: Math.max(1, Math.floor(connections * SHARE_OF_A_LANE)),
+    atOnce: connections - 1,
+    atOncePerLane: Math.max(1, Math.floor((connections - 1) * SHARE_OF_A_LANE)),
     waiting: WAITING_PER_LANE,
   });
-  return <T>(work: () => Promise<T>) =>
+  const inTurn = <T>(lane: string, work: () => Promise<T>) =>
     new Promise<T>((resolve, reject) => {
       let isLate = false;
       let hasBegun = false;
@@ -39,7 +53,7 @@ export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMI
         clearTimeout(limit);
         if (!isLate) await work().then(resolve, reject);
       });
-      if (lanes.add(current.getStore() ?? OWN_LANE, atItsTurn)) {
+      if (lanes.add(lane, atItsTurn)) {
         if (hasBegun) return;
         limit = setTimeout(() => {
           isLate = true;
@@ -49,6 +63,10 @@ export function createDatabaseTurns(connections: number, waitLimitMs = WAIT_LIMI
       }
       reject(tooManyRequests("Too many requests wait for the database already.", 1));
     });
+  return (work) => {
+    const lane = current.getStore() ?? OWN_LANE;
+    return lane === HEALTH_LANE ? work() : inTurn(lane, work);
+  };
 }
 
 /** Read as an outage, which it is for whoever waited. */

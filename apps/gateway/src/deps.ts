@@ -42,6 +42,8 @@ export interface Dependencies {
   busConnected(): boolean;
   /** Of a message, at most, as far as the servers have said; undefined: they have not yet. */
   maxMessageBytes(): number | undefined;
+  /** For the health report, and not in the way of anybody's queries (DT4). */
+  pingDatabase(): Promise<void>;
   /** Aborted when the process is asked to stop: from then on its health report says so. */
   draining: AbortSignal;
   /** Aborted when the time for what is under way is over: waiting requests then answer at once. */
@@ -52,7 +54,7 @@ export interface Dependencies {
 export interface Limits {
   /** How long a request waits for its operation to end. Below the 60 s after which the Python SDK gives up and sends again. */
   waitMs: number;
-  /** How often a waiting request looks at the operation's row when no event wakes it. */
+  /** How often a waiting request looks at the operation's row when no event wakes it; one that has waited for long looks less often. */
   lookEveryMs: number;
   /** The same while the bus is away, and no event can. */
   lookWithoutBusEveryMs: number;

@@ -46,8 +46,6 @@ interface Extra {
   details?: Record<string, unknown>;
   headers?: Record<string, string>;
   cause?: unknown;
-  /** The operation that the request asked for goes on. */
-  isOpenEnded?: boolean;
 }
 
 /** Answered to the client as it is: the message is for its eyes. */
@@ -57,7 +55,6 @@ export class ApiError extends Error {
   readonly code: string;
   readonly details: Record<string, unknown> | undefined;
   readonly headers: Record<string, string>;
-  readonly isOpenEnded: boolean;
 
   constructor(code: ErrorCode | { code: string; status: number }, message: string, extra: Extra = {}) {
     super(message, extra.cause === undefined ? undefined : { cause: extra.cause });
@@ -65,7 +62,6 @@ export class ApiError extends Error {
     this.status = typeof code === "string" ? STATUS[code] : code.status;
     this.details = extra.details;
     this.headers = extra.headers ?? {};
-    this.isOpenEnded = extra.isOpenEnded ?? false;
   }
 }
 
@@ -133,21 +129,20 @@ export const operationInProgress = (operationId: string, kind: string, waitedMs:
   new ApiError(
     "OPERATION_IN_PROGRESS",
     `The ${kind} has not ended after ${Math.round(waitedMs / 1000)} s and goes on. Send the request again to wait for it, or look at /v1/operations/${operationId}.`,
-    { details: { operation_id: operationId }, headers: { "retry-after": "1" }, isOpenEnded: true },
+    { details: { operation_id: operationId }, headers: { "retry-after": "1" } },
   );
 
 export const replicationInProgress = (sandboxId: string, waitedMs: number) =>
   new ApiError(
     "OPERATION_IN_PROGRESS",
     `The sandbox is paused. Its snapshot was not in the store after ${Math.round(waitedMs / 1000)} s and is still being copied. Send the request again to wait for it, or look at durability in /v1/sandboxes/${sandboxId}.`,
-    { headers: { "retry-after": "1" }, isOpenEnded: true },
+    { headers: { "retry-after": "1" } },
   );
 
 /** The process was told to stop while the request waited; another gateway takes the repeat. */
 export const stopping = () =>
   new ApiError("SERVICE_UNAVAILABLE", "This gateway is being stopped. Send the request again.", {
     headers: { "retry-after": "1" },
-    isOpenEnded: true,
   });
 
 export const serviceUnavailable = (cause: unknown) =>

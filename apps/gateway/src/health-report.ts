@@ -1,5 +1,4 @@
 /** How this gateway is, for its own health port and for `GET /health` of the API. */
-import { pingDatabase } from "@torpor/db";
 import { withTimeLimit } from "@torpor/service";
 import type { Dependencies } from "./deps.ts";
 
@@ -13,8 +12,8 @@ interface HealthReport {
 }
 
 /** Never rejects. */
-export async function healthReport(deps: Pick<Dependencies, "db" | "busConnected" | "draining">): Promise<HealthReport> {
-  const hasDatabase = await answersInTime(pingDatabase(deps.db));
+export async function healthReport(deps: Pick<Dependencies, "pingDatabase" | "busConnected" | "draining">): Promise<HealthReport> {
+  const hasDatabase = await answersInTime(deps.pingDatabase());
   const hasBus = deps.busConnected();
   return {
     status: deps.draining.aborted ? "draining" : hasDatabase && hasBus ? "ok" : "degraded",

@@ -1,7 +1,7 @@
 /** Composition root of the gateway process. */
 import { ask, type Bus, busAccess, connectBus, maxMessageBytes, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
-import { databaseProblem, forEveryOrganization, openDatabase, type OutboxRow } from "@torpor/db";
+import { databaseProblem, findEndedCredentials, forEveryOrganization, openDatabase, type OutboxRow, pingDatabase } from "@torpor/db";
 import { openTls } from "@torpor/identity";
 import { Publisher } from "@torpor/outbox";
 import {
@@ -20,10 +20,11 @@ import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
 import { type Config, configFrom } from "./config.ts";
 import { ConnectionLimits } from "./connection-limits.ts";
-import { createDatabaseTurns } from "./database-turns.ts";
+import { createDatabaseTurns, createHealthPing } from "./database-turns.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
 import { drain } from "./drain.ts";
 import { createEdge } from "./edge/create-edge.ts";
+import { OpenStreams } from "./edge/open-streams.ts";
 import { Waker } from "./edge/wake.ts";
 import { type FleetIdentity, fleetIdentity } from "./fleet-identity.ts";
 import { createGuesses } from "./guesses.ts";
@@ -45,6 +46,8 @@ const ASK_LIMIT_MS = 2_000;
 /** Of the grace: for the last answers, and for closing what is left. */
 const CLOSE_MS = 1_500;
 const EDGE_EVERY_MS = 2_000;
+/** Twice that, and what is known of a key for 5 s: so long a stream outlives what it was opened with. */
+const STREAMS_EVERY_MS = 2_000;
 const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
@@ -61,7 +64,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   });
 
   const tls = await openTls(config, { signal, log });
-  const guesses = createGuesses(config.GUESSES_PER_MINUTE);
+  const guesses = createGuesses(config.GUESSES_PER_MINUTE, "API keys");
   const apiKeys = createApiKeys({ db, log, guesses });
   const tokenSecret = readSecret(config.TOKEN_SECRET_FILE);
   const accepted = readSecrets(config.TOKEN_ACCEPTED_SECRET_FILES);
@@ -108,6 +111,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     stopping: giveUp.signal,
     busConnected: () => bus?.isConnected() === true,
     maxMessageBytes: () => bus && maxMessageBytes(bus),
+    pingDatabase: createHealthPing(() => pingDatabase(db)),
     limits: { ...DEFAULT_LIMITS, autoResumeWaitMs: config.AUTO_RESUME_WAIT_MS },
     tokens,
     previewLinks,
@@ -115,9 +119,12 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     guesses,
     envelope,
   };
+  const streams = new OpenStreams((shown) => findEndedCredentials(db, shown));
   const edge = await createEdge(config, files, {
     ...shared,
     apiKeys,
+    streams,
+    linkGuesses: createGuesses(config.GUESSES_PER_MINUTE, "links"),
     hostKeys: { tls, hostKey: config.HOST_DATA_KEY_FILE === undefined ? undefined : readSecret(config.HOST_DATA_KEY_FILE) },
     connections: limitConnections(),
     underWay: new UnderWay(config.EDGE_REQUESTS_AT_ONCE),
@@ -127,6 +134,16 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   onClose({ what: "edge", close: () => edge.close() });
   const rounds = startReconciler({ name: "edge", everyMs: EDGE_EVERY_MS, run: () => edge.reconcile(), signal, log });
   onClose({ what: "edge rounds", close: () => rounds.ended });
+  // Until the last stream is cut, which is later than the process is asked to stop.
+  const cut = new AbortController();
+  const looks = startReconciler({
+    name: "open streams",
+    everyMs: STREAMS_EVERY_MS,
+    run: () => streams.endRevoked(),
+    signal: cut.signal,
+    log,
+  });
+  onClose({ what: "looks at open streams", close: async () => (cut.abort(), await looks.ended) });
   events.watchAll((event) => {
     if (edge.hear(event)) rounds.kick();
   });
@@ -147,7 +164,12 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   app.server.maxConnections = files.connections;
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
     const report = await healthReport(shared);
-    const problems = findFailingRounds(new Map([["edge", rounds]]));
+    const problems = findFailingRounds(
+      new Map([
+        ["edge", rounds],
+        ["open streams", looks],
+      ]),
+    );
     return { ok: report.status !== "draining", role: "gateway", ...report, edge: rounds.last(), problems };
   });
   onClose({ what: "health", close: () => health.close() });

@@ -29,8 +29,14 @@ export interface Tokens {
     sandbox: TokenSandbox,
     owner: Pick<ApiKeyOwner, "organizationId" | "apiKeyId">,
   ): Promise<{ token: string; expiresAt: Date }>;
-  /** True when the token was issued here for that sandbox, and is still good. */
-  isFor(token: string, sandbox: TokenSandbox): Promise<boolean>;
+  /** What a token is good for; undefined: it is not for that sandbox, or good no more. */
+  grantOf(token: string, sandbox: TokenSandbox): Promise<TokenGrant | undefined>;
+}
+
+export interface TokenGrant {
+  generation: number;
+  /** The key that got it; undefined in tokens of 0.1.0 (TK2). */
+  apiKeyId: number | undefined;
 }
 
 interface SigningKey {
@@ -58,11 +64,13 @@ export function createTokens(
         .sign(signing.bytes);
       return { token, expiresAt: new Date(Date.now() + TOLD_LIFETIME_MS) };
     },
-    async isFor(token, sandbox) {
+    async grantOf(token, sandbox) {
       const claims = await verify(token, sandbox.id, known);
-      if (claims === undefined || !isOfGeneration(claims, sandbox)) return false;
-      const apiKeyId = claims["key"];
-      return apiKeyId === undefined || (await apiKeys.isGood(Number(apiKeyId)));
+      if (claims === undefined) return undefined;
+      const grant = grantIn(claims);
+      if (grant.generation < sandbox.tokenGeneration) return undefined;
+      const isGood = grant.apiKeyId === undefined || (await apiKeys.isGood(grant.apiKeyId));
+      return isGood ? grant : undefined;
     },
   };
 }
@@ -98,5 +106,7 @@ async function verify(
 }
 
 /** A token without a generation is of the first one: of before tokens could be revoked. */
-const isOfGeneration = ({ gen = 0 }: JWTPayload, { tokenGeneration }: TokenSandbox) =>
-  Number(gen) >= tokenGeneration;
+const grantIn = ({ gen = 0, key }: JWTPayload): TokenGrant => ({
+  generation: Number(gen),
+  apiKeyId: key === undefined ? undefined : Number(key),
+});

@@ -77,7 +77,8 @@ export async function waitFor<T>(
   watched: Watched<T>,
   gone: AbortSignal,
 ): Promise<WaitedFor<T>> {
-  const limitAt = performance.now() + deps.limits.waitMs;
+  const startedAt = performance.now();
+  const limitAt = startedAt + deps.limits.waitMs;
   const alarm = createAlarm();
   const unwatch = deps.events.watch(watched.sandboxId, (event) => {
     if (watched.wakes(event)) alarm.ring();

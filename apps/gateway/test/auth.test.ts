@@ -44,7 +44,7 @@ beforeEach(() => {
   notes = 0;
   goodForMs = null;
   noteFails = false;
-  keys = createApiKeys({ db, log, guesses: createGuesses(GUESSES) }, () => nowMs);
+  keys = createApiKeys({ db, log, guesses: createGuesses(GUESSES, "API keys") }, () => nowMs);
 });
 const ADDRESS = "10.0.0.1";
 const find = (key: string, address = ADDRESS) => keys.find(key, address);

@@ -1,6 +1,6 @@
 /** Turns at the database: each waits for its own. What the database does is scripted here. */
 import { expect, test } from "vitest";
-import { createDatabaseTurns, inLane } from "../src/database-turns.ts";
+import { createDatabaseTurns, createHealthPing, inLane, inOwnLane } from "../src/database-turns.ts";
 import { createGuesses } from "../src/guesses.ts";
 
 function gate(): [() => void, Promise<void>] {
@@ -8,9 +8,13 @@ function gate(): [() => void, Promise<void>] {
   return [resolve, promise];
 }
 
+/** One more is the health report's. */
+const turnsAt = (connections: number, waitLimitMs?: number) =>
+  createDatabaseTurns(connections + 1, waitLimitMs);
+
 /** Work that ends when it is told to, in the order in which it began. */
 function scripted(connections: number, waitLimitMs?: number) {
-  const takeTurn = createDatabaseTurns(connections, waitLimitMs);
+  const takeTurn = turnsAt(connections, waitLimitMs);
   const begun: string[] = [];
   const ends: (() => void)[] = [];
   const ask = (lane: string, name: string) => {
@@ -30,7 +34,7 @@ function scripted(connections: number, waitLimitMs?: number) {
     ends.shift()?.();
     await new Promise((resolve) => setImmediate(resolve));
   };
-  return { begun, ask, endOne };
+  return { begun, ask, endOne, takeTurn };
 }
 
 const flood = (ask: (lane: string, name: string) => Promise<string>, count: number) =>
@@ -58,7 +62,7 @@ test("where all are taken, the next turn is the other's, however much waits befo
 });
 
 test("what fails is passed on, and the next one's turn comes", async () => {
-  const takeTurn = createDatabaseTurns(1);
+  const takeTurn = turnsAt(1);
   const failing = takeTurn(() => Promise.reject(new Error("no such table")));
   const next = takeTurn(async () => "next");
   await expect(failing).rejects.toThrow("no such table");
@@ -84,7 +88,7 @@ test("a lane that is full is a 429, and others' are not", async () => {
 });
 
 test("a lane goes with what was begun in it, also when its turn comes by the end of another's", async () => {
-  const takeTurn = createDatabaseTurns(1);
+  const takeTurn = turnsAt(1);
   const [end, ended] = gate();
   const order: string[] = [];
   const note = (name: string) => takeTurn(async () => void order.push(name));
@@ -105,8 +109,38 @@ test("a lane goes with what was begun in it, also when its turn comes by the end
   expect(order).toEqual(["first of 1", "second of 2", "second of 1", "at last"]);
 });
 
+test("the health report waits for nobody, and asks once for all who ask together", async () => {
+  const { ask, takeTurn } = scripted(2);
+  for (const key of ["1", "2", "3"]) void flood((lane, name) => ask(lane + key, name), 100);
+  const [end, ended] = gate();
+  let pings = 0;
+  const ping = createHealthPing(() => takeTurn(() => ((pings += 1), ended)));
+  const asked = inLane("api-key 1", () => [ping(), ping()]);
+  expect(pings).toBe(1);
+  end();
+  await Promise.all(asked);
+  const [failing, next] = [
+    createHealthPing(() => takeTurn(() => Promise.reject(new Error("gone")))),
+    ping(),
+  ];
+  await expect(failing()).rejects.toThrow("gone");
+  await expect(failing(), "and asks again after that").rejects.toThrow("gone");
+  await next;
+  expect(pings).toBe(2);
+});
+
+test("what the gateway does by itself has a turn where whoever made it begin has none", async () => {
+  const { ask, begun, endOne, takeTurn } = scripted(1);
+  void flood(ask, 5_001);
+  const own = inLane("api-key 1", () => inOwnLane(() => takeTurn(async () => "done")));
+  await expect(ask("api-key 1", "one more")).rejects.toMatchObject({ status: 429 });
+  await endOne();
+  expect(await own).toBe("done");
+  expect(begun[0]).toBe("flood 0");
+});
+
 test("guesses without a bound", async () => {
-  const guesses = createGuesses(0);
+  const guesses = createGuesses(0, "API keys");
   for (let at = 0; at < 1_000; at += 1)
     expect(await guesses.judge("10.0.0.1", async () => undefined)).toBeUndefined();
 });

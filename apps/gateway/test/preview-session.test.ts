@@ -1,9 +1,17 @@
 /** How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols. */
 import { describe, expect, test } from "vitest";
 import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
-import { hasSession, linkIn, withLink, withoutSessions } from "../src/edge/preview-session.ts";
+import {
+  hasSession,
+  linkIn,
+  openLink,
+  withLink,
+  withoutSessions,
+} from "../src/edge/preview-session.ts";
 import { protocolTokenIn, takenProtocol, withoutTokens } from "../src/edge/protocol-token.ts";
+import { createGuesses } from "../src/guesses.ts";
 import { createPreviewLinks } from "../src/preview-links.ts";
+import { createProxies } from "../src/proxies.ts";
 import { createTokens } from "../src/tokens.ts";
 
 const SECRET = "x".repeat(32);
@@ -45,7 +53,7 @@ describe("links and sessions", () => {
     expect(await links.isSession(token, preview)).toBe(false);
     const tokens = createTokens(SECRET, { isGood: async () => true });
     const { sandbox } = preview;
-    for (const one of [session, token]) expect(await tokens.isFor(one, sandbox)).toBe(false);
+    for (const one of [session, token]) expect(await tokens.grantOf(one, sandbox)).toBeUndefined();
     const issued = await tokens.issue(sandbox, { organizationId: 1, apiKeyId: 1 });
     expect(await links.isSession(issued.token, preview)).toBe(false);
     const forged = createPreviewLinks(["y".repeat(32)], () => nowMs);
@@ -69,6 +77,36 @@ describe("links and sessions", () => {
     const without = createPreviewLinks(["z".repeat(32)], () => nowMs);
     expect(await without.open(token, preview)).toBeUndefined();
   });
+});
+
+test("wrong links are counted by their address, before the database is asked; good ones are not", async () => {
+  let asked = 0;
+  const sandbox = { ...preview.sandbox, previewAccess: "token" };
+  const find = async () => ((asked += 1), { sandbox }) as never;
+  const door = { name: "n", port: 3000, scheme: "https", find } as const;
+  const linkGuesses = createGuesses(3, "links");
+  const deps = { db: {} as never, previewLinks: links, linkGuesses, proxies: createProxies("") };
+  const openedFrom = async (remoteAddress: string, token: string) => {
+    const incoming = {
+      method: "GET",
+      url: withLink("/a", token),
+      headers: {},
+      socket: { remoteAddress },
+    };
+    return await openLink(deps, door, incoming as never, true);
+  };
+  const { token } = await links.issue(preview, TERMS);
+  for (let times = 0; times < 5; times += 1)
+    expect(await openedFrom("10.0.0.1", token)).toMatchObject({ path: "/a" });
+  for (let times = 0; times < 3; times += 1)
+    await expect(openedFrom("10.0.0.1", "a guess")).rejects.toMatchObject({ status: 401 });
+  const before = asked;
+  await expect(openedFrom("10.0.0.1", "a guess")).rejects.toMatchObject({
+    status: 429,
+    message: expect.stringMatching(/wrong links/),
+  });
+  expect(asked).toBe(before);
+  expect(await openedFrom("10.0.0.2", token)).toMatchObject({ path: "/a" });
 });
 
 describe("the address of a link", () => {

@@ -166,13 +166,14 @@ describe("at the edge", () => {
   const sandbox = { id: "1763309903rt5vs4lm", organizationId: 1, previewAccess: "token" };
   const pass = async (port: number, owner: object | undefined, taken: string[] = []) => {
     const deps = {
-      tokens: { isFor: async () => false },
+      tokens: { grantOf: async () => undefined },
       apiKeys: { find: async () => owner } as unknown as ApiKeys,
       limiter: { take: async (budget: string) => (taken.push(budget), {}) },
       audit: { note: async () => {} },
       proxies: createProxies(""),
       underWay: new UnderWay(0),
       connections: { know: () => {} },
+      streams: { watch: () => {} },
     } as unknown as RouteDependencies;
     const found = async () => ({ sandbox }) as never;
     const door = { name: "sandbox", port, scheme: "http" as const, find: found };

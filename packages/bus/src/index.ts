@@ -4,5 +4,5 @@ export { consume, type ConsumeOptions, type MessageContext, type Verdict } from 
 export { type ConsumerState, ensureConsumer, ensureStreams, restoreMissing } from "./ensure-streams.ts";
 export { Lanes } from "./lanes.ts";
 export { maxMessageBytes, publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
-export { hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";
+export { HOST_API_PREFIX, hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";
 export { busAccess, createNatsKey, isNatsPublicKey, NATS_CREDENTIALS, type NatsKey, publicKeyOf } from "./settings.ts";

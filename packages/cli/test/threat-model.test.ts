@@ -2,6 +2,7 @@
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
+import { withAttacks } from "../../../tests/system/support/attacks.ts";
 
 const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
 const text = readFileSync(`${ROOT}docs/threat-model.md`, "utf8");
@@ -11,6 +12,10 @@ const rows = attacks
   ?.split("\n")
   .filter((line) => line.startsWith("| ") && !line.startsWith("|--"))
   .map((line) => line.split("|").map((cell) => cell.trim()));
+
+test("the attacks that are tried against a live fleet are those of the test (else: pnpm generate)", () => {
+  expect(withAttacks(text)).toBe(text);
+});
 
 test("every attack names the test that would notice, and it is there", () => {
   expect(rows?.length).toBeGreaterThan(15);

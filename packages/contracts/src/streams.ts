@@ -69,6 +69,16 @@ export const STREAMS = {
   },
 } as const satisfies Record<string, StreamDefinition>;
 
+/** The stream that keeps what is published to this subject; undefined: none does. */
+export function streamOf(subject: string): string | undefined {
+  const tokens = subject.split(".");
+  const takes = (pattern: string) => {
+    const wanted = pattern.split(".");
+    return wanted.length === tokens.length && wanted.every((token, at) => token === "*" || token === tokens[at]);
+  };
+  return Object.values(STREAMS).find((stream) => stream.subjects.some(takes))?.name;
+}
+
 export const SCHEDULER_INTENTS: ConsumerDefinition = {
   stream: "INTENTS",
   durable: "scheduler-intents",

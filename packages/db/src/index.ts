@@ -7,7 +7,7 @@ export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./ho
 export { migrate } from "./migrate.ts";
 export { DRAINER, type Requester } from "@torpor/plans";
 export { asOfOneMoment, constraintName, inTransaction, isRefusedValue, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
-export { type AcceptCreate, acceptCreate, type AcceptedOperation } from "./queries/accept.ts";
+export { type AcceptCreate, acceptCreate, type AcceptedOperation, findRepeat } from "./queries/accept.ts";
 export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accept-request.ts";
 export * from "./queries/api-keys.ts";
 export { type AppliedOne, applyPlans } from "./queries/apply-plans.ts";

@@ -2,8 +2,10 @@
  * From the outbox to the bus, after the commit. The committer publishes its own rows at once; the relay takes what was left: by an outage, or by a committer that died.
  *
  * OB1  A row is marked as published only when the broker has stored its message. A crash in between publishes again under the same id, which the stream stores once.
+ * OB2  Each stream is published to by itself: one that is missing holds up no message of another. A committer waits for it once, and leaves what comes then to the relay.
  */
 import { type Bus, publish } from "@torpor/bus";
+import { streamOf } from "@torpor/contracts";
 import {
   type Database,
   markOutcomes,
@@ -18,6 +20,10 @@ const RELAY_BATCH = 200;
 const RELAY_AFTER_MS = 500;
 /** So long the first mark waits for others: nobody waits for it. Well below what the relay waits. */
 const GATHER_MARKS_MS = 25;
+
+/** Committers leave a stream alone for so long after it took nothing, or until the relay finds that it does again. */
+const SILENT_FOR_MS = 5_000;
+const silentUntilMs = new WeakMap<Bus, Map<string, number>>();
 
 /** What is published of a stored payload; rejects when that can never be known here. */
 type Reveal = (payload: unknown) => Promise<unknown>;
@@ -56,9 +62,11 @@ export class Publisher {
    * because the bus is away, is left to the relay. Never rejects.
    */
   async publish(rows: OutboxRow[]): Promise<void> {
-    if (rows.length === 0 || !this.deps.bus.isConnected()) return;
+    const { bus } = this.deps;
+    const heard = bus.isConnected() ? rows.filter((row) => !isSilent(bus, row)) : [];
+    if (heard.length === 0) return;
     try {
-      const outcome = await publishRows(this.deps, rows);
+      const outcome = await publishRows(this.deps, heard);
       // Without a mark the relay publishes it again: the stream has it, and stores it once.
       void this.marks.add(outcome).catch((err: unknown) => this.warn(err));
     } catch (err) {
@@ -85,6 +93,19 @@ export async function relayCommitted(deps: Deps): Promise<{ taken: number; publi
   return await relayOutbox(deps.db, which, (rows) => publishRows(deps, rows));
 }
 
+const streamNameOf = ({ subject }: OutboxRow) => streamOf(subject) ?? "";
+
+function isSilent(bus: Bus, row: OutboxRow): boolean {
+  return (silentUntilMs.get(bus)?.get(streamNameOf(row)) ?? 0) > performance.now();
+}
+
+function noteSilence(bus: Bus, row: OutboxRow, hasTaken: boolean): void {
+  const silent = silentUntilMs.get(bus) ?? new Map<string, number>();
+  silentUntilMs.set(bus, silent);
+  if (hasTaken) silent.delete(streamNameOf(row));
+  else silent.set(streamNameOf(row), performance.now() + SILENT_FOR_MS);
+}
+
 /**
  * All at once: their order says nothing, and readers go by numbers in them. One that no server will
  * ever store is set aside; those that could not be stored now are in neither list.
@@ -97,9 +118,10 @@ async function publishRows(deps: Deps, rows: OutboxRow[]): Promise<OutboxOutcome
 
 async function publishRow(
   { bus, log, reveal = asStored }: Deps,
-  { id, subject, payload: stored, traceId }: OutboxRow,
+  row: OutboxRow,
   outcome: OutboxOutcome,
 ): Promise<void> {
+  const { id, subject, payload: stored, traceId } = row;
   const revealed = await reveal(stored).then(
     (payload) => ({ kind: "revealed" as const, payload }),
     (cause: unknown) => ({ kind: "refused" as const, reason: String(cause) }),
@@ -113,6 +135,7 @@ async function publishRow(
           msgId: `outbox-${id}`,
           traceId: traceId ?? undefined,
         });
+  noteSilence(bus, row, result.kind !== "unavailable");
   if (result.kind === "unavailable") return;
   if (result.kind === "refused") {
     const { reason } = result;

@@ -46,9 +46,14 @@ export interface Opened {
   cookie?: string;
 }
 
-/** Undefined for any other request. Throws the 401 of a link that is good no more. */
+type LinkDependencies = Pick<RouteDependencies, "db" | "previewLinks" | "linkGuesses" | "proxies">;
+
+/**
+ * Undefined for any other request. Throws the 401 of a link that is good no more, and the 429 of an
+ * address that sends too many of these: they pass before anybody else counts them.
+ */
 export async function openLink(
-  deps: Pick<RouteDependencies, "db" | "previewLinks">,
+  deps: LinkDependencies,
   door: Door,
   incoming: IncomingMessage,
   isSecure: boolean,
@@ -56,19 +61,31 @@ export async function openLink(
   const isRead = incoming.method === "GET" || incoming.method === "HEAD";
   const link = isRead && isPreview(door) ? linkIn(incoming.url ?? "") : undefined;
   if (link === undefined) return undefined;
+  const open = () => openedBy(deps, door, incoming, { ...link, isSecure });
+  const opened = await deps.linkGuesses.judge(deps.proxies.clientOf(incoming), open);
+  if (opened === undefined) throw wrongPreviewLink();
+  return opened;
+}
+
+/** Undefined: it is for somebody else, or good no more. */
+async function openedBy(
+  deps: LinkDependencies,
+  door: Door,
+  incoming: IncomingMessage,
+  link: { token: string; path: string; isSecure: boolean },
+): Promise<Opened | undefined> {
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
   const { sandbox } = view;
   const preview = { sandbox, port: door.port };
   const opened = await deps.previewLinks.open(link.token, preview);
   if (opened !== undefined)
-    return { path: link.path, cookie: cookieOf(door.port, opened, isSecure) };
+    return { path: link.path, cookie: cookieOf(door.port, opened, link.isSecure) };
   // Opened again later, from a history or a bookmark, it leads there all the same.
   const mayPass =
     sandbox.previewAccess === "public" ||
     (await hasSession(deps.previewLinks, sandbox, door, incoming));
-  if (!mayPass) throw wrongPreviewLink();
-  return { path: link.path };
+  return mayPass ? { path: link.path } : undefined;
 }
 
 function cookieOf(

@@ -1,19 +1,21 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import type { ApiKeyOwner, SandboxView } from "@torpor/db";
+import type { ApiKeyOwner, SandboxView, StreamCredential } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
 import type { ConnectionLimits } from "../connection-limits.ts";
+import type { Guesses } from "../guesses.ts";
 import type { PreviewLinks } from "../preview-links.ts";
 import type { Proxies } from "../proxies.ts";
 import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
-import type { Tokens } from "../tokens.ts";
+import type { TokenGrant, Tokens } from "../tokens.ts";
 import type { UnderWay } from "../under-way.ts";
 import { type Door, isPreview } from "./door.ts";
 import { hasBody } from "./exchange.ts";
+import type { OpenStreams } from "./open-streams.ts";
 import { hasSession } from "./preview-session.ts";
 import { protocolTokenIn } from "./protocol-token.ts";
 import { type HostKeys, type Target, targetOf } from "./target.ts";
@@ -28,6 +30,7 @@ const OPEN_PATHS = new Set(["/health", "/info", "/ping"]);
 export interface RouteDependencies extends WakeDependencies {
   tokens: Tokens;
   previewLinks: PreviewLinks;
+  linkGuesses: Guesses;
   apiKeys: ApiKeys;
   hostKeys: HostKeys;
   waker: Waker;
@@ -36,6 +39,7 @@ export interface RouteDependencies extends WakeDependencies {
   proxies: Proxies;
   underWay: UnderWay;
   connections: Pick<ConnectionLimits, "watch" | "know">;
+  streams: Pick<OpenStreams, "watch">;
 }
 
 /** A request at a door. */
@@ -62,6 +66,8 @@ interface Client {
   budget: string;
   isUser: boolean;
   passesCredentials: boolean;
+  /** By which it passed; undefined: by none. */
+  credential?: StreamCredential;
 }
 
 /** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
@@ -73,10 +79,12 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   const isPublic = isPreview(door) && sandbox.previewAccess === "public";
   // Visitors of a preview do not use up the budget of the sandbox's owner.
   const visitor = { budget: `preview ${sandbox.id}`, isUser: true, passesCredentials: true };
-  const { budget, ...client } = isPublic ? visitor : await authorize(deps, asked, view);
+  const passed: Client = isPublic ? visitor : await authorize(deps, asked, view);
+  const { budget, credential, ...client } = passed;
   if (client.isUser && !isPublic) deps.connections.know(asked.incoming);
   const rateHeaders = await deps.limiter.take(budget);
   deps.underWay.begin(budget, asked.answer);
+  if (credential !== undefined) deps.streams.watch(asked.answer, credential);
   return { view, rateHeaders, ...client };
 }
 
@@ -108,14 +116,18 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const stranger = mayLook ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false } : undefined;
   const token = bearerIn(incoming.headers) ?? protocolTokenIn(incoming.headers);
   const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
-  if (token !== undefined && (await deps.tokens.isFor(token, sandbox))) return user;
+  const grant = token === undefined ? undefined : await deps.tokens.grantOf(token, sandbox);
+  if (grant !== undefined) return { ...user, credential: credentialOf(grant, sandbox.id) };
   // The cookie is what it has of ours: its other credentials are for the application.
-  if (await hasSession(deps.previewLinks, sandbox, door, incoming)) return { ...user, passesCredentials: true };
+  if (await hasSession(deps.previewLinks, sandbox, door, incoming)) {
+    const credential = { sandboxId: sandbox.id, generation: sandbox.tokenGeneration };
+    return { ...user, passesCredentials: true, credential };
+  }
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
-    if (owner.scopes.includes("exec")) return { ...user, budget };
+    if (owner.scopes.includes("exec")) return { ...user, budget, credential: { apiKeyId: owner.apiKeyId } };
     if (stranger !== undefined) return stranger;
     // It counts, as it does on the control plane.
     await deps.limiter.take(budget);
@@ -127,6 +139,10 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const refusal = token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
   noteRefusal(deps, asked, sandbox.id, refusal, owner);
   throw refusal;
+}
+
+function credentialOf({ generation, apiKeyId }: TokenGrant, sandboxId: string): StreamCredential {
+  return { sandboxId, generation, ...(apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId }) };
 }
 
 function isOpen({ door, incoming }: Asked): boolean {

@@ -3,6 +3,7 @@
  *
  * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503 would make a second one. What is left open is deleted (abandoned-create.ts).
  * CS2  Whatever is refused is refused before anything is written.
+ * CS3  A repeat is answered by what it repeats, whatever has become of template and hosts since.
  */
 import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -12,17 +13,18 @@ import {
   acceptCreate,
   type AcceptedOperation,
   type ApiKeyOwner,
+  type OperationRow,
   type Requester,
   type SandboxRow,
+  findRepeat,
   forOrganization,
   sealEnvVars,
-  type TemplateRow,
 } from "@torpor/db";
 import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
+import { ApiError, apiErrorIn, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
 import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
@@ -54,29 +56,29 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     checkFitsMessage(wanted.env_vars ?? {}, deps.maxMessageBytes());
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, owner, limits.createDeadlineMs, wanted);
-    const template = await templateOf(deps, wanted);
-    await checkPlaceable(deps, wantedOf(deps, wanted, template));
-    const accepted = await accept(deps, wanted, template, requester);
+    const accepted = (await repeatOf(deps, requester)) ?? (await accept(deps, wanted, requester));
     const { operation, messages, isNew } = accepted;
     await deps.publishCommitted(messages);
-    if (!isNew) await assertStillThere(deps, operation);
-    reply.headers(await quotaHeadersOf(deps, owner.organizationId, accepted));
-    if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
     const isAnonymous = requester.idempotencyKey === undefined;
     const abandon = async (why: Abandonment) => {
       if (isAnonymous) await deleteAbandoned(deps, { id: operation.sandboxId, organizationId: owner.organizationId }, why);
     };
     const gone = clientGone(request, reply);
-    gone.addEventListener("abort", () => void abandon("client left"), { once: true });
+    // It has ended without a sandbox: nothing is left to delete.
+    let hasFailed = false;
     try {
-      await waitForEnd({ ...deps, limits }, accepted, gone, isAnonymous);
+      if (!isNew) await assertStillThere(deps, operation);
+      reply.headers(await quotaHeadersOf(deps, owner.organizationId, accepted));
+      if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
+      gone.addEventListener("abort", () => void abandon("client left"), { once: true });
+      const ended = await waitForEnd({ ...deps, limits }, accepted, gone, isAnonymous);
+      hasFailed = ended.status !== "succeeded";
+      await assertReached(deps, ended);
       const view = await createdSandbox(deps, operation);
       reply.status(201);
       return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox)), request_id: request.id };
     } catch (error) {
-      // A create that ended with a failure has left nothing to delete; every other error leaves one under way.
-      if (!(error instanceof ApiError) || error.isOpenEnded)
-        await Promise.race([abandon("no answer"), sleep(ABANDON_WAIT_MS, undefined, { ref: false })]);
+      if (!hasFailed) await Promise.race([abandon("no answer"), sleep(ABANDON_WAIT_MS, undefined, { ref: false })]);
       throw error;
     }
   });
@@ -89,17 +91,16 @@ async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: S
   return { auth_token: token, token_expires_at: expiresAt.toISOString() };
 }
 
-/** Throws what the request is to be answered with when the sandbox does not run at its end. */
-async function waitForEnd(deps: Dependencies, accepted: AcceptedOperation, gone: AbortSignal, isAnonymous: boolean): Promise<void> {
+/** Throws what the request is to be answered with when it does not end in time. */
+async function waitForEnd(deps: Dependencies, accepted: AcceptedOperation, gone: AbortSignal, isAnonymous: boolean): Promise<OperationRow> {
   const { operation } = accepted;
   const waited = await waitForOperation(deps, accepted, gone);
-  if (waited.kind === "ended") return await assertReached(deps, waited.operation);
+  if (waited.kind === "ended") return waited.operation;
   if (waited.kind === "stopping") throw stopping();
   if (!isAnonymous) throw operationInProgress(operation.id, "create", deps.limits.waitMs);
   throw new ApiError("OPERATION_TIMEOUT", "The sandbox did not come up in time. It is being deleted; create another one.", {
     details: { operation_id: operation.id, sandbox_id: operation.sandboxId },
     headers: { "retry-after": "5" },
-    isOpenEnded: true,
   });
 }
 
@@ -133,12 +134,16 @@ function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: nu
   throw invalidRequest([{ field: "env_vars", message }]);
 }
 
-async function accept(
-  deps: Dependencies,
-  body: CreateSandboxBody,
-  template: TemplateRow,
-  requester: Requester,
-): Promise<AcceptedOperation> {
+/** What was accepted of this request before (CS3). Throws the 422 of a key that was sent with another one. */
+async function repeatOf(deps: Dependencies, requester: Requester): Promise<AcceptedOperation | undefined> {
+  const repeat = await findRepeat(forOrganization(deps.db, requester.organizationId), requester);
+  if (repeat?.kind === "key_reused") throw keyReused();
+  return repeat;
+}
+
+async function accept(deps: Dependencies, body: CreateSandboxBody, requester: Requester): Promise<AcceptedOperation> {
+  const template = await templateOf(deps, body);
+  await checkPlaceable(deps, wantedOf(deps, body, template));
   const { id: templateId, name: templateName } = template;
   const sandbox = {
     templateId,
@@ -159,7 +164,8 @@ async function accept(
     const accepted = await acceptCreate(db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
       (error: unknown) => {
         // The connection may have broken after the commit: then it is there, and the client will send another create.
-        if (requester.idempotencyKey === undefined)
+        // What got no turn at the database (a 429) was not begun.
+        if (requester.idempotencyKey === undefined && apiErrorIn(error) === undefined)
           void deleteAbandoned(deps, { id, organizationId: requester.organizationId }, "no answer");
         throw error;
       },

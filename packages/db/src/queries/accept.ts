@@ -126,7 +126,7 @@ async function insertOperation(tx: Tx, sandboxId: string, { deadlineMs, ...queue
   return row;
 }
 
-/** What the key was used for before. */
+/** The operation that was accepted of this very request before; undefined: none was, or it has no key. */
 export async function findRepeat(tx: Tx, requester: Requester): Promise<AcceptedOperation | { kind: "key_reused" } | undefined> {
   if (requester.idempotencyKey === undefined) return undefined;
   const [operation] = await tx

@@ -4,7 +4,19 @@
  */
 import { createHash } from "node:crypto";
 import { type Scope, SCOPES, TENANT_SCOPES } from "@torpor/contracts";
-import { and, asc, desc, eq, getTableColumns, gt, isNull, lt, or, sql } from "drizzle-orm";
+import {
+  and,
+  asc,
+  desc,
+  eq,
+  getTableColumns,
+  gt,
+  isNull,
+  lt,
+  or,
+  type SQL,
+  sql,
+} from "drizzle-orm";
 import { type Database, openDatabase, type Tx } from "../client.ts";
 import { apiKeys, organizations } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
@@ -42,20 +54,50 @@ export async function findApiKey(db: Tx, apiKey: string): Promise<FoundApiKey | 
 }
 
 /**
- * Whether a key is good, or the one that a rotation made of it, and so on. A key that was revoked
- * after its rotation hands nothing on: only the rotation itself ends it in the moment in which it
- * makes the next.
+ * Keys, those that rotations made of them, and so on, each with the one that it comes of (`root`).
+ * One that was revoked after its rotation hands nothing on: only the rotation itself ends it in the
+ * moment in which it makes the next.
  */
+const heirsOf = (roots: SQL) => sql`heirs AS (
+  SELECT id AS root, id, created_at, expires_at, revoked_at, replaced_by
+  FROM api_keys WHERE id IN (${roots})
+  UNION
+  SELECT heirs.root, next.id, next.created_at, next.expires_at, next.revoked_at, next.replaced_by
+  FROM heirs JOIN api_keys next ON next.id = heirs.replaced_by
+  WHERE heirs.revoked_at IS NULL OR heirs.revoked_at = next.created_at)`;
+const isGoodKey = sql`revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())`;
+
+/** Whether a key is good, or one of its heirs. */
 export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
-  const rows = await db.execute(sql`
-    WITH RECURSIVE heirs AS (
-      SELECT id, created_at, expires_at, revoked_at, replaced_by FROM api_keys WHERE id = ${id}
-      UNION
-      SELECT next.id, next.created_at, next.expires_at, next.revoked_at, next.replaced_by
-      FROM heirs JOIN api_keys next ON next.id = heirs.replaced_by
-      WHERE heirs.revoked_at IS NULL OR heirs.revoked_at = next.created_at)
-    SELECT FROM heirs WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now()) LIMIT 1`);
+  const rows = await db.execute(
+    sql`WITH RECURSIVE ${heirsOf(sql`${id}`)} SELECT FROM heirs WHERE ${isGoodKey} LIMIT 1`,
+  );
   return rows.length > 0;
+}
+
+/** What a client showed at the edge. */
+export type StreamCredential =
+  /** What was got for a sandbox, of this generation; with the key that got it, where that is known. */
+  { sandboxId: string; generation: number; gotWithKeyId?: number } | { apiKeyId: number };
+
+/** Those that are good no more, by their places in the list. One query, however many there are. */
+export async function findEndedCredentials(
+  db: Tx,
+  shown: readonly StreamCredential[],
+): Promise<number[]> {
+  const asked = JSON.stringify(shown.map((one, place) => ({ place, ...one })));
+  const rows = await db.execute(sql`
+    WITH RECURSIVE asked AS MATERIALIZED (
+      SELECT * FROM jsonb_to_recordset(${asked}::jsonb) AS one
+        (place int, "sandboxId" text, generation int, "gotWithKeyId" int, "apiKeyId" int)),
+    ${heirsOf(sql`SELECT "gotWithKeyId" FROM asked`)},
+    alive AS (SELECT root FROM heirs WHERE ${isGoodKey})
+    SELECT place FROM asked LEFT JOIN sandboxes ON sandboxes.id = "sandboxId"
+    WHERE CASE WHEN "apiKeyId" IS NOT NULL
+      THEN NOT EXISTS (SELECT FROM api_keys WHERE id = "apiKeyId" AND ${isGoodKey})
+      ELSE sandboxes.id IS NULL OR asked.generation < sandboxes.token_generation
+        OR ("gotWithKeyId" IS NOT NULL AND "gotWithKeyId" NOT IN (SELECT root FROM alive)) END`);
+  return rows.map((row: Record<string, unknown>) => Number(row["place"]));
 }
 
 /** Notes that a key was used now, unless that was noted within the last minute. */

@@ -1,0 +1,91 @@
+/** Creates that get no turn at the database: what was begun is deleted, what was not is left alone. */
+import {
+  createTemplate,
+  forEveryOrganization,
+  openDatabase,
+  registerHost,
+  type TakeTurn,
+} from "@torpor/db";
+import { aHost, openTestDatabase, startPostgres, type TestDatabase, until } from "@torpor/testkit";
+import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { DEFAULT_LIMITS } from "../src/deps.ts";
+import { tooManyRequests } from "../src/errors.ts";
+import { appWith } from "./support/app.ts";
+
+const TEMPLATE = "code-interpreter";
+const started = new AsyncDisposableStack();
+let database: TestDatabase;
+let app: ReturnType<typeof appWith>;
+/** By the number of the turn since it was set. */
+let isRefused: (turn: number) => boolean = () => false;
+let turns = 0;
+let accepted = () => {};
+
+const takeTurn: TakeTurn = async (work) => {
+  turns += 1;
+  if (isRefused(turns)) throw tooManyRequests("Too many wait.", 1);
+  return await work();
+};
+const operations = async () => await database.sql`SELECT kind FROM operations ORDER BY created_at`;
+const create = () =>
+  app.inject({
+    method: "POST",
+    url: "/v1/sandboxes",
+    headers: { "x-api-key": "test-key" },
+    payload: { template_name: TEMPLATE },
+  });
+
+beforeAll(async () => {
+  database = started.use(await openTestDatabase(started.use(await startPostgres())));
+  const host = aHost("host-1");
+  await registerHost(database.db, host, 60_000);
+  const [image] = host.images;
+  if (image === undefined) throw new Error("a host of tests has an image");
+  const texts = { displayName: TEMPLATE, description: "", category: "test", language: "python" };
+  const facts = { ...texts, ...image.defaults, imageSha256: image.sha256 };
+  await createTemplate(database.db, TEMPLATE, facts);
+  const handle = openDatabase(database.url, { maxConnections: 4, takeTurn });
+  started.defer(() => handle.close());
+  app = appWith({
+    db: forEveryOrganization(handle.db),
+    limits: { ...DEFAULT_LIMITS, waitMs: 200, createDeadlineMs: 100, lookEveryMs: 50 },
+    publishCommitted: async () => accepted(),
+  });
+  started.defer(() => app.close());
+  await app.ready();
+});
+afterAll(async () => {
+  await started.disposeAsync();
+});
+beforeEach(async () => {
+  isRefused = () => false;
+  accepted = () => {};
+  // The key is known from now on.
+  await app.inject({ url: "/v1/sandboxes", headers: { "x-api-key": "test-key" } });
+  await database.sql`DELETE FROM operations`;
+});
+
+test("a create that was refused its turn was not begun: nothing is asked to delete it", async () => {
+  // Its template and the hosts are looked up; the third turn is the transaction's.
+  turns = 0;
+  isRefused = (turn) => turn >= 3;
+  expect((await create()).statusCode).toBe(429);
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(turns).toBe(3);
+  expect(await operations()).toEqual([]);
+});
+
+test("one that was begun is deleted, though every look at it, and the first try of that, got no turn", async () => {
+  let isBegun = false;
+  accepted = () => {
+    if (isBegun) return;
+    isBegun = true;
+    isRefused = () => true;
+  };
+  const answer = await create();
+  expect(answer.statusCode).toBe(409);
+  isRefused = () => false;
+  await until("it is deleted", async () =>
+    (await operations()).some(({ kind }) => kind === "delete"),
+  );
+});

@@ -1,0 +1,103 @@
+/**
+ * Strangers at every door of a live fleet, and a neighbour who goes on meanwhile: each attack of the
+ * table comes to nothing, no lease is lost, and the neighbour's requests take at most twice as long
+ * as without it.
+ *
+ * Those times are compared with others of the same minutes: each window under attack stands beside
+ * a quiet one, medians of many pairs decide, and attackers keep to a rate. What their own processes
+ * take of the machine is allowed for.
+ */
+import { startTestFleet, type TestFleet } from "@torpor/testkit";
+import postgres from "postgres";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import {
+  ATTACKS_OF_CLIENTS,
+  ATTACKS_OF_HOSTS,
+  type ClientAttack,
+  type HostAttack,
+} from "./support/attacks.ts";
+import { BY_CLIENTS } from "./support/attacks-of-clients.ts";
+import { ON_HOSTS } from "./support/attacks-of-hosts.ts";
+import { Neighbour, noticedIn, watchDuring } from "./support/neighbour.ts";
+import {
+  type Body,
+  controlBus,
+  HONEST_HOST,
+  hostBus,
+  HOSTILE_HOST,
+  pathOf,
+  type Target,
+  type Try,
+} from "./support/target.ts";
+
+/** At least. */
+const PAIRS = 7;
+
+const started = new AsyncDisposableStack();
+let fleet: TestFleet;
+let shared: Omit<Target, "sandbox">;
+beforeAll(async () => {
+  fleet = started.use(await startTestFleet({ gatewayEnv: { RATE_LIMIT_PER_MINUTE: "60000" } }));
+  const sql = postgres(fleet.fleet.state.databaseUrl, { max: 2, onnotice: () => {} });
+  started.defer(() => sql.end());
+  const [host, control] = [await hostBus(fleet), await controlBus(fleet)];
+  started.defer(async () => void (await Promise.all([host.close(), control.close()])));
+  await fleet.call("POST", "/v1/organizations", { body: { name: "others" } });
+  const key = { name: "theirs", organization: "others", scopes: ["read", "lifecycle", "exec"] };
+  const tenantKey = String((await fleet.call("POST", "/v1/keys", { body: key })).body["secret"]);
+  await fleet.call("POST", `/v1/hosts/${HONEST_HOST}/cordon`);
+  const ownOfHost = await createOn(HOSTILE_HOST);
+  await fleet.call("POST", `/v1/hosts/${HONEST_HOST}/uncordon`);
+  await fleet.call("POST", `/v1/hosts/${HOSTILE_HOST}/cordon`);
+  const create = (body?: Body) => createOn(HONEST_HOST, body);
+  shared = { fleet, sql, host, control, tenantKey, ownOfHost, create };
+});
+afterAll(async () => {
+  await started.disposeAsync();
+});
+
+/** The other one is cordoned. */
+async function createOn(hostId: string, body: Body = {}): Promise<Body> {
+  const given = { template_name: "code-interpreter", ...body };
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body: given });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  expect(answer.body).toMatchObject({ node_id: hostId });
+  return answer.body;
+}
+
+async function comesToNothing(attempt: Try): Promise<void> {
+  const sandbox = await shared.create();
+  const { url, apiKey } = fleet;
+  await using neighbour = new Neighbour({ url, apiKey, id: String(sandbox["id"]) });
+  // Whatever is done for the first time is done.
+  await neighbour.window();
+  const target = { ...shared, sandbox };
+  const tried = await attempt(target);
+  const pairs = await watchDuring(neighbour, tried.during, PAIRS);
+  await tried.check();
+  const { body } = await fleet.call("GET", `/v1/hosts/${HONEST_HOST}/events?limit=1000`);
+  const lost = (body["data"] as Body[]).filter(({ fact }) => fact === "lost");
+  expect(lost, "no lease is lost").toEqual([]);
+  const { get, transition, atMost } = noticedIn(pairs);
+  const told = `of ${pairs.length} pairs, ${JSON.stringify(pairs.slice(-3))}`;
+  expect(get, `times as long for a GET, ${told}`).toBeLessThanOrEqual(atMost);
+  expect(transition, `times as long for a transition, ${told}`).toBeLessThanOrEqual(atMost);
+  expect((await fleet.call("DELETE", pathOf(sandbox))).status).toBe(200);
+}
+
+type Named = { attack: string; outcome: string; isOrdinary?: boolean };
+const tagsOf = ({ isOrdinary = false }: Named) => (isOrdinary ? {} : { tags: ["exhaustive"] });
+
+describe("a host", () => {
+  for (const [name, row] of Object.entries(ATTACKS_OF_HOSTS))
+    test(`${row.attack}: ${row.outcome}`, tagsOf(row), () =>
+      comesToNothing(ON_HOSTS[name as HostAttack]),
+    );
+});
+
+describe("a client", () => {
+  for (const [name, row] of Object.entries(ATTACKS_OF_CLIENTS))
+    test(`${row.attack}: ${row.outcome}`, tagsOf(row), () =>
+      comesToNothing(BY_CLIENTS[name as ClientAttack]),
+    );
+});

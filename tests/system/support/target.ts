@@ -1,0 +1,71 @@
+/** A live fleet with somebody to attack it: what an attack needs, and what it is to leave as it was. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { type Bus, connectBus } from "@torpor/bus";
+import { tlsFilesOf } from "@torpor/fleet";
+import type { TestFleet } from "@torpor/testkit";
+import type postgres from "postgres";
+
+export type Body = Record<string, unknown>;
+
+export const HONEST_HOST = "host-1";
+/** Its keys are the attacker's. */
+export const HOSTILE_HOST = "host-2";
+
+export interface Target {
+  fleet: TestFleet;
+  sql: postgres.Sql;
+  /** With the hostile host's keys. */
+  host: Bus;
+  /** With the control side's. */
+  control: Bus;
+  /** A key of another organization than the neighbour's. */
+  tenantKey: string;
+  /** Of the neighbour: on the honest host, running, paused and resumed all the time. */
+  sandbox: Body;
+  /** One that runs on the hostile host. */
+  ownOfHost: Body;
+  /** One more of the neighbour's organization, on the honest host. */
+  create(body?: Body): Promise<Body>;
+}
+
+/** What is done, again and again while the neighbour is watched, and what has come of it. */
+export interface Tried {
+  during(signal: AbortSignal): Promise<void>;
+  /** Throws when it has come to more than it should. */
+  check(): Promise<void>;
+}
+
+export type Try = (target: Target) => Promise<Tried>;
+
+export async function hostBus({ fleet }: TestFleet): Promise<Bus> {
+  const { natsSeedFile, tls } = fleet.joinSecrets(HOSTILE_HOST);
+  const access = { url: fleet.state.natsUrl, seed: await readFile(natsSeedFile, "utf8") };
+  return await connectBus({ ...access, tlsFiles: tls, name: "attacker", hostId: HOSTILE_HOST });
+}
+
+export async function controlBus({ fleet }: TestFleet): Promise<Bus> {
+  const seed = await readFile(join(fleet.dir, "secrets/nats-control.seed"), "utf8");
+  const tlsFiles = tlsFilesOf(fleet.dir, "scheduler");
+  return await connectBus({ url: fleet.state.natsUrl, seed, tlsFiles, name: "operator" });
+}
+
+export const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
+
+/** Whatever is said of a failed attack: the answer, whole. */
+export function assertThat(isSo: boolean, what: string, seen: unknown): void {
+  if (!isSo) throw new Error(`${what}: ${JSON.stringify(seen)}`);
+}
+
+interface Event {
+  fact: string;
+  to: string | null;
+  operation: string | null;
+}
+
+/** All that there are, oldest first. */
+export async function eventsOf({ sql }: Target, sandbox: Body): Promise<Event[]> {
+  return await sql<Event[]>`
+    SELECT fact, to_state AS to, operation_id AS operation FROM sandbox_events
+    WHERE sandbox_id = ${String(sandbox["id"])} ORDER BY seq`;
+}
