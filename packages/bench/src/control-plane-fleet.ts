@@ -1,4 +1,4 @@
-/** The fleet that is measured: durable as it is shipped, with bench hosts in place of node-agents. */
+/** The fleet that is measured: durable as it is shipped, with bench hosts for node-agents. */
 import { createHash } from "node:crypto";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,7 +21,7 @@ export interface ControlPlaneShape {
   hosts: number;
   gateways: number;
   schedulers: number;
-  /** How sandboxes are reached: `loopback` is that of a local fleet, `domain` that of a deployment. */
+  /** How sandboxes are reached: `loopback` as in a local fleet, `domain` as in a deployment. */
   edge: (typeof EDGES)[number];
   isDurable: boolean;
 }

@@ -1,4 +1,4 @@
-/** Job queues beside the control plane: the same Postgres, the same run, one job for each request. */
+/** Job queues beside the control plane: the same Postgres, the same run, a job for each request. */
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { claimPort } from "@torpor/service";
