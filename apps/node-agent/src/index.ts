@@ -1,4 +1,4 @@
-/** What a host says and asks, without the virtual machines: for a program that stands for hosts (packages/bench). */
+/** What a host says and asks, without virtual machines: for a program that stands for hosts. */
 export type { CommitAnswer } from "./lifecycle/context.ts";
 export { commitAsker } from "./shell/commit.ts";
 export { beat, keepLease, type Membership } from "./shell/membership.ts";

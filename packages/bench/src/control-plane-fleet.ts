@@ -1,6 +1,6 @@
-/** The fleet that is measured: durable as it is shipped, with bench hosts in place of node-agents. */
+/** The fleet that is measured: durable as it is shipped, with bench hosts for node-agents. */
 import { createHash } from "node:crypto";
-import { mkdir, rm, symlink, writeFile } from "node:fs/promises";
+import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Fleet, waitWell } from "@torpor/fleet";
 import { localProgram, prepareLocalPrograms } from "@torpor/programs";
@@ -21,7 +21,7 @@ export interface ControlPlaneShape {
   hosts: number;
   gateways: number;
   schedulers: number;
-  /** How sandboxes are reached: `loopback` is that of a local fleet, `domain` that of a deployment. */
+  /** How sandboxes are reached: `loopback` as in a local fleet, `domain` as in a deployment. */
   edge: (typeof EDGES)[number];
   isDurable: boolean;
 }
@@ -41,29 +41,30 @@ export async function startControlPlane(
   signal: AbortSignal,
 ): Promise<ControlPlane> {
   await prepareLocalPrograms();
-  const imagesDir = `${place.dir}-images`;
-  await writeImage(imagesDir);
+  const imagesDir = join(place.dir, "images");
   const guestHosts = Array.from({ length: shape.hosts }, (_, at) => benchHostId(at));
   const { gateways, schedulers, isDurable } = shape;
-  const given = { imagesDir, hosts: 0, guestHosts, gateways, schedulers, isDurable };
-  const gatewayEnv = { ...NO_BOUNDS, ...(await edgeSettings(shape)), LOG_LEVEL: "warn" };
-  const schedulerEnv = { LOG_LEVEL: "warn" };
-  const programs = { driver: "simulated", gatewayEnv, schedulerEnv } as const;
-  const started = await startBenchFleet(place, { ...given, ...programs }, signal).catch(
-    async (error: unknown) => {
-      await rm(imagesDir, { recursive: true, force: true });
-      throw error;
+  const { fleet, close } = await startBenchFleet(
+    place,
+    {
+      imagesDir,
+      prepareImages: () => writeImage(imagesDir),
+      hosts: 0,
+      guestHosts,
+      gateways,
+      schedulers,
+      isDurable,
+      driver: "simulated",
+      gatewayEnv: { ...NO_BOUNDS, ...(await edgeSettings(shape)), LOG_LEVEL: "warn" },
+      schedulerEnv: { LOG_LEVEL: "warn" },
     },
+    signal,
   );
-  const { fleet } = started;
   return {
     fleet,
     startHosts: (filled, startSignal) => startHosts(fleet, guestHosts, filled, startSignal),
     stopHosts: () => fleet.detach(BENCH_HOSTS),
-    close: async () => {
-      await started.close();
-      await rm(imagesDir, { recursive: true, force: true });
-    },
+    close,
   };
 }
 
@@ -86,7 +87,6 @@ async function edgeSettings({
 
 /** The fleet makes a template of it. */
 async function writeImage(imagesDir: string): Promise<void> {
-  await rm(imagesDir, { recursive: true, force: true });
   await mkdir(join(imagesDir, IMAGE_SHA256), { recursive: true });
   const texts = { displayName: "Bench", description: "No virtual machine", language: "python" };
   const image = { format: 1, templateName: TEMPLATE, sha256: IMAGE_SHA256, ...texts };

@@ -47,9 +47,10 @@ const PACED_SANDBOXES = 128;
 
 export async function measureControlPlane(options: ControlPlaneOptions): Promise<BenchResult> {
   const { root, shape, signal, say } = options;
-  checkOpenFiles(
-    2 * shape.hosts + 4 * Math.max(PACED_SANDBOXES, options.accepts, ...options.clients),
-  );
+  checkSteps(options.steps);
+  // A connection for each client, and on the loopback edge a listener for each sandbox.
+  const most = Math.max(PACED_SANDBOXES, options.accepts, ...options.clients);
+  checkOpenFiles(2 * (shape.hosts + most));
   say(`starting a fleet with ${shape.hosts} bench hosts`);
   await using started = await openControlPlane(options, shape, signal);
   await started.startHosts(0, signal);
@@ -58,6 +59,12 @@ export async function measureControlPlane(options: ControlPlaneOptions): Promise
   const { seconds, warmUpSeconds } = options;
   const settings = { hosts, gateways, schedulers, edge, isDurable, seconds, warmUpSeconds };
   return await resultOf(root, "control-plane", settings, steps);
+}
+
+/** Throws a line when they do not go together. */
+export function checkSteps(steps: readonly ControlPlaneStep[]): void {
+  if (steps.includes("paced") && !steps.includes("closed"))
+    throw new Error("the step paced goes by the closed loop: add closed to --steps");
 }
 
 export interface OpenControlPlane extends Meters, AsyncDisposable {
@@ -146,6 +153,7 @@ export class Steps {
           name: `closed-${clients}`,
           unit: "transition",
           clients,
+          requestsBefore: 2 * clients,
           prepare: () => closedLoop(call, clients),
         }));
       case "create-delete":
@@ -186,8 +194,6 @@ export class Steps {
   private async paced(): Promise<StepResult> {
     const closed = this.results.filter(({ name }) => name.startsWith("closed-"));
     const half = Math.max(...closed.map(({ perSecond }) => perSecond)) / 2;
-    if (!Number.isFinite(half))
-      throw new Error("paced goes by the closed loop: add closed to --steps");
     const prepare = () => pacedLoop(this.plane.call, PACED_SANDBOXES, half);
     const plan = { name: "paced", unit: "transition", clients: PACED_SANDBOXES, prepare };
     return { ...(await this.plain(plan)), extra: { askedPerSecond: half } };

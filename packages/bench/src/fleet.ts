@@ -1,11 +1,13 @@
 /** Fleets for measurements: in directories of their own, gone with them. */
+import { createHash } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { Fleet, type FleetOptions, removeFleet } from "@torpor/fleet";
+import { tryClaimName } from "@torpor/service";
 
 export interface BenchFleet {
   fleet: Fleet;
-  close(): Promise<void>;
+  close: () => Promise<void>;
 }
 
 export interface Place {
@@ -17,12 +19,14 @@ export interface Place {
 
 export const benchDir = (root: string, name: string) => join(root, ".torpor/bench", name);
 
-/** Ends and removes what an earlier one has left there. */
+/** Ends and removes what an earlier one has left there. Throws a line while that one still runs. */
 export async function startBenchFleet(
   { root, dir }: Place,
   given: Pick<FleetOptions, "imagesDir"> & Partial<FleetOptions>,
   signal: AbortSignal,
 ): Promise<BenchFleet> {
+  using held = new DisposableStack();
+  held.use(await takePlace(dir));
   await removeFleet(dir);
   const fleet = await Fleet.start(
     {
@@ -41,11 +45,22 @@ export async function startBenchFleet(
     () => {},
     signal,
   );
+  const place = held.move();
   return {
     fleet,
     close: async () => {
       await fleet.down({ isDiscarded: true });
       await rm(dir, { recursive: true, force: true });
+      place.dispose();
     },
   };
+}
+
+/** This process's until it is disposed, or ends. */
+async function takePlace(dir: string): Promise<Disposable> {
+  const name = `bench-${createHash("sha256").update(dir).digest("hex")}`;
+  const place = await tryClaimName(name);
+  if (place === undefined)
+    throw new Error(`the same benchmark runs already, in ${dir}: wait for it, or end it`);
+  return place;
 }

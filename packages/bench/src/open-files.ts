@@ -1,4 +1,6 @@
-/** How many files a program may have open here: sockets count, and each program of a fleet has many. */
+/**
+ * How many files a program may have open here: sockets count, and each program of a fleet has many.
+ */
 import { readFileSync } from "node:fs";
 
 /** Of what each program opens for itself. */

@@ -1,4 +1,4 @@
-/** Job queues beside the control plane: the same Postgres, the same run, one job for each request. */
+/** Job queues beside the control plane: the same Postgres, the same run, a job for each request. */
 import { fileURLToPath } from "node:url";
 import { join } from "node:path";
 import { claimPort } from "@torpor/service";
@@ -24,7 +24,7 @@ const SERVER = fileURLToPath(new URL("peers/server.ts", import.meta.url));
 
 export async function measurePeers(options: PeersOptions): Promise<BenchResult> {
   const { root, shape, clients, signal, say } = options;
-  checkOpenFiles(2 * shape.hosts + 4 * Math.max(...clients));
+  checkOpenFiles(2 * (shape.hosts + Math.max(...clients)));
   say(`starting a fleet with ${shape.hosts} bench hosts`);
   await using plane = await openControlPlane(options, shape, signal);
   await plane.startHosts(0, signal);

@@ -1,6 +1,9 @@
-/** A control plane with many sandboxes that stand still: what they cost, and what is left for one that moves. */
+/**
+ * A control plane with many sandboxes that stand still: what they cost, and what is left for one that
+ * moves.
+ */
 import type { ControlPlaneShape } from "./control-plane-fleet.ts";
-import { type ControlPlaneOptions, openControlPlane, Steps } from "./control-plane.ts";
+import { checkSteps, type ControlPlaneOptions, openControlPlane, Steps } from "./control-plane.ts";
 import { resultOf } from "./machine.ts";
 import { checkOpenFiles } from "./open-files.ts";
 import type { BenchResult } from "./report/result.ts";
@@ -24,7 +27,9 @@ export async function measureScale(options: ScaleOptions): Promise<BenchResult> 
   const sandboxes = shape.hosts * sandboxesPerHost;
   if (sandboxes > MAX_SANDBOXES)
     throw new Error(`${sandboxes} sandboxes are too many: ${MAX_SANDBOXES} at most`);
-  checkOpenFiles(2 * shape.hosts + 4 * Math.max(...options.clients));
+  checkSteps(options.steps);
+  const served = shape.edge === "loopback" ? sandboxes : 0;
+  checkOpenFiles(2 * (shape.hosts + Math.max(...options.clients)) + served);
   say(`starting a fleet with ${shape.hosts} bench hosts`);
   await using plane = await openControlPlane(options, shape, signal);
   const { sql } = plane;

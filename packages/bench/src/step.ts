@@ -20,8 +20,14 @@ export interface StepPlan {
   clients: number;
   /** Two for a unit that is a create and a delete. */
   requestsPerUnit?: number;
+  /** So many have to be done before its window: all clients begin with the same one. */
+  requestsBefore?: number;
   prepare(): Load | Promise<Load>;
 }
+
+/** A control plane that is slower is measured as it is. */
+const BEFORE_LIMIT_MS = 30_000;
+const LOOK_EVERY_S = 0.1;
 
 export const NOTHING: Load = { run: async () => {}, close: async () => {} };
 
@@ -42,6 +48,7 @@ export async function measureStep(
   const units = () => tally.count() / requestsPerUnit;
   try {
     await wait(timing.warmSeconds, signal);
+    await untilDone(tally, plan.requestsBefore ?? 0, signal);
     const window = await Window.begin(meters);
     tally.open();
     await wait(timing.seconds, signal);
@@ -57,6 +64,11 @@ export async function measureStep(
     await running;
     if (!signal.aborted) await load.close();
   }
+}
+
+async function untilDone(tally: Tally, requests: number, signal: AbortSignal): Promise<void> {
+  const deadlineMs = performance.now() + BEFORE_LIMIT_MS;
+  while (tally.done < requests && performance.now() < deadlineMs) await wait(LOOK_EVERY_S, signal);
 }
 
 async function countIn(
