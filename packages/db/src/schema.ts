@@ -182,6 +182,10 @@ export const hosts = pgTable(
     /** Since when it is not let in any more: its lease is not renewed. */
     revokedAt: at("revoked_at"),
     lastBeatAt: at("last_beat_at"),
+    /** Digest of the inventory that was compared with the rows here; what there is still to say about it is in `host_checks`. Null: a whole one is wanted. */
+    reconciledInventory: text("reconciled_inventory"),
+    /** Then a whole one is wanted again. */
+    reconciledUntil: at("reconciled_until"),
     registeredAt: at("registered_at").notNull().defaultNow(),
   },
   (host) => [
@@ -369,8 +373,25 @@ export const hostInventoryParts = pgTable(
     digest: text("digest").notNull(),
     firstSandboxId: text("first_sandbox_id").notNull(),
     entries: jsonb("entries").$type<InventoryEntry[]>().notNull(),
+    /** Null: of a version that did not count. */
+    entryCount: integer("entry_count"),
   },
   (part) => [primaryKey({ columns: [part.hostId, part.digest, part.firstSandboxId] })],
+);
+
+/**
+ * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a trigger on `sandboxes` notes that, migration 0017), and each about which host and database
+ * disagree. Beside the reconciled inventory this is all that there is to compare.
+ */
+export const hostChecks = pgTable(
+  "host_checks",
+  {
+    hostId: text("host_id").notNull(),
+    sandboxId: text("sandbox_id").notNull(),
+    /** Generation of the sandbox when it came or left: what was reported before that does not end the check. */
+    version: count("version").notNull().default(0),
+  },
+  (item) => [primaryKey({ columns: [item.hostId, item.sandboxId] })],
 );
 
 export const sandboxes = pgTable(

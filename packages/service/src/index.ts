@@ -1,4 +1,5 @@
 export { backoffMs, pause } from "./backoff.ts";
+export { Batches } from "./batches.ts";
 export { ConfigurationError, configured, convertTexts, loadConfig, readSecret, readSecrets } from "./config.ts";
 export { createEnvelope, type Envelope, envelopeFrom, type KeyManagement, keysOf } from "./envelope.ts";
 export { startHealthServer } from "./health.ts";

@@ -1,6 +1,15 @@
 /** Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a test given by it. */
 import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
-import { acceptCreate, findSandboxRow, inTransaction, moveOperation, moveSandbox, type Requester, type SandboxRow } from "@torpor/db";
+import {
+  acceptCreate,
+  findSandboxRow,
+  type HostBeat,
+  inTransaction,
+  moveOperation,
+  moveSandbox,
+  type Requester,
+  type SandboxRow,
+} from "@torpor/db";
 import type { SettledState } from "@torpor/state-machine";
 import type { TestDatabase } from "./database.ts";
 import { SIMULATED_TEMPLATE } from "./simulated-image.ts";
@@ -71,6 +80,11 @@ export async function leasesCouldBeRenewed({ sql }: Pick<TestDatabase, "sql">, f
 
 export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>): Observation {
   return { type: "observation", version: 1, epoch: 1, opSeq: 1, revision: 1, observedAt: new Date().toISOString(), ...given };
+}
+
+/** What a host's heartbeat says beside its inventory. */
+export function aBeat(hostId: string, given: Partial<HostBeat> = {}): HostBeat {
+  return { hostId, load: { vms: 0, residentBytes: 0, diskFreeMib: 1 }, activity: [], replication: [], fetches: [], ...given };
 }
 
 /** A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been created and brought there. */
