@@ -260,7 +260,7 @@ export const hostEvents = pgTable(
     cause: jsonb("cause").$type<Cause>(),
     occurredAt: at("occurred_at").notNull().defaultNow(),
   },
-  (event) => [index("host_events_host").on(event.hostId, event.id)],
+  (event) => [index("host_events_host").on(event.hostId, event.id), index("host_events_occurred_at").on(event.occurredAt)],
 );
 
 /** One drain of a host, from its request to the last sandbox. */
@@ -476,18 +476,24 @@ export const sandboxes = pgTable(
       .on(sandbox.edgeAddress)
       .where(sql`state <> 'deleted'`),
     index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
-    index("sandboxes_kept")
-      .on(sandbox.organizationId)
+    index("sandboxes_listed")
+      .on(sandbox.organizationId, sandbox.settledState, sandbox.id)
       .where(sql`state NOT IN ('deleting', 'deleted')`),
+    index("sandboxes_region")
+      .on(sandbox.organizationId, sandbox.region, sandbox.id)
+      .where(sql`state NOT IN ('deleting', 'deleted')`),
+    index("sandboxes_metadata")
+      .using("gin", sandbox.metadata.op("jsonb_path_ops"))
+      .where(sql`state NOT IN ('deleting', 'deleted') AND metadata <> '{}'`),
     index("sandboxes_host")
-      .on(sandbox.hostId)
+      .on(sandbox.hostId, sandbox.state)
       .where(sql`host_id IS NOT NULL`),
     index("sandboxes_origin_host")
       .on(sandbox.originHostId)
       .where(sql`origin_host_id IS NOT NULL`),
     index("sandboxes_expiry")
       .on(sandbox.expiresAt)
-      .where(sql`expires_at IS NOT NULL`),
+      .where(sql`expires_at IS NOT NULL AND state NOT IN ('deleting', 'deleted')`),
     index("sandboxes_anti_affinity")
       .on(sandbox.organizationId, sandbox.antiAffinity)
       .where(sql`anti_affinity IS NOT NULL`),
@@ -495,8 +501,17 @@ export const sandboxes = pgTable(
       .on(sandbox.id)
       .where(sql`last_seq > 10000`),
     index("sandboxes_auto_pause")
-      .on(sandbox.lastActiveAt)
+      .on(sql`((last_active_at AT TIME ZONE 'UTC') + auto_pause_idle_seconds * interval '1 second')`)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),
+    index("sandboxes_deleting")
+      .on(sandbox.updatedAt)
+      .where(sql`state = 'deleting'`),
+    index("sandboxes_paused")
+      .on(sandbox.updatedAt)
+      .where(sql`state = 'paused'`),
+    index("sandboxes_restorable")
+      .on(sandbox.hostId)
+      .where(sql`on_host_loss = 'restore' AND state IN ('running', 'pausing', 'resuming', 'stopping', 'starting')`),
   ],
 );
 
@@ -556,7 +571,10 @@ export const operations = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     index("operations_open")
       .on(operation.deadlineAt)
-      .where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
+      .where(sql`status IN ('waiting', 'executing', 'outcome_unknown') AND committed_at IS NULL`),
+    index("operations_waiting_since")
+      .on(operation.createdAt)
+      .where(sql`status = 'waiting'`),
     index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
     index("operations_waiting")
       .on(operation.organizationId)
@@ -617,7 +635,12 @@ export const snapshots = pgTable(
     /** Consumed by a resume, dropped by a stop, or deleted. */
     droppedAt: at("dropped_at"),
   },
-  (snapshot) => [primaryKey({ columns: [snapshot.sandboxId, snapshot.generation] })],
+  (snapshot) => [
+    primaryKey({ columns: [snapshot.sandboxId, snapshot.generation] }),
+    index("snapshots_unstored")
+      .on(snapshot.sandboxId)
+      .where(sql`dropped_at IS NULL AND store_key IS NULL`),
+  ],
 );
 
 export const sandboxEvents = pgTable(
@@ -654,6 +677,12 @@ export const outbox = pgTable(
   (message) => [
     index("outbox_unpublished")
       .on(message.id)
-      .where(sql`published_at IS NULL`),
+      .where(sql`published_at IS NULL AND refused_because IS NULL`),
+    index("outbox_published")
+      .on(message.publishedAt)
+      .where(sql`published_at IS NOT NULL`),
+    index("outbox_refused")
+      .on(message.id)
+      .where(sql`refused_because IS NOT NULL`),
   ],
 );

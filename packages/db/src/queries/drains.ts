@@ -6,8 +6,9 @@
  * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
-import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, eq, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import { liesOn, type SandboxRow } from "./move-sandbox.ts";
@@ -28,7 +29,7 @@ export type DrainChanged = HostMoved | { kind: "not_found" };
 
 const MIB = sql`1048576::bigint`;
 
-const atWork = inArray(drains.status, ["active", "undoing"]);
+const atWork = isOneOf(drains.status, "active", "undoing");
 
 /** Starts a drain. A host that is draining already gets the new budget; a drain that is being undone goes on. */
 export async function requestDrain(db: Database, hostId: string, budget: DrainBudget, requestedBy: string): Promise<DrainChanged> {

@@ -2,6 +2,7 @@
 import type { Cause } from "@torpor/contracts";
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
@@ -78,7 +79,7 @@ export async function listUnreplicated(db: Tx, olderThanMs: number, limit: numbe
     .from(sandboxes)
     .innerJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), isNull(snapshots.storeKey)))
     .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), hasLease, ne(hosts.state, "draining")))
-    .where(and(eq(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
+    .where(and(isOneOf(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
     .orderBy(asc(sandboxes.updatedAt))
     .limit(limit);
   return rows.map(({ sandbox }) => sandbox);
