@@ -9,9 +9,10 @@ import {
   listIdleSandboxes,
   openDatabase,
   patchSandbox,
-  recordActivity,
+  recordBeats,
+  type SeenActivity,
 } from "@torpor/db";
-import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aBeat, type PostgresServer, startPostgres } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
@@ -57,6 +58,7 @@ async function host(fields: { lastBeatSecondsAgo: number; state?: string }): Pro
 const idle = async () => (await listIdleSandboxes(database.db, 100)).map(({ sandbox }) => sandbox.id);
 const lastActive = async (id: string) => (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
 const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [{ sandboxId, epoch, lastActiveMsAgo }];
+const hear = (hostId: string, activity: SeenActivity[]) => recordBeats(database.db, [aBeat(hostId, { activity })]);
 const pause = (id: string, onlyIfIdleForMs?: number) =>
   acceptRequest(database.db, id, "pause", { organizationId, requestedBy: "test", deadlineMs: 60_000, onlyIfIdleForMs });
 const conditionOf = async (operationId: string) => {
@@ -166,11 +168,11 @@ describe("the idle clock", () => {
     const without = await running({ idleSeconds: null, lastActiveSecondsAgo: 30 });
     const before = await lastActive(id);
     const generation = (await findSandboxRow(database.db, id))?.generation;
-    await recordActivity(database.db, "host-1", [...seen(id, 40_000), ...seen(without, 0)]);
-    await recordActivity(database.db, "host-1", seen(id, 0, 2));
-    await recordActivity(database.db, "host-2", seen(id, 0));
+    await hear("host-1", [...seen(id, 40_000), ...seen(without, 0)]);
+    await hear("host-1", seen(id, 0, 2));
+    await hear("host-2", seen(id, 0));
     expect(await lastActive(id)).toBe(before);
-    await recordActivity(database.db, "host-1", seen(id, 10_000));
+    await hear("host-1", seen(id, 10_000));
     expect(Math.round(((await lastActive(id)) - before) / 1_000)).toBe(20);
     expect((await findSandboxRow(database.db, id))?.generation).toBe(generation);
     expect(Date.now() - (await lastActive(without))).toBeGreaterThan(29_000);

@@ -21,6 +21,43 @@ export interface Mutation extends Guard {
 
 export const MUTATIONS: Mutation[] = [
   {
+    name: "a sandbox that came to a host after its inventory was compared is not asked for",
+    rule: "what has not been compared since it came, left or disagreed is asked for",
+    file: "apps/scheduler/src/answer-asks.ts",
+    find: "  return { reconciledInventory: reconciled, ...shown };",
+    replace:
+      "  return { reconciledInventory: reconciled, ...(shown.showSandboxes?.length === -1 ? shown : {}) };",
+    project: "integration",
+    guards: ["apps/scheduler/test/inventory-changes.it.test.ts"],
+  },
+  {
+    name: "a check ends by a report from before the sandbox moved",
+    rule: "what has not been compared since it came, left or disagreed is asked for",
+    file: "packages/db/src/queries/beats.ts",
+    find: "\n      AND host_checks.version = seen.version",
+    replace: "",
+    project: "integration",
+    guards: ["apps/scheduler/test/inventory-changes.it.test.ts"],
+  },
+  {
+    name: "changes are believed since an inventory that was not compared",
+    rule: "absence is concluded from a whole inventory, or from the host's word",
+    file: "packages/db/src/queries/beats.ts",
+    find: "hosts.reconciled_inventory = seen.since AND ",
+    replace: "",
+    project: "integration",
+    guards: ["tests/integration/db-beats.test.ts"],
+  },
+  {
+    name: "a beat is heard before the uses that it tells of are recorded",
+    rule: "a sandbox's use is recorded no later than the beat that tells of it",
+    file: "packages/db/src/queries/beats.ts",
+    find: "? sql`WHERE (SELECT count(*) FROM activity) >= 0`",
+    replace: "? sql``",
+    project: "integration",
+    guards: ["tests/integration/db-beats.test.ts"],
+  },
+  {
     name: "the ticket of one run opens another",
     rule: "whoever opens a data plane shows a ticket for that run",
     file: "packages/contracts/src/host/tickets.ts",

@@ -123,6 +123,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       bus,
       config.HOST_ID,
       () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib(), starts: supervisor.starts() }),
+      membership,
       signal,
     ),
     supervisor.watch(),

@@ -50,7 +50,7 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   const starts = { startsAtOnce: 2, startsRunning: 1, startsWaiting: 3 };
   const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1, starts });
   const stop = new AbortController();
-  const beating = beat(bus, "host-1", look, stop.signal);
+  const beating = beat(bus, "host-1", look, { isRegistered: true }, stop.signal);
   try {
     await until("an inventory and the next", () => beats.length > 3, LIMIT_MS);
   } finally {

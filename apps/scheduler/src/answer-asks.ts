@@ -20,8 +20,12 @@ import {
   findOperation,
   findRunFacts,
   findStoreReferences,
+  type InventoryStanding,
+  type LeaseAnswer,
+  type LeaseAsked,
+  MAX_CHECKS,
   registerHost,
-  renewLease,
+  renewLeases,
   type RunFacts,
 } from "@torpor/db";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
@@ -64,11 +68,29 @@ async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterReque
     );
 }
 
-export async function answerLease(deps: Deps, asker: string, request: LeaseRequest): Promise<LeaseReply> {
-  if (asker !== request.hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
-  const { leaseMs } = deps.hostTerms;
-  const renewed = await renewLease(deps.db, request.hostId, leaseMs, request.fence?.isAlive ?? false);
-  return { ...renewed, leaseMs: renewed.granted ? leaseMs : 0 };
+/** `renew`: alone, or together with what other hosts ask at the same time. */
+export async function answerLease(
+  deps: Deps,
+  asker: string,
+  request: LeaseRequest,
+  renew = async (asked: LeaseAsked): Promise<LeaseAnswer | undefined> => (await renewLeases(deps.db, [asked], deps.hostTerms.leaseMs))[0],
+): Promise<LeaseReply> {
+  const { hostId, fence } = request;
+  if (asker !== hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, hostId) };
+  const { granted = false, reason, standing } = (await renew({ hostId, hasFence: fence?.isAlive ?? false })) ?? {};
+  return {
+    granted,
+    leaseMs: granted ? deps.hostTerms.leaseMs : 0,
+    ...(reason === undefined ? {} : { reason }),
+    ...(standing === undefined ? {} : wantedOf(standing)),
+  };
+}
+
+/** Of the host's heartbeats. */
+function wantedOf({ reconciled, checks }: InventoryStanding): Pick<LeaseReply, "reconciledInventory" | "showSandboxes"> {
+  if (reconciled === null || checks.length > MAX_CHECKS) return {};
+  const shown = checks.length === 0 ? {} : { showSandboxes: checks.map(({ sandboxId }) => sandboxId) };
+  return { reconciledInventory: reconciled, ...shown };
 }
 
 /** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation (architecture.md 6). */

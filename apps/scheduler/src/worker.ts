@@ -12,7 +12,6 @@ import {
   Intent,
   InvalidMessageError,
   LeaseRequest,
-  type Observation,
   patterns,
   PlacementQuestion,
   RegisterRequest,
@@ -21,23 +20,11 @@ import {
   subjects,
   ThawRequest,
 } from "@torpor/contracts";
-import {
-  type Database,
-  isRefusedValue,
-  listHosts,
-  measureOutbox,
-  recordActivity,
-  recordBeat,
-  recordFetches,
-  recordReplication,
-  type SeenActivity,
-  type SeenFetch,
-  type SeenReplication,
-  summarizeRefused,
-} from "@torpor/db";
+import { type Database, isRefusedValue, type LeaseAsked, listHosts, measureOutbox, renewLeases, summarizeRefused } from "@torpor/db";
 import { Publisher, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
 import {
+  Batches,
   createEnvelope,
   type Envelope,
   findFailingRounds,
@@ -55,8 +42,7 @@ import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import type { HostRules } from "./admission.ts";
 import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
-import { reconcileInventory } from "./inventory/reconcile-inventory.ts";
-import { settleInventory } from "./inventory/settle-inventory.ts";
+import { beatHearer } from "./inventory/hear-beats.ts";
 import { Placer } from "./placer.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
@@ -237,11 +223,21 @@ async function aborted(signal: AbortSignal): Promise<void> {
 }
 
 const notGranted = (reason: string) => ({ granted: false, reason });
+/** Leases are renewed together. */
+const LEASES_AT_ONCE = 256;
+/** A host asks with two thirds of its lease left. */
+const GATHER_LEASES_MS = 50;
 const noLease = (reason: string) => ({ ...notGranted(reason), leaseMs: 0 });
 
 /** Returns how each kind of answer is ended. */
 function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
-  const { log } = deps;
+  const { db, log, hostTerms } = deps;
+  const leases = new Batches({
+    run: (asked: LeaseAsked[]) => renewLeases(db, asked, hostTerms.leaseMs),
+    maxItems: LEASES_AT_ONCE,
+    gatherMs: GATHER_LEASES_MS,
+    triesAlone: true,
+  });
   const asker = (subject: string) => hostIdOf(subject) ?? "";
   const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
   return [
@@ -258,7 +254,8 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       queue: QUEUE,
       decode: decode.lease,
       refuse: noLease,
-      handle: (request, subject) => answerLease(deps, asker(subject), request),
+      handle: (request, subject) => answerLease(deps, asker(subject), request, (asked) => leases.add(asked)),
+      atOnce: LEASES_AT_ONCE,
       log,
     }),
     answer(bus, {
@@ -267,6 +264,7 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       decode: decode.commit,
       refuse: notGranted,
       handle: (request, subject) => answerCommit(deps, asker(subject), request),
+      atOnce: AT_ONCE,
       log,
     }),
     answer(bus, {
@@ -294,34 +292,19 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   ];
 }
 
+/** Heard together (hear-beats.ts). */
+const BEATS_AT_ONCE = 256;
+
 function hearBeats(deps: Deps, bus: Bus, goOn: (operationId: string) => Promise<unknown>): void {
-  const { log } = deps;
+  const hear = beatHearer(deps, goOn);
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,
     decode: decode.heartbeat,
     handle: async (beat, subject) => {
-      if (hostIdOf(subject) !== beat.hostId) return;
-      // Before the beat itself: a sandbox counts as idle by the time of its host's last word (listIdleSandboxes).
-      await recordActivity(deps.db, beat.hostId, beat.inventory.flatMap(activityIn));
-      await recordBeat(deps.db, beat.hostId, beat.load);
-      await recordReplication(deps.db, beat.hostId, beat.inventory.flatMap(replicationIn));
-      await recordFetches(deps.db, beat.hostId, beat.inventory.flatMap(fetchIn));
-      await settleInventory(deps, beat, goOn);
-      await reconcileInventory(deps, beat);
+      if (hostIdOf(subject) === beat.hostId) await hear(beat);
     },
-    log,
+    atOnce: BEATS_AT_ONCE,
+    log: deps.log,
   });
-}
-
-function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {
-  return replicating === undefined ? [] : [{ sandboxId, ...replicating }];
-}
-
-function fetchIn({ busyWith, fetching }: Observation): SeenFetch[] {
-  return busyWith === undefined || fetching === undefined ? [] : [{ operationId: busyWith, ...fetching }];
-}
-
-function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {
-  return lastActiveMsAgo === undefined ? [] : [{ sandboxId, epoch, lastActiveMsAgo }];
 }

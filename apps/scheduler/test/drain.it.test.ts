@@ -6,11 +6,11 @@ import {
   findHost,
   listDrainsAtWork,
   listHostEvents,
-  recordReplication,
+  recordBeats,
   type SandboxRow,
   takeUpSandboxes,
 } from "@torpor/db";
-import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aBeat, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
@@ -131,13 +131,13 @@ describe("a drain", () => {
     await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
-    await recordReplication(ground.db, "here", [copied]);
+    await recordBeats(ground.db, [aBeat("here", { replication: [copied] })]);
     await ground.rounds();
     expect(await ground.executing(), "it has grown").toEqual([]);
     expect(await ground.progress()).toMatchObject({ bytesDone: 5, bytesTotal: 10 });
     await stall();
-    await recordReplication(ground.db, "here", [copied]);
-    await recordReplication(ground.db, "there", [{ ...copied, bytesDone: 9 }]);
+    await recordBeats(ground.db, [aBeat("here", { replication: [copied] })]);
+    await recordBeats(ground.db, [aBeat("there", { replication: [{ ...copied, bytesDone: 9 }] })]);
     await ground.rounds();
     const resume = await ground.only("resume", "here");
     await ground.scheduler.carryOut(resume.id, { state: "running" });
@@ -166,7 +166,8 @@ describe("the bytes of a drain", () => {
     const { sql } = ground.scheduler.database;
     const seen: number[] = [];
     for (const done of [1, 2, 3]) {
-      await recordReplication(ground.db, "here", [{ sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB }]);
+      const replication = [{ sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB }];
+      await recordBeats(ground.db, [aBeat("here", { replication })]);
       await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
       await ground.rounds(1);
       const { bytesDone, bytesTotal, bytesEstimated, drain } = await ground.progress();

@@ -3,7 +3,7 @@ import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from 
 import { completeInventory, listEvents, listFindings, listHostEvents, requestDiscard, type SandboxRow } from "@torpor/db";
 import { anObservation, makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { reconcileInventory } from "../src/inventory/reconcile-inventory.ts";
+import { beatHearer } from "../src/inventory/hear-beats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -37,7 +37,8 @@ const beatOf = (hostId: string, inventory: Observation[], whole = inventory): He
   inventoryCount: whole.length,
   inventoryDigest: inventoryDigest(whole),
 });
-const beat = async (hostId: string, inventory: Observation[]) => await reconcileInventory(scheduler.deps, beatOf(hostId, inventory));
+const hear = async (beat: Heartbeat) => await beatHearer(scheduler.deps, async () => {})(beat);
+const beat = async (hostId: string, inventory: Observation[]) => await hear(beatOf(hostId, inventory));
 const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);
 const told = async (sandboxId: string, kind: string) => (await scheduler.commands({ sandboxId, kind })).length;
 const facts = async (hostId: string) => (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
@@ -191,7 +192,7 @@ describe("a sandbox that its host does not have", () => {
     const { hostId, sandbox, other } = await lost();
     const wrong = { ...beatOf(hostId, [other]), inventoryDigest: "" };
     for (let times = 0; times < 4; times += 1) {
-      await reconcileInventory(scheduler.deps, wrong);
+      await hear(wrong);
       await elapse(hostId);
     }
     await scheduler.database.sql`UPDATE sandboxes SET state = 'running' WHERE id = ${sandbox.id}`;

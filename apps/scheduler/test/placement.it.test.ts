@@ -1,6 +1,14 @@
 /** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
-import { acceptCreate, applyVcpuOvercommit, changeHost, listPlacementHosts, type OperationRow, recordBeat, registerHost } from "@torpor/db";
-import { aHost, aRequester, aSandbox, type PostgresServer, silentLog, startPostgres } from "@torpor/testkit";
+import {
+  acceptCreate,
+  applyVcpuOvercommit,
+  changeHost,
+  listPlacementHosts,
+  type OperationRow,
+  recordBeats,
+  registerHost,
+} from "@torpor/db";
+import { aBeat, aHost, aRequester, aSandbox, type PostgresServer, silentLog, startPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -265,8 +273,8 @@ describe("starts under way", () => {
   test("are the creates, starts and resumes that a host was told of and has not reported on", async () => {
     await decisions.join("host-1");
     await decisions.join("host-2");
-    await recordBeat(decisions.database.db, "host-1", { ...load, startsAtOnce: 4 });
-    await recordBeat(decisions.database.db, "host-2", load);
+    await recordBeats(decisions.database.db, [aBeat("host-1", { load: { ...load, startsAtOnce: 4 } })]);
+    await recordBeats(decisions.database.db, [aBeat("host-2", { load })]);
     const paused = await decisions.paused();
     const running = await decisions.running();
     const none = [
@@ -285,8 +293,8 @@ describe("starts under way", () => {
   test("a crowd goes to two hosts by what each of them does at once, though one has far more room", async () => {
     await decisions.join("host-1", capacity(100_000));
     await decisions.join("host-2", capacity(20_000));
-    await recordBeat(decisions.database.db, "host-1", { ...load, startsAtOnce: 2 });
-    await recordBeat(decisions.database.db, "host-2", { ...load, startsAtOnce: 6 });
+    await recordBeats(decisions.database.db, [aBeat("host-1", { load: { ...load, startsAtOnce: 2 } })]);
+    await recordBeats(decisions.database.db, [aBeat("host-2", { load: { ...load, startsAtOnce: 6 } })]);
     const creates = [];
     for (let made = 0; made < 8; made += 1) creates.push(await decisions.beginCreate({ memoryMib: 1 }));
     const hosts = creates.map(({ hostId }) => hostId);

@@ -35,6 +35,8 @@ export interface AnswerOptions<T> {
   handle(question: T, subject: string): Promise<unknown>;
   /** The answer to a question that cannot be read; without it there is none. */
   refuse?(reason: string): unknown;
+  /** Of all hosts; 16. More where they are handled together. */
+  atOnce?: number;
   log: ConsumeLog;
 }
 
@@ -53,7 +55,8 @@ const CONTROL_SIDE = "";
  */
 export function answer<T>(bus: Bus, options: AnswerOptions<T>): () => Promise<void> {
   const { pattern, log } = options;
-  const lanes = new Lanes(QUESTIONS_OF_A_HOST);
+  const { atOnce = QUESTIONS_OF_A_HOST.atOnce } = options;
+  const lanes = new Lanes({ ...QUESTIONS_OF_A_HOST, atOnce });
   const subscription = bus.connection.subscribe(pattern, {
     queue: options.queue,
     callback: (error, message) => {
@@ -99,10 +102,13 @@ export function subscribeCore<T>(
     queue?: string;
     decode: Decoder<T>;
     handle(message: T, subject: string): void | Promise<void>;
+    /** Of all hosts; 16. More where they are handled together. */
+    atOnce?: number;
     log: ConsumeLog;
   },
 ): () => void {
-  const lanes = new Lanes(MESSAGES_OF_A_HOST);
+  const { atOnce = MESSAGES_OF_A_HOST.atOnce } = options;
+  const lanes = new Lanes({ ...MESSAGES_OF_A_HOST, atOnce });
   const hear = async (message: Msg) => {
     try {
       await options.handle(options.decode(message.subject, message.data), message.subject);

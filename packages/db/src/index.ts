@@ -12,6 +12,7 @@ export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accep
 export * from "./queries/api-keys.ts";
 export { type AppliedOne, applyPlans } from "./queries/apply-plans.ts";
 export * from "./queries/audit.ts";
+export * from "./queries/beats.ts";
 export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";
@@ -24,6 +25,7 @@ export * from "./queries/host-loss.ts";
 export * from "./queries/host-standings.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";
+export * from "./queries/leases.ts";
 export { noteAnswering } from "./queries/lease-service.ts";
 export * from "./queries/move-sandbox.ts";
 export * from "./queries/operations.ts";

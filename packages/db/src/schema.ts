@@ -182,6 +182,10 @@ export const hosts = pgTable(
     /** Since when it is not let in any more: its lease is not renewed. */
     revokedAt: at("revoked_at"),
     lastBeatAt: at("last_beat_at"),
+    /** Digest of the inventory that was compared with the rows here; what there is still to say about it is in `host_checks`. Null: a whole one is wanted. */
+    reconciledInventory: text("reconciled_inventory"),
+    /** Then a whole one is wanted again. */
+    reconciledUntil: at("reconciled_until"),
     registeredAt: at("registered_at").notNull().defaultNow(),
   },
   (host) => [
@@ -256,7 +260,7 @@ export const hostEvents = pgTable(
     cause: jsonb("cause").$type<Cause>(),
     occurredAt: at("occurred_at").notNull().defaultNow(),
   },
-  (event) => [index("host_events_host").on(event.hostId, event.id)],
+  (event) => [index("host_events_host").on(event.hostId, event.id), index("host_events_occurred_at").on(event.occurredAt)],
 );
 
 /** One drain of a host, from its request to the last sandbox. */
@@ -369,8 +373,25 @@ export const hostInventoryParts = pgTable(
     digest: text("digest").notNull(),
     firstSandboxId: text("first_sandbox_id").notNull(),
     entries: jsonb("entries").$type<InventoryEntry[]>().notNull(),
+    /** Null: of a version that did not count. */
+    entryCount: integer("entry_count"),
   },
   (part) => [primaryKey({ columns: [part.hostId, part.digest, part.firstSandboxId] })],
+);
+
+/**
+ * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a trigger on `sandboxes` notes that, migration 0017), and each about which host and database
+ * disagree. Beside the reconciled inventory this is all that there is to compare.
+ */
+export const hostChecks = pgTable(
+  "host_checks",
+  {
+    hostId: text("host_id").notNull(),
+    sandboxId: text("sandbox_id").notNull(),
+    /** Generation of the sandbox when it came or left: what was reported before that does not end the check. */
+    version: count("version").notNull().default(0),
+  },
+  (item) => [primaryKey({ columns: [item.hostId, item.sandboxId] })],
 );
 
 export const sandboxes = pgTable(
@@ -455,18 +476,24 @@ export const sandboxes = pgTable(
       .on(sandbox.edgeAddress)
       .where(sql`state <> 'deleted'`),
     index("sandboxes_organization").on(sandbox.organizationId, sandbox.id),
-    index("sandboxes_kept")
-      .on(sandbox.organizationId)
+    index("sandboxes_listed")
+      .on(sandbox.organizationId, sandbox.settledState, sandbox.id)
       .where(sql`state NOT IN ('deleting', 'deleted')`),
+    index("sandboxes_region")
+      .on(sandbox.organizationId, sandbox.region, sandbox.id)
+      .where(sql`state NOT IN ('deleting', 'deleted')`),
+    index("sandboxes_metadata")
+      .using("gin", sandbox.metadata.op("jsonb_path_ops"))
+      .where(sql`state NOT IN ('deleting', 'deleted') AND metadata <> '{}'`),
     index("sandboxes_host")
-      .on(sandbox.hostId)
+      .on(sandbox.hostId, sandbox.state)
       .where(sql`host_id IS NOT NULL`),
     index("sandboxes_origin_host")
       .on(sandbox.originHostId)
       .where(sql`origin_host_id IS NOT NULL`),
     index("sandboxes_expiry")
       .on(sandbox.expiresAt)
-      .where(sql`expires_at IS NOT NULL`),
+      .where(sql`expires_at IS NOT NULL AND state NOT IN ('deleting', 'deleted')`),
     index("sandboxes_anti_affinity")
       .on(sandbox.organizationId, sandbox.antiAffinity)
       .where(sql`anti_affinity IS NOT NULL`),
@@ -477,8 +504,17 @@ export const sandboxes = pgTable(
       .on(sandbox.id)
       .where(sql`settled_state = 'running'`),
     index("sandboxes_auto_pause")
-      .on(sandbox.lastActiveAt)
+      .on(sql`((last_active_at AT TIME ZONE 'UTC') + auto_pause_idle_seconds * interval '1 second')`)
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),
+    index("sandboxes_deleting")
+      .on(sandbox.updatedAt)
+      .where(sql`state = 'deleting'`),
+    index("sandboxes_paused")
+      .on(sandbox.updatedAt)
+      .where(sql`state = 'paused'`),
+    index("sandboxes_restorable")
+      .on(sandbox.hostId)
+      .where(sql`on_host_loss = 'restore' AND state IN ('running', 'pausing', 'resuming', 'stopping', 'starting')`),
   ],
 );
 
@@ -538,7 +574,10 @@ export const operations = pgTable(
       .where(sql`idempotency_key IS NOT NULL`),
     index("operations_open")
       .on(operation.deadlineAt)
-      .where(sql`status IN ('waiting', 'executing', 'outcome_unknown')`),
+      .where(sql`status IN ('waiting', 'executing', 'outcome_unknown') AND committed_at IS NULL`),
+    index("operations_waiting_since")
+      .on(operation.createdAt)
+      .where(sql`status = 'waiting'`),
     index("operations_sandbox").on(operation.sandboxId, operation.createdAt),
     index("operations_waiting")
       .on(operation.organizationId)
@@ -599,7 +638,12 @@ export const snapshots = pgTable(
     /** Consumed by a resume, dropped by a stop, or deleted. */
     droppedAt: at("dropped_at"),
   },
-  (snapshot) => [primaryKey({ columns: [snapshot.sandboxId, snapshot.generation] })],
+  (snapshot) => [
+    primaryKey({ columns: [snapshot.sandboxId, snapshot.generation] }),
+    index("snapshots_unstored")
+      .on(snapshot.sandboxId)
+      .where(sql`dropped_at IS NULL AND store_key IS NULL`),
+  ],
 );
 
 export const sandboxEvents = pgTable(
@@ -636,7 +680,10 @@ export const outbox = pgTable(
   (message) => [
     index("outbox_unpublished")
       .on(message.id)
-      .where(sql`published_at IS NULL`),
+      .where(sql`published_at IS NULL AND refused_because IS NULL`),
+    index("outbox_published")
+      .on(message.publishedAt)
+      .where(sql`published_at IS NOT NULL`),
     index("outbox_refused")
       .on(message.id)
       .where(sql`refused_because IS NOT NULL`),

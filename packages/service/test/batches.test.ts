@@ -77,3 +77,34 @@ test("more than may wait is refused at once", async () => {
   }
   expect(await Promise.all([first, ...waits])).toEqual(["1", "2", "3"]);
 });
+
+test("with a time to gather, what comes in it goes along with the first", async () => {
+  const runs: number[][] = [];
+  const run = async (items: number[]) => {
+    runs.push(items);
+    return items;
+  };
+  const batches = new Batches({ run, maxItems: 10, gatherMs: 20 });
+  await Promise.all([1, 2, 3].map((item) => batches.add(item)));
+  await batches.add(4);
+  expect(runs).toEqual([[1, 2, 3], [4]]);
+});
+
+test("where each is tried alone, one that fails makes no other of its batch fail", async () => {
+  const run = async (items: number[]) => {
+    if (items.includes(13)) throw new Error("13 is refused");
+    return items;
+  };
+  const batches = new Batches({ run, triesAlone: true });
+  const results = await Promise.allSettled([12, 13, 14].map((item) => batches.add(item)));
+  expect(results).toMatchObject([
+    { status: "fulfilled", value: 12 },
+    { status: "rejected", reason: { message: "13 is refused" } },
+    { status: "fulfilled", value: 14 },
+  ]);
+});
+
+test("a run that does not answer for each of its items fails them", async () => {
+  const batches = new Batches({ run: async () => [] });
+  await expect(batches.add(1)).rejects.toThrow("a batch of 1 has 0 results");
+});

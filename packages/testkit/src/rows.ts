@@ -4,6 +4,7 @@ import {
   acceptCreate,
   applyPlans,
   findSandboxRow,
+  type HostBeat,
   inTransaction,
   moveOperation,
   moveSandbox,
@@ -82,6 +83,11 @@ export async function leasesCouldBeRenewed({ sql }: Pick<TestDatabase, "sql">, f
 
 export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>): Observation {
   return { type: "observation", version: 1, epoch: 1, opSeq: 1, revision: 1, observedAt: new Date().toISOString(), ...given };
+}
+
+/** What a host's heartbeat says beside its inventory. */
+export function aBeat(hostId: string, given: Partial<HostBeat> = {}): HostBeat {
+  return { hostId, load: { vms: 0, residentBytes: 0, diskFreeMib: 1 }, activity: [], replication: [], fetches: [], ...given };
 }
 
 /** A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been created and brought there. */

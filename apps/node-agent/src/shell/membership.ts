@@ -1,21 +1,11 @@
 /** This host's place in the fleet: it registers, renews its lease, and beats. */
 import { ask, type Bus, publishCore } from "@torpor/bus";
-import {
-  compareObservations,
-  decoder,
-  type Heartbeat,
-  inventoryDigest,
-  LeaseReply,
-  BEAT_EVERY_MS,
-  MAX_INVENTORY_PER_BEAT,
-  type Observation,
-  type RegisterRequest,
-  subjects,
-} from "@torpor/contracts";
+import { decoder, type Heartbeat, LeaseReply, BEAT_EVERY_MS, type Observation, type RegisterRequest, subjects } from "@torpor/contracts";
 import { type Logger, pause } from "@torpor/service";
 import { bootMs } from "../fence/clock.ts";
 import type { StartLoad } from "../lifecycle/start-slots.ts";
 import type { FenceLink } from "./fence-link.ts";
+import { type InventoryRequest, InventoryReport, progressOf } from "./inventory-report.ts";
 
 const decodeLease = decoder(LeaseReply);
 const ASK_LIMIT_MS = 2_000;
@@ -24,6 +14,8 @@ const FENCE_LOOK_MS = 500;
 
 export interface Membership {
   isRegistered: boolean;
+  /** What heartbeats are to report; undefined: everything. */
+  wanted?: InventoryRequest | undefined;
 }
 
 /**
@@ -45,6 +37,8 @@ export async function keepLease(
     const facts = { hostId: request.hostId, fence: { isAlive } };
     const question = membership.isRegistered ? ({ type: "lease", version: 1, ...facts } as const) : { ...request, ...facts };
     const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs, decode: decodeLease });
+    // Without an answer it stays: to report everything then would burden those who have too much to do to answer.
+    if (reply.kind === "answer") membership.wanted = wantedBy(reply.value);
     if (reply.kind === "answer" && reply.value.granted) {
       // So that a question that gets no answer leaves time for others.
       timeoutMs = Math.min(ASK_LIMIT_MS, reply.value.leaseMs / 4);
@@ -66,21 +60,25 @@ export async function keepLease(
   }
 }
 
-/** Beats until the signal ends. A host with more sandboxes than fit sends an inventory in parts, one a beat, and then the next inventory. */
+function wantedBy({ reconciledInventory, showSandboxes = [] }: LeaseReply): InventoryRequest {
+  return { reconciled: reconciledInventory, show: showSandboxes };
+}
+
+const EVERYTHING: InventoryRequest = { reconciled: undefined, show: [] };
+
+/** Beats until the signal ends. */
 export async function beat(
   bus: Bus,
   hostId: string,
   look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number>; starts: StartLoad },
+  membership: Membership,
   signal: AbortSignal,
 ): Promise<void> {
   const agentStartedAt = new Date().toISOString();
-  let whole: Observation[] = [];
-  let offset = 0;
+  const report = new InventoryReport();
+  let turn = 0;
   do {
     const { inventory, diskFreeMib, starts } = look();
-    if (offset >= whole.length) [whole, offset] = [inventory, 0];
-    const part = whole.slice(offset, offset + MAX_INVENTORY_PER_BEAT).map((seen) => newestOf(seen, inventory));
-    offset += MAX_INVENTORY_PER_BEAT;
     const message: Heartbeat = {
       type: "heartbeat",
       version: 1,
@@ -92,15 +90,10 @@ export async function beat(
         diskFreeMib: await diskFreeMib,
         ...starts,
       },
-      inventory: part,
-      inventoryCount: whole.length,
-      inventoryDigest: inventoryDigest(whole),
+      ...report.next(inventory, membership.wanted ?? EVERYTHING),
+      ...progressOf(inventory, turn),
     };
+    turn += 1;
     publishCore(bus, subjects.beat(hostId), message);
   } while (await pause(BEAT_EVERY_MS, signal));
-}
-
-/** The same observation with what has no revision (its use, its memory) as it is now. One that is out of date stays in the inventory that it is of: the digest is of that. */
-function newestOf(seen: Observation, inventory: Observation[]): Observation {
-  return inventory.find((one) => one.sandboxId === seen.sandboxId && compareObservations(one, seen) === 0) ?? seen;
 }

@@ -73,7 +73,7 @@ export async function startBenchHost(options: BenchHostOptions): Promise<BenchHo
   const loops = [
     reporter.run(bus, signal),
     keepLease(bus, registrationOf(hostId, template), membership, fence, signal, log),
-    beat(bus, hostId, look, signal),
+    beat(bus, hostId, look, membership, signal),
     consume(bus, {
       consumer: hostCommands(hostId),
       decode: decodeCommand,

@@ -53,6 +53,10 @@ export const LeaseReply = Type.Object({
   leaseMs: Type.Integer({ minimum: 0 }),
   /** Set when not granted, e.g. a host that must register (again). */
   reason: Type.Optional(Type.String()),
+  /** Digest of the host's inventory that the control plane has reconciled: the next ones may go by what has changed since. Absent, also from schedulers of before: whole ones are wanted. */
+  reconciledInventory: Type.Optional(Type.String()),
+  /** Sandboxes that each heartbeat is to report for now, changed or not: there or gone. */
+  showSandboxes: Type.Optional(Type.Array(SandboxId)),
 });
 export type LeaseReply = Static<typeof LeaseReply>;
 

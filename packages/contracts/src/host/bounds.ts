@@ -4,7 +4,7 @@
  * It stands apart from the schemas because those are frozen with the releases (frozen.ts).
  */
 import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
-import { decodeHeartbeat, type Heartbeat } from "./heartbeat.ts";
+import { decodeHeartbeat, type Heartbeat, withoutSome } from "./heartbeat.ts";
 import { Observation } from "./observation.ts";
 
 /** Of Postgres' `integer`. */
@@ -46,11 +46,11 @@ export function isStoredOf(sandboxId: string, storeKey: string): boolean {
 
 /** A sandbox that is out of bounds is left out: the others on its host are not to suffer for it. */
 export const decodeBoundedHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
-  const { inventory, ...beat } = decodeHeartbeat(subject, bytes);
+  const { inventory, ...rest } = decodeHeartbeat(subject, bytes);
   const within = withCleanTexts(inventory).filter(
     (seen) => (boundsProblem(seen) ?? storeKeyProblem(seen)) === undefined,
   );
-  return { ...checked(subject, beat), inventory: within };
+  return withoutSome({ ...checked(subject, rest), inventory }, within);
 };
 
 function checked<T>(subject: string, message: T): T {

@@ -3,11 +3,13 @@ import { createHash } from "node:crypto";
 import { type Static, Type } from "typebox";
 import { Compile } from "typebox/compile";
 import { type Decoder, decoder } from "../decode.ts";
-import { HostId } from "../ids.ts";
-import { type InventoryEntry, Observation } from "./observation.ts";
+import { HostId, OperationId, SandboxId } from "../ids.ts";
+import { CopyProgress, type InventoryEntry, Observation } from "./observation.ts";
 
 export const MAX_INVENTORY_PER_BEAT = 200;
 export const BEAT_EVERY_MS = 2_000;
+/** Of sandboxes in use, in one heartbeat. */
+export const MAX_ACTIVITY_PER_BEAT = 1_000;
 /** Bounds of what a host may say of its starts. */
 export const MAX_STARTS_AT_ONCE = 1_024;
 export const MAX_STARTS_WAITING = 10_000;
@@ -27,11 +29,32 @@ export const Heartbeat = Type.Object({
     startsRunning: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_STARTS_AT_ONCE })),
     startsWaiting: Type.Optional(Type.Integer({ minimum: 0, maximum: MAX_STARTS_WAITING })),
   }),
-  /** Observations of the sandboxes on this host. A larger host sends an inventory in parts, beat by beat; count and digest are those of the whole. */
+  /**
+   * Observations of the sandboxes on this host: the whole inventory, or with `inventorySince` what is to be reported since that one. A larger host sends a whole inventory in parts, beat by
+   * beat; count and digest are those of the whole in any case.
+   */
   inventory: Type.Array(Observation, { maxItems: MAX_INVENTORY_PER_BEAT }),
   /** Number of sandboxes and `inventoryDigest` of them, so that a reader knows whether it has seen all. */
   inventoryCount: Type.Integer({ minimum: 0 }),
   inventoryDigest: Type.String(),
+  /** Digest of the inventory that the control plane has reconciled (LeaseReply); what is not in `inventory` or `gone` is as in that one. Absent: `inventory` is the whole, or a part. */
+  inventorySince: Type.Optional(Type.String()),
+  /** With `inventorySince`: sandboxes of that inventory, or asked for, which are not on this host. */
+  gone: Type.Optional(Type.Array(SandboxId, { maxItems: MAX_INVENTORY_PER_BEAT })),
+  /** Running sandboxes that were used in the last few beats. Absent in agents of before: `inventory` says it of each. */
+  activity: Type.Optional(
+    Type.Array(Type.Object({ sandboxId: SandboxId, epoch: Type.Integer({ minimum: 0 }), lastActiveMsAgo: Type.Integer({ minimum: 0 }) }), {
+      maxItems: MAX_ACTIVITY_PER_BEAT,
+    }),
+  ),
+  /** Sandboxes that are being copied to the store. Absent in agents of before, as `fetching`. */
+  replicating: Type.Optional(
+    Type.Array(Type.Object({ sandboxId: SandboxId, ...CopyProgress.properties }), { maxItems: MAX_INVENTORY_PER_BEAT }),
+  ),
+  /** Operations that bring a sandbox to this host. */
+  fetching: Type.Optional(
+    Type.Array(Type.Object({ operationId: OperationId, ...CopyProgress.properties }), { maxItems: MAX_INVENTORY_PER_BEAT }),
+  ),
 });
 export type Heartbeat = Static<typeof Heartbeat>;
 
@@ -47,5 +70,15 @@ const observation = Compile(Observation);
 /** A heartbeat as the control plane takes it: without what only a newer host can say of a sandbox. The others on that host are not to suffer for it. Throws InvalidMessageError. */
 export const decodeHeartbeat: Decoder<Heartbeat> = (subject, bytes) => {
   const beat = decodeAny(subject, bytes);
-  return { ...beat, inventory: beat.inventory.filter((seen): seen is Observation => observation.Check(seen)) };
+  return withoutSome(
+    beat,
+    beat.inventory.filter((seen): seen is Observation => observation.Check(seen)),
+  );
 };
+
+/** A beat of which only these observations are read. Changes that are not all of them are no changes since another inventory any more. */
+export function withoutSome(beat: Omit<Heartbeat, "inventory"> & { inventory: unknown[] }, inventory: Observation[]): Heartbeat {
+  if (inventory.length === beat.inventory.length) return { ...beat, inventory };
+  const { inventorySince: _since, gone: _gone, ...part } = beat;
+  return { ...part, inventory };
+}

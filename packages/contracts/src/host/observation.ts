@@ -36,7 +36,7 @@ export type SnapshotFacts = Static<typeof SnapshotFacts>;
 export const Condition = Type.Object({ code: Type.Literal("vmm_unresponsive"), message: Type.String() });
 export type Condition = Static<typeof Condition>;
 
-const CopyProgress = Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) });
+export const CopyProgress = Type.Object({ bytesDone: Type.Integer({ minimum: 0 }), bytesTotal: Type.Integer({ minimum: 0 }) });
 
 export const Observation = Type.Object({
   type: Type.Literal("observation"),

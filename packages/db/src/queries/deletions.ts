@@ -2,6 +2,7 @@
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import { moveSandbox, type SandboxRow } from "./move-sandbox.ts";
 import { dropSnapshots, markIncarnationEnded } from "./sandboxes.ts";
@@ -17,7 +18,7 @@ export async function takeOwedDeletions(tx: Tx, olderThanMs: number, limit: numb
     .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
     .where(
       and(
-        eq(sandboxes.state, "deleting"),
+        isOneOf(sandboxes.state, "deleting"),
         lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`),
         inArray(hosts.state, [...LEASED_STATES]),
       ),
@@ -28,7 +29,7 @@ export async function takeOwedDeletions(tx: Tx, olderThanMs: number, limit: numb
   return await tx
     .update(sandboxes)
     .set({ updatedAt: sql`now()` })
-    .where(inArray(sandboxes.id, due))
+    .where(sql`${sandboxes.id} = ANY(ARRAY(${due}))`)
     .returning();
 }
 
@@ -37,7 +38,7 @@ export async function holdOwedDeletions(tx: Tx, hostId: string): Promise<Sandbox
   return await tx
     .select()
     .from(sandboxes)
-    .where(and(eq(sandboxes.hostId, hostId), eq(sandboxes.state, "deleting")))
+    .where(and(eq(sandboxes.hostId, hostId), isOneOf(sandboxes.state, "deleting")))
     .orderBy(asc(sandboxes.id))
     .for("update");
 }

@@ -11,17 +11,6 @@ export interface SeenReplication {
   bytesTotal: number;
 }
 
-/** Notes how far the copies of a host's sandboxes to the store are. */
-export async function recordReplication(db: Tx, hostId: string, seen: SeenReplication[]): Promise<void> {
-  if (seen.length === 0) return;
-  await db.execute(sql`
-    UPDATE drain_sandboxes SET bytes_done = seen."bytesDone", bytes_total = seen."bytesTotal", is_estimate = false,
-      progressed_at = CASE WHEN bytes_done = seen."bytesDone" THEN progressed_at ELSE now() END
-    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("sandboxId" text, "bytesDone" bigint, "bytesTotal" bigint), drains
-    WHERE drain_sandboxes.sandbox_id = seen."sandboxId" AND drain_sandboxes.ended_at IS NULL
-      AND drains.id = drain_sandboxes.drain_id AND drains.host_id = ${hostId}`);
-}
-
 export interface DrainProgress {
   drain: DrainRow;
   /** Numbers of sandboxes; `failed` are those that wait after a failure. */

@@ -7,8 +7,9 @@
  */
 import type { Cause } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
-import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
+import { and, asc, eq, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import { liesOn, type SandboxRow } from "./move-sandbox.ts";
@@ -26,7 +27,7 @@ export type DrainChanged = HostMoved | { kind: "not_found" };
 
 const MIB = sql`1048576::bigint`;
 
-const atWork = inArray(drains.status, ["active", "undoing"]);
+const atWork = isOneOf(drains.status, "active", "undoing");
 
 /** Starts a drain. A host that is draining already gets the new budget; a drain that is being undone goes on. */
 export async function requestDrain(db: Database, hostId: string, budget: DrainBudget, requestedBy: string): Promise<DrainChanged> {

@@ -2,7 +2,7 @@
 import { and, asc, eq, getTableColumns, gt, inArray, isNotNull, isNull, lt, lte, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import type { FindingKind } from "../host-records.ts";
-import { hostFindings } from "../schema.ts";
+import { hostChecks, hostFindings } from "../schema.ts";
 import { lockHost, recordHostEvent } from "./host-events.ts";
 
 export type FindingRow = typeof hostFindings.$inferSelect;
@@ -29,9 +29,10 @@ export async function mayRecordFinding(db: Tx, hostId: string, sandboxId: string
   return (await db.$count(hostFindings, eq(hostFindings.hostId, hostId))) < MAX_FINDINGS_PER_HOST;
 }
 
-/** Notes that it was seen once more. Another kind or epoch than before is another finding, and counts from one. */
+/** Notes that it was seen once more. Another kind or epoch than before is another finding, and counts from one. Its host is asked about it until it is over (HB3). */
 export async function recordFinding(db: Tx, finding: NewFinding): Promise<FindingRow> {
-  const { kind, message, epoch, quarantined = false } = finding;
+  const { hostId, sandboxId, kind, message, epoch, quarantined = false } = finding;
+  await db.insert(hostChecks).values({ hostId, sandboxId }).onConflictDoNothing();
   const isSame = sql`${hostFindings.kind} = ${kind} AND ${hostFindings.epoch} = ${epoch}`;
   const [row] = await db
     .insert(hostFindings)

@@ -1,7 +1,7 @@
 /** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
 import type { Cause } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
-import { and, asc, desc, eq, gt, inArray, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
+import { and, asc, desc, eq, gt, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
 import type { Database, Tx } from "../client.ts";
 import { hostEvents, hosts } from "../schema.ts";
@@ -99,5 +99,10 @@ export async function pruneHostEvents(db: Database, keptMs: number): Promise<num
 /** One statement that takes too long would never end; the next round does more. */
 async function pruneSome(db: Database, which: SQL | undefined): Promise<number> {
   const some = db.select({ id: hostEvents.id }).from(hostEvents).where(which).limit(MAX_PRUNED);
-  return (await db.delete(hostEvents).where(inArray(hostEvents.id, some)).returning({ id: hostEvents.id })).length;
+  return (
+    await db
+      .delete(hostEvents)
+      .where(sql`${hostEvents.id} = ANY(ARRAY(${some}))`)
+      .returning({ id: hostEvents.id })
+  ).length;
 }

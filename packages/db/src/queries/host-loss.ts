@@ -1,6 +1,7 @@
 /** Runs that were lost with their host, and what they can be restored from. Times are the database's: a host counts its lease from before it asked, so its own ends no later. */
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
@@ -30,9 +31,9 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
     .innerJoin(incarnations, and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, sandboxes.epoch)))
     .where(
       and(
-        eq(sandboxes.onHostLoss, "restore"),
-        inArray(sandboxes.state, [...RUN_STATES]),
-        eq(hosts.state, "lost"),
+        isOneOf(sandboxes.onHostLoss, "restore"),
+        isOneOf(sandboxes.state, ...RUN_STATES),
+        isOneOf(hosts.state, "lost"),
         silentFor(marginMs),
         isNotNull(incarnations.startedAt),
         isNull(incarnations.endedAt),

@@ -3,6 +3,7 @@ import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, type Operation
 import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
 import { Batches } from "@torpor/service";
 import type { Database, Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { operations, sandboxes } from "../schema.ts";
 
 export type OperationRow = typeof operations.$inferSelect;
@@ -122,15 +123,6 @@ export interface SeenFetch {
   bytesTotal: number;
 }
 
-/** Notes how much has arrived of what a host's operations bring to it. */
-export async function recordFetches(db: Tx, hostId: string, seen: SeenFetch[]): Promise<void> {
-  if (seen.length === 0) return;
-  await db.execute(sql`
-    UPDATE operations SET fetched_bytes = jsonb_build_object('done', seen."bytesDone", 'total', seen."bytesTotal")
-    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("operationId" text, "bytesDone" bigint, "bytesTotal" bigint)
-    WHERE operations.id = seen."operationId" AND operations.host_id = ${hostId} AND operations.ended_at IS NULL`);
-}
-
 /** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
 export async function listDrivableOperations(
   db: Tx,
@@ -142,7 +134,7 @@ export async function listDrivableOperations(
     .from(operations)
     .where(
       and(
-        eq(operations.status, "waiting"),
+        isOneOf(operations.status, "waiting"),
         // Before that its intent is on its way.
         lt(operations.createdAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`),
         // A delete does not wait for what executes: it cancels or follows it.
@@ -163,7 +155,7 @@ export async function listExpiredOperations(db: Tx, limit: number): Promise<Oper
     .from(operations)
     .where(
       and(
-        inArray(operations.status, ["waiting", ...EXECUTING_STATUSES]),
+        isOneOf(operations.status, "waiting", ...EXECUTING_STATUSES),
         isNull(operations.committedAt),
         lt(operations.deadlineAt, sql`now()`),
       ),
@@ -180,7 +172,7 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
     .select({ operation: operations })
     .from(operations)
     .innerJoin(sandboxes, eq(sandboxes.id, operations.sandboxId))
-    .where(and(eq(operations.status, "executing"), isNotNull(operations.committedAt), onLostHost))
+    .where(and(isOneOf(operations.status, "executing"), isNotNull(operations.committedAt), onLostHost))
     .limit(limit);
   return rows.map((row) => row.operation);
 }
@@ -196,7 +188,7 @@ export async function listStranded(db: Tx, limit: number): Promise<OperationRow[
     .innerJoin(sandboxes, eq(sandboxes.id, operations.sandboxId))
     .where(
       and(
-        eq(operations.status, "executing"),
+        isOneOf(operations.status, "executing"),
         inArray(operations.kind, ["resume", "stop", "start"]),
         isNull(operations.committedAt),
         onLostHost,

@@ -1,5 +1,5 @@
 /** The outbox: rows written with the change they announce, published after the commit. Readers take "unpublished", never "id greater than the last": ids become visible out of order. */
-import { and, asc, eq, isNotNull, isNull, lt, sql } from "drizzle-orm";
+import { and, asc, eq, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { outbox } from "../schema.ts";
 
@@ -87,11 +87,20 @@ export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> 
   return { ...row, count: Math.min(row.count, MOST_COUNTED), isCounted: row.count <= MOST_COUNTED };
 }
 
+/** In one statement: one that takes too long would never end. */
+const MAX_PRUNED = 10_000;
+/** More than are published in the time of a round. */
+const MAX_STATEMENTS = 50;
+
 /** Deletes published messages older than `olderThanMs`. Returns how many. */
 export async function pruneOutbox(db: Tx, olderThanMs: number): Promise<number> {
-  const rows = await db
-    .delete(outbox)
-    .where(and(isNotNull(outbox.publishedAt), lt(outbox.publishedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
-    .returning({ id: outbox.id });
-  return rows.length;
+  const isOld = lt(outbox.publishedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`);
+  const some = db.select({ id: outbox.id }).from(outbox).where(isOld).orderBy(asc(outbox.publishedAt)).limit(MAX_PRUNED);
+  let pruned = 0;
+  for (let statement = 0; statement < MAX_STATEMENTS; statement += 1) {
+    const { count } = (await db.delete(outbox).where(sql`${outbox.id} = ANY(ARRAY(${some}))`)) as unknown as { count: number };
+    pruned += count;
+    if (count < MAX_PRUNED) break;
+  }
+  return pruned;
 }

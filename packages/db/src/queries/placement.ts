@@ -7,6 +7,7 @@
 import { and, asc, eq, gt, inArray, isNotNull, isNull, ne, notInArray, sql } from "drizzle-orm";
 import { LEASED_STATES, OPERATION_KINDS, OPERATION_TARGET, TOMBSTONED_STATES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, operations, sandboxes } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
@@ -47,7 +48,7 @@ export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
   const underWay = db
     .select({ hostId: operations.hostId, starts: sql<number>`count(*)::int`.as("starts") })
     .from(operations)
-    .where(and(eq(operations.status, "executing"), inArray(operations.kind, STARTS)))
+    .where(and(isOneOf(operations.status, "executing"), inArray(operations.kind, STARTS)))
     .groupBy(operations.hostId)
     .as("under_way");
   return await db

@@ -2,6 +2,7 @@
 import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OutboxRow } from "./outbox.ts";
@@ -60,19 +61,7 @@ export interface SeenActivity {
 }
 
 /** Less of an advance is not worth a write. */
-const MIN_ADVANCE_MS = 500;
-
-/** Moves the idle clocks of running sandboxes of `hostId` forward, never back. Those without an auto-pause policy are left alone. */
-export async function recordActivity(db: Tx, hostId: string, seen: SeenActivity[]): Promise<void> {
-  if (seen.length === 0) return;
-  const activeAt = sql`now() - seen."lastActiveMsAgo" * interval '1 millisecond'`;
-  await db.execute(sql`
-    UPDATE sandboxes SET last_active_at = ${activeAt}
-    FROM jsonb_to_recordset(${JSON.stringify(seen)}::jsonb) AS seen("sandboxId" text, "epoch" integer, "lastActiveMsAgo" bigint)
-    WHERE sandboxes.id = seen."sandboxId" AND sandboxes.epoch = seen."epoch" AND sandboxes.host_id = ${hostId}
-      AND sandboxes.state = 'running' AND sandboxes.auto_pause_idle_seconds IS NOT NULL
-      AND (sandboxes.last_active_at IS NULL OR sandboxes.last_active_at < ${activeAt} - ${MIN_ADVANCE_MS} * interval '1 millisecond')`);
-}
+export const MIN_ADVANCE_MS = 500;
 
 /** A sandbox that slept for less was paused for nothing: the pause and the resume cost more than they saved. */
 const SHORT_SLEEP_S = 60;
@@ -98,9 +87,14 @@ const idleSecondsNow = sql<number>`least(
 const unusedFor = (seconds: SQL | typeof sandboxes.autoPauseIdleSeconds) =>
   sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${seconds} * interval '1 second' + ${MIN_ADVANCE_MS} * interval '1 millisecond'`;
 
+/** As the index has it. */
+const idleFrom = sql`(${sandboxes.lastActiveAt} AT TIME ZONE 'UTC' + ${sandboxes.autoPauseIdleSeconds} * interval '1 second')`;
+
 const isIdleByPolicy = and(
-  eq(sandboxes.state, "running"),
+  isOneOf(sandboxes.state, "running"),
   isNotNull(sandboxes.autoPauseIdleSeconds),
+  // By the index (sandboxes_auto_pause); the host's last word is no later than now.
+  sql`${idleFrom} < now() AT TIME ZONE 'UTC'`,
   ne(hosts.state, "lost"),
   sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
   unusedFor(sandboxes.autoPauseIdleSeconds),
@@ -115,7 +109,7 @@ export interface IdleSandbox {
 
 /**
  * Running sandboxes with nothing in flight that had been idle for as long as they may when their host last spoke: its word is what is known, and a host that has been
- * silent for a while says nothing. Longest idle first. What `recordActivity` leaves unwritten counts as activity: the host would give the pause up.
+ * silent for a while says nothing. Longest idle first. What `recordBeats` leaves unwritten counts as activity: the host would give the pause up.
  */
 export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSandbox[]> {
   return await db

@@ -1,7 +1,8 @@
 import type { Cause } from "@torpor/contracts";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
-import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNull, lt, lte, sql } from "drizzle-orm";
+import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNull, lt, lte, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
 import { type Move, moveSandbox, type SandboxRow } from "./move-sandbox.ts";
 import type { OutboxRow } from "./outbox.ts";
@@ -52,7 +53,7 @@ function viewQuery(db: Tx) {
     .select(view)
     .from(sandboxes)
     .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
-    .leftJoin(operations, and(eq(operations.sandboxId, sandboxes.id), inArray(operations.status, ["executing", "outcome_unknown"])))
+    .leftJoin(operations, and(eq(operations.sandboxId, sandboxes.id), isOneOf(operations.status, "executing", "outcome_unknown")))
     .leftJoin(
       snapshots,
       and(
@@ -124,6 +125,12 @@ export interface ListFilter {
   afterId?: string | undefined;
 }
 
+/** Only what has any is in the index. */
+function hasMetadata(wanted: Record<string, string> | undefined): SQL | undefined {
+  if (wanted === undefined || Object.keys(wanted).length === 0) return undefined;
+  return sql`${sandboxes.metadata} @> ${JSON.stringify(wanted)}::jsonb AND ${sandboxes.metadata} <> '{}'`;
+}
+
 /** Newest first; `hasMore` tells whether another page follows. */
 export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views: SandboxView[]; hasMore: boolean }> {
   const rows = await viewQuery(db)
@@ -132,7 +139,7 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
         eq(sandboxes.organizationId, filter.organizationId),
         isAlive,
         filter.states === undefined ? undefined : inArray(sandboxes.settledState, filter.states),
-        filter.metadata === undefined ? undefined : sql`${sandboxes.metadata} @> ${JSON.stringify(filter.metadata)}::jsonb`,
+        hasMetadata(filter.metadata),
         filter.region === undefined ? undefined : eq(sandboxes.region, filter.region),
         filter.afterId === undefined ? undefined : lt(sandboxes.id, filter.afterId),
       ),

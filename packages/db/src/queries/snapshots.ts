@@ -1,6 +1,7 @@
 /** What the snapshot store holds for whom. */
 import { and, asc, eq, inArray, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
+import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
@@ -46,7 +47,7 @@ export async function listUnreplicated(db: Tx, olderThanMs: number, limit: numbe
     .from(sandboxes)
     .innerJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), isNull(snapshots.storeKey)))
     .innerJoin(hosts, and(eq(hosts.id, sandboxes.hostId), hasLease, ne(hosts.state, "draining")))
-    .where(and(eq(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
+    .where(and(isOneOf(sandboxes.state, "paused"), lt(sandboxes.updatedAt, sql`now() - ${`${olderThanMs} milliseconds`}::interval`)))
     .orderBy(asc(sandboxes.updatedAt))
     .limit(limit);
   return rows.map(({ sandbox }) => sandbox);

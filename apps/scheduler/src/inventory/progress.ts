@@ -1,0 +1,28 @@
+/** What a heartbeat says beside its inventory. A host of before says it of each sandbox in that. */
+import type { Heartbeat, Observation } from "@torpor/contracts";
+import type { HostBeat, SeenActivity, SeenFetch, SeenReplication } from "@torpor/db";
+
+export function progressIn(beat: Heartbeat): HostBeat {
+  const { hostId, load, inventory, activity = [], replicating = [], fetching = [] } = beat;
+  return {
+    hostId,
+    load,
+    activity: [...activity, ...inventory.flatMap(activityIn)],
+    replication: [...replicating, ...inventory.flatMap(replicationIn)],
+    fetches: [...fetching, ...inventory.flatMap(fetchIn)],
+  };
+}
+
+function activityIn({ sandboxId, epoch, lastActiveMsAgo }: Observation): SeenActivity[] {
+  return lastActiveMsAgo === undefined ? [] : [{ sandboxId, epoch, lastActiveMsAgo }];
+}
+
+function replicationIn({ sandboxId, replicating }: Observation): SeenReplication[] {
+  return replicating === undefined ? [] : [{ sandboxId, ...replicating }];
+}
+
+function fetchIn({ busyWith, fetching }: Observation): SeenFetch[] {
+  return busyWith === undefined || fetching === undefined
+    ? []
+    : [{ operationId: busyWith, ...fetching }];
+}

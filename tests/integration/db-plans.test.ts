@@ -1,0 +1,147 @@
+/** Nothing that is asked again and again, and no list, reads a large table from one end to the other: over 200,000 sandboxes. */
+import {
+  countSandboxes,
+  findNews,
+  listAuditEntries,
+  listEvents,
+  listFindings,
+  listHostEvents,
+  listHosts,
+  listHostStandings,
+  listPlacementHosts,
+  listSandboxes,
+  type ListFilter,
+  listAbsentSandboxes,
+  findAbsentSandboxes,
+  measureOutbox,
+  noteAnswering,
+  readQuotas,
+  recordBeats,
+  recordComparisons,
+  relayOutbox,
+  renewLeases,
+} from "@torpor/db";
+import { aBeat, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { RECONCILERS } from "../../apps/scheduler/src/reconcilers.ts";
+import { Decisions } from "../../apps/scheduler/test/support/decisions.ts";
+import { fillDatabase, HOSTS, idOf, SANDBOXES } from "./support/large-database.ts";
+import { scannedTables, Statements } from "./support/statements.ts";
+
+const FILL_LIMIT_MS = 300_000;
+const LEASE_MS = 9_000;
+/** Of these there are few, whatever the size of the fleet. */
+const SMALL = new Set([
+  "hosts",
+  "drains",
+  "drain_sandboxes",
+  "organizations",
+  "organization_quotas",
+  "lease_service",
+  "host_checks",
+  "host_findings",
+  "templates",
+  "template_images",
+]);
+
+let server: PostgresServer;
+let database: TestDatabase;
+let scheduler: Decisions;
+let statements: Statements;
+beforeAll(async () => {
+  server = await startPostgres();
+  scheduler = await Decisions.over(server);
+  ({ database } = scheduler);
+  await fillDatabase(database.sql, database.organizationId);
+  statements = new Statements(database.db);
+}, FILL_LIMIT_MS);
+afterAll(async () => {
+  await scheduler[Symbol.asyncDispose]();
+  await server[Symbol.asyncDispose]();
+});
+
+/** What is asked for beside the reconcilers' rounds, by name. */
+const QUERIES: Record<string, () => Promise<unknown>> = {
+  "relay-outbox": () => relayOutbox(database.db, { limit: 200, olderThanMs: 0 }, async () => ({ published: [], refused: [] })),
+  "measure-outbox": () => measureOutbox(database.db),
+  "note-answering": () => noteAnswering(database.db, LEASE_MS),
+  "restore-bus": () => listHosts(database.db),
+  placement: () => listPlacementHosts(database.db),
+  leases: () =>
+    renewLeases(
+      database.db,
+      everyHost.map((hostId) => ({ hostId, hasFence: true })),
+      LEASE_MS,
+    ),
+  beats: () => recordBeats(database.db, everyHost.map(beatOf)),
+  inventories: () => findNews(database.db, everyHost.flatMap(entriesOf)),
+  comparisons: () => recordComparisons(database.db, everyHost.map(comparisonOf)),
+  "a whole inventory": () => listAbsentSandboxes(database.db, "host-1", entriesOf("host-1")),
+  "what has gone": () => findAbsentSandboxes(database.db, "host-1", [idOf(1), idOf(21)]),
+  sandboxes: () => list({}),
+  "the next page": () => list({ afterId: idOf(SANDBOXES / 2) }),
+  "sandboxes of a state": () => list({ states: ["running"] }),
+  "sandboxes of two states": () => list({ states: ["running", "stopped"] }),
+  "sandboxes of a region": () => list({ region: "far" }),
+  "sandboxes with metadata": () => list({ metadata: { app: "a500" } }),
+  "all of that": () => list({ states: ["paused"], region: "far", metadata: { app: "a0" } }),
+  events: () => listEvents(database.db, idOf(1), 100),
+  hosts: () => listHostStandings(database.db, HOSTS),
+  "a host's sandboxes": () => countSandboxes(database.db, ["host-1"]),
+  "a host's history": () => listHostEvents(database.db, "host-1", 100),
+  "a host's findings": () => listFindings(database.db, "host-1", 100),
+  quotas: () => readQuotas(database.db, database.organizationId + 5),
+  "the audit log": () =>
+    listAuditEntries(database.db, { requestedBy: "api-key:1", organizationId: undefined, limit: 100, beforeId: undefined }),
+};
+
+const everyHost = Array.from({ length: HOSTS }, (_, at) => `host-${at}`);
+const list = async (filter: Partial<ListFilter>) =>
+  await listSandboxes(database.db, { organizationId: database.organizationId, limit: 100, ...filter });
+const sandboxesOf = (hostId: string) => Array.from({ length: 200 }, (_, at) => idOf(at * HOSTS + Number(hostId.slice("host-".length))));
+const beatOf = (hostId: string) => {
+  const [sandboxId = ""] = sandboxesOf(hostId);
+  return aBeat(hostId, {
+    activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }],
+    replication: [{ sandboxId, bytesDone: 1, bytesTotal: 2 }],
+    fetches: [{ operationId: `op_${"0".repeat(32)}`, bytesDone: 1, bytesTotal: 2 }],
+  });
+};
+const entriesOf = (hostId: string) =>
+  sandboxesOf(hostId).map((sandboxId) => ({ hostId, sandboxId, epoch: 1, opSeq: 2, revision: 2, isQuarantined: false, hasSnapshot: true }));
+const comparisonOf = (hostId: string) => ({
+  hostId,
+  digest: "d",
+  since: undefined,
+  ended: [{ sandboxId: idOf(1), version: 1 }],
+  open: [idOf(2)],
+});
+
+async function scans(): Promise<string[]> {
+  const found = new Set<string>();
+  for (const statement of statements.seen) {
+    for (const generic of [false, true]) {
+      const tables = (await scannedTables(database.sql, statement, generic)).filter((table) => !SMALL.has(table));
+      if (tables.length > 0)
+        found.add(`${statement.of} reads all of ${tables.join(", ")}${generic ? " by its plan for any values" : ""}: ${statement.text}`);
+    }
+  }
+  return [...found];
+}
+
+test("no statement of a reconciler's round, of a heartbeat or of a list scans a large table", async () => {
+  const before = statements.seen.length;
+  for (const reconciler of RECONCILERS) {
+    const { name } = reconciler;
+    expect(await statements.during(name, () => reconciler.run(scheduler.deps)), `${name} asks the database`).toBeGreaterThan(0);
+  }
+  for (const [name, query] of Object.entries(QUERIES))
+    expect(await statements.during(name, query), `${name} asks the database`).toBeGreaterThan(0);
+  expect(statements.seen.length).toBeGreaterThan(before);
+  expect(await scans()).toEqual([]);
+});
+
+test("a scan is seen", async () => {
+  const seen = { of: "", text: "SELECT count(*) FROM sandboxes WHERE template_name = $1", parameters: ["t"] as never[] };
+  for (const generic of [false, true]) expect(await scannedTables(database.sql, seen, generic)).toEqual(["sandboxes"]);
+});

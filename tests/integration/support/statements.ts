@@ -1,0 +1,71 @@
+/** Statements as they go to the server, and what the server plans for them. */
+import type { Database } from "@torpor/db";
+import type postgres from "postgres";
+
+type Parameters = postgres.ParameterOrJSON<never>[];
+
+interface Client {
+  unsafe(text: string, parameters?: Parameters, options?: object): unknown;
+  begin(body: (tx: Client) => unknown): unknown;
+}
+
+/** What a statement was asked for by, and the statement. */
+export interface Statement {
+  of: string;
+  text: string;
+  parameters: Parameters;
+}
+
+const HAS_A_PLAN = /^\s*(?:select|insert|update|delete|with)\b/i;
+
+/** Notes every statement of `db`, in transactions or not. */
+export class Statements {
+  readonly seen: Statement[] = [];
+  private of = "";
+
+  constructor(db: Database) {
+    const { $client: client } = db as unknown as { $client: Client };
+    this.watch(client);
+    const begin = client.begin.bind(client);
+    client.begin = (body) =>
+      begin((tx) => {
+        this.watch(tx);
+        return body(tx);
+      });
+  }
+
+  /** Those of `body`, under this name. Returns how many. */
+  async during(of: string, body: () => Promise<unknown>): Promise<number> {
+    const before = this.seen.length;
+    this.of = of;
+    await body();
+    return this.seen.length - before;
+  }
+
+  private watch(client: Client): void {
+    const unsafe = client.unsafe.bind(client);
+    client.unsafe = (text, parameters = [], options) => {
+      if (HAS_A_PLAN.test(text)) this.seen.push({ of: this.of, text, parameters });
+      return unsafe(text, parameters, options);
+    };
+  }
+}
+
+interface PlanNode {
+  "Node Type": string;
+  "Relation Name"?: string;
+  Plans?: PlanNode[];
+}
+
+/** Tables that the server would read from one end to the other. `generic`: by the plan for all values, which prepared statements may get; else by that for these. */
+export async function scannedTables(sql: postgres.Sql, { text, parameters }: Statement, generic: boolean): Promise<string[]> {
+  const explained = generic
+    ? await sql.unsafe(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${text}`).simple()
+    : await sql.unsafe(`EXPLAIN (FORMAT JSON) ${text}`, parameters);
+  const [{ Plan: plan }] = explained[0]?.["QUERY PLAN"] as [{ Plan: PlanNode }];
+  return scansIn(plan);
+}
+
+function scansIn({ "Node Type": type, "Relation Name": table = "", Plans: inner = [] }: PlanNode): string[] {
+  return [...(type === "Seq Scan" ? [table] : []), ...inner.flatMap(scansIn)];
+}
