@@ -1,6 +1,6 @@
 /**
- * Batches that form by themselves: while one is under way, what arrives gathers for the next. So one
- * caller alone hardly waits, and many share a statement and its commit.
+ * Batches that form by themselves: while one is under way, what arrives gathers for the next. So
+ * one caller alone hardly waits, and many share a statement and its commit.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -55,7 +55,7 @@ export class Batches<Item, Result> {
     } catch (error) {
       const [first] = batch;
       if (batch.length === 1) first?.settle.reject(error);
-      // Whose fault it is shows when each is alone; together, as nobody's may be the database's silence.
+      // Whose fault it is shows when each is alone. At the same time: it may be nobody's.
       else await Promise.all(batch.map((one) => this.runOne([one])));
     }
   }
