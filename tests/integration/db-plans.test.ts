@@ -1,4 +1,7 @@
-/** Nothing that is asked again and again, and no list, reads a large table from one end to the other: over 200,000 sandboxes. */
+/**
+ * Nothing that is asked again and again, and no list, reads a large table from one end to the
+ * other: over 200,000 sandboxes.
+ */
 import {
   countSandboxes,
   findNews,
@@ -62,7 +65,11 @@ afterAll(async () => {
 
 /** What is asked for beside the reconcilers' rounds, by name. */
 const QUERIES: Record<string, () => Promise<unknown>> = {
-  "relay-outbox": () => relayOutbox(database.db, { limit: 200, olderThanMs: 0 }, async () => ({ published: [], refused: [] })),
+  "relay-outbox": () =>
+    relayOutbox(database.db, { limit: 200, olderThanMs: 0 }, async () => ({
+      published: [],
+      refused: [],
+    })),
   "measure-outbox": () => measureOutbox(database.db),
   "note-answering": () => noteAnswering(database.db, LEASE_MS),
   "restore-bus": () => listHosts(database.db),
@@ -92,13 +99,23 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
   "a host's findings": () => listFindings(database.db, "host-1", 100),
   quotas: () => readQuotas(database.db, database.organizationId + 5),
   "the audit log": () =>
-    listAuditEntries(database.db, { requestedBy: "api-key:1", organizationId: undefined, limit: 100, beforeId: undefined }),
+    listAuditEntries(database.db, {
+      requestedBy: "api-key:1",
+      organizationId: undefined,
+      limit: 100,
+      beforeId: undefined,
+    }),
 };
 
 const everyHost = Array.from({ length: HOSTS }, (_, at) => `host-${at}`);
 const list = async (filter: Partial<ListFilter>) =>
-  await listSandboxes(database.db, { organizationId: database.organizationId, limit: 100, ...filter });
-const sandboxesOf = (hostId: string) => Array.from({ length: 200 }, (_, at) => idOf(at * HOSTS + Number(hostId.slice("host-".length))));
+  await listSandboxes(database.db, {
+    organizationId: database.organizationId,
+    limit: 100,
+    ...filter,
+  });
+const sandboxesOf = (hostId: string) =>
+  Array.from({ length: 200 }, (_, at) => idOf(at * HOSTS + Number(hostId.slice("host-".length))));
 const beatOf = (hostId: string) => {
   const [sandboxId = ""] = sandboxesOf(hostId);
   return aBeat(hostId, {
@@ -108,7 +125,15 @@ const beatOf = (hostId: string) => {
   });
 };
 const entriesOf = (hostId: string) =>
-  sandboxesOf(hostId).map((sandboxId) => ({ hostId, sandboxId, epoch: 1, opSeq: 2, revision: 2, isQuarantined: false, hasSnapshot: true }));
+  sandboxesOf(hostId).map((sandboxId) => ({
+    hostId,
+    sandboxId,
+    epoch: 1,
+    opSeq: 2,
+    revision: 2,
+    isQuarantined: false,
+    hasSnapshot: true,
+  }));
 const comparisonOf = (hostId: string) => ({
   hostId,
   digest: "d",
@@ -121,9 +146,13 @@ async function scans(): Promise<string[]> {
   const found = new Set<string>();
   for (const statement of statements.seen) {
     for (const generic of [false, true]) {
-      const tables = (await scannedTables(database.sql, statement, generic)).filter((table) => !SMALL.has(table));
+      const tables = (await scannedTables(database.sql, statement, generic)).filter(
+        (table) => !SMALL.has(table),
+      );
       if (tables.length > 0)
-        found.add(`${statement.of} reads all of ${tables.join(", ")}${generic ? " by its plan for any values" : ""}: ${statement.text}`);
+        found.add(
+          `${statement.of} reads all of ${tables.join(", ")}${generic ? " by its plan for any values" : ""}: ${statement.text}`,
+        );
     }
   }
   return [...found];
@@ -133,7 +162,10 @@ test("no statement of a reconciler's round, of a heartbeat or of a list scans a 
   const before = statements.seen.length;
   for (const reconciler of RECONCILERS) {
     const { name } = reconciler;
-    expect(await statements.during(name, () => reconciler.run(scheduler.deps)), `${name} asks the database`).toBeGreaterThan(0);
+    expect(
+      await statements.during(name, () => reconciler.run(scheduler.deps)),
+      `${name} asks the database`,
+    ).toBeGreaterThan(0);
   }
   for (const [name, query] of Object.entries(QUERIES))
     expect(await statements.during(name, query), `${name} asks the database`).toBeGreaterThan(0);
@@ -142,6 +174,11 @@ test("no statement of a reconciler's round, of a heartbeat or of a list scans a 
 });
 
 test("a scan is seen", async () => {
-  const seen = { of: "", text: "SELECT count(*) FROM sandboxes WHERE template_name = $1", parameters: ["t"] as never[] };
-  for (const generic of [false, true]) expect(await scannedTables(database.sql, seen, generic)).toEqual(["sandboxes"]);
+  const seen = {
+    of: "",
+    text: "SELECT count(*) FROM sandboxes WHERE template_name = $1",
+    parameters: ["t"] as never[],
+  };
+  for (const generic of [false, true])
+    expect(await scannedTables(database.sql, seen, generic)).toEqual(["sandboxes"]);
 });

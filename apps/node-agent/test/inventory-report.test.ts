@@ -1,4 +1,7 @@
-/** What heartbeats report of sandboxes: everything, or what has changed since what the control plane knows. */
+/**
+ * What heartbeats report of sandboxes: everything, or what has changed since what the control plane
+ * knows.
+ */
 import {
   type Heartbeat,
   inventoryDigest,

@@ -6,6 +6,7 @@ import {
   Heartbeat,
   inventoryDigest,
   type LeaseReply,
+  LeaseRequest,
   MAX_INVENTORY_PER_BEAT,
   type Observation,
   patterns,
@@ -16,7 +17,7 @@ import { expect, test } from "vitest";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
-import { beat, keepLease } from "../src/shell/membership.ts";
+import { beat, keepLease, type Membership } from "../src/shell/membership.ts";
 
 const LIMIT_MS = 30_000;
 /** Long: it is asked for once. */
@@ -101,6 +102,48 @@ test("a lease counts from before it was asked for, however late the answer comes
     stop.abort();
     await keeping;
     await stopAnswering();
+    await Promise.all([bus.close(), control.close()]);
+  }
+});
+
+test("heartbeats report what the newest answer to a lease wants, and everything after a registration", async () => {
+  await using nats = await startNats(["host-1"]);
+  await using dir = await tempDir();
+  const control = await connectBus({ ...nats.as(), name: "control" });
+  const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
+  const handlers = { queue: "q", log: silentLog() };
+  const granted = { granted: true, leaseMs: 300 };
+  const wanted = { reconciledInventory: "digest", showSandboxes: [idAt(1)] };
+  let isLost = false;
+  const stops = [
+    answer(control, {
+      ...handlers,
+      pattern: patterns.asks("register"),
+      decode: decoder(RegisterRequest),
+      handle: async (): Promise<LeaseReply> => granted,
+    }),
+    answer(control, {
+      ...handlers,
+      pattern: patterns.asks("lease"),
+      decode: decoder(LeaseRequest),
+      handle: async (): Promise<LeaseReply> => (isLost ? { granted: false, leaseMs: 0 } : { ...granted, ...wanted }),
+    }),
+  ];
+  const link = new FenceLink(new FenceFiles(dir.path));
+  await link.open();
+  const stop = new AbortController();
+  const membership: Membership = { isRegistered: false };
+  const keeping = keepLease(bus, aHost("host-1"), membership, link, stop.signal, silentLog());
+  try {
+    await until("it is wanted", () => membership.wanted?.reconciled === "digest", LIMIT_MS);
+    expect(membership.wanted).toEqual({ reconciled: "digest", show: [idAt(1)] });
+    isLost = true;
+    await until("everything is", () => membership.wanted?.reconciled === undefined, LIMIT_MS);
+    expect(membership.wanted).toEqual({ reconciled: undefined, show: [] });
+  } finally {
+    stop.abort();
+    await keeping;
+    await Promise.all(stops.map((end) => end()));
     await Promise.all([bus.close(), control.close()]);
   }
 });

@@ -1,8 +1,24 @@
-/** What hosts report of changes, and what they are asked for, until host and database agree on everything. */
+/**
+ * What hosts report of changes, and what they are asked for, until host and database agree on
+ * everything.
+ */
 import assert from "node:assert/strict";
 import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
-import { findHost, listFindings, recordBeats, recordComparisons, renewLease, type SandboxRow } from "@torpor/db";
-import { aBeat, anObservation, makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import {
+  findHost,
+  listFindings,
+  recordBeats,
+  recordComparisons,
+  renewLease,
+  type SandboxRow,
+} from "@torpor/db";
+import {
+  aBeat,
+  anObservation,
+  makeSandbox,
+  type PostgresServer,
+  startPostgres,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { answerLease } from "../src/answer-asks.ts";
 import { beatHearer } from "../src/inventory/hear-beats.ts";
@@ -22,13 +38,18 @@ afterAll(async () => {
 const ROOM = { capacity: { vcpu: 1000, memoryMib: 64_000, diskMib: 64_000 } };
 let hosts = 0;
 
-/** A host that reports by changes, as the agent does: since the inventory that it was told of last. */
+/**
+ * A host that reports by changes, as the agent does: since the inventory that it was told of last.
+ */
 class Host {
   readonly id: string;
   private readonly has = new Map<string, Observation>();
   /** By digest. */
   private readonly sent = new Map<string, Map<string, Observation>>();
-  private wanted: { reconciledInventory?: string | undefined; showSandboxes?: string[] | undefined } = {};
+  private wanted: {
+    reconciledInventory?: string | undefined;
+    showSandboxes?: string[] | undefined;
+  } = {};
 
   private constructor(id: string) {
     this.id = id;
@@ -41,7 +62,9 @@ class Host {
   }
 
   /** With a sandbox in each state that both agree on. */
-  static async agreed(...states: ("running" | "paused")[]): Promise<{ host: Host; sandboxes: SandboxRow[] }> {
+  static async agreed(
+    ...states: ("running" | "paused")[]
+  ): Promise<{ host: Host; sandboxes: SandboxRow[] }> {
     const host = await Host.join();
     const sandboxes: SandboxRow[] = [];
     for (const state of states) {
@@ -64,7 +87,10 @@ class Host {
   }
 
   shows(sandboxId: string, given: Partial<Observation> = {}): void {
-    this.has.set(sandboxId, anObservation({ hostId: this.id, sandboxId, state: "running", ...given }));
+    this.has.set(
+      sandboxId,
+      anObservation({ hostId: this.id, sandboxId, state: "running", ...given }),
+    );
   }
 
   loses(sandboxId: string): void {
@@ -73,7 +99,11 @@ class Host {
 
   async askLease(): Promise<string[]> {
     const request = { type: "lease", version: 1, hostId: this.id } as const;
-    const { granted, reconciledInventory, showSandboxes } = await answerLease(scheduler.deps, this.id, request);
+    const { granted, reconciledInventory, showSandboxes } = await answerLease(
+      scheduler.deps,
+      this.id,
+      request,
+    );
     assert(granted);
     this.wanted = { reconciledInventory, showSandboxes };
     return showSandboxes ?? [];
@@ -89,18 +119,28 @@ class Host {
   async beat(given: Partial<Heartbeat> = {}): Promise<boolean> {
     const { inventory, ...fields } = this.report();
     const load = { vms: 0, residentBytes: 0, diskFreeMib: 0 };
-    const facts = { type: "heartbeat", version: 1, hostId: this.id, agentStartedAt: "", load } as const;
+    const facts = {
+      type: "heartbeat",
+      version: 1,
+      hostId: this.id,
+      agentStartedAt: "",
+      load,
+    } as const;
     await hear({ ...facts, inventory, ...fields, ...given });
     return fields.inventorySince !== undefined;
   }
 
-  private report(): Pick<Heartbeat, "inventory" | "inventoryCount" | "inventoryDigest" | "inventorySince" | "gone"> {
+  private report(): Pick<
+    Heartbeat,
+    "inventory" | "inventoryCount" | "inventoryDigest" | "inventorySince" | "gone"
+  > {
     const { reconciledInventory: since = "", showSandboxes = [] } = this.wanted;
     const whole = { inventoryCount: this.has.size, inventoryDigest: this.digest };
     const base = this.sent.get(since);
     this.sent.set(this.digest, new Map(this.has));
     if (base === undefined) return { ...whole, inventory: this.all };
-    const isNews = (seen: Observation) => showSandboxes.includes(seen.sandboxId) || base.get(seen.sandboxId) !== seen;
+    const isNews = (seen: Observation) =>
+      showSandboxes.includes(seen.sandboxId) || base.get(seen.sandboxId) !== seen;
     const gone = [...new Set([...base.keys(), ...showSandboxes])].filter((id) => !this.has.has(id));
     return { ...whole, inventory: this.all.filter(isNews), inventorySince: since, gone };
   }
@@ -116,18 +156,27 @@ class Host {
   }
 
   async findings(): Promise<{ sandboxId: string; kind: string }[]> {
-    return (await listFindings(scheduler.database.db, this.id, 100)).map(({ sandboxId, kind }) => ({ sandboxId, kind }));
+    return (await listFindings(scheduler.database.db, this.id, 100)).map(({ sandboxId, kind }) => ({
+      sandboxId,
+      kind,
+    }));
   }
 
   async agrees(): Promise<boolean> {
-    const checks = await scheduler.database.sql`SELECT sandbox_id FROM host_checks WHERE host_id = ${this.id}`;
-    return checks.length === 0 && (await findHost(scheduler.database.db, this.id))?.reconciledInventory === this.digest;
+    const checks = await scheduler.database
+      .sql`SELECT sandbox_id FROM host_checks WHERE host_id = ${this.id}`;
+    return (
+      checks.length === 0 &&
+      (await findHost(scheduler.database.db, this.id))?.reconciledInventory === this.digest
+    );
   }
 }
 
 const hear = async (beat: Heartbeat) => await beatHearer(scheduler.deps, async () => {})(beat);
-const told = async (sandboxId: string, kind: string) => (await scheduler.commands({ sandboxId, kind })).length;
-const sql = (text: TemplateStringsArray, ...values: (string | null)[]) => scheduler.database.sql(text, ...values);
+const told = async (sandboxId: string, kind: string) =>
+  (await scheduler.commands({ sandboxId, kind })).length;
+const sql = (text: TemplateStringsArray, ...values: (string | null)[]) =>
+  scheduler.database.sql(text, ...values);
 
 /** On a host, without anything that notes it: what only a comparison of everything finds. */
 async function smuggle(hostId: string): Promise<string> {
@@ -155,7 +204,8 @@ describe("what is the same as what was compared", () => {
       const { host } = await Host.agreed("running");
       const smuggled = await smuggle(host.id);
       if (event === "register") await scheduler.join(host.id, ROOM);
-      else await sql`UPDATE hosts SET state = 'lost', state_before_lost = 'ready' WHERE id = ${host.id}`;
+      else
+        await sql`UPDATE hosts SET state = 'lost', state_before_lost = 'ready' WHERE id = ${host.id}`;
       await host.turns(4);
       expect(await host.findings(), event).toEqual([{ sandboxId: smuggled, kind: "missing" }]);
     }
@@ -205,7 +255,8 @@ describe("what a host reports to have changed", () => {
     await host.turns(3);
     expect(await host.findings()).toEqual([{ sandboxId, kind: "unknown" }]);
     expect(await told(sandboxId, "quarantine")).toBe(1);
-    const aged = () => sql`UPDATE host_findings SET last_seen_at = last_seen_at - interval '1 minute' WHERE host_id = ${host.id}`;
+    const aged = () =>
+      sql`UPDATE host_findings SET last_seen_at = last_seen_at - interval '1 minute' WHERE host_id = ${host.id}`;
     await aged();
     await host.turns(1);
     expect(await host.findings(), "it was shown again").toHaveLength(1);
@@ -252,7 +303,9 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
     expect(await told(id, "discard"), "the newer run is not proven").toBe(0);
     await sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, 2, ${other.id}, now())`;
     await host.turns(1);
-    expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: host.id }]);
+    expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
+      { hostId: host.id },
+    ]);
     host.loses(id);
     await host.turns(1);
     expect(await host.agrees()).toBe(true);
@@ -284,13 +337,23 @@ test("a host with more to be asked about than a beat holds reports everything, a
 });
 
 test("a host that lies about its inventory keeps what it has from being seen, and nothing else", async () => {
-  const [{ host: liar, sandboxes }, { host: honest }] = [await Host.agreed("running"), await Host.agreed("running")];
+  const [{ host: liar, sandboxes }, { host: honest }] = [
+    await Host.agreed("running"),
+    await Host.agreed("running"),
+  ];
   const { id } = sandboxes[0] ?? { id: "" };
   liar.shows(id, { state: "stopped", revision: 2 });
-  await liar.beat({ inventorySince: liar.digest, inventory: [], inventoryDigest: honest.digest, gone: [] });
+  await liar.beat({
+    inventorySince: liar.digest,
+    inventory: [],
+    inventoryDigest: honest.digest,
+    gone: [],
+  });
   expect(await honest.agrees()).toBe(true);
   expect((await scheduler.sandbox(id)).state).toBe("running");
-  await scheduler.settle(anObservation({ hostId: liar.id, sandboxId: id, state: "stopped", revision: 2 }));
+  await scheduler.settle(
+    anObservation({ hostId: liar.id, sandboxId: id, state: "stopped", revision: 2 }),
+  );
   expect((await scheduler.sandbox(id)).state, "what it says itself is heard").toBe("stopped");
 });
 
@@ -298,5 +361,8 @@ test("a renewal of a lost host asks for everything", async () => {
   const { host } = await Host.agreed("running");
   await sql`UPDATE hosts SET state = 'lost', state_before_lost = 'cordoned' WHERE id = ${host.id}`;
   expect(await renewLease(scheduler.database.db, host.id, 9_000, false)).toEqual({ granted: true });
-  expect(await findHost(scheduler.database.db, host.id)).toMatchObject({ state: "cordoned", reconciledInventory: null });
+  expect(await findHost(scheduler.database.db, host.id)).toMatchObject({
+    state: "cordoned",
+    reconciledInventory: null,
+  });
 });

@@ -1,4 +1,7 @@
-/** A database as a fleet of 200,000 sandboxes leaves it: most are paused, a few do something, and of each kind of work that reconcilers look for there is some. */
+/**
+ * A database as a fleet of 200,000 sandboxes leaves it: most are paused, a few do something, and of
+ * each kind of work that reconcilers look for there is some.
+ */
 import type postgres from "postgres";
 
 export const SANDBOXES = 200_000;
@@ -7,7 +10,10 @@ const IMAGE = "a".repeat(64);
 
 export const idOf = (at: number) => `1763309903${String(at).padStart(8, "0")}`;
 const ID = "'1763309903' || lpad(at::text, 8, '0')";
-/** Half are of the given organization, the others of fifty more. Of a hundred sandboxes: 3 run, 2 are being deleted or deleted, 1 is stopped, and 94 are paused. */
+/**
+ * Half are of the given organization, the others of fifty more. Of a hundred sandboxes: 3 run, 2
+ * are being deleted or deleted, 1 is stopped, and 94 are paused.
+ */
 const STATE = `CASE WHEN at % 100 < 3 THEN 'running' WHEN at % 100 = 3 THEN 'deleted' WHEN at % 100 = 4 AND at % 1000 = 4 THEN 'deleting'
   WHEN at % 100 = 4 THEN 'deleted' WHEN at % 100 = 5 THEN 'stopped' ELSE 'paused' END`;
 
@@ -19,9 +25,12 @@ export async function fillDatabase(sql: postgres.Sql, organizationId: number): P
     const indexes = await tx`SELECT indexname, indexdef FROM pg_indexes
       WHERE schemaname = 'public' AND indexname NOT IN (SELECT conname FROM pg_constraint)`;
     for (const { indexname } of indexes) await tx.unsafe(`DROP INDEX ${indexname as string}`);
-    await tx.unsafe(`INSERT INTO organizations (name) SELECT 'other-' || at FROM generate_series(1, 50) at`);
+    await tx.unsafe(
+      `INSERT INTO organizations (name) SELECT 'other-' || at FROM generate_series(1, 50) at`,
+    );
     await fillHosts(tx);
-    const many = (text: string) => tx.unsafe(`${text} FROM generate_series(0, ${SANDBOXES - 1}) at`);
+    const many = (text: string) =>
+      tx.unsafe(`${text} FROM generate_series(0, ${SANDBOXES - 1}) at`);
     await many(`INSERT INTO sandboxes (id, organization_id, template_id, template_name, image_sha256, state, settled_state, generation, epoch, op_seq,
         applied_epoch, applied_op_seq, applied_revision, host_id, holds_memory, region, vcpu, memory_mib, disk_mib, internet_access, env_vars, metadata,
         edge_address, last_seq, expires_at, auto_pause_idle_seconds, last_active_at, on_host_loss, updated_at)
@@ -38,7 +47,9 @@ export async function fillDatabase(sql: postgres.Sql, organizationId: number): P
     await many(`INSERT INTO snapshots (sandbox_id, generation, epoch, host_id, store_key, size_bytes, manifest_sha256, guest_synced, driver_fingerprint, dropped_at)
       SELECT ${ID}, 1, 1, 'host-' || at % ${HOSTS}, CASE WHEN at % 1000 = 17 THEN NULL ELSE 'x' END, 1, md5(at::text), true, 'scripted/1',
         CASE WHEN at % 100 < 3 THEN now() END`);
-    await many(`INSERT INTO sandbox_events (sandbox_id, seq, fact, to_state, generation, epoch) SELECT ${ID}, 5, 'paused', 'paused', 5, 1`);
+    await many(
+      `INSERT INTO sandbox_events (sandbox_id, seq, fact, to_state, generation, epoch) SELECT ${ID}, 5, 'paused', 'paused', 5, 1`,
+    );
     await many(
       `INSERT INTO outbox (subject, payload, created_at, published_at) SELECT 's', '{}', now() - interval '30 minutes', now() - interval '30 minutes'`,
     );

@@ -57,15 +57,26 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
-/** Tables that the server would read from one end to the other. `generic`: by the plan for all values, which prepared statements may get; else by that for these. */
-export async function scannedTables(sql: postgres.Sql, { text, parameters }: Statement, generic: boolean): Promise<string[]> {
+/**
+ * Tables that the server would read from one end to the other. `generic`: by the plan for all
+ * values, which prepared statements may get; else by that for these.
+ */
+export async function scannedTables(
+  sql: postgres.Sql,
+  { text, parameters }: Statement,
+  generic: boolean,
+): Promise<string[]> {
   const explained = generic
     ? await sql.unsafe(`EXPLAIN (FORMAT JSON, GENERIC_PLAN) ${text}`).simple()
     : await sql.unsafe(`EXPLAIN (FORMAT JSON) ${text}`, parameters);
-  const [{ Plan: plan }] = explained[0]?.["QUERY PLAN"] as [{ Plan: PlanNode }];
-  return scansIn(plan);
+  const [row] = explained as unknown as { "QUERY PLAN": { Plan: PlanNode }[] }[];
+  return (row?.["QUERY PLAN"] ?? []).flatMap(({ Plan: plan }) => scansIn(plan));
 }
 
-function scansIn({ "Node Type": type, "Relation Name": table = "", Plans: inner = [] }: PlanNode): string[] {
+function scansIn({
+  "Node Type": type,
+  "Relation Name": table = "",
+  Plans: inner = [],
+}: PlanNode): string[] {
   return [...(type === "Seq Scan" ? [table] : []), ...inner.flatMap(scansIn)];
 }

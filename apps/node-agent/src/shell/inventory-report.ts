@@ -1,7 +1,7 @@
 /**
  * What heartbeats report of the sandboxes on this host: all of them until the control plane has
- * reconciled an inventory, then what has changed since, and what it asks for. Without an answer of the
- * control plane, or with one of a version that knows nothing of this, everything is reported.
+ * reconciled an inventory, then what has changed since, and what it asks for. Without an answer of
+ * the control plane, or with one of a version that knows nothing of this, everything is reported.
  */
 import {
   type Heartbeat,
@@ -93,7 +93,10 @@ function areSame(a: ReadonlyMap<string, string>, b: ReadonlyMap<string, string>)
   return true;
 }
 
-/** The same observation with what has no revision (its use, its memory) as it is now. One that is out of date stays in the inventory that it is of: the digest is of that. */
+/**
+ * The same observation with what has no revision (its use, its memory) as it is now. One that is
+ * out of date stays in the inventory that it is of: the digest is of that.
+ */
 function newestOf(seen: Observation, now: Observation | undefined): Observation {
   return now !== undefined && orderOf(now) === orderOf(seen) ? now : seen;
 }
@@ -124,7 +127,10 @@ const USE_REPEATED_MS = 8_000;
 
 type ProgressFields = Pick<Heartbeat, "activity" | "replicating" | "fetching">;
 
-/** What has no revision and changes all the time. `turn`: where more are in use than fit, others are reported in each. */
+/**
+ * What has no revision and changes all the time. `turn`: where more are in use than fit, others are
+ * reported in each.
+ */
 export function progressOf(inventory: Observation[], turn: number): ProgressFields {
   const used = inventory.flatMap(({ sandboxId, epoch, lastActiveMsAgo }) =>
     lastActiveMsAgo === undefined || lastActiveMsAgo > USE_REPEATED_MS

@@ -1,10 +1,13 @@
 /**
  * Compares what a host has with what the database says it has.
  *
- * RI1  That a sandbox is absent is concluded from a whole inventory, whose digest says when it is one, or from the host's word that it has not got it; never from a part.
- * RI2  A sandbox that its host does not have is said to be missing once several beats in a row are without it, and keeps its state: nobody knows where it is.
+ * RI1  That a sandbox is absent is concluded from a whole inventory, whose digest says when it
+ *      is one, or from the host's word that it has not got it; never from a part.
+ * RI2  A sandbox that its host does not have is said to be missing once several beats in a row
+ *      are without it, and keeps its state: nobody knows where it is.
  * RI3  A finding ends by itself when it is no longer so.
- * RI4  What agrees is not compared again, until the sandbox comes or leaves, its host shows it changed, or a whole inventory is due; what does not is, with every beat (HB2, HB3).
+ * RI4  What agrees is not compared again, until the sandbox comes or leaves, its host shows it
+ *      changed, or a whole inventory is due; what does not is, with every beat (HB2, HB3).
  */
 import { BEAT_EVERY_MS, type Heartbeat, type InventoryEntry, MAX_INVENTORY_PER_BEAT, type SandboxCondition } from "@torpor/contracts";
 import {
@@ -27,7 +30,9 @@ import {
 import { FOUND_ON_HOST } from "@torpor/plans";
 import type { Deps } from "../deps.ts";
 
-/** Beats in a row, and time, without a sandbox: one may have been on its way while the sandbox came. */
+/**
+ * Beats in a row, and time, without a sandbox: one may have been on its way while the sandbox came.
+ */
 const MISSING_TIMES = 3;
 const MISSING_MS = 5_000;
 /** A copy that a host does not show for so long is not there. Longer for one whose inventory takes several beats. */
@@ -40,7 +45,10 @@ export function isReconciled({ inventoryDigest, inventory, gone = [], inventoryS
   return standing.checks.length === 0 || (inventorySince !== undefined && inventory.length + gone.length === 0);
 }
 
-/** `open`: sandboxes of the beat about which there is still something to say. `standing`: as it was before the beat was looked at. */
+/**
+ * `open`: sandboxes of the beat about which there is still something to say. `standing`: as it was
+ * before the beat was looked at.
+ */
 export async function reconcileInventory(deps: Deps, beat: Heartbeat, standing: InventoryStanding, open: string[]): Promise<Comparison> {
   return beat.inventorySince === undefined
     ? await reconcileWhole(deps, beat, standing, open)

@@ -8,7 +8,8 @@ import { type Settled, settleObservation } from "../settle-observation.ts";
 const LIMIT_MS = 20_000;
 
 /**
- * Settles those observations of a beat that are news, by sandbox. One that cannot be settled does not keep the others from it. `goOn` is given what waits for sandboxes that were moved. Returns the
+ * Settles those observations of a beat that are news, by sandbox. One that cannot be settled does
+ * not keep the others from it. `goOn` is given what waits for sandboxes that were moved. Returns the
  * sandboxes about which there is still something to say when the host shows the same again.
  */
 export async function settleInventory(
@@ -31,7 +32,10 @@ export async function settleInventory(
   return open;
 }
 
-/** Whether the same observation says nothing more, as long as its sandbox does not come to the host or leave it. */
+/**
+ * Whether the same observation says nothing more, as long as its sandbox does not come to the host
+ * or leave it.
+ */
 function isSaid(seen: Observation, settled: Settled, isLate: boolean): boolean {
   if (seen.quarantined === true || seen.busyWith !== undefined) return false;
   if (settled === "applied" || settled === "nothing_new") return true;

@@ -1,12 +1,14 @@
 /**
- * Heartbeats of many hosts at once. None of these statements waits for a host's row that somebody else
- * holds: they hold rows of other hosts meanwhile, and whoever waits for two would wait for ever.
+ * Heartbeats of many hosts at once. None of these statements waits for a host's row that somebody
+ * else holds: they hold rows of other hosts meanwhile, and whoever waits for two would wait for
+ * ever.
  *
  * HB1  A sandbox's use is recorded with or before the beat that tells of it (listIdleSandboxes).
- * HB2  What is to be compared of a host is what has changed since its reconciled inventory, and its
- *      checks: a sandbox that comes to a host or leaves it becomes one in the same transaction.
- * HB3  A check ends when the host has reported of the sandbox after that, nothing of it is news, and
- *      no finding is left.
+ * HB2  What is to be compared of a host is what has changed since its reconciled inventory, and
+ *      its checks: a sandbox that comes to a host or leaves it becomes one in the same
+ *      transaction.
+ * HB3  A check ends when the host has reported of the sandbox after that, nothing of it is news,
+ *      and no finding is left.
  */
 import { type SQL, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
@@ -16,9 +18,15 @@ import { MIN_ADVANCE_MS, type SeenActivity } from "./policies.ts";
 
 /** As many sandboxes as one beat reports. Of a host with more a whole inventory is wanted. */
 export const MAX_CHECKS = 200;
-/** What a host makes up by itself is kept up to so many; with as many none of its inventories is reconciled. */
+/**
+ * What a host makes up by itself is kept up to so many; with as many none of its inventories is
+ * reconciled.
+ */
 const MOST_CHECKS = 2_000;
-/** After about so long a whole inventory is wanted, whatever has changed. Hosts do not take turns by themselves: a fleet is started at once. */
+/**
+ * After about so long a whole inventory is wanted, whatever has changed. Hosts do not take turns by
+ * themselves: a fleet is started at once.
+ */
 const WHOLE_EVERY_MS = 600_000;
 
 export interface HostBeat {
@@ -121,7 +129,10 @@ function fetchSteps(beats: HostBeat[]): SQL[] {
   ];
 }
 
-/** A host whose row is held is heard with its next beat. The uses first (HB1), so that no host's row is held while a sandbox's is waited for. */
+/**
+ * A host whose row is held is heard with its next beat. The uses first (HB1), so that no host's row
+ * is held while a sandbox's is waited for.
+ */
 function heardStep(beats: HostBeat[]): SQL {
   const isActivityDone = beats.some(({ activity }) => activity.length > 0)
     ? sql`WHERE (SELECT count(*) FROM activity) >= 0`
@@ -136,7 +147,10 @@ function heardStep(beats: HostBeat[]): SQL {
 /** What came of comparing what a host has reported. */
 export interface Comparison {
   hostId: string;
-  /** That inventory agrees with the database, but for the checks. Undefined: it is not known whether it does. */
+  /**
+   * That inventory agrees with the database, but for the checks. Undefined: it is not known whether
+   * it does.
+   */
   digest: string | undefined;
   /** The changes that were compared were told since this one; undefined: a whole inventory was. */
   since: string | undefined;
@@ -182,7 +196,10 @@ const openStep = (open: { hostId: string; sandboxId: string }[]) => sql`opened A
   WHERE (SELECT count(*) FROM host_checks WHERE host_id = seen."hostId") < ${MOST_CHECKS}
   ORDER BY seen."sandboxId", seen."hostId" ON CONFLICT DO NOTHING)`;
 
-/** Changes advance the inventory that they were told since, and nothing else; the time until a whole one is wanted goes on. */
+/**
+ * Changes advance the inventory that they were told since, and nothing else; the time until a whole
+ * one is wanted goes on.
+ */
 const reconciledStep = (
   reconciled: { hostId: string; digest: string; since: string | null }[],
 ) => sql`reconciled AS (

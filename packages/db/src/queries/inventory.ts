@@ -26,7 +26,10 @@ export async function completeInventory(db: Database, part: InventoryPart): Prom
 /** Of one host: more than any has. */
 const MAX_PARTS = 500;
 
-/** Keeps the part, forgets those of other inventories, and returns all of this one once there are as many entries as it has. */
+/**
+ * Keeps the part, forgets those of other inventories, and returns all of this one once there are as
+ * many entries as it has.
+ */
 async function addPart(db: Database, { hostId, digest, entries, count }: InventoryPart): Promise<InventoryEntry[][]> {
   const facts = entries.map(({ sandboxId, epoch, opSeq, revision }) => ({ sandboxId, epoch, opSeq, revision }));
   await db.execute(sql`
@@ -57,7 +60,10 @@ export interface ReportedEntry extends InventoryEntry {
 export interface EntryNews {
   hostId: string;
   sandboxId: string;
-  /** Of an epoch that has passed, on the sandbox's own host: it settles nothing, but may say that a snapshot is stored. */
+  /**
+   * Of an epoch that has passed, on the sandbox's own host: it settles nothing, but may say that a
+   * snapshot is stored.
+   */
   isLate: boolean;
 }
 
@@ -101,7 +107,10 @@ function absentOn(db: Tx, hostId: string) {
 
 const isExpected = sql`${sandboxes.state} NOT IN ('deleting', 'deleted', 'error')`;
 
-/** Sandboxes that are on the host, or come from it or to it, as the database has it, and are not among `inventory`. */
+/**
+ * Sandboxes that are on the host, or come from it or to it, as the database has it, and are not
+ * among `inventory`.
+ */
 export async function listAbsentSandboxes(db: Tx, hostId: string, inventory: InventoryEntry[]): Promise<AbsentSandbox[]> {
   const ids = JSON.stringify(inventory.map(({ sandboxId }) => sandboxId));
   return await absentOn(db, hostId).where(

@@ -25,8 +25,9 @@ const isRenewed = (state: HostState) =>
 const RENEWED = HOST_STATES.filter(isRenewed);
 
 /**
- * Extends the leases, in one statement for all hosts that it moves nowhere and whose rows are free; one by one (renewLease) for the others: lost, revoked, retired, not known, or being written.
- * In the order of `asked`.
+ * Extends the leases, in one statement for all hosts that it moves nowhere and whose rows are free;
+ * one by one (renewLease) for the others: lost, revoked, retired, not known, or being written. In
+ * the order of `asked`.
  */
 export async function renewLeases(
   db: Database,
