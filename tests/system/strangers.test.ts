@@ -73,7 +73,7 @@ async function comesToNothing(attempt: Try): Promise<void> {
   await neighbour.window();
   const target = { ...shared, sandbox };
   const tried = await attempt(target);
-  const pairs = await watchDuring(neighbour, tried.during, PAIRS);
+  const pairs = await watchDuring(neighbour, (signal) => tried.during(signal), PAIRS);
   await tried.check();
   const { body } = await fleet.call("GET", `/v1/hosts/${HONEST_HOST}/events?limit=1000`);
   const lost = (body["data"] as Body[]).filter(({ fact }) => fact === "lost");

@@ -140,7 +140,7 @@ describe("auto-resume", () => {
     let answer: (error: Error) => void = () => {};
     const database = new Promise<never>((_, reject) => (answer = reject));
     const limits = { autoResumeWaitMs: 1_000 };
-    const waker = new Waker({ db: { transaction: () => database }, limits } as unknown as WakeDependencies);
+    const waker = new Waker({ db: { execute: () => database }, limits } as unknown as WakeDependencies);
     const wake = () =>
       waker.wake(
         { name: "n", port: 7777, scheme: "http", find: async () => undefined },

@@ -39,9 +39,10 @@ test("nothing of what is as it was, what has changed or come, and what has gone"
     inventorySince: reconciled,
   });
   const [same, changed] = [at(0, { lastActiveMsAgo: 1 }), at(1, { revision: 2 })];
-  const now = [same, changed, at(3), at(9)];
+  const come = at(9);
+  const now = [same, changed, at(3), come];
   expect(report.next(now, wanted(reconciled))).toEqual({
-    inventory: [changed, at(9)],
+    inventory: [changed, come],
     inventoryCount: 4,
     inventoryDigest: inventoryDigest(now),
     inventorySince: reconciled,

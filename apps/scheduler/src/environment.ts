@@ -14,7 +14,7 @@ interface Environment {
 }
 
 /** A command as it is stored in the outbox. */
-export type StoredCommand = VmCommand & { sealedEnvVars?: SealedValue };
+type StoredCommand = VmCommand & { sealedEnvVars?: SealedValue };
 
 /** Undefined: they cannot be decrypted here. Another scheduler may have the key. */
 export async function environmentOf(

@@ -51,9 +51,9 @@ export interface Decided<Answer> {
 }
 
 interface DecideOptions<Answer> {
-  decideFrom(view: SandboxRows | undefined): Decision<Answer> | Promise<Decision<Answer>>;
+  decideFrom: (view: SandboxRows | undefined) => Decision<Answer> | Promise<Decision<Answer>>;
   /** The host that a plan chose is not what it was: choose from new rows. */
-  onOvertaken?(): void;
+  onOvertaken?: () => void;
 }
 
 /**

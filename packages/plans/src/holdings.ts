@@ -1,7 +1,7 @@
 /** What a sandbox reserves on its hosts, and what a change of its row takes and gives back. */
 import type { Sandbox } from "./rows.ts";
 
-export interface Amounts {
+interface Amounts {
   vcpu: number;
   memoryMib: number;
   diskMib: number;

@@ -50,7 +50,7 @@ export type SandboxPatch = Partial<
 >;
 
 /** A message that goes out if, and only if, the plan is applied. */
-export interface PlannedMessage {
+interface PlannedMessage {
   subject: string;
   payload: unknown;
   traceId: string | null;
@@ -58,7 +58,7 @@ export interface PlannedMessage {
   isEvent: boolean;
 }
 
-export interface PlannedEvent {
+interface PlannedEvent {
   seq: number;
   fact: string;
   fromState: SandboxState;
@@ -104,7 +104,7 @@ export interface Apart {
   hostId: string;
 }
 
-export interface RecordedSnapshot {
+interface RecordedSnapshot {
   epoch: number;
   hostId: string;
   generation: number;

@@ -51,7 +51,7 @@ export class Batches<Item, Result> {
   private async runAll(): Promise<void> {
     const { gatherMs, maxItems } = this.options;
     // What is added in the same turn of the event loop belongs together.
-    await undefined;
+    await Promise.resolve();
     while (this.waiting.length > 0) {
       if (gatherMs > 0 && this.waiting.length < maxItems) await sleep(gatherMs);
       await this.runOne(this.waiting.splice(0, this.options.maxItems));
