@@ -10,7 +10,11 @@
 -- back, and a plan that is not applied leaves the others alone. A sandbox that somebody else has
 -- locked is not waited for, unless `waits`: the others of the batch would wait as well. What the tables themselves refuse
 -- (a check, a value that is none) fails the whole statement: `applyPlans` then gives each its own.
-CREATE FUNCTION "apply_plans"(plans jsonb, waits boolean) RETURNS jsonb LANGUAGE plpgsql AS $$
+--
+-- No sequential scans: how each statement is carried out is decided once, and kept, maybe while the
+-- tables are as good as empty.
+CREATE FUNCTION "apply_plans"(plans jsonb, waits boolean) RETURNS jsonb LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
 DECLARE
   plan jsonb;
   locked text[];
@@ -293,4 +297,36 @@ BEGIN
       WHERE sandbox_id = sandbox AND epoch = (effects->'endsRun'->>'epoch')::int
         AND ended_at IS NULL;
   END IF;
+END $$;
+--> statement-breakpoint
+-- Lets operations pass their point of no return, those that still may (commitOperations, packages/db).
+-- Returns the ids of those that have.
+CREATE FUNCTION "commit_operations"(asked jsonb) RETURNS jsonb LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+DECLARE
+  one record;
+  committed jsonb := '[]';
+BEGIN
+  FOR one IN SELECT * FROM jsonb_to_recordset(asked)
+    AS asked(id text, "sandboxId" text, "hostId" text, epoch int, "opSeq" int) ORDER BY id
+  LOOP
+    UPDATE operations SET committed_at = coalesce(committed_at, now())
+      WHERE id = one.id AND sandbox_id = one."sandboxId" AND host_id = one."hostId"
+        AND epoch = one.epoch AND op_seq = one."opSeq"
+        AND status IN ('executing', 'outcome_unknown')
+        AND (committed_at IS NOT NULL OR (deadline_at > now() AND cancel_requested_at IS NULL));
+    IF FOUND THEN
+      UPDATE incarnations SET started_at = now()
+        WHERE sandbox_id = one."sandboxId" AND epoch = one.epoch AND started_at IS NULL;
+      committed := committed || to_jsonb(one.id);
+    END IF;
+  END LOOP;
+  RETURN committed;
+END $$;
+--> statement-breakpoint
+CREATE FUNCTION "mark_published"(ids jsonb) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off AS $$
+BEGIN
+  UPDATE outbox SET published_at = now()
+    WHERE id = ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(ids)));
 END $$;

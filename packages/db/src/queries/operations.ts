@@ -80,23 +80,9 @@ export interface CommitAsked {
  * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the answers in the order of `asked`.
  */
 export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<boolean[]> {
-  const given = JSON.stringify(asked.toSorted((a, b) => a.id.localeCompare(b.id)));
-  const committed: Record<string, unknown>[] = await tx.execute(sql`
-    WITH committed AS (
-      UPDATE operations SET committed_at = coalesce(committed_at, now())
-      FROM jsonb_to_recordset(${given}::jsonb)
-        AS asked(id text, "sandboxId" text, "hostId" text, epoch int, "opSeq" int)
-      WHERE operations.id = asked.id AND operations.sandbox_id = asked."sandboxId"
-        AND operations.host_id = asked."hostId" AND operations.epoch = asked.epoch
-        AND operations.op_seq = asked."opSeq" AND operations.status IN ('executing', 'outcome_unknown')
-        AND (committed_at IS NOT NULL OR (deadline_at > now() AND cancel_requested_at IS NULL))
-      RETURNING operations.id, operations.sandbox_id, operations.epoch),
-    started AS (
-      UPDATE incarnations SET started_at = now() FROM committed
-      WHERE incarnations.sandbox_id = committed.sandbox_id AND incarnations.epoch = committed.epoch
-        AND incarnations.started_at IS NULL)
-    SELECT id FROM committed`);
-  const ids = new Set(committed.map((row) => row["id"]));
+  const given = JSON.stringify(asked);
+  const rows: Record<string, unknown>[] = await tx.execute(sql`SELECT commit_operations(${given}::jsonb) AS committed`);
+  const ids = new Set((rows[0]?.["committed"] ?? []) as string[]);
   return asked.map(({ id }) => ids.has(id));
 }
 

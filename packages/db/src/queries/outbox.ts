@@ -39,12 +39,7 @@ export async function relayOutbox(
 
 export async function markPublished(db: Tx, ids: number[]): Promise<void> {
   if (ids.length === 0) return;
-  // One text whatever their number, so that it is one statement on the server.
-  const given = JSON.stringify(ids);
-  await db
-    .update(outbox)
-    .set({ publishedAt: sql`now()` })
-    .where(sql`${outbox.id} = ANY (ARRAY(SELECT value::bigint FROM jsonb_array_elements_text(${given}::jsonb)))`);
+  await db.execute(sql`SELECT mark_published(${JSON.stringify(ids)}::jsonb)`);
 }
 
 export async function markOutcomes(db: Tx, outcomes: OutboxOutcome[]): Promise<void> {

@@ -62,38 +62,41 @@ export async function readViews(
       ...request,
     })),
   );
+  // Row by row, by index: the plan is kept, and may have been made while the tables were small.
   const found = await db.execute(sql`
     SELECT asked.at,
       CASE WHEN sandbox.state = 'creating' THEN to_jsonb(sandbox)
         ELSE to_jsonb(sandbox) - 'env_vars' - 'env_vars_sealed' END AS sandbox,
-      to_jsonb(executing) AS executing, to_jsonb(waiting) AS waiting,
-      to_jsonb(snapshot) AS snapshot, to_jsonb(newest) AS "newestRun",
-      to_jsonb(operation) AS "namedOperation", to_jsonb(named) AS "namedSnapshot",
-      to_jsonb(run) AS "namedRun", to_jsonb(repeat) AS repeat,
+      (SELECT to_jsonb(one) FROM operations one WHERE one.sandbox_id = sandbox.id
+        AND one.status IN ('executing', 'outcome_unknown')) AS executing,
+      (SELECT to_jsonb(one) FROM operations one WHERE one.sandbox_id = sandbox.id
+        AND one.status = 'waiting') AS waiting,
+      (SELECT to_jsonb(one) FROM snapshots one WHERE one.sandbox_id = sandbox.id
+        AND one.dropped_at IS NULL ORDER BY one.generation DESC LIMIT 1) AS snapshot,
+      (SELECT to_jsonb(one) FROM incarnations one WHERE one.sandbox_id = sandbox.id
+        AND one.epoch = sandbox.epoch) AS "newestRun",
+      (SELECT to_jsonb(one) FROM operations one
+        WHERE one.id = asked."operationId") AS "namedOperation",
+      (SELECT to_jsonb(one) FROM snapshots one WHERE one.sandbox_id = sandbox.id
+        AND one.manifest_sha256 = asked."manifestSha256"
+        ORDER BY one.generation DESC LIMIT 1) AS "namedSnapshot",
+      (SELECT to_jsonb(one) FROM incarnations one WHERE one.sandbox_id = sandbox.id
+        AND one.epoch = asked.epoch) AS "namedRun",
+      (SELECT to_jsonb(one) FROM operations one
+        WHERE one.organization_id = asked."organizationId"
+          AND one.idempotency_key = asked."idempotencyKey") AS repeat,
       CASE WHEN asked."isRequest" THEN
-        EXISTS (SELECT FROM drain_sandboxes
-          WHERE sandbox_id = sandbox.id AND ended_at IS NULL AND owes_resume)
-        OR EXISTS (SELECT FROM incarnations
-          WHERE sandbox_id = sandbox.id AND restore_due_at IS NOT NULL) END AS "isOwed"
+        EXISTS (SELECT FROM drain_sandboxes one
+          WHERE one.sandbox_id = sandbox.id AND one.ended_at IS NULL AND one.owes_resume)
+        OR EXISTS (SELECT FROM incarnations one
+          WHERE one.sandbox_id = sandbox.id AND one.restore_due_at IS NOT NULL) END AS "isOwed"
     FROM jsonb_to_recordset(${asked}::jsonb) AS asked(
       at int, "sandboxId" text, "operationId" text, "manifestSha256" text, epoch int,
       "isRequest" boolean, "organizationId" int, "idempotencyKey" text)
-    LEFT JOIN operations operation ON operation.id = asked."operationId"
-    JOIN sandboxes sandbox ON sandbox.id = coalesce(asked."sandboxId", operation.sandbox_id)
-    LEFT JOIN operations executing ON executing.sandbox_id = sandbox.id
-      AND executing.status IN ('executing', 'outcome_unknown')
-    LEFT JOIN operations waiting ON waiting.sandbox_id = sandbox.id AND waiting.status = 'waiting'
-    LEFT JOIN incarnations newest ON newest.sandbox_id = sandbox.id AND newest.epoch = sandbox.epoch
-    LEFT JOIN incarnations run ON run.sandbox_id = sandbox.id AND run.epoch = asked.epoch
-    LEFT JOIN operations repeat ON repeat.organization_id = asked."organizationId"
-      AND repeat.idempotency_key = asked."idempotencyKey"
-    LEFT JOIN LATERAL (
-      SELECT * FROM snapshots WHERE sandbox_id = sandbox.id AND dropped_at IS NULL
-      ORDER BY generation DESC LIMIT 1) snapshot ON true
-    LEFT JOIN LATERAL (
-      SELECT * FROM snapshots WHERE sandbox_id = sandbox.id
-        AND manifest_sha256 = asked."manifestSha256"
-      ORDER BY generation DESC LIMIT 1) named ON true`);
+    CROSS JOIN LATERAL (
+      SELECT * FROM sandboxes WHERE id = coalesce(asked."sandboxId",
+        (SELECT sandbox_id FROM operations WHERE operations.id = asked."operationId"))
+      LIMIT 1) sandbox`);
   const views: (SandboxRows | undefined)[] = wanted.map(() => undefined);
   for (const row of found as unknown as Found[]) views[row.at] = viewOf(row);
   return views;
