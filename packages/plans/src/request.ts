@@ -188,7 +188,8 @@ export function queued(id: string, kind: OperationKind, requester: Requester): Q
     onlyIfIdleForMs: requester.onlyIfIdleForMs ?? null,
     pinnedHostId: requester.pinnedHostId ?? null,
     maxBytesPerSecond: requester.maxBytesPerSecond ?? null,
-    deadlineMs: requester.deadlineMs,
+    // Callers take it from what is left of a wait.
+    deadlineMs: Math.ceil(requester.deadlineMs),
     traceId: requester.traceId ?? null,
   };
 }

@@ -28,6 +28,11 @@ test.each(pairs)("%s of a sandbox that is %s is decided", (request, state) => {
   expect([plan.after.generation, plan.events, plan.claims]).toEqual([5, [], []]);
 });
 
+test("a time limit that is no whole number is rounded up", () => {
+  const decision = planRequest(aView({}), "pause", requester({ deadlineMs: 1_000.2 }), MOMENT);
+  expect(decision).toMatchObject({ plan: { queues: { deadlineMs: 1_001 } } });
+});
+
 test("another organization's sandbox is not there", () => {
   expect(planRequest(aView({}), "pause", requester({ organizationId: 2 }), MOMENT).kind).toBe(
     "not_found",
