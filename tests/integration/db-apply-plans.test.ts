@@ -12,7 +12,7 @@ import {
   registerHost,
   type SandboxRow,
 } from "@torpor/db";
-import { movedBy, type Plan, planMoves } from "@torpor/plans";
+import { movedBy, type Plan, planAssignment, planMoves } from "@torpor/plans";
 import {
   aHost,
   applyEffects,
@@ -109,6 +109,17 @@ test("a batch takes no more of a host than it has, and says who got nothing", as
   expect(row?.["vcpu_used"]).toBe(2);
 });
 
+test("a host whose row is held holds up its own sandboxes, and no others of the batch", async () => {
+  const [held, free] = [await hostFor("held", 5), await hostFor("free", 5)];
+  const [one, two] = await many(2, "paused");
+  if (one === undefined || two === undefined) throw new Error("two");
+  await database.sql.begin(async (sql) => {
+    await sql`SELECT FROM hosts WHERE id = ${held} FOR UPDATE`;
+    expect(await kinds([resumeOn(one, held), resumeOn(two, free)])).toEqual(["locked", "applied"]);
+  });
+  expect(await kinds([resumeOn(one, held)])).toEqual(["applied"]);
+});
+
 test("batches that want the same sandboxes and hosts in every order do not stop each other", async () => {
   const hosts = await Promise.all(["a", "b", "c"].map((name) => hostFor(`order-${name}`, 100)));
   const sandboxes = await many(12, "paused");
@@ -149,7 +160,7 @@ test("an operation that is not as it was read takes the whole plan with it", asy
   if (accepted.kind !== "accepted") throw new Error(accepted.kind);
   const { id } = accepted.operation;
   const { from } = movedBy("fail");
-  const operation = { id, from, ends: true, patch: { status: "failed" as const } };
+  const operation = { id, from, ends: true, terms: null, patch: { status: "failed" as const } };
   const fail = (isUncommitted: boolean) =>
     planMoves(sandbox, [{ to: "running", fact: "x" }], {
       operations: [{ ...operation, isUncommitted }],
@@ -160,6 +171,33 @@ test("an operation that is not as it was read takes the whole plan with it", asy
   expect(await kinds([fail(false)])).toEqual(["applied"]);
   expect(await kinds([fail(false)]), "it has ended").toEqual(["lost_race"]);
 });
+
+test.each([
+  ["only_if_idle_for_ms", null],
+  ["pinned_host_id", "host-x"],
+  ["max_bytes_per_second", 1],
+  ["deadline_at", new Date("2030-01-01T00:00:00Z")],
+])(
+  "a command is made of the terms that its operation has when it begins: %s",
+  async (column, value) => {
+    const hostId = await hostFor(`terms-${column.replaceAll("_", "-")}`, 5);
+    const { id } = await makeSandbox(database, "running", { hostId });
+    const asked = aRequester(database, { onlyIfIdleForMs: 60_000 });
+    const accepted = await acceptRequest(database.db, id, "pause", asked);
+    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    const begin = async () => {
+      const view = await readView(database.db, { operationId: accepted.operation.id });
+      if (view?.named.operation === undefined) throw new Error("it is gone");
+      const moment = { now: new Date(), newOperationId: () => "op_x" };
+      const where = { hostId, holdsMemory: true };
+      return planAssignment(view, view.named.operation, where, moment);
+    };
+    const before = await begin();
+    await database.sql`UPDATE operations SET ${database.sql({ [column]: value })} WHERE id = ${accepted.operation.id}`;
+    expect(await kinds([before]), "somebody has joined it, or pinned it").toEqual(["lost_race"]);
+    expect(await kinds([await begin()])).toEqual(["applied"]);
+  },
+);
 
 test.each([
   ["its lease has ended", "lease_expires_at = now() - interval '1 second'"],

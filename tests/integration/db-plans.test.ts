@@ -22,7 +22,7 @@ import {
   recordBeats,
   recordComparisons,
   relayOutbox,
-  renewLeases,
+  renewFreeLeases,
 } from "@torpor/db";
 import { aBeat, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -75,7 +75,7 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
   "restore-bus": () => listHosts(database.db),
   placement: () => listPlacementHosts(database.db),
   leases: () =>
-    renewLeases(
+    renewFreeLeases(
       database.db,
       everyHost.map((hostId) => ({ hostId, hasFence: true })),
       LEASE_MS,

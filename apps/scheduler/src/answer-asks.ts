@@ -25,7 +25,8 @@ import {
   type LeaseAsked,
   MAX_CHECKS,
   registerHost,
-  renewLeases,
+  renewFreeLeases,
+  renewLease,
   type RunFacts,
 } from "@torpor/db";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
@@ -73,14 +74,18 @@ export async function answerLease(
   deps: Deps,
   asker: string,
   request: LeaseRequest,
-  renew = async (asked: LeaseAsked): Promise<LeaseAnswer | undefined> => (await renewLeases(deps.db, [asked], deps.hostTerms.leaseMs))[0],
+  renewFree = async (asked: LeaseAsked): Promise<LeaseAnswer | undefined> =>
+    (await renewFreeLeases(deps.db, [asked], deps.hostTerms.leaseMs))[0],
 ): Promise<LeaseReply> {
   const { hostId, fence } = request;
   if (asker !== hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, hostId) };
-  const { granted = false, reason, standing } = (await renew({ hostId, hasFence: fence?.isAlive ?? false })) ?? {};
+  const hasFence = fence?.isAlive ?? false;
+  const { leaseMs } = deps.hostTerms;
+  const answer: LeaseAnswer = (await renewFree({ hostId, hasFence })) ?? (await renewLease(deps.db, hostId, leaseMs, hasFence));
+  const { granted, reason, standing } = answer;
   return {
     granted,
-    leaseMs: granted ? deps.hostTerms.leaseMs : 0,
+    leaseMs: granted ? leaseMs : 0,
     ...(reason === undefined ? {} : { reason }),
     ...(standing === undefined ? {} : wantedOf(standing)),
   };

@@ -11,7 +11,15 @@ export async function endUnsendable(deps: Deps): Promise<Record<string, number>>
   const stuck = await listUnsendable(deps.db);
   let ended = 0;
   for (const unsendable of stuck)
-    if (await expireOperation(deps, unsendable.operation, causeOf(unsendable))) ended += 1;
+    if (
+      await expireOperation(
+        deps,
+        unsendable.operation,
+        causeOf(unsendable),
+        unsendable.operation.status,
+      )
+    )
+      ended += 1;
   return { stuck: stuck.length, ended };
 }
 

@@ -13,11 +13,15 @@ export async function expireOperation(
   deps: Deps,
   { id: operationId, kind }: Pick<OperationRow, "id" | "kind">,
   error?: Cause,
+  /** Only in this status: what is wrong with it is wrong with it then. */
+  onlyIn?: OperationRow["status"],
 ): Promise<boolean> {
   const reason = error === undefined ? undefined : () => error;
   const decided = await decide(deps, { operationId }, (view) => {
-    const plan = view === undefined ? undefined : planExpiry(view, thisMoment(), reason);
     const operation = view?.named.operation;
+    const isMeant = onlyIn === undefined || operation?.status === onlyIn;
+    const plan =
+      view === undefined || !isMeant ? undefined : planExpiry(view, thisMoment(), reason);
     return { plan, answer: { sandboxId: view?.sandbox.id, hostId: operation?.hostId } };
   });
   if (decided === "gave_up" || decided.applied === undefined) return false;

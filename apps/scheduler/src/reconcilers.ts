@@ -94,7 +94,7 @@ const noteLostContact: SchedulerReconciler = {
     for (const { id, leaseExpiresAt, lastBeatAt } of lost)
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
-    for (const { id } of contactless) await moveOperation(deps.db, id, "lose_contact");
+    for (const { id } of contactless) await inTransaction(deps.db, (tx) => moveOperation(tx, id, "lose_contact"));
     const stranded = await listStranded(deps.db, BATCH);
     for (const operation of stranded) await expireOperation(deps, operation, strandedBecause(operation));
     return { lostHosts: lost.length, outcomeUnknown: contactless.length, stranded: stranded.length };

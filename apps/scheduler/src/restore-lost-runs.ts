@@ -77,6 +77,7 @@ async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun
 async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }: Extract<Decision, { kind: "cannot" }>): Promise<void> {
   if (await hasEventSince(deps.db, sandbox.id, fact, host.leaseExpiresAt)) return;
   const told = await applyBatched(deps.db, planMoves(sandbox, [{ to: sandbox.state, fact, cause }]));
+  if (told.kind === "failed") throw told.error;
   if (told.kind !== "applied") return;
   deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
   await deps.publishCommitted(told.messages);

@@ -20,7 +20,7 @@ import {
   subjects,
   ThawRequest,
 } from "@torpor/contracts";
-import { type Database, isRefusedValue, type LeaseAsked, listHosts, measureOutbox, renewLeases, summarizeRefused } from "@torpor/db";
+import { type Database, isRefusedValue, type LeaseAsked, listHosts, measureOutbox, renewFreeLeases, summarizeRefused } from "@torpor/db";
 import { Publisher, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
 import {
@@ -233,7 +233,7 @@ const noLease = (reason: string) => ({ ...notGranted(reason), leaseMs: 0 });
 function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { db, log, hostTerms } = deps;
   const leases = new Batches({
-    run: (asked: LeaseAsked[]) => renewLeases(db, asked, hostTerms.leaseMs),
+    run: (asked: LeaseAsked[]) => renewFreeLeases(db, asked, hostTerms.leaseMs),
     maxItems: LEASES_AT_ONCE,
     gatherMs: GATHER_LEASES_MS,
     triesAlone: true,

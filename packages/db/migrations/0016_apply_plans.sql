@@ -7,17 +7,22 @@
 --
 -- Rows are locked before anything is written, in one order for everybody: sandboxes, operations,
 -- anti-affinity keys, hosts, each by its id. What is locked is judged; so nothing has to be taken
--- back, and a plan that is not applied leaves the others alone. A sandbox that somebody else has
--- locked is not waited for, unless `waits`: the others of the batch would wait as well. What the tables themselves refuse
+-- back, and a plan that is not applied leaves the others alone. What somebody else has locked is
+-- waited for by a plan that is alone; in a batch the others would wait as well. `waits` is
+-- 'for_all': until the statement's own limit;
+-- 'for_hosts': a tenth of a second for hosts, which other batches hold that long, then lock_timeout;
+-- 'for_none': sandboxes and hosts that are not free make a plan `locked`. What the tables themselves refuse
 -- (a check, a value that is none) fails the whole statement: `applyPlans` then gives each its own.
 --
 -- No sequential scans: how each statement is carried out is decided once, and kept, maybe while the
 -- tables are as good as empty.
-CREATE FUNCTION "apply_plans"(plans jsonb, waits boolean) RETURNS jsonb LANGUAGE plpgsql
+CREATE FUNCTION "apply_plans"(plans jsonb, waits text) RETURNS jsonb LANGUAGE plpgsql
 SET enable_seqscan = off AS $$
 DECLARE
   plan jsonb;
   locked text[];
+  wanted_hosts text[];
+  held_hosts text[] := '{}';
   before sandboxes;
   later sandboxes;
   item jsonb;
@@ -28,7 +33,10 @@ DECLARE
   occurred_at constant text := to_char(now()::timestamptz(3) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
   results jsonb := '[]';
 BEGIN
-  IF waits THEN
+  IF waits = 'for_hosts' THEN
+    PERFORM set_config('lock_timeout', '100ms', true);
+  END IF;
+  IF waits = 'for_all' THEN
     locked := ARRAY(SELECT id FROM (
       SELECT id FROM sandboxes
       WHERE id = ANY (ARRAY(SELECT p->>'sandboxId' FROM jsonb_array_elements(plans) p))
@@ -42,22 +50,37 @@ BEGIN
   PERFORM FROM operations
     WHERE id = ANY (ARRAY(
       SELECT o->>'id' FROM jsonb_array_elements(plans) p, jsonb_array_elements(p->'operations') o
-      WHERE p->>'sandboxId' = ANY (locked)))
+      WHERE p->>'sandboxId' = ANY (locked)
+      UNION SELECT p->>'cancels' FROM jsonb_array_elements(plans) p
+      WHERE p->>'sandboxId' = ANY (locked) AND p->>'cancels' IS NOT NULL
+      UNION SELECT p->'joins'->>'id' FROM jsonb_array_elements(plans) p
+      WHERE p->>'sandboxId' = ANY (locked) AND jsonb_typeof(p->'joins') = 'object'))
     ORDER BY id FOR NO KEY UPDATE;
   PERFORM pg_advisory_xact_lock(key.organization_id, key.hash) FROM (
     SELECT DISTINCT (p->'apart'->>'organizationId')::int AS organization_id,
       hashtext(p->'apart'->>'key') AS hash
     FROM jsonb_array_elements(plans) p WHERE jsonb_typeof(p->'apart') = 'object'
     ORDER BY organization_id, hash) key;
-  PERFORM FROM hosts
-    WHERE id = ANY (ARRAY(
-      SELECT c->>'hostId' FROM jsonb_array_elements(plans) p, jsonb_array_elements(p->'claims') c
-      UNION SELECT p->'placed'->>'id' FROM jsonb_array_elements(plans) p))
-    ORDER BY id FOR NO KEY UPDATE;
+  wanted_hosts := ARRAY(
+    SELECT c->>'hostId' FROM jsonb_array_elements(plans) p, jsonb_array_elements(p->'claims') c
+    UNION SELECT p->'placed'->>'id' FROM jsonb_array_elements(plans) p
+      WHERE jsonb_typeof(p->'placed') = 'object');
+  IF waits = 'for_none' THEN
+    held_hosts := ARRAY(
+      SELECT unnest(wanted_hosts) EXCEPT SELECT id FROM (
+        SELECT id FROM hosts WHERE id = ANY (wanted_hosts)
+        ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) h);
+  ELSIF wanted_hosts <> '{}' THEN
+    PERFORM FROM hosts WHERE id = ANY (wanted_hosts) ORDER BY id FOR NO KEY UPDATE;
+  END IF;
 
   FOR plan IN SELECT value FROM jsonb_array_elements(plans) LOOP
     SELECT * INTO before FROM sandboxes WHERE id = plan->>'sandboxId';
-    IF before.id IS NOT NULL AND before.id <> ALL (locked) THEN
+    IF before.id IS NOT NULL AND (before.id <> ALL (locked)
+      OR plan->'placed'->>'id' = ANY (held_hosts)
+      OR EXISTS (SELECT FROM jsonb_array_elements(plan->'claims') c
+        WHERE c->>'hostId' = ANY (held_hosts)))
+    THEN
       results := results || '{"result": "locked"}'::jsonb;
       CONTINUE;
     END IF;
@@ -66,13 +89,18 @@ BEGIN
       WHERE NOT EXISTS (
         SELECT FROM operations known
         WHERE known.id = o->>'id' AND known.sandbox_id = before.id AND o->'from' ? known.status
-          AND (known.committed_at IS NULL OR NOT (o->>'isUncommitted')::boolean)))
-      OR jsonb_typeof(plan->'open') = 'array' AND (
-        SELECT coalesce(jsonb_agg(id || ' ' || status ORDER BY id), '[]') FROM operations
-        WHERE sandbox_id = before.id AND status IN ('waiting', 'executing', 'outcome_unknown')
-      ) <> (
-        SELECT coalesce(jsonb_agg(o->>'id' || ' ' || (o->>'status') ORDER BY o->>'id'), '[]')
-        FROM jsonb_array_elements(plan->'open') o)
+          AND (known.committed_at IS NULL OR NOT (o->>'isUncommitted')::boolean)
+          AND (jsonb_typeof(o->'terms') <> 'object' OR (
+            known.only_if_idle_for_ms IS NOT DISTINCT FROM (o->'terms'->>'onlyIfIdleForMs')::int
+            AND known.pinned_host_id IS NOT DISTINCT FROM o->'terms'->>'pinnedHostId'
+            AND known.max_bytes_per_second
+              IS NOT DISTINCT FROM (o->'terms'->>'maxBytesPerSecond')::bigint
+            AND known.deadline_at = (o->'terms'->>'deadlineAt')::timestamptz))))
+      OR jsonb_typeof(plan->'open') = 'object' AND plan->'open' <> (
+        SELECT coalesce(jsonb_object_agg(id, jsonb_build_array(status, requested_by,
+          only_if_idle_for_ms, pinned_host_id, max_bytes_per_second)), '{}')
+        FROM operations
+        WHERE sandbox_id = before.id AND status IN ('waiting', 'executing', 'outcome_unknown'))
     THEN
       results := results || '{"result": "lost_race"}'::jsonb;
       CONTINUE;
@@ -307,6 +335,8 @@ DECLARE
   one record;
   committed jsonb := '[]';
 BEGIN
+  -- One that somebody holds for long is asked for again by itself (commitOperation).
+  PERFORM set_config('lock_timeout', '1s', true);
   FOR one IN SELECT * FROM jsonb_to_recordset(asked)
     AS asked(id text, "sandboxId" text, "hostId" text, epoch int, "opSeq" int) ORDER BY id
   LOOP

@@ -26,7 +26,7 @@ function rowsOf(db: Database): Rows {
   const known = rows.get(db);
   if (known !== undefined) return known;
   const made: Rows = {
-    views: new Batches({ run: (wanted) => readViews(db, wanted) }),
+    views: new Batches({ run: (wanted) => readViews(db, wanted), triesAlone: true }),
     plans: new Batches({ run: (plans) => applyPlans(db, plans) }),
   };
   rows.set(db, made);

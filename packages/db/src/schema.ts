@@ -380,7 +380,7 @@ export const hostInventoryParts = pgTable(
 );
 
 /**
- * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a trigger on `sandboxes` notes that, migration 0017), and each about which host and database
+ * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a trigger on `sandboxes` notes that, migration 0019), and each about which host and database
  * disagree. Beside the reconciled inventory this is all that there is to compare.
  */
 export const hostChecks = pgTable(

@@ -114,13 +114,17 @@ export function planAssignment(
   const epoch = sandbox.epoch + (placed === undefined ? 0 : 1);
   const opSeq = sandbox.opSeq + 1;
   const transition = kind === "create" ? undefined : transitionSandbox(sandbox.state, kind);
-  const begun = planOperation(operation.id, "begin", {
-    hostId,
-    originHostId: sandbox.hostId,
-    epoch,
-    opSeq,
-    startedAt: now,
-  });
+  const { onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond, deadlineAt } = operation;
+  const begun = {
+    ...planOperation(operation.id, "begin", {
+      hostId,
+      originHostId: sandbox.hostId,
+      epoch,
+      opSeq,
+      startedAt: now,
+    }),
+    terms: { onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond, deadlineAt },
+  };
   const command = commandFor(operation, sandbox, {
     hostId,
     epoch,

@@ -78,12 +78,20 @@ type OperationPatch = Partial<
   }
 >;
 
+/** What may change of an operation while it waits: a user joins it, or a drain pins it. */
+type OperationTerms = Pick<
+  Operation,
+  "onlyIfIdleForMs" | "pinnedHostId" | "maxBytesPerSecond" | "deadlineAt"
+>;
+
 export interface PlannedOperation {
   id: string;
   /** Statuses of which it has to have one. */
   from: OperationStatus[];
   /** It must not have passed its point of no return. */
   isUncommitted: boolean;
+  /** What its command is made of: it has to be so still. Null: it does not matter. */
+  terms: OperationTerms | null;
   /** It ends now. */
   ends: boolean;
   patch: OperationPatch & { status: OperationStatus };
@@ -161,8 +169,11 @@ export interface Plan {
   isFact: boolean;
   placed: PlacedHost | null;
   apart: Apart | null;
-  /** The open operations, as they were read; null: they do not matter beyond `operations`. */
-  open: Pick<Operation, "id" | "status">[] | null;
+  /**
+   * The open operations by their ids, as they were read: status, bounds, and who asked for them.
+   * Null: they do not matter beyond `operations`.
+   */
+  open: Record<string, (string | number | null)[]> | null;
   /** The organization has to be one without quotas. */
   unlimitedOrganizationId: number | null;
   /** An operation that waits from now on. */
@@ -186,7 +197,7 @@ export type Applied<Message, Queued> =
       queued: Queued | undefined;
     }
   | { kind: "lost_race" }
-  /** Somebody else has the sandbox locked: not judged. */
+  /** Somebody else has the sandbox locked, or a host of it: not judged. */
   | { kind: "locked" }
   /** The host has not enough left, or takes nothing any more. */
   | { kind: "no_capacity"; hostId: string }
@@ -315,5 +326,5 @@ export function planOperation(
 ): PlannedOperation {
   const { from, to } = movedBy(event);
   const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
-  return { id, from, isUncommitted, ends, patch: { ...patch, status: to } };
+  return { id, from, isUncommitted, terms: null, ends, patch: { ...patch, status: to } };
 }

@@ -160,9 +160,14 @@ function queueOf({ sandbox, executing, waiting }: View): Parameters<typeof admit
 }
 
 /** The queue as it was judged: whoever changes it meanwhile has it judged again. */
-const openOf = ({ executing, waiting }: View) =>
-  [executing, waiting].flatMap((operation) =>
-    operation === undefined ? [] : [{ id: operation.id, status: operation.status }],
+const openOf = ({ executing, waiting }: View): NonNullable<Plan["open"]> =>
+  Object.fromEntries(
+    [executing, waiting]
+      .filter((operation) => operation !== undefined)
+      .map(({ id, status, requestedBy, ...bounds }) => {
+        const { onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond } = bounds;
+        return [id, [status, requestedBy, onlyIfIdleForMs, pinnedHostId, maxBytesPerSecond]];
+      }),
   );
 
 function joinOf(

@@ -22,7 +22,7 @@ test.each(pairs)("%s of a sandbox that is %s is decided", (request, state) => {
   }
   const { plan } = decision;
   expect(plan.queues).toMatchObject({ id: "op_new", kind: request, deadlineMs: 60_000 });
-  expect(plan.open, "it is queued behind what was seen, and nothing else").toEqual([]);
+  expect(plan.open, "it is queued behind what was seen, and nothing else").toEqual({});
   expect(plan.messages.map(({ subject }) => subject)).toEqual([`torpor.v1.intent.${request}`]);
   // Accepting moves no sandbox, and makes no event.
   expect([plan.after.generation, plan.events, plan.claims]).toEqual([5, [], []]);
@@ -52,7 +52,7 @@ describe("a queue that is not empty", () => {
     const decision = planRequest(view, "resume", requester(), MOMENT);
     expect(decision).toMatchObject({
       kind: "queued",
-      plan: { cancels: "op_0", open: [{ id: "op_0", status: "executing" }] },
+      plan: { cancels: "op_0", open: { op_0: ["executing", "api-key:1", null, null, null] } },
     });
     const committed = { ...view, executing: { ...pausing, committedAt: MOMENT.now } };
     expect(planRequest(committed, "resume", requester(), MOMENT)).toMatchObject({

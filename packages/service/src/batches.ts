@@ -2,7 +2,11 @@
  * Batches that form by themselves: what comes while one is under way is the next one. So what comes
  * alone waits for nothing, and what comes in a crowd shares a round trip and a commit.
  */
+import { AsyncLocalStorage } from "node:async_hooks";
 import { setTimeout as sleep } from "node:timers/promises";
+
+/** A batch is nobody's: it does not go on as whoever happened to begin it. */
+const asNobody = AsyncLocalStorage.snapshot();
 
 interface BatchesOptions<Item, Result> {
   /** Results in the order of the items. What it rejects with, each item of the batch is rejected with. */
@@ -13,12 +17,15 @@ interface BatchesOptions<Item, Result> {
   maxItems?: number;
   /** Of those that wait; 10,000. What comes beyond it is rejected at once. */
   maxWaiting?: number;
+  /** How long one may wait for its batch to begin; 20 s. What has waited longer is rejected. */
+  maxWaitMs?: number;
   /** How long a batch that is not full waits for others; 0. */
   gatherMs?: number;
 }
 
 interface Waiting<Item, Result> {
   item: Item;
+  sinceMs: number;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
 }
@@ -29,17 +36,24 @@ export class Batches<Item, Result> {
   private running: Promise<void> | undefined;
 
   constructor(options: BatchesOptions<Item, Result>) {
-    this.options = { maxItems: 64, maxWaiting: 10_000, gatherMs: 0, triesAlone: false, ...options };
+    this.options = {
+      maxItems: 64,
+      maxWaiting: 10_000,
+      maxWaitMs: 20_000,
+      gatherMs: 0,
+      triesAlone: false,
+      ...options,
+    };
   }
 
   /** What came of this item. */
   async add(item: Item): Promise<Result> {
     const { maxWaiting } = this.options;
     if (this.waiting.length >= maxWaiting)
-      throw new Error(`${maxWaiting} wait already: more comes than can be worked off`);
+      throw timedOut(`${maxWaiting} wait already: more comes than can be worked off`);
     return await new Promise((resolve, reject) => {
-      this.waiting.push({ item, resolve, reject });
-      this.running ??= this.runAll();
+      this.waiting.push({ item, sinceMs: performance.now(), resolve, reject });
+      this.running ??= asNobody(() => this.runAll());
     });
   }
 
@@ -54,13 +68,23 @@ export class Batches<Item, Result> {
     await Promise.resolve();
     while (this.waiting.length > 0) {
       if (gatherMs > 0 && this.waiting.length < maxItems) await sleep(gatherMs);
-      await this.runOne(this.waiting.splice(0, this.options.maxItems));
+      await this.runOne(this.inTime(this.waiting.splice(0, maxItems)));
     }
     // Not in a later turn: what is added until then would wait for nobody.
     this.running = undefined;
   }
 
+  /** Whoever waits for the others has given up. */
+  private inTime(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] {
+    const { maxWaitMs } = this.options;
+    const oldestMs = performance.now() - maxWaitMs;
+    const isLate = ({ sinceMs }: Waiting<Item, Result>) => sinceMs < oldestMs;
+    for (const { reject } of batch.filter(isLate)) reject(waitedTooLong(maxWaitMs));
+    return batch.filter((one) => !isLate(one));
+  }
+
   private async runOne(batch: Waiting<Item, Result>[]): Promise<void> {
+    if (batch.length === 0) return;
     try {
       const results = await this.options.run(batch.map(({ item }) => item));
       for (const [index, { resolve, reject }] of batch.entries()) {
@@ -74,3 +98,8 @@ export class Batches<Item, Result> {
     }
   }
 }
+
+const waitedTooLong = (ms: number) => timedOut(`it waited for more than ${ms / 1000} s`);
+
+/** As what it waits for says when it does not answer. */
+const timedOut = (message: string) => Object.assign(new Error(message), { code: "ETIMEDOUT" });

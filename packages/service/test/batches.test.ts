@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from "node:async_hooks";
 import { expect, test } from "vitest";
 import { Batches } from "../src/batches.ts";
 
@@ -107,4 +108,33 @@ test("where each is tried alone, one that fails makes no other of its batch fail
 test("a run that does not answer for each of its items fails them", async () => {
   const batches = new Batches({ run: async () => [] });
   await expect(batches.add(1)).rejects.toThrow("a batch of 1 has 0 results");
+});
+
+test("what has waited for too long is rejected when its turn comes, and the others go on", async () => {
+  const { begun, turn } = heldBatches();
+  const batches = new Batches<number, string>({
+    maxWaitMs: 20,
+    run: (items) =>
+      new Promise((resolve, reject) => {
+        begun.push({ items, end: () => resolve(items.map(String)), fail: reject });
+      }),
+  });
+  const first = batches.add(1);
+  await turn();
+  const late = batches.add(2);
+  const refused = expect(late).rejects.toMatchObject({ code: "ETIMEDOUT" });
+  await new Promise((resolve) => setTimeout(resolve, 40));
+  const fresh = batches.add(3);
+  begun[0]?.end();
+  await first;
+  await refused;
+  await turn();
+  begun[1]?.end();
+  expect(await fresh).toBe("3");
+});
+
+test("a batch is begun as nobody, whoever was first", async () => {
+  const who = new AsyncLocalStorage<string>();
+  const batches = new Batches({ run: async (items: number[]) => items.map(() => who.getStore()) });
+  expect(await who.run("somebody", () => batches.add(1))).toBeUndefined();
 });

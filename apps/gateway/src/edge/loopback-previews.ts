@@ -180,7 +180,11 @@ export class LoopbackPreviews {
 
   private async open(address: string, port: number): Promise<void> {
     const key = `${address}:${port}`;
-    if (this.isDraining || this.listeners.has(key) || !this.hasRoom()) return;
+    if (this.isDraining || this.listeners.has(key)) return;
+    if (!this.hasRoom()) {
+      this.failing.set(key, { address, port });
+      return;
+    }
     const { take, log } = this.options;
     const server = createServer({ allowHalfOpen: true }, take);
     this.listeners.set(key, server);

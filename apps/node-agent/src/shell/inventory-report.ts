@@ -49,7 +49,7 @@ export class InventoryReport {
       base === undefined ? undefined : changesSince(base, { ...current, inventory }, request.show);
     if (changes === undefined) return this.nextPart(inventory, current);
     this.sending = undefined;
-    this.remember(current);
+    this.remember(current, base);
     return changes;
   }
 
@@ -71,9 +71,12 @@ export class InventoryReport {
     };
   }
 
-  private remember({ digest, orders }: Inventory): void {
+  /** `base`: what changes are told since, which may be older than the newest few. */
+  private remember({ digest, orders }: Inventory, base?: Inventory): void {
     const others = this.remembered.filter((one) => one.digest !== digest);
-    this.remembered = [{ digest, orders }, ...others].slice(0, REMEMBERED);
+    const newest = [{ digest, orders }, ...others].slice(0, REMEMBERED);
+    const isKept = base === undefined || newest.some((one) => one.digest === base.digest);
+    this.remembered = isKept ? newest : [...newest, base];
   }
 
   private inventoryOf(inventory: Observation[]): Inventory {

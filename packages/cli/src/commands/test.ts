@@ -20,6 +20,11 @@ import { type Stage, summaryOf, unheldScenarios } from "../test/summary.ts";
 import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
+/**
+ * Layers that run at the same time. Both wait for a third of their time, for timers, virtual machines
+ * that boot, and disks; the others keep the processors busy by themselves.
+ */
+const TOGETHER: ReadonlySet<Layer> = new Set(["system", "conformance"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
 
 export async function test(context: CommandContext): Promise<number> {
@@ -29,6 +34,18 @@ export async function test(context: CommandContext): Promise<number> {
     run.add("conformance", 0, await conformanceOnReal(context, run.signal));
   else await run.all(testOptions(context.args, () => randomInt(SEED_LIMIT)));
   return run.end();
+}
+
+/** Which layers run when. */
+function turnsOf(layers: Layer[]): Layer[][] {
+  const turns: Layer[][] = [];
+  for (const layer of layers) {
+    const last = turns.at(-1);
+    const mayJoin = TOGETHER.has(layer) && last?.every((other) => TOGETHER.has(other)) === true;
+    if (mayJoin) last?.push(layer);
+    else turns.push([layer]);
+  }
+  return turns;
 }
 
 class TestRun {
@@ -56,14 +73,27 @@ class TestRun {
     // it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
     if (options.isVerified) await this.verify();
-    for (const layer of options.layers) {
-      if (BOOTS_VMS.has(layer) && (await image) === false) return;
-      const result = await runLayer(this.place, layer, options);
-      this.add(layer, result.seconds, result.report);
-      if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
+    for (const layers of turnsOf(options.layers)) {
+      if (layers.some((layer) => BOOTS_VMS.has(layer)) && (await image) === false) return;
+      for (const { layer, result } of await this.together(layers, options)) {
+        this.add(layer, result.seconds, result.report);
+        if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
+      }
     }
     if (options.layers.length === LAYERS.length && isWhole(options)) this.checkScenarios();
     if (options.isExhaustive && options.isVerified && isWhole(options)) await this.mutate();
+  }
+
+  /** The first one shows what it does; what the others have printed follows it. */
+  private async together(layers: Layer[], options: TestOptions) {
+    return await Promise.all(
+      layers.map(async (layer, index) => {
+        const isShown = index === 0;
+        const result = await runLayer(this.place, layer, options, isShown);
+        if (!isShown) this.context.write(result.output);
+        return { layer, result };
+      }),
+    );
   }
 
   add(name: string, seconds: number, report: TestReport): void {

@@ -22,21 +22,25 @@ export interface LayerResult {
   report: TestReport;
   /** Path of vitest's own JSON report. */
   vitestReport: string;
+  /** What it has printed. */
+  output: string;
 }
 
 export async function runLayer(
   place: TestPlace,
   layer: Layer,
   options: TestOptions,
+  isShown = true,
 ): Promise<LayerResult> {
   const { shard, changedSince, isExhaustive } = options;
-  return await runVitest(place, layer, options.seed, [
+  const args = [
     "--project",
     layer,
     ...ordinaryOnly(isExhaustive),
     ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
     ...(changedSince === undefined ? [] : ["--changed", changedSince]),
-  ]);
+  ];
+  return await runVitest(place, layer, options.seed, args, isShown);
 }
 
 /** For vitest: leaves out what only `--all` runs. */
@@ -75,5 +79,6 @@ export async function runVitest(
     const said = isShown ? "what it printed is above" : output.split("\n").slice(-20).join("\n");
     seen.failures.push(`${name}: vitest ended with ${code} and told of no failure; ${said}`);
   }
-  return { name, seconds: (performance.now() - startedAt) / 1000, report: seen, vitestReport };
+  const seconds = (performance.now() - startedAt) / 1000;
+  return { name, seconds, report: seen, vitestReport, output };
 }

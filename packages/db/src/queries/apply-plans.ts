@@ -8,6 +8,9 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
+/** For whom it waits that others have locked (migration 0016). */
+type Waits = "for_all" | "for_hosts" | "for_none";
+
 /** What came of one of several: one that the database refuses fails alone. */
 export type AppliedPlan = Applied<OutboxRow, OperationRow>;
 export type AppliedOne = AppliedPlan | { kind: "failed"; error: unknown };
@@ -16,16 +19,33 @@ export type AppliedOne = AppliedPlan | { kind: "failed"; error: unknown };
  * Applies plans in one statement, and so in one transaction: what was applied stands when this
  * resolves. Rejects when the database cannot be asked; then any of them may have been applied.
  */
-export async function applyPlans(db: Tx, plans: Plan[]): Promise<AppliedOne[]> {
+export async function applyPlans(
+  db: Tx,
+  plans: Plan[],
+  waits: Waits = "for_hosts",
+): Promise<AppliedOne[]> {
   try {
-    return await applyTogether(db, plans, { waits: false });
+    return await applyTogether(db, plans, waits);
   } catch (error) {
+    // A host's row is held for longer than by another batch: its plans alone are left out.
+    if (sqlState(error) === LOCK_NOT_AVAILABLE) return await applyPlans(db, plans, "for_none");
     if (!isOfOnePlan(error)) throw error;
-    if (plans.length === 1) return [{ kind: "failed", error }];
-    const each: AppliedOne[] = [];
-    for (const plan of plans) each.push(...(await applyPlans(db, [plan])));
-    return each;
+    return plans.length === 1 ? [{ kind: "failed", error }] : await applyHalves(db, plans, waits);
   }
+}
+
+/** Whose fault it is: the other half is applied at once. What was applied stands, whatever follows. */
+async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedOne[]> {
+  const middle = Math.ceil(plans.length / 2);
+  const halves = [plans.slice(0, middle), plans.slice(middle)];
+  const applied: AppliedOne[] = [];
+  for (const half of halves) {
+    const each = await applyPlans(db, half, waits).catch((error: unknown) =>
+      half.map(() => ({ kind: "failed" as const, error })),
+    );
+    applied.push(...each);
+  }
+  return applied;
 }
 
 /**
@@ -33,10 +53,12 @@ export async function applyPlans(db: Tx, plans: Plan[]): Promise<AppliedOne[]> {
  * waits for whoever has the sandbox locked.
  */
 export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
-  const [applied] = await applyTogether(tx, [plan], { waits: true });
+  const [applied] = await applyTogether(tx, [plan], "for_all");
   if (applied === undefined) throw new Error("the database said nothing of a plan");
   return applied;
 }
+
+const LOCK_NOT_AVAILABLE = "55P03";
 
 /**
  * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the whole
@@ -55,11 +77,7 @@ interface Result {
   queued: Record<string, unknown> | null;
 }
 
-async function applyTogether(
-  db: Tx,
-  plans: Plan[],
-  { waits }: { waits: boolean },
-): Promise<AppliedPlan[]> {
+async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedPlan[]> {
   const given = JSON.stringify(plans.map(asColumns));
   const [row] = await db.execute(sql`SELECT apply_plans(${given}::jsonb, ${waits}) AS results`);
   const results = (row?.["results"] ?? []) as Result[];

@@ -32,7 +32,6 @@ export async function mayRecordFinding(db: Tx, hostId: string, sandboxId: string
 /** Notes that it was seen once more. Another kind or epoch than before is another finding, and counts from one. Its host is asked about it until it is over (HB3). */
 export async function recordFinding(db: Tx, finding: NewFinding): Promise<FindingRow> {
   const { hostId, sandboxId, kind, message, epoch, quarantined = false } = finding;
-  await db.insert(hostChecks).values({ hostId, sandboxId }).onConflictDoNothing();
   const isSame = sql`${hostFindings.kind} = ${kind} AND ${hostFindings.epoch} = ${epoch}`;
   const [row] = await db
     .insert(hostFindings)
@@ -53,6 +52,8 @@ export async function recordFinding(db: Tx, finding: NewFinding): Promise<Findin
     })
     .returning();
   if (row === undefined) throw new Error("the recorded finding was not returned");
+  // After the finding: a check that ends meanwhile ends because it saw none.
+  await db.insert(hostChecks).values({ hostId, sandboxId }).onConflictDoNothing();
   return row;
 }
 

@@ -5,7 +5,7 @@ import { inArray, sql } from "drizzle-orm";
 import type { Database } from "../client.ts";
 import { hosts } from "../schema.ts";
 import { type InventoryStanding, standingColumns } from "./beats.ts";
-import { leaseEnd, renewLease } from "./hosts.ts";
+import { leaseEnd } from "./hosts.ts";
 
 export interface LeaseAsked {
   hostId: string;
@@ -25,15 +25,15 @@ const isRenewed = (state: HostState) =>
 const RENEWED = HOST_STATES.filter(isRenewed);
 
 /**
- * Extends the leases, in one statement for all hosts that it moves nowhere and whose rows are free;
- * one by one (renewLease) for the others: lost, revoked, retired, not known, or being written. In
- * the order of `asked`.
+ * Extends the leases of hosts that it moves nowhere and whose rows are free, in one statement.
+ * Undefined for the others (lost, revoked, retired, not known, or being written): each is renewed by
+ * itself (renewLease), so that none waits for another. In the order of `asked`.
  */
-export async function renewLeases(
+export async function renewFreeLeases(
   db: Database,
   asked: LeaseAsked[],
   leaseMs: number,
-): Promise<LeaseAnswer[]> {
+): Promise<(LeaseAnswer | undefined)[]> {
   const rows = await db.execute(sql`
     UPDATE hosts SET lease_expires_at = ${leaseEnd(leaseMs)}, has_fence = free."hasFence"
     FROM (SELECT hosts.id, seen."hasFence"
@@ -45,12 +45,8 @@ export async function renewLeases(
   const renewed = new Map(
     (rows as unknown as InventoryStanding[]).map((standing) => [standing.hostId, standing]),
   );
-  return await Promise.all(
-    asked.map(async ({ hostId, hasFence }) => {
-      const standing = renewed.get(hostId);
-      return standing === undefined
-        ? await renewLease(db, hostId, leaseMs, hasFence)
-        : { granted: true, standing };
-    }),
-  );
+  return asked.map(({ hostId }) => {
+    const standing = renewed.get(hostId);
+    return standing === undefined ? undefined : { granted: true, standing };
+  });
 }

@@ -90,7 +90,7 @@ const commits = new WeakMap<Database, Batches<CommitAsked, boolean>>();
 
 /** The same for one, together with others of the same moment. */
 export async function commitOperation(db: Database, asked: CommitAsked): Promise<boolean> {
-  const known = commits.get(db) ?? new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all) });
+  const known = commits.get(db) ?? new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all), triesAlone: true });
   commits.set(db, known);
   return await known.add(asked);
 }

@@ -1,5 +1,5 @@
 /** Messages that can never be sent: set aside in the outbox with the reason (`refused_because`). */
-import { and, desc, inArray, isNotNull, isNull, lt, lte, or, sql } from "drizzle-orm";
+import { and, desc, gt, inArray, isNotNull, isNull, lt, lte, or, sql } from "drizzle-orm";
 import { EXECUTING_STATUSES } from "@torpor/state-machine";
 import type { Tx } from "../client.ts";
 import { operations, outbox } from "../schema.ts";
@@ -31,7 +31,7 @@ export async function listUnsendable(db: Tx): Promise<Unsendable[]> {
       operationId: sql<string | null>`${payload}->>'operationId'`,
     })
     .from(outbox)
-    .where(isRefused)
+    .where(and(isRefused, gt(outbox.createdAt, sql`now() - interval '1 day'`)))
     .orderBy(desc(outbox.id))
     .limit(MAX_KEPT);
   const ids = messages.flatMap(({ operationId }) => operationId ?? []);

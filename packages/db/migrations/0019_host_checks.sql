@@ -8,7 +8,7 @@ CREATE TABLE "host_checks" (
 ALTER TABLE "host_inventory_parts" ADD COLUMN "entry_count" integer;--> statement-breakpoint
 ALTER TABLE "hosts" ADD COLUMN "reconciled_inventory" text;--> statement-breakpoint
 ALTER TABLE "hosts" ADD COLUMN "reconciled_until" timestamp (3) with time zone;--> statement-breakpoint
-CREATE FUNCTION "sandboxes_note_host_checks"() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION "sandboxes_note_host_checks"() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
 	INSERT INTO host_checks (host_id, sandbox_id, version)
 	SELECT DISTINCT named.host_id, NEW.id, NEW.generation
