@@ -3,6 +3,7 @@ import { type Decision, explainOperation, type SandboxRows } from "@torpor/db";
 import { type Placement, requestToCreate, requestToReturn } from "@torpor/placement";
 import {
   type Assignment,
+  isPlacementRejection,
   needsMemory,
   type Operation,
   planAssignment,
@@ -109,20 +110,12 @@ async function choose(
     };
   }
   const { hosts, reasons, message } = placement;
-  if (isKnown(operation.explain, message)) return undefined;
+  // It waits for the same as in the round before: the message names every reason with its count.
+  const { explain: known } = operation;
+  if (isPlacementRejection(known) && known.message === message) return undefined;
   const explain = { hosts, reasons, message };
   await explainOperation(deps.db, operation.id, explain);
   const facts = { sandboxId: sandbox.id, operationId: operation.id, ...explain };
   deps.log.info(facts, "operation waits for capacity");
   return undefined;
-}
-
-/** It waits for the same as in the round before: the message names every reason with its count. */
-function isKnown(explain: unknown, message: string): boolean {
-  return (
-    typeof explain === "object" &&
-    explain !== null &&
-    "message" in explain &&
-    explain.message === message
-  );
 }
