@@ -19,6 +19,7 @@ import {
   measureOutbox,
   noteAnswering,
   readQuotas,
+  readDueWork,
   recordBeats,
   recordComparisons,
   relayOutbox,
@@ -70,6 +71,7 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
       published: [],
       refused: [],
     })),
+  "due-work": () => readDueWork(database.db),
   "measure-outbox": () => measureOutbox(database.db),
   "note-answering": () => noteAnswering(database.db, LEASE_MS),
   "restore-bus": () => listHosts(database.db),
@@ -157,6 +159,12 @@ async function scans(): Promise<string[]> {
   }
   return [...found];
 }
+
+test("of every kind of work that the rounds go by there is some to be seen", async () => {
+  const found = await readDueWork(database.db);
+  const wanted = RECONCILERS.flatMap(({ work }) => work ?? []);
+  expect(wanted.filter((work) => !found.has(work))).toEqual([]);
+});
 
 test("no statement of a reconciler's round, of a heartbeat or of a list scans a large table", async () => {
   const before = statements.seen.length;

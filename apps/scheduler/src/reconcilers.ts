@@ -28,6 +28,7 @@ import {
   pruneRefused,
   pruneSandboxEvents,
   takeOwedDeletions,
+  type Work,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
 import { systemCommand } from "@torpor/plans";
@@ -56,6 +57,8 @@ const DELAYED_PAUSE = "auto_pause_delayed";
 export interface SchedulerReconciler {
   name: string;
   everyMs: number;
+  /** Its rounds are left out while there is none of it; undefined: none is. */
+  work?: Work;
   run(deps: Deps): Promise<Record<string, number>>;
 }
 
@@ -63,6 +66,7 @@ export interface SchedulerReconciler {
 const driveWaiting: SchedulerReconciler = {
   name: "drive-waiting",
   everyMs: 500,
+  work: "waiting",
   async run(deps) {
     const waiting = await listDrivableOperations(deps.db, deps.driveAfterMs, BATCH);
     const each = await Promise.all(waiting.map(({ id }) => beginOperation(deps, id)));
@@ -75,6 +79,7 @@ const driveWaiting: SchedulerReconciler = {
 const expireOperations: SchedulerReconciler = {
   name: "expire-operations",
   everyMs: 250,
+  work: "overdue",
   async run(deps) {
     const overdue = await listExpiredOperations(deps.db, BATCH);
     const ended = await Promise.all(overdue.map((operation) => expireOperation(deps, operation)));
@@ -89,6 +94,7 @@ const expireOperations: SchedulerReconciler = {
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
   everyMs: 500,
+  work: "lostHosts",
   async run(deps) {
     const lost = await markLostHosts(deps.db, deps.hostTerms.leaseMs);
     for (const { id, leaseExpiresAt, lastBeatAt } of lost)
@@ -110,6 +116,7 @@ const strandedBecause = ({ hostId, kind }: OperationRow) => ({
 const restoreLost: SchedulerReconciler = {
   name: "restore-lost-runs",
   everyMs: 500,
+  work: "lostHosts",
   run: (deps) => restoreLostRuns(deps, BATCH),
 };
 
@@ -117,6 +124,7 @@ const restoreLost: SchedulerReconciler = {
 const restoreOwed: SchedulerReconciler = {
   name: "restore-again",
   everyMs: 1_000,
+  work: "owedRestores",
   run: (deps) => restoreAgain(deps, BATCH),
 };
 
@@ -124,6 +132,7 @@ const restoreOwed: SchedulerReconciler = {
 const endStuck: SchedulerReconciler = {
   name: "end-unsendable",
   everyMs: 500,
+  work: "refused",
   run: endUnsendable,
 };
 
@@ -131,6 +140,7 @@ const endStuck: SchedulerReconciler = {
 const expireSandboxes: SchedulerReconciler = {
   name: "expire-sandboxes",
   everyMs: 1_000,
+  work: "expired",
   async run(deps) {
     const expired = await listExpiredSandboxes(deps.db, BATCH);
     for (const sandbox of expired) {
@@ -148,6 +158,7 @@ const expireSandboxes: SchedulerReconciler = {
 const pauseIdle: SchedulerReconciler = {
   name: "pause-idle",
   everyMs: 1_000,
+  work: "idle",
   async run(deps) {
     const idle = await listIdleSandboxes(deps.db, BATCH);
     let paused = 0;
@@ -181,6 +192,7 @@ async function tellDelayedPauses(deps: Deps): Promise<number> {
 const collectOwedDeletions: SchedulerReconciler = {
   name: "collect-owed-deletions",
   everyMs: 2_000,
+  work: "deleting",
   async run(deps) {
     const messages = await inTransaction(deps.db, async (tx) => {
       const owed = await takeOwedDeletions(tx, DELETE_REPEAT_MS, BATCH);
@@ -197,7 +209,7 @@ const collectOwedDeletions: SchedulerReconciler = {
 };
 
 /** Moves sandboxes off draining hosts. */
-const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, run: drainHosts };
+const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, work: "drains", run: drainHosts };
 
 /** Hosts give up copying to a store that is away for long; then somebody has to ask. */
 const replicatePaused: SchedulerReconciler = {

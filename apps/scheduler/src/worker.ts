@@ -44,6 +44,7 @@ import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { beatHearer } from "./inventory/hear-beats.ts";
 import { Placer } from "./placer.ts";
+import { DueRounds } from "./due-rounds.ts";
 import { RECONCILERS } from "./reconcilers.ts";
 import { settleObservation } from "./settle-observation.ts";
 import { REFUSED_SHOWN_MS, WorkWatch } from "./work-watch.ts";
@@ -166,13 +167,20 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       log,
     }),
   ];
+  const due = new DueRounds(db);
   const reconcilers = new Map(
     RECONCILERS.map((reconciler) => {
-      const { name, everyMs } = reconciler;
-      return [name, startReconciler({ name, everyMs, run: () => reconciler.run(deps), signal, log })];
+      const { name, everyMs, work } = reconciler;
+      const always = () => reconciler.run(deps);
+      const run = work === undefined ? always : due.only(work, always);
+      return [name, startReconciler({ name, everyMs, run, signal, log })];
     }),
   );
-  const relay = { name: "relay-outbox", everyMs: RELAY_EVERY_MS, run: () => relayCommitted({ db, bus, log, reveal }) };
+  const relay = {
+    name: "relay-outbox",
+    everyMs: RELAY_EVERY_MS,
+    run: due.only("unpublished", () => relayCommitted({ db, bus, log, reveal })),
+  };
   const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
   const watch = new WorkWatch();
   const restore = {

@@ -16,6 +16,7 @@ export * from "./queries/beats.ts";
 export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";
+export { readDueWork, type Work } from "./queries/due-work.ts";
 export * from "./queries/edge-sandboxes.ts";
 export * from "./queries/env-vars.ts";
 export * from "./queries/findings.ts";

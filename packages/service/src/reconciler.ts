@@ -9,7 +9,8 @@ export interface ReconcilerOptions {
   everyMs: number;
   /** Of one round; 20 s. A round that takes longer is given up, and may overlap with the next. */
   limitMs?: number;
-  run(): Promise<Record<string, number>>;
+  /** `isKicked`: it is asked for now, not by the clock. */
+  run(round: { isKicked: boolean }): Promise<Record<string, number>>;
   signal: AbortSignal;
   log: Logger;
 }
@@ -45,9 +46,9 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
       };
     });
   options.signal.addEventListener("abort", () => wake?.(), { once: true });
-  const round = async () => {
+  const round = async (isKicked: boolean) => {
     try {
-      const result = await withTimeLimit(options.run(), options.limitMs ?? ROUND_LIMIT_MS, "the round");
+      const result = await withTimeLimit(options.run({ isKicked }), options.limitMs ?? ROUND_LIMIT_MS, "the round");
       const at = new Date().toISOString();
       last = { at, result, succeededAt: at };
     } catch (err) {
@@ -61,8 +62,9 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
   };
   const loop = async () => {
     while (!options.signal.aborted) {
+      const isKicked = kicked;
       kicked = false;
-      await round();
+      await round(isKicked);
       if (!kicked && !options.signal.aborted) await idle();
     }
   };

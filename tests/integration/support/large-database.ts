@@ -89,5 +89,7 @@ async function makeWork(sql: postgres.Sql, organizationId: number): Promise<void
   await sql`UPDATE incarnations SET restore_due_at = now() WHERE sandbox_id = ${idOf(306)}`;
   await sql`UPDATE sandboxes SET last_active_at = now() - interval '1 hour' WHERE id = ${idOf(1200)}`;
   await sql`UPDATE outbox SET published_at = NULL WHERE id IN (SELECT id FROM outbox LIMIT 3)`;
+  await sql`INSERT INTO outbox (subject, payload, refused_because)
+    SELECT 's', jsonb_build_object('type', 'intent', 'operationId', id), 'too large' FROM operations WHERE status = 'waiting' LIMIT 1`;
   await sql`UPDATE outbox SET published_at = now() - interval '1 day' WHERE id IN (SELECT id FROM outbox WHERE published_at IS NOT NULL LIMIT 3)`;
 }

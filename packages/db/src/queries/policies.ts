@@ -87,14 +87,15 @@ const idleSecondsNow = sql<number>`least(
 const unusedFor = (seconds: SQL | typeof sandboxes.autoPauseIdleSeconds) =>
   sql`${hosts.lastBeatAt} >= ${sandboxes.lastActiveAt} + ${seconds} * interval '1 second' + ${MIN_ADVANCE_MS} * interval '1 millisecond'`;
 
-/** As the index has it. */
-const idleFrom = sql`(${sandboxes.lastActiveAt} AT TIME ZONE 'UTC' + ${sandboxes.autoPauseIdleSeconds} * interval '1 second')`;
+/** So many seconds have passed since its last use; as the index (sandboxes_auto_pause) has it. */
+export const isIdleFor = (seconds: typeof sandboxes.autoPauseIdleSeconds) =>
+  sql`(${sandboxes.lastActiveAt} AT TIME ZONE 'UTC' + ${seconds} * interval '1 second') < now() AT TIME ZONE 'UTC'`;
 
 const isIdleByPolicy = and(
   isOneOf(sandboxes.state, "running"),
   isNotNull(sandboxes.autoPauseIdleSeconds),
-  // By the index (sandboxes_auto_pause); the host's last word is no later than now.
-  sql`${idleFrom} < now() AT TIME ZONE 'UTC'`,
+  // The host's last word is no later than now.
+  isIdleFor(sandboxes.autoPauseIdleSeconds),
   ne(hosts.state, "lost"),
   sql`${hosts.lastBeatAt} > now() - interval '10 seconds'`,
   unusedFor(sandboxes.autoPauseIdleSeconds),

@@ -93,7 +93,7 @@ function toView(row: ViewRow): SandboxView {
   };
 }
 
-const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
+export const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
 
 /** Undefined when there is none, when it is another organization's, or when it is deleted. */
 export async function findSandbox(db: Tx, id: string, organizationId: number): Promise<SandboxView | undefined> {
