@@ -18,7 +18,7 @@ let pooler: PgBouncer;
 beforeAll(async () => {
   server = started.use(await startPostgres());
   database = started.use(await openTestDatabase(server));
-  pooler = started.use(await startPgBouncer(database.url, 2));
+  pooler = started.use(await startPgBouncer(database.url, { poolSize: 2 }));
 });
 afterAll(async () => {
   await started.disposeAsync();

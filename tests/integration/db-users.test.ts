@@ -146,7 +146,7 @@ describe("a gateway's statement", () => {
   });
 
   test("is for the same one through a pooler, whose connections it shares with others", async () => {
-    await using pooler: PgBouncer = await startPgBouncer(database.url, 2);
+    await using pooler: PgBouncer = await startPgBouncer(database.url, { poolSize: 2 });
     const handle = openDatabase(pooler.through(database.url), { maxConnections: 8 });
     try {
       const looks = await Promise.all(

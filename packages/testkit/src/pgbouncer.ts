@@ -1,6 +1,8 @@
 /** A real PgBouncer before a Postgres, with the settings of infra/postgres, for one test file. */
+import { execFile } from "node:child_process";
 import { access, readFile, writeFile } from "node:fs/promises";
 import { delimiter, join } from "node:path";
+import { promisify } from "node:util";
 import { claimPort } from "@torpor/service";
 import { tempDir } from "./basics.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
@@ -8,16 +10,25 @@ import { ROOT } from "./root.ts";
 
 /** Where ./torpor test puts it: from Debian's packages, unpacked and not installed. */
 const UNPACKED = join(ROOT, ".torpor/tools/pgbouncer");
+const LIBRARIES = { LD_LIBRARY_PATH: ["x86_64", "aarch64"].map((cpu) => `${UNPACKED}/usr/lib/${cpu}-linux-gnu`).join(":") };
 
 export interface PgBouncer extends ServerProcess, AsyncDisposable {
-  /** The same database, through it, as programs have to be told: it keeps no prepared statements. */
+  /** The same database, through it, as programs have to be told. */
   through(url: string): string;
-  /** Without telling them. */
+  /** The same without a word of statements that it does not keep. */
   plainly(url: string): string;
 }
 
-/** With `poolSize` connections to the server of `url`, whoever connects to it as the user of `url` shares them. */
-export async function startPgBouncer(url: string, poolSize: number): Promise<PgBouncer> {
+interface PgBouncerOptions {
+  /** Connections to the server, which all share who connect as the user of the URL. */
+  poolSize: number;
+  /** It keeps prepared statements, which it can from 1.21 on; false. */
+  keepsStatements?: boolean;
+}
+
+/** Before the server of `url`. */
+export async function startPgBouncer(url: string, options: PgBouncerOptions): Promise<PgBouncer> {
+  const { poolSize, keepsStatements = false } = options;
   const dir = await tempDir();
   const target = new URL(url);
   const { port } = await claimPort();
@@ -31,7 +42,8 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
     AUTH_FILE: authFile,
     POOL_SIZE: String(poolSize),
   };
-  const template = await readFile(join(ROOT, "infra/postgres/pgbouncer.ini"), "utf8");
+  const shipped = await readFile(join(ROOT, "infra/postgres/pgbouncer.ini"), "utf8");
+  const template = keepsStatements ? shipped.replace(/^; (max_prepared_statements)/m, "$1") : shipped;
   const config = join(dir.path, "pgbouncer.ini");
   await writeFile(
     config,
@@ -44,7 +56,7 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
   };
   const through = (database: string) => {
     const way = new URL(plainly(database));
-    way.searchParams.set("prepared_statements", "off");
+    if (!keepsStatements) way.searchParams.set("prepared_statements", "off");
     return way.href;
   };
   const server = serverProcess(
@@ -56,7 +68,7 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
       command: await findPgBouncer(),
       // It does not run as root.
       args: process.getuid?.() === 0 ? ["--user", "nobody", config] : [config],
-      env: { LD_LIBRARY_PATH: `${UNPACKED}/usr/lib/x86_64-linux-gnu:${UNPACKED}/usr/lib/aarch64-linux-gnu` },
+      env: LIBRARIES,
       log: join(dir.path, "log"),
     },
     "SIGKILL",
@@ -73,7 +85,17 @@ export async function startPgBouncer(url: string, poolSize: number): Promise<PgB
   };
 }
 
+/** Why there is none here that keeps prepared statements, as a sentence; undefined: there is one. */
+export async function keepsNoStatements(): Promise<string | undefined> {
+  const { stdout } = await promisify(execFile)(await findPgBouncer(), ["--version"], { env: LIBRARIES });
+  const [, major = 0, minor = 0] = /(\d+)\.(\d+)/.exec(stdout) ?? [];
+  if (Number(major) > 1 || Number(minor) >= 21) return undefined;
+  return `PgBouncer ${major}.${minor} keeps none; PGBOUNCER_BIN names one from 1.21 on`;
+}
+
 async function findPgBouncer(): Promise<string> {
+  const named = process.env["PGBOUNCER_BIN"];
+  if (named !== undefined) return named;
   const folders = [join(UNPACKED, "usr/sbin"), ...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin"];
   for (const folder of folders) {
     const found = await access(join(folder, "pgbouncer")).then(
