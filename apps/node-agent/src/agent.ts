@@ -20,6 +20,7 @@ import { Activity } from "./shell/activity.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
+import { HostCertificate } from "./shell/host-certificate.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
@@ -56,6 +57,8 @@ export interface Agent {
   membership: Membership;
   fence: FenceLink;
   work: HostWork;
+  /** Undefined: it has none. */
+  certificate: HostCertificate | undefined;
   close(): Promise<void>;
 }
 
@@ -115,7 +118,9 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       return 0;
     }
   };
+  const certificate = tls === undefined ? undefined : new HostCertificate({ hostId: config.HOST_ID, tls, bus, signal, log });
   const loops = [
+    certificate?.run() ?? Promise.resolve(),
     reporter.run(bus, signal),
     keepLease(bus, request, membership, fence, signal, log),
     fence.askThaws(bus, config.HOST_ID, signal, log),
@@ -152,6 +157,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     membership,
     fence,
     work,
+    certificate,
     close: async () => {
       const limitMs = config.SHUTDOWN_GRACE_MS / 2;
       const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
