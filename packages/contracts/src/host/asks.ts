@@ -4,6 +4,7 @@
  */
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
+import { CommandKey } from "./sealed-variables.ts";
 import { TicketKey } from "./tickets.ts";
 
 export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage", "certificate"] as const;
@@ -21,6 +22,8 @@ export const RegisterRequest = Type.Object({
   dataPlaneUrl: Type.String(),
   /** Of which the tickets for its data plane are made. Absent in agents of 0.1.0. */
   ticketKey: Type.Optional(TicketKey),
+  /** Public half of the key for which secrets in its commands are sealed. Absent in agents of before: they are in plain text. */
+  commandKey: Type.Optional(CommandKey),
   capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
