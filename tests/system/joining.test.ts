@@ -12,7 +12,8 @@ import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import { parseEnv } from "node:util";
 import { createNatsKey } from "@torpor/bus";
-import { createRequest } from "@torpor/identity/authority";
+import { authorityFiles } from "@torpor/fleet";
+import { Authority, createRequest } from "@torpor/identity/authority";
 import { identityIn } from "@torpor/identity";
 import { claimPort, claimPorts } from "@torpor/service";
 import { ROOT, startTestFleet, type TestFleet, until } from "@torpor/testkit";
@@ -23,6 +24,7 @@ type Body = Record<string, unknown>;
 const HOST = "newcomer";
 const LABELS = { place: "new" };
 const LIMIT_MS = 60_000;
+const DAY_MS = 86_400_000;
 
 let fleet: TestFleet;
 let dir: string;
@@ -140,6 +142,22 @@ describe("who may join", () => {
   });
 });
 
+/** By the fleet's authority, for the key of a host that has joined: it is to be renewed at once. */
+async function certifyBriefly(requestFile: string): Promise<string> {
+  const { certFile, keyFile } = authorityFiles(fleet.fleet.dir);
+  const [certificatePem, keyPem, requestPem] = await Promise.all(
+    [certFile, keyFile, requestFile].map(async (file) => await readFile(file, "utf8")),
+  );
+  const authority = await Authority.open({
+    certificatePem: certificatePem ?? "",
+    keyPem: keyPem ?? "",
+  });
+  const subject = { identity: { role: "host", hostId: HOST } as const, days: 0.01 };
+  return (await authority.certify(requestPem ?? "", subject)) ?? "";
+}
+
+let sandbox: Body;
+
 describe("a host", { timeout: 4 * LIMIT_MS }, () => {
   test("joins by its program, gets a certificate of its own, and carries a sandbox", async () => {
     const tokenFile = join(dir, "token");
@@ -157,8 +175,29 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     expect(identityIn(certificate.subjectAltName)).toEqual({ role: "host", hostId: HOST });
     await startHost(settings);
     const create = { template_name: "code-interpreter", placement: { labels: LABELS } };
-    const sandbox = (await fleet.call("POST", "/v1/sandboxes", { body: create })).body;
+    sandbox = (await fleet.call("POST", "/v1/sandboxes", { body: create })).body;
     expect(sandbox, JSON.stringify(sandbox)).toMatchObject({ status: "running", node_id: HOST });
+    expect((await fleet.guest(sandbox, "/info")).status).toBe(200);
+  });
+
+  test("whose certificate is about to end gets another one by itself, while its sandbox is in use", async () => {
+    const certFile = join(identity(), "tls.crt");
+    await fleet.fleet.kill(HOST);
+    await writeFile(certFile, await certifyBriefly(join(identity(), "tls.csr")));
+    const before = new X509Certificate(await readFile(certFile));
+    await fleet.fleet.startComponent(HOST);
+    const after = async () => new X509Certificate(await readFile(certFile));
+    await until(
+      "it has another",
+      async () => (await after()).serialNumber !== before.serialNumber,
+      LIMIT_MS,
+    );
+    const { validTo } = await after();
+    expect(Date.parse(validTo) - Date.parse(before.validTo)).toBeGreaterThan(300 * DAY_MS);
+    expect(await admissionOf(HOST)).toMatchObject({
+      certificate_expires_at: new Date(validTo).toISOString(),
+    });
+    await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
     expect((await fleet.guest(sandbox, "/info")).status).toBe(200);
   });
 

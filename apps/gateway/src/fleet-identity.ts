@@ -10,6 +10,8 @@ export interface FleetIdentity {
   natsUrl: string;
   /** Whom hosts are to trust; null: they are told otherwise. */
   authoritiesPem: string | null;
+  /** Whether this gateway certifies hosts. */
+  hasAuthority: boolean;
   /** Undefined: it is no request, or not signed by its key. */
   certify(requestPem: string, hostId: string): Promise<Certified | undefined>;
 }
@@ -36,6 +38,7 @@ export function fleetIdentity(
   return {
     natsUrl,
     authoritiesPem,
+    hasAuthority: own !== undefined,
     async certify(requestPem, hostId) {
       const { keyIn } = await import("@torpor/identity/authority");
       const keySha256 = await keyIn(requestPem);

@@ -2,7 +2,7 @@
 import { ask, type Bus, busAccess, connectBus, maxMessageBytes, subscribeCore } from "@torpor/bus";
 import { decoder, patterns, PlacementReply, SandboxEventMessage, subjects } from "@torpor/contracts";
 import { databaseProblem, findEndedCredentials, forEveryOrganization, openDatabase, type OutboxRow, pingDatabase } from "@torpor/db";
-import { openTls } from "@torpor/identity";
+import { certificateProblems, openTls } from "@torpor/identity";
 import { Publisher } from "@torpor/outbox";
 import {
   configured,
@@ -15,6 +15,7 @@ import {
   startHealthServer,
   startReconciler,
 } from "@torpor/service";
+import { answerRenewals } from "./answer-renewals.ts";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
@@ -76,12 +77,15 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const events = createSandboxEvents();
   let bus: Bus | undefined;
   let publisher: Publisher | undefined;
+  let stopRenewing: (() => Promise<void>) | undefined;
+  const fleetIdentity = await identityFrom(config);
   // In the background: intents are accepted while NATS is away.
   void connectBus({ name: "torpor-gateway", ...busAccess(config) })
     .then((connected) => {
       bus = connected;
       publisher = new Publisher({ db, bus, log });
       subscribeCore(connected, { pattern: patterns.events, decode: decodeEvent, handle: events.emit, log });
+      stopRenewing = answerRenewals(connected, { db, fleetIdentity, log });
     })
     .catch((err: unknown) =>
       log.error({ err }, "the bus refused the connection: check NATS_URL, and NATS_SEED_FILE or NATS_USER and NATS_PASSWORD_FILE"),
@@ -89,7 +93,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   onClose({
     what: "bus",
     close: async () => {
-      await publisher?.idle();
+      await Promise.all([publisher?.idle(), stopRenewing?.()]);
       await bus?.close();
     },
   });
@@ -159,17 +163,18 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
     underWay: new UnderWay(config.REQUESTS_AT_ONCE_PER_KEY),
     limiter: createRateLimiter(config.RATE_LIMIT_PER_MINUTE),
     region: config.REGION,
-    fleetIdentity: await identityFrom(config),
+    fleetIdentity,
   });
   app.server.maxConnections = files.connections;
   const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, async () => {
     const report = await healthReport(shared);
-    const problems = findFailingRounds(
+    const failing = findFailingRounds(
       new Map([
         ["edge", rounds],
         ["open streams", looks],
       ]),
     );
+    const problems = [...failing, ...certificateProblems(tls?.certificate)];
     return { ok: report.status !== "draining", role: "gateway", ...report, edge: rounds.last(), problems };
   });
   onClose({ what: "health", close: () => health.close() });

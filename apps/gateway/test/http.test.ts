@@ -131,16 +131,16 @@ describe("S52: what is wrong with a request is named by field", () => {
       });
     // Remembers the key.
     await small.inject({ method: "GET", url: "/v1/sandboxes/x", headers: { "x-api-key": KEY } });
-    const refused = await create(30_000);
+    const refused = await create(20_000);
     expect([refused.statusCode, refused.json()]).toMatchObject([
       400,
       {
         code: "INVALID_REQUEST",
-        details: { fields: [{ field: "env_vars", message: expect.stringMatching(/at most 23616 bytes .* and is 30008/) }] },
+        details: { fields: [{ field: "env_vars", message: expect.stringMatching(/at most 17712 bytes .* and is 20008/) }] },
       },
     ]);
     // It comes as far as the database, which is away.
-    expect((await create(20_000)).statusCode).toBe(503);
+    expect((await create(15_000)).statusCode).toBe(503);
     await small.close();
   });
 

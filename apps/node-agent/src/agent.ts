@@ -17,9 +17,11 @@ import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
 import { CLOSING } from "./lifecycle/turns.ts";
 import { Activity } from "./shell/activity.ts";
+import { commandKeyIn } from "./shell/command-key.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
+import { HostCertificate } from "./shell/host-certificate.ts";
 import { beat, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
@@ -56,6 +58,8 @@ export interface Agent {
   membership: Membership;
   fence: FenceLink;
   work: HostWork;
+  /** Undefined: it has none. */
+  certificate: HostCertificate | undefined;
   close(): Promise<void>;
 }
 
@@ -71,6 +75,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const activity = new Activity();
   const fence = new FenceLink(new FenceFiles(config.DATA_DIR));
   await fence.open();
+  const commandKey = await commandKeyIn(config.DATA_DIR);
   const supervisor = new Supervisor(
     {
       hostId: config.HOST_ID,
@@ -83,6 +88,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       peer: (sandboxId, reference) => peerSource(sandboxId, reference, { hostKey, tls }),
       activity,
       fence,
+      commandKey: commandKey.privateKey,
       imagesDir: config.IMAGES_DIR,
       commit: commitAsker(bus, config.HOST_ID),
       uid,
@@ -102,7 +108,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const { port } = dataPlane.server.address() as AddressInfo;
   const membership: Membership = { isRegistered: false };
   const dataPlaneUrl = config.DATA_PLANE_URL ?? `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
-  const request = await registration(config, driver, { dataPlaneUrl, ticketKey }, [
+  const request = await registration(config, driver, { dataPlaneUrl, ticketKey, commandKey: commandKey.publicKey }, [
     ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
     // Last: a control plane of before makes its template of the last one of a name.
     ...images,
@@ -115,7 +121,9 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       return 0;
     }
   };
+  const certificate = tls === undefined ? undefined : new HostCertificate({ hostId: config.HOST_ID, tls, bus, signal, log });
   const loops = [
+    certificate?.run() ?? Promise.resolve(),
     reporter.run(bus, signal),
     keepLease(bus, request, membership, fence, signal, log),
     fence.askThaws(bus, config.HOST_ID, signal, log),
@@ -152,6 +160,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     membership,
     fence,
     work,
+    certificate,
     close: async () => {
       const limitMs = config.SHUTDOWN_GRACE_MS / 2;
       const [isOver] = await Promise.all([supervisor.close(limitMs), dataPlane.drain(limitMs)]);
@@ -178,7 +187,7 @@ async function restorableImages(images: Image[], driver: Driver): Promise<Image[
 async function registration(
   config: Config,
   driver: Driver,
-  dataPlane: Pick<RegisterRequest, "dataPlaneUrl" | "ticketKey">,
+  keys: Pick<RegisterRequest, "dataPlaneUrl" | "ticketKey" | "commandKey">,
   images: Image[],
 ): Promise<RegisterRequest> {
   return {
@@ -186,7 +195,7 @@ async function registration(
     version: 1,
     hostId: config.HOST_ID,
     region: config.REGION,
-    ...dataPlane,
+    ...keys,
     capacity: { vcpu: config.CAPACITY_VCPU, memoryMib: config.CAPACITY_MEMORY_MIB, diskMib: config.CAPACITY_DISK_MIB },
     labels: labelsOf(config),
     driver: driver.name,

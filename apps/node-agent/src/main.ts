@@ -25,7 +25,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     bus: bus.isConnected() ? "connected" : "disconnected",
     registered: started.agent?.membership.isRegistered ?? false,
     fence: started.agent?.fence.state ?? null,
-    problems: started.agent?.work.problems() ?? [],
+    problems: [...(started.agent?.work.problems() ?? []), ...(started.agent?.certificate?.problems() ?? [])],
     vms: (started.agent?.supervisor.inventory() ?? []).map((seen) => ({
       sandboxId: seen.sandboxId,
       hostId: config.HOST_ID,

@@ -18,7 +18,7 @@ import { FenceLink } from "../src/shell/fence-link.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
 import { peerSource } from "../src/store/peer.ts";
 import { fileBlobs } from "./support/snapshots.ts";
-import { killVmms } from "./support/test-host.ts";
+import { COMMAND_KEY, killVmms } from "./support/test-host.ts";
 
 const CLOSE_LIMIT_MS = 30_000;
 
@@ -55,6 +55,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         peer: (sandboxId, reference) => peerSource(sandboxId, reference),
         activity: new Activity(),
         fence: new FenceLink(new FenceFiles(dir)),
+        commandKey: COMMAND_KEY,
         imagesDir,
         commit: async () => ({ kind: "granted" }),
         uid: undefined,

@@ -29,6 +29,7 @@ import {
   renewLease,
   type RunFacts,
 } from "@torpor/db";
+import { isBoxPublicKey } from "@torpor/service";
 import { isTombstoned, type SandboxState } from "@torpor/state-machine";
 import { admissionProblem } from "./admission.ts";
 import type { Deps } from "./deps.ts";
@@ -51,6 +52,7 @@ export async function answerRegister(
   const problem =
     registrationProblem(request) ??
     deps.hostNetworks.problemOf(request.dataPlaneUrl) ??
+    commandKeyProblem(request) ??
     admissionProblem(request, await findHostAdmission(deps.db, request.hostId), deps.hostRules);
   if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
   await prepare(request.hostId);
@@ -60,6 +62,10 @@ export async function answerRegister(
   await warnOfImages(deps, request);
   return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
 }
+
+/** A create whose secrets could not be sealed for it would wait at every try. */
+const commandKeyProblem = ({ commandKey }: RegisterRequest) =>
+  commandKey === undefined || isBoxPublicKey(commandKey) ? undefined : "commandKey is no X25519 key that anything can be sealed for";
 
 async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterRequest): Promise<void> {
   for (const { template, shownSha256s } of await findMismatchedImages(db, images))

@@ -54,13 +54,15 @@ async function assign(
   if (chosen === undefined) return waits;
   const { sandbox } = view;
   const environment =
-    operation.kind === "create" ? await environmentOf(deps, sandbox) : { envVars: {} };
+    operation.kind === "create"
+      ? await environmentOf(deps, sandbox, chosen.commandKey)
+      : { envVars: {} };
   if (environment === undefined) return waits;
-  const { envVars, ...sealed } = environment;
+  const { envVars, ...forPublishing } = environment;
   const plan = planAssignment(view, operation, chosen.assignment, thisMoment(), (command) => ({
     ...command,
     spec: { ...command.spec, envVars },
-    ...sealed,
+    ...forPublishing,
   }));
   const { hostId } = chosen.assignment;
   const { epoch, opSeq } = plan.after;
@@ -72,6 +74,8 @@ async function assign(
 
 interface Chosen {
   assignment: Assignment;
+  /** Of the host that was placed on, as it is while the assignment holds; null: it has none. */
+  commandKey: string | null;
   /** Hosts that could not take it, by reason. */
   passedOver?: Placement["reasons"];
 }
@@ -93,7 +97,7 @@ async function choose(
   const isStopElsewhere =
     kind === "stop" && sandbox.settledState !== "running" && origin === undefined && isStored;
   if (isSaved && sandbox.hostId !== null && !isStopElsewhere)
-    return { assignment: { hostId: sandbox.hostId, holdsMemory: needs } };
+    return { assignment: { hostId: sandbox.hostId, holdsMemory: needs }, commandKey: null };
   const { pinnedHostId } = operation;
   const request =
     kind === "create"
@@ -106,6 +110,7 @@ async function choose(
     const holdsMemory = !isSaved || needs;
     return {
       assignment: { hostId: placed.id, source, placed, holdsMemory },
+      commandKey: placed.commandKey,
       passedOver: placement.reasons,
     };
   }

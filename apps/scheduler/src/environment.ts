@@ -1,31 +1,43 @@
 /**
  * Environment variables on their way to a host. A create's command alone carries them: the guest
- * keeps them on its disk from then on. In the outbox they are encrypted, where there is a key, and
- * put into the command when it is published, in the form that all hosts understand.
+ * keeps them on its disk from then on.
+ *
+ * EN1  In the outbox they are encrypted as in the sandbox's row, where there is a key.
+ * EN2  In the command they are sealed for its host, which has told its key when it registered. One
+ *      of 0.1.0 has none, and gets them as they are.
  */
-import type { SealedValue, VmCommand } from "@torpor/contracts";
+import { type SealedValue, variablesContext, type VmCommand } from "@torpor/contracts";
 import { type EnvVars, openEnvVars, type SandboxRow } from "@torpor/db";
+import { sealFor } from "@torpor/service";
 import type { Deps } from "./deps.ts";
 
-/** For the command and its message in the outbox. */
-interface Environment {
-  envVars: EnvVars;
+/** What a command is stored with in the outbox, beside what its host is told. */
+interface ForPublishing {
+  /** As in the sandbox's row. */
   sealedEnvVars?: SealedValue;
+  /** Of the host. */
+  recipientKey?: string;
 }
 
-/** A command as it is stored in the outbox. */
-type StoredCommand = VmCommand & { sealedEnvVars?: SealedValue };
+interface Environment extends ForPublishing {
+  envVars: EnvVars;
+}
 
-/** Undefined: they cannot be decrypted here. Another scheduler may have the key. */
+/** `commandKey`: of the host; null: it has none. Undefined: they cannot be decrypted here. Another scheduler may have the key. */
 export async function environmentOf(
   { envelope, log }: Pick<Deps, "envelope" | "log">,
   sandbox: Pick<SandboxRow, "id"> & Partial<Pick<SandboxRow, "envVars" | "envVarsSealed">>,
+  commandKey: string | null,
 ): Promise<Environment | undefined> {
   try {
     const { envVars: plain = {}, envVarsSealed = null } = sandbox;
     const envVars = await openEnvVars(envelope, sandbox.id, { envVars: plain, envVarsSealed });
+    if (Object.keys(envVars).length === 0) return { envVars };
+    const recipient = commandKey === null ? {} : { recipientKey: commandKey };
     // As in the row: once gateways have the key, every scheduler has it, and may publish the command.
-    return envVarsSealed === null ? { envVars } : { envVars: {}, sealedEnvVars: envVarsSealed };
+    return envVarsSealed === null
+      ? { envVars, ...recipient }
+      : { envVars: {}, sealedEnvVars: envVarsSealed, ...recipient };
   } catch (err) {
     log.error(
       { err, sandboxId: sandbox.id },
@@ -37,12 +49,23 @@ export async function environmentOf(
 
 /** The message of a stored one. Rejects when the command's variables cannot be decrypted. */
 export async function messageOf(envelope: Deps["envelope"], stored: unknown): Promise<unknown> {
-  if (!isSealed(stored)) return stored;
-  const { sealedEnvVars: envVarsSealed, ...command } = stored;
-  const { spec } = command;
-  const envVars = await openEnvVars(envelope, spec.sandboxId, { envVars: {}, envVarsSealed });
-  return { ...command, spec: { ...spec, envVars } };
+  if (!isForPublishing(stored)) return stored;
+  const { sealedEnvVars = null, recipientKey, ...command } = stored;
+  const { sandboxId, envVars: plain } = command.spec;
+  const kept = { envVars: plain, envVarsSealed: sealedEnvVars };
+  const envVars = await openEnvVars(envelope, sandboxId, kept);
+  if (recipientKey === undefined) return withVariables(command, envVars);
+  const context = variablesContext(command);
+  const sealedVariables = sealFor(recipientKey, context, JSON.stringify(envVars));
+  return { ...withVariables(command, {}), sealedVariables };
 }
 
-const isSealed = (stored: unknown): stored is StoredCommand & { sealedEnvVars: SealedValue } =>
-  typeof stored === "object" && stored !== null && "sealedEnvVars" in stored;
+const withVariables = (command: VmCommand, envVars: EnvVars): VmCommand => ({
+  ...command,
+  spec: { ...command.spec, envVars },
+});
+
+const isForPublishing = (stored: unknown): stored is VmCommand & ForPublishing =>
+  typeof stored === "object" &&
+  stored !== null &&
+  ("sealedEnvVars" in stored || "recipientKey" in stored);

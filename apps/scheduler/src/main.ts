@@ -1,6 +1,7 @@
 /** Composition root of the scheduler process. */
 import { busAccess, connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
+import { certificateProblems, openTls } from "@torpor/identity";
 import { configured, createLogger, envelopeFrom, runService, startHealthServer } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { HostNetworks } from "./host-networks.ts";
@@ -25,6 +26,8 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   const envelope = envelopeFrom(config.ENV_KEY_FILE, config.ENV_ACCEPTED_KEY_FILES);
   if (envelope.keyId === undefined)
     log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
+  // The bus reads the files at each connection; this says when they cannot be used, or end.
+  const tls = await openTls(config, { signal, log });
   const bus = await connectBus({ name: "torpor-scheduler", ...busAccess(config) });
   onClose({ what: "bus", close: () => bus.close() });
   const worker = await startWorker({
@@ -49,7 +52,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     database: hasDatabase() ? "connected" : "unreachable",
     bus: bus.isConnected() ? "connected" : "disconnected",
     streams: hasStreams() ? "there" : "missing",
-    problems: worker.problems(),
+    problems: [...worker.problems(), ...certificateProblems(tls?.certificate)],
     reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
   }));
   onClose({ what: "health", close: () => health.close() });

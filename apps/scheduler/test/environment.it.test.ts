@@ -1,7 +1,12 @@
-/** Environment variables between the gateway and a host: encrypted in the database, plain in the one command that needs them. */
+/**
+ * Environment variables between the gateway and a host: encrypted in the database, and in the one
+ * command that needs them sealed for its host, or plain where that cannot open them.
+ */
+import { ask, connectBus } from "@torpor/bus";
+import { decoder, LeaseReply, subjects, variablesContext, VmCommand } from "@torpor/contracts";
 import { sealEnvVars } from "@torpor/db";
-import { createEnvelope, keysOf } from "@torpor/service";
-import { aSandbox, silentLog, until } from "@torpor/testkit";
+import { boxPublicKey, createBoxKey, createEnvelope, keysOf, openBox } from "@torpor/service";
+import { aHost, aSandbox, silentLog, until } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { environmentOf, messageOf } from "../src/environment.ts";
 import { ControlPlane } from "./support/control-plane.ts";
@@ -14,7 +19,7 @@ const envelope = createEnvelope(keysOf(NEW, [OLD]));
 let plane: ControlPlane;
 let host: ScriptedHost;
 beforeAll(async () => {
-  plane = await ControlPlane.start(["host-1"], 1, [], envelope);
+  plane = await ControlPlane.start(["host-1", "host-2"], 1, [], envelope);
   const capacity = { vcpu: 20, memoryMib: 1_280, diskMib: 1_280 };
   host = await ScriptedHost.join(plane.nats, "host-1", { capacity });
 });
@@ -79,6 +84,45 @@ test("those of before there was a key, or of the key before, reach their host to
   }
 });
 
+test("for a host that has a key they are sealed in the stream, and it alone opens them", async () => {
+  const key = createBoxKey();
+  const agent = await connectBus({ ...plane.nats.as("host-2"), name: "host-2", hostId: "host-2" });
+  const labels = { has: "a key" };
+  const register = async (commandKey: string) => {
+    const request = aHost("host-2", { labels, commandKey });
+    const asked = subjects.ask("host-2", "register");
+    return await ask(agent, asked, request, { timeoutMs: 10_000, decode: decoder(LeaseReply) });
+  };
+  expect(await register(Buffer.alloc(32).toString("base64url"))).toMatchObject({
+    value: { granted: false, reason: expect.stringContaining("commandKey") },
+  });
+  expect(await register(boxPublicKey(key))).toMatchObject({ value: { granted: true } });
+  // With a key in the database, and without.
+  for (const secret of [NEW, undefined]) {
+    const create = await plane.create({ ...(await sealedBy(secret)), placementLabels: labels });
+    // Nobody takes it: it stays there, for whoever may read everything.
+    const streams = (await plane.bus.manager()).streams;
+    const subject = subjects.command("host-2", "create");
+    const text = await until("it is in the stream", async () => {
+      const found = await streams
+        .getMessage("COMMANDS", { last_by_subj: subject })
+        .catch(() => null);
+      const written = found === null ? "" : new TextDecoder().decode(found.data);
+      return written.includes(create.id) ? written : undefined;
+    });
+    expect(text).not.toContain("hunter2");
+    expect(text).not.toContain("TOKEN");
+    const command = decoder(VmCommand)(subject, new TextEncoder().encode(text));
+    const { spec, sealedVariables } = command;
+    expect(spec.envVars).toEqual({});
+    expect(Object.keys(command)).not.toContain("recipientKey");
+    const sealed = sealedVariables ?? { ephemeralKey: "", ciphertext: "" };
+    const opened = openBox(key, variablesContext(command), sealed);
+    expect(JSON.parse(opened)).toEqual(VARIABLES);
+  }
+  await agent.close();
+});
+
 test("a create whose key is not here waits, until it is over or another scheduler has the key", async () => {
   const create = await plane.create(await sealedBy("x".repeat(64)), { deadlineMs: 1_500 });
   expect(await plane.becomes(create.id, "failed", "cancelled", "superseded")).toBeDefined();
@@ -90,7 +134,8 @@ test("without a key they are stored as they are, and so is the command", async (
   const none = createEnvelope(undefined);
   const id = "1763309903rt5vs4lm";
   const stored = await sealEnvVars(none, id, VARIABLES);
-  const environment = await environmentOf({ envelope: none, log: silentLog() }, { id, ...stored });
+  const deps = { envelope: none, log: silentLog() };
+  const environment = await environmentOf(deps, { id, ...stored }, null);
   expect(environment).toEqual({ envVars: VARIABLES });
   expect(await messageOf(none, { any: "payload" })).toEqual({ any: "payload" });
 });

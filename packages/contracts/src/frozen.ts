@@ -2,6 +2,8 @@
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";
 import {
+  CertificateReply,
+  CertificateRequest,
   CommitReply,
   CommitRequest,
   GarbageReply,
@@ -34,6 +36,8 @@ const MESSAGES: Record<string, TSchema> = {
   "thaw-reply.v1.json": ThawReply,
   "garbage-request.v1.json": GarbageRequest,
   "garbage-reply.v1.json": GarbageReply,
+  "certificate-request.v1.json": CertificateRequest,
+  "certificate-reply.v1.json": CertificateReply,
 };
 
 /** File name → text, as they stand in packages/contracts/schemas. */

@@ -8,6 +8,7 @@ export * from "./control.ts";
 export * from "./decode.ts";
 export * from "./host/bounds.ts";
 export * from "./host/command.ts";
+export { variablesContext } from "./host/sealed-variables.ts";
 export * from "./host/observation.ts";
 export * from "./host/asks.ts";
 export * from "./host/heartbeat.ts";

@@ -21,6 +21,7 @@ export * from "./queries/edge-sandboxes.ts";
 export * from "./queries/env-vars.ts";
 export * from "./queries/findings.ts";
 export * from "./queries/host-admissions.ts";
+export * from "./queries/host-certificates.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
 export * from "./queries/host-standings.ts";

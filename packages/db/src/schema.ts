@@ -157,6 +157,8 @@ export const hosts = pgTable(
     dataPlaneUrl: text("data_plane_url").notNull(),
     /** Of which the tickets for its data plane are made; null: of 0.1.0, which takes the fleet's key. */
     ticketKey: text("ticket_key"),
+    /** For which secrets in its commands are sealed; null: of a version that cannot open them. */
+    commandKey: text("command_key"),
     labels: jsonb("labels").$type<Record<string, string>>().notNull(),
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),

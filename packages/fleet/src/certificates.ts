@@ -6,12 +6,11 @@ import { X509Certificate } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
-import { type Identity, spiffeIdOf, type TlsFiles } from "@torpor/identity";
+import { type Identity, isRenewalDue, spiffeIdOf, type TlsFiles } from "@torpor/identity";
 // The library behind it takes a while to load: only who makes certificates has to wait for it.
 import type { Authority, Subject } from "@torpor/identity/authority";
 
 const DAYS = 365;
-const RENEWED_BEFORE_MS = 30 * 86_400_000;
 const SERVER_ADDRESSES = ["127.0.0.1", "localhost"];
 
 const dirOf = (dir: string) => join(dir, "secrets/tls");
@@ -100,12 +99,9 @@ async function authorityIn(dir: string): Promise<Authority> {
 async function isGood(certFile: string, names: string[]): Promise<boolean> {
   const text = await readFile(certFile, "utf8").catch(() => undefined);
   if (text === undefined) return false;
-  const { validTo, subjectAltName = "" } = new X509Certificate(text);
-  const has = subjectAltName.split(", ");
-  return (
-    names.every((name) => has.includes(name)) &&
-    Date.parse(validTo) - Date.now() > RENEWED_BEFORE_MS
-  );
+  const certificate = new X509Certificate(text);
+  const has = (certificate.subjectAltName ?? "").split(", ");
+  return names.every((name) => has.includes(name)) && !isRenewalDue(certificate, Date.now());
 }
 
 function once<T>(make: () => Promise<T>): () => Promise<T> {

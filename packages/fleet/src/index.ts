@@ -5,4 +5,4 @@ export { databaseUrl, preparePostgres } from "./postgres.ts";
 export { type Health, startProcess, stopProcess, waitWell } from "./process.ts";
 export type { Component, FleetState, Role } from "./state.ts";
 export { collectLeftovers, listVmProcesses, type VmProcess } from "./vms.ts";
-export { makeCertificates, tlsFilesOf } from "./certificates.ts";
+export { authorityFiles, makeCertificates, tlsFilesOf } from "./certificates.ts";

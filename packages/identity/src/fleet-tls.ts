@@ -56,7 +56,7 @@ interface HostAgents {
 }
 
 export class FleetTls {
-  private readonly files: TlsFiles;
+  readonly files: TlsFiles;
   private material: Material;
   private version: string;
   /** By host and address, those used last behind. */

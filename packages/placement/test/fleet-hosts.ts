@@ -21,6 +21,7 @@ export const aFleetHost = (id: string, given: Partial<FleetHost> = {}): FleetHos
   region: "eu",
   dataPlaneUrl: "",
   ticketKey: null,
+  commandKey: null,
   labels: {},
   restorableFingerprints: ["f1"],
   hasFence: false,

@@ -2,13 +2,10 @@
  * Envelope encryption: each text has a data key of its own, which a key wraps that is nowhere near
  * the text. AES-256-GCM both times; what is sealed for one context opens in no other.
  */
-import { createCipheriv, createDecipheriv, createHash, hkdfSync, randomBytes } from "node:crypto";
+import { createHash, hkdfSync, randomBytes } from "node:crypto";
+import { decrypt, encrypt, KEY_BYTES } from "./aead.ts";
 import { ConfigurationError, readSecret, readSecrets } from "./config.ts";
 
-const CIPHER = "aes-256-gcm";
-const KEY_BYTES = 32;
-const NONCE_BYTES = 12;
-const TAG_BYTES = 16;
 const MIN_SECRET_BYTES = 32;
 const KEY_ID_DIGITS = 16;
 
@@ -94,22 +91,4 @@ export function createEnvelope(keys: KeyManagement | undefined): Envelope {
 export function envelopeFrom(keyFile: string | undefined, acceptedKeyFiles = ""): Envelope {
   if (keyFile === undefined) return createEnvelope(undefined);
   return createEnvelope(keysOf(readSecret(keyFile), readSecrets(acceptedKeyFiles)));
-}
-
-/** Nonce, ciphertext, tag. */
-function encrypt(key: Buffer, plain: Buffer, context: string): Buffer {
-  const nonce = randomBytes(NONCE_BYTES);
-  const cipher = createCipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES });
-  cipher.setAAD(Buffer.from(context));
-  const ciphertext = Buffer.concat([cipher.update(plain), cipher.final()]);
-  return Buffer.concat([nonce, ciphertext, cipher.getAuthTag()]);
-}
-
-function decrypt(key: Buffer, sealed: Buffer, context: string): Buffer {
-  const nonce = sealed.subarray(0, NONCE_BYTES);
-  const decipher = createDecipheriv(CIPHER, key, nonce, { authTagLength: TAG_BYTES });
-  decipher.setAAD(Buffer.from(context));
-  decipher.setAuthTag(sealed.subarray(-TAG_BYTES));
-  const ciphertext = sealed.subarray(NONCE_BYTES, -TAG_BYTES);
-  return Buffer.concat([decipher.update(ciphertext), decipher.final()]);
 }

@@ -18,5 +18,6 @@ export {
   signalProcess,
   waitUntilGone,
 } from "./processes.ts";
+export { boxPublicKey, createBoxKey, isBoxPublicKey, openBox, type SealedBox, sealFor } from "./sealed-box.ts";
 export { settlesWithin, withTimeLimit } from "./time-limit.ts";
 export { findFailingRounds, type WorkProblem } from "./work.ts";

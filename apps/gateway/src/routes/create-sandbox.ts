@@ -39,6 +39,8 @@ import { respondAsync } from "./respond-async.ts";
 const ADDRESS_TRIES = 20;
 /** For what else is in a command: ids, a template's name, digests, addresses of hosts. */
 const COMMAND_ROOM_BYTES = 16 * 1024;
+/** They are sealed for the host, in Base64. */
+const SEALED_SHARE = 4 / 3;
 /** The answer does not wait longer for the clean-up, which goes on. */
 const ABANDON_WAIT_MS = 1_000;
 
@@ -127,7 +129,7 @@ function checkVariables(variables: Record<string, string>): void {
 /** A create's command carries them, in one message: one that no server takes would never arrive. Nothing else of a request is of any length there. */
 function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: number | undefined): void {
   if (maxMessageBytes === undefined) return;
-  const max = Math.max(0, maxMessageBytes - COMMAND_ROOM_BYTES);
+  const max = Math.max(0, Math.floor((maxMessageBytes - COMMAND_ROOM_BYTES) / SEALED_SHARE));
   const bytes = Buffer.byteLength(JSON.stringify(variables));
   if (bytes <= max) return;
   const message = `must be at most ${max} bytes as JSON text, which is what the message servers of this fleet take, and is ${bytes}`;

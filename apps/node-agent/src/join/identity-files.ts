@@ -16,10 +16,12 @@ import { createRequest } from "@torpor/identity/authority";
 import { renameDurably, writeDurably } from "../host/files.ts";
 
 export const IDENTITY_DIR = "/etc/torpor/identity";
+/** Beside the key: with it, the certificate is renewed (../shell/host-certificate.ts). */
+export const REQUEST_FILE = "tls.csr";
 const NAMES = {
   seed: "nats-seed",
   key: "tls.key",
-  request: "tls.csr",
+  request: REQUEST_FILE,
   cert: "tls.crt",
   ca: "ca.crt",
   settings: "identity.env",

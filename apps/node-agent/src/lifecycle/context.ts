@@ -41,6 +41,8 @@ export interface LifecycleDeps {
   peer(sandboxId: string, reference: PeerReference): SnapshotSource;
   activity: HostActivity;
   fence: HostFence;
+  /** This host's private key, for what is sealed in its commands: PEM. */
+  commandKey: string;
   imagesDir: string;
   /** May the operation pass its point of no return? No answer in time counts as no. */
   commit(request: Omit<CommitRequest, "type" | "version" | "hostId">): Promise<CommitAnswer>;

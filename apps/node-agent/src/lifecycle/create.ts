@@ -11,21 +11,23 @@ import { linkImage } from "./disk.ts";
 import { runFresh } from "./fresh.ts";
 import { findGolden } from "./golden.ts";
 import type { VmRecord } from "./record.ts";
+import { variablesOf } from "./variables.ts";
 
 export function newSecrets(): Pick<VmRecord, "agentKey" | "machineId"> {
   return { agentKey: randomBytes(32).toString("hex"), machineId: randomBytes(16).toString("hex") };
 }
 
 export async function create(step: Step): Promise<Outcome> {
-  const { deps, vm, record } = step;
+  const { deps, vm, record, journal } = step;
   try {
+    const variables = variablesOf(journal.command, deps.commandKey);
     await deps.driver.end(vm, { graceMs: 0 });
     const image = await findImage(deps.imagesDir, record.spec.imageSha256);
     if (image === undefined) throw new Error(`image ${record.spec.imageSha256} is not on this host`);
     const golden = await findGolden(image, deps.driver);
     if (golden === undefined) throw new Error(`image ${image.templateName} has no golden snapshot for this host's VMM`);
     await timed(step, "make_disk", () => linkImage(deps, image, vm.dir, (path) => copySparsely(join(golden.dir, "disk.raw"), path)));
-    const answer = await runFresh(step, golden, record.spec.envVars);
+    const answer = await runFresh(step, golden, variables);
     if (answer.kind === "granted") return { state: "running" };
     return await undo(step, {
       cancelled: true,

@@ -5,7 +5,7 @@ import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import type { Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
-import { createLogger, findProcesses, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import { createBoxKey, createLogger, findProcesses, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
 import { until } from "@torpor/testkit/basics";
 import { makeSimulatedImage } from "@torpor/testkit/simulated-image";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
@@ -26,6 +26,8 @@ import { NOWHERE } from "../../src/store/nowhere.ts";
 import { peerSource } from "../../src/store/peer.ts";
 import { fileBlobs } from "./snapshots.ts";
 
+/** Of every test's host. */
+export const COMMAND_KEY = createBoxKey();
 export const SANDBOX = "1795490791abcdefgh";
 const OPERATION_LIMIT_MS = 45_000;
 const GUEST_LIMIT_MS = 5_000;
@@ -96,6 +98,7 @@ export class TestHost {
         peer: (sandboxId, reference) => peerSource(sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,
+        commandKey: COMMAND_KEY,
         imagesDir,
         commit: async ({ operationId }) => {
           await this.onCommit(operationId);

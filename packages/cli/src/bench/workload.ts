@@ -36,6 +36,7 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
     region: "local",
     dataPlaneUrl: "",
     ticketKey: null,
+    commandKey: null,
     labels: isVaried ? { zone: at % 2 === 0 ? "a" : "b", ...(at % 10 === 0 ? { gpu: "yes" } : {}) } : {},
     restorableFingerprints: [FINGERPRINT],
     hasFence: true,

@@ -1,12 +1,13 @@
 /**
- * Questions of a host to the control plane: core request/reply on `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler.
- * No answer in time counts as "no".
+ * Questions of a host to the control plane: core request/reply on `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler;
+ * that for a certificate by any gateway that has the fleet's authority. No answer in time counts as "no".
  */
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
+import { CommandKey } from "./sealed-variables.ts";
 import { TicketKey } from "./tickets.ts";
 
-export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage"] as const;
+export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage", "certificate"] as const;
 export type Question = (typeof QUESTIONS)[number];
 
 /** What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the lease ends. Absent in agents of before: there is none. */
@@ -21,6 +22,8 @@ export const RegisterRequest = Type.Object({
   dataPlaneUrl: Type.String(),
   /** Of which the tickets for its data plane are made. Absent in agents of 0.1.0. */
   ticketKey: Type.Optional(TicketKey),
+  /** Public half of the key for which secrets in its commands are sealed. Absent in agents of before: they are in plain text. */
+  commandKey: Type.Optional(CommandKey),
   capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
@@ -105,3 +108,22 @@ export const GarbageReply = Type.Object({
   storeKeys: Type.Array(Type.String()),
 });
 export type GarbageReply = Static<typeof GarbageReply>;
+
+/** The host's certificate is to be renewed, for the key that it joined with. It gets its own name alone, whatever the request says. */
+export const CertificateRequest = Type.Object({
+  type: Type.Literal("certificate"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  /** PEM, PKCS #10, signed by that key. */
+  certificateRequest: Type.String({ minLength: 1, maxLength: 8_192 }),
+});
+export type CertificateRequest = Static<typeof CertificateRequest>;
+
+export const CertificateReply = Type.Object({
+  granted: Type.Boolean(),
+  /** PEM; set when granted. */
+  certificate: Type.Optional(Type.String({ maxLength: 65_536 })),
+  /** Set when not granted. */
+  reason: Type.Optional(Type.String()),
+});
+export type CertificateReply = Static<typeof CertificateReply>;

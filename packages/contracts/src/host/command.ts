@@ -7,6 +7,7 @@
 import { type Static, Type } from "typebox";
 import { OnHostLoss } from "../api/sandbox.ts";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
+import { SealedVariables } from "./sealed-variables.ts";
 
 /**
  * `cancel`: the operation named in `cancels` backs out if it has not committed. `delete`: the sandbox is gone for good, its entries in the snapshot store too. `discard`: drop
@@ -78,6 +79,8 @@ export const VmCommand = Type.Object({
   /** RFC 3339. After it an uncommitted operation is ended by the scheduler, and a commit is refused. */
   deadlineAt: Type.String(),
   spec: SandboxSpec,
+  /** `create` only: the spec's `envVars`, for a host that has a key for them, and then not there. */
+  sealedVariables: Type.Optional(SealedVariables),
   /** `resume`, `start` and `stop`. */
   snapshot: Type.Optional(SnapshotReference),
   /** `cancel` only: the executing operation that is to back out if it is not committed. */

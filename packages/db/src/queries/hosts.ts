@@ -32,6 +32,7 @@ export async function registerHost(
       region: request.region,
       dataPlaneUrl: request.dataPlaneUrl,
       ticketKey: request.ticketKey ?? null,
+      commandKey: request.commandKey ?? null,
       // Of one that was revoked while it was on its way in, no lease is renewed.
       revokedAt: sql`(SELECT revoked_at FROM host_admissions WHERE host_id = ${request.hostId})`,
       labels: request.labels,

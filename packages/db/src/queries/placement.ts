@@ -18,6 +18,7 @@ const PLACEMENT_COLUMNS = {
   region: hosts.region,
   dataPlaneUrl: hosts.dataPlaneUrl,
   ticketKey: hosts.ticketKey,
+  commandKey: hosts.commandKey,
   labels: hosts.labels,
   restorableFingerprints: hosts.restorableFingerprints,
   hasFence: hosts.hasFence,

@@ -1,0 +1,134 @@
+/**
+ * This host's certificate, renewed over the bus with the key that it joined with.
+ *
+ * HC1  The file has the old certificate or the new one, whenever the host loses its power; both are
+ *      for the key beside it.
+ * HC2  Nothing takes the old one's place that would not be taken for this host everywhere.
+ */
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { ask, type Bus } from "@torpor/bus";
+import { CertificateReply, decoder, subjects } from "@torpor/contracts";
+import { certificateProblems, type FleetTls, identityIn, isRenewalDue } from "@torpor/identity";
+import { type Logger, pause, type WorkProblem } from "@torpor/service";
+import { isNotFound, writeDurably } from "../host/files.ts";
+import { REQUEST_FILE } from "../join/identity-files.ts";
+
+const decodeReply = decoder(CertificateReply);
+const ASK_LIMIT_MS = 10_000;
+const LOOK_EVERY_MS = 60_000;
+const ELSEWHERE = "this host did not join by a token, so whoever made its certificate renews it";
+
+export interface CertificateOptions {
+  hostId: string;
+  tls: FleetTls;
+  bus: Bus;
+  signal: AbortSignal;
+  log: Logger;
+}
+
+export class HostCertificate {
+  private readonly options: CertificateOptions;
+  private whyNot: string | undefined;
+
+  constructor(options: CertificateOptions) {
+    this.options = options;
+  }
+
+  problems(): WorkProblem[] {
+    return certificateProblems(this.options.tls.certificate, this.whyNot);
+  }
+
+  /** Renews it whenever that is due, until the signal ends. */
+  async run(): Promise<void> {
+    const { tls, signal } = this.options;
+    do {
+      if (isRenewalDue(tls.certificate, Date.now())) await this.tryToRenew();
+    } while (await pause(LOOK_EVERY_MS, signal));
+  }
+
+  private async tryToRenew(): Promise<void> {
+    const { tls, log } = this.options;
+    const before = this.whyNot;
+    this.whyNot = await this.renew().catch((error: unknown) => String(error));
+    const { validTo } = tls.certificate;
+    if (this.whyNot === undefined) log.info({ validTo }, "the certificate was renewed");
+    // Tried each minute: said once.
+    else if (this.whyNot !== before)
+      log.warn({ reason: this.whyNot, validTo }, "the certificate was not renewed");
+  }
+
+  /** Undefined: it was; else why not. */
+  private async renew(): Promise<string | undefined> {
+    const { hostId, tls, bus } = this.options;
+    const { certFile, keyFile, caFile } = tls.files;
+    const certificateRequest = await requestBeside(keyFile);
+    if (certificateRequest === undefined) return ELSEWHERE;
+    const question = { type: "certificate", version: 1, hostId, certificateRequest } as const;
+    const reply = await ask(bus, subjects.ask(hostId, question.type), question, {
+      timeoutMs: ASK_LIMIT_MS,
+      decode: decodeReply,
+    });
+    if (reply.kind === "no_answer")
+      return `no gateway that has the fleet's authority answered: ${String(reply.cause)}`;
+    const { granted, certificate, reason } = reply.value;
+    if (!granted || certificate === undefined) return reason ?? "it was refused without a reason";
+    const [keyPem, caPem] = await Promise.all([keyFile, caFile].map(readText));
+    const problem = problemWith(certificate, { hostId, keyPem, caPem });
+    if (problem !== undefined) return `what came is not used: ${problem}`;
+    await writeDurably(certFile, certificate);
+    await tls.reload();
+    return undefined;
+  }
+}
+
+/** What this host has signed when it joined; undefined: it has joined in another way. */
+async function requestBeside(keyFile: string): Promise<string | undefined> {
+  try {
+    return await readText(join(dirname(keyFile), REQUEST_FILE));
+  } catch (error) {
+    if (isNotFound(error)) return undefined;
+    throw error;
+  }
+}
+
+const readText = (file: string) => readFile(file, "utf8");
+
+interface Expected {
+  hostId: string;
+  keyPem: string | undefined;
+  caPem: string | undefined;
+}
+
+/** In words; undefined: it may take the place of the one before. */
+function problemWith(pem: string, expected: Expected): string | undefined {
+  const { hostId, keyPem = "", caPem = "" } = expected;
+  const certificate = certificateIn(pem);
+  if (certificate === undefined) return "it is no certificate";
+  const who = identityIn(certificate.subjectAltName);
+  if (who?.role !== "host" || who.hostId !== hostId)
+    return `it is that of ${certificate.subjectAltName}`;
+  if (!certificate.checkPrivateKey(createPrivateKey(keyPem))) return "it is for another key";
+  if (!authoritiesIn(caPem).some((authority) => isIssuedBy(certificate, authority)))
+    return "it is of no authority in TLS_CA_FILE";
+  if (isRenewalDue(certificate, Date.now()))
+    return "it would have to be renewed at once: see the clocks of this host and of the gateways";
+  return undefined;
+}
+
+function certificateIn(pem: string): X509Certificate | undefined {
+  try {
+    return new X509Certificate(pem);
+  } catch {
+    return undefined;
+  }
+}
+
+const authoritiesIn = (pem: string): X509Certificate[] =>
+  (pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []).map(
+    (text) => new X509Certificate(text),
+  );
+
+const isIssuedBy = (certificate: X509Certificate, authority: X509Certificate) =>
+  certificate.checkIssued(authority) && certificate.verify(authority.publicKey);

@@ -1,0 +1,97 @@
+/** Environment variables that are sealed for this host: what opens them, and what comes of it when nothing does. */
+import { mkdir, readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { variablesContext, type VmCommand } from "@torpor/contracts";
+import { boxPublicKey, createBoxKey, sealFor } from "@torpor/service";
+import { tempDir } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { variablesOf } from "../src/lifecycle/variables.ts";
+import { commandKeyIn } from "../src/shell/command-key.ts";
+import { driverNamed } from "./support/drivers.ts";
+import { COMMAND_KEY, commandsOf, prepareImages, TestHost } from "./support/test-host.ts";
+
+const VARIABLES = { TOKEN: "hunter2-is-secret" };
+const driver = driverNamed("simulated");
+let root: Awaited<ReturnType<typeof tempDir>>;
+let plain: VmCommand;
+let hosts = 0;
+
+beforeAll(async () => {
+  root = await tempDir();
+  const imageSha256 = await prepareImages(join(root.path, "images"), driver);
+  [plain] = commandsOf(["create"], imageSha256) as [VmCommand];
+});
+afterAll(async () => await root[Symbol.asyncDispose]());
+
+/** As the scheduler does it, for the command as it is. */
+function sealedIn(command: VmCommand, key = COMMAND_KEY): VmCommand {
+  const text = JSON.stringify(VARIABLES);
+  const sealedVariables = sealFor(boxPublicKey(key), variablesContext(command), text);
+  return { ...command, sealedVariables };
+}
+
+async function carryOut(command: VmCommand) {
+  hosts += 1;
+  const dir = join(root.path, `host-${hosts}`);
+  await mkdir(dir);
+  const host = new TestHost(dir, driver, undefined, join(root.path, "images"), "none");
+  await host.supervisor.adopt();
+  const seen = await host.carryOut(command);
+  // Nothing goes on: it is not tried again.
+  expect(await readdir(host.vm.dir).catch(() => [])).not.toContain("op.json");
+  const kept = await readFile(join(host.vm.dir, "vm.json"), "utf8").catch(() => "");
+  await host.end();
+  return { seen, kept };
+}
+
+test("a create whose variables are sealed for this host is carried out, and its record does not have them", async () => {
+  const { seen, kept } = await carryOut(sealedIn(plain));
+  expect(seen).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(kept).not.toBe("");
+  expect(kept).not.toContain("hunter2");
+});
+
+test("one whose variables are damaged, or another host's, ends at once, with the reason", async () => {
+  for (const command of [
+    { ...plain, sealedVariables: { ...sealedIn(plain).sealedVariables, ciphertext: "AAAA" } },
+    sealedIn(plain, createBoxKey()),
+  ] as VmCommand[]) {
+    const { seen } = await carryOut(command);
+    expect(seen).toMatchObject({
+      state: "failed",
+      operation: {
+        outcome: "failed",
+        error: { code: "CREATE_FAILED", message: expect.stringContaining("cannot be decrypted") },
+      },
+    });
+  }
+});
+
+test("they open in the command that they were sealed in, and in no other", () => {
+  const command = sealedIn(plain);
+  expect(variablesOf(command, COMMAND_KEY)).toEqual(VARIABLES);
+  const others: Partial<VmCommand>[] = [
+    { spec: { ...plain.spec, sandboxId: "1795490791zzzzzzzz" } },
+    { epoch: plain.epoch + 1 },
+    { opSeq: plain.opSeq + 1 },
+    { hostId: "host-2" },
+    { operationId: `op_${"f".repeat(32)}` },
+  ];
+  for (const other of others)
+    expect(() => variablesOf({ ...command, ...other }, COMMAND_KEY)).toThrow("cannot be decrypted");
+  // Of a scheduler of 0.1.0.
+  const { spec } = plain;
+  expect(variablesOf({ ...plain, spec: { ...spec, envVars: VARIABLES } }, COMMAND_KEY)).toEqual(
+    VARIABLES,
+  );
+});
+
+test("the host's key stays over restarts, and one that is damaged is replaced", async () => {
+  const dir = await tempDir();
+  const first = await commandKeyIn(dir.path);
+  expect(await commandKeyIn(dir.path)).toEqual(first);
+  await dir[Symbol.asyncDispose]();
+  await mkdir(dir.path);
+  expect((await commandKeyIn(dir.path)).publicKey).not.toBe(first.publicKey);
+  await dir[Symbol.asyncDispose]();
+});

@@ -1,0 +1,26 @@
+/**
+ * Environment variables in a command, sealed for the one host that is to read them, so that whoever
+ * reads the stream of commands, or the disk under it, has nothing of them (sealed-box.ts in service).
+ */
+import { Type } from "typebox";
+import type { VmCommand } from "./command.ts";
+
+/** X25519, 32 bytes, base64url. */
+export const CommandKey = Type.String({ pattern: "^[A-Za-z0-9_-]{43}$" });
+
+export const SealedVariables = Type.Object({
+  ephemeralKey: CommandKey,
+  /** Base64, of a JSON object. */
+  ciphertext: Type.String(),
+});
+
+/** What they are sealed for: one operation of one run on one host. In another command they do not open. */
+export function variablesContext({
+  hostId,
+  epoch,
+  opSeq,
+  operationId,
+  spec,
+}: Pick<VmCommand, "hostId" | "epoch" | "opSeq" | "operationId" | "spec">): string {
+  return ["torpor variables 1", hostId, spec.sandboxId, epoch, opSeq, operationId].join("/");
+}

@@ -1,0 +1,60 @@
+/** When a certificate is to be renewed, and from when on it is a problem that it was not. */
+import type { X509Certificate } from "node:crypto";
+import type { WorkProblem } from "@torpor/service";
+
+/** By any one clock. */
+export interface Validity {
+  notBeforeMs: number;
+  notAfterMs: number;
+}
+
+/** Of its lifetime: renewed around here, so that a third of it is left to try again in. */
+const RENEWED_AT = 2 / 3;
+/** Certificates of one moment are renewed over so much of their lifetime, not all at once. */
+const SPREAD = 1 / 10;
+/** Whoever renews it, it is done by then. */
+const PROBLEM_AT = 5 / 6;
+const SERIAL_DIGITS = 8;
+
+export function validityOf({ validFrom, validTo }: X509Certificate): Validity {
+  return { notBeforeMs: Date.parse(validFrom), notAfterMs: Date.parse(validTo) };
+}
+
+/** `share`, 0 to 1, says where in the spread: the same for one certificate each time it is asked. */
+export function renewalDueMs({ notBeforeMs, notAfterMs }: Validity, share: number): number {
+  return notBeforeMs + (notAfterMs - notBeforeMs) * (RENEWED_AT + SPREAD * (share - 1 / 2));
+}
+
+/** Drawn when the certificate was made: its serial number is random. */
+export function shareOf({ serialNumber }: Pick<X509Certificate, "serialNumber">): number {
+  const digits = serialNumber.slice(-SERIAL_DIGITS);
+  return Number.parseInt(digits, 16) / 16 ** digits.length;
+}
+
+export const isRenewalDue = (certificate: X509Certificate, nowMs: number): boolean =>
+  renewalDueMs(validityOf(certificate), shareOf(certificate)) <= nowMs;
+
+/**
+ * Of a program's own certificate, for its health report. `whyNot`: what came of the last attempt to
+ * renew it, where the program does that itself.
+ */
+export function certificateProblems(
+  certificate: X509Certificate | undefined,
+  whyNot?: string,
+  nowMs = Date.now(),
+): WorkProblem[] {
+  if (certificate === undefined) return [];
+  const { notBeforeMs, notAfterMs } = validityOf(certificate);
+  const sinceMs = notBeforeMs + (notAfterMs - notBeforeMs) * PROBLEM_AT;
+  if (nowMs < sinceMs) return [];
+  const ends = `${nowMs < notAfterMs ? "ends" : "has ended"} at ${new Date(notAfterMs).toISOString()}`;
+  const why = whyNot === undefined ? "" : ` (${whyNot})`;
+  return [
+    {
+      code: "CERTIFICATE_ENDS",
+      subject: certificate.subjectAltName ?? certificate.subject,
+      since: new Date(sinceMs).toISOString(),
+      message: `The certificate in TLS_CERT_FILE ${ends} and was not renewed${why}: put a new one in its place, it is taken up within a minute (docs/security.md).`,
+    },
+  ];
+}
