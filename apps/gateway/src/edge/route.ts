@@ -122,13 +122,15 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const session = await sessionOf(deps.previewLinks, sandbox, door, incoming);
   if (session !== undefined) {
     const { expiresAtMs } = session;
-    return { ...user, passesCredentials: true, shown: { ...shownBy(session, sandbox.id), expiresAtMs } };
+    const shown = { ...shownBy(session, sandbox.id), expiresAtMs };
+    return { ...user, passesCredentials: true, shown };
   }
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
-    if (owner.scopes.includes("exec")) return { ...user, budget, shown: { credential: { apiKeyId: owner.apiKeyId } } };
+    const shown = { credential: { apiKeyId: owner.apiKeyId } };
+    if (owner.scopes.includes("exec")) return { ...user, budget, shown };
     if (stranger !== undefined) return stranger;
     // It counts, as it does on the control plane.
     await deps.limiter.take(budget);
@@ -143,7 +145,8 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
 }
 
 function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: string): Shown {
-  return { credential: { sandboxId, generation, ...(apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId }) } };
+  const gotWith = apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId };
+  return { credential: { sandboxId, generation, ...gotWith } };
 }
 
 function isOpen({ door, incoming }: Asked): boolean {
