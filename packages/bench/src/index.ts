@@ -4,6 +4,7 @@ export {
   measureControlPlane,
 } from "./control-plane.ts";
 export { EDGES } from "./control-plane-fleet.ts";
+export { measureDataPlane } from "./data-plane.ts";
 export { benchDir, type BenchFleet, startBenchFleet } from "./fleet.ts";
 export { median } from "./median.ts";
 export { measurePeers } from "./peers.ts";

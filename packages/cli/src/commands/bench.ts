@@ -11,6 +11,7 @@ import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
 import { benchControlPlane } from "./bench-control-plane.ts";
 import { benchCrowd } from "./bench-crowd.ts";
+import { benchDataPlane } from "./bench-data-plane.ts";
 import { benchGuest } from "./bench-guest.ts";
 import { benchPeers } from "./bench-peers.ts";
 import { benchScale } from "./bench-scale.ts";
@@ -22,6 +23,7 @@ const RESUMES = 100_000;
 const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<number>>> = {
   "control-plane": benchControlPlane,
   scale: benchScale,
+  "data-plane": benchDataPlane,
   peers: benchPeers,
   crowd: benchCrowd,
   strangers: benchStrangers,
