@@ -14,3 +14,5 @@ export { readResult } from "./report/read.ts";
 export type { BenchResult } from "./report/result.ts";
 export { type Rows, rowsOf } from "./report/rows.ts";
 export { measureScale } from "./scale.ts";
+export { measureSoak } from "./soak.ts";
+export { hasGrown, soakRows } from "./soak/series.ts";

@@ -1,4 +1,4 @@
-/** The loads of the data plane's benchmark, and that itself on a real fleet. */
+/** The loads of the data plane's benchmark, and that and the soak on a real fleet. */
 import { spawn } from "node:child_process";
 import { chmod } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
@@ -11,6 +11,7 @@ import { getFrom } from "../src/data-plane/ways.ts";
 import { measureDataPlane } from "../src/data-plane.ts";
 import { Tally } from "../src/load/tally.ts";
 import { edgeRows } from "../src/report/edge.ts";
+import { measureSoak } from "../src/soak.ts";
 
 const LIMIT_MS = 300_000;
 const APPLICATION = fileURLToPath(new URL("../src/data-plane/application.ts", import.meta.url));
@@ -77,5 +78,27 @@ test(
     const requests = steps.find(({ name }) => name === "edge-requests-2");
     expect(requests?.cpuPercent["gateway"]).toBeGreaterThan(0);
     expect(requests?.cpuPercent["guest"]).toBeGreaterThan(0);
+  },
+);
+
+test(
+  "a soak reads every number of every program, and its load fails nowhere",
+  { tags: ["exhaustive"], timeout: LIMIT_MS },
+  async () => {
+    await using at = await place();
+    const { signal } = new AbortController();
+    const options = { ...at, minutes: 0.5, sampleSeconds: 2, signal, say: () => {} };
+    const { series, failed, requests } = await measureSoak(options);
+    expect(failed).toEqual({});
+    expect(Object.keys(requests)).toEqual(
+      expect.arrayContaining(["create", "edge", "list", "pause", "resume"]),
+    );
+    const named = series.map(({ of, what }) => `${of} ${what}`);
+    for (const program of ["gateway-1", "scheduler-1", "host-1", "host-2"])
+      for (const what of ["heap", "outside heap", "resident", "open files"])
+        expect(named).toContain(`${program} ${what}`);
+    for (const name of ["postgres private", "postgres connections", "postgres outbox waiting"])
+      expect(named).toContain(name);
+    expect(named).toContain("COMMANDS stream waiting");
   },
 );

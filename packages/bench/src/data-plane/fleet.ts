@@ -28,7 +28,7 @@ export interface DataPlane {
  * Hosts with the simulated driver, an edge below a domain, and none of the bounds of a tenant. Throws
  * a line when it cannot be started.
  */
-async function startSimulated(
+export async function startSimulated(
   place: Place,
   { hosts, env = {} }: { hosts: number; env?: Record<string, string> },
   signal: AbortSignal,

@@ -77,7 +77,7 @@ export function treeMs(pid: number): number {
 }
 
 /** A process, and its children. */
-function processTree(pid: number): number[] {
+export function processTree(pid: number): number[] {
   const children = readdirSync("/proc").filter(
     (name) => /^\d+$/.test(name) && statOf(name)?.ppid === pid,
   );

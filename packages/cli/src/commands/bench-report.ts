@@ -44,4 +44,4 @@ export async function writeReport(
   if (files.svg !== undefined) await writeFile(files.svg, plotOf(result));
 }
 
-const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;
+export const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;

@@ -15,6 +15,7 @@ import { benchDataPlane } from "./bench-data-plane.ts";
 import { benchGuest } from "./bench-guest.ts";
 import { benchPeers } from "./bench-peers.ts";
 import { benchScale } from "./bench-scale.ts";
+import { benchSoak } from "./bench-soak.ts";
 import { benchStrangers } from "./bench-strangers.ts";
 
 const DECISIONS = 100_000;
@@ -24,6 +25,7 @@ const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<numbe
   "control-plane": benchControlPlane,
   scale: benchScale,
   "data-plane": benchDataPlane,
+  soak: benchSoak,
   peers: benchPeers,
   crowd: benchCrowd,
   strangers: benchStrangers,
