@@ -2,7 +2,13 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";
-import { countRefused, inTransaction, insertOutbox, type OutboxRow } from "@torpor/db";
+import {
+  countRefused,
+  inTransaction,
+  insertOutbox,
+  measureOutbox,
+  type OutboxRow,
+} from "@torpor/db";
 import { Publisher, relayCommitted } from "@torpor/outbox";
 import {
   type NatsServer,
@@ -137,6 +143,20 @@ test("a message that no server will ever take is set aside with the reason, and 
     expect.stringMatching(/it has \d+ bytes, and the server takes \d+/),
     expect.stringMatching(/is no subject/),
   ]);
+});
+
+test("what waits for a stream that is missing is in nobody's way, however much it is and however old", async () => {
+  const event = () => ({ subject: subjects.sandboxEvent(newSandboxId(), "paused"), payload: {} });
+  await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
+  await inTransaction(database.db, (tx) => insertOutbox(tx, Array.from({ length: 450 }, event)));
+  // More than a relay takes at once, of a stream that takes all.
+  await leave(250);
+  expect(await relay()).toEqual({ taken: 450, published: 250 });
+  expect([await stored(), await unpublished()]).toEqual([250, 450]);
+  expect(await measureOutbox(database.db)).toMatchObject({ count: 450, isCounted: true });
+  await ensureStreams(bus);
+  expect(await relay()).toEqual({ taken: 450, published: 450 });
+  expect(await measureOutbox(database.db)).toBeUndefined();
 });
 
 test("a stream that is missing holds up no message of another, and committers wait for it once", async () => {

@@ -298,6 +298,15 @@ describe("idempotency keys", () => {
     expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(1);
   });
 
+  test("a key that was used before is told so, also when it comes with a sandbox that there is none of", async () => {
+    const key = newKey();
+    const { id } = await makeSandbox(database, "running");
+    expect(await ask(id, "pause", key)).toMatchObject({ kind: "accepted" });
+    expect(await ask("1763309903nobody00", "pause", { ...key, requestSha256: "of another request" })).toEqual({ kind: "key_reused" });
+    expect(await ask("1763309903nobody00", "pause", newKey())).toEqual({ kind: "not_found" });
+    expect(await ask("1763309903nobody00", "pause")).toEqual({ kind: "not_found" });
+  });
+
   test("one key raced by different requests serves one of them and refuses the others", async () => {
     const [key, createKey] = [newKey(), newKey()];
     const made = await times(10, () => makeSandbox(database, "running"));

@@ -13,6 +13,7 @@ import {
   moveSandbox,
   noteAnswering,
   findHostStanding,
+  pruneHostChecks,
   registerHost,
   renewLease,
   requestDrain,
@@ -160,6 +161,22 @@ describe("retiring", () => {
     expect(await renewLease(database.db, id, LEASE_MS, false)).toMatchObject({ granted: false });
     expect(await silence(id)).toEqual([]);
     expect(await findHost(database.db, id)).toMatchObject({ state: "retired" });
+  });
+
+  test("what a host was to be asked goes with it, also what was written after that", async () => {
+    const { sql, db } = database;
+    const [gone, stays] = [await host(), await host()];
+    const note = async (id: string) => void (await sql`INSERT INTO host_checks (host_id, sandbox_id) VALUES (${id}, ${id})`);
+    const noted = async () =>
+      (await sql`SELECT host_id FROM host_checks WHERE host_id IN ${sql([gone, stays])}`).map((row) => String(row["host_id"]));
+    await note(stays);
+    await note(gone);
+    await changeHost(db, gone, "cordon", "test");
+    await changeHost(db, gone, "retire", "test");
+    expect(await noted()).toEqual([stays]);
+    await note(gone);
+    expect(await pruneHostChecks(db)).toBe(1);
+    expect(await noted()).toEqual([stays]);
   });
 
   test("a host that is ready is refused, and one that is lost is not", async () => {

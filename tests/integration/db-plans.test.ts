@@ -16,6 +16,7 @@ import {
   type ListFilter,
   listAbsentSandboxes,
   findAbsentSandboxes,
+  listWaitingKinds,
   measureOutbox,
   noteAnswering,
   readQuotas,
@@ -66,11 +67,11 @@ afterAll(async () => {
 
 /** What is asked for beside the reconcilers' rounds, by name. */
 const QUERIES: Record<string, () => Promise<unknown>> = {
-  "relay-outbox": () =>
-    relayOutbox(database.db, { limit: 200, olderThanMs: 0 }, async () => ({
-      published: [],
-      refused: [],
-    })),
+  "relay-outbox": async () => {
+    await listWaitingKinds(database.db, 0);
+    const which = { kind: "sandbox", limit: 200, olderThanMs: 0 };
+    await relayOutbox(database.db, which, async () => ({ published: [], refused: [] }));
+  },
   "due-work": () => readDueWork(database.db),
   "measure-outbox": () => measureOutbox(database.db),
   "note-answering": () => noteAnswering(database.db, LEASE_MS),

@@ -119,7 +119,7 @@ function throughAPooler(keepsStatements: boolean): void {
     const published: number[] = [];
     const relay = async (db: Database) => {
       for (let taken = 1; taken > 0;) {
-        const round = await relayOutbox(db, { limit: 20, olderThanMs: 0 }, async (rows) => {
+        const round = await relayOutbox(db, { kind: "intent", limit: 20, olderThanMs: 0 }, async (rows) => {
           const ids = rows.map(({ id }) => id);
           published.push(...ids);
           return { published: ids, refused: [] };

@@ -151,6 +151,11 @@ describe("requests that can be repeated, or that do not wait", () => {
     expect(new Set(answers.map((answer) => answer.body["id"])).size).toBe(1);
     const other = await fleet.call("POST", "/v1/sandboxes", { body: { ...body, metadata: { a: "b" } }, headers });
     expect(other).toMatchObject({ status: 422, body: { code: "IDEMPOTENCY_KEY_REUSED" } });
+    for (const id of ["1763309903nobody00", "no id at all"])
+      expect(await fleet.call("POST", `/v1/sandboxes/${encodeURIComponent(id)}/pause`, { headers })).toMatchObject({
+        status: 422,
+        body: { code: "IDEMPOTENCY_KEY_REUSED" },
+      });
     await remove(answers[0]?.body ?? {});
   });
 

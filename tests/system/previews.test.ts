@@ -284,8 +284,10 @@ describe("on loopback addresses", () => {
     const refreshed = async (apiKey: string) =>
       String((await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/refresh`, { apiKey })).body["auth_token"]);
     const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
-    const opened = await send(String((await fleet.call("POST", links, { body: { port } })).body["url"]));
-    const cookie = opened.headers["set-cookie"]?.[0]?.split(";", 1)[0] ?? "";
+    const cookieBy = async (apiKey: string) => {
+      const opened = await send(String((await fleet.call("POST", links, { apiKey, body: { port } })).body["url"]));
+      return opened.headers["set-cookie"]?.[0]?.split(";", 1)[0] ?? "";
+    };
     const ended = new Set<string>();
     const openSocket = async (name: string, headers: Record<string, string>) => {
       const socket = new WebSocket(urlOf(sandbox).replace("http", "ws"), { headers });
@@ -305,12 +307,13 @@ describe("on loopback addresses", () => {
     const byTheirs = await openSocket("got with theirs", { authorization: `Bearer ${await refreshed(theirs.secret)}` });
     await openStream("my key itself", { "x-api-key": mine.secret });
     await openStream("their key itself", { "x-api-key": theirs.secret });
-    const byCookie = await openSocket("a browser", { cookie });
+    const byMyCookie = await openSocket("a browser with my link", { cookie: await cookieBy(mine.secret) });
+    const byCookie = await openSocket("a browser", { cookie: await cookieBy(theirs.secret) });
     const hasEnded = (...names: string[]) => until(`${names.join(", ")} ended`, () => names.every((name) => ended.has(name)));
 
     await fleet.call("DELETE", `/v1/keys/${mine.id}`);
-    await hasEnded("got with my key", "my key itself");
-    expect(ended.size, [...ended].join(", ")).toBe(2);
+    await hasEnded("got with my key", "my key itself", "a browser with my link");
+    expect(ended.size, [...ended].join(", ")).toBe(3);
     byTheirs.send("hi");
     expect(String((await once(byTheirs, "message"))[0])).toBe("echo hi");
     await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/revoke`);
@@ -318,7 +321,7 @@ describe("on loopback addresses", () => {
     expect(ended.has("their key itself")).toBe(false);
     app.emit("go on");
     await hasEnded("their key itself");
-    for (const socket of [byMine, byTheirs, byCookie]) socket.terminate();
+    for (const socket of [byMine, byTheirs, byMyCookie, byCookie]) socket.terminate();
     await remove(fleet, sandbox);
   });
 

@@ -70,7 +70,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const tokenSecret = readSecret(config.TOKEN_SECRET_FILE);
   const accepted = readSecrets(config.TOKEN_ACCEPTED_SECRET_FILES);
   const tokens = createTokens(tokenSecret, apiKeys, accepted);
-  const previewLinks = createPreviewLinks([tokenSecret, ...accepted]);
+  const previewLinks = createPreviewLinks([tokenSecret, ...accepted], apiKeys);
   const envelope = envelopeFrom(config.ENV_KEY_FILE);
   if (envelope.keyId === undefined)
     log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
@@ -143,7 +143,7 @@ await runService(log, { graceMs: config.DRAIN_DELAY_MS + config.SHUTDOWN_GRACE_M
   const looks = startReconciler({
     name: "open streams",
     everyMs: STREAMS_EVERY_MS,
-    run: () => streams.endRevoked(),
+    run: () => streams.endOver(),
     signal: cut.signal,
     log,
   });

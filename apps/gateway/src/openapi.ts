@@ -15,11 +15,12 @@ import { UnderWay } from "./under-way.ts";
 export async function openApiDocument(): Promise<string> {
   // Connections are made on first use, and a description is none.
   const database = openDatabase("postgres://127.0.0.1/unused");
+  const apiKeys = { isGood: async () => false };
   const app = buildApp({
     db: database.db,
     log: pino({ level: "silent" }),
-    tokens: createTokens("used for no token at all, only here", { isGood: async () => false }),
-    previewLinks: createPreviewLinks(["used for no link at all, only here"]),
+    tokens: createTokens("used for no token at all, only here", apiKeys),
+    previewLinks: createPreviewLinks(["used for no link at all, only here"], apiKeys),
     envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},

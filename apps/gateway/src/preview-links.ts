@@ -2,11 +2,14 @@
  * What opens a preview in a browser, which sends no header of ours: a link, and the session that
  * it is exchanged for. Both are JWTs for one port of one sandbox, signed with a key that signs
  * nothing else: none of them is a sandbox token, nor one of them the other. They end when the
- * sandbox's tokens are revoked.
+ * sandbox's tokens are revoked, or the API key that got the link ends. Those of 0.1.0 name no key,
+ * and outlive it.
  */
 import { createHash } from "node:crypto";
 import type { SandboxRow } from "@torpor/db";
-import { jwtVerify, SignJWT } from "jose";
+import { type JWTPayload, jwtVerify, SignJWT } from "jose";
+import type { ApiKeys } from "./auth.ts";
+import { grantIn, type TokenGrant } from "./tokens.ts";
 
 const ISSUER = "torpor";
 const LINK = "preview-link";
@@ -25,20 +28,31 @@ interface LinkTerms {
   sessionSeconds: number;
 }
 
+/** What a session is good for, and until when. */
+export interface SessionGrant extends TokenGrant {
+  expiresAtMs: number;
+}
+
 export interface PreviewLinks {
-  issue(preview: Preview, terms: LinkTerms): Promise<{ token: string; expiresAt: Date }>;
-  /** The session that a link is good for; undefined: it has expired, or is not for this preview. */
+  /** `apiKeyId`: whose key gets it. */
+  issue(
+    preview: Preview,
+    terms: LinkTerms & { apiKeyId: number },
+  ): Promise<{ token: string; expiresAt: Date }>;
+  /** The session that a link is good for; undefined: it is good no more, or not for this preview. */
   open(token: string, preview: Preview): Promise<{ session: string; seconds: number } | undefined>;
-  isSession(session: string, preview: Preview): Promise<boolean>;
+  /** Undefined: it is no session of this preview, or good no more. */
+  grantOf(session: string, preview: Preview): Promise<SessionGrant | undefined>;
 }
 
 /** `secrets`: the first signs, all verify. */
 export function createPreviewLinks(
   secrets: readonly [string, ...string[]],
+  apiKeys: Pick<ApiKeys, "isGood">,
   now: () => number = Date.now,
 ): PreviewLinks {
   const [signing, ...accepted] = secrets.map(keyOf) as [Buffer, ...Buffer[]];
-  const sign = async (audience: string, preview: Preview, endMs: number, more: object = {}) =>
+  const sign = async (audience: string, preview: Preview, endMs: number, more: object) =>
     await new SignJWT({ port: preview.port, gen: preview.sandbox.tokenGeneration, ...more })
       .setProtectedHeader({ alg: "HS256" })
       .setIssuer(ISSUER)
@@ -53,28 +67,36 @@ export function createPreviewLinks(
       const currentDate = new Date(now());
       const verified = await jwtVerify(token, key, { ...expected, currentDate }).catch(() => null);
       if (verified === null) continue;
-      const { port: itsPort, gen = 0 } = verified.payload;
-      // Revoked with the sandbox's tokens.
-      const isGood = itsPort === port && Number(gen) >= sandbox.tokenGeneration;
+      const { generation, apiKeyId } = grantIn(verified.payload);
+      const isItsOwn = verified.payload["port"] === port && generation >= sandbox.tokenGeneration;
+      if (!isItsOwn) return undefined;
+      const isGood = apiKeyId === undefined || (await apiKeys.isGood(apiKeyId));
       return isGood ? verified.payload : undefined;
     }
     return undefined;
   };
   return {
-    async issue(preview, { linkSeconds, sessionSeconds }) {
+    async issue(preview, { linkSeconds, sessionSeconds, apiKeyId }) {
       const expiresAt = new Date(now() + linkSeconds * 1000);
-      const token = await sign(LINK, preview, expiresAt.getTime(), { session: sessionSeconds });
+      const more = { session: sessionSeconds, key: apiKeyId };
+      const token = await sign(LINK, preview, expiresAt.getTime(), more);
       return { token, expiresAt };
     },
     async open(token, preview) {
-      const seconds = (await claimsOf(LINK, token, preview))?.["session"];
+      const { session: seconds, key } = (await claimsOf(LINK, token, preview)) ?? {};
       if (typeof seconds !== "number") return undefined;
-      return { session: await sign(SESSION, preview, now() + seconds * 1000), seconds };
+      const more = key === undefined ? {} : { key };
+      return { session: await sign(SESSION, preview, now() + seconds * 1000, more), seconds };
     },
-    isSession: async (session, preview) =>
-      (await claimsOf(SESSION, session, preview)) !== undefined,
+    async grantOf(session, preview) {
+      const claims = await claimsOf(SESSION, session, preview);
+      return claims && { ...grantIn(claims), expiresAtMs: expiryIn(claims) };
+    },
   };
 }
+
+/** Each is signed with one. */
+const expiryIn = ({ exp = 0 }: JWTPayload) => exp * 1000;
 
 const keyOf = (secret: string) =>
   createHash("sha256").update(`torpor preview link ${secret}`).digest();

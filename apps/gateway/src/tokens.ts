@@ -106,7 +106,7 @@ async function verify(
 }
 
 /** A token without a generation is of the first one: of before tokens could be revoked. */
-const grantIn = ({ gen = 0, key }: JWTPayload): TokenGrant => ({
+export const grantIn = ({ gen = 0, key }: JWTPayload): TokenGrant => ({
   generation: Number(gen),
   apiKeyId: key === undefined ? undefined : Number(key),
 });

@@ -6,16 +6,16 @@ import { OpenStreams } from "../src/edge/open-streams.ts";
 
 const token = (sandboxId: string): StreamCredential => ({ sandboxId, generation: 0 });
 
-function scripted() {
+function scripted(now?: () => number) {
   const asked: StreamCredential[][] = [];
   const revoked = new Set<string>();
   const streams = new OpenStreams(async (shown) => {
     asked.push([...shown]);
     return shown.flatMap((one, at) => (revoked.has(JSON.stringify(one)) ? [at] : []));
-  });
-  const open = (credential: StreamCredential) => {
+  }, now);
+  const open = (credential: StreamCredential, expiresAtMs?: number) => {
     const stream = new PassThrough();
-    streams.watch(stream, credential);
+    streams.watch(stream, { credential, ...(expiresAtMs === undefined ? {} : { expiresAtMs }) });
     return stream;
   };
   const revoke = (credential: StreamCredential) => revoked.add(JSON.stringify(credential));
@@ -25,13 +25,13 @@ function scripted() {
 test("all that was opened with a credential ends when that has, and nothing else", async () => {
   const { streams, open, revoke, asked } = scripted();
   const [mine, beside, key] = [open(token("a")), open(token("a")), open({ apiKeyId: 1 })];
-  await streams.endRevoked();
+  await streams.endOver();
   revoke(token("a"));
-  expect(await streams.endRevoked()).toEqual({ open: 3, ended: 2 });
+  expect(await streams.endOver()).toEqual({ open: 3, ended: 2 });
   expect([mine, beside, key].map(({ destroyed }) => destroyed)).toEqual([true, true, false]);
   expect(asked, "each credential once").toEqual([[token("a"), { apiKeyId: 1 }]]);
   await new Promise((resolve) => setImmediate(resolve));
-  expect(await streams.endRevoked()).toEqual({ open: 1, ended: 0 });
+  expect(await streams.endOver()).toEqual({ open: 1, ended: 0 });
 });
 
 test("what is over by the next round is not asked about, nor what never was open", async () => {
@@ -39,21 +39,39 @@ test("what is over by the next round is not asked about, nor what never was open
   open(token("a")).destroy();
   const ended = new PassThrough();
   ended.destroy();
-  streams.watch(ended, token("b"));
+  streams.watch(ended, { credential: token("b") });
   await new Promise((resolve) => setImmediate(resolve));
   const late = open(token("c"));
-  expect(await streams.endRevoked()).toEqual({ open: 1, ended: 0 });
+  expect(await streams.endOver()).toEqual({ open: 1, ended: 0 });
   late.destroy();
   await new Promise((resolve) => setImmediate(resolve));
-  expect(await streams.endRevoked()).toEqual({ open: 0, ended: 0 });
+  expect(await streams.endOver()).toEqual({ open: 0, ended: 0 });
   expect(asked).toEqual([]);
 });
 
-test("nothing ends while the database does not answer", async () => {
+test("what a cookie opened ends when that expires, and what another of the same sandbox opened does not", async () => {
+  let nowMs = 1_000;
+  const { streams, open, asked } = scripted(() => nowMs);
+  const [first, second, tokens] = [
+    open(token("a"), 5_000),
+    open(token("a"), 9_000),
+    open(token("a")),
+  ];
+  await streams.endOver();
+  nowMs = 4_999;
+  expect(await streams.endOver()).toEqual({ open: 3, ended: 0 });
+  nowMs = 5_000;
+  expect(await streams.endOver()).toEqual({ open: 3, ended: 1 });
+  expect([first, second, tokens].map(({ destroyed }) => destroyed)).toEqual([true, false, false]);
+  expect(asked.at(-1), "cookies of one sandbox are asked about once").toEqual([token("a")]);
+});
+
+test("nothing ends while the database does not answer, but what has expired", async () => {
   const streams = new OpenStreams(() => Promise.reject(new Error("no database")));
-  const stream = new PassThrough();
-  streams.watch(stream, token("a"));
-  await streams.endRevoked();
-  await expect(streams.endRevoked()).rejects.toThrow("no database");
-  expect(stream.destroyed).toBe(false);
+  const [stream, expired] = [new PassThrough(), new PassThrough()];
+  streams.watch(stream, { credential: token("a") });
+  streams.watch(expired, { credential: token("b"), expiresAtMs: 1 });
+  await streams.endOver();
+  await expect(streams.endOver()).rejects.toThrow("no database");
+  expect([stream.destroyed, expired.destroyed]).toEqual([false, true]);
 });

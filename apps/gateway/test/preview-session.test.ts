@@ -1,13 +1,14 @@
 /** How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols. */
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
 import {
-  hasSession,
+  sessionOf,
   linkIn,
   openLink,
   withLink,
   withoutSessions,
 } from "../src/edge/preview-session.ts";
+import { admit } from "../src/edge/route.ts";
 import { protocolTokenIn, takenProtocol, withoutTokens } from "../src/edge/protocol-token.ts";
 import { createGuesses } from "../src/guesses.ts";
 import { createPreviewLinks } from "../src/preview-links.ts";
@@ -19,9 +20,13 @@ const ID = "1763309903rt5vs4lm";
 const OTHER = "1763309903rt5vs4ln";
 const sandboxOf = (id: string, tokenGeneration = 0) => ({ id, tokenGeneration });
 const preview = { sandbox: sandboxOf(ID), port: 3000 };
-const TERMS = { linkSeconds: 60, sessionSeconds: 600 };
+const TERMS = { linkSeconds: 60, sessionSeconds: 600, apiKeyId: 7 };
 let nowMs = Date.parse("2031-05-01T12:00:00Z");
-const links = createPreviewLinks([SECRET], () => nowMs);
+const ended = new Set<number>();
+const apiKeys = { isGood: async (id: number) => !ended.has(id) };
+const linksOf = (...secrets: [string, ...string[]]) =>
+  createPreviewLinks(secrets, apiKeys, () => nowMs);
+const links = linksOf(SECRET);
 
 describe("links and sessions", () => {
   test("a link opens its preview until it expires, and its session lasts as long as it says", async () => {
@@ -33,10 +38,12 @@ describe("links and sessions", () => {
     nowMs += 1_000;
     expect(await links.open(token, preview)).toBeUndefined();
     const session = opened?.session ?? "";
+    const expiresAtMs = nowMs + 599_000;
     nowMs += 598_000;
-    expect(await links.isSession(session, preview)).toBe(true);
+    const grant = { generation: 0, apiKeyId: 7, expiresAtMs };
+    expect(await links.grantOf(session, preview)).toEqual(grant);
     nowMs += 1_000;
-    expect(await links.isSession(session, preview)).toBe(false);
+    expect(await links.grantOf(session, preview)).toBeUndefined();
   });
 
   test("neither is good for another sandbox or port, nor in the place of the other or of a token", async () => {
@@ -47,16 +54,16 @@ describe("links and sessions", () => {
       { sandbox: sandboxOf(ID), port: 3001 },
     ]) {
       expect(await links.open(token, other)).toBeUndefined();
-      expect(await links.isSession(session, other)).toBe(false);
+      expect(await links.grantOf(session, other)).toBeUndefined();
     }
     expect(await links.open(session, preview)).toBeUndefined();
-    expect(await links.isSession(token, preview)).toBe(false);
+    expect(await links.grantOf(token, preview)).toBeUndefined();
     const tokens = createTokens(SECRET, { isGood: async () => true });
     const { sandbox } = preview;
     for (const one of [session, token]) expect(await tokens.grantOf(one, sandbox)).toBeUndefined();
     const issued = await tokens.issue(sandbox, { organizationId: 1, apiKeyId: 1 });
-    expect(await links.isSession(issued.token, preview)).toBe(false);
-    const forged = createPreviewLinks(["y".repeat(32)], () => nowMs);
+    expect(await links.grantOf(issued.token, preview)).toBeUndefined();
+    const forged = linksOf("y".repeat(32));
     expect(await links.open((await forged.issue(preview, TERMS)).token, preview)).toBeUndefined();
   });
 
@@ -65,16 +72,27 @@ describe("links and sessions", () => {
     const session = (await links.open(token, preview))?.session ?? "";
     const revoked = { sandbox: sandboxOf(ID, 1), port: 3000 };
     expect(await links.open(token, revoked)).toBeUndefined();
-    expect(await links.isSession(session, revoked)).toBe(false);
+    expect(await links.grantOf(session, revoked)).toBeUndefined();
     const next = await links.issue(revoked, TERMS);
     expect(await links.open(next.token, revoked)).toBeDefined();
   });
 
+  test("both end with the key that got the link, and of no other", async () => {
+    const { token } = await links.issue(preview, TERMS);
+    const session = (await links.open(token, preview))?.session ?? "";
+    const others = (await links.issue(preview, { ...TERMS, apiKeyId: 8 })).token;
+    ended.add(7);
+    onTestFinished(() => void ended.delete(7));
+    expect(await links.open(token, preview)).toBeUndefined();
+    expect(await links.grantOf(session, preview)).toBeUndefined();
+    expect(await links.open(others, preview)).toBeDefined();
+  });
+
   test("both outlive an exchange of the secret, while the old one is accepted", async () => {
     const { token } = await links.issue(preview, TERMS);
-    const next = createPreviewLinks(["z".repeat(32), SECRET], () => nowMs);
+    const next = linksOf("z".repeat(32), SECRET);
     expect(await next.open(token, preview)).toBeDefined();
-    const without = createPreviewLinks(["z".repeat(32)], () => nowMs);
+    const without = linksOf("z".repeat(32));
     expect(await without.open(token, preview)).toBeUndefined();
   });
 });
@@ -129,15 +147,20 @@ describe("the address of a link", () => {
 describe("a session's cookie", () => {
   const door = { name: "n", port: 3000, scheme: "https", find: async () => undefined } as const;
   const host = `3000-${ID}.eu.vms.example.com`;
-  const sessionOf = async () => {
+  const makeSession = async () => {
     const { token } = await links.issue(preview, TERMS);
     return (await links.open(token, preview))?.session ?? "";
   };
   const passes = async (headers: Record<string, string>, port = 3000) =>
-    await hasSession(links, preview.sandbox, { ...door, port }, { headers: { host, ...headers } });
+    (await sessionOf(
+      links,
+      preview.sandbox,
+      { ...door, port },
+      { headers: { host, ...headers } },
+    )) !== undefined;
 
   test("counts beside others, also behind one that somebody else has set", async () => {
-    const session = await sessionOf();
+    const session = await makeSession();
     expect(await passes({ cookie: `a=b; torpor-preview-3000=${session}` })).toBe(true);
     const hidden = `__Host-torpor-preview-3000=tossed; __Host-torpor-preview-3000=${session}`;
     expect(await passes({ cookie: hidden })).toBe(true);
@@ -153,15 +176,38 @@ describe("a session's cookie", () => {
     ["https://evil.example", false],
     ["null", false],
   ])("from a page of %s: %s", async (origin, expected) => {
-    const cookie = `torpor-preview-3000=${await sessionOf()}`;
+    const cookie = `torpor-preview-3000=${await makeSession()}`;
     expect(await passes({ cookie, origin })).toBe(expected);
   });
 
   test("on an address, its other ports are the sandbox's own", async () => {
-    const cookie = `torpor-preview-3000=${await sessionOf()}`;
+    const cookie = `torpor-preview-3000=${await makeSession()}`;
     const own = { cookie, host: "127.64.1.2:3000" };
     expect(await passes({ ...own, origin: "http://127.64.1.2:8000" })).toBe(true);
     expect(await passes({ ...own, origin: "http://127.64.1.3:3000" })).toBe(false);
+  });
+
+  test("what it opens is watched by its generation, its key and its end", async () => {
+    const watched: unknown[] = [];
+    const streams = { watch: (_: unknown, shown: unknown) => void watched.push(shown) };
+    const session = await makeSession();
+    const incoming = { headers: { host, cookie: `torpor-preview-3000=${session}` } };
+    const sandbox = { ...preview.sandbox, previewAccess: "token" };
+    const deps = {
+      streams,
+      previewLinks: links,
+      tokens: createTokens(SECRET, apiKeys),
+      connections: { know: () => {} },
+      limiter: { take: async () => ({}) },
+      underWay: { begin: () => {} },
+    };
+    const found = { ...door, find: async () => ({ sandbox }) };
+    const admitted = await admit(deps as never, { door: found, incoming } as never);
+    expect(admitted).toMatchObject({ isUser: true, passesCredentials: true });
+    const credential = { sandboxId: ID, generation: 0, gotWithKeyId: 7 };
+    const { expiresAtMs } = (await links.grantOf(session, preview)) ?? {};
+    expect(watched).toEqual([{ credential, expiresAtMs }]);
+    expect(expiresAtMs).toBeGreaterThan(nowMs);
   });
 
   test("the application does not see it", () => {

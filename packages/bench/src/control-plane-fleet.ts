@@ -6,15 +6,15 @@ import { type Fleet, waitWell } from "@torpor/fleet";
 import { localProgram, prepareLocalPrograms } from "@torpor/programs";
 import { claimPort } from "@torpor/service";
 import { type Place, startBenchFleet } from "./fleet.ts";
+import { BENCH_HOSTS } from "./measure/cpu.ts";
 import { benchHostId, type BenchHostsSettings } from "./host/settings.ts";
 
 export const TEMPLATE = "bench";
-const BENCH_HOSTS = "bench-hosts";
 const IMAGE_SHA256 = createHash("sha256").update("an image of bench hosts").digest("hex");
 const DEFAULTS = { vcpu: 1, memoryMib: 16, diskMib: 16 };
 /** A thousand of them register within it. */
 const HOSTS_LIMIT_MS = 180_000;
-const EDGE_DOMAIN = "bench.test";
+export const EDGE_DOMAIN = "bench.test";
 
 export const EDGES = ["loopback", "domain"] as const;
 export interface ControlPlaneShape {
@@ -69,7 +69,7 @@ export async function startControlPlane(
 }
 
 /** One client asks more than the bounds of a single tenant let through. */
-const NO_BOUNDS = {
+export const NO_BOUNDS = {
   RATE_LIMIT_PER_MINUTE: "0",
   EDGE_RATE_LIMIT_PER_MINUTE: "0",
   REQUESTS_AT_ONCE_PER_KEY: "0",
@@ -85,13 +85,15 @@ async function edgeSettings({
   return { PUBLIC_DOMAIN: EDGE_DOMAIN, EDGE_DOMAIN_PORT: String((await claimPort()).port) };
 }
 
-/** The fleet makes a template of it. */
-async function writeImage(imagesDir: string): Promise<void> {
-  await mkdir(join(imagesDir, IMAGE_SHA256), { recursive: true });
+/** The fleet makes a template of it. In its files is nothing: no driver here reads them. */
+export async function writeImage(imagesDir: string): Promise<void> {
+  const dir = join(imagesDir, IMAGE_SHA256);
+  await mkdir(dir, { recursive: true });
+  for (const name of ["kernel", "initrd", "rootfs.ext4"]) await writeFile(join(dir, name), name);
   const texts = { displayName: "Bench", description: "No virtual machine", language: "python" };
   const image = { format: 1, templateName: TEMPLATE, sha256: IMAGE_SHA256, ...texts };
   const whole = { ...image, category: "bench", defaults: DEFAULTS, kernelCmdline: "" };
-  await writeFile(join(imagesDir, IMAGE_SHA256, "image.json"), JSON.stringify(whole));
+  await writeFile(join(dir, "image.json"), JSON.stringify(whole));
   await symlink(IMAGE_SHA256, join(imagesDir, TEMPLATE));
 }
 

@@ -4,6 +4,7 @@ export {
   measureControlPlane,
 } from "./control-plane.ts";
 export { EDGES } from "./control-plane-fleet.ts";
+export { measureDataPlane } from "./data-plane.ts";
 export { benchDir, type BenchFleet, startBenchFleet } from "./fleet.ts";
 export { median } from "./median.ts";
 export { measurePeers } from "./peers.ts";
@@ -13,3 +14,5 @@ export { readResult } from "./report/read.ts";
 export type { BenchResult } from "./report/result.ts";
 export { type Rows, rowsOf } from "./report/rows.ts";
 export { measureScale } from "./scale.ts";
+export { measureSoak } from "./soak.ts";
+export { hasGrown, soakRows } from "./soak/series.ts";

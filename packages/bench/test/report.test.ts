@@ -78,6 +78,18 @@ test("people get what was reached, what it cost, and what it made others do", ()
     for (const row of rows) expect(row).toHaveLength(head.length);
 });
 
+test("a step that was done both ways is told beside itself, whatever else was measured", () => {
+  const perMib = { unit: "MiB", latencies: { upload: latencyOf([4]) } };
+  const direct = step("direct-upload", 200, { ...perMib, latencies: { upload: latencyOf([1]) } });
+  const both = [IDLE, direct, step("edge-upload", 50, perMib), step("edge-alone", 1)];
+  const tables = rowsOf(result(both));
+  expect(tables[0]?.rows[0]?.slice(0, 2)).toEqual(["direct-upload", "200 MiB"]);
+  expect(tables[1]?.rows).toEqual([
+    ["upload", "MiB/s", "200", "50.0", "0.250", "1.00", "4.00", "3.00"],
+  ]);
+  expect(rowsOf(result([IDLE, direct])).map(({ title }) => title)).not.toContain(tables[1]?.title);
+});
+
 test("a comparison is of steps that both have, new to old", () => {
   const before = [IDLE, step("closed-8", 50), step("closed-32", 60)];
   const faster = step("closed-8", 100, {

@@ -35,8 +35,8 @@ const RIGHTS: Record<Table, Rights> = {
   drainSandboxes: { gateway: "SIU", scheduler: "SIU" },
   hostFindings: { gateway: "SU", scheduler: "SIUD" },
   hostInventoryParts: { gateway: "", scheduler: "SIUD" },
-  // Written by a trigger, with the rights of whoever moves a sandbox.
-  hostChecks: { gateway: "SIU", scheduler: "SIUD" },
+  // Written by a trigger, with the rights of whoever moves a sandbox. They go with a retired host.
+  hostChecks: { gateway: "SIUD", scheduler: "SIUD" },
   sandboxes: { gateway: "SIU", scheduler: "SU" },
   operations: { gateway: "SIU", scheduler: "SIU" },
   incarnations: { gateway: "SU", scheduler: "SIU" },

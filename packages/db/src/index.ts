@@ -25,6 +25,7 @@ export * from "./queries/host-certificates.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
 export * from "./queries/host-standings.ts";
+export { pruneHostChecks } from "./queries/host-checks.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";
 export * from "./queries/leases.ts";

@@ -34,6 +34,7 @@ import {
   uniqueIndex,
 } from "drizzle-orm/pg-core";
 import { DRAIN_STATUSES, DRAINED_SANDBOX_ENDS, FINDING_KINDS, type HostImage } from "./host-records.ts";
+import { kindOfMessage } from "./message-kind.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const createdAt = () => at("created_at").notNull().defaultNow();
@@ -680,8 +681,8 @@ export const outbox = pgTable(
     refusedBecause: text("refused_because"),
   },
   (message) => [
-    index("outbox_unpublished")
-      .on(message.id)
+    index("outbox_waiting")
+      .on(kindOfMessage(message.subject), message.id)
       .where(sql`published_at IS NULL AND refused_because IS NULL`),
     index("outbox_published")
       .on(message.publishedAt)

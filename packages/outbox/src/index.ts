@@ -3,11 +3,14 @@
  *
  * OB1  A row is marked as published only when the broker has stored its message. A crash in between publishes again under the same id, which the stream stores once.
  * OB2  Each stream is published to by itself: one that is missing holds up no message of another. A committer waits for it once, and leaves what comes then to the relay.
+ * OB3  The relay takes each stream's rows by themselves, too: those that wait for one that is missing
+ *      are in nobody's way, however many they are (decision 39).
  */
 import { type Bus, publish } from "@torpor/bus";
 import { streamOf } from "@torpor/contracts";
 import {
   type Database,
+  listWaitingKinds,
   markOutcomes,
   type OutboxOutcome,
   type OutboxRow,
@@ -16,6 +19,8 @@ import {
 import { Batches } from "@torpor/service";
 
 const RELAY_BATCH = 200;
+/** Of a stream, in a round: one that takes them goes on while another is waited for. */
+const MAX_RELAY_BATCHES = 25;
 /** The committer publishes first; the relay takes what is older than this. */
 const RELAY_AFTER_MS = 500;
 /** So long the first mark waits for others: nobody waits for it. Well below what the relay waits. */
@@ -87,11 +92,33 @@ export class Publisher {
   }
 }
 
-/** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
-export async function relayCommitted(deps: Deps): Promise<{ taken: number; published: number }> {
-  const which = { limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
-  return await relayOutbox(deps.db, which, (rows) => publishRows(deps, rows));
+interface Relayed {
+  taken: number;
+  published: number;
 }
+
+/** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
+export async function relayCommitted(deps: Deps): Promise<Relayed> {
+  const kinds = await listWaitingKinds(deps.db, RELAY_AFTER_MS);
+  return sumOf(await Promise.all(kinds.map((kind) => relayKind(deps, kind))));
+}
+
+/** Until nothing is left, or nothing is taken any more. */
+async function relayKind(deps: Deps, kind: string): Promise<Relayed> {
+  const which = { kind, limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
+  const batches: Relayed[] = [];
+  while (batches.length < MAX_RELAY_BATCHES) {
+    const batch = await relayOutbox(deps.db, which, (rows) => publishRows(deps, rows));
+    batches.push(batch);
+    if (batch.taken < RELAY_BATCH || batch.published === 0) break;
+  }
+  return sumOf(batches);
+}
+
+const sumOf = (all: Relayed[]): Relayed => ({
+  taken: all.reduce((sum, { taken }) => sum + taken, 0),
+  published: all.reduce((sum, { published }) => sum + published, 0),
+});
 
 const streamNameOf = ({ subject }: OutboxRow) => streamOf(subject) ?? "";
 

@@ -8,7 +8,7 @@
  */
 import type { IncomingMessage } from "node:http";
 import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
-import type { Preview, PreviewLinks } from "../preview-links.ts";
+import type { Preview, PreviewLinks, SessionGrant } from "../preview-links.ts";
 import { type Door, isPreview } from "./door.ts";
 import type { RouteDependencies } from "./route.ts";
 
@@ -84,7 +84,7 @@ async function openedBy(
   // Opened again later, from a history or a bookmark, it leads there all the same.
   const mayPass =
     sandbox.previewAccess === "public" ||
-    (await hasSession(deps.previewLinks, sandbox, door, incoming));
+    (await sessionOf(deps.previewLinks, sandbox, door, incoming)) !== undefined;
   return mayPass ? { path: link.path } : undefined;
 }
 
@@ -98,21 +98,22 @@ function cookieOf(
   return [`${name}=${session}`, ...attributes, ...(isSecure ? ["Secure"] : [])].join("; ");
 }
 
-/** Whether the request comes with the cookie of a link, from where it may be used (PS2). */
-export async function hasSession(
-  links: Pick<PreviewLinks, "isSession">,
+/** By the cookie of a link, from where it may be used (PS2); undefined: there is none that is good. */
+export async function sessionOf(
+  links: Pick<PreviewLinks, "grantOf">,
   sandbox: Preview["sandbox"],
   door: Door,
   { headers }: Pick<IncomingMessage, "headers">,
-): Promise<boolean> {
-  if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return false;
+): Promise<SessionGrant | undefined> {
+  if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return undefined;
   const names = [`${COOKIE}${door.port}`, `${HOST_PREFIX}${COOKIE}${door.port}`];
   const sent = cookiesIn(headers.cookie).filter((cookie) => names.includes(nameOf(cookie)));
   for (const cookie of sent.slice(0, MAX_TRIED)) {
     const session = cookie.slice(cookie.indexOf("=") + 1);
-    if (await links.isSession(session, { sandbox, port: door.port })) return true;
+    const grant = await links.grantOf(session, { sandbox, port: door.port });
+    if (grant !== undefined) return grant;
   }
-  return false;
+  return undefined;
 }
 
 /** No origin is named by what a browser is told to open. Other ports of the sandbox are its own. */

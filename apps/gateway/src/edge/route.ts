@@ -1,7 +1,7 @@
 /** Who may pass the edge, and where to: decided from the sandbox's row, for each request anew. */
 import type { IncomingMessage, ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
-import type { ApiKeyOwner, SandboxView, StreamCredential } from "@torpor/db";
+import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
 import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
@@ -15,8 +15,8 @@ import type { TokenGrant, Tokens } from "../tokens.ts";
 import type { UnderWay } from "../under-way.ts";
 import { type Door, isPreview } from "./door.ts";
 import { hasBody } from "./exchange.ts";
-import type { OpenStreams } from "./open-streams.ts";
-import { hasSession } from "./preview-session.ts";
+import type { OpenStreams, Shown } from "./open-streams.ts";
+import { sessionOf } from "./preview-session.ts";
 import { protocolTokenIn } from "./protocol-token.ts";
 import { type HostKeys, type Target, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
@@ -66,8 +66,8 @@ interface Client {
   budget: string;
   isUser: boolean;
   passesCredentials: boolean;
-  /** By which it passed; undefined: by none. */
-  credential?: StreamCredential;
+  /** By which it passed; undefined: by nothing. */
+  shown?: Shown;
 }
 
 /** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
@@ -80,11 +80,11 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   // Visitors of a preview do not use up the budget of the sandbox's owner.
   const visitor = { budget: `preview ${sandbox.id}`, isUser: true, passesCredentials: true };
   const passed: Client = isPublic ? visitor : await authorize(deps, asked, view);
-  const { budget, credential, ...client } = passed;
+  const { budget, shown, ...client } = passed;
   if (client.isUser && !isPublic) deps.connections.know(asked.incoming);
   const rateHeaders = await deps.limiter.take(budget);
   deps.underWay.begin(budget, asked.answer);
-  if (credential !== undefined) deps.streams.watch(asked.answer, credential);
+  if (shown !== undefined) deps.streams.watch(asked.answer, shown);
   return { view, rateHeaders, ...client };
 }
 
@@ -117,17 +117,20 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   const token = bearerIn(incoming.headers) ?? protocolTokenIn(incoming.headers);
   const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
   const grant = token === undefined ? undefined : await deps.tokens.grantOf(token, sandbox);
-  if (grant !== undefined) return { ...user, credential: credentialOf(grant, sandbox.id) };
+  if (grant !== undefined) return { ...user, shown: shownBy(grant, sandbox.id) };
   // The cookie is what it has of ours: its other credentials are for the application.
-  if (await hasSession(deps.previewLinks, sandbox, door, incoming)) {
-    const credential = { sandboxId: sandbox.id, generation: sandbox.tokenGeneration };
-    return { ...user, passesCredentials: true, credential };
+  const session = await sessionOf(deps.previewLinks, sandbox, door, incoming);
+  if (session !== undefined) {
+    const { expiresAtMs } = session;
+    const shown = { ...shownBy(session, sandbox.id), expiresAtMs };
+    return { ...user, passesCredentials: true, shown };
   }
   const apiKey = incoming.headers["x-api-key"];
   const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
-    if (owner.scopes.includes("exec")) return { ...user, budget, credential: { apiKeyId: owner.apiKeyId } };
+    const shown = { credential: { apiKeyId: owner.apiKeyId } };
+    if (owner.scopes.includes("exec")) return { ...user, budget, shown };
     if (stranger !== undefined) return stranger;
     // It counts, as it does on the control plane.
     await deps.limiter.take(budget);
@@ -141,8 +144,9 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
   throw refusal;
 }
 
-function credentialOf({ generation, apiKeyId }: TokenGrant, sandboxId: string): StreamCredential {
-  return { sandboxId, generation, ...(apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId }) };
+function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: string): Shown {
+  const gotWith = apiKeyId === undefined ? {} : { gotWithKeyId: apiKeyId };
+  return { credential: { sandboxId, generation, ...gotWith } };
 }
 
 function isOpen({ door, incoming }: Asked): boolean {

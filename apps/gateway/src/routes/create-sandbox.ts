@@ -16,7 +16,6 @@ import {
   type OperationRow,
   type Requester,
   type SandboxRow,
-  findRepeat,
   forOrganization,
   sealEnvVars,
 } from "@torpor/db";
@@ -28,6 +27,7 @@ import { ApiError, apiErrorIn, invalidRequest, keyReused, operationInProgress, s
 import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
+import { repeatOf } from "../repeat.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { checkMetadata } from "../metadata.ts";
 import { ERRORS, TermsHeaders } from "../schemas.ts";
@@ -134,13 +134,6 @@ function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: nu
   if (bytes <= max) return;
   const message = `must be at most ${max} bytes as JSON text, which is what the message servers of this fleet take, and is ${bytes}`;
   throw invalidRequest([{ field: "env_vars", message }]);
-}
-
-/** What was accepted of this request before (CS3). Throws the 422 of a key that was sent with another one. */
-async function repeatOf(deps: Dependencies, requester: Requester): Promise<AcceptedOperation | undefined> {
-  const repeat = await findRepeat(forOrganization(deps.db, requester.organizationId), requester);
-  if (repeat?.kind === "key_reused") throw keyReused();
-  return repeat;
 }
 
 async function accept(deps: Dependencies, body: CreateSandboxBody, requester: Requester): Promise<AcceptedOperation> {

@@ -33,12 +33,13 @@ export const previewLinkRoutes: FastifyPluginAsyncTypebox<{
         throw invalidRequest([
           { field: "port", message: "is the sandbox's agent, which takes a token alone" },
         ]);
-      const { organizationId } = auth.ownerOf(request);
+      const { organizationId, apiKeyId } = auth.ownerOf(request);
       const { sandbox } = await livingSandbox(deps, request.params.id, organizationId);
       const preview = { sandbox, port };
       const { token, expiresAt } = await deps.previewLinks.issue(preview, {
         linkSeconds: expires_in_seconds ?? LINK_SECONDS,
         sessionSeconds: session_seconds ?? SESSION_SECONDS,
+        apiKeyId,
       });
       reply.status(201);
       return {

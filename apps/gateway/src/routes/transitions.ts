@@ -12,6 +12,7 @@ import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } f
 import { isSandboxId } from "../ids.ts";
 import { assertReached, assertStillThere } from "../outcome.ts";
 import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
+import { repeatOf } from "../repeat.ts";
 import { limitsOf, prefersAsync, requesterOf } from "../requester.ts";
 import { ERRORS, IdParams, TermsHeaders } from "../schemas.ts";
 import { needs } from "../scopes.ts";
@@ -45,9 +46,13 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
   type Request = FastifyRequest<{ Params: { id: string } }>;
   const answer = (kind: SandboxRequest) => async (request: Request, reply: FastifyReply) => {
     const { id } = request.params;
-    if (!isSandboxId(id)) throw sandboxNotFound(id);
     const limits = limitsOf(request, deps.limits);
     const requester = requesterOf(request, auth.ownerOf(request), deadlineMs(kind, limits));
+    if (!isSandboxId(id)) {
+      // A key that was sent with another request is told so, whatever this one is about.
+      await repeatOf(deps, requester);
+      throw sandboxNotFound(id);
+    }
     const gone = clientGone(request, reply);
     const db = forOrganization(deps.db, requester.organizationId);
     for (;;) {

@@ -16,7 +16,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
   return buildApp({
     log: pino({ level: "silent" }),
     tokens: createTokens("x".repeat(32), { isGood: async () => true }),
-    previewLinks: createPreviewLinks(["x".repeat(32)]),
+    previewLinks: createPreviewLinks(["x".repeat(32)], { isGood: async () => true }),
     envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},

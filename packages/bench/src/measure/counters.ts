@@ -18,12 +18,24 @@ export interface Counters {
 const NATS_LIMIT_MS = 10_000;
 
 export async function readCounters(fleet: Fleet, sql: postgres.Sql): Promise<Counters> {
-  const monitors = fleet.state.components.flatMap(({ role, healthUrl }) =>
-    role === "nats" && healthUrl !== undefined ? [new URL(healthUrl).origin] : [],
-  );
-  const [database, ...nats] = await Promise.all([ofPostgres(sql), ...monitors.map(ofNats)]);
+  const [database, ...nats] = await Promise.all([
+    ofPostgres(sql),
+    ...monitorsOf(fleet).map(ofNats),
+  ]);
   const sum = (name: "stored" | "messages") => nats.reduce((all, one) => all + one[name], 0);
   return { ...database, natsStored: sum("stored"), natsMessages: sum("messages") };
+}
+
+/** Of the servers of a fleet that is on this machine. */
+const monitorsOf = (fleet: Fleet) =>
+  fleet.state.components.flatMap(({ role, healthUrl }) =>
+    role === "nats" && healthUrl !== undefined ? [new URL(healthUrl).origin] : [],
+  );
+
+/** What is in each stream, by its name, of a fleet with one server. */
+export async function readStreams(fleet: Fleet): Promise<Record<string, { messages: number }>> {
+  const streams = (await Promise.all(monitorsOf(fleet).map(streamsOf))).flat();
+  return Object.fromEntries(streams.map(({ name, state }) => [name, state]));
 }
 
 async function ofPostgres(sql: postgres.Sql) {
@@ -41,17 +53,30 @@ async function ofPostgres(sql: postgres.Sql) {
   };
 }
 
+interface Stream {
+  name: string;
+  state: { last_seq: number; messages: number };
+}
+
 interface Jsz {
-  account_details?: { stream_detail?: { state: { last_seq: number } }[] }[];
+  account_details?: { stream_detail?: Stream[] }[];
 }
 
 async function ofNats(monitor: string): Promise<{ stored: number; messages: number }> {
-  const read = async (path: string) => {
-    const answer = await fetch(`${monitor}${path}`, { signal: AbortSignal.timeout(NATS_LIMIT_MS) });
-    return await answer.json();
-  };
-  const { in_msgs: messages } = (await read("/varz")) as { in_msgs: number };
-  const { account_details: accounts = [] } = (await read("/jsz?streams=1&accounts=1")) as Jsz;
-  const streams = accounts.flatMap(({ stream_detail: all = [] }) => all);
+  const { in_msgs: messages } = (await read(monitor, "/varz")) as { in_msgs: number };
+  const streams = await streamsOf(monitor);
   return { messages, stored: streams.reduce((sum, { state }) => sum + state.last_seq, 0) };
+}
+
+async function streamsOf(monitor: string): Promise<Stream[]> {
+  const { account_details: accounts = [] } = (await read(
+    monitor,
+    "/jsz?streams=1&accounts=1",
+  )) as Jsz;
+  return accounts.flatMap(({ stream_detail: all = [] }) => all);
+}
+
+async function read(monitor: string, path: string): Promise<unknown> {
+  const answer = await fetch(`${monitor}${path}`, { signal: AbortSignal.timeout(NATS_LIMIT_MS) });
+  return await answer.json();
 }

@@ -9,22 +9,39 @@ export type CpuTimes = Record<string, number>;
 const TICKS_PER_SECOND = 100;
 const MS_PER_TICK = 1_000 / TICKS_PER_SECOND;
 
-export const HOSTS = "bench hosts";
+/** What this package adds to a fleet, by the names of its components. */
+export const BENCH_HOSTS = "bench-hosts";
+export const APPLICATION = "application";
+
+const HOSTS = "bench hosts";
+export const AGENT = "node-agent";
+/** Virtual machines, and what runs in them. */
+export const GUEST = "guest";
 const PARTS: Partial<Record<Role, string>> = {
   postgres: "postgres",
   scheduler: "schedulers",
   gateway: "gateway",
   nats: "nats",
-  "node-agent": HOSTS,
+  "node-agent": AGENT,
 };
+const NAMED: Readonly<Record<string, string>> = {
+  [BENCH_HOSTS]: HOSTS,
+  [APPLICATION]: APPLICATION,
+};
+const partOf = ({ name, role }: Pick<Component, "name" | "role">) => NAMED[name] ?? PARTS[role];
+
+/** Processes that are no components of the fleet, by part. */
+export type OtherProcesses = Readonly<Record<string, readonly number[]>>;
 /** This process, which asks and measures. */
-export const LOAD = "load";
+const LOAD = "load";
 /** Nothing ran on the machine's processors. */
 export const IDLE = "machine idle";
 /** What ran on them that is no part of the benchmark: the less, the better its numbers. */
 export const OTHERS = "others";
-/** What is measured, in the order in which a request passes it; the others measure it. */
+/** The control plane, in the order in which a request passes it. */
 export const PARTS_THAT_COUNT: readonly string[] = ["gateway", "schedulers", "postgres", "nats"];
+/** All that is told of, the last ones of what a benchmark itself takes. */
+export const PARTS_TOLD = [...PARTS_THAT_COUNT, AGENT, GUEST, APPLICATION, HOSTS, LOAD];
 
 interface Stat {
   ppid: number;
@@ -54,17 +71,25 @@ export function statOf(pid: number | string): Stat | undefined {
 export function treeMs(pid: number): number {
   const root = statOf(pid);
   if (root === undefined) return 0;
-  const children = readdirSync("/proc").flatMap((name) => {
-    const stat = /^\d+$/.test(name) ? statOf(name) : undefined;
-    return stat?.ppid === pid ? [stat.ownMs] : [];
-  });
-  return children.reduce((sum, ms) => sum + ms, root.ownMs + root.reapedMs);
+  const [, ...children] = processTree(pid);
+  const ofChildren = children.map((child) => statOf(child)?.ownMs ?? 0);
+  return ofChildren.reduce((sum, ms) => sum + ms, root.ownMs + root.reapedMs);
 }
 
-export function cpuOf(components: readonly Component[]): CpuTimes {
+/** A process, and its children. */
+export function processTree(pid: number): number[] {
+  const children = readdirSync("/proc").filter(
+    (name) => /^\d+$/.test(name) && statOf(name)?.ppid === pid,
+  );
+  return [pid, ...children.map(Number)];
+}
+
+export function cpuOf(components: readonly Component[], others: OtherProcesses = {}): CpuTimes {
   const times: CpuTimes = {};
-  for (const { role, process: identity } of components) {
-    const part = PARTS[role];
+  for (const [part, pids] of Object.entries(others))
+    times[part] = pids.reduce((sum, pid) => sum + (statOf(pid)?.ownMs ?? 0), 0);
+  for (const { name, role, process: identity } of components) {
+    const part = partOf({ name, role });
     if (part === undefined || identity === undefined) continue;
     // Postgres is many processes; the others have threads alone.
     const ms = role === "postgres" ? treeMs(identity.pid) : (statOf(identity.pid)?.ownMs ?? 0);
@@ -82,8 +107,8 @@ export function cpuOf(components: readonly Component[]): CpuTimes {
 /** Resident, in MiB. Not of Postgres, whose processes share most of it. */
 export function memoryOf(components: readonly Component[]): Record<string, number> {
   const memory: Record<string, number> = {};
-  for (const { role, process: identity } of components) {
-    const part = PARTS[role];
+  for (const { name, role, process: identity } of components) {
+    const part = partOf({ name, role });
     if (part === undefined || identity === undefined || role === "postgres") continue;
     memory[part] = (memory[part] ?? 0) + residentBytes(identity.pid) / 1_024 ** 2;
   }

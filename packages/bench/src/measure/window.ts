@@ -3,7 +3,7 @@ import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
 import type { StepResult } from "../report/result.ts";
 import { type Counters, readCounters } from "./counters.ts";
-import { type CpuTimes, cpuOf, memoryOf } from "./cpu.ts";
+import { type CpuTimes, cpuOf, memoryOf, type OtherProcesses } from "./cpu.ts";
 
 interface Reading {
   atMs: number;
@@ -12,7 +12,7 @@ interface Reading {
   counters: Counters;
 }
 
-export type Meters = { fleet: Fleet; sql: postgres.Sql };
+export type Meters = { fleet: Fleet; sql: postgres.Sql; others?: OtherProcesses };
 
 type Rates = Pick<
   StepResult,
@@ -38,13 +38,13 @@ export class Window {
   static async begin(meters: Meters): Promise<Window> {
     const counters = await readCounters(meters.fleet, meters.sql);
     const countersAtMs = performance.now();
-    const cpu = cpuOf(meters.fleet.state.components);
+    const cpu = cpuOf(meters.fleet.state.components, meters.others);
     return new Window(meters, { counters, countersAtMs, cpu, atMs: performance.now() });
   }
 
   /** `count`: how many units were done in it. */
   async end(count: () => number): Promise<Measured> {
-    const cpu = cpuOf(this.meters.fleet.state.components);
+    const cpu = cpuOf(this.meters.fleet.state.components, this.meters.others);
     const atMs = performance.now();
     const done = count();
     const counters = await readCounters(this.meters.fleet, this.meters.sql);

@@ -1,5 +1,5 @@
 /** A result beside an earlier one, as ratios: of rates, more is better; of all else, less. */
-import { PARTS_THAT_COUNT } from "../measure/cpu.ts";
+import { AGENT, PARTS_THAT_COUNT } from "../measure/cpu.ts";
 import type { BenchResult, StepResult } from "./result.ts";
 import { type Rows, sumOf } from "./rows.ts";
 
@@ -28,7 +28,7 @@ const sum = (values: Record<string, number> | undefined) =>
 
 function cpuOf({ cpuMsPerUnit, cpuPercent }: StepResult): number {
   const times = cpuMsPerUnit ?? cpuPercent;
-  return PARTS_THAT_COUNT.reduce((all, part) => all + (times[part] ?? 0), 0);
+  return [...PARTS_THAT_COUNT, AGENT].reduce((all, part) => all + (times[part] ?? 0), 0);
 }
 
 /** Of the steps that both have. */

@@ -1,6 +1,6 @@
 /** A result as a picture: rates, latencies and processor time of each step, as an SVG. */
-import { HOSTS, LOAD, PARTS_THAT_COUNT } from "../measure/cpu.ts";
-import type { BenchResult, StepResult } from "./result.ts";
+import { PARTS_TOLD } from "../measure/cpu.ts";
+import { type BenchResult, several, type StepResult } from "./result.ts";
 
 const WIDTH = 860;
 const LABELS = 150;
@@ -8,7 +8,19 @@ const VALUES = 70;
 const ROW = 20;
 const PANEL_HEAD = 46;
 const MARGIN = 16;
-const COLORS = ["#2b6cb0", "#2f855a", "#b7791f", "#805ad5", "#a0aec0", "#cbd5e0"];
+/** Beside the longest title. */
+const LEGEND = 20;
+const COLORS = [
+  "#2b6cb0",
+  "#2f855a",
+  "#b7791f",
+  "#805ad5",
+  "#a0aec0",
+  "#cbd5e0",
+  "#c53030",
+  "#319795",
+  "#4a5568",
+];
 
 interface Bar {
   label: string;
@@ -51,7 +63,7 @@ function rates(steps: StepResult[]): Panel {
     .map(({ name, perSecond, unit }) => ({
       label: name,
       parts: [{ value: perSecond, color: color(0) }],
-      text: `${short(perSecond)} ${unit}s/s`,
+      text: `${short(perSecond)} ${several(unit)}/s`,
     }));
   return { title: "Per second", isLogarithmic: true, bars, legend: [] };
 }
@@ -76,7 +88,9 @@ function latencies(steps: StepResult[]): Panel {
 }
 
 function cpu(steps: StepResult[]): Panel {
-  const names = [...PARTS_THAT_COUNT, HOSTS, LOAD];
+  const names = PARTS_TOLD.filter((part) =>
+    steps.some(({ cpuMsPerUnit }) => cpuMsPerUnit?.[part] !== undefined),
+  );
   const bars = steps.flatMap(({ name, cpuMsPerUnit, unit }) => {
     if (cpuMsPerUnit === undefined) return [];
     const parts = names.map((part, at) => ({ value: cpuMsPerUnit[part] ?? 0, color: color(at) }));
@@ -111,7 +125,7 @@ function drawPanel({ title, isLogarithmic, bars, legend }: Panel, top: number): 
   });
   const scale = isLogarithmic ? `${title} (logarithmic)` : title;
   const entries = legend.map(({ name, color: fill }, at) => {
-    const x = left + 120 + at * 95;
+    const x = left + LEGEND + at * Math.min(95, (WIDTH - left - LEGEND - MARGIN) / legend.length);
     return `<rect x="${x}" y="${top + 6}" width="10" height="10" fill="${fill}"/>${text(x + 14, top + 15, name)}`;
   });
   return [text(MARGIN, top + 15, scale, 'font-weight="bold"'), ...entries, ...rows].join("\n");

@@ -15,6 +15,9 @@ export interface BenchResult {
   steps: StepResult[];
 }
 
+/** Of a unit: `requests`, but `MiB`. */
+export const several = (unit: string) => (unit === "MiB" ? unit : `${unit}s`);
+
 export interface Machine {
   cpus: number;
   model: string;

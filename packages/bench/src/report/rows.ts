@@ -1,6 +1,7 @@
 /** A result as tables for people: what was reached, what it cost, and what it made others do. */
-import { HOSTS, IDLE, LOAD, OTHERS, PARTS_THAT_COUNT } from "../measure/cpu.ts";
-import type { BenchResult, StepResult } from "./result.ts";
+import { IDLE, OTHERS, PARTS_THAT_COUNT, PARTS_TOLD } from "../measure/cpu.ts";
+import { edgeRows } from "./edge.ts";
+import { type BenchResult, several, type StepResult } from "./result.ts";
 
 export interface Rows {
   title: string;
@@ -8,10 +9,12 @@ export interface Rows {
   rows: string[][];
 }
 
-const PARTS = [...PARTS_THAT_COUNT, HOSTS, LOAD];
+/** Those that the fleet of the benchmark has. */
+const partsOf = (steps: readonly StepResult[]) =>
+  PARTS_TOLD.filter((part) => steps.some(({ cpuPercent }) => cpuPercent[part] !== undefined));
 
 export function rowsOf({ steps }: Pick<BenchResult, "steps">): Rows[] {
-  return [reached(steps), cost(steps), work(steps), memory(steps)].filter(
+  return [reached(steps), edgeRows(steps), cost(steps), work(steps), memory(steps)].filter(
     ({ rows }) => rows.length > 0,
   );
 }
@@ -22,7 +25,7 @@ function reached(steps: StepResult[]): Rows {
     .flatMap((step) =>
       Object.entries(step.latencies).map(([kind, latency], at) => [
         at === 0 ? step.name : "",
-        at === 0 ? `${rate(step.perSecond)} ${step.unit}s` : "",
+        at === 0 ? `${rate(step.perSecond)} ${several(step.unit)}` : "",
         kind,
         ...[latency.p50Ms, latency.p99Ms, latency.worstMs].map(millis),
         at === 0 ? failures(step) : "",
@@ -40,6 +43,7 @@ function failures({ failed, extra = {} }: StepResult): string {
 
 /** Of a fleet that does nothing: percent of one processor. */
 function cost(steps: StepResult[]): Rows {
+  const told = partsOf(steps);
   const rows = steps.map((step) => {
     const { cpuMsPerUnit: perUnit, cpuPercent: percent } = step;
     const of = (part: string) =>
@@ -49,9 +53,9 @@ function cost(steps: StepResult[]): Rows {
     const whole = perUnit === undefined ? `${sum.toFixed(1)} %` : millis(sum);
     const what = perUnit === undefined ? "of one processor" : `ms per ${step.unit}`;
     const rest = [OTHERS, IDLE].map((name) => `${(percent[name] ?? 0).toFixed(0)} %`);
-    return [step.name, what, whole, ...PARTS.map(of), ...rest];
+    return [step.name, what, whole, ...told.map(of), ...rest];
   });
-  const parts = PARTS.map((part) => part.toUpperCase());
+  const parts = told.map((part) => part.toUpperCase());
   const head = ["STEP", "", "CONTROL PLANE", ...parts, "OTHERS", "IDLE"];
   return { title: "Processor time", head, rows };
 }
@@ -85,7 +89,7 @@ function work(steps: StepResult[]): Rows {
 }
 
 function memory(steps: StepResult[]): Rows {
-  const parts = PARTS.filter((part) =>
+  const parts = PARTS_TOLD.filter((part) =>
     steps.some(({ memoryMib }) => memoryMib[part] !== undefined),
   );
   const rows = steps.map(({ name, memoryMib }) => [

@@ -1,16 +1,14 @@
-/** What the benchmarks of the control plane have in common: their options, and how they report. */
+/** How the benchmarks report: for people, for programs, as a picture, and beside an earlier result. */
 import { writeFile } from "node:fs/promises";
 import {
   type BenchResult,
   compare,
   comparisonRows,
-  EDGES,
   plotOf,
   readResult,
   type Rows,
   rowsOf,
 } from "@torpor/bench";
-import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
 
 export const REPORT_OPTIONS = {
@@ -46,24 +44,4 @@ export async function writeReport(
   if (files.svg !== undefined) await writeFile(files.svg, plotOf(result));
 }
 
-const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;
-
-export function numbersFrom(name: string, text: string, least: number, most: number): number[] {
-  return text.split(",").map((one) => numberFrom(name, one, least, most));
-}
-
-/** Throws a line that says which there are. */
-export function choicesFrom<T extends string>(name: string, text: string, all: readonly T[]): T[] {
-  return text.split(",").map((one) => {
-    const choice = all.find((known) => known === one);
-    if (choice === undefined)
-      throw new Error(`${name} has no "${one}"; there are ${all.join(", ")}`);
-    return choice;
-  });
-}
-
-export function edgeFrom(text: string): (typeof EDGES)[number] {
-  const [edge = "loopback", ...more] = choicesFrom("--edge", text, EDGES);
-  if (more.length > 0) throw new Error(`--edge is one of ${EDGES.join(", ")}`);
-  return edge;
-}
+export const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;

@@ -11,9 +11,11 @@ import { numberFrom } from "../shape.ts";
 import { table } from "../table.ts";
 import { benchControlPlane } from "./bench-control-plane.ts";
 import { benchCrowd } from "./bench-crowd.ts";
+import { benchDataPlane } from "./bench-data-plane.ts";
 import { benchGuest } from "./bench-guest.ts";
 import { benchPeers } from "./bench-peers.ts";
 import { benchScale } from "./bench-scale.ts";
+import { benchSoak } from "./bench-soak.ts";
 import { benchStrangers } from "./bench-strangers.ts";
 
 const DECISIONS = 100_000;
@@ -22,6 +24,8 @@ const RESUMES = 100_000;
 const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<number>>> = {
   "control-plane": benchControlPlane,
   scale: benchScale,
+  "data-plane": benchDataPlane,
+  soak: benchSoak,
   peers: benchPeers,
   crowd: benchCrowd,
   strangers: benchStrangers,

@@ -42,6 +42,8 @@ export async function acceptRequest(
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
     const { answer, applied } = decided;
+    // Without a sandbox there was no view to find the key's request in.
+    if (answer.kind === "not_found") return (await findRepeat(db, requester)) ?? answer;
     return applied?.kind === "has_quotas"
       ? await acceptWithQuotas(db, sandboxId, request, requester)
       : acceptedBy(answer, applied);

@@ -5,6 +5,7 @@ import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
 import { giveUpDrain } from "./drains.ts";
+import { dropHostChecks } from "./host-checks.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
 import { couldBeRenewed } from "./lease-service.ts";
 import { liesOn } from "./move-sandbox.ts";
@@ -150,7 +151,10 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
       for (const sandbox of deleted) await endOwedDeletion(tx, sandbox);
     }
     const moved = await moveHost(tx, { host, event: request, fact: FACTS[request], requestedBy });
-    if (request === "retire" && moved.kind === "moved") await giveUpDrain(tx, hostId);
+    if (request === "retire" && moved.kind === "moved") {
+      await giveUpDrain(tx, hostId);
+      await dropHostChecks(tx, hostId);
+    }
     return moved;
   });
 }

@@ -1,0 +1,2 @@
+DROP INDEX "outbox_unpublished";--> statement-breakpoint
+CREATE INDEX "outbox_waiting" ON "outbox" USING btree (split_part("subject", '.', 3),"id") WHERE published_at IS NULL AND refused_because IS NULL;
