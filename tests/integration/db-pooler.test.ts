@@ -38,7 +38,9 @@ const POOLERS = [
 ];
 
 for (const { name, keepsStatements, whyNot } of POOLERS)
-  describe.skipIf(whyNot !== undefined)(`a pooler that ${name}`, () => throughAPooler(keepsStatements));
+  describe.skipIf(whyNot !== undefined)(`a pooler that ${name}`, () => {
+    throughAPooler(keepsStatements);
+  });
 
 function throughAPooler(keepsStatements: boolean): void {
   /** What was started, be it before something else could not be. */

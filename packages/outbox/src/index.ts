@@ -92,10 +92,7 @@ export class Publisher {
   }
 }
 
-interface Relayed {
-  taken: number;
-  published: number;
-}
+type Relayed = Record<"taken" | "published", number>;
 
 /** One round of the relay: what is unpublished and not fresh. Any number of relays may run. */
 export async function relayCommitted(deps: Deps): Promise<Relayed> {
