@@ -26,11 +26,18 @@ export interface LayerResult {
   output: string;
 }
 
+export interface HowToRun {
+  /** It prints as it runs; false: it prints nothing. */
+  isShown: boolean;
+  /** The kernel's: with 5 it gets a third of what 0 gets of a processor that both want. */
+  niceness?: number;
+}
+
 export async function runLayer(
   place: TestPlace,
   layer: Layer,
   options: TestOptions,
-  isShown = true,
+  how: HowToRun,
 ): Promise<LayerResult> {
   const { shard, changedSince, isExhaustive } = options;
   const args = [
@@ -40,7 +47,7 @@ export async function runLayer(
     ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
     ...(changedSince === undefined ? [] : ["--changed", changedSince]),
   ];
-  return await runVitest(place, layer, options.seed, args, isShown);
+  return await runVitest(place, layer, options.seed, args, how);
 }
 
 /** For vitest: leaves out what only `--all` runs. */
@@ -53,7 +60,7 @@ export async function runVitest(
   name: string,
   seed: number,
   args: string[],
-  isShown = true,
+  { isShown, niceness = 0 }: HowToRun,
 ): Promise<LayerResult> {
   const startedAt = performance.now();
   const report = join(root, `.torpor/report-${name}.json`);
@@ -65,6 +72,7 @@ export async function runVitest(
   const vitest = [process.execPath, join(root, "node_modules/vitest/vitest.mjs"), "run"];
   const common = ["--passWithNoTests", "--sequence.seed", String(seed)];
   const command = [
+    ...(niceness === 0 ? [] : ["nice", "-n", String(niceness)]),
     ...vitest,
     ...common,
     ...reporters,
