@@ -1,5 +1,6 @@
 /** Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with the rows locked. */
 import {
+  acceptCreate,
   acceptRequest,
   applyPlans,
   FIXED_COLUMNS,
@@ -17,6 +18,7 @@ import {
   aHost,
   applyEffects,
   aRequester,
+  aSandbox,
   makeSandbox,
   openTestDatabase,
   type PostgresServer,
@@ -75,6 +77,30 @@ test("a member that the database refuses fails alone, with the reason; all other
   for (const { id, generation } of [first, last])
     expect((await newest(id)).generation).toBe(generation + 1);
   expect(await newest(poisoned.id)).toEqual(poisoned);
+});
+
+test("creates share a batch with other requests, and each stands or falls alone", async () => {
+  const { db } = database;
+  const running = await makeSandbox(database, "running");
+  const create = async (given: Parameters<typeof aSandbox>[0] = {}) =>
+    await acceptCreate(db, aSandbox(given), aRequester(database));
+  const taken = { edgeAddress: "127.98.0.1" };
+  const [made, refused, first, second, paused] = await Promise.allSettled([
+    create({ metadata: { a: "b" }, autoPauseIdleSeconds: 60 }),
+    create({ vcpu: 2 ** 40 }),
+    create(taken),
+    create(taken),
+    acceptRequest(db, running.id, "pause", aRequester(database)),
+  ]);
+  expect(refused.status).toBe("rejected");
+  for (const one of [made, first, paused])
+    expect(one).toMatchObject({ value: { kind: "accepted", isNew: true } });
+  expect(second).toMatchObject({ value: { kind: "address_taken" } });
+  const { value } = made as { value: { operation: { sandboxId: string } } };
+  const policies = { autoPauseIdleSeconds: 60, autoResume: false, onHostLoss: "wait" };
+  const row = await newest(value.operation.sandboxId);
+  expect(row).toMatchObject({ state: "creating", generation: 1, lastSeq: 1, ...policies });
+  expect(await listEvents(db, row.id, 10)).toMatchObject([{ fact: "accepted", fromState: null }]);
 });
 
 test("of two plans of one sandbox in one batch the first is applied, and the other has lost", async () => {

@@ -89,6 +89,13 @@ describe("the point of no return", () => {
     expect((await findOperation(database.db, operation.id))?.committedAt).toBeNull();
   });
 
+  test("is granted by itself to each that asks at the same moment, whoever else asks for it", async () => {
+    const { id, sandboxId } = await executingPause();
+    const own = { id, sandboxId, hostId: "host-1", epoch: 3, opSeq: 7 };
+    const asked = [{ ...own, hostId: "host-2" }, own, { ...own, epoch: 2 }, own];
+    expect(await commitOperations(database.db, asked)).toEqual([false, true, false, true]);
+  });
+
   test("is refused past the deadline, and once the operation was asked to back out", async () => {
     const [expired, cancelled] = [await executingPause(), await executingPause()];
     await expire(expired);

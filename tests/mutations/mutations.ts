@@ -212,9 +212,9 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "the compare-and-set leaves the generation out",
     rule: "of two that move a sandbox at once one wins, and the other is told",
-    file: "packages/db/migrations/0016_apply_plans.sql",
-    find: "before.id IS NULL OR before.generation <> (plan->>'generation')::bigint OR EXISTS",
-    replace: "before.id IS NULL OR EXISTS",
+    file: "packages/db/migrations/0022_plans_in_sets.sql",
+    find: "WHEN known.generation <> (plan->>'generation')::bigint",
+    replace: "WHEN known.generation IS NULL",
     project: "integration",
     guards: ["tests/integration/db-moves.test.ts"],
   },

@@ -4,7 +4,7 @@
  * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the facts of the moment, and one that no longer holds is made again from new rows. One
  * that finds no host is made again in the next round of `drive-waiting`.
  */
-import { asOfOneMoment, countLostHosts, type Database, listPlacementHosts, type PlacementHost } from "@torpor/db";
+import { type Database, type PlacementHost, readPlacementHosts } from "@torpor/db";
 import {
   DEFAULT_PLACEMENT_POLICY,
   Fleet,
@@ -77,8 +77,8 @@ export class Placer {
   private async read(timesForgotten: number): Promise<Fleet> {
     const readAtMs = performance.now();
     try {
-      // A lease that ends between two looks would count its host among both.
-      const fleet = await asOfOneMoment(this.db, async (tx) => new Fleet(await listPlacementHosts(tx), await countLostHosts(tx)));
+      const { leased, lost } = await readPlacementHosts(this.db);
+      const fleet = new Fleet(leased, lost);
       if (timesForgotten === this.timesForgotten) this.picture = { fleet, readAtMs };
       return fleet;
     } finally {

@@ -89,8 +89,13 @@ export async function decide<Answer>(
         onOvertaken?.();
         lost += 1;
         break;
+      // The view of the next attempt has the operation with that key.
+      case "key_used":
       case "lost_race":
         lost += 1;
+        break;
+      case "address_taken":
+        throw new Error(`a plan for sandbox ${plan.sandboxId}, which is there, made one`);
     }
   }
   return "gave_up";

@@ -61,7 +61,8 @@ interface PlannedMessage {
 interface PlannedEvent {
   seq: number;
   fact: string;
-  fromState: SandboxState;
+  /** Null: it is made. */
+  fromState: SandboxState | null;
   toState: SandboxState;
   generation: number;
   epoch: number;
@@ -147,8 +148,10 @@ export interface Effects {
 
 export interface Plan {
   sandboxId: string;
-  /** As read. */
+  /** As read; 0: there is none yet. */
   generation: number;
+  /** The columns that it is made with, beside those of `after`; null: it is there. */
+  creates: Record<string, unknown> | null;
   /** After the plan. */
   after: SandboxPatch & {
     state: SandboxState;
@@ -191,7 +194,7 @@ export type Applied<Message, Queued> =
       kind: "applied";
       messages: Message[];
       at: Date;
-      /** What waits for the sandbox now. */
+      /** What waits for the sandbox now; null also when none of the batch moved. */
       waitingOperationId: string | null;
       /** The operation that the plan queued. */
       queued: Queued | undefined;
@@ -204,7 +207,11 @@ export type Applied<Message, Queued> =
   /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. */
   | { kind: "overtaken" }
   /** Its organization has quotas: they are to be asked. */
-  | { kind: "has_quotas" };
+  | { kind: "has_quotas" }
+  /** There is an operation with the idempotency key of the one that it queues. */
+  | { kind: "key_used" }
+  /** Another sandbox has the edge address of the one that it makes. */
+  | { kind: "address_taken" };
 
 /** A move of a sandbox, or an event that leaves it in its state. */
 export interface Move {
@@ -248,6 +255,7 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
   return {
     sandboxId: sandbox.id,
     generation: sandbox.generation,
+    creates: null,
     after: { ...patch, state, settledState, generation, lastSeq },
     clearsEnvironment: isTombstoned(state),
     events,
@@ -284,7 +292,7 @@ function eventOf(move: Move, before: Sandbox, after: Sandbox): PlannedEvent {
   };
 }
 
-function announcement(
+export function announcement(
   sandboxId: string,
   { seq, fact, fromState, toState, generation, epoch, operationId }: PlannedEvent,
   operationStatus: string | undefined,

@@ -1,9 +1,10 @@
 /**
  * Batches that form by themselves: what comes while one is under way is the next one. So what comes
- * alone waits for nothing, and what comes in a crowd shares a round trip and a commit.
+ * alone waits for nothing but its turn of the event loop, and what comes in a crowd shares a round
+ * trip and a commit.
  */
 import { AsyncLocalStorage } from "node:async_hooks";
-import { setTimeout as sleep } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 
 /** A batch is nobody's: it does not go on as whoever happened to begin it. */
 const asNobody = AsyncLocalStorage.snapshot();
@@ -19,7 +20,7 @@ interface BatchesOptions<Item, Result> {
   maxWaiting?: number;
   /** How long one may wait for its batch to begin; 20 s. What has waited longer is rejected. */
   maxWaitMs?: number;
-  /** How long a batch that is not full waits for others; 0. */
+  /** How long a batch that is not full waits for others at least; 0. */
   gatherMs?: number;
 }
 
@@ -28,6 +29,16 @@ interface Waiting<Item, Result> {
   sinceMs: number;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
+}
+
+const MAX_CROWD_MS = 10;
+
+/**
+ * How long the next batch waits for others, if anything waits already. In a crowd half as long as the
+ * one before took: most of what a batch costs, it costs once. What comes alone waits for nobody.
+ */
+export function gatherAfter(items: number, tookMs: number): number {
+  return items > 1 ? Math.min(tookMs / 2, MAX_CROWD_MS) : 0;
 }
 
 export class Batches<Item, Result> {
@@ -63,12 +74,18 @@ export class Batches<Item, Result> {
   }
 
   private async runAll(): Promise<void> {
-    const { gatherMs, maxItems } = this.options;
-    // What is added in the same turn of the event loop belongs together.
-    await Promise.resolve();
+    const { maxItems } = this.options;
+    let { gatherMs } = this.options;
     while (this.waiting.length > 0) {
+      // What one turn of the event loop brings belongs together: messages of one packet, and the
+      // answers of the batch before, are handled one after the other.
+      await nextTurn();
       if (gatherMs > 0 && this.waiting.length < maxItems) await sleep(gatherMs);
-      await this.runOne(this.inTime(this.waiting.splice(0, maxItems)));
+      const batch = this.inTime(this.waiting.splice(0, maxItems));
+      const startedAtMs = performance.now();
+      await this.runOne(batch);
+      const crowdMs = gatherAfter(batch.length, performance.now() - startedAtMs);
+      gatherMs = Math.max(this.options.gatherMs, crowdMs);
     }
     // Not in a later turn: what is added until then would wait for nobody.
     this.running = undefined;

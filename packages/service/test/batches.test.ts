@@ -1,6 +1,6 @@
 import { AsyncLocalStorage } from "node:async_hooks";
 import { expect, test } from "vitest";
-import { Batches } from "../src/batches.ts";
+import { Batches, gatherAfter } from "../src/batches.ts";
 
 /** Batches whose end the test decides. */
 function heldBatches(maxItems = 64, maxWaiting = 10_000) {
@@ -13,7 +13,11 @@ function heldBatches(maxItems = 64, maxWaiting = 10_000) {
         begun.push({ items, end: () => resolve(items.map(String)), fail: reject });
       }),
   });
-  const turn = () => new Promise((resolve) => setImmediate(resolve));
+  /** Until the batch whose turn it is has begun. */
+  const turn = async () => {
+    for (let times = 0; times < 2; times += 1)
+      await new Promise((resolve) => setImmediate(resolve));
+  };
   return { begun, batches, turn };
 }
 
@@ -47,7 +51,8 @@ test("a batch has no more than its bound, and what does not fit is in the next",
   const { begun, batches, turn } = heldBatches(2);
   const all = [1, 2, 3, 4, 5].map((item) => batches.add(item));
   for (let index = 0; index < 3; index += 1) {
-    await turn();
+    // The last of a crowd waits a little for others.
+    while (begun.length === index) await turn();
     begun[index]?.end();
   }
   await Promise.all(all);
@@ -77,6 +82,24 @@ test("more than may wait is refused at once", async () => {
     await turn();
   }
   expect(await Promise.all([first, ...waits])).toEqual(["1", "2", "3"]);
+});
+
+test("what one turn of the event loop brings is one batch, however its parts are handled", async () => {
+  const { begun, batches, turn } = heldBatches();
+  const handled = [1, 2, 3].map(async (item) => {
+    for (let step = 0; step < item * 3; step += 1) await Promise.resolve();
+    return await batches.add(item);
+  });
+  await turn();
+  expect(begun.map(({ items }) => items)).toEqual([[1, 2, 3]]);
+  begun[0]?.end();
+  await Promise.all(handled);
+});
+
+test("in a crowd the next batch waits a little for others, and what comes alone does not", () => {
+  expect(gatherAfter(1, 8)).toBe(0);
+  expect(gatherAfter(2, 8)).toBe(4);
+  expect(gatherAfter(2, 1_000)).toBeLessThan(20);
 });
 
 test("with a time to gather, what comes in it goes along with the first", async () => {

@@ -12,8 +12,8 @@ import { and, eq } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { decide, type Decision } from "../decide.ts";
 import { sandboxes } from "../schema.ts";
-import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
-import { type AcceptedOperation, claimFor, findRepeat } from "./accept.ts";
+import { inTransaction } from "../transaction.ts";
+import { type AcceptedOperation, claimFor, findRepeat, isRepeated } from "./accept.ts";
 import { type AppliedPlan, applyPlan } from "./apply-plans.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
@@ -68,6 +68,8 @@ export async function acceptWithin(
   const { plan, answer } = decideRequest(view, request, requester);
   if (plan === undefined) return acceptedBy(answer);
   const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
+  // By a request for another sandbox: this one is locked.
+  if (applied.kind === "key_used") return { kind: "key_reused" };
   if (applied.kind !== "applied")
     throw new Error(`a request for a sandbox that is locked was ${applied.kind}`);
   return acceptedBy(answer, applied);
@@ -180,11 +182,6 @@ async function lockSandbox(
     .where(and(eq(sandboxes.id, sandboxId), eq(sandboxes.organizationId, organizationId)))
     .for("no key update");
   return row;
-}
-
-function isRepeated(error: unknown): boolean {
-  const isTaken = sqlState(error) === UNIQUE_VIOLATION;
-  return isTaken && constraintName(error) === "operations_idempotency";
 }
 
 /** Read as an outage, which it is for whoever waited. */

@@ -1,12 +1,13 @@
 /** Accepting a create: what the gateway writes. It inserts the sandbox and its operation, and announces them through the outbox. */
-import { newOperationId, type SandboxEventMessage, subjects } from "@torpor/contracts";
-import { intentOf, queued, type QueuedOperation, type Requester } from "@torpor/plans";
+import { newOperationId } from "@torpor/contracts";
+import { type Plan, planCreate, type Requester } from "@torpor/plans";
 import type { OperationKind } from "@torpor/state-machine";
-import { and, eq, sql } from "drizzle-orm";
+import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import { operations, sandboxes, sandboxEvents } from "../schema.ts";
-import { constraintName, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
-import { insertOutbox } from "./move-sandbox.ts";
+import { applyBatched } from "../decide.ts";
+import { operations, sandboxes } from "../schema.ts";
+import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
+import { type AppliedOne, applyPlan } from "./apply-plans.ts";
 import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { claimQuotas, type QuotaClaim, type QuotaRefusal, type QuotaStanding } from "./quotas.ts";
@@ -48,60 +49,73 @@ type NewSandbox = Pick<
   | "edgeAddress"
 >;
 
-/** Inserts a sandbox in `creating` with its create operation. `address_taken`: choose another edge address and call again. */
+/** A request with the same key was there each time, and was not accepted in the end. */
+const MAX_ATTEMPTS = 10;
+
+/**
+ * Makes a sandbox in `creating` with its create operation, together with what else is accepted at the
+ * moment. `address_taken`: choose another edge address and call again.
+ */
 export async function acceptCreate(db: Database, sandbox: NewSandbox, requester: Requester): Promise<AcceptCreate> {
+  const moment = { now: new Date(), newOperationId };
+  const plan = planCreate(withDefaults(sandbox), requester, moment);
+  for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
+    const applied = await applyBatched(db, plan);
+    const created =
+      applied.kind === "has_quotas" ? await createWithQuotas(db, sandbox, plan, requester) : await createdBy(db, applied, requester);
+    if (created.kind !== "key_raced") return created;
+  }
+  throw Object.assign(new Error("requests with one idempotency key kept each other from it"), {
+    code: "ETIMEDOUT",
+  });
+}
+
+async function createWithQuotas(db: Database, sandbox: NewSandbox, plan: Plan, requester: Requester): Promise<AcceptCreate | KeyRaced> {
   try {
-    return await db.transaction(async (tx) => {
-      const repeat = await findRepeat(tx, requester);
-      if (repeat !== undefined) return repeat;
+    return await inTransaction(db, async (tx) => {
       const claim = await claimFor(tx, "create", sandbox, requester);
       // While this one waited for the quotas, the one that it repeats may have used them.
       if (claim.kind === "quota_exceeded") return (await findRepeat(tx, requester)) ?? claim;
-      const [row] = await tx
-        .insert(sandboxes)
-        .values({ ...sandbox, organizationId: requester.organizationId, state: "creating", settledState: "creating", lastSeq: 1 })
-        .returning();
-      if (row === undefined) throw new Error("the inserted sandbox was not returned");
-      const queues = queued(newOperationId(), "create", requester);
-      const operation = await insertOperation(tx, row.id, queues);
-      await tx.insert(sandboxEvents).values({
-        sandboxId: row.id,
-        seq: 1,
-        fact: "accepted",
-        fromState: null,
-        toState: "creating",
-        generation: row.generation,
-        epoch: 0,
-        operationId: operation.id,
-      });
-      const event: SandboxEventMessage = {
-        type: "sandbox_event",
-        version: 1,
-        sandboxId: row.id,
-        seq: 1,
-        fact: "accepted",
-        from: null,
-        to: "creating",
-        generation: row.generation,
-        epoch: 0,
-        operationId: operation.id,
-        operationStatus: operation.status,
-        occurredAt: row.createdAt.toISOString(),
-      };
-      const messages = await insertOutbox(tx, [
-        { subject: subjects.sandboxEvent(row.id, "accepted"), payload: event },
-        intentOf(row, queues),
-      ]);
-      return { kind: "accepted", operation, isNew: true, messages, quotas: claim.quotas } as const;
+      const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
+      const created = await createdBy(tx, applied, requester);
+      return applied.kind === "applied" ? { ...created, quotas: claim.quotas } : created;
     });
   } catch (error) {
-    if (sqlState(error) !== UNIQUE_VIOLATION) throw error;
-    if (constraintName(error) === "sandboxes_edge_address") return { kind: "address_taken" };
-    // Two requests with one key raced: the other one is committed now.
-    const repeat = constraintName(error) === "operations_idempotency" ? await findRepeat(db, requester) : undefined;
-    if (repeat !== undefined) return repeat;
-    throw error;
+    return await createdBy(db, { kind: "failed", error }, requester);
   }
+}
+
+/** Whoever had the key was not accepted. */
+interface KeyRaced {
+  kind: "key_raced";
+}
+
+async function createdBy(db: Tx, applied: AppliedOne, requester: Requester): Promise<Exclude<AcceptCreate, QuotaRefusal> | KeyRaced> {
+  switch (applied.kind) {
+    case "applied": {
+      const { queued: operation, messages } = applied;
+      if (operation === undefined) throw new Error("the operation of a create was not returned");
+      return { kind: "accepted", operation, isNew: true, messages, quotas: undefined };
+    }
+    case "address_taken":
+      return { kind: applied.kind };
+    case "failed":
+      if (!isRepeated(applied.error)) throw applied.error;
+      return (await findRepeat(db, requester)) ?? { kind: "key_raced" };
+    case "key_used":
+      return (await findRepeat(db, requester)) ?? { kind: "key_raced" };
+    default:
+      throw new Error(`a create was ${applied.kind}`);
+  }
+}
+
+/** As the database would fill it in: plans are written whole. */
+function withDefaults(sandbox: NewSandbox): { id: string } & Record<string, unknown> {
+  const columns = Object.entries<Column>(getTableColumns(sandboxes));
+  const defaults = columns
+    .filter(([, { default: value }]) => value !== undefined && !is(value, SQL))
+    .map(([key, { default: value }]) => [key, value] as const);
+  return { ...Object.fromEntries(defaults), ...sandbox };
 }
 
 export async function claimFor(
@@ -116,14 +130,10 @@ export async function claimFor(
   return await claimQuotas(tx, { organizationId, kind, sandboxId, resources, supersedes });
 }
 
-async function insertOperation(tx: Tx, sandboxId: string, { deadlineMs, ...queues }: QueuedOperation): Promise<OperationRow> {
-  const deadlineAt = sql`now() + ${`${deadlineMs} milliseconds`}::interval`;
-  const [row] = await tx
-    .insert(operations)
-    .values({ ...queues, sandboxId, status: "waiting", deadlineAt })
-    .returning();
-  if (row === undefined) throw new Error("the inserted operation was not returned");
-  return row;
+/** Somebody else's operation has the idempotency key. */
+export function isRepeated(error: unknown): boolean {
+  const isTaken = sqlState(error) === UNIQUE_VIOLATION;
+  return isTaken && constraintName(error) === "operations_idempotency";
 }
 
 /** The operation that was accepted of this very request before; undefined: none was, or it has no key. */

@@ -8,7 +8,7 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** For whom it waits that others have locked (migration 0016). */
+/** For whom it waits that others have locked (migration 0022). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
 /** What came of one of several: one that the database refuses fails alone. */
@@ -68,42 +68,50 @@ function isOfOnePlan(error: unknown): boolean {
   return /^(22|23|40)/.test(sqlState(error) ?? "");
 }
 
-interface Result {
-  result: AppliedPlan["kind"];
-  hostId: string;
+/** Of a batch, as the function gives it. */
+interface Results {
+  verdicts: AppliedPlan["kind"][];
+  shortHosts: (string | null)[] | null;
   outboxIds: number[];
   occurredAt: string;
-  waitingOperationId: string | null;
-  queued: Record<string, unknown> | null;
+  /** By sandbox. */
+  waiting: Record<string, string>;
+  queued: Record<string, Record<string, unknown>>;
 }
 
 async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedPlan[]> {
   const given = JSON.stringify(plans.map(asColumns));
   const [row] = await db.execute(sql`SELECT apply_plans(${given}::jsonb, ${waits}) AS results`);
-  const results = (row?.["results"] ?? []) as Result[];
-  return results.map((result, index) => {
-    const plan = plans[index];
-    if (plan === undefined) throw new Error("the database spoke of a plan that was not given");
-    return resultOf(plan, result);
+  const results = row?.["results"] as Results;
+  if (results.verdicts.length !== plans.length)
+    throw new Error("the database spoke of other plans than were given");
+  let messages = 0;
+  return plans.map((plan, index) => {
+    const verdict = results.verdicts[index] ?? "lost_race";
+    if (verdict === "no_capacity")
+      return { kind: verdict, hostId: results.shortHosts?.[index] ?? "" };
+    if (verdict !== "applied") return { kind: verdict };
+    const outboxIds = results.outboxIds.slice(messages, messages + plan.messages.length);
+    messages += outboxIds.length;
+    return appliedAs(plan, results, outboxIds);
   });
 }
 
-function resultOf(plan: Plan, result: Result): AppliedPlan {
-  switch (result.result) {
-    case "applied": {
-      const { result: kind, waitingOperationId, occurredAt } = result;
-      const messages = messagesOf(plan, result);
-      const queued = rowFrom<OperationRow>(operations, result.queued);
-      return { kind, messages, at: new Date(occurredAt), waitingOperationId, queued };
-    }
-    case "no_capacity":
-      return { kind: result.result, hostId: result.hostId };
-    default:
-      return { kind: result.result };
-  }
+function appliedAs(
+  plan: Plan,
+  { occurredAt, waiting, queued }: Results,
+  outboxIds: number[],
+): AppliedPlan {
+  return {
+    kind: "applied",
+    messages: messagesOf(plan, occurredAt, outboxIds),
+    at: new Date(occurredAt),
+    waitingOperationId: waiting[plan.sandboxId] ?? null,
+    queued: rowFrom<OperationRow>(operations, queued[plan.sandboxId] ?? null),
+  };
 }
 
-function messagesOf(plan: Plan, { outboxIds, occurredAt }: Result): OutboxRow[] {
+function messagesOf(plan: Plan, occurredAt: string, outboxIds: number[]): OutboxRow[] {
   return plan.messages.map(({ subject, payload, traceId, isEvent }, index) => {
     const id = outboxIds[index];
     if (id === undefined) throw new Error("a message of a plan was not written");
@@ -118,6 +126,7 @@ const OPERATION_COLUMNS = getTableColumns(operations);
 function asColumns(plan: Plan) {
   return {
     ...plan,
+    creates: plan.creates === null ? null : named(plan.creates, SANDBOX_COLUMNS),
     after: named(plan.after, SANDBOX_COLUMNS),
     operations: plan.operations.map((operation) => ({
       ...operation,

@@ -82,8 +82,8 @@ export interface CommitAsked {
 export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<boolean[]> {
   const given = JSON.stringify(asked);
   const rows: Record<string, unknown>[] = await tx.execute(sql`SELECT commit_operations(${given}::jsonb) AS committed`);
-  const ids = new Set((rows[0]?.["committed"] ?? []) as string[]);
-  return asked.map(({ id }) => ids.has(id));
+  const places = new Set((rows[0]?.["committed"] ?? []) as number[]);
+  return asked.map((_, index) => places.has(index + 1));
 }
 
 const commits = new WeakMap<Database, Batches<CommitAsked, boolean>>();

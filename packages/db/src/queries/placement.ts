@@ -46,27 +46,37 @@ export const hasLease = and(inArray(hosts.state, [...LEASED_STATES]), gt(hosts.l
 
 /** Hosts with a running lease, by id. */
 export async function listPlacementHosts(db: Tx): Promise<PlacementHost[]> {
+  return (await readPlacementHosts(db)).leased;
+}
+
+/**
+ * The same, and how many would count if their lease ran: lost, whether anybody has marked them yet or
+ * not. In one statement: a lease that ends between two would count its host among both.
+ */
+export async function readPlacementHosts(db: Tx): Promise<{ leased: PlacementHost[]; lost: number }> {
   const underWay = db
     .select({ hostId: operations.hostId, starts: sql<number>`count(*)::int`.as("starts") })
     .from(operations)
     .where(and(isOneOf(operations.status, "executing"), inArray(operations.kind, STARTS)))
     .groupBy(operations.hostId)
     .as("under_way");
-  return await db
+  const rows = await db
     .select({
-      ...PLACEMENT_COLUMNS,
-      startsAtOnce: sql<number | null>`(${hosts.load}->>'startsAtOnce')::int`,
-      startsUnderWay: sql<number>`coalesce(${underWay.starts}, 0)`,
+      isLeased: sql<boolean | null>`${hasLease}`,
+      host: {
+        ...PLACEMENT_COLUMNS,
+        startsAtOnce: sql<number | null>`(${hosts.load}->>'startsAtOnce')::int`,
+        startsUnderWay: sql<number>`coalesce(${underWay.starts}, 0)`,
+      },
     })
     .from(hosts)
     .leftJoin(underWay, eq(underWay.hostId, hosts.id))
-    .where(hasLease)
+    .where(ne(hosts.state, "retired"))
     .orderBy(asc(hosts.id));
-}
-
-/** Hosts that would count if their lease ran: lost, whether anybody has marked them yet or not. */
-export async function countLostHosts(db: Tx): Promise<number> {
-  return await db.$count(hosts, and(ne(hosts.state, "retired"), sql`NOT (${hasLease})`));
+  return {
+    leased: rows.filter(({ isLeased }) => isLeased === true).map(({ host }) => host),
+    lost: rows.filter(({ isLeased }) => isLeased === false).length,
+  };
 }
 
 type Separated = Pick<SandboxRow, "organizationId" | "antiAffinity">;

@@ -1,0 +1,50 @@
+/** A new sandbox: its row, and the operation that brings it up. */
+import type { Moment } from "./commands.ts";
+import { announcement, type Plan } from "./plan.ts";
+import { intentOf, queued, type Requester } from "./request.ts";
+
+/** `columns`: all that it is made with, by the names of the schema of packages/db. */
+export function planCreate(
+  columns: { id: string } & Record<string, unknown>,
+  requester: Requester,
+  { newOperationId }: Moment,
+): Plan {
+  const { id: sandboxId } = columns;
+  const { organizationId, exemptFromQuotas } = requester;
+  const queues = queued(newOperationId(), "create", requester);
+  const event = {
+    seq: 1,
+    fact: "accepted",
+    fromState: null,
+    toState: "creating" as const,
+    generation: 1,
+    epoch: 0,
+    operationId: queues.id,
+    cause: null,
+  };
+  return {
+    sandboxId,
+    generation: 0,
+    creates: { ...columns, organizationId },
+    after: {
+      state: event.toState,
+      settledState: event.toState,
+      generation: event.generation,
+      lastSeq: event.seq,
+    },
+    clearsEnvironment: false,
+    events: [event],
+    operations: [],
+    claims: [],
+    isFact: false,
+    placed: null,
+    apart: null,
+    open: null,
+    unlimitedOrganizationId: exemptFromQuotas === true ? null : organizationId,
+    queues,
+    cancels: null,
+    joins: null,
+    effects: {},
+    messages: [announcement(sandboxId, event, "waiting"), intentOf(columns, queues)],
+  };
+}
