@@ -46,7 +46,7 @@ export async function writeReport(
   if (files.svg !== undefined) await writeFile(files.svg, plotOf(result));
 }
 
-const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;
+export const asText = ({ title, head, rows }: Rows) => `\n${title}\n${table(head, rows)}`;
 
 export function numbersFrom(name: string, text: string, least: number, most: number): number[] {
   return text.split(",").map((one) => numberFrom(name, one, least, most));

@@ -12,6 +12,7 @@ import { table } from "../table.ts";
 import { benchControlPlane } from "./bench-control-plane.ts";
 import { benchCrowd } from "./bench-crowd.ts";
 import { benchGuest } from "./bench-guest.ts";
+import { benchLifecycle } from "./bench-lifecycle.ts";
 import { benchPeers } from "./bench-peers.ts";
 import { benchScale } from "./bench-scale.ts";
 import { benchStrangers } from "./bench-strangers.ts";
@@ -26,6 +27,7 @@ const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<numbe
   crowd: benchCrowd,
   strangers: benchStrangers,
   guest: benchGuest,
+  lifecycle: benchLifecycle,
 };
 
 export async function bench(context: CommandContext): Promise<number> {
