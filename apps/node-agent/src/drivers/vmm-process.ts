@@ -1,7 +1,7 @@
 /**
  * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended for sure.
  *
- * VP1  In a session of its own, with nothing inherited but a log file: nothing that happens to the agent reaches it.
+ * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to load, to read: nothing that happens to the agent reaches it.
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
  * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
  * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the event loop as the start.
@@ -48,7 +48,12 @@ export interface VmmCommand {
   command: string;
   args: string[];
   enclosure: Enclosure;
+  /** An open file that it inherits, as INHERITED. */
+  inherits?: number;
 }
+
+/** Its number in the VMM. */
+export const INHERITED = 3;
 
 export interface ExitFacts {
   code: number | null;
@@ -128,7 +133,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     const child = spawn(command, args, {
       cwd: vm.dir,
       detached: true,
-      stdio: ["ignore", log, log],
+      stdio: ["ignore", log, log, ...(how.inherits === undefined ? [] : [how.inherits])],
       env: { PATH: process.env["PATH"] ?? "", [MARK]: vm.sandboxId },
     });
     child.once("error", () => {});

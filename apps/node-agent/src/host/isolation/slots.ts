@@ -85,7 +85,8 @@ export async function assignSlot(plumbing: Plumbing, slot: Slot, sandboxId: stri
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(sandboxId)) throw new Error(`"${sandboxId}" is no sandbox id`);
   // First: from here on it is found again as this sandbox's.
   await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", sandboxId]));
-  await command(inside(slot.namespace, ["nft", "-f", "-"]), namespaceRules(slot.link, egress));
+  // Else it has them already: a slot is made so that it lets nothing through.
+  if (egress !== undefined) await command(inside(slot.namespace, ["nft", "-f", "-"]), namespaceRules(slot.link, egress));
 }
 
 /** Can be repeated, and takes whatever part of a slot is there. */
