@@ -30,6 +30,7 @@ import { remove } from "./load/sandboxes.ts";
 import { resultOf } from "./machine.ts";
 import { statOf } from "./measure/cpu.ts";
 import { OWN_NAME } from "./measure/statements.ts";
+import { wait } from "./step.ts";
 
 export interface LifecycleOptions extends Place {
   imagesDir: string;
@@ -38,6 +39,8 @@ export interface LifecycleOptions extends Place {
   /** Creates at once, after the rounds; 0: none. */
   crowd: number;
   startsAtOnce: number;
+  /** VMs that the host keeps warm; each create waits until there is one. 0: none. */
+  warmPool: number;
   signal: AbortSignal;
   say: (line: string) => void;
 }
@@ -45,17 +48,20 @@ export interface LifecycleOptions extends Place {
 const HOST = "host-1";
 const SANDBOX_MIB = 512;
 const DISK_MIB = 2_048;
+const WARM_LIMIT_MS = 120_000;
+const WARM_LOOK_S = 0.2;
 
 type Samples = Record<StepName, Sample[]>;
 
 export async function measureLifecycle(options: LifecycleOptions): Promise<LifecycleResult> {
-  const { root, dir, imagesDir, rounds, crowd, startsAtOnce, signal, say } = options;
-  const room = Math.max(2, crowd);
+  const { root, dir, imagesDir, rounds, crowd, startsAtOnce, warmPool, signal, say } = options;
+  const room = Math.max(2, crowd) + warmPool;
   const hostEnv = {
     CAPACITY_VCPU: String(room),
     CAPACITY_MEMORY_MIB: String(room * SANDBOX_MIB),
     CAPACITY_DISK_MIB: String(room * DISK_MIB),
     STARTS_AT_ONCE: String(startsAtOnce),
+    WARM_POOL_MAX: String(warmPool),
     SNAPSHOT_STORE: "none",
   };
   say("starting a fleet with one host");
@@ -75,13 +81,15 @@ export async function measureLifecycle(options: LifecycleOptions): Promise<Lifec
     for (let done = 0; done <= rounds; done += 1) {
       signal.throwIfAborted();
       say(done === 0 ? "warming up" : `[${done}/${rounds}] create, pause, resume, stop, start`);
+      // Nobody has created anything before the first one.
+      if (warmPool > 0 && done > 0) await round.untilWarm();
       const measured = await round.run();
       if (done > 0) for (const name of STEPS) samples[name].push(measured[name]);
     }
     if (crowd > 0) say(`${crowd} creates at once`);
     const together =
       crowd === 0 ? undefined : await measureCrowd(client.call, options.template, crowd);
-    const settings = { rounds, crowd, startsAtOnce };
+    const settings = { rounds, crowd, startsAtOnce, warmPool };
     const { steps: _none, ...about } = await resultOf(root, "lifecycle", settings, []);
     const steps = stepsOf(samples);
     const targets = targetsOf(steps);
@@ -129,6 +137,17 @@ class Round {
     return { create, pause, "raw load": raw.load, "raw save": raw.save, resume, stop, start };
   }
 
+  async untilWarm(): Promise<void> {
+    const { healthUrl = "" } = this.agent() ?? {};
+    const deadlineMs = performance.now() + WARM_LIMIT_MS;
+    while (performance.now() < deadlineMs) {
+      const health = (await (await fetch(healthUrl)).json()) as { warmVms?: number };
+      if ((health.warmVms ?? 0) > 0) return;
+      await wait(WARM_LOOK_S, this.parts.signal);
+    }
+    throw new Error(`the host has kept no VM warm within ${WARM_LIMIT_MS / 1_000} s`);
+  }
+
   private async transition(id: string, verb: string): Promise<Sample> {
     const before = this.agentCpuMs();
     return await this.sample(id, await change(this.parts.call, id, verb), before);
@@ -140,7 +159,10 @@ class Round {
   }
 
   private agentCpuMs(): number {
-    const agent = this.parts.fleet.state.components.find(({ role }) => role === "node-agent");
-    return statOf(agent?.process?.pid ?? 0)?.ownMs ?? Number.NaN;
+    return statOf(this.agent()?.process?.pid ?? 0)?.ownMs ?? Number.NaN;
+  }
+
+  private agent() {
+    return this.parts.fleet.state.components.find(({ role }) => role === "node-agent");
   }
 }

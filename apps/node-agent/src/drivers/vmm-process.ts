@@ -16,7 +16,7 @@ import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
-import type { Driver, Vm } from "./driver.ts";
+import { type Driver, hostNameOf, type Vm } from "./driver.ts";
 import { readTail } from "./logs.ts";
 
 const MARK = "TORPOR_VMM";
@@ -112,14 +112,28 @@ export async function startVmm(
   });
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
-  const record: RunRecord = {
-    ...identity,
-    ...facts,
-    ...(vm.epoch === undefined ? {} : { epoch: vm.epoch }),
-    ...(vm.isFenced === true ? { isFenced: true } : {}),
-  };
+  const record: RunRecord = { ...identity, ...facts, ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
   return record;
+}
+
+const ownerOf = ({ epoch, isFenced }: Vm): Pick<RunRecord, "epoch" | "isFenced"> => ({
+  ...(epoch === undefined ? {} : { epoch }),
+  ...(isFenced === true ? { isFenced } : {}),
+});
+
+/** The run that was begun for nobody is the VM's from here on, durably. Throws when its process is gone. */
+export async function assignRun(vm: Vm): Promise<void> {
+  const record: RunRecord = { ...(await liveRun(vm)), ...ownerOf(vm) };
+  await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
+}
+
+/** A VM's directory has another name: the process that works in it is the same. */
+export function moveVmm(from: string, to: string): void {
+  const child = children.get(from);
+  if (child === undefined) return;
+  children.delete(from);
+  children.set(to, child);
 }
 
 function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
@@ -134,7 +148,7 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
       cwd: vm.dir,
       detached: true,
       stdio: ["ignore", log, log, ...(how.inherits === undefined ? [] : [how.inherits])],
-      env: { PATH: process.env["PATH"] ?? "", [MARK]: vm.sandboxId },
+      env: { PATH: process.env["PATH"] ?? "", [MARK]: hostNameOf(vm) },
     });
     child.once("error", () => {});
     child.unref();
@@ -192,7 +206,7 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
   } catch {
     return [];
   }
-  return findProcesses(directory, MARK, vm.sandboxId).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
+  return findProcesses(directory, MARK, hostNameOf(vm)).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
 }
 
 /** The end of what the VMM wrote to its standard error, for a message. */

@@ -96,6 +96,7 @@ const HOST_STAGES = [
   "save_memory",
   "seal_snapshot",
   "make_disk",
+  "assign",
   "restore",
   "ask_commit",
   "boot",

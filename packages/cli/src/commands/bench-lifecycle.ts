@@ -1,6 +1,6 @@
 /**
- * `torpor bench lifecycle [--rounds N] [--crowd N] [--starts-at-once N] [--json FILE] [--svg FILE]
- * [--compare FILE]`: docs/benchmarks.md.
+ * `torpor bench lifecycle [--rounds N] [--crowd N] [--starts-at-once N] [--warm-pool N]
+ * [--json FILE] [--svg FILE] [--compare FILE]`: docs/benchmarks.md.
  */
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
@@ -29,6 +29,7 @@ export async function benchLifecycle(context: CommandContext): Promise<number> {
       rounds: { type: "string", default: "5" },
       crowd: { type: "string", default: "20" },
       "starts-at-once": { type: "string", default: "2" },
+      "warm-pool": { type: "string", default: "0" },
       ...REPORT_OPTIONS,
     },
   });
@@ -36,6 +37,7 @@ export async function benchLifecycle(context: CommandContext): Promise<number> {
     rounds: numberFrom("--rounds", values.rounds, 1, 1_000),
     crowd: numberFrom("--crowd", values.crowd, 0, 200),
     startsAtOnce: numberFrom("--starts-at-once", values["starts-at-once"], 1, 64),
+    warmPool: numberFrom("--warm-pool", values["warm-pool"], 0, 64),
   };
   const earlier = values.compare === undefined ? undefined : await readLifecycle(values.compare);
   const signal = interrupted();

@@ -27,7 +27,12 @@ export interface Receiver {
 }
 
 /** Listens on `socketPath` for one connection, and writes what comes to `file`. */
-export async function receiveMemory(socketPath: string, file: string, uid: number | undefined, signal: AbortSignal): Promise<Receiver> {
+export async function receiveMemory(
+  socketPath: string,
+  file: string,
+  uid: number | undefined,
+  signal: AbortSignal,
+): Promise<Receiver> {
   await rm(socketPath, { force: true });
   // Nothing is read here, before the other process reads.
   const server = createServer({ pauseOnConnect: true });
@@ -45,16 +50,23 @@ export async function receiveMemory(socketPath: string, file: string, uid: numbe
   return { received, close };
 }
 
-async function writeThrough(socket: Socket, file: string, signal: AbortSignal): Promise<SnapshotFile> {
+async function writeThrough(
+  socket: Socket,
+  file: string,
+  signal: AbortSignal,
+): Promise<SnapshotFile> {
   const handle = await open(file, "wx+", 0o600);
   try {
     const writer = spawn("cat", [], { stdio: [socket, handle.fd, "pipe"], signal });
     // It has its own.
     socket.destroy();
     const ended = endOf(writer);
-    const [written] = await Promise.all([hashGrowing(handle, ended, signal), ended]);
-    await handle.datasync();
-    return written;
+    // What is left to hash once all is written is hashed while that is synced.
+    const synced = ended.then(() => handle.datasync());
+    const [hashed] = await Promise.allSettled([hashGrowing(handle, ended, signal), synced]);
+    await synced;
+    if (hashed.status === "rejected") throw hashed.reason;
+    return hashed.value;
   } finally {
     socket.destroy();
     await handle.close();
@@ -68,11 +80,16 @@ async function endOf(writer: ChildProcess): Promise<void> {
     said = (said + text).slice(-LAST_WORDS_CHARACTERS);
   });
   const [code, signal] = (await once(writer, "close")) as [number | null, string | null];
-  if (code !== 0) throw new Error(`the memory could not be written: ${said.trim() || `${signal ?? code}`}`);
+  if (code !== 0)
+    throw new Error(`the memory could not be written: ${said.trim() || `${signal ?? code}`}`);
 }
 
 /** Of a file that grows until `ended`. */
-async function hashGrowing(handle: FileHandle, ended: Promise<void>, signal: AbortSignal): Promise<SnapshotFile> {
+async function hashGrowing(
+  handle: FileHandle,
+  ended: Promise<void>,
+  signal: AbortSignal,
+): Promise<SnapshotFile> {
   const hash = createHash("sha256");
   const buffer = Buffer.allocUnsafe(BLOCK_BYTES);
   let sizeBytes = 0;
