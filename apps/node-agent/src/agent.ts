@@ -74,12 +74,15 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const work = new HostWork(() => reporter.backlog());
   const activity = new Activity();
   const fence = new FenceLink(new FenceFiles(config.DATA_DIR));
+  const membership: Membership = { isRegistered: false };
   await fence.open();
   const commandKey = await commandKeyIn(config.DATA_DIR);
   const supervisor = new Supervisor(
     {
       hostId: config.HOST_ID,
       startsAtOnce: config.STARTS_AT_ONCE,
+      warm: { max: config.WARM_POOL_MAX, memoryMib: config.CAPACITY_MEMORY_MIB },
+      isOpen: () => membership.isRegistered && membership.isClosed !== true,
       store: new VmStore(config.DATA_DIR),
       driver,
       isolation,
@@ -106,7 +109,6 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     dataPlane.server.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
   const { port } = dataPlane.server.address() as AddressInfo;
-  const membership: Membership = { isRegistered: false };
   const dataPlaneUrl = config.DATA_PLANE_URL ?? `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
   const request = await registration(config, driver, { dataPlaneUrl, ticketKey, commandKey: commandKey.publicKey }, [
     ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),

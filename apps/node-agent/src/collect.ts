@@ -3,16 +3,19 @@
  * this is for one that will not start again. VMs that run keep what is theirs.
  */
 import { configFrom } from "./config.ts";
-import { findLiveRun } from "./drivers/vmm-process.ts";
+import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";
 import type { Vm } from "./drivers/driver.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
 import { VmStore } from "./lifecycle/record.ts";
+import { dropAllWarm } from "./lifecycle/warm-vm.ts";
 
 const config = { ...configFrom(process.env), VM_NETWORK_POOL: 0 };
 const quiet = { info: () => {}, warn: () => {} };
 
 const store = new VmStore(config.DATA_DIR);
 await store.prepare();
+// Nobody's: what keeps them warm does so for an agent that runs.
+await dropAllWarm({ end: endVmm }, config.DATA_DIR);
 const live: Vm[] = [];
 for (const sandboxId of await store.list()) {
   const record = await store.read(sandboxId);

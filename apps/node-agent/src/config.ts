@@ -65,6 +65,8 @@ const Environment = Type.Object({
   CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),
   /** Creates, starts and resumes that are carried out at once; the others wait in their order. One start keeps a processor busy. */
   STARTS_AT_ONCE: Type.Integer({ minimum: 1, maximum: MAX_STARTS_AT_ONCE, default: Math.min(availableParallelism(), MAX_STARTS_AT_ONCE) }),
+  /** VMs that are kept restored for the creates to come; 0: none. */
+  WARM_POOL_MAX: Type.Integer({ minimum: 0, maximum: 64, default: 0 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

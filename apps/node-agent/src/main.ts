@@ -26,6 +26,7 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
     registered: started.agent?.membership.isRegistered ?? false,
     fence: started.agent?.fence.state ?? null,
     problems: [...(started.agent?.work.problems() ?? []), ...(started.agent?.certificate?.problems() ?? [])],
+    warmVms: started.agent?.supervisor.warmVms() ?? 0,
     vms: (started.agent?.supervisor.inventory() ?? []).map((seen) => ({
       sandboxId: seen.sandboxId,
       hostId: config.HOST_ID,

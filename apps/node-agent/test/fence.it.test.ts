@@ -72,7 +72,7 @@ let vmms = 0;
 async function startVmm(isFenced: boolean, cgroups?: Cgroups): Promise<ProcessIdentity & { sandboxId: string }> {
   vmms += 1;
   const sandboxId = `17954907${String(vmms).padStart(2, "0")}abcdefgh`;
-  const cgroup = await cgroups?.make({ sandboxId, memoryMib: 64, vcpu: 1 });
+  const cgroup = await cgroups?.make({ name: sandboxId, memoryMib: 64, vcpu: 1 });
   const busy = "setInterval(() => {}, 10)";
   const child =
     cgroup === undefined

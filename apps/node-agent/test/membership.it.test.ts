@@ -113,7 +113,7 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
   const handlers = { queue: "q", log: silentLog() };
   const granted = { granted: true, leaseMs: 300 };
-  const wanted = { reconciledInventory: "digest", showSandboxes: [idAt(1)] };
+  const wanted = { reconciledInventory: "digest", showSandboxes: [idAt(1)], getsNoSandboxes: true };
   let isLost = false;
   const stops = [
     answer(control, {
@@ -136,10 +136,10 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   const keeping = keepLease(bus, aHost("host-1"), membership, link, stop.signal, silentLog());
   try {
     await until("it is wanted", () => membership.wanted?.reconciled === "digest", LIMIT_MS);
-    expect(membership.wanted).toEqual({ reconciled: "digest", show: [idAt(1)] });
+    expect(membership).toMatchObject({ wanted: { reconciled: "digest", show: [idAt(1)] }, isClosed: true });
     isLost = true;
     await until("everything is", () => membership.wanted?.reconciled === undefined, LIMIT_MS);
-    expect(membership.wanted).toEqual({ reconciled: undefined, show: [] });
+    expect(membership).toMatchObject({ wanted: { reconciled: undefined, show: [] }, isClosed: false });
   } finally {
     stop.abort();
     await keeping;

@@ -47,6 +47,8 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
       {
         hostId: "host-1",
         startsAtOnce: 2,
+        warm: { max: 0, memoryMib: 0 },
+        isOpen: () => true,
         store: new VmStore(dir),
         driver,
         isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },

@@ -94,6 +94,7 @@ export async function answerLease(
     leaseMs: granted ? leaseMs : 0,
     ...(reason === undefined ? {} : { reason }),
     ...(standing === undefined ? {} : wantedOf(standing)),
+    ...(standing === undefined || standing.state === "ready" ? {} : { getsNoSandboxes: true }),
   };
 }
 

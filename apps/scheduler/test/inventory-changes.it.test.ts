@@ -366,3 +366,12 @@ test("a renewal of a lost host asks for everything", async () => {
     reconciledInventory: null,
   });
 });
+
+test("a host that gets no new sandboxes is told so with its lease", async () => {
+  const { id } = await Host.join();
+  const ask = () =>
+    answerLease(scheduler.deps, id, { type: "lease", version: 1, hostId: id } as const);
+  expect(await ask()).not.toHaveProperty("getsNoSandboxes");
+  await sql`UPDATE hosts SET state = 'cordoned' WHERE id = ${id}`;
+  expect(await ask()).toMatchObject({ granted: true, getsNoSandboxes: true });
+});

@@ -6,11 +6,13 @@ export {
 export { EDGES } from "./control-plane-fleet.ts";
 export { measureDataPlane } from "./data-plane.ts";
 export { benchDir, type BenchFleet, startBenchFleet } from "./fleet.ts";
+export { measureLifecycle } from "./lifecycle.ts";
+export { compareLifecycle, lifecycleRows, plotLifecycle } from "./lifecycle/report.ts";
 export { median } from "./median.ts";
 export { measurePeers } from "./peers.ts";
 export { compare, comparisonRows } from "./report/compare.ts";
 export { plotOf } from "./report/plot.ts";
-export { readResult } from "./report/read.ts";
+export { readLifecycle, readResult } from "./report/read.ts";
 export type { BenchResult } from "./report/result.ts";
 export { type Rows, rowsOf } from "./report/rows.ts";
 export { measureScale } from "./scale.ts";

@@ -23,11 +23,14 @@ export async function listVmProcesses(fleetDir: string): Promise<VmProcess[]> {
   const found: VmProcess[] = [];
   const hosts = join(fleetDir, "hosts");
   for (const hostId of await namesIn(hosts)) {
-    for (const sandboxId of await namesIn(join(hosts, hostId, "vm"))) {
-      const text = await readFile(join(hosts, hostId, "vm", sandboxId, "run.json"), "utf8").catch(() => undefined);
-      if (text === undefined) continue;
-      const identity = JSON.parse(text) as ProcessIdentity;
-      if (isAlive(identity)) found.push({ ...identity, hostId, sandboxId });
+    // Of sandboxes, and those that are kept warm.
+    for (const kind of ["vm", "warm"]) {
+      for (const sandboxId of await namesIn(join(hosts, hostId, kind))) {
+        const text = await readFile(join(hosts, hostId, kind, sandboxId, "run.json"), "utf8").catch(() => undefined);
+        if (text === undefined) continue;
+        const identity = JSON.parse(text) as ProcessIdentity;
+        if (isAlive(identity)) found.push({ ...identity, hostId, sandboxId });
+      }
     }
   }
   return found;

@@ -13,6 +13,8 @@ export interface Vm {
   /** `<DATA_DIR>/vm/<sandboxId>`; holds kernel, initrd, rootfs.ext4, disk.raw. */
   dir: string;
   sandboxId: string;
+  /** What is the VM's on the host is called so (processes, network, cgroup); absent: as its sandbox is. */
+  hostName?: string;
   vcpu: number;
   memoryMib: number;
   kernelCmdline: string;
@@ -23,6 +25,9 @@ export interface Vm {
   /** A run that begins now is to be frozen when the host's lease ends. */
   isFenced?: boolean;
 }
+
+/** Of what is the VM's on this host. */
+export const hostNameOf = ({ sandboxId, hostName }: Pick<Vm, "sandboxId" | "hostName">) => hostName ?? sandboxId;
 
 export interface SnapshotFile {
   sizeBytes: number;
@@ -80,6 +85,11 @@ export interface Driver {
    * then none is left.
    */
   restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored>;
+  /**
+   * Makes a VM that was restored for nobody (../lifecycle/warm-pool.ts), and has not run since, the one that `vm` describes: its run's epoch, whether the fence guards it, what its network
+   * lets through. Durable before it returns. Throws when there is none.
+   */
+  assign(vm: Vm): Promise<void>;
   inspect(vm: Vm): Promise<VmmStatus>;
   /** Whether the VMM process is there, without asking it anything. */
   isAlive(vm: Vm): Promise<boolean>;

@@ -1,7 +1,7 @@
 /**
  * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended for sure.
  *
- * VP1  In a session of its own, with nothing inherited but a log file: nothing that happens to the agent reaches it.
+ * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to load, to read: nothing that happens to the agent reaches it.
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
  * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
  * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the event loop as the start.
@@ -16,7 +16,7 @@ import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
 import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
-import type { Driver, Vm } from "./driver.ts";
+import { type Driver, hostNameOf, type Vm } from "./driver.ts";
 import { readTail } from "./logs.ts";
 
 const MARK = "TORPOR_VMM";
@@ -48,7 +48,12 @@ export interface VmmCommand {
   command: string;
   args: string[];
   enclosure: Enclosure;
+  /** An open file that it inherits, as INHERITED. */
+  inherits?: number;
 }
+
+/** Its number in the VMM. */
+export const INHERITED = 3;
 
 export interface ExitFacts {
   code: number | null;
@@ -107,14 +112,28 @@ export async function startVmm(
   });
   const identity = identify(pid);
   if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
-  const record: RunRecord = {
-    ...identity,
-    ...facts,
-    ...(vm.epoch === undefined ? {} : { epoch: vm.epoch }),
-    ...(vm.isFenced === true ? { isFenced: true } : {}),
-  };
+  const record: RunRecord = { ...identity, ...facts, ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
   return record;
+}
+
+const ownerOf = ({ epoch, isFenced }: Vm): Pick<RunRecord, "epoch" | "isFenced"> => ({
+  ...(epoch === undefined ? {} : { epoch }),
+  ...(isFenced === true ? { isFenced } : {}),
+});
+
+/** The run that was begun for nobody is the VM's from here on, durably. Throws when its process is gone. */
+export async function assignRun(vm: Vm): Promise<void> {
+  const record: RunRecord = { ...(await liveRun(vm)), ...ownerOf(vm) };
+  await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
+}
+
+/** A VM's directory has another name: the process that works in it is the same. */
+export function moveVmm(from: string, to: string): void {
+  const child = children.get(from);
+  if (child === undefined) return;
+  children.delete(from);
+  children.set(to, child);
 }
 
 function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
@@ -128,8 +147,8 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     const child = spawn(command, args, {
       cwd: vm.dir,
       detached: true,
-      stdio: ["ignore", log, log],
-      env: { PATH: process.env["PATH"] ?? "", [MARK]: vm.sandboxId },
+      stdio: ["ignore", log, log, ...(how.inherits === undefined ? [] : [how.inherits])],
+      env: { PATH: process.env["PATH"] ?? "", [MARK]: hostNameOf(vm) },
     });
     child.once("error", () => {});
     child.unref();
@@ -187,7 +206,7 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
   } catch {
     return [];
   }
-  return findProcesses(directory, MARK, vm.sandboxId).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
+  return findProcesses(directory, MARK, hostNameOf(vm)).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
 }
 
 /** The end of what the VMM wrote to its standard error, for a message. */

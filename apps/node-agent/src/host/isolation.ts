@@ -30,6 +30,8 @@ export interface Isolation {
   readonly uid: number | undefined;
   /** For the next run of the VM. Can be repeated: what an earlier run left is taken down first. */
   enclose(vm: Vm, needs: Needs): Promise<Enclosure>;
+  /** For a run that was enclosed for nobody, whose VM may reach nothing: what the VM's sandbox may reach. Can be repeated. */
+  admit(vm: Vm): Promise<void>;
   /** Once its VMM is gone. Can be repeated. */
   release(vm: Vm): Promise<void>;
   /** Removes what a crash left behind: everything of this agent's naming scheme that none of `live` uses. */
@@ -46,6 +48,7 @@ export function plainIsolation(uid: number | undefined): Isolation {
       uid,
       wrap: (command, args) => unprivileged(uid, devices, command, args),
     }),
+    admit: async () => {},
     release: async () => {},
     collect: async () => {},
   };

@@ -98,7 +98,7 @@ async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Pr
 
 /** In its turn. What carries it out, once it is journalled. */
 async function take(host: Host, command: VmCommand): Promise<Accepted | (() => Promise<void>)> {
-  const { deps, sandboxes } = host;
+  const { deps, sandboxes, warm } = host;
   const entry = await entryFor(host, command);
   if (entry === undefined) return "ignored";
   const { record } = entry;
@@ -117,8 +117,14 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
     return "journalled";
   }
   const journal: Journal = { command, from: record.state };
-  await deps.store.makeRoom(record);
-  if (sandboxes.isCalledOff(command)) await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
-  await deps.store.writeJournal(command.spec.sandboxId, journal);
+  if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
+  try {
+    await deps.store.makeRoom(record);
+    if (sandboxes.isCalledOff(command)) await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
+    await deps.store.writeJournal(command.spec.sandboxId, journal);
+  } catch (error) {
+    await warm.undo(record);
+    throw error;
+  }
   return takeUp(host, entry, journal);
 }

@@ -7,15 +7,17 @@ import type { Host } from "./sandboxes.ts";
 import { look } from "./watch.ts";
 
 export async function adopt(host: Host): Promise<void> {
-  const { deps, sandboxes, replication } = host;
+  const { deps, sandboxes, replication, warm } = host;
   await deps.store.prepare();
+  await warm.open();
   await deps.isolation.collect(await liveVms(deps));
   for (const sandboxId of await deps.store.list()) {
     const record = await deps.store.read(sandboxId);
     if (record === undefined) continue;
     const journal = await openJournal(deps, record);
     if (journal === undefined && (isGone(record) || record.revision === 0)) {
-      // Its end was cut off, or its beginning: nothing of it is accepted.
+      // Its end was cut off, or its beginning: nothing of it is accepted. It may have a VM that was kept warm.
+      await deps.driver.end(deps.store.vmOf(record), { graceMs: 0 });
       await deps.store.dropDirectory(record);
       continue;
     }

@@ -3,7 +3,7 @@ import type { VmCommand } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
 import { bring, isHere } from "./bring.ts";
-import { type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
+import { BEGINS_RUN, type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
 import { create } from "./create.ts";
 import { stillFrozen } from "./frozen.ts";
 import { launch } from "./launch.ts";
@@ -56,7 +56,8 @@ async function carryOut(host: Host, entry: Entry, journal: Journal, signal: Abor
   const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
   await replication.stop(record.spec.sandboxId, { entirely });
   const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
-  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), signal, onFetch, timings: {} };
+  const isWarm = kind === "create" && host.warm.uses(record.spec.sandboxId);
+  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), isWarm, signal, onFetch, timings: {} };
   const outcome = await perform(host, step);
   if (outcome === CLOSING) return;
   if (await settled(host, entry, journal, outcome, step.timings)) replication.start(record);
@@ -76,7 +77,7 @@ async function settled(host: Host, entry: Entry, journal: Journal, outcome: Outc
   }
 }
 
-async function perform({ slots }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
+async function perform({ slots, warm }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
   const { deps, record, journal } = step;
   const { command, from } = journal;
   try {
@@ -93,6 +94,7 @@ async function perform({ slots }: Host, step: Step): Promise<Outcome | typeof CL
         },
       };
     const notBrought = isHere(step) ? undefined : await bring(step);
+    if (notBrought === undefined && BEGINS_RUN.has(command.kind)) await warm.giveWay();
     return notBrought ?? (await launch(step, slots, operation));
   } catch (error) {
     deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");

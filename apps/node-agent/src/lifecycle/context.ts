@@ -1,5 +1,5 @@
 import type { Cause, CommitRequest } from "@torpor/contracts";
-import type { Logger } from "@torpor/service";
+import type { Logger, ProcessIdentity } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
 import type { SnapshotSource } from "../store/fetch.ts";
@@ -24,6 +24,8 @@ export interface HostActivity {
 export interface HostFence {
   /** Why no such VM may begin to run now; undefined: nothing speaks against it. */
   refusal(): Promise<string | undefined>;
+  /** It would let that process go on: it was started under the lease that runs now. */
+  covers(process: Pick<ProcessIdentity, "startTime">): boolean;
   /** It has frozen the sandbox's VM, and nothing that is asked of it will be answered. */
   isFrozen(sandboxId: string): Promise<boolean>;
   /** Waits for a frozen VM of that run to go on. False: it still stands, after a while, or when the signal ends. */
@@ -57,6 +59,8 @@ export interface Step {
   record: VmRecord;
   journal: Journal;
   vm: Vm;
+  /** Its VM was kept warm, and was taken for it by this process (warm-pool.ts). */
+  isWarm: boolean;
   /** Ends when the operation is to back out. */
   signal: AbortSignal;
   /** Told how much of what has to be brought here has arrived. */
@@ -97,7 +101,7 @@ export async function mayCommit(step: Step): Promise<CommitAnswer> {
   return late === undefined ? answer : { kind: "refused", reason: late };
 }
 
-const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
+export const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
 
 /** Why this operation may not let vCPUs run that the fence is to guard. */
 export async function refusalToRun({ deps, journal }: Step): Promise<string | undefined> {

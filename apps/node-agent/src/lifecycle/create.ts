@@ -9,7 +9,7 @@ import { findImage } from "../images.ts";
 import { messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { linkImage } from "./disk.ts";
 import { runFresh } from "./fresh.ts";
-import { findGolden } from "./golden.ts";
+import { findGolden, type Golden } from "./golden.ts";
 import type { VmRecord } from "./record.ts";
 import { variablesOf } from "./variables.ts";
 
@@ -21,20 +21,38 @@ export async function create(step: Step): Promise<Outcome> {
   const { deps, vm, record, journal } = step;
   try {
     const variables = variablesOf(journal.command, deps.commandKey);
+    if (step.isWarm && (await timed(step, "assign", () => assignWarm(step)))) return await begin(step, "restored", variables);
     await deps.driver.end(vm, { graceMs: 0 });
     const image = await findImage(deps.imagesDir, record.spec.imageSha256);
     if (image === undefined) throw new Error(`image ${record.spec.imageSha256} is not on this host`);
     const golden = await findGolden(image, deps.driver);
     if (golden === undefined) throw new Error(`image ${image.templateName} has no golden snapshot for this host's VMM`);
     await timed(step, "make_disk", () => linkImage(deps, image, vm.dir, (path) => copySparsely(join(golden.dir, "disk.raw"), path)));
-    const answer = await runFresh(step, golden, variables);
-    if (answer.kind === "granted") return { state: "running" };
-    return await undo(step, {
-      cancelled: true,
-      failed: { code: "OPERATION_CANCELLED", message: `The create backed out: ${answer.reason}.` },
-    });
+    return await begin(step, golden, variables);
   } catch (error) {
     return await undo(step, { failed: { code: "CREATE_FAILED", message: `The sandbox could not be created: ${messageOf(error)}` } });
+  }
+}
+
+async function begin(step: Step, golden: Golden | "restored", variables: Record<string, string>): Promise<Outcome> {
+  const answer = await runFresh(step, golden, variables);
+  if (answer.kind === "granted") return { state: "running" };
+  return await undo(step, {
+    cancelled: true,
+    failed: { code: "OPERATION_CANCELLED", message: `The create backed out: ${answer.reason}.` },
+  });
+}
+
+/** False: it is not as it was kept, and the create does without it. */
+async function assignWarm({ deps, vm }: Step): Promise<boolean> {
+  try {
+    const { kind } = await deps.driver.inspect(vm);
+    if (kind !== "paused") throw new Error(`its VMM says ${kind}`);
+    await deps.driver.assign(vm);
+    return true;
+  } catch (error) {
+    deps.log.warn({ sandboxId: vm.sandboxId, reason: messageOf(error) }, "a warm VM cannot be used; restoring instead");
+    return false;
   }
 }
 

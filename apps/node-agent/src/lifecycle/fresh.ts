@@ -8,10 +8,14 @@ import { savedMemory } from "./snapshot.ts";
 
 const GUEST_LIMIT_MS = 120_000;
 
-/** Throws when the guest does not come up; the VMM may then still be there. Refused: nothing has touched the disk. */
-export async function runFresh(step: Step, golden: Golden | undefined, envVars?: Record<string, string>): Promise<CommitAnswer> {
+/** `restored`: the VMM has the memory already. Throws when the guest does not come up; the VMM may then still be there. Refused: nothing has touched the disk. */
+export async function runFresh(
+  step: Step,
+  golden: Golden | "restored" | undefined,
+  envVars?: Record<string, string>,
+): Promise<CommitAnswer> {
   const { deps, vm, record, signal } = step;
-  const isRestored = golden !== undefined && fits(step, golden) && (await timed(step, "restore", () => restoreGolden(step, golden)));
+  const isRestored = golden === "restored" || (await restoredFrom(step, golden));
   const answer = await mayCommit(step);
   if (answer.kind === "refused") {
     await deps.driver.end(vm, { graceMs: 0 });
@@ -30,6 +34,10 @@ export async function runFresh(step: Step, golden: Golden | undefined, envVars?:
 async function checkLease(step: Step): Promise<void> {
   const reason = await refusalToRun(step);
   if (reason !== undefined) throw new Error(`it may not run: ${reason}`);
+}
+
+async function restoredFrom(step: Step, golden: Golden | undefined): Promise<boolean> {
+  return golden !== undefined && fits(step, golden) && (await timed(step, "restore", () => restoreGolden(step, golden)));
 }
 
 /** Its memory knows the sizes that it was taken with. */

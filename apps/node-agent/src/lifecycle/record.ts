@@ -16,6 +16,8 @@ interface OperationResult {
 export interface VmRecord {
   spec: SandboxSpec;
   kernelCmdline: string;
+  /** Of what its VM has on this host; absent: it is called as the sandbox is. */
+  hostName?: string;
   /** Highest (epoch, opSeq) seen; lower commands are stale. */
   epoch: number;
   opSeq: number;
@@ -161,6 +163,7 @@ export class VmStore {
     return {
       dir: this.dirOf(sandboxId),
       sandboxId,
+      ...(record.hostName === undefined ? {} : { hostName: record.hostName }),
       vcpu: resources.vcpu,
       memoryMib: resources.memoryMib,
       kernelCmdline: record.kernelCmdline,

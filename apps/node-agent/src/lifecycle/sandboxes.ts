@@ -5,13 +5,14 @@
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
-import type { LifecycleDeps } from "./context.ts";
+import { BEGINS_RUN, type LifecycleDeps } from "./context.ts";
 import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
 import type { StartSlots } from "./start-slots.ts";
 import { type CLOSING, Turns } from "./turns.ts";
+import type { WarmPool } from "./warm-pool.ts";
 
 export interface Entry extends Observed {
   /** Ends the operation that is being carried out, if it can still back out. */
@@ -30,10 +31,13 @@ export interface Host {
   sandboxes: Sandboxes;
   replication: Replication;
   slots: StartSlots;
+  warm: WarmPool;
 }
 
 /** Operations that were cancelled before they were known, at most: the oldest are forgotten. */
 const MAX_CALLED_OFF = 1_000;
+
+const begins = ({ journal }: Entry) => journal !== undefined && BEGINS_RUN.has(journal.command.kind);
 
 export class Sandboxes {
   readonly turns: Turns;
@@ -56,6 +60,17 @@ export class Sandboxes {
 
   all(): Entry[] {
     return [...this.entries.values()];
+  }
+
+  /** Whether an operation that begins a run is under way, or waits here. */
+  isBeginning(): boolean {
+    return this.all().some(begins);
+  }
+
+  /** Memory of those that run, or are about to. */
+  reservedMib(): number {
+    const holds = (entry: Entry) => entry.record.state === "running" || begins(entry);
+    return this.all().reduce((sum, entry) => sum + (holds(entry) ? entry.record.spec.resources.memoryMib : 0), 0);
   }
 
   /** The one that is known by now, if somebody was faster. */

@@ -15,17 +15,31 @@ import { Replication } from "./replication.ts";
 import { type Host, Sandboxes } from "./sandboxes.ts";
 import { type StartLoad, StartSlots } from "./start-slots.ts";
 import { CLOSING } from "./turns.ts";
+import { WarmPool, type WarmSettings } from "./warm-pool.ts";
 import { watch } from "./watch.ts";
+
+export interface SupervisorDeps extends LifecycleDeps {
+  hostId: string;
+  startsAtOnce: number;
+  warm: WarmSettings;
+  /** Whether new sandboxes may come to this host. */
+  isOpen(): boolean;
+}
 
 export class Supervisor {
   private readonly host: Host;
   private readonly closing = new AbortController();
-  private watching: Promise<void> = Promise.resolve();
+  private watching: Promise<unknown> = Promise.resolve();
 
-  constructor(deps: LifecycleDeps & { hostId: string; startsAtOnce: number }, report: (seen: Observation) => void) {
+  constructor(deps: SupervisorDeps, report: (seen: Observation) => void) {
     const sandboxes = new Sandboxes(deps, report);
     const slots = new StartSlots(deps.startsAtOnce);
-    this.host = { deps, sandboxes, replication: new Replication(deps, notesOf(sandboxes)), slots };
+    const warm = new WarmPool(deps, deps.warm, {
+      reservedMib: () => sandboxes.reservedMib(),
+      isIdle: () => !sandboxes.isBeginning(),
+      isOpen: () => deps.isOpen(),
+    });
+    this.host = { deps, sandboxes, replication: new Replication(deps, notesOf(sandboxes)), slots, warm };
   }
 
   /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
@@ -33,10 +47,16 @@ export class Supervisor {
     await adopt(this.host);
   }
 
-  /** Looks after running VMs until it is closed. */
-  watch(): Promise<void> {
-    this.watching = watch(this.host, this.closing.signal);
-    return this.watching;
+  /** Looks after running VMs, and keeps some warm, until it is closed. */
+  async watch(): Promise<void> {
+    const { signal } = this.closing;
+    this.watching = Promise.all([watch(this.host, signal), this.host.warm.run(signal)]);
+    await this.watching;
+  }
+
+  /** VMs that are kept warm now. */
+  warmVms(): number {
+    return this.host.warm.size;
   }
 
   /** Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not to be. */

@@ -1,8 +1,8 @@
 /** The agent's side of the fence (../fence): it writes the lease down, sees whether the fence lives, and asks the control plane about what was frozen. */
 import { ask, type Bus } from "@torpor/bus";
 import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
-import { isAlive, type Logger, pause } from "@torpor/service";
-import { bootMs } from "../fence/clock.ts";
+import { isAlive, type Logger, pause, type ProcessIdentity } from "@torpor/service";
+import { bootMs, startedAtBootMs } from "../fence/clock.ts";
 import { type FenceFiles, type Frozen, isSameRun, type Lease } from "../fence/files.ts";
 import { renewed } from "../fence/rule.ts";
 import { type HostFence, messageOf } from "../lifecycle/context.ts";
@@ -48,6 +48,10 @@ export class FenceLink implements HostFence {
 
   private leaseRuns(): boolean {
     return this.lease !== undefined && bootMs() < this.lease.untilBootMs;
+  }
+
+  covers(process: Pick<ProcessIdentity, "startTime">): boolean {
+    return this.lease !== undefined && this.leaseRuns() && startedAtBootMs(process) >= this.lease.sinceBootMs;
   }
 
   async refusal(): Promise<string | undefined> {

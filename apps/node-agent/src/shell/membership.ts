@@ -14,6 +14,8 @@ const FENCE_LOOK_MS = 500;
 
 export interface Membership {
   isRegistered: boolean;
+  /** It gets no new sandboxes. */
+  isClosed?: boolean;
   /** What heartbeats are to report; undefined: everything. */
   wanted?: InventoryRequest | undefined;
 }
@@ -38,7 +40,10 @@ export async function keepLease(
     const question = membership.isRegistered ? ({ type: "lease", version: 1, ...facts } as const) : { ...request, ...facts };
     const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs, decode: decodeLease });
     // Without an answer it stays: to report everything then would burden those who have too much to do to answer.
-    if (reply.kind === "answer") membership.wanted = wantedBy(reply.value);
+    if (reply.kind === "answer") {
+      membership.wanted = wantedBy(reply.value);
+      membership.isClosed = reply.value.getsNoSandboxes === true;
+    }
     if (reply.kind === "answer" && reply.value.granted) {
       // So that a question that gets no answer leaves time for others.
       timeoutMs = Math.min(ASK_LIMIT_MS, reply.value.leaseMs / 4);

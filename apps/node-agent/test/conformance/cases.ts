@@ -3,7 +3,7 @@
  * left after each. A case gets a VM directory of its own and leaves no process; it throws where the driver does not keep its word.
  */
 import assert from "node:assert/strict";
-import { copyFile, mkdir, open, readdir, rename, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isAlive, signalProcess } from "@torpor/service";
 import { NEVER, type Subject, sha256 } from "./target.ts";
@@ -99,6 +99,34 @@ const lifecycle: DriverCase[] = [
       assert.deepEqual(await subject.restore(again), { kind: "restored" });
       await subject.goOn();
       assert.equal(await subject.remembers(), "7");
+    },
+  },
+  {
+    name: "a VM that was restored for nobody becomes a sandbox's in another directory, and runs, is saved and restores there",
+    run: async (subject) => {
+      await subject.runWith(7);
+      await subject.pause();
+      const { saved } = await subject.save();
+      assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), { kind: "restored" });
+      const kept = subject.vmm();
+      const { sandboxId: hostName } = subject.vm;
+      await subject.moveTo(`${hostName}-taken`);
+      subject.vm = { ...subject.vm, sandboxId: `${hostName}-taken`, hostName, epoch: 3, isFenced: true };
+      await subject.forget();
+      await subject.driver.assign(subject.vm);
+      const run = JSON.parse(await readFile(join(subject.vm.dir, "run.json"), "utf8")) as Record<string, unknown>;
+      assert.deepEqual([run["pid"], run["epoch"], run["isFenced"]], [kept.pid, 3, true]);
+      assert.equal(await subject.status(), "paused");
+      await subject.goOn();
+      assert.equal(await subject.remembers(), "7");
+      assert.deepEqual(subject.vmm(), kept);
+      await subject.pause();
+      const again = await subject.save("snap.2");
+      assert.deepEqual(await subject.restore(again), { kind: "restored" });
+      await subject.goOn();
+      assert.equal(await subject.remembers(), "7");
+      await subject.driver.end(subject.vm, { graceMs: 0 });
+      assert.deepEqual(subject.processes(), []);
     },
   },
   {

@@ -9,7 +9,7 @@ import { text } from "node:stream/consumers";
 import { setTimeout as sleep } from "node:timers/promises";
 import { GUEST_AGENT_KEY_HEADER } from "@torpor/contracts";
 import { findProcesses, isAlive, type ProcessIdentity } from "@torpor/service";
-import type { Driver, SavedMemory, Vm } from "../../src/drivers/driver.ts";
+import { type Driver, hostNameOf, type SavedMemory, type Vm } from "../../src/drivers/driver.ts";
 import { connectGuest } from "../../src/guest-connection.ts";
 import type { Image } from "../../src/images.ts";
 import { linkImage } from "../../src/lifecycle/disk.ts";
@@ -159,7 +159,7 @@ export class Subject {
 
   /** Every VMM process of this VM, recorded or not. */
   processes(): ProcessIdentity[] {
-    return findProcesses(this.vm.dir, "TORPOR_VMM", this.vm.sandboxId).filter(isAlive);
+    return findProcesses(this.vm.dir, "TORPOR_VMM", hostNameOf(this.vm)).filter(isAlive);
   }
 
   vmm(): ProcessIdentity {

@@ -10,6 +10,7 @@ import type { Observation, VmCommand } from "@torpor/contracts";
 import { withTimeLimit } from "@torpor/service";
 import type { Driver } from "../../src/drivers/driver.ts";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-step.ts";
+import type { WarmSettings } from "../../src/lifecycle/warm-pool.ts";
 import { fileBlobs, WatchedBlobs } from "./snapshots.ts";
 import { forgetVmm, isEndOf, TestHost } from "./test-host.ts";
 
@@ -96,22 +97,24 @@ class Life {
 /**
  * Delivers the command to a host that has taken over what is in `dir`, and loses it right before
  * the `crashAt`th durable step, or, where the command has no such step, at the moment when its end
- * is reported.
+ * is reported. `before`: what it has done by then.
  */
 export async function loseHost(
   dir: string,
   driver: Driver,
   command: VmCommand,
   crashAt: number,
+  { warm, before }: { warm?: WarmSettings; before?: (host: TestHost) => Promise<void> } = {},
 ): Promise<Lost> {
   const life = new Life(command, crashAt);
   const hear = (seen: Observation) => life.hear(seen);
   const blobs = life.blobs(join(dir, "store"));
-  const host = new TestHost(dir, life.driver(driver), hear, undefined, blobs);
+  const host = new TestHost(dir, life.driver(driver), hear, undefined, blobs, undefined, warm);
   host.onCommit = () => life.goOn();
   try {
     await lives.run(life, async () => {
       await host.supervisor.adopt();
+      await before?.(host);
       await life.carryOut(host);
     });
     return life.seen;

@@ -17,6 +17,7 @@ import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import { VmStore } from "../../src/lifecycle/record.ts";
+import type { WarmSettings } from "../../src/lifecycle/warm-pool.ts";
 import { Supervisor } from "../../src/lifecycle/supervisor.ts";
 import { Activity } from "../../src/shell/activity.ts";
 import { FenceLink } from "../../src/shell/fence-link.ts";
@@ -72,6 +73,8 @@ export class TestHost {
   readonly seen: Observation[] = [];
   /** Happens while the control plane is asked for a commit, which it grants, but for those that it refuses. */
   onCommit: (operationId: string) => Promise<void> = async () => {};
+  /** Whether new sandboxes may come to it. */
+  isOpen = true;
   readonly refusedCommits = new Set<string>();
   private readonly driver: Driver;
 
@@ -82,6 +85,7 @@ export class TestHost {
     imagesDir = join(dir, "../images"),
     blobs: Blobs | "none" = fileBlobs(join(dir, "store")),
     startsAtOnce = 2,
+    warm: WarmSettings = { max: 0, memoryMib: 0 },
   ) {
     this.driver = driver;
     this.store = new VmStore(dir);
@@ -90,6 +94,8 @@ export class TestHost {
       {
         hostId: "host-1",
         startsAtOnce,
+        warm,
+        isOpen: () => this.isOpen,
         store: this.store,
         driver,
         isolation: plainIsolation(undefined),

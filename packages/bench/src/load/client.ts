@@ -13,7 +13,7 @@ export interface Answer {
 export type Call = (
   method: string,
   path: string,
-  options?: { body?: object; prefer?: string },
+  options?: { body?: object; prefer?: string; idempotencyKey?: string },
 ) => Promise<Answer>;
 
 export interface Client {
@@ -27,13 +27,14 @@ const LIMIT_MS = 60_000;
 export function createClient({ url, apiKey }: { url: string; apiKey: string }): Client {
   const { hostname, port } = new URL(url);
   const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
-  const call: Call = (method, path, { body, prefer } = {}) => {
+  const call: Call = (method, path, { body, prefer, idempotencyKey } = {}) => {
     const { promise, resolve, reject } = Promise.withResolvers<Answer>();
     const startedAt = performance.now();
     const headers = {
       "x-api-key": apiKey,
       ...(body === undefined ? {} : { "content-type": "application/json" }),
       ...(prefer === undefined ? {} : { prefer }),
+      ...(idempotencyKey === undefined ? {} : { "idempotency-key": idempotencyKey }),
     };
     const asked = request({ hostname, port, method, path, agent, headers, timeout: LIMIT_MS });
     asked.on("response", (response) => {

@@ -22,14 +22,14 @@ const COLORS = [
   "#4a5568",
 ];
 
-interface Bar {
+export interface Bar {
   label: string;
   /** Beside each other, from the left. */
   parts: { value: number; color: string }[];
   text: string;
 }
 
-interface Panel {
+export interface Panel {
   title: string;
   /** Each power of ten as wide as the next: for values far apart. */
   isLogarithmic: boolean;
@@ -38,7 +38,11 @@ interface Panel {
 }
 
 export function plotOf(result: BenchResult): string {
-  const panels = [rates(result.steps), latencies(result.steps), cpu(result.steps)];
+  return draw(result, [rates(result.steps), latencies(result.steps), cpu(result.steps)]);
+}
+
+/** Panels below each other, with what was measured, where and when above them. */
+export function draw(result: Omit<BenchResult, "steps">, panels: readonly Panel[]): string {
   const shown = panels.filter(({ bars }) => bars.length > 0);
   const heights = shown.map(({ bars }) => PANEL_HEAD + bars.length * ROW);
   const tops = heights.map((_, at) =>
@@ -131,8 +135,8 @@ function drawPanel({ title, isLogarithmic, bars, legend }: Panel, top: number): 
   return [text(MARGIN, top + 15, scale, 'font-weight="bold"'), ...entries, ...rows].join("\n");
 }
 
-const color = (at: number) => COLORS[at] ?? "#000000";
-const short = (value: number) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
+export const color = (at: number) => COLORS[at] ?? "#000000";
+export const short = (value: number) => value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
 const ESCAPES: Readonly<Record<string, string>> = { "&": "&amp;", "<": "&lt;", ">": "&gt;" };
 const text = (x: number, y: number, said: string, attributes = "") =>
   `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${said.replaceAll(/[&<>]/g, (sign) => ESCAPES[sign] ?? "")}</text>`;

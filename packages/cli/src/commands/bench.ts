@@ -13,6 +13,7 @@ import { benchControlPlane } from "./bench-control-plane.ts";
 import { benchCrowd } from "./bench-crowd.ts";
 import { benchDataPlane } from "./bench-data-plane.ts";
 import { benchGuest } from "./bench-guest.ts";
+import { benchLifecycle } from "./bench-lifecycle.ts";
 import { benchPeers } from "./bench-peers.ts";
 import { benchScale } from "./bench-scale.ts";
 import { benchSoak } from "./bench-soak.ts";
@@ -30,6 +31,7 @@ const OTHERS: Readonly<Record<string, (context: CommandContext) => Promise<numbe
   crowd: benchCrowd,
   strangers: benchStrangers,
   guest: benchGuest,
+  lifecycle: benchLifecycle,
 };
 
 export async function bench(context: CommandContext): Promise<number> {

@@ -60,6 +60,8 @@ export const LeaseReply = Type.Object({
   reconciledInventory: Type.Optional(Type.String()),
   /** Sandboxes that each heartbeat is to report for now, changed or not: there or gone. */
   showSandboxes: Type.Optional(Type.Array(SandboxId)),
+  /** No new sandbox comes to the host: it is cordoned, or being drained. */
+  getsNoSandboxes: Type.Optional(Type.Boolean()),
 });
 export type LeaseReply = Static<typeof LeaseReply>;
 

@@ -10,6 +10,7 @@
  * HB3  A check ends when the host has reported of the sandbox after that, nothing of it is news,
  *      and no finding is left.
  */
+import type { HostState } from "@torpor/state-machine";
 import { type SQL, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import type { SeenReplication } from "./drain-progress.ts";
@@ -44,6 +45,7 @@ export interface HostCheck {
 
 export interface InventoryStanding {
   hostId: string;
+  state: HostState;
   /** Digest of the inventory that changes are told since; null: a whole one is wanted. */
   reconciled: string | null;
   /** At most one more than `MAX_CHECKS`. */
@@ -51,7 +53,7 @@ export interface InventoryStanding {
 }
 
 /** Of rows of `hosts`. */
-export const standingColumns = sql`hosts.id AS "hostId",
+export const standingColumns = sql`hosts.id AS "hostId", hosts.state,
   CASE WHEN hosts.reconciled_until > now() THEN hosts.reconciled_inventory END AS "reconciled",
   (SELECT coalesce(jsonb_agg(jsonb_build_object('sandboxId', sandbox_id, 'version', version)), '[]')
     FROM (SELECT sandbox_id, version FROM host_checks WHERE host_id = hosts.id LIMIT ${sql.raw(String(MAX_CHECKS + 1))}) first) AS "checks"`;

@@ -16,6 +16,7 @@ import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
 import {
+  assignRun,
   endVmm,
   findGuestAddress,
   findLiveRun,
@@ -108,6 +109,11 @@ export class CloudHypervisorDriver implements Driver {
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
+  }
+
+  async assign(vm: Vm): Promise<void> {
+    await this.options.isolation.admit(vm);
+    await assignRun(vm);
   }
 
   async inspect(vm: Vm): Promise<VmmStatus> {

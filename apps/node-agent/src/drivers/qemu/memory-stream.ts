@@ -1,23 +1,40 @@
 /**
- * The memory image of a VM, in and out of QEMU over a UNIX socket that is ours: hashed and synced on the way out, hashed again on the way in.
+ * The memory image of a VM, out of QEMU: through a UNIX socket that is ours, hashed while it is
+ * written, and synced.
  *
- * QEMU's own file and exec transports are not used: version 7.2 reports success with bytes missing or a failed writer, and restores a flipped bit silently.
+ * QEMU's own file and exec transports are not used for it: version 7.2 reports success with bytes
+ * missing or a failed writer. The bytes go from the socket to the file in a process of their own
+ * (`cat`): through this one they would cost several times as much, most of it for buffers that are
+ * made and collected, and whoever waits for this process would wait for them. They are hashed as
+ * they arrive in the file, out of the page cache.
  */
+import { type ChildProcess, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
-import { createReadStream } from "node:fs";
-import { chown, open, rm } from "node:fs/promises";
-import { connect, createServer, type Socket } from "node:net";
+import { chown, type FileHandle, open, rm } from "node:fs/promises";
+import { createServer, type Socket } from "node:net";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { SnapshotFile } from "../driver.ts";
 
-/** Listens on `socketPath` for one connection and writes what comes to `file`. `received` resolves when the peer has closed and every byte is on disk. */
+const BLOCK_BYTES = 1024 ** 2;
+const FOLLOW_MS = 2;
+const LAST_WORDS_CHARACTERS = 300;
+
+export interface Receiver {
+  /** Once the peer has closed and every byte is on disk. */
+  received: Promise<SnapshotFile>;
+  close(): void;
+}
+
+/** Listens on `socketPath` for one connection, and writes what comes to `file`. */
 export async function receiveMemory(
   socketPath: string,
   file: string,
   uid: number | undefined,
   signal: AbortSignal,
-): Promise<{ received: Promise<SnapshotFile>; close(): void }> {
+): Promise<Receiver> {
   await rm(socketPath, { force: true });
+  // Nothing is read here, before the other process reads.
   const server = createServer({ pauseOnConnect: true });
   server.listen(socketPath);
   await once(server, "listening", { signal });
@@ -26,64 +43,65 @@ export async function receiveMemory(
   const received = (async () => {
     const [socket] = (await once(server, "connection", { signal })) as [Socket];
     close();
-    signal.addEventListener("abort", () => socket.destroy(), { once: true });
-    return await writeStream(socket, file);
+    return await writeThrough(socket, file, signal);
   })();
   // Whoever closes before a connection came never looks at the result.
   received.catch(() => {});
   return { received, close };
 }
 
-async function writeStream(socket: Socket, file: string): Promise<SnapshotFile> {
-  const hash = createHash("sha256");
-  const handle = await open(file, "wx", 0o600);
-  let sizeBytes = 0;
+async function writeThrough(
+  socket: Socket,
+  file: string,
+  signal: AbortSignal,
+): Promise<SnapshotFile> {
+  const handle = await open(file, "wx+", 0o600);
   try {
-    for await (const chunk of socket as AsyncIterable<Buffer>) {
-      hash.update(chunk);
-      let written = 0;
-      while (written < chunk.length) written += (await handle.write(chunk, written)).bytesWritten;
-      sizeBytes += chunk.length;
-    }
-    await handle.sync();
+    const writer = spawn("cat", [], { stdio: [socket, handle.fd, "pipe"], signal });
+    // It has its own.
+    socket.destroy();
+    const ended = endOf(writer);
+    // What is left to hash once all is written is hashed while that is synced.
+    const synced = ended.then(() => handle.datasync());
+    const [hashed] = await Promise.allSettled([hashGrowing(handle, ended, signal), synced]);
+    await synced;
+    if (hashed.status === "rejected") throw hashed.reason;
+    return hashed.value;
   } finally {
+    socket.destroy();
     await handle.close();
   }
-  return { sizeBytes, sha256: hash.digest("hex") };
 }
 
-/** Feeds `file` to the VMM that listens on `socketPath`. Returns why the bytes were not the expected ones, or undefined. */
-export async function sendMemory(
-  socketPath: string,
-  file: string,
-  expected: SnapshotFile,
-  signal: AbortSignal,
-): Promise<string | undefined> {
-  const hash = createHash("sha256");
-  let sizeBytes = 0;
-  const socket = connect({ path: socketPath });
-  await once(socket, "connect", { signal });
-  let broken: Error | undefined;
-  socket.on("error", (error) => (broken = error));
-  for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20, signal }) as AsyncIterable<Buffer>) {
-    hash.update(chunk);
-    sizeBytes += chunk.length;
-    if (broken !== undefined) continue;
-    if (!socket.write(chunk)) await drainedOrClosed(socket);
-  }
-  socket.end();
-  if (sizeBytes !== expected.sizeBytes) return `the memory image has ${sizeBytes} bytes, its manifest says ${expected.sizeBytes}`;
-  if (hash.digest("hex") !== expected.sha256) return "the memory image is damaged: its SHA-256 differs from its manifest's";
-  return undefined;
-}
-
-async function drainedOrClosed(socket: Socket): Promise<void> {
-  await new Promise<void>((resolve) => {
-    const goOn = () => {
-      socket.off("drain", goOn).off("close", goOn);
-      resolve();
-    };
-    socket.once("drain", goOn).once("close", goOn);
-    if (socket.destroyed) goOn();
+/** Throws what it said when it has not written everything. */
+async function endOf(writer: ChildProcess): Promise<void> {
+  let said = "";
+  writer.stderr?.setEncoding("utf8").on("data", (text: string) => {
+    said = (said + text).slice(-LAST_WORDS_CHARACTERS);
   });
+  const [code, signal] = (await once(writer, "close")) as [number | null, string | null];
+  if (code !== 0)
+    throw new Error(`the memory could not be written: ${said.trim() || `${signal ?? code}`}`);
+}
+
+/** Of a file that grows until `ended`. */
+async function hashGrowing(
+  handle: FileHandle,
+  ended: Promise<void>,
+  signal: AbortSignal,
+): Promise<SnapshotFile> {
+  const hash = createHash("sha256");
+  const buffer = Buffer.allocUnsafe(BLOCK_BYTES);
+  let sizeBytes = 0;
+  let hasEnded = false;
+  void ended.catch(() => {}).then(() => (hasEnded = true));
+  for (;;) {
+    signal.throwIfAborted();
+    const isWhole = hasEnded;
+    const { bytesRead } = await handle.read(buffer, 0, BLOCK_BYTES, sizeBytes);
+    hash.update(buffer.subarray(0, bytesRead));
+    sizeBytes += bytesRead;
+    if (bytesRead === 0 && isWhole) return { sizeBytes, sha256: hash.digest("hex") };
+    if (bytesRead < BLOCK_BYTES && !isWhole) await sleep(FOLLOW_MS);
+  }
 }

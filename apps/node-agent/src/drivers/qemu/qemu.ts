@@ -1,22 +1,24 @@
 /** QEMU as a driver: KVM where it boots a kernel, software emulation (TCG) elsewhere. */
 import { execFile } from "node:child_process";
-import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { open, readdir, readFile, stat } from "node:fs/promises";
+import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
 import type { Isolation } from "../../host/isolation.ts";
 import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
-import { wrongSize } from "../../snapshot-files.ts";
+import { wrongHash, wrongSize } from "../../snapshot-files.ts";
 import { causeByRun } from "../cause.ts";
-import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, Vm, VmmStatus } from "../driver.ts";
+import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
 import {
+  assignRun,
   endVmm,
   type ExitFacts,
   findGuestAddress,
   findLiveRun,
+  INHERITED,
   lastWords,
   liveRun,
   nextRunDir,
@@ -27,12 +29,13 @@ import {
 } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { MACHINE, qemuArguments, TRANSLATION_CACHE_MIB } from "./command-line.ts";
-import { receiveMemory, sendMemory } from "./memory-stream.ts";
+import { receiveMemory } from "./memory-stream.ts";
 import { qmp } from "./qmp.ts";
 
 const run = promisify(execFile);
 const START_LIMIT_MS = 15_000;
 const MIGRATION_LIMIT_MS = 300_000;
+const MONITOR_LOOK_MS = 5;
 const STATUS_LIMIT_MS = 5_000;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
 const MEMORY_FILE = "memory";
@@ -72,7 +75,7 @@ export class QemuDriver implements Driver {
   }
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
-    const record = await this.launch(vm, true, signal);
+    const record = await this.launch(vm, undefined, signal);
     await orEnd(this, vm, async () => {
       await beforeRun?.();
       await durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }]));
@@ -80,12 +83,16 @@ export class QemuDriver implements Driver {
   }
 
   async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
-    const expected = files[MEMORY_FILE];
-    if (expected === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
-    const wrong = (await wrongSize(snapshotDir, files)) ?? (await this.load(vm, join(snapshotDir, MEMORY_FILE), expected, signal));
+    if (files[MEMORY_FILE] === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
+    const wrong = (await wrongSize(snapshotDir, files)) ?? (await this.load(vm, snapshotDir, files, signal));
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
+  }
+
+  async assign(vm: Vm): Promise<void> {
+    await this.options.isolation.admit(vm);
+    await assignRun(vm);
   }
 
   async inspect(vm: Vm): Promise<VmmStatus> {
@@ -143,8 +150,8 @@ export class QemuDriver implements Driver {
     });
   }
 
-  /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for a memory image. */
-  private async launch(vm: Vm, isBoot: boolean, signal: AbortSignal): Promise<RunRecord> {
+  /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for the memory image that is open as `memory`. */
+  private async launch(vm: Vm, memory: number | undefined, signal: AbortSignal): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const { bin, isolation, accelerator } = this.options;
     const needs = accelerator === "kvm" ? { devices: ["/dev/kvm"] } : { devices: [], overheadMib: OVERHEAD_MIB + TRANSLATION_CACHE_MIB };
@@ -154,28 +161,48 @@ export class QemuDriver implements Driver {
     using claims = new DisposableStack();
     const control = network.kind === "namespace" ? network.control : { host: "127.0.0.1", port: claims.use(await claimPort()).port };
     const guest = { kind: "tcp", ...control } as const;
-    const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: !isBoot });
+    const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: memory !== undefined });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await orEnd(this, vm, async () => {
-      const record = await startVmm(vm, { command: bin, args, enclosure }, facts, signal);
+      const inherits = memory === undefined ? {} : { inherits: memory };
+      const record = await startVmm(vm, { command: bin, args, enclosure, ...inherits }, facts, signal);
       await waitForMonitor(vm, record);
       return record;
     });
   }
 
-  /** A QEMU with that memory. Returns why the image was not the expected one, or undefined. */
-  private async load(vm: Vm, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
-    const record = await this.launch(vm, false, signal);
-    return await orEnd(this, vm, () => this.feed(vm, record, file, expected, signal));
+  /**
+   * A QEMU with that memory. It reads the file itself, and restores a flipped bit without a word, so the hash is
+   * computed meanwhile. Returns why the image is not the expected one, or undefined.
+   */
+  private async load(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<string | undefined> {
+    const over = new AbortController();
+    const either = AbortSignal.any([signal, over.signal]);
+    const checked = wrongHash(snapshotDir, files, either);
+    const loaded = this.loadFile(vm, join(snapshotDir, MEMORY_FILE), either);
+    // It may fail because the image is damaged, which is then the reason.
+    loaded.catch(() => {});
+    try {
+      const wrong = await checked;
+      if (wrong === undefined) await loaded;
+      return wrong;
+    } finally {
+      over.abort();
+      await Promise.allSettled([checked, loaded]);
+    }
   }
 
-  /** Memory into QEMU. Returns why the image was not the expected one, or undefined. */
-  private async feed(vm: Vm, record: RunRecord, file: string, expected: SnapshotFile, signal: AbortSignal): Promise<string | undefined> {
-    const socket = join(record.runDir, "in.sock");
-    await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `unix:${socket}` } }]);
-    const wrong = await sendMemory(socketPathOf(vm, record, socket), file, expected, signal);
-    if (wrong === undefined) await migrationEnd(vm, record, signal);
-    return wrong;
+  private async loadFile(vm: Vm, file: string, signal: AbortSignal): Promise<void> {
+    const memory = await open(file, "r");
+    try {
+      const record = await this.launch(vm, memory.fd, signal);
+      await orEnd(this, vm, async () => {
+        await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `fd:${INHERITED}` } }]);
+        await migrationEnd(vm, record, signal);
+      });
+    } finally {
+      await memory.close();
+    }
   }
 
   /**
@@ -228,7 +255,7 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
     } catch (cause) {
       if (!isAlive(record)) throw new Error(`QEMU ended while starting: ${await lastWords(vm, record.runDir)}`, { cause });
       if (performance.now() > deadline) throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
-      await sleep(20);
+      await sleep(MONITOR_LOOK_MS);
     }
   }
 }
@@ -246,7 +273,33 @@ async function migrationEnd(vm: Vm, record: RunRecord, signal: AbortSignal): Pro
   throw new Error(`the migration did not end within ${MIGRATION_LIMIT_MS} ms`);
 }
 
+/** By the binary's identity: to ask it takes as long as to start a VM's. */
+const versions = new Map<string, Promise<string>>();
+
 export async function qemuVersion(bin: string): Promise<string> {
+  const key = await identityOf(bin);
+  const known = key === undefined ? undefined : versions.get(key);
+  if (known !== undefined) return await known;
+  const asked = askVersion(bin);
+  if (key === undefined) return await asked;
+  versions.clear();
+  versions.set(key, asked);
+  asked.catch(() => versions.delete(key));
+  return await asked;
+}
+
+/** Another one after an upgrade, which may come while the agent runs. Undefined: it cannot be found. */
+async function identityOf(bin: string): Promise<string | undefined> {
+  const dirs = bin.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
+  for (const dir of dirs) {
+    const path = join(dir, bin);
+    const facts = await stat(path).catch(() => undefined);
+    if (facts?.isFile() === true) return [path, facts.dev, facts.ino, facts.size, facts.mtimeMs].join(" ");
+  }
+  return undefined;
+}
+
+async function askVersion(bin: string): Promise<string> {
   const { stdout } = await run(bin, ["--version"]).catch((cause: unknown) => {
     throw new Error(`QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`, { cause });
   });

@@ -17,6 +17,7 @@ import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
 import {
+  assignRun,
   endVmm,
   findGuestAddress,
   findLiveRun,
@@ -75,6 +76,10 @@ export class SimulatedDriver implements Driver {
     const record = await this.launch(vm, signal);
     await control(vm, record, `load ${memory.toString("base64")}`);
     return { kind: "restored" };
+  }
+
+  async assign(vm: Vm): Promise<void> {
+    await assignRun(vm);
   }
 
   async inspect(vm: Vm): Promise<VmmStatus> {

@@ -19,7 +19,10 @@ export async function findCgroupMount(): Promise<string | undefined> {
 }
 
 /** A VM, with all the memory that its VMM may take. */
-export type Limited = Pick<Vm, "sandboxId" | "memoryMib" | "vcpu">;
+export interface Limited extends Pick<Vm, "memoryMib" | "vcpu"> {
+  /** On the host. */
+  name: string;
+}
 
 export class Cgroups {
   private readonly mount: string;
@@ -32,19 +35,19 @@ export class Cgroups {
 
   /** Throws what keeps the agent from making any. */
   async tryOne(): Promise<void> {
-    await this.make({ sandboxId: "probe", memoryMib: 1, vcpu: 1 });
+    await this.make({ name: "probe", memoryMib: 1, vcpu: 1 });
     await this.remove("probe");
   }
 
-  private pathOf(sandboxId: string): string {
-    return join(this.base, sandboxId);
+  private pathOf(name: string): string {
+    return join(this.base, name);
   }
 
   /** Makes the VM's cgroup, empty, with its limits. */
   async make(vm: Limited): Promise<string> {
     await mkdir(this.base, { recursive: true });
     for (const parent of [this.mount, this.base]) await delegateControllers(parent);
-    const path = this.pathOf(vm.sandboxId);
+    const path = this.pathOf(vm.name);
     await mkdir(path, { recursive: true });
     await writeFile(join(path, "cgroup.freeze"), "0");
     await limit(path, "memory.max", String(vm.memoryMib * 1024 ** 2));
@@ -54,11 +57,11 @@ export class Cgroups {
   }
 
   /** Can be repeated. Throws when something lives in it. */
-  async remove(sandboxId: string): Promise<void> {
-    await removeEmpty(this.pathOf(sandboxId), REMOVE_LIMIT_MS);
+  async remove(name: string): Promise<void> {
+    await removeEmpty(this.pathOf(name), REMOVE_LIMIT_MS);
   }
 
-  /** The sandboxes that have one. */
+  /** The VMs that have one, by their names. */
   async list(): Promise<string[]> {
     const entries = await readdir(this.base, { withFileTypes: true }).catch(() => []);
     return entries.flatMap((entry) => (entry.isDirectory() ? [entry.name] : []));

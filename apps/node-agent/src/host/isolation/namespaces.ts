@@ -5,7 +5,7 @@
  */
 import { stat } from "node:fs/promises";
 import type { Logger } from "@torpor/service";
-import type { Vm } from "../../drivers/driver.ts";
+import { hostNameOf, type Vm } from "../../drivers/driver.ts";
 import { type Enclosure, type Isolation, type Needs, unprivileged, type VmNetwork } from "../isolation.ts";
 import type { Cgroups, Limited } from "./cgroups.ts";
 import { CONTROL_PORT, TAP } from "./firewall.ts";
@@ -33,7 +33,7 @@ export class NamespaceIsolation implements Isolation {
   readonly networkKind = "namespace";
   readonly uid: number;
   private readonly options: NamespaceOptions;
-  /** Sandboxes that this process has enclosed, and not released yet. */
+  /** VMs that this process has enclosed, and not released yet, by their name on the host. */
   private readonly enclosed = new Set<string>();
 
   constructor(options: NamespaceOptions) {
@@ -44,16 +44,18 @@ export class NamespaceIsolation implements Isolation {
   async enclose(vm: Vm, { devices, overheadMib = OVERHEAD_MIB }: Needs): Promise<Enclosure> {
     await this.release(vm);
     const { plumbing, pool, cgroups } = this.options;
-    this.enclosed.add(vm.sandboxId);
+    const name = hostNameOf(vm);
+    this.enclosed.add(name);
     try {
-      const slot = await pool.take(vm.sandboxId, vm.internetAccess ? plumbing.egress : undefined);
+      const slot = await pool.take(name, vm.internetAccess ? plumbing.egress : undefined);
       const memoryMib = vm.memoryMib + overheadMib;
-      const cgroup = await cgroups?.make({ ...vm, memoryMib });
+      const limits = { name, memoryMib, vcpu: vm.vcpu };
+      const cgroup = await cgroups?.make(limits);
       const hasTun = await mayOpenTun();
       return {
         network: networkOf(slot),
         uid: this.uid,
-        wrap: (command, args) => this.wrap({ ...vm, memoryMib }, slot, cgroup, hasTun, unprivileged(this.uid, devices, command, args)),
+        wrap: (command, args) => this.wrap(limits, slot, cgroup, hasTun, unprivileged(this.uid, devices, command, args)),
       };
     } catch (error) {
       await this.release(vm);
@@ -61,20 +63,26 @@ export class NamespaceIsolation implements Isolation {
     }
   }
 
-  async release({ sandboxId }: Pick<Vm, "sandboxId">): Promise<void> {
-    await this.options.pool.drop(sandboxId);
-    await this.options.cgroups?.remove(sandboxId);
-    this.enclosed.delete(sandboxId);
+  async admit(vm: Vm): Promise<void> {
+    const { plumbing, pool } = this.options;
+    if (vm.internetAccess && plumbing.egress !== undefined) await pool.admit(hostNameOf(vm), plumbing.egress);
+  }
+
+  async release(vm: Vm): Promise<void> {
+    const name = hostNameOf(vm);
+    await this.options.pool.drop(name);
+    await this.options.cgroups?.remove(name);
+    this.enclosed.delete(name);
   }
 
   async collect(live: Vm[]): Promise<void> {
     const { pool, cgroups, log } = this.options;
-    const kept = new Set([...live.map(({ sandboxId }) => sandboxId), ...this.enclosed]);
+    const kept = new Set([...live.map(hostNameOf), ...this.enclosed]);
     await pool.collect(kept);
-    for (const sandboxId of (await cgroups?.list()) ?? []) {
-      if (kept.has(sandboxId)) continue;
+    for (const name of (await cgroups?.list()) ?? []) {
+      if (kept.has(name)) continue;
       // A process that nobody knows is nobody's to end here: it stays, and so does its cgroup.
-      await cgroups?.remove(sandboxId).catch((err: unknown) => log.warn({ err, sandboxId }, "a cgroup of a VM that is gone stays"));
+      await cgroups?.remove(name).catch((err: unknown) => log.warn({ err, name }, "a cgroup of a VM that is gone stays"));
     }
   }
 

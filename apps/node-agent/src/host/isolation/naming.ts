@@ -15,7 +15,7 @@ export const namespaceName = (tag: string, slot: number) => `torpor-${tag}-${slo
 export const vethName = (tag: string, slot: number) => `tv${tag}${slot}`;
 export const uplinkTableName = (tag: string) => `torpor_${tag}`;
 export const cgroupName = (tag: string) => `torpor-${tag}`;
-export const scopeName = (tag: string, sandboxId: string, run: string) => `torpor-vm-${tag}-${sandboxId}-${run}.scope`;
+export const scopeName = (tag: string, name: string, run: string) => `torpor-vm-${tag}-${name}-${run}.scope`;
 
 /** Undefined for a name that is not this agent's. */
 export function slotOf(tag: string, name: string): number | undefined {

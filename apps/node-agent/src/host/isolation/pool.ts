@@ -7,7 +7,7 @@ import type { Logger } from "@torpor/service";
 import { breakConnections } from "../../guest-connection.ts";
 import { linkCount } from "./addresses.ts";
 import type { Egress } from "./firewall.ts";
-import { assignSlot, listSlots, makeSlot, type Plumbing, removeSlot, type Slot, slotAt } from "./slots.ts";
+import { assignSlot, listSlots, makeSlot, type Plumbing, removeSlot, setRules, type Slot, slotAt } from "./slots.ts";
 
 /** How many addresses in a row may be somebody else's before that is an error. */
 const MAX_TRIES = 64;
@@ -70,6 +70,13 @@ export class SlotPool {
       await this.drop(sandboxId);
       throw error;
     }
+  }
+
+  /** Lets out what was enclosed without a way out. Throws when there is no such slot. */
+  async admit(name: string, egress: Egress): Promise<void> {
+    const slot = this.owned.get(name);
+    if (slot === undefined) throw new Error(`${name} has no network on this host`);
+    await setRules(slot, egress);
   }
 
   /** Removes the sandbox's slot, if it has one. */

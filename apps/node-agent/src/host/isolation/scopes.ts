@@ -17,8 +17,8 @@ export async function tryScope(): Promise<void> {
 /** systemd-run enters the scope itself, then becomes the command by exec: same pid. The scope is gone with its last process. */
 export function inScope(tag: string, vm: Limited, argv: string[]): [string, ...string[]] {
   const properties = [`MemoryMax=${vm.memoryMib}M`, `CPUQuota=${vm.vcpu * 100}%`, `TasksMax=${MAX_TASKS}`, "Delegate=yes"];
-  const unit = scopeName(tag, vm.sandboxId, randomBytes(4).toString("hex"));
-  const description = `--description=VM of Torpor sandbox ${vm.sandboxId}`;
+  const unit = scopeName(tag, vm.name, randomBytes(4).toString("hex"));
+  const description = `--description=VM of Torpor ${vm.name}`;
   const options = ["--scope", "--quiet", "--collect", "--no-ask-password", description, `--unit=${unit}`, `--slice=${SLICE}`];
   return ["systemd-run", ...options, ...properties.map((property) => `--property=${property}`), "--", ...argv];
 }

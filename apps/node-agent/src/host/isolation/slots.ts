@@ -85,6 +85,12 @@ export async function assignSlot(plumbing: Plumbing, slot: Slot, sandboxId: stri
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(sandboxId)) throw new Error(`"${sandboxId}" is no sandbox id`);
   // First: from here on it is found again as this sandbox's.
   await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", sandboxId]));
+  // Else it has them already: a slot is made so that it lets nothing through.
+  if (egress !== undefined) await setRules(slot, egress);
+}
+
+/** In place of those that it has. */
+export async function setRules(slot: Slot, egress: Egress): Promise<void> {
   await command(inside(slot.namespace, ["nft", "-f", "-"]), namespaceRules(slot.link, egress));
 }
 

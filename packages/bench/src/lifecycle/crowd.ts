@@ -1,0 +1,42 @@
+/** Creates that come together, on one host that has room for all of them. */
+import { setTimeout as sleep } from "node:timers/promises";
+import type { Call } from "../load/client.ts";
+import { failureOf, idIn, removeMany } from "../load/sandboxes.ts";
+import type { Crowd } from "./result.ts";
+
+/** After so long a client gives up. */
+const PATIENCE_MS = 600_000;
+const AGAIN_MS = 1_000;
+/** It waits longer than a request does, or was told to come again. */
+const COME_AGAIN: ReadonlySet<number> = new Set([429, 503]);
+
+export async function measureCrowd(call: Call, template: string, creates: number): Promise<Crowd> {
+  const startedAt = performance.now();
+  const ids: string[] = [];
+  const failed: Record<string, number> = {};
+  let told = 0;
+  const client = async (_: unknown, at: number) => {
+    for (;;) {
+      const answer = await call("POST", "/v1/sandboxes", {
+        body: { template_name: template },
+        idempotencyKey: `crowd-${startedAt}-${at}`,
+      });
+      if (answer.status === 201 || answer.status === 200) {
+        ids.push(idIn(answer));
+        return;
+      }
+      const isOver = performance.now() - startedAt > PATIENCE_MS;
+      if (!COME_AGAIN.has(answer.status) || isOver) {
+        const why = failureOf(answer);
+        failed[why] = (failed[why] ?? 0) + 1;
+        return;
+      }
+      told += 1;
+      await sleep(AGAIN_MS);
+    }
+  };
+  await Promise.all(Array.from({ length: creates }, client));
+  const ms = performance.now() - startedAt;
+  await removeMany(call, ids);
+  return { creates, running: ids.length, told, failed, ms };
+}

@@ -1,0 +1,128 @@
+/** One sandbox through the API, and where the time of each operation went. */
+import type postgres from "postgres";
+import { type Answer, type Call } from "../load/client.ts";
+import { failureOf } from "../load/sandboxes.ts";
+import type { Sample } from "./result.ts";
+
+const COMMAND_LIMIT_MS = 60_000;
+
+export interface Access {
+  id: string;
+  publicHost: string;
+  token: string;
+}
+
+export interface OperationTimes {
+  /** All since the epoch, in milliseconds. */
+  createdAt: number;
+  startedAt: number;
+  endedAt: number;
+  /** As the host has told them, in its order. */
+  timingsMs: Record<string, number>;
+}
+
+/** A request and its answer, since the epoch. */
+export interface Exchange {
+  sentAt: number;
+  answeredAt: number;
+}
+
+export const nowMs = () => performance.timeOrigin + performance.now();
+
+/** Throws a line when it is not answered with a sandbox. */
+export async function createSandbox(call: Call, template: string): Promise<Access & Exchange> {
+  const sentAt = nowMs();
+  const answer = await call("POST", "/v1/sandboxes", { body: { template_name: template } });
+  const answeredAt = nowMs();
+  expectStatus("create", answer, 201);
+  return { ...accessIn(answer), sentAt, answeredAt };
+}
+
+function accessIn({ text }: Answer): Access {
+  const body = JSON.parse(text) as { id: string; public_host: string; auth_token: string };
+  return { id: body.id, publicHost: body.public_host, token: body.auth_token };
+}
+
+/** Throws a line when it does not succeed. */
+export async function change(call: Call, id: string, verb: string): Promise<Exchange> {
+  const sentAt = nowMs();
+  const answer = await call("POST", `/v1/sandboxes/${id}/${verb}`);
+  expectStatus(verb, answer, 200);
+  return { sentAt, answeredAt: nowMs() };
+}
+
+export async function firstCommand(
+  { publicHost, token }: Access,
+  signal: AbortSignal,
+): Promise<void> {
+  const response = await fetch(new URL("/commands/run", publicHost), {
+    method: "POST",
+    headers: { authorization: `Bearer ${token}`, "content-type": "application/json" },
+    body: JSON.stringify({ command: "true" }),
+    signal: AbortSignal.any([signal, AbortSignal.timeout(COMMAND_LIMIT_MS)]),
+  });
+  const text = await response.text();
+  if (!response.ok) throw new Error(`the first command was answered ${response.status}: ${text}`);
+}
+
+function expectStatus(what: string, answer: Answer, status: number): void {
+  if (answer.status !== status)
+    throw new Error(`the ${what} of a sandbox failed: ${failureOf(answer)} ${answer.text}`);
+}
+
+/** Of the sandbox's newest operation. */
+export async function readTimes(sql: postgres.Sql, sandboxId: string): Promise<OperationTimes> {
+  const [row] = await sql<[{ created: string; started: string; ended: string; timings: unknown }?]>`
+    SELECT extract(epoch FROM created_at) * 1000 AS created,
+      extract(epoch FROM started_at) * 1000 AS started,
+      extract(epoch FROM ended_at) * 1000 AS ended, timings_ms AS timings
+    FROM operations WHERE sandbox_id = ${sandboxId} ORDER BY created_at DESC LIMIT 1`;
+  if (row === undefined) throw new Error(`there is no operation of ${sandboxId}`);
+  return {
+    createdAt: Number(row.created),
+    startedAt: Number(row.started),
+    endedAt: Number(row.ended),
+    timingsMs: (row.timings ?? {}) as Record<string, number>,
+  };
+}
+
+/** As they follow each other on a host; a database keeps no order. */
+const HOST_STAGES = [
+  "wait_for_slot",
+  "fetch_snapshot",
+  "shutdown",
+  "freeze_and_sync",
+  "pause_vcpus",
+  "save_memory",
+  "seal_snapshot",
+  "make_disk",
+  "assign",
+  "restore",
+  "ask_commit",
+  "boot",
+  "run_vcpus",
+  "greet_guest",
+  "end_vmm",
+];
+
+function inOrder(timingsMs: Record<string, number>): Record<string, number> {
+  const place = (stage: string) => HOST_STAGES.indexOf(stage) + 1 || HOST_STAGES.length + 1;
+  return Object.fromEntries(Object.entries(timingsMs).toSorted(([a], [b]) => place(a) - place(b)));
+}
+
+/** From the request to the answer; what follows an answer is added by whoever waits for it. */
+export function sampleOf({ sentAt, answeredAt }: Exchange, times: OperationTimes): Sample {
+  const { createdAt, startedAt, endedAt, timingsMs } = times;
+  const onHost = Object.values(timingsMs).reduce((sum, ms) => sum + ms, 0);
+  return {
+    ms: answeredAt - sentAt,
+    stages: {
+      accept: createdAt - sentAt,
+      begin: startedAt - createdAt,
+      ...inOrder(timingsMs),
+      // Delivered, journalled, written, reported, settled.
+      "to and fro": endedAt - startedAt - onHost,
+      answer: answeredAt - endedAt,
+    },
+  };
+}

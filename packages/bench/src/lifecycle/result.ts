@@ -1,0 +1,136 @@
+/** What the lifecycle of real virtual machines took, beside the VMM by itself. */
+import type { BenchResult } from "../report/result.ts";
+import { median } from "../median.ts";
+
+export const STEPS = [
+  "create",
+  "pause",
+  "raw load",
+  "raw save",
+  "resume",
+  "stop",
+  "start",
+] as const;
+export type StepName = (typeof STEPS)[number];
+
+/** One repetition of a step. */
+export interface Sample {
+  ms: number;
+  /** In their order. They need not add up: what a host does at once is told for each. */
+  stages: Record<string, number>;
+  /** Processor time of the host's agent. */
+  agentCpuMs?: number;
+}
+
+export interface LifecycleStep {
+  name: StepName;
+  count: number;
+  p50Ms: number;
+  worstMs: number;
+  /** Medians. */
+  stagesMs: Record<string, number>;
+  agentCpuMs?: number;
+}
+
+export interface Crowd {
+  creates: number;
+  running: number;
+  /** Answers that told a client to come again. */
+  told: number;
+  /** By reason. */
+  failed: Record<string, number>;
+  /** Until all ran, or had failed. */
+  ms: number;
+}
+
+export interface Target {
+  what: string;
+  measured: number;
+  atMost: number;
+}
+
+export interface LifecycleResult extends Omit<BenchResult, "steps"> {
+  steps: LifecycleStep[];
+  targets: Target[];
+  crowd?: Crowd;
+}
+
+const MAX_RATIO = 1.15;
+const MAX_CREATE_MS = 1_500;
+
+export function stepsOf(samples: Readonly<Record<StepName, readonly Sample[]>>): LifecycleStep[] {
+  return STEPS.filter((name) => samples[name].length > 0).map((name) =>
+    stepOf(name, samples[name]),
+  );
+}
+
+function stepOf(name: StepName, samples: readonly Sample[]): LifecycleStep {
+  const stages = [...new Set(samples.flatMap((sample) => Object.keys(sample.stages)))];
+  const cpu = samples.flatMap(({ agentCpuMs }) => agentCpuMs ?? []);
+  return {
+    name,
+    count: samples.length,
+    p50Ms: median(samples.map(({ ms }) => ms)),
+    worstMs: Math.max(...samples.map(({ ms }) => ms)),
+    stagesMs: Object.fromEntries(
+      stages.map((stage) => [
+        stage,
+        median(samples.flatMap((sample) => sample.stages[stage] ?? [])),
+      ]),
+    ),
+    // Ticks are 10 ms: the mean of several says more than the middle one.
+    ...(cpu.length === 0 ? {} : { agentCpuMs: cpu.reduce((sum, ms) => sum + ms, 0) / cpu.length }),
+  };
+}
+
+/** What the guest itself takes, whoever asks it: an emulated one, many times what another does. */
+const GUEST_STAGES: ReadonlySet<string> = new Set(["freeze_and_sync", "greet_guest"]);
+
+export interface Beside {
+  name: StepName;
+  p50Ms: number;
+  rawMs: number;
+  ratio: number;
+  /** Without the stages in which the host waits for the guest. */
+  hostRatio: number;
+}
+
+/** Pause and resume, to what the VMM takes by itself. */
+export function besideRaw(steps: readonly LifecycleStep[]): Beside[] {
+  const pairs = [
+    ["pause", "raw save"],
+    ["resume", "raw load"],
+  ] as const;
+  return pairs.flatMap(([name, rawName]) => {
+    const step = steps.find((one) => one.name === name);
+    const raw = steps.find((one) => one.name === rawName);
+    if (step === undefined || raw === undefined) return [];
+    const guestMs = Object.entries(step.stagesMs)
+      .filter(([stage]) => GUEST_STAGES.has(stage))
+      .reduce((sum, [, ms]) => sum + ms, 0);
+    const { p50Ms } = step;
+    const hostRatio = (p50Ms - guestMs) / raw.p50Ms;
+    return [{ name, p50Ms, rawMs: raw.p50Ms, ratio: p50Ms / raw.p50Ms, hostRatio }];
+  });
+}
+
+/** Of the steps that the run has. */
+export function targetsOf(steps: readonly LifecycleStep[]): Target[] {
+  const ratio = (name: StepName) =>
+    besideRaw(steps).find((one) => one.name === name)?.ratio ?? Number.NaN;
+  const createMs = steps.find(({ name }) => name === "create")?.p50Ms ?? Number.NaN;
+  const all = [
+    {
+      what: "pause, to the VMM's own save",
+      measured: ratio("pause"),
+      atMost: MAX_RATIO,
+    },
+    {
+      what: "resume, to the VMM's own load",
+      measured: ratio("resume"),
+      atMost: MAX_RATIO,
+    },
+    { what: "create to first command, ms", measured: createMs, atMost: MAX_CREATE_MS },
+  ];
+  return all.filter(({ measured }) => Number.isFinite(measured));
+}

@@ -1,0 +1,57 @@
+/** Virtual machines that are kept warm, on real ones; the rules are in warm-pool.it.test.ts. */
+import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import { afterAll, beforeAll, expect, test } from "vitest";
+
+const WARM_LIMIT_MS = 120_000;
+
+let fleet: TestFleet;
+beforeAll(async () => {
+  fleet = await startVmFleet({ hosts: 1, hostEnv: { WARM_POOL_MAX: "1" } });
+});
+afterAll(async () => await fleet[Symbol.asyncDispose]());
+
+type Body = Record<string, unknown>;
+
+const create = async (): Promise<Body> => {
+  const body = { template_name: "code-interpreter", env_vars: { GIVEN: "yes" } };
+  const answer = await fleet.call("POST", "/v1/sandboxes", { body });
+  expect(answer.status, JSON.stringify(answer.body)).toBe(201);
+  return answer.body;
+};
+const shell = async (sandbox: Body, command: string) => {
+  const { body } = await fleet.guest(sandbox, "/commands/run", { command });
+  return String(body["stdout"]).trim();
+};
+const change = async (sandbox: Body, verb: string) => {
+  const { body } = await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+  return await fleet.call("GET", `/v1/operations/${String(body["operation_id"])}`);
+};
+const isWarm = async () => {
+  const host = fleet.fleet.state.components.find(({ role }) => role === "node-agent");
+  const health = (await (await fetch(host?.healthUrl ?? "")).json()) as { warmVms: number };
+  return health.warmVms === 1 ? true : undefined;
+};
+
+test(
+  "two sandboxes of one warm VM after the other share nothing, and pause and resume as others do",
+  { tags: ["exhaustive"] },
+  async () => {
+    await create();
+    const made: Body[] = [];
+    for (let taken = 0; taken < 2; taken += 1) {
+      await until("a warm VM", isWarm, WARM_LIMIT_MS);
+      made.push(await create());
+    }
+    const identity = "hostname; cat /etc/machine-id; od -An -N16 -tx1 /dev/urandom";
+    const [one, other] = await Promise.all(made.map((sandbox) => shell(sandbox, identity)));
+    const parts = [one, other].map((text = "") => text.split("\n"));
+    for (const at of [0, 1, 2]) expect(parts[0]?.[at]).not.toBe(parts[1]?.[at]);
+    const [first] = made;
+    if (first === undefined) throw new Error("nothing was created");
+    expect(await shell(first, "echo $GIVEN")).toBe("yes");
+    await shell(first, "echo kept > /workspace/note");
+    expect((await change(first, "pause")).body["status"]).toBe("succeeded");
+    expect((await change(first, "resume")).body["status"]).toBe("succeeded");
+    expect(await shell(first, "cat /workspace/note")).toBe("kept");
+  },
+);
