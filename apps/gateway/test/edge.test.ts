@@ -139,6 +139,8 @@ describe("auto-resume", () => {
   test("64 wait for one sandbox, the next is turned away, and there is room again when they have ended", async () => {
     let answer: (error: Error) => void = () => {};
     const database = new Promise<never>((_, reject) => (answer = reject));
+    // It is asked a turn later, when it has failed already.
+    database.catch(() => {});
     const limits = { autoResumeWaitMs: 1_000 };
     const waker = new Waker({ db: { execute: () => database }, limits } as unknown as WakeDependencies);
     const wake = () =>
