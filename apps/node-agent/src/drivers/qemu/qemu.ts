@@ -124,6 +124,7 @@ export class QemuDriver implements Driver {
 
   async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
     const record = await liveRun(vm);
+    await endEarlierSave(vm, record, signal);
     await this.takeDisksBack(vm, record);
     const memory = await durableStep("save memory", () => this.drain(vm, record, join(dir, MEMORY_FILE), signal));
     return { files: { [MEMORY_FILE]: memory }, fingerprint: record.fingerprint };
@@ -257,6 +258,20 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
       if (performance.now() > deadline) throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
       await sleep(MONITOR_LOOK_MS);
     }
+  }
+}
+
+const UNDER_WAY: ReadonlySet<string> = new Set(["setup", "active", "pre-switchover", "device", "cancelling"]);
+
+/** One that an agent before this had begun goes on without it: what writes it down is a process of its own. */
+async function endEarlierSave(vm: Vm, record: RunRecord, signal: AbortSignal): Promise<void> {
+  const deadline = performance.now() + MIGRATION_LIMIT_MS;
+  const look = () => qmp<{ status?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
+  for (let seen = await look(); UNDER_WAY.has(seen.status ?? ""); seen = await look()) {
+    signal.throwIfAborted();
+    if (performance.now() > deadline) throw new Error(`an earlier save did not end within ${MIGRATION_LIMIT_MS} ms`);
+    await qmp(monitor(vm, record), [{ execute: "migrate_cancel" }]);
+    await sleep(15);
   }
 }
 
