@@ -1,4 +1,4 @@
-/** `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when something grows. */
+/** `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when something grows, or nothing can be said. */
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { benchDir, hasGrown, measureSoak, soakRows } from "@torpor/bench";
@@ -29,5 +29,7 @@ export async function benchSoak({ root, args, write }: CommandContext): Promise<
   write(asText(soakRows(result.series)));
   if (values.json !== undefined)
     await writeFile(values.json, `${JSON.stringify(result, undefined, 2)}\n`);
-  return hasGrown(result.series) ? 1 : 0;
+  const isSound =
+    Object.keys(result.failed).length === 0 && Object.keys(result.requests).length > 0;
+  return isSound && !hasGrown(result.series) ? 0 : 1;
 }

@@ -21,12 +21,11 @@ import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
 /**
- * These wait for the image, and then keep the processors busy by themselves: they run beside the
- * others, which wait for timers and disks for a third of their time, and behind them.
+ * Layers that run at the same time. Both wait for a third of their time, for timers, virtual machines
+ * that boot, and disks; the others keep the processors busy by themselves.
  */
+const TOGETHER: ReadonlySet<Layer> = new Set(["system", "conformance"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);
-/** Of 20 levels: what is tested beside them gets three times as much of a processor. */
-const BEHIND = 5;
 
 export async function test(context: CommandContext): Promise<number> {
   await using _directory = await beginTestRun(context.root, context.write);
@@ -35,6 +34,18 @@ export async function test(context: CommandContext): Promise<number> {
     run.add("conformance", 0, await conformanceOnReal(context, run.signal));
   else await run.all(testOptions(context.args, () => randomInt(SEED_LIMIT)));
   return run.end();
+}
+
+/** Which layers run when. */
+function turnsOf(layers: Layer[]): Layer[][] {
+  const turns: Layer[][] = [];
+  for (const layer of layers) {
+    const last = turns.at(-1);
+    const mayJoin = TOGETHER.has(layer) && last?.every((other) => TOGETHER.has(other)) === true;
+    if (mayJoin) last?.push(layer);
+    else turns.push([layer]);
+  }
+  return turns;
 }
 
 class TestRun {
@@ -62,32 +73,27 @@ class TestRun {
     // it.
     const image = options.layers.some((layer) => BOOTS_VMS.has(layer)) ? this.image() : undefined;
     if (options.isVerified) await this.verify();
-    const [onVms, others] = partition(options.layers, (layer) => BOOTS_VMS.has(layer));
-    const [, isReady] = await Promise.all([
-      this.inTurn(others, options),
-      this.onceReady(image, async () => this.inTurn(onVms, options, others.length > 0)),
-    ]);
-    if (isReady && options.layers.length === LAYERS.length && isWhole(options))
-      this.checkScenarios();
+    for (const layers of turnsOf(options.layers)) {
+      if (layers.some((layer) => BOOTS_VMS.has(layer)) && (await image) === false) return;
+      for (const { layer, result } of await this.together(layers, options)) {
+        this.add(layer, result.seconds, result.report);
+        if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
+      }
+    }
+    if (options.layers.length === LAYERS.length && isWhole(options)) this.checkScenarios();
     if (options.isExhaustive && options.isVerified && isWhole(options)) await this.mutate();
   }
 
-  /** Returns whether it was. */
-  private async onceReady(image: Promise<boolean> | undefined, run: () => Promise<void>) {
-    const isReady = (await image) ?? false;
-    if (isReady) await run();
-    return isReady;
-  }
-
-  /** What `isBehind` layers have printed comes when they have ended. */
-  private async inTurn(layers: Layer[], options: TestOptions, isBehind = false): Promise<void> {
-    for (const layer of layers) {
-      const how = { isShown: !isBehind, niceness: isBehind ? BEHIND : 0 };
-      const result = await runLayer(this.place, layer, options, how);
-      if (isBehind) this.context.write(result.output);
-      this.add(layer, result.seconds, result.report);
-      if (layer === "vm" && isWhole(options)) this.checkCompatibility(result);
-    }
+  /** The first one shows what it does; what the others have printed follows it. */
+  private async together(layers: Layer[], options: TestOptions) {
+    return await Promise.all(
+      layers.map(async (layer, index) => {
+        const isShown = index === 0;
+        const result = await runLayer(this.place, layer, options, isShown);
+        if (!isShown) this.context.write(result.output);
+        return { layer, result };
+      }),
+    );
   }
 
   add(name: string, seconds: number, report: TestReport): void {
@@ -161,11 +167,6 @@ class TestRun {
       : "the tests of the clients did not run";
     this.addCheck("compatibility", stale);
   }
-}
-
-/** Those that are, and those that are not. */
-function partition<T>(all: readonly T[], is: (one: T) => boolean): [T[], T[]] {
-  return [all.filter(is), all.filter((one) => !is(one))];
 }
 
 const secondsSince = (startedAt: number) => (performance.now() - startedAt) / 1000;

@@ -26,18 +26,11 @@ export interface LayerResult {
   output: string;
 }
 
-export interface HowToRun {
-  /** It prints as it runs; false: it prints nothing. */
-  isShown: boolean;
-  /** The kernel's: with 5 it gets a third of what 0 gets of a processor that both want. */
-  niceness?: number;
-}
-
 export async function runLayer(
   place: TestPlace,
   layer: Layer,
   options: TestOptions,
-  how: HowToRun,
+  isShown = true,
 ): Promise<LayerResult> {
   const { shard, changedSince, isExhaustive } = options;
   const args = [
@@ -47,7 +40,7 @@ export async function runLayer(
     ...(shard === undefined ? [] : ["--shard", `${shard.index}/${shard.count}`]),
     ...(changedSince === undefined ? [] : ["--changed", changedSince]),
   ];
-  return await runVitest(place, layer, options.seed, args, how);
+  return await runVitest(place, layer, options.seed, args, isShown);
 }
 
 /** For vitest: leaves out what only `--all` runs. */
@@ -60,7 +53,7 @@ export async function runVitest(
   name: string,
   seed: number,
   args: string[],
-  { isShown, niceness = 0 }: HowToRun,
+  isShown = true,
 ): Promise<LayerResult> {
   const startedAt = performance.now();
   const report = join(root, `.torpor/report-${name}.json`);
@@ -72,7 +65,6 @@ export async function runVitest(
   const vitest = [process.execPath, join(root, "node_modules/vitest/vitest.mjs"), "run"];
   const common = ["--passWithNoTests", "--sequence.seed", String(seed)];
   const command = [
-    ...(niceness === 0 ? [] : ["nice", "-n", String(niceness)]),
     ...vitest,
     ...common,
     ...reporters,

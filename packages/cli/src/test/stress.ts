@@ -62,9 +62,7 @@ async function repeat(
   let green = 0;
   for (let time = 0; time < times; time += 1) {
     const args = ["--sequence.shuffle.tests", ...ordinaryOnly(isExhaustive), file];
-    const { report, seconds } = await runVitest(place, "stress", seed + time, args, {
-      isShown: false,
-    });
+    const { report, seconds } = await runVitest(place, "stress", seed + time, args, false);
     const isGreen = report.failed === 0 && report.passed > 0;
     green += isGreen ? 1 : 0;
     write(
