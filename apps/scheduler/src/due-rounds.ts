@@ -1,32 +1,44 @@
-/** Rounds that have nothing to do are left out: one look at the database tells for all of them. */
+/**
+ * Rounds that have nothing to do are left out: one read of the database says for all of them which
+ * kinds of work there are.
+ */
 import { type Database, readDueWork, type Work } from "@torpor/db";
 
-/** Rounds that begin within so long of a look go by it: at most that much later is work seen. */
-const LOOK_HOLDS_MS = 200;
+/** Rounds that begin within this time of a read go by it: work is found at most this much later. */
+const READ_HOLDS_MS = 200;
+/**
+ * A round runs at least this often, whatever the read says, and when the scheduler has started: its
+ * own list is what counts, and a list that fails is known before there is work.
+ */
+const ANYWAY_EVERY_MS = 60_000;
 
 type Run<Result> = () => Promise<Result>;
 
 export class DueRounds {
   private readonly db: Database;
-  private look = { beganAtMs: Number.NEGATIVE_INFINITY, found: noWork };
+  private newest = { beganAtMs: Number.NEGATIVE_INFINITY, found: noWork };
 
   constructor(db: Database) {
     this.db = db;
   }
 
-  /** The round, without its work while there is none. One that is asked for looks anew. */
+  /** The round, left out while there is no such work. When it is kicked, that is read anew. */
   only<Result>(work: Work, run: Run<Result>) {
+    let anywayAtMs = Number.NEGATIVE_INFINITY;
     return async ({ isKicked }: { isKicked: boolean }): Promise<Result | Record<string, never>> => {
-      const found = await this.found(isKicked);
-      return found.has(work) ? await run() : {};
+      const now = performance.now();
+      if (now < anywayAtMs) return (await this.found(isKicked)).has(work) ? await run() : {};
+      const result = await run();
+      anywayAtMs = now + ANYWAY_EVERY_MS;
+      return result;
     };
   }
 
   private async found(isAnew: boolean): Promise<ReadonlySet<Work>> {
     const now = performance.now();
-    if (isAnew || now - this.look.beganAtMs >= LOOK_HOLDS_MS)
-      this.look = { beganAtMs: now, found: readDueWork(this.db) };
-    return await this.look.found;
+    if (isAnew || now - this.newest.beganAtMs >= READ_HOLDS_MS)
+      this.newest = { beganAtMs: now, found: readDueWork(this.db) };
+    return await this.newest.found;
   }
 }
 

@@ -2,7 +2,6 @@
 import { inTransaction, moveSandbox } from "@torpor/db";
 import { makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { RECONCILERS } from "../src/reconcilers.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: PostgresServer;
@@ -38,7 +37,7 @@ const overdue = async () => {
   await scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 minute' WHERE state = 'deleting'`;
 };
 const remindHosts = async () => {
-  await RECONCILERS.find(({ name }) => name === "collect-owed-deletions")?.run(scheduler.deps);
+  await scheduler.round("collect-owed-deletions");
 };
 const timesTold = async (id: string) => (await scheduler.commands({ sandboxId: id, kind: "delete" })).length;
 /** Deleted, and the host has heard nothing of it. */

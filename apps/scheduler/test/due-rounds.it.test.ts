@@ -8,13 +8,14 @@ import {
   type PostgresServer,
   startPostgres,
   type TestDatabase,
+  until,
 } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import { Statements } from "../../../tests/integration/support/statements.ts";
 import { DueRounds } from "../src/due-rounds.ts";
 
 const BY_THE_CLOCK = { isKicked: false };
-const ASKED_FOR = { isKicked: true };
+const KICKED = { isKicked: true };
 
 let server: PostgresServer;
 let database: TestDatabase;
@@ -44,29 +45,49 @@ test("a fleet in which nothing happens has nothing to do", async () => {
   expect([...(await readDueWork(database.db))]).toEqual([]);
 });
 
-test("a round runs where there is work of its kind, and no other does", async () => {
-  await aWaitingCreate();
-  const ran: string[] = [];
-  const note = (name: string) => async () => ({ [name]: ran.push(name) });
-  expect(await rounds.only("waiting", note("drive"))(BY_THE_CLOCK)).toEqual({ drive: 1 });
-  expect(await rounds.only("overdue", note("expire"))(BY_THE_CLOCK)).toEqual({});
-  expect(ran).toEqual(["drive"]);
+/** A round that has run once, as each does when the scheduler has started. */
+async function begunRound(work: Parameters<DueRounds["only"]>[0]) {
+  const round = rounds.only(work, async () => ({ begun: 1 }));
+  await round(BY_THE_CLOCK);
+  return round;
+}
+
+test("each round runs once when the scheduler has started, and again where that fails", async () => {
+  let fails = true;
+  const restore = rounds.only("owedRestores", async () => {
+    if (fails) throw new Error("the list cannot be read");
+    return { restored: 0 };
+  });
+  await expect(restore(BY_THE_CLOCK)).rejects.toThrow("cannot be read");
+  fails = false;
+  expect(await restore(BY_THE_CLOCK)).toEqual({ restored: 0 });
+  expect(await restore(BY_THE_CLOCK)).toEqual({});
 });
 
-test("rounds of the same moment share a look; one that is asked for looks anew", async () => {
+test("from then on a round runs where there is work of its kind, and no other does", async () => {
+  await aWaitingCreate();
+  const [drive, expire] = await Promise.all([begunRound("waiting"), begunRound("overdue")]);
+  expect(await drive(BY_THE_CLOCK)).toEqual({ begun: 1 });
+  expect(await expire(BY_THE_CLOCK)).toEqual({});
+});
+
+test("rounds of the same moment share a read; one that is kicked reads anew", async () => {
+  const drive = await begunRound("waiting");
   const statements = new Statements(database.db);
-  const drive = rounds.only("waiting", async () => ({ begun: 1 }));
   await Promise.all([drive(BY_THE_CLOCK), drive(BY_THE_CLOCK), drive(BY_THE_CLOCK)]);
   expect(statements.seen).toHaveLength(1);
   await aWaitingCreate();
-  expect(await drive(ASKED_FOR)).toEqual({ begun: 1 });
+  expect(await drive(KICKED)).toEqual({ begun: 1 });
 });
 
-test("a look that fails fails its rounds, and the next one is another", async () => {
-  await database.sql`ALTER TABLE operations RENAME TO hidden`;
-  const drive = rounds.only("waiting", async () => ({ begun: 1 }));
-  await expect(drive(ASKED_FOR)).rejects.toThrow(/operations/);
-  await database.sql`ALTER TABLE hidden RENAME TO operations`;
+test("a read that fails fails its rounds, and soon there is another one", async () => {
   await aWaitingCreate();
-  expect(await drive(ASKED_FOR)).toEqual({ begun: 1 });
+  const drive = await begunRound("waiting");
+  await database.sql`ALTER TABLE operations RENAME TO hidden`;
+  await expect(drive(BY_THE_CLOCK)).rejects.toThrow(/operations/);
+  await database.sql`ALTER TABLE hidden RENAME TO operations`;
+  await until("a round by the clock finds the work", async () => {
+    const result = await drive(BY_THE_CLOCK).catch(() => ({}));
+    return "begun" in result;
+  });
 });

@@ -5,7 +5,6 @@ import { aHost, anObservation, aRequester, type PostgresServer, startPostgres } 
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { answerLease, answerRegister, answerThaw } from "../src/answer-asks.ts";
 import { beginOperation } from "../src/begin-operation.ts";
-import { RECONCILERS } from "../src/reconcilers.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
 
@@ -39,7 +38,7 @@ async function runs(
   return await scheduler.sandbox(id);
 }
 
-const reconcile = async (name: string) => await RECONCILERS.find((one) => one.name === name)?.run(scheduler.deps);
+const reconcile = async (name: string) => await scheduler.round(name);
 /** The newest command of that kind about the sandbox. */
 const told = async (sandboxId: string, kind: string) => {
   const command = (await scheduler.commands({ sandboxId, kind })).at(-1);

@@ -16,7 +16,6 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import { expireOperation } from "../src/expire-operation.ts";
-import { RECONCILERS } from "../src/reconcilers.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
@@ -133,7 +132,7 @@ describe("while it is on its way", () => {
     await using journey = await Journey.begin(storeKey);
     const { scheduler, resume } = journey;
     await scheduler.lose("away");
-    await RECONCILERS.find(({ name }) => name === "note-lost-contact")?.run(scheduler.deps);
+    await scheduler.round("note-lost-contact");
     expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
     expect(await journey.sandbox()).toMatchObject({ state: "paused", hostId: "home", originHostId: null });
     await changeHost(journey.db, "home", "uncordon", "test");

@@ -11,6 +11,7 @@ import {
   markLostHosts,
   type OperationRow,
   type OutboxRow,
+  readDueWork,
   registerHost,
   type SandboxRow,
 } from "@torpor/db";
@@ -31,6 +32,7 @@ import { beginOperation } from "../../src/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
 import { createEnvelope } from "@torpor/service";
 import { Placer } from "../../src/placer.ts";
+import { RECONCILERS } from "../../src/reconcilers.ts";
 import { type Settled, settleObservation } from "../../src/settle-observation.ts";
 
 type Verb = Parameters<typeof acceptRequest>[2];
@@ -89,6 +91,18 @@ export class Decisions implements AsyncDisposable {
 
   async join(hostId: string, given: Parameters<typeof aHost>[1] = {}): Promise<void> {
     await registerHost(this.database.db, aHost(hostId, given), 600_000);
+  }
+
+  /** One round of the reconciler; what it finds, schedulers know of that left it out until then. */
+  async round(name: string): Promise<Record<string, number>> {
+    const reconciler = RECONCILERS.find((one) => one.name === name);
+    if (reconciler === undefined) throw new Error(`there is no reconciler ${name}`);
+    const due = await readDueWork(this.database.db);
+    const result = await reconciler.run(this.deps);
+    const { work } = reconciler;
+    const hasFound = Object.values(result).some((count) => count > 0);
+    assert.ok(work === undefined || due.has(work) || !hasFound, `${name} would have been left out`);
+    return result;
   }
 
   /** Accepted, and left to whoever begins it. */

@@ -1,9 +1,9 @@
 /**
- * What there may be for the schedulers' rounds to do, read in one statement. Most rounds of a quiet
- * fleet find nothing, and a statement for each of them is what such a fleet would cost.
+ * Which kinds of work there may be for the schedulers' rounds, read in one statement. Most rounds of a
+ * quiet fleet find nothing, and a statement for each of them is most of what such a fleet costs.
  *
- * None of these conditions is stricter than the lists of the rounds that go by it: work that is
- * there is always told of, work that is told of may turn out to be nothing.
+ * No condition is stricter than the list of the round that goes by it: a kind of which there is work
+ * is always among the result; of a kind in the result there may be none.
  */
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, inArray, isNotNull, isNull, lt, or, type SQL, sql } from "drizzle-orm";
