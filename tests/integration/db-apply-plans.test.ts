@@ -319,15 +319,38 @@ test("a view has the rows as they are", async () => {
   ]);
 });
 
-test("every column that may change is written", async () => {
+/** Of the text of `apply_plans`, the statement that begins so. */
+async function statementOf(beginning: string): Promise<string> {
+  const [row] = await database.sql`SELECT pg_get_functiondef('apply_plans'::regproc) AS source`;
+  const [, statement = ""] = String(row?.["source"]).split(beginning);
+  return statement.split(";")[0] ?? "";
+}
+
+const columnsOf = async () => {
   const columns = await database.sql`
     SELECT column_name AS name FROM information_schema.columns WHERE table_name = 'sandboxes'`;
-  const [row] = await database.sql`SELECT pg_get_functiondef('apply_plans'::regproc) AS source`;
-  const source = String(row?.["source"]);
+  return columns.map(({ name }) => String(name));
+};
+
+test("every column that may change is written", async () => {
+  const update = await statementOf("UPDATE sandboxes SET");
   const kept = new Set(
     FIXED_COLUMNS.map((key) => key.replaceAll(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)),
   );
-  const changing = columns.map(({ name }) => String(name)).filter((name) => !kept.has(name));
-  const unwritten = changing.filter((name) => !new RegExp(`\\b${name} = `).test(source));
+  const changing = (await columnsOf()).filter((name) => !kept.has(name));
+  const unwritten = changing.filter((name) => !new RegExp(`\\b${name} = `).test(update));
   expect(unwritten, "a new column: write it in apply_plans, or list it as fixed").toEqual([]);
+});
+
+test("a sandbox is made with every column, and with the defaults of those that came later", async () => {
+  const insert = await statementOf("INSERT INTO sandboxes");
+  const unwritten = (await columnsOf()).filter((name) => !insert.includes(`row.${name}`));
+  expect(unwritten, "a new column: write it in apply_plans").toEqual(["created_at", "updated_at"]);
+
+  await database.sql`ALTER TABLE sandboxes ADD COLUMN later text NOT NULL DEFAULT 'as before'`;
+  const made = await acceptCreate(database.db, aSandbox({}), aRequester(database));
+  expect(made.kind).toBe("accepted");
+  const rows = await database.sql`SELECT DISTINCT later FROM sandboxes`;
+  expect(rows).toEqual([{ later: "as before" }]);
+  await database.sql`ALTER TABLE sandboxes DROP COLUMN later`;
 });

@@ -201,11 +201,30 @@ BEGIN
 
   IF jsonb_path_exists(plans, '$[*].creates.id') THEN
     WITH inserted AS (
-      INSERT INTO sandboxes
-        SELECT row.*
+      -- By name: what a later migration adds gets its default, also from programs that know
+      -- nothing of it.
+      INSERT INTO sandboxes (
+          id, organization_id, template_id, template_name, image_sha256, state, settled_state,
+          generation, epoch, op_seq, applied_epoch, applied_op_seq, applied_revision, host_id,
+          origin_host_id, holds_memory, region, vcpu, memory_mib, disk_mib, internet_access,
+          env_vars, env_vars_sealed, metadata, timeout_seconds, expires_at, timeout_left_ms,
+          auto_pause_idle_seconds, auto_resume, placement_labels, anti_affinity, preview_access,
+          preview_host, on_host_loss, last_active_at, edge_address, token_generation, error,
+          condition, last_seq, started_at, ended_at)
+        SELECT
+          row.id, row.organization_id, row.template_id, row.template_name, row.image_sha256,
+          row.state, row.settled_state, row.generation, row.epoch, row.op_seq, row.applied_epoch,
+          row.applied_op_seq, row.applied_revision, row.host_id, row.origin_host_id,
+          row.holds_memory, row.region, row.vcpu, row.memory_mib, row.disk_mib,
+          row.internet_access, row.env_vars, row.env_vars_sealed, row.metadata,
+          row.timeout_seconds, row.expires_at, row.timeout_left_ms, row.auto_pause_idle_seconds,
+          row.auto_resume, row.placement_labels, row.anti_affinity, row.preview_access,
+          row.preview_host, row.on_host_loss, row.last_active_at, row.edge_address,
+          row.token_generation, row.error, row.condition, row.last_seq, row.started_at,
+          row.ended_at
         FROM jsonb_array_elements(plans) WITH ORDINALITY AS given(plan, place),
-          jsonb_populate_record(NULL::sandboxes, nullif(plan->'creates', 'null') || (plan->'after')
-            || jsonb_build_object('created_at', now(), 'updated_at', now())) row
+          jsonb_populate_record(NULL::sandboxes,
+            nullif(plan->'creates', 'null') || (plan->'after')) row
         WHERE jsonb_typeof(plan->'creates') = 'object' AND verdicts[place] = 'applied'
         ON CONFLICT (edge_address) WHERE state <> 'deleted' DO NOTHING
         RETURNING id)
