@@ -59,7 +59,13 @@ async function renew(
     return refuse("certificateRequest is no request that is signed by its own key");
   const { keySha256: certificateKeySha256, certificatePem, expiresAt } = certified;
   if (certificatePem === null || expiresAt === null) return refuse("this gateway has no authority");
-  const refusal = await renewHostCertificate(db, { hostId, certificateKeySha256, expiresAt });
+  let refusal: RenewalRefusal | undefined;
+  try {
+    refusal = await renewHostCertificate(db, { hostId, certificateKeySha256, expiresAt });
+  } catch (err) {
+    log.error({ err, hostId }, "certificate not renewed: the database did not answer");
+    return refuse("the gateway could not ask the database, which says who may; it is tried again");
+  }
   if (refusal !== undefined) {
     log.warn({ hostId, refusal }, "certificate refused");
     return refuse(WHY[refusal]);

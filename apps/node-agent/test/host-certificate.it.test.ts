@@ -13,7 +13,7 @@ import { CertificateRequest, type CertificateReply, decoder, patterns } from "@t
 import { FleetTls, type Identity } from "@torpor/identity";
 import { Authority, createAuthority, createRequest } from "@torpor/identity/authority";
 import { type NatsServer, silentLog, startNats, tempDir } from "@torpor/testkit";
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { HostCertificate } from "../src/shell/host-certificate.ts";
 
@@ -40,6 +40,15 @@ const files = (name: string) => ({
 const own = () => files("tls");
 const certify = async (days: number, identity: Identity = HOST, by = authority) =>
   (await by.certify(requestPem, { identity, days })) ?? "";
+/** By a gateway whose clock is wrong. */
+async function certifiedInTwoDays(): Promise<string> {
+  vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + 2 * 86_400_000 });
+  try {
+    return await certify(30);
+  } finally {
+    vi.useRealTimers();
+  }
+}
 const serialIn = (pem: string) => new X509Certificate(pem).serialNumber;
 const serialOnDisk = async () => serialIn(await readFile(own().certFile, "utf8"));
 
@@ -184,6 +193,7 @@ test("what is refused, or is not this host's, changes nothing and is a problem o
     [granted(other), "another key"],
     [granted(await certify(30, HOST, stranger)), "no authority in TLS_CA_FILE"],
     [granted(await certify(DUE_DAYS)), "renewed at once"],
+    [granted(await certifiedInTwoDays()), "not valid yet"],
   ];
   // An hour of it has passed, and some seconds are left.
   await writeFile(own().certFile, await certify(DUE_DAYS / 5));

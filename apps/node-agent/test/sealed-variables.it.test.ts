@@ -1,5 +1,5 @@
 /** Environment variables that are sealed for this host: what opens them, and what comes of it when nothing does. */
-import { mkdir, readdir, readFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { variablesContext, type VmCommand } from "@torpor/contracts";
 import { boxPublicKey, createBoxKey, sealFor } from "@torpor/service";
@@ -86,12 +86,16 @@ test("they open in the command that they were sealed in, and in no other", () =>
   );
 });
 
-test("the host's key stays over restarts, and one that is damaged is replaced", async () => {
-  const dir = await tempDir();
+test("the host's key stays over restarts; what is no key is replaced, what cannot be read is not", async () => {
+  await using dir = await tempDir();
+  const file = join(dir.path, "command-key");
   const first = await commandKeyIn(dir.path);
   expect(await commandKeyIn(dir.path)).toEqual(first);
-  await dir[Symbol.asyncDispose]();
-  await mkdir(dir.path);
-  expect((await commandKeyIn(dir.path)).publicKey).not.toBe(first.publicKey);
-  await dir[Symbol.asyncDispose]();
+  await writeFile(file, first.privateKey.slice(0, -40));
+  const second = await commandKeyIn(dir.path);
+  expect(second.publicKey).not.toBe(first.publicKey);
+  expect(await commandKeyIn(dir.path)).toEqual(second);
+  await rm(file);
+  await mkdir(file);
+  await expect(commandKeyIn(dir.path)).rejects.toThrow("EISDIR");
 });

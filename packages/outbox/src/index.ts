@@ -21,6 +21,8 @@ import { Batches } from "@torpor/service";
 const RELAY_BATCH = 200;
 /** Of a stream, in a round: one that takes them goes on while another is waited for. */
 const MAX_RELAY_BATCHES = 25;
+/** A round that has taken so long begins no further batch: well below what a reconciler may take. */
+const MAX_RELAY_MS = 5_000;
 /** The committer publishes first; the relay takes what is older than this. */
 const RELAY_AFTER_MS = 500;
 /** So long the first mark waits for others: nobody waits for it. Well below what the relay waits. */
@@ -104,7 +106,8 @@ export async function relayCommitted(deps: Deps): Promise<Relayed> {
 async function relayKind(deps: Deps, kind: string): Promise<Relayed> {
   const which = { kind, limit: RELAY_BATCH, olderThanMs: RELAY_AFTER_MS };
   const batches: Relayed[] = [];
-  while (batches.length < MAX_RELAY_BATCHES) {
+  const endsAtMs = performance.now() + MAX_RELAY_MS;
+  while (batches.length < MAX_RELAY_BATCHES && performance.now() < endsAtMs) {
     const batch = await relayOutbox(deps.db, which, (rows) => publishRows(deps, rows));
     batches.push(batch);
     if (batch.taken < RELAY_BATCH || batch.published === 0) break;

@@ -5,7 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { boxPublicKey, createBoxKey } from "@torpor/service";
-import { writeDurably } from "../host/files.ts";
+import { isNotFound, writeDurably } from "../host/files.ts";
 
 export interface CommandKey {
   /** PEM. */
@@ -14,16 +14,26 @@ export interface CommandKey {
 }
 
 /**
- * Read from the data directory; made there when there is none that can be used. Another one counts
- * once the host has registered with it.
+ * Read from the data directory; made there when there is none, or what is there is no key. A new key
+ * counts once the host has registered with it. Throws when the file is there and cannot be read: what
+ * was sealed for its key could never be opened with another.
  */
 export async function commandKeyIn(dataDir: string): Promise<CommandKey> {
   const file = join(dataDir, "command-key");
-  const known = keyIn(await readFile(file, "utf8").catch(() => ""));
+  const known = keyIn(await readIfThere(file));
   if (known !== undefined) return known;
   const privateKey = createBoxKey();
   await writeDurably(file, privateKey);
   return { privateKey, publicKey: boxPublicKey(privateKey) };
+}
+
+async function readIfThere(file: string): Promise<string> {
+  try {
+    return await readFile(file, "utf8");
+  } catch (error) {
+    if (isNotFound(error)) return "";
+    throw error;
+  }
 }
 
 function keyIn(privateKey: string): CommandKey | undefined {

@@ -10,7 +10,13 @@ import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { ask, type Bus } from "@torpor/bus";
 import { CertificateReply, decoder, subjects } from "@torpor/contracts";
-import { certificateProblems, type FleetTls, identityIn, isRenewalDue } from "@torpor/identity";
+import {
+  certificateProblems,
+  type FleetTls,
+  identityIn,
+  isRenewalDue,
+  validityOf,
+} from "@torpor/identity";
 import { type Logger, pause, type WorkProblem } from "@torpor/service";
 import { isNotFound, writeDurably } from "../host/files.ts";
 import { REQUEST_FILE } from "../join/identity-files.ts";
@@ -53,10 +59,10 @@ export class HostCertificate {
     const before = this.whyNot;
     this.whyNot = await this.renew().catch((error: unknown) => String(error));
     const { validTo } = tls.certificate;
-    if (this.whyNot === undefined) log.info({ validTo }, "the certificate was renewed");
+    if (this.whyNot === undefined) log.info({ validTo }, "certificate renewed");
     // Tried each minute: said once.
     else if (this.whyNot !== before)
-      log.warn({ reason: this.whyNot, validTo }, "the certificate was not renewed");
+      log.warn({ reason: this.whyNot, validTo }, "certificate not renewed");
   }
 
   /** Undefined: it was; else why not. */
@@ -71,7 +77,7 @@ export class HostCertificate {
       decode: decodeReply,
     });
     if (reply.kind === "no_answer")
-      return `no gateway that has the fleet's authority answered: ${String(reply.cause)}`;
+      return `no gateway that has the fleet's authority answered in time: ${String(reply.cause)}`;
     const { granted, certificate, reason } = reply.value;
     if (!granted || certificate === undefined) return reason ?? "it was refused without a reason";
     const [keyPem, caPem] = await Promise.all([keyFile, caFile].map(readText));
@@ -112,6 +118,8 @@ function problemWith(pem: string, expected: Expected): string | undefined {
   if (!certificate.checkPrivateKey(createPrivateKey(keyPem))) return "it is for another key";
   if (!authoritiesIn(caPem).some((authority) => isIssuedBy(certificate, authority)))
     return "it is of no authority in TLS_CA_FILE";
+  if (validityOf(certificate).notBeforeMs > Date.now())
+    return "it is not valid yet: see the clocks of this host and of the gateways";
   if (isRenewalDue(certificate, Date.now()))
     return "it would have to be renewed at once: see the clocks of this host and of the gateways";
   return undefined;

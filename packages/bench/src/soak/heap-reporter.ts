@@ -2,7 +2,7 @@
  * Loaded into the programs of a soak (`node --import`): writes what memory this process uses after
  * a full collection to a file of its own in `TORPOR_HEAP_DIR`, every ten seconds.
  */
-import { renameSync, writeFileSync } from "node:fs";
+import { mkdirSync, renameSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
@@ -16,6 +16,7 @@ if (dir !== undefined) {
   const file = join(dir, `${process.pid}.json`);
   const report = () => {
     collect();
+    mkdirSync(dir, { recursive: true });
     // Whoever reads it reads all of it, or what was there before.
     writeFileSync(`${file}.new`, JSON.stringify(process.memoryUsage()));
     renameSync(`${file}.new`, file);

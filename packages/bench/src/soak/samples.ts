@@ -91,9 +91,13 @@ function privateMib(pid: number): number {
   }
 }
 
-const openFiles = (of: string, pid: number): Reading => {
-  return { of, what: "open files", value: readdirSync(`/proc/${pid}/fd`).length };
-};
+function openFiles(of: string, pid: number): Reading {
+  try {
+    return { of, what: "open files", value: readdirSync(`/proc/${pid}/fd`).length };
+  } catch (cause) {
+    throw new Error(`${of} has ended in the middle of the soak: see its log`, { cause });
+  }
+}
 
 async function ofPostgres(sql: postgres.Sql): Promise<Reading[]> {
   const [row] = await sql`
