@@ -22,7 +22,7 @@ import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
 import { HostCertificate } from "./shell/host-certificate.ts";
-import { beat, keepLease, type Membership } from "./shell/membership.ts";
+import { beat, isOpen, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
 import { HostWork } from "./shell/work.ts";
@@ -82,7 +82,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       hostId: config.HOST_ID,
       startsAtOnce: config.STARTS_AT_ONCE,
       warm: { max: config.WARM_POOL_MAX, memoryMib: config.CAPACITY_MEMORY_MIB },
-      isOpen: () => membership.isRegistered && membership.isClosed !== true,
+      isOpen: () => isOpen(membership, fence),
       store: new VmStore(config.DATA_DIR),
       driver,
       isolation,

@@ -6,8 +6,9 @@ import { configFrom } from "./config.ts";
 import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";
 import type { Vm } from "./drivers/driver.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
+import { messageOf } from "./lifecycle/context.ts";
 import { VmStore } from "./lifecycle/record.ts";
-import { dropAllWarm } from "./lifecycle/warm-vm.ts";
+import { dropWarm, leftWarm } from "./lifecycle/warm-vm.ts";
 
 const config = { ...configFrom(process.env), VM_NETWORK_POOL: 0 };
 const quiet = { info: () => {}, warn: () => {} };
@@ -15,8 +16,13 @@ const quiet = { info: () => {}, warn: () => {} };
 const store = new VmStore(config.DATA_DIR);
 await store.prepare();
 // Nobody's: what keeps them warm does so for an agent that runs.
-await dropAllWarm({ end: endVmm }, config.DATA_DIR);
 const live: Vm[] = [];
+for (const vm of await leftWarm(config.DATA_DIR)) {
+  await dropWarm({ end: endVmm }, vm).catch((error: unknown) => {
+    process.stderr.write(`${vm.sandboxId} stays: ${messageOf(error)}\n`);
+    live.push(vm);
+  });
+}
 for (const sandboxId of await store.list()) {
   const record = await store.read(sandboxId);
   if (record === undefined) continue;

@@ -17,7 +17,7 @@ import { expect, test } from "vitest";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
-import { beat, keepLease, type Membership } from "../src/shell/membership.ts";
+import { beat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
 
 const LIMIT_MS = 30_000;
 /** Long: it is asked for once. */
@@ -98,6 +98,10 @@ test("a lease counts from before it was asked for, however late the answer comes
     expect(grants).toHaveLength(1);
     const isSafe = "it ends no later than the control plane's";
     expect(lease.untilBootMs, isSafe).toBeLessThanOrEqual(grantedAtBootMs + LEASE_MS);
+    await until("it is open", () => (isOpen(membership, link) ? true : undefined), LIMIT_MS);
+    expect(isOpen({ ...membership, isClosed: true }, link)).toBe(false);
+    const isOver = { leaseRuns: () => false };
+    expect(isOpen(membership, isOver), "registered, and it hears nothing").toBe(false);
   } finally {
     stop.abort();
     await keeping;

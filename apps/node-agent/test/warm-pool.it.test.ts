@@ -1,12 +1,15 @@
 /** VMs that are kept warm, on hosts with simulated VMs (decision 41). */
 import { existsSync } from "node:fs";
-import { readdir } from "node:fs/promises";
+import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
 import { isAlive, type ProcessIdentity } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { until } from "@torpor/testkit/basics";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import type { Driver, Vm } from "../src/drivers/driver.ts";
+import { bootMs } from "../src/fence/clock.ts";
+import { FenceFiles } from "../src/fence/files.ts";
 import { readJson } from "../src/host/files.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { loseHost } from "./support/lost-host.ts";
@@ -48,9 +51,9 @@ async function endAll(dir: string): Promise<void> {
   for (const kind of ["vm", "warm"] as const) await killVmms([...(await vmms(dir, kind)).values()]);
 }
 
-async function hostIn(dir: string, max: number, room: number): Promise<TestHost> {
+async function hostIn(dir: string, max: number, room: number, its = driver): Promise<TestHost> {
   const warm = { max, memoryMib: roomFor(room) };
-  const host = new TestHost(dir, driver, undefined, undefined, undefined, 2, warm);
+  const host = new TestHost(dir, its, undefined, undefined, undefined, 2, warm);
   await host.supervisor.adopt();
   void host.supervisor.watch();
   onTestFinished(async () => {
@@ -72,6 +75,54 @@ const createOf = (at: number) => {
   if (command === undefined) throw new Error("no command");
   return ofSandbox(command, at);
 };
+
+/** Of another size than what is kept, so that it takes none. */
+function otherOf(at: number): VmCommand {
+  const { spec, ...command } = createOf(at);
+  return { ...command, spec: { ...spec, resources: { ...spec.resources, vcpu: 2 } } };
+}
+
+/** The fence looks after its runs. */
+function guardedOf(at: number): VmCommand {
+  const { spec, ...command } = createOf(at);
+  return { ...command, spec: { ...spec, onHostLoss: "restore" } };
+}
+
+const after = (command: VmCommand, kind: VmCommand["kind"], opSeq: number): VmCommand => ({
+  ...command,
+  kind,
+  operationId: `op_${kind.padStart(32, "0")}`,
+  opSeq,
+});
+
+const isWarm = ({ dir }: Vm) => dir.includes("/warm/");
+
+/** The driver, with something that happens before it ends a VM that is warm. */
+function endingAfter(before: (vm: Vm) => Promise<void>): Driver {
+  const end: Driver["end"] = async (vm, options) => {
+    if (isWarm(vm)) await before(vm);
+    await driver.end(vm, options);
+  };
+  return new Proxy(driver, {
+    get: (target, name) => (name === "end" ? end : bound(target, name)),
+  });
+}
+
+function bound(target: Driver, name: string | symbol): unknown {
+  const member: unknown = Reflect.get(target, name);
+  return typeof member === "function" ? member.bind(target) : member;
+}
+
+/** How many are warm when the command first waits for its commit. */
+async function warmAtCommit(host: TestHost, command: VmCommand): Promise<number> {
+  const atCommits: number[] = [];
+  host.onCommit = async (operationId) => {
+    if (operationId !== command.operationId) return;
+    atCommits.push((await vmms(host.store.dataDir, "warm")).size);
+  };
+  await host.carryOut(command);
+  return atCommits[0] ?? -1;
+}
 
 const kept = async (host: TestHost, count: number) =>
   await until(`${count} warm VMs`, async () =>
@@ -119,28 +170,163 @@ test("what was kept gives way to a sandbox that needs the room, and comes back w
   const host = await hostIn(newDir(), 1, 2);
   await host.carryOut(createOf(1));
   await kept(host, 1);
-  const [larger] = commandsOf(["create"], imageSha256, MEMORY_MIB);
-  if (larger === undefined) throw new Error("no command");
-  // Of another size: it cannot take what is kept.
-  const resources = { vcpu: 2, memoryMib: MEMORY_MIB, diskMib: 16 };
-  const other = ofSandbox({ ...larger, spec: { ...larger.spec, resources } }, 2);
-  let atCommit = -1;
-  host.onCommit = async () => void (atCommit = (await vmms(host.store.dataDir, "warm")).size);
-  expect((await host.carryOut(other)).state).toBe("running");
-  expect(atCommit, "before anything of it begins").toBe(0);
-  host.onCommit = async () => {};
-  await host.carryOut({ ...other, kind: "delete", operationId: `op_${"d".repeat(32)}`, opSeq: 2 });
+  const other = otherOf(2);
+  expect(await warmAtCommit(host, other), "before anything of it begins").toBe(0);
+  // What is paused has no memory; a stop of it may have to run it once more.
+  await host.carryOut(after(other, "pause", 2));
+  await kept(host, 1);
+  expect(await warmAtCommit(host, after(other, "stop", 3)), "as a stop may run it").toBe(0);
   await kept(host, 1);
   host.isOpen = false;
   await kept(host, 0);
 });
 
-test("a host that ends gives back what it kept", async () => {
+test("what is kept stays while more are made, and a host that ends gives all back at once", async () => {
+  const ends: string[] = [];
+  const all = Promise.withResolvers<void>();
+  const watched = endingAfter(async ({ dir }) => {
+    if (ends.push(dir) === 4) all.resolve();
+    await all.promise;
+  });
+  const host = await hostIn(newDir(), 4, 9, watched);
+  await Promise.all([1, 2, 3, 4].map((at) => host.carryOut(createOf(at))));
+  await kept(host, 4);
+  expect(ends, "none has made room for the next").toEqual([]);
+  await host.close();
+  expect(new Set(ends).size).toBe(4);
+  expect(await vmms(host.store.dataDir, "warm")).toEqual(new Map());
+});
+
+test("an agent that starts does not wait for what the one before it kept, nor fails by it", async () => {
+  const dir = newDir();
+  for (const name of ["warm-a", "warm-b"])
+    await mkdir(join(dir, "warm", name), { recursive: true });
+  const held = Promise.withResolvers<void>();
+  const host = await hostIn(
+    dir,
+    0,
+    9,
+    endingAfter(async ({ sandboxId }) => {
+      if (sandboxId === "warm-b") throw new Error("it hangs in the kernel");
+      await held.promise;
+    }),
+  );
+  const atCommits: string[][] = [];
+  host.onCommit = async () => void atCommits.push(await readdir(join(dir, "warm")));
+  const created = host.carryOut(createOf(1));
+  held.resolve();
+  expect((await created).state).toBe("running");
+  expect(atCommits[0], "a run waits for the memory").toEqual(["warm-b"]);
+});
+
+test("none is made once a run begins, however long the look before it took", async () => {
+  const calls = { armed: false, count: 0, reached: Promise.withResolvers<void>() };
+  const goOn = Promise.withResolvers<void>();
+  const restored: string[] = [];
+  const slow = new Proxy(driver, {
+    get: (target, name) => {
+      const member = bound(target, name) as (...given: unknown[]) => unknown;
+      if (name !== "fingerprint" && name !== "restore") return member;
+      return async (...given: unknown[]) => {
+        if (name === "restore" && isWarm(given[0] as Vm)) restored.push((given[0] as Vm).dir);
+        if (name === "fingerprint" && calls.armed && (calls.count += 1) === 2) {
+          calls.reached.resolve();
+          await goOn.promise;
+        }
+        return await member(...given);
+      };
+    },
+  });
+  const host = await hostIn(newDir(), 1, 2, slow);
+  host.isOpen = false;
+  await host.carryOut(createOf(1));
+  host.isOpen = calls.armed = true;
+  await calls.reached.promise;
+  const other = otherOf(2);
+  const made: number[] = [];
+  host.onCommit = async () => {
+    const before = restored.length;
+    goOn.resolve();
+    const looked = calls.count + 2;
+    await until("the pool looks again", () => (calls.count >= looked ? true : undefined));
+    made.push(restored.length - before);
+  };
+  await host.carryOut(other);
+  expect(made[0]).toBe(0);
+});
+
+test("what is being taken counts as its sandbox's before the create is journalled", async () => {
+  const host = await hostIn(newDir(), 2, 4);
+  await Promise.all([1, 2].map((at) => host.carryOut(createOf(at))));
+  await kept(host, 2);
+  const taking = createOf(3);
+  const { store } = host;
+  const write = store.writeJournal.bind(store);
+  const [reached, goOn] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+  store.writeJournal = async (sandboxId, journal) => {
+    if (sandboxId === taking.spec.sandboxId) {
+      reached.resolve();
+      await goOn.promise;
+    }
+    await write(sandboxId, journal);
+  };
+  const taken = host.carryOut(taking);
+  await reached.promise;
+  expect(await warmAtCommit(host, otherOf(4)), "four sandboxes have all of the room").toBe(0);
+  goOn.resolve();
+  expect((await taken).state).toBe("running");
+});
+
+test("a create that cannot be journalled leaves nothing of what was taken for it", async () => {
   const host = await hostIn(newDir(), 1, 9);
   await host.carryOut(createOf(1));
   await kept(host, 1);
-  await host.close();
-  expect(await vmms(host.store.dataDir, "warm")).toEqual(new Map());
+  host.isOpen = false;
+  const { store } = host;
+  const dir = store.dataDir;
+  const [[, warm] = []] = await vmms(dir, "warm");
+  const create = createOf(2);
+  const { sandboxId } = create.spec;
+  const write = store.writeJournal.bind(store);
+  store.writeJournal = async () => {
+    store.writeJournal = write;
+    expect((await vmms(dir, "vm")).get(sandboxId)?.pid).toBe(warm?.pid);
+    throw new Error("the disk is full");
+  };
+  await expect(host.supervisor.execute(create)).rejects.toThrow("the disk is full");
+  expect(warm !== undefined && isAlive(warm)).toBe(false);
+  expect(existsSync(store.dirOf(sandboxId))).toBe(false);
+  expect((await host.carryOut(create)).state).toBe("running");
+  expect((await store.read(sandboxId))?.hostName, "it is called as every other").toBe(undefined);
+});
+
+test("the fence guards what begins under the lease that runs: no VM of before is used for that", async () => {
+  const dir = newDir();
+  const [first, second] = [guardedOf(2), guardedOf(3)];
+  const journalOf = ({ spec }: VmCommand) => join(dir, "vm", spec.sandboxId, "op.json");
+  const slow = endingAfter(async () => {
+    if (!isOver) await until("the create is journalled", () => existsSync(journalOf(first)));
+  });
+  let isOver = false;
+  const host = await hostIn(dir, 1, 9, slow);
+  host.fence.refusal = async () => undefined;
+  await host.carryOut(createOf(1));
+  await kept(host, 1);
+  expect(await warmAtCommit(host, first), "its memory is free before the run begins").toBe(0);
+  isOver = true;
+  expect(timingsOf(host, first), "there was no lease").toHaveProperty("restore");
+  await new FenceFiles(dir).writeLease({ sinceBootMs: 0, untilBootMs: bootMs() + 600_000 });
+  await host.fence.renew(bootMs(), 600_000);
+  await kept(host, 1);
+  const [[, warm] = []] = await vmms(dir, "warm");
+  host.onCommit = async () => {
+    await new FenceFiles(dir).writeLease({ sinceBootMs: 0, untilBootMs: 1 });
+    await host.fence.renew(bootMs(), 600_000);
+  };
+  expect((await host.carryOut(second)).state).toBe("running");
+  expect(timingsOf(host, second), "it had one, of the lease before").toHaveProperty("assign");
+  expect(timingsOf(host, second)).toHaveProperty("restore");
+  expect(warm !== undefined && isAlive(warm)).toBe(false);
 });
 
 test(
@@ -184,10 +370,10 @@ test(
           (run) => isAlive(run) && running.get(sandboxId)?.pid !== run.pid,
         );
         expect(strays, lost.steps.join(", ")).toEqual([]);
+        await next.close();
         expect(await vmms(dir, "warm")).toEqual(new Map());
         expect(await readdir(join(dir, "warm"))).toEqual([]);
         expect(existsSync(join(dir, "vm", sandboxId, "op.json"))).toBe(false);
-        await next.close();
         return lost.steps;
       } finally {
         await endAll(dir);

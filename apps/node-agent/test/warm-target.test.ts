@@ -1,6 +1,11 @@
 /** How many VMs are kept warm. */
 import { expect, test } from "vitest";
-import { SPARE_MIB, warmTargets, type WarmKind } from "../src/lifecycle/warm-target.ts";
+import {
+  NEW_MARGIN_MIB,
+  SPARE_MIB,
+  warmTargets,
+  type WarmKind,
+} from "../src/lifecycle/warm-target.ts";
 
 const kind = (imageSha256: string, recentCreates: number, kept = 0): WarmKind => ({
   imageSha256,
@@ -19,7 +24,13 @@ test.each([
   ["no more than no sandbox has reserved", kind("a", 4, 2), { unreservedMib: 1_535 }, 2],
   ["nothing where sandboxes have all", kind("a", 4, 2), { unreservedMib: 0 }, 0],
   ["nothing where they have more than all", kind("a", 4, 2), { unreservedMib: -512 }, 0],
-  ["the machine has room for one more", kind("a", 4, 1), { availableMib: SPARE_MIB + 512 }, 2],
+  [
+    "the machine has room for one more",
+    kind("a", 4, 1),
+    { availableMib: SPARE_MIB + 512 + NEW_MARGIN_MIB },
+    2,
+  ],
+  ["not for what it takes beside", kind("a", 4, 1), { availableMib: SPARE_MIB + 512 }, 1],
   ["those that are there stay", kind("a", 4, 2), { availableMib: SPARE_MIB }, 2],
   ["and go where the machine has too little", kind("a", 4, 2), { availableMib: 0 }, 1],
   ["none where no sandbox comes", kind("a", 4, 4), { isOpen: false }, 0],

@@ -117,13 +117,15 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
     return "journalled";
   }
   const journal: Journal = { command, from: record.state };
-  if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
+  entry.isBeginning = command.kind === "create";
   try {
+    if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
     await deps.store.makeRoom(record);
     if (sandboxes.isCalledOff(command)) await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
     await deps.store.writeJournal(command.spec.sandboxId, journal);
   } catch (error) {
     await warm.undo(record);
+    delete entry.isBeginning;
     throw error;
   }
   return takeUp(host, entry, journal);

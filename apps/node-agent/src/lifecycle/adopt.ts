@@ -9,8 +9,9 @@ import { look } from "./watch.ts";
 export async function adopt(host: Host): Promise<void> {
   const { deps, sandboxes, replication, warm } = host;
   await deps.store.prepare();
-  await warm.open();
-  await deps.isolation.collect(await liveVms(deps));
+  // Not waited for, as the lease of the host would be: until they have ended, what they use is theirs.
+  const ending = await warm.open();
+  await deps.isolation.collect([...(await liveVms(deps)), ...ending]);
   for (const sandboxId of await deps.store.list()) {
     const record = await deps.store.read(sandboxId);
     if (record === undefined) continue;

@@ -3,7 +3,7 @@ import type { VmCommand } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
 import { bring, isHere } from "./bring.ts";
-import { BEGINS_RUN, type LifecycleDeps, messageOf, type Outcome, type Step } from "./context.ts";
+import { type LifecycleDeps, messageOf, type Outcome, type Step, takesMemory } from "./context.ts";
 import { create } from "./create.ts";
 import { stillFrozen } from "./frozen.ts";
 import { launch } from "./launch.ts";
@@ -36,6 +36,7 @@ export function takeUp(host: Host, entry: Entry, journal: Journal): () => Promis
   // What the control plane discards it may not know.
   if (command.kind !== "discard") record.spec = command.spec;
   entry.journal = journal;
+  delete entry.isBeginning;
   entry.abort = new AbortController();
   const { signal } = entry.abort;
   if (host.sandboxes.isCalledOff(command)) entry.abort.abort();
@@ -94,7 +95,7 @@ async function perform({ slots, warm }: Host, step: Step): Promise<Outcome | typ
         },
       };
     const notBrought = isHere(step) ? undefined : await bring(step);
-    if (notBrought === undefined && BEGINS_RUN.has(command.kind)) await warm.giveWay();
+    if (notBrought === undefined && takesMemory(journal)) await warm.giveWay();
     return notBrought ?? (await launch(step, slots, operation));
   } catch (error) {
     deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");

@@ -101,7 +101,12 @@ export async function mayCommit(step: Step): Promise<CommitAnswer> {
   return late === undefined ? answer : { kind: "refused", reason: late };
 }
 
-export const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
+const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
+
+/** Whether its VM runs while it is carried out, and did not before. A stop may have to let a paused guest save its files. */
+export function takesMemory({ command: { kind }, from }: Journal): boolean {
+  return BEGINS_RUN.has(kind) || (kind === "stop" && from === "paused");
+}
 
 /** Why this operation may not let vCPUs run that the fence is to guard. */
 export async function refusalToRun({ deps, journal }: Step): Promise<string | undefined> {

@@ -12,6 +12,7 @@ import { runFresh } from "./fresh.ts";
 import { findGolden, type Golden } from "./golden.ts";
 import type { VmRecord } from "./record.ts";
 import { variablesOf } from "./variables.ts";
+import { isGuardable } from "./warm-vm.ts";
 
 export function newSecrets(): Pick<VmRecord, "agentKey" | "machineId"> {
   return { agentKey: randomBytes(32).toString("hex"), machineId: randomBytes(16).toString("hex") };
@@ -44,8 +45,10 @@ async function begin(step: Step, golden: Golden | "restored", variables: Record<
 }
 
 /** False: it is not as it was kept, and the create does without it. */
-async function assignWarm({ deps, vm }: Step): Promise<boolean> {
+async function assignWarm({ deps, vm, record }: Step): Promise<boolean> {
   try {
+    // It has waited since it was taken.
+    if (!(await isGuardable(deps, vm, record.spec))) throw new Error("it is older than the lease of this host");
     const { kind } = await deps.driver.inspect(vm);
     if (kind !== "paused") throw new Error(`its VMM says ${kind}`);
     await deps.driver.assign(vm);

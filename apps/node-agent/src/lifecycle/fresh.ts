@@ -3,7 +3,7 @@
  * boot. Both give the same: a system without the disk, which the guest agent attaches once it is told whose it is (packages/guest-agent).
  */
 import { type CommitAnswer, mayCommit, messageOf, refusalToRun, type Step, timed } from "./context.ts";
-import type { Golden } from "./golden.ts";
+import { type Golden, hasSize } from "./golden.ts";
 import { savedMemory } from "./snapshot.ts";
 
 const GUEST_LIMIT_MS = 120_000;
@@ -37,13 +37,11 @@ async function checkLease(step: Step): Promise<void> {
 }
 
 async function restoredFrom(step: Step, golden: Golden | undefined): Promise<boolean> {
-  return golden !== undefined && fits(step, golden) && (await timed(step, "restore", () => restoreGolden(step, golden)));
-}
-
-/** Its memory knows the sizes that it was taken with. */
-function fits({ vm, record }: Step, { manifest }: Golden): boolean {
-  const diskSizeBytes = record.spec.resources.diskMib * 1024 ** 2;
-  return vm.vcpu === manifest.vcpu && vm.memoryMib === manifest.memoryMib && diskSizeBytes === manifest.diskSizeBytes;
+  return (
+    golden !== undefined &&
+    hasSize(golden.manifest, step.record.spec.resources) &&
+    (await timed(step, "restore", () => restoreGolden(step, golden)))
+  );
 }
 
 /** False: a boot has to do; or the operation is to back out, which is seen at the commit. */

@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { chmod, mkdir, open, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import type { SandboxSpec } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import { fsyncPath, readJson, sizeOf, writeDurably } from "../host/files.ts";
 import { withFileLock } from "../host/file-lock.ts";
@@ -24,6 +25,14 @@ const LOCK_LIMIT_MS = 1_500_000;
 export interface Golden {
   dir: string;
   manifest: Manifest;
+}
+
+/** Its memory knows the sizes that it was taken with. */
+export function hasSize(
+  golden: Pick<Manifest, "vcpu" | "memoryMib" | "diskSizeBytes">,
+  { vcpu, memoryMib, diskMib }: SandboxSpec["resources"],
+): boolean {
+  return golden.vcpu === vcpu && golden.memoryMib === memoryMib && golden.diskSizeBytes === diskMib * 1024 ** 2;
 }
 
 /** Undefined: the image has none for this VMM. */

@@ -5,7 +5,7 @@
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
-import { BEGINS_RUN, type LifecycleDeps } from "./context.ts";
+import { type LifecycleDeps, takesMemory } from "./context.ts";
 import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
@@ -21,6 +21,8 @@ export interface Entry extends Observed {
   fetching?: CopyProgress;
   /** Looks in a row that the VMM has not answered. */
   silentLooks?: number;
+  /** A create of it is being journalled: what is taken for that counts as its own already. */
+  isBeginning?: boolean;
   /** A look is under way. */
   isWatched?: boolean;
 }
@@ -37,7 +39,7 @@ export interface Host {
 /** Operations that were cancelled before they were known, at most: the oldest are forgotten. */
 const MAX_CALLED_OFF = 1_000;
 
-const begins = ({ journal }: Entry) => journal !== undefined && BEGINS_RUN.has(journal.command.kind);
+const begins = ({ journal, isBeginning }: Entry) => isBeginning === true || (journal !== undefined && takesMemory(journal));
 
 export class Sandboxes {
   readonly turns: Turns;

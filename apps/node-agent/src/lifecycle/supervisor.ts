@@ -111,8 +111,8 @@ export class Supervisor {
    */
   async close(limitMs: number): Promise<boolean> {
     this.closing.abort();
-    const { sandboxes, replication, slots } = this.host;
+    const { sandboxes, replication, slots, warm } = this.host;
     slots.close();
-    return await settlesWithin(Promise.all([sandboxes.turns.close(), replication.close(), this.watching]), limitMs);
+    return await settlesWithin(Promise.all([sandboxes.turns.close(), replication.close(), this.watching, warm.ended()]), limitMs);
   }
 }

@@ -13,16 +13,17 @@ import { rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { pause as wait } from "@torpor/service";
 import type { SandboxSpec } from "@torpor/contracts";
-import { moveVmm, findLiveRun } from "../drivers/vmm-process.ts";
+import type { Vm } from "../drivers/driver.ts";
+import { moveVmm } from "../drivers/vmm-process.ts";
 import { durableStep } from "../host/durable-step.ts";
-import { fsyncPath, writeDurably } from "../host/files.ts";
+import { fsyncPath, sizeOf, writeDurably } from "../host/files.ts";
 import { availableMemoryMib } from "../host/memory.ts";
-import { findImage } from "../images.ts";
+import { findImage, type Image } from "../images.ts";
 import { type LifecycleDeps, messageOf } from "./context.ts";
-import { findGolden } from "./golden.ts";
+import { findGolden, type Golden, hasSize } from "./golden.ts";
 import type { VmRecord } from "./record.ts";
 import { type WarmKind, warmTargets } from "./warm-target.ts";
-import { dropAllWarm, dropWarm, fits, makeWarm, type WarmVm } from "./warm-vm.ts";
+import { dropWarm, fits, isGuardable, leftWarm, makeWarm, type WarmVm } from "./warm-vm.ts";
 
 export interface WarmSettings {
   /** 0: none is kept. */
@@ -41,6 +42,9 @@ export interface WarmView {
   isOpen(): boolean;
 }
 
+/** What it is made of; undefined: nothing any more. */
+type FoundKind = WarmKind & { source: { image: Image; golden: Golden } | undefined };
+
 const LOOK_EVERY_MS = 500;
 const DEMAND_KEPT_MS = 10 * 60_000;
 /** After a VM could not be made. */
@@ -53,11 +57,11 @@ export class WarmPool {
   private readonly kept: WarmVm[] = [];
   /** Sandboxes whose VM was taken for them, and is not used yet. */
   private readonly taken = new Set<string>();
-  private taking = 0;
   /** Times of the newest creates, by image. */
   private readonly creates = new Map<string, number[]>();
   private making: { memoryMib: number; abort: AbortController; ended: Promise<void> } | undefined;
-  private readonly ending = new Set<Promise<void>>();
+  /** Their memory is not free yet. */
+  private readonly ending = new Set<Promise<boolean>>();
   private isClosed = false;
 
   constructor(deps: LifecycleDeps, settings: WarmSettings, view: WarmView) {
@@ -70,63 +74,55 @@ export class WarmPool {
     return this.kept.length;
   }
 
-  /** WP1, after a crash. */
-  async open(): Promise<void> {
-    await dropAllWarm(this.deps.driver, this.deps.store.dataDir);
+  /** WP1, after a crash. Those that are being ended from here on. */
+  async open(): Promise<Vm[]> {
+    const left = await leftWarm(this.deps.store.dataDir);
+    for (const vm of left) void this.end(vm);
+    return left;
   }
 
-  /** Makes the sandbox's directory out of a VM's that is kept for such creates, if there is one. Nothing of it is known before it is journalled. */
+  /**
+   * Makes the sandbox's directory out of a VM's that is kept for such creates, if there is one.
+   * Nothing of it is known before it is journalled, but that its memory counts as the sandbox's.
+   */
   async take(record: VmRecord): Promise<void> {
     const { spec } = record;
     if (this.settings.max === 0 || this.taken.has(spec.sandboxId)) return;
-    this.noteCreate(spec);
-    const at = this.kept.findIndex((warm) => fits(warm, spec.imageSha256, spec.resources));
+    const at = this.kept.findIndex((warm) => fits(warm, spec));
     const [warm] = at < 0 ? [] : this.kept.splice(at, 1);
-    if (warm === undefined) return;
-    this.taking += 1;
     try {
-      if (await this.isGuardable(warm, spec)) await this.hand(warm, record);
-      else await dropWarm(this.deps.driver, warm.vm);
+      if (warm !== undefined || (await this.isOfKind(spec))) this.noteCreate(spec);
+      if (warm === undefined) return;
+      if (await isGuardable(this.deps, warm.vm, spec)) await this.hand(warm, record);
+      else void this.end(warm.vm);
     } catch (error) {
       const reason = messageOf(error);
       this.deps.log.warn({ sandboxId: spec.sandboxId, reason }, "a warm VM could not be taken");
       // Past the rename it is the sandbox's, whose create ends it.
-      if ((await findLiveRun(warm.vm)) === undefined) return;
-      delete record.hostName;
-      await dropWarm(this.deps.driver, warm.vm);
-    } finally {
-      this.taking -= 1;
+      if (warm === undefined || (await sizeOf(warm.vm.dir)) === undefined) return;
+      void this.end(warm.vm);
     }
   }
 
-  /** The create was not journalled: what was taken for it is ended, and is nobody's. */
+  /** The create was not journalled: what was taken for it is ended, and nothing is left of it. */
   async undo(record: VmRecord): Promise<void> {
     if (!this.taken.delete(record.spec.sandboxId)) return;
-    await this.deps.driver.end(this.deps.store.vmOf(record), { graceMs: 0 });
-  }
-
-  private isIdle(): boolean {
-    return this.taking + this.taken.size === 0 && this.view.isIdle();
+    // Else it is called as it was, so that the next try finds it.
+    if (await this.end(this.deps.store.vmOf(record))) delete record.hostName;
   }
 
   private async hand({ vm }: WarmVm, record: VmRecord): Promise<void> {
     const { store } = this.deps;
     const to = store.dirOf(record.spec.sandboxId);
-    record.hostName = basename(vm.dir);
-    await writeDurably(join(vm.dir, "vm.json"), JSON.stringify(record));
+    const hostName = basename(vm.dir);
+    await writeDurably(join(vm.dir, "vm.json"), JSON.stringify({ ...record, hostName }));
     await durableStep("take warm vm", async () => {
       await rename(vm.dir, to);
+      record.hostName = hostName;
+      moveVmm(vm.dir, to);
       await fsyncPath(dirname(to));
     });
-    moveVmm(vm.dir, to);
     this.taken.add(record.spec.sandboxId);
-  }
-
-  /** The fence lets a run go on that began under the lease that the host has: one of before stands until somebody is asked. */
-  private async isGuardable({ vm }: WarmVm, { onHostLoss }: SandboxSpec): Promise<boolean> {
-    if (onHostLoss !== "restore") return true;
-    const run = await findLiveRun(vm);
-    return run !== undefined && this.deps.fence.covers(run);
   }
 
   /** Whether the sandbox's VM was taken by this process, and not used yet (WP2). */
@@ -136,15 +132,18 @@ export class WarmPool {
 
   /** To be called once what begins to run has its memory reserved, and before it begins (WP3). */
   async giveWay(): Promise<void> {
-    const roomMib = this.settings.memoryMib - this.view.reservedMib();
+    const roomMib = this.unreservedMib();
     const makingMib = this.making?.memoryMib ?? 0;
     if (this.keptMib() + makingMib > roomMib) this.making?.abort.abort();
-    while (this.kept.length > 0 && this.keptMib() > roomMib) void this.dropOne(this.kept[0]);
+    while (this.kept.length > 0 && this.keptMib() > roomMib) void this.drop(this.kept.slice(0, 1));
     const { making } = this;
-    await Promise.all([
-      ...this.ending,
-      ...(making?.abort.signal.aborted === true ? [making.ended] : []),
-    ]);
+    if (making?.abort.signal.aborted === true) await making.ended;
+    await this.ended();
+  }
+
+  /** Those that are being ended now have ended. */
+  async ended(): Promise<void> {
+    await Promise.all(this.ending);
   }
 
   /** Keeps as many as are to be kept, until the signal ends; then none. */
@@ -159,61 +158,77 @@ export class WarmPool {
       });
     }
     this.isClosed = true;
-    while (this.kept.length > 0) await this.dropOne(this.kept[0]);
+    // All at once: the end of the agent does not wait long.
+    await Promise.all(this.kept.splice(0).map(({ vm }) => this.end(vm)));
   }
 
   private async look(signal: AbortSignal): Promise<void> {
     const ended: WarmVm[] = [];
     for (const warm of this.kept) if (!(await this.deps.driver.isAlive(warm.vm))) ended.push(warm);
-    for (const warm of ended) await this.dropOne(warm);
+    await this.drop(ended);
     const kinds = await this.kinds();
+    const availableMib = await availableMemoryMib();
     const targets = warmTargets(kinds, {
       max: this.settings.max,
-      unreservedMib: this.settings.memoryMib - this.view.reservedMib(),
-      availableMib: await availableMemoryMib(),
+      unreservedMib: this.unreservedMib(),
+      availableMib,
       isOpen: this.view.isOpen(),
     });
-    for (const { imageSha256, kept } of kinds) {
+    for (const { imageSha256, source } of kinds) {
       const target = targets.get(imageSha256) ?? 0;
-      const surplus = this.kept.filter((warm) => warm.imageSha256 === imageSha256);
-      for (const warm of surplus.slice(0, kept - target)) await this.dropOne(warm);
-      if (kept < target && this.isIdle()) return await this.add(imageSha256, signal);
+      const alike = this.kept.filter((warm) => warm.imageSha256 === imageSha256);
+      await this.drop(alike.slice(0, Math.max(0, alike.length - target)));
+      if (alike.length >= target || source === undefined) continue;
+      // Looked at again, and made from here on as far as others see: a run may have begun meanwhile.
+      if (this.mayMake(source.golden)) return await this.add(source, signal);
     }
   }
 
-  private async kinds(): Promise<WarmKind[]> {
+  private mayMake({ manifest }: Golden): boolean {
+    const isIdle = this.ending.size === 0 && this.view.isIdle();
+    return isIdle && this.keptMib() + manifest.memoryMib <= this.unreservedMib();
+  }
+
+  private async kinds(): Promise<FoundKind[]> {
     const since = Date.now() - DEMAND_KEPT_MS;
-    const kinds: WarmKind[] = [];
+    const kinds: FoundKind[] = [];
     const known = new Set([...this.creates.keys(), ...this.kept.map((warm) => warm.imageSha256)]);
     for (const imageSha256 of known) {
       const times = (this.creates.get(imageSha256) ?? []).filter((at) => at > since);
       const kept = this.kept.filter((warm) => warm.imageSha256 === imageSha256);
       if (times.length === 0) this.creates.delete(imageSha256);
-      const golden = await this.goldenOf(imageSha256);
-      const memoryMib = kept[0]?.vm.memoryMib ?? golden?.golden.manifest.memoryMib;
+      const source = await this.sourceOf(imageSha256);
+      const memoryMib = kept[0]?.vm.memoryMib ?? source?.golden.manifest.memoryMib;
       if (memoryMib === undefined) continue;
-      const recentCreates = golden === undefined ? 0 : times.length;
-      kinds.push({ imageSha256, memoryMib, kept: kept.length, recentCreates });
+      const recentCreates = source === undefined ? 0 : times.length;
+      kinds.push({ imageSha256, memoryMib, kept: kept.length, recentCreates, source });
     }
     return kinds;
   }
 
-  private async goldenOf(imageSha256: string) {
+  private async sourceOf(imageSha256: string): Promise<FoundKind["source"]> {
     const image = await findImage(this.deps.imagesDir, imageSha256);
     const golden = image === undefined ? undefined : await findGolden(image, this.deps.driver);
     return image === undefined || golden === undefined ? undefined : { image, golden };
   }
 
-  private async add(imageSha256: string, signal: AbortSignal): Promise<void> {
-    const found = await this.goldenOf(imageSha256);
-    if (found === undefined) return;
+  /** Whether one that is kept could have done for it. */
+  private async isOfKind({ imageSha256, resources }: SandboxSpec): Promise<boolean> {
+    const source = await this.sourceOf(imageSha256);
+    return source !== undefined && hasSize(source.golden.manifest, resources);
+  }
+
+  private async add(
+    { image, golden }: NonNullable<FoundKind["source"]>,
+    signal: AbortSignal,
+  ): Promise<void> {
     const abort = new AbortController();
     const { promise: ended, resolve } = Promise.withResolvers<void>();
-    this.making = { memoryMib: found.golden.manifest.memoryMib, abort, ended };
+    this.making = { memoryMib: golden.manifest.memoryMib, abort, ended };
     try {
       const either = AbortSignal.any([signal, abort.signal]);
-      const warm = await makeWarm(this.deps, found.image, found.golden, either);
-      if (either.aborted || this.isClosed) await dropWarm(this.deps.driver, warm.vm);
+      const warm = await makeWarm(this.deps, image, golden, either);
+      if (either.aborted || this.isClosed) await this.end(warm.vm);
       else this.kept.push(warm);
     } catch (error) {
       if (!signal.aborted && !abort.signal.aborted) throw error;
@@ -232,15 +247,29 @@ export class WarmPool {
     return this.kept.reduce((sum, { vm }) => sum + vm.memoryMib, 0);
   }
 
-  private async dropOne(warm: WarmVm | undefined): Promise<void> {
-    const at = warm === undefined ? -1 : this.kept.indexOf(warm);
-    if (warm === undefined || at < 0) return;
-    this.kept.splice(at, 1);
-    const reported = dropWarm(this.deps.driver, warm.vm).catch((err: unknown) =>
-      this.deps.log.warn({ err, name: warm.vm.sandboxId }, "a warm VM could not be ended"),
+  private unreservedMib(): number {
+    return this.settings.memoryMib - this.view.reservedMib();
+  }
+
+  /** Those of them that nobody has taken meanwhile. */
+  private async drop(some: readonly WarmVm[]): Promise<void> {
+    const dropped = some.filter((warm) => this.kept.includes(warm));
+    for (const warm of dropped) this.kept.splice(this.kept.indexOf(warm), 1);
+    await Promise.all(dropped.map(({ vm }) => this.end(vm)));
+  }
+
+  /** False: it cannot be, and the next agent tries again. Whoever needs its memory waits for this. */
+  private async end(vm: Vm): Promise<boolean> {
+    const ended = dropWarm(this.deps.driver, vm).then(
+      () => true,
+      (err: unknown) => {
+        this.deps.log.warn({ err, name: basename(vm.dir) }, "a warm VM could not be ended");
+        return false;
+      },
     );
-    this.ending.add(reported);
-    await reported;
-    this.ending.delete(reported);
+    this.ending.add(ended);
+    const hasEnded = await ended;
+    this.ending.delete(ended);
+    return hasEnded;
   }
 }

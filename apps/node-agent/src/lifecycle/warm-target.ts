@@ -27,6 +27,8 @@ export interface WarmRoom {
 
 /** The machine has so much left, whatever is kept. */
 export const SPARE_MIB = 512;
+/** And so much more before one is made: a VM takes more than its guest's memory, and is not to be in the way of itself. */
+export const NEW_MARGIN_MIB = 256;
 
 /** By image. One kind after the other, the one that is wanted most first. */
 export function warmTargets(kinds: readonly WarmKind[], room: WarmRoom): Map<string, number> {
@@ -34,13 +36,17 @@ export function warmTargets(kinds: readonly WarmKind[], room: WarmRoom): Map<str
   if (!room.isOpen) return targets;
   const keptMib = kinds.reduce((sum, { kept, memoryMib }) => sum + kept * memoryMib, 0);
   let left = room.max;
-  let leftMib = Math.min(room.unreservedMib, keptMib + room.availableMib - SPARE_MIB);
+  let unreservedMib = room.unreservedMib;
+  let availableMib = keptMib + room.availableMib - SPARE_MIB;
   for (const kind of kinds.toSorted((a, b) => b.recentCreates - a.recentCreates)) {
-    const fitting = Math.floor(Math.max(0, leftMib) / kind.memoryMib);
-    const count = Math.min(left, kind.recentCreates, fitting);
+    const fitting = (marginMib: number) =>
+      Math.floor(Math.max(0, Math.min(unreservedMib, availableMib - marginMib)) / kind.memoryMib);
+    const fittingInAll = Math.max(Math.min(kind.kept, fitting(0)), fitting(NEW_MARGIN_MIB));
+    const count = Math.min(left, kind.recentCreates, fittingInAll);
     targets.set(kind.imageSha256, count);
     left -= count;
-    leftMib -= count * kind.memoryMib;
+    unreservedMib -= count * kind.memoryMib;
+    availableMib -= count * kind.memoryMib;
   }
   return targets;
 }

@@ -2,12 +2,14 @@
 import { randomBytes } from "node:crypto";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
+import type { SandboxSpec } from "@torpor/contracts";
 import type { Driver, Vm } from "../drivers/driver.ts";
+import { findLiveRun } from "../drivers/vmm-process.ts";
 import { copySparsely } from "../host/files.ts";
 import type { Image } from "../images.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { linkImage } from "./disk.ts";
-import type { Golden } from "./golden.ts";
+import { type Golden, hasSize } from "./golden.ts";
 import { savedMemory } from "./snapshot.ts";
 
 export interface WarmVm {
@@ -54,10 +56,10 @@ export async function dropWarm(driver: Pick<Driver, "end">, vm: Vm): Promise<voi
   await rm(vm.dir, { recursive: true, force: true });
 }
 
-/** Ends and removes what an earlier process kept. None of it is anybody's. */
-export async function dropAllWarm(driver: Pick<Driver, "end">, dataDir: string): Promise<void> {
+/** What an earlier process kept. None of it is anybody's, and no name of it is given again. */
+export async function leftWarm(dataDir: string): Promise<Vm[]> {
   const names = await readdir(warmDir(dataDir)).catch(() => []);
-  for (const name of names) await dropWarm(driver, nobodys(dataDir, name));
+  return names.map((name) => nobodys(dataDir, name));
 }
 
 /** What ends it asks for no more than its name. */
@@ -67,16 +69,18 @@ function nobodys(dataDir: string, name: string): Vm {
 }
 
 /** Whether a create that asks for this begins as that VM has begun. */
-export function fits(
-  warm: WarmVm,
-  imageSha256: string,
-  resources: { vcpu: number; memoryMib: number; diskMib: number },
-): boolean {
-  const { vcpu, memoryMib, diskMib } = resources;
-  return (
-    warm.imageSha256 === imageSha256 &&
-    warm.vm.vcpu === vcpu &&
-    warm.vm.memoryMib === memoryMib &&
-    warm.diskSizeBytes === diskMib * 1024 ** 2
-  );
+export function fits(warm: WarmVm, { imageSha256, resources }: SandboxSpec): boolean {
+  const { vm, diskSizeBytes } = warm;
+  return warm.imageSha256 === imageSha256 && hasSize({ ...vm, diskSizeBytes }, resources);
+}
+
+/** The fence lets a run go on that began under the lease that the host has: one of before stands until somebody is asked. */
+export async function isGuardable(
+  { fence }: Pick<LifecycleDeps, "fence">,
+  vm: Vm,
+  { onHostLoss }: SandboxSpec,
+): Promise<boolean> {
+  if (onHostLoss !== "restore") return true;
+  const run = await findLiveRun(vm);
+  return run !== undefined && fence.covers(run);
 }

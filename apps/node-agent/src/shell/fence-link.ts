@@ -46,7 +46,8 @@ export class FenceLink implements HostFence {
     this.lease = lease;
   }
 
-  private leaseRuns(): boolean {
+  /** This host has its lease, by what it has heard. */
+  leaseRuns(): boolean {
     return this.lease !== undefined && bootMs() < this.lease.untilBootMs;
   }
 

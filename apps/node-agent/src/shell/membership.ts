@@ -20,6 +20,11 @@ export interface Membership {
   wanted?: InventoryRequest | undefined;
 }
 
+/** Whether new sandboxes may come. Without an answer it stays registered, and its lease ends all the same. */
+export function isOpen({ isRegistered, isClosed }: Membership, fence: Pick<FenceLink, "leaseRuns">): boolean {
+  return isRegistered && isClosed !== true && fence.leaseRuns();
+}
+
 /**
  * Registers, then renews every third of the lease, and at once when the fence has died or come to life; registers again when told so. The lease is counted from before it was asked for.
  * Runs until the signal ends.
