@@ -26,7 +26,14 @@ test("S13: a pause without room on the disk fails by name, leaves no file, and t
   try {
     await host.carryOut(create);
     await host.guest("/execute", { code: "x = 42" });
+    // An agent before this one died while it wrote the memory, and the writing goes on.
+    const unfinished = join(host.vm.dir, "snap.1.tmp");
+    await mkdir(unfinished);
+    await driver.pauseVcpus(host.vm);
+    const foundByCallOff: string[][] = [];
+    driver.callOffSave = async ({ dir: vmDir }) => void foundByCallOff.push(await readdir(vmDir));
     const { state, operation } = await host.carryOut(pause);
+    expect(foundByCallOff).toEqual([expect.arrayContaining(["snap.1.tmp"])]);
     expect(state).toBe("running");
     expect(operation).toMatchObject({ outcome: "failed", error: { code: "PAUSE_FAILED" } });
     expect(operation?.error?.message).toMatch(

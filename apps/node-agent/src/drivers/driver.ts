@@ -97,6 +97,11 @@ export interface Driver {
   resumeVcpus(vm: Vm): Promise<void>;
   /** Writes memory and device state of a VM whose vCPUs stand still into `dir`, durably. The VM can be resumed afterwards. */
   saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory>;
+  /**
+   * Ends a save that an agent before this one began and that goes on without it. Absent where no
+   * save outlives its agent. `resumeVcpus` and `saveMemory` do it by themselves.
+   */
+  callOffSave?(vm: Vm): Promise<void>;
   /** Waits `graceMs`, or until the signal, for the VMM to end by itself, then ends it, and returns when it is really gone: memory, files and locks are free. */
   end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void>;
   /** Where the guest agent is reached on this host; undefined when no VMM runs. */

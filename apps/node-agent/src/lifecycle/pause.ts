@@ -75,6 +75,10 @@ async function memoryLost(step: Step): Promise<Outcome> {
 
 async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | "paused"): Promise<void> {
   const { deps, vm, record } = step;
+  const unfinished = unfinishedDir(vm.dir, generation);
+  // What an agent before this one had begun would take the room that is asked for next.
+  if (vmmIs === "paused") await deps.driver.callOffSave?.(vm);
+  await rm(unfinished, { recursive: true, force: true });
   const need = vm.memoryMib * 1024 ** 2 + SPARE_BYTES;
   const free = await freeBytes(vm.dir);
   if (free < need) throw new Error(`the host's disk has ${free} bytes free and the memory image may take ${need}`);
@@ -85,8 +89,6 @@ async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | 
     await timed(step, "pause_vcpus", () => deps.driver.pauseVcpus(vm));
   }
   step.signal.throwIfAborted();
-  const unfinished = unfinishedDir(vm.dir, generation);
-  await rm(unfinished, { recursive: true, force: true });
   await mkdir(unfinished, { mode: 0o700 });
   const saved = await timed(step, "save_memory", () => deps.driver.saveMemory(vm, unfinished, step.signal));
   await timed(step, "seal_snapshot", () => seal(step, generation, saved));

@@ -2,13 +2,14 @@
 import { join } from "node:path";
 import { recordLeftover, ROOT, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, test } from "vitest";
-import { DRIVER_CASES } from "./cases.ts";
+import { DRIVER_CASES, type DriverCase } from "./cases.ts";
 import { makeFakeTarget } from "./fake-target.ts";
+import { QEMU_CASES } from "./qemu-cases.ts";
 import { Subject, type Target } from "./target.ts";
 import { makeTarget } from "./targets.ts";
 
 /** The suite's hooks and tests; called inside a `describe`. */
-function suite(makeIt: (dir: string) => Promise<Target>): void {
+function suite(makeIt: (dir: string) => Promise<Target>, own: DriverCase[] = []): void {
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let target: Target | undefined;
   beforeAll(async () => {
@@ -19,7 +20,7 @@ function suite(makeIt: (dir: string) => Promise<Target>): void {
     await target?.close();
     await dir[Symbol.asyncDispose]();
   });
-  test.each(DRIVER_CASES.map((one, at) => ({ name: one.name, one, at })))("$name", async ({ one, at }) => {
+  test.each([...DRIVER_CASES, ...own].map((one, at) => ({ name: one.name, one, at })))("$name", async ({ one, at }) => {
     if (target === undefined) throw new Error("there is no target");
     const subject = await Subject.make(target, `case-${at + 1}`);
     try {
@@ -40,5 +41,5 @@ describe("QEMU with a real guest", () => {
     recordLeftover({ kind: "host", name: dir });
     const imagesDir = join(ROOT, ".torpor/images");
     return await makeTarget({ name: "qemu", driver: "qemu", imagesDir, dir });
-  });
+  }, QEMU_CASES);
 });

@@ -36,10 +36,15 @@ export async function receiveMemory(
   await rm(socketPath, { force: true });
   // Nothing is read here, before the other process reads.
   const server = createServer({ pauseOnConnect: true });
-  server.listen(socketPath);
-  await once(server, "listening", { signal });
-  if (uid !== undefined) await chown(socketPath, uid, uid);
   const close = () => server.close();
+  try {
+    server.listen(socketPath);
+    await once(server, "listening", { signal });
+    if (uid !== undefined) await chown(socketPath, uid, uid);
+  } catch (error) {
+    close();
+    throw error;
+  }
   const received = (async () => {
     const [socket] = (await once(server, "connection", { signal })) as [Socket];
     close();
@@ -55,9 +60,14 @@ async function writeThrough(
   file: string,
   signal: AbortSignal,
 ): Promise<SnapshotFile> {
-  const handle = await open(file, "wx+", 0o600);
   try {
-    const writer = spawn("cat", [], { stdio: [socket, handle.fd, "pipe"], signal });
+    await using handle = await open(file, "wx+", 0o600);
+    const writer = spawn("cat", [], {
+      stdio: [socket, handle.fd, "pipe"],
+      signal,
+      // It has nothing to put in order, and one that stands still ends by no other.
+      killSignal: "SIGKILL",
+    });
     // It has its own.
     socket.destroy();
     const ended = endOf(writer);
@@ -69,7 +79,6 @@ async function writeThrough(
     return hashed.value;
   } finally {
     socket.destroy();
-    await handle.close();
   }
 }
 

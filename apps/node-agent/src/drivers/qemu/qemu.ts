@@ -35,6 +35,7 @@ import { qmp } from "./qmp.ts";
 const run = promisify(execFile);
 const START_LIMIT_MS = 15_000;
 const MIGRATION_LIMIT_MS = 300_000;
+const CALL_OFF_LIMIT_MS = 60_000;
 const MONITOR_LOOK_MS = 5;
 const STATUS_LIMIT_MS = 5_000;
 const UNLIMITED_BANDWIDTH = 1024 ** 4;
@@ -84,7 +85,7 @@ export class QemuDriver implements Driver {
 
   async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
     if (files[MEMORY_FILE] === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
-    const wrong = (await wrongSize(snapshotDir, files)) ?? (await this.load(vm, snapshotDir, files, signal));
+    const wrong = (await wrongSize(snapshotDir, files)) ?? (await orEnd(this, vm, () => this.load(vm, snapshotDir, files, signal)));
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
@@ -117,17 +118,23 @@ export class QemuDriver implements Driver {
     await durableStep("pause vcpus", () => qmp(monitor(vm, record), [{ execute: "stop" }]));
   }
 
+  /** A save that is under way would go on as one of a VM that runs, and stop its vCPUs once it is whole. */
   async resumeVcpus(vm: Vm): Promise<void> {
     const record = await liveRun(vm);
+    await callOffMigration(vm, record);
     await durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }]));
   }
 
   async saveMemory(vm: Vm, dir: string, signal: AbortSignal): Promise<SavedMemory> {
     const record = await liveRun(vm);
-    await endEarlierSave(vm, record, signal);
+    await callOffMigration(vm, record, signal);
     await this.takeDisksBack(vm, record);
     const memory = await durableStep("save memory", () => this.drain(vm, record, join(dir, MEMORY_FILE), signal));
     return { files: { [MEMORY_FILE]: memory }, fingerprint: record.fingerprint };
+  }
+
+  async callOffSave(vm: Vm): Promise<void> {
+    await callOffMigration(vm, await liveRun(vm));
   }
 
   async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
@@ -174,7 +181,9 @@ export class QemuDriver implements Driver {
 
   /**
    * A QEMU with that memory. It reads the file itself, and restores a flipped bit without a word, so the hash is
-   * computed meanwhile. Returns why the image is not the expected one, or undefined.
+   * computed meanwhile, by a read of its own: what is wrong in the file is found, but not a page that is dropped
+   * from the page cache between the two reads and comes back different. Returns why the image is not the expected
+   * one, or undefined. Who calls it ends the VMM when it throws.
    */
   private async load(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<string | undefined> {
     const over = new AbortController();
@@ -197,10 +206,8 @@ export class QemuDriver implements Driver {
     const memory = await open(file, "r");
     try {
       const record = await this.launch(vm, memory.fd, signal);
-      await orEnd(this, vm, async () => {
-        await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `fd:${INHERITED}` } }]);
-        await migrationEnd(vm, record, signal);
-      });
+      await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `fd:${INHERITED}` } }]);
+      await migrationEnd(vm, record, signal);
     } finally {
       await memory.close();
     }
@@ -235,7 +242,7 @@ export class QemuDriver implements Driver {
       return memory;
     } catch (error) {
       failed.abort();
-      await qmp(monitor(vm, record), [{ execute: "migrate_cancel" }]).catch(() => {});
+      await callOffMigration(vm, record).catch(() => {});
       throw new Error("the memory image could not be written", { cause: error });
     } finally {
       receiver.close();
@@ -263,14 +270,19 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
 
 const UNDER_WAY: ReadonlySet<string> = new Set(["setup", "active", "pre-switchover", "device", "cancelling"]);
 
-/** One that an agent before this had begun goes on without it: what writes it down is a process of its own. */
-async function endEarlierSave(vm: Vm, record: RunRecord, signal: AbortSignal): Promise<void> {
-  const deadline = performance.now() + MIGRATION_LIMIT_MS;
-  const look = () => qmp<{ status?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
-  for (let seen = await look(); UNDER_WAY.has(seen.status ?? ""); seen = await look()) {
-    signal.throwIfAborted();
-    if (performance.now() > deadline) throw new Error(`an earlier save did not end within ${MIGRATION_LIMIT_MS} ms`);
+/**
+ * Ends a save. One that an agent before this had begun goes on without it: what writes it down is a
+ * process of its own, which ends when QEMU closes the connection to it.
+ */
+async function callOffMigration(vm: Vm, record: RunRecord, signal?: AbortSignal): Promise<void> {
+  const deadline = performance.now() + CALL_OFF_LIMIT_MS;
+  for (;;) {
+    const { status } = await qmp<{ status?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
+    if (!UNDER_WAY.has(status ?? "")) return;
+    if (performance.now() > deadline) throw new Error(`an earlier save did not end within ${CALL_OFF_LIMIT_MS} ms`);
     await qmp(monitor(vm, record), [{ execute: "migrate_cancel" }]);
+    // Not before it was called off: whoever gives up lets the vCPUs run next.
+    signal?.throwIfAborted();
     await sleep(15);
   }
 }
