@@ -1,7 +1,4 @@
 /** The benchmarks themselves, on a real control plane, as short as they can be. */
-import { chmod } from "node:fs/promises";
-import { join } from "node:path";
-import { recordLeftover, ROOT, tempDir } from "@torpor/testkit";
 import type postgres from "postgres";
 import { expect, test, vi } from "vitest";
 import { measureControlPlane, openControlPlane } from "../src/control-plane.ts";
@@ -10,20 +7,12 @@ import { plotOf } from "../src/report/plot.ts";
 import { fill } from "../src/scale/fill.ts";
 import { filledId } from "../src/scale/filled.ts";
 import { measureScale } from "../src/scale.ts";
+import { place } from "./support/place.ts";
 
 vi.setConfig({ testTimeout: 300_000 });
 
 const SHORT = { seconds: 2, warmSeconds: 1, countSeconds: 1, warmUpSeconds: 0, clients: [2] };
 const SHAPE = { hosts: 2, gateways: 1, schedulers: 1, edge: "loopback", isDurable: false } as const;
-
-async function place() {
-  const { path, ...dir } = await tempDir();
-  // Postgres runs as another user.
-  await chmod(path, 0o711);
-  const fleetDir = join(path, "fleet");
-  recordLeftover({ kind: "fleet", name: fleetDir });
-  return { root: ROOT, dir: fleetDir, [Symbol.asyncDispose]: dir[Symbol.asyncDispose] };
-}
 
 test("bench hosts carry out transitions of a whole control plane, and every number is there", async () => {
   await using at = await place();

@@ -1,10 +1,8 @@
 /** The loads of the data plane's benchmark, and that and the soak on a real fleet. */
 import { spawn } from "node:child_process";
-import { chmod } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
-import { join } from "node:path";
 import { claimPort } from "@torpor/service";
-import { recordLeftover, ROOT, tempDir, until } from "@torpor/testkit";
+import { until } from "@torpor/testkit";
 import { expect, onTestFinished, test } from "vitest";
 import { downloadLoad, echoLoad, requestLoad, uploadLoad } from "../src/data-plane/loads.ts";
 import { getFrom } from "../src/data-plane/ways.ts";
@@ -12,18 +10,10 @@ import { measureDataPlane } from "../src/data-plane.ts";
 import { Tally } from "../src/load/tally.ts";
 import { edgeRows } from "../src/report/edge.ts";
 import { measureSoak } from "../src/soak.ts";
+import { place } from "./support/place.ts";
 
 const LIMIT_MS = 300_000;
 const APPLICATION = fileURLToPath(new URL("../src/data-plane/application.ts", import.meta.url));
-
-async function place() {
-  const { path, ...dir } = await tempDir();
-  // Postgres runs as another user.
-  await chmod(path, 0o711);
-  const fleetDir = join(path, "fleet");
-  recordLeftover({ kind: "fleet", name: fleetDir });
-  return { root: ROOT, dir: fleetDir, [Symbol.asyncDispose]: dir[Symbol.asyncDispose] };
-}
 
 test("every load counts what has come or was taken, and ends when it is stopped", async () => {
   const { port } = await claimPort();
