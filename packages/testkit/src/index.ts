@@ -2,7 +2,7 @@ export { tempDir, until } from "./basics.ts";
 export { startS3, type S3Server } from "./s3.ts";
 export { startNats, startNatsCluster, type NatsServer, type TestNatsCluster } from "./nats.ts";
 export { keepsNoStatements, startPgBouncer, type PgBouncer } from "./pgbouncer.ts";
-export { startPostgres, type PostgresServer } from "./postgres.ts";
+export { type Databases, type PostgresServer, sharedPostgres, startPostgres } from "./postgres.ts";
 export { makeSimulatedImage, SIMULATED_TEMPLATE } from "./simulated-image.ts";
 export { silentLog } from "./log.ts";
 export { ROOT } from "./root.ts";
