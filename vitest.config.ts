@@ -53,7 +53,8 @@ export default defineConfig({
           ],
           testTimeout: minutes(2),
           hookTimeout: minutes(2),
-          maxWorkers: 3,
+          // They wait for half of their time: for timers, limits and servers.
+          maxWorkers: 5,
         },
       ),
       project("system", ["tests/system/**/*.test.ts"], {

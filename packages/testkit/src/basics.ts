@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { recordLeftover } from "./test-run/leftovers.ts";
 
-const LOOK_EVERY_MS = 20;
+/** How often it is looked: often for what comes soon, else a tenth of the time that has gone by. */
+const LOOK_EVERY = { leastMs: 20, mostMs: 250, share: 0.1 };
 const MEMORY = "/dev/shm";
 /** Of linux/magic.h. */
 const TMPFS_MAGIC = 0x01_02_19_94;
@@ -14,12 +15,14 @@ const MIN_FREE_MEMORY_BYTES = 4 * 2 ** 30;
 
 /** Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true, so that nothing is missed between two looks. */
 export async function until<T>(what: string, look: () => T | Promise<T>, limitMs = 60_000): Promise<NonNullable<T>> {
-  const deadline = performance.now() + limitMs;
+  const startedAt = performance.now();
   for (;;) {
     const seen = await look();
     if (seen !== undefined && seen !== null && seen !== false) return seen;
-    if (performance.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
-    await sleep(LOOK_EVERY_MS);
+    const elapsedMs = performance.now() - startedAt;
+    if (elapsedMs > limitMs) throw new Error(`not seen within ${limitMs} ms: ${what}`);
+    const { leastMs, mostMs, share } = LOOK_EVERY;
+    await sleep(Math.min(mostMs, Math.max(leastMs, elapsedMs * share)));
   }
 }
 
