@@ -49,6 +49,17 @@ async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<Applied
 }
 
 /**
+ * All of them or none, as part of a transaction that changes more, and holds their sandboxes. Throws
+ * when one is not applied.
+ */
+export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
+  if (plans.length === 0) return;
+  for (const [at, { kind }] of (await applyTogether(tx, plans, "for_all")).entries())
+    if (kind !== "applied")
+      throw new Error(`sandbox ${plans[at]?.sandboxId} is held, and could not be moved: ${kind}`);
+}
+
+/**
  * The same for one, inside of a transaction that changes more: roll it back on all but `applied`. It
  * waits for whoever has the sandbox locked.
  */
