@@ -104,6 +104,33 @@ describe("requests that race, through two gateways", () => {
     expect((await organization.used()).sandboxes).toBe(1);
   });
 
+  test("creates that come together share a transaction", async () => {
+    const organization = await organizationWith({ sandboxes: 20 });
+    await Promise.all(Array.from({ length: 21 }, () => organization.create()));
+    const [row] = await database.sql`
+      SELECT count(*)::int AS creates, count(DISTINCT events.xmin::text)::int AS transactions
+      FROM sandbox_events events JOIN sandboxes ON sandboxes.id = sandbox_id
+      WHERE organization_id = ${organization.organizationId}`;
+    expect(row).toMatchObject({ creates: 20 });
+    expect(row?.["transactions"]).toBeLessThan(10);
+  });
+
+  test("nobody is refused for what somebody else was granted, and has not used", async () => {
+    const organization = await organizationWith({ sandboxes: 2 });
+    const same = { idempotencyKey: "same", requestSha256: "a".repeat(64) };
+    const answers = await Promise.all([
+      organization.create(aSandbox(), database.db, same),
+      organization.create(aSandbox(), database.db, same),
+      organization.create(),
+    ]);
+    expect(answers).toMatchObject([
+      { kind: "accepted", isNew: true },
+      { kind: "accepted", isNew: false },
+      { kind: "accepted", isNew: true },
+    ]);
+    expect((await organization.used()).sandboxes).toBe(2);
+  });
+
   test("resumes and starts count with creates", async () => {
     const organization = await organizationWith({ running_sandboxes: 4 });
     // One after the other: while it is made, each counts as running.

@@ -107,7 +107,7 @@ export interface PlacedHost {
 }
 
 /** The host has to be lost, and to have been silent for so long past its lease, with a fence. */
-export interface LostHost {
+interface LostHost {
   hostId: string;
   silentForMs: number;
 }
