@@ -98,22 +98,43 @@ function toView(row: ViewRow): SandboxView {
 
 export const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
 
+/** Asked for with each request. To make the text of the statement takes longer than all else that the asker does. */
+function prepareViews(db: Tx) {
+  const { id, organizationId, edgeAddress } = sandboxes;
+  const isGiven = (column: typeof id | typeof organizationId | typeof edgeAddress) => eq(column, sql.placeholder(column.name));
+  const prepared = (...columns: Parameters<typeof isGiven>[0][]) =>
+    viewQuery(db)
+      .where(and(...columns.map(isGiven), isAlive))
+      .prepare("view");
+  return { ofOrganization: prepared(id, organizationId), byAddress: prepared(edgeAddress), byId: prepared(id) };
+}
+
+const views = new WeakMap<Tx, ReturnType<typeof prepareViews>>();
+
+async function findView(
+  db: Tx,
+  by: keyof ReturnType<typeof prepareViews>,
+  given: Record<string, unknown>,
+): Promise<SandboxView | undefined> {
+  const prepared = views.get(db) ?? prepareViews(db);
+  views.set(db, prepared);
+  const [row] = await prepared[by].execute(given);
+  return row === undefined ? undefined : toView(row);
+}
+
 /** Undefined when there is none, when it is another organization's, or when it is deleted. */
 export async function findSandbox(db: Tx, id: string, organizationId: number): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), eq(sandboxes.organizationId, organizationId), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "ofOrganization", { id, organization_id: organizationId });
 }
 
 /** For the edge, which knows the sandbox by its address and checks the token itself. */
 export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.edgeAddress, edgeAddress), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "byAddress", { edge_address: edgeAddress });
 }
 
 /** The same, by its id. */
 export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "byId", { id });
 }
 
 export interface ListFilter {
