@@ -21,7 +21,9 @@ import {
   type PostgresServer,
   startPostgres,
   type TestDatabase,
+  until,
 } from "@torpor/testkit";
+import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 let server: PostgresServer;
@@ -102,6 +104,28 @@ describe("requests that race, through two gateways", () => {
     );
     expect(kinds(answers)).toEqual({ accepted: 10 });
     expect((await organization.used()).sandboxes).toBe(1);
+  });
+
+  test("of two that count at the same moment, the second counts what the first has taken", async () => {
+    const organization = await organizationWith({ sandboxes: 5 });
+    const other = openDatabase(database.url, { maxConnections: 5 });
+    const holder = postgres(database.url, { max: 1, onnotice: () => {} });
+    try {
+      // Whoever has counted writes, and cannot end.
+      await holder`BEGIN`;
+      await holder`LOCK TABLE outbox IN SHARE MODE`;
+      const answers = [database.db, other.db].flatMap((through) =>
+        Array.from({ length: 5 }, () => organization.create(aSandbox(), through)),
+      );
+      await until("both wait", async () => {
+        const waiting = await holder`SELECT DISTINCT pid FROM pg_locks WHERE NOT granted`;
+        return waiting.length > 1;
+      });
+      await holder`COMMIT`;
+      expect(kinds(await Promise.all(answers))).toEqual({ accepted: 5, quota_exceeded: 5 });
+    } finally {
+      await Promise.all([holder.end({ timeout: 1 }), other.close()]);
+    }
   });
 
   test("creates that come together share a transaction", async () => {
