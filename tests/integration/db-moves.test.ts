@@ -1,6 +1,15 @@
 /** The one door through which sandboxes change: compare-and-set, event, outbox and capacity stand or fall together. */
-import { findSandboxRow, inTransaction, listEvents, moveSandbox, type MoveResult, registerHost, type SandboxRow } from "@torpor/db";
-import { aHost, makeSandbox, openTestDatabase, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
+import { findSandboxRow, inTransaction, listEvents, registerHost, type SandboxRow } from "@torpor/db";
+import {
+  aHost,
+  makeSandbox,
+  moveSandbox,
+  type MoveResult,
+  openTestDatabase,
+  type Databases,
+  sharedPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 let server: Databases;

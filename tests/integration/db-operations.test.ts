@@ -14,15 +14,23 @@ import {
   listExpiredSandboxes,
   listSandboxes,
   moveOperation,
-  moveSandbox,
-  type MoveResult,
   type OperationRow,
   registerHost,
   type SandboxRow,
   setTimeoutSeconds,
 } from "@torpor/db";
 import { planMoves } from "@torpor/plans";
-import { aHost, aRequester, makeSandbox, openTestDatabase, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
+import {
+  aHost,
+  aRequester,
+  makeSandbox,
+  moveSandbox,
+  type MoveResult,
+  openTestDatabase,
+  type Databases,
+  sharedPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 let server: Databases;

@@ -1,6 +1,6 @@
 /** Delete, in every state (S10, S11, S18): the tombstone is set at once, the host is told until it has confirmed, and nothing stays reserved. */
-import { inTransaction, moveSandbox } from "@torpor/db";
-import { makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
+import { inTransaction } from "@torpor/db";
+import { makeSandbox, moveSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
