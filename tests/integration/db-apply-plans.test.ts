@@ -2,11 +2,13 @@
 import {
   acceptCreate,
   acceptRequest,
+  acceptWithin,
   applyPlans,
   FIXED_COLUMNS,
   findOpenOperations,
   findSandboxRow,
   findSnapshot,
+  inTransaction,
   listEvents,
   readView,
   readViews,
@@ -44,6 +46,15 @@ const resumeOn = (sandbox: SandboxRow, hostId: string) =>
   planMoves(sandbox, [
     { to: "resuming", fact: "resume_assigned", patch: { hostId, holdsMemory: true } },
   ]);
+/** A pause that waits to be begun, as a drain asks for it. */
+const pauseThatWaits = async (id: string, given: Parameters<typeof aRequester>[1] = {}) => {
+  const requester = aRequester(database, given);
+  const accepted = await inTransaction(database.db, (tx) =>
+    acceptWithin(tx, id, "pause", requester),
+  );
+  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+  return accepted.operation;
+};
 const kinds = async (plans: Plan[]) =>
   (await applyPlans(database.db, plans)).map(({ kind }) => kind);
 const newest = async (id: string) => {
@@ -208,18 +219,16 @@ test.each([
   async (column, value) => {
     const hostId = await hostFor(`terms-${column.replaceAll("_", "-")}`, 5);
     const { id } = await makeSandbox(database, "running", { hostId });
-    const asked = aRequester(database, { onlyIfIdleForMs: 60_000 });
-    const accepted = await acceptRequest(database.db, id, "pause", asked);
-    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    const { id: operationId } = await pauseThatWaits(id, { onlyIfIdleForMs: 60_000 });
     const begin = async () => {
-      const view = await readView(database.db, { operationId: accepted.operation.id });
+      const view = await readView(database.db, { operationId });
       if (view?.named.operation === undefined) throw new Error("it is gone");
       const moment = { now: new Date(), newOperationId: () => "op_x" };
       const where = { hostId, holdsMemory: true };
       return planAssignment(view, view.named.operation, where, moment);
     };
     const before = await begin();
-    await database.sql`UPDATE operations SET ${database.sql({ [column]: value })} WHERE id = ${accepted.operation.id}`;
+    await database.sql`UPDATE operations SET ${database.sql({ [column]: value })} WHERE id = ${operationId}`;
     expect(await kinds([before]), "somebody has joined it, or pinned it").toEqual(["lost_race"]);
     expect(await kinds([await begin()])).toEqual(["applied"]);
   },
@@ -256,14 +265,14 @@ test("two of one anti-affinity key that chose one host in one batch: one goes th
   expect(await kinds(plans)).toEqual(["applied", "overtaken"]);
 });
 
-test("what waits for a sandbox is told by whoever moves it", async () => {
+test("what waits for a sandbox is told to whoever reports of it", async () => {
   const sandbox = await makeSandbox(database, "running");
-  const [nothing] = await applyPlans(database.db, [touch(sandbox)]);
+  const report = async () => ({ ...touch(await newest(sandbox.id)), isFact: true });
+  const [nothing] = await applyPlans(database.db, [await report()]);
   expect(nothing).toMatchObject({ kind: "applied", waitingOperationId: null });
-  const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
-  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
-  const [applied] = await applyPlans(database.db, [touch(await newest(sandbox.id))]);
-  expect(applied).toMatchObject({ waitingOperationId: accepted.operation.id });
+  const { id } = await pauseThatWaits(sandbox.id);
+  const [applied] = await applyPlans(database.db, [await report()]);
+  expect(applied).toMatchObject({ waitingOperationId: id });
 });
 
 test("messages are as the outbox has them", async () => {
@@ -282,6 +291,47 @@ test("messages are as the outbox has them", async () => {
     SELECT occurred_at AS at FROM sandbox_events WHERE sandbox_id = ${sandbox.id} AND fact = 'touched'`;
   const { payload: told } = rows[0] as { payload: { occurredAt: string } };
   expect([new Date(told.occurredAt)]).toEqual([event?.["at"]]);
+});
+
+test.each(["pause", "stop"] as const)(
+  "a %s that has nothing before it begins with the statement that accepts it",
+  async (verb) => {
+    const hostId = await hostFor(`begun-${verb}`, 5);
+    const { id, generation } = await makeSandbox(database, "running", { hostId });
+    const asked = aRequester(database, { deadlineMs: 61_000, traceId: "t" });
+    const accepted = await acceptRequest(database.db, id, verb, asked);
+    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    const { operation, messages } = accepted;
+    const state = verb === "pause" ? "pausing" : "stopping";
+    const [numbers, where] = [
+      { epoch: 1, opSeq: 2 },
+      { hostId, originHostId: hostId },
+    ];
+    expect(operation).toMatchObject({ status: "executing", ...numbers, ...where });
+    expect(operation.startedAt).not.toBeNull();
+    expect(await newest(id)).toMatchObject({ state, generation: generation + 1, ...numbers });
+    const rows = await database.sql`
+      SELECT id::int, subject, payload, trace_id AS "traceId" FROM outbox
+      WHERE payload->>'operationId' = ${operation.id} ORDER BY id`;
+    expect(messages).toEqual([...rows]);
+    const [event, command] = messages.map(({ payload }) => payload);
+    expect(event).toMatchObject({ fact: `${verb}_assigned`, operationStatus: "executing" });
+    const deadlineAt = operation.deadlineAt.toISOString();
+    expect(command).toMatchObject({ kind: verb, hostId, deadlineAt, traceId: "t", ...numbers });
+    const [after] = await listEvents(database.db, id, 10).then((events) => events.slice(-1));
+    expect(after).toMatchObject({ fact: `${verb}_assigned`, operationId: operation.id });
+  },
+);
+
+test("of many that ask at once one begins it, and the others join", async () => {
+  const { id } = await makeSandbox(database, "running", { hostId: await hostFor("begun-once", 5) });
+  const asked = await Promise.all(
+    Array.from({ length: 8 }, () => acceptRequest(database.db, id, "pause", aRequester(database))),
+  );
+  const accepted = asked.filter((one) => one.kind === "accepted");
+  expect(new Set(accepted.map(({ operation }) => operation.id)).size).toBe(1);
+  expect(accepted.filter(({ isNew }) => isNew)).toHaveLength(1);
+  expect(await newest(id)).toMatchObject({ state: "pausing", opSeq: 2 });
 });
 
 test("a view has the rows as they are", async () => {

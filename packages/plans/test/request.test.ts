@@ -28,6 +28,50 @@ test.each(pairs)("%s of a sandbox that is %s is decided", (request, state) => {
   expect([plan.after.generation, plan.events, plan.claims]).toEqual([5, [], []]);
 });
 
+describe("where it may begin at once", () => {
+  const decided = (view: Parameters<typeof planRequest>[0], request: "pause" | "stop" | "resume") =>
+    planRequest(view, request, requester({ traceId: "t" }), MOMENT, true);
+
+  test.each(["pause", "stop"] as const)("a %s of what runs does, where it runs", (request) => {
+    const decision = decided(aView({}), request);
+    if (decision.kind !== "queued") throw new Error(decision.kind);
+    const { plan } = decision;
+    const begins = { hostId: "host-a", originHostId: "host-a", epoch: 2, opSeq: 8 };
+    expect(plan).toMatchObject({
+      generation: 5,
+      open: {},
+      operations: [],
+      claims: [],
+      after: { state: request === "pause" ? "pausing" : "stopping", generation: 6, opSeq: 8 },
+      queues: { id: "op_new", kind: request, begins: { ...begins, startedAt: MOMENT.now } },
+      events: [{ fact: `${request}_assigned`, operationId: "op_new" }],
+    });
+    expect(plan.messages.slice(1)).toMatchObject([
+      {
+        subject: `torpor.v1.host.host-a.cmd.${request}`,
+        deadlineMs: 60_000,
+        payload: { operationId: "op_new", epoch: 2, opSeq: 8, traceId: "t" },
+      },
+    ]);
+  });
+
+  const executing = anOperation({ id: "op_0", kind: "resume", status: "executing" });
+  const waiting = anOperation({ id: "op_1", kind: "pause", requestedBy: DRAINER });
+  test.each([
+    ["behind what executes", aView({ state: "resuming" }, { executing }), "pause"],
+    ["in the place of what gives way", aView({}, { waiting }), "stop"],
+    ["on no host", aView({ hostId: null }), "pause"],
+    ["stopped from a pause", aView({ state: "paused", settledState: "paused" }), "stop"],
+    ["one that has to be placed", aView({ state: "paused", settledState: "paused" }), "resume"],
+  ] as const)("not one %s", (_, view, request) => {
+    const decision = decided(view, request);
+    expect(decision).toMatchObject({
+      kind: "queued",
+      plan: { events: [], queues: { begins: null } },
+    });
+  });
+});
+
 test("a time limit that is no whole number is rounded up", () => {
   const decision = planRequest(aView({}), "pause", requester({ deadlineMs: 1_000.2 }), MOMENT);
   expect(decision).toMatchObject({ plan: { queues: { deadlineMs: 1_001 } } });

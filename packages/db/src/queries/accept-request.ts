@@ -1,6 +1,7 @@
 /**
  * Accepting a request for a transition: what the gateway writes. It queues an operation and announces
- * it through the outbox; it moves no sandbox from one state to another.
+ * it through the outbox. What can only happen where the sandbox is, and has nothing before it, begins
+ * with that (decision 42).
  *
  * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only to
  * the queue that it was made for.
@@ -38,7 +39,7 @@ export async function acceptRequest(
 ): Promise<AcceptRequest> {
   try {
     const decided = await decide<RequestAnswer>(db, wantedFor(sandboxId, requester), {
-      decideFrom: (view) => decideRequest(view, request, requester),
+      decideFrom: (view) => decideRequest(view, request, requester, true),
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
     const { answer, applied } = decided;
@@ -56,7 +57,7 @@ export async function acceptRequest(
   }
 }
 
-/** The same, as part of a transaction that changes more. No quota stands in its way. */
+/** The same, as part of a transaction that changes more. No quota stands in its way, and it waits. */
 export async function acceptWithin(
   tx: Tx,
   sandboxId: string,
@@ -107,12 +108,13 @@ function decideRequest(
   view: SandboxRows | undefined,
   request: SandboxRequest,
   requester: Requester,
+  mayBegin = false,
 ): Decision<RequestAnswer> {
   if (view === undefined) return { answer: { kind: "not_found" } };
   const { repeat } = view.named;
   if (repeat !== undefined) return { answer: repeatOf(repeat, requester) };
   const moment = { now: new Date(), newOperationId };
-  const decision = planRequest(view, request, requester, moment);
+  const decision = planRequest(view, request, requester, moment, mayBegin);
   switch (decision.kind) {
     case "queued": {
       const isCounted = COUNTED.has(request) && requester.exemptFromQuotas !== true;
