@@ -10,6 +10,7 @@ import {
   findSnapshot,
   inTransaction,
   listEvents,
+  noteAnswering,
   readView,
   readViews,
   registerHost,
@@ -27,7 +28,9 @@ import {
   startPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+const LEASE_MS = 9_000;
 
 let server: PostgresServer;
 let database: TestDatabase;
@@ -322,6 +325,55 @@ test.each(["pause", "stop"] as const)(
     expect(after).toMatchObject({ fact: `${verb}_assigned`, operationId: operation.id });
   },
 );
+
+describe("a resume, where schedulers place by where a sandbox is", () => {
+  const anywhere = () => true;
+  const pausedOn = async (hostId: string) =>
+    await makeSandbox(database, "paused", { hostId, sandbox: { memoryMib: 64, diskMib: 16 } });
+  const resume = async (id: string, goesHome: Parameters<typeof acceptRequest>[4] = anywhere) => {
+    const accepted = await acceptRequest(database.db, id, "resume", aRequester(database), goesHome);
+    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    return accepted.operation;
+  };
+  beforeEach(async () => {
+    await noteAnswering(database.db, LEASE_MS, true);
+  });
+
+  test("begins at home with the statement that accepts it, and holds its memory there", async () => {
+    const hostId = await hostFor("home", 5);
+    const { id } = await pausedOn(hostId);
+    const operation = await resume(id);
+    expect(operation).toMatchObject({ status: "executing", hostId, epoch: 2, opSeq: 2 });
+    expect(await newest(id)).toMatchObject({ state: "resuming", epoch: 2, holdsMemory: true });
+    const [run] = await database.sql`
+      SELECT host_id, on_host_loss FROM incarnations WHERE sandbox_id = ${id} AND epoch = 2`;
+    expect(run).toEqual({ host_id: hostId, on_host_loss: "wait" });
+    const [host] =
+      await database.sql`SELECT memory_mib_used AS used FROM hosts WHERE id = ${hostId}`;
+    expect(host).toEqual({ used: 64 });
+  });
+
+  test.each([
+    ["its host is cordoned", "state = 'cordoned'"],
+    ["its host's lease has ended", "lease_expires_at = now() - interval '1 second'"],
+    ["its host was revoked", "revoked_at = now()"],
+    ["its host is full", "memory_mib_used = memory_mib_capacity"],
+  ])("waits for a choice when %s", async (_, change) => {
+    const hostId = await hostFor(`home-${change.replaceAll(/[^a-z]/g, "")}`, 5);
+    const { id } = await pausedOn(hostId);
+    await database.sql`UPDATE hosts SET ${database.sql.unsafe(change)} WHERE id = ${hostId}`;
+    expect(await resume(id)).toMatchObject({ status: "waiting", hostId: null });
+    expect(await newest(id)).toMatchObject({ state: "paused", epoch: 1 });
+  });
+
+  test("waits for a choice when placement has one, and when schedulers place otherwise", async () => {
+    const hostId = await hostFor("home-choice", 5);
+    const [one, other] = [await pausedOn(hostId), await pausedOn(hostId)];
+    expect(await resume(one.id, () => false)).toMatchObject({ status: "waiting" });
+    await noteAnswering(database.db, LEASE_MS, false);
+    expect(await resume(other.id)).toMatchObject({ status: "waiting" });
+  });
+});
 
 test("of many that ask at once one begins it, and the others join", async () => {
   const { id } = await makeSandbox(database, "running", { hostId: await hostFor("begun-once", 5) });

@@ -1,7 +1,8 @@
 /** Placement over fleets and requests that nobody thought of, against the same decision written down naively. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { Fleet, type Rejection } from "../src/index.ts";
+import type { SnapshotRow } from "@torpor/db";
+import { Fleet, goesHome, requestToReturn, type Rejection } from "../src/index.ts";
 import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/index.ts";
 import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
 
@@ -81,6 +82,30 @@ describe("for any fleet, request and policy", () => {
         const ranking = rank(new Fleet(all), request, policy, HOST_IDS.length);
         expect(ranking.candidates.map(({ hostId }) => hostId).toSorted()).toEqual(fitting.toSorted());
         expect(ranking.candidates[0]?.hostId).toBe(placement.kind === "placed" ? placement.host.id : undefined);
+      }),
+      { numRuns: 500 },
+    );
+  });
+
+  test("what goes home without being placed, local-first would have placed there, among any others", async () => {
+    const kinds = fc.constantFrom("resume" as const, "start" as const);
+    const stored = fc.constantFrom(null, "key");
+    await fc.assert(
+      fc.asyncProperty(hosts, requests, kinds, stored, fingerprint, async (all, request, kind, storeKey, driverFingerprint) => {
+        const home = all.find(({ id }) => id === "a");
+        if (home === undefined) return;
+        const { labels: placementLabels = {}, needsFence, ...wanted } = request;
+        const onHostLoss = needsFence === true ? ("restore" as const) : ("wait" as const);
+        const sandbox = { ...wanted, id: "s", organizationId: 1, antiAffinity: null, hostId: "a", placementLabels, onHostLoss };
+        const snapshot = { storeKey, driverFingerprint } as SnapshotRow;
+        const isHome = goesHome(home, { kind, sandbox, snapshot });
+        if (home.state !== "ready" || (kind === "resume" && !home.restorableFingerprints.includes(driverFingerprint)))
+          expect(isHome).toBe(false);
+        if (!isHome) return;
+        // Without a key no row is read.
+        const asked = await requestToReturn(undefined as never, { kind, sandbox, snapshot, origin: home });
+        const placement = place(new Fleet(all), asked, "local-first");
+        expect(placement.kind === "placed" && placement.host.id).toBe("a");
       }),
       { numRuns: 500 },
     );

@@ -7,9 +7,9 @@ import {
   type SettledState,
   transitionSandbox,
 } from "@torpor/state-machine";
-import { needsMemory, planAssignment } from "./begin.ts";
+import { type Assignment, needsMemory, planAssignment } from "./begin.ts";
 import type { Moment } from "./commands.ts";
-import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
+import { type Effects, type PlacedHost, type Plan, planMoves, planOperation } from "./plan.ts";
 import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
@@ -83,16 +83,22 @@ export type RequestDecision =
   | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" };
 
+/** Where an operation may begin that has nothing before it. */
+export interface BeginsAt {
+  /** The host that holds the sandbox, if that is where it is brought up again in any case. */
+  home: PlacedHost | undefined;
+}
+
 /**
- * Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. `mayBegin`:
- * what needs no choice of a host, and has nothing before it, begins at once (decision 42).
+ * Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. `beginsAt`:
+ * what needs no choice of a host begins at once (decision 42); undefined: it waits to be begun.
  */
 export function planRequest(
   view: View,
   request: SandboxRequest,
   requester: Requester,
   moment: Moment,
-  mayBegin = false,
+  beginsAt?: BeginsAt,
 ): RequestDecision {
   const { sandbox, executing, waiting } = view;
   if (sandbox.organizationId !== requester.organizationId) return { kind: "not_found" };
@@ -134,9 +140,11 @@ export function planRequest(
       // Whatever owes it something from now on is an operation that was not there.
       const given = view.isOwed === false ? {} : effects;
       const queues = queued(moment.newOperationId(), request, requester);
-      const begun = mayBegin ? planBegun(view, queues, moment) : undefined;
-      if (begun !== undefined)
-        return { kind: "queued", supersedes: false, plan: { ...begun, effects: given, open: {} } };
+      const begun = beginsAt && planBegun(view, queues, beginsAt, moment);
+      if (begun !== undefined) {
+        const plan = { ...begun, effects: { ...begun.effects, ...given }, open: {} };
+        return { kind: "queued", supersedes: false, plan };
+      }
       return {
         kind: "queued",
         supersedes: supersedes !== undefined,
@@ -153,31 +161,51 @@ export function planRequest(
 
 /**
  * The operation begun by the plan that inserts it: what `planBegin` and `planAssignment` would make
- * of it a moment later. Of a pause, and of a stop of what runs: both happen where the sandbox is.
+ * of it a moment later.
  */
-function planBegun(view: View, queues: QueuedOperation, moment: Moment): Plan | undefined {
-  const { sandbox, executing, waiting, snapshot } = view;
-  const { hostId, settledState } = sandbox;
-  const { kind } = queues;
-  const isInPlace = kind === "pause" || (kind === "stop" && settledState === "running");
-  if (!isInPlace || hostId === null || executing !== undefined || waiting !== undefined)
+function planBegun(
+  view: View,
+  queues: QueuedOperation,
+  beginsAt: BeginsAt,
+  moment: Moment,
+): Plan | undefined {
+  const { sandbox, executing, waiting } = view;
+  if (executing !== undefined || waiting !== undefined) return undefined;
+  if (queues.kind === "create" || transitionSandbox(sandbox.state, queues.kind).kind !== "move")
     return undefined;
-  if (transitionSandbox(sandbox.state, kind).kind !== "move") return undefined;
+  const assignment = assignmentOf(view, queues, beginsAt);
+  if (assignment === undefined) return undefined;
   const operation = operationOf(sandbox, queues, moment);
-  const assignment = { hostId, holdsMemory: needsMemory(sandbox, snapshot) };
   const plan = planAssignment(view, operation, assignment, moment);
   const { epoch = sandbox.epoch, opSeq = sandbox.opSeq } = plan.after;
+  const { hostId } = assignment;
+  const { hostId: originHostId } = sandbox;
   return {
     ...plan,
     operations: [],
-    queues: {
-      ...queues,
-      begins: { hostId, originHostId: hostId, epoch, opSeq, startedAt: moment.now },
-    },
+    queues: { ...queues, begins: { hostId, originHostId, epoch, opSeq, startedAt: moment.now } },
     messages: plan.messages.map((message) =>
       message.isEvent ? message : { ...message, deadlineMs: queues.deadlineMs },
     ),
   };
+}
+
+/**
+ * A pause, and a stop of what runs, happens where the sandbox is; a resume or a start goes home.
+ * Undefined: a host has to be chosen.
+ */
+function assignmentOf(
+  { sandbox, snapshot }: View,
+  { kind, pinnedHostId }: QueuedOperation,
+  { home }: BeginsAt,
+): Assignment | undefined {
+  const { hostId, settledState } = sandbox;
+  if (hostId === null) return undefined;
+  if (kind === "pause" || (kind === "stop" && settledState === "running"))
+    return { hostId, holdsMemory: needsMemory(sandbox, snapshot) };
+  const isReturn = kind === "resume" || kind === "start";
+  if (!isReturn || pinnedHostId !== null || home?.id !== hostId) return undefined;
+  return { hostId, placed: home, holdsMemory: true };
 }
 
 /** As it will be in its row, but for its deadline, which is by the clock of the database. */
