@@ -180,7 +180,7 @@ test("batches that want the same sandboxes and hosts in every order do not stop 
   for (const { used, there } of sums) expect(used).toBe(there);
 });
 
-test("an operation that is not as it was read takes the whole plan with it", async () => {
+test("M2: an operation that is not as it was read takes the whole plan with it", async () => {
   const sandbox = await makeSandbox(database, "running");
   const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
   if (accepted.kind !== "accepted") throw new Error(accepted.kind);

@@ -141,7 +141,7 @@ describe("names", () => {
     ]);
   });
 
-  test("what the user made of them survives a pause, and in files a stop", async () => {
+  test("NM1: what the user made of them survives a pause, and in files a stop", async () => {
     const sandbox = await create();
     await shell(sandbox, "echo 10.0.0.7 db >> /etc/hosts; hostname box; chmod 750 /workspace");
     const changed = await names(sandbox);
@@ -187,7 +187,7 @@ describe("names", () => {
 });
 
 /** Last: it ends the fleet. */
-test("what was written before the fleet is ended is on the disk", async () => {
+test("FL2: what was written before the fleet is ended is on the disk", async () => {
   const sandbox = await create();
   const trap =
     "trap 'echo ended > /workspace/term; exit' TERM; touch /workspace/traps; while :; do sleep 0.1; done";

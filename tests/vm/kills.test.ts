@@ -97,7 +97,7 @@ async function survives(victim: string, verb: Verb): Promise<void> {
   await fleet.call("DELETE", path);
 }
 
-test.each(VERBS)("S33, S39: kill -9 of host-1 in the middle of a %s", (verb) => survives("host-1", verb));
+test.each(VERBS)("S33, S39, VP1: kill -9 of host-1 in the middle of a %s", (verb) => survives("host-1", verb));
 
 describe.each(["gateway-1", "scheduler-1"])("S33, S39: kill -9 of %s", (victim) => {
   test.each(VERBS)("in the middle of a %s", { tags: ["exhaustive"] }, (verb) => survives(victim, verb));

@@ -40,7 +40,7 @@ async function snapshotDir(sandbox: Body): Promise<string> {
 }
 
 describe("clones of one golden snapshot", () => {
-  test("have their own randomness, names and the right time before any code of theirs runs", async () => {
+  test("G1: have their own randomness, names and the right time before any code of theirs runs", async () => {
     const [one, other] = await Promise.all([create(), create()]);
     const probe = [
       "import os, random, ssl, time, uuid, socket",
@@ -73,7 +73,7 @@ describe("clones of one golden snapshot", () => {
 });
 
 describe("files", () => {
-  test("S6: a file written just before the pause is there after pause, stop and start", async () => {
+  test("S6, G3: a file written just before the pause is there after pause, stop and start", async () => {
     const sandbox = await create();
     await python(sandbox, "open('/workspace/late', 'w').write('y' * 1_000_000)");
     await post(sandbox, "pause");

@@ -43,7 +43,7 @@ async function send({ url, method = "GET", body, headers = {} }: Sent) {
   return { status: answer.statusCode, headers: answer.headers, body: answer.json<Record<string, unknown>>() };
 }
 
-describe("every refusal has the body that both SDKs read, and its request id in body and header", () => {
+describe("AP1: every refusal has the body that both SDKs read, and its request id in body and header", () => {
   test.each<[string, Sent, number, string]>([
     ["no key", { url: "/v1/sandboxes", headers: { "x-api-key": "" } }, 401, "AUTHENTICATION_REQUIRED"],
     ["no such path", { url: "/v1/nothing" }, 404, "RESOURCE_NOT_FOUND"],

@@ -158,7 +158,7 @@ test("a copy and a fetch go no faster than their command says", async () => {
   await other.close();
 });
 
-test("a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {
+test("RE2: a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {
   const away = () => {
     throw new Error("no route to the store");
   };

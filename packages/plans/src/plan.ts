@@ -1,7 +1,7 @@
 /**
  * What a decision writes: data, and applied as a whole or not at all (`applyPlans`, packages/db).
  *
- * M1  Nothing else changes a sandbox's row (but for clocks that no state depends on:
+ * -   Nothing else changes a sandbox's row (but for clocks that no state depends on:
  *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form in
  *     which environment variables are kept), writes its events, or changes what hosts have in use.
  * M2  A plan is applied only to the sandbox that it was made for: its generation, and the statuses

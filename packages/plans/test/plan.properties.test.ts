@@ -17,7 +17,7 @@ const sandbox = fc
   .record({ state, hostId: host, originHostId: host, holdsMemory: fc.boolean() })
   .map((given) => aSandbox(given));
 
-test("each move is one event, numbered without a gap, from the state before it", () => {
+test("M4: each move is one event, numbered without a gap, from the state before it", () => {
   fc.assert(
     fc.property(sandbox, fc.array(move, { maxLength: 4 }), (row, moves) => {
       const plan = planMoves(row, moves);

@@ -9,7 +9,7 @@ export interface Blob {
 
 /**
  * BL1  A put is whole or not there, and durable when it returns.
- * BL2  What was put or removed is seen by every later get and list, on every host.
+ * -    What was put or removed is seen by every later get and list, on every host.
  */
 export interface Blobs {
   /** For messages. */
