@@ -88,7 +88,7 @@ describe("a lease that nobody could renew", () => {
     expect(await lost(), "this one had its time").toEqual([dead]);
   });
 
-  test("LS3: in an outage, and after one, none is lost, whichever of several schedulers is the first to note or to look", async () => {
+  test("S38, LS3: in an outage, and after one, none is lost, whichever of several schedulers is the first to note or to look", async () => {
     const id = await host();
     await endLease(id);
     await leasesCouldBeRenewed(database);

@@ -209,7 +209,7 @@ describe("requests that can be repeated, or that do not wait", () => {
 });
 
 describe("the official SDK, unmodified", () => {
-  test("creates, finds, pauses, resumes by connecting, lists and kills", async () => {
+  test("S53: creates, finds, pauses, resumes by connecting, lists and kills", async () => {
     const options = { apiKey: fleet.apiKey, baseURL: fleet.url };
     const sandbox = await Sandbox.create({ template: "code-interpreter", ...options });
     expect((await sandbox.getInfo()).status).toBe("running");

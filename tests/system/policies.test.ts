@@ -52,7 +52,7 @@ interface Event {
 const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
 
 describe("settings", () => {
-  test("S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
+  test("S9, S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
     expect(await create()).toMatchObject({
       auto_pause: null,
       auto_resume: false,

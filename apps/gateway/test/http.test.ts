@@ -161,6 +161,18 @@ describe("S52: what is wrong with a request is named by field", () => {
     expect([answer.status, answer.body["code"], answer.body["message"]]).toEqual([400, "MISSING_PARAMETER", "timeout_seconds is required"]);
   });
 
+  test("S8: in a body that comes in chunks, too", async () => {
+    const url = `${await app.listen({ port: 0, host: "127.0.0.1" })}/v1/sandboxes`;
+    const parts = ['{"template_name":"code-interpreter",', '"timeout_seconds":0}'];
+    const body = ReadableStream.from(parts.map((part) => Buffer.from(part)));
+    const headers = { "x-api-key": KEY, "content-type": "application/json" };
+    const answer = await fetch(url, { method: "POST", headers, body, duplex: "half" });
+    expect([answer.status, ((await answer.json()) as { message: string }).message]).toEqual([
+      400,
+      expect.stringContaining("timeout_seconds"),
+    ]);
+  });
+
   test.each(["limit=0", "limit=1001", "limit=x", "limit=1.5", "status=gone"])("a query is converted, then judged: %s", async (query) => {
     const answer = await send({ url: `/v1/sandboxes?${query}` });
     expect([answer.status, answer.body["code"]]).toEqual([400, "INVALID_REQUEST"]);

@@ -157,7 +157,7 @@ describe("answers that do not come", () => {
 });
 
 describe("a resume that goes wrong", () => {
-  test("the VMM dies once it has restored: nothing ran, and the next try resumes it", async () => {
+  test("S2: the VMM dies once it has restored: nothing ran, and the next try resumes it", async () => {
     await withSandbox({ before: ["pause"], after: ["resume", "resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.restore", when: "answered" }]);
       const end = await bench.next();

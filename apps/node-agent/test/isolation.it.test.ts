@@ -185,7 +185,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     await chosen.isolation.release(vm);
   });
 
-  test("SL1, SL2: after a crash of the agent, what a live VM uses stays as it is; the rest of this agent's goes, and nothing of others", async () => {
+  test("S35, SL1, SL2: after a crash of the agent, what a live VM uses stays as it is; the rest of this agent's goes, and nothing of others", async () => {
     const [live, dead] = [vmOf("live", false), vmOf("dead", true)];
     const enclosure = await chosen.isolation.enclose(live, { devices: [] });
     const { vmm } = await networks.addGuest(enclosure);
@@ -224,7 +224,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     chosen = await choose();
   });
 
-  test("50 VMs by 10 workers leave no namespace, tap, link, rule, cgroup or process", async () => {
+  test("S17: 50 VMs by 10 workers leave no namespace, tap, link, rule, cgroup or process", async () => {
     const names = new Set<string>();
     const pids: number[] = [];
     const todo = Array.from({ length: 50 }, (_, at) => vmOf(`many-${at}`, at % 2 === 0));

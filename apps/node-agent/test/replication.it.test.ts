@@ -118,7 +118,7 @@ test("a copy that was not there when the agent ended is there after it has start
   expect(blobs.sent(), "they were there").toEqual([]);
 });
 
-test("S21: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
+test("S21, S45: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
   const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;

@@ -153,7 +153,7 @@ async function failOnce(verb: Verb, fault: Fault, name: string): Promise<void> {
   }
 }
 
-test.each(VERBS)("CH3: $name: each of its calls failed once in every way, then repeated", async (verb) => {
+test.each(VERBS)("S19, CH3: $name: each of its calls failed once in every way, then repeated", async (verb) => {
   const cases = verb.calls.flatMap((call) => FAULTS.map((fault) => fault(call)));
   const failures: string[] = [];
   const left = cases.map((fault, at) => ({ fault, name: `${verb.name}-${at}` }));

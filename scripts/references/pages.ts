@@ -1,0 +1,7 @@
+/** The pages of docs/ that are made of tables in the code, by their paths. */
+import { renderScenarios } from "./scenarios-page.ts";
+import type { Source } from "./sources.ts";
+
+export function renderPages(sources: readonly Source[]): [path: string, text: string][] {
+  return [["docs/scenarios.md", renderScenarios(sources)]];
+}
