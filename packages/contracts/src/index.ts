@@ -5,6 +5,7 @@ export * from "./subjects.ts";
 export * from "./streams.ts";
 export * from "./messages.ts";
 export * from "./control.ts";
+export * from "./channels.ts";
 export * from "./decode.ts";
 export * from "./host/bounds.ts";
 export * from "./host/command.ts";
