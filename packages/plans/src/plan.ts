@@ -12,7 +12,12 @@
  * M5  While it is brought from one host to another its disk is reserved on both: it can always go
  *     back. `origin_host_id` ends with any settled state, whoever moved it there.
  */
-import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
+import {
+  type Cause,
+  type SandboxEventMessage,
+  type SandboxEventType,
+  subjects,
+} from "@torpor/contracts";
 import {
   isSettled,
   isTombstoned,
@@ -60,7 +65,7 @@ interface PlannedMessage {
 
 interface PlannedEvent {
   seq: number;
-  fact: string;
+  fact: SandboxEventType;
   /** Null: it is made. */
   fromState: SandboxState | null;
   toState: SandboxState;
@@ -216,8 +221,7 @@ export type Applied<Message, Queued> =
 /** A move of a sandbox, or an event that leaves it in its state. */
 export interface Move {
   to: SandboxState;
-  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
-  fact: string;
+  fact: SandboxEventType;
   patch?: SandboxPatch;
   operation?: { id: string; status: string };
   cause?: Cause | undefined;

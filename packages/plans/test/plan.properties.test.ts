@@ -10,7 +10,7 @@ const host = fc.constantFrom(null, "host-a", "host-b", "host-c");
 const state = fc.constantFrom<SandboxState>(...SANDBOX_STATES);
 const move = fc.record({
   to: state,
-  fact: fc.constantFrom("one", "two"),
+  fact: fc.constantFrom("settings_changed", "timeout_set"),
   patch: fc.record({ hostId: host, originHostId: host, holdsMemory: fc.boolean() }),
 });
 const sandbox = fc

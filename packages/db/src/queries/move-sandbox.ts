@@ -1,5 +1,5 @@
 /** Moves a sandbox as part of a transaction that changes more. What changes nothing else is a plan (apply-plans.ts). */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, SandboxEventType } from "@torpor/contracts";
 import { planMoves } from "@torpor/plans";
 import type { SandboxState } from "@torpor/state-machine";
 import { eq, or } from "drizzle-orm";
@@ -41,8 +41,7 @@ export interface Move {
   /** As read; its generation is the compare-and-set key. */
   sandbox: SandboxRow;
   to: SandboxState;
-  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
-  fact: string;
+  fact: SandboxEventType;
   patch?: Patch;
   operation?: { id: string; status: string };
   cause?: Cause | undefined;
