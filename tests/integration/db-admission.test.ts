@@ -208,7 +208,7 @@ describe("what users ask for while a drain is at work", () => {
     expect(await findOperation(database.db, operationId)).toMatchObject({ requestedBy: DRAINER, onlyIfIdleForMs: null });
   });
 
-  test("DN2: a request that replaces an operation and a scheduler that begins it do not wait for each other", async () => {
+  test("a request that replaces an operation and a scheduler that begins it do not wait for each other", async () => {
     const { id, operationId } = await atStage("waiting pause");
     const begun = await database.sql.begin(async (sql) => {
       await sql`SELECT 1 FROM sandboxes WHERE id = ${id} FOR NO KEY UPDATE`;

@@ -168,7 +168,7 @@ describe.each(ways)("by $by", ({ by, cgroups }) => {
     expect(await stands(vmm, by)).toBe(false);
   });
 
-  test("FE3: a fence that was killed is known to be dead, and the next one freezes what it finds", async () => {
+  test("a fence that was killed is known to be dead, and the next one freezes what it finds", async () => {
     const agent = await startAgent();
     const vmm = await startVmm(true, cgroups);
     const fence = children[0];

@@ -112,7 +112,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     await isWhole(snapshot, await fetch(snapshot, [store.source(storeKey)]));
   });
 
-  test("BL1: each step of a put may fail once, and each may be done twice: the same entry in the end", async () => {
+  test("SF1: each step of a put may fail once, and each may be done twice: the same entry in the end", async () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
     await put(snapshot);
     const steps = blobs.calls.length;

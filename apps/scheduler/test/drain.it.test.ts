@@ -56,7 +56,7 @@ describe("a drain", () => {
     expect(await ground.scheduler.begin(released, "resume"), "from the store").toMatchObject({ hostId: "there" });
   });
 
-  test("DN1: is driven by several schedulers at once without one sandbox more than its budget", async () => {
+  test("DN1, DN2: is driven by several schedulers at once without one sandbox more than its budget", async () => {
     await using ground = await Ground.with(server, ["running", "running", "running", "running", "running"]);
     await ground.drain({ maxParallel: 2 });
     for (let round = 0; round < 3; round += 1) await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
