@@ -22,6 +22,8 @@ const project = (name: Layer, include: string[], options: Record<string, unknown
 
 const IN_UNIT_DIRECTORIES = ["**/*.it.test.ts", "**/*.vm.test.ts", "**/conformance/**"];
 const withProcesses = {
+  // Half of what a worker did was to import the same modules again for each file.
+  isolate: false,
   globalSetup: ["packages/testkit/src/global-setup.ts"],
   setupFiles: ["packages/testkit/src/evidence-setup.ts"],
 };
@@ -37,15 +39,22 @@ export default defineConfig({
         testTimeout: minutes(1),
         // Nothing outside the process, and no state that a file leaves in a module: imported once.
         isolate: false,
+        // vitest's own default is one less than there are processors.
+        maxWorkers: 2,
       }),
       project(
         "integration",
         ["{apps,packages}/*/test/**/*.it.test.ts", "tests/integration/**/*.test.ts"],
         {
           ...withProcesses,
+          globalSetup: [
+            ...withProcesses.globalSetup,
+            "packages/testkit/src/shared-postgres-setup.ts",
+          ],
           testTimeout: minutes(2),
           hookTimeout: minutes(2),
-          maxWorkers: 3,
+          // They wait for half of their time: for timers, limits and servers.
+          maxWorkers: 5,
         },
       ),
       project("system", ["tests/system/**/*.test.ts"], {

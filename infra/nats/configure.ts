@@ -30,7 +30,7 @@ import {
   natsConfiguration,
   natsUserOf,
 } from "../../packages/fleet/src/nats.ts";
-import { isNatsPublicKey } from "../../packages/bus/src/settings.ts";
+import { isNatsPublicKey } from "../../packages/bus/src/nats-key.ts";
 import { Secrets } from "./secrets.ts";
 
 interface Admitted {

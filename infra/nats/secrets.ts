@@ -2,7 +2,7 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { createNatsKey, publicKeyOf } from "../../packages/bus/src/settings.ts";
+import { createNatsKey, publicKeyOf } from "../../packages/bus/src/nats-key.ts";
 
 /**
  * Files of a user: `<name>.seed`, `<name>.2.seed` and so on, NKeys; `<name>`, a password. All of

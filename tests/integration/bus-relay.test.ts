@@ -13,21 +13,22 @@ import { Publisher, relayCommitted } from "@torpor/outbox";
 import {
   type NatsServer,
   openTestDatabase,
-  type PostgresServer,
+  type Databases,
   silentLog,
   startNats,
-  startPostgres,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 
-let postgres: PostgresServer;
+let postgres: Databases;
 let nats: NatsServer;
 let database: TestDatabase;
 let bus: Bus;
 beforeAll(async () => {
-  [postgres, nats] = await Promise.all([startPostgres(), startNats()]);
+  postgres = sharedPostgres();
+  nats = await startNats();
   database = await openTestDatabase(postgres);
   bus = await connectBus({ ...nats.as(), name: "test" });
   await ensureStreams(bus);

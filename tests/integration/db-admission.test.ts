@@ -6,7 +6,6 @@ import {
   findOpenOperations,
   findOperation,
   moveOperation,
-  oweRestore,
   registerHost,
   requestDrain,
   type Requester,
@@ -18,17 +17,17 @@ import {
   aSandbox,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {
@@ -238,7 +237,7 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
   async function owing(state: "paused" | "stopped"): Promise<string> {
     const { id } = await makeSandbox(database, state);
     await applyEffects(database, id, { beginsRun: { epoch: 1, hostId: "host-1", onHostLoss: "restore" } });
-    await oweRestore(database.db, id, 1);
+    await applyEffects(database, id, { owesRestore: 1 });
     await registerHost(database.db, aHost(`drained-${id}`), 600_000);
     await requestDrain(database.db, `drained-${id}`, { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
     await database.sql`INSERT INTO drain_sandboxes (drain_id, sandbox_id, owes_resume)
@@ -265,7 +264,7 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
     const id = await owing("paused");
     if (before !== undefined) await execute(id, before);
     // That has ended it already.
-    await oweRestore(database.db, id, 1);
+    await applyEffects(database, id, { owesRestore: 1 });
     expect(await ask(id, verb)).toMatchObject({ kind });
     expect(await owed(id)).toEqual({ drain: verb === "stop", restore: false });
   });

@@ -25,9 +25,9 @@ import { SCOPES, type Scope } from "@torpor/contracts";
 import {
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
+  type Databases,
   ROOT,
-  startPostgres,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import postgres from "postgres";
@@ -36,9 +36,9 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest"
 const MIGRATIONS = join(ROOT, "packages/db/migrations");
 const digest = (text: string) => createHash("sha256").update(text).digest("hex");
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

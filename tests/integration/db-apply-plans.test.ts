@@ -22,16 +22,16 @@ import {
   aSandbox,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {
@@ -261,6 +261,51 @@ test("two of one anti-affinity key that chose one host in one batch: one goes th
     apart: { organizationId: sandbox.organizationId, key: "db", hostId },
   }));
   expect(await kinds(plans)).toEqual(["applied", "overtaken"]);
+});
+
+test.each([
+  ["it lives", "state = 'ready'"],
+  ["it was heard within the margin", "lease_expires_at = now() - interval '4 seconds'"],
+  ["no fence ran", "has_fence = false"],
+])("a run is not given up for lost when of its host %s", async (_, change) => {
+  const id = await hostFor(`lost-${change.replaceAll(/[^a-z]/g, "")}`, 10);
+  const ends = async () => {
+    const sandbox = await makeSandbox(database, "running", { hostId: id });
+    const move = {
+      to: "paused",
+      fact: "host_lost",
+      patch: { hostId: null, holdsMemory: false },
+    } as const;
+    return { ...planMoves(sandbox, [move]), lost: { hostId: id, silentForMs: 5_000 } };
+  };
+  const plans = [await ends(), await ends()];
+  await database.sql`
+    UPDATE hosts SET state = 'lost', has_fence = true, lease_expires_at = now() - interval '6 seconds'
+    WHERE id = ${id}`;
+  expect(await kinds(plans.slice(0, 1))).toEqual(["applied"]);
+  await database.sql`UPDATE hosts SET ${database.sql.unsafe(change)} WHERE id = ${id}`;
+  expect(await kinds(plans.slice(1))).toEqual(["overtaken"]);
+});
+
+test("a restore that is owed is tried by one, when it is due", async () => {
+  const { id } = await makeSandbox(database, "paused");
+  await applyEffects(database, id, {
+    beginsRun: { epoch: 1, hostId: "h", onHostLoss: "restore" },
+    endsRun: { epoch: 1, cause: "host_lost" },
+    owesRestore: 1,
+  });
+  const tries = async () => ({
+    ...planMoves(await newest(id), [], { effects: { triesRestore: 1 } }),
+    dueRestore: 1,
+  });
+  const [one, other] = [await tries(), await tries()];
+  expect(await kinds([one])).toEqual(["applied"]);
+  expect(await kinds([other])).toEqual(["lost_race"]);
+  await database.sql`
+    UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE sandbox_id = ${id}`;
+  expect(await kinds([other])).toEqual(["applied"]);
+  await applyEffects(database, id, { forgetsRestore: true });
+  expect(await kinds([await tries()])).toEqual(["lost_race"]);
 });
 
 test("what waits for a sandbox is told by whoever moves it", async () => {

@@ -2,16 +2,16 @@
 import { insertAuditEntries, listAuditEntries, pruneAuditEntries } from "@torpor/db";
 import {
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {

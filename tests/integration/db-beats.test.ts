@@ -17,8 +17,8 @@ import {
   leasesCouldBeRenewed,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
@@ -26,10 +26,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const LEASE_MS = 60_000;
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {
@@ -103,8 +103,9 @@ describe("beats", () => {
         aBeat(hostId, { activity: [{ sandboxId, epoch: 1, lastActiveMsAgo: 0 }] }),
       ]);
       await until("the beat waits for the sandbox", async () => {
-        const waiting =
-          await database.sql`SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%heard AS%'`;
+        const waiting = await database.sql`SELECT 1 FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event_type = 'Lock'
+            AND query LIKE '%heard AS%'`;
         return waiting.length > 0;
       });
       // Whoever waits for a sandbox holds no host.

@@ -15,18 +15,18 @@ import {
   aHost,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const KEPT_MS = 3_600_000;
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
   for (const id of ["a", "b"]) await registerHost(database.db, aHost(`host-${id}`), 60_000);
 });

@@ -1,13 +1,13 @@
 /** The end of a connection is an error of its queries, whenever it comes and however: never the end of the process, of the pool, or of what others ask. */
 import { connect, createServer, type Socket } from "node:net";
 import { type Database, type DatabaseHandle, openDatabase, pingDatabase, type Tx } from "@torpor/db";
-import { type PostgresServer, startPostgres, until } from "@torpor/testkit";
+import { type Databases, sharedPostgres, until } from "@torpor/testkit";
 import { type SQL, sql } from "drizzle-orm";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

@@ -1,16 +1,16 @@
 /** What the database holds by itself, whatever a program does: each statement is one that no query of ours makes, and is refused. */
 import { constraintName, registerHost, sqlState } from "@torpor/db";
-import { aHost, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { aHost, makeSandbox, openTestDatabase, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const CHECK_VIOLATION = "23514";
 const UNIQUE_VIOLATION = "23505";
 const FOREIGN_KEY_VIOLATION = "23503";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
   await registerHost(database.db, aHost("host-1"), 60_000);
 });

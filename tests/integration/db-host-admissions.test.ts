@@ -16,16 +16,16 @@ import {
 import {
   aHost,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
-beforeAll(async () => {
-  server = await startPostgres();
+beforeAll(() => {
+  server = sharedPostgres();
 });
 beforeEach(async () => {
   database = await openTestDatabase(server);

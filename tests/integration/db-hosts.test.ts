@@ -9,8 +9,6 @@ import {
   listEvents,
   listHostEvents,
   markLostHosts,
-  type MoveResult,
-  moveSandbox,
   noteAnswering,
   findHostStanding,
   pruneHostChecks,
@@ -24,9 +22,11 @@ import {
   aHost,
   leasesCouldBeRenewed,
   makeSandbox,
+  moveSandbox,
+  type MoveResult,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
@@ -35,10 +35,10 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 const LEASE_MS = 60_000;
 const BUDGET = { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null };
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {
@@ -246,7 +246,12 @@ test("a host that is read while its drain ends is draining, or its drain is done
     const reading = findHostStanding(database.db, id);
     await until(
       "it waits",
-      async () => (await sql`SELECT 1 FROM pg_locks WHERE NOT granted AND relation = 'host_findings'::regclass`).length > 0,
+      async () =>
+        (
+          await sql`SELECT 1 FROM pg_locks
+          WHERE NOT granted AND relation = 'host_findings'::regclass
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+        ).length > 0,
     );
     expect(await finishDrain(database.db, row)).toBe(true);
     return { read: reading };

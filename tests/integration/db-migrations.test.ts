@@ -4,7 +4,7 @@ import { cp, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { migrate } from "@torpor/db";
-import { type PostgresServer, ROOT, startPostgres, tempDir } from "@torpor/testkit";
+import { type Databases, ROOT, sharedPostgres, tempDir } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -12,9 +12,9 @@ const run = promisify(execFile);
 const DB = join(ROOT, "packages/db");
 const LIMIT_MS = 45_000;
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

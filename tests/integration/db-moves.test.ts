@@ -1,12 +1,21 @@
 /** The one door through which sandboxes change: compare-and-set, event, outbox and capacity stand or fall together. */
-import { findSandboxRow, inTransaction, listEvents, moveSandbox, type MoveResult, registerHost, type SandboxRow } from "@torpor/db";
-import { aHost, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { findSandboxRow, inTransaction, listEvents, registerHost, type SandboxRow } from "@torpor/db";
+import {
+  aHost,
+  makeSandbox,
+  moveSandbox,
+  type MoveResult,
+  openTestDatabase,
+  type Databases,
+  sharedPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {

@@ -14,21 +14,29 @@ import {
   listExpiredSandboxes,
   listSandboxes,
   moveOperation,
-  moveSandbox,
-  type MoveResult,
   type OperationRow,
   registerHost,
   type SandboxRow,
   setTimeoutSeconds,
 } from "@torpor/db";
 import { planMoves } from "@torpor/plans";
-import { aHost, aRequester, makeSandbox, openTestDatabase, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import {
+  aHost,
+  aRequester,
+  makeSandbox,
+  moveSandbox,
+  type MoveResult,
+  openTestDatabase,
+  type Databases,
+  sharedPostgres,
+  type TestDatabase,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
   await registerHost(database.db, aHost("host-1", { capacity: { vcpu: 100, memoryMib: 10_000, diskMib: 10_000 } }), 60_000);
 });

@@ -26,7 +26,7 @@ import {
   relayOutbox,
   renewFreeLeases,
 } from "@torpor/db";
-import { aBeat, type PostgresServer, startPostgres, type TestDatabase } from "@torpor/testkit";
+import { aBeat, type Databases, sharedPostgres, type TestDatabase } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { RECONCILERS } from "../../apps/scheduler/src/reconcilers.ts";
 import { Decisions } from "../../apps/scheduler/test/support/decisions.ts";
@@ -49,12 +49,12 @@ const SMALL = new Set([
   "template_images",
 ]);
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 let scheduler: Decisions;
 let statements: Statements;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   scheduler = await Decisions.over(server);
   ({ database } = scheduler);
   await fillDatabase(database.sql, database.organizationId);

@@ -12,16 +12,16 @@ import {
   recordBeats,
   type SeenActivity,
 } from "@torpor/db";
-import { aBeat, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: DatabaseHandle;
 let sql: postgres.Sql;
 let organizationId: number;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   const url = await server.database();
   database = openDatabase(url);
   sql = postgres(url, { max: 1 });

@@ -18,16 +18,18 @@ import {
   aSandbox,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
+  until,
 } from "@torpor/testkit";
+import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   database = await openTestDatabase(server);
 });
 afterAll(async () => {
@@ -102,6 +104,55 @@ describe("requests that race, through two gateways", () => {
     );
     expect(kinds(answers)).toEqual({ accepted: 10 });
     expect((await organization.used()).sandboxes).toBe(1);
+  });
+
+  test("of two that count at the same moment, the second counts what the first has taken", async () => {
+    const organization = await organizationWith({ sandboxes: 5 });
+    const other = openDatabase(database.url, { maxConnections: 5 });
+    const holder = postgres(database.url, { max: 1, onnotice: () => {} });
+    try {
+      // Whoever has counted writes, and cannot end.
+      await holder`BEGIN`;
+      await holder`LOCK TABLE outbox IN SHARE MODE`;
+      const answers = [database.db, other.db].flatMap((through) =>
+        Array.from({ length: 5 }, () => organization.create(aSandbox(), through)),
+      );
+      await until("both wait", async () => {
+        const waiting = await holder`SELECT DISTINCT pid FROM pg_locks WHERE NOT granted`;
+        return waiting.length > 1;
+      });
+      await holder`COMMIT`;
+      expect(kinds(await Promise.all(answers))).toEqual({ accepted: 5, quota_exceeded: 5 });
+    } finally {
+      await Promise.all([holder.end({ timeout: 1 }), other.close()]);
+    }
+  });
+
+  test("creates that come together share a transaction", async () => {
+    const organization = await organizationWith({ sandboxes: 20 });
+    await Promise.all(Array.from({ length: 21 }, () => organization.create()));
+    const [row] = await database.sql`
+      SELECT count(*)::int AS creates, count(DISTINCT events.xmin::text)::int AS transactions
+      FROM sandbox_events events JOIN sandboxes ON sandboxes.id = sandbox_id
+      WHERE organization_id = ${organization.organizationId}`;
+    expect(row).toMatchObject({ creates: 20 });
+    expect(row?.["transactions"]).toBeLessThan(10);
+  });
+
+  test("nobody is refused for what somebody else was granted, and has not used", async () => {
+    const organization = await organizationWith({ sandboxes: 2 });
+    const same = { idempotencyKey: "same", requestSha256: "a".repeat(64) };
+    const answers = await Promise.all([
+      organization.create(aSandbox(), database.db, same),
+      organization.create(aSandbox(), database.db, same),
+      organization.create(),
+    ]);
+    expect(answers).toMatchObject([
+      { kind: "accepted", isNew: true },
+      { kind: "accepted", isNew: false },
+      { kind: "accepted", isNew: true },
+    ]);
+    expect((await organization.used()).sandboxes).toBe(2);
   });
 
   test("resumes and starts count with creates", async () => {

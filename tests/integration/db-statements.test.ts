@@ -3,20 +3,20 @@ import { forOrganization, openDatabase } from "@torpor/db";
 import {
   openTestDatabase,
   type PgBouncer,
-  type PostgresServer,
+  type Databases,
   startPgBouncer,
-  startPostgres,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { sql } from "drizzle-orm";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const started = new AsyncDisposableStack();
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 let pooler: PgBouncer;
 beforeAll(async () => {
-  server = started.use(await startPostgres());
+  server = started.use(sharedPostgres());
   database = started.use(await openTestDatabase(server));
   pooler = started.use(await startPgBouncer(database.url, { poolSize: 2 }));
 });

@@ -11,8 +11,8 @@ import {
 import {
   aHost,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
@@ -29,10 +29,10 @@ const FACTS = {
   imageSha256: OURS,
 };
 
-let postgres: PostgresServer;
+let postgres: Databases;
 let database: TestDatabase;
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = sharedPostgres();
   database = await openTestDatabase(postgres);
 });
 afterAll(async () => {

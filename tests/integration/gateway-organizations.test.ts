@@ -14,8 +14,8 @@ import {
   aHost,
   makeSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
@@ -25,7 +25,7 @@ import { appWith } from "../../apps/gateway/test/support/app.ts";
 const started = new AsyncDisposableStack();
 const WALLED = /"?\b(sandboxes|operations|sandbox_events|organization_quotas)\b"?/;
 const KEY = "test-key";
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 let app: ReturnType<typeof appWith>;
 let sandboxId: string;
@@ -55,7 +55,7 @@ function watched(url: string): Database {
 }
 
 beforeAll(async () => {
-  server = started.use(await startPostgres());
+  server = started.use(sharedPostgres());
   database = started.use(await openTestDatabase(server));
   await setUpDatabaseUsers(database.url, { gateway: "g", scheduler: "s" });
   const [image] = aHost("host-1").images;

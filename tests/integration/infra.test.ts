@@ -9,12 +9,12 @@ import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
-import { findApiKey, findSandboxRow, inTransaction, moveSandbox, openDatabase, openEnvVars } from "@torpor/db";
+import { findApiKey, findSandboxRow, inTransaction, openDatabase, openEnvVars } from "@torpor/db";
 import { configFrom as gatewayConfig } from "../../apps/gateway/src/config.ts";
 import { configFrom as schedulerConfig } from "../../apps/scheduler/src/config.ts";
 import { findNatsServer } from "@torpor/fleet";
 import { envelopeFrom } from "@torpor/service";
-import { makeSandbox, openTestDatabase, ROOT, startPostgres, tempDir } from "@torpor/testkit";
+import { makeSandbox, moveSandbox, openTestDatabase, ROOT, startPostgres, tempDir } from "@torpor/testkit";
 import { describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -26,8 +26,10 @@ interface Ran {
   stderr: string;
 }
 
+/** Nothing else of the tests' own environment; what was compiled once is not compiled again. */
+const PLAIN = { PATH: process.env["PATH"], NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"] };
 const node = async (script: string, args: string[], env: Record<string, string> = {}): Promise<Ran> =>
-  await run(process.execPath, [join(ROOT, script), ...args], { env: { PATH: process.env["PATH"], ...env }, timeout: LIMIT_MS }).then(
+  await run(process.execPath, [join(ROOT, script), ...args], { env: { ...PLAIN, ...env }, timeout: LIMIT_MS }).then(
     ({ stdout, stderr }) => ({ code: 0, stdout, stderr }),
     (error: Ran) => error,
   );

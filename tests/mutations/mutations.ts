@@ -383,6 +383,6 @@ export const MUTATIONS: Mutation[] = [
     replace: "    .limit(1);\n",
     project: "integration",
     guards: ["tests/integration/db-quotas.test.ts"],
-    tests: "of 40 creates",
+    tests: "of two that count",
   },
 ];

@@ -1,7 +1,7 @@
 /** kill -9 of each component while operations run: each operation still ends, and the sandbox is what the API says. Simulated hosts; on real VMs see tests/vm. */
 import { startTestFleet, type TestFleet } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { insist } from "./support/insist.ts";
+import { insist, transition } from "./support/insist.ts";
 
 let fleet: TestFleet;
 beforeAll(async () => {
@@ -12,7 +12,6 @@ afterAll(async () => {
 });
 
 type Body = Record<string, unknown>;
-const MAX_TRIES = 5;
 const VICTIMS = ["gateway-1", "scheduler-1", "host-1", "nats", "postgres"];
 
 async function survives(victim: string): Promise<void> {
@@ -27,15 +26,8 @@ async function survives(victim: string): Promise<void> {
       return answer.body;
     }),
   );
-  const post = async (sandbox: Body, verb: string) => {
-    for (let tries = 1; ; tries += 1) {
-      const answer = await insist(() => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`));
-      // Nobody answered the host in time, so it backed out: nothing is lost, and the same may be asked for again.
-      if (answer.body["code"] !== "OPERATION_CANCELLED" || tries === MAX_TRIES) return answer;
-    }
-  };
   for (const verb of ["pause", "resume"]) {
-    const answers = made.map((sandbox) => post(sandbox, verb));
+    const answers = made.map((sandbox) => transition(fleet, `/v1/sandboxes/${String(sandbox["id"])}`, verb));
     await new Promise((resolve) => setTimeout(resolve, 60));
     await fleet.fleet.kill(victim);
     await new Promise((resolve) => setTimeout(resolve, 300));

@@ -42,9 +42,18 @@ const used = async (tx: postgres.TransactionSql, id: string, sign: 1 | -1) =>
   await tx`UPDATE hosts SET vcpu_used = vcpu_used + ${sign} * vcpu, memory_mib_used = memory_mib_used + ${sign} * memory_mib,
     disk_mib_used = disk_mib_used + ${sign} * disk_mib FROM sandboxes WHERE sandboxes.id = ${id} AND hosts.id = host_id`;
 
-/** As a database would that was restored from before the sandbox was made. */
-async function forget(id: string): Promise<void> {
+/** What the hosts have shown, by what the database says. */
+const inventories = async () =>
+  await sql<{ id: string; shown: string | null }[]>`
+  SELECT id, reconciled_inventory AS shown FROM hosts`;
+
+/**
+ * As a database would that was restored from before the sandbox was made: what its hosts had shown
+ * by then is in it too.
+ */
+async function forget(id: string, then: Awaited<ReturnType<typeof inventories>>): Promise<void> {
   await sql.begin(async (tx) => {
+    for (const host of then) await tx`UPDATE hosts SET reconciled_inventory = ${host.shown} WHERE id = ${host.id}`;
     await used(tx, id, -1);
     for (const table of TABLES) {
       await tx`CREATE TABLE IF NOT EXISTS ${sql(`kept_${table}`)} AS SELECT * FROM ${sql(table)} WITH NO DATA`;
@@ -63,10 +72,11 @@ async function remember(id: string): Promise<void> {
 
 describe("S30: a VM that the database does not know", () => {
   test("is frozen and reported, also over a crash of its agent, and runs on with its memory when it is known again", async () => {
+    const shown = await inventories();
     const { sandbox, id } = await create();
     const vmm = (await listVmProcesses(fleet.fleet.dir)).find(({ sandboxId }) => sandboxId === id);
     if (vmm === undefined) throw new Error("the sandbox has no VMM process");
-    await forget(id);
+    await forget(id, shown);
     const isFrozen = ({ sandbox_id, quarantined }: Body) => sandbox_id === id && quarantined === true;
     expect(await finding("it is quarantined", isFrozen)).toMatchObject({ kind: "unknown", message: expect.stringMatching(/frozen/) });
     expect(await paged()).toMatchObject({ data: [{ sandbox_id: id, kind: "unknown" }], has_more: false, next_cursor: null });
@@ -88,8 +98,9 @@ describe("S30: a VM that the database does not know", () => {
   });
 
   test("is discarded when an operator says so, and not before", async () => {
+    const shown = await inventories();
     const { id } = await create();
-    await forget(id);
+    await forget(id, shown);
     await finding("it is found", ({ sandbox_id }) => sandbox_id === id);
     expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 200 });
     await until("it is gone", async () => (await listVmProcesses(fleet.fleet.dir)).every(({ sandboxId }) => sandboxId !== id), LIMIT_MS);

@@ -10,6 +10,8 @@ import { ROOT, startNats, startTestFleet, tempDir, until } from "@torpor/testkit
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 
 const run = promisify(execFile);
+/** Of a program that runs from its sources, on a machine that has much to do. */
+const LIMIT_MS = 120_000;
 
 let taken: Server;
 let takenPort: number;
@@ -77,15 +79,18 @@ describe("FL1: a fleet that cannot start says why in one line, and leaves no pro
 
 test("a command whose ports are taken ends: nothing that it held while it chose them keeps it alive", async () => {
   const script = `import { startTestFleet } from "@torpor/testkit"; await startTestFleet({ edgePort: ${takenPort} }).catch((error) => console.log(error.message));`;
-  const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], { cwd: import.meta.dirname, timeout: 30_000 });
+  const { stdout } = await run(process.execPath, ["--input-type=module", "--eval", script], {
+    cwd: import.meta.dirname,
+    timeout: LIMIT_MS,
+  });
   expect(stdout).toMatch(/^port \d+ of some address of this machine is taken.*\n$/);
 });
 
 describe("a program started by hand", () => {
   const start = async (app: string, env: Record<string, string>) =>
     await run(process.execPath, [join(ROOT, "apps", app, "src/main.ts")], {
-      env: { PATH: process.env["PATH"], ...env },
-      timeout: 30_000,
+      env: { PATH: process.env["PATH"], NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"], ...env },
+      timeout: LIMIT_MS,
     }).then(
       () => ({ code: 0, stderr: "", stdout: "" }),
       (error: { code: number; stderr: string; stdout: string }) => error,

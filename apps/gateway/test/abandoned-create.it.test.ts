@@ -6,7 +6,7 @@ import {
   registerHost,
   type TakeTurn,
 } from "@torpor/db";
-import { aHost, openTestDatabase, startPostgres, type TestDatabase, until } from "@torpor/testkit";
+import { aHost, openTestDatabase, sharedPostgres, type TestDatabase, until } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { DEFAULT_LIMITS } from "../src/deps.ts";
 import { tooManyRequests } from "../src/errors.ts";
@@ -36,7 +36,7 @@ const create = () =>
   });
 
 beforeAll(async () => {
-  database = started.use(await openTestDatabase(started.use(await startPostgres())));
+  database = started.use(await openTestDatabase(started.use(sharedPostgres())));
   const host = aHost("host-1");
   await registerHost(database.db, host, 60_000);
   const [image] = host.images;

@@ -9,10 +9,10 @@ import {
   aHost,
   type NatsServer,
   openTestDatabase,
-  type PostgresServer,
+  type Databases,
   silentLog,
   startNats,
-  startPostgres,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -23,7 +23,7 @@ const DAYS = 30;
 const HOSTS = ["host-a", "host-b", "host-c"];
 const decodeReply = decoder(CertificateReply);
 
-let postgres: PostgresServer;
+let postgres: Databases;
 let database: TestDatabase;
 let nats: NatsServer;
 let control: Bus;
@@ -31,7 +31,7 @@ let stop: () => Promise<void>;
 const requests = new Map<string, string>();
 
 beforeAll(async () => {
-  postgres = await startPostgres();
+  postgres = sharedPostgres();
   database = await openTestDatabase(postgres);
   nats = await startNats(HOSTS);
   control = await connectBus({ ...nats.as(), name: "gateway" });

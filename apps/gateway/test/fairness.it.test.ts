@@ -1,16 +1,16 @@
 /** A flood of one API key at a real database, and another's request beside it. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { findApiKey, openDatabase, pingDatabase } from "@torpor/db";
-import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { createDatabaseTurns, inLane } from "../src/database-turns.ts";
 
 const CONNECTIONS = 4;
 const FLOOD = 60;
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

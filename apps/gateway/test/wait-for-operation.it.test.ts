@@ -6,8 +6,8 @@ import {
   aRequester,
   aSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { pino } from "pino";
@@ -20,7 +20,7 @@ import { waitForOperation } from "../src/wait-for-operation.ts";
 const NEVER_MS = 600_000;
 
 const started = new AsyncDisposableStack();
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 let events: SandboxEvents;
 let reads: number;
@@ -28,7 +28,7 @@ let isConnected: boolean;
 let operation: OperationRow;
 
 beforeAll(async () => {
-  server = started.use(await startPostgres());
+  server = started.use(sharedPostgres());
   database = started.use(await openTestDatabase(server));
 });
 afterAll(async () => {

@@ -4,39 +4,29 @@
  *
  * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence lived when the host last spoke. When its lease ends, which is before ours does, the fence
  *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
- * RL2  The decision is one transaction, which the host cannot renew its lease beside: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
+ * RL2  The decision is one plan, and the host cannot renew its lease while that is applied: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
  * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's, which may come back.
  * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner wants it to stand still.
  * RL5  Once it is decided the sandbox is on no host, like one that was released: what it rests on is in the store. A host that comes back may hold a VM of it, and has no say any more.
  */
 import type { Cause } from "@torpor/contracts";
 import {
-  type AcceptRequest,
-  acceptWithin,
   applyBatched,
-  findOpenOperations,
   findSnapshot,
   findStoredSnapshot,
   hasEventSince,
-  holdLostHost,
-  inTransaction,
   listLostRuns,
   listOwedRestores,
   type LostRun,
-  markIncarnationEnded,
-  moveOperation,
-  moveSandbox,
-  type OutboxRow,
-  oweRestore,
-  returnToSnapshot,
   type SandboxRow,
+  type SandboxRows,
   type SnapshotRow,
-  takeOwedRestore,
+  type WantedView,
 } from "@torpor/db";
 import { requestToReturn } from "@torpor/placement";
-import { planMoves, settledPatch } from "@torpor/plans";
-import { transitionSandbox } from "@torpor/state-machine";
+import { type Plan, planMoves, planRestore, planRestoreAgain, restoredBy, restsAs } from "@torpor/plans";
 import { beginOperation } from "./begin-operation.ts";
+import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 
 /** A resume that a host had room for when it was accepted, and that others were faster for. */
@@ -47,13 +37,15 @@ type Decision = { kind: "restore"; snapshot: SnapshotRow } | { kind: "cannot"; f
 
 export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
   const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
-  let restored = 0;
-  for (const run of runs) {
-    const decision = await decideRestore(deps, run);
-    if (decision.kind === "cannot") await tellOnce(deps, run, decision);
-    else if (await restore(deps, run, decision.snapshot)) restored += 1;
-  }
-  return { lost: runs.length, restored };
+  const restored = await Promise.all(runs.map((run) => restoreOrTell(deps, run)));
+  return { lost: runs.length, restored: restored.filter(Boolean).length };
+}
+
+async function restoreOrTell(deps: Deps, run: LostRun): Promise<boolean> {
+  const decision = await decideRestore(deps, run);
+  if (decision.kind === "restore") return await restore(deps, run, decision.snapshot);
+  await tellOnce(deps, run, decision);
+  return false;
 }
 
 async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun): Promise<Decision> {
@@ -67,7 +59,7 @@ async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun
   if (!host.hasFence) return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
   const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
   if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
-  const request = await requestToReturn(deps.db, { kind: kindFor(standing(snapshot)), sandbox, snapshot, origin: undefined });
+  const request = await requestToReturn(deps.db, { kind: restoredBy(restsAs(snapshot)), sandbox, snapshot, origin: undefined });
   const nowhere = await deps.placer.whyNowhere(request);
   if (nowhere === undefined) return { kind: "restore", snapshot };
   const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
@@ -83,66 +75,51 @@ async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }:
   await deps.publishCommitted(told.messages);
 }
 
-/** What brings back a sandbox that stands so. */
-const kindFor = (state: SandboxRow["state"]) => (state === "stopped" ? "start" : "resume");
-const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
-/** What a sandbox is that rests on it. */
-const standing = ({ hasMemory }: SnapshotRow) => (hasMemory ? "paused" : "stopped");
-
-/** Ends the run, makes the snapshot the sandbox's state, and has it resumed through the same door as by a user. False: something changed meanwhile. */
+/** Ends the run, makes the snapshot the sandbox's state, and has it resumed or started. False: something changed meanwhile. */
 async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: SnapshotRow): Promise<boolean> {
-  const stands = standing(snapshot);
-  const transition = transitionSandbox(sandbox.state, FACT[stands]);
-  if (transition.kind !== "move") return false;
+  const { id: sandboxId, epoch, generation } = sandbox;
   const cause = lossOf(host.id, snapshot);
-  const done = await inTransaction<{ messages: OutboxRow[]; operationId?: string }, null>(deps.db, async (tx, rollback) => {
-    const { executing } = await findOpenOperations(tx, sandbox.id);
-    const ended = executing === undefined ? undefined : await moveOperation(tx, executing.id, "fail", { error: cause });
-    const moved = await moveSandbox(tx, {
-      sandbox,
-      to: transition.to,
-      fact: "host_lost",
-      patch: { ...settledPatch(sandbox, transition.to, undefined, new Date()), condition: null, hostId: null },
-      ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.status } }),
-      cause,
-    });
-    if (moved.kind !== "moved" || !(await holdLostHost(tx, host.id, deps.hostTerms.lossMarginMs))) return rollback(null);
-    await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, "host_lost");
-    await returnToSnapshot(tx, sandbox.id, snapshot.generation);
-    const accepted = await acceptWithin(tx, sandbox.id, kindFor(stands), requesterFor(sandbox));
-    // What its owner has asked for meanwhile, and waits, goes before.
-    if (accepted.kind !== "accepted") return { messages: moved.messages };
-    await oweRestore(tx, sandbox.id, sandbox.epoch);
-    return { messages: [...moved.messages, ...accepted.messages], operationId: accepted.operation.id };
-  });
-  if (done === null) return false;
-  deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, epoch: sandbox.epoch, cause }, "a lost run is restored");
-  await deps.publishCommitted(done.messages);
-  if (done.operationId !== undefined) await beginOperation(deps, done.operationId);
+  const loss = { hostId: host.id, silentForMs: deps.hostTerms.lossMarginMs, snapshot, cause };
+  // As it was when the snapshot was chosen: the host may have stored a newer one since.
+  const plan = (view: SandboxRows) =>
+    view.sandbox.generation === generation ? planRestore(view, loss, requesterFor(sandbox), thisMoment()) : undefined;
+  const applied = await decideOnce(deps, { sandboxId }, plan);
+  if (applied === undefined) return false;
+  deps.log.warn({ sandboxId, hostId: host.id, epoch, cause }, "a lost run is restored");
+  if (applied.queued !== undefined) await beginOperation(deps, applied.queued.id);
   return true;
 }
 
 /** Resumes or starts those whose restore has come to nothing: the second host was lost as well, or the store was away. */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
   const owed = await listOwedRestores(deps.db, limit);
-  let begun = 0;
-  for (const { sandbox, epoch } of owed) {
-    const kind = kindFor(sandbox.state);
-    const snapshot = await findSnapshot(deps.db, sandbox.id);
-    const origin = await deps.placer.find(sandbox.hostId);
-    const request = await requestToReturn(deps.db, { kind, sandbox, snapshot, origin });
-    if ((await deps.placer.whyNowhere(request)) !== undefined) continue;
-    const accepted = await inTransaction<AcceptRequest, null>(deps.db, async (tx, rollback) => {
-      const again = await acceptWithin(tx, sandbox.id, kind, requesterFor(sandbox));
-      return (await takeOwedRestore(tx, sandbox.id, epoch)) ? again : rollback(null);
-    });
-    if (accepted?.kind !== "accepted") continue;
-    deps.log.warn({ sandboxId: sandbox.id, epoch }, "a lost run is restored once more");
-    await deps.publishCommitted(accepted.messages);
-    await beginOperation(deps, accepted.operation.id);
-    begun += 1;
-  }
-  return { owed: owed.length, begun };
+  const begun = await Promise.all(owed.map((one) => beginAgain(deps, one)));
+  return { owed: owed.length, begun: begun.filter(Boolean).length };
+}
+
+async function beginAgain(deps: Deps, { sandbox, epoch }: Awaited<ReturnType<typeof listOwedRestores>>[number]): Promise<boolean> {
+  const { id: sandboxId, organizationId } = sandbox;
+  const snapshot = await findSnapshot(deps.db, sandboxId);
+  const origin = await deps.placer.find(sandbox.hostId);
+  const request = await requestToReturn(deps.db, { kind: restoredBy(sandbox.state), sandbox, snapshot, origin });
+  if ((await deps.placer.whyNowhere(request)) !== undefined) return false;
+  const plan = (view: SandboxRows) => planRestoreAgain(view, epoch, requesterFor(sandbox), thisMoment());
+  const applied = await decideOnce(deps, { sandboxId, request: { organizationId } }, plan);
+  if (applied?.queued === undefined) return false;
+  deps.log.warn({ sandboxId, epoch }, "a lost run is restored once more");
+  await beginOperation(deps, applied.queued.id);
+  return true;
+}
+
+/** Undefined: nothing was to be done, or somebody else was faster. What is left to do then, the next round finds out anew. */
+async function decideOnce(deps: Deps, wanted: WantedView, planFrom: (view: SandboxRows) => Plan | undefined) {
+  let isFirst = true;
+  const decided = await decide(deps, wanted, (view) => {
+    const plan = view === undefined || !isFirst ? undefined : planFrom(view);
+    isFirst = false;
+    return { plan, answer: undefined };
+  });
+  return decided !== "gave_up" && decided.applied?.kind === "applied" ? decided.applied : undefined;
 }
 
 const requesterFor = ({ organizationId }: SandboxRow) => ({

@@ -1,13 +1,13 @@
 /** Delete, in every state (S10, S11, S18): the tombstone is set at once, the host is told until it has confirmed, and nothing stays reserved. */
-import { inTransaction, moveSandbox } from "@torpor/db";
-import { makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { inTransaction } from "@torpor/db";
+import { makeSandbox, moveSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   scheduler = await Decisions.over(server);
   await scheduler.join("host-1", { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } });
 });

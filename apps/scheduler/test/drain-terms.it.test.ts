@@ -9,14 +9,14 @@ import {
   type SandboxRow,
   takeUpSandboxes,
 } from "@torpor/db";
-import { type PostgresServer, startPostgres } from "@torpor/testkit";
+import { type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { Ground, STORED } from "./support/ground.ts";
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

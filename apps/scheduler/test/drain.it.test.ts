@@ -10,7 +10,7 @@ import {
   type SandboxRow,
   takeUpSandboxes,
 } from "@torpor/db";
-import { aBeat, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beginOperation } from "../src/begin-operation.ts";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
@@ -18,9 +18,9 @@ import { drainSandbox } from "../src/drain/drain-sandbox.ts";
 import { SNAPSHOT } from "./support/decisions.ts";
 import { Ground, ROOM, STORED } from "./support/ground.ts";
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

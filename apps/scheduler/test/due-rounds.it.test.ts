@@ -5,8 +5,8 @@ import {
   aRequester,
   aSandbox,
   openTestDatabase,
-  type PostgresServer,
-  startPostgres,
+  type Databases,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
@@ -17,11 +17,11 @@ import { DueRounds } from "../src/due-rounds.ts";
 const BY_THE_CLOCK = { isKicked: false };
 const KICKED = { isKicked: true };
 
-let server: PostgresServer;
+let server: Databases;
 let database: TestDatabase;
 let rounds: DueRounds;
-beforeAll(async () => {
-  server = await startPostgres();
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

@@ -1,17 +1,17 @@
 /** What becomes of the sandboxes of a host that falls silent: which wait, which are restored elsewhere and from what, and what a host is told that comes back. */
 import type { RegisterRequest } from "@torpor/contracts";
 import { acceptRequest, findIncarnation, findSnapshot, listEvents, patchSandbox, renewLease, type SandboxRow } from "@torpor/db";
-import { aHost, anObservation, aRequester, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aHost, anObservation, aRequester, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { answerLease, answerRegister, answerThaw } from "../src/answer-asks.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
-beforeAll(async () => {
-  server = await startPostgres();
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

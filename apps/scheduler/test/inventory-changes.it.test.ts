@@ -12,22 +12,16 @@ import {
   renewLease,
   type SandboxRow,
 } from "@torpor/db";
-import {
-  aBeat,
-  anObservation,
-  makeSandbox,
-  type PostgresServer,
-  startPostgres,
-} from "@torpor/testkit";
+import { aBeat, anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { answerLease } from "../src/answer-asks.ts";
 import { beatHearer } from "../src/inventory/hear-beats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   scheduler = await Decisions.over(server);
 });
 afterAll(async () => {

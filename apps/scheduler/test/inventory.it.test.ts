@@ -1,15 +1,15 @@
 /** What hosts have beside what the database says: strays, and what is missing. */
 import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
 import { completeInventory, listEvents, listFindings, listHostEvents, requestDiscard, type SandboxRow } from "@torpor/db";
-import { anObservation, makeSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beatHearer } from "../src/inventory/hear-beats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   scheduler = await Decisions.over(server);
 });
 afterAll(async () => {

@@ -11,7 +11,7 @@ import {
   requestDrain,
   type SandboxRow,
 } from "@torpor/db";
-import { anObservation, type aSandbox, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { anObservation, type aSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { drainHosts } from "../src/drain/drain-hosts.ts";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -20,9 +20,9 @@ import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
-beforeAll(async () => {
-  server = await startPostgres();
+let server: Databases;
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

@@ -8,7 +8,7 @@ import {
   recordBeats,
   registerHost,
 } from "@torpor/db";
-import { aBeat, aHost, aRequester, aSandbox, type PostgresServer, silentLog, startPostgres } from "@torpor/testkit";
+import { aBeat, aHost, aRequester, aSandbox, type Databases, silentLog, sharedPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -19,10 +19,10 @@ import { Decisions } from "./support/decisions.ts";
 
 const LONG_MS = 600_000;
 
-let server: PostgresServer;
+let server: Databases;
 let decisions: Decisions;
-beforeAll(async () => {
-  server = await startPostgres();
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();

@@ -1,17 +1,17 @@
 /** Sandboxes that stand still and leave their host: copied to the store, released, brought elsewhere; and what of the store is garbage. */
 import type { Observation } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
-import { anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { answerGarbage } from "../src/answer-asks.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
-beforeAll(async () => {
-  server = await startPostgres();
+beforeAll(() => {
+  server = sharedPostgres();
 });
 afterAll(async () => {
   await scheduler[Symbol.asyncDispose]();

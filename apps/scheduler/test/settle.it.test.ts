@@ -1,16 +1,16 @@
 /** What hosts report, in any order and any number of times, and what the scheduler makes of it. */
 import { changeHost, findHost, findIncarnation, findSnapshot, listEvents } from "@torpor/db";
-import { aHost, anObservation, type PostgresServer, startPostgres } from "@torpor/testkit";
+import { aHost, anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { answerRegister } from "../src/answer-asks.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { HostNetworks } from "../src/host-networks.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
-let server: PostgresServer;
+let server: Databases;
 let scheduler: Decisions;
 beforeAll(async () => {
-  server = await startPostgres();
+  server = sharedPostgres();
   scheduler = await Decisions.over(server);
   await scheduler.join("host-1", { capacity: { vcpu: 100, memoryMib: 6400, diskMib: 6400 } });
 });

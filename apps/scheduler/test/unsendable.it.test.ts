@@ -1,6 +1,6 @@
 /** A message that no server will ever take: what needed it ends with the reason, and operators are told. Real Postgres and NATS. */
 import { markOutcomes, pruneRefused, summarizeRefused } from "@torpor/db";
-import { type PostgresServer, startPostgres, until } from "@torpor/testkit";
+import { type Databases, sharedPostgres, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { endUnsendable } from "../src/end-unsendable.ts";
 import { ControlPlane } from "./support/control-plane.ts";
@@ -58,10 +58,10 @@ describe("over a bus", () => {
 });
 
 describe("what it waits for", () => {
-  let server: PostgresServer;
+  let server: Databases;
   let scheduler: Decisions;
   beforeAll(async () => {
-    server = await startPostgres();
+    server = sharedPostgres();
   });
   afterAll(async () => {
     await server[Symbol.asyncDispose]();

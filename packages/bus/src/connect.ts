@@ -1,9 +1,9 @@
 /** The connection to NATS, and the streams on it. Only this package imports the NATS client. */
 import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
-import { nkeyAuthenticator } from "@nats-io/nats-core";
 import { connect, type NatsConnection, type NodeConnectionOptions } from "@nats-io/transport-node";
 import type { TlsFiles } from "@torpor/identity";
 import { settlesWithin } from "@torpor/service";
+import { keyAuthenticator } from "./nats-key.ts";
 import { HOST_API_PREFIX, inboxPrefixOf } from "./permissions.ts";
 
 const DRAIN_LIMIT_MS = 3_000;
@@ -96,7 +96,7 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
 }
 
 function credentialsIn({ user, password, seed }: BusOptions): NodeConnectionOptions {
-  if (seed !== undefined) return { authenticator: nkeyAuthenticator(new TextEncoder().encode(seed)) };
+  if (seed !== undefined) return { authenticator: keyAuthenticator(seed) };
   return user === undefined ? {} : { user, pass: password ?? "" };
 }
 

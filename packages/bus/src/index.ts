@@ -5,4 +5,5 @@ export { type ConsumerState, ensureConsumer, ensureStreams, restoreMissing } fro
 export { Lanes } from "./lanes.ts";
 export { maxMessageBytes, publish, publishCore, type OutgoingMessage, type Published } from "./publish.ts";
 export { HOST_API_PREFIX, hostPermissions, hostServices, inboxPrefixOf } from "./permissions.ts";
-export { busAccess, createNatsKey, isNatsPublicKey, NATS_CREDENTIALS, type NatsKey, publicKeyOf } from "./settings.ts";
+export { createNatsKey, isNatsPublicKey, type NatsKey, publicKeyOf } from "./nats-key.ts";
+export { busAccess, NATS_CREDENTIALS } from "./settings.ts";

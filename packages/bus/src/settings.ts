@@ -1,9 +1,9 @@
 /** The settings by which a program is known to the NATS servers, alike in all of them. */
-import { nkeys } from "@nats-io/nats-core";
 import { TLS_SETTINGS, tlsFilesIn } from "@torpor/identity";
 import { ConfigurationError, readSecret } from "@torpor/service";
 import { type Static, Type } from "typebox";
 import type { BusOptions } from "./connect.ts";
+import { publicKeyOf } from "./nats-key.ts";
 
 export const NATS_CREDENTIALS = {
   /** The seed of an NKey, whose public half the servers know. */
@@ -42,33 +42,4 @@ function seedIn(file: string): string {
     });
   }
   return seed;
-}
-
-export interface NatsKey {
-  /** A secret. */
-  seed: string;
-  publicKey: string;
-}
-
-export function createNatsKey(): NatsKey {
-  const pair = nkeys.createUser();
-  return { seed: new TextDecoder().decode(pair.getSeed()), publicKey: pair.getPublicKey() };
-}
-
-/** Throws when it is no seed of a user. */
-export function publicKeyOf(seed: string): string {
-  const publicKey = nkeys.fromSeed(new TextEncoder().encode(seed)).getPublicKey();
-  if (!isNatsPublicKey(publicKey)) throw new Error("it is the seed of something else than a user");
-  return publicKey;
-}
-
-/** Of a user, with its checksum. */
-export function isNatsPublicKey(text: string): boolean {
-  if (!/^U[A-Z2-7]{55}$/.test(text)) return false;
-  try {
-    nkeys.fromPublic(text);
-    return true;
-  } catch {
-    return false;
-  }
 }

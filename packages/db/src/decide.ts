@@ -6,7 +6,9 @@
 import type { Plan } from "@torpor/plans";
 import { backoffMs, Batches, pause } from "@torpor/service";
 import type { Database } from "./client.ts";
+import { type AppliedCounted, applyCounted, type CountedPlan } from "./queries/apply-counted.ts";
 import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-plans.ts";
+import type { QuotaRefusal, QuotaRequest, QuotaStanding } from "./queries/quotas.ts";
 import { readViews, type SandboxRows, type WantedView } from "./queries/views.ts";
 
 /** A lost race is decided again from fresh rows; so often at most. */
@@ -18,6 +20,7 @@ const LOCKED_WAIT = { baseMs: 10, maxMs: 500 };
 interface Rows {
   views: Batches<WantedView, SandboxRows | undefined>;
   plans: Batches<Plan, AppliedOne>;
+  counted: Batches<CountedPlan, AppliedCounted>;
 }
 /** By what they are read and written with: statements of one organization are not another's. */
 const rows = new WeakMap<Database, Rows>();
@@ -28,6 +31,7 @@ function rowsOf(db: Database): Rows {
   const made: Rows = {
     views: new Batches({ run: (wanted) => readViews(db, wanted), triesAlone: true }),
     plans: new Batches({ run: (plans) => applyPlans(db, plans) }),
+    counted: new Batches({ run: (counted) => applyCounted(db, counted) }),
   };
   rows.set(db, made);
   return made;
@@ -38,16 +42,30 @@ export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne
   return await rowsOf(db).plans.add(plan);
 }
 
+/** The same for a plan that uses of quotas, where its organization has some. */
+export async function applyAsked(
+  db: Database,
+  plan: Plan,
+  asked: QuotaRequest,
+): Promise<AppliedCounted> {
+  const applied = await applyBatched(db, plan);
+  if (applied.kind !== "has_quotas") return { applied };
+  return await rowsOf(db).counted.add({ plan, asked });
+}
+
 export interface Decision<Answer> {
   /** Undefined: nothing is to be written. */
   plan?: Plan | undefined;
+  /** What the plan uses of quotas; undefined: nothing that counts. */
+  asks?: QuotaRequest | undefined;
   answer: Answer;
 }
 
 export interface Decided<Answer> {
   answer: Answer;
   /** What came of the plan; undefined: there was none. */
-  applied?: Extract<AppliedPlan, { kind: "applied" | "has_quotas" }>;
+  applied?: Extract<AppliedPlan, { kind: "applied" }> | QuotaRefusal;
+  quotas?: QuotaStanding | undefined;
 }
 
 interface DecideOptions<Answer> {
@@ -66,19 +84,25 @@ export async function decide<Answer>(
   wanted: WantedView,
   { decideFrom, onOvertaken }: DecideOptions<Answer>,
 ): Promise<Decided<Answer> | "gave_up"> {
-  const { views, plans } = rowsOf(db);
+  const { views } = rowsOf(db);
   const giveUpAtMs = performance.now() + LOCKED_LIMIT_MS;
   let timesLocked = 0;
+  let refused: { of: string; applied: QuotaRefusal } | undefined;
   for (let lost = 0; lost < MAX_ATTEMPTS;) {
-    const { plan, answer } = await decideFrom(await views.add(wanted));
+    const { plan, asks, answer } = await decideFrom(await views.add(wanted));
     if (plan === undefined) return { answer };
-    const applied = await plans.add(plan);
+    // Nothing has changed since it was refused: somebody may have asked for the same meanwhile.
+    if (refused?.of === queueOf(plan)) return { answer, applied: refused.applied };
+    const counted = asks === undefined ? undefined : await applyAsked(db, plan, asks);
+    const applied = counted === undefined ? await applyBatched(db, plan) : counted.applied;
     switch (applied.kind) {
       case "failed":
         throw applied.error;
       case "applied":
-      case "has_quotas":
-        return { answer, applied };
+        return { answer, applied, quotas: counted === undefined ? undefined : quotasOf(counted) };
+      case "quota_exceeded":
+        refused = { of: queueOf(plan), applied };
+        break;
       case "locked":
         if (performance.now() > giveUpAtMs) return "gave_up";
         await pause(backoffMs(timesLocked, LOCKED_WAIT));
@@ -95,8 +119,12 @@ export async function decide<Answer>(
         lost += 1;
         break;
       case "address_taken":
-        throw new Error(`a plan for sandbox ${plan.sandboxId}, which is there, made one`);
+      case "has_quotas":
+        throw new Error(`a plan for sandbox ${plan.sandboxId} was ${applied.kind}`);
     }
   }
   return "gave_up";
 }
+
+const queueOf = ({ generation, open }: Plan) => JSON.stringify([generation, open]);
+const quotasOf = (counted: AppliedCounted) => ("quotas" in counted ? counted.quotas : undefined);

@@ -10,7 +10,7 @@ export { asOfOneMoment, constraintName, inTransaction, isRefusedValue, sqlState,
 export { type AcceptCreate, acceptCreate, type AcceptedOperation, findRepeat } from "./queries/accept.ts";
 export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accept-request.ts";
 export * from "./queries/api-keys.ts";
-export { type AppliedOne, applyPlans } from "./queries/apply-plans.ts";
+export { type AppliedOne, applyPlan, applyPlans } from "./queries/apply-plans.ts";
 export * from "./queries/audit.ts";
 export * from "./queries/beats.ts";
 export * from "./queries/deletions.ts";

@@ -39,6 +39,8 @@ export function planCreate(
     isFact: false,
     placed: null,
     apart: null,
+    lost: null,
+    dueRestore: null,
     open: null,
     unlimitedOrganizationId: exemptFromQuotas === true ? null : organizationId,
     queues,

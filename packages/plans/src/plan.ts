@@ -111,6 +111,12 @@ export interface PlacedHost {
   registeredAt: Date;
 }
 
+/** The host has to be lost, and to have been silent for so long past its lease, with a fence. */
+interface LostHost {
+  hostId: string;
+  silentForMs: number;
+}
+
 /** No other sandbox of the organization with the same key may be on that host. */
 export interface Apart {
   organizationId: number;
@@ -149,6 +155,12 @@ export interface Effects {
     storeError: Cause | null;
   };
   dropsSnapshots?: boolean;
+  /** The snapshot of that generation is the sandbox's again, and newer ones are forgotten. */
+  returnsTo?: number;
+  /** From now on it is to be restored, since its run of that epoch was lost. */
+  owesRestore?: number;
+  /** That restore is tried now; the next try is due after as long as it has been owed. */
+  triesRestore?: number;
 }
 
 export interface Plan {
@@ -177,6 +189,9 @@ export interface Plan {
   isFact: boolean;
   placed: PlacedHost | null;
   apart: Apart | null;
+  lost: LostHost | null;
+  /** The restore that is owed since its run of that epoch has to be due. */
+  dueRestore: number | null;
   /**
    * The open operations by their ids, as they were read: status, bounds, and who asked for them.
    * Null: they do not matter beyond `operations`.
@@ -209,7 +224,7 @@ export type Applied<Message, Queued> =
   | { kind: "locked" }
   /** The host has not enough left, or takes nothing any more. */
   | { kind: "no_capacity"; hostId: string }
-  /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. */
+  /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. Or it is lost no more. */
   | { kind: "overtaken" }
   /** Its organization has quotas: they are to be asked. */
   | { kind: "has_quotas" }
@@ -268,6 +283,8 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
     isFact: rest.isFact === true,
     placed: rest.placed ?? null,
     apart: rest.apart ?? null,
+    lost: null,
+    dueRestore: null,
     open: null,
     unlimitedOrganizationId: null,
     queues: null,

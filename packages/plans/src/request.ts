@@ -160,7 +160,7 @@ function queueOf({ sandbox, executing, waiting }: View): Parameters<typeof admit
 }
 
 /** The queue as it was judged: whoever changes it meanwhile has it judged again. */
-const openOf = ({ executing, waiting }: View): NonNullable<Plan["open"]> =>
+export const openOf = ({ executing, waiting }: View): NonNullable<Plan["open"]> =>
   Object.fromEntries(
     [executing, waiting]
       .filter((operation) => operation !== undefined)

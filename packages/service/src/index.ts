@@ -5,6 +5,7 @@ export { createEnvelope, type Envelope, envelopeFrom, type KeyManagement, keysOf
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";
+export { Recent } from "./recent.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";
 export { run, type RunOptions } from "./run.ts";
 export { runService, type Closer } from "./run-service.ts";

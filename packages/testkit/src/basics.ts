@@ -1,24 +1,55 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { randomBytes } from "node:crypto";
+import { mkdir, mkdtemp, rm, statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
+import { recordLeftover } from "./test-run/leftovers.ts";
 
-const LOOK_EVERY_MS = 20;
+/** How often it is looked: often for what comes soon, else a tenth of the time that has gone by. */
+const LOOK_EVERY = { leastMs: 20, mostMs: 250, share: 0.1 };
+const MEMORY = "/dev/shm";
+/** Of linux/magic.h. */
+const TMPFS_MAGIC = 0x01_02_19_94;
+/** What all tests that run at once may take of it, and as much again for others. */
+const MIN_FREE_MEMORY_BYTES = 4 * 2 ** 30;
 
 /** Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true, so that nothing is missed between two looks. */
 export async function until<T>(what: string, look: () => T | Promise<T>, limitMs = 60_000): Promise<NonNullable<T>> {
-  const deadline = performance.now() + limitMs;
+  const startedAt = performance.now();
   for (;;) {
     const seen = await look();
     if (seen !== undefined && seen !== null && seen !== false) return seen;
-    if (performance.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
-    await sleep(LOOK_EVERY_MS);
+    const elapsedMs = performance.now() - startedAt;
+    if (elapsedMs > limitMs) throw new Error(`not seen within ${limitMs} ms: ${what}`);
+    const { leastMs, mostMs, share } = LOOK_EVERY;
+    await sleep(Math.min(mostMs, Math.max(leastMs, elapsedMs * share)));
   }
 }
 
 /** A directory that is removed when it goes out of scope: `await using dir = await tempDir()`. */
 export async function tempDir(): Promise<AsyncDisposable & { path: string }> {
-  const path = await mkdtemp(join(tmpdir(), "torpor-test-"));
+  return removedAtEnd(await mkdtemp(join(tmpdir(), "torpor-test-")));
+}
+
+function removedAtEnd(path: string): AsyncDisposable & { path: string } {
   // What was killed a moment ago may still have made a file.
-  return { path, [Symbol.asyncDispose]: () => rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 }) };
+  const remove = () => rm(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  return { path, [Symbol.asyncDispose]: remove };
+}
+
+/**
+ * For the thousands of small files of a Postgres, which some disks take a second of CPU to make:
+ * in memory where the machine has room there, else a `tempDir`.
+ */
+export async function smallFilesDir(): Promise<AsyncDisposable & { path: string }> {
+  if (!(await hasRoomInMemory())) return await tempDir();
+  const path = join(MEMORY, `torpor-test-${randomBytes(6).toString("hex")}`);
+  recordLeftover({ kind: "directory", name: path });
+  await mkdir(path, { mode: 0o700 });
+  return removedAtEnd(path);
+}
+
+async function hasRoomInMemory(): Promise<boolean> {
+  const memory = await statfs(MEMORY).catch(() => undefined);
+  return memory?.type === TMPFS_MAGIC && memory.bavail * memory.bsize >= MIN_FREE_MEMORY_BYTES;
 }

@@ -1,7 +1,7 @@
 /** A database of one test: through the queries of the product, and through plain SQL where a test does what the product never would. */
 import { type Database, findApiKey, openDatabase, seedApiKey } from "@torpor/db";
 import postgres from "postgres";
-import type { PostgresServer } from "./postgres.ts";
+import type { Databases } from "./postgres.ts";
 
 const API_KEY = "test-key";
 
@@ -12,7 +12,7 @@ export interface TestDatabase extends AsyncDisposable {
   organizationId: number;
 }
 
-export async function openTestDatabase(server: PostgresServer): Promise<TestDatabase> {
+export async function openTestDatabase(server: Databases): Promise<TestDatabase> {
   const url = await server.database();
   await seedApiKey(url, { organization: "test", apiKey: API_KEY });
   const handle = openDatabase(url, { maxConnections: 20 });

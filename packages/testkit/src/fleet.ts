@@ -1,8 +1,8 @@
 /** A whole fleet of simulated hosts for one test file, on free ports, gone with it. */
-import { chmod, glob, mkdir, writeFile } from "node:fs/promises";
+import { chmod, glob, mkdir, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { Fleet, FLEET_SETTINGS, type FleetOptions } from "@torpor/fleet";
-import { tempDir } from "./basics.ts";
+import { smallFilesDir, tempDir } from "./basics.ts";
 import { copyCluster, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { ROOT } from "./root.ts";
@@ -86,7 +86,7 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   const fleetDir = join(dir.path, "fleet");
   recordLeftover({ kind: "fleet", name: fleetDir });
   if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
-  await layDatabase(fleetDir);
+  const database = await layDatabase(fleetDir);
   const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(
     {
@@ -113,6 +113,7 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   return new TestFleet(fleet, async () => {
     evidence[Symbol.dispose]();
     await dir[Symbol.asyncDispose]();
+    await database[Symbol.asyncDispose]();
   });
 }
 
@@ -125,8 +126,14 @@ async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
 }
 
 /** As if the fleet had been started here before, with this password. */
-async function layDatabase(fleetDir: string): Promise<void> {
-  await copyCluster(join(fleetDir, "postgres"));
+async function layDatabase(fleetDir: string): Promise<AsyncDisposable> {
+  const dir = await smallFilesDir();
+  // The server's own user has to enter it.
+  await chmod(dir.path, 0o711);
+  await mkdir(fleetDir, { recursive: true });
+  await copyCluster(join(dir.path, "pg"));
+  await symlink(join(dir.path, "pg"), join(fleetDir, "postgres"));
   await mkdir(join(fleetDir, "secrets"), { mode: 0o700 });
   await writeFile(join(fleetDir, "secrets/postgres"), TEST_DATABASE_PASSWORD, { mode: 0o600 });
+  return dir;
 }

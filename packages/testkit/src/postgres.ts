@@ -1,72 +1,119 @@
-/** A real Postgres for one test file; each test gets a database of its own in a moment, from a migrated template. */
+/**
+ * Real Postgres for tests; each test gets a database of its own in a moment, from a migrated
+ * template. The databases of all files lie in one server, unless a file ends its server or changes
+ * what databases share, users for instance.
+ */
+import { randomBytes } from "node:crypto";
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { databaseUrl, preparePostgres } from "@torpor/fleet";
 import { claimPort } from "@torpor/service";
 import postgres from "postgres";
-import { tempDir } from "./basics.ts";
+import { inject } from "vitest";
+import { smallFilesDir } from "./basics.ts";
 import { copyCluster, TEMPLATE_DATABASE, TEST_DATABASE_PASSWORD } from "./cluster.ts";
 import { keepFiles, keepRows, registerEvidence } from "./evidence.ts";
 import { serverProcess, type ServerProcess } from "./process.ts";
 
-export interface PostgresServer extends ServerProcess, AsyncDisposable {
+/** Gone, with all databases that it made, when it is disposed. */
+export interface Databases extends AsyncDisposable {
   /** A fresh, migrated database; its connection string. */
   database(): Promise<string>;
   /** A database with nothing in it. */
   emptyDatabase(): Promise<string>;
 }
 
+export interface PostgresServer extends Databases, ServerProcess {}
+
+/** Where a server is, for another process. */
+export interface PostgresPlace {
+  port: number;
+  log: string;
+}
+
+/** Databases in the server that all files of the run share. */
+export function sharedPostgres(): Databases {
+  return databasesAt(inject("sharedPostgres"));
+}
+
+/** A server of the test's own. */
 export async function startPostgres(): Promise<PostgresServer> {
-  const dir = await tempDir();
+  const { place, server, dir } = await startServer();
+  const databases = databasesAt(place);
+  return {
+    ...server,
+    ...databases,
+    [Symbol.asyncDispose]: async () => {
+      databases.forget();
+      await server.stop();
+      await dir[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** That of `sharedPostgres`, for vitest's global set-up. */
+export async function startSharedPostgres(): Promise<AsyncDisposable & { place: PostgresPlace }> {
+  const { place, server, dir } = await startServer();
+  const end = async () => {
+    await server.stop();
+    await dir[Symbol.asyncDispose]();
+  };
+  return { place, [Symbol.asyncDispose]: end };
+}
+
+async function startServer() {
+  const dir = await smallFilesDir();
   // The server's own user has to enter it.
   await chmod(dir.path, 0o711);
   const { port } = await claimPort();
   const access = { port, password: TEST_DATABASE_PASSWORD };
   await copyCluster(join(dir.path, "pg"));
   const command = await preparePostgres({ dir: join(dir.path, "pg"), isDurable: false, ...access });
-  const url = (name?: string) => databaseUrl(access, name);
+  const log = join(dir.path, "log");
   const component = {
     name: "postgres",
     role: "postgres",
-    address: `127.0.0.1:${access.port}`,
-    healthUrl: url(),
-    log: join(dir.path, "log"),
+    address: `127.0.0.1:${port}`,
+    healthUrl: databaseUrl(access),
+    log,
     ...command,
   } as const;
   const server = serverProcess({ ...component }, "SIGINT");
   await server.start();
-  const run = async (statement: string) => {
+  return { place: { port, log }, server, dir };
+}
+
+function databasesAt({ port, log }: PostgresPlace): Databases & { forget(): void } {
+  const url = (name?: string) => databaseUrl({ port, password: TEST_DATABASE_PASSWORD }, name);
+  const run = async (...statements: string[]) => {
     const sql = postgres(url(), { max: 1, onnotice: () => {} });
     try {
-      await sql.unsafe(statement);
+      for (const statement of statements) await sql.unsafe(statement);
     } finally {
       await sql.end();
     }
   };
-  const log = join(dir.path, "log");
-  const databases: string[] = [];
+  const made: string[] = [];
   const evidence = registerEvidence("postgres", async (to) => {
     await keepFiles(to, [log]);
     // The newest one is the failed test's.
-    const newest = databases.at(-1);
-    if (newest !== undefined) await keepRows(to, newest);
+    const newest = made.at(-1);
+    if (newest !== undefined) await keepRows(to, url(newest));
   });
-  let made = 0;
   const make = async (template: string) => {
-    made += 1;
-    const name = `test_${made}`;
+    const name = `test_${randomBytes(6).toString("hex")}`;
     await run(`CREATE DATABASE ${name} TEMPLATE ${template}`);
-    databases.push(url(name));
+    made.push(name);
     return url(name);
   };
+  const forget = () => evidence[Symbol.dispose]();
   return {
-    ...server,
     database: () => make(TEMPLATE_DATABASE),
     emptyDatabase: () => make("template0"),
+    forget,
     [Symbol.asyncDispose]: async () => {
-      evidence[Symbol.dispose]();
-      await server.stop();
-      await dir[Symbol.asyncDispose]();
+      forget();
+      await run(...made.splice(0).map((name) => `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`));
     },
   };
 }

@@ -7,14 +7,13 @@ import {
   type HostBeat,
   inTransaction,
   moveOperation,
-  moveSandbox,
-  type Move,
   type Requester,
   type SandboxRow,
 } from "@torpor/db";
 import { type Plan, planMoves } from "@torpor/plans";
 import type { SettledState } from "@torpor/state-machine";
 import type { TestDatabase } from "./database.ts";
+import { type Move, moveSandbox } from "./moves.ts";
 import { SIMULATED_TEMPLATE } from "./simulated-image.ts";
 
 const IMAGE_SHA256 = "a".repeat(64);

@@ -11,6 +11,7 @@ import { tempDir } from "../src/index.ts";
 import { mountsOf, processesOf, type SeenProcess } from "../src/test-run/belongs.ts";
 import { beginTestRun, sweepKilledRuns } from "../src/test-run/index.ts";
 import { readMountinfo, readProcesses } from "../src/test-run/kernel.ts";
+import { readLeftovers } from "../src/test-run/leftovers.ts";
 import type { MadeByRun } from "./support/killed-run.ts";
 
 const RUNNER = join(import.meta.dirname, "support/killed-run.ts");
@@ -76,20 +77,24 @@ function identityOf(pid: number | undefined): ProcessIdentity {
 
 const aliveOf = ({ processes }: Begun) => processes.filter(isAlive).map(({ what }) => what);
 
-function processesIn(dir: string): SeenProcess[] {
-  return processesOf({ places: [dir], netNamespaces: [] }, readProcesses(), process.pid);
+/** Directories of a run: its own, and those that cannot lie below it. */
+const placesOf = (dir: string) => [dir, ...readLeftovers(dir).directory];
+
+function processesIn(places: string[]): SeenProcess[] {
+  return processesOf({ places, netNamespaces: [] }, readProcesses(), process.pid);
 }
 
 /** What the Postgres of a run has of the machine beside its files. */
-function sharedMemoryOf(dir: string): string[] {
-  const server = processesIn(dir).find(({ args }) => args.includes("-D"));
+function sharedMemoryOf(places: string[]): string[] {
+  const server = processesIn(places).find(({ args }) => args.includes("-D"));
   const maps = readFileSync(`/proc/${server?.pid}/maps`, "utf8");
   return maps.match(/\/dev\/shm\/PostgreSQL\S+/g) ?? [];
 }
 
 test("TS1: all of a killed run goes; a bystander, and a run that lives, stay", async () => {
   const killed = await begin("postgres");
-  const sharedMemory = sharedMemoryOf(killed.dir);
+  const places = placesOf(killed.dir);
+  const sharedMemory = sharedMemoryOf(places);
   const living = await begin();
   const beside = `${killed.dir}.kept`;
   await mkdir(beside);
@@ -106,12 +111,12 @@ test("TS1: all of a killed run goes; a bystander, and a run that lives, stay", a
   if (killed.mount !== undefined) expect(line).toContain(", 1 mount");
 
   expect(aliveOf(killed)).toEqual([]);
-  expect(processesIn(killed.dir)).toEqual([]);
-  expect(mountsOf([killed.dir], readMountinfo())).toEqual([]);
+  expect(processesIn(places)).toEqual([]);
+  expect(mountsOf(places, readMountinfo())).toEqual([]);
   expect(existsSync(`/run/netns/${killed.namespace}`)).toBe(false);
   expect(sharedMemory).not.toEqual([]);
   expect(sharedMemory.filter((path) => existsSync(path))).toEqual([]);
-  expect(existsSync(killed.dir)).toBe(false);
+  expect(places.filter((path) => existsSync(path))).toEqual([]);
 
   expect(isAlive(bystander)).toBe(true);
   expect(aliveOf(living)).toHaveLength(living.processes.length);

@@ -1,5 +1,6 @@
 /** A client as the SDKs are: a broken connection and a 5xx are sent again, everything else is an answer. */
 import { setTimeout as sleep } from "node:timers/promises";
+import type { TestFleet } from "@torpor/testkit";
 
 interface Answer {
   status: number;
@@ -15,5 +16,15 @@ export async function insist<T extends Answer>(what: () => Promise<T>, limitMs =
     const answer = await what().catch((error: unknown) => ({ status: 0, body: { message: String(error) } }));
     if ((answer.status !== 0 && answer.status < 500) || performance.now() > deadline) return answer;
     await sleep(RETRY_AFTER_MS);
+  }
+}
+
+const MAX_TRIES = 5;
+
+/** A pause or resume that a host backed out of, as nobody answered it in time, is asked for again: nothing of it is lost. */
+export async function transition(fleet: TestFleet, path: string, verb: string): Promise<Answer> {
+  for (let tries = 1; ; tries += 1) {
+    const answer = await insist(() => fleet.call("POST", `${path}/${verb}`));
+    if (answer.body["code"] !== "OPERATION_CANCELLED" || tries === MAX_TRIES) return answer;
   }
 }

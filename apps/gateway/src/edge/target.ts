@@ -1,6 +1,7 @@
 import type { ClientRequest } from "node:http";
-import { DATA_PLANE_HEADERS, runTicket } from "@torpor/contracts";
+import { DATA_PLANE_HEADERS, type RunNamed, runTicket } from "@torpor/contracts";
 import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
+import { Recent } from "@torpor/service";
 
 /** Where a request goes, and with which headers added. */
 export interface Target {
@@ -24,6 +25,11 @@ export interface HostKeys {
   /** This gateway's certificate, for hosts with one. */
   tls: FleetTls | undefined;
 }
+
+const tickets = new Recent<string>(10_000);
+/** The same for each request to that run. */
+const ticketFor = (ticketKey: string, run: RunNamed) =>
+  tickets.getOrMake(`${ticketKey} ${run.sandboxId} ${run.epoch}`, () => runTicket(ticketKey, run));
 
 /**
  * One run of a sandbox, at the host that it is on. Or why there is none, which a host's own
@@ -54,7 +60,7 @@ export function targetOf(
       [DATA_PLANE_HEADERS.port]: String(port),
       ...(ticketKey === null
         ? { [DATA_PLANE_HEADERS.hostKey]: keys.hostKey ?? "" }
-        : { [DATA_PLANE_HEADERS.ticket]: runTicket(ticketKey, { sandboxId, epoch }) }),
+        : { [DATA_PLANE_HEADERS.ticket]: ticketFor(ticketKey, { sandboxId, epoch }) }),
     },
     run: `${sandboxId} ${epoch} ${dataPlaneUrl}`,
   };

@@ -15,7 +15,7 @@ import { durableStep } from "../host/durable-step.ts";
 import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
-import { findProcesses, identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import { findProcesses, identify, isAlive, type ProcessIdentity, Recent, signalProcess, waitUntilGone } from "@torpor/service";
 import { type Driver, hostNameOf, type Vm } from "./driver.ts";
 import { readTail } from "./logs.ts";
 
@@ -77,9 +77,14 @@ export async function liveRun(vm: Vm): Promise<RunRecord> {
   return run;
 }
 
+/** Runs whose guests were reached last, by VM directory. While its process lives no other run begins there, so that run.json still names it. */
+const reached = new Recent<RunRecord>(1_000);
+
 /** Where the guest agent is reached on this host; undefined when no VMM runs. */
 export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined> {
-  const run = await findLiveRun(vm);
+  const known = reached.get(vm.dir);
+  const run = known !== undefined && isAlive(known) ? known : await findLiveRun(vm);
+  if (run !== undefined) reached.set(vm.dir, run);
   if (run?.guest.kind !== "vsock") return run?.guest;
   return { ...run.guest, socketPath: socketPathOf(vm, run, run.guest.socketPath) };
 }

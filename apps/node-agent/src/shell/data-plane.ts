@@ -21,11 +21,13 @@ import {
   GUEST_AGENT_PORT,
   MAX_HEADER_BYTES,
   isSameSecret,
+  type RunNamed,
   runTicket,
   snapshotTicket,
   SNAPSHOT_PATH,
 } from "@torpor/contracts";
 import { type FleetTls, type Identity, peerOf } from "@torpor/identity";
+import { Recent } from "@torpor/service";
 import type { Activity, Exchange } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
@@ -112,6 +114,11 @@ function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
   return tls.createServer({ maxHeaderSize }, listener);
 }
 
+/** Of the runs that were asked for last. */
+const tickets = new Recent<string>(10_000);
+const ticketFor = ({ ticketKey }: Lock, run: RunNamed) =>
+  tickets.getOrMake(`${ticketKey} ${run.sandboxId} ${run.epoch}`, () => runTicket(ticketKey, run));
+
 /** DP4 */
 function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"], ticket: string): Refusal | undefined {
   const { headers } = incoming;
@@ -134,7 +141,7 @@ function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
 async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute): Promise<Admitted | Refusal> {
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
-  const refusal = refusalOf(incoming, lock, "gateway", runTicket(lock.ticketKey, { sandboxId, epoch }));
+  const refusal = refusalOf(incoming, lock, "gateway", ticketFor(lock, { sandboxId, epoch }));
   if (refusal !== undefined) return refusal;
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);
   if (!Number.isInteger(port) || port < 1 || port > 65_535) return { code: "INVALID_REQUEST", message: "there is no such port" };

@@ -7,10 +7,10 @@ import {
   aSandbox,
   type NatsServer,
   openTestDatabase,
-  type PostgresServer,
+  type Databases,
   silentLog,
   startNats,
-  startPostgres,
+  sharedPostgres,
   type TestDatabase,
   until,
 } from "@torpor/testkit";
@@ -24,10 +24,10 @@ export class ControlPlane implements AsyncDisposable {
   readonly database: TestDatabase;
   readonly nats: NatsServer;
   readonly bus: Bus;
-  private readonly postgres: PostgresServer;
+  private readonly postgres: Databases;
   private readonly schedulers: { worker: Worker; bus: Bus; stop: AbortController }[] = [];
 
-  private constructor(postgres: PostgresServer, nats: NatsServer, database: TestDatabase, bus: Bus) {
+  private constructor(postgres: Databases, nats: NatsServer, database: TestDatabase, bus: Bus) {
     this.postgres = postgres;
     this.nats = nats;
     this.database = database;
@@ -36,7 +36,8 @@ export class ControlPlane implements AsyncDisposable {
 
   /** `shared`: those of `hostIds` without a NATS account of their own. */
   static async start(hostIds: string[], schedulers = 1, shared: string[] = [], envelope?: Envelope): Promise<ControlPlane> {
-    const [postgres, nats] = await Promise.all([startPostgres(), startNats(hostIds, shared)]);
+    const postgres = sharedPostgres();
+    const nats = await startNats(hostIds, shared);
     const database = await openTestDatabase(postgres);
     const plane = new ControlPlane(postgres, nats, database, await connectBus({ ...nats.as(), name: "gateway" }));
     await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler(envelope)));

@@ -22,7 +22,7 @@ import {
   aSandbox,
   leasesCouldBeRenewed,
   openTestDatabase,
-  type PostgresServer,
+  type Databases,
   silentLog,
   type TestDatabase,
 } from "@torpor/testkit";
@@ -78,7 +78,7 @@ export class Decisions implements AsyncDisposable {
     assert.equal(rows.length, ids.length, "a message was to be published before its commit");
   }
 
-  static async over(server: PostgresServer): Promise<Decisions> {
+  static async over(server: Databases): Promise<Decisions> {
     return new Decisions(await openTestDatabase(server));
   }
 

@@ -1,7 +1,7 @@
 /** A host that is drained, round by round, and one that takes what it has. */
 import assert from "node:assert/strict";
 import { type DrainBudget, type DrainProgress, listDrainProgress, requestDrain, type SandboxRow } from "@torpor/db";
-import type { PostgresServer } from "@torpor/testkit";
+import type { Databases } from "@torpor/testkit";
 import { drainHosts } from "../../src/drain/drain-hosts.ts";
 import { Decisions, SNAPSHOT } from "./decisions.ts";
 
@@ -18,11 +18,7 @@ export class Ground implements AsyncDisposable {
     this.sandboxes = sandboxes;
   }
 
-  static async with(
-    server: PostgresServer,
-    states: ("running" | "paused")[],
-    there: Parameters<Decisions["join"]>[1] = ROOM,
-  ): Promise<Ground> {
+  static async with(server: Databases, states: ("running" | "paused")[], there: Parameters<Decisions["join"]>[1] = ROOM): Promise<Ground> {
     const scheduler = await Decisions.over(server);
     await scheduler.join("here", ROOM);
     const sandboxes: SandboxRow[] = [];

@@ -1,21 +1,16 @@
 /** The order of test files for vitest: long ones first, by the times of the last run. */
 import { BaseSequencer, type TestSpecification } from "vitest/node";
 import { relative } from "node:path";
-import { readTimes } from "./times.ts";
+import { readTimes, secondsOf } from "./times.ts";
 
 export default class LongestFirst extends BaseSequencer {
-  /**
-   * A file that never ran comes first: it may be the longest. Those keep vitest's order, large
-   * files first.
-   */
+  /** Files of which nothing is known keep vitest's order, large files first. */
   override async sort(files: TestSpecification[]): Promise<TestSpecification[]> {
     const times = readTimes();
     const root = this.ctx.config.root;
-    const secondsOf = (file: TestSpecification) =>
-      times[relative(root, file.moduleId)] ?? Number.POSITIVE_INFINITY;
+    const secondsOfFile = ({ moduleId }: TestSpecification) =>
+      secondsOf(times, relative(root, moduleId));
     const inOrder = await super.sort(files);
-    return inOrder.toSorted((a, b) =>
-      secondsOf(a) === secondsOf(b) ? 0 : secondsOf(b) - secondsOf(a),
-    );
+    return inOrder.toSorted((a, b) => secondsOfFile(b) - secondsOfFile(a));
   }
 }

@@ -1,20 +1,29 @@
 /**
  * How long each test file took when it ran last, in `.torpor/test-times.json`: long files first
- * keeps every worker busy to the end.
+ * keeps every worker busy to the end. A checkout that has run none goes by `tests/long-files.json`,
+ * which is copied from there now and then.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { FileTime } from "./reporter.ts";
 
-const FILE = fileURLToPath(new URL("../../../../.torpor/test-times.json", import.meta.url));
+const ROOT = new URL("../../../../", import.meta.url);
+const FILE = fileURLToPath(new URL(".torpor/test-times.json", ROOT));
+const LONG_FILES = fileURLToPath(new URL("tests/long-files.json", ROOT));
+/** A file that is in neither is a short one, or new. */
+const UNKNOWN_SECONDS = 10;
 
 /** Seconds by path, relative to the root of the checkout. */
 export type TestTimes = Record<string, number>;
 
-/** Of a checkout that has run no test: none. */
-export function readTimes(): TestTimes {
+export const readTimes = (): TestTimes => ({ ...timesIn(LONG_FILES), ...timesIn(FILE) });
+
+export const secondsOf = (times: TestTimes, path: string) => times[path] ?? UNKNOWN_SECONDS;
+
+/** Of a file that is not there: none. */
+function timesIn(file: string): TestTimes {
   try {
-    return JSON.parse(readFileSync(FILE, "utf8")) as TestTimes;
+    return JSON.parse(readFileSync(file, "utf8")) as TestTimes;
   } catch {
     return {};
   }
@@ -22,7 +31,7 @@ export function readTimes(): TestTimes {
 
 export function keepTimes(files: readonly FileTime[]): void {
   const times = {
-    ...readTimes(),
+    ...timesIn(FILE),
     ...Object.fromEntries(files.map(({ path, seconds }) => [path, Math.round(seconds * 10) / 10])),
   };
   writeFileSync(FILE, `${JSON.stringify(times, undefined, 1)}\n`);

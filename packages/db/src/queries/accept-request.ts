@@ -12,8 +12,7 @@ import { and, eq } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { decide, type Decision } from "../decide.ts";
 import { sandboxes } from "../schema.ts";
-import { inTransaction } from "../transaction.ts";
-import { type AcceptedOperation, claimFor, findRepeat, isRepeated } from "./accept.ts";
+import { type AcceptedOperation, findRepeat, isRepeated } from "./accept.ts";
 import { type AppliedPlan, applyPlan } from "./apply-plans.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
@@ -41,12 +40,12 @@ export async function acceptRequest(
       decideFrom: (view) => decideRequest(view, request, requester),
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
-    const { answer, applied } = decided;
+    const { answer, applied, quotas } = decided;
     // Without a sandbox there was no view to find the key's request in.
     if (answer.kind === "not_found") return (await findRepeat(db, requester)) ?? answer;
-    return applied?.kind === "has_quotas"
-      ? await acceptWithQuotas(db, sandboxId, request, requester)
-      : acceptedBy(answer, applied);
+    if (applied?.kind === "quota_exceeded") return applied;
+    const accepted = acceptedBy(answer, applied);
+    return accepted.kind === "accepted" && accepted.isNew ? { ...accepted, quotas } : accepted;
   } catch (error) {
     if (!isRepeated(error)) throw error;
     // Two requests with one key raced: the other one is committed now.
@@ -75,28 +74,8 @@ export async function acceptWithin(
   return acceptedBy(answer, applied);
 }
 
-/** What is granted is used by the operation that follows, under the lock of the quotas. */
-async function acceptWithQuotas(
-  db: Database,
-  sandboxId: string,
-  request: SandboxRequest,
-  requester: Requester,
-): Promise<AcceptRequest> {
-  return await inTransaction<AcceptRequest>(db, async (tx) => {
-    const sandbox = await lockSandbox(tx, sandboxId, requester);
-    if (sandbox === undefined) return { kind: "not_found" };
-    const view = await readView(tx, wantedFor(sandboxId, requester));
-    const { answer } = decideRequest(view, request, requester);
-    if (answer.kind !== "queued") return await acceptWithin(tx, sandboxId, request, requester);
-    const claim = await claimFor(tx, request, sandbox, requester, answer.supersedes);
-    if (claim.kind === "quota_exceeded") return claim;
-    const accepted = await acceptWithin(tx, sandboxId, request, requester);
-    return accepted.kind === "accepted" ? { ...accepted, quotas: claim.quotas } : accepted;
-  });
-}
-
 type RequestAnswer =
-  | { kind: "queued"; supersedes: boolean }
+  | { kind: "queued" }
   | { kind: "joined"; operation: OperationRow }
   | Exclude<AcceptRequest, AcceptedOperation | QuotaRefusal>;
 
@@ -116,9 +95,14 @@ function decideRequest(
   switch (decision.kind) {
     case "queued": {
       const isCounted = COUNTED.has(request) && requester.exemptFromQuotas !== true;
-      const unlimitedOrganizationId = isCounted ? requester.organizationId : null;
       const { plan, kind, supersedes } = decision;
-      return { plan: { ...plan, unlimitedOrganizationId }, answer: { kind, supersedes } };
+      if (!isCounted) return { plan, answer: { kind } };
+      const { organizationId } = requester;
+      return {
+        plan: { ...plan, unlimitedOrganizationId: organizationId },
+        asks: { organizationId, kind: request, sandbox: view.sandbox, supersedes },
+        answer: { kind },
+      };
     }
     case "joined": {
       const { plan, kind } = decision;

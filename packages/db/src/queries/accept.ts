@@ -1,16 +1,15 @@
 /** Accepting a create: what the gateway writes. It inserts the sandbox and its operation, and announces them through the outbox. */
 import { newOperationId } from "@torpor/contracts";
-import { type Plan, planCreate, type Requester } from "@torpor/plans";
-import type { OperationKind } from "@torpor/state-machine";
+import { planCreate, type Requester } from "@torpor/plans";
 import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import { applyBatched } from "../decide.ts";
+import { applyAsked } from "../decide.ts";
 import { operations, sandboxes } from "../schema.ts";
-import { constraintName, inTransaction, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
-import { type AppliedOne, applyPlan } from "./apply-plans.ts";
+import { constraintName, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
+import type { AppliedOne } from "./apply-plans.ts";
 import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
-import { claimQuotas, type QuotaClaim, type QuotaRefusal, type QuotaStanding } from "./quotas.ts";
+import type { QuotaRefusal, QuotaStanding } from "./quotas.ts";
 
 export interface AcceptedOperation {
   kind: "accepted";
@@ -59,38 +58,26 @@ const MAX_ATTEMPTS = 10;
 export async function acceptCreate(db: Database, sandbox: NewSandbox, requester: Requester): Promise<AcceptCreate> {
   const moment = { now: new Date(), newOperationId };
   const plan = planCreate(withDefaults(sandbox), requester, moment);
+  const { organizationId } = requester;
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
-    const applied = await applyBatched(db, plan);
-    const created =
-      applied.kind === "has_quotas" ? await createWithQuotas(db, sandbox, plan, requester) : await createdBy(db, applied, requester);
-    if (created.kind !== "key_raced") return created;
+    const counted = await applyAsked(db, plan, { organizationId, kind: "create", sandbox, supersedes: false });
+    // While this one waited for the quotas, the one that it repeats may have used them.
+    if (counted.applied.kind === "quota_exceeded") return (await findRepeat(db, requester)) ?? counted.applied;
+    const created = await createdBy(db, counted.applied, requester);
+    if (created.kind === "raced") continue;
+    return created.kind === "accepted" && created.isNew && "quotas" in counted ? { ...created, quotas: counted.quotas } : created;
   }
   throw Object.assign(new Error("requests with one idempotency key kept each other from it"), {
     code: "ETIMEDOUT",
   });
 }
 
-async function createWithQuotas(db: Database, sandbox: NewSandbox, plan: Plan, requester: Requester): Promise<AcceptCreate | KeyRaced> {
-  try {
-    return await inTransaction(db, async (tx) => {
-      const claim = await claimFor(tx, "create", sandbox, requester);
-      // While this one waited for the quotas, the one that it repeats may have used them.
-      if (claim.kind === "quota_exceeded") return (await findRepeat(tx, requester)) ?? claim;
-      const applied = await applyPlan(tx, { ...plan, unlimitedOrganizationId: null });
-      const created = await createdBy(tx, applied, requester);
-      return applied.kind === "applied" ? { ...created, quotas: claim.quotas } : created;
-    });
-  } catch (error) {
-    return await createdBy(db, { kind: "failed", error }, requester);
-  }
+/** Whoever had the key was not accepted, or the quotas are to be judged again. */
+interface Raced {
+  kind: "raced";
 }
 
-/** Whoever had the key was not accepted. */
-interface KeyRaced {
-  kind: "key_raced";
-}
-
-async function createdBy(db: Tx, applied: AppliedOne, requester: Requester): Promise<Exclude<AcceptCreate, QuotaRefusal> | KeyRaced> {
+async function createdBy(db: Tx, applied: AppliedOne, requester: Requester): Promise<Exclude<AcceptCreate, QuotaRefusal> | Raced> {
   switch (applied.kind) {
     case "applied": {
       const { queued: operation, messages } = applied;
@@ -99,11 +86,13 @@ async function createdBy(db: Tx, applied: AppliedOne, requester: Requester): Pro
     }
     case "address_taken":
       return { kind: applied.kind };
+    case "lost_race":
+      return { kind: "raced" };
     case "failed":
       if (!isRepeated(applied.error)) throw applied.error;
-      return (await findRepeat(db, requester)) ?? { kind: "key_raced" };
+      return (await findRepeat(db, requester)) ?? { kind: "raced" };
     case "key_used":
-      return (await findRepeat(db, requester)) ?? { kind: "key_raced" };
+      return (await findRepeat(db, requester)) ?? { kind: "raced" };
     default:
       throw new Error(`a create was ${applied.kind}`);
   }
@@ -116,18 +105,6 @@ function withDefaults(sandbox: NewSandbox): { id: string } & Record<string, unkn
     .filter(([, { default: value }]) => value !== undefined && !is(value, SQL))
     .map(([key, { default: value }]) => [key, value] as const);
   return { ...Object.fromEntries(defaults), ...sandbox };
-}
-
-export async function claimFor(
-  tx: Tx,
-  kind: OperationKind,
-  sandbox: Pick<NewSandbox, "id" | "vcpu" | "memoryMib" | "diskMib">,
-  { organizationId, exemptFromQuotas }: Requester,
-  supersedes = false,
-): Promise<QuotaClaim> {
-  if (exemptFromQuotas === true) return { kind: "granted", quotas: undefined };
-  const { id: sandboxId, ...resources } = sandbox;
-  return await claimQuotas(tx, { organizationId, kind, sandboxId, resources, supersedes });
 }
 
 /** Somebody else's operation has the idempotency key. */

@@ -8,7 +8,7 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** For whom it waits that others have locked (migration 0022). */
+/** For whom it waits that others have locked (migration 0030). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
 /** What came of one of several: one that the database refuses fails alone. */
@@ -49,6 +49,17 @@ async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<Applied
 }
 
 /**
+ * All of them or none, as part of a transaction that changes more, and holds their sandboxes. Throws
+ * when one is not applied.
+ */
+export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
+  if (plans.length === 0) return;
+  for (const [at, { kind }] of (await applyTogether(tx, plans, "for_all")).entries())
+    if (kind !== "applied")
+      throw new Error(`sandbox ${plans[at]?.sandboxId} is held, and could not be moved: ${kind}`);
+}
+
+/**
  * The same for one, inside of a transaction that changes more: roll it back on all but `applied`. It
  * waits for whoever has the sandbox locked.
  */
@@ -64,7 +75,7 @@ const LOCK_NOT_AVAILABLE = "55P03";
  * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the whole
  * statement has failed for it.
  */
-function isOfOnePlan(error: unknown): boolean {
+export function isOfOnePlan(error: unknown): boolean {
   return /^(22|23|40)/.test(sqlState(error) ?? "");
 }
 
@@ -79,7 +90,7 @@ interface Results {
   queued: Record<string, Record<string, unknown>>;
 }
 
-async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedPlan[]> {
+export async function applyTogether(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedPlan[]> {
   const given = JSON.stringify(plans.map(asColumns));
   const [row] = await db.execute(sql`SELECT apply_plans(${given}::jsonb, ${waits}) AS results`);
   const results = row?.["results"] as Results;

@@ -4,8 +4,7 @@ import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes } from "../schema.ts";
-import { moveSandbox, type SandboxRow } from "./move-sandbox.ts";
-import { dropSnapshots, markIncarnationEnded } from "./sandboxes.ts";
+import type { SandboxRow } from "./move-sandbox.ts";
 
 /**
  * Those of which their hosts were last told longer than `olderThanMs` ago, longest first; from now on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
@@ -41,13 +40,4 @@ export async function holdOwedDeletions(tx: Tx, hostId: string): Promise<Sandbox
     .where(and(eq(sandboxes.hostId, hostId), isOneOf(sandboxes.state, "deleting")))
     .orderBy(asc(sandboxes.id))
     .for("update");
-}
-
-/** Nobody will clean up after it any more: its host is gone for good. What the store has of it goes with a sweep. */
-export async function endOwedDeletion(tx: Tx, sandbox: SandboxRow): Promise<void> {
-  const cause = { code: "HOST_RETIRED", message: `Host ${sandbox.hostId} was lost and is retired: it owes no clean-up any more.` };
-  await dropSnapshots(tx, sandbox.id);
-  await markIncarnationEnded(tx, sandbox.id, sandbox.epoch, cause.code);
-  const moved = await moveSandbox(tx, { sandbox, to: "deleted", fact: "deleted", patch: { hostId: null, holdsMemory: false }, cause });
-  if (moved.kind !== "moved") throw new Error(`sandbox ${sandbox.id} is held, and could not be moved: ${moved.kind}`);
 }

@@ -44,17 +44,6 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
     .limit(limit);
 }
 
-/** Whether the host is still lost, with its VMs frozen, and can become nothing else before this transaction ends. */
-export async function holdLostHost(tx: Tx, hostId: string, marginMs: number): Promise<boolean> {
-  const rows = await tx
-    .select({ id: hosts.id })
-    .from(hosts)
-    .where(and(eq(hosts.id, hostId), eq(hosts.state, "lost"), hosts.hasFence, silentFor(marginMs)))
-    // No more than moveSandbox has of it: rows that name the host may be written meanwhile.
-    .for("no key update");
-  return rows.length === 1;
-}
-
 /** The newest snapshot of the sandbox that has reached the store, whether it has been run since or not. */
 export async function findStoredSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
   const [row] = await db
@@ -64,23 +53,6 @@ export async function findStoredSnapshot(db: Tx, sandboxId: string): Promise<Sna
     .orderBy(desc(snapshots.generation))
     .limit(1);
   return row;
-}
-
-/** Makes it the sandbox's snapshot again. Newer ones were on the lost host alone and are forgotten: the next one takes their number. */
-export async function returnToSnapshot(tx: Tx, sandboxId: string, generation: number): Promise<void> {
-  await tx.delete(snapshots).where(and(eq(snapshots.sandboxId, sandboxId), gt(snapshots.generation, generation)));
-  await tx
-    .update(snapshots)
-    .set({ droppedAt: null })
-    .where(and(eq(snapshots.sandboxId, sandboxId), eq(snapshots.generation, generation)));
-}
-
-/** Its sandbox is owed a resume, until it runs again or its owner wants something else. */
-export async function oweRestore(tx: Tx, sandboxId: string, epoch: number): Promise<void> {
-  await tx
-    .update(incarnations)
-    .set({ restoreDueAt: sql`now()` })
-    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch)));
 }
 
 const isDue = lt(incarnations.restoreDueAt, sql`now()`);
@@ -101,17 +73,6 @@ export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox
     )
     .orderBy(sql`random()`)
     .limit(limit);
-}
-
-/** It is tried now, and again after as long as it has been owed, 5 s to 5 min. False: it is owed no more, or another scheduler is trying. Call it with the sandbox's row locked. */
-export async function takeOwedRestore(tx: Tx, sandboxId: string, epoch: number): Promise<boolean> {
-  const wait = sql`least(greatest(now() - ${incarnations.endedAt}, interval '5 seconds'), interval '5 minutes')`;
-  const rows = await tx
-    .update(incarnations)
-    .set({ restoreDueAt: sql`now() + ${wait}` })
-    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch), isDue))
-    .returning({ epoch: incarnations.epoch });
-  return rows.length === 1;
 }
 
 /** Whether the sandbox has an event of that name since then. */

@@ -1,9 +1,11 @@
 import type { HostEventType, RegisterRequest } from "@torpor/contracts";
+import { planEndOfDebt } from "@torpor/plans";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
-import { endOwedDeletion, holdOwedDeletions } from "./deletions.ts";
+import { applyWithin } from "./apply-plans.ts";
+import { holdOwedDeletions } from "./deletions.ts";
 import { giveUpDrain } from "./drains.ts";
 import { dropHostChecks } from "./host-checks.ts";
 import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
@@ -148,7 +150,7 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
       // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
       const count = (await tx.$count(sandboxes, liesOn(hostId))) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
-      for (const sandbox of deleted) await endOwedDeletion(tx, sandbox);
+      await applyWithin(tx, deleted.map(planEndOfDebt));
     }
     const moved = await moveHost(tx, { host, event: request, fact: FACTS[request], requestedBy });
     if (request === "retire" && moved.kind === "moved") {

@@ -40,8 +40,7 @@ type Resources = Record<"vcpu" | "memoryMib" | "diskMib", number>;
 export interface QuotaRequest {
   organizationId: number;
   kind: OperationKind;
-  sandboxId: string;
-  resources: Resources;
+  sandbox: { id: string } & Resources;
   /** It takes the place of an operation that waits. */
   supersedes: boolean;
 }
@@ -50,7 +49,7 @@ const NOTHING = Object.fromEntries(QUOTA_NAMES.map((name) => [name, 0])) as Quot
 
 /** What an operation comes to use that its sandbox does not use yet. */
 export function neededBy(asked: QuotaRequest, countsAsRunning: boolean): QuotaUse {
-  const { vcpu, memoryMib, diskMib } = asked.resources;
+  const { vcpu, memoryMib, diskMib } = asked.sandbox;
   const runs = { running_sandboxes: 1, vcpu, memory_mb: memoryMib };
   const waits = { waiting_operations: asked.supersedes ? 0 : 1 };
   switch (asked.kind) {
@@ -83,28 +82,44 @@ export function findExceeded(
   return undefined;
 }
 
+/** What an organization may have and has, as counted under the lock of its quotas. */
+export interface CountedUse extends QuotaStanding {
+  /** Of the sandboxes that were asked about, those that count as running. */
+  running: ReadonlySet<string>;
+}
+
 /**
- * Whether the organization may ask for that now. To be called in the transaction that inserts the
- * operation, before it: what is granted is used by the rows that follow.
+ * Locks the organization's quotas until the transaction ends, and counts then; undefined: it has
+ * none. What is granted from it is used by rows of the same transaction.
  */
-export async function claimQuotas(tx: Tx, asked: QuotaRequest): Promise<QuotaClaim> {
-  if (asked.kind === "delete") return { kind: "granted", quotas: undefined };
+export async function countUnderLock(
+  tx: Tx,
+  organizationId: number,
+  sandboxIds: string[],
+): Promise<CountedUse | undefined> {
   const [held] = await tx
     .select({ limits: organizationQuotas.limits })
     .from(organizationQuotas)
-    .where(eq(organizationQuotas.organizationId, asked.organizationId))
+    .where(eq(organizationQuotas.organizationId, organizationId))
     .for("update");
-  if (held === undefined) return { kind: "granted", quotas: undefined };
-  const { limits } = held;
-  const { countsAsRunning, ...before } = await countUse(tx, asked.organizationId, asked.sandboxId);
-  const needed = neededBy(asked, countsAsRunning);
-  const exceeded = findExceeded(limits, before.used, needed);
-  if (exceeded !== undefined) return { kind: "quota_exceeded", ...exceeded, limits, ...before };
-  const names = QUOTA_NAMES.map((name) => [name, before.used[name] + needed[name]]);
-  return {
-    kind: "granted",
-    quotas: { limits, ...before, used: Object.fromEntries(names) as QuotaUse },
-  };
+  if (held === undefined) return undefined;
+  return { limits: held.limits, ...(await countUse(tx, organizationId, sandboxIds)) };
+}
+
+/** One after the other: each is judged with what those before it were granted. */
+export function judgeQuotas(
+  { running, ...before }: CountedUse,
+  asked: QuotaRequest[],
+): QuotaClaim[] {
+  let { used } = before;
+  return asked.map((one) => {
+    const needed = neededBy(one, running.has(one.sandbox.id));
+    const exceeded = findExceeded(before.limits, used, needed);
+    if (exceeded !== undefined) return { kind: "quota_exceeded", ...exceeded, ...before, used };
+    const taken = QUOTA_NAMES.map((name) => [name, used[name] + needed[name]]);
+    used = Object.fromEntries(taken) as QuotaUse;
+    return { kind: "granted", quotas: { ...before, used } };
+  });
 }
 
 /** Undefined: the organization has none. */
@@ -155,11 +170,11 @@ async function standingOf(
   organizationId: number,
   limits: QuotaLimits,
 ): Promise<QuotaStanding> {
-  const { countsAsRunning: _, ...standing } = await countUse(db, organizationId, "");
+  const { running: _, ...standing } = await countUse(db, organizationId, []);
   return { limits, ...standing };
 }
 
-type Counted = QuotaUse & { counts_as_running: boolean; creates_free_in_ms: number | null };
+type Counted = QuotaUse & { running: string[]; creates_free_in_ms: number | null };
 
 /**
  * What the rows use. A failed create that left nothing on a host counts no more. A sandbox that is
@@ -168,8 +183,8 @@ type Counted = QuotaUse & { counts_as_running: boolean; creates_free_in_ms: numb
 async function countUse(
   db: Tx,
   organizationId: number,
-  sandboxId: string,
-): Promise<Omit<QuotaStanding, "limits"> & { countsAsRunning: boolean }> {
+  sandboxIds: string[],
+): Promise<Omit<CountedUse, "limits">> {
   const [row] = await db.execute<Counted>(sql`
     WITH kept AS (
       SELECT id, vcpu, memory_mib, disk_mib,
@@ -203,9 +218,10 @@ async function countUse(
         WHERE organization_id = ${organizationId} AND status = 'waiting') AS waiting_operations,
       (SELECT extract(epoch FROM min(created_at) + interval '1 minute' - now())::float8 * 1000
         FROM creates) AS creates_free_in_ms,
-      coalesce(bool_or(runs) FILTER (WHERE id = ${sandboxId}), false) AS counts_as_running
+      coalesce(jsonb_agg(id) FILTER (WHERE runs AND ${JSON.stringify(sandboxIds)}::jsonb ? id), '[]')
+        AS running
     FROM kept`);
   if (row === undefined) throw new Error("an aggregate gave no row");
-  const { counts_as_running: countsAsRunning, creates_free_in_ms: createsFreeInMs, ...used } = row;
-  return { used, createsFreeInMs, countsAsRunning };
+  const { running, creates_free_in_ms: createsFreeInMs, ...used } = row;
+  return { used, createsFreeInMs, running: new Set(running) };
 }

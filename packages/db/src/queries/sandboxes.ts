@@ -1,11 +1,14 @@
 import type { Cause } from "@torpor/contracts";
+import { planMoves } from "@torpor/plans";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
 import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNull, lt, lte, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
+import { decide } from "../decide.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
-import { type Move, moveSandbox, type SandboxRow } from "./move-sandbox.ts";
+import type { Change, SandboxRow } from "./move-sandbox.ts";
 import type { OutboxRow } from "./outbox.ts";
+import type { SandboxRows } from "./views.ts";
 
 /** The stored row, whatever its state. */
 export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | undefined> {
@@ -95,22 +98,43 @@ function toView(row: ViewRow): SandboxView {
 
 export const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
 
+/** Asked for with each request. To make the text of the statement takes longer than all else that the asker does. */
+function prepareViews(db: Tx) {
+  const { id, organizationId, edgeAddress } = sandboxes;
+  const isGiven = (column: typeof id | typeof organizationId | typeof edgeAddress) => eq(column, sql.placeholder(column.name));
+  const prepared = (...columns: Parameters<typeof isGiven>[0][]) =>
+    viewQuery(db)
+      .where(and(...columns.map(isGiven), isAlive))
+      .prepare("view");
+  return { ofOrganization: prepared(id, organizationId), byAddress: prepared(edgeAddress), byId: prepared(id) };
+}
+
+const views = new WeakMap<Tx, ReturnType<typeof prepareViews>>();
+
+async function findView(
+  db: Tx,
+  by: keyof ReturnType<typeof prepareViews>,
+  given: Record<string, unknown>,
+): Promise<SandboxView | undefined> {
+  const prepared = views.get(db) ?? prepareViews(db);
+  views.set(db, prepared);
+  const [row] = await prepared[by].execute(given);
+  return row === undefined ? undefined : toView(row);
+}
+
 /** Undefined when there is none, when it is another organization's, or when it is deleted. */
 export async function findSandbox(db: Tx, id: string, organizationId: number): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), eq(sandboxes.organizationId, organizationId), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "ofOrganization", { id, organization_id: organizationId });
 }
 
 /** For the edge, which knows the sandbox by its address and checks the token itself. */
 export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.edgeAddress, edgeAddress), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "byAddress", { edge_address: edgeAddress });
 }
 
 /** The same, by its id. */
 export async function findLivingSandbox(db: Tx, id: string): Promise<SandboxView | undefined> {
-  const [row] = await viewQuery(db).where(and(eq(sandboxes.id, id), isAlive));
-  return row === undefined ? undefined : toView(row);
+  return await findView(db, "byId", { id });
 }
 
 export interface ListFilter {
@@ -149,27 +173,36 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
   return { views: rows.slice(0, filter.limit).map(toView), hasMore: rows.length > filter.limit };
 }
 
-type Changed = { sandbox: SandboxRow; messages: OutboxRow[] };
+type Changed = { sandbox: SandboxRows["sandbox"]; messages: OutboxRow[] };
 
 /**
- * Changes a living sandbox without moving it to another state; `decide` is called again when it changed meanwhile, and may decide against it. Undefined: it did, or there is no
+ * Changes a living sandbox without moving it to another state; `change` is called again when it changed meanwhile, and may decide against it. Undefined: it did, or there is no
  * such sandbox.
  */
 export async function changeSandbox(
   db: Database,
   id: string,
   organizationId: number,
-  decide: (sandbox: SandboxRow) => Pick<Move, "fact" | "patch" | "cause"> | undefined,
+  change: (sandbox: SandboxRows["sandbox"]) => Change | undefined,
 ): Promise<Changed | undefined> {
-  for (let attempt = 0; attempt < 20; attempt += 1) {
-    const sandbox = await findSandboxRow(db, id);
-    if (sandbox === undefined || sandbox.organizationId !== organizationId || isTombstoned(sandbox.state)) return undefined;
-    const change = decide(sandbox);
-    if (change === undefined) return undefined;
-    const result = await moveSandbox(db, { sandbox, to: sandbox.state, ...change });
-    if (result.kind === "moved") return result;
-  }
-  throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
+  const decided = await decide(
+    db,
+    { sandboxId: id },
+    {
+      decideFrom: (view) => {
+        const { sandbox } = view ?? {};
+        if (sandbox === undefined || sandbox.organizationId !== organizationId || isTombstoned(sandbox.state)) return { answer: undefined };
+        const given = change(sandbox);
+        if (given === undefined) return { answer: undefined };
+        const plan = planMoves(sandbox, [{ to: sandbox.state, ...given }]);
+        return { plan, answer: { ...sandbox, ...plan.after } };
+      },
+    },
+  );
+  if (decided === "gave_up") throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
+  const { answer: sandbox, applied } = decided;
+  if (sandbox === undefined || applied?.kind !== "applied") return undefined;
+  return { sandbox: { ...sandbox, updatedAt: applied.at }, messages: applied.messages };
 }
 
 /** Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands still and this is what will be left. */
@@ -264,13 +297,6 @@ export async function findIncarnation(db: Tx, sandboxId: string, epoch: number):
   return row;
 }
 
-export async function markIncarnationEnded(tx: Tx, sandboxId: string, epoch: number, cause: string): Promise<void> {
-  await tx
-    .update(incarnations)
-    .set({ endedAt: sql`now()`, cause })
-    .where(and(eq(incarnations.sandboxId, sandboxId), eq(incarnations.epoch, epoch), isNull(incarnations.endedAt)));
-}
-
 /** Newest snapshot of a sandbox that is still there. */
 export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
   const [row] = await db
@@ -280,12 +306,4 @@ export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotR
     .orderBy(desc(snapshots.generation))
     .limit(1);
   return row;
-}
-
-/** Marks snapshots of the sandbox as dropped. */
-export async function dropSnapshots(tx: Tx, sandboxId: string): Promise<void> {
-  await tx
-    .update(snapshots)
-    .set({ droppedAt: sql`now()` })
-    .where(and(eq(snapshots.sandboxId, sandboxId), isNull(snapshots.droppedAt)));
 }

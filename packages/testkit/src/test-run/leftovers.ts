@@ -29,7 +29,7 @@ const NAMES: Record<Kind, RegExp> = {
   namespace: /^(tt|torpor-)[0-9a-z-]+$/,
   link: /^tt[0-9a-f]+b$/,
   cgroup: /^\/.+\/torpor-[0-9a-f]{6}$/,
-  directory: /^\/tmp\/torpor-test-[0-9a-f]+$/,
+  directory: /^(\/tmp|\/dev\/shm)\/torpor-test-[0-9a-f]+$/,
   host: /^\//,
   fleet: /^\//,
 };

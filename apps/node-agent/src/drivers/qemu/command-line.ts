@@ -5,6 +5,12 @@ import type { Accelerator } from "./accelerator.ts";
 /** Pinned: a snapshot restores only on the machine type that it was taken on. */
 export const MACHINE = "pc-q35-7.2";
 
+/**
+ * The guest's processor where TCG translates for it: one without AVX and 57-bit addresses, which
+ * take it longer. It is x86-64-v2, what programs that are built for today's machines need.
+ */
+export const TCG_CPU = "Nehalem";
+
 /** Of TCG, which else takes up to a gigabyte beside the guest's memory. */
 export const TRANSLATION_CACHE_MIB = 512;
 
@@ -21,7 +27,7 @@ export interface LaunchOptions {
 
 /** QEMU's arguments. Every path is relative to the VM's directory. */
 export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
-  const cpu = options.accelerator === "kvm" ? "host" : "max";
+  const cpu = options.accelerator === "kvm" ? "host" : TCG_CPU;
   return [
     ["-name", `torpor-${vm.sandboxId},debug-threads=on`],
     ["-nodefaults", "-no-user-config", "-no-reboot"],

@@ -28,7 +28,7 @@ import {
   startVmm,
 } from "../vmm-process.ts";
 import type { Accelerator } from "./accelerator.ts";
-import { MACHINE, qemuArguments, TRANSLATION_CACHE_MIB } from "./command-line.ts";
+import { MACHINE, qemuArguments, TCG_CPU, TRANSLATION_CACHE_MIB } from "./command-line.ts";
 import { receiveMemory } from "./memory-stream.ts";
 import { qmp } from "./qmp.ts";
 
@@ -60,7 +60,7 @@ export class QemuDriver implements Driver {
 
   async fingerprint(): Promise<string> {
     const version = await qemuVersion(this.options.bin);
-    const cpu = this.options.accelerator === "kvm" ? await hostCpu() : "max";
+    const cpu = this.options.accelerator === "kvm" ? await hostCpu() : TCG_CPU;
     // A guest's network device knows what it is connected to: a tap takes over work that QEMU's own network does not.
     const network = this.options.isolation.networkKind === "namespace" ? ["tap"] : [];
     return ["qemu", version, MACHINE, this.options.accelerator, cpu, ...network].join("/").replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
