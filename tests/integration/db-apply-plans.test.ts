@@ -3,12 +3,15 @@ import type { SandboxEventType } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
+  acceptWithin,
   applyPlans,
   FIXED_COLUMNS,
   findOpenOperations,
   findSandboxRow,
   findSnapshot,
+  inTransaction,
   listEvents,
+  noteAnswering,
   readView,
   readViews,
   registerHost,
@@ -26,7 +29,9 @@ import {
   sharedPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
+
+const LEASE_MS = 9_000;
 
 let server: Databases;
 let database: TestDatabase;
@@ -45,6 +50,15 @@ const resumeOn = (sandbox: SandboxRow, hostId: string) =>
   planMoves(sandbox, [
     { to: "resuming", fact: "resume_assigned", patch: { hostId, holdsMemory: true } },
   ]);
+/** A pause that waits to be begun, as a drain asks for it. */
+const pauseThatWaits = async (id: string, given: Parameters<typeof aRequester>[1] = {}) => {
+  const requester = aRequester(database, given);
+  const accepted = await inTransaction(database.db, (tx) =>
+    acceptWithin(tx, id, "pause", requester),
+  );
+  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+  return accepted.operation;
+};
 const kinds = async (plans: Plan[]) =>
   (await applyPlans(database.db, plans)).map(({ kind }) => kind);
 const newest = async (id: string) => {
@@ -215,18 +229,16 @@ test.each([
   async (column, value) => {
     const hostId = await hostFor(`terms-${column.replaceAll("_", "-")}`, 5);
     const { id } = await makeSandbox(database, "running", { hostId });
-    const asked = aRequester(database, { onlyIfIdleForMs: 60_000 });
-    const accepted = await acceptRequest(database.db, id, "pause", asked);
-    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    const { id: operationId } = await pauseThatWaits(id, { onlyIfIdleForMs: 60_000 });
     const begin = async () => {
-      const view = await readView(database.db, { operationId: accepted.operation.id });
+      const view = await readView(database.db, { operationId });
       if (view?.named.operation === undefined) throw new Error("it is gone");
       const moment = { now: new Date(), newOperationId: () => "op_x" };
       const where = { hostId, holdsMemory: true };
       return planAssignment(view, view.named.operation, where, moment);
     };
     const before = await begin();
-    await database.sql`UPDATE operations SET ${database.sql({ [column]: value })} WHERE id = ${accepted.operation.id}`;
+    await database.sql`UPDATE operations SET ${database.sql({ [column]: value })} WHERE id = ${operationId}`;
     expect(await kinds([before]), "somebody has joined it, or pinned it").toEqual(["lost_race"]);
     expect(await kinds([await begin()])).toEqual(["applied"]);
   },
@@ -308,14 +320,14 @@ test("a restore that is owed is tried by one, when it is due", async () => {
   expect(await kinds([await tries()])).toEqual(["lost_race"]);
 });
 
-test("what waits for a sandbox is told by whoever moves it", async () => {
+test("what waits for a sandbox is told to whoever reports of it", async () => {
   const sandbox = await makeSandbox(database, "running");
-  const [nothing] = await applyPlans(database.db, [touch(sandbox)]);
+  const report = async () => ({ ...touch(await newest(sandbox.id)), isFact: true });
+  const [nothing] = await applyPlans(database.db, [await report()]);
   expect(nothing).toMatchObject({ kind: "applied", waitingOperationId: null });
-  const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
-  if (accepted.kind !== "accepted") throw new Error(accepted.kind);
-  const [applied] = await applyPlans(database.db, [touch(await newest(sandbox.id))]);
-  expect(applied).toMatchObject({ waitingOperationId: accepted.operation.id });
+  const { id } = await pauseThatWaits(sandbox.id);
+  const [applied] = await applyPlans(database.db, [await report()]);
+  expect(applied).toMatchObject({ waitingOperationId: id });
 });
 
 test("messages are as the outbox has them", async () => {
@@ -334,6 +346,96 @@ test("messages are as the outbox has them", async () => {
     SELECT occurred_at AS at FROM sandbox_events WHERE sandbox_id = ${sandbox.id} AND fact = 'settings_changed'`;
   const { payload: told } = rows[0] as { payload: { occurredAt: string } };
   expect([new Date(told.occurredAt)]).toEqual([event?.["at"]]);
+});
+
+test.each(["pause", "stop"] as const)(
+  "a %s that has nothing before it begins with the statement that accepts it",
+  async (verb) => {
+    const hostId = await hostFor(`begun-${verb}`, 5);
+    const { id, generation } = await makeSandbox(database, "running", { hostId });
+    const asked = aRequester(database, { deadlineMs: 61_000, traceId: "t" });
+    const accepted = await acceptRequest(database.db, id, verb, asked);
+    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    const { operation, messages } = accepted;
+    const state = verb === "pause" ? "pausing" : "stopping";
+    const [numbers, where] = [
+      { epoch: 1, opSeq: 2 },
+      { hostId, originHostId: hostId },
+    ];
+    expect(operation).toMatchObject({ status: "executing", ...numbers, ...where });
+    expect(operation.startedAt).not.toBeNull();
+    expect(await newest(id)).toMatchObject({ state, generation: generation + 1, ...numbers });
+    const rows = await database.sql`
+      SELECT id::int, subject, payload, trace_id AS "traceId" FROM outbox
+      WHERE payload->>'operationId' = ${operation.id} ORDER BY id`;
+    expect(messages).toEqual([...rows]);
+    const [event, command] = messages.map(({ payload }) => payload);
+    expect(event).toMatchObject({ fact: `${verb}_assigned`, operationStatus: "executing" });
+    const deadlineAt = operation.deadlineAt.toISOString();
+    expect(command).toMatchObject({ kind: verb, hostId, deadlineAt, traceId: "t", ...numbers });
+    const [after] = await listEvents(database.db, id, 10).then((events) => events.slice(-1));
+    expect(after).toMatchObject({ fact: `${verb}_assigned`, operationId: operation.id });
+  },
+);
+
+describe("a resume, where schedulers place by where a sandbox is", () => {
+  const anywhere = () => true;
+  const pausedOn = async (hostId: string) =>
+    await makeSandbox(database, "paused", { hostId, sandbox: { memoryMib: 64, diskMib: 16 } });
+  const resume = async (id: string, goesHome: Parameters<typeof acceptRequest>[4] = anywhere) => {
+    const accepted = await acceptRequest(database.db, id, "resume", aRequester(database), goesHome);
+    if (accepted.kind !== "accepted") throw new Error(accepted.kind);
+    return accepted.operation;
+  };
+  beforeEach(async () => {
+    await noteAnswering(database.db, LEASE_MS, true);
+  });
+
+  test("begins at home with the statement that accepts it, and holds its memory there", async () => {
+    const hostId = await hostFor("home", 5);
+    const { id } = await pausedOn(hostId);
+    const operation = await resume(id);
+    expect(operation).toMatchObject({ status: "executing", hostId, epoch: 2, opSeq: 2 });
+    expect(await newest(id)).toMatchObject({ state: "resuming", epoch: 2, holdsMemory: true });
+    const [run] = await database.sql`
+      SELECT host_id, on_host_loss FROM incarnations WHERE sandbox_id = ${id} AND epoch = 2`;
+    expect(run).toEqual({ host_id: hostId, on_host_loss: "wait" });
+    const [host] =
+      await database.sql`SELECT memory_mib_used AS used FROM hosts WHERE id = ${hostId}`;
+    expect(host).toEqual({ used: 64 });
+  });
+
+  test.each([
+    ["its host is cordoned", "state = 'cordoned'"],
+    ["its host's lease has ended", "lease_expires_at = now() - interval '1 second'"],
+    ["its host was revoked", "revoked_at = now()"],
+    ["its host is full", "memory_mib_used = memory_mib_capacity"],
+  ])("waits for a choice when %s", async (_, change) => {
+    const hostId = await hostFor(`home-${change.replaceAll(/[^a-z]/g, "")}`, 5);
+    const { id } = await pausedOn(hostId);
+    await database.sql`UPDATE hosts SET ${database.sql.unsafe(change)} WHERE id = ${hostId}`;
+    expect(await resume(id)).toMatchObject({ status: "waiting", hostId: null });
+    expect(await newest(id)).toMatchObject({ state: "paused", epoch: 1 });
+  });
+
+  test("waits for a choice when placement has one, and when schedulers place otherwise", async () => {
+    const hostId = await hostFor("home-choice", 5);
+    const [one, other] = [await pausedOn(hostId), await pausedOn(hostId)];
+    expect(await resume(one.id, () => false)).toMatchObject({ status: "waiting" });
+    await noteAnswering(database.db, LEASE_MS, false);
+    expect(await resume(other.id)).toMatchObject({ status: "waiting" });
+  });
+});
+
+test("of many that ask at once one begins it, and the others join", async () => {
+  const { id } = await makeSandbox(database, "running", { hostId: await hostFor("begun-once", 5) });
+  const asked = await Promise.all(
+    Array.from({ length: 8 }, () => acceptRequest(database.db, id, "pause", aRequester(database))),
+  );
+  const accepted = asked.filter((one) => one.kind === "accepted");
+  expect(new Set(accepted.map(({ operation }) => operation.id)).size).toBe(1);
+  expect(accepted.filter(({ isNew }) => isNew)).toHaveLength(1);
+  expect(await newest(id)).toMatchObject({ state: "pausing", opSeq: 2 });
 });
 
 test("a view has the rows as they are", async () => {

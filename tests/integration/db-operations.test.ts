@@ -1,10 +1,11 @@
 /** The point of no return, deadlines, timeouts and lists, as the rows decide them. */
 import {
-  acceptRequest,
+  acceptWithin,
   applyPlans,
   commitOperations,
   findLivingSandbox,
   findOperation,
+  findOperationEnd,
   findSandbox,
   findSandboxByEdgeAddress,
   findEdgeSandboxes,
@@ -48,7 +49,8 @@ afterAll(async () => {
 /** A pause that host-1 carries out, of incarnation 3, as command 7. */
 async function executingPause(): Promise<OperationRow> {
   const { id } = await makeSandbox(database, "running", { hostId: "host-1", patch: { epoch: 3, opSeq: 7 } });
-  const asked = await acceptRequest(database.db, id, "pause", aRequester(database));
+  // As a drain asks for it: it waits to be begun.
+  const asked = await inTransaction(database.db, (tx) => acceptWithin(tx, id, "pause", aRequester(database)));
   if (asked.kind !== "accepted") throw new Error(asked.kind);
   const begun = await moveOperation(database.db, asked.operation.id, "begin", {
     hostId: "host-1",
@@ -142,6 +144,20 @@ describe("the point of no return", () => {
       expect([row?.status, row?.committedAt === null], id).toEqual(row?.status === "failed" ? ["failed", true] : ["executing", false]);
     }
   });
+});
+
+test("who waits for operations reads each end, looking alone or with others", async () => {
+  const make = async () => (await executingPause()).id;
+  const [open, ended, failed] = [await make(), await make(), await make()];
+  const error = { code: "X", message: "why" };
+  await inTransaction(database.db, async (tx) => {
+    await moveOperation(tx, ended, "succeed");
+    await moveOperation(tx, failed, "fail", { error });
+  });
+  const seen = [undefined, { status: "succeeded", error: null, explain: null }, { status: "failed", error, explain: null }, undefined];
+  const ids = [open, ended, failed, "op_unknown"];
+  expect(await Promise.all(ids.map((id) => findOperationEnd(database.db, id)))).toEqual(seen);
+  for (const [at, id] of ids.entries()) expect(await findOperationEnd(database.db, id)).toEqual(seen[at]);
 });
 
 describe("timeouts", () => {

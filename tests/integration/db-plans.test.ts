@@ -16,6 +16,7 @@ import {
   type ListFilter,
   listAbsentSandboxes,
   findAbsentSandboxes,
+  findOperationEnds,
   listWaitingKinds,
   measureOutbox,
   noteAnswering,
@@ -72,6 +73,7 @@ const QUERIES: Record<string, () => Promise<unknown>> = {
     const which = { kind: "sandbox", limit: 200, olderThanMs: 0 };
     await relayOutbox(database.db, which, async () => ({ published: [], refused: [] }));
   },
+  "operation-ends": () => findOperationEnds(database.db, ["op_1", "op_2"]),
   "due-work": () => readDueWork(database.db),
   "measure-outbox": () => measureOutbox(database.db),
   "note-answering": () => noteAnswering(database.db, LEASE_MS),

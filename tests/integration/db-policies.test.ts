@@ -2,9 +2,11 @@
 import { newSandboxId } from "@torpor/contracts";
 import {
   acceptRequest,
+  acceptWithin,
   changeSandbox,
   type DatabaseHandle,
   findSandboxRow,
+  inTransaction,
   listDelayedPauses,
   listIdleSandboxes,
   openDatabase,
@@ -189,7 +191,9 @@ describe("the idle clock", () => {
 
 test("whoever joins a conditional pause that waits without a condition makes it one for any; the system itself does not", async () => {
   const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
-  const first = await pause(id, 60_000);
+  // As part of a larger transaction: it waits to be begun.
+  const asked = { organizationId, requestedBy: "test", deadlineMs: 60_000, onlyIfIdleForMs: 60_000 };
+  const first = await inTransaction(database.db, (tx) => acceptWithin(tx, id, "pause", asked));
   if (first.kind !== "accepted") throw new Error(first.kind);
   expect(await pause(id, 60_000)).toMatchObject({ kind: "accepted", isNew: false });
   expect(await conditionOf(first.operation.id)).toBe(60_000);

@@ -91,7 +91,7 @@ describe("variables given at create", () => {
     await mine.kill();
   });
 
-  test("what only a new interpreter looks at is looked at, and no state is told to be lost", async () => {
+  test("what only a new interpreter looks at is looked at, and no state is told to be lost", { tags: ["exhaustive"] }, async () => {
     const mine = await create({ PYTHONHASHSEED: "7" });
     const first = await mine.runCode(LOOK, { timeout: 200 });
     expect(first).toMatchObject({ success: true, stderr: "" });
@@ -225,7 +225,7 @@ test("S43, S55: what runs over a pause goes on, and the time asleep does not cou
   expect(await shell("cat /workspace/ran")).toBe("once");
 });
 
-test("64 parallel executions over 4 sandboxes all run, and each sees its own sandbox", async () => {
+test("64 parallel executions over 4 sandboxes all run, and each sees its own sandbox", { tags: ["exhaustive"] }, async () => {
   const others = await Promise.all([newSandbox(), newSandbox(), newSandbox()]);
   const all = [sandbox, ...others];
   await Promise.all(all.map((one, at) => one.runCode(`mine = ${at}`)));

@@ -35,15 +35,19 @@ test("a server in the guest is a preview, also one that listens on the guest's l
   await sandbox.kill();
 });
 
-test("S54: a command that runs in the background keeps its sandbox awake; when it has ended, the idle sandbox is paused", async () => {
-  const sandbox = await newSandbox();
-  await sandbox.commands.run("sleep 40; echo done > /workspace/done", { background: true });
-  await patch(sandbox, { auto_pause: { idle_seconds: 3 } });
-  const events = async () =>
-    (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as { cause?: { code: string } }[];
-  await until("a pause is given up", async () => (await events()).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"), 60_000);
-  await until("it is paused", async () => (await status(sandbox)) === "paused", 120_000);
-  await sandbox.resume();
-  expect(await sandbox.files.read("/workspace/done")).toBe("done\n");
-  await sandbox.kill();
-});
+test(
+  "S54: a command that runs in the background keeps its sandbox awake; when it has ended, the idle sandbox is paused",
+  { tags: ["exhaustive"] },
+  async () => {
+    const sandbox = await newSandbox();
+    await sandbox.commands.run("sleep 40; echo done > /workspace/done", { background: true });
+    await patch(sandbox, { auto_pause: { idle_seconds: 3 } });
+    const events = async () =>
+      (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as { cause?: { code: string } }[];
+    await until("a pause is given up", async () => (await events()).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"), 60_000);
+    await until("it is paused", async () => (await status(sandbox)) === "paused", 120_000);
+    await sandbox.resume();
+    expect(await sandbox.files.read("/workspace/done")).toBe("done\n");
+    await sandbox.kill();
+  },
+);

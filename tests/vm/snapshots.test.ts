@@ -83,7 +83,7 @@ describe("files", () => {
     await remove(sandbox);
   });
 
-  test("S1: three stops and starts keep what each run wrote, and what it deleted stays deleted", async () => {
+  test("S1: three stops and starts keep what each run wrote, and what it deleted stays deleted", { tags: ["exhaustive"] }, async () => {
     const sandbox = await create();
     for (const round of [1, 2, 3]) {
       await shell(sandbox, `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`);

@@ -60,7 +60,7 @@ function upload(boundary: string, hash: ReturnType<typeof createHash>): Readable
   });
 }
 
-test("200 MB go in and come out unchanged, and nothing that carries them grows with them", async () => {
+test("200 MB go in and come out unchanged, and nothing that carries them grows with them", { tags: ["exhaustive"] }, async () => {
   const sent = createHash("sha256");
   const boundary = "torpor-test-boundary";
   const growth = await growthDuring(async () => {
@@ -106,7 +106,7 @@ test("a terminal survives a storm of resizes", async () => {
   socket.close();
 });
 
-test("clients that leave in the middle leave nothing behind, in the guest or on the way", async () => {
+test("clients that leave in the middle leave nothing behind, in the guest or on the way", { tags: ["exhaustive"] }, async () => {
   const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
   // The gateway's connections to its database come and go with the load: as many as it will need, and time for idle ones to end.
   await Promise.all(Array.from({ length: 20 }, () => shell("true")));

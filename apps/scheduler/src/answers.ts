@@ -44,12 +44,15 @@ export class Answers {
 }
 
 /** The loop that does it. The bus is asked first: what it said may be older than the note, but not newer. */
-export function noteAnswers(answers: Answers, { db, bus, leaseMs }: { db: Database; bus: Bus; leaseMs: number }) {
+export function noteAnswers(
+  answers: Answers,
+  { db, bus, leaseMs, placesAtHome }: { db: Database; bus: Bus; leaseMs: number; placesAtHome: boolean },
+) {
   const everyMs = leaseMs / NOTES_PER_LEASE;
   const run = async () => {
     if (!(await bus.answers(leaseMs / BUS_LIMITS_PER_LEASE))) throw new Error("the bus does not answer");
     try {
-      await withTimeLimit(noteAnswering(db, leaseMs), leaseMs / NOTE_LIMITS_PER_LEASE, "the note");
+      await withTimeLimit(noteAnswering(db, leaseMs, placesAtHome), leaseMs / NOTE_LIMITS_PER_LEASE, "the note");
     } catch (error) {
       answers.leave();
       throw error;

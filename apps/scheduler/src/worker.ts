@@ -181,7 +181,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     everyMs: RELAY_EVERY_MS,
     run: due.only("unpublished", () => relayCommitted({ db, bus, log, reveal })),
   };
-  const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs });
+  const placesAtHome = placer.policy === "local-first";
+  const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs, placesAtHome });
   const watch = new WorkWatch();
   const restore = {
     name: RESTORE_BUS,

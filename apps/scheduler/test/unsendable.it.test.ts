@@ -105,8 +105,8 @@ describe("what it waits for", () => {
   });
 
   test("an intent that was set aside: nothing begins", async () => {
-    const { id } = await scheduler.running();
-    const asked = await scheduler.ask(id, "pause");
+    const { id } = await scheduler.paused();
+    const asked = await scheduler.ask(id, "resume");
     if (asked.kind !== "accepted") throw new Error(asked.kind);
     await refuse(asked.operation.id, "intent");
     expect(await end()).toEqual({ stuck: 1, ended: 1 });
@@ -114,19 +114,19 @@ describe("what it waits for", () => {
       status: "failed",
       error: { message: expect.stringMatching(/its message to the schedulers can never be sent/) },
     });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running" });
+    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused" });
   });
 
   test("what has what it needs goes on: an intent of what has begun, an event, and what has committed", async () => {
-    const { id } = await scheduler.running();
-    const { id: operationId } = await scheduler.begin(id, "pause");
+    const { id } = await scheduler.paused();
+    const { id: operationId } = await scheduler.begin(id, "resume");
     await refuse(operationId, "intent");
     await refuse(operationId, "sandbox_event");
     expect(await end()).toEqual({ stuck: 0, ended: 0 });
     expect(await scheduler.commit(operationId)).toBe(true);
     await refuse(operationId, "command");
     expect(await end()).toEqual({ stuck: 0, ended: 0 });
-    await scheduler.settle(await scheduler.seenOf(operationId, { state: "paused" }));
+    await scheduler.settle(await scheduler.seenOf(operationId, { state: "running" }));
     expect(await scheduler.operation(operationId)).toMatchObject({ status: "succeeded" });
   });
 

@@ -128,7 +128,10 @@ test("S27, S29: of 200 operations under two schedulers each is begun once, and t
 
 test("S22: an operation whose announcement was lost is found and begun", async () => {
   const sandboxId = await running();
-  const accepted = await acceptRequest(plane.database.db, sandboxId, "pause", aRequester(plane.database));
+  const pause = await plane.ask(sandboxId, "pause");
+  await host.carryOut(await host.told(pause.id));
+  await plane.becomes(pause.id, "succeeded");
+  const accepted = await acceptRequest(plane.database.db, sandboxId, "resume", aRequester(plane.database));
   if (accepted.kind !== "accepted") throw new Error(accepted.kind);
   await markPublished(
     plane.database.db,

@@ -19,7 +19,7 @@ describe("a key of a NATS user", () => {
     const account = new TextDecoder().decode(nkeys.createAccount().getSeed());
     const user = createNatsKey();
     for (const wrong of [account, user.publicKey, user.seed.slice(1), "", "SU"])
-      expect(() => publicKeyOf(wrong), wrong).toThrow();
+      expect(() => publicKeyOf(wrong), wrong).toThrow(Error);
     expect(isNatsPublicKey(user.publicKey)).toBe(true);
     expect(
       isNatsPublicKey(user.publicKey.replace(/.$/, (last) => (last === "A" ? "B" : "A"))),

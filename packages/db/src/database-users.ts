@@ -39,7 +39,7 @@ const RIGHTS: Record<Table, Rights> = {
   hostChecks: { gateway: "SIUD", scheduler: "SIUD" },
   sandboxes: { gateway: "SIU", scheduler: "SU" },
   operations: { gateway: "SIU", scheduler: "SIU" },
-  incarnations: { gateway: "SU", scheduler: "SIU" },
+  incarnations: { gateway: "SIU", scheduler: "SIU" },
   // A retired host's are dropped by whoever retires it.
   snapshots: { gateway: "SU", scheduler: "SIUD" },
   sandboxEvents: { gateway: "SI", scheduler: "SID" },

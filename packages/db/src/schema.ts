@@ -243,6 +243,8 @@ export const leaseService = pgTable(
     answeringSince: at("answering_since").notNull(),
     /** When a scheduler last had both the bus and the database. */
     answeredAt: at("answered_at").notNull(),
+    /** Schedulers place by `local-first`: where the host that holds a sandbox has room, it goes on there. */
+    placesAtHome: boolean("places_at_home").notNull().default(false),
   },
   (service) => [check("lease_service_one_row", sql`${service.id} = 1`)],
 );

@@ -10,4 +10,4 @@ export {
   rank,
   type Ranking,
 } from "./placement.ts";
-export { requestFor, requestToCreate, requestToReturn, type Wanted } from "./request.ts";
+export { goesHome, requestFor, requestToCreate, requestToReturn, type Wanted } from "./request.ts";

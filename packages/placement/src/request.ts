@@ -1,6 +1,7 @@
 /** From rows to what placement is asked: for an operation, and for a dry run of one. */
 import { listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow, type SnapshotRow, type Tx } from "@torpor/db";
-import type { PlacementRequest } from "./placement.ts";
+import { Fleet, restores } from "./fleet.ts";
+import { place, type PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
 export type Wanted = Pick<
@@ -19,7 +20,7 @@ export function requestFor(wanted: Omit<Wanted, "organizationId" | "antiAffinity
   return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
 }
 
-interface Return {
+export interface Return {
   kind: OperationRow["kind"];
   sandbox: Wanted & Pick<SandboxRow, "id" | "hostId">;
   snapshot: SnapshotRow | undefined;
@@ -33,8 +34,11 @@ interface Return {
  * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; where that is
  * gone, the store has to have it.
  */
-export async function requestToReturn(db: Tx, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): Promise<PlacementRequest> {
-  const request = await requestToCreate(db, sandbox, sandbox.id);
+export async function requestToReturn(db: Tx, wanted: Return): Promise<PlacementRequest> {
+  return returning(await requestToCreate(db, wanted.sandbox, wanted.sandbox.id), wanted);
+}
+
+function returning(request: PlacementRequest, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): PlacementRequest {
   const local = sandbox.hostId ?? undefined;
   const canMove = snapshot !== undefined && (snapshot.storeKey !== null || origin !== undefined);
   return {
@@ -44,4 +48,15 @@ export async function requestToReturn(db: Tx, { kind, sandbox, snapshot, origin,
     onlyHolderId: snapshot?.storeKey === null ? origin?.id : undefined,
     ...(kind !== "start" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
   };
+}
+
+/**
+ * Whether `local-first` places it on the host that holds it, whatever there is elsewhere: that is
+ * ready, has room, and restores what it has itself. Its anti-affinity key keeps nothing away from where
+ * it is.
+ */
+export function goesHome(home: PlacementHost, { kind, sandbox, snapshot }: Pick<Return, "kind" | "sandbox" | "snapshot">): boolean {
+  const request = returning(requestFor(sandbox, []), { kind, sandbox, snapshot, origin: home });
+  if (home.state !== "ready" || !restores(home, request)) return false;
+  return place(new Fleet([home]), request, "local-first").kind === "placed";
 }

@@ -1,7 +1,8 @@
 /** Placement over fleets and requests that nobody thought of, against the same decision written down naively. */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { Fleet, type Rejection } from "../src/index.ts";
+import type { SnapshotRow } from "@torpor/db";
+import { Fleet, goesHome, requestToReturn, type Rejection } from "../src/index.ts";
 import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/index.ts";
 import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
 
@@ -84,6 +85,37 @@ describe("for any fleet, request and policy", () => {
       }),
       { numRuns: 500 },
     );
+  });
+
+  test("what goes home without being placed, local-first would have placed there, among any others", async () => {
+    let timesHome = 0;
+    const kinds = fc.constantFrom("resume" as const, "start" as const);
+    const stored = fc.constantFrom(null, "key");
+    await fc.assert(
+      fc.asyncProperty(hosts, requests, kinds, stored, fingerprint, async (all, request, kind, storeKey, driverFingerprint) => {
+        const home = all.find(({ id }) => id === "a");
+        if (home === undefined) return;
+        // It has run there: mostly it still may.
+        const { vcpu, memoryMib, diskMib, labels, needsFence } = request;
+        const { region, imageSha256s } = needsFence === true ? { ...home, region: request.region } : home;
+        const imageSha256 = imageSha256s[0] ?? "";
+        const [placementLabels, onHostLoss] = [labels ?? {}, home.hasFence ? ("restore" as const) : ("wait" as const)];
+        const where = { hostId: "a", region, imageSha256, placementLabels, onHostLoss };
+        const sandbox = { vcpu, memoryMib, diskMib, id: "s", organizationId: 1, antiAffinity: null, ...where };
+        const snapshot = { storeKey, driverFingerprint } as SnapshotRow;
+        const isHome = goesHome(home, { kind, sandbox, snapshot });
+        if (home.state !== "ready" || (kind === "resume" && !home.restorableFingerprints.includes(driverFingerprint)))
+          expect(isHome).toBe(false);
+        if (!isHome) return;
+        timesHome += 1;
+        // Without a key no row is read.
+        const asked = await requestToReturn(undefined as never, { kind, sandbox, snapshot, origin: home });
+        const placement = place(new Fleet(all), asked, "local-first");
+        expect(placement.kind === "placed" && placement.host.id).toBe("a");
+      }),
+      { numRuns: 500 },
+    );
+    expect(timesHome).toBeGreaterThan(10);
   });
 
   test("one decision leaves nothing behind for the next: any order of requests gives each the same answer", () => {

@@ -18,7 +18,13 @@ export { type ForeignDecision, judgeForeign } from "./foreign.ts";
 export { FOUND_ON_HOST, type ObservationDecision, planObservation } from "./observe.ts";
 export { type Applied, movedBy, type Plan, planMoves, type SandboxPatch } from "./plan.ts";
 export { planRelease, standsStill } from "./release.ts";
-export { DRAINER, planRequest, type RequestDecision, type Requester } from "./request.ts";
+export {
+  type BeginsAt,
+  DRAINER,
+  planRequest,
+  type RequestDecision,
+  type Requester,
+} from "./request.ts";
 export { planEndOfDebt, planRestore, planRestoreAgain, restoredBy, restsAs } from "./restore.ts";
 export type { Incarnation, Operation, Sandbox, Snapshot, View } from "./rows.ts";
 export { settledPatch } from "./settled-patch.ts";

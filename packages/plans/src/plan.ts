@@ -61,6 +61,8 @@ interface PlannedMessage {
   traceId: string | null;
   /** An event: the moment at which the plan is applied is put into it, as `occurredAt`. */
   isEvent: boolean;
+  /** A command of the operation that the plan queues: so long after that moment is its `deadlineAt`. */
+  deadlineMs?: number;
 }
 
 interface PlannedEvent {
@@ -199,7 +201,7 @@ export interface Plan {
   open: Record<string, (string | number | null)[]> | null;
   /** The organization has to be one without quotas. */
   unlimitedOrganizationId: number | null;
-  /** An operation that waits from now on. */
+  /** An operation that waits from now on, or executes. */
   queues: QueuedOperation | null;
   /** An executing one that is asked to back out, unless it has committed. */
   cancels: string | null;
@@ -214,7 +216,7 @@ export type Applied<Message, Queued> =
       kind: "applied";
       messages: Message[];
       at: Date;
-      /** What waits for the sandbox now; null also when none of the batch moved. */
+      /** What waits for the sandbox now; of a fact alone. */
       waitingOperationId: string | null;
       /** The operation that the plan queued. */
       queued: Queued | undefined;
@@ -244,7 +246,7 @@ export interface Move {
 
 type Rest = Partial<Pick<Plan, "operations" | "isFact" | "placed" | "apart" | "effects">> & {
   /** Beside the events: commands. */
-  messages?: Omit<PlannedMessage, "isEvent">[];
+  messages?: Omit<PlannedMessage, "isEvent" | "deadlineMs">[];
 };
 
 /** A plan for a sandbox as it was read: one move after the other. */

@@ -1,9 +1,15 @@
 /** A request for a transition: judged against the end of the sandbox's queue, and queued where one is needed. */
 import { type Intent, subjects } from "@torpor/contracts";
-import { admit, type SandboxRequest, type SettledState } from "@torpor/state-machine";
-import type { OperationKind } from "@torpor/state-machine";
+import {
+  admit,
+  type OperationKind,
+  type SandboxRequest,
+  type SettledState,
+  transitionSandbox,
+} from "@torpor/state-machine";
+import { type Assignment, needsMemory, planAssignment } from "./begin.ts";
 import type { Moment } from "./commands.ts";
-import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
+import { type Effects, type PlacedHost, type Plan, planMoves, planOperation } from "./plan.ts";
 import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
@@ -32,6 +38,15 @@ export interface Requester {
   exemptFromQuotas?: boolean | undefined;
 }
 
+/** Of an operation that does not wait: what beginning it writes into its row. */
+interface BegunOperation {
+  hostId: string;
+  originHostId: string | null;
+  epoch: number;
+  opSeq: number;
+  startedAt: Date;
+}
+
 /** An operation to be inserted; its deadline counts from when it is. */
 export interface QueuedOperation {
   id: string;
@@ -45,6 +60,8 @@ export interface QueuedOperation {
   maxBytesPerSecond: number | null;
   deadlineMs: number;
   traceId: string | null;
+  /** It executes from the start; null: it waits. */
+  begins: BegunOperation | null;
 }
 
 /** Bounds of a waiting operation that are lifted, because somebody wants the same in any case. */
@@ -66,12 +83,22 @@ export type RequestDecision =
   | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" };
 
-/** Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. */
+/** Where an operation may begin that has nothing before it. */
+export interface BeginsAt {
+  /** The host that holds the sandbox, if that is where it is brought up again in any case. */
+  home: PlacedHost | undefined;
+}
+
+/**
+ * Pure. Whether quotas allow it, and whether it repeats another one, is not asked here. `beginsAt`:
+ * what needs no choice of a host begins at once (decision 42); undefined: it waits to be begun.
+ */
 export function planRequest(
   view: View,
   request: SandboxRequest,
   requester: Requester,
-  { newOperationId }: Moment,
+  moment: Moment,
+  beginsAt?: BeginsAt,
 ): RequestDecision {
   const { sandbox, executing, waiting } = view;
   if (sandbox.organizationId !== requester.organizationId) return { kind: "not_found" };
@@ -110,11 +137,19 @@ export function planRequest(
       return { kind: "joined", operation, plan: isNeeded ? planWith({ joins }) : undefined };
     }
     case "accept": {
-      const queues = queued(newOperationId(), request, requester);
+      // Whatever owes it something from now on is an operation that was not there.
+      const given = view.isOwed === false ? {} : effects;
+      const queues = queued(moment.newOperationId(), request, requester);
+      const begun = beginsAt && planBegun(view, queues, beginsAt, moment);
+      if (begun !== undefined) {
+        const plan = { ...begun, effects: { ...begun.effects, ...given }, open: {} };
+        return { kind: "queued", supersedes: false, plan };
+      }
       return {
         kind: "queued",
         supersedes: supersedes !== undefined,
         plan: planWith({
+          effects: given,
           queues,
           cancels: admission.cancels ?? null,
           messages: [intentOf(sandbox, queues)],
@@ -122,6 +157,76 @@ export function planRequest(
       };
     }
   }
+}
+
+/**
+ * The operation begun by the plan that inserts it: what `planBegin` and `planAssignment` would make
+ * of it a moment later.
+ */
+function planBegun(
+  view: View,
+  queues: QueuedOperation,
+  beginsAt: BeginsAt,
+  moment: Moment,
+): Plan | undefined {
+  const { sandbox, executing, waiting } = view;
+  if (executing !== undefined || waiting !== undefined) return undefined;
+  if (queues.kind === "create" || transitionSandbox(sandbox.state, queues.kind).kind !== "move")
+    return undefined;
+  const assignment = assignmentOf(view, queues, beginsAt);
+  if (assignment === undefined) return undefined;
+  const operation = operationOf(sandbox, queues, moment);
+  const plan = planAssignment(view, operation, assignment, moment);
+  const { epoch = sandbox.epoch, opSeq = sandbox.opSeq } = plan.after;
+  const { hostId } = assignment;
+  const { hostId: originHostId } = sandbox;
+  return {
+    ...plan,
+    operations: [],
+    queues: { ...queues, begins: { hostId, originHostId, epoch, opSeq, startedAt: moment.now } },
+    messages: plan.messages.map((message) =>
+      message.isEvent ? message : { ...message, deadlineMs: queues.deadlineMs },
+    ),
+  };
+}
+
+/**
+ * A pause, and a stop of what runs, happens where the sandbox is; a resume or a start goes home.
+ * Undefined: a host has to be chosen.
+ */
+function assignmentOf(
+  { sandbox, snapshot }: View,
+  { kind, pinnedHostId }: QueuedOperation,
+  { home }: BeginsAt,
+): Assignment | undefined {
+  const { hostId, settledState } = sandbox;
+  if (hostId === null) return undefined;
+  if (kind === "pause" || (kind === "stop" && settledState === "running"))
+    return { hostId, holdsMemory: needsMemory(sandbox, snapshot) };
+  const isReturn = kind === "resume" || kind === "start";
+  if (!isReturn || pinnedHostId !== null || home?.id !== hostId) return undefined;
+  return { hostId, placed: home, holdsMemory: true };
+}
+
+/** As it will be in its row, but for its deadline, which is by the clock of the database. */
+function operationOf(
+  { id: sandboxId }: Sandbox,
+  queues: QueuedOperation,
+  { now }: Moment,
+): Operation {
+  const { begins: _, deadlineMs, ...rest } = queues;
+  return {
+    ...rest,
+    sandboxId,
+    status: "waiting",
+    deadlineAt: new Date(now.getTime() + deadlineMs),
+    committedAt: null,
+    cancelRequestedAt: null,
+    startedAt: null,
+    hostId: null,
+    originHostId: null,
+    explain: null,
+  };
 }
 
 const hasAny = (effects: Effects) => Object.keys(effects).length > 0;
@@ -196,6 +301,7 @@ export function queued(id: string, kind: OperationKind, requester: Requester): Q
     // Callers take it from what is left of a wait.
     deadlineMs: Math.ceil(requester.deadlineMs),
     traceId: requester.traceId ?? null,
+    begins: null,
   };
 }
 

@@ -1,7 +1,7 @@
 import { SANDBOX_STATES } from "@torpor/state-machine";
 import { describe, expect, test } from "vitest";
 import { DRAINER, planRequest, type Requester } from "../src/request.ts";
-import { anOperation, aView, MOMENT } from "./rows.ts";
+import { anOperation, aSnapshot, aView, MOMENT } from "./rows.ts";
 
 const REQUESTS = ["pause", "resume", "stop", "start", "delete"] as const;
 const requester = (given: Partial<Requester> = {}): Requester => ({
@@ -26,6 +26,79 @@ test.each(pairs)("I1: %s of a sandbox that is %s is decided", (request, state) =
   expect(plan.messages.map(({ subject }) => subject)).toEqual([`torpor.v1.intent.${request}`]);
   // Accepting moves no sandbox, and makes no event.
   expect([plan.after.generation, plan.events, plan.claims]).toEqual([5, [], []]);
+});
+
+describe("where it may begin at once", () => {
+  type View = Parameters<typeof planRequest>[0];
+  type Request = Parameters<typeof planRequest>[1];
+  const home = { id: "host-a", state: "ready", hasFence: true, registeredAt: MOMENT.now };
+  const asked = requester({ traceId: "t" });
+  const decided = (
+    view: View,
+    request: Request,
+    at: Parameters<typeof planRequest>[4] = { home },
+  ) => planRequest(view, request, asked, MOMENT, at);
+  const stands = (state: "paused" | "stopped", given: Partial<View["sandbox"]> = {}) =>
+    aView(
+      { state, settledState: state, holdsMemory: false, ...given },
+      { snapshot: aSnapshot({ hasMemory: state === "paused" }) },
+    );
+
+  test.each([
+    ["pause", "pausing", aView({}), 2],
+    ["stop", "stopping", aView({}), 2],
+    ["resume", "resuming", stands("paused"), 3],
+    ["start", "starting", stands("stopped"), 3],
+  ] as const)("a %s does, where the sandbox is", (request, state, view, epoch) => {
+    const decision = decided(view, request);
+    if (decision.kind !== "queued") throw new Error(decision.kind);
+    const { plan } = decision;
+    const begins = { hostId: "host-a", originHostId: "host-a", epoch, opSeq: 8 };
+    const isNewRun = epoch === 3;
+    expect(plan).toMatchObject({
+      generation: 5,
+      open: {},
+      operations: [],
+      after: { state, generation: 6, epoch, opSeq: 8, holdsMemory: true },
+      queues: { id: "op_new", kind: request, begins: { ...begins, startedAt: MOMENT.now } },
+      events: [{ fact: `${request}_assigned`, operationId: "op_new" }],
+      placed: isNewRun ? home : null,
+      claims: isNewRun ? [{ hostId: "host-a", vcpu: 2, memoryMib: 512, diskMib: 0 }] : [],
+    });
+    expect(plan.effects.beginsRun).toEqual(
+      isNewRun ? { epoch, hostId: "host-a", onHostLoss: "wait" } : undefined,
+    );
+    expect(plan.messages.slice(1)).toMatchObject([
+      {
+        subject: `torpor.v1.host.host-a.cmd.${request}`,
+        deadlineMs: 60_000,
+        payload: { operationId: "op_new", epoch, opSeq: 8, traceId: "t" },
+      },
+    ]);
+  });
+
+  const executing = anOperation({ id: "op_0", kind: "resume", status: "executing" });
+  const waiting = anOperation({ id: "op_1", kind: "pause", requestedBy: DRAINER });
+  test.each([
+    ["behind what executes", aView({ state: "resuming" }, { executing }), "pause", { home }],
+    ["in the place of what gives way", aView({}, { waiting }), "stop", { home }],
+    ["on no host", aView({ hostId: null }), "pause", { home }],
+    ["stopped from a pause", stands("paused"), "stop", { home }],
+    ["deleted", aView({}), "delete", { home }],
+    ["that has to be placed", stands("paused"), "resume", { home: undefined }],
+    ["of which another is the home", stands("paused", { hostId: "b" }), "resume", { home }],
+    ["within a larger transaction", aView({}), "pause", null],
+  ] as const)("not one %s", (_, view, request, at) => {
+    const decision = planRequest(view, request, asked, MOMENT, at ?? undefined);
+    const plan = { events: [], queues: { begins: null } };
+    expect(decision).toMatchObject({ kind: "queued", plan });
+  });
+
+  test("not one that is pinned to a host", () => {
+    const pinned = { ...asked, pinnedHostId: "host-a" };
+    const decision = planRequest(stands("paused"), "resume", pinned, MOMENT, { home });
+    expect(decision).toMatchObject({ kind: "queued", plan: { queues: { begins: null } } });
+  });
 });
 
 test("a time limit that is no whole number is rounded up", () => {

@@ -2,6 +2,7 @@
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource, TransitionReply } from "@torpor/contracts";
 import { acceptRequest, type AcceptRequest, forOrganization } from "@torpor/db";
+import { goesHome } from "@torpor/placement";
 import { OPERATION_TARGET, type SandboxRequest } from "@torpor/state-machine";
 import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
@@ -56,7 +57,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     const gone = clientGone(request, reply);
     const db = forOrganization(deps.db, requester.organizationId);
     for (;;) {
-      const accepted = accept(id, kind, await acceptRequest(db, id, kind, requester));
+      const accepted = accept(id, kind, await acceptRequest(db, id, kind, requester, goesHome));
       const counted = accepted.kind === "accepted" ? accepted : undefined;
       if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
       if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };

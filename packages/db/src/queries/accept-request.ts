@@ -1,12 +1,13 @@
 /**
  * Accepting a request for a transition: what the gateway writes. It queues an operation and announces
- * it through the outbox; it moves no sandbox from one state to another.
+ * it through the outbox. What has nothing before it, and needs no choice of a host, begins with that
+ * (decision 42).
  *
  * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only to
  * the queue that it was made for.
  */
 import { newOperationId } from "@torpor/contracts";
-import { type Plan, planRequest, type Requester } from "@torpor/plans";
+import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
 import type { OperationKind, SandboxRequest, SettledState } from "@torpor/state-machine";
 import { and, eq } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
@@ -16,6 +17,7 @@ import { type AcceptedOperation, findRepeat, isRepeated } from "./accept.ts";
 import { type AppliedPlan, applyPlan } from "./apply-plans.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
+import type { PlacementHost } from "./placement.ts";
 import type { QuotaRefusal } from "./quotas.ts";
 import { readView, type SandboxRows, type WantedView } from "./views.ts";
 
@@ -28,16 +30,30 @@ export type AcceptRequest =
   | { kind: "key_reused" }
   | QuotaRefusal;
 
+/** Where placement needs no choice: whether it goes on at the host that holds it, whatever there is elsewhere. */
+export type GoesHome = (
+  home: PlacementHost,
+  sandbox: Pick<SandboxRows, "sandbox" | "snapshot"> & { kind: SandboxRequest },
+) => boolean;
+
 /** Judges `request` against the end of the sandbox's queue (ARCHITECTURE.md, "A request") and queues an operation where one is needed. */
 export async function acceptRequest(
   db: Database,
   sandboxId: string,
   request: SandboxRequest,
   requester: Requester,
+  goesHome: GoesHome = () => false,
 ): Promise<AcceptRequest> {
+  let isHomeFree = true;
+  const homeOf = (view: SandboxRows) =>
+    isHomeFree && view.home !== undefined && goesHome(view.home, { ...view, kind: request })
+      ? view.home
+      : undefined;
   try {
     const decided = await decide<RequestAnswer>(db, wantedFor(sandboxId, requester), {
-      decideFrom: (view) => decideRequest(view, request, requester),
+      decideFrom: (view) => decideRequest(view, request, requester, view && { home: homeOf(view) }),
+      // It is no more, or has no room: a host has to be chosen.
+      onOvertaken: () => (isHomeFree = false),
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
     const { answer, applied, quotas } = decided;
@@ -55,7 +71,7 @@ export async function acceptRequest(
   }
 }
 
-/** The same, as part of a transaction that changes more. No quota stands in its way. */
+/** The same, as part of a transaction that changes more. No quota stands in its way, and it waits. */
 export async function acceptWithin(
   tx: Tx,
   sandboxId: string,
@@ -86,12 +102,13 @@ function decideRequest(
   view: SandboxRows | undefined,
   request: SandboxRequest,
   requester: Requester,
+  beginsAt?: BeginsAt,
 ): Decision<RequestAnswer> {
   if (view === undefined) return { answer: { kind: "not_found" } };
   const { repeat } = view.named;
   if (repeat !== undefined) return { answer: repeatOf(repeat, requester) };
   const moment = { now: new Date(), newOperationId };
-  const decision = planRequest(view, request, requester, moment);
+  const decision = planRequest(view, request, requester, moment, beginsAt);
   switch (decision.kind) {
     case "queued": {
       const isCounted = COUNTED.has(request) && requester.exemptFromQuotas !== true;

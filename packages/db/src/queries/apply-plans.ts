@@ -8,7 +8,7 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** For whom it waits that others have locked (migration 0030). */
+/** For whom it waits that others have locked (migration 0025). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
 /** What came of one of several: one that the database refuses fails alone. */
@@ -123,11 +123,13 @@ function appliedAs(
 }
 
 function messagesOf(plan: Plan, occurredAt: string, outboxIds: number[]): OutboxRow[] {
-  return plan.messages.map(({ subject, payload, traceId, isEvent }, index) => {
+  return plan.messages.map(({ subject, payload, traceId, isEvent, deadlineMs }, index) => {
     const id = outboxIds[index];
     if (id === undefined) throw new Error("a message of a plan was not written");
-    const whole = isEvent ? { ...(payload as object), occurredAt } : payload;
-    return { id, subject, payload: whole, traceId };
+    if (isEvent) return { id, subject, payload: { ...(payload as object), occurredAt }, traceId };
+    if (deadlineMs === undefined) return { id, subject, payload, traceId };
+    const deadlineAt = new Date(Date.parse(occurredAt) + deadlineMs).toISOString();
+    return { id, subject, payload: { ...(payload as object), deadlineAt }, traceId };
   });
 }
 

@@ -15,17 +15,21 @@ const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
 /** Shorter outages need no allowance: a host renews with two thirds of its lease left, and tries again several times in what is then left of it. */
 const gapMs = (leaseMs: number) => leaseMs / 4;
 
-/** Hosts can renew their leases now. To be called several times in a quarter of a lease. */
-export async function noteAnswering(db: Tx, leaseMs: number): Promise<void> {
+/**
+ * Hosts can renew their leases now. To be called several times in a quarter of a lease.
+ * `placesAtHome`: whether it places by `local-first`, so that gateways know.
+ */
+export async function noteAnswering(db: Tx, leaseMs: number, placesAtHome = false): Promise<void> {
   const { answeredAt, answeringSince } = leaseService;
   await db
     .insert(leaseService)
-    .values({ id: 1, answeringSince: sql`now()`, answeredAt: sql`now()` })
+    .values({ id: 1, answeringSince: sql`now()`, answeredAt: sql`now()`, placesAtHome })
     .onConflictDoUpdate({
       target: leaseService.id,
       set: {
         answeringSince: sql`CASE WHEN ${answeredAt} < ${ago(gapMs(leaseMs))} THEN now() ELSE ${answeringSince} END`,
         answeredAt: sql`now()`,
+        placesAtHome,
       },
     });
 }

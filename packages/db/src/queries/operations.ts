@@ -13,14 +13,27 @@ export async function findOperation(db: Tx, id: string): Promise<OperationRow | 
   return row;
 }
 
-/** How it ended, as far as whoever waits for it needs to know; undefined while it is open. */
-export async function findOperationEnd(db: Tx, id: string): Promise<Pick<OperationRow, "status" | "error" | "explain"> | undefined> {
-  const { status, error, explain } = operations;
-  const [row] = await db
-    .select({ status, error, explain })
+type OperationEnd = Pick<OperationRow, "status" | "error" | "explain">;
+
+/** How they ended, as far as whoever waits for them needs to know; undefined: of one that is open. */
+export async function findOperationEnds(db: Tx, ids: string[]): Promise<(OperationEnd | undefined)[]> {
+  const { id, status, error, explain } = operations;
+  const asked = sql`ARRAY(SELECT jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`;
+  const rows = await db
+    .select({ id, status, error, explain })
     .from(operations)
-    .where(and(eq(operations.id, id), inArray(status, [...ENDED_STATUSES])));
-  return row;
+    .where(and(sql`${id} = ANY(${asked})`, isOneOf(status, ...ENDED_STATUSES)));
+  const ends = new Map(rows.map(({ id: ended, ...end }) => [ended, end]));
+  return ids.map((one) => ends.get(one));
+}
+
+const looks = new WeakMap<Database, Batches<string, OperationEnd | undefined>>();
+
+/** The same of one, together with what others look for at the same moment. */
+export async function findOperationEnd(db: Database, id: string): Promise<OperationEnd | undefined> {
+  const known = looks.get(db) ?? new Batches({ run: (ids: string[]) => findOperationEnds(db, ids) });
+  looks.set(db, known);
+  return await known.add(id);
 }
 
 /** The executing (or outcome_unknown) and the waiting operation of a sandbox. */

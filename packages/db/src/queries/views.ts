@@ -2,9 +2,10 @@
 import type { View } from "@torpor/plans";
 import { sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
-import { incarnations, operations, sandboxes, snapshots } from "../schema.ts";
+import { hosts, incarnations, operations, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
+import type { PlacementHost } from "./placement.ts";
 import { rowFrom } from "./row-from.ts";
 import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
 
@@ -28,6 +29,11 @@ export interface SandboxRows extends View {
   waiting: OperationRow | undefined;
   snapshot: SnapshotRow | undefined;
   newestRun: IncarnationRow | undefined;
+  /**
+   * For a request, of one that stands still: the host that holds it, if it is ready, and schedulers
+   * place by where a sandbox is.
+   */
+  home: PlacementHost | undefined;
   named: {
     operation?: OperationRow | undefined;
     repeat?: OperationRow | undefined;
@@ -42,6 +48,7 @@ type Found = Record<
   | "waiting"
   | "snapshot"
   | "newestRun"
+  | "home"
   | "namedOperation"
   | "repeat"
   | "namedSnapshot"
@@ -89,7 +96,12 @@ export async function readViews(
         EXISTS (SELECT FROM drain_sandboxes one
           WHERE one.sandbox_id = sandbox.id AND one.ended_at IS NULL AND one.owes_resume)
         OR EXISTS (SELECT FROM incarnations one
-          WHERE one.sandbox_id = sandbox.id AND one.restore_due_at IS NOT NULL) END AS "isOwed"
+          WHERE one.sandbox_id = sandbox.id AND one.restore_due_at IS NOT NULL) END AS "isOwed",
+      CASE WHEN asked."isRequest" AND sandbox.state IN ('paused', 'stopped') THEN
+        (SELECT to_jsonb(one) - 'images' - 'load' FROM hosts one
+          WHERE one.id = sandbox.host_id AND one.state = 'ready' AND one.revoked_at IS NULL
+            AND one.lease_expires_at > now()
+            AND EXISTS (SELECT FROM lease_service WHERE places_at_home)) END AS home
     FROM jsonb_to_recordset(${asked}::jsonb) AS asked(
       at int, "sandboxId" text, "operationId" text, "manifestSha256" text, epoch int,
       "isRequest" boolean, "organizationId" int, "idempotencyKey" text)
@@ -115,6 +127,7 @@ function viewOf(found: Found): SandboxRows {
     snapshot: rowFrom<SnapshotRow>(snapshots, found.snapshot),
     newestRun: rowFrom<IncarnationRow>(incarnations, found.newestRun),
     isOwed: found.isOwed ?? undefined,
+    home: homeFrom(found.home),
     named: {
       operation: rowFrom<OperationRow>(operations, found.namedOperation),
       repeat: rowFrom<OperationRow>(operations, found.repeat),
@@ -122,6 +135,12 @@ function viewOf(found: Found): SandboxRows {
       run: rowFrom<IncarnationRow>(incarnations, found.namedRun),
     },
   };
+}
+
+/** What it has to start before is not asked: at home nothing is brought from elsewhere, so it waits there. */
+function homeFrom(found: Found["home"]): PlacementHost | undefined {
+  const row = rowFrom<Omit<PlacementHost, "startsAtOnce" | "startsUnderWay">>(hosts, found);
+  return row && { ...row, startsAtOnce: null, startsUnderWay: 0 };
 }
 
 function raise(): never {

@@ -1,4 +1,4 @@
--- As migration 0022 has them. What is new: plans that restore lost runs. Two guards, `lost` (the host
+-- As migrations 0022 and 0023 have them. What is new: plans that restore lost runs. Two guards, `lost` (the host
 -- is lost, has been silent for so long past its lease, and had a fence) and `dueRestore` (the restore
 -- that is owed since the run of that epoch is due), and three effects, `returnsTo`, `owesRestore` and
 -- `triesRestore`.
@@ -15,7 +15,6 @@ DECLARE
   made text[];
   short_hosts text[];
   applied jsonb;
-  moves boolean;
   ids jsonb := '[]';
   waiting jsonb := '{}';
   queued jsonb := '{}';
@@ -234,8 +233,7 @@ BEGIN
       WHERE verdicts[place] = 'applied');
   END IF;
 
-  -- What only queues an operation leaves the row as it is.
-  moves := jsonb_path_exists(applied, '$[*].events[*]');
+  -- What only queues an operation that waits leaves the row as it is.
   IF jsonb_path_exists(applied, '$[*] ? (@.creates == null).events[*]') THEN
     UPDATE sandboxes SET
       state = later.state, settled_state = later.settled_state, generation = later.generation,
@@ -299,15 +297,19 @@ BEGIN
     WITH inserted AS (
       INSERT INTO operations (id, sandbox_id, organization_id, kind, status, idempotency_key,
           request_sha256, requested_by, only_if_idle_for_ms, pinned_host_id,
-          max_bytes_per_second, deadline_at, trace_id)
-        SELECT id, plan->>'sandboxId', "organizationId", kind, 'waiting', "idempotencyKey",
-          "requestSha256", "requestedBy", "onlyIfIdleForMs", "pinnedHostId",
-          "maxBytesPerSecond", now() + "deadlineMs" * interval '1 millisecond', "traceId"
+          max_bytes_per_second, deadline_at, trace_id, host_id, origin_host_id, epoch, op_seq,
+          started_at)
+        SELECT id, plan->>'sandboxId', "organizationId", kind,
+          CASE WHEN begins->>'hostId' IS NULL THEN 'waiting' ELSE 'executing' END,
+          "idempotencyKey", "requestSha256", "requestedBy", "onlyIfIdleForMs", "pinnedHostId",
+          "maxBytesPerSecond", now() + "deadlineMs" * interval '1 millisecond', "traceId",
+          begins->>'hostId', begins->>'originHostId', (begins->>'epoch')::int,
+          (begins->>'opSeq')::int, (begins->>'startedAt')::timestamptz
         FROM jsonb_array_elements(applied) plan,
           jsonb_to_record(nullif(plan->'queues', 'null')) AS queues(id text,
             "organizationId" int, kind text, "idempotencyKey" text, "requestSha256" text,
             "requestedBy" text, "onlyIfIdleForMs" int, "pinnedHostId" text,
-            "maxBytesPerSecond" bigint, "deadlineMs" bigint, "traceId" text)
+            "maxBytesPerSecond" bigint, "deadlineMs" bigint, "traceId" text, begins jsonb)
         WHERE id IS NOT NULL
         RETURNING *)
       SELECT jsonb_object_agg(sandbox_id, to_jsonb(inserted)) INTO queued FROM inserted;
@@ -331,7 +333,7 @@ BEGIN
       WHERE hosts.id = ANY (wanted_hosts) AND hosts.id = claimed.host_id;
   END IF;
 
-  IF moves THEN
+  IF jsonb_path_exists(applied, '$[*].events[*]') THEN
     INSERT INTO sandbox_events
       (sandbox_id, seq, fact, from_state, to_state, generation, epoch, operation_id, cause)
       SELECT plan->>'sandboxId', seq, fact, "fromState", "toState", event.generation, epoch,
@@ -339,6 +341,10 @@ BEGIN
       FROM jsonb_array_elements(applied) plan, jsonb_to_recordset(plan->'events')
         AS event(seq bigint, fact text, "fromState" text, "toState" text, generation bigint,
           epoch int, "operationId" text, cause jsonb);
+  END IF;
+
+  -- It is begun by whoever reported what was before it.
+  IF jsonb_path_exists(applied, '$[*] ? (@.isFact == true).events[*]') THEN
     SELECT coalesce(jsonb_object_agg(sandbox_id, id), '{}') INTO waiting
       FROM operations WHERE sandbox_id = ANY (locked) AND status = 'waiting';
   END IF;
@@ -353,6 +359,9 @@ BEGIN
         SELECT m->>'subject',
           CASE WHEN (m->>'isEvent')::boolean
             THEN m->'payload' || jsonb_build_object('occurredAt', occurred_at)
+            WHEN m ? 'deadlineMs' THEN m->'payload' || jsonb_build_object('deadlineAt',
+              to_char((now()::timestamptz(3) + (m->>'deadlineMs')::bigint * interval '1 millisecond')
+                AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'))
             ELSE m->'payload' END,
           m->>'traceId'
         FROM jsonb_array_elements(applied) WITH ORDINALITY AS given(plan, place),

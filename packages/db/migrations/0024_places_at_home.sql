@@ -1,0 +1,1 @@
+ALTER TABLE "lease_service" ADD COLUMN "places_at_home" boolean DEFAULT false NOT NULL;
