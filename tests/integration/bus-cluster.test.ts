@@ -69,7 +69,7 @@ async function refusedThenStored(): Promise<void> {
   await manager.streams.purge(name);
 }
 
-test("streams are made with the replicas that are asked for, raised and lowered later, and their consumers follow", async () => {
+test("ES1: streams are made with the replicas that are asked for, raised and lowered later, and their consumers follow", async () => {
   await ensureStreams(bus, { replicas: 1 });
   await ensureConsumer(bus, CONSUMER);
   await become(1);
@@ -100,7 +100,7 @@ test("streams are made with the replicas that are asked for, raised and lowered 
   await manager.streams.purge(CONSUMER.stream);
 }, 600_000);
 
-test("replicas without a cluster are an error that says what to do", async () => {
+test("ES2: replicas without a cluster are an error that says what to do", async () => {
   await using alone = await startNats();
   const other = await connectBus({ ...alone.as(), name: "test" });
   try {

@@ -96,7 +96,7 @@ describe("consume", () => {
     expect(seen.toSorted()).toEqual(sent.map(({ operationId }) => operationId).toSorted());
   });
 
-  test("messages of one sender wait for its own, not for those of another; those that wait when the loop ends are another's", async () => {
+  test("C5: messages of one sender wait for its own, not for those of another; those that wait when the loop ends are another's", async () => {
     await ensureConsumer(bus, CONSUMER);
     for (let sent = 0; sent < 200; sent += 1) await send(intent());
     const [stuck, done]: [string[], string[]] = [[], []];
@@ -120,7 +120,7 @@ describe("consume", () => {
     expect(await stored()).toBe(198);
   });
 
-  test("a handler that throws gets the message again, later each time, until it succeeds", async () => {
+  test("C2: a handler that throws gets the message again, later each time, until it succeeds", async () => {
     await ensureConsumer(bus, CONSUMER);
     const deliveries: { delivery: number; at: number }[] = [];
     read(async (_, delivery) => {
@@ -136,7 +136,7 @@ describe("consume", () => {
     for (const [at, least] of [400, 800, 1600].entries()) expect(gaps[at]).toBeGreaterThan(least * 0.95);
   });
 
-  test("what a handler rejects, and what cannot be decoded, is terminated: it does not come again and blocks nothing", async () => {
+  test("C1: what a handler rejects, and what cannot be decoded, is terminated: it does not come again and blocks nothing", async () => {
     await ensureConsumer(bus, CONSUMER);
     const rejected = intent();
     const seen: string[] = [];
@@ -153,7 +153,7 @@ describe("consume", () => {
     expect(seen).toEqual([rejected.operationId, last.operationId]);
   });
 
-  test("while a handler works longer than the server waits for an answer, nobody else gets the message", async () => {
+  test("C3: while a handler works longer than the server waits for an answer, nobody else gets the message", async () => {
     await ensureConsumer(bus, CONSUMER);
     const deliveries: number[] = [];
     let finish = () => {};
@@ -175,7 +175,7 @@ describe("consume", () => {
     expect(deliveries).toEqual([1]);
   });
 
-  test("no more handlers run at once than were asked for, and the end waits for those that run", async () => {
+  test("C3: no more handlers run at once than were asked for, and the end waits for those that run", async () => {
     await ensureConsumer(bus, CONSUMER);
     let running = 0;
     let most = 0;

@@ -116,7 +116,7 @@ test("two relays share the work: each row is taken by one, all are published, no
   expect([await unpublished(), await stored()]).toEqual([0, 600]);
 });
 
-test("a relay that dies after the broker has stored a message publishes it again under the same id, and it is stored once", async () => {
+test("OB1: a relay that dies after the broker has stored a message publishes it again under the same id, and it is stored once", async () => {
   const rows = await leave(4);
   await relay();
   await database.sql`UPDATE outbox SET published_at = NULL WHERE id IN ${database.sql(rows.slice(0, 2).map(({ id }) => id))}`;
@@ -146,7 +146,7 @@ test("a message that no server will ever take is set aside with the reason, and 
   ]);
 });
 
-test("what waits for a stream that is missing is in nobody's way, however much it is and however old", async () => {
+test("OB3: what waits for a stream that is missing is in nobody's way, however much it is and however old", async () => {
   const event = () => ({ subject: subjects.sandboxEvent(newSandboxId(), "paused"), payload: {} });
   await (await bus.manager()).streams.delete(STREAMS.EVENTS.name);
   await inTransaction(database.db, (tx) => insertOutbox(tx, Array.from({ length: 450 }, event)));
@@ -160,7 +160,7 @@ test("what waits for a stream that is missing is in nobody's way, however much i
   expect(await measureOutbox(database.db)).toBeUndefined();
 });
 
-test("a stream that is missing holds up no message of another, and committers wait for it once", async () => {
+test("OB2: a stream that is missing holds up no message of another, and committers wait for it once", async () => {
   const sandboxId = newSandboxId();
   const subject = subjects.sandboxEvent(sandboxId, "paused");
   let heard = 0;

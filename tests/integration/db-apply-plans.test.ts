@@ -1,4 +1,5 @@
 /** Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with the rows locked. */
+import type { SandboxEventType } from "@torpor/contracts";
 import {
   acceptCreate,
   acceptRequest,
@@ -43,7 +44,7 @@ afterAll(async () => {
   await server[Symbol.asyncDispose]();
 });
 
-const touch = (sandbox: SandboxRow, fact = "touched") =>
+const touch = (sandbox: SandboxRow, fact: SandboxEventType = "settings_changed") =>
   planMoves(sandbox, [{ to: sandbox.state, fact }]);
 const resumeOn = (sandbox: SandboxRow, hostId: string) =>
   planMoves(sandbox, [
@@ -82,7 +83,9 @@ test("a member that the database refuses fails alone, with the reason; all other
   if (first === undefined || poisoned === undefined || last === undefined) throw new Error("three");
   const plans = [
     touch(first),
-    planMoves(poisoned, [{ to: "running", fact: "touched", patch: { appliedEpoch: 2 ** 40 } }]),
+    planMoves(poisoned, [
+      { to: "running", fact: "settings_changed", patch: { appliedEpoch: 2 ** 40 } },
+    ]),
     touch(last),
   ];
   const applied = await applyPlans(database.db, plans);
@@ -119,14 +122,14 @@ test("creates share a batch with other requests, and each stands or falls alone"
 
 test("of two plans of one sandbox in one batch the first is applied, and the other has lost", async () => {
   const sandbox = await makeSandbox(database, "running");
-  expect(await kinds([touch(sandbox, "one"), touch(sandbox, "two")])).toEqual([
+  expect(await kinds([touch(sandbox, "timeout_set"), touch(sandbox, "released")])).toEqual([
     "applied",
     "lost_race",
   ]);
   expect((await listEvents(database.db, sandbox.id, 10)).map(({ fact }) => fact)).toEqual([
     "accepted",
-    "made",
-    "one",
+    "accepted",
+    "timeout_set",
   ]);
 });
 
@@ -179,7 +182,11 @@ test("batches that want the same sandboxes and hosts in every order do not stop 
         ? []
         : [
             planMoves(view.sandbox, [
-              { to: view.sandbox.state, fact: "moved_about", patch: { hostId, holdsMemory: true } },
+              {
+                to: view.sandbox.state,
+                fact: "settings_changed",
+                patch: { hostId, holdsMemory: true },
+              },
             ]),
           ];
     });
@@ -194,7 +201,7 @@ test("batches that want the same sandboxes and hosts in every order do not stop 
   for (const { used, there } of sums) expect(used).toBe(there);
 });
 
-test("an operation that is not as it was read takes the whole plan with it", async () => {
+test("M2: an operation that is not as it was read takes the whole plan with it", async () => {
   const sandbox = await makeSandbox(database, "running");
   const accepted = await acceptRequest(database.db, sandbox.id, "pause", aRequester(database));
   if (accepted.kind !== "accepted") throw new Error(accepted.kind);
@@ -202,7 +209,7 @@ test("an operation that is not as it was read takes the whole plan with it", asy
   const { from } = movedBy("fail");
   const operation = { id, from, ends: true, terms: null, patch: { status: "failed" as const } };
   const fail = (isUncommitted: boolean) =>
-    planMoves(sandbox, [{ to: "running", fact: "x" }], {
+    planMoves(sandbox, [{ to: "running", fact: "settings_changed" }], {
       operations: [{ ...operation, isUncommitted }],
     });
   await database.sql`UPDATE operations SET committed_at = now() WHERE id = ${id}`;
@@ -326,7 +333,7 @@ test("what waits for a sandbox is told to whoever reports of it", async () => {
 test("messages are as the outbox has them", async () => {
   const sandbox = await makeSandbox(database, "running");
   const payload = { text: "as it is", at: 1 };
-  const plan = planMoves(sandbox, [{ to: "running", fact: "touched" }], {
+  const plan = planMoves(sandbox, [{ to: "running", fact: "settings_changed" }], {
     messages: [{ subject: "torpor.v1.x", payload, traceId: "t" }],
   });
   const [applied] = await applyPlans(database.db, [plan]);
@@ -336,7 +343,7 @@ test("messages are as the outbox has them", async () => {
     SELECT id::int, subject, payload, trace_id AS "traceId" FROM outbox WHERE id IN ${database.sql(ids)} ORDER BY id`;
   expect(applied.messages).toEqual([...rows]);
   const [event] = await database.sql`
-    SELECT occurred_at AS at FROM sandbox_events WHERE sandbox_id = ${sandbox.id} AND fact = 'touched'`;
+    SELECT occurred_at AS at FROM sandbox_events WHERE sandbox_id = ${sandbox.id} AND fact = 'settings_changed'`;
   const { payload: told } = rows[0] as { payload: { occurredAt: string } };
   expect([new Date(told.occurredAt)]).toEqual([event?.["at"]]);
 });

@@ -94,7 +94,7 @@ describe("beats", () => {
     ]);
   });
 
-  test("are not heard before the uses that they tell of are recorded", async () => {
+  test("HB1: are not heard before the uses that they tell of are recorded", async () => {
     const hostId = await host();
     const sandboxId = await used(hostId);
     let beat: Promise<unknown> | undefined;

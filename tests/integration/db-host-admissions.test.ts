@@ -63,7 +63,7 @@ const refused = (why: string) => ({ kind: "refused", why });
 const everything = { limit: 1_000, after: undefined };
 
 describe("a token", () => {
-  test("lets one host in, once; the same host may ask again for what it was told", async () => {
+  test("HA1: lets one host in, once; the same host may ask again for what it was told", async () => {
     const { id, secret } = await token({ dataPlaneHost: "10.0.0.5" });
     expect(await joins(secret, "a")).toMatchObject({
       kind: "joined",
@@ -119,7 +119,7 @@ describe("a token", () => {
     expect(await findHostAdmission(database.db, "a")).toBeUndefined();
   });
 
-  test("that names no host cannot take over one that is there, joined or registered", async () => {
+  test("HA2: that names no host cannot take over one that is there, joined or registered", async () => {
     await joins((await token()).secret, "a");
     await registerHost(database.db, aHost("b"), LEASE_MS);
     for (const hostId of ["a", "b"])

@@ -72,7 +72,7 @@ describe("a lease that nobody could renew", () => {
   /** As if the last note were so old. */
   const outage = (ms: number) => database.sql`UPDATE lease_service SET answered_at = now() - ${`${ms} milliseconds`}::interval`;
 
-  test("proves nothing: no host is lost before it could have renewed for a whole lease", async () => {
+  test("LS1: proves nothing: no host is lost before it could have renewed for a whole lease", async () => {
     const [id, dead] = [await host(), await host()];
     await database.sql`DELETE FROM lease_service`;
     await Promise.all([endLease(id), endLease(dead)]);
@@ -88,7 +88,7 @@ describe("a lease that nobody could renew", () => {
     expect(await lost(), "this one had its time").toEqual([dead]);
   });
 
-  test("in an outage, and after one, none is lost, whichever of several schedulers is the first to note or to look", async () => {
+  test("S38, LS3: in an outage, and after one, none is lost, whichever of several schedulers is the first to note or to look", async () => {
     const id = await host();
     await endLease(id);
     await leasesCouldBeRenewed(database);

@@ -44,7 +44,10 @@ const usedBySandboxes = async (...ids: string[]) => [
 
 test("S28: of two that move the same sandbox one wins, and the other is told that it was not first", async () => {
   const sandbox = await makeSandbox(database, "running");
-  const results = await Promise.all([move(sandbox, { to: "pausing", fact: "one" }), move(sandbox, { to: "stopping", fact: "two" })]);
+  const results = await Promise.all([
+    move(sandbox, { to: "pausing", fact: "pause_assigned" }),
+    move(sandbox, { to: "stopping", fact: "stop_assigned" }),
+  ]);
   expect(results.map(({ kind }) => kind).toSorted()).toEqual(["lost_race", "moved"]);
   const winner = results[0].kind === "moved" ? "pausing" : "stopping";
   expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({ state: winner, generation: sandbox.generation + 1 });
@@ -56,7 +59,7 @@ test("events of 8 writers who each move a sandbox 5 times are numbered without a
   const insist = async () => {
     const sandbox = await findSandboxRow(database.db, id);
     if (sandbox === undefined) throw new Error("it is gone");
-    if ((await move(sandbox, { to: sandbox.state, fact: "touched" })).kind !== "moved") await insist();
+    if ((await move(sandbox, { to: sandbox.state, fact: "running" })).kind !== "moved") await insist();
   };
   await Promise.all(
     Array.from({ length: 8 }, async () => {
@@ -80,7 +83,7 @@ test("a move that is rolled back leaves no state, no event, no message and no re
   };
   const failed = inTransaction(database.db, async (tx) => {
     const patch = { hostId: "rolled", holdsMemory: true };
-    const moved = await moveSandbox(tx, { sandbox, to: "running", fact: "x", patch, messages: [{ subject: "x", payload: {} }] });
+    const moved = await moveSandbox(tx, { sandbox, to: "running", fact: "running", patch, messages: [{ subject: "x", payload: {} }] });
     expect(moved.kind).toBe("moved");
     throw new Error("the caller failed later");
   });
@@ -96,7 +99,7 @@ test("S29: a host never carries more than it has, however many race for it; who 
   const made: SandboxRow[] = [];
   for (let left = 30; left > 0; left -= 1) made.push(await makeSandbox(database, "creating"));
   const results = await Promise.all(
-    made.map((sandbox) => move(sandbox, { to: "running", fact: "x", patch: { hostId: "full", holdsMemory: true } })),
+    made.map((sandbox) => move(sandbox, { to: "running", fact: "running", patch: { hostId: "full", holdsMemory: true } })),
   );
   expect(results.filter(({ kind }) => kind === "moved")).toHaveLength(10);
   expect(results.filter(({ kind }) => kind !== "moved")).toEqual(
@@ -113,7 +116,7 @@ test("moves between two hosts in opposite directions do not block each other, an
   for (let at = 0; at < 20; at += 1) made.push(await makeSandbox(database, "running", { hostId: at % 2 === 0 ? "swap-1" : "swap-2" }));
   const results = await Promise.all(
     made.map((sandbox) =>
-      move(sandbox, { to: "running", fact: "x", patch: { hostId: sandbox.hostId === "swap-1" ? "swap-2" : "swap-1" } }),
+      move(sandbox, { to: "running", fact: "running", patch: { hostId: sandbox.hostId === "swap-1" ? "swap-2" : "swap-1" } }),
     ),
   );
   expect(results.map(({ kind }) => kind)).toEqual(Array.from({ length: 20 }, () => "moved"));

@@ -184,7 +184,9 @@ describe("timeouts", () => {
     const touch = async () => {
       const sandbox = await findSandboxRow(database.db, id);
       if (sandbox === undefined) throw new Error("it is gone");
-      await inTransaction<MoveResult, MoveResult>(database.db, (tx) => moveSandbox(tx, { sandbox, to: "running", fact: "touched" }));
+      await inTransaction<MoveResult, MoveResult>(database.db, (tx) =>
+        moveSandbox(tx, { sandbox, to: "running", fact: "settings_changed" }),
+      );
     };
     const set = Array.from({ length: 5 }, (_, at) => setTimeoutSeconds(database.db, id, database.organizationId, 100 + at));
     const results = await Promise.all([...set, touch(), touch()]);

@@ -116,7 +116,7 @@ describe("a sandbox that is resumed right after it was paused for want of use", 
     return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
   };
   const delayed = async (id: string) => {
-    const all = await listDelayedPauses(database.db, "told", 100);
+    const all = await listDelayedPauses(database.db, "timeout_set", 100);
     return all.find(({ sandbox }) => sandbox.id === id)?.idleSeconds;
   };
 
@@ -156,7 +156,7 @@ describe("a sandbox that is resumed right after it was paused for want of use", 
     const id = await running({ idleSeconds: 30, lastActiveSecondsAgo: 40 });
     await slept(id, 10, 3);
     expect(await delayed(id)).toBe(120);
-    await changeSandbox(database.db, id, organizationId, () => ({ fact: "told", patch: {} }));
+    await changeSandbox(database.db, id, organizationId, () => ({ fact: "timeout_set", patch: {} }));
     expect(await delayed(id)).toBeUndefined();
     await operation(id, "pause", "system:auto-pause", -1);
     await operation(id, "resume", "system:auto-resume", -2);

@@ -78,7 +78,7 @@ describe("requests that race, through two gateways", () => {
     ["disk_mb", 5 * 16 + 15],
     ["creates_per_minute", 5],
     ["waiting_operations", 5],
-  ] as const)("of 40 creates 5 are accepted where %s is %i", async (quota, limit) => {
+  ] as const)("Q2: of 40 creates 5 are accepted where %s is %i", async (quota, limit) => {
     const organization = await organizationWith({ [quota]: limit });
     const other = openDatabase(database.url, { maxConnections: 20 });
     try {
@@ -184,7 +184,7 @@ describe("requests that race, through two gateways", () => {
 });
 
 describe("what counts", () => {
-  test("is what the rows say, whatever was asked for and came of it", async () => {
+  test("Q1: is what the rows say, whatever was asked for and came of it", async () => {
     const organization = await organizationWith({ sandboxes: 100 });
     for (const state of ["running", "paused", "stopped", "error", "deleted"] as const)
       await organization.make(state);
@@ -234,7 +234,7 @@ describe("what counts", () => {
     expect((await organization.create()).kind).toBe("accepted");
   });
 
-  test("what a drain has paused counts as running, so that its resume finds its place", async () => {
+  test("Q4: what a drain has paused counts as running, so that its resume finds its place", async () => {
     const organization = await organizationWith({ running_sandboxes: 1 });
     const { id } = await organization.make("paused");
     await registerHost(database.db, aHost("drained"), 60_000);
@@ -261,7 +261,7 @@ test("pauses, stops and deletes are never refused, and what is refused has chang
   expect((await organization.ask(id, "delete")).kind).toBe("accepted");
 });
 
-test("without quotas nothing is refused or counted", async () => {
+test("Q3: without quotas nothing is refused or counted", async () => {
   const organization = await organizationWith({ sandboxes: 0 });
   await organization.set({});
   const created = await organization.create();

@@ -613,7 +613,7 @@ const CASES: Case[] = [
   { what: "an unknown path", method: "GET", path: () => "/v1/nothing", status: 404, code: "RESOURCE_NOT_FOUND", says: /nothing/ },
 ];
 
-describe("bad input changes nothing", () => {
+describe("CS2: bad input changes nothing", () => {
   test.each(CASES)("$what: $status $code", async ({ method, path, request, status, code, says }) => {
     const before = await contents();
     const answer = await fleet.call(method, path(sandboxId), request);

@@ -14,7 +14,7 @@ const create = (prefer: string) =>
   fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, headers: { prefer } });
 const remove = (id: unknown) => fleet.call("DELETE", `/v1/sandboxes/${String(id)}`);
 
-test("S50: a full fleet is a 429 with the reasons, never a 503, and nothing is overcommitted", async () => {
+test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing is overcommitted", async () => {
   const made = await Promise.all(Array.from({ length: 4 }, () => create("wait=30")));
   expect(made.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
   const hosts = await fleet.call("GET", "/v1/hosts");

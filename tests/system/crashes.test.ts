@@ -50,4 +50,4 @@ async function survives(victim: string): Promise<void> {
     .toEqual((hosts.body["data"] as unknown[]).map(() => 0));
 }
 
-test.each(VICTIMS)("S33, S39: kill -9 of %s while sandboxes are paused and resumed", survives);
+test.each(VICTIMS)("S3, S33, S39, S40: kill -9 of %s while sandboxes are paused and resumed", survives);

@@ -73,7 +73,7 @@ afterEach(async () => {
   }
 });
 
-describe("S30, S39: a drain", () => {
+describe("S30, S36, S39: a drain", () => {
   test("moves what runs with its memory, one at a time, and what is paused or stopped to the store; a scheduler dies on the way", async () => {
     const [first, stopped, ...others] = await onHostOne(5);
     if (first === undefined || stopped === undefined) throw new Error("nothing was created");

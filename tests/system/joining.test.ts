@@ -222,7 +222,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
     await until("it is back", async () => (await host(HOST))["state"] === "ready", LIMIT_MS);
   });
 
-  test("that is revoked is cut off, and lost; the others go on, and it is let in again with a token of its own", async () => {
+  test("HA3: that is revoked is cut off, and lost; the others go on, and it is let in again with a token of its own", async () => {
     const { body: other } = await fleet.call("POST", "/v1/sandboxes", {
       body: { template_name: "code-interpreter" },
     });
@@ -264,7 +264,7 @@ describe("a host", { timeout: 4 * LIMIT_MS }, () => {
 });
 
 test(
-  "a join that the NATS servers do not answer ends, says so, and is gone on with by the next",
+  "IF1: a join that the NATS servers do not answer ends, says so, and is gone on with by the next",
   { timeout: LIMIT_MS },
   async () => {
     const { port } = await claimPort();

@@ -181,7 +181,7 @@ describe("requests that can be repeated, or that do not wait", () => {
     expect((await fleet.call("POST", `${path}/pause`)).status).toBe(404);
   });
 
-  test("a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
+  test("CS3: a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
     const { body: known } = await fleet.call("GET", "/v1/templates/code-interpreter");
     const facts = { image_sha256: known["image_sha256"], default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 } };
     const template = await fleet.call("POST", "/v1/templates", { body: { name: "passing", ...facts } });
@@ -209,7 +209,7 @@ describe("requests that can be repeated, or that do not wait", () => {
 });
 
 describe("the official SDK, unmodified", () => {
-  test("creates, finds, pauses, resumes by connecting, lists and kills", async () => {
+  test("S53: creates, finds, pauses, resumes by connecting, lists and kills", async () => {
     const options = { apiKey: fleet.apiKey, baseURL: fleet.url };
     const sandbox = await Sandbox.create({ template: "code-interpreter", ...options });
     expect((await sandbox.getInfo()).status).toBe("running");
@@ -225,7 +225,7 @@ describe("the official SDK, unmodified", () => {
 });
 
 describe("the edge", () => {
-  test("one sandbox's token is refused by every other, and no token by each", async () => {
+  test("ED2: one sandbox's token is refused by every other, and no token by each", async () => {
     const [one, other] = [await create(), await create()];
     const stranger = await fleet.guest({ ...one, auth_token: other["auth_token"] }, "/execute", { code: "print(1)" });
     expect(stranger).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
@@ -234,7 +234,7 @@ describe("the edge", () => {
     await Promise.all([remove(one), remove(other)]);
   });
 
-  test("a sandbox that does not run is a 409 at once, not a wait", async () => {
+  test("ED3: a sandbox that does not run is a 409 at once, not a wait", async () => {
     const sandbox = await create();
     await post(sandbox, "pause");
     const answer = await fleet.guest(sandbox, "/execute", { language: "python", code: "print(1)" });
@@ -242,7 +242,7 @@ describe("the edge", () => {
     await remove(sandbox);
   });
 
-  test("the host's own control calls cannot be made by a client", async () => {
+  test("DP1: the host's own control calls cannot be made by a client", async () => {
     const sandbox = await create();
     const answer = await fleet.guest(sandbox, "/_torpor/shutdown", {});
     expect(answer.status).toBe(404);

@@ -40,7 +40,7 @@ function processesOf(dir: string): string[] {
   });
 }
 
-describe("a fleet that cannot start says why in one line, and leaves no process", () => {
+describe("FL1: a fleet that cannot start says why in one line, and leaves no process", () => {
   const NOWHERE = "/nowhere/program";
   test.each<[string, () => Parameters<typeof startTestFleet>[0], RegExp]>([
     [

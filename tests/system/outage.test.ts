@@ -84,7 +84,7 @@ async function away(names: string[], meanwhile: () => Promise<void> = async () =
 }
 
 test.each([["Postgres", ["postgres"]] as const, ["NATS", ["nats"]] as const, ["every scheduler", ["scheduler-1", "scheduler-2"]] as const])(
-  "S33, S39: %s is away for longer than a lease and the margin: no host is lost, and every sandbox goes on",
+  "S33, S38, S39: %s is away for longer than a lease and the margin: no host is lost, and every sandbox goes on",
   async (_, names) => {
     await away([...names]);
     for (const sandbox of sandboxes) await goesOn(sandbox);

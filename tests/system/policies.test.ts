@@ -52,7 +52,7 @@ interface Event {
 const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
 
 describe("settings", () => {
-  test("S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
+  test("S9, S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
     expect(await create()).toMatchObject({
       auto_pause: null,
       auto_resume: false,
@@ -161,7 +161,7 @@ describe("auto-resume", () => {
     return await Promise.all([...ids].map(async (id) => (await fleet.call("GET", `/v1/operations/${String(id)}`)).body));
   };
 
-  test("S31: requests to a paused sandbox wait while one operation resumes it, and go on as if nothing had been", async () => {
+  test("S31, WK1: requests to a paused sandbox wait while one operation resumes it, and go on as if nothing had been", async () => {
     const sandbox = await create({ auto_resume: true });
     await run(sandbox, "x = 42");
     await post(sandbox, "pause");
@@ -179,7 +179,7 @@ describe("auto-resume", () => {
     expect([200, 409]).toContain((await paused).status);
   });
 
-  test("who may not pass does not wake it, and neither does a stopped sandbox start", async () => {
+  test("WK3: who may not pass does not wake it, and neither does a stopped sandbox start", async () => {
     const sandbox = await create({ auto_resume: true });
     await post(sandbox, "pause");
     const stranger = await fleet.guest({ ...sandbox, auth_token: "guess" }, "/execute", { code: "print(x)" });

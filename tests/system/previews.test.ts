@@ -339,7 +339,7 @@ describe("on loopback addresses", () => {
     await remove(fleet, sandbox);
   });
 
-  test("previews end with the run, unless traffic may wake the sandbox: then they stay, and wake it", async () => {
+  test("LP1: previews end with the run, unless traffic may wake the sandbox: then they stay, and wake it", async () => {
     const [plain, waking] = [await create(fleet), await create(fleet, { auto_resume: true })];
     for (const sandbox of [plain, waking]) {
       await listenInside(sandbox, port);

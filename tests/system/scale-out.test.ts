@@ -98,7 +98,7 @@ test("all of it is well, and a cluster has a leader", async () => {
   expect(NATS).toContain(await metaLeader());
 });
 
-test("two gateways take the connections of one port in turn; kill -9 of one, and the other serves everybody and every sandbox", async () => {
+test("ED1: two gateways take the connections of one port in turn; kill -9 of one, and the other serves everybody and every sandbox", async () => {
   await bothAnswer("before");
   const sandbox = await create("shared-port");
   await execute(sandbox, "x = 42");
@@ -120,7 +120,7 @@ test("two gateways take the connections of one port in turn; kill -9 of one, and
   await bothAnswer("after");
 });
 
-test("a gateway that is asked to stop says so first, then answers what is under way, on the API and through the edge, and closes those connections", async () => {
+test("GD1, GD2: a gateway that is asked to stop says so first, then answers what is under way, on the API and through the edge, and closes those connections", async () => {
   await using slow = await slowServer();
   const sandbox = await create("drain");
   await execute(sandbox, `port_9000 = ${slow.port}`);

@@ -32,7 +32,7 @@ const events = async (id: string) =>
 const printed = async (sandbox: Body) => (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"];
 
 describe("a VMM", () => {
-  test("that is killed is noticed: the sandbox is stopped, says why, and starts again on its files", async () => {
+  test("S20: that is killed is noticed: the sandbox is stopped, says why, and starts again on its files", async () => {
     const { sandbox, id, vmm } = await createWithMemory();
     await fleet.guest(sandbox, "/files/write", { path: "/workspace/note", content: "kept" });
     signalProcess(vmm, "SIGKILL");

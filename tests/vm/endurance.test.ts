@@ -54,7 +54,7 @@ const PREPARE = [
 ].join("\n");
 
 test(
-  `S4, S6: ${CYCLES} pauses and resumes of one sandbox: memory and files are the same after each, and the host keeps nothing`,
+  `S1, S4, S6, S17, S45: ${CYCLES} pauses and resumes of one sandbox: memory and files are the same after each, and the host keeps nothing`,
   { timeout: 120_000 + CYCLES * CYCLE_LIMIT_MS, tags: ["exhaustive"] },
   async () => {
     const sandbox = await create();
@@ -81,7 +81,7 @@ test(
 );
 
 test(
-  `S50: ${CHURN} sandboxes created and deleted by ${WORKERS} workers leave no process and no file`,
+  `S17: ${CHURN} sandboxes created and deleted by ${WORKERS} workers leave no process and no file`,
   { timeout: 120_000 + CHURN * CYCLE_LIMIT_MS, tags: ["exhaustive"] },
   async () => {
     const filesBefore = openFiles();

@@ -142,7 +142,7 @@ describe("names", () => {
   });
 
   test(
-    "what the user made of them survives a pause, and in files a stop",
+    "NM1: what the user made of them survives a pause, and in files a stop",
     { tags: ["exhaustive"] },
     async () => {
       const sandbox = await create();
@@ -193,7 +193,7 @@ describe("names", () => {
 });
 
 /** Last: it ends the fleet. */
-test("what was written before the fleet is ended is on the disk", async () => {
+test("FL2: what was written before the fleet is ended is on the disk", async () => {
   const sandbox = await create();
   const trap =
     "trap 'echo ended > /workspace/term; exit' TERM; touch /workspace/traps; while :; do sleep 0.1; done";

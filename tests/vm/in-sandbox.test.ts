@@ -196,7 +196,7 @@ describe("what users run may fail, the sandbox may not", () => {
     expect((await sandbox.runCode("print(1)")).stderr).toBe("");
   });
 
-  test("S48: the kernel and the agent's helper may be killed: the next cell runs in a new kernel, and a pause works", async () => {
+  test("S48, K2: the kernel and the agent's helper may be killed: the next cell runs in a new kernel, and a pause works", async () => {
     await sandbox.runCode("x = 1");
     await shell("pkill -9 -f guest_helpe[r]; pkill -9 -f kernel_mai[n]");
     const next = await sandbox.runCode("y = 2; print('new')", { timeout: 100 });

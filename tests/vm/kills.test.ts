@@ -100,7 +100,7 @@ async function survives(victim: string, verb: Verb): Promise<void> {
 /** On simulated VMs the ordinary run has each of them (tests/system/crashes.test.ts). */
 const DRAWN = VERBS[Math.floor(draws("kills")() * VERBS.length)] ?? VERBS[0];
 
-test("S33, S39: kill -9 of host-1 in the middle of a pause or a resume, as the seed draws", () => survives("host-1", DRAWN));
+test("S33, S39, VP1: kill -9 of host-1 in the middle of a pause or a resume, as the seed draws", () => survives("host-1", DRAWN));
 
 describe.each(["host-1", "gateway-1", "scheduler-1"])("S33, S39: kill -9 of %s", (victim) => {
   test.each(VERBS)("in the middle of a %s", { tags: ["exhaustive"] }, (verb) => survives(victim, verb));

@@ -40,7 +40,7 @@ async function snapshotDir(sandbox: Body): Promise<string> {
 }
 
 describe("clones of one golden snapshot", () => {
-  test("have their own randomness, names and the right time before any code of theirs runs", async () => {
+  test("G1: have their own randomness, names and the right time before any code of theirs runs", async () => {
     const [one, other] = await Promise.all([create(), create()]);
     const probe = [
       "import os, random, ssl, time, uuid, socket",
@@ -73,7 +73,7 @@ describe("clones of one golden snapshot", () => {
 });
 
 describe("files", () => {
-  test("S6: a file written just before the pause is there after pause, stop and start", async () => {
+  test("S6, G3: a file written just before the pause is there after pause, stop and start", async () => {
     const sandbox = await create();
     await python(sandbox, "open('/workspace/late', 'w').write('y' * 1_000_000)");
     await post(sandbox, "pause");
@@ -83,7 +83,7 @@ describe("files", () => {
     await remove(sandbox);
   });
 
-  test("three stops and starts keep what each run wrote, and what it deleted stays deleted", { tags: ["exhaustive"] }, async () => {
+  test("S1: three stops and starts keep what each run wrote, and what it deleted stays deleted", { tags: ["exhaustive"] }, async () => {
     const sandbox = await create();
     for (const round of [1, 2, 3]) {
       await shell(sandbox, `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`);

@@ -33,7 +33,7 @@ const isWarm = async () => {
 };
 
 test(
-  "two sandboxes of one warm VM after the other share nothing, and pause and resume as others do",
+  "WP4, G2: two sandboxes of one warm VM after the other share nothing, and pause and resume as others do",
   { tags: ["exhaustive"] },
   async () => {
     await create();

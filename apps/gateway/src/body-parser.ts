@@ -2,7 +2,7 @@ import type { FastifyInstance } from "fastify";
 import { ApiError } from "./errors.ts";
 
 /**
- * JSON alone, and an empty body is no body: the SDKs send `Content-Type: application/json` with nothing behind it on pause, resume and the like (hopx-contract.md 0, rule 10).
+ * JSON alone, and an empty body is no body: the SDKs send `Content-Type: application/json` with nothing behind it on pause, resume and the like.
  */
 export function acceptJson(app: FastifyInstance): void {
   const parseJson = app.getDefaultJsonParser("error", "error");

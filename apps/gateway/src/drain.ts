@@ -1,9 +1,9 @@
 /**
  * The end of a gateway that is asked to stop, so that no client needs to know of it.
  *
- * DR1  The health report says so first, and for `delayMs` all goes on as before: whoever balances over gateways has time to look elsewhere.
- * DR2  Then no connection is taken any more. Those that there are carry what is under way to its answer, which closes them.
- * DR3  What has none after `answerMs` is told to come again (503, nothing of the operation is undone), and streams are cut.
+ * GD1  The health report says so first, and for `delayMs` all goes on as before: whoever balances over gateways has time to look elsewhere.
+ * GD2  Then no connection is taken any more. Those that there are carry what is under way to its answer, which closes them.
+ * -    What has none after `answerMs` is told to come again (503, nothing of the operation is undone), and streams are cut.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyInstance } from "fastify";

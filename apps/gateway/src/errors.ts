@@ -1,46 +1,12 @@
 /**
- * Every error that a client of the control plane or of the edge can see: its code and its status. Codes are API: never renamed, never reused.
+ * Every error that the control plane and the edge answer with. Their codes: ERROR_CODES in contracts.
  *
- * The SDKs judge by text and status (hopx-contract.md 1.7), so:
+ * The SDKs judge by text and status, so:
  * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
  * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a missing file.
  * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED alone: ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
  */
-import type { ApiErrorBody } from "@torpor/contracts";
-
-const STATUS = {
-  INVALID_REQUEST: 400,
-  INVALID_JSON: 400,
-  MISSING_PARAMETER: 400,
-  AUTHENTICATION_REQUIRED: 401,
-  INVALID_TOKEN: 401,
-  FORBIDDEN: 403,
-  SCOPE_MISSING: 403,
-  QUOTA_EXCEEDED: 403,
-  SANDBOX_NOT_FOUND: 404,
-  TEMPLATE_NOT_FOUND: 404,
-  RESOURCE_NOT_FOUND: 404,
-  REQUEST_TIMEOUT: 408,
-  CONFLICT: 409,
-  SANDBOX_CREATING: 409,
-  SANDBOX_STOPPED: 409,
-  CONNECTION_LOST: 409,
-  OPERATION_CANCELLED: 409,
-  OPERATION_SUPERSEDED: 409,
-  OPERATION_TIMEOUT: 409,
-  OPERATION_FAILED: 409,
-  PAYLOAD_TOO_LARGE: 413,
-  UNSUPPORTED_MEDIA_TYPE: 415,
-  SANDBOX_DELETED: 410,
-  HEADERS_TOO_LARGE: 431,
-  IDEMPOTENCY_KEY_REUSED: 422,
-  RESOURCE_LIMIT_ERROR: 429,
-  RATE_LIMIT_EXCEEDED: 429,
-  INTERNAL_ERROR: 500,
-  OPERATION_IN_PROGRESS: 503,
-  SERVICE_UNAVAILABLE: 503,
-} as const;
-export type ErrorCode = keyof typeof STATUS;
+import { type ApiErrorBody, ERROR_CODES, type ErrorCode } from "@torpor/contracts";
 
 interface Extra {
   details?: Record<string, unknown>;
@@ -59,7 +25,7 @@ export class ApiError extends Error {
   constructor(code: ErrorCode | { code: string; status: number }, message: string, extra: Extra = {}) {
     super(message, extra.cause === undefined ? undefined : { cause: extra.cause });
     this.code = typeof code === "string" ? code : code.code;
-    this.status = typeof code === "string" ? STATUS[code] : code.status;
+    this.status = typeof code === "string" ? ERROR_CODES[code].status : code.status;
     this.details = extra.details;
     this.headers = extra.headers ?? {};
   }

@@ -3,9 +3,9 @@
  *
  * W1  The operation's row decides, and nothing else: an event only makes the next look sooner. So a
  *     lost event, an outage of NATS or the death of another process costs at most one interval.
- * W2  A database that does not answer costs latency, not the answer: the wait goes on until its own
+ * -   A database that does not answer costs latency, not the answer: the wait goes on until its own
  *     limit.
- * W3  The wait never ends the operation, whatever ends the wait.
+ * -   The wait never ends the operation, whatever ends the wait.
  * W4  What waits costs nothing but its looks: one when the end is heard, and one an interval, which
  *     is long while events come, and short while the bus is away.
  */
@@ -70,7 +70,7 @@ function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
 
 /**
  * Waits until `look` finds something in the database: after each event that wakes it, and in any case
- * again and again (W1, W2).
+ * again and again (W1).
  */
 export async function waitFor<T>(
   deps: WaitDependencies,

@@ -75,7 +75,7 @@ test("a create that was refused its turn was not begun: nothing is asked to dele
   expect(await operations()).toEqual([]);
 });
 
-test("one that was begun is deleted, though every look at it, and the first try of that, got no turn", async () => {
+test("S41, CS1: one that was begun is deleted, though every look at it, and the first try of that, got no turn", async () => {
   let isBegun = false;
   accepted = () => {
     if (isBegun) return;

@@ -77,7 +77,7 @@ async function renew(asker: string, given: { hostId?: string; request?: string }
 }
 const refused = (reason: string) => ({ granted: false, reason: expect.stringContaining(reason) });
 
-test("a host gets its own name, for its own key, again and again, and where it may be stays", async () => {
+test("RN1: a host gets its own name, for its own key, again and again, and where it may be stays", async () => {
   const { granted, certificate } = (await renew("host-a")) as CertificateReply;
   expect(granted).toBe(true);
   const made = new X509Certificate(certificate ?? "");
@@ -100,7 +100,7 @@ test("a host gets its own name, for its own key, again and again, and where it m
   expect(await renew("host-b")).toMatchObject({ granted: true });
 });
 
-test("one that was revoked or retired, or did not join by a token, gets none", async () => {
+test("RN2: one that was revoked or retired, or did not join by a token, gets none", async () => {
   await revokeHost(database.db, "host-b", "test");
   expect(await renew("host-b")).toEqual(refused("was revoked"));
   await registerHost(database.db, aHost("host-c"), 10_000, 1);

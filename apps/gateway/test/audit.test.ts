@@ -30,7 +30,7 @@ describe("what is audited", () => {
     expect(isAudited(method, status, code)).toBe(expected);
   });
 
-  test("of an answer its code and what it is about, and nothing else", () => {
+  test("AU2: of an answer its code and what it is about, and nothing else", () => {
     const secret = { auth_token: "secret", secret: "secret" };
     expect(outcomeOf(JSON.stringify({ id: "1763309903rt5vs4lm", ...secret }))).toEqual({
       code: null,
@@ -134,7 +134,7 @@ describe("the log", () => {
     expect(ids()).toEqual(["first"]);
   });
 
-  test("takes 60 refusals a minute of one who is refused, and those of others all the same", async () => {
+  test("AU3: takes 60 refusals a minute of one who is refused, and those of others all the same", async () => {
     const refused = { status: 401, code: "INVALID_TOKEN" as never };
     const anonymous = (address: string) =>
       auditEntry(undefined, {}, { ...NOTED, ...refused, address });
@@ -147,7 +147,7 @@ describe("the log", () => {
   });
 });
 
-test("an answer is sent when its entry is written", async () => {
+test("AU1: an answer is sent when its entry is written", async () => {
   const { promise, resolve } = Promise.withResolvers<void>();
   const noted: NewAuditEntry[] = [];
   const audit = {

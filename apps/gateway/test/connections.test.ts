@@ -53,7 +53,7 @@ const isClosed = async (socket: Socket) => {
   return true;
 };
 
-test("over the limit the one without a request for longest goes, and the newest comes in", async () => {
+test("CL2: over the limit the one without a request for longest goes, and the newest comes in", async () => {
   const [first, second, third] = [await open(), await open(), await open()];
   // Now it is the second that has waited longest.
   expect(await get(first)).toMatch(/200/);
@@ -62,14 +62,14 @@ test("over the limit the one without a request for longest goes, and the newest 
   for (const socket of [first, third, fourth]) expect(await get(socket)).toMatch(/200/);
 });
 
-test("where all have a request under way, the new one goes", async () => {
+test("CL2: where all have a request under way, the new one goes", async () => {
   const busy = [await open(), await open(), await open()];
   for (const socket of busy) await get(socket, "/slow");
   expect(await isClosed(await open())).toBe(true);
   expect(busy.map(({ closed }) => closed)).toEqual([false, false, false]);
 });
 
-test("a connection with a good credential does not count, and is not closed for others", async () => {
+test("CL1: a connection with a good credential does not count, and is not closed for others", async () => {
   const known = await open();
   expect(await get(known, "/", "x-good: 1\r\n")).toMatch(/200/);
   const strangers = [await open(), await open(), await open()];
@@ -88,7 +88,7 @@ test("those that have ended do not count", async () => {
   for (const socket of three) expect(await get(socket)).toMatch(/200/);
 });
 
-test("a trusted proxy's do not count either", async () => {
+test("CL3: a trusted proxy's do not count either", async () => {
   server.close();
   await start("127.0.0.0/8");
   const many = [];

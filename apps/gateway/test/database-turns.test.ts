@@ -40,7 +40,7 @@ function scripted(connections: number, waitLimitMs?: number) {
 const flood = (ask: (lane: string, name: string) => Promise<string>, count: number) =>
   Array.from({ length: count }, (_, at) => ask("api-key 1", `flood ${at}`));
 
-test("a flood leaves a quarter of the connections to others", async () => {
+test("DT2: a flood leaves a quarter of the connections to others", async () => {
   const { begun, ask } = scripted(20);
   void flood(ask, 100);
   expect(begun).toHaveLength(15);
@@ -49,7 +49,7 @@ test("a flood leaves a quarter of the connections to others", async () => {
   expect(begun.at(-1)).toBe("other");
 });
 
-test("where all are taken, the next turn is the other's, however much waits before it", async () => {
+test("DT1: where all are taken, the next turn is the other's, however much waits before it", async () => {
   const { begun, ask, endOne } = scripted(1);
   void flood(ask, 100);
   const other = ask("api-key 2", "other");
@@ -69,7 +69,7 @@ test("what fails is passed on, and the next one's turn comes", async () => {
   expect(await next).toBe("next");
 });
 
-test("whoever has waited too long is told that the database is not there, and asks nothing", async () => {
+test("DT3: whoever has waited too long is told that the database is not there, and asks nothing", async () => {
   const { begun, ask, endOne } = scripted(1, 20);
   void ask("api-key 1", "first");
   await expect(ask("api-key 1", "late")).rejects.toMatchObject({ code: "ETIMEDOUT" });
@@ -78,7 +78,7 @@ test("whoever has waited too long is told that the database is not there, and as
   expect(begun).toEqual(["first", "next"]);
 });
 
-test("a lane that is full is a 429, and others' are not", async () => {
+test("DT3: a lane that is full is a 429, and others' are not", async () => {
   const { ask, begun } = scripted(2);
   const all = flood(ask, 5_001);
   await expect(ask("api-key 1", "one more")).rejects.toMatchObject({ status: 429 });
@@ -109,7 +109,7 @@ test("a lane goes with what was begun in it, also when its turn comes by the end
   expect(order).toEqual(["first of 1", "second of 2", "second of 1", "at last"]);
 });
 
-test("the health report waits for nobody, and asks once for all who ask together", async () => {
+test("DT4: the health report waits for nobody, and asks once for all who ask together", async () => {
   const { ask, takeTurn } = scripted(2);
   for (const key of ["1", "2", "3"]) void flood((lane, name) => ask(lane + key, name), 100);
   const [end, ended] = gate();

@@ -61,12 +61,12 @@ async function get(socket: Socket, path = "/"): Promise<string> {
   return await Promise.race([answered, once(socket, "close").then(() => "")]);
 }
 
-test("one listener serves every address, and each request knows the one that it came to", async () => {
+test("LB1: one listener serves every address, and each request knows the one that it came to", async () => {
   for (const host of ["127.64.0.1", "127.99.1.2", "127.0.0.1"])
     expect(await get(await open(host))).toBe(`${host}:${edgePort()}`);
 });
 
-test("what came to an address that is not served is closed, nothing of it read, and nobody else's place taken", async () => {
+test("LB2: what came to an address that is not served is closed, nothing of it read, and nobody else's place taken", async () => {
   const idle = [await open("127.64.0.1"), await open("127.64.0.2")];
   for (let times = 0; times < 8; times += 1) {
     const stranger = await open(OUTSIDE);
@@ -86,7 +86,7 @@ test("one address has no more than its share, and takes none from another", asyn
   await expect.poll(async () => await get(await open("127.64.0.1"))).toMatch(/^127\.64\.0\.1/);
 });
 
-test("a connection that another listener accepted is served with its own address, and waited for", async () => {
+test("LB4: a connection that another listener accepted is served with its own address, and waited for", async () => {
   const listener = createListener({ allowHalfOpen: true }, edge.take);
   await once(listener.listen(0, "127.64.0.3"), "listening");
   stack.push({ [Symbol.dispose]: () => listener.close() });

@@ -136,7 +136,7 @@ describe("auto-resume", () => {
     expect(waker.mayWake(view(state, settled, false))).toBe(false);
   });
 
-  test("64 wait for one sandbox, the next is turned away, and there is room again when they have ended", async () => {
+  test("WK2: 64 wait for one sandbox, the next is turned away, and there is room again when they have ended", async () => {
     let answer: (error: Error) => void = () => {};
     const database = new Promise<never>((_, reject) => (answer = reject));
     // It is asked a turn later, when it has failed already.

@@ -43,7 +43,7 @@ async function send({ url, method = "GET", body, headers = {} }: Sent) {
   return { status: answer.statusCode, headers: answer.headers, body: answer.json<Record<string, unknown>>() };
 }
 
-describe("every refusal has the body that both SDKs read, and its request id in body and header", () => {
+describe("AP1: every refusal has the body that both SDKs read, and its request id in body and header", () => {
   test.each<[string, Sent, number, string]>([
     ["no key", { url: "/v1/sandboxes", headers: { "x-api-key": "" } }, 401, "AUTHENTICATION_REQUIRED"],
     ["no such path", { url: "/v1/nothing" }, 404, "RESOURCE_NOT_FOUND"],
@@ -159,6 +159,18 @@ describe("S52: what is wrong with a request is named by field", () => {
   test("a parameter that is missing has a code of its own", async () => {
     const answer = await send({ url: "/v1/sandboxes/1763309903rt5vs4lm/timeout", method: "PUT", body: "{}" });
     expect([answer.status, answer.body["code"], answer.body["message"]]).toEqual([400, "MISSING_PARAMETER", "timeout_seconds is required"]);
+  });
+
+  test("S8: in a body that comes in chunks, too", async () => {
+    const url = `${await app.listen({ port: 0, host: "127.0.0.1" })}/v1/sandboxes`;
+    const parts = ['{"template_name":"code-interpreter",', '"timeout_seconds":0}'];
+    const body = ReadableStream.from(parts.map((part) => Buffer.from(part)));
+    const headers = { "x-api-key": KEY, "content-type": "application/json" };
+    const answer = await fetch(url, { method: "POST", headers, body, duplex: "half" });
+    expect([answer.status, ((await answer.json()) as { message: string }).message]).toEqual([
+      400,
+      expect.stringContaining("timeout_seconds"),
+    ]);
   });
 
   test.each(["limit=0", "limit=1001", "limit=x", "limit=1.5", "status=gone"])("a query is converted, then judged: %s", async (query) => {

@@ -9,7 +9,7 @@ const asked = (given: Partial<Parameters<typeof shareOpenFiles>[0]> = {}) => ({
 
 describe("open files", () => {
   test.each([2_812, 4_096, 20_000, 262_144, 1_048_576])(
-    "of %d, no more are given out than there are",
+    "LP3: of %d, no more are given out than there are",
     (limit) => {
       const { connections, previews } = shareOpenFiles(asked(), limit);
       expect(connections).toBeGreaterThanOrEqual(512);

@@ -22,7 +22,7 @@ function scripted(now?: () => number) {
   return { asked, streams, open, revoke };
 }
 
-test("all that was opened with a credential ends when that has, and nothing else", async () => {
+test("OS1: all that was opened with a credential ends when that has, and nothing else", async () => {
   const { streams, open, revoke, asked } = scripted();
   const [mine, beside, key] = [open(token("a")), open(token("a")), open({ apiKeyId: 1 })];
   await streams.endOver();
@@ -34,7 +34,7 @@ test("all that was opened with a credential ends when that has, and nothing else
   expect(await streams.endOver()).toEqual({ open: 1, ended: 0 });
 });
 
-test("what is over by the next round is not asked about, nor what never was open", async () => {
+test("OS1, OS2: what is over by the next round is not asked about, nor what never was open", async () => {
   const { streams, open, asked } = scripted();
   open(token("a")).destroy();
   const ended = new PassThrough();
@@ -66,7 +66,7 @@ test("what a cookie opened ends when that expires, and what another of the same 
   expect(asked.at(-1), "cookies of one sandbox are asked about once").toEqual([token("a")]);
 });
 
-test("nothing ends while the database does not answer, but what has expired", async () => {
+test("OS3: nothing ends while the database does not answer, but what has expired", async () => {
   const streams = new OpenStreams(() => Promise.reject(new Error("no database")));
   const [stream, expired] = [new PassThrough(), new PassThrough()];
   streams.watch(stream, { credential: token("a") });

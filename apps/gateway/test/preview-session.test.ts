@@ -46,7 +46,7 @@ describe("links and sessions", () => {
     expect(await links.grantOf(session, preview)).toBeUndefined();
   });
 
-  test("neither is good for another sandbox or port, nor in the place of the other or of a token", async () => {
+  test("PS1: neither is good for another sandbox or port, nor in the place of the other or of a token", async () => {
     const { token } = await links.issue(preview, TERMS);
     const session = (await links.open(token, preview))?.session ?? "";
     for (const other of [
@@ -175,7 +175,7 @@ describe("a session's cookie", () => {
     [`https://3000-${OTHER}.eu.vms.example.com`, false],
     ["https://evil.example", false],
     ["null", false],
-  ])("from a page of %s: %s", async (origin, expected) => {
+  ])("PS2: from a page of %s: %s", async (origin, expected) => {
     const cookie = `torpor-preview-3000=${await makeSession()}`;
     expect(await passes({ cookie, origin })).toBe(expected);
   });
@@ -210,7 +210,7 @@ describe("a session's cookie", () => {
     expect(expiresAtMs).toBeGreaterThan(nowMs);
   });
 
-  test("the application does not see it", () => {
+  test("PS3: the application does not see it", () => {
     expect(withoutSessions("a=b; torpor-preview-3000=x;c=d")).toBe("a=b; c=d");
     expect(withoutSessions("__Host-torpor-preview-80=x; torpor-preview-3000=y")).toBeUndefined();
     expect(withoutSessions("torpor=1; x=torpor-preview-3000")).toBe(

@@ -75,7 +75,7 @@ function knows(scopes: Scope[]): Database {
   return { select } as unknown as Database;
 }
 
-test("every route declares the scope of the table, for HEAD as for GET; /health and the description are open", async () => {
+test("AP2: every route declares the scope of the table, for HEAD as for GET; /health and the description are open", async () => {
   await using app = appWith({ db: knows([]) });
   const routes: RouteOptions[] = [];
   app.addHook("onRoute", (route) => void routes.push(route));
@@ -96,7 +96,7 @@ test("every route declares the scope of the table, for HEAD as for GET; /health 
   expect(declared.filter(isOpen).every(([, scopes]) => scopes === undefined)).toBe(true);
 });
 
-test("a route that declares no scope cannot be registered", async () => {
+test("SC1: a route that declares no scope cannot be registered", async () => {
   const register = async (config: object) => {
     const app = Fastify();
     void app.register(async (v1) => {
@@ -150,7 +150,7 @@ describe("a key without the scope", () => {
   });
 });
 
-test("a scope implies no other, and of several that are enough any one is", () => {
+test("SC2: a scope implies no other, and of several that are enough any one is", () => {
   for (const scope of SCOPES) {
     for (const owned of SCOPES)
       expect(findMissingScope([scope], [owned])).toBe(owned === scope ? undefined : scope);

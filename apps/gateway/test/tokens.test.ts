@@ -64,7 +64,7 @@ describe("a token", () => {
   });
 });
 
-test("a secret is exchanged in three steps, and no token ends or is refused meanwhile", async () => {
+test("TK1: a secret is exchanged in three steps, and no token ends or is refused meanwhile", async () => {
   const fleets = [tokensOf(OLD), tokensOf(OLD, [NEW]), tokensOf(NEW, [OLD])];
   const issued = await Promise.all(fleets.map((tokens) => issue(tokens)));
   const [first, second, third] = issued.map((token) => decodeProtectedHeader(token).kid);
@@ -109,7 +109,7 @@ describe("a token ends", () => {
     expect(await isFor(tokens, own, mine)).toBe(true);
   });
 
-  test("of 0.1.0, which names no key, with none", async () => {
+  test("TK2: of 0.1.0, which names no key, with none", async () => {
     expect(await isFor(tokens, await oldToken(OLD), mine)).toBe(true);
     expect(await isFor(tokensOf(NEW, [OLD]), await oldToken(OLD), mine)).toBe(true);
     expect(await isFor(tokens, await oldToken(OLD, {}, other.id), mine)).toBe(false);

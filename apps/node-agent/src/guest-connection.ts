@@ -4,7 +4,7 @@ import { connect, type Socket } from "node:net";
 /** Where a guest's agent is reached on this host. */
 export type GuestAddress =
   | { kind: "tcp"; host: string; port: number }
-  /** Cloud Hypervisor's hybrid vsock: a UNIX socket that is told the guest's port first (its docs/vsock.md). */
+  /** Cloud Hypervisor's hybrid vsock: a UNIX socket that is told the guest's port first (its own documentation of vsock). */
   | { kind: "vsock"; socketPath: string; port: number };
 
 const CONNECT_LIMIT_MS = 10_000;

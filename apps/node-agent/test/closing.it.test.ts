@@ -73,7 +73,7 @@ test("a copy to the store that is under way is waited for; the close says when s
   expect(store.waiting, "no chunk was begun").toHaveLength(1);
 });
 
-test("an operation that goes on is ended; one that waits behind it was not taken, and the next process takes it", async () => {
+test("TU1: an operation that goes on is ended; one that waits behind it was not taken, and the next process takes it", async () => {
   const [create, pause] = commands("create", "pause") as [VmCommand, VmCommand];
   const [asked, answer] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   host.onCommit = async () => {
@@ -121,7 +121,7 @@ test("an operation that was journalled and not begun is carried out by the next 
   expect(await until("the stop has ended", ended)).toMatchObject({ operation: { id: stop.operationId, outcome: "succeeded" } });
 });
 
-test("an operation whose result cannot be written ends when it can be; until then its host is busy with it, and can be closed", async () => {
+test("SB1: an operation whose result cannot be written ends when it can be; until then its host is busy with it, and can be closed", async () => {
   const [create, pause, resume] = commands("create", "pause", "resume") as [VmCommand, VmCommand, VmCommand];
   await host.carryOut(create);
   const write = host.store.write.bind(host.store);

@@ -89,7 +89,7 @@ describe("a pause that goes wrong", () => {
     ["the file system is full", [{ kind: "no-space" }], /No space left on device/],
     ["half of config.json is written, and nobody notices", [{ kind: "short-config" }], /config\.json was not written as a whole/],
   ];
-  test.each(cases)("%s: the sandbox runs on with its memory, and says why", async (_name, faults, reason) => {
+  test.each(cases)("P1, ME1: %s: the sandbox runs on with its memory, and says why", async (_name, faults, reason) => {
     await withSandbox({ after: ["pause"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, faults);
       const end = await bench.next();
@@ -137,7 +137,7 @@ describe("answers that do not come", () => {
     ["vm.create", ["stop"], ["start"]],
     ["vm.boot", ["stop"], ["start"]],
   ];
-  test.each(LOST)("the answer to %s is lost: what was asked for has come true all the same", async (call, before, after) => {
+  test.each(LOST)("CH1: the answer to %s is lost: what was asked for has come true all the same", async (call, before, after) => {
     // Of another size than the golden snapshot: a start boots.
     await withSandbox({ before, after, memoryMib: 48 }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "lose-response", call, times: 1 }]);
@@ -157,7 +157,7 @@ describe("answers that do not come", () => {
 });
 
 describe("a resume that goes wrong", () => {
-  test("the VMM dies once it has restored: nothing ran, and the next try resumes it", async () => {
+  test("S2: the VMM dies once it has restored: nothing ran, and the next try resumes it", async () => {
     await withSandbox({ before: ["pause"], after: ["resume", "resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.restore", when: "answered" }]);
       const end = await bench.next();
@@ -171,7 +171,7 @@ describe("a resume that goes wrong", () => {
     });
   });
 
-  test("the VMM dies past the point of no return, before it ran: it may have run, so it is stopped, with its files and the cause", async () => {
+  test("SN2: the VMM dies past the point of no return, before it ran: it may have run, so it is stopped, with its files and the cause", async () => {
     await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.resume", when: "before" }]);
       const end = await bench.next();

@@ -87,7 +87,7 @@ async function send(path: string, headers: Record<string, string> = {}, body?: s
 
 const SNAPSHOT = { sandboxId: "a", generation: 1, manifestSha256: "b" };
 
-test("a host with the ticket of a snapshot is let to that one; a client of an edge is not, whatever it asks for", async () => {
+test("DP3: a host with the ticket of a snapshot is let to that one; a client of an edge is not, whatever it asks for", async () => {
   const { port } = plane.address() as AddressInfo;
   const path = "/_torpor/snapshots/a/1/b/index";
   const ask = async (headers: Record<string, string>) => (await fetch(`http://127.0.0.1:${port}${path}`, { headers })).json();
@@ -107,7 +107,7 @@ test("a host with the ticket of a snapshot is let to that one; a client of an ed
   expect(await send(path, { "x-torpor-sandbox": "" })).toMatchObject({ status: 404 });
 });
 
-test("the ticket of a run opens that run and no other, and the fleet's key nothing where none is set", async () => {
+test("DP4: the ticket of a run opens that run and no other, and the fleet's key nothing where none is set", async () => {
   const ticket = (named: { sandboxId: string; epoch: number }, key = TICKET_KEY) => ({ "x-torpor-ticket": runTicket(key, named) });
   expect(await send("/info", ticket({ sandboxId: "a", epoch: 1 }))).toMatchObject({ status: 200 });
   for (const other of [
@@ -155,7 +155,7 @@ test.each([
   expect(seen).toEqual([]);
 });
 
-test("the edge may ask for the ports, and that is no use of the sandbox", async () => {
+test("DP2: the edge may ask for the ports, and that is no use of the sandbox", async () => {
   activity.forget("a");
   const before = activity.idleMs("a");
   expect((await send("/_torpor/ports?after=x", { "x-torpor-control": "ports" })).status).toBe(200);

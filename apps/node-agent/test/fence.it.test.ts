@@ -139,7 +139,7 @@ describe.each(ways)("by $by", ({ by, cgroups }) => {
     },
   );
 
-  test("an agent that comes back gets its lease, not its VM: that stands until it is permitted, and is frozen again when somebody else lets it go on", async () => {
+  test("FE1, FE2: an agent that comes back gets its lease, not its VM: that stands until it is permitted, and is frozen again when somebody else lets it go on", async () => {
     const agent = await startAgent();
     const vmm = await startVmm(true, cgroups);
     agent.kill("SIGSTOP");

@@ -73,7 +73,7 @@ async function endLease(): Promise<void> {
 }
 
 describe("a VM that was frozen", () => {
-  test("is not set free by an agent that starts anew; what is asked of it waits until it is permitted, and finds its memory", async () => {
+  test("FE3: is not set free by an agent that starts anew; what is asked of it waits until it is permitted, and finds its memory", async () => {
     const [create, pause] = [at(commands("create", "pause"), 0), at(commands("create", "pause"), 1)];
     const first = await openHost();
     await first.fence.renew(bootMs(), LONG_MS);

@@ -55,7 +55,7 @@ async function hostIn(path: string): Promise<TestHost> {
 
 const bring = (...kinds: Kind[]): Promise<Observation> => host.bring(commandsOf(kinds, imageSha256));
 
-test("where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async () => {
+test("RE1: where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async () => {
   const other = await hostIn(join(root.path, `other-${made}`));
   host = await hostIn(hostDir);
   const { held, release } = holdEntries(blobs);

@@ -159,7 +159,7 @@ test("new connections get the new one, those that are open go on, and so does th
 });
 
 test.each(["before", "after"] as const)(
-  "a host that is lost right %s the file is written has a whole one, and goes on",
+  "HC1: a host that is lost right %s the file is written has a whole one, and goes on",
   async (moment) => {
     const before = await serialOnDisk();
     const reached = Promise.withResolvers<void>();
@@ -181,7 +181,7 @@ test.each(["before", "after"] as const)(
   },
 );
 
-test("what is refused, or is not this host's, changes nothing and is a problem once the end is near", async () => {
+test("HC2: what is refused, or is not this host's, changes nothing and is a problem once the end is near", async () => {
   const stranger = await Authority.open(await createAuthority());
   const other = (await authority.issue({ identity: HOST, days: 30 })).certificatePem;
   const granted = (certificate: string) => ({ granted: true, certificate });

@@ -100,7 +100,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     return enclosure.network.control;
   };
 
-  test("with internet access a guest reaches public addresses and its name server, and nothing private", async () => {
+  test("FW3: with internet access a guest reaches public addresses and its name server, and nothing private", async () => {
     const vm = vmOf("open", true);
     const enclosure = await chosen.isolation.enclose(vm, { devices: [] });
     const { namespace, vmm } = await networks.addGuest(enclosure);
@@ -162,7 +162,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     for (const vm of [closed, open]) await chosen.isolation.release(vm);
   });
 
-  test("a VMM that was taken over has no rights, no network but its guest, and stands still when it is frozen", async () => {
+  test("FW2: a VMM that was taken over has no rights, no network but its guest, and stands still when it is frozen", async () => {
     const vm = vmOf("vmm", true);
     const enclosure = await chosen.isolation.enclose(vm, { devices: [] });
     const { vmm } = await networks.addGuest(enclosure);
@@ -185,7 +185,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     await chosen.isolation.release(vm);
   });
 
-  test("after a crash of the agent, what a live VM uses stays as it is; the rest of this agent's goes, and nothing of others", async () => {
+  test("S35, SL1, SL2: after a crash of the agent, what a live VM uses stays as it is; the rest of this agent's goes, and nothing of others", async () => {
     const [live, dead] = [vmOf("live", false), vmOf("dead", true)];
     const enclosure = await chosen.isolation.enclose(live, { devices: [] });
     const { vmm } = await networks.addGuest(enclosure);
@@ -224,7 +224,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     chosen = await choose();
   });
 
-  test("50 VMs by 10 workers leave no namespace, tap, link, rule, cgroup or process", async () => {
+  test("S17: 50 VMs by 10 workers leave no namespace, tap, link, rule, cgroup or process", async () => {
     const names = new Set<string>();
     const pids: number[] = [];
     const todo = Array.from({ length: 50 }, (_, at) => vmOf(`many-${at}`, at % 2 === 0));
@@ -270,7 +270,7 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     expect(auto.isolation.networkKind).toBe("user");
   });
 
-  test("two agents on one machine never give out the same address", async () => {
+  test("SL3: two agents on one machine never give out the same address", async () => {
     await using first = await tempDir();
     await using second = await tempDir();
     const agents = await Promise.all([first, second].map(({ path }) => choose({ DATA_DIR: path, VM_NETWORK_CIDR: "10.215.0.0/26" })));

@@ -131,7 +131,7 @@ describe("starts wait for a slot", () => {
     });
   });
 
-  test("not past its deadline, unless the control plane knows that it was begun before", async () => {
+  test("LA3: not past its deadline, unless the control plane knows that it was begun before", async () => {
     const [create] = commands();
     const overdue = { ...create, deadlineAt: "2020-01-01T00:00:00.000Z" };
     const late = another(overdue, 1);
@@ -164,7 +164,7 @@ describe("starts wait for a slot", () => {
   });
 });
 
-describe("once a cancel is acknowledged, nothing launches what it cancels", () => {
+describe("SV5: once a cancel is acknowledged, nothing launches what it cancels", () => {
   test("that waits for a slot", async () => {
     const [create] = commands();
     const other = another(create, 1);
@@ -203,7 +203,7 @@ describe("once a cancel is acknowledged, nothing launches what it cancels", () =
     expect(spawned()).toBe(0);
   });
 
-  test("that waits behind another one of its sandbox; the sandbox is as that one left it", async () => {
+  test("SV4: that waits behind another one of its sandbox; the sandbox is as that one left it", async () => {
     const [create, stop, start] = commands();
     await host.carryOut(create);
     const shown = Promise.withResolvers<void>();

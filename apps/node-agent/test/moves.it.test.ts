@@ -60,7 +60,7 @@ function resume(nth: number): VmCommand {
 const runsWithItsFile = async (host: TestHost) =>
   expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
 
-test("a fetch that has run out of time leaves what has arrived, and the next one gets the rest", async () => {
+test("BR1: a fetch that has run out of time leaves what has arrived, and the next one gets the rest", async () => {
   const { held, restore } = holdChunksAfter(1);
   const first = resume(1);
   expect(await away.supervisor.execute(first)).toBe("journalled");

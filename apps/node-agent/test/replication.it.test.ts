@@ -118,7 +118,22 @@ test("a copy that was not there when the agent ended is there after it has start
   expect(blobs.sent(), "they were there").toEqual([]);
 });
 
-test("S21: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
+test("S1: what changes between two pauses is there after each resume", async () => {
+  const kinds: Kind[] = ["create"];
+  await bring(...kinds);
+  for (let cycle = 1; cycle <= 5; cycle += 1) {
+    const path = (at: number) => `/workspace/${at}`;
+    await host.guest("/execute", { code: `x = ${cycle}` });
+    await host.guest("/files/write", { path: path(cycle), content: `kept ${cycle}` });
+    kinds.push("pause", "resume");
+    expect(await bring(...kinds)).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+    expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({ stdout: `${cycle}\n` });
+    for (let at = 1; at <= cycle; at += 1)
+      expect(await host.guest("/files/read", { path: path(at) })).toMatchObject({ content: `kept ${at}` });
+  }
+});
+
+test("S21, S45: a resume does not wait for the copy, and the next pause sends only what has changed", async () => {
   const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;
@@ -158,7 +173,7 @@ test("a copy and a fetch go no faster than their command says", async () => {
   await other.close();
 });
 
-test("a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {
+test("RE2: a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {
   const away = () => {
     throw new Error("no route to the store");
   };

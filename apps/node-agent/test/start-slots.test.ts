@@ -59,7 +59,7 @@ class Crowd {
 
 const settle = () => vi.advanceTimersByTimeAsync(0);
 
-test("as many begin as there are slots; the others in the order in which they came", async () => {
+test("SS1: as many begin as there are slots; the others in the order in which they came", async () => {
   const crowd = new Crowd(2);
   for (const name of ["a", "b", "c", "d"]) await crowd.comes(name);
   expect(crowd.kinds).toEqual({ a: "granted", b: "granted" });
@@ -80,7 +80,7 @@ test("a slot is given back once, however often it is said", async () => {
   expect(crowd.kinds).toEqual({ a: "granted", b: "granted" });
 });
 
-test("a cancelled one gets no slot, and holds up nobody", async () => {
+test("SS2: a cancelled one gets no slot, and holds up nobody", async () => {
   const crowd = new Crowd(1);
   for (const name of ["a", "b", "c"]) await crowd.comes(name);
   await crowd.cancel("b");
@@ -102,7 +102,7 @@ test("one that is cancelled in the moment of its grant gives its slot to the nex
   expect(crowd.kinds).toEqual({ a: "granted", b: "cancelled", c: "granted" });
 });
 
-test("nobody waits past his deadline, and who comes after it begins nothing", async () => {
+test("SS2: nobody waits past his deadline, and who comes after it begins nothing", async () => {
   const crowd = new Crowd(1);
   await crowd.comes("a");
   await crowd.comes("b", 500);
@@ -129,7 +129,7 @@ test("a host that closes begins nothing; who waits is told so", async () => {
 });
 
 describe("who cannot begin in time", () => {
-  test("is told when he comes, once it is known how long starts take", async () => {
+  test("SS3: is told when he comes, once it is known how long starts take", async () => {
     const crowd = new Crowd(1);
     await crowd.knows(TAKES_MS);
     await crowd.comes("a");
@@ -140,7 +140,7 @@ describe("who cannot begin in time", () => {
     expect(crowd.kinds, "its place is the next one's").toEqual({ a: "granted", c: "hopeless" });
   });
 
-  test("is told when a start has ended that took longer than those before it", async () => {
+  test("SS3: is told when a start has ended that took longer than those before it", async () => {
     const crowd = new Crowd(1);
     await crowd.comes("a");
     for (const name of ["b", "c", "d"]) await crowd.comes(name, 2.5 * TAKES_MS);

@@ -83,7 +83,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     expect(await keys("locks/")).toEqual([]);
   });
 
-  test("does not send what it has: the next snapshot costs what has changed, a repeat nothing", async () => {
+  test("SF2: does not send what it has: the next snapshot costs what has changed, a repeat nothing", async () => {
     const first = await makeSnapshot(newDir(), { sandboxId });
     await put(first);
     blobs.forget();
@@ -96,7 +96,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     expect(await keys("entries/")).toHaveLength(2);
   });
 
-  test("S5: a put that is ended has no entry; the next one sends the rest, and not one chunk twice", async () => {
+  test("S5, SF1: a put that is ended has no entry; the next one sends the rest, and not one chunk twice", async () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 12 });
     const abort = new AbortController();
     blobs.before = (call, key) => {
@@ -112,7 +112,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     await isWhole(snapshot, await fetch(snapshot, [store.source(storeKey)]));
   });
 
-  test("each step of a put may fail once, and each may be done twice: the same entry in the end", async () => {
+  test("SF1: each step of a put may fail once, and each may be done twice: the same entry in the end", async () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
     await put(snapshot);
     const steps = blobs.calls.length;
@@ -139,7 +139,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     }
   });
 
-  test("S42: a fetch that breaks off goes on with what has arrived, also from the other source", async () => {
+  test("S42, FT1: a fetch that breaks off goes on with what has arrived, also from the other source", async () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 12 });
     const storeKey = await put(snapshot);
     const dir = newDir();
@@ -245,7 +245,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       await isWhole(snapshot, await fetch(snapshot, [store.source(storeKey)]));
     });
 
-    test("an index that is damaged, another one, or none is refused", async () => {
+    test("FT2: an index that is damaged, another one, or none is refused", async () => {
       const key = entryKey(storeKey);
       const other = await makeSnapshot(newDir(), { sandboxId, generation: 1, seed: "another run" });
       const otherKey = await put(other);
@@ -293,14 +293,14 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       expect(await keys("locks/")).toEqual([]);
     });
 
-    test("leaves what nobody names as garbage, and what is young", async () => {
+    test("SW1, SW3: leaves what nobody names as garbage, and what is young", async () => {
       expect(await swept({})).toMatchObject({ entries: 0, chunks: 0 });
       expect(await swept({ garbage: [firstKey ?? ""], graceMs: 60_000 })).toMatchObject({ entries: 0, chunks: 0 });
       await isThere(first, firstKey);
       await isThere(second, secondKey);
     });
 
-    test("takes nothing from what is being written, and a put waits for a sweep to end", async () => {
+    test("SW2: takes nothing from what is being written, and a put waits for a sweep to end", async () => {
       // Old enough to go, but for the lock.
       await sleep(GRACE_MS + 1_000);
       await blobs.put(writingLock(sandboxId, "3-abc", "writer"), Buffer.from("x"), never);
@@ -441,7 +441,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       await isThere(first, firstKey);
     });
 
-    test("removes all of a sandbox that is deleted, and nothing of its neighbour", async () => {
+    test("SF3: removes all of a sandbox that is deleted, and nothing of its neighbour", async () => {
       const neighbour = await makeSnapshot(newDir(), { sandboxId: newSandboxId() });
       const neighbourKey = await put(neighbour);
       expect(await swept({ deleted: [sandboxId] })).toMatchObject({ sandboxes: 1 });
@@ -486,7 +486,7 @@ describe("the server that speaks S3", () => {
 });
 
 describe("a directory that is not there", () => {
-  test("is not made: what would be put there is refused, until somebody mounts it", async () => {
+  test("FB1: is not made: what would be put there is refused, until somebody mounts it", async () => {
     const dir = newDir();
     const opened = await openBlobs({ kind: "file", dir });
     if (opened.blobs === undefined) throw new Error("it was not opened");

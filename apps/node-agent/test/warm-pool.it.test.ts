@@ -134,7 +134,7 @@ const kept = async (host: TestHost, count: number) =>
 const timingsOf = (host: TestHost, { operationId }: VmCommand) =>
   host.seen.findLast(({ operation }) => operation?.id === operationId)?.timingsMs ?? {};
 
-test("a create takes the VM that was kept, once, and the next one is made in its place", async () => {
+test("WP1: a create takes the VM that was kept, once, and the next one is made in its place", async () => {
   const host = await hostIn(newDir(), 1, 9);
   const dir = host.store.dataDir;
   const first = createOf(1);
@@ -166,7 +166,7 @@ test("a create takes the VM that was kept, once, and the next one is made in its
   expect(host.supervisor.inventory()).toHaveLength(3);
 });
 
-test("what was kept gives way to a sandbox that needs the room, and comes back when that is gone", async () => {
+test("WP3: what was kept gives way to a sandbox that needs the room, and comes back when that is gone", async () => {
   const host = await hostIn(newDir(), 1, 2);
   await host.carryOut(createOf(1));
   await kept(host, 1);
@@ -330,7 +330,7 @@ test("the fence guards what begins under the lease that runs: no VM of before is
 });
 
 test(
-  "a host that is lost at any step of a create from a warm VM: the create ends as it would have, and nothing is left of the pool",
+  "WP1, WP2: a host that is lost at any step of a create from a warm VM: the create ends as it would have, and nothing is left of the pool",
   { timeout: 300_000 },
   async () => {
     const create = createOf(7);

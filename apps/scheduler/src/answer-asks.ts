@@ -105,7 +105,7 @@ function wantedOf({ reconciled, checks }: InventoryStanding): Pick<LeaseReply, "
   return { reconciledInventory: reconciled, ...shown };
 }
 
-/** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation (architecture.md 6). */
+/** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation. */
 export async function answerCommit(deps: Deps, asker: string, request: CommitRequest): Promise<CommitReply> {
   if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
   const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;

@@ -2,7 +2,7 @@
  * Reconcilers: each looks at the database and nothing else, so that a lost message, a restart and a second scheduler all lead to the same work. A signal only makes one run
  * sooner; the next round is the retry.
  */
-import { subjects } from "@torpor/contracts";
+import { type SandboxEventType, subjects } from "@torpor/contracts";
 import {
   acceptRequest,
   AUTO_PAUSER,
@@ -53,7 +53,7 @@ const HOST_EVENTS_KEPT_MS = 30 * 24 * 3_600_000;
 /** A host tries by itself for a few minutes; after that it is asked again, as often. */
 const REPLICATION_REPEAT_MS = 600_000;
 
-const DELAYED_PAUSE = "auto_pause_delayed";
+const DELAYED_PAUSE: SandboxEventType = "auto_pause_delayed";
 
 export interface SchedulerReconciler {
   name: string;

@@ -54,7 +54,7 @@ describe("what runs", () => {
     expect(step({ item: paused, hostId: "there" })).toEqual({ do: "end", outcome: "moved" });
   });
 
-  test("and was to be paused stays, with the reason, and is tried again later each time", () => {
+  test("NS3: and was to be paused stays, with the reason, and is tried again later each time", () => {
     const own = ended({ error: { code: "PAUSE_FAILED", message: "no room" } });
     const first = step({ item: paused, own });
     expect(first).toMatchObject({ do: "fail", error: { code: "PAUSE_FAILED" } });
@@ -72,7 +72,7 @@ describe("what runs", () => {
 });
 
 describe("what the drain has paused", () => {
-  test("is copied, then resumed on whatever host takes it", () => {
+  test("NS2: is copied, then resumed on whatever host takes it", () => {
     expect(step({ item: paused, state: "paused" })).toEqual({ do: "copy" });
     expect(step({ item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
   });
@@ -133,7 +133,7 @@ describe("the copy of what the drain has paused", () => {
 
 describe("on a host that is lost", () => {
   const isHostLost = true;
-  test("what the drain has paused is resumed elsewhere from the store, and nothing else is asked for", () => {
+  test("NS4: what the drain has paused is resumed elsewhere from the store, and nothing else is asked for", () => {
     expect(step({ isHostLost, item: paused, state: "paused", isStored: true })).toEqual({ do: "resume", isPinned: false });
     expect(step({ isHostLost, item: paused, state: "paused", isStored: true, status: "undoing" })).toEqual({
       do: "resume",
@@ -167,7 +167,7 @@ test("what its owner has paused cannot leave a host that has no store, and says 
 });
 
 describe("somebody else's operation", () => {
-  test("goes first, and frees the place of a sandbox that the drain has not paused", () => {
+  test("NS1: goes first, and frees the place of a sandbox that the drain has not paused", () => {
     expect(step({ executing: operation(users) })).toEqual({ do: "wait", giveBack: true });
     expect(
       step({ item: paused, executing: operation({}), own: operation({}), waiting: operation({ ...users, id: "users", kind: "resume" }) }),

@@ -56,7 +56,7 @@ describe("a drain", () => {
     expect(await ground.scheduler.begin(released, "resume"), "from the store").toMatchObject({ hostId: "there" });
   });
 
-  test("is driven by several schedulers at once without one sandbox more than its budget", async () => {
+  test("DN1, DN2: is driven by several schedulers at once without one sandbox more than its budget", async () => {
     await using ground = await Ground.with(server, ["running", "running", "running", "running", "running"]);
     await ground.drain({ maxParallel: 2 });
     for (let round = 0; round < 3; round += 1) await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
@@ -339,7 +339,7 @@ describe("a host that is lost during its drain", () => {
 });
 
 describe("a drain that ends early", () => {
-  test("pauses nothing any more, by a scheduler neither that has read it while it was active", async () => {
+  test("DN3: pauses nothing any more, by a scheduler neither that has read it while it was active", async () => {
     await using ground = await Ground.with(server, ["running"]);
     await ground.drain();
     const [drain] = await listDrainsAtWork(ground.db);

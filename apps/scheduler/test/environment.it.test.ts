@@ -49,7 +49,7 @@ async function sealedBy(secret: string | undefined) {
   return { ...sandbox, ...(await sealEnvVars(sealer, sandbox.id, VARIABLES)) };
 }
 
-test("the create's command has them, and nothing in the database; later commands do not, and with the sandbox they are gone", async () => {
+test("EN1: the create's command has them, and nothing in the database; later commands do not, and with the sandbox they are gone", async () => {
   const create = await plane.create(await sealedBy(NEW));
   const command = await host.told(create.id);
   expect(command).toMatchObject({ kind: "create", spec: { envVars: VARIABLES } });
@@ -84,7 +84,7 @@ test("those of before there was a key, or of the key before, reach their host to
   }
 });
 
-test("for a host that has a key they are sealed in the stream, and it alone opens them", async () => {
+test("EN2: for a host that has a key they are sealed in the stream, and it alone opens them", async () => {
   const key = createBoxKey();
   const agent = await connectBus({ ...plane.nats.as("host-2"), name: "host-2", hostId: "host-2" });
   const labels = { has: "a key" };

@@ -108,7 +108,7 @@ describe("a run that is to be restored", () => {
     await capacityIsRight();
   });
 
-  test("waits for the margin after the lease, and for a host that has room; its owner is told once", async () => {
+  test("RL3: waits for the margin after the lease, and for a host that has room; its owner is told once", async () => {
     const sandbox = await runs();
     await scheduler.lose("host-1", HOST_TERMS.lossMarginMs - 1_000);
     expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
@@ -128,7 +128,7 @@ describe("a run that is to be restored", () => {
     ["NOTHING_TO_RESTORE", { storeKey: null }],
     ["HOST_NOT_FENCED", {}],
     ["POLICY_NOT_IN_FORCE", { sandbox: {} }],
-  ] as const)("%s: it stays its host's, and an event says why, once per loss", async (code, given) => {
+  ] as const)("RL1: %s: it stays its host's, and an event says why, once per loss", async (code, given) => {
     const sandbox = await runs(given);
     const { db, organizationId } = scheduler.database;
     await patchSandbox(db, sandbox.id, organizationId, RESTORE);
@@ -187,7 +187,7 @@ describe("a run that is to be restored", () => {
     expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ generation: 2, manifestSha256, hostId: "host-2" });
   });
 
-  test("a restore that fails leaves it paused, and is tried again, less and less often, until it runs", async () => {
+  test("RL4: a restore that fails leaves it paused, and is tried again, less and less often, until it runs", async () => {
     const { id } = await runs();
     await scheduler.lose("host-1");
     await restoreAll();
@@ -249,7 +249,7 @@ describe("a run that is to be restored", () => {
 const AWAY = { code: "SNAPSHOT_UNAVAILABLE", message: "The store does not answer." };
 
 describe("a run that was given up", () => {
-  test("is on no host: a stop that waited behind its pause is carried out elsewhere, and the host that comes back has no say", async () => {
+  test("RL5: is on no host: a stop that waited behind its pause is carried out elsewhere, and the host that comes back has no say", async () => {
     const { id } = await runs();
     const pause = await scheduler.begin(id, "pause");
     await scheduler.commit(pause.id);
@@ -317,7 +317,7 @@ describe("a host that comes back", () => {
     expect(await discards()).toMatchObject([{ hostId: "host-1", epoch: 3 }]);
   });
 
-  test("at the very moment of the decision is either back, or too late: never both", async () => {
+  test("RL2: at the very moment of the decision is either back, or too late: never both", async () => {
     const sandbox = await runs();
     await scheduler.lose("host-1");
     const lease = { type: "lease", version: 1, hostId: "host-1", fence: { isAlive: true } } as const;

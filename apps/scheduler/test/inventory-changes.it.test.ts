@@ -180,7 +180,7 @@ async function smuggle(hostId: string): Promise<string> {
 }
 
 describe("what is the same as what was compared", () => {
-  test("is not compared again, whether the host reports everything or nothing, until a whole inventory is due", async () => {
+  test("RI4: is not compared again, whether the host reports everything or nothing, until a whole inventory is due", async () => {
     const { host } = await Host.agreed("running", "paused");
     const smuggled = await smuggle(host.id);
     await host.turns(4);
@@ -263,7 +263,7 @@ describe("what a host reports to have changed", () => {
 });
 
 describe("a sandbox that comes to a host, or leaves it, by what the database says", () => {
-  test("is asked for until the host shows it", async () => {
+  test("HB2: is asked for until the host shows it", async () => {
     const { host } = await Host.agreed("paused");
     const { id } = await makeSandbox(scheduler.database, "running", { hostId: host.id });
     expect(await host.askLease()).toEqual([id]);
@@ -305,7 +305,7 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
     expect(await host.agrees()).toBe(true);
   });
 
-  test("that comes back while it is being compared is compared again", async () => {
+  test("HB3: that comes back while it is being compared is compared again", async () => {
     const { host, sandboxes } = await Host.agreed("paused");
     const { id: sandboxId } = sandboxes[0] ?? { id: "" };
     const { db } = scheduler.database;

@@ -156,7 +156,7 @@ describe("a sandbox that its host does not have", () => {
   }
   const view = async (id: string) => await scheduler.sandbox(id);
 
-  test("is reported after several inventories without it, in its history too, and keeps its state", async () => {
+  test("RI2: is reported after several inventories without it, in its history too, and keeps its state", async () => {
     const { hostId, sandbox, other } = await lost();
     await beat(hostId, [other]);
     await elapse(hostId);
@@ -172,7 +172,7 @@ describe("a sandbox that its host does not have", () => {
     expect(await requestDiscard(scheduler.database.db, hostId, sandbox.id, "test")).toEqual({ kind: "missing" });
   });
 
-  test("is itself again when the host shows it again", async () => {
+  test("RI3: is itself again when the host shows it again", async () => {
     const { hostId, sandbox, other } = await reported();
     await beat(hostId, [other, at(hostId, sandbox.id, { state: "paused" })]);
     expect(await findings(hostId)).toEqual([]);
@@ -188,7 +188,7 @@ describe("a sandbox that its host does not have", () => {
     expect(await findings(hostId)).toEqual([]);
   });
 
-  test("is not missing while an operation executes, nor by an inventory whose digest is another's", async () => {
+  test("RI1: is not missing while an operation executes, nor by an inventory whose digest is another's", async () => {
     const { hostId, sandbox, other } = await lost();
     const wrong = { ...beatOf(hostId, [other]), inventoryDigest: "" };
     for (let times = 0; times < 4; times += 1) {

@@ -109,7 +109,7 @@ describe("a copy in the store", () => {
 
 describe("a release", () => {
   test.each(["paused", "stopped"] as const)(
-    "takes a %s sandbox off its host, frees what it held there, and has the copy discarded",
+    "RH2: takes a %s sandbox off its host, frees what it held there, and has the copy discarded",
     async (state) => {
       await world();
       const { id, epoch } = await released(state);
@@ -128,7 +128,7 @@ describe("a release", () => {
     },
   );
 
-  test("is refused without a copy, of one that runs, and of one that changed meanwhile", async () => {
+  test("RH1: is refused without a copy, of one that runs, and of one that changed meanwhile", async () => {
     await world();
     expect(await releaseFromHost(scheduler.deps, await scheduler.running())).toBe("not_possible");
     const paused = await scheduler.paused();

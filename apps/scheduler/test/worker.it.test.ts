@@ -205,7 +205,7 @@ test.each([
   },
 );
 
-test("S54: a sandbox whose timeout has run out is deleted, by the same door as a user's delete, with an event that says so", async () => {
+test("S41: a sandbox whose timeout has run out is deleted, by the same door as a user's delete, with an event that says so", async () => {
   const sandboxId = await running({ timeoutSeconds: 600 });
   await plane.database.sql`UPDATE sandboxes SET expires_at = now() - interval '1 second' WHERE id = ${sandboxId}`;
   await plane.reaches(sandboxId, "deleting");

@@ -3,6 +3,7 @@
  */
 import type { OperationKind } from "@torpor/state-machine";
 import type { ControlQuestion } from "./control.ts";
+import type { SandboxEventType } from "./event-types.ts";
 import type { Question } from "./host/asks.ts";
 import type { CommandKind } from "./host/command.ts";
 
@@ -10,7 +11,7 @@ export const subjects = {
   intent: (kind: OperationKind) => `torpor.v1.intent.${kind}`,
   command: (hostId: string, verb: CommandKind) => `torpor.v1.host.${hostId}.cmd.${verb}`,
   observation: (hostId: string, fact: string) => `torpor.v1.host.${hostId}.obs.${fact}`,
-  sandboxEvent: (sandboxId: string, fact: string) => `torpor.v1.sandbox.${sandboxId}.evt.${fact}`,
+  sandboxEvent: (sandboxId: string, fact: SandboxEventType) => `torpor.v1.sandbox.${sandboxId}.evt.${fact}`,
   ask: (hostId: string, question: Question) => `torpor.v1.host.${hostId}.ask.${question}`,
   beat: (hostId: string) => `torpor.v1.host.${hostId}.beat`,
   controlAsk: (question: ControlQuestion) => `torpor.v1.control.ask.${question}`,

@@ -1,5 +1,5 @@
 /**
- * The tables (architecture.md 4). What can be held by the database is: states and statuses by CHECK from the state machine's lists, one executing and one waiting operation per
+ * The tables. What can be held by the database is: states and statuses by CHECK from the state machine's lists, one executing and one waiting operation per
  * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
 import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";

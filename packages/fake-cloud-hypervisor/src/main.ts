@@ -1,9 +1,9 @@
 /**
  * A fake of Cloud Hypervisor v53.0 for tests: its command line, API, files, locks and exit codes, without a VM. tests/conformance holds both to the same facts.
  *
- * F1  What it answers and leaves behind in files is what v53.0 was seen to answer and to leave; where it cannot do what was asked, it says so and does not pretend.
- * F2  One call at a time, also while the process is asked to end: a hung call makes it deaf to SIGTERM.
- * F3  What it holds, the kernel takes back with the process: sockets, locks.
+ * - What it answers and leaves behind in files is what v53.0 was seen to answer and to leave; where it cannot do what was asked, it says so and does not pretend.
+ * - One call at a time, also while the process is asked to end: a hung call makes it deaf to SIGTERM.
+ * - What it holds, the kernel takes back with the process: sockets, locks.
  */
 import { openSync, rmSync } from "node:fs";
 import { handleRequest } from "./api.ts";

@@ -4,7 +4,7 @@
  * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
  * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start brings them back as
  *      paused or stopped.
- * FL3  What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests
+ * -    What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests
  *      break and mend their own fleet with them.
  */
 import { randomBytes } from "node:crypto";

@@ -7,11 +7,11 @@ Standard output: one JSON object per line:
   {"event": "watching", "path"}
   {"event": "error", "code", "path", "message"}
 
-W1  Every event of the kernel is told once. It joins equal ones that nobody has read yet; nothing
+WT1  Every event of the kernel is told once. It joins equal ones that nobody has read yet; nothing
     else is left out.
-W2  A new directory is watched before it is looked into. What lies in it is told of by looking; an
+WT2  A new directory is watched before it is looked into. What lies in it is told of by looking; an
     event for the same that came meanwhile is then no news.
-W3  A file is watched by way of its directory: it may be removed and made again, or another take its
+WT3  A file is watched by way of its directory: it may be removed and made again, or another take its
     place.
 """
 import array

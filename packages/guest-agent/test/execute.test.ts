@@ -47,7 +47,7 @@ describe("code and commands", () => {
     expect((await agent.call("POST", "/commands/run", { command: "/no/such", args: [] })).body).toMatchObject({ exit_code: 127 });
   });
 
-  test("a command whose children go on in the background returns at once", async () => {
+  test("R1: a command whose children go on in the background returns at once", async () => {
     const body = await agent.shell("sleep 60 & echo done", { timeout: 20 });
     expect(body).toMatchObject({ stdout: "done\n", exit_code: 0, timed_out: false });
   });
@@ -176,7 +176,7 @@ test("the callback is signed over its raw body, carries the asked headers, and i
 describe("Idempotency-Key", () => {
   const run = (key: string, command: string) => agent.call("POST", "/commands/run", { command }, { "idempotency-key": key });
 
-  test("S31: the same request joins what runs, and later gets what came of it: it ran once", async () => {
+  test("S31, ID1: the same request joins what runs, and later gets what came of it: it ran once", async () => {
     const command = "echo run >> count; sleep 0.5; cat count";
     const [one, other] = await Promise.all([run("k1", command), run("k1", command)]);
     const later = await run("k1", command);
@@ -185,13 +185,13 @@ describe("Idempotency-Key", () => {
     expect(later.body).toEqual(one.body);
   });
 
-  test("the same key with another request is refused", async () => {
+  test("ID2: the same key with another request is refused", async () => {
     await run("k2", "echo a");
     const { status, body } = await run("k2", "echo b");
     expect({ status, code: body["code"] }).toEqual({ status: 422, code: "IDEMPOTENCY_KEY_REUSED" });
   });
 
-  test("S15: what runs goes on when its client leaves, for the one who asks again", async () => {
+  test("S15, ID3: what runs goes on when its client leaves, for the one who asks again", async () => {
     const left = new AbortController();
     const body = JSON.stringify({ command: "sleep 0.6; echo survived" });
     const headers = { "idempotency-key": "k3" };
@@ -207,7 +207,7 @@ describe("Idempotency-Key", () => {
     expect((await run("k4", "echo ok")).body).toMatchObject({ stdout: "ok\n" });
   });
 
-  test("a result that is too large to keep is not run again", async () => {
+  test("ID4: a result that is too large to keep is not run again", async () => {
     const command = "echo x >> large; head -c 5000000 /dev/zero | tr '\\0' x";
     expect((await run("k5", command)).status).toBe(200);
     const { status, body } = await run("k5", command);

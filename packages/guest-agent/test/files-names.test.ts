@@ -47,7 +47,7 @@ function trickyNames(): Buffer[] {
   return [...one, ...two, ...three].map((name) => Buffer.from(name));
 }
 
-test("every name has a text of its own, which means it and no other", async () => {
+test("FN2: every name has a text of its own, which means it and no other", async () => {
   const all = trickyNames();
   for (const name of all) await writeFile(inHome(name), name.toString("hex"));
   const entries = await listed();
@@ -60,7 +60,7 @@ test("every name has a text of its own, which means it and no other", async () =
   expect(seen).toEqual(new Set(all.map((name) => name.toString("hex"))));
 });
 
-test("bytes that are not UTF-8 are shown as U+F080 to U+F0FF, other names as they are", async () => {
+test("FN1: bytes that are not UTF-8 are shown as U+F080 to U+F0FF, other names as they are", async () => {
   for (const name of ["caf\xe9.txt", "\xff", "\xed\xa0\x80", "gr\xc3\xbc\xc3\x9fe", "\xef\x83\x89"])
     await writeFile(inHome(latin(name)), "");
   expect((await listed()).map(({ name }) => name)).toEqual([

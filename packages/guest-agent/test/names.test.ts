@@ -112,7 +112,7 @@ describe("a later start", () => {
     expect(await text("machine-id")).toBe(`${"b".repeat(32)}\n`);
   });
 
-  test("under another name replaces ours, and only ours", async () => {
+  test("NM2: under another name replaces ours, and only ours", async () => {
     await write("hosts", `${STARTED.hosts}10.0.0.7 db\n`);
     const next = { hostname: "sb2", machineId: "c".repeat(32) };
     expect(start(next)).toBe("sb2");

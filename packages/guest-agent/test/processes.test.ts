@@ -125,7 +125,7 @@ describe("what a program leaves running", () => {
       return !children.includes(NUMBERS) && !children.includes("defunct");
     });
 
-  test("a slow reader gets all that the program wrote, however much its child adds", async () => {
+  test("R2: a slow reader gets all that the program wrote, however much its child adds", async () => {
     const chatter = "(while sleep 0.01; do echo chatter; [ -e quiet ] && exit; done) >&2 &";
     const socket = await stream("/commands/stream", {
       command: `${chatter} ${NUMBERS}; echo END`,
@@ -140,7 +140,7 @@ describe("what a program leaves running", () => {
     expect(text.endsWith("102000\nEND\n")).toBe(true);
   });
 
-  test("a client that leaves after the program's end ends nothing", async () => {
+  test("R3: a client that leaves after the program's end ends nothing", async () => {
     const socket = await stream("/commands/stream", {
       command: `(${job("left")}) >&2 & ${NUMBERS}`,
       ...LIMIT,
@@ -181,7 +181,7 @@ describe("what a program leaves running", () => {
   });
 
   test.each(["timeout 300 sleep 297", "timeout 300 sleep 297 | cat", "set -m; sleep 297 & wait"])(
-    "at a time limit, groups of its own end with the program: %s",
+    "R3: at a time limit, groups of its own end with the program: %s",
     async (line) => {
       const command = { command: "bash", args: ["-c", `${line}; echo over`], timeout: 1 };
       expect((await agent.call("POST", "/commands/run", command)).body["exit_code"]).toBe(124);

@@ -31,7 +31,7 @@ const isKept = async () =>
   expect(await run("print(kept)")).toMatchObject({ stdout: "1\n", stderr: "", success: true });
 const LOST = "are lost";
 
-describe("a cell is run, or the answer says that it was not", () => {
+describe("K3: a cell is run, or the answer says that it was not", () => {
   test("a cell after one that failed, side by side and at once after it, 40 times", async () => {
     for (let round = 0; round < 40; round += 1) {
       const [failed, printed] = await Promise.all([run("1/0"), run("print(7)")]);
@@ -102,7 +102,7 @@ describe("a cell is run, or the answer says that it was not", () => {
     await isKept();
   });
 
-  test("a kernel that ends between two cells costs the second nothing but the state", async () => {
+  test("B1: a kernel that ends between two cells costs the second nothing but the state", async () => {
     for (let round = 0; round < 5; round += 1) {
       await run(
         "import os, threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), os._exit(0))).start()",
@@ -192,7 +192,7 @@ describe("what is printed arrives", () => {
     await isKept();
   });
 
-  test("text without a line's end is out before the cell ends, 2 MiB arrive whole, bytes that are no text are marked", async () => {
+  test("B2: text without a line's end is out before the cell ends, 2 MiB arrive whole, bytes that are no text are marked", async () => {
     const socket = await agent.connect("/execute/stream");
     let seen = "";
     socket.on("message", (data: Buffer) => (seen += data.toString()));
@@ -207,7 +207,7 @@ describe("what is printed arrives", () => {
     expect(await printed("import os; n = os.write(1, b'a\\xffb\\n')")).toBe("a\ufffdb\n");
   });
 
-  test("what a program from an earlier cell prints does not stop it, and is nobody's between cells", async () => {
+  test("B3: what a program from an earlier cell prints does not stop it, and is nobody's between cells", async () => {
     await run(
       "import subprocess\nloop = subprocess.Popen('while :; do echo tick; done', shell=True)",
     );
@@ -251,7 +251,7 @@ describe("what is printed arrives", () => {
   });
 });
 
-describe("a time limit ends the cell, and nothing else", () => {
+describe("K1: a time limit ends the cell, and nothing else", () => {
   test.each([
     ["a sleep", "import time; time.sleep(600)"],
     ["a loop", "while True: pass"],

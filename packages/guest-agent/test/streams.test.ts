@@ -51,13 +51,13 @@ describe("/execute/stream", () => {
     expect(textOf(await frames(await run(TEN_THOUSAND), ofType("complete")), "stdout")).toBe(LINES);
   });
 
-  test("10,000 lines arrive whole and in order at a client that loses back-to-back frames", async () => {
+  test("L1: 10,000 lines arrive whole and in order at a client that loses back-to-back frames", async () => {
     const all = await lossyFrames(await run(TEN_THOUSAND), ofType("complete"));
     expect(textOf(all, "stdout")).toBe(LINES);
     expect(all.at(-1)).toMatchObject({ type: "complete", success: true });
   });
 
-  test("`complete` is repeated for a client that missed it", async () => {
+  test("L4: `complete` is repeated for a client that missed it", async () => {
     const socket = await run("echo x");
     await frames(socket, () => false, 1).catch(() => {});
     const all = await frames(socket, (frame) => frame["type"] === "complete");
@@ -69,7 +69,7 @@ describe("/execute/stream", () => {
     again.close();
   });
 
-  test("a client that stops reading holds up the program; nothing is lost and nothing piles up", async () => {
+  test("L3: a client that stops reading holds up the program; nothing is lost and nothing piles up", async () => {
     const before = await agent.rssBytes();
     const socket = await run("for i in $(seq 1 200); do head -c 200000 /dev/zero | tr '\\0' x; echo $i >> progress; done; echo END");
     socket.pause();

@@ -63,7 +63,7 @@ async function watch(path: string): Promise<void> {
 }
 
 describe("a change", () => {
-  test("is told each time, also of the same file and with nothing between", async () => {
+  test("WT1: is told each time, also of the same file and with nothing between", async () => {
     await writeFile(at("log"), "");
     await watch(dir);
     for (let time = 1; time <= 4; time += 1) {
@@ -99,7 +99,7 @@ describe("a change", () => {
     ]);
   });
 
-  test("in a new directory is told once, however fast it comes", async () => {
+  test("WT2: in a new directory is told once, however fast it comes", async () => {
     await watch(dir);
     const expected: string[] = [];
     for (let round = 0; round < 40; round += 1) {
@@ -186,7 +186,7 @@ describe("a watched file", () => {
     await watch(at("file"));
   });
 
-  test("may be removed and made again, and only it is told of", async () => {
+  test("WT3: may be removed and made again, and only it is told of", async () => {
     await appendFile(at("file"), "2");
     await isTold("modified file");
     await writeFile(at("beside"), "");
@@ -272,7 +272,7 @@ test("a tree deeper than a path can be long is watched to its end", async () => 
   await once(child, "exit");
 });
 
-test("a client that does not take a `modified` is told of the same once", async () => {
+test("L2: a client that does not take a `modified` is told of the same once", async () => {
   await using agent = await startAgent();
   for (const name of ["a", "b"]) await writeFile(agent.workspace(name), "");
   const socket = await agent.connect("/files/watch");

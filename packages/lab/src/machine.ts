@@ -1,9 +1,9 @@
 /**
  * The lab machine: a Debian under QEMU's TCG whose emulated processor has SVM, so that it has a /dev/kvm of its own on any machine.
  *
- * LM1  Its root disk is fresh at each start, as infra/lab/build.sh packed it: every `up` installs a host from nothing.
- * LM2  What a host keeps, /var/lib/torpor, is on a second disk that stays: images, golden snapshots, sandboxes.
- * LM3  What is installed on it is read from directories of this machine, which it cannot write to.
+ * - Its root disk is fresh at each start, as infra/lab/build.sh packed it: every `up` installs a host from nothing.
+ * - What a host keeps, /var/lib/torpor, is on a second disk that stays: images, golden snapshots, sandboxes.
+ * - What is installed on it is read from directories of this machine, which it cannot write to.
  */
 import { readFile, realpath, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";

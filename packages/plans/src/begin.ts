@@ -49,7 +49,7 @@ function planEnd(sandbox: Sandbox, operation: Operation, how: "satisfied" | "ref
     how === "satisfied" ? planOperation(id, "succeed") : planOperation(id, "fail", { error });
   const move = {
     to: sandbox.state,
-    fact: `${kind}_${how}`,
+    fact: `${kind}_${how}` as const,
     operation: { id, status: ended.patch.status },
     cause: how === "refused" ? error : undefined,
   };
@@ -72,7 +72,7 @@ function planDelete({ sandbox, executing }: View, operation: Operation, { now }:
   const opSeq = sandbox.opSeq + 1;
   const tombstone = {
     to: "deleting" as const,
-    fact: "delete_accepted",
+    fact: "delete_accepted" as const,
     patch: { opSeq, expiresAt: null, endedAt: now },
     operation: { id: operation.id, status: ended.patch.status },
   };
@@ -134,7 +134,7 @@ export function planAssignment(
   });
   const move = {
     to: transition?.kind === "move" ? transition.to : sandbox.state,
-    fact: `${kind}_assigned`,
+    fact: `${kind}_assigned` as const,
     patch: {
       epoch,
       opSeq,

@@ -14,7 +14,7 @@ export function planCreate(
   const queues = queued(newOperationId(), "create", requester);
   const event = {
     seq: 1,
-    fact: "accepted",
+    fact: "accepted" as const,
     fromState: null,
     toState: "creating" as const,
     generation: 1,

@@ -40,7 +40,7 @@ export function planExpiry(
   const ended = planOperation(operation.id, "fail", { error }, true);
   const move = {
     ...backFrom(operation, sandbox, error, moment.now),
-    fact: `${operation.kind}_expired`,
+    fact: `${operation.kind}_expired` as const,
     operation: { id: ended.id, status: ended.patch.status },
     cause: error,
   };

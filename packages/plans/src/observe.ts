@@ -20,6 +20,7 @@ import {
   compareObservations,
   type Observation,
   type ObservedState,
+  type SandboxEventType,
 } from "@torpor/contracts";
 import {
   isTombstoned,
@@ -35,7 +36,7 @@ import type { Operation, Sandbox, Snapshot, View } from "./rows.ts";
 import { settledPatch } from "./settled-patch.ts";
 
 /** Event of a sandbox that its host has again. */
-export const FOUND_ON_HOST = "found_on_host";
+export const FOUND_ON_HOST: SandboxEventType = "found_on_host";
 
 const FACT: Record<ObservedState, SandboxFact> = {
   running: "is_running",
@@ -149,7 +150,7 @@ function newsIn(
   sandbox: Sandbox,
   seen: Observation,
   known: Snapshot | undefined,
-): string | undefined {
+): SandboxEventType | undefined {
   const had = sandbox.condition?.code;
   if (seen.condition?.code !== had) {
     if (seen.condition !== undefined) return seen.condition.code;
@@ -241,7 +242,10 @@ function planLateCopy({ sandbox, named: { snapshot: known } }: View, seen: Obser
   const { generation, manifestSha256 } = known;
   const { storeKey } = seen.snapshot;
   const { replicationFailed: storeError } = seen;
-  const note = (fact: string, noted: { storeKey: string | null; storeError: Cause | null }) =>
+  const note = (
+    fact: SandboxEventType,
+    noted: { storeKey: string | null; storeError: Cause | null },
+  ) =>
     planMoves(sandbox, [{ to: sandbox.state, fact, cause: storeError }], {
       effects: { notesSnapshot: { generation, manifestSha256, ...noted } },
     });

@@ -1,7 +1,7 @@
 /**
  * What a decision writes: data, and applied as a whole or not at all (`applyPlans`, packages/db).
  *
- * M1  Nothing else changes a sandbox's row (but for clocks that no state depends on:
+ * -   Nothing else changes a sandbox's row (but for clocks that no state depends on:
  *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form in
  *     which environment variables are kept), writes its events, or changes what hosts have in use.
  * M2  A plan is applied only to the sandbox that it was made for: its generation, and the statuses
@@ -12,7 +12,12 @@
  * M5  While it is brought from one host to another its disk is reserved on both: it can always go
  *     back. `origin_host_id` ends with any settled state, whoever moved it there.
  */
-import { type Cause, type SandboxEventMessage, subjects } from "@torpor/contracts";
+import {
+  type Cause,
+  type SandboxEventMessage,
+  type SandboxEventType,
+  subjects,
+} from "@torpor/contracts";
 import {
   isSettled,
   isTombstoned,
@@ -62,7 +67,7 @@ interface PlannedMessage {
 
 interface PlannedEvent {
   seq: number;
-  fact: string;
+  fact: SandboxEventType;
   /** Null: it is made. */
   fromState: SandboxState | null;
   toState: SandboxState;
@@ -233,8 +238,7 @@ export type Applied<Message, Queued> =
 /** A move of a sandbox, or an event that leaves it in its state. */
 export interface Move {
   to: SandboxState;
-  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
-  fact: string;
+  fact: SandboxEventType;
   patch?: SandboxPatch;
   operation?: { id: string; status: string };
   cause?: Cause | undefined;

@@ -26,7 +26,7 @@ export function planRelease({ sandbox, snapshot }: View, moment: Moment): Releas
   const payload = systemCommand("discard", sandbox, hostId, moment);
   const discard = { subject: subjects.command(hostId, "discard"), payload, traceId: null };
   const patch = { hostId: null, holdsMemory: false };
-  const move = { to: sandbox.state, fact: "released", patch };
+  const move = { to: sandbox.state, fact: "released" as const, patch };
   return { kind: "plan", plan: planMoves(sandbox, [move], { messages: [discard] }) };
 }
 

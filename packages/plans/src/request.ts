@@ -14,7 +14,7 @@ import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
  * Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks
- * for (A5 in state-machine/admission.ts).
+ * for (A5 in packages/state-machine/src/admission.ts).
  */
 export const DRAINER = "system:drain";
 

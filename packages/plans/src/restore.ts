@@ -46,7 +46,7 @@ export function planRestore(
   const settled = settledPatch(sandbox, transition.to, undefined, moment.now);
   const move = {
     to: transition.to,
-    fact: "host_lost",
+    fact: "host_lost" as const,
     patch: { ...settled, condition: null, hostId: null },
     ...(ended === undefined ? {} : { operation: { id: ended.id, status: ended.patch.status } }),
     cause,

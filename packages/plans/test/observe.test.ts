@@ -39,7 +39,7 @@ describe("an operation's outcome", () => {
   const pausing = aView({ state: "pausing" }, { executing });
   const seen = anObservation({ state: "paused", operation: { id: "op_1", outcome: "succeeded" } });
 
-  test("is its own: another's settles nothing (SO2)", () => {
+  test("SO2: is its own: another's settles nothing", () => {
     const other = anObservation({
       state: "paused",
       operation: { id: "op_0", outcome: "succeeded" },

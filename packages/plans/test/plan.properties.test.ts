@@ -10,14 +10,14 @@ const host = fc.constantFrom(null, "host-a", "host-b", "host-c");
 const state = fc.constantFrom<SandboxState>(...SANDBOX_STATES);
 const move = fc.record({
   to: state,
-  fact: fc.constantFrom("one", "two"),
+  fact: fc.constantFrom("settings_changed", "timeout_set"),
   patch: fc.record({ hostId: host, originHostId: host, holdsMemory: fc.boolean() }),
 });
 const sandbox = fc
   .record({ state, hostId: host, originHostId: host, holdsMemory: fc.boolean() })
   .map((given) => aSandbox(given));
 
-test("each move is one event, numbered without a gap, from the state before it", () => {
+test("M4: each move is one event, numbered without a gap, from the state before it", () => {
   fc.assert(
     fc.property(sandbox, fc.array(move, { maxLength: 4 }), (row, moves) => {
       const plan = planMoves(row, moves);

@@ -14,7 +14,7 @@ const requester = (given: Partial<Requester> = {}): Requester => ({
 const pairs = REQUESTS.flatMap((request) =>
   SANDBOX_STATES.map((state) => [request, state] as const),
 );
-test.each(pairs)("%s of a sandbox that is %s is decided", (request, state) => {
+test.each(pairs)("I1: %s of a sandbox that is %s is decided", (request, state) => {
   const decision = planRequest(aView({ state }), request, requester(), MOMENT);
   if (decision.kind !== "queued") {
     expect(["satisfied", "conflict", "not_found"]).toContain(decision.kind);

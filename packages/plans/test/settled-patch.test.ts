@@ -30,6 +30,14 @@ describe("the idle clock", () => {
   });
 });
 
+test("S14: a sandbox in error has a cause, whether its host gave one or not", () => {
+  const cause = { code: "CREATE_FAILED", message: "no" };
+  const error = (given?: typeof cause) =>
+    settledPatch(row({ state: "running" }), "error", given, NOW).error;
+  expect(error(cause)).toEqual(cause);
+  expect(error()).toMatchObject({ code: "HOST_REPORTED_FAILURE", message: expect.any(String) });
+});
+
 describe("the clock of the timeout", () => {
   const expiresAt = new Date(NOW.getTime() + 5_000);
 

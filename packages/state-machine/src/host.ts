@@ -5,7 +5,7 @@
  * `return` (what it was before it was lost) or `later` (it changes what the host will return as). What a cell cannot know is asked beside the table: a host is drained only if
  * its sandboxes have somewhere to go, and retired only when it has none.
  *
- * H1  Every (state, event) pair is decided; the type has no Partial.
+ * -   Every (state, event) pair is decided; the type has no Partial.
  * H2  A lost host comes back as what it was; what an operator decides meanwhile holds from then on.
  * H3  Nothing leaves `retired`.
  * H4  A drain ends in `cordoned`, however it ends: that a host takes sandboxes again is said by an operator.

@@ -29,7 +29,7 @@ const anyQueue: fc.Arbitrary<SandboxQueue> = fc
 const anyRequest = fc.constantFrom(...SANDBOX_REQUESTS);
 
 describe("admission", () => {
-  test("A1: what the end of the queue reaches already is joined or satisfied, never a conflict (S31)", () => {
+  test("A1, S31: what the end of the queue reaches already is joined or satisfied, never a conflict", () => {
     fc.assert(
       fc.property(anyQueue, anyRequest, (queue, request) => {
         const last = queue.waiting ?? queue.executing;
@@ -53,7 +53,7 @@ describe("admission", () => {
     );
   });
 
-  test("A3: a delete is accepted whatever is in the queue, and replaces what waits (S10, S18)", () => {
+  test("A3, S10, S18: a delete is accepted whatever is in the queue, and replaces what waits", () => {
     fc.assert(
       fc.property(anyQueue, (queue) => {
         const admission = admit(queue, "delete");
@@ -64,7 +64,7 @@ describe("admission", () => {
     expect(admit({ state: "deleting", settled: "running" }, "delete")).toEqual({ kind: "gone" });
   });
 
-  test("A4: a resume cancels a pause that has not committed, and follows one that has (S21)", () => {
+  test("A4, S21: a resume cancels a pause that has not committed, and follows one that has", () => {
     const pausing = (committed: boolean): SandboxQueue => ({
       state: "pausing",
       settled: "running",

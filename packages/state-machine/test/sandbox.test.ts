@@ -43,7 +43,7 @@ describe("the sandbox table", () => {
     );
   });
 
-  test("I4: every living state has a way on", () => {
+  test("S12, I4: every living state has a way on", () => {
     for (const state of SANDBOX_STATES.filter((candidate) => candidate !== "deleted")) {
       const ways = SANDBOX_EVENTS.filter((event) => transitionSandbox(state, event).kind === "move");
       expect(ways, state).not.toEqual([]);
@@ -70,7 +70,7 @@ describe("the sandbox table", () => {
     }
   });
 
-  test("a fact reported by a host never deletes a sandbox that nobody deleted (S37)", () => {
+  test("S37: a fact reported by a host never deletes a sandbox that nobody deleted", () => {
     fc.assert(
       fc.property(anyState, fc.array(fc.constantFrom(...SANDBOX_FACTS), { maxLength: 20 }), (state, facts) => {
         if (state === "deleting" || state === "deleted") return;

@@ -104,7 +104,7 @@ export async function makeSandbox(
     const sandbox = await findSandboxRow(tx, sandboxId);
     if (sandbox === undefined) throw new Error("the created sandbox is not there");
     const place = hostId === undefined ? {} : { hostId, epoch: 1, opSeq: 1, holdsMemory: state === "running" };
-    const moved = await moveSandbox(tx, { sandbox, to: state, fact: "made", patch: { ...place, ...patch } });
+    const moved = await moveSandbox(tx, { sandbox, to: state, fact: "accepted", patch: { ...place, ...patch } });
     if (moved.kind !== "moved") throw new Error(`the sandbox could not be made: ${moved.kind}`);
     return moved.sandbox;
   });

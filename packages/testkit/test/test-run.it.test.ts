@@ -91,7 +91,7 @@ function sharedMemoryOf(places: string[]): string[] {
   return maps.match(/\/dev\/shm\/PostgreSQL\S+/g) ?? [];
 }
 
-test("all of a killed run goes; a bystander, and a run that lives, stay", async () => {
+test("TS1: all of a killed run goes; a bystander, and a run that lives, stay", async () => {
   const killed = await begin("postgres");
   const places = placesOf(killed.dir);
   const sharedMemory = sharedMemoryOf(places);

@@ -1,6 +1,6 @@
 /**
  * The scheme for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`, all on one listener, told apart by the Host header. The form is the one that
- * the SDKs' getPreviewUrl() reads a port out of and writes another into (hopx-contract.md 3.4).
+ * the SDKs' getPreviewUrl() reads a port out of and writes another into.
  */
 import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";

@@ -11,7 +11,7 @@ import type { SandboxEventMessage } from "@torpor/contracts";
 import type { SandboxRow } from "@torpor/db";
 
 export interface Edge {
-  /** URL of the sandbox's agent. The same over its whole life: SDK objects read it once (hopx-contract.md 0, rule 11). */
+  /** URL of the sandbox's agent. The same over its whole life: SDK objects read it once. */
   publicHost(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">): string;
   /** Scheme and host of a port of its guest, without a slash behind them. */
   previewOrigin(sandbox: Pick<SandboxRow, "id" | "region" | "edgeAddress">, port: number): string;

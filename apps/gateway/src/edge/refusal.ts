@@ -1,4 +1,4 @@
-/** Errors of the edge, in the shape that the SDKs read of an agent (hopx-contract.md 1.7): `error` is a text. */
+/** Errors of the edge, in the shape that the SDKs read of an agent: `error` is a text. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
 import { endAnswer } from "@torpor/service/end-answer";

@@ -175,7 +175,7 @@ function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, r
   void deps.audit.note(auditEntry(owner, incoming.headers, noted));
 }
 
-/** An immediate 409: a 5xx would be sent again, a hang would last a minute, a 404 would read as "deleted" (hopx-contract.md 4). */
+/** An immediate 409: a 5xx would be sent again, a hang would last a minute, a 404 would read as "deleted". */
 function notRunning({ sandbox, operation }: SandboxView): ApiError {
   const details = { current_state: sandbox.settledState, ...(operation === undefined ? {} : { operation }) };
   if (sandbox.state !== sandbox.settledState) {

@@ -172,7 +172,7 @@ async function accept(deps: Dependencies, body: CreateSandboxBody, requester: Re
   throw new Error(`no free edge address was found in ${ADDRESS_TRIES} tries`);
 }
 
-/** In 127.64.0.0/10: every address of 127/8 is local on Linux without any set-up (hopx-contract.md 3.2). */
+/** In 127.64.0.0/10: every address of 127/8 is local on Linux without any set-up. */
 function randomEdgeAddress(): string {
   return `127.${randomInt(64, 128)}.${randomInt(256)}.${randomInt(1, 255)}`;
 }

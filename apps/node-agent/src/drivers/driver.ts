@@ -3,7 +3,7 @@
  *
  * D1  Every primitive looks first and acts on what it finds, so it can be repeated after any crash. `boot` and `restore` start over: whatever ran for the VM is ended first.
  * D2  A VMM outlives the agent: it is found again by its run record (pid, start time, boot), and without one by its working directory.
- * D3  The record of a run is durable before the VM's first instruction runs.
+ * -   The record of a run is durable before the VM's first instruction runs.
  * D4  A VMM's working directory is its VM's directory and every path it is given is relative, so a directory can move between hosts unedited.
  * D5  Every wait has a limit of its own; a signal ends it earlier. Once it has ended, `boot` and `restore` start no process.
  */

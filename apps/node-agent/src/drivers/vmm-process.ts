@@ -3,7 +3,7 @@
  *
  * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to load, to read: nothing that happens to the agent reaches it.
  * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
- * VP3  A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
+ * -    A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
  * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the event loop as the start.
  */
 import { type ChildProcess, spawn } from "node:child_process";

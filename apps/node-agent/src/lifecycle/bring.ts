@@ -2,7 +2,7 @@
  * Brings a sandbox that is to run here from where it is: straight from the other host while that lives, else from the store.
  *
  * BR1  It is assembled beside the sandbox's directory, and stays there when a try fails: the next one, of whichever operation, goes on with it.
- * BR2  What this host held of the sandbox before is older, and its snapshots go before its disk is replaced: memory is never restored over another disk.
+ * -    What this host held of the sandbox before is older, and its snapshots go before its disk is replaced: memory is never restored over another disk.
  */
 import { mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";

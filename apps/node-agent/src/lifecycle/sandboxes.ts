@@ -1,7 +1,7 @@
 /**
  * The sandboxes of one host: what is known of each, and what is said of it.
  *
- * SV3  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
+ * SB1  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
@@ -116,7 +116,7 @@ export class Sandboxes {
     return this.turns.take(record.spec.sandboxId, body);
   }
 
-  /** A new observation: durable before anybody hears of it (SV3). */
+  /** A new observation: durable before anybody hears of it (SB1). */
   async persist(record: VmRecord): Promise<void> {
     record.revision += 1;
     record.observedAt = new Date().toISOString();

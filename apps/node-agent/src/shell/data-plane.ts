@@ -130,8 +130,8 @@ function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"]
   return lock.tls === undefined || peerOf(incoming.socket)?.role === role ? undefined : NOT_FOR_YOU;
 }
 
-const NO_TICKET: Refusal = { status: 401, code: "INVALID_TOKEN", message: "the ticket is missing, or not for this" };
-const NOT_FOR_YOU: Refusal = { status: 403, code: "FORBIDDEN", message: "the certificate is not that of a program which may ask this" };
+const NO_TICKET: Refusal = { code: "INVALID_TOKEN", message: "the ticket is missing, or not for this" };
+const NOT_FOR_YOU: Refusal = { code: "FORBIDDEN", message: "the certificate is not that of a program which may ask this" };
 
 /** DP3 */
 function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
@@ -144,19 +144,17 @@ async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute
   const refusal = refusalOf(incoming, lock, "gateway", ticketFor(lock, { sandboxId, epoch }));
   if (refusal !== undefined) return refusal;
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);
-  if (!Number.isInteger(port) || port < 1 || port > 65_535)
-    return { status: 400, code: "INVALID_REQUEST", message: "there is no such port" };
+  if (!Number.isInteger(port) || port < 1 || port > 65_535) return { code: "INVALID_REQUEST", message: "there is no such port" };
   const control = incoming.headers[DATA_PLANE_HEADERS.control];
   if (port === GUEST_AGENT_PORT && !mayAsk(incoming.url ?? "/", control))
-    return { status: 404, code: "ENDPOINT_NOT_FOUND", message: "there is no such path in this sandbox's agent" };
-  const route = await findRoute(sandboxId, epoch).catch((error: unknown) => ({
-    status: 503,
+    return { code: "ENDPOINT_NOT_FOUND", message: "there is no such path in this sandbox's agent" };
+  const route = await findRoute(sandboxId, epoch).catch((error: unknown): Refusal => ({
     code: "SERVICE_UNAVAILABLE",
     message: `This host cannot read where sandbox ${sandboxId} is: ${messageOf(error)}`,
   }));
   if (route !== undefined && "code" in route) return route;
   if (route === undefined) {
-    return { status: 409, code: "SANDBOX_NOT_RUNNING_HERE", message: `Sandbox ${sandboxId} does not run on this host at epoch ${epoch}.` };
+    return { code: "SANDBOX_NOT_RUNNING_HERE", message: `Sandbox ${sandboxId} does not run on this host at epoch ${epoch}.` };
   }
   return { route, port, sandboxId, isControl: control !== undefined };
 }

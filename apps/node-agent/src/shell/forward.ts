@@ -91,12 +91,11 @@ async function connectionTo({ route, port }: GuestDoor): Promise<Socket | Refusa
 function unreachable({ port }: GuestDoor, error: Error & { code?: string }): Refusal {
   if (error.code === "HPE_HEADER_OVERFLOW")
     return {
-      status: 409,
       code: "ANSWER_HEADERS_TOO_LARGE",
       message: `The headers of the answer of port ${port} are larger than ${MAX_HEADER_BYTES / 1024} KiB together, and are not passed on. What was asked for was carried out.`,
     };
   if (port === GUEST_AGENT_PORT) return agentUnreachable(error);
-  return { status: 409, code: "CONNECTION_LOST", message: `Port ${port} of the sandbox broke the connection: ${error.message}` };
+  return { code: "CONNECTION_LOST", message: `Port ${port} of the sandbox broke the connection: ${error.message}` };
 }
 
 function guestHeaders(headers: IncomingHttpHeaders, { route, port }: GuestDoor): IncomingHttpHeaders {

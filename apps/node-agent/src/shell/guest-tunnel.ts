@@ -50,7 +50,7 @@ export async function connectAgent({ address }: GuestRoute): Promise<Socket | Re
 /** A 503, because what a guest that cannot be reached was to do has not been done. */
 export function agentUnreachable(error: unknown): Refusal {
   const why = error instanceof Error ? error.message : String(error);
-  return { status: 503, code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
+  return { code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
 }
 
 /** Undefined when it is none, or longer than a reason can be: a guest may send anything. */
@@ -70,9 +70,8 @@ async function shortJson(answer: IncomingMessage): Promise<unknown> {
 function refusalOf(port: number, status: number, body: unknown): Refusal {
   const { code, message } = (body ?? {}) as { code?: string; message?: string };
   if (code === "PORT_NOT_OPEN")
-    return { status: 404, code, message: `Nothing listens on port ${port} in this sandbox. Start a server there, then try again.` };
+    return { code, message: `Nothing listens on port ${port} in this sandbox. Start a server there, then try again.` };
   return {
-    status: 409,
     code: "PREVIEW_UNAVAILABLE",
     message: `Port ${port} cannot be reached: ${status} ${message ?? code ?? "no reason given"}`,
   };

@@ -1,11 +1,11 @@
 /** Answers of the data plane itself, in the shape that the SDKs read of an agent. */
 import { type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { Duplex } from "node:stream";
+import { ERROR_CODES, type ErrorCode } from "@torpor/contracts";
 import { endAnswer } from "@torpor/service/end-answer";
 
 export interface Refusal {
-  status: number;
-  code: string;
+  code: ErrorCode;
   message: string;
 }
 
@@ -17,14 +17,15 @@ function bodyOf(incoming: IncomingMessage, { code, message }: Refusal): Buffer {
 export function refuse(incoming: IncomingMessage, response: ServerResponse, refusal: Refusal): void {
   if (response.headersSent) return void response.destroy();
   const body = bodyOf(incoming, refusal);
-  response.writeHead(refusal.status, { "content-type": "application/json", "content-length": body.length });
+  response.writeHead(ERROR_CODES[refusal.code].status, { "content-type": "application/json", "content-length": body.length });
   endAnswer(incoming, response, body);
 }
 
 export function refuseUpgrade(incoming: IncomingMessage, socket: Duplex, refusal: Refusal): void {
   const body = bodyOf(incoming, refusal);
+  const { status } = ERROR_CODES[refusal.code];
   const lines = [
-    `HTTP/1.1 ${refusal.status} ${STATUS_CODES[refusal.status] ?? "Refused"}`,
+    `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? "Refused"}`,
     "connection: close",
     "content-type: application/json",
     `content-length: ${body.length}`,

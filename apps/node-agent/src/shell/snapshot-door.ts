@@ -1,6 +1,6 @@
 /**
  * Snapshots of this host for other hosts that are to run their sandboxes
- * (contracts/host/data-plane.ts). What has changed meanwhile is not given out: the asker checks each
+ * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the asker checks each
  * chunk by its hash.
  */
 import { open } from "node:fs/promises";
@@ -16,7 +16,7 @@ export type FindCopy = (sandboxId: string, generation: number, manifestSha256: s
 /** An index costs a reading of all its files. */
 const KEPT_INDEXES = 16;
 const INDEX_LIMIT_MS = 270_000;
-const NOT_HERE: Refusal = { status: 404, code: "SNAPSHOT_NOT_HERE", message: "this host does not hold that snapshot" };
+const NOT_HERE: Refusal = { code: "SNAPSHOT_NOT_HERE", message: "this host does not hold that snapshot" };
 
 export class SnapshotDoor {
   private readonly findCopy: FindCopy;
@@ -37,7 +37,6 @@ export class SnapshotDoor {
       response.end(content);
     } catch (error) {
       refuse(incoming, response, {
-        status: 409,
         code: "SNAPSHOT_UNREADABLE",
         message: error instanceof Error ? error.message : String(error),
       });

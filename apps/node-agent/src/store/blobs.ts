@@ -8,8 +8,8 @@ export interface Blob {
 }
 
 /**
- * BL1  A put is whole or not there, and durable when it returns.
- * BL2  What was put or removed is seen by every later get and list, on every host.
+ * - A put is whole or not there, and durable when it returns.
+ * - What was put or removed is seen by every later get and list, on every host.
  */
 export interface Blobs {
   /** For messages. */

@@ -1,8 +1,8 @@
 /**
  * Brings a snapshot onto this host, chunk by chunk, from wherever it is.
  *
- * FE1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and nothing else is needed after a crash, a cut or a change of the source (S42).
- * FE2  What does not have the hash that the index names is never written, and an index whose manifest is not the one asked for is refused.
+ * FT1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and nothing else is needed after a crash, a cut or a change of the source (S42).
+ * FT2  What does not have the hash that the index names is never written, and an index whose manifest is not the one asked for is refused.
  */
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open } from "node:fs/promises";

@@ -37,7 +37,7 @@ function reply(status: string, body: string): string {
 }
 
 describe("Cloud Hypervisor's API", () => {
-  test("a call without a body has none, one with a body says how long it is, and each has a connection of its own", async () => {
+  test("API1: a call without a body has none, one with a body says how long it is, and each has a connection of its own", async () => {
     await against(
       (_request, socket) => socket.write("HTTP/1.1 204 \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n\r\n"),
       async (api, requests) => {
@@ -88,7 +88,7 @@ describe("Cloud Hypervisor's API", () => {
     );
   });
 
-  test("no answer ends at the limit, and a connection that closes without one is no refusal", async () => {
+  test("API2: no answer ends at the limit, and a connection that closes without one is no refusal", async () => {
     await against(
       () => {},
       async (api) => {
@@ -104,7 +104,7 @@ describe("Cloud Hypervisor's API", () => {
     expect(await cloudHypervisorApi("/nowhere/api.sock").ping(1_000)).toMatchObject({ kind: "unreachable" });
   });
 
-  test("an answer that is cut, endless or no JSON where JSON was asked for is no answer", async () => {
+  test("API3: an answer that is cut, endless or no JSON where JSON was asked for is no answer", async () => {
     await against(
       (_request, socket) => socket.end('HTTP/1.1 200 \r\nContent-Length: 100\r\n\r\n{"config":'),
       async (api) => {

@@ -5,13 +5,13 @@ const VM = { dir: "/data/vm/1", sandboxId: "1", vcpu: 2, memoryMib: 512, kernelC
 const NAMESPACE = { kind: "namespace", name: "n", tap: "tap0", control: { host: "10.0.0.1", port: 7777 } } as const;
 
 describe("the virtual machine that is asked for", () => {
-  test("no path is absolute but devices of the host, so that a snapshot can move", () => {
+  test("CF1: no path is absolute but devices of the host, so that a snapshot can move", () => {
     const text = JSON.stringify(vmConfig(VM, { network: NAMESPACE, landlock: true }));
     const paths = [...text.matchAll(/"(\/[^"]*)"/g)].map(([, path]) => path);
     expect(paths).toEqual(["/dev/urandom", "/sys/devices/virtual/net"]);
   });
 
-  test("every device has an id, the disks are raw, and the guest's order is root, then disk", () => {
+  test("CF2: every device has an id, the disks are raw, and the guest's order is root, then disk", () => {
     const config = vmConfig(VM, { network: NAMESPACE, landlock: false });
     expect(config.disks.map(({ id, path, image_type, serial, readonly }) => [id, path, image_type, serial, readonly])).toEqual([
       ["root", "rootfs.ext4", "Raw", "root", true],
@@ -44,7 +44,7 @@ describe("what was taken of it", () => {
     expect(differences(asked, taken)).toEqual([]);
   });
 
-  test("an option that was dropped, changed or doubled is named", () => {
+  test("CF3: an option that was dropped, changed or doubled is named", () => {
     const taken = structuredClone(asked) as unknown as Record<string, never> & typeof asked;
     Object.assign(taken.disks[1] ?? {}, { serial: undefined });
     taken.memory.shared = false;

@@ -1,5 +1,5 @@
 /**
- * What every driver has to do, whichever VMM is behind it (drivers/driver.ts, D1 to D5): each verb once, each verb again, each verb when what it needs is missing or broken, and what is
+ * What every driver has to do, whichever VMM is behind it (drivers/driver.ts, D1, D2, D4 and D5): each verb once, each verb again, each verb when what it needs is missing or broken, and what is
  * left after each. A case gets a VM directory of its own and leaves no process; it throws where the driver does not keep its word.
  */
 import assert from "node:assert/strict";
@@ -83,7 +83,7 @@ const lifecycle: DriverCase[] = [
     },
   },
   {
-    name: "a snapshot restores from another directory, one whose path is too long for a socket's: paths are the VM's own",
+    name: "D4: a snapshot restores from another directory, one whose path is too long for a socket's: paths are the VM's own",
     run: async (subject) => {
       await subject.runWith(7);
       await subject.pause();
@@ -225,7 +225,7 @@ const ends: DriverCase[] = [
 
 const adoption: DriverCase[] = [
   {
-    name: "an agent that starts finds a running VM, and does everything with it",
+    name: "D2: an agent that starts finds a running VM, and does everything with it",
     run: async (subject) => {
       await subject.runWith(42);
       await subject.forget();
@@ -245,7 +245,7 @@ const adoption: DriverCase[] = [
     },
   },
   {
-    name: "a process whose record a crash has swallowed is ended by the next start: never two",
+    name: "D2, VP2: a process whose record a crash has swallowed is ended by the next start: never two",
     run: async (subject) => {
       await subject.runWith(1);
       const stray = subject.vmm();
@@ -260,7 +260,7 @@ const adoption: DriverCase[] = [
 
 /** Breaks a snapshot in one way, asks for a restore, and mends it. */
 const damaged = (how: string, harm: (file: string) => Promise<void>): DriverCase => ({
-  name: `a snapshot whose memory is ${how} is refused, no VMM is left, and mended it restores`,
+  name: `ME2: a snapshot whose memory is ${how} is refused, no VMM is left, and mended it restores`,
   run: async (subject) => {
     await subject.runWith(42);
     await subject.pause();
@@ -336,7 +336,7 @@ const failures: DriverCase[] = [
     },
   },
   {
-    name: "memory that cannot be written leaves nothing half-made, and the VM goes on",
+    name: "ME3: memory that cannot be written leaves nothing half-made, and the VM goes on",
     run: async (subject) => {
       await subject.runWith(42);
       await subject.pause();
@@ -350,7 +350,7 @@ const failures: DriverCase[] = [
     },
   },
   {
-    name: "a restore that is called off leaves no process, and the snapshot whole",
+    name: "VP4: a restore that is called off leaves no process, and the snapshot whole",
     run: async (subject) => {
       await subject.runWith(42);
       await subject.pause();

@@ -177,14 +177,14 @@ function drawnFault(verb: string, call: string): Fault {
   return fault(call);
 }
 
-test.each(VERBS)("$name: each of its calls failed once, then repeated", async (verb) => {
+test.each(VERBS)("S19, CH3: $name: each of its calls failed once, then repeated", async (verb) => {
   await failAll(
     verb,
     verb.calls.map((call) => drawnFault(verb.name, call)),
   );
 });
 
-test.each(VERBS)("$name: each of its calls failed once in every way, then repeated", { tags: ["exhaustive"] }, async (verb) => {
+test.each(VERBS)("S19, CH3: $name: each of its calls failed once in every way, then repeated", { tags: ["exhaustive"] }, async (verb) => {
   await failAll(
     verb,
     verb.calls.flatMap((call) => FAULTS.map((fault) => fault(call))),

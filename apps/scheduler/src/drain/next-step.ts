@@ -1,12 +1,12 @@
 /**
  * What a drain does next with one sandbox. Pure: from the rows alone, so that any scheduler goes on where another one stopped.
  *
- * DR1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
- * DR2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
+ * NS1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
+ * NS2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
  *      It is copied to the store first, so that no loss of a host takes it along; where that fails, the new host fetches it straight from this one.
  *      It waits for room elsewhere for no longer than RESUME_WAIT_MS.
- * DR3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
- * DR4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
+ * NS3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
+ * NS4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
  */
 import type { Cause } from "@torpor/contracts";
 import { type DrainAtWork, type DrainedSandboxEnd, DRAINER, type DrainSandboxRow, type OperationRow, type SandboxRow } from "@torpor/db";
@@ -80,7 +80,7 @@ export function nextStep(facts: DrainFacts): DrainStep {
   }
 }
 
-/** DR1. An operation of this drain's that a user has joined is the user's (A5). */
+/** NS1. An operation of this drain's that a user has joined is the user's (A5). */
 function whileOpen({ drain, sandbox, item, executing, waiting, own, now }: DrainFacts): DrainStep {
   const last = waiting ?? executing;
   if (last?.requestedBy !== DRAINER || last.id !== own?.id) return item.owesResume ? wait : { do: "wait", giveBack: true };
@@ -117,7 +117,7 @@ function whilePausedByDrain(facts: DrainFacts): DrainStep {
   return { do: "resume", isPinned: false };
 }
 
-/** DR4. */
+/** NS4. */
 function whileLost({ sandbox, item, isStored, own, now }: DrainFacts): DrainStep {
   if (sandbox.state !== "paused" || !item.owesResume || !isStored) return wait;
   const failure = own?.kind === "resume" ? failureOf(own) : undefined;

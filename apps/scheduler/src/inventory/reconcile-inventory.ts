@@ -9,7 +9,14 @@
  * RI4  What agrees is not compared again, until the sandbox comes or leaves, its host shows it
  *      changed, or a whole inventory is due; what does not is, with every beat (HB2, HB3).
  */
-import { BEAT_EVERY_MS, type Heartbeat, type InventoryEntry, MAX_INVENTORY_PER_BEAT, type SandboxCondition } from "@torpor/contracts";
+import {
+  BEAT_EVERY_MS,
+  type Heartbeat,
+  type InventoryEntry,
+  MAX_INVENTORY_PER_BEAT,
+  type SandboxCondition,
+  type SandboxEventType,
+} from "@torpor/contracts";
 import {
   type AbsentSandbox,
   changeSandbox,
@@ -142,7 +149,7 @@ async function setCondition(
   deps: Deps,
   { id, organizationId }: { id: string; organizationId: number },
   hostId: string,
-  fact: string,
+  fact: SandboxEventType,
   condition: SandboxCondition | null,
 ): Promise<void> {
   const changed = await changeSandbox(deps.db, id, organizationId, (sandbox) =>

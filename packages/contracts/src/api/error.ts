@@ -1,5 +1,5 @@
 /**
- * The one error body of the control plane: a superset that the JS and the Python SDK both understand (hopx-contract.md 1.7). JS reads the top level, Python reads `error`.
+ * The one error body of the control plane: a superset that the JS and the Python SDK both understand. JS reads the top level, Python reads `error`.
  */
 import { type Static, Type } from "typebox";
 

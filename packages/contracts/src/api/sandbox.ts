@@ -1,4 +1,4 @@
-/** The sandbox resource of the public API (hopx-contract.md 1.3, 1.4). Field names and types are the wire contract's, not ours. */
+/** The sandbox resource of the public API. Field names and types are those that the SDKs read. */
 import { type Static, Type } from "typebox";
 import { ENV_NAME_PATTERN, MAX_ENV_BYTES, MAX_PROGRAM_STRING_BYTES } from "../env-vars.ts";
 import { SandboxId } from "../ids.ts";
@@ -155,7 +155,7 @@ export interface SandboxCondition {
   message: string;
 }
 
-/** The operation in flight, shown beside the status (architecture.md 3). */
+/** The operation in flight, shown beside the status. */
 export const OperationSummary = Type.Object({ id: Type.String(), kind: Type.String(), status: Type.String() });
 
 export const SandboxResource = Type.Object({

@@ -1,4 +1,4 @@
-/** Templates as the SDKs read them (hopx-contract.md 1.6): `display_name` is required by the Python SDK, `features` and `tags` must be absent rather than null. */
+/** Templates as the SDKs read them: `display_name` is required by the Python SDK, `features` and `tags` must be absent rather than null. */
 import { type Static, Type } from "typebox";
 
 const TemplateResources = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_gb: Type.Integer() });

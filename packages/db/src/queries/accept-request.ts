@@ -36,7 +36,7 @@ export type GoesHome = (
   sandbox: Pick<SandboxRows, "sandbox" | "snapshot"> & { kind: SandboxRequest },
 ) => boolean;
 
-/** Judges `request` against the end of the sandbox's queue (architecture.md 3) and queues an operation where one is needed. */
+/** Judges `request` against the end of the sandbox's queue (ARCHITECTURE.md, "A request") and queues an operation where one is needed. */
 export async function acceptRequest(
   db: Database,
   sandboxId: string,

@@ -1,9 +1,9 @@
 /**
  * Drains of hosts: what was asked for, and how far each sandbox is. What is done about it is decided in the scheduler, by any number of them, from these rows.
  *
- * D1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
- * D2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order in which a pause that somebody asks for is accepted.
- * D3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
+ * DN1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
+ * DN2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order in which a pause that somebody asks for is accepted.
+ * DN3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
@@ -139,7 +139,7 @@ export async function listDrainSandboxes(db: Tx, drainId: number, limit: number)
     .limit(limit);
 }
 
-/** Takes a place for the sandbox, if one is free (D1). */
+/** Takes a place for the sandbox, if one is free (DN1). */
 export async function takePlace(db: Database, drainId: number, sandboxId: string): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const [drain] = await tx.select().from(drains).where(eq(drains.id, drainId)).for("update");
@@ -157,7 +157,7 @@ export async function takePlace(db: Database, drainId: number, sandboxId: string
 
 export type DrainSandboxPatch = Partial<Omit<typeof drainSandboxes.$inferInsert, "drainId" | "sandboxId">>;
 
-/** Decides about one sandbox, alone (D2, D3), and keeps the patch that `decide` returns. Undefined: it is done, or the drain is. */
+/** Decides about one sandbox, alone (DN2, DN3), and keeps the patch that `decide` returns. Undefined: it is done, or the drain is. */
 export async function withDrainSandbox<T>(
   db: Database,
   drainId: number,

@@ -1,4 +1,5 @@
 /** Where a host and the database disagree about a sandbox: found, counted, reported once, and gone when it is no longer so. */
+import type { HostEventType } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, gt, inArray, isNotNull, isNull, lt, lte, ne, or, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import type { FindingKind } from "../host-records.ts";
@@ -173,7 +174,13 @@ export async function requestDiscard(db: Database, hostId: string, sandboxId: st
   });
 }
 
-async function note(tx: Tx, hostId: string, fact: string, requestedBy: string, cause: { code: string; message: string }): Promise<void> {
+async function note(
+  tx: Tx,
+  hostId: string,
+  fact: HostEventType,
+  requestedBy: string,
+  cause: { code: string; message: string },
+): Promise<void> {
   const host = await lockHost(tx, hostId);
   if (host === undefined) return;
   await recordHostEvent(tx, { hostId, fact, from: host.state, to: host.state, requestedBy, cause });

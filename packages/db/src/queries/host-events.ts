@@ -1,5 +1,5 @@
 /** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, HostEventType } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
 import { and, asc, desc, eq, gt, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
@@ -13,8 +13,8 @@ export interface HostMove {
   /** As locked by this transaction. */
   host: HostRow;
   event: HostEvent;
-  /** What the event is called in the host's history. */
-  fact: string;
+  /** The type of the event in the host's history. */
+  fact: HostEventType;
   requestedBy: string;
   cause?: Cause | undefined;
   patch?: PgUpdateSetSource<typeof hosts>;
@@ -46,7 +46,7 @@ export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
 /** Notes something that moves the host nowhere, too. */
 export async function recordHostEvent(
   tx: Tx,
-  event: { hostId: string; fact: string; from: string | null; to: string; requestedBy: string; cause?: Cause | undefined },
+  event: { hostId: string; fact: HostEventType; from: string | null; to: string; requestedBy: string; cause?: Cause | undefined },
 ): Promise<void> {
   const { hostId, fact, from, to, requestedBy, cause } = event;
   await tx.insert(hostEvents).values({ hostId, fact, fromState: from, toState: to, requestedBy, cause: cause ?? null });

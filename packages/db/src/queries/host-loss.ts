@@ -1,4 +1,5 @@
 /** Runs that were lost with their host, and what they can be restored from. Times are the database's: a host counts its lease from before it asked, so its own ends no later. */
+import type { SandboxEventType } from "@torpor/contracts";
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
@@ -75,7 +76,7 @@ export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox
 }
 
 /** Whether the sandbox has an event of that name since then. */
-export async function hasEventSince(db: Tx, sandboxId: string, fact: string, since: Date): Promise<boolean> {
+export async function hasEventSince(db: Tx, sandboxId: string, fact: SandboxEventType, since: Date): Promise<boolean> {
   const rows = await db
     .select({ seq: sandboxEvents.seq })
     .from(sandboxEvents)

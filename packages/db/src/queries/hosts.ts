@@ -1,4 +1,4 @@
-import type { RegisterRequest } from "@torpor/contracts";
+import type { HostEventType, RegisterRequest } from "@torpor/contracts";
 import { planEndOfDebt } from "@torpor/plans";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
@@ -53,7 +53,7 @@ export async function registerHost(
     };
     const { hostId, capacity } = request;
     const known = await lockHost(tx, hostId);
-    const event = { hostId, fact: "registered", requestedBy: byItself(hostId) };
+    const event = { hostId, fact: "registered" as const, requestedBy: byItself(hostId) };
     if (known === undefined) {
       const offered = { vcpuCapacity, memoryMibCapacity: capacity.memoryMib, diskMibCapacity: capacity.diskMib };
       await tx.insert(hosts).values({ ...facts, ...offered, id: hostId, state: "ready" });
@@ -130,7 +130,7 @@ export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefi
 
 export type HostChanged = HostMoved | { kind: "not_found" } | { kind: "has_sandboxes"; host: HostRow; sandboxes: number };
 
-const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, string> = {
+const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, HostEventType> = {
   cordon: "cordoned",
   uncordon: "uncordoned",
   retire: "retired",

@@ -3,7 +3,7 @@
  *
  * LS1  A host is lost when its lease has ended AND leases could be renewed, without a gap, for the whole time of a lease until now. So after an outage each host has a lease's time to come back,
  *      and one that is dead is seen after that.
- * LS2  Leases themselves are left alone. A host is judged later than its lease says, never sooner, so it still stands frozen before anybody else runs what it has.
+ * -    Leases themselves are left alone. A host is judged later than its lease says, never sooner, so it still stands frozen before anybody else runs what it has.
  * LS3  Every scheduler that has just heard from the bus notes it here, where the gap since the note before is looked at in the same statement: whoever is the first after an outage, or
  *      stood still between its look and its note, ends the time without a gap. One that is cut off from the bus notes nothing, and goes by what the others note.
  */

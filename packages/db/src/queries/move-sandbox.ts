@@ -1,5 +1,5 @@
 /** Rows of sandboxes, and messages that go out with what else a transaction writes. Sandboxes are moved by plans (apply-plans.ts). */
-import type { Cause } from "@torpor/contracts";
+import type { Cause, SandboxEventType } from "@torpor/contracts";
 import { eq, or } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { type hosts, outbox, sandboxes } from "../schema.ts";
@@ -36,8 +36,7 @@ export interface OutboxMessage {
 
 /** Changes of a row that no plan of packages/plans makes: what its owner sets. */
 export interface Change {
-  /** What happened, past tense, snake_case: the event's name and the last token of its subject. */
-  fact: string;
+  fact: SandboxEventType;
   patch?: Patch;
   cause?: Cause | undefined;
 }

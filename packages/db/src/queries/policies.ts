@@ -1,5 +1,5 @@
 /** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
-import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost } from "@torpor/contracts";
+import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost, type SandboxEventType } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
@@ -123,7 +123,7 @@ export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSand
 }
 
 /** Those that their policy would have paused, and that run on because their sleeps were short; each once after each resume that has no event of this name yet. */
-export async function listDelayedPauses(db: Tx, fact: string, limit: number): Promise<IdleSandbox[]> {
+export async function listDelayedPauses(db: Tx, fact: SandboxEventType, limit: number): Promise<IdleSandbox[]> {
   return await db
     .select({ sandbox: getTableColumns(sandboxes), idleSeconds: idleSecondsNow, shortSleeps })
     .from(sandboxes)

@@ -1,10 +1,10 @@
 /**
  * `Idempotency-Key`: a request that is sent again runs once.
  *
- * I1  The same key with the same request joins what runs, or gets what came of it.
- * I2  The same key with another request is refused (422), as long as the key is remembered.
- * I3  What runs is not bound to any of its clients: it goes on when they leave, for whoever asks next.
- * I4  Memory is bounded, in number, bytes and time. A result that is too large is forgotten, but not that it ran: its repeat is 409, never a second run.
+ * ID1  The same key with the same request joins what runs, or gets what came of it.
+ * ID2  The same key with another request is refused (422), as long as the key is remembered.
+ * ID3  What runs is not bound to any of its clients: it goes on when they leave, for whoever asks next.
+ * ID4  Memory is bounded, in number, bytes and time. A result that is too large is forgotten, but not that it ran: its repeat is 409, never a second run.
  *
  * Everything is in the agent's memory: it survives pause and resume, and is gone after a stop, or when the agent was killed.
  */

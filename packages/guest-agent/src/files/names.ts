@@ -1,9 +1,9 @@
 /**
  * Names of files as bytes, which is what the disk has, and as text, which is what JSON can hold.
  *
- * N1  A byte that is no part of valid UTF-8 is shown as one of U+F080 to U+F0FF, and is meant by
+ * FN1  A byte that is no part of valid UTF-8 is shown as one of U+F080 to U+F0FF, and is meant by
  *     that character where a name with that byte is there.
- * N2  A name that really holds one of these characters is shown as it is. Only where its text
+ * FN2  A name that really holds one of these characters is shown as it is. Only where its text
  *     would mean another name that is there too, its own bytes are shown.
  *
  * So every name has a text, and no text that is shown means two names (guest/watcher.py is alike).

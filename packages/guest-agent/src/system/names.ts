@@ -1,8 +1,8 @@
 /**
  * The sandbox's names in its files: /etc/hostname, a line of /etc/hosts, /etc/machine-id.
  *
- * N1  They are written when the sandbox starts, never when it is resumed.
- * N2  Only what is still as the last start left it is replaced: anything else is the user's.
+ * NM1  They are written when the sandbox starts, never when it is resumed.
+ * NM2  Only what is still as the last start left it is replaced: anything else is the user's.
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";

@@ -2,7 +2,7 @@
  * Cloud Hypervisor as a driver. One process per VM, told by API what to be; it ends by SIGTERM, which is its own `vmm.shutdown` and needs no socket.
  *
  * CH1  What is true is what `vm.info` says. Each verb looks, acts and looks again: a lost answer, a repeated call and an error for a state already reached end in the same place.
- * CH2  While it writes or reads a snapshot it answers nothing. That is no hang.
+ * -    While it writes or reads a snapshot it answers nothing. That is no hang.
  * CH3  Any failed boot or restore ends the process: none is used twice.
  */
 import { existsSync } from "node:fs";

@@ -1,10 +1,10 @@
 /**
  * The directories of a VM that its VMM uses, beside the run's own (r<n>/, where its API socket, events and logs are). Their names are the same in every run, because a snapshot holds them.
  *
- * DI1  The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them: they stand in the VM's directory, which is the agent's.
- * DI2  All of them are fresh for each run: nothing in them is of an earlier one.
- * DI3  What comes out of out/ is taken for nothing better than a plain file, and is the agent's before anything is read from it. out/ is emptied name by name, never walked: its owner
- *      may put anything there while that goes on.
+ * - The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them: they stand in the VM's directory, which is the agent's.
+ * - All of them are fresh for each run: nothing in them is of an earlier one.
+ * - What comes out of out/ is taken for nothing better than a plain file, and is the agent's before anything is read from it. out/ is emptied name by name, never walked: its owner
+ *   may put anything there while that goes on.
  */
 import { chmod, chown, constants, link, mkdir, readdir, rename, rm, rmdir, unlink } from "node:fs/promises";
 import { join } from "node:path";

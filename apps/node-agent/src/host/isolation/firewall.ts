@@ -1,7 +1,7 @@
 /**
  * The nftables rules of a VM's namespace, and those of the uplink.
  *
- * FW1  They stand in the namespace, where neither the guest nor its VMM can change them, and come in force as one transaction.
+ * -    They stand in the namespace, where neither the guest nor its VMM can change them, and come in force as one transaction.
  * FW2  Whatever is not allowed by name is dropped: forwarding, to the namespace itself, and from it. A VMM that was taken over can speak to its guest and to nobody else.
  * FW3  The guest speaks with the one address that it was given.
  */
