@@ -118,7 +118,8 @@ describe("requests that race, through two gateways", () => {
         Array.from({ length: 5 }, () => organization.create(aSandbox(), through)),
       );
       await until("both wait", async () => {
-        const waiting = await holder`SELECT DISTINCT pid FROM pg_locks WHERE NOT granted`;
+        const waiting = await holder`SELECT pid FROM pg_stat_activity
+          WHERE datname = current_database() AND wait_event_type = 'Lock'`;
         return waiting.length > 1;
       });
       await holder`COMMIT`;

@@ -15,7 +15,7 @@ import {
   makeSandbox,
   openTestDatabase,
   type Databases,
-  sharedPostgres,
+  startPostgres,
   type TestDatabase,
 } from "@torpor/testkit";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
@@ -55,7 +55,7 @@ function watched(url: string): Database {
 }
 
 beforeAll(async () => {
-  server = started.use(sharedPostgres());
+  server = started.use(await startPostgres());
   database = started.use(await openTestDatabase(server));
   await setUpDatabaseUsers(database.url, { gateway: "g", scheduler: "s" });
   const [image] = aHost("host-1").images;

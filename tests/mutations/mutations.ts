@@ -189,13 +189,8 @@ export const MUTATIONS: Mutation[] = [
     name: "a command is acknowledged before it is journalled",
     rule: "a command is known, and acknowledged, once it is journalled",
     file: "apps/node-agent/src/lifecycle/accept.ts",
-    find:
-      "  await deps.store.writeJournal(command.spec.sandboxId, journal);\n" +
-      "  return takeUp(host, entry, journal);\n",
-    replace:
-      "  const journalled = deps.store.writeJournal(command.spec.sandboxId, journal);\n" +
-      "  const carryOut = takeUp(host, entry, journal);\n" +
-      "  return () => journalled.then(carryOut);\n",
+    find: "    await deps.store.writeJournal(command.spec.sandboxId, journal);\n",
+    replace: "    void deps.store.writeJournal(command.spec.sandboxId, journal);\n",
     project: "integration",
     guards: ["apps/node-agent/test/accept.it.test.ts"],
   },

@@ -82,8 +82,9 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
     port: options.port,
     listen_addresses: "127.0.0.1",
     unix_socket_directories: "",
-    max_connections: 200,
     shared_buffers: "64MB",
+    // Several files of tests share a server.
+    max_connections: options.isDurable ? 200 : 500,
     ...(options.isDurable ? {} : { fsync: "off", full_page_writes: "off" }),
   };
   return await asService(native, dir, (at) => {

@@ -49,7 +49,9 @@ export async function smallFilesDir(): Promise<AsyncDisposable & { path: string 
   return removedAtEnd(path);
 }
 
+/** The machine has to have it too, and a container be allowed to. */
 async function hasRoomInMemory(): Promise<boolean> {
+  if (process.availableMemory() < MIN_FREE_MEMORY_BYTES) return false;
   const memory = await statfs(MEMORY).catch(() => undefined);
   return memory?.type === TMPFS_MAGIC && memory.bavail * memory.bsize >= MIN_FREE_MEMORY_BYTES;
 }

@@ -79,14 +79,15 @@ export class TestFleet implements AsyncDisposable {
 export async function startTestFleet(options: Partial<FleetOptions> = {}): Promise<TestFleet> {
   // What the shell has for its owner's fleet: his bucket, say.
   for (const name of FLEET_SETTINGS) delete process.env[name];
-  const dir = await tempDir();
+  await using made = new AsyncDisposableStack();
+  const dir = made.use(await tempDir());
   await chmod(dir.path, 0o711);
   const imagesDir = join(dir.path, "images");
   await mkdir(imagesDir);
   const fleetDir = join(dir.path, "fleet");
   recordLeftover({ kind: "fleet", name: fleetDir });
   if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
-  const database = await layDatabase(fleetDir);
+  await layDatabase(fleetDir, made);
   const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(
     {
@@ -110,11 +111,9 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
     await keepVmFiles(to, fleetDir);
     await keepRows(to, fleet.state.databaseUrl);
   });
-  return new TestFleet(fleet, async () => {
-    evidence[Symbol.dispose]();
-    await dir[Symbol.asyncDispose]();
-    await database[Symbol.asyncDispose]();
-  });
+  made.use(evidence);
+  const kept = made.move();
+  return new TestFleet(fleet, () => kept.disposeAsync());
 }
 
 /** Records and logs of its virtual machines, not their disks and memory. */
@@ -126,8 +125,8 @@ async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
 }
 
 /** As if the fleet had been started here before, with this password. */
-async function layDatabase(fleetDir: string): Promise<AsyncDisposable> {
-  const dir = await smallFilesDir();
+async function layDatabase(fleetDir: string, made: AsyncDisposableStack): Promise<void> {
+  const dir = made.use(await smallFilesDir());
   // The server's own user has to enter it.
   await chmod(dir.path, 0o711);
   await mkdir(fleetDir, { recursive: true });
@@ -135,5 +134,4 @@ async function layDatabase(fleetDir: string): Promise<AsyncDisposable> {
   await symlink(join(dir.path, "pg"), join(fleetDir, "postgres"));
   await mkdir(join(fleetDir, "secrets"), { mode: 0o700 });
   await writeFile(join(fleetDir, "secrets/postgres"), TEST_DATABASE_PASSWORD, { mode: 0o600 });
-  return dir;
 }

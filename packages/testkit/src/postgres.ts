@@ -38,31 +38,27 @@ export function sharedPostgres(): Databases {
 
 /** A server of the test's own. */
 export async function startPostgres(): Promise<PostgresServer> {
-  const { place, server, dir } = await startServer();
+  const { place, server, end } = await startServer();
   const databases = databasesAt(place);
   return {
     ...server,
     ...databases,
     [Symbol.asyncDispose]: async () => {
       databases.forget();
-      await server.stop();
-      await dir[Symbol.asyncDispose]();
+      await end();
     },
   };
 }
 
 /** That of `sharedPostgres`, for vitest's global set-up. */
 export async function startSharedPostgres(): Promise<AsyncDisposable & { place: PostgresPlace }> {
-  const { place, server, dir } = await startServer();
-  const end = async () => {
-    await server.stop();
-    await dir[Symbol.asyncDispose]();
-  };
+  const { place, end } = await startServer();
   return { place, [Symbol.asyncDispose]: end };
 }
 
 async function startServer() {
-  const dir = await smallFilesDir();
+  await using made = new AsyncDisposableStack();
+  const dir = made.use(await smallFilesDir());
   // The server's own user has to enter it.
   await chmod(dir.path, 0o711);
   const { port } = await claimPort();
@@ -79,8 +75,10 @@ async function startServer() {
     ...command,
   } as const;
   const server = serverProcess({ ...component }, "SIGINT");
+  made.defer(() => server.stop());
   await server.start();
-  return { place: { port, log }, server, dir };
+  const kept = made.move();
+  return { place: { port, log }, server, end: () => kept.disposeAsync() };
 }
 
 function databasesAt({ port, log }: PostgresPlace): Databases & { forget(): void } {

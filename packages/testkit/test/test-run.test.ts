@@ -1,8 +1,11 @@
 /** What belongs to a run of the tests, and what has become of it: never what is anybody else's. */
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
+import { tempDir } from "../src/basics.ts";
 import * as belongs from "../src/test-run/belongs.ts";
 import { endAll, type Thing } from "../src/test-run/end-all.ts";
-import { parseLeftovers, recordLeftover } from "../src/test-run/leftovers.ts";
+import { parseLeftovers, readLeftovers, recordLeftover } from "../src/test-run/leftovers.ts";
 
 const RUN = "/srv/torpor/.torpor/runs/a1b2c3";
 const OTHER_RUN = "/srv/torpor/.torpor/runs/a1b2c4";
@@ -190,6 +193,16 @@ describe("what is written down", () => {
       cgroup: ["/sys/fs/cgroup/torpor-abcdef"],
     });
     expect(parseLeftovers("")).toEqual(none);
+  });
+
+  test("by a run within a run is read with it", async () => {
+    await using outer = await tempDir();
+    const inner = join(outer.path, "tmp/copy");
+    await mkdir(inner, { recursive: true });
+    const names = ["/dev/shm/torpor-test-a1", "/dev/shm/torpor-test-b2"];
+    for (const [at, dir] of [outer.path, inner].entries())
+      await writeFile(join(dir, "leftovers.jsonl"), `${JSON.stringify({ kind: "directory", name: names[at] })}\n`);
+    expect(readLeftovers(outer.path).directory).toEqual(names);
   });
 
   test.each([

@@ -21,7 +21,6 @@ import {
   GUEST_AGENT_PORT,
   MAX_HEADER_BYTES,
   isSameSecret,
-  type RunNamed,
   runTicket,
   snapshotTicket,
   SNAPSHOT_PATH,
@@ -114,10 +113,8 @@ function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
   return tls.createServer({ maxHeaderSize }, listener);
 }
 
-/** Of the runs that were asked for last. */
+/** Of the runs that were asked for last, by somebody who had a ticket: strangers fill nothing. */
 const tickets = new Recent<string>(10_000);
-const ticketFor = ({ ticketKey }: Lock, run: RunNamed) =>
-  tickets.getOrMake(`${ticketKey} ${run.sandboxId} ${run.epoch}`, () => runTicket(ticketKey, run));
 
 /** DP4 */
 function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"], ticket: string): Refusal | undefined {
@@ -141,8 +138,11 @@ function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
 async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute): Promise<Admitted | Refusal> {
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
-  const refusal = refusalOf(incoming, lock, "gateway", ticketFor(lock, { sandboxId, epoch }));
+  const named = `${lock.ticketKey} ${sandboxId} ${epoch}`;
+  const ticket = tickets.get(named) ?? runTicket(lock.ticketKey, { sandboxId, epoch });
+  const refusal = refusalOf(incoming, lock, "gateway", ticket);
   if (refusal !== undefined) return refusal;
+  tickets.set(named, ticket);
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);
   if (!Number.isInteger(port) || port < 1 || port > 65_535) return { code: "INVALID_REQUEST", message: "there is no such port" };
   const control = incoming.headers[DATA_PLANE_HEADERS.control];

@@ -3,7 +3,7 @@
  * before it is made, so that the next run finds it when this one is killed (sweep.ts). Nothing is
  * taken off the list: what is gone is gone, and no name is given twice.
  */
-import { appendFileSync, readFileSync } from "node:fs";
+import { appendFileSync, globSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 /** Names the run's directory to everything that a run starts. */
@@ -34,7 +34,8 @@ const NAMES: Record<Kind, RegExp> = {
   fleet: /^\//,
 };
 
-const fileIn = (dir: string) => join(dir, "leftovers.jsonl");
+const FILE = "leftovers.jsonl";
+const fileIn = (dir: string) => join(dir, FILE);
 const hasTestName = ({ kind, name }: Leftover) => NAMES[kind]?.test(name) === true;
 
 /** To be called before it is made. Outside of `./torpor test` nobody sweeps: nothing is written. */
@@ -45,14 +46,19 @@ export function recordLeftover(leftover: Leftover): void {
   if (dir !== undefined) appendFileSync(fileIn(dir), `${JSON.stringify(leftover)}\n`);
 }
 
+/** Of a run, and of those within it: tests of a copy of the checkout have a list of their own. */
 export function readLeftovers(dir: string): Leftovers {
-  let text = "";
+  const within = globSync(`tmp/*/${FILE}`, { cwd: dir }).map((path) => join(dir, path));
+  return parseLeftovers([fileIn(dir), ...within].map(readIfThere).join("\n"));
+}
+
+function readIfThere(file: string): string {
   try {
-    text = readFileSync(fileIn(dir), "utf8");
+    return readFileSync(file, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    return "";
   }
-  return parseLeftovers(text);
 }
 
 /** A line that was cut off, or names what no test makes, counts for nothing. */
