@@ -418,6 +418,20 @@ describe("a resume, where schedulers place by where a sandbox is", () => {
     expect(await newest(id)).toMatchObject({ state: "paused", epoch: 1 });
   });
 
+  test("waits for a choice when somebody has its host locked", async () => {
+    const hostId = await hostFor("home-locked", 5);
+    const { id } = await pausedOn(hostId);
+    const holder = await database.sql.reserve();
+    try {
+      await holder`BEGIN`;
+      await holder`SELECT FROM hosts WHERE id = ${hostId} FOR UPDATE`;
+      expect(await resume(id)).toMatchObject({ status: "waiting", hostId: null });
+      await holder`ROLLBACK`;
+    } finally {
+      holder.release();
+    }
+  });
+
   test("waits for a choice when placement has one, and when schedulers place otherwise", async () => {
     const hostId = await hostFor("home-choice", 5);
     const [one, other] = [await pausedOn(hostId), await pausedOn(hostId)];

@@ -118,7 +118,7 @@ describe("requests that race, through two gateways", () => {
         Array.from({ length: 5 }, () => organization.create(aSandbox(), through)),
       );
       await until("both wait", async () => {
-        const waiting = await holder`SELECT pid FROM pg_stat_activity
+        const waiting = await database.sql`SELECT pid FROM pg_stat_activity
           WHERE datname = current_database() AND wait_event_type = 'Lock'`;
         return waiting.length > 1;
       });

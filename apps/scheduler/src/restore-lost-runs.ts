@@ -37,8 +37,10 @@ type Decision = { kind: "restore"; snapshot: SnapshotRow } | { kind: "cannot"; f
 
 export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
   const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
-  const restored = await Promise.all(runs.map((run) => restoreOrTell(deps, run)));
-  return { lost: runs.length, restored: restored.filter(Boolean).length };
+  let restored = 0;
+  // One after the other: each takes its room before the next one looks for some (RL3).
+  for (const run of runs) if (await restoreOrTell(deps, run)) restored += 1;
+  return { lost: runs.length, restored };
 }
 
 async function restoreOrTell(deps: Deps, run: LostRun): Promise<boolean> {
@@ -93,8 +95,9 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
 /** Resumes or starts those whose restore has come to nothing: the second host was lost as well, or the store was away. */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
   const owed = await listOwedRestores(deps.db, limit);
-  const begun = await Promise.all(owed.map((one) => beginAgain(deps, one)));
-  return { owed: owed.length, begun: begun.filter(Boolean).length };
+  let begun = 0;
+  for (const one of owed) if (await beginAgain(deps, one)) begun += 1;
+  return { owed: owed.length, begun };
 }
 
 async function beginAgain(deps: Deps, { sandbox, epoch }: Awaited<ReturnType<typeof listOwedRestores>>[number]): Promise<boolean> {

@@ -32,10 +32,15 @@ async function runs(
 ) {
   const { storeKey = "stored-1", host = FENCED, sandbox = RESTORE } = given;
   await scheduler.join("host-1", host);
-  const { id } = await scheduler.paused(storeKey, sandbox);
-  await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+  const id = await runsAgain(storeKey, sandbox);
   await scheduler.join("host-2", FENCED);
   return await scheduler.sandbox(id);
+}
+
+async function runsAgain(storeKey: string | null, sandbox: Parameters<Decisions["running"]>[0]): Promise<string> {
+  const { id } = await scheduler.paused(storeKey, sandbox);
+  await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+  return id;
 }
 
 const reconcile = async (name: string) => await scheduler.round(name);
@@ -122,6 +127,20 @@ describe("a run that is to be restored", () => {
     expect(await thaw(sandbox, "host-1", 2), "silent").toMatchObject({ granted: false });
     await scheduler.join("host-1", FENCED);
     expect(await thaw(sandbox, "host-1", 2), "back before anybody else had it").toEqual({ granted: true });
+  });
+
+  test("RL3: of three with room for one, one is restored, and two stay their host's, which may come back", async () => {
+    await scheduler.join("host-1", FENCED);
+    const others = [await runsAgain("stored-2", RESTORE), await runsAgain("stored-3", RESTORE)];
+    const lost = [await runs(), ...(await Promise.all(others.map((id) => scheduler.sandbox(id))))];
+    await scheduler.lose("host-1");
+    await scheduler.database.sql`UPDATE hosts SET memory_mib_capacity = 100 WHERE id = 'host-2'`;
+    expect(await restoreAll()).toEqual({ lost: 3, restored: 1 });
+    const after = await Promise.all(lost.map(({ id }) => scheduler.sandbox(id)));
+    expect(after.map(({ hostId }) => hostId).toSorted()).toEqual(["host-1", "host-1", "host-2"]);
+    await scheduler.join("host-1", FENCED);
+    for (const { id, hostId } of after)
+      expect(await thaw({ id }, "host-1", 2), hostId ?? "").toMatchObject({ granted: hostId === "host-1" });
   });
 
   test.each([

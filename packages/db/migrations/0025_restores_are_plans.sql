@@ -304,7 +304,7 @@ BEGIN
           "idempotencyKey", "requestSha256", "requestedBy", "onlyIfIdleForMs", "pinnedHostId",
           "maxBytesPerSecond", now() + "deadlineMs" * interval '1 millisecond', "traceId",
           begins->>'hostId', begins->>'originHostId', (begins->>'epoch')::int,
-          (begins->>'opSeq')::int, (begins->>'startedAt')::timestamptz
+          (begins->>'opSeq')::int, CASE WHEN begins->>'hostId' IS NOT NULL THEN now() END
         FROM jsonb_array_elements(applied) plan,
           jsonb_to_record(nullif(plan->'queues', 'null')) AS queues(id text,
             "organizationId" int, kind text, "idempotencyKey" text, "requestSha256" text,

@@ -42,15 +42,19 @@ export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne
   return await rowsOf(db).plans.add(plan);
 }
 
-/** The same for a plan that uses of quotas, where its organization has some. */
+/**
+ * The same for a plan that uses of quotas; `counted` takes its place where its organization has
+ * some.
+ */
 export async function applyAsked(
   db: Database,
   plan: Plan,
   asked: QuotaRequest,
+  counted = plan,
 ): Promise<AppliedCounted> {
   const applied = await applyBatched(db, plan);
   if (applied.kind !== "has_quotas") return { applied };
-  return await rowsOf(db).counted.add({ plan, asked });
+  return await rowsOf(db).counted.add({ plan: counted, asked });
 }
 
 export interface Decision<Answer> {
@@ -58,6 +62,8 @@ export interface Decision<Answer> {
   plan?: Plan | undefined;
   /** What the plan uses of quotas; undefined: nothing that counts. */
   asks?: QuotaRequest | undefined;
+  /** In place of `plan` where quotas are counted: others wait for whoever counts. */
+  counted?: Plan | undefined;
   answer: Answer;
 }
 
@@ -70,7 +76,7 @@ export interface Decided<Answer> {
 
 interface DecideOptions<Answer> {
   decideFrom: (view: SandboxRows | undefined) => Decision<Answer> | Promise<Decision<Answer>>;
-  /** The host that a plan chose is not what it was: choose from new rows. */
+  /** The host that a plan chose is not what it was, or may be what somebody has locked. */
   onOvertaken?: () => void;
 }
 
@@ -87,13 +93,13 @@ export async function decide<Answer>(
   const { views } = rowsOf(db);
   const giveUpAtMs = performance.now() + LOCKED_LIMIT_MS;
   let timesLocked = 0;
-  let refused: { of: string; applied: QuotaRefusal } | undefined;
+  let refused: { of: string; decided: Decided<Answer> } | undefined;
   for (let lost = 0; lost < MAX_ATTEMPTS;) {
-    const { plan, asks, answer } = await decideFrom(await views.add(wanted));
+    const { plan, asks, counted: underQuotas, answer } = await decideFrom(await views.add(wanted));
     if (plan === undefined) return { answer };
     // Nothing has changed since it was refused: somebody may have asked for the same meanwhile.
-    if (refused?.of === queueOf(plan)) return { answer, applied: refused.applied };
-    const counted = asks === undefined ? undefined : await applyAsked(db, plan, asks);
+    if (refused?.of === queueOf(plan)) return refused.decided;
+    const counted = asks && (await applyAsked(db, plan, asks, underQuotas));
     const applied = counted === undefined ? await applyBatched(db, plan) : counted.applied;
     switch (applied.kind) {
       case "failed":
@@ -101,10 +107,12 @@ export async function decide<Answer>(
       case "applied":
         return { answer, applied, quotas: counted === undefined ? undefined : quotasOf(counted) };
       case "quota_exceeded":
-        refused = { of: queueOf(plan), applied };
+        refused = { of: queueOf(plan), decided: { answer, applied } };
+        lost += 1;
         break;
       case "locked":
         if (performance.now() > giveUpAtMs) return "gave_up";
+        onOvertaken?.();
         await pause(backoffMs(timesLocked, LOCKED_WAIT));
         timesLocked += 1;
         break;
@@ -123,7 +131,7 @@ export async function decide<Answer>(
         throw new Error(`a plan for sandbox ${plan.sandboxId} was ${applied.kind}`);
     }
   }
-  return "gave_up";
+  return refused?.decided ?? "gave_up";
 }
 
 const queueOf = ({ generation, open }: Plan) => JSON.stringify([generation, open]);

@@ -147,13 +147,21 @@ export function planAssignment(
   const subject = subjects.command(hostId, command.kind);
   return planMoves(sandbox, [move], {
     operations: [begun],
-    placed: placed ?? null,
+    placed: placed === undefined ? null : judged(placed),
     apart: placed === undefined ? null : apartOn(sandbox, hostId),
     effects:
       placed === undefined ? {} : { beginsRun: { epoch, hostId, onHostLoss: sandbox.onHostLoss } },
     messages: [{ subject, payload: finish(command), traceId: operation.traceId }],
   });
 }
+
+/** What the database compares of the host: its secrets are nobody's business there. */
+const judged = ({ id, state, hasFence, registeredAt }: PlacedHost): PlacedHost => ({
+  id,
+  state,
+  hasFence,
+  registeredAt,
+});
 
 function apartOn(sandbox: Sandbox, hostId: string): Apart | null {
   const { organizationId, antiAffinity: key } = sandbox;

@@ -44,7 +44,6 @@ interface BegunOperation {
   originHostId: string | null;
   epoch: number;
   opSeq: number;
-  startedAt: Date;
 }
 
 /** An operation to be inserted; its deadline counts from when it is. */
@@ -183,7 +182,7 @@ function planBegun(
   return {
     ...plan,
     operations: [],
-    queues: { ...queues, begins: { hostId, originHostId, epoch, opSeq, startedAt: moment.now } },
+    queues: { ...queues, begins: { hostId, originHostId, epoch, opSeq } },
     messages: plan.messages.map((message) =>
       message.isEvent ? message : { ...message, deadlineMs: queues.deadlineMs },
     ),

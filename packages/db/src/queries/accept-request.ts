@@ -52,7 +52,7 @@ export async function acceptRequest(
   try {
     const decided = await decide<RequestAnswer>(db, wantedFor(sandboxId, requester), {
       decideFrom: (view) => decideRequest(view, request, requester, view && { home: homeOf(view) }),
-      // It is no more, or has no room: a host has to be chosen.
+      // It is no more, has no room, or is not to be had at once: a scheduler chooses a host.
       onOvertaken: () => (isHomeFree = false),
     });
     if (decided === "gave_up") throw keptBusy(sandboxId);
@@ -115,8 +115,10 @@ function decideRequest(
       const { plan, kind, supersedes } = decision;
       if (!isCounted) return { plan, answer: { kind } };
       const { organizationId } = requester;
+      const waits = planRequest(view, request, requester, moment);
       return {
         plan: { ...plan, unlimitedOrganizationId: organizationId },
+        counted: waits.kind === "queued" ? waits.plan : plan,
         asks: { organizationId, kind: request, sandbox: view.sandbox, supersedes },
         answer: { kind },
       };

@@ -1,7 +1,7 @@
 import { movedBy } from "@torpor/plans";
 import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, type OperationStatus } from "@torpor/state-machine";
 import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
-import { Batches } from "@torpor/service";
+import { Batches, withTimeLimit } from "@torpor/service";
 import type { Database, Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
 import { operations, sandboxes } from "../schema.ts";
@@ -27,11 +27,14 @@ export async function findOperationEnds(db: Tx, ids: string[]): Promise<(Operati
   return ids.map((one) => ends.get(one));
 }
 
+/** One that a silent server never answers holds up no other. */
+const LOOK_LIMIT_MS = 3_000;
 const looks = new WeakMap<Database, Batches<string, OperationEnd | undefined>>();
 
 /** The same of one, together with what others look for at the same moment. */
 export async function findOperationEnd(db: Database, id: string): Promise<OperationEnd | undefined> {
-  const known = looks.get(db) ?? new Batches({ run: (ids: string[]) => findOperationEnds(db, ids) });
+  const run = (ids: string[]) => withTimeLimit(findOperationEnds(db, ids), LOOK_LIMIT_MS, "the look for ended operations");
+  const known = looks.get(db) ?? new Batches({ run });
   looks.set(db, known);
   return await known.add(id);
 }
