@@ -137,7 +137,8 @@ describe("a run that is to be restored", () => {
     await scheduler.database.sql`UPDATE hosts SET memory_mib_capacity = 100 WHERE id = 'host-2'`;
     expect(await restoreAll()).toEqual({ lost: 3, restored: 1 });
     const after = await Promise.all(lost.map(({ id }) => scheduler.sandbox(id)));
-    expect(after.map(({ hostId }) => hostId).toSorted()).toEqual(["host-1", "host-1", "host-2"]);
+    const on = (host: string) => after.filter(({ hostId }) => hostId === host).length;
+    expect([on("host-1"), on("host-2")]).toEqual([2, 1]);
     await scheduler.join("host-1", FENCED);
     for (const { id, hostId } of after)
       expect(await thaw({ id }, "host-1", 2), hostId ?? "").toMatchObject({ granted: hostId === "host-1" });
