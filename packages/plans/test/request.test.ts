@@ -60,7 +60,7 @@ describe("where it may begin at once", () => {
       open: {},
       operations: [],
       after: { state, generation: 6, epoch, opSeq: 8, holdsMemory: true },
-      queues: { id: "op_new", kind: request, begins: { ...begins, startedAt: MOMENT.now } },
+      queues: { id: "op_new", kind: request, begins },
       events: [{ fact: `${request}_assigned`, operationId: "op_new" }],
       placed: isNewRun ? home : null,
       claims: isNewRun ? [{ hostId: "host-a", vcpu: 2, memoryMib: 512, diskMib: 0 }] : [],
