@@ -1,5 +1,5 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, mkdtemp, rm, statfs } from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, rm, statfs } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -39,10 +39,15 @@ function removedAtEnd(path: string): AsyncDisposable & { path: string } {
 
 /**
  * For the thousands of small files of a Postgres, which some disks take a second of CPU to make:
- * in memory where the machine has room there, else a `tempDir`.
+ * in memory where the machine has room there, else a `tempDir`. The server's own user may enter it.
  */
 export async function smallFilesDir(): Promise<AsyncDisposable & { path: string }> {
-  if (!(await hasRoomInMemory())) return await tempDir();
+  const dir = (await hasRoomInMemory()) ? await memoryDir() : await tempDir();
+  await chmod(dir.path, 0o711);
+  return dir;
+}
+
+async function memoryDir(): Promise<AsyncDisposable & { path: string }> {
   const path = join(MEMORY, `torpor-test-${randomBytes(6).toString("hex")}`);
   recordLeftover({ kind: "directory", name: path });
   await mkdir(path, { mode: 0o700 });

@@ -127,8 +127,6 @@ async function keepVmFiles(to: string, fleetDir: string): Promise<void> {
 /** As if the fleet had been started here before, with this password. */
 async function layDatabase(fleetDir: string, made: AsyncDisposableStack): Promise<void> {
   const dir = made.use(await smallFilesDir());
-  // The server's own user has to enter it.
-  await chmod(dir.path, 0o711);
   await mkdir(fleetDir, { recursive: true });
   await copyCluster(join(dir.path, "pg"));
   await symlink(join(dir.path, "pg"), join(fleetDir, "postgres"));

@@ -4,7 +4,6 @@
  * what databases share, users for instance.
  */
 import { randomBytes } from "node:crypto";
-import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { databaseUrl, preparePostgres } from "@torpor/fleet";
 import { claimPort } from "@torpor/service";
@@ -59,8 +58,6 @@ export async function startSharedPostgres(): Promise<AsyncDisposable & { place: 
 async function startServer() {
   await using made = new AsyncDisposableStack();
   const dir = made.use(await smallFilesDir());
-  // The server's own user has to enter it.
-  await chmod(dir.path, 0o711);
   const { port } = await claimPort();
   const access = { port, password: TEST_DATABASE_PASSWORD };
   await copyCluster(join(dir.path, "pg"));

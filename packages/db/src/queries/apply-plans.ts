@@ -8,7 +8,7 @@ import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
 import { rowFrom } from "./row-from.ts";
 
-/** For whom it waits that others have locked (migration 0025). */
+/** For whom it waits that others have locked (migration 0024). */
 type Waits = "for_all" | "for_hosts" | "for_none";
 
 /** What came of one of several: one that the database refuses fails alone. */

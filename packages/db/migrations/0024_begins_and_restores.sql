@@ -1,8 +1,11 @@
--- As migration 0022 has it, and
+-- As migration 0022 has them, and
 -- * an operation may execute from the start (`queues.begins`): a pause, or a stop of what runs, happens
 --   where the sandbox is, so it begins with the statement that accepts it;
 -- * `deadlineMs` of a message: the deadline of that operation is put into it;
--- * `waiting` has what waits for sandboxes of which something was reported: nobody else asks.
+-- * `waiting` has what waits for sandboxes of which something was reported: nobody else asks;
+-- * plans restore lost runs. Two guards, `lost` (the host is lost, has been silent for so long past its
+--   lease, and had a fence) and `dueRestore` (the restore that is owed since the run of that epoch is
+--   due), and three effects, `returnsTo`, `owesRestore` and `triesRestore`.
 CREATE OR REPLACE FUNCTION "apply_plans"(plans jsonb, waits text) RETURNS jsonb LANGUAGE plpgsql
 SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -53,7 +56,8 @@ BEGIN
       ORDER BY organization_id, hash) key;
   END IF;
   named := jsonb_path_query_array(plans, '$[*].claims[*].hostId')
-    || jsonb_path_query_array(plans, '$[*].placed.id');
+    || jsonb_path_query_array(plans, '$[*].placed.id')
+    || jsonb_path_query_array(plans, '$[*].lost.hostId');
   IF named <> '[]' THEN
     wanted_hosts := ARRAY(SELECT jsonb_array_elements_text(named));
     IF waits = 'for_none' THEN
@@ -89,6 +93,7 @@ BEGIN
         THEN 'key_used'
       WHEN NOT creates AND known.id <> ALL (locked)
         OR jsonb_typeof(plan->'placed') = 'object' AND plan->'placed'->>'id' <> ALL (free_hosts)
+        OR jsonb_typeof(plan->'lost') = 'object' AND plan->'lost'->>'hostId' <> ALL (free_hosts)
         OR EXISTS (SELECT FROM jsonb_array_elements(plan->'claims') c
           WHERE c->>'hostId' <> ALL (free_hosts))
         THEN 'locked'
@@ -107,6 +112,11 @@ BEGIN
                 AND one.max_bytes_per_second
                   IS NOT DISTINCT FROM (o->'terms'->>'maxBytesPerSecond')::bigint
                 AND one.deadline_at = (o->'terms'->>'deadlineAt')::timestamptz))))
+        -- Whoever changes it has the sandbox's row locked.
+        OR jsonb_typeof(plan->'dueRestore') = 'number' AND NOT EXISTS (
+          SELECT FROM incarnations one
+          WHERE one.sandbox_id = known.id AND one.epoch = (plan->>'dueRestore')::int
+            AND one.restore_due_at < now())
         OR jsonb_typeof(plan->'open') = 'object' AND plan->'open' <> (
           SELECT coalesce(jsonb_object_agg(id, jsonb_build_array(status, requested_by,
             only_if_idle_for_ms, pinned_host_id, max_bytes_per_second)), '{}')
@@ -120,7 +130,7 @@ BEGIN
       SELECT id, generation FROM sandboxes WHERE id = plan->>'sandboxId' LIMIT 1) known ON true;
 
   IF jsonb_path_exists(plans, '$[*] ? (exists(@.placed.id) || exists(@.apart.key)
-    || @.claims[*].vcpu > 0 || @.claims[*].memoryMib > 0 || @.claims[*].diskMib > 0)')
+    || exists(@.lost.hostId) || @.claims[*].vcpu > 0 || @.claims[*].memoryMib > 0 || @.claims[*].diskMib > 0)')
   THEN
     WITH given AS (
       SELECT plan, place, verdicts[place] AS verdict
@@ -160,6 +170,11 @@ BEGIN
               AND hosts.state IN ('ready', 'cordoned', 'draining')
               AND hosts.has_fence = placed."hasFence" AND hosts.revoked_at IS NULL
               AND hosts.lease_expires_at > now() AND hosts.registered_at = placed."registeredAt")
+          OR jsonb_typeof(plan->'lost') = 'object' AND NOT EXISTS (
+            SELECT FROM hosts
+            WHERE hosts.id = plan->'lost'->>'hostId' AND hosts.state = 'lost' AND hosts.has_fence
+              AND hosts.lease_expires_at
+                + (plan->'lost'->>'silentForMs')::int * interval '1 millisecond' < now())
           OR jsonb_typeof(plan->'apart') = 'object' AND (EXISTS (
             SELECT FROM sandboxes other
             WHERE other.organization_id = (plan->'apart'->>'organizationId')::int
@@ -361,4 +376,119 @@ BEGIN
   END IF;
   RETURN jsonb_build_object('verdicts', verdicts, 'shortHosts', short_hosts, 'outboxIds', ids,
     'occurredAt', occurred_at, 'waiting', waiting, 'queued', queued);
+END $$;
+--> statement-breakpoint
+-- What else becomes of the rows of sandboxes (Effects, packages/plans). Their own rows are locked;
+-- `ids` has at least theirs.
+CREATE OR REPLACE FUNCTION "apply_effects"(plans jsonb, ids text[]) RETURNS void LANGUAGE plpgsql
+SET enable_seqscan = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  given constant jsonb := jsonb_path_query_array(plans, '$[*] ? (exists(@.effects.*))');
+BEGIN
+  IF jsonb_path_exists(given, '$[*].effects.beginsRun') THEN
+    INSERT INTO incarnations (sandbox_id, epoch, host_id, on_host_loss)
+      SELECT plan->>'sandboxId', run.epoch, "hostId", "onHostLoss"
+      FROM jsonb_array_elements(given) plan, jsonb_to_record(plan->'effects'->'beginsRun')
+        AS run(epoch int, "hostId" text, "onHostLoss" text)
+      WHERE plan->'effects' ? 'beginsRun';
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.notesSnapshot') THEN
+    UPDATE snapshots SET
+      store_key = noted->>'storeKey', store_error = nullif(noted->'storeError', 'null')
+      FROM (
+        SELECT plan->>'sandboxId' AS id, plan->'effects'->'notesSnapshot' AS noted
+        FROM jsonb_array_elements(given) plan) note
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = note.id
+        AND generation = (noted->>'generation')::int
+        AND manifest_sha256 = noted->>'manifestSha256' AND store_key IS NULL;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.recordsSnapshot') THEN
+    -- One of the same generation with another manifest is another snapshot: the one before was of a
+    -- run that is not this sandbox's past any more.
+    INSERT INTO snapshots AS known
+      (sandbox_id, generation, epoch, host_id, has_memory, store_key, store_error, size_bytes,
+        manifest_sha256, guest_synced, driver_fingerprint)
+      SELECT plan->>'sandboxId', snapshot.generation, snapshot.epoch, "hostId", "hasMemory",
+        "storeKey", nullif("storeError", 'null'), "sizeBytes", "manifestSha256", "guestSynced",
+        "driverFingerprint"
+      FROM jsonb_array_elements(given) plan,
+        jsonb_to_record(plan->'effects'->'recordsSnapshot') AS snapshot(generation int, epoch int,
+          "hostId" text, "hasMemory" boolean, "storeKey" text, "storeError" jsonb,
+          "sizeBytes" bigint, "manifestSha256" text, "guestSynced" boolean,
+          "driverFingerprint" text)
+      WHERE plan->'effects' ? 'recordsSnapshot'
+      ON CONFLICT (sandbox_id, generation) DO UPDATE SET
+        epoch = excluded.epoch, host_id = excluded.host_id, has_memory = excluded.has_memory,
+        store_key = CASE WHEN known.manifest_sha256 = excluded.manifest_sha256
+          THEN coalesce(excluded.store_key, known.store_key) ELSE excluded.store_key END,
+        store_error = excluded.store_error, size_bytes = excluded.size_bytes,
+        manifest_sha256 = excluded.manifest_sha256, guest_synced = excluded.guest_synced,
+        driver_fingerprint = excluded.driver_fingerprint,
+        dropped_at = CASE WHEN known.manifest_sha256 = excluded.manifest_sha256
+          THEN known.dropped_at END;
+    UPDATE snapshots SET dropped_at = now()
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId' AND dropped_at IS NULL
+        AND generation < (plan->'effects'->'recordsSnapshot'->>'generation')::int;
+    -- Dropped ones beyond the newest 200 go, but for the newest that is stored: a lost run is
+    -- restored from it.
+    DELETE FROM snapshots USING (
+        SELECT plan->>'sandboxId' AS id, oldest.generation
+        FROM jsonb_array_elements(given) plan, LATERAL (
+          SELECT generation FROM snapshots WHERE sandbox_id = plan->>'sandboxId'
+          ORDER BY generation DESC OFFSET 200 LIMIT 1) oldest
+        WHERE plan->'effects' ? 'recordsSnapshot') bound
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = bound.id AND dropped_at IS NOT NULL
+        AND snapshots.generation <= bound.generation
+        AND snapshots.generation IS DISTINCT FROM (SELECT max(stored.generation)
+          FROM snapshots stored WHERE stored.sandbox_id = bound.id AND store_key IS NOT NULL);
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.dropsSnapshots ? (@ == true)') THEN
+    UPDATE snapshots SET dropped_at = now()
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId' AND dropped_at IS NULL
+        AND (plan->'effects'->>'dropsSnapshots')::boolean;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.forgetsRestore ? (@ == true)') THEN
+    UPDATE incarnations SET restore_due_at = NULL
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND restore_due_at IS NOT NULL AND (plan->'effects'->>'forgetsRestore')::boolean;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.keepsPaused ? (@ == true)') THEN
+    UPDATE drain_sandboxes SET owes_resume = false
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId' AND ended_at IS NULL
+        AND owes_resume AND (plan->'effects'->>'keepsPaused')::boolean;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.endsRun') THEN
+    UPDATE incarnations SET ended_at = now(), cause = plan->'effects'->'endsRun'->>'cause'
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND epoch = (plan->'effects'->'endsRun'->>'epoch')::int AND ended_at IS NULL;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.returnsTo') THEN
+    -- Newer ones were on the lost host alone: the next one takes their number.
+    DELETE FROM snapshots USING jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND generation > (plan->'effects'->>'returnsTo')::int;
+    UPDATE snapshots SET dropped_at = NULL
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND generation = (plan->'effects'->>'returnsTo')::int;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.owesRestore') THEN
+    UPDATE incarnations SET restore_due_at = now()
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND epoch = (plan->'effects'->>'owesRestore')::int;
+  END IF;
+  IF jsonb_path_exists(given, '$[*].effects.triesRestore') THEN
+    -- And again after as long as it has been owed.
+    UPDATE incarnations SET restore_due_at = now()
+        + least(greatest(now() - ended_at, interval '5 seconds'), interval '5 minutes')
+      FROM jsonb_array_elements(given) plan
+      WHERE sandbox_id = ANY (ids) AND sandbox_id = plan->>'sandboxId'
+        AND epoch = (plan->'effects'->>'triesRestore')::int;
+  END IF;
 END $$;
