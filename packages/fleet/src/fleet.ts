@@ -15,7 +15,7 @@ import { createNatsKey, publicKeyOf } from "@torpor/bus";
 import { DATABASE_USERS, type DatabaseUser, migrate, type Passwords, seedApiKey, seedHostAdmissions, setUpDatabaseUsers } from "@torpor/db";
 import type { TlsFiles } from "@torpor/identity";
 import { prepareLocalPrograms } from "@torpor/programs";
-import { claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
+import { identify, type ProcessIdentity, claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
 import { makeCertificates, tlsFilesOf } from "./certificates.ts";
 import { CONTROL_USER } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
@@ -241,10 +241,13 @@ export class Fleet {
 
   /** kill -9, and waits for its end. */
   async kill(name: string): Promise<void> {
-    const { process: identity } = this.component(name);
+    const { process: identity, role } = this.component(name);
     if (identity === undefined) return;
+    // Those of a Postgres end by themselves a moment later; until then no other one may have its data.
+    const all = role === "postgres" ? [identity, ...childrenOf(identity)] : [identity];
     signalProcess(identity, "SIGKILL");
-    if (!(await waitUntilGone(identity, STOP_GRACE_MS))) throw new Error(`${name} cannot be killed`);
+    const gone = await Promise.all(all.map((one) => waitUntilGone(one, STOP_GRACE_MS)));
+    if (gone.includes(false)) throw new Error(`${name} cannot be killed`);
   }
 
   /** Sends a signal, SIGSTOP say, and returns at once. */
@@ -396,4 +399,9 @@ async function choosePorts(options: FleetOptions): Promise<Ports> {
 export async function removeFleet(dir: string): Promise<void> {
   await (await Fleet.find(dir))?.down({ isDiscarded: true });
   await rm(dir, { recursive: true, force: true });
+}
+
+function childrenOf({ pid }: ProcessIdentity): ProcessIdentity[] {
+  const pids = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+  return pids.flatMap((child) => identify(Number(child)) ?? []);
 }
