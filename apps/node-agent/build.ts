@@ -1,8 +1,9 @@
 /**
- * Programs as one file each that Node.js 24 runs by itself. `node build.ts <outDir>` makes the release
- * of the node-agent: torpor-node-agent.mjs, torpor-fence.mjs, torpor-simulated-vmm/ (for trying a host
- * without virtual machines; Python runs it) and infra/host, so that the directory can be carried to
- * a host as it is. `node build.ts <outDir> <name>=<file>…` makes those programs instead.
+ * Programs as one file each that Node.js 24 runs by itself. `node build.ts <outDir>` makes the
+ * release of the node-agent: torpor-node-agent.mjs, torpor-fence.mjs, torpor-simulated-vmm/ (for
+ * trying a host without virtual machines; Python runs it) and infra/host, so that the directory can
+ * be carried to a host as it is. `node build.ts <outDir> <name>=<file>…` makes those programs
+ * instead.
  */
 import { cp, mkdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";

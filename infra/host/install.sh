@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes a bare Debian 12 machine a host of a fleet, or brings one up to date. Safe to run again: what is right already is left alone, and the last line says whether anything changed.
+# Makes a bare Debian 12 machine a host of a fleet, or brings one up to date. Safe to run again:
+# what is right already is left alone, and the last line says whether anything changed.
 # docs/hosts.md is the manual.
 set -euo pipefail
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (that of the backports, as docs/hosts.md advises; the ordinary one where the mirror has none),
-# initramfs, root file system, and the keys to log in with.
+# Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (that of the
+# backports, as docs/hosts.md advises; the ordinary one where the mirror has none), initramfs, root
+# file system, and the keys to log in with.
 #
 #   build.sh <cacheDir>
 #
-# The result is <cacheDir>/machine-<digest of what it is made from>/ with kernel, initrd, root.ext4, id_ed25519 and known_hosts, and the link <cacheDir>/machine. With nothing changed it
-# returns at once.
-# Needs root, mmdebstrap, mkfs.ext4, cpio, kmod, xz and ssh-keygen. Packages come from wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
+# The result is <cacheDir>/machine-<digest of what it is made from>/ with kernel, initrd, root.ext4,
+# id_ed25519 and known_hosts, and the link <cacheDir>/machine. With nothing changed it returns at
+# once. Needs root, mmdebstrap, mkfs.ext4, cpio, kmod, xz and ssh-keygen. Packages come from
+# wherever this machine's own apt gets them; TORPOR_IMAGE_MIRROR names another place.
 set -euo pipefail
 
 suite=bookworm
@@ -45,8 +47,8 @@ add_backports() { # to the file $1
   say "no mirror has $suite-backports: the kernel is Debian's 6.1, which cannot do what Cloud Hypervisor asks of landlock"
 }
 
-# In the tree: the newest kernel of the backports, else of the suite itself, and a busybox, into /tmp.
-# shellcheck disable=SC2016 # the tree's shell expands it
+# In the tree: the newest kernel of the backports, else of the suite itself, and a busybox, into
+# /tmp. shellcheck disable=SC2016 # the tree's shell expands it
 download_kernel='cd /tmp
 version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | grep "bpo" | head -1)
 [ -n "$version" ] || version=$(apt-cache madison linux-image-amd64 | awk "{ print \$3 }" | head -1)

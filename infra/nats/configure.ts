@@ -8,14 +8,14 @@
  *     --tls-cert /etc/torpor/nats.crt --tls-key /etc/torpor/nats.key --tls-ca /etc/torpor/ca.crt
  *
  * --admissions FILE  hosts that have joined, as `./torpor hosts admissions --json` prints them
- * --hosts            hosts whose secrets are made here instead, and carried to them by you. One that
- *                    has joined as well keeps both, until it is left out here
+ * --hosts            hosts whose secrets are made here instead, and carried to them by you. One
+ *                    that has joined as well keeps both, until it is left out here
  * --secrets          control and --hosts: secrets.ts says which files; `route`: between servers
- * --new-keys         those of `control` and --hosts that get one more key, to take the place of what
- *                    they have: in one server's run, not in the others'; remove the file of the old
- *                    key when nobody uses that any more
- * --shared-hosts     those of --hosts that still run 0.1.0: they know nothing of an account of their
- *                    own, and stay in the control side's until they are upgraded
+ * --new-keys         those of `control` and --hosts that get one more key, to replace the one that they
+ *                    have: in one server's run, not in the others'; remove the file of the old
+ *                    key when nobody uses it any more
+ * --shared-hosts     those of --hosts that still run 0.1.0: they know nothing of an account of
+ *                    their own, and stay in the control side's until they are upgraded
  * --tls-…            the server's files; without them nobody speaks TLS
  * --existing-secrets what is missing in --secrets is an error, and is not made: where the
  *                    configuration is written again and again
@@ -138,7 +138,10 @@ function tlsOf(): NatsTls | undefined {
   return { certFile, keyFile, caFile, takesPlain: values["take-plain"] };
 }
 
-/** What a host of --hosts has there, and what it has joined with: while it moves from one to the other. */
+/**
+ * What a host of --hosts has there, and what it has joined with: while it moves from one to the
+ * other.
+ */
 function configured(hostId: string): NatsUser {
   const keys = admitted.get(hostId)?.publicKeys ?? [];
   const user = natsUserOf(hostId);

@@ -1,10 +1,15 @@
 /**
- * Brings the database of DATABASE_URL to the schema of this version; again and again, by several at once, without harm. It connects to Postgres itself, not to a pooler: while it works it
- * holds a lock of its session. With --api-key-file the key in that file becomes one of --organization (default: `default`), which is made if it is not there; with --operator it may manage
- * hosts, keys and organizations too, also when it was there before. With --encrypt-env-vars environment variables that are stored in plain text, or with one of ENV_ACCEPTED_KEY_FILES, are
- * encrypted with the key in ENV_KEY_FILE: once all schedulers have it. With --database-users gateways and schedulers get database users of their own, torpor_gateway and torpor_scheduler, with
- * the passwords in --gateway-password-file and --scheduler-password-file; without a file one keeps the password that it has. --admit-hosts lets hosts register that do not join by a token:
- * those whose keys are made by infra/nats.
+ * Brings the database of DATABASE_URL to the schema of this version; again and again, by several at
+ * once, without harm. It connects to Postgres itself, not to a pooler: while it works it holds a
+ * lock of its session. With --api-key-file the key in that file becomes one of --organization
+ * (default: `default`), which is made if it is not there; with --operator it may manage hosts, keys
+ * and organizations too, also when it was there before. With --encrypt-env-vars environment
+ * variables that are stored in plain text, or with one of ENV_ACCEPTED_KEY_FILES, are encrypted
+ * with the key in ENV_KEY_FILE: once all schedulers have it. With --database-users gateways and
+ * schedulers get database users of their own, torpor_gateway and torpor_scheduler, with the
+ * passwords in --gateway-password-file and --scheduler-password-file; without a file one keeps the
+ * password that it has. --admit-hosts lets hosts register that do not join by a token: those whose
+ * keys are made by infra/nats.
  */
 import { readFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -51,24 +56,39 @@ if (stray !== undefined) {
 const { ENV_KEY_FILE: envKeyFile, ENV_ACCEPTED_KEY_FILES: acceptedKeyFiles = "" } = process.env;
 const encrypts = values["encrypt-env-vars"];
 if (encrypts && envKeyFile === undefined) {
-  process.stderr.write("migrate: --encrypt-env-vars needs a key: set ENV_KEY_FILE to its file, as for schedulers\n");
+  process.stderr.write(
+    "migrate: --encrypt-env-vars needs a key: set ENV_KEY_FILE to its file, as for schedulers\n",
+  );
   process.exit(2);
 }
-const envelope = configured(() => envelopeFrom(encrypts ? envKeyFile : undefined, acceptedKeyFiles));
-const passwordFiles = { gateway: values["gateway-password-file"], scheduler: values["scheduler-password-file"] };
+const envelope = configured(() =>
+  envelopeFrom(encrypts ? envKeyFile : undefined, acceptedKeyFiles),
+);
+const passwordFiles = {
+  gateway: values["gateway-password-file"],
+  scheduler: values["scheduler-password-file"],
+};
 const hasPasswords = Object.values(passwordFiles).some((file) => file !== undefined);
 if (hasPasswords && !values["database-users"]) {
-  process.stderr.write("migrate: a password file is about a database user: give --database-users too\n");
+  process.stderr.write(
+    "migrate: a password file is about a database user: give --database-users too\n",
+  );
   process.exit(2);
 }
-const passwordIn = (file: string | undefined) => (file === undefined ? undefined : readSecret(file));
-const passwords = configured(() => ({ gateway: passwordIn(passwordFiles.gateway), scheduler: passwordIn(passwordFiles.scheduler) }));
+const passwordIn = (file: string | undefined) =>
+  file === undefined ? undefined : readSecret(file);
+const passwords = configured(() => ({
+  gateway: passwordIn(passwordFiles.gateway),
+  scheduler: passwordIn(passwordFiles.scheduler),
+}));
 await migrate(url);
 process.stdout.write("migrate: the schema is that of this version\n");
 if (keyFile !== undefined) {
   const apiKey = readFileSync(keyFile, "utf8").trim();
   await seedApiKey(url, { organization, apiKey, isOperator });
-  process.stdout.write(`migrate: the API key belongs to ${organization}${isOperator ? ", and is an operator's" : ""}\n`);
+  process.stdout.write(
+    `migrate: the API key belongs to ${organization}${isOperator ? ", and is an operator's" : ""}\n`,
+  );
 }
 if (admitted.length > 0) {
   await seedHostAdmissions(
@@ -80,13 +100,17 @@ if (admitted.length > 0) {
 }
 if (values["database-users"]) {
   await setUpDatabaseUsers(url, passwords);
-  process.stdout.write(`migrate: ${Object.values(DATABASE_USERS).join(" and ")} have their rights\n`);
+  process.stdout.write(
+    `migrate: ${Object.values(DATABASE_USERS).join(" and ")} have their rights\n`,
+  );
 }
 if (encrypts) {
   const database = openDatabase(url, { maxConnections: 1 });
   try {
     const count = await sealStoredEnvVars(database.db, envelope);
-    process.stdout.write(`migrate: environment variables of ${count} sandboxes were encrypted with key ${envelope.keyId}\n`);
+    process.stdout.write(
+      `migrate: environment variables of ${count} sandboxes were encrypted with key ${envelope.keyId}\n`,
+    );
   } finally {
     await database.close();
   }

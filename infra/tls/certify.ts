@@ -4,8 +4,8 @@
  *   node infra/tls/certify.ts --dir ./tls authority                    ca.crt, ca.key
  *   node infra/tls/certify.ts --dir ./tls gateway                      gateway.crt, gateway.key
  *   node infra/tls/certify.ts --dir ./tls scheduler                    scheduler.crt, scheduler.key
- *   node infra/tls/certify.ts --dir ./tls host host-1                  for a host that does not join by a token
- *   node infra/tls/certify.ts --dir ./tls server nats-1 10.0.0.11      by its names and addresses: NATS, Postgres, PgBouncer
+ *   node infra/tls/certify.ts --dir ./tls host host-1                  for a host that joins without a token
+ *   node infra/tls/certify.ts --dir ./tls server nats-1 10.0.0.11      NATS, Postgres, PgBouncer: its names
  *
  * --days says how long one is good (365). Nothing is written over: to renew one, move its files
  * away.

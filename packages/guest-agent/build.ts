@@ -1,9 +1,14 @@
-/** Bundles the guest agent to one file for the Node.js that the image ships: `node build.ts <outFile>`. */
+/**
+ * Bundles the guest agent to one file for the Node.js that the image ships:
+ * `node build.ts <outFile>`.
+ */
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
-const { version } = JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as { version: string };
+const { version } = JSON.parse(readFileSync(new URL("package.json", import.meta.url), "utf8")) as {
+  version: string;
+};
 
 export async function bundleGuestAgent(outFile: string): Promise<void> {
   await build({

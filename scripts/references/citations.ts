@@ -6,7 +6,10 @@ const CITED_FILE =
   /(?<![\w$*{}<>./:-])(?:[\w.-]+\/)*[\w.-]*\w\.(?:md|ts|py|sh|cjs|sql)\b(?![\w/*])/g;
 const LINK = /\]\((?!https?:|#|mailto:)([^)#\s]+)(?:#[^)\s]*)?\)/g;
 const DECISION = /\bdecisions? (\d+)\b|\bdecisions\/(\d{4})\b/g;
-/** The section sign, or a number after the name of a document: of one that has numbers, and is not here. */
+/**
+ * The section sign, or a number after the name of a document: of one that has numbers, and is not
+ * here.
+ */
 const SECTION = /\u00a7|\b[\w-]+\.md \d/;
 const COMMENT = /^\s*(?:\/\*\*?|\*|\/\/|#)(.*)$/gm;
 const ADDRESS = /https?:\/\/\S+/g;

@@ -49,7 +49,7 @@ export function renderSubjects(sources: readonly Source[]): string {
   return [
     "# Streams and subjects",
     "",
-    madeOf("packages/contracts/src/channels.ts` and `streams.ts"),
+    madeOf("packages/contracts/src/channels.ts"),
     "",
     "Messages are JSON, by the frozen schemas of packages/contracts/schemas. NATS is the nervous system",
     "and not the truth: a message that is lost costs time, because reconcilers find in Postgres what it",

@@ -1,4 +1,7 @@
-/** The facts of cloud-hypervisor-api.ts, held by the fake always, and by the real one that CLOUD_HYPERVISOR_BIN names where a VM can be had of it. */
+/**
+ * The facts of cloud-hypervisor-api.ts, held by the fake always, and by the real one that
+ * CLOUD_HYPERVISOR_BIN names where a VM can be had of it.
+ */
 import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { describe, test } from "vitest";
@@ -43,10 +46,20 @@ describe("the real Cloud Hypervisor", () => {
 /** A text says why there is none. */
 async function realTarget(): Promise<Target | string> {
   const bin = process.env["CLOUD_HYPERVISOR_BIN"];
-  const reason = bin === undefined ? "CLOUD_HYPERVISOR_BIN names no binary" : !existsSync(bin) ? `there is no ${bin}` : undefined;
-  const files = existsSync(IMAGE) ? { kernel: resolve(IMAGE, "kernel"), initrd: resolve(IMAGE, "initrd") } : {};
-  const target = reason ?? (await probe({ bin: resolve(bin ?? ""), ...files, guestBootLimitMs: GUEST_BOOT_LIMIT_MS }));
+  const reason =
+    bin === undefined
+      ? "CLOUD_HYPERVISOR_BIN names no binary"
+      : !existsSync(bin)
+        ? `there is no ${bin}`
+        : undefined;
+  const files = existsSync(IMAGE)
+    ? { kernel: resolve(IMAGE, "kernel"), initrd: resolve(IMAGE, "initrd") }
+    : {};
+  const target =
+    reason ??
+    (await probe({ bin: resolve(bin ?? ""), ...files, guestBootLimitMs: GUEST_BOOT_LIMIT_MS }));
   const without = typeof target === "string" ? target : target.noVm;
-  if (without !== undefined) process.stderr.write(`the real Cloud Hypervisor is left out: ${without}\n`);
+  if (without !== undefined)
+    process.stderr.write(`the real Cloud Hypervisor is left out: ${without}\n`);
   return target;
 }

@@ -1,6 +1,8 @@
 /**
- * What Torpor relies on in Cloud Hypervisor v53.0, one case per fact, for the fake and the real one alike. `source` is the section of the design's collection of facts. Nothing here
- * needs more than Node: run.ts runs it where there is nothing else. A case asserts by throwing; it says why it cannot be tried here by returning a reason.
+ * What Torpor relies on in Cloud Hypervisor v53.0, one case per fact, for the fake and the real one
+ * alike. `source` is the section of the design's collection of facts. Nothing here needs more than
+ * Node: run.ts runs it where there is nothing else. A case asserts by throwing; it says why it
+ * cannot be tried here by returning a reason.
  */
 import { bootCases } from "./cases/boot.ts";
 import { httpCases } from "./cases/http.ts";
@@ -11,7 +13,15 @@ import { stateCases } from "./cases/state.ts";
 import { vsockCases } from "./cases/vsock.ts";
 import { type Case, Stage, type Target } from "./support/stage.ts";
 
-export const CASES: Case[] = [...httpCases, ...stateCases, ...bootCases, ...snapshotCases, ...restoreCases, ...processCases, ...vsockCases];
+export const CASES: Case[] = [
+  ...httpCases,
+  ...stateCases,
+  ...bootCases,
+  ...snapshotCases,
+  ...restoreCases,
+  ...processCases,
+  ...vsockCases,
+];
 
 /** Runs one case in a directory of its own. A text says why it was skipped. */
 export async function runCase(target: Target, { needsVm, run }: Case): Promise<string | undefined> {

@@ -1,4 +1,7 @@
-/** The fake's own ground: its toy guest keeps what it should and loses what it must, and each fault that a test can ask for happens. */
+/**
+ * The fake's own ground: its toy guest keeps what it should and loses what it must, and each fault
+ * that a test can ask for happens.
+ */
 import { once } from "node:events";
 import { mkdirSync, readFileSync, statSync, truncateSync } from "node:fs";
 import { type IncomingMessage, request } from "node:http";
@@ -24,18 +27,28 @@ afterEach(async () => {
 });
 
 /** One call to the guest agent through the hybrid vsock. */
-async function guestCall(vmm: VmmProcess, path: string, body: unknown): Promise<Record<string, unknown>> {
+async function guestCall(
+  vmm: VmmProcess,
+  path: string,
+  body: unknown,
+): Promise<Record<string, unknown>> {
   const socket = connect(join(vmm.dir, "vsock.sock"));
   socket.write(`CONNECT ${GUEST_AGENT_PORT}\n`);
   const [greeting] = (await once(socket, "data")) as [Buffer];
   expect(greeting.toString()).toMatch(/^OK \d+\n$/);
-  const outgoing = request({ createConnection: () => socket, path, method: "POST", headers: { connection: "close" } });
+  const outgoing = request({
+    createConnection: () => socket,
+    path,
+    method: "POST",
+    headers: { connection: "close" },
+  });
   outgoing.end(JSON.stringify(body));
   const [incoming] = (await once(outgoing, "response")) as [IncomingMessage];
   return jsonOf(await text(incoming)) as Record<string, unknown>;
 }
 
-const print = async (vmm: VmmProcess) => (await guestCall(vmm, "/execute", { code: "print(x)" }))["stdout"];
+const print = async (vmm: VmmProcess) =>
+  (await guestCall(vmm, "/execute", { code: "print(x)" }))["stdout"];
 
 async function snapshotWithMemory(): Promise<VmmProcess> {
   const first = await stage.running();
@@ -123,7 +136,11 @@ test("die during a snapshot: three files, no memory in them", async () => {
 
 test("a lost response, a short config.json, and a 503 that comes once", async () => {
   const vmm = await stage.running();
-  await setFaults(vmm.dir, [{ kind: "lose-response", call: "vm.pause" }, { kind: "short-config" }, { kind: "busy", times: 1 }]);
+  await setFaults(vmm.dir, [
+    { kind: "lose-response", call: "vm.pause" },
+    { kind: "short-config" },
+    { kind: "busy", times: 1 },
+  ]);
   expect((await vmm.get("vmm.ping")).status).toBe(503);
   await expect(vmm.put("vm.pause")).rejects.toThrow("socket hang up");
   expect(await vmm.state()).toBe("Paused");
@@ -139,7 +156,9 @@ test("bytes right behind CONNECT are the connection's", async () => {
   const socket = connect(join(vmm.dir, "vsock.sock"));
   let received = "";
   socket.setEncoding("utf8").on("data", (chunk: string) => (received += chunk));
-  socket.write(`CONNECT ${GUEST_AGENT_PORT}\nGET /health HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n\r\n`);
+  socket.write(
+    `CONNECT ${GUEST_AGENT_PORT}\nGET /health HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n\r\n`,
+  );
   await new Promise((resolve) => socket.once("close", resolve));
   expect(received).toMatch(/^OK \d+\nHTTP\/1\.1 200/);
   expect(received).toContain("healthy");

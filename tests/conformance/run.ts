@@ -1,8 +1,10 @@
 /**
- * The cases against one binary, without a test runner: what runs them on a machine that has KVM and little else. Of this repository it needs only this directory.
+ * The cases against one binary, without a test runner: what runs them on a machine that has KVM and
+ * little else. Of this repository it needs only this directory.
  *
- *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img [--only <part of a name>] [--json]
- *   node run.ts --bin /usr/bin/cloud-hypervisor --image <directory of a sandbox image> --guest-port 7777 [--guest-boot-limit-s 60] ...
+ *   node run.ts --bin /usr/bin/cloud-hypervisor --kernel vmlinuz --initrd initrd.img [--only <part
+ *   of a name>] [--json] node run.ts --bin /usr/bin/cloud-hypervisor --image <directory of a
+ *   sandbox image> --guest-port 7777 [--guest-boot-limit-s 60] ...
  *
  * One line per case. Ends with 1 when one has failed.
  */
@@ -49,15 +51,23 @@ for (const tried of CASES.filter(({ name }) => name.includes(values.only))) {
   counts[result.outcome] += 1;
   process.stdout.write(`${render(tried, result)}\n`);
 }
-process.stderr.write(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`);
+process.stderr.write(
+  `${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped\n`,
+);
 process.exit(counts.failed === 0 ? 0 : 1);
 
 async function guestOf(dir: string): Promise<Pick<Target, "kernel" | "initrd" | "guest">> {
-  const { kernelCmdline, defaults } = JSON.parse(await readFile(join(dir, "image.json"), "utf8")) as {
+  const { kernelCmdline, defaults } = JSON.parse(
+    await readFile(join(dir, "image.json"), "utf8"),
+  ) as {
     kernelCmdline: string;
     defaults: { memoryMib: number };
   };
-  const guest = { rootfs: join(dir, "rootfs.ext4"), cmdline: kernelCmdline, memoryBytes: defaults.memoryMib * 1024 ** 2 };
+  const guest = {
+    rootfs: join(dir, "rootfs.ext4"),
+    cmdline: kernelCmdline,
+    memoryBytes: defaults.memoryMib * 1024 ** 2,
+  };
   return { kernel: join(dir, "kernel"), initrd: join(dir, "initrd"), guest };
 }
 
@@ -71,6 +81,7 @@ async function outcomeOf(of: Target, tried: Case): Promise<Outcome> {
 }
 
 function render({ name, source }: Case, { outcome, reason }: Outcome): string {
-  if (values.json) return JSON.stringify({ name, source, outcome, ...(reason !== undefined && { reason }) });
+  if (values.json)
+    return JSON.stringify({ name, source, outcome, ...(reason !== undefined && { reason }) });
   return `${outcome.padEnd(7)} ${source.padEnd(4)} ${name}${reason === undefined ? "" : `: ${reason}`}`;
 }

@@ -1,8 +1,25 @@
-/** Streams on a NATS cluster: as many replicas as are asked for, and no acknowledged message is lost with a server, whichever it is. */
+/**
+ * Streams on a NATS cluster: as many replicas as are asked for, and no acknowledged message is lost
+ * with a server, whichever it is.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish } from "@torpor/bus";
-import { decoder, Intent, newOperationId, newSandboxId, SCHEDULER_INTENTS, STREAMS, subjects } from "@torpor/contracts";
-import { silentLog, startNats, startNatsCluster, type TestNatsCluster, until } from "@torpor/testkit";
+import {
+  decoder,
+  Intent,
+  newOperationId,
+  newSandboxId,
+  SCHEDULER_INTENTS,
+  STREAMS,
+  subjects,
+} from "@torpor/contracts";
+import {
+  silentLog,
+  startNats,
+  startNatsCluster,
+  type TestNatsCluster,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 const SIZE = 3;
@@ -24,16 +41,26 @@ afterAll(async () => {
 /** On how many servers each stream is, and how many of those have all of it. */
 async function replicas(): Promise<Record<string, { wanted: number; current: number }>> {
   const manager = await bus.manager();
-  const infos = await Promise.all(Object.values(STREAMS).map(({ name }) => manager.streams.info(name)));
+  const infos = await Promise.all(
+    Object.values(STREAMS).map(({ name }) => manager.streams.info(name)),
+  );
   return Object.fromEntries(
     infos.map(({ config, cluster: seen }) => {
       const followers = seen?.replicas ?? [];
-      return [config.name, { wanted: config.num_replicas, current: followers.filter(({ current }) => current).length + 1 }];
+      return [
+        config.name,
+        {
+          wanted: config.num_replicas,
+          current: followers.filter(({ current }) => current).length + 1,
+        },
+      ];
     }),
   );
 }
 const everyStream = (count: number) =>
-  Object.fromEntries(Object.values(STREAMS).map(({ name }) => [name, { wanted: count, current: count }]));
+  Object.fromEntries(
+    Object.values(STREAMS).map(({ name }) => [name, { wanted: count, current: count }]),
+  );
 const become = (count: number) =>
   until(
     `${count} replicas of each stream`,
@@ -48,9 +75,14 @@ const consumerIsEverywhere = () =>
     async () => {
       const manager = await bus.manager();
       // Without a leader nobody answers.
-      const info = await manager.consumers.info(CONSUMER.stream, CONSUMER.durable).catch(() => undefined);
+      const info = await manager.consumers
+        .info(CONSUMER.stream, CONSUMER.durable)
+        .catch(() => undefined);
       const followers = info?.cluster?.replicas ?? [];
-      return followers.length === SIZE - 1 && followers.every(({ current, offline }) => current && offline !== true);
+      return (
+        followers.length === SIZE - 1 &&
+        followers.every(({ current, offline }) => current && offline !== true)
+      );
     },
     ELECTION_LIMIT_MS,
   );
@@ -60,9 +92,17 @@ async function refusedThenStored(): Promise<void> {
   const { name, maxMessagesPerSubject: most } = STREAMS.OBSERVATIONS;
   const manager = await bus.manager();
   const send = (msgId: number) =>
-    publish(bus, { subject: subjects.observation("host-1", "running"), payload: { msgId }, msgId: String(msgId) });
-  for (let sent = 0; sent < most; sent += 1) await until("it is stored", async () => (await send(sent)).kind !== "unavailable");
-  expect(await send(most)).toMatchObject({ kind: "unavailable", cause: { message: "maximum messages per subject exceeded" } });
+    publish(bus, {
+      subject: subjects.observation("host-1", "running"),
+      payload: { msgId },
+      msgId: String(msgId),
+    });
+  for (let sent = 0; sent < most; sent += 1)
+    await until("it is stored", async () => (await send(sent)).kind !== "unavailable");
+  expect(await send(most)).toMatchObject({
+    kind: "unavailable",
+    cause: { message: "maximum messages per subject exceeded" },
+  });
   expect((await manager.streams.info(name)).state.messages).toBe(most);
   await manager.streams.purge(name);
   expect(await send(most)).toEqual({ kind: "stored" });
@@ -122,7 +162,13 @@ test(
     const stopped = new AbortController();
     const delivered = new Set<string>();
     const acknowledged: string[] = [];
-    const options = { consumer: CONSUMER, decode: decoder(Intent), concurrency: 4, signal: stopped.signal, log: silentLog() };
+    const options = {
+      consumer: CONSUMER,
+      decode: decoder(Intent),
+      concurrency: 4,
+      signal: stopped.signal,
+      log: silentLog(),
+    };
     const loop = consume(bus, {
       ...options,
       handle: async ({ operationId }) => {
@@ -133,8 +179,18 @@ test(
     const send = async () => {
       while (!stopped.signal.aborted) {
         const operationId = newOperationId();
-        const payload: Intent = { type: "intent", version: 1, kind: "pause", operationId, sandboxId: newSandboxId() };
-        const published = await publish(bus, { subject: subjects.intent("pause"), payload, msgId: operationId });
+        const payload: Intent = {
+          type: "intent",
+          version: 1,
+          kind: "pause",
+          operationId,
+          sandboxId: newSandboxId(),
+        };
+        const published = await publish(bus, {
+          subject: subjects.intent("pause"),
+          payload,
+          msgId: operationId,
+        });
         if (published.kind !== "unavailable") acknowledged.push(operationId);
         await sleep(20);
       }
@@ -142,7 +198,11 @@ test(
     const sending = send();
     const goesOn = async (what: string) => {
       const count = acknowledged.length;
-      await until(`messages are stored ${what}`, () => acknowledged.length > count + 5, ELECTION_LIMIT_MS);
+      await until(
+        `messages are stored ${what}`,
+        () => acknowledged.length > count + 5,
+        ELECTION_LIMIT_MS,
+      );
       const last = acknowledged.at(-1) ?? "";
       await until(`they are delivered ${what}`, () => delivered.has(last), ELECTION_LIMIT_MS);
     };
@@ -166,7 +226,11 @@ test(
       signal: rest.signal,
       handle: async ({ operationId }) => (delivered.add(operationId), "ack"),
     });
-    await until("all are delivered", () => acknowledged.every((id) => delivered.has(id)), ELECTION_LIMIT_MS);
+    await until(
+      "all are delivered",
+      () => acknowledged.every((id) => delivered.has(id)),
+      ELECTION_LIMIT_MS,
+    );
     rest.abort();
     await Promise.all([loop, reader]);
   },

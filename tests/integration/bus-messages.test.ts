@@ -1,5 +1,16 @@
-/** Publishing and the one loop that reads, against a real nats-server that may go away and come back. */
-import { type Bus, connectBus, consume, ensureConsumer, ensureStreams, publish, type Verdict } from "@torpor/bus";
+/**
+ * Publishing and the one loop that reads, against a real nats-server that may go away and come
+ * back.
+ */
+import {
+  type Bus,
+  connectBus,
+  consume,
+  ensureConsumer,
+  ensureStreams,
+  publish,
+  type Verdict,
+} from "@torpor/bus";
 import {
   type ConsumerDefinition,
   decoder,
@@ -40,22 +51,42 @@ afterEach(async () => {
   await (await bus.manager()).consumers.delete(CONSUMER.stream, CONSUMER.durable);
 });
 
-const intent = (): Intent => ({ type: "intent", version: 1, kind: "pause", operationId: newOperationId(), sandboxId: newSandboxId() });
-const send = (payload: unknown, msgId = newOperationId()) => publish(bus, { subject: subjects.intent("pause"), payload, msgId });
-const stored = async () => (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
+const intent = (): Intent => ({
+  type: "intent",
+  version: 1,
+  kind: "pause",
+  operationId: newOperationId(),
+  sandboxId: newSandboxId(),
+});
+const send = (payload: unknown, msgId = newOperationId()) =>
+  publish(bus, { subject: subjects.intent("pause"), payload, msgId });
+const stored = async () =>
+  (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
 
 type Given = { laneOf?: (subject: string) => string; noteReadable?: (isReadable: boolean) => void };
 type Handle = (message: Intent, delivery: number) => Promise<Verdict>;
 function read(handle: Handle, concurrency = 4, given: Given = {}): void {
-  const options = { ...given, consumer: CONSUMER, decode: decoder(Intent), concurrency, signal: stopped.signal, log: silentLog() };
-  loops.push(consume(bus, { ...options, handle: (message, { delivery }) => handle(message, delivery) }));
+  const options = {
+    ...given,
+    consumer: CONSUMER,
+    decode: decoder(Intent),
+    concurrency,
+    signal: stopped.signal,
+    log: silentLog(),
+  };
+  loops.push(
+    consume(bus, { ...options, handle: (message, { delivery }) => handle(message, delivery) }),
+  );
 }
 
 describe("publish", () => {
   test("with the same id, by 10 at once and again later, is stored once", async () => {
     const message = intent();
     const results = await Promise.all(Array.from({ length: 10 }, () => send(message, "same")));
-    expect(results.map(({ kind }) => kind).toSorted()).toEqual([...Array.from({ length: 9 }, () => "duplicate"), "stored"]);
+    expect(results.map(({ kind }) => kind).toSorted()).toEqual([
+      ...Array.from({ length: 9 }, () => "duplicate"),
+      "stored",
+    ]);
     expect(await send(message, "same")).toEqual({ kind: "duplicate" });
     expect(await stored()).toBe(1);
     await ensureConsumer(bus, CONSUMER);
@@ -67,10 +98,18 @@ test("a stream that an earlier version has made becomes what it is now, with wha
   const { streams } = await bus.manager();
   await streams.delete(name);
   await streams.add({ name, subjects: [...patterns], retention: "workqueue" });
-  await publish(bus, { subject: subjects.observation("host-1", "running"), payload: {}, msgId: "before" });
+  await publish(bus, {
+    subject: subjects.observation("host-1", "running"),
+    payload: {},
+    msgId: "before",
+  });
   await ensureStreams(bus);
   const { config, state } = await streams.info(name);
-  expect(config).toMatchObject({ max_msgs_per_subject: maxMessagesPerSubject, discard: "new", discard_new_per_subject: true });
+  expect(config).toMatchObject({
+    max_msgs_per_subject: maxMessagesPerSubject,
+    discard: "new",
+    discard_new_per_subject: true,
+  });
   expect(state.messages).toBe(1);
   await ensureConsumer(bus, CONSUMER);
 });
@@ -79,7 +118,9 @@ describe("consume", () => {
   test("a consumer that an earlier version has defined otherwise becomes what it is now", async () => {
     await ensureConsumer(bus, CONSUMER);
     await ensureConsumer(bus, { ...CONSUMER, ackWaitMs: 7_000, maxAckPending: 9 });
-    const { config } = await (await bus.manager()).consumers.info(CONSUMER.stream, CONSUMER.durable);
+    const { config } = await (
+      await bus.manager()
+    ).consumers.info(CONSUMER.stream, CONSUMER.durable);
     expect(config).toMatchObject({ ack_wait: 7_000_000_000, max_ack_pending: 9 });
   });
 
@@ -110,7 +151,11 @@ describe("consume", () => {
     read(handle, 4, { laneOf: (subject) => subject });
     await until("its share is at work", () => stuck.length === 2);
     const other = { ...intent(), kind: "resume" as const };
-    await publish(bus, { subject: subjects.intent("resume"), payload: other, msgId: other.operationId });
+    await publish(bus, {
+      subject: subjects.intent("resume"),
+      payload: other,
+      msgId: other.operationId,
+    });
     await until("the other's is done", () => done.length === 1);
     expect(stuck).toHaveLength(2);
     stopped.abort();
@@ -132,8 +177,10 @@ describe("consume", () => {
     await until("the fourth delivery is acknowledged", async () => (await stored()) === 0);
     expect(deliveries.map(({ delivery }) => delivery)).toEqual([1, 2, 3, 4]);
     const gaps = deliveries.slice(1).map(({ at }, before) => at - (deliveries[before]?.at ?? 0));
-    // The broker never delivers before the delay that was asked for: a load on the machine can only make a gap longer.
-    for (const [at, least] of [400, 800, 1600].entries()) expect(gaps[at]).toBeGreaterThan(least * 0.95);
+    // The broker never delivers before the delay that was asked for: a load on the machine can only
+    // make a gap longer.
+    for (const [at, least] of [400, 800, 1600].entries())
+      expect(gaps[at]).toBeGreaterThan(least * 0.95);
   });
 
   test("C1: what a handler rejects, and what cannot be decoded, is terminated: it does not come again and blocks nothing", async () => {
@@ -229,7 +276,10 @@ describe("consume", () => {
     await server.start();
     isHolding = false;
     const after = intent();
-    await until("the server takes messages again", async () => (await send(after, "after")).kind !== "unavailable");
+    await until(
+      "the server takes messages again",
+      async () => (await send(after, "after")).kind !== "unavailable",
+    );
     await until("both are done", async () => (await stored()) === 0);
     expect(new Set(acknowledged)).toEqual(new Set([before.operationId, after.operationId]));
   });

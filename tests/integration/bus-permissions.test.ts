@@ -120,7 +120,8 @@ test("a host of 0.1.0 does so in the control side's account, one of this version
 
 /**
  * The request for messages, and the double acknowledgement, are answered by the server itself: what
- * comes out of them must not go where the control side listens, least of all to JetStream's own API.
+ * comes out of them must not go where the control side listens, least of all to JetStream's own
+ * API.
  */
 describe("a host names for its answer", () => {
   const { stream, durable } = hostCommands(OWN);

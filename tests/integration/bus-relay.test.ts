@@ -1,4 +1,6 @@
-/** From the outbox to the stream: nothing that was committed is lost, and nothing is stored twice. */
+/**
+ * From the outbox to the stream: nothing that was committed is lost, and nothing is stored twice.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Bus, connectBus, ensureStreams } from "@torpor/bus";
 import { newOperationId, newSandboxId, STREAMS, subjects } from "@torpor/contracts";

@@ -1,4 +1,7 @@
-/** What the gateway writes, under concurrency: each race has the one outcome that the rules of admission give it, whoever comes first. */
+/**
+ * What the gateway writes, under concurrency: each race has the one outcome that the rules of
+ * admission give it, whoever comes first.
+ */
 import {
   acceptCreate,
   acceptRequest,
@@ -37,7 +40,8 @@ afterAll(async () => {
 
 type Verb = Parameters<typeof acceptRequest>[2];
 
-const times = <T>(count: number, one: (at: number) => Promise<T>) => Promise.all(Array.from({ length: count }, (_, at) => one(at)));
+const times = <T>(count: number, one: (at: number) => Promise<T>) =>
+  Promise.all(Array.from({ length: count }, (_, at) => one(at)));
 const ask = (sandboxId: string, verb: Verb, given: Partial<Requester> = {}) =>
   acceptRequest(database.db, sandboxId, verb, aRequester(database, given));
 /** An operation that a host is working on. */
@@ -52,7 +56,9 @@ describe("requests that race", () => {
   test("S31: of 20 identical pauses one makes the operation and announces it, all others join it", async () => {
     const { id } = await makeSandbox(database, "running");
     const answers = await times(20, () => ask(id, "pause"));
-    expect(answers.map((answer) => answer.kind)).toEqual(Array.from({ length: 20 }, () => "accepted"));
+    expect(answers.map((answer) => answer.kind)).toEqual(
+      Array.from({ length: 20 }, () => "accepted"),
+    );
     const accepted = answers.flatMap((answer) => (answer.kind === "accepted" ? [answer] : []));
     expect(new Set(accepted.map(({ operation }) => operation.id)).size).toBe(1);
     expect(accepted.filter(({ isNew }) => isNew)).toHaveLength(1);
@@ -67,9 +73,21 @@ describe("requests that race", () => {
     await execute(id, "pause");
     const stop = await ask(id, "stop");
     if (stop.kind !== "accepted") throw new Error(stop.kind);
-    const [stops, starts] = await Promise.all([times(10, () => ask(id, "stop")), times(10, () => ask(id, "start"))]);
-    for (const answer of stops) expect(answer).toMatchObject({ kind: "accepted", isNew: false, operation: { id: stop.operation.id } });
-    for (const answer of starts) expect(answer).toMatchObject({ kind: "blocked", by: { id: stop.operation.id, kind: "stop" } });
+    const [stops, starts] = await Promise.all([
+      times(10, () => ask(id, "stop")),
+      times(10, () => ask(id, "start")),
+    ]);
+    for (const answer of stops)
+      expect(answer).toMatchObject({
+        kind: "accepted",
+        isNew: false,
+        operation: { id: stop.operation.id },
+      });
+    for (const answer of starts)
+      expect(answer).toMatchObject({
+        kind: "blocked",
+        by: { id: stop.operation.id, kind: "stop" },
+      });
   });
 
   test("of resumes and stops that race behind a pause, one kind waits and the other is refused", async () => {
@@ -80,7 +98,8 @@ describe("requests that race", () => {
       answer: await ask(id, at % 2 === 0 ? "resume" : "stop"),
     }));
     const winner = answers.find(({ answer }) => answer.kind === "accepted" && answer.isNew);
-    for (const { verb, answer } of answers) expect(answer.kind === "accepted").toBe(verb === winner?.verb);
+    for (const { verb, answer } of answers)
+      expect(answer.kind === "accepted").toBe(verb === winner?.verb);
     const open = await database.sql`SELECT kind, status FROM operations
       WHERE sandbox_id = ${id} AND status IN ('waiting', 'executing') ORDER BY status`;
     expect([...open]).toEqual([
@@ -118,8 +137,12 @@ describe("requests that race", () => {
 
   test("a sandbox of another organization is not found, and not touched", async () => {
     const { id } = await makeSandbox(database, "running");
-    expect(await ask(id, "pause", { organizationId: database.organizationId + 1 })).toEqual({ kind: "not_found" });
-    expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(0);
+    expect(await ask(id, "pause", { organizationId: database.organizationId + 1 })).toEqual({
+      kind: "not_found",
+    });
+    expect(
+      await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`,
+    ).toHaveLength(0);
   });
 });
 
@@ -168,21 +191,36 @@ describe("what users ask for while a drain is at work", () => {
   test.each(CASES)("%s of the drain, %s of a user", async (stage, verb, { answer, drains }) => {
     const { id, operationId } = await atStage(stage);
     const given = await ask(id, verb);
-    const kinds = { joins: "accepted", new: "accepted", satisfied: "satisfied", conflict: "conflict" };
+    const kinds = {
+      joins: "accepted",
+      new: "accepted",
+      satisfied: "satisfied",
+      conflict: "conflict",
+    };
     expect(given).toMatchObject({ kind: kinds[answer] });
     if (given.kind === "accepted") {
       expect(given.isNew).toBe(answer === "new");
       expect(given.operation.requestedBy).not.toBe(DRAINER);
-      if (answer === "joins") expect(given.operation).toMatchObject({ id: operationId, requestedBy: aRequester(database).requestedBy });
+      if (answer === "joins")
+        expect(given.operation).toMatchObject({
+          id: operationId,
+          requestedBy: aRequester(database).requestedBy,
+        });
     }
-    if (given.kind === "satisfied") expect(given.state).toBe(stage.endsWith("pause") ? "running" : "paused");
+    if (given.kind === "satisfied")
+      expect(given.state).toBe(stage.endsWith("pause") ? "running" : "paused");
     const operation = await findOperation(database.db, operationId);
     const isOpen = operation?.status === stage.split(" ")[0];
     expect(isOpen, operation?.status).toBe(drains !== "superseded");
     expect(operation?.cancelRequestedAt !== null).toBe(drains === "asked to back out");
     expect(operation?.requestedBy === DRAINER).toBe(drains !== "theirs");
-    if (drains === "theirs" && operation?.status === "waiting") expect(operation.pinnedHostId, "on any host").toBeNull();
-    if (drains === "superseded") expect(operation).toMatchObject({ status: "superseded", error: { code: "OPERATION_SUPERSEDED" } });
+    if (drains === "theirs" && operation?.status === "waiting")
+      expect(operation.pinnedHostId, "on any host").toBeNull();
+    if (drains === "superseded")
+      expect(operation).toMatchObject({
+        status: "superseded",
+        error: { code: "OPERATION_SUPERSEDED" },
+      });
   });
 
   test("a pause asked for while the drain takes its own one back follows it", async () => {
@@ -190,21 +228,32 @@ describe("what users ask for while a drain is at work", () => {
     const undo = await ask(id, "resume", { ...drainer, pinnedHostId: "host-1" });
     if (undo.kind !== "accepted") throw new Error(undo.kind);
     expect(await ask(id, "pause")).toMatchObject({ kind: "accepted", isNew: true });
-    expect(await findOperation(database.db, undo.operation.id)).toMatchObject({ status: "superseded" });
-    expect(await findOpenOperations(database.db, id)).toMatchObject({ executing: { id: operationId }, waiting: { kind: "pause" } });
+    expect(await findOperation(database.db, undo.operation.id)).toMatchObject({
+      status: "superseded",
+    });
+    expect(await findOpenOperations(database.db, id)).toMatchObject({
+      executing: { id: operationId },
+      waiting: { kind: "pause" },
+    });
   });
 
   test("what a user has joined is no longer the drain's: a further user's request is judged as behind a user's", async () => {
     const { id, operationId } = await atStage("waiting pause");
     await ask(id, "pause");
-    expect(await ask(id, "resume")).toMatchObject({ kind: "blocked", by: { id: operationId, kind: "pause" } });
+    expect(await ask(id, "resume")).toMatchObject({
+      kind: "blocked",
+      by: { id: operationId, kind: "pause" },
+    });
   });
 
   test("a pause for an idle sandbox takes nothing over: whether it is idle is not known", async () => {
     const { id, operationId } = await atStage("waiting pause");
     const idle = { requestedBy: "system:auto-pause", onlyIfIdleForMs: 60_000 };
     expect(await ask(id, "pause", idle)).toMatchObject({ kind: "accepted", isNew: false });
-    expect(await findOperation(database.db, operationId)).toMatchObject({ requestedBy: DRAINER, onlyIfIdleForMs: null });
+    expect(await findOperation(database.db, operationId)).toMatchObject({
+      requestedBy: DRAINER,
+      onlyIfIdleForMs: null,
+    });
   });
 
   test("a request that replaces an operation and a scheduler that begins it do not wait for each other", async () => {
@@ -230,16 +279,24 @@ describe("what users ask for while a drain is at work", () => {
 
 describe("what is owed to a sandbox: the resume after a drain, and its restore", () => {
   const owed = async (id: string) => {
-    const [row] = await database.sql`SELECT owes_resume AS drain, restore_due_at IS NOT NULL AS restore
+    const [row] =
+      await database.sql`SELECT owes_resume AS drain, restore_due_at IS NOT NULL AS restore
       FROM drain_sandboxes JOIN incarnations USING (sandbox_id) WHERE sandbox_id = ${id}`;
     return row;
   };
   async function owing(state: "paused" | "stopped"): Promise<string> {
     const { id } = await makeSandbox(database, state);
-    await applyEffects(database, id, { beginsRun: { epoch: 1, hostId: "host-1", onHostLoss: "restore" } });
+    await applyEffects(database, id, {
+      beginsRun: { epoch: 1, hostId: "host-1", onHostLoss: "restore" },
+    });
     await applyEffects(database, id, { owesRestore: 1 });
     await registerHost(database.db, aHost(`drained-${id}`), 600_000);
-    await requestDrain(database.db, `drained-${id}`, { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await requestDrain(
+      database.db,
+      `drained-${id}`,
+      { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
+      "test",
+    );
     await database.sql`INSERT INTO drain_sandboxes (drain_id, sandbox_id, owes_resume)
       SELECT id, ${id}, true FROM drains WHERE host_id = ${`drained-${id}`}`;
     expect(await owed(id)).toEqual({ drain: true, restore: true });
@@ -249,7 +306,8 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
   test("stays owed when a pause or a stop is refused", async () => {
     const waiting = await owing("paused");
     await ask(waiting, "resume", { requestedBy: "system:host-loss" });
-    for (const verb of ["pause", "stop"] as const) expect(await ask(waiting, verb)).toMatchObject({ kind: "blocked" });
+    for (const verb of ["pause", "stop"] as const)
+      expect(await ask(waiting, verb)).toMatchObject({ kind: "blocked" });
     expect(await owed(waiting)).toEqual({ drain: true, restore: true });
     const stopped = await owing("stopped");
     expect(await ask(stopped, "pause")).toMatchObject({ kind: "conflict" });
@@ -273,13 +331,16 @@ describe("what is owed to a sandbox: the resume after a drain, and its restore",
 describe("idempotency keys", () => {
   let keys = 0;
   const newKey = () => ({ idempotencyKey: `key-${(keys += 1)}`, requestSha256: "one" });
-  const create = (given: Partial<Requester>, sandbox = aSandbox()) => acceptCreate(database.db, sandbox, aRequester(database, given));
+  const create = (given: Partial<Requester>, sandbox = aSandbox()) =>
+    acceptCreate(database.db, sandbox, aRequester(database, given));
 
   test("S27: 10 creates with one key make one sandbox, and all are told of it", async () => {
     const key = newKey();
     const before = await database.sql`SELECT id FROM sandboxes`;
     const answers = await times(10, () => create(key));
-    const ids = answers.map((answer) => (answer.kind === "accepted" ? answer.operation.sandboxId : answer.kind));
+    const ids = answers.map((answer) =>
+      answer.kind === "accepted" ? answer.operation.sandboxId : answer.kind,
+    );
     expect(new Set(ids).size).toBe(1);
     expect(answers.filter((answer) => answer.kind === "accepted" && answer.isNew)).toHaveLength(1);
     expect(await database.sql`SELECT id FROM sandboxes`).toHaveLength(before.length + 1);
@@ -289,19 +350,28 @@ describe("idempotency keys", () => {
     const key = newKey();
     const { id } = await makeSandbox(database, "running");
     const answers = await times(10, () => ask(id, "pause", key));
-    const ids = new Set(answers.map((answer) => (answer.kind === "accepted" ? answer.operation.id : answer.kind)));
+    const ids = new Set(
+      answers.map((answer) => (answer.kind === "accepted" ? answer.operation.id : answer.kind)),
+    );
     expect(ids.size).toBe(1);
     const [operationId = ""] = ids;
     await moveOperation(database.db, operationId, "fail", { error: { code: "X", message: "x" } });
-    expect(await ask(id, "pause", key)).toMatchObject({ isNew: false, operation: { id: operationId, status: "failed" } });
-    expect(await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`).toHaveLength(1);
+    expect(await ask(id, "pause", key)).toMatchObject({
+      isNew: false,
+      operation: { id: operationId, status: "failed" },
+    });
+    expect(
+      await database.sql`SELECT id FROM operations WHERE sandbox_id = ${id} AND kind = 'pause'`,
+    ).toHaveLength(1);
   });
 
   test("a key that was used before is told so, also when it comes with a sandbox that there is none of", async () => {
     const key = newKey();
     const { id } = await makeSandbox(database, "running");
     expect(await ask(id, "pause", key)).toMatchObject({ kind: "accepted" });
-    expect(await ask("1763309903nobody00", "pause", { ...key, requestSha256: "of another request" })).toEqual({ kind: "key_reused" });
+    expect(
+      await ask("1763309903nobody00", "pause", { ...key, requestSha256: "of another request" }),
+    ).toEqual({ kind: "key_reused" });
     expect(await ask("1763309903nobody00", "pause", newKey())).toEqual({ kind: "not_found" });
     expect(await ask("1763309903nobody00", "pause")).toEqual({ kind: "not_found" });
   });
@@ -309,11 +379,21 @@ describe("idempotency keys", () => {
   test("one key raced by different requests serves one of them and refuses the others", async () => {
     const [key, createKey] = [newKey(), newKey()];
     const made = await times(10, () => makeSandbox(database, "running"));
-    const answers = await Promise.all(made.map(({ id }, at) => ask(id, "pause", { ...key, requestSha256: `request ${at}` })));
-    expect(answers.map(({ kind }) => kind).toSorted()).toEqual(["accepted", ...Array.from({ length: 9 }, () => "key_reused")]);
+    const answers = await Promise.all(
+      made.map(({ id }, at) => ask(id, "pause", { ...key, requestSha256: `request ${at}` })),
+    );
+    expect(answers.map(({ kind }) => kind).toSorted()).toEqual([
+      "accepted",
+      ...Array.from({ length: 9 }, () => "key_reused"),
+    ]);
 
-    const creates = await times(10, (at) => create({ ...createKey, requestSha256: `request ${at}` }));
-    expect(creates.map(({ kind }) => kind).toSorted()).toEqual(["accepted", ...Array.from({ length: 9 }, () => "key_reused")]);
+    const creates = await times(10, (at) =>
+      create({ ...createKey, requestSha256: `request ${at}` }),
+    );
+    expect(creates.map(({ kind }) => kind).toSorted()).toEqual([
+      "accepted",
+      ...Array.from({ length: 9 }, () => "key_reused"),
+    ]);
   });
 
   test("the same key of another organization is another key", async () => {

@@ -1,4 +1,7 @@
-/** API keys in the database: what an upgrade makes of those that are there, and what holds when many change them at once. */
+/**
+ * API keys in the database: what an upgrade makes of those that are there, and what holds when many
+ * change them at once.
+ */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,4 +1,7 @@
-/** Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with the rows locked. */
+/**
+ * Plans, applied: in a batch each stands or falls alone; the facts of the moment are judged with
+ * the rows locked.
+ */
 import type { SandboxEventType } from "@torpor/contracts";
 import {
   acceptCreate,

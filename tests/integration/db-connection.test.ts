@@ -1,6 +1,15 @@
-/** The end of a connection is an error of its queries, whenever it comes and however: never the end of the process, of the pool, or of what others ask. */
+/**
+ * The end of a connection is an error of its queries, whenever it comes and however: never the end
+ * of the process, of the pool, or of what others ask.
+ */
 import { connect, createServer, type Socket } from "node:net";
-import { type Database, type DatabaseHandle, openDatabase, pingDatabase, type Tx } from "@torpor/db";
+import {
+  type Database,
+  type DatabaseHandle,
+  openDatabase,
+  pingDatabase,
+  type Tx,
+} from "@torpor/db";
 import { type Databases, sharedPostgres, until } from "@torpor/testkit";
 import { type SQL, sql } from "drizzle-orm";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -56,7 +65,10 @@ async function wayTo(url: string) {
   };
 }
 
-const opened = (url: string, options: { maxConnections: number; limitMs?: number }): DatabaseHandle & AsyncDisposable => {
+const opened = (
+  url: string,
+  options: { maxConnections: number; limitMs?: number },
+): DatabaseHandle & AsyncDisposable => {
   const handle = openDatabase(url, options);
   return { ...handle, [Symbol.asyncDispose]: () => handle.close() };
 };
@@ -78,8 +90,13 @@ test.each(["end", "reset"] as const)(
     const failed = handle.db.transaction(async (tx) => {
       await pingDatabase(tx);
       await way[how]();
-      // With parameters and without: the driver writes a moment after it was asked, to a connection that is gone by then.
-      const asked = [pingDatabase(tx), tx.execute(sql`SELECT ${1}::int`), tx.execute(sql`SELECT ${2}::int`)];
+      // With parameters and without: the driver writes a moment after it was asked, to a connection
+      // that is gone by then.
+      const asked = [
+        pingDatabase(tx),
+        tx.execute(sql`SELECT ${1}::int`),
+        tx.execute(sql`SELECT ${2}::int`),
+      ];
       late.resolve(await Promise.all(asked.map((query) => query.catch((error: unknown) => error))));
     });
     await expect(failed).rejects.toSatisfy(isEndOfConnection);
@@ -117,17 +134,24 @@ test.each(["end", "reset"] as const)(
     };
     const kinds = [
       // Without parameters several queries share a connection.
-      (value: number) => ask(handle.db, value, sql.raw(`SELECT ${value} AS value FROM pg_sleep(0.01)`)),
+      (value: number) =>
+        ask(handle.db, value, sql.raw(`SELECT ${value} AS value FROM pg_sleep(0.01)`)),
       (value: number) => ask(handle.db, value, sql`SELECT ${value}::int AS value`),
       (value: number) =>
-        handle.db.transaction((tx) => Promise.all([1, 2].map((add) => ask(tx, value + add, sql`SELECT ${value + add}::int AS value`)))),
+        handle.db.transaction((tx) =>
+          Promise.all(
+            [1, 2].map((add) => ask(tx, value + add, sql`SELECT ${value + add}::int AS value`)),
+          ),
+        ),
     ];
     for (let round = 0; round < 10; round += 1) {
       const asked = Array.from({ length: 12 }, async (_, at) => {
-        const again = async (): Promise<unknown> => await kinds[at % kinds.length]?.(at * 10).catch(again);
+        const again = async (): Promise<unknown> =>
+          await kinds[at % kinds.length]?.(at * 10).catch(again);
         await again();
       });
-      for (let turn = 0; turn < round * 2; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+      for (let turn = 0; turn < round * 2; turn += 1)
+        await new Promise((resolve) => setImmediate(resolve));
       await way[how]();
       await Promise.all(asked);
     }
@@ -190,7 +214,9 @@ test.each(["silent", "open"] as const)(
     ];
     const settled = await Promise.allSettled(asked);
     expect(settled).toMatchObject(asked.map(() => ({ status: "rejected" })));
-    expect(settled.flatMap((one) => (one.status === "rejected" ? codes(one.reason) : []))).toContain("ETIMEDOUT");
+    expect(
+      settled.flatMap((one) => (one.status === "rejected" ? codes(one.reason) : [])),
+    ).toContain("ETIMEDOUT");
     way.let("open");
     await worksAgain(handle.db);
   },
@@ -202,5 +228,7 @@ function codes(error: unknown): unknown[] {
 }
 
 function isEndOfConnection(error: unknown): boolean {
-  return codes(error).some((code) => code === "CONNECTION_CLOSED" || code === "ECONNRESET" || code === "EPIPE");
+  return codes(error).some(
+    (code) => code === "CONNECTION_CLOSED" || code === "ECONNRESET" || code === "EPIPE",
+  );
 }

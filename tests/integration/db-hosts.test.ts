@@ -1,4 +1,7 @@
-/** A host's life in the database: every move is an event with its reason, and none is made that leaves a sandbox without a keeper. */
+/**
+ * A host's life in the database: every move is an event with its reason, and none is made that
+ * leaves a sandbox without a keeper.
+ */
 import {
   changeHost,
   findHost,
@@ -53,9 +56,12 @@ async function host(): Promise<string> {
   return `host-${hosts}`;
 }
 const events = async (hostId: string) => await listHostEvents(database.db, hostId, 100);
-const facts = async (hostId: string) => (await events(hostId)).map(({ fact, fromState, toState }) => [fact, fromState, toState]);
+const facts = async (hostId: string) =>
+  (await events(hostId)).map(({ fact, fromState, toState }) => [fact, fromState, toState]);
 const endLease = (hostId: string) =>
-  database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`.then(() => {});
+  database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`.then(
+    () => {},
+  );
 const lost = async () => (await markLostHosts(database.db, LEASE_MS)).map(({ id }) => id);
 const silence = async (hostId: string) => {
   await endLease(hostId);
@@ -64,13 +70,17 @@ const silence = async (hostId: string) => {
 };
 
 const tombstone = async (sandbox: SandboxRow) =>
-  await inTransaction(database.db, (tx) => moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }));
+  await inTransaction(database.db, (tx) =>
+    moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }),
+  );
 
 describe("a lease that nobody could renew", () => {
   const note = () => noteAnswering(database.db, LEASE_MS);
-  const since = async () => (await database.sql`SELECT answering_since FROM lease_service`)[0]?.["answering_since"] as Date;
+  const since = async () =>
+    (await database.sql`SELECT answering_since FROM lease_service`)[0]?.["answering_since"] as Date;
   /** As if the last note were so old. */
-  const outage = (ms: number) => database.sql`UPDATE lease_service SET answered_at = now() - ${`${ms} milliseconds`}::interval`;
+  const outage = (ms: number) =>
+    database.sql`UPDATE lease_service SET answered_at = now() - ${`${ms} milliseconds`}::interval`;
 
   test("LS1: proves nothing: no host is lost before it could have renewed for a whole lease", async () => {
     const [id, dead] = [await host(), await host()];
@@ -94,7 +104,11 @@ describe("a lease that nobody could renew", () => {
     await leasesCouldBeRenewed(database);
     await outage(LEASE_MS / 2);
     expect(await lost(), "in the outage").toEqual([]);
-    const looks = await Promise.all(Array.from({ length: 16 }, async (_, at) => (at % 3 === 0 ? (await note(), []) : await lost())));
+    const looks = await Promise.all(
+      Array.from({ length: 16 }, async (_, at) =>
+        at % 3 === 0 ? (await note(), []) : await lost(),
+      ),
+    );
     expect(looks.flat(), "when it ends").toEqual([]);
     expect(Date.now() - (await since()).getTime()).toBeLessThan(LEASE_MS / 2);
     await leasesCouldBeRenewed(database);
@@ -148,12 +162,18 @@ describe("retiring", () => {
     const id = await host();
     const sandbox = await makeSandbox(database, "stopped", { hostId: id });
     await changeHost(database.db, id, "cordon", "test");
-    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({
+      kind: "has_sandboxes",
+      sandboxes: 1,
+    });
     const gone = await inTransaction(database.db, (tx) =>
       moveSandbox(tx, { sandbox, to: "deleted", fact: "deleted", patch: { hostId: null } }),
     );
     expect(gone.kind).toBe("moved");
-    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved", host: { state: "retired" } });
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({
+      kind: "moved",
+      host: { state: "retired" },
+    });
     expect(await registerHost(database.db, aHost(id), LEASE_MS)).toMatchObject({
       granted: false,
       reason: expect.stringContaining("new id"),
@@ -166,9 +186,12 @@ describe("retiring", () => {
   test("what a host was to be asked goes with it, also what was written after that", async () => {
     const { sql, db } = database;
     const [gone, stays] = [await host(), await host()];
-    const note = async (id: string) => void (await sql`INSERT INTO host_checks (host_id, sandbox_id) VALUES (${id}, ${id})`);
+    const note = async (id: string) =>
+      void (await sql`INSERT INTO host_checks (host_id, sandbox_id) VALUES (${id}, ${id})`);
     const noted = async () =>
-      (await sql`SELECT host_id FROM host_checks WHERE host_id IN ${sql([gone, stays])}`).map((row) => String(row["host_id"]));
+      (await sql`SELECT host_id FROM host_checks WHERE host_id IN ${sql([gone, stays])}`).map(
+        (row) => String(row["host_id"]),
+      );
     await note(stays);
     await note(gone);
     await changeHost(db, gone, "cordon", "test");
@@ -188,24 +211,58 @@ describe("retiring", () => {
 
   test("a lost host owes nothing: what was deleted there is settled with it, what was not still holds it up", async () => {
     const id = await host();
-    const [deleted, kept] = [await makeSandbox(database, "paused", { hostId: id }), await makeSandbox(database, "stopped", { hostId: id })];
-    const snapshot = { generation: 1, sizeBytes: 1, manifestSha256: "b".repeat(64), guestSynced: true, driverFingerprint: "scripted/1" };
+    const [deleted, kept] = [
+      await makeSandbox(database, "paused", { hostId: id }),
+      await makeSandbox(database, "stopped", { hostId: id }),
+    ];
+    const snapshot = {
+      generation: 1,
+      sizeBytes: 1,
+      manifestSha256: "b".repeat(64),
+      guestSynced: true,
+      driverFingerprint: "scripted/1",
+    };
     const stored = { hasMemory: true, storeKey: null, storeError: null };
-    await applyEffects(database, deleted.id, { recordsSnapshot: { ...snapshot, ...stored, epoch: 1, hostId: id } });
+    await applyEffects(database, deleted.id, {
+      recordsSnapshot: { ...snapshot, ...stored, epoch: 1, hostId: id },
+    });
     await tombstone(deleted);
     await changeHost(database.db, id, "cordon", "test");
-    expect(await changeHost(database.db, id, "retire", "test"), "it lives, and will confirm").toMatchObject({ sandboxes: 2 });
+    expect(
+      await changeHost(database.db, id, "retire", "test"),
+      "it lives, and will confirm",
+    ).toMatchObject({ sandboxes: 2 });
     await silence(id);
-    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
-    expect(await findSandboxRow(database.db, deleted.id), "nothing of a refused request stands").toMatchObject({ state: "deleting" });
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({
+      kind: "has_sandboxes",
+      sandboxes: 1,
+    });
+    expect(
+      await findSandboxRow(database.db, deleted.id),
+      "nothing of a refused request stands",
+    ).toMatchObject({ state: "deleting" });
     await tombstone(kept);
-    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({ kind: "moved", host: { state: "retired" } });
+    expect(await changeHost(database.db, id, "retire", "test")).toMatchObject({
+      kind: "moved",
+      host: { state: "retired" },
+    });
     for (const sandbox of [deleted, kept]) {
-      expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({ state: "deleted", hostId: null, holdsMemory: false });
-      expect((await listEvents(database.db, sandbox.id, 100)).at(-1)).toMatchObject({ fact: "deleted", cause: { code: "HOST_RETIRED" } });
+      expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({
+        state: "deleted",
+        hostId: null,
+        holdsMemory: false,
+      });
+      expect((await listEvents(database.db, sandbox.id, 100)).at(-1)).toMatchObject({
+        fact: "deleted",
+        cause: { code: "HOST_RETIRED" },
+      });
     }
     expect(await findSnapshot(database.db, deleted.id)).toBeUndefined();
-    expect(await findHost(database.db, id)).toMatchObject({ vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 });
+    expect(await findHost(database.db, id)).toMatchObject({
+      vcpuUsed: 0,
+      memoryMibUsed: 0,
+      diskMibUsed: 0,
+    });
   });
 
   test("a place that was chosen before is not given on a host that is retired by now", async () => {
@@ -214,7 +271,14 @@ describe("retiring", () => {
     await changeHost(database.db, to, "cordon", "test");
     await changeHost(database.db, to, "retire", "test");
     const moved = await inTransaction<never, MoveResult>(database.db, async (tx, rollback) =>
-      rollback(await moveSandbox(tx, { sandbox, to: "resuming", fact: "resume_assigned", patch: { hostId: to, holdsMemory: true } })),
+      rollback(
+        await moveSandbox(tx, {
+          sandbox,
+          to: "resuming",
+          fact: "resume_assigned",
+          patch: { hostId: to, holdsMemory: true },
+        }),
+      ),
     );
     expect(moved).toEqual({ kind: "no_capacity", hostId: to });
   });
@@ -222,17 +286,32 @@ describe("retiring", () => {
 
 test("a host has one drain at a time, whoever asks for it, and a draining one is not uncordoned", async () => {
   const id = await host();
-  const asked = await Promise.all(Array.from({ length: 6 }, () => requestDrain(database.db, id, BUDGET, "test")));
-  expect(asked.map(({ kind }) => kind).toSorted()).toEqual(["moved", "stay", "stay", "stay", "stay", "stay"]);
+  const asked = await Promise.all(
+    Array.from({ length: 6 }, () => requestDrain(database.db, id, BUDGET, "test")),
+  );
+  expect(asked.map(({ kind }) => kind).toSorted()).toEqual([
+    "moved",
+    "stay",
+    "stay",
+    "stay",
+    "stay",
+    "stay",
+  ]);
   expect(await database.sql`SELECT 1 FROM drains WHERE host_id = ${id}`).toHaveLength(1);
   await expect(
     database.sql`INSERT INTO drains (host_id, status, max_parallel, requested_by) VALUES (${id}, 'active', 1, 'x')`,
   ).rejects.toThrow(/drains_one_at_work/);
   expect(await changeHost(database.db, id, "uncordon", "test")).toMatchObject({ kind: "refused" });
   await silence(id);
-  expect(await requestDrain(database.db, id, BUDGET, "test"), "nothing can be moved off it").toMatchObject({ kind: "refused" });
+  expect(
+    await requestDrain(database.db, id, BUDGET, "test"),
+    "nothing can be moved off it",
+  ).toMatchObject({ kind: "refused" });
   await renewLease(database.db, id, LEASE_MS, false);
-  expect(await findHost(database.db, id), "it goes on where it was").toMatchObject({ state: "draining", stateBeforeLost: null });
+  expect(await findHost(database.db, id), "it goes on where it was").toMatchObject({
+    state: "draining",
+    stateBeforeLost: null,
+  });
 });
 
 test("a host that is read while its drain ends is draining, or its drain is done", async () => {
@@ -256,6 +335,12 @@ test("a host that is read while its drain ends is draining, or its drain is done
     expect(await finishDrain(database.db, row)).toBe(true);
     return { read: reading };
   });
-  expect(await read).toMatchObject({ host: { state: "draining" }, drain: { drain: { status: "active" } } });
-  expect(await findHostStanding(database.db, id)).toMatchObject({ host: { state: "cordoned" }, drain: { drain: { status: "done" } } });
+  expect(await read).toMatchObject({
+    host: { state: "draining" },
+    drain: { drain: { status: "active" } },
+  });
+  expect(await findHostStanding(database.db, id)).toMatchObject({
+    host: { state: "cordoned" },
+    drain: { drain: { status: "done" } },
+  });
 });

@@ -1,4 +1,7 @@
-/** The SQL migrations and the schema of the code say the same, and any number of processes may apply them at once. */
+/**
+ * The SQL migrations and the schema of the code say the same, and any number of processes may apply
+ * them at once.
+ */
 import { execFile } from "node:child_process";
 import { cp, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -21,8 +24,15 @@ afterAll(async () => {
 });
 
 const drizzleKit = async (command: string, out: string) => {
-  const args = [command, "--dialect=postgresql", "--schema=./src/schema.ts", ...(command === "generate" ? [`--out=${out}`] : ["--sql"])];
-  return (await run(join(DB, "node_modules/.bin/drizzle-kit"), args, { cwd: DB, timeout: LIMIT_MS })).stdout;
+  const args = [
+    command,
+    "--dialect=postgresql",
+    "--schema=./src/schema.ts",
+    ...(command === "generate" ? [`--out=${out}`] : ["--sql"]),
+  ];
+  return (
+    await run(join(DB, "node_modules/.bin/drizzle-kit"), args, { cwd: DB, timeout: LIMIT_MS })
+  ).stdout;
 };
 
 async function inDatabase<T>(url: string, body: (sql: postgres.Sql) => Promise<T>): Promise<T> {
@@ -34,7 +44,10 @@ async function inDatabase<T>(url: string, body: (sql: postgres.Sql) => Promise<T
   }
 }
 
-/** Everything that makes two databases differ for us: columns, constraints and indexes, as the server itself writes them. */
+/**
+ * Everything that makes two databases differ for us: columns, constraints and indexes, as the
+ * server itself writes them.
+ */
 const catalogOf = (url: string) =>
   inDatabase(url, async (sql) => ({
     columns: [
@@ -45,7 +58,9 @@ const catalogOf = (url: string) =>
       ...(await sql`SELECT conrelid::regclass::text AS relation, conname, pg_get_constraintdef(oid) AS definition
         FROM pg_constraint WHERE connamespace = 'public'::regnamespace ORDER BY 1, 2`),
     ],
-    indexes: [...(await sql`SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1`)],
+    indexes: [
+      ...(await sql`SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1`),
+    ],
   }));
 
 test("a database that was migrated is the one that the schema of the code describes", async () => {
@@ -68,9 +83,11 @@ test("there is no change of the schema for which no migration was generated", as
 test("four processes that migrate at once all succeed, and one more changes nothing", async () => {
   const url = await server.emptyDatabase();
   const script = `import { migrate } from ${JSON.stringify(join(DB, "src/index.ts"))}; await migrate(process.argv[1]);`;
-  const one = () => run(process.execPath, ["--input-type=module", "--eval", script, url], { timeout: LIMIT_MS });
+  const one = () =>
+    run(process.execPath, ["--input-type=module", "--eval", script, url], { timeout: LIMIT_MS });
   await Promise.all(Array.from({ length: 4 }, one));
-  const applied = () => inDatabase(url, async (sql) => [...(await sql`SELECT * FROM drizzle.__drizzle_migrations`)]);
+  const applied = () =>
+    inDatabase(url, async (sql) => [...(await sql`SELECT * FROM drizzle.__drizzle_migrations`)]);
   const once = await applied();
   const names = (await readdir(join(DB, "migrations"))).filter((name) => name.endsWith(".sql"));
   expect(once).toHaveLength(names.length);

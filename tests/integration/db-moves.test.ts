@@ -1,5 +1,14 @@
-/** The one door through which sandboxes change: compare-and-set, event, outbox and capacity stand or fall together. */
-import { findSandboxRow, inTransaction, listEvents, registerHost, type SandboxRow } from "@torpor/db";
+/**
+ * The one door through which sandboxes change: compare-and-set, event, outbox and capacity stand or
+ * fall together.
+ */
+import {
+  findSandboxRow,
+  inTransaction,
+  listEvents,
+  registerHost,
+  type SandboxRow,
+} from "@torpor/db";
 import {
   aHost,
   makeSandbox,
@@ -50,8 +59,15 @@ test("S28: of two that move the same sandbox one wins, and the other is told tha
   ]);
   expect(results.map(({ kind }) => kind).toSorted()).toEqual(["lost_race", "moved"]);
   const winner = results[0].kind === "moved" ? "pausing" : "stopping";
-  expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({ state: winner, generation: sandbox.generation + 1 });
-  expect((await listEvents(database.db, sandbox.id, 100)).map(({ toState }) => toState)).toEqual(["creating", "running", winner]);
+  expect(await findSandboxRow(database.db, sandbox.id)).toMatchObject({
+    state: winner,
+    generation: sandbox.generation + 1,
+  });
+  expect((await listEvents(database.db, sandbox.id, 100)).map(({ toState }) => toState)).toEqual([
+    "creating",
+    "running",
+    winner,
+  ]);
 });
 
 test("events of 8 writers who each move a sandbox 5 times are numbered without a gap, and each is announced", async () => {
@@ -59,7 +75,8 @@ test("events of 8 writers who each move a sandbox 5 times are numbered without a
   const insist = async () => {
     const sandbox = await findSandboxRow(database.db, id);
     if (sandbox === undefined) throw new Error("it is gone");
-    if ((await move(sandbox, { to: sandbox.state, fact: "running" })).kind !== "moved") await insist();
+    if ((await move(sandbox, { to: sandbox.state, fact: "running" })).kind !== "moved")
+      await insist();
   };
   await Promise.all(
     Array.from({ length: 8 }, async () => {
@@ -83,7 +100,13 @@ test("a move that is rolled back leaves no state, no event, no message and no re
   };
   const failed = inTransaction(database.db, async (tx) => {
     const patch = { hostId: "rolled", holdsMemory: true };
-    const moved = await moveSandbox(tx, { sandbox, to: "running", fact: "running", patch, messages: [{ subject: "x", payload: {} }] });
+    const moved = await moveSandbox(tx, {
+      sandbox,
+      to: "running",
+      fact: "running",
+      patch,
+      messages: [{ subject: "x", payload: {} }],
+    });
     expect(moved.kind).toBe("moved");
     throw new Error("the caller failed later");
   });
@@ -95,28 +118,51 @@ test("a move that is rolled back leaves no state, no event, no message and no re
 });
 
 test("S29: a host never carries more than it has, however many race for it; who comes too late changes nothing", async () => {
-  await registerHost(database.db, aHost("full", { capacity: { vcpu: 100, memoryMib: 640, diskMib: 10_000 } }), 60_000);
+  await registerHost(
+    database.db,
+    aHost("full", { capacity: { vcpu: 100, memoryMib: 640, diskMib: 10_000 } }),
+    60_000,
+  );
   const made: SandboxRow[] = [];
   for (let left = 30; left > 0; left -= 1) made.push(await makeSandbox(database, "creating"));
   const results = await Promise.all(
-    made.map((sandbox) => move(sandbox, { to: "running", fact: "running", patch: { hostId: "full", holdsMemory: true } })),
+    made.map((sandbox) =>
+      move(sandbox, {
+        to: "running",
+        fact: "running",
+        patch: { hostId: "full", holdsMemory: true },
+      }),
+    ),
   );
   expect(results.filter(({ kind }) => kind === "moved")).toHaveLength(10);
   expect(results.filter(({ kind }) => kind !== "moved")).toEqual(
     Array.from({ length: 20 }, () => ({ kind: "no_capacity", hostId: "full" })),
   );
-  expect(await used("full")).toEqual([{ id: "full", vcpu_used: 10, memory_mib_used: 640, disk_mib_used: 160 }]);
+  expect(await used("full")).toEqual([
+    { id: "full", vcpu_used: 10, memory_mib_used: 640, disk_mib_used: 160 },
+  ]);
   expect(await used("full")).toEqual(await usedBySandboxes("full"));
 });
 
 test("moves between two hosts in opposite directions do not block each other, and the sums stay right", async () => {
   for (const id of ["swap-1", "swap-2"])
-    await registerHost(database.db, aHost(id, { capacity: { vcpu: 40, memoryMib: 4096, diskMib: 4096 } }), 60_000);
+    await registerHost(
+      database.db,
+      aHost(id, { capacity: { vcpu: 40, memoryMib: 4096, diskMib: 4096 } }),
+      60_000,
+    );
   const made: SandboxRow[] = [];
-  for (let at = 0; at < 20; at += 1) made.push(await makeSandbox(database, "running", { hostId: at % 2 === 0 ? "swap-1" : "swap-2" }));
+  for (let at = 0; at < 20; at += 1)
+    made.push(
+      await makeSandbox(database, "running", { hostId: at % 2 === 0 ? "swap-1" : "swap-2" }),
+    );
   const results = await Promise.all(
     made.map((sandbox) =>
-      move(sandbox, { to: "running", fact: "running", patch: { hostId: sandbox.hostId === "swap-1" ? "swap-2" : "swap-1" } }),
+      move(sandbox, {
+        to: "running",
+        fact: "running",
+        patch: { hostId: sandbox.hostId === "swap-1" ? "swap-2" : "swap-1" },
+      }),
     ),
   );
   expect(results.map(({ kind }) => kind)).toEqual(Array.from({ length: 20 }, () => "moved"));
@@ -126,9 +172,17 @@ test("moves between two hosts in opposite directions do not block each other, an
 test("a sandbox gives back its memory when it pauses, its disk when it is deleted", async () => {
   await registerHost(database.db, aHost("freed"), 60_000);
   const running = await makeSandbox(database, "running", { hostId: "freed" });
-  const paused = await move(running, { to: "paused", fact: "paused", patch: { holdsMemory: false } });
-  expect(await used("freed")).toEqual([{ id: "freed", vcpu_used: 0, memory_mib_used: 0, disk_mib_used: 16 }]);
+  const paused = await move(running, {
+    to: "paused",
+    fact: "paused",
+    patch: { holdsMemory: false },
+  });
+  expect(await used("freed")).toEqual([
+    { id: "freed", vcpu_used: 0, memory_mib_used: 0, disk_mib_used: 16 },
+  ]);
   if (paused.kind !== "moved") throw new Error(paused.kind);
   await move(paused.sandbox, { to: "deleted", fact: "deleted" });
-  expect(await used("freed")).toEqual([{ id: "freed", vcpu_used: 0, memory_mib_used: 0, disk_mib_used: 0 }]);
+  expect(await used("freed")).toEqual([
+    { id: "freed", vcpu_used: 0, memory_mib_used: 0, disk_mib_used: 0 },
+  ]);
 });

@@ -39,7 +39,11 @@ let database: TestDatabase;
 beforeAll(async () => {
   server = sharedPostgres();
   database = await openTestDatabase(server);
-  await registerHost(database.db, aHost("host-1", { capacity: { vcpu: 100, memoryMib: 10_000, diskMib: 10_000 } }), 60_000);
+  await registerHost(
+    database.db,
+    aHost("host-1", { capacity: { vcpu: 100, memoryMib: 10_000, diskMib: 10_000 } }),
+    60_000,
+  );
 });
 afterAll(async () => {
   await database[Symbol.asyncDispose]();
@@ -48,9 +52,14 @@ afterAll(async () => {
 
 /** A pause that host-1 carries out, of incarnation 3, as command 7. */
 async function executingPause(): Promise<OperationRow> {
-  const { id } = await makeSandbox(database, "running", { hostId: "host-1", patch: { epoch: 3, opSeq: 7 } });
+  const { id } = await makeSandbox(database, "running", {
+    hostId: "host-1",
+    patch: { epoch: 3, opSeq: 7 },
+  });
   // As a drain asks for it: it waits to be begun.
-  const asked = await inTransaction(database.db, (tx) => acceptWithin(tx, id, "pause", aRequester(database)));
+  const asked = await inTransaction(database.db, (tx) =>
+    acceptWithin(tx, id, "pause", aRequester(database)),
+  );
   if (asked.kind !== "accepted") throw new Error(asked.kind);
   const begun = await moveOperation(database.db, asked.operation.id, "begin", {
     hostId: "host-1",
@@ -74,7 +83,8 @@ async function askToBackOut({ id, sandboxId }: OperationRow): Promise<boolean> {
   await applyPlans(database.db, [{ ...planMoves(sandbox, []), cancels: id }]);
   return (await findOperation(database.db, id))?.cancelRequestedAt !== null;
 }
-const expire = ({ id }: OperationRow) => database.sql`UPDATE operations SET deadline_at = now() - interval '1 second' WHERE id = ${id}`;
+const expire = ({ id }: OperationRow) =>
+  database.sql`UPDATE operations SET deadline_at = now() - interval '1 second' WHERE id = ${id}`;
 
 describe("the point of no return", () => {
   test("is passed once, and the answer stays yes whatever the deadline", async () => {
@@ -114,18 +124,23 @@ describe("the point of no return", () => {
     expect(await commit(cancelled)).toBe(false);
   });
 
-  test.each(["succeed", "fail", "cancel", "supersede"] as const)("is refused to an operation that has ended: %s", async (event) => {
-    const operation = await executingPause();
-    await moveOperation(database.db, operation.id, event);
-    expect(await commit(operation)).toBe(false);
-  });
+  test.each(["succeed", "fail", "cancel", "supersede"] as const)(
+    "is refused to an operation that has ended: %s",
+    async (event) => {
+      const operation = await executingPause();
+      await moveOperation(database.db, operation.id, event);
+      expect(await commit(operation)).toBe(false);
+    },
+  );
 
   test("once passed, nobody can ask the operation to back out any more", async () => {
     const operation = await executingPause();
     await commit(operation);
     expect(await askToBackOut(operation)).toBe(false);
     await expire(operation);
-    expect((await listExpiredOperations(database.db, 100)).map(({ id }) => id)).not.toContain(operation.id);
+    expect((await listExpiredOperations(database.db, 100)).map(({ id }) => id)).not.toContain(
+      operation.id,
+    );
   });
 
   test("S25: when a commit races with the end of the deadline, exactly one of them happens", async () => {
@@ -133,15 +148,19 @@ describe("the point of no return", () => {
     for (let left = 20; left > 0; left -= 1) operations.push(await executingPause());
     const outcomes = await Promise.all(
       operations.map(async (operation, at) => {
-        const end = () => moveOperation(database.db, operation.id, "fail", {}, { uncommittedOnly: true });
-        const [first, second] = at % 2 === 0 ? [commit(operation), end()] : [end(), commit(operation)];
+        const end = () =>
+          moveOperation(database.db, operation.id, "fail", {}, { uncommittedOnly: true });
+        const [first, second] =
+          at % 2 === 0 ? [commit(operation), end()] : [end(), commit(operation)];
         return [await first, await second].map((won) => won !== false && won !== undefined);
       }),
     );
     expect(outcomes.map((won) => won.filter(Boolean).length)).toEqual(operations.map(() => 1));
     for (const { id } of operations) {
       const row = await findOperation(database.db, id);
-      expect([row?.status, row?.committedAt === null], id).toEqual(row?.status === "failed" ? ["failed", true] : ["executing", false]);
+      expect([row?.status, row?.committedAt === null], id).toEqual(
+        row?.status === "failed" ? ["failed", true] : ["executing", false],
+      );
     }
   });
 });
@@ -154,10 +173,16 @@ test("who waits for operations reads each end, looking alone or with others", as
     await moveOperation(tx, ended, "succeed");
     await moveOperation(tx, failed, "fail", { error });
   });
-  const seen = [undefined, { status: "succeeded", error: null, explain: null }, { status: "failed", error, explain: null }, undefined];
+  const seen = [
+    undefined,
+    { status: "succeeded", error: null, explain: null },
+    { status: "failed", error, explain: null },
+    undefined,
+  ];
   const ids = [open, ended, failed, "op_unknown"];
   expect(await Promise.all(ids.map((id) => findOperationEnd(database.db, id)))).toEqual(seen);
-  for (const [at, id] of ids.entries()) expect(await findOperationEnd(database.db, id)).toEqual(seen[at]);
+  for (const [at, id] of ids.entries())
+    expect(await findOperationEnd(database.db, id)).toEqual(seen[at]);
 });
 
 describe("timeouts", () => {
@@ -188,7 +213,9 @@ describe("timeouts", () => {
         moveSandbox(tx, { sandbox, to: "running", fact: "settings_changed" }),
       );
     };
-    const set = Array.from({ length: 5 }, (_, at) => setTimeoutSeconds(database.db, id, database.organizationId, 100 + at));
+    const set = Array.from({ length: 5 }, (_, at) =>
+      setTimeoutSeconds(database.db, id, database.organizationId, 100 + at),
+    );
     const results = await Promise.all([...set, touch(), touch()]);
     for (const result of results.slice(0, 5)) expect(result).not.toBeUndefined();
     const { timeoutSeconds } = (await findSandboxRow(database.db, id)) ?? {};
@@ -196,14 +223,22 @@ describe("timeouts", () => {
   });
 
   test("of another organization's sandbox and of a deleted one cannot be set", async () => {
-    const [living, dead] = [await makeSandbox(database, "running"), await makeSandbox(database, "deleted")];
-    expect(await setTimeoutSeconds(database.db, living.id, database.organizationId + 1, 60)).toBeUndefined();
-    expect(await setTimeoutSeconds(database.db, dead.id, database.organizationId, 60)).toBeUndefined();
+    const [living, dead] = [
+      await makeSandbox(database, "running"),
+      await makeSandbox(database, "deleted"),
+    ];
+    expect(
+      await setTimeoutSeconds(database.db, living.id, database.organizationId + 1, 60),
+    ).toBeUndefined();
+    expect(
+      await setTimeoutSeconds(database.db, dead.id, database.organizationId, 60),
+    ).toBeUndefined();
   });
 });
 
 test("S26: pages of a list neither repeat nor skip a sandbox, though some of every page are deleted before the next is asked for", async () => {
-  const [other] = await database.sql`INSERT INTO organizations (name) VALUES ('lister') RETURNING id`;
+  const [other] =
+    await database.sql`INSERT INTO organizations (name) VALUES ('lister') RETURNING id`;
   const lister = { ...database, organizationId: Number(other?.["id"]) };
   const made: string[] = [];
   for (let left = 23; left > 0; left -= 1) made.push((await makeSandbox(lister, "running")).id);
@@ -211,15 +246,22 @@ test("S26: pages of a list neither repeat nor skip a sandbox, though some of eve
   const seen: string[] = [];
   let afterId: string | undefined;
   for (let hasMore = true; hasMore;) {
-    const page = await listSandboxes(database.db, { organizationId: lister.organizationId, limit: 5, afterId });
+    const page = await listSandboxes(database.db, {
+      organizationId: lister.organizationId,
+      limit: 5,
+      afterId,
+    });
     const ids = page.views.map(({ sandbox }) => sandbox.id);
     seen.push(...ids);
     hasMore = page.hasMore;
     afterId = ids.at(-1);
-    // One that was shown goes: every other time the very row that the cursor names. And a new one comes.
+    // One that was shown goes: every other time the very row that the cursor names. And a new one
+    // comes.
     const gone = seen.length % 2 === 0 ? ids[0] : afterId;
     await database.sql`UPDATE sandboxes SET state = 'deleted' WHERE id = ${gone ?? ""}`;
-    await makeSandbox(lister, "running", { sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` } });
+    await makeSandbox(lister, "running", {
+      sandbox: { id: `9${String(seen.length).padStart(9, "0")}zzzzzzzz` },
+    });
   }
   expect(seen).toEqual([...expected].toSorted().toReversed());
 });

@@ -1,4 +1,7 @@
-/** Postgres is killed again and again under queries and transactions: each of them ends, with an answer of its own or an error, and all goes on when the server is back. */
+/**
+ * Postgres is killed again and again under queries and transactions: each of them ends, with an
+ * answer of its own or an error, and all goes on when the server is back.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Database, openDatabase, type Tx } from "@torpor/db";
 import { type PostgresServer, startPostgres, until } from "@torpor/testkit";
@@ -24,7 +27,10 @@ let asked = 0;
 const foreign: unknown[] = [];
 
 /** Any answer but the own number was meant for another query. */
-async function ask(db: Tx, query = (number: number) => sql`SELECT ${number}::int AS number`): Promise<void> {
+async function ask(
+  db: Tx,
+  query = (number: number) => sql`SELECT ${number}::int AS number`,
+): Promise<void> {
   const number = (asked += 1);
   const rows = await db.execute(query(number));
   if (rows[0]?.["number"] !== number) foreign.push({ asked: number, got: rows });
@@ -52,13 +58,20 @@ const KINDS: ((db: Database) => Promise<unknown>)[] = [
 ];
 
 test("S39: kill -9 of Postgres under load leaves no query unanswered, no connection lost and no transaction in parts", async () => {
-  const handle = openDatabase(await server.database(), { maxConnections: CONNECTIONS, limitMs: NO_LIMIT_MS });
+  const handle = openDatabase(await server.database(), {
+    maxConnections: CONNECTIONS,
+    limitMs: NO_LIMIT_MS,
+  });
   await handle.db.execute(sql`CREATE TABLE halves (pair integer)`);
   const stopping = new AbortController();
-  const clients = KINDS.flatMap((kind) => Array.from({ length: CLIENTS_PER_KIND }, () => startClient(handle.db, kind, stopping.signal)));
+  const clients = KINDS.flatMap((kind) =>
+    Array.from({ length: CLIENTS_PER_KIND }, () => startClient(handle.db, kind, stopping.signal)),
+  );
   const allServed = async (times: number) => {
     const goals = clients.map(({ served }) => served() + times);
-    await until("each client is served again", () => clients.every(({ served }, at) => served() >= (goals[at] ?? 0)));
+    await until("each client is served again", () =>
+      clients.every(({ served }, at) => served() >= (goals[at] ?? 0)),
+    );
   };
   try {
     await allServed(1);
@@ -72,7 +85,9 @@ test("S39: kill -9 of Postgres under load leaves no query unanswered, no connect
     stopping.abort();
     await Promise.all(clients.map(({ ended }) => ended));
     expect(foreign).toEqual([]);
-    expect(await handle.db.execute(sql`SELECT pair FROM halves GROUP BY pair HAVING count(*) <> 2`)).toHaveLength(0);
+    expect(
+      await handle.db.execute(sql`SELECT pair FROM halves GROUP BY pair HAVING count(*) <> 2`),
+    ).toHaveLength(0);
   } finally {
     stopping.abort();
     await handle.close();
@@ -95,7 +110,9 @@ function startClient(db: Database, kind: (db: Database) => Promise<unknown>, sig
   return { served: () => served, ended: loop() };
 }
 
-/** It refuses to start until the killed one is reaped and its children have let go of its memory. */
+/**
+ * It refuses to start until the killed one is reaped and its children have let go of its memory.
+ */
 const restart = () =>
   until("Postgres is back", () =>
     server.start().then(

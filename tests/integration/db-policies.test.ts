@@ -1,4 +1,7 @@
-/** What auto-pause goes by, on a real Postgres: the idle clock, who counts as idle, and what becomes of the condition when others join. */
+/**
+ * What auto-pause goes by, on a real Postgres: the idle clock, who counts as idle, and what becomes
+ * of the condition when others join.
+ */
 import { newSandboxId } from "@torpor/contracts";
 import {
   acceptRequest,
@@ -38,7 +41,11 @@ afterAll(async () => {
 
 let addresses = 0;
 /** A running sandbox on host-1 at epoch 3; seconds before now. */
-async function running(options: { idleSeconds: number | null; lastActiveSecondsAgo: number; state?: string }): Promise<string> {
+async function running(options: {
+  idleSeconds: number | null;
+  lastActiveSecondsAgo: number;
+  state?: string;
+}): Promise<string> {
   const id = newSandboxId();
   addresses += 1;
   await sql`
@@ -57,12 +64,22 @@ async function host(fields: { lastBeatSecondsAgo: number; state?: string }): Pro
     ON CONFLICT (id) DO UPDATE SET state = excluded.state, last_beat_at = excluded.last_beat_at`;
 }
 
-const idle = async () => (await listIdleSandboxes(database.db, 100)).map(({ sandbox }) => sandbox.id);
-const lastActive = async (id: string) => (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
-const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [{ sandboxId, epoch, lastActiveMsAgo }];
-const hear = (hostId: string, activity: SeenActivity[]) => recordBeats(database.db, [aBeat(hostId, { activity })]);
+const idle = async () =>
+  (await listIdleSandboxes(database.db, 100)).map(({ sandbox }) => sandbox.id);
+const lastActive = async (id: string) =>
+  (await findSandboxRow(database.db, id))?.lastActiveAt?.getTime() ?? 0;
+const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [
+  { sandboxId, epoch, lastActiveMsAgo },
+];
+const hear = (hostId: string, activity: SeenActivity[]) =>
+  recordBeats(database.db, [aBeat(hostId, { activity })]);
 const pause = (id: string, onlyIfIdleForMs?: number) =>
-  acceptRequest(database.db, id, "pause", { organizationId, requestedBy: "test", deadlineMs: 60_000, onlyIfIdleForMs });
+  acceptRequest(database.db, id, "pause", {
+    organizationId,
+    requestedBy: "test",
+    deadlineMs: 60_000,
+    onlyIfIdleForMs,
+  });
 const conditionOf = async (operationId: string) => {
   const [row] = await sql`SELECT only_if_idle_for_ms FROM operations WHERE id = ${operationId}`;
   return row?.["only_if_idle_for_ms"];
@@ -79,7 +96,11 @@ describe("who is idle", () => {
       await running({ idleSeconds: 60, lastActiveSecondsAgo: 999, state: "pausing" }),
     ];
     const busy = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
-    await acceptRequest(database.db, busy, "stop", { organizationId, requestedBy: "test", deadlineMs: 60_000 });
+    await acceptRequest(database.db, busy, "stop", {
+      organizationId,
+      requestedBy: "test",
+      deadlineMs: 60_000,
+    });
     const found = await idle();
     expect(found).toContain(wanted);
     for (const id of [...others, busy]) expect(found).not.toContain(id);
@@ -98,14 +119,24 @@ describe("who is idle", () => {
 describe("a sandbox that is resumed right after it was paused for want of use", () => {
   const kinds = { pause: "pause", resume: "resume" } as const;
   let operations = 0;
-  const operation = async (id: string, kind: keyof typeof kinds, by: string, secondsAgo: number) => {
+  const operation = async (
+    id: string,
+    kind: keyof typeof kinds,
+    by: string,
+    secondsAgo: number,
+  ) => {
     operations += 1;
     await sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at, created_at, ended_at)
       VALUES (${`op_${operations}`}, ${id}, ${organizationId}, ${kind}, 'succeeded', ${by}, now(), now() - ${secondsAgo} * interval '1 second',
         now() - ${secondsAgo - 1} * interval '1 second')`;
   };
   /** It slept for so long each time, the newest first. */
-  const slept = async (id: string, sleepSeconds: number, times: number, by = "system:auto-pause") => {
+  const slept = async (
+    id: string,
+    sleepSeconds: number,
+    times: number,
+    by = "system:auto-pause",
+  ) => {
     for (let at = 0; at < times; at += 1) {
       await operation(id, "pause", by, 200 + at * 200 + sleepSeconds);
       await operation(id, "resume", "system:auto-resume", 200 + at * 200);
@@ -156,7 +187,10 @@ describe("a sandbox that is resumed right after it was paused for want of use", 
     const id = await running({ idleSeconds: 30, lastActiveSecondsAgo: 40 });
     await slept(id, 10, 3);
     expect(await delayed(id)).toBe(120);
-    await changeSandbox(database.db, id, organizationId, () => ({ fact: "timeout_set", patch: {} }));
+    await changeSandbox(database.db, id, organizationId, () => ({
+      fact: "timeout_set",
+      patch: {},
+    }));
     expect(await delayed(id)).toBeUndefined();
     await operation(id, "pause", "system:auto-pause", -1);
     await operation(id, "resume", "system:auto-resume", -2);
@@ -192,11 +226,20 @@ describe("the idle clock", () => {
 test("whoever joins a conditional pause that waits without a condition makes it one for any; the system itself does not", async () => {
   const id = await running({ idleSeconds: 60, lastActiveSecondsAgo: 999 });
   // As part of a larger transaction: it waits to be begun.
-  const asked = { organizationId, requestedBy: "test", deadlineMs: 60_000, onlyIfIdleForMs: 60_000 };
+  const asked = {
+    organizationId,
+    requestedBy: "test",
+    deadlineMs: 60_000,
+    onlyIfIdleForMs: 60_000,
+  };
   const first = await inTransaction(database.db, (tx) => acceptWithin(tx, id, "pause", asked));
   if (first.kind !== "accepted") throw new Error(first.kind);
   expect(await pause(id, 60_000)).toMatchObject({ kind: "accepted", isNew: false });
   expect(await conditionOf(first.operation.id)).toBe(60_000);
-  expect(await pause(id)).toMatchObject({ kind: "accepted", isNew: false, operation: { id: first.operation.id } });
+  expect(await pause(id)).toMatchObject({
+    kind: "accepted",
+    isNew: false,
+    operation: { id: first.operation.id },
+  });
   expect(await conditionOf(first.operation.id)).toBeNull();
 });

@@ -1,4 +1,7 @@
-/** The database through a pooler that gives a connection away after each transaction: many clients share few, and each gets its own answers. Real PgBouncer. */
+/**
+ * The database through a pooler that gives a connection away after each transaction: many clients
+ * share few, and each gets its own answers. Real PgBouncer.
+ */
 import {
   acceptRequest,
   type Database,
@@ -25,15 +28,22 @@ import {
 import { sql } from "drizzle-orm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-/** Of the pooler to the server. Each of the two services may have five times as many to the pooler. */
+/**
+ * Of the pooler to the server. Each of the two services may have five times as many to the pooler.
+ */
 const SERVER_CONNECTIONS = 2;
 const CLIENTS_EACH = 10;
 
 const noNewOne = await keepsNoStatements();
-if (noNewOne !== undefined) process.stderr.write(`with prepared statements nothing is tried: ${noNewOne}\n`);
+if (noNewOne !== undefined)
+  process.stderr.write(`with prepared statements nothing is tried: ${noNewOne}\n`);
 
 const POOLERS = [
-  { name: "keeps no prepared statements, and programs are told", keepsStatements: false, whyNot: undefined },
+  {
+    name: "keeps no prepared statements, and programs are told",
+    keepsStatements: false,
+    whyNot: undefined,
+  },
   { name: "keeps prepared statements", keepsStatements: true, whyNot: noNewOne },
 ];
 
@@ -51,7 +61,9 @@ function throughAPooler(keepsStatements: boolean): void {
   beforeAll(async () => {
     const server = started.use(await startPostgres());
     database = started.use(await openTestDatabase(server));
-    pooler = started.use(await startPgBouncer(database.url, { poolSize: SERVER_CONNECTIONS, keepsStatements }));
+    pooler = started.use(
+      await startPgBouncer(database.url, { poolSize: SERVER_CONNECTIONS, keepsStatements }),
+    );
     services = ["torpor-gateway", "torpor-scheduler"].map((applicationName) =>
       openDatabase(pooler.through(database.url), { applicationName, maxConnections: CLIENTS_EACH }),
     );
@@ -62,7 +74,10 @@ function throughAPooler(keepsStatements: boolean): void {
   });
 
   /** `count` of them at once, shared by both services. */
-  async function atOnce<T>(count: number, body: (db: Database, at: number) => Promise<T>): Promise<T[]> {
+  async function atOnce<T>(
+    count: number,
+    body: (db: Database, at: number) => Promise<T>,
+  ): Promise<T[]> {
     return await Promise.all(
       Array.from({ length: count }, async (_, at) => {
         const service = services[at % services.length];
@@ -73,12 +88,16 @@ function throughAPooler(keepsStatements: boolean): void {
   }
 
   test("each query and each transaction gets its own answers, over few connections", async () => {
-    const ask = async (db: Tx, number: number) => (await db.execute(sql`SELECT ${number}::int AS number`))[0]?.["number"];
+    const ask = async (db: Tx, number: number) =>
+      (await db.execute(sql`SELECT ${number}::int AS number`))[0]?.["number"];
     const answers = await atOnce(100, (db, at) =>
-      at % 3 === 0 ? db.transaction(async (tx) => [await ask(tx, at), await ask(tx, at)]) : Promise.all([ask(db, at), ask(db, at)]),
+      at % 3 === 0
+        ? db.transaction(async (tx) => [await ask(tx, at), await ask(tx, at)])
+        : Promise.all([ask(db, at), ask(db, at)]),
     );
     expect(answers).toEqual(answers.map((_, at) => [at, at]));
-    const seen = await database.sql`SELECT pid FROM pg_stat_activity WHERE application_name IN ('torpor-gateway', 'torpor-scheduler')`;
+    const seen =
+      await database.sql`SELECT pid FROM pg_stat_activity WHERE application_name IN ('torpor-gateway', 'torpor-scheduler')`;
     expect(seen.length).toBeGreaterThan(0);
     expect(seen.length).toBeLessThanOrEqual(SERVER_CONNECTIONS);
   });
@@ -99,14 +118,19 @@ function throughAPooler(keepsStatements: boolean): void {
   });
 
   test("statements end by the server's own limit, as they do without a pooler", async () => {
-    const limits = await atOnce(8, async (db) => (await db.execute(sql`SHOW statement_timeout`))[0]?.["statement_timeout"]);
+    const limits = await atOnce(
+      8,
+      async (db) => (await db.execute(sql`SHOW statement_timeout`))[0]?.["statement_timeout"],
+    );
     expect(new Set(limits)).toEqual(new Set(["15s"]));
   });
 
   test("a request that many make at once is one operation, and each row of the outbox is published by one relay", async () => {
     const { id } = await makeSandbox(database, "running");
     const accepted = await atOnce(20, (db) => acceptRequest(db, id, "pause", aRequester(database)));
-    const operations = accepted.map((one) => (one.kind === "accepted" ? one.operation.id : one.kind));
+    const operations = accepted.map((one) =>
+      one.kind === "accepted" ? one.operation.id : one.kind,
+    );
     expect(new Set(operations).size).toBe(1);
 
     await database.sql`DELETE FROM outbox`;
@@ -121,11 +145,15 @@ function throughAPooler(keepsStatements: boolean): void {
     const published: number[] = [];
     const relay = async (db: Database) => {
       for (let taken = 1; taken > 0;) {
-        const round = await relayOutbox(db, { kind: "intent", limit: 20, olderThanMs: 0 }, async (rows) => {
-          const ids = rows.map(({ id }) => id);
-          published.push(...ids);
-          return { published: ids, refused: [] };
-        });
+        const round = await relayOutbox(
+          db,
+          { kind: "intent", limit: 20, olderThanMs: 0 },
+          async (rows) => {
+            const ids = rows.map(({ id }) => id);
+            published.push(...ids);
+            return { published: ids, refused: [] };
+          },
+        );
         ({ taken } = round);
       }
     };
@@ -145,7 +173,9 @@ function throughAPooler(keepsStatements: boolean): void {
     await until(
       "they are under way",
       async () =>
-        (await database.sql`SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND pid <> pg_backend_pid()`).length > 0,
+        (
+          await database.sql`SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(30)%' AND pid <> pg_backend_pid()`
+        ).length > 0,
     );
     await pooler.stop();
     expect(new Set(await sleeping)).toEqual(new Set(["failed"]));

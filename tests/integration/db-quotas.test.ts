@@ -1,4 +1,7 @@
-/** Quotas of organizations: never exceeded by requests that come together, and never apart from the rows. */
+/**
+ * Quotas of organizations: never exceeded by requests that come together, and never apart from the
+ * rows.
+ */
 import { QUOTA_NAMES, type QuotaLimits } from "@torpor/contracts";
 import {
   acceptCreate,

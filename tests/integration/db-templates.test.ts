@@ -1,4 +1,7 @@
-/** Templates are what an operator says, and what the local fleet seeds changes nothing that was said. */
+/**
+ * Templates are what an operator says, and what the local fleet seeds changes nothing that was
+ * said.
+ */
 import {
   createTemplate,
   deleteTemplate,

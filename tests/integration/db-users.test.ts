@@ -1,4 +1,7 @@
-/** Database users of gateways and schedulers: the rows that a gateway's statement is for, and what each user may not do at all. */
+/**
+ * Database users of gateways and schedulers: the rows that a gateway's statement is for, and what
+ * each user may not do at all.
+ */
 import {
   acceptCreate,
   acceptRequest,

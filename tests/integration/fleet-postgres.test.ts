@@ -13,28 +13,33 @@ const A_USER = 12_345;
 const LIMIT_MS = 60_000;
 const isRoot = process.getuid?.() === 0;
 
-test.skipIf(!isRoot)(`root goes on with what a user has begun${isRoot ? "" : ": root alone can"}`, async () => {
-  await using root = await tempDir();
-  await chmod(root.path, 0o711);
-  using claimed = await claimPort();
-  const dir = join(root.path, "postgres");
-  const options = { dir, port: claimed.port, password: "test", isDurable: false };
-  await preparePostgres(options);
-  await run("chown", ["-R", `${A_USER}:${A_USER}`, dir]);
+test.skipIf(!isRoot)(
+  `root goes on with what a user has begun${isRoot ? "" : ": root alone can"}`,
+  async () => {
+    await using root = await tempDir();
+    await chmod(root.path, 0o711);
+    using claimed = await claimPort();
+    const dir = join(root.path, "postgres");
+    const options = { dir, port: claimed.port, password: "test", isDurable: false };
+    await preparePostgres(options);
+    await run("chown", ["-R", `${A_USER}:${A_USER}`, dir]);
 
-  const command = await preparePostgres(options);
-  const component = {
-    name: "postgres",
-    role: "postgres",
-    address: `127.0.0.1:${claimed.port}`,
-    healthUrl: databaseUrl(options),
-    log: join(root.path, "log"),
-    ...command,
-  } as const;
-  const identity = await startProcess(component);
-  try {
-    await expect(waitWell({ ...component, process: identity }, LIMIT_MS, new AbortController().signal)).resolves.toBeUndefined();
-  } finally {
-    await stopProcess(identity, "SIGINT", 5_000);
-  }
-});
+    const command = await preparePostgres(options);
+    const component = {
+      name: "postgres",
+      role: "postgres",
+      address: `127.0.0.1:${claimed.port}`,
+      healthUrl: databaseUrl(options),
+      log: join(root.path, "log"),
+      ...command,
+    } as const;
+    const identity = await startProcess(component);
+    try {
+      await expect(
+        waitWell({ ...component, process: identity }, LIMIT_MS, new AbortController().signal),
+      ).resolves.toBeUndefined();
+    } finally {
+      await stopProcess(identity, "SIGINT", 5_000);
+    }
+  },
+);

@@ -9,10 +9,15 @@ let sandboxId: string;
 beforeAll(async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1 });
   sql = postgres(fleet.fleet.state.databaseUrl, { max: 2, onnotice: () => {} });
-  const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const created = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   sandboxId = String(created.body["id"]);
   await fleet.call("POST", `/v1/sandboxes/${sandboxId}/stop`);
-  await until("everything is published", async () => (await sql`select 1 from outbox where published_at is null`).length === 0);
+  await until(
+    "everything is published",
+    async () => (await sql`select 1 from outbox where published_at is null`).length === 0,
+  );
 });
 afterAll(async () => {
   await sql.end();
@@ -33,7 +38,10 @@ const TABLES = [
   "drain_sandboxes",
 ];
 
-/** A digest of every table that requests write to. That a key was used is noted whatever it asked for. */
+/**
+ * A digest of every table that requests write to. That a key was used is noted whatever it asked
+ * for.
+ */
 async function contents(): Promise<Record<string, string>> {
   const digests: Record<string, string> = {};
   for (const table of TABLES) {
@@ -72,7 +80,14 @@ const KEY_CASES: Case[] = [
     code: "MISSING_PARAMETER",
     says: /name/,
   },
-  { what: "a key without scopes", method: "POST", path: keys, request: key({ scopes: [] }), ...invalid, says: /scopes/ },
+  {
+    what: "a key without scopes",
+    method: "POST",
+    path: keys,
+    request: key({ scopes: [] }),
+    ...invalid,
+    says: /scopes/,
+  },
   {
     what: "a key with a scope that is none",
     method: "POST",
@@ -81,9 +96,30 @@ const KEY_CASES: Case[] = [
     ...invalid,
     says: /scopes.*operator/,
   },
-  { what: "a key with a scope twice", method: "POST", path: keys, request: key({ scopes: ["read", "read"] }), ...invalid, says: /scopes/ },
-  { what: "a key whose name would not print", method: "POST", path: keys, request: key({ name: "a\u001b[2J" }), ...invalid, says: /name/ },
-  { what: "a key with a long name", method: "POST", path: keys, request: key({ name: "x".repeat(65) }), ...invalid, says: /name/ },
+  {
+    what: "a key with a scope twice",
+    method: "POST",
+    path: keys,
+    request: key({ scopes: ["read", "read"] }),
+    ...invalid,
+    says: /scopes/,
+  },
+  {
+    what: "a key whose name would not print",
+    method: "POST",
+    path: keys,
+    request: key({ name: "a\u001b[2J" }),
+    ...invalid,
+    says: /name/,
+  },
+  {
+    what: "a key with a long name",
+    method: "POST",
+    path: keys,
+    request: key({ name: "x".repeat(65) }),
+    ...invalid,
+    says: /name/,
+  },
   {
     what: "a key with an unknown field",
     method: "POST",
@@ -108,7 +144,14 @@ const KEY_CASES: Case[] = [
     ...invalid,
     says: /expires_at/,
   },
-  { what: "a key of an unknown form", method: "POST", path: keys, request: key({ form: "aws" }), ...invalid, says: /form.*e2b/ },
+  {
+    what: "a key of an unknown form",
+    method: "POST",
+    path: keys,
+    request: key({ form: "aws" }),
+    ...invalid,
+    says: /form.*e2b/,
+  },
   {
     what: "a key of an unknown organization",
     method: "POST",
@@ -126,8 +169,20 @@ const KEY_CASES: Case[] = [
     code: "RESOURCE_NOT_FOUND",
     says: /nobody/,
   },
-  { what: "keys of an unknown status", method: "GET", path: () => "/v1/keys?status=lost", ...invalid, says: /status/ },
-  { what: "keys from nowhere", method: "GET", path: () => "/v1/keys?cursor=bm9uc2Vuc2U", ...invalid, says: /cursor/ },
+  {
+    what: "keys of an unknown status",
+    method: "GET",
+    path: () => "/v1/keys?status=lost",
+    ...invalid,
+    says: /status/,
+  },
+  {
+    what: "keys from nowhere",
+    method: "GET",
+    path: () => "/v1/keys?cursor=bm9uc2Vuc2U",
+    ...invalid,
+    says: /cursor/,
+  },
   {
     what: "revoking a key that is none",
     method: "DELETE",
@@ -160,7 +215,14 @@ const KEY_CASES: Case[] = [
     ...invalid,
     says: /overlap is not an allowed name/,
   },
-  { what: "the last operator's key revoked", method: "DELETE", path: () => "/v1/keys/1", status: 409, code: "CONFLICT", says: /last key/ },
+  {
+    what: "the last operator's key revoked",
+    method: "DELETE",
+    path: () => "/v1/keys/1",
+    status: 409,
+    code: "CONFLICT",
+    says: /last key/,
+  },
   {
     what: "an organization without a name",
     method: "POST",
@@ -204,7 +266,13 @@ const CASES: Case[] = [
     what: "a template of an image that is none",
     method: "POST",
     path: () => "/v1/templates",
-    request: { body: { name: "mine", image_sha256: "latest", default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 } } },
+    request: {
+      body: {
+        name: "mine",
+        image_sha256: "latest",
+        default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 },
+      },
+    },
     status: 400,
     code: "INVALID_REQUEST",
     says: /image_sha256/,
@@ -213,7 +281,13 @@ const CASES: Case[] = [
     what: "a template of nothing",
     method: "POST",
     path: () => "/v1/templates",
-    request: { body: { name: "mine", image_sha256: "a".repeat(64), default_resources: { vcpu: 0, memory_mb: 64, disk_mb: 16 } } },
+    request: {
+      body: {
+        name: "mine",
+        image_sha256: "a".repeat(64),
+        default_resources: { vcpu: 0, memory_mb: 64, disk_mb: 16 },
+      },
+    },
     status: 400,
     code: "INVALID_REQUEST",
     says: /default_resources.vcpu/,
@@ -245,7 +319,15 @@ const CASES: Case[] = [
     code: "MISSING_PARAMETER",
     says: /template_name/,
   },
-  { what: "malformed JSON", method: "POST", path: sandboxes, request: { rawBody: "{" }, status: 400, code: "INVALID_JSON", says: /JSON/ },
+  {
+    what: "malformed JSON",
+    method: "POST",
+    path: sandboxes,
+    request: { rawBody: "{" },
+    status: 400,
+    code: "INVALID_JSON",
+    says: /JSON/,
+  },
   {
     what: "a body that is no object",
     method: "POST",
@@ -490,7 +572,11 @@ const CASES: Case[] = [
     what: "more metadata than fits",
     method: "PATCH",
     path: (id) => `/v1/sandboxes/${id}`,
-    request: { body: { metadata: Object.fromEntries(Array.from({ length: 65 }, (_, at) => [`n${at}`, "x"])) } },
+    request: {
+      body: {
+        metadata: Object.fromEntries(Array.from({ length: 65 }, (_, at) => [`n${at}`, "x"])),
+      },
+    },
     status: 400,
     code: "INVALID_REQUEST",
     says: /metadata/,
@@ -504,8 +590,22 @@ const CASES: Case[] = [
     code: "MISSING_PARAMETER",
     says: /auto_pause/,
   },
-  { what: "an unknown operation", method: "GET", path: () => "/v1/operations/op_1", status: 404, code: "RESOURCE_NOT_FOUND", says: /op_1/ },
-  { what: "a bad limit", method: "GET", path: () => "/v1/sandboxes?limit=-1", status: 400, code: "INVALID_REQUEST", says: /limit/ },
+  {
+    what: "an unknown operation",
+    method: "GET",
+    path: () => "/v1/operations/op_1",
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /op_1/,
+  },
+  {
+    what: "a bad limit",
+    method: "GET",
+    path: () => "/v1/sandboxes?limit=-1",
+    status: 400,
+    code: "INVALID_REQUEST",
+    says: /limit/,
+  },
   {
     what: "an unknown status filter",
     method: "GET",
@@ -610,18 +710,32 @@ const CASES: Case[] = [
     says: /after/,
   },
   ...KEY_CASES,
-  { what: "an unknown path", method: "GET", path: () => "/v1/nothing", status: 404, code: "RESOURCE_NOT_FOUND", says: /nothing/ },
+  {
+    what: "an unknown path",
+    method: "GET",
+    path: () => "/v1/nothing",
+    status: 404,
+    code: "RESOURCE_NOT_FOUND",
+    says: /nothing/,
+  },
 ];
 
 describe("CS2: bad input changes nothing", () => {
-  test.each(CASES)("$what: $status $code", async ({ method, path, request, status, code, says }) => {
-    const before = await contents();
-    const answer = await fleet.call(method, path(sandboxId), request);
-    expect(answer.status, JSON.stringify(answer.body)).toBe(status);
-    const requestId = answer.headers.get("x-request-id");
-    expect(requestId).toMatch(/^req_/);
-    expect(answer.body).toMatchObject({ code, request_id: requestId, error: { code, request_id: requestId } });
-    expect(String(answer.body["message"])).toMatch(says);
-    expect(await contents()).toEqual(before);
-  });
+  test.each(CASES)(
+    "$what: $status $code",
+    async ({ method, path, request, status, code, says }) => {
+      const before = await contents();
+      const answer = await fleet.call(method, path(sandboxId), request);
+      expect(answer.status, JSON.stringify(answer.body)).toBe(status);
+      const requestId = answer.headers.get("x-request-id");
+      expect(requestId).toMatch(/^req_/);
+      expect(answer.body).toMatchObject({
+        code,
+        request_id: requestId,
+        error: { code, request_id: requestId },
+      });
+      expect(String(answer.body["message"])).toMatch(says);
+      expect(await contents()).toEqual(before);
+    },
+  );
 });

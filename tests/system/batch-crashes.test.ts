@@ -186,7 +186,9 @@ async function nothingIsLeft(): Promise<void> {
   expect(auditor.overlaps, "sandboxes that ran twice at once").toEqual([]);
 }
 
-/** What was asked for has come about once: what came to nothing was told so, and asked for again. */
+/**
+ * What was asked for has come about once: what came to nothing was told so, and asked for again.
+ */
 async function haveDone(sandboxes: Body[], kinds: string[]): Promise<void> {
   for (const { id } of sandboxes) {
     const done = await sql`

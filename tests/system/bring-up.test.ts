@@ -1,13 +1,20 @@
 /**
- * What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is left but a virtual machine is still found, and ended; and commands wait for each other, or
- * are refused. Simulated hosts.
+ * What died of a fleet is brought up again in one go, beside what runs; a fleet of which nothing is
+ * left but a virtual machine is still found, and ended; and commands wait for each other, or are
+ * refused. Simulated hosts.
  */
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { joinLab } from "@torpor/cli";
 import { type Component, Fleet, listVmProcesses } from "@torpor/fleet";
 import { isAlive } from "@torpor/service";
-import { SIMULATED_TEMPLATE, startTestFleet, tempDir, type TestFleet, until } from "@torpor/testkit";
+import {
+  SIMULATED_TEMPLATE,
+  startTestFleet,
+  tempDir,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterEach, expect, onTestFinished, test } from "vitest";
 
 const WORKING = ["scheduler", "gateway", "node-agent"];
@@ -19,13 +26,17 @@ afterEach(async () => {
 });
 
 async function createSandbox(): Promise<Record<string, unknown>> {
-  const { status, body } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: SIMULATED_TEMPLATE } });
+  const { status, body } = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: SIMULATED_TEMPLATE },
+  });
   expect(status).toBe(201);
   return body;
 }
 
 const pids = (of: Fleet | undefined) =>
-  Object.fromEntries((of?.state.components ?? []).map(({ name, process: identity }) => [name, identity?.pid]));
+  Object.fromEntries(
+    (of?.state.components ?? []).map(({ name, process: identity }) => [name, identity?.pid]),
+  );
 
 test("what was killed is started again, what runs is left alone, and the sandbox has noticed nothing", async () => {
   fleet = await startTestFleet({ hosts: 1, schedulers: 1, gateways: 2, natsServers: 3 });
@@ -39,10 +50,17 @@ test("what was killed is started again, what runs is left alone, and the sandbox
   const found = await Fleet.find(fleet.fleet.dir);
   const said: string[] = [];
   const started = found?.bringUp((line) => said.push(line));
-  await expect(Fleet.find(fleet.fleet.dir).then(async (second) => await second?.bringUp(() => {}))).rejects.toThrow(BUSY);
+  await expect(
+    Fleet.find(fleet.fleet.dir).then(async (second) => await second?.bringUp(() => {})),
+  ).rejects.toThrow(BUSY);
   await started;
-  expect(said).toEqual(["starting nats-2", "starting scheduler-1, host-1-fence, host-1, gateway-2"]);
-  await until("all is well", async () => (await found?.health())?.every(({ health }) => health.kind === "well"));
+  expect(said).toEqual([
+    "starting nats-2",
+    "starting scheduler-1, host-1-fence, host-1, gateway-2",
+  ]);
+  await until("all is well", async () =>
+    (await found?.health())?.every(({ health }) => health.kind === "well"),
+  );
   const after = pids(found);
   const restarted = Object.keys(after).filter((name) => after[name] !== before[name]);
   expect(restarted.toSorted()).toEqual(killed.toSorted());
@@ -58,7 +76,10 @@ test("what was killed is started again, what runs is left alone, and the sandbox
     const facts = seen
       .filter(({ component }) => WORKING.includes(component.role))
       .map(({ health }) => health.kind === "well" && health.facts);
-    return facts.length === 4 && facts.every((one) => one !== false && JSON.stringify(one["problems"]) === "[]");
+    return (
+      facts.length === 4 &&
+      facts.every((one) => one !== false && JSON.stringify(one["problems"]) === "[]")
+    );
   });
 
   said.length = 0;
@@ -109,7 +130,8 @@ test("one command at a time starts or ends programs, the next goes by what it ha
   await until("it is stopped", () => pids(first)["gateway-1"] !== pids(second)["gateway-1"]);
   await third.down();
   await restarting;
-  for (const handle of [first, second]) for (const { name } of handle.state.components) expect(isUp(handle, name), name).toBe(false);
+  for (const handle of [first, second])
+    for (const { name } of handle.state.components) expect(isUp(handle, name), name).toBe(false);
   expect(await Fleet.find(fleet.fleet.dir)).toBeUndefined();
 });
 

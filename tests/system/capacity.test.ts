@@ -11,14 +11,20 @@ afterAll(async () => {
 });
 
 const create = (prefer: string) =>
-  fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, headers: { prefer } });
+  fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+    headers: { prefer },
+  });
 const remove = (id: unknown) => fleet.call("DELETE", `/v1/sandboxes/${String(id)}`);
 
 test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing is overcommitted", async () => {
   const made = await Promise.all(Array.from({ length: 4 }, () => create("wait=30")));
   expect(made.map(({ status }) => status)).toEqual([201, 201, 201, 201]);
   const hosts = await fleet.call("GET", "/v1/hosts");
-  for (const host of hosts.body["data"] as { used: { memory_mb: number }; capacity: { memory_mb: number } }[])
+  for (const host of hosts.body["data"] as {
+    used: { memory_mb: number };
+    capacity: { memory_mb: number };
+  }[])
     expect(host.used.memory_mb).toBe(host.capacity.memory_mb);
 
   const refused = await create("wait=8");
@@ -36,7 +42,11 @@ test("S50, E1: a full fleet is a 429 with the reasons, never a 503, and nothing 
   await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/pause`);
   const another = await create("wait=30");
   expect(another.status).toBe(201);
-  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, { headers: { prefer: "wait=8" } });
+  const resume = await fleet.call("POST", `/v1/sandboxes/${String(made[1]?.body["id"])}/resume`, {
+    headers: { prefer: "wait=8" },
+  });
   expect(resume).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
-  expect((await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body).toMatchObject({ status: "paused" });
+  expect(
+    (await fleet.call("GET", `/v1/sandboxes/${String(made[1]?.body["id"])}`)).body,
+  ).toMatchObject({ status: "paused" });
 });

@@ -1,4 +1,7 @@
-/** What the SDKs rely on beyond the lifecycle itself: connecting in every state, tokens, lists, timeouts, exact types. Simulated hosts, the official JS SDK unmodified. */
+/**
+ * What the SDKs rely on beyond the lifecycle itself: connecting in every state, tokens, lists,
+ * timeouts, exact types. Simulated hosts, the official JS SDK unmodified.
+ */
 import { once } from "node:events";
 import { Agent, type IncomingMessage, request as httpRequest } from "node:http";
 import { json } from "node:stream/consumers";
@@ -18,7 +21,10 @@ afterAll(async () => {
 type Body = Record<string, unknown>;
 const pathOf = (id: string) => `/v1/sandboxes/${id}`;
 const create = async (body: Body = {}, headers: Record<string, string> = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body }, headers });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", ...body },
+    headers,
+  });
   expect([201, 202], JSON.stringify(answer.body)).toContain(answer.status);
   return answer.body;
 };
@@ -41,7 +47,11 @@ describe("connecting with the JS SDK", () => {
   });
 
   test("S49: to a paused sandbox: it is resumed, memory and address are the same, and tokens from before stay good", async () => {
-    const before = await Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+    const before = await Sandbox.create({
+      template: "code-interpreter",
+      apiKey: fleet.apiKey,
+      baseURL: fleet.url,
+    });
     await before.runCode("x = 42", { language: "python" });
     const { publicHost } = await before.getInfo();
     await before.pause();
@@ -92,13 +102,17 @@ test("a token is given out in every state but deleted, and works in the next run
   for (const verb of ["pause", "stop"]) {
     await post(id, verb);
     const reply = await post(id, "token/refresh");
-    expect(Date.parse(String(reply["token_expires_at"]))).toBeGreaterThan(Date.now() + 24 * 3600 * 1000);
+    expect(Date.parse(String(reply["token_expires_at"]))).toBeGreaterThan(
+      Date.now() + 24 * 3600 * 1000,
+    );
     tokens.push(reply["auth_token"]);
   }
   await post(id, "start");
   const { public_host } = (await get(id)).body;
   for (const auth_token of tokens)
-    expect(await fleet.guest({ public_host, auth_token }, "/execute", { code: "x = 1" })).toMatchObject({
+    expect(
+      await fleet.guest({ public_host, auth_token }, "/execute", { code: "x = 1" }),
+    ).toMatchObject({
       status: 200,
       body: { success: true },
     });
@@ -114,7 +128,10 @@ test("Prefer: respond-async on a create answers 202 with the operation, which na
   expect(answer).toMatchObject({ status: 202, body: { object: "operation", kind: "create" } });
   expect(answer.headers.get("preference-applied")).toBe("respond-async");
   const location = answer.headers.get("location") ?? "";
-  await until("the create ends", async () => (await fleet.call("GET", location)).body["status"] === "succeeded");
+  await until(
+    "the create ends",
+    async () => (await fleet.call("GET", location)).body["status"] === "succeeded",
+  );
   expect((await get(String(answer.body["sandbox_id"]))).body).toMatchObject({ status: "running" });
 });
 
@@ -142,7 +159,9 @@ describe("lists", () => {
     const iterated: string[] = [];
     for await (const sandbox of Sandbox.iter(options)) iterated.push(sandbox.sandboxId);
     expect(iterated.toSorted()).toEqual(seen.toSorted());
-    expect((await Sandbox.list({ ...options, status: "paused" })).map(({ sandboxId }) => sandboxId)).toEqual([paused]);
+    expect(
+      (await Sandbox.list({ ...options, status: "paused" })).map(({ sandboxId }) => sandboxId),
+    ).toEqual([paused]);
     expect((await Sandbox.list({ ...options, region: "local" })).length).toBe(seen.length);
     expect(await Sandbox.list({ ...options, region: "elsewhere" })).toEqual([]);
     const ids = async (query: string) => {
@@ -192,7 +211,9 @@ describe("timeouts", () => {
     await until("it is deleted", async () => (await get(id)).status === 404, 30_000);
     const events = (await fleet.call("GET", `${pathOf(id)}/events`)).body["data"] as Body[];
     const deleted = events.find(({ fact }) => fact === "delete_accepted");
-    expect((await fleet.call("GET", `/v1/operations/${String(deleted?.["operation_id"])}`)).body).toMatchObject({
+    expect(
+      (await fleet.call("GET", `/v1/operations/${String(deleted?.["operation_id"])}`)).body,
+    ).toMatchObject({
       requested_by: "system:timeout",
     });
   });
@@ -207,7 +228,9 @@ describe("timeouts", () => {
     await post(id, "resume");
     const resumed = (await get(id)).body;
     expect(resumed).toMatchObject({ timeout_seconds: 7200 });
-    expect(Date.parse(String(resumed["expires_at"]))).toBeGreaterThanOrEqual(Date.parse(String(expires_at)));
+    expect(Date.parse(String(resumed["expires_at"]))).toBeGreaterThanOrEqual(
+      Date.parse(String(expires_at)),
+    );
     await sandbox.kill();
   });
 });
@@ -222,7 +245,11 @@ describe("exact types", () => {
         object: "sandbox",
         template_id: expect.any(String),
         organization_id: expect.any(Number),
-        resources: { vcpu: expect.any(Number), memory_mb: expect.any(Number), disk_mb: expect.any(Number) },
+        resources: {
+          vcpu: expect.any(Number),
+          memory_mb: expect.any(Number),
+          disk_mb: expect.any(Number),
+        },
         created_at: expect.stringMatching(TIMESTAMP),
         updated_at: expect.stringMatching(TIMESTAMP),
         started_at: expect.stringMatching(TIMESTAMP),
@@ -231,7 +258,10 @@ describe("exact types", () => {
       const nulls = Object.keys(sandbox).filter((name) => sandbox[name] === null);
       expect(nulls.toSorted()).toEqual(["auto_pause", "expires_at", "timeout_seconds"]);
     }
-    expect(created).toMatchObject({ auth_token: expect.any(String), token_expires_at: expect.stringMatching(TIMESTAMP) });
+    expect(created).toMatchObject({
+      auth_token: expect.any(String),
+      token_expires_at: expect.stringMatching(TIMESTAMP),
+    });
     expect((await get(String(created["id"]))).body).not.toHaveProperty("auth_token");
     const [template] = (await fleet.call("GET", "/v1/templates")).body["data"] as Body[];
     expect(template).toMatchObject({
@@ -249,8 +279,12 @@ describe("exact types", () => {
   });
 
   test("openapi.json describes every route, with its errors", async () => {
-    const { paths } = (await fleet.call("GET", "/openapi.json")).body as { paths: Record<string, Record<string, { responses: object }>> };
-    const routes = Object.entries(paths).flatMap(([path, methods]) => Object.keys(methods).map((method) => `${method} ${path}`));
+    const { paths } = (await fleet.call("GET", "/openapi.json")).body as {
+      paths: Record<string, Record<string, { responses: object }>>;
+    };
+    const routes = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method} ${path}`),
+    );
     expect(routes.toSorted()).toEqual([
       "delete /v1/host-admissions/{id}",
       "delete /v1/host-tokens/{id}",
@@ -304,6 +338,7 @@ describe("exact types", () => {
     ]);
     for (const [path, methods] of Object.entries(paths))
       if (path.startsWith("/v1"))
-        for (const { responses } of Object.values(methods)) expect(Object.keys(responses)).toEqual(expect.arrayContaining(["4XX", "5XX"]));
+        for (const { responses } of Object.values(methods))
+          expect(Object.keys(responses)).toEqual(expect.arrayContaining(["4XX", "5XX"]));
   });
 });

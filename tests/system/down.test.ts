@@ -1,4 +1,7 @@
-/** `down` shuts guests down as a stop does; one that does not answer is named, and ended all the same. Simulated hosts. */
+/**
+ * `down` shuts guests down as a stop does; one that does not answer is named, and ended all the
+ * same. Simulated hosts.
+ */
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
 import { SIMULATED_TEMPLATE, startTestFleet, type TestFleet } from "@torpor/testkit";
@@ -10,12 +13,19 @@ afterEach(async () => await fleet[Symbol.asyncDispose]());
 test("only the guest that stands still is told of", async () => {
   fleet = await startTestFleet({ hosts: 2, schedulers: 1 });
   for (let count = 0; count < 3; count += 1)
-    expect((await fleet.call("POST", "/v1/sandboxes", { body: { template_name: SIMULATED_TEMPLATE } })).status).toBe(201);
+    expect(
+      (await fleet.call("POST", "/v1/sandboxes", { body: { template_name: SIMULATED_TEMPLATE } }))
+        .status,
+    ).toBe(201);
   const [hung] = await listVmProcesses(fleet.fleet.dir);
   if (hung === undefined) throw new Error("three run");
   signalProcess(hung, "SIGSTOP");
   const said: string[] = [];
   await fleet.fleet.down({ say: (line) => said.push(line) });
-  expect(said).toEqual([expect.stringMatching(new RegExp(`^${hung.hostId}: ${hung.sandboxId} was not shut down.*did not answer`))]);
+  expect(said).toEqual([
+    expect.stringMatching(
+      new RegExp(`^${hung.hostId}: ${hung.sandboxId} was not shut down.*did not answer`),
+    ),
+  ]);
   expect(await listVmProcesses(fleet.fleet.dir)).toEqual([]);
 }, 240_000);

@@ -1,6 +1,8 @@
 /**
- * Faults under load, on real processes in networks of their own: while clients create, write, pause, resume, move and delete, a host dies or loses its network in one direction or both, an
- * agent, a NATS server or Postgres is killed. Afterwards: no sandbox ever ran twice at once (an auditor reads the process list), none is lost, what was acknowledged is there, every operation
+ * Faults under load, on real processes in networks of their own: while clients create, write,
+ * pause, resume, move and delete, a host dies or loses its network in one direction or both, an
+ * agent, a NATS server or Postgres is killed. Afterwards: no sandbox ever ran twice at once (an
+ * auditor reads the process list), none is lost, what was acknowledged is there, every operation
  * has ended, and the sums of capacity are right.
  */
 import { setTimeout as sleep } from "node:timers/promises";
@@ -18,7 +20,13 @@ import {
 } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { ChaosClient, type Owned, type Possible, possibleAfterLoss, possibleAt } from "./support/chaos-client.ts";
+import {
+  ChaosClient,
+  type Owned,
+  type Possible,
+  possibleAfterLoss,
+  possibleAt,
+} from "./support/chaos-client.ts";
 import { insist } from "./support/insist.ts";
 
 const HOSTS = 3;
@@ -77,47 +85,61 @@ const hostDies: Fault = {
   losesHost: true,
   strike: async () => {
     await Promise.all([VICTIM, `${VICTIM}-fence`].map((name) => fleet.fleet.kill(name)));
-    for (const vmm of await listVmProcesses(fleet.fleet.dir)) if (vmm.hostId === VICTIM) signalProcess(vmm, "SIGKILL");
+    for (const vmm of await listVmProcesses(fleet.fleet.dir))
+      if (vmm.hostId === VICTIM) signalProcess(vmm, "SIGKILL");
   },
 };
 
-describe.skipIf(problem !== undefined)(`faults under load${problem === undefined ? "" : `: ${problem}`}`, () => {
-  beforeAll(async () => {
-    const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
-    network = ground.use(await makeHostNetwork(HOSTS));
-    const serverAddresses = [network.outside];
-    fleet = ground.use(await startTestFleet({ hosts: HOSTS, gateways: 2, schedulers: 2, natsServers: 3, schedulerEnv, serverAddresses }));
-    await moveIntoNetwork();
-    auditor = ground.use(VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun));
-    sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
-    ground.defer(() => sql.end({ timeout: 5 }));
-  });
-  afterAll(async () => {
-    await ground.disposeAsync();
-  });
+describe.skipIf(problem !== undefined)(
+  `faults under load${problem === undefined ? "" : `: ${problem}`}`,
+  () => {
+    beforeAll(async () => {
+      const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
+      network = ground.use(await makeHostNetwork(HOSTS));
+      const serverAddresses = [network.outside];
+      fleet = ground.use(
+        await startTestFleet({
+          hosts: HOSTS,
+          gateways: 2,
+          schedulers: 2,
+          natsServers: 3,
+          schedulerEnv,
+          serverAddresses,
+        }),
+      );
+      await moveIntoNetwork();
+      auditor = ground.use(VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun));
+      sql = postgres(fleet.fleet.state.databaseUrl, { max: 1, onnotice: () => {} });
+      ground.defer(() => sql.end({ timeout: 5 }));
+    });
+    afterAll(async () => {
+      await ground.disposeAsync();
+    });
 
-  describe("S30, S34, S37: nothing is lost, doubled or stuck", () => {
-    test.each([cut("to-host"), hostDies])("$name", { timeout: CASE_LIMIT_MS }, survives);
+    describe("S30, S34, S37: nothing is lost, doubled or stuck", () => {
+      test.each([cut("to-host"), hostDies])("$name", { timeout: CASE_LIMIT_MS }, survives);
 
-    test.each([
-      cut("both"),
-      cut("from-host"),
-      { ...killed("an agent is", VICTIM), losesHost: true },
-      killed("a NATS server is", "nats-2"),
-      { ...killed("Postgres is", "postgres"), stopsAll: true },
-    ])("$name", { timeout: CASE_LIMIT_MS, tags: ["exhaustive"] }, survives);
-  });
+      test.each([
+        cut("both"),
+        cut("from-host"),
+        { ...killed("an agent is", VICTIM), losesHost: true },
+        killed("a NATS server is", "nats-2"),
+        { ...killed("Postgres is", "postgres"), stopsAll: true },
+      ])("$name", { timeout: CASE_LIMIT_MS, tags: ["exhaustive"] }, survives);
+    });
 
-  test("sandboxes were moved between hosts meanwhile", async () => {
-    const [moves] =
-      await sql`SELECT count(*)::int AS count FROM (SELECT sandbox_id FROM incarnations WHERE started_at IS NOT NULL GROUP BY 1 HAVING count(DISTINCT host_id) > 1) AS moved`;
-    expect(moves?.["count"]).toBeGreaterThan(0);
-  });
-});
+    test("sandboxes were moved between hosts meanwhile", async () => {
+      const [moves] =
+        await sql`SELECT count(*)::int AS count FROM (SELECT sandbox_id FROM incarnations WHERE started_at IS NOT NULL GROUP BY 1 HAVING count(DISTINCT host_id) > 1) AS moved`;
+      expect(moves?.["count"]).toBeGreaterThan(0);
+    });
+  },
+);
 
 /** Each agent anew, in its own namespace, with everybody else at the other end of its cable. */
 async function moveIntoNetwork(): Promise<void> {
-  for (const url of fleet.fleet.state.natsUrl.split(",")) await network.carry(Number(new URL(url).port));
+  for (const url of fleet.fleet.state.natsUrl.split(","))
+    await network.carry(Number(new URL(url).port));
   for (const [at, { prefix, address }] of network.hosts.entries()) {
     const component = fleet.fleet.component(hostIdAt(at));
     await fleet.fleet.kill(component.name);
@@ -126,29 +148,48 @@ async function moveIntoNetwork(): Promise<void> {
     component.command = program;
     component.healthUrl = (component.healthUrl ?? "").replace("127.0.0.1", address);
     const natsUrl = component.env["NATS_URL"]?.replaceAll("127.0.0.1", network.outside) ?? "";
-    Object.assign(component.env, { NATS_URL: natsUrl, HEALTH_HOST: address, DATA_PLANE_HOST: address });
+    Object.assign(component.env, {
+      NATS_URL: natsUrl,
+      HEALTH_HOST: address,
+      DATA_PLANE_HOST: address,
+    });
     await fleet.fleet.startComponent(component.name);
   }
 }
 
 async function survives(fault: Fault): Promise<void> {
   const stopped = new AbortController();
-  const clients = Array.from({ length: CLIENTS }, (_, at) => new ChaosClient(fleet, `${fault.name}-${at}`.replaceAll(/\W+/g, "-"), at + 1));
-  const work = Promise.all([...clients.map((client) => client.work(stopped.signal)), keepMoving(stopped.signal)]);
+  const clients = Array.from(
+    { length: CLIENTS },
+    (_, at) => new ChaosClient(fleet, `${fault.name}-${at}`.replaceAll(/\W+/g, "-"), at + 1),
+  );
+  const work = Promise.all([
+    ...clients.map((client) => client.work(stopped.signal)),
+    keepMoving(stopped.signal),
+  ]);
   const failed = work.then(() => new Promise<never>(() => {}));
   const answered = () => clients.reduce((sum, client) => sum + client.answered, 0);
   const story = async () => {
-    await until("the clients are at work", () => answered() > WARM_UP_EACH * CLIENTS, SETTLE_LIMIT_MS);
+    await until(
+      "the clients are at work",
+      () => answered() > WARM_UP_EACH * CLIENTS,
+      SETTLE_LIMIT_MS,
+    );
     const victim = fault.losesHost === true ? await runsOnVictim() : undefined;
     await fault.strike();
     const before = answered();
     await sleep(FAULT_MS);
-    if (fault.stopsAll !== true) expect(answered(), "answers during the fault").toBeGreaterThan(before);
+    if (fault.stopsAll !== true)
+      expect(answered(), "answers during the fault").toBeGreaterThan(before);
     if (victim !== undefined) await isRestored(victim);
     await fault.heal();
     await allReady();
     const after = answered();
-    await until("the clients are served again", () => answered() > after + WARM_UP_EACH * CLIENTS, SETTLE_LIMIT_MS);
+    await until(
+      "the clients are served again",
+      () => answered() > after + WARM_UP_EACH * CLIENTS,
+      SETTLE_LIMIT_MS,
+    );
   };
   try {
     await Promise.race([story(), failed]);
@@ -167,10 +208,15 @@ async function survives(fault: Fault): Promise<void> {
   await inTheDatabase(clients.flatMap((client) => client.owned));
   expect(auditor.overlaps, "sandboxes that ran twice at once").toEqual([]);
   expect(auditor.looks).toBeGreaterThan(100);
-  for (const client of clients) for (const { id } of client.living()) await insist(() => fleet.call("DELETE", `/v1/sandboxes/${id}`));
+  for (const client of clients)
+    for (const { id } of client.living())
+      await insist(() => fleet.call("DELETE", `/v1/sandboxes/${id}`));
 }
 
-/** A sandbox that is to be restored runs on the victim, with `x` from before its stored snapshot and `y` from after it. */
+/**
+ * A sandbox that is to be restored runs on the victim, with `x` from before its stored snapshot and
+ * `y` from after it.
+ */
 async function runsOnVictim(): Promise<Body> {
   for (let tries = 0; tries < 50; tries += 1) {
     const body = { template_name: "code-interpreter", on_host_loss: "restore" };
@@ -191,7 +237,11 @@ async function runsOnVictim(): Promise<Body> {
 async function isRestored(sandbox: Body): Promise<void> {
   const path = `/v1/sandboxes/${String(sandbox["id"])}`;
   const print = async (name: string) =>
-    (await insist(() => fleet.guest(sandbox, "/execute", { language: "python", code: `print(${name})` }))).body;
+    (
+      await insist(() =>
+        fleet.guest(sandbox, "/execute", { language: "python", code: `print(${name})` }),
+      )
+    ).body;
   const seen = async () => (await insist(() => fleet.call("GET", path))).body;
   await until(
     "it runs elsewhere",
@@ -199,7 +249,9 @@ async function isRestored(sandbox: Body): Promise<void> {
     SETTLE_LIMIT_MS,
   );
   expect(await print("x")).toMatchObject({ stdout: "42\n" });
-  expect(await print("y")).toMatchObject({ stderr: expect.stringContaining("NameError") as string });
+  expect(await print("y")).toMatchObject({
+    stderr: expect.stringContaining("NameError") as string,
+  });
   await insist(() => fleet.call("DELETE", path));
 }
 
@@ -215,15 +267,22 @@ async function keepMoving(signal: AbortSignal): Promise<void> {
 
 async function allReady(): Promise<void> {
   const states = async () =>
-    ((await insist(() => fleet.call("GET", "/v1/hosts"))).body["data"] as { state: string; has_fence: boolean }[]) ?? [];
+    ((await insist(() => fleet.call("GET", "/v1/hosts"))).body["data"] as {
+      state: string;
+      has_fence: boolean;
+    }[]) ?? [];
   await until(
     "all hosts are ready, with fences",
-    async () => (await states()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
+    async () =>
+      (await states()).filter((host) => host.state === "ready" && host.has_fence).length === HOSTS,
     SETTLE_LIMIT_MS,
   );
 }
 
-/** The sandbox is what its client was told, or what a host's end makes of it, and goes on from there. */
+/**
+ * The sandbox is what its client was told, or what a host's end makes of it, and goes on from
+ * there.
+ */
 async function check(owned: Owned, fault: Fault): Promise<void> {
   const path = `/v1/sandboxes/${owned.id}`;
   const seen = await insist(() => fleet.call("GET", path));
@@ -232,26 +291,49 @@ async function check(owned: Owned, fault: Fault): Promise<void> {
     owned.isDeleted = true;
     return;
   }
-  expect(owned.isDeleted, `${owned.id} was deleted, and is ${String(seen.body["status"])}`).toBe(false);
-  const events = (await insist(() => fleet.call("GET", `${path}/events`))).body["data"] as SandboxEvent[];
+  expect(owned.isDeleted, `${owned.id} was deleted, and is ${String(seen.body["status"])}`).toBe(
+    false,
+  );
+  const events = (await insist(() => fleet.call("GET", `${path}/events`))).body[
+    "data"
+  ] as SandboxEvent[];
   const facts = events.map(({ fact }) => fact);
   const { status } = seen.body;
   const told = `${owned.id}: ${JSON.stringify(seen.body)} after ${facts.join(" ")}`;
-  expect(status === "stopped" ? fault.endsVms === true : status === "running" || status === "paused", told).toBe(true);
+  expect(
+    status === "stopped" ? fault.endsVms === true : status === "running" || status === "paused",
+    told,
+  ).toBe(true);
   if (status !== "running") {
-    const again = await insist(() => fleet.call("POST", `${path}/${status === "paused" ? "resume" : "start"}`));
+    const again = await insist(() =>
+      fleet.call("POST", `${path}/${status === "paused" ? "resume" : "start"}`),
+    );
     expect(again, `${told}, then ${JSON.stringify(again.body)}`).toMatchObject({ status: 200 });
   }
   const loss = events.findLast(({ fact }) => fact === "host_lost");
   if (loss !== undefined) expect(fault.losesHost, told).toBe(true);
   const possible = (written: Owned["disk"]) =>
-    loss === undefined ? possibleAt(written) : possibleAfterLoss(written, snapshotAtMs(loss), Date.parse(loss.occurred_at));
-  const { content } = await read(owned, () => fleet.guest(owned.resource, "/files/read?path=/workspace/value"));
-  expectWritten(possible(owned.disk), content === null ? undefined : Number(content), `the file of ${told}`);
+    loss === undefined
+      ? possibleAt(written)
+      : possibleAfterLoss(written, snapshotAtMs(loss), Date.parse(loss.occurred_at));
+  const { content } = await read(owned, () =>
+    fleet.guest(owned.resource, "/files/read?path=/workspace/value"),
+  );
+  expectWritten(
+    possible(owned.disk),
+    content === null ? undefined : Number(content),
+    `the file of ${told}`,
+  );
   // Memory ends with its VM.
   if (status === "stopped" || facts.includes("stopped")) return;
-  const { stdout, stderr } = await read(owned, () => fleet.guest(owned.resource, "/execute", { language: "python", code: "print(x)" }));
-  expectWritten(possible(owned.memory), String(stderr).includes("NameError") ? undefined : Number(stdout), `x of ${told}`);
+  const { stdout, stderr } = await read(owned, () =>
+    fleet.guest(owned.resource, "/execute", { language: "python", code: "print(x)" }),
+  );
+  expectWritten(
+    possible(owned.memory),
+    String(stderr).includes("NameError") ? undefined : Number(stdout),
+    `x of ${told}`,
+  );
 }
 
 /** The event says from when it is. */
@@ -259,7 +341,11 @@ function snapshotAtMs({ cause }: SandboxEvent): number {
   return Date.parse(/ of (\S+Z), /.exec(cause?.message ?? "")?.[1] ?? "");
 }
 
-function expectWritten({ values, isAcknowledged }: Possible, found: number | undefined, what: string): void {
+function expectWritten(
+  { values, isAcknowledged }: Possible,
+  found: number | undefined,
+  what: string,
+): void {
   if (found === undefined) expect(isAcknowledged, `${what} is not there`).toBe(false);
   else expect(values, what).toContain(found);
 }
@@ -270,9 +356,13 @@ async function read(owned: Owned, what: () => ReturnType<TestFleet["guest"]>): P
   return answer.body;
 }
 
-/** No sandbox that nobody knows of, and as much capacity taken as the sandboxes take that are there. */
+/**
+ * No sandbox that nobody knows of, and as much capacity taken as the sandboxes take that are there.
+ */
 async function inTheDatabase(known: Owned[]): Promise<void> {
-  const living = await sql<{ id: string }[]>`SELECT id FROM sandboxes WHERE state NOT IN ('deleted', 'deleting', 'error')`;
+  const living = await sql<
+    { id: string }[]
+  >`SELECT id FROM sandboxes WHERE state NOT IN ('deleted', 'deleting', 'error')`;
   const expected = known.filter(({ isDeleted }) => !isDeleted).map(({ id }) => id);
   expect(living.map(({ id }) => id).toSorted()).toEqual(expected.toSorted());
   const sums = await sql<{ id: string; used: number[]; taken: number[] }[]>`
@@ -280,6 +370,7 @@ async function inTheDatabase(known: Owned[]): Promise<void> {
       array[coalesce(sum(s.vcpu) FILTER (WHERE s.holds_memory), 0), coalesce(sum(s.memory_mib) FILTER (WHERE s.holds_memory), 0),
         coalesce(sum(s.disk_mib), 0)]::int[] AS taken
     FROM hosts h LEFT JOIN sandboxes s ON s.host_id = h.id AND s.state <> 'deleted' GROUP BY h.id`;
-  for (const { id, used, taken } of sums) expect(used, `vCPUs, memory and disk used on ${id}`).toEqual(taken);
+  for (const { id, used, taken } of sums)
+    expect(used, `vCPUs, memory and disk used on ${id}`).toEqual(taken);
   expect(sums.some(({ taken }) => taken.every((amount) => amount > 0))).toBe(true);
 }

@@ -1,4 +1,7 @@
-/** Hosts and database disagree about a sandbox: nothing is destroyed on a guess, and it is said. Simulated hosts. */
+/**
+ * Hosts and database disagree about a sandbox: nothing is destroyed on a guess, and it is said.
+ * Simulated hosts.
+ */
 import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { listVmProcesses } from "@torpor/fleet";
@@ -20,7 +23,8 @@ afterAll(async () => {
 
 type Body = Record<string, unknown>;
 const LIMIT_MS = 60_000;
-const findings = async () => (await fleet.call("GET", "/v1/hosts/host-1")).body["findings"] as Body[];
+const findings = async () =>
+  (await fleet.call("GET", "/v1/hosts/host-1")).body["findings"] as Body[];
 const paged = async () => (await fleet.call("GET", "/v1/hosts/host-1/findings?limit=1")).body;
 const finding = async (what: string, is: (finding: Body) => boolean) =>
   await until(what, async () => (await findings()).find(is), LIMIT_MS);
@@ -31,7 +35,9 @@ const restartAgent = async () => {
 };
 
 async function create(): Promise<{ sandbox: Body; id: string }> {
-  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
   return { sandbox, id: String(sandbox["id"]) };
 }
@@ -53,19 +59,22 @@ const inventories = async () =>
  */
 async function forget(id: string, then: Awaited<ReturnType<typeof inventories>>): Promise<void> {
   await sql.begin(async (tx) => {
-    for (const host of then) await tx`UPDATE hosts SET reconciled_inventory = ${host.shown} WHERE id = ${host.id}`;
+    for (const host of then)
+      await tx`UPDATE hosts SET reconciled_inventory = ${host.shown} WHERE id = ${host.id}`;
     await used(tx, id, -1);
     for (const table of TABLES) {
       await tx`CREATE TABLE IF NOT EXISTS ${sql(`kept_${table}`)} AS SELECT * FROM ${sql(table)} WITH NO DATA`;
       await tx`INSERT INTO ${sql(`kept_${table}`)} SELECT * FROM ${sql(table)} WHERE ${keyOf(table)} = ${id}`;
     }
-    for (const table of TABLES.toReversed()) await tx`DELETE FROM ${sql(table)} WHERE ${keyOf(table)} = ${id}`;
+    for (const table of TABLES.toReversed())
+      await tx`DELETE FROM ${sql(table)} WHERE ${keyOf(table)} = ${id}`;
   });
 }
 
 async function remember(id: string): Promise<void> {
   await sql.begin(async (tx) => {
-    for (const table of TABLES) await tx`INSERT INTO ${sql(table)} SELECT * FROM ${sql(`kept_${table}`)} WHERE ${keyOf(table)} = ${id}`;
+    for (const table of TABLES)
+      await tx`INSERT INTO ${sql(table)} SELECT * FROM ${sql(`kept_${table}`)} WHERE ${keyOf(table)} = ${id}`;
     await used(tx, id, 1);
   });
 }
@@ -77,21 +86,35 @@ describe("S30: a VM that the database does not know", () => {
     const vmm = (await listVmProcesses(fleet.fleet.dir)).find(({ sandboxId }) => sandboxId === id);
     if (vmm === undefined) throw new Error("the sandbox has no VMM process");
     await forget(id, shown);
-    const isFrozen = ({ sandbox_id, quarantined }: Body) => sandbox_id === id && quarantined === true;
-    expect(await finding("it is quarantined", isFrozen)).toMatchObject({ kind: "unknown", message: expect.stringMatching(/frozen/) });
-    expect(await paged()).toMatchObject({ data: [{ sandbox_id: id, kind: "unknown" }], has_more: false, next_cursor: null });
+    const isFrozen = ({ sandbox_id, quarantined }: Body) =>
+      sandbox_id === id && quarantined === true;
+    expect(await finding("it is quarantined", isFrozen)).toMatchObject({
+      kind: "unknown",
+      message: expect.stringMatching(/frozen/),
+    });
+    expect(await paged()).toMatchObject({
+      data: [{ sandbox_id: id, kind: "unknown" }],
+      has_more: false,
+      next_cursor: null,
+    });
     await restartAgent();
     const [before] = await findings();
     await until(
       "it was seen again since",
-      async () => (await findings()).some((one) => isFrozen(one) && one["last_seen_at"] !== before?.["last_seen_at"]),
+      async () =>
+        (await findings()).some(
+          (one) => isFrozen(one) && one["last_seen_at"] !== before?.["last_seen_at"],
+        ),
       LIMIT_MS,
     );
     expect(isAlive(vmm), "its memory is kept").toBe(true);
 
     await remember(id);
     await until("it is nobody's finding", async () => (await findings()).length === 0, LIMIT_MS);
-    const printed = await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" });
+    const printed = await fleet.guest(sandbox, "/execute", {
+      language: "python",
+      code: "print(x)",
+    });
     expect(printed.body, JSON.stringify(printed.body)).toMatchObject({ stdout: "42\n" });
     expect(isAlive(vmm)).toBe(true);
     await fleet.call("DELETE", `/v1/sandboxes/${id}`);
@@ -102,10 +125,19 @@ describe("S30: a VM that the database does not know", () => {
     const { id } = await create();
     await forget(id, shown);
     await finding("it is found", ({ sandbox_id }) => sandbox_id === id);
-    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 200 });
-    await until("it is gone", async () => (await listVmProcesses(fleet.fleet.dir)).every(({ sandboxId }) => sandboxId !== id), LIMIT_MS);
+    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
+      status: 200,
+    });
+    await until(
+      "it is gone",
+      async () =>
+        (await listVmProcesses(fleet.fleet.dir)).every(({ sandboxId }) => sandboxId !== id),
+      LIMIT_MS,
+    );
     await until("so is the finding", async () => (await findings()).length === 0, LIMIT_MS);
-    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 404 });
+    expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
+      status: 404,
+    });
   });
 });
 
@@ -121,15 +153,34 @@ test("a sandbox that its host does not have any more says so, keeps its state, a
   const missing = await until("the sandbox says so", async () =>
     (await view(id))["condition"] === undefined ? undefined : await view(id),
   );
-  expect(missing).toMatchObject({ status: "paused", condition: "host_lost_sandbox", condition_reason: expect.stringMatching(/host-1/) });
-  expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({ status: 409 });
+  expect(missing).toMatchObject({
+    status: "paused",
+    condition: "host_lost_sandbox",
+    condition_reason: expect.stringMatching(/host-1/),
+  });
+  expect(await fleet.call("POST", `/v1/hosts/host-1/findings/${id}/discard`)).toMatchObject({
+    status: 409,
+  });
 
   await fleet.fleet.kill("host-1");
   await rename(elsewhere, dir);
   await fleet.fleet.startComponent("host-1");
-  await until("it is well again", async () => (await view(id))["condition"] === undefined, LIMIT_MS);
-  expect((await fleet.call("POST", `/v1/sandboxes/${id}/resume`)).body).toMatchObject({ status: "running" });
-  expect((await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body).toMatchObject({ stdout: "42\n" });
-  const facts = ((await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]).map(({ fact }) => fact);
-  expect(facts.filter((fact) => fact === "missing_on_host" || fact === "found_on_host")).toEqual(["missing_on_host", "found_on_host"]);
+  await until(
+    "it is well again",
+    async () => (await view(id))["condition"] === undefined,
+    LIMIT_MS,
+  );
+  expect((await fleet.call("POST", `/v1/sandboxes/${id}/resume`)).body).toMatchObject({
+    status: "running",
+  });
+  expect(
+    (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body,
+  ).toMatchObject({ stdout: "42\n" });
+  const facts = (
+    (await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]
+  ).map(({ fact }) => fact);
+  expect(facts.filter((fact) => fact === "missing_on_host" || fact === "found_on_host")).toEqual([
+    "missing_on_host",
+    "found_on_host",
+  ]);
 });

@@ -1,12 +1,21 @@
 /**
- * A host is lost, with real processes and simulated VMs: what may be restored elsewhere is frozen before it is, from timestamps, and an auditor sees no sandbox run twice. The lease is short
- * here, and the margin long enough for a host to come back within it.
+ * A host is lost, with real processes and simulated VMs: what may be restored elsewhere is frozen
+ * before it is, from timestamps, and an auditor sees no sandbox run twice. The lease is short here,
+ * and the margin long enough for a host to come back within it.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { listVmProcesses, type VmProcess } from "@torpor/fleet";
 import { isAlive, stateOf } from "@torpor/service/processes";
-import { relay, type Relay, simulatedVcpusRun, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import {
+  relay,
+  type Relay,
+  simulatedVcpusRun,
+  startTestFleet,
+  type TestFleet,
+  until,
+  VmmAuditor,
+} from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 
 const LEASE_MS = 2_000;
@@ -48,34 +57,58 @@ interface Event {
 const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
 const get = async (sandbox: Body) => (await fleet.call("GET", pathOf(sandbox))).body;
 const post = (sandbox: Body, verb: string) => fleet.call("POST", `${pathOf(sandbox)}/${verb}`);
-const run = async (sandbox: Body, code: string) => (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
-const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
+const run = async (sandbox: Body, code: string) =>
+  (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
+const events = async (sandbox: Body) =>
+  (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
 const event = (sandbox: Body, fact: string) =>
-  until(`the event ${fact}`, async () => (await events(sandbox)).findLast((one) => one.fact === fact), LIMIT_MS);
-const hosts = async () => (await fleet.call("GET", "/v1/hosts")).body["data"] as { id: string; state: string; has_fence: boolean }[];
+  until(
+    `the event ${fact}`,
+    async () => (await events(sandbox)).findLast((one) => one.fact === fact),
+    LIMIT_MS,
+  );
+const hosts = async () =>
+  (await fleet.call("GET", "/v1/hosts")).body["data"] as {
+    id: string;
+    state: string;
+    has_fence: boolean;
+  }[];
 const hostIs = (id: string, state: string) =>
-  until(`${id} is ${state}`, async () => (await hosts()).some((host) => host.id === id && host.state === state), LIMIT_MS);
+  until(
+    `${id} is ${state}`,
+    async () => (await hosts()).some((host) => host.id === id && host.state === state),
+    LIMIT_MS,
+  );
 const allReady = () =>
   until(
     "all hosts are ready, with fences",
-    async () => (await hosts()).filter((host) => host.state === "ready" && host.has_fence).length === 3,
+    async () =>
+      (await hosts()).filter((host) => host.state === "ready" && host.has_fence).length === 3,
     LIMIT_MS,
   );
 const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function create(body: Body = {}): Promise<Body> {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", ...body },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 }
 
 async function pauseStored(sandbox: Body): Promise<void> {
   expect((await post(sandbox, "pause")).status).toBe(200);
-  await until("it is replicated", async () => (await get(sandbox))["durability"] === "replicated", LIMIT_MS);
+  await until(
+    "it is replicated",
+    async () => (await get(sandbox))["durability"] === "replicated",
+    LIMIT_MS,
+  );
 }
 
 /** Runs, with `x` from before its newest snapshot, and `y` from after it. */
-async function runsOnAfterPause(body: Body = { on_host_loss: "restore" }): Promise<{ sandbox: Body; hostId: string; vmm: VmProcess }> {
+async function runsOnAfterPause(
+  body: Body = { on_host_loss: "restore" },
+): Promise<{ sandbox: Body; hostId: string; vmm: VmProcess }> {
   const sandbox = await create(body);
   await run(sandbox, "x = 42");
   await pauseStored(sandbox);
@@ -95,9 +128,17 @@ async function vmmOf(sandbox: Body, hostId: string): Promise<VmProcess> {
 const frozenFile = (hostId: string, sandbox: Body) =>
   join(fleet.fleet.dir, "hosts", hostId, "fence/frozen", `${String(sandbox["id"])}.json`);
 const readFrozen = async (hostId: string, sandbox: Body) =>
-  JSON.parse(await readFile(frozenFile(hostId, sandbox), "utf8")) as { pid: number; frozenAt: string; frozenAtBootMs: number };
+  JSON.parse(await readFile(frozenFile(hostId, sandbox), "utf8")) as {
+    pid: number;
+    frozenAt: string;
+    frozenAtBootMs: number;
+  };
 const isFrozen = (hostId: string, sandbox: Body) =>
-  until(`${String(sandbox["id"])} is frozen on ${hostId}`, () => readFrozen(hostId, sandbox).catch(() => undefined), LIMIT_MS);
+  until(
+    `${String(sandbox["id"])} is frozen on ${hostId}`,
+    () => readFrozen(hostId, sandbox).catch(() => undefined),
+    LIMIT_MS,
+  );
 
 /** The host's agent, started anew on the other end of a cable. */
 async function connectBy(cable: Relay, hostId: string): Promise<() => Promise<void>> {
@@ -156,7 +197,10 @@ async function isRestoredOnce(how: Loss): Promise<void> {
   expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
   expect((await run(sandbox, "print(y)"))["stderr"]).toContain("NameError");
   const told = await event(sandbox, "host_lost");
-  expect(told.cause).toMatchObject({ code: "HOST_LOST", message: expect.stringMatching(/snapshot 1 of 2.*Z, \d+ s ago/) as string });
+  expect(told.cause).toMatchObject({
+    code: "HOST_LOST",
+    message: expect.stringMatching(/snapshot 1 of 2.*Z, \d+ s ago/) as string,
+  });
 
   await comeBack();
   await hostIs(hostId, "ready");
@@ -169,7 +213,11 @@ async function isRestoredOnce(how: Loss): Promise<void> {
 describe("on_host_loss: restore", () => {
   describe("S30: its VM stands before another runs, from the newest stored snapshot; back again, the old one is discarded where it stands", () => {
     test.each(["killed", "cut off"] as const)("the agent is %s", isRestoredOnce);
-    test.each(["stopped", "cut off, then killed"] as const)("the agent is %s", { tags: ["exhaustive"] }, isRestoredOnce);
+    test.each(["stopped", "cut off, then killed"] as const)(
+      "the agent is %s",
+      { tags: ["exhaustive"] },
+      isRestoredOnce,
+    );
   });
 
   test("a host that comes back before anybody else has it gets its VM back, with all that it knew", async () => {
@@ -203,10 +251,15 @@ describe("on_host_loss: restore", () => {
   test("without its fence a host gets none of them, says so, and what it has is left alone when it is lost", async () => {
     const { sandbox, hostId, vmm } = await runsOnAfterPause();
     await fleet.fleet.kill(`${hostId}-fence`);
-    await until("the API says so", async () => (await hosts()).some((host) => host.id === hostId && !host.has_fence), LIMIT_MS);
+    await until(
+      "the API says so",
+      async () => (await hosts()).some((host) => host.id === hostId && !host.has_fence),
+      LIMIT_MS,
+    );
     const health = (await fetch(fleet.fleet.component(hostId).healthUrl ?? "")).json();
     expect(await health).toMatchObject({ fence: { isAlive: false } });
-    for (let made = 0; made < 3; made += 1) expect((await create({ on_host_loss: "restore" }))["node_id"]).not.toBe(hostId);
+    for (let made = 0; made < 3; made += 1)
+      expect((await create({ on_host_loss: "restore" }))["node_id"]).not.toBe(hostId);
     await fleet.fleet.kill(hostId);
     expect((await event(sandbox, "restore_impossible")).cause?.code).toBe("HOST_NOT_FENCED");
     expect(stateOf(vmm)).not.toBe("T");
@@ -223,7 +276,11 @@ test("on_host_loss: wait goes on beside an agent that is gone, and is there when
   await fleet.fleet.kill(hostId);
   await hostIs(hostId, "lost");
   await sleep(SOME_LEASES_MS);
-  expect(await get(sandbox)).toMatchObject({ status: "running", node_id: hostId, condition: "host_unreachable" });
+  expect(await get(sandbox)).toMatchObject({
+    status: "running",
+    node_id: hostId,
+    condition: "host_unreachable",
+  });
   expect(stateOf(vmm)).not.toBe("T");
   await fleet.fleet.startComponent(hostId);
   await hostIs(hostId, "ready");

@@ -1,4 +1,7 @@
-/** API keys and their scopes on a whole fleet: what each key may do through the API and through the edge, and how a key ends. */
+/**
+ * API keys and their scopes on a whole fleet: what each key may do through the API and through the
+ * edge, and how a key ends.
+ */
 import { execFile } from "node:child_process";
 import { join } from "node:path";
 import { promisify } from "node:util";

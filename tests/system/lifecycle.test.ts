@@ -1,4 +1,7 @@
-/** The lifecycle through the public API, on simulated hosts: what each transition does, what repeats and mismatches are answered. */
+/**
+ * The lifecycle through the public API, on simulated hosts: what each transition does, what repeats
+ * and mismatches are answered.
+ */
 import { execFile } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { dirname, join } from "node:path";
@@ -17,7 +20,9 @@ afterAll(async () => {
 
 type Body = Record<string, unknown>;
 const create = async (body: Body = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", ...body },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 };
@@ -25,7 +30,8 @@ const post = (sandbox: Body, verb: string, headers: Record<string, string> = {})
   fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`, { headers });
 const get = (sandbox: Body) => fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`);
 const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-const run = async (sandbox: Body, code: string) => (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
+const run = async (sandbox: Body, code: string) =>
+  (await fleet.guest(sandbox, "/execute", { language: "python", code })).body;
 
 describe("a sandbox's life", () => {
   test("create answers when it runs, with everything that a client needs to reach it", async () => {
@@ -46,13 +52,18 @@ describe("a sandbox's life", () => {
     await run(sandbox, "x = 42");
     await fleet.guest(sandbox, "/files/write", { path: "/workspace/note", content: "kept" });
     expect((await post(sandbox, "pause")).body).toMatchObject({ status: "paused" });
-    expect((await get(sandbox)).body).toMatchObject({ status: "paused", snapshot: { generation: 1 } });
+    expect((await get(sandbox)).body).toMatchObject({
+      status: "paused",
+      snapshot: { generation: 1 },
+    });
     expect((await post(sandbox, "resume")).body).toMatchObject({ status: "running" });
     expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
     expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
     expect(String((await run(sandbox, "print(x)"))["stderr"])).toContain("NameError");
-    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({ content: "kept" });
+    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({
+      content: "kept",
+    });
     await remove(sandbox);
   });
 
@@ -79,7 +90,9 @@ describe("a sandbox's life", () => {
     await post(sandbox, "pause");
     expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
     await post(sandbox, "start");
-    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/late")).body).toMatchObject({ content: "just now" });
+    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/late")).body).toMatchObject({
+      content: "just now",
+    });
     await remove(sandbox);
   });
 
@@ -97,8 +110,14 @@ describe("a sandbox's life", () => {
 describe("repeats and mismatches", () => {
   test("S31: a transition to where the sandbox is already is joined, not refused", async () => {
     const sandbox = await create();
-    expect(await post(sandbox, "resume")).toMatchObject({ status: 200, body: { status: "running" } });
-    expect(await post(sandbox, "start")).toMatchObject({ status: 200, body: { status: "running" } });
+    expect(await post(sandbox, "resume")).toMatchObject({
+      status: 200,
+      body: { status: "running" },
+    });
+    expect(await post(sandbox, "start")).toMatchObject({
+      status: 200,
+      body: { status: "running" },
+    });
     await post(sandbox, "pause");
     expect(await post(sandbox, "pause")).toMatchObject({ status: 200, body: { status: "paused" } });
     await remove(sandbox);
@@ -108,7 +127,9 @@ describe("repeats and mismatches", () => {
     const sandbox = await create();
     const answers = await Promise.all(Array.from({ length: 8 }, () => post(sandbox, "pause")));
     expect(answers.map(({ status }) => status)).toEqual(Array.from({ length: 8 }, () => 200));
-    const operations = new Set(answers.map(({ body }) => body["operation_id"]).filter((id) => id !== undefined));
+    const operations = new Set(
+      answers.map(({ body }) => body["operation_id"]).filter((id) => id !== undefined),
+    );
     expect(operations.size).toBe(1);
     await remove(sandbox);
   });
@@ -118,7 +139,10 @@ describe("repeats and mismatches", () => {
     await post(sandbox, "stop");
     const refused = await post(sandbox, "resume");
     expect(refused.status).toBe(409);
-    expect(refused.body).toMatchObject({ code: "CONFLICT", details: { current_state: "stopped", requested: "resume" } });
+    expect(refused.body).toMatchObject({
+      code: "CONFLICT",
+      details: { current_state: "stopped", requested: "resume" },
+    });
     expect((refused.body["details"] as { allowed: string[] }).allowed).toContain("start");
     await remove(sandbox);
   });
@@ -147,12 +171,19 @@ describe("requests that can be repeated, or that do not wait", () => {
   test("S27: one Idempotency-Key makes one sandbox, whatever the number of requests", async () => {
     const headers = { "idempotency-key": "once-1" };
     const body = { template_name: "code-interpreter" };
-    const answers = await Promise.all(Array.from({ length: 5 }, () => fleet.call("POST", "/v1/sandboxes", { body, headers })));
+    const answers = await Promise.all(
+      Array.from({ length: 5 }, () => fleet.call("POST", "/v1/sandboxes", { body, headers })),
+    );
     expect(new Set(answers.map((answer) => answer.body["id"])).size).toBe(1);
-    const other = await fleet.call("POST", "/v1/sandboxes", { body: { ...body, metadata: { a: "b" } }, headers });
+    const other = await fleet.call("POST", "/v1/sandboxes", {
+      body: { ...body, metadata: { a: "b" } },
+      headers,
+    });
     expect(other).toMatchObject({ status: 422, body: { code: "IDEMPOTENCY_KEY_REUSED" } });
     for (const id of ["1763309903nobody00", "no id at all"])
-      expect(await fleet.call("POST", `/v1/sandboxes/${encodeURIComponent(id)}/pause`, { headers })).toMatchObject({
+      expect(
+        await fleet.call("POST", `/v1/sandboxes/${encodeURIComponent(id)}/pause`, { headers }),
+      ).toMatchObject({
         status: 422,
         body: { code: "IDEMPOTENCY_KEY_REUSED" },
       });
@@ -164,7 +195,8 @@ describe("requests that can be repeated, or that do not wait", () => {
     const keyed = (key: string, prefer?: string) => ({
       headers: { "idempotency-key": key, ...(prefer === undefined ? {} : { prefer }) },
     });
-    const make = (prefer?: string) => fleet.call("POST", "/v1/sandboxes", { body, ...keyed("gone-1", prefer) });
+    const make = (prefer?: string) =>
+      fleet.call("POST", "/v1/sandboxes", { body, ...keyed("gone-1", prefer) });
     const { body: sandbox } = await make();
     const path = `/v1/sandboxes/${String(sandbox["id"])}`;
     const pause = () => fleet.call("POST", `${path}/pause`, keyed("gone-2"));
@@ -172,8 +204,13 @@ describe("requests that can be repeated, or that do not wait", () => {
     const kill = () => fleet.call("DELETE", path, keyed("gone-3"));
     expect((await kill()).status).toBe(200);
     for (const repeated of [await make(), await make("respond-async"), await pause()]) {
-      expect(repeated).toMatchObject({ status: 410, body: { code: "SANDBOX_DELETED", details: { sandbox_id: sandbox["id"] } } });
-      expect(repeated.body["message"]).toMatch(/^The (create|pause) succeeded, .* a new Idempotency-Key/);
+      expect(repeated).toMatchObject({
+        status: 410,
+        body: { code: "SANDBOX_DELETED", details: { sandbox_id: sandbox["id"] } },
+      });
+      expect(repeated.body["message"]).toMatch(
+        /^The (create|pause) succeeded, .* a new Idempotency-Key/,
+      );
       expect(repeated.body).not.toHaveProperty("auth_token");
     }
     expect(await kill()).toMatchObject({ status: 200, body: { status: "deleted" } });
@@ -183,16 +220,25 @@ describe("requests that can be repeated, or that do not wait", () => {
 
   test("CS3: a create is repeated after its template was deleted, and answered as before; a new one is refused", async () => {
     const { body: known } = await fleet.call("GET", "/v1/templates/code-interpreter");
-    const facts = { image_sha256: known["image_sha256"], default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 } };
-    const template = await fleet.call("POST", "/v1/templates", { body: { name: "passing", ...facts } });
+    const facts = {
+      image_sha256: known["image_sha256"],
+      default_resources: { vcpu: 1, memory_mb: 64, disk_mb: 16 },
+    };
+    const template = await fleet.call("POST", "/v1/templates", {
+      body: { name: "passing", ...facts },
+    });
     expect(template.status, JSON.stringify(template.body)).toBe(201);
     const body = { template_name: "passing" };
-    const make = (key: string) => fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } });
+    const make = (key: string) =>
+      fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } });
     const made = await make("template-1");
     expect(made.status).toBe(201);
     expect((await fleet.call("DELETE", "/v1/templates/passing")).status).toBe(200);
     expect(await make("template-1")).toMatchObject({ status: 201, body: { id: made.body["id"] } });
-    expect(await make("template-2")).toMatchObject({ status: 404, body: { code: "TEMPLATE_NOT_FOUND" } });
+    expect(await make("template-2")).toMatchObject({
+      status: 404,
+      body: { code: "TEMPLATE_NOT_FOUND" },
+    });
     await remove(made.body);
   });
 
@@ -202,7 +248,9 @@ describe("requests that can be repeated, or that do not wait", () => {
     expect(accepted.status).toBe(202);
     const location = accepted.headers.get("location") ?? "";
     expect(location).toBe(`/v1/operations/${String(accepted.body["id"])}`);
-    await expect.poll(async () => (await fleet.call("GET", location)).body["status"], { timeout: 60_000 }).toBe("succeeded");
+    await expect
+      .poll(async () => (await fleet.call("GET", location)).body["status"], { timeout: 60_000 })
+      .toBe("succeeded");
     expect((await get(sandbox)).body).toMatchObject({ status: "paused" });
     await remove(sandbox);
   });
@@ -227,9 +275,14 @@ describe("the official SDK, unmodified", () => {
 describe("the edge", () => {
   test("ED2: one sandbox's token is refused by every other, and no token by each", async () => {
     const [one, other] = [await create(), await create()];
-    const stranger = await fleet.guest({ ...one, auth_token: other["auth_token"] }, "/execute", { code: "print(1)" });
+    const stranger = await fleet.guest({ ...one, auth_token: other["auth_token"] }, "/execute", {
+      code: "print(1)",
+    });
     expect(stranger).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
-    const nobody = await fetch(new URL("/execute", String(one["public_host"])), { method: "POST", body: "{}" });
+    const nobody = await fetch(new URL("/execute", String(one["public_host"])), {
+      method: "POST",
+      body: "{}",
+    });
     expect(nobody.status).toBe(401);
     await Promise.all([remove(one), remove(other)]);
   });
@@ -238,7 +291,10 @@ describe("the edge", () => {
     const sandbox = await create();
     await post(sandbox, "pause");
     const answer = await fleet.guest(sandbox, "/execute", { language: "python", code: "print(1)" });
-    expect(answer).toMatchObject({ status: 409, body: { code: "CONFLICT", details: { current_state: "paused" } } });
+    expect(answer).toMatchObject({
+      status: 409,
+      body: { code: "CONFLICT", details: { current_state: "paused" } },
+    });
     await remove(sandbox);
   });
 

@@ -1,4 +1,7 @@
-/** The edge on loopback addresses: one listener for all agents, what it does not serve, and what it does not take from others. Simulated hosts. */
+/**
+ * The edge on loopback addresses: one listener for all agents, what it does not serve, and what it
+ * does not take from others. Simulated hosts.
+ */
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync, writeFileSync } from "node:fs";

@@ -1,4 +1,7 @@
-/** A part that is missing gives one line that says what is missing and what to do, and a fleet that cannot start leaves nothing behind. */
+/**
+ * A part that is missing gives one line that says what is missing and what to do, and a fleet that
+ * cannot start leaves nothing behind.
+ */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync, writeFileSync } from "node:fs";
@@ -32,7 +35,8 @@ function processesOf(dir: string): string[] {
     try {
       if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
       return (
-        readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(dir) || readFileSync(`/proc/${pid}/environ`, "utf8").includes(`${dir}/fleet`)
+        readFileSync(`/proc/${pid}/cmdline`, "utf8").includes(dir) ||
+        readFileSync(`/proc/${pid}/environ`, "utf8").includes(`${dir}/fleet`)
       );
     } catch {
       return false;
@@ -58,21 +62,35 @@ describe("FL1: a fleet that cannot start says why in one line, and leaves no pro
       () => (vi.stubEnv("TORPOR_POSTGRES_DIR", "/nowhere"), {}),
       /TORPOR_POSTGRES_DIR is \/nowhere, which holds no bin\/initdb: correct it, or unset it/,
     ],
-    ["the port of the API", () => ({ gatewayPort: takenPort }), /port \d+ of 127.0.0.1 is taken, .* set TORPOR_GATEWAY_PORT/],
-    ["the port of the edge", () => ({ edgePort: takenPort }), /port \d+ of some address of this machine is taken, .* set TORPOR_EDGE_PORT/],
+    [
+      "the port of the API",
+      () => ({ gatewayPort: takenPort }),
+      /port \d+ of 127.0.0.1 is taken, .* set TORPOR_GATEWAY_PORT/,
+    ],
+    [
+      "the port of the edge",
+      () => ({ edgePort: takenPort }),
+      /port \d+ of some address of this machine is taken, .* set TORPOR_EDGE_PORT/,
+    ],
   ])("%s", async (name, options, line) => {
     await using dir = await tempDir();
     vi.stubEnv("TMPDIR", dir.path);
     let isPrepared = false;
     const prepareImages = async () => await Promise.resolve(void (isPrepared = true));
-    const message = await startTestFleet({ hosts: 1, schedulers: 1, prepareImages, ...options() }).then(
+    const message = await startTestFleet({
+      hosts: 1,
+      schedulers: 1,
+      prepareImages,
+      ...options(),
+    }).then(
       () => "it started",
       (error: unknown) => (error instanceof Error ? error.message : String(error)),
     );
     expect(message).toMatch(line);
     expect(message.trim()).not.toContain("\n");
     expect(processesOf(dir.path)).toEqual([]);
-    // Minutes of work are not begun for a fleet that cannot start. Whether QEMU can be run is for the hosts to say.
+    // Minutes of work are not begun for a fleet that cannot start. Whether QEMU can be run is for
+    // the hosts to say.
     expect(isPrepared).toBe(name === "QEMU");
   });
 });
@@ -89,7 +107,11 @@ test("a command whose ports are taken ends: nothing that it held while it chose 
 describe("a program started by hand", () => {
   const start = async (app: string, env: Record<string, string>) =>
     await run(process.execPath, [join(ROOT, "apps", app, "src/main.ts")], {
-      env: { PATH: process.env["PATH"], NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"], ...env },
+      env: {
+        PATH: process.env["PATH"],
+        NODE_COMPILE_CACHE: process.env["NODE_COMPILE_CACHE"],
+        ...env,
+      },
       timeout: LIMIT_MS,
     }).then(
       () => ({ code: 0, stderr: "", stdout: "" }),
@@ -122,7 +144,9 @@ describe("a program started by hand", () => {
     expect(code).toBe(1);
     const fatal = stdout.split("\n").filter((line) => line.includes('"level":"fatal"'));
     expect(fatal).toHaveLength(1);
-    expect(fatal[0]).toContain(`the secret file ${join(dir.path, "gone")} cannot be read (ENOENT): make it, or correct the variable`);
+    expect(fatal[0]).toContain(
+      `the secret file ${join(dir.path, "gone")} cannot be read (ENOENT): make it, or correct the variable`,
+    );
   });
 
   test.each(["gateway", "scheduler"])(
@@ -151,15 +175,33 @@ describe("a program started by hand", () => {
       let printed = "";
       child.stdout.on("data", (chunk: Buffer) => (printed += chunk.toString()));
       const lines = () =>
-        printed.split("\n").filter((line) => line.includes("the database cannot be reached: start it, or correct DATABASE_URL"));
+        printed
+          .split("\n")
+          .filter((line) =>
+            line.includes("the database cannot be reached: start it, or correct DATABASE_URL"),
+          );
       try {
-        expect(await until("it is said", () => lines()[0])).toContain(`connect ECONNREFUSED 127.0.0.1:${port}`);
+        expect(await until("it is said", () => lines()[0])).toContain(
+          `connect ECONNREFUSED 127.0.0.1:${port}`,
+        );
         await until("it is up all the same", () => printed.includes(`${app} started`));
         expect(lines()).toHaveLength(1);
-        const report = async () => (await (await fetch(`http://127.0.0.1:${health}/health`)).json()) as { problems: object[] };
-        const failing = { code: "ROUNDS_FAIL", since: expect.any(String), message: expect.stringContaining("ECONNREFUSED") };
-        await until("the work that does not go on is reported", async () => (await report()).problems.length > 0);
-        expect((await report()).problems).toEqual(expect.arrayContaining([expect.objectContaining(failing)]));
+        const report = async () =>
+          (await (await fetch(`http://127.0.0.1:${health}/health`)).json()) as {
+            problems: object[];
+          };
+        const failing = {
+          code: "ROUNDS_FAIL",
+          since: expect.any(String),
+          message: expect.stringContaining("ECONNREFUSED"),
+        };
+        await until(
+          "the work that does not go on is reported",
+          async () => (await report()).problems.length > 0,
+        );
+        expect((await report()).problems).toEqual(
+          expect.arrayContaining([expect.objectContaining(failing)]),
+        );
       } finally {
         child.kill("SIGKILL");
         await once(child, "close");

@@ -1,4 +1,7 @@
-/** Sandboxes that go on elsewhere, straight from a host that has no room or does not answer, without a store: nothing but their old host has them until they have arrived. */
+/**
+ * Sandboxes that go on elsewhere, straight from a host that has no room or does not answer, without
+ * a store: nothing but their old host has them until they have arrived.
+ */
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
 import postgres from "postgres";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
@@ -22,14 +25,17 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const post = async (path: string, headers: Record<string, string> = {}) => await fleet.call("POST", path, { headers });
+const post = async (path: string, headers: Record<string, string> = {}) =>
+  await fleet.call("POST", path, { headers });
 const of = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
 const view = async (sandbox: Body) => (await fleet.call("GET", of(sandbox))).body;
 const remove = async (sandbox: Body) => await fleet.call("DELETE", of(sandbox));
 const host = async (hostId: string, verb: string) => await post(`/v1/hosts/${hostId}/${verb}`);
 
 async function createAtHome(): Promise<Body> {
-  const { status, body } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const { status, body } = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   expect(status, JSON.stringify(body)).toBe(201);
   expect((await view(body))["node_id"]).toBe(HOME);
   return body;
@@ -47,8 +53,14 @@ beforeEach(async () => {
 
 async function hasArrived(): Promise<void> {
   expect(await view(sandbox)).toMatchObject({ status: "running", node_id: AWAY });
-  expect((await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"]).toBe("42\n");
-  expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body["content"]).toBe("kept");
+  expect(
+    (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body[
+      "stdout"
+    ],
+  ).toBe("42\n");
+  expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body["content"]).toBe(
+    "kept",
+  );
   const { healthUrl = "" } = fleet.fleet.component(HOME);
   const isForgotten = async () => {
     const { vms } = (await (await fetch(healthUrl)).json()) as { vms: Body[] };
@@ -70,7 +82,10 @@ test("one whose host is full is resumed on another, straight from the full one",
   const others = [await createAtHome(), await createAtHome()];
   await host(AWAY, "uncordon");
   const resumed = await post(`${of(sandbox)}/resume`);
-  expect(resumed, JSON.stringify(resumed.body)).toMatchObject({ status: 200, body: { status: "running" } });
+  expect(resumed, JSON.stringify(resumed.body)).toMatchObject({
+    status: 200,
+    body: { status: "running" },
+  });
   await hasArrived();
   await sumsAreRight();
   for (const one of [sandbox, ...others]) await remove(one);
@@ -82,7 +97,11 @@ test("a fetch from a host that hangs, for an agent that is killed: it is paused 
   fleet.fleet.signal(HOME, "SIGSTOP");
   try {
     const refused = post(`${of(sandbox)}/resume`, { prefer: "wait=6" });
-    await until("it is on its way", async () => (await view(sandbox))["node_id"] === AWAY, LIMIT_MS);
+    await until(
+      "it is on its way",
+      async () => (await view(sandbox))["node_id"] === AWAY,
+      LIMIT_MS,
+    );
     expect(await host(HOME, "retire"), "it has the only copy").toMatchObject({ status: 409 });
     await sumsAreRight();
     await fleet.fleet.kill(AWAY);
@@ -99,7 +118,8 @@ test("a fetch from a host that hangs, for an agent that is killed: it is paused 
   }
   // Either may have been lost meanwhile; without the other one it would go on at home.
   const areThere = async () =>
-    (await sql`SELECT state FROM hosts ORDER BY id`).map(({ state }) => String(state)).join(" ") === "cordoned ready";
+    (await sql`SELECT state FROM hosts ORDER BY id`).map(({ state }) => String(state)).join(" ") ===
+    "cordoned ready";
   await until("both hosts are there", areThere, LIMIT_MS);
   const resumed = await until(
     "the next resume",

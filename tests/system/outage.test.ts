@@ -1,11 +1,19 @@
 /**
- * The control plane itself is away for longer than lease and margin, with real processes and simulated VMs: Postgres, NATS, every scheduler. Hosts are silent then because nobody hears them, so
- * none is lost and no sandbox goes back to its snapshot; but one that died meanwhile is seen.
+ * The control plane itself is away for longer than lease and margin, with real processes and
+ * simulated VMs: Postgres, NATS, every scheduler. Hosts are silent then because nobody hears them,
+ * so none is lost and no sandbox goes back to its snapshot; but one that died meanwhile is seen.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { listVmProcesses } from "@torpor/fleet";
 import { signalProcess } from "@torpor/service";
-import { relay, simulatedVcpusRun, startTestFleet, type TestFleet, until, VmmAuditor } from "@torpor/testkit";
+import {
+  relay,
+  simulatedVcpusRun,
+  startTestFleet,
+  type TestFleet,
+  until,
+  VmmAuditor,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { insist } from "./support/insist.ts";
 
@@ -27,7 +35,11 @@ beforeAll(async () => {
   const schedulerEnv = { LEASE_MS: String(LEASE_MS), HOST_LOSS_MARGIN_MS: String(MARGIN_MS) };
   fleet = await startTestFleet({ hosts: HOSTS, schedulers: 2, schedulerEnv });
   auditor = VmmAuditor.over(fleet.fleet.dir, simulatedVcpusRun);
-  await until("all hosts are ready, with fences", async () => (await hosts()).filter(isWell).length === HOSTS, LIMIT_MS);
+  await until(
+    "all hosts are ready, with fences",
+    async () => (await hosts()).filter(isWell).length === HOSTS,
+    LIMIT_MS,
+  );
   sandboxes = await Promise.all(Array.from({ length: SANDBOXES }, runsOnAfterPause));
 });
 afterAll(async () => {
@@ -37,7 +49,10 @@ afterAll(async () => {
 
 const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
 async function call(method: string, path: string, body?: unknown): Promise<Body> {
-  const answer = await insist(() => fleet.call(method, path, body === undefined ? {} : { body }), LIMIT_MS);
+  const answer = await insist(
+    () => fleet.call(method, path, body === undefined ? {} : { body }),
+    LIMIT_MS,
+  );
   expect(answer.status, `${method} ${path}: ${JSON.stringify(answer.body)}`).toBeLessThan(300);
   return answer.body;
 }
@@ -48,12 +63,17 @@ interface Host {
 }
 const hosts = async () => (await call("GET", "/v1/hosts"))["data"] as Host[];
 const isWell = (host: Host) => host.state === "ready" && host.has_fence;
-const factsOf = async (path: string) => ((await call("GET", `${path}/events`))["data"] as { fact: string }[]).map(({ fact }) => fact);
-const run = (sandbox: Body, code: string) => fleet.guest(sandbox, "/execute", { language: "python", code });
+const factsOf = async (path: string) =>
+  ((await call("GET", `${path}/events`))["data"] as { fact: string }[]).map(({ fact }) => fact);
+const run = (sandbox: Body, code: string) =>
+  fleet.guest(sandbox, "/execute", { language: "python", code });
 
 /** Runs, with `y` from after its newest snapshot, which is stored. */
 async function runsOnAfterPause(): Promise<Body> {
-  const sandbox = await call("POST", "/v1/sandboxes", { template_name: "code-interpreter", on_host_loss: "restore" });
+  const sandbox = await call("POST", "/v1/sandboxes", {
+    template_name: "code-interpreter",
+    on_host_loss: "restore",
+  });
   await call("POST", `${pathOf(sandbox)}/pause?wait_for=replicated`);
   await call("POST", `${pathOf(sandbox)}/resume`);
   const written = await run(sandbox, "y = 43");
@@ -75,7 +95,10 @@ async function goesOn(sandbox: Body): Promise<void> {
   expect(await factsOf(pathOf(sandbox))).not.toContain("host_lost");
 }
 
-async function away(names: string[], meanwhile: () => Promise<void> = async () => {}): Promise<void> {
+async function away(
+  names: string[],
+  meanwhile: () => Promise<void> = async () => {},
+): Promise<void> {
   await Promise.all(names.map((name) => fleet.fleet.kill(name)));
   await meanwhile();
   await sleep(OUTAGE_MS);
@@ -83,17 +106,28 @@ async function away(names: string[], meanwhile: () => Promise<void> = async () =
   await sleep(AFTER_MS);
 }
 
-test.each([["Postgres", ["postgres"]] as const, ["NATS", ["nats"]] as const, ["every scheduler", ["scheduler-1", "scheduler-2"]] as const])(
+test.each([
+  ["Postgres", ["postgres"]] as const,
+  ["NATS", ["nats"]] as const,
+  ["every scheduler", ["scheduler-1", "scheduler-2"]] as const,
+])(
   "S33, S38, S39: %s is away for longer than a lease and the margin: no host is lost, and every sandbox goes on",
   async (_, names) => {
     await away([...names]);
     for (const sandbox of sandboxes) await goesOn(sandbox);
-    for (const host of await hosts()) expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+    for (const host of await hosts())
+      expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
   },
 );
 
-/** The scheduler, started anew with its way to `what` over a cable, which is then cut. Returns how it is as it was. */
-async function cutOff(name: string, what: "NATS_URL" | "DATABASE_URL"): Promise<() => Promise<void>> {
+/**
+ * The scheduler, started anew with its way to `what` over a cable, which is then cut. Returns how
+ * it is as it was.
+ */
+async function cutOff(
+  name: string,
+  what: "NATS_URL" | "DATABASE_URL",
+): Promise<() => Promise<void>> {
   const component = fleet.fleet.component(name);
   const direct = component.env[what] ?? "";
   const { hostname: host, port } = new URL(direct);
@@ -123,25 +157,38 @@ test("a scheduler that has the bus and no database keeps no question from the ot
   await sleep(2 * AFTER_MS);
   await mend();
   for (const sandbox of sandboxes) await goesOn(sandbox);
-  for (const host of await hosts()) expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
+  for (const host of await hosts())
+    expect(await factsOf(`/v1/hosts/${host.id}`), host.id).not.toContain("lost");
 });
 
 test("a host that dies in an outage is lost after it, and it alone: what it ran is restored, the rest goes on", async () => {
   const placed = await Promise.all(
-    sandboxes.map(async (sandbox) => ({ sandbox, hostId: String((await call("GET", pathOf(sandbox)))["node_id"]) })),
+    sandboxes.map(async (sandbox) => ({
+      sandbox,
+      hostId: String((await call("GET", pathOf(sandbox)))["node_id"]),
+    })),
   );
   const victim = placed[0]?.hostId ?? "";
   await away(["postgres"], async () => {
     await Promise.all([victim, `${victim}-fence`].map((name) => fleet.fleet.kill(name)));
-    for (const vmm of await listVmProcesses(fleet.fleet.dir)) if (vmm.hostId === victim) signalProcess(vmm, "SIGKILL");
+    for (const vmm of await listVmProcesses(fleet.fleet.dir))
+      if (vmm.hostId === victim) signalProcess(vmm, "SIGKILL");
   });
   for (const { sandbox, hostId } of placed) {
     if (hostId !== victim) {
       await goesOn(sandbox);
       continue;
     }
-    await until("it is restored", async () => (await factsOf(pathOf(sandbox))).includes("host_lost"), LIMIT_MS);
-    await until("it runs elsewhere", async () => (await call("GET", pathOf(sandbox)))["status"] === "running", LIMIT_MS);
+    await until(
+      "it is restored",
+      async () => (await factsOf(pathOf(sandbox))).includes("host_lost"),
+      LIMIT_MS,
+    );
+    await until(
+      "it runs elsewhere",
+      async () => (await call("GET", pathOf(sandbox)))["status"] === "running",
+      LIMIT_MS,
+    );
     const answered = async () => {
       const answer = await run(sandbox, "print(y)").catch(() => undefined);
       return answer?.status === 200 ? answer : undefined;

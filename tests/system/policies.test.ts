@@ -1,4 +1,7 @@
-/** Policies: what is set is kept, idle sandboxes are paused and busy ones are not, traffic wakes paused ones. Simulated hosts. */
+/**
+ * Policies: what is set is kept, idle sandboxes are paused and busy ones are not, traffic wakes
+ * paused ones. Simulated hosts.
+ */
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
@@ -26,14 +29,17 @@ afterEach(async () => {
 type Body = Record<string, unknown>;
 const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
 const create = async (body: Body = {}): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", ...body },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 };
 const get = async (sandbox: Body) => (await fleet.call("GET", pathOf(sandbox))).body;
 const post = (sandbox: Body, verb: string) => fleet.call("POST", `${pathOf(sandbox)}/${verb}`);
 const patch = (sandbox: Body, body: Body) => fleet.call("PATCH", pathOf(sandbox), { body });
-const execute = (sandbox: Body, code: string) => fleet.guest(sandbox, "/execute", { language: "python", code });
+const execute = (sandbox: Body, code: string) =>
+  fleet.guest(sandbox, "/execute", { language: "python", code });
 const run = async (sandbox: Body, code: string) => {
   const answer = await execute(sandbox, code);
   expect(answer.status, JSON.stringify(answer.body)).toBe(200);
@@ -49,7 +55,8 @@ interface Event {
   cause?: { code: string };
   operation_id?: string;
 }
-const events = async (sandbox: Body) => (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
+const events = async (sandbox: Body) =>
+  (await fleet.call("GET", `${pathOf(sandbox)}/events`)).body["data"] as Event[];
 
 describe("settings", () => {
   test("S9, S32: policies and metadata are off by default, settable, changeable, and kept over pause, resume, stop and start", async () => {
@@ -82,10 +89,16 @@ describe("settings", () => {
       expect(await get(sandbox)).toMatchObject(policies);
     }
     const patched = await patch(sandbox, { auto_pause: null, metadata: { b: null, c: "3" } });
-    expect(patched).toMatchObject({ status: 200, body: { auto_pause: null, auto_resume: true, preview_access: "token" } });
+    expect(patched).toMatchObject({
+      status: 200,
+      body: { auto_pause: null, auto_resume: true, preview_access: "token" },
+    });
     expect(patched.body["metadata"]).toEqual({ a: "1", c: "3" });
     await post(sandbox, "pause");
-    expect((await patch(sandbox, { auto_resume: false, preview_access: "public", on_host_loss: "wait" })).body).toMatchObject({
+    expect(
+      (await patch(sandbox, { auto_resume: false, preview_access: "public", on_host_loss: "wait" }))
+        .body,
+    ).toMatchObject({
       status: "paused",
       auto_resume: false,
       on_host_loss: "wait",
@@ -100,7 +113,8 @@ describe("auto-pause", () => {
     await run(sandbox, "x = 42");
     await patch(sandbox, { auto_pause: { idle_seconds: 4 } });
     await statusIs(sandbox, "paused");
-    const pausedBy = (await events(sandbox)).findLast(({ fact }) => fact === "paused")?.operation_id ?? "";
+    const pausedBy =
+      (await events(sandbox)).findLast(({ fact }) => fact === "paused")?.operation_id ?? "";
     expect((await fleet.call("GET", `/v1/operations/${pausedBy}`)).body).toMatchObject({
       requested_by: "system:auto-pause",
       kind: "pause",
@@ -124,12 +138,19 @@ describe("auto-pause", () => {
       30_000,
     );
     const operation = await fleet.call("GET", `/v1/operations/${refused.operation_id}`);
-    expect(operation.body).toMatchObject({ status: "cancelled", error: { code: "SANDBOX_ACTIVE" } });
+    expect(operation.body).toMatchObject({
+      status: "cancelled",
+      error: { code: "SANDBOX_ACTIVE" },
+    });
     expect(operation.body["timings_ms"]).not.toHaveProperty("freeze_and_sync");
     expect(await get(sandbox)).toMatchObject({ status: "running" });
-    // It joins the next conditional pause, while the host still finds out that it must give that up.
+    // It joins the next conditional pause, while the host still finds out that it must give that
+    // up.
     await runBetweenPauses(sandbox, "activity_delay_ms = 1000");
-    await until("another is under way", async () => (await get(sandbox))["operation"] !== undefined);
+    await until(
+      "another is under way",
+      async () => (await get(sandbox))["operation"] !== undefined,
+    );
     expect(await post(sandbox, "pause")).toMatchObject({ status: 200, body: { status: "paused" } });
     expect((await post(sandbox, "resume")).status).toBe(200);
     await runBetweenPauses(sandbox, "active_executions = 0");
@@ -157,8 +178,14 @@ test("a page that comes back right after each pause: the pauses come later and l
 
 describe("auto-resume", () => {
   const resumes = async (sandbox: Body) => {
-    const ids = new Set((await events(sandbox)).filter(({ fact }) => fact === "resume_assigned").map((event) => event.operation_id));
-    return await Promise.all([...ids].map(async (id) => (await fleet.call("GET", `/v1/operations/${String(id)}`)).body));
+    const ids = new Set(
+      (await events(sandbox))
+        .filter(({ fact }) => fact === "resume_assigned")
+        .map((event) => event.operation_id),
+    );
+    return await Promise.all(
+      [...ids].map(async (id) => (await fleet.call("GET", `/v1/operations/${String(id)}`)).body),
+    );
   };
 
   test("S31, WK1: requests to a paused sandbox wait while one operation resumes it, and go on as if nothing had been", async () => {
@@ -166,15 +193,21 @@ describe("auto-resume", () => {
     await run(sandbox, "x = 42");
     await post(sandbox, "pause");
     const answers = await Promise.all(Array.from({ length: 12 }, () => run(sandbox, "print(x)")));
-    expect(answers.map((answer) => answer["stdout"])).toEqual(Array.from({ length: 12 }, () => "42\n"));
-    expect(await resumes(sandbox)).toMatchObject([{ status: "succeeded", requested_by: "system:auto-resume" }]);
+    expect(answers.map((answer) => answer["stdout"])).toEqual(
+      Array.from({ length: 12 }, () => "42\n"),
+    );
+    expect(await resumes(sandbox)).toMatchObject([
+      { status: "succeeded", requested_by: "system:auto-resume" },
+    ]);
   });
 
   test("S22: a request that comes while the sandbox is being paused is answered too", async () => {
     const sandbox = await create({ auto_resume: true });
     await run(sandbox, "x = 42");
     const paused = post(sandbox, "pause");
-    await until("the pause is under way", async () => (await events(sandbox)).some(({ fact }) => fact === "pause_assigned"));
+    await until("the pause is under way", async () =>
+      (await events(sandbox)).some(({ fact }) => fact === "pause_assigned"),
+    );
     expect(await run(sandbox, "print(x)")).toMatchObject({ stdout: "42\n" });
     expect([200, 409]).toContain((await paused).status);
   });
@@ -182,11 +215,16 @@ describe("auto-resume", () => {
   test("WK3: who may not pass does not wake it, and neither does a stopped sandbox start", async () => {
     const sandbox = await create({ auto_resume: true });
     await post(sandbox, "pause");
-    const stranger = await fleet.guest({ ...sandbox, auth_token: "guess" }, "/execute", { code: "print(x)" });
+    const stranger = await fleet.guest({ ...sandbox, auth_token: "guess" }, "/execute", {
+      code: "print(x)",
+    });
     expect(stranger.status).toBe(401);
     expect(await get(sandbox)).toMatchObject({ status: "paused" });
     await post(sandbox, "stop");
-    expect(await fleet.guest(sandbox, "/info")).toMatchObject({ status: 409, body: { code: "SANDBOX_STOPPED" } });
+    expect(await fleet.guest(sandbox, "/info")).toMatchObject({
+      status: 409,
+      body: { code: "SANDBOX_STOPPED" },
+    });
     expect(await get(sandbox)).toMatchObject({ status: "stopped" });
   });
 
@@ -194,7 +232,9 @@ describe("auto-resume", () => {
     const sandbox = await create({ auto_resume: true });
     await post(sandbox, "pause");
     const dir = join(fleet.fleet.dir, "hosts/host-1/vm", String(sandbox["id"]));
-    const images = (await readdir(dir)).filter((name) => /^snap\.\d+$/.test(name)).map((name) => join(name, "memory"));
+    const images = (await readdir(dir))
+      .filter((name) => /^snap\.\d+$/.test(name))
+      .map((name) => join(name, "memory"));
     expect(images).not.toEqual([]);
     for (const name of images) await writeFile(join(dir, name), "damaged");
     const answer = await fleet.guest(sandbox, "/info");
@@ -205,7 +245,10 @@ describe("auto-resume", () => {
     const crowded = await create({ auto_resume: true });
     await post(crowded, "pause");
     await Promise.all(Array.from({ length: PLACES }, () => create()));
-    expect(await fleet.guest(crowded, "/info")).toMatchObject({ status: 429, body: { code: "RESOURCE_LIMIT_ERROR" } });
+    expect(await fleet.guest(crowded, "/info")).toMatchObject({
+      status: 429,
+      body: { code: "RESOURCE_LIMIT_ERROR" },
+    });
     expect(await get(crowded)).toMatchObject({ status: "paused" });
   });
 });

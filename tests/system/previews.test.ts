@@ -1,8 +1,16 @@
-/** Previews: any port of a guest, by HTTP and WebSocket, on loopback addresses and below a domain. Simulated hosts; what "listens in the guest" is a server of the test. */
+/**
+ * Previews: any port of a guest, by HTTP and WebSocket, on loopback addresses and below a domain.
+ * Simulated hosts; what "listens in the guest" is a server of the test.
+ */
 import { execFile } from "node:child_process";
 import { once } from "node:events";
 import { copyFile, rename } from "node:fs/promises";
-import { createServer, type IncomingMessage, request as httpRequest, type RequestOptions } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  request as httpRequest,
+  type RequestOptions,
+} from "node:http";
 import { request as httpsRequest } from "node:https";
 import { type AddressInfo, createConnection } from "node:net";
 import { join } from "node:path";
@@ -20,10 +28,14 @@ type Body = Record<string, unknown>;
 const run = promisify(execFile);
 
 const KIB = 1024;
-/** The user's server. It tells what it got, echoes bodies and frames, and streams at /slow until it is told to go on. */
+/**
+ * The user's server. It tells what it got, echoes bodies and frames, and streams at /slow until it
+ * is told to go on.
+ */
 const app = createServer({ maxHeaderSize: 256 * KIB }, (incoming, response) => {
   const answerHeader = /^\/header\/(\d+)$/.exec(incoming.url ?? "")?.[1];
-  if (answerHeader !== undefined) response.setHeader("x-long", "y".repeat(Number(answerHeader) * KIB));
+  if (answerHeader !== undefined)
+    response.setHeader("x-long", "y".repeat(Number(answerHeader) * KIB));
   if (incoming.url === "/moved") {
     const location = `http://${incoming.headers.host ?? ""}/there`;
     return void response.writeHead(302, { location }).end();
@@ -32,10 +44,14 @@ const app = createServer({ maxHeaderSize: 256 * KIB }, (incoming, response) => {
     response.write("first ");
     return void app.once("go on", () => response.end("second"));
   }
-  void text(incoming).then((body) => response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })));
+  void text(incoming).then((body) =>
+    response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })),
+  );
 });
 const sockets = new WebSocketServer({ server: app });
-sockets.on("connection", (socket) => socket.on("message", (data: Buffer) => socket.send(`echo ${data.toString()}`)));
+sockets.on("connection", (socket) =>
+  socket.on("message", (data: Buffer) => socket.send(`echo ${data.toString()}`)),
+);
 
 beforeAll(async () => {
   await once(app.listen(0, "127.0.0.1"), "listening");
@@ -47,19 +63,30 @@ afterAll(() => {
 });
 
 async function create(fleet: TestFleet, body: Body = {}): Promise<Body> {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter", ...body } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter", ...body },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 }
-const post = (fleet: TestFleet, sandbox: Body, verb: string) => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+const post = (fleet: TestFleet, sandbox: Body, verb: string) =>
+  fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
 
 /** Its place on the host is another's. */
-const remove = (fleet: TestFleet, sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
+const remove = (fleet: TestFleet, sandbox: Body) =>
+  fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
 
 /** One request; the connection may go elsewhere than the URL says. */
-async function send(url: string, options: RequestOptions & { body?: string; rejectUnauthorized?: boolean } = {}) {
+async function send(
+  url: string,
+  options: RequestOptions & { body?: string; rejectUnauthorized?: boolean } = {},
+) {
   const { body, ...rest } = options;
-  const request = (url.startsWith("https") ? httpsRequest : httpRequest)(url, { agent: false, timeout: 20_000, ...rest });
+  const request = (url.startsWith("https") ? httpsRequest : httpRequest)(url, {
+    agent: false,
+    timeout: 20_000,
+    ...rest,
+  });
   request.end(body);
   const [answer] = (await once(request, "response")) as [IncomingMessage];
   const content = await text(answer);
@@ -95,12 +122,18 @@ describe("on loopback addresses", () => {
       code: `port_${guestPort} = ${isOpen ? (app.address() as AddressInfo).port : 0}`,
     });
   const makeKey = async () => {
-    const { body } = await fleet.call("POST", "/v1/keys", { body: { name: "a user", scopes: ["read", "exec"] } });
+    const { body } = await fleet.call("POST", "/v1/keys", {
+      body: { name: "a user", scopes: ["read", "exec"] },
+    });
     return { id: Number(body["id"]), secret: String(body["secret"]) };
   };
-  const urlOf = (sandbox: Body) => `http://${new URL(String(sandbox["public_host"])).hostname}:${port}`;
+  const urlOf = (sandbox: Body) =>
+    `http://${new URL(String(sandbox["public_host"])).hostname}:${port}`;
   const isServed = async (sandbox: Body) => {
-    const socket = createConnection({ host: new URL(String(sandbox["public_host"])).hostname, port });
+    const socket = createConnection({
+      host: new URL(String(sandbox["public_host"])).hostname,
+      port,
+    });
     return await once(socket, "connect")
       .then(
         () => true,
@@ -115,8 +148,16 @@ describe("on loopback addresses", () => {
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
 
-    const headers = { authorization: "Bearer the app's own", "x-api-key": "the app's own", "x-torpor-port": "7777" };
-    const answer = await send(`${urlOf(sandbox)}/a/b?c=d`, { method: "POST", headers, body: "hello" });
+    const headers = {
+      authorization: "Bearer the app's own",
+      "x-api-key": "the app's own",
+      "x-torpor-port": "7777",
+    };
+    const answer = await send(`${urlOf(sandbox)}/a/b?c=d`, {
+      method: "POST",
+      headers,
+      body: "hello",
+    });
     expect(answer).toMatchObject({ status: 200, body: { url: "/a/b?c=d", body: "hello" } });
     expect(answer.body["headers"]).toMatchObject({
       authorization: "Bearer the app's own",
@@ -155,7 +196,10 @@ describe("on loopback addresses", () => {
     expect(returned.headers["x-long"]).toHaveLength(60 * KIB);
     expect(await send(`${url}/header/70`, { maxHeaderSize })).toMatchObject({
       status: 409,
-      body: { code: "ANSWER_HEADERS_TOO_LARGE", message: expect.stringMatching(/larger than 64 KiB/) },
+      body: {
+        code: "ANSWER_HEADERS_TOO_LARGE",
+        message: expect.stringMatching(/larger than 64 KiB/),
+      },
     });
     const api = `${fleet.url}/v1/sandboxes`;
     for (const where of [url, String(sandbox["public_host"]), api]) {
@@ -167,7 +211,9 @@ describe("on loopback addresses", () => {
       const { hostname, port: at } = new URL(where);
       const socket = createConnection({ host: hostname, port: Number(at) });
       socket.end("NO HTTP AT ALL\r\n\r\n");
-      expect(await text(socket), where).toMatch(/^HTTP\/1.1 400 [^]*x-request-id: req_[^]*"code":"INVALID_REQUEST"/);
+      expect(await text(socket), where).toMatch(
+        /^HTTP\/1.1 400 [^]*x-request-id: req_[^]*"code":"INVALID_REQUEST"/,
+      );
     }
   });
 
@@ -202,16 +248,29 @@ describe("on loopback addresses", () => {
     const sandbox = await create(fleet, { preview_access: "token" });
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
-    expect(await send(urlOf(sandbox))).toMatchObject({ status: 401, body: { code: "AUTHENTICATION_REQUIRED" } });
-    expect(await send(urlOf(sandbox), { headers: { authorization: "Bearer guess" } })).toMatchObject({ status: 401 });
-    await expect(once(new WebSocket(urlOf(sandbox).replace("http", "ws")), "open")).rejects.toThrow(/401/);
-    const passed = await send(urlOf(sandbox), { headers: { authorization: `Bearer ${String(sandbox["auth_token"])}` } });
+    expect(await send(urlOf(sandbox))).toMatchObject({
+      status: 401,
+      body: { code: "AUTHENTICATION_REQUIRED" },
+    });
+    expect(
+      await send(urlOf(sandbox), { headers: { authorization: "Bearer guess" } }),
+    ).toMatchObject({ status: 401 });
+    await expect(once(new WebSocket(urlOf(sandbox).replace("http", "ws")), "open")).rejects.toThrow(
+      /401/,
+    );
+    const passed = await send(urlOf(sandbox), {
+      headers: { authorization: `Bearer ${String(sandbox["auth_token"])}` },
+    });
     expect(passed.status).toBe(200);
     expect(JSON.stringify(passed.body)).not.toContain("authorization");
-    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, { body: { preview_access: "public" } });
+    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, {
+      body: { preview_access: "public" },
+    });
     expect((await send(urlOf(sandbox))).status).toBe(200);
     // The agent's port is not a preview.
-    expect((await send(`${String(sandbox["public_host"])}/execute`, { method: "POST" })).status).toBe(401);
+    expect(
+      (await send(`${String(sandbox["public_host"])}/execute`, { method: "POST" })).status,
+    ).toBe(401);
   });
 
   test("preview_access: a browser passes by a link, whose cookie is for this preview and this sandbox's pages alone", async () => {
@@ -220,14 +279,24 @@ describe("on loopback addresses", () => {
     await until("the port is served", () => isServed(sandbox));
     const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
     const made = await fleet.call("POST", links, { body: { port, path: "/a?b=c" } });
-    expect(made).toMatchObject({ status: 201, body: { object: "preview_link", port, sandbox_id: sandbox["id"] } });
+    expect(made).toMatchObject({
+      status: 201,
+      body: { object: "preview_link", port, sandbox_id: sandbox["id"] },
+    });
     const url = String(made.body["url"]);
     expect(url).toMatch(`${urlOf(sandbox)}/a?b=c&torpor_preview=`);
-    expect(await send(`${urlOf(sandbox)}/a?torpor_preview=guess`)).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
+    expect(await send(`${urlOf(sandbox)}/a?torpor_preview=guess`)).toMatchObject({
+      status: 401,
+      body: { code: "INVALID_TOKEN" },
+    });
     const opened = await send(url);
     expect(opened).toMatchObject({
       status: 303,
-      headers: { location: "/a?b=c", "referrer-policy": "no-referrer", "cache-control": "no-store" },
+      headers: {
+        location: "/a?b=c",
+        "referrer-policy": "no-referrer",
+        "cache-control": "no-store",
+      },
     });
     const [setCookie = ""] = opened.headers["set-cookie"] ?? [];
     expect(setCookie).toMatch(/; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax$/);
@@ -235,7 +304,10 @@ describe("on loopback addresses", () => {
     const cookie = `mine=1; ${setCookie.split(";", 1)[0] ?? ""}`;
     const authorization = "Bearer the app's own";
     const passed = await send(`${urlOf(sandbox)}/a?b=c`, { headers: { cookie, authorization } });
-    expect(passed).toMatchObject({ status: 200, body: { url: "/a?b=c", headers: { cookie: "mine=1", authorization } } });
+    expect(passed).toMatchObject({
+      status: 200,
+      body: { url: "/a?b=c", headers: { cookie: "mine=1", authorization } },
+    });
     expect(JSON.stringify(passed.body)).not.toContain("torpor");
     const ws = urlOf(sandbox).replace("http", "ws");
     expect(await echoed(new WebSocket(ws, { headers: { cookie } }))).toBe("echo hi");
@@ -244,7 +316,9 @@ describe("on loopback addresses", () => {
     expect(await send(urlOf(sandbox), { headers: strange })).toMatchObject({ status: 401 });
     await expect(once(new WebSocket(ws, { headers: strange }), "open")).rejects.toThrow(/401/);
     const agent = `${String(sandbox["public_host"])}/execute`;
-    expect(await send(agent, { method: "POST", headers: { cookie } })).toMatchObject({ status: 401 });
+    expect(await send(agent, { method: "POST", headers: { cookie } })).toMatchObject({
+      status: 401,
+    });
     expect((await fleet.call("POST", links, { body: { port: 7777 } })).body).toMatchObject({
       code: "INVALID_REQUEST",
       message: expect.stringMatching(/^port is the sandbox's agent/),
@@ -257,8 +331,12 @@ describe("on loopback addresses", () => {
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const preflight = { origin: "https://page.example", "access-control-request-method": "POST" };
-    const ask = (headers: Record<string, string>) => send(`${urlOf(sandbox)}/p`, { method: "OPTIONS", headers });
-    expect(await ask(preflight)).toMatchObject({ status: 200, body: { url: "/p", headers: preflight } });
+    const ask = (headers: Record<string, string>) =>
+      send(`${urlOf(sandbox)}/p`, { method: "OPTIONS", headers });
+    expect(await ask(preflight)).toMatchObject({
+      status: 200,
+      body: { url: "/p", headers: preflight },
+    });
     expect((await ask({ origin: preflight.origin })).status).toBe(401);
     expect((await ask({ ...preflight, "content-length": "1" })).status).toBe(401);
     const ws = urlOf(sandbox).replace("http", "ws");
@@ -282,10 +360,18 @@ describe("on loopback addresses", () => {
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const refreshed = async (apiKey: string) =>
-      String((await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/refresh`, { apiKey })).body["auth_token"]);
+      String(
+        (
+          await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/token/refresh`, {
+            apiKey,
+          })
+        ).body["auth_token"],
+      );
     const links = `/v1/sandboxes/${String(sandbox["id"])}/preview-links`;
     const cookieBy = async (apiKey: string) => {
-      const opened = await send(String((await fleet.call("POST", links, { apiKey, body: { port } })).body["url"]));
+      const opened = await send(
+        String((await fleet.call("POST", links, { apiKey, body: { port } })).body["url"]),
+      );
       return opened.headers["set-cookie"]?.[0]?.split(";", 1)[0] ?? "";
     };
     const ended = new Set<string>();
@@ -297,19 +383,27 @@ describe("on loopback addresses", () => {
       return socket;
     };
     const openStream = async (name: string, headers: Record<string, string>) => {
-      const [answer] = (await once(httpRequest(`${urlOf(sandbox)}/slow`, { agent: false, headers }).end(), "response")) as [
-        IncomingMessage,
-      ];
+      const [answer] = (await once(
+        httpRequest(`${urlOf(sandbox)}/slow`, { agent: false, headers }).end(),
+        "response",
+      )) as [IncomingMessage];
       answer.once("close", () => ended.add(name)).on("error", () => {});
       answer.resume();
     };
-    const byMine = await openSocket("got with my key", { authorization: `Bearer ${await refreshed(mine.secret)}` });
-    const byTheirs = await openSocket("got with theirs", { authorization: `Bearer ${await refreshed(theirs.secret)}` });
+    const byMine = await openSocket("got with my key", {
+      authorization: `Bearer ${await refreshed(mine.secret)}`,
+    });
+    const byTheirs = await openSocket("got with theirs", {
+      authorization: `Bearer ${await refreshed(theirs.secret)}`,
+    });
     await openStream("my key itself", { "x-api-key": mine.secret });
     await openStream("their key itself", { "x-api-key": theirs.secret });
-    const byMyCookie = await openSocket("a browser with my link", { cookie: await cookieBy(mine.secret) });
+    const byMyCookie = await openSocket("a browser with my link", {
+      cookie: await cookieBy(mine.secret),
+    });
     const byCookie = await openSocket("a browser", { cookie: await cookieBy(theirs.secret) });
-    const hasEnded = (...names: string[]) => until(`${names.join(", ")} ended`, () => names.every((name) => ended.has(name)));
+    const hasEnded = (...names: string[]) =>
+      until(`${names.join(", ")} ended`, () => names.every((name) => ended.has(name)));
 
     await fleet.call("DELETE", `/v1/keys/${mine.id}`);
     await hasEnded("got with my key", "my key itself", "a browser with my link");
@@ -330,12 +424,20 @@ describe("on loopback addresses", () => {
     await listenInside(sandbox, port);
     await until("the port is served", () => isServed(sandbox));
     const local = { host: `localhost:${port}`, origin: `http://localhost:${port}` };
-    const answer = await send(urlOf(sandbox), { headers: { origin: urlOf(sandbox), "x-forwarded-host": "evil" } });
+    const answer = await send(urlOf(sandbox), {
+      headers: { origin: urlOf(sandbox), "x-forwarded-host": "evil" },
+    });
     expect(answer).toMatchObject({ status: 200, body: { headers: local } });
     expect(answer.body["headers"]).not.toHaveProperty("x-forwarded-proto");
-    expect((await send(`${urlOf(sandbox)}/moved`)).headers.location).toBe(`${urlOf(sandbox)}/there`);
-    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, { body: { preview_host: "original" } });
-    expect((await send(urlOf(sandbox))).body["headers"]).toMatchObject({ host: new URL(urlOf(sandbox)).host });
+    expect((await send(`${urlOf(sandbox)}/moved`)).headers.location).toBe(
+      `${urlOf(sandbox)}/there`,
+    );
+    await fleet.call("PATCH", `/v1/sandboxes/${String(sandbox["id"])}`, {
+      body: { preview_host: "original" },
+    });
+    expect((await send(urlOf(sandbox))).body["headers"]).toMatchObject({
+      host: new URL(urlOf(sandbox)).host,
+    });
     await remove(fleet, sandbox);
   });
 
@@ -347,16 +449,23 @@ describe("on loopback addresses", () => {
       await post(fleet, sandbox, "pause");
     }
     await until("the port is closed", async () => !(await isServed(plain)));
-    expect(await send(`${urlOf(waking)}/wake`, { method: "POST", body: "still here" })).toMatchObject({
+    expect(
+      await send(`${urlOf(waking)}/wake`, { method: "POST", body: "still here" }),
+    ).toMatchObject({
       status: 200,
       body: { body: "still here" },
     });
-    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "running" });
+    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({
+      status: "running",
+    });
     await post(fleet, waking, "pause");
-    const probe = (headers: Record<string, string> = {}) => send(`${String(waking["public_host"])}/health`, { headers });
+    const probe = (headers: Record<string, string> = {}) =>
+      send(`${String(waking["public_host"])}/health`, { headers });
     for (const headers of [{}, { authorization: "Bearer wrong" }, { "x-api-key": "wrong" }])
       expect(await probe(headers)).toMatchObject({ status: 409, body: { code: "CONFLICT" } });
-    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({ status: "paused" });
+    expect((await fleet.call("GET", `/v1/sandboxes/${String(waking["id"])}`)).body).toMatchObject({
+      status: "paused",
+    });
     const authorization = `Bearer ${String(waking["auth_token"])}`;
     expect((await probe({ authorization })).status).toBe(200);
     await post(fleet, waking, "pause");
@@ -403,7 +512,11 @@ describe("below a domain", () => {
     });
 
   test("the SDK's getPreviewUrl() takes the public host, and what it makes of it leads to the port", async () => {
-    const sandbox = await Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+    const sandbox = await Sandbox.create({
+      template: "code-interpreter",
+      apiKey: fleet.apiKey,
+      baseURL: fleet.url,
+    });
     const id = sandbox.sandboxId;
     const { publicHost } = await sandbox.getInfo();
     expect(publicHost).toBe(`https://7777-${id}.local.vms.hopx.dev`);
@@ -414,19 +527,36 @@ describe("below a domain", () => {
     const code = `port_3000 = ${(app.address() as AddressInfo).port}`;
 
     expect(await sendTo(preview)).toMatchObject({ status: 404, body: { code: "PORT_NOT_OPEN" } });
-    const executed = await sendTo(`${publicHost}/execute`, { method: "POST", headers: authorization, body: JSON.stringify({ code }) });
-    expect(executed, JSON.stringify(executed.body)).toMatchObject({ status: 200, body: { success: true } });
+    const executed = await sendTo(`${publicHost}/execute`, {
+      method: "POST",
+      headers: authorization,
+      body: JSON.stringify({ code }),
+    });
+    expect(executed, JSON.stringify(executed.body)).toMatchObject({
+      status: 200,
+      body: { success: true },
+    });
     const answer = await sendTo(`${preview}x`);
     expect(answer).toMatchObject({ status: 200, body: { url: "/x" } });
-    expect(answer.body["headers"]).toMatchObject({ host: `3000-${id}.local.vms.hopx.dev`, "x-forwarded-proto": "https" });
+    expect(answer.body["headers"]).toMatchObject({
+      host: `3000-${id}.local.vms.hopx.dev`,
+      "x-forwarded-proto": "https",
+    });
 
-    const socket = new WebSocket(`wss://127.0.0.1:${domainPort}/`, { rejectUnauthorized: false, headers: { host: new URL(preview).host } });
+    const socket = new WebSocket(`wss://127.0.0.1:${domainPort}/`, {
+      rejectUnauthorized: false,
+      headers: { host: new URL(preview).host },
+    });
     expect(await echoed(socket)).toBe("echo hi");
     expect((await sendTo(`${publicHost}/execute`, { method: "POST" })).status).toBe(401);
-    const { body: link } = await fleet.call("POST", `/v1/sandboxes/${id}/preview-links`, { body: { port: 3000 } });
+    const { body: link } = await fleet.call("POST", `/v1/sandboxes/${id}/preview-links`, {
+      body: { port: 3000 },
+    });
     expect(link["url"]).toMatch(`${preview}?torpor_preview=`);
     const [cookie] = (await sendTo(String(link["url"]))).headers["set-cookie"] ?? [];
-    expect(cookie).toMatch(/^__Host-torpor-preview-3000=[^;]+; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax; Secure$/);
+    expect(cookie).toMatch(
+      /^__Host-torpor-preview-3000=[^;]+; Max-Age=43200; Path=\/; HttpOnly; SameSite=Lax; Secure$/,
+    );
   });
 
   test.each([
@@ -461,11 +591,18 @@ describe("below a domain", () => {
       await copyFile(renewed[name], `${tls[name]}.new`);
       await rename(`${tls[name]}.new`, tls[name]);
     }
-    await until("the new certificate is presented", async () => (await nameNow()) === "second", 30_000);
+    await until(
+      "the new certificate is presented",
+      async () => (await nameNow()) === "second",
+      30_000,
+    );
   });
 });
 
-async function makeCertificate(dir: string, name: string): Promise<{ certFile: string; keyFile: string }> {
+async function makeCertificate(
+  dir: string,
+  name: string,
+): Promise<{ certFile: string; keyFile: string }> {
   const [certFile, keyFile] = [join(dir, "cert.pem"), join(dir, "key.pem")];
   const subject = ["-subj", `/CN=${name}`, "-days", "2"];
   await run("openssl", [

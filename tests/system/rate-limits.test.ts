@@ -1,4 +1,7 @@
-/** Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs understand. */
+/**
+ * Rate limits: budgets per API key and per sandbox, told in headers, and a 429 that both SDKs
+ * understand.
+ */
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { connect } from "node:net";
@@ -26,7 +29,10 @@ beforeAll(async () => {
     },
   });
   sandbox = (
-    await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" }, apiKey: await anotherKey("creator") })
+    await fleet.call("POST", "/v1/sandboxes", {
+      body: { template_name: "code-interpreter" },
+      apiKey: await anotherKey("creator"),
+    })
   ).body;
 });
 afterAll(async () => {
@@ -41,8 +47,13 @@ async function anotherKey(name: string): Promise<string> {
   return name;
 }
 
-/** Sends until it is refused; the budget is small, so the minute's end cannot come in between more than once. */
-async function exhaust(call: () => Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>) {
+/**
+ * Sends until it is refused; the budget is small, so the minute's end cannot come in between more
+ * than once.
+ */
+async function exhaust(
+  call: () => Promise<{ status: number; body: Record<string, unknown>; headers: Headers }>,
+) {
   for (let at = 0; at < 3 * PER_MINUTE; at += 1) {
     const answer = await call();
     if (answer.status === 429) return answer;
@@ -69,23 +80,33 @@ test("every answer below /v1 says what is left, errors and unknown paths include
 
 test("over the budget: 429 with Retry-After, for this key alone; the JS SDK throws its RateLimitError", async () => {
   const refused = await exhaust(() => fleet.call("GET", "/v1/templates"));
-  expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", error: { code: "RATE_LIMIT_EXCEEDED" } });
+  expect(refused.body).toMatchObject({
+    code: "RATE_LIMIT_EXCEEDED",
+    error: { code: "RATE_LIMIT_EXCEEDED" },
+  });
   const seconds = Number(refused.headers.get("retry-after"));
   expect(seconds).toBeGreaterThanOrEqual(1);
   expect(refused.body["details"]).toEqual({ retry_after_seconds: seconds });
   expect(refused.headers.get("x-ratelimit-remaining")).toBe("0");
   // ComputeSDK would take the word for an exhausted quota.
   expect(String(refused.body["message"])).not.toMatch(/limit|quota/i);
-  const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch((error: unknown) => error);
+  const sdk = await Sandbox.list({ apiKey: fleet.apiKey, baseURL: fleet.url }).catch(
+    (error: unknown) => error,
+  );
   expect(sdk).toBeInstanceOf(RateLimitError);
-  expect((await fleet.call("GET", "/v1/templates", { apiKey: await anotherKey("somebody else") })).status).toBe(200);
+  expect(
+    (await fleet.call("GET", "/v1/templates", { apiKey: await anotherKey("somebody else") }))
+      .status,
+  ).toBe(200);
 });
 
 test("connections that say nothing are closed for newer ones of their address, at the API and at the edge", async () => {
   const apiKey = await anotherKey("among many");
   for (const url of [fleet.url, String(sandbox["public_host"])]) {
     const { hostname, port } = new URL(url);
-    const idle = Array.from({ length: 3 * CONNECTIONS }, () => connect(Number(port), hostname).on("error", () => {}));
+    const idle = Array.from({ length: 3 * CONNECTIONS }, () =>
+      connect(Number(port), hostname).on("error", () => {}),
+    );
     try {
       const closed = () => idle.filter(({ destroyed }) => destroyed).length;
       await until("those over the limit are closed", async () => closed() >= 2 * CONNECTIONS);
@@ -103,7 +124,9 @@ test("as many requests of a key are under way as may be; another key's are answe
   const [apiKey, other] = [await anotherKey("many at once"), await anotherKey("one at a time")];
   const { hostname, port } = new URL(fleet.url);
   const head = `POST /v1/sandboxes HTTP/1.1\r\nhost: h\r\nx-api-key: ${apiKey}\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n`;
-  const slow = Array.from({ length: AT_ONCE + 1 }, () => connect(Number(port), hostname).on("error", () => {}));
+  const slow = Array.from({ length: AT_ONCE + 1 }, () =>
+    connect(Number(port), hostname).on("error", () => {}),
+  );
   const answered = Promise.race(slow.map((socket) => once(socket, "data") as Promise<[Buffer]>));
   for (const socket of slow) socket.write(head);
   // One of them was the last.
@@ -123,7 +146,10 @@ test("wrong keys are counted by their address: after a few the database is not a
   const good = await anotherKey("good before");
   expect((await fleet.call("GET", "/v1/templates", { apiKey: good })).status).toBe(200);
   const refused = await exhaust(() => fleet.call("GET", "/v1/templates", { apiKey: "a guess" }));
-  expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", message: expect.stringMatching(/wrong API keys/) });
+  expect(refused.body).toMatchObject({
+    code: "RATE_LIMIT_EXCEEDED",
+    message: expect.stringMatching(/wrong API keys/),
+  });
   expect(Number(refused.headers.get("retry-after"))).toBeGreaterThanOrEqual(1);
   expect((await fleet.call("GET", "/v1/templates", { apiKey: good })).status).toBe(200);
 });
@@ -134,5 +160,7 @@ test("the edge counts by sandbox: answers of its agent say what is left, and ove
   expect(first.headers.get("x-ratelimit-limit")).toBe(String(PER_MINUTE));
   const refused = await exhaust(() => fleet.guest(sandbox, "/execute", { code: "x = 2" }));
   expect(refused.body).toMatchObject({ code: "RATE_LIMIT_EXCEEDED", error: expect.any(String) });
-  expect(refused.headers.get("retry-after")).toBe(String((refused.body["details"] as { retry_after_seconds: number }).retry_after_seconds));
+  expect(refused.headers.get("retry-after")).toBe(
+    String((refused.body["details"] as { retry_after_seconds: number }).retry_after_seconds),
+  );
 });

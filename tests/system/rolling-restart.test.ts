@@ -1,6 +1,8 @@
 /**
- * Every program of the fleet is restarted in turn while clients create, use, pause, resume and delete sandboxes. What was acknowledged has happened, once: in the database, on the hosts and in
- * the memory of each sandbox. Simulated hosts; the clients send again what broke or got a 5xx, as the SDKs do, and take every other answer for what it says.
+ * Every program of the fleet is restarted in turn while clients create, use, pause, resume and
+ * delete sandboxes. What was acknowledged has happened, once: in the database, on the hosts and in
+ * the memory of each sandbox. Simulated hosts; the clients send again what broke or got a 5xx, as
+ * the SDKs do, and take every other answer for what it says.
  */
 import { listVmProcesses } from "@torpor/fleet";
 import { startTestFleet, type TestFleet, until } from "@torpor/testkit";
@@ -45,7 +47,10 @@ class Client {
     this.number = number;
   }
 
-  /** Makes sandboxes and leads each through its life, one after the other, until the signal ends it. The newest are left, every other one paused. */
+  /**
+   * Makes sandboxes and leads each through its life, one after the other, until the signal ends it.
+   * The newest are left, every other one paused.
+   */
   async work(signal: AbortSignal): Promise<void> {
     for (; !signal.aborted; this.rounds += 1) {
       const known = await this.create();
@@ -64,9 +69,16 @@ class Client {
   private async create(): Promise<Known> {
     const key = `client-${this.number}-${this.known.length}`;
     const body = { template_name: "code-interpreter" };
-    const made = await insist(() => fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }));
+    const made = await insist(() =>
+      fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }),
+    );
     expectAnswer("create", made, { status: 201 });
-    const known: Known = { sandbox: made.body, state: "running", value: 0, acknowledged: { pause: 0, resume: 0, delete: 0 } };
+    const known: Known = {
+      sandbox: made.body,
+      state: "running",
+      value: 0,
+      acknowledged: { pause: 0, resume: 0, delete: 0 },
+    };
     this.known.push(known);
     return known;
   }
@@ -79,7 +91,9 @@ class Client {
 
   private async move(known: Known, verb: Verb): Promise<void> {
     const path = `/v1/sandboxes/${String(known.sandbox["id"])}`;
-    const answer = await insist(() => (verb === "delete" ? fleet.call("DELETE", path) : fleet.call("POST", `${path}/${verb}`)));
+    const answer = await insist(() =>
+      verb === "delete" ? fleet.call("DELETE", path) : fleet.call("POST", `${path}/${verb}`),
+    );
     // Asked for again after a broken connection, a delete may find that it is done.
     const isGone = verb === "delete" && answer.status === 404;
     if (!isGone) expectAnswer(verb, answer, { status: 200 });
@@ -93,23 +107,38 @@ class Client {
   }
 }
 
-function expectAnswer(what: string, answer: { status: number; body: Body }, expected: object): void {
+function expectAnswer(
+  what: string,
+  answer: { status: number; body: Body },
+  expected: object,
+): void {
   expect(answer, `${what}: ${JSON.stringify(answer.body)}`).toMatchObject(expected);
 }
 
-const execute = ({ sandbox }: Known, code: string) => insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
+const execute = ({ sandbox }: Known, code: string) =>
+  insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
 
 test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothing that was acknowledged, and leaves nothing stuck or double", async () => {
-  const before = new Map(fleet.fleet.state.components.map(({ name, process }) => [name, process?.pid]));
+  const before = new Map(
+    fleet.fleet.state.components.map(({ name, process }) => [name, process?.pid]),
+  );
   const clients = Array.from({ length: CLIENTS }, (_, at) => new Client(at + 1));
   const stopped = new AbortController();
   const work = clients.map((client) => client.work(stopped.signal));
   const failed = Promise.race(work.map((one) => one.then(() => new Promise<never>(() => {}))));
   const restarts = async () => {
-    await until("each client is at work", () => clients.every(({ rounds }) => rounds >= WARM_UP_ROUNDS), 60_000);
+    await until(
+      "each client is at work",
+      () => clients.every(({ rounds }) => rounds >= WARM_UP_ROUNDS),
+      60_000,
+    );
     await fleet.fleet.rollingRestart(() => {});
     const goals = clients.map(({ rounds }) => rounds + 1);
-    await until("each client is served again", () => clients.every(({ rounds }, at) => rounds >= (goals[at] ?? 0)), 60_000);
+    await until(
+      "each client is served again",
+      () => clients.every(({ rounds }, at) => rounds >= (goals[at] ?? 0)),
+      60_000,
+    );
   };
   try {
     await Promise.race([restarts(), failed]);
@@ -119,7 +148,9 @@ test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothi
   await Promise.all(work);
 
   // Each of them was another process before.
-  const same = fleet.fleet.state.components.filter(({ name, process }) => process?.pid === before.get(name)).map(({ name }) => name);
+  const same = fleet.fleet.state.components
+    .filter(({ name, process }) => process?.pid === before.get(name))
+    .map(({ name }) => name);
   expect(same).toEqual(["postgres"]);
 
   const known = clients.flatMap((client) => client.known);
@@ -127,24 +158,32 @@ test("S33, S37, S39: a rolling restart of the whole fleet under load loses nothi
   await until(
     "nothing is under way any more, and no clean-up is owed",
     async () =>
-      (await sql`SELECT id FROM operations WHERE ended_at IS NULL UNION ALL SELECT id FROM sandboxes WHERE state = 'deleting'`).length ===
-      0,
+      (
+        await sql`SELECT id FROM operations WHERE ended_at IS NULL UNION ALL SELECT id FROM sandboxes WHERE state = 'deleting'`
+      ).length === 0,
     30_000,
   );
   await inTheDatabase(known);
   await onTheHosts(known);
-  for (const client of clients) for (const one of client.known) if (one.state === "running") await client.check(one);
+  for (const client of clients)
+    for (const one of client.known) if (one.state === "running") await client.check(one);
 }, 300_000);
 
-/** Every acknowledged operation is a row that succeeded; every sandbox that was made is there, in the state that its client was told, and there is none besides. */
+/**
+ * Every acknowledged operation is a row that succeeded; every sandbox that was made is there, in
+ * the state that its client was told, and there is none besides.
+ */
 async function inTheDatabase(known: Known[]): Promise<void> {
-  const rows = await sql<{ id: string; state: string; pauses: number; resumes: number; deletes: number }[]>`
+  const rows = await sql<
+    { id: string; state: string; pauses: number; resumes: number; deletes: number }[]
+  >`
     SELECT s.id, s.state,
       count(*) FILTER (WHERE o.kind = 'pause' AND o.status = 'succeeded')::int AS pauses,
       count(*) FILTER (WHERE o.kind = 'resume' AND o.status = 'succeeded')::int AS resumes,
       count(*) FILTER (WHERE o.kind = 'delete' AND o.status = 'succeeded')::int AS deletes
     FROM sandboxes s JOIN operations o ON o.sandbox_id = s.id GROUP BY s.id`;
-  const byId = (one: { id: unknown }, other: { id: unknown }) => String(one.id).localeCompare(String(other.id));
+  const byId = (one: { id: unknown }, other: { id: unknown }) =>
+    String(one.id).localeCompare(String(other.id));
   const expected = known.map(({ sandbox, state, acknowledged }) => ({
     id: sandbox["id"],
     state,
@@ -155,9 +194,13 @@ async function inTheDatabase(known: Known[]): Promise<void> {
   expect([...rows].toSorted(byId)).toEqual(expected.toSorted(byId));
 }
 
-/** A process for each sandbox that runs, and none besides; and as much capacity taken as they take. */
+/**
+ * A process for each sandbox that runs, and none besides; and as much capacity taken as they take.
+ */
 async function onTheHosts(known: Known[]): Promise<void> {
-  const running = known.filter(({ state }) => state === "running").map(({ sandbox }) => String(sandbox["id"]));
+  const running = known
+    .filter(({ state }) => state === "running")
+    .map(({ sandbox }) => String(sandbox["id"]));
   await until("one VM for each that runs", async () => {
     const vms = (await listVmProcesses(fleet.fleet.dir)).map(({ sandboxId }) => sandboxId);
     return JSON.stringify(vms.toSorted()) === JSON.stringify(running.toSorted());

@@ -1,4 +1,7 @@
-/** More than one of everything: any gateway, scheduler or NATS server may go, killed or asked to, and the others carry on. Simulated hosts. */
+/**
+ * More than one of everything: any gateway, scheduler or NATS server may go, killed or asked to,
+ * and the others carry on. Simulated hosts.
+ */
 import { readFileSync } from "node:fs";
 import { createServer, request as httpRequest, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
@@ -19,7 +22,10 @@ beforeAll(async () => {
   fleet = await startTestFleet({
     gateways: 2,
     natsServers: 3,
-    gatewayEnv: { DRAIN_DELAY_MS: String(DRAIN_DELAY_MS), SHUTDOWN_GRACE_MS: String(SHUTDOWN_GRACE_MS) },
+    gatewayEnv: {
+      DRAIN_DELAY_MS: String(DRAIN_DELAY_MS),
+      SHUTDOWN_GRACE_MS: String(SHUTDOWN_GRACE_MS),
+    },
   });
 });
 afterEach(async () => {
@@ -33,11 +39,14 @@ afterAll(async () => {
 const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
 async function create(key: string): Promise<Body> {
   const body = { template_name: "code-interpreter" };
-  const made = await insist(() => fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }));
+  const made = await insist(() =>
+    fleet.call("POST", "/v1/sandboxes", { body, headers: { "idempotency-key": key } }),
+  );
   expect(made.status, JSON.stringify(made.body)).toBe(201);
   return made.body;
 }
-const execute = (sandbox: Body, code: string) => insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
+const execute = (sandbox: Body, code: string) =>
+  insist(() => fleet.guest(sandbox, "/execute", { language: "python", code }));
 
 interface Fresh {
   status: number;
@@ -51,7 +60,10 @@ async function insisted(url: string, options: Parameters<typeof fresh>[1] = {}):
 }
 
 /** One request over a connection of its own: whichever gateway takes it. */
-async function fresh(url: string, options: { headers?: Record<string, string>; method?: string; body?: string } = {}): Promise<Fresh> {
+async function fresh(
+  url: string,
+  options: { headers?: Record<string, string>; method?: string; body?: string } = {},
+): Promise<Fresh> {
   const { headers, method = "GET", body } = options;
   return await new Promise((resolve, reject) => {
     const request = httpRequest(url, {
@@ -66,7 +78,11 @@ async function fresh(url: string, options: { headers?: Record<string, string>; m
       response.once("error", reject);
       response.once("end", () => {
         request.destroy();
-        resolve({ status: response.statusCode ?? 0, connection: response.headers.connection, text });
+        resolve({
+          status: response.statusCode ?? 0,
+          connection: response.headers.connection,
+          text,
+        });
       });
     });
     request.end(body);
@@ -74,11 +90,15 @@ async function fresh(url: string, options: { headers?: Record<string, string>; m
 }
 
 const logOf = (name: string) => readFileSync(fleet.fleet.component(name).log, "utf8");
-const answeredBy = (name: string, requestId: string) => logOf(name).includes(`"requestId":"${requestId}"`);
+const answeredBy = (name: string, requestId: string) =>
+  logOf(name).includes(`"requestId":"${requestId}"`);
 const healthOf = async (name: string) => await fresh(fleet.fleet.component(name).healthUrl ?? "");
 
 /** A follower is not while it catches up with a stream that was just made. */
-const allWell = () => until("all is well", async () => (await fleet.fleet.health()).every(({ health }) => health.kind === "well"));
+const allWell = () =>
+  until("all is well", async () =>
+    (await fleet.fleet.health()).every(({ health }) => health.kind === "well"),
+  );
 
 /** Sends requests until both gateways have answered one. */
 async function bothAnswer(tag: string): Promise<void> {
@@ -86,7 +106,9 @@ async function bothAnswer(tag: string): Promise<void> {
   await until("both gateways answer", async () => {
     const id = `request-${tag}-${ids.length}`;
     ids.push(id);
-    expect((await insisted(`${fleet.url}/v1/sandboxes`, { headers: { "x-request-id": id } })).status).toBe(200);
+    expect(
+      (await insisted(`${fleet.url}/v1/sandboxes`, { headers: { "x-request-id": id } })).status,
+    ).toBe(200);
     return GATEWAYS.every((name) => ids.some((one) => answeredBy(name, one)));
   });
 }
@@ -94,7 +116,9 @@ async function bothAnswer(tag: string): Promise<void> {
 test("all of it is well, and a cluster has a leader", async () => {
   await allWell();
   const health = await fleet.fleet.health();
-  expect(health.map(({ component }) => component.name)).toEqual(expect.arrayContaining([...GATEWAYS, ...NATS]));
+  expect(health.map(({ component }) => component.name)).toEqual(
+    expect.arrayContaining([...GATEWAYS, ...NATS]),
+  );
   expect(NATS).toContain(await metaLeader());
 });
 
@@ -104,13 +128,19 @@ test("ED1: two gateways take the connections of one port in turn; kill -9 of one
   await execute(sandbox, "x = 42");
   // By the one that was not asked to create it, too.
   await until("both gateways serve the sandbox", async () => {
-    const reports = await Promise.all(GATEWAYS.map(async (_, at) => await insisted(`${String(sandbox["public_host"])}/health?${at}`)));
+    const reports = await Promise.all(
+      GATEWAYS.map(
+        async (_, at) => await insisted(`${String(sandbox["public_host"])}/health?${at}`),
+      ),
+    );
     return reports.every(({ status }) => status === 200);
   });
   await fleet.fleet.kill("gateway-1");
   for (let at = 0; at < 10; at += 1) {
     const id = `the-other-${at}`;
-    expect((await insisted(`${fleet.url}/v1/sandboxes`, { headers: { "x-request-id": id } })).status).toBe(200);
+    expect(
+      (await insisted(`${fleet.url}/v1/sandboxes`, { headers: { "x-request-id": id } })).status,
+    ).toBe(200);
     // It is logged a moment after it is sent.
     await until("the other one has answered it", () => answeredBy("gateway-2", id));
     expect((await insisted(`${String(sandbox["public_host"])}/health`)).status).toBe(200);
@@ -126,13 +156,20 @@ test("GD1, GD2: a gateway that is asked to stop says so first, then answers what
   await execute(sandbox, `port_9000 = ${slow.port}`);
   const preview = `${String(sandbox["public_host"]).replace(/:\d+$/, "")}:9000/`;
   await fleet.fleet.kill("gateway-2");
-  await until("its preview is served", async () => (await fresh(`${preview}quick`).catch(() => undefined))?.status === 200);
+  await until(
+    "its preview is served",
+    async () => (await fresh(`${preview}quick`).catch(() => undefined))?.status === 200,
+  );
 
   // What waits for the hosts waits for us.
   const hosts = ["host-1", "host-2"];
   for (const host of hosts) fleet.fleet.signal(host, "SIGSTOP");
   const body = JSON.stringify({ template_name: "code-interpreter" });
-  const creating = fresh(`${fleet.url}/v1/sandboxes`, { method: "POST", headers: { "content-type": "application/json" }, body });
+  const creating = fresh(`${fleet.url}/v1/sandboxes`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body,
+  });
   await sleep(300);
   const restarted = fleet.fleet.restart("gateway-1");
   await until("it says that it stops", async () => (await healthOf("gateway-1")).status === 503);
@@ -173,7 +210,9 @@ test("S37: kill -9 of the server that leads the cluster", async () => {
   await survives("kill-leader", async () => {
     await fleet.fleet.kill(leader);
   });
-  expect(await until("another leads", async () => (await metaLeader(leader)) ?? undefined, 60_000)).not.toBe(leader);
+  expect(
+    await until("another leads", async () => (await metaLeader(leader)) ?? undefined, 60_000),
+  ).not.toBe(leader);
   await fleet.fleet.startComponent(leader);
 });
 
@@ -198,8 +237,10 @@ async function survives(tag: string, happens: () => Promise<void>): Promise<void
   await sleep(50);
   await happens();
   await Promise.all(lives);
-  for (const [at, sandbox] of sandboxes.entries()) expect((await execute(sandbox, "print(x)")).body).toMatchObject({ stdout: `${at}\n` });
-  for (const sandbox of [...sandboxes, await another]) expect((await insist(() => fleet.call("DELETE", pathOf(sandbox)))).status).toBe(200);
+  for (const [at, sandbox] of sandboxes.entries())
+    expect((await execute(sandbox, "print(x)")).body).toMatchObject({ stdout: `${at}\n` });
+  for (const sandbox of [...sandboxes, await another])
+    expect((await insist(() => fleet.call("DELETE", pathOf(sandbox)))).status).toBe(200);
 }
 
 /** As the servers see it that live. */
@@ -211,7 +252,10 @@ async function metaLeader(other?: string): Promise<string> {
         NATS.filter((name) => name !== other).map(async (name) => {
           const url = new URL("/jsz", fleet.fleet.component(name).healthUrl);
           const seen = await fresh(url.href).catch(() => undefined);
-          return seen === undefined ? undefined : (JSON.parse(seen.text) as { meta_cluster?: { leader?: string } }).meta_cluster?.leader;
+          return seen === undefined
+            ? undefined
+            : (JSON.parse(seen.text) as { meta_cluster?: { leader?: string } }).meta_cluster
+                ?.leader;
         }),
       );
       return answers.find((leader) => leader !== undefined && leader !== "" && leader !== other);
@@ -221,7 +265,9 @@ async function metaLeader(other?: string): Promise<string> {
 }
 
 /** Answers /slow when it is told to, and everything else at once. */
-async function slowServer(): Promise<AsyncDisposable & { port: number; waiting: () => number; answer: () => void }> {
+async function slowServer(): Promise<
+  AsyncDisposable & { port: number; waiting: () => number; answer: () => void }
+> {
   const held: (() => void)[] = [];
   const server: Server = createServer((incoming, response) => {
     if (incoming.url === "/slow") held.push(() => response.end("slow"));

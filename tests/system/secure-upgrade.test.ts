@@ -25,7 +25,10 @@ let fleet: TestFleet;
 let sql: postgres.Sql;
 /** What each program is planned with. */
 const planned = new Map<string, Env>();
-/** As the SDKs do: a connection to a gateway that was restarted breaks, and the request is sent again. */
+/**
+ * As the SDKs do: a connection to a gateway that was restarted breaks, and the request is sent
+ * again.
+ */
 const send = {
   call: (...request: Parameters<TestFleet["call"]>) => insist(() => fleet.call(...request)),
   guest: (...request: Parameters<TestFleet["guest"]>) => insist(() => fleet.guest(...request)),

@@ -1,8 +1,18 @@
-/** Snapshots that move, through the public API, on simulated hosts: how safe a sandbox is, waiting for it, leaving a host, going on elsewhere. */
+/**
+ * Snapshots that move, through the public API, on simulated hosts: how safe a sandbox is, waiting
+ * for it, leaving a host, going on elsewhere.
+ */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { findSandboxRow, openDatabase } from "@torpor/db";
-import { type S3Server, silentLog, startS3, startTestFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type S3Server,
+  silentLog,
+  startS3,
+  startTestFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Placer } from "../../apps/scheduler/src/placer.ts";
 import { releaseFromHost, requestReplication } from "../../apps/scheduler/src/release.ts";
@@ -14,7 +24,9 @@ function clientOf(fleet: TestFleet) {
   const id = (sandbox: Body) => String(sandbox["id"]);
   const client = {
     create: async (): Promise<Body> => {
-      const { status, body } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+      const { status, body } = await fleet.call("POST", "/v1/sandboxes", {
+        body: { template_name: "code-interpreter" },
+      });
       expect(status, JSON.stringify(body)).toBe(201);
       await fleet.guest(body, "/execute", { language: "python", code: "x = 42" });
       await fleet.guest(body, "/files/write", { path: "/workspace/note", content: "kept" });
@@ -25,8 +37,11 @@ function clientOf(fleet: TestFleet) {
     view: async (sandbox: Body) => (await fleet.call("GET", `/v1/sandboxes/${id(sandbox)}`)).body,
     remove: async (sandbox: Body) => await fleet.call("DELETE", `/v1/sandboxes/${id(sandbox)}`),
     memory: async (sandbox: Body) =>
-      (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"] as string,
-    file: async (sandbox: Body) => (await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body["content"],
+      (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body[
+        "stdout"
+      ] as string,
+    file: async (sandbox: Body) =>
+      (await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body["content"],
     cordon: async (hostId: unknown, verb: "cordon" | "uncordon") =>
       expect((await fleet.call("POST", `/v1/hosts/${String(hostId)}/${verb}`)).status).toBe(200),
     /** Sandboxes that a host holds, by its own account. */
@@ -67,7 +82,9 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
     s3 = kind === "a bucket" ? await startS3() : undefined;
     // Swept all the time, and of all that is for nothing.
     const sweeps = { SNAPSHOT_SWEEP_SECONDS: "1", SNAPSHOT_GRACE_SECONDS: "1" };
-    fleet = await startTestFleet({ hostEnv: { ...sweeps, ...(s3 === undefined ? {} : bucketOf(s3)) } });
+    fleet = await startTestFleet({
+      hostEnv: { ...sweeps, ...(s3 === undefined ? {} : bucketOf(s3)) },
+    });
     client = clientOf(fleet);
   });
   afterAll(async () => {
@@ -84,41 +101,72 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
     const sandbox = await client.create();
     expect((await client.view(sandbox))["durability"]).toBeUndefined();
     const paused = await client.post(sandbox, "pause?wait_for=replicated");
-    expect(paused, JSON.stringify(paused.body)).toMatchObject({ status: 200, body: { status: "paused", durability: "replicated" } });
-    expect(await client.view(sandbox)).toMatchObject({ status: "paused", durability: "replicated" });
-    expect(await client.post(sandbox, "pause?wait_for=replicated")).toMatchObject({ status: 200, body: { durability: "replicated" } });
-    expect(await client.post(sandbox, "pause?wait_for=whatever")).toMatchObject({ status: 400, body: { code: "INVALID_REQUEST" } });
+    expect(paused, JSON.stringify(paused.body)).toMatchObject({
+      status: 200,
+      body: { status: "paused", durability: "replicated" },
+    });
+    expect(await client.view(sandbox)).toMatchObject({
+      status: "paused",
+      durability: "replicated",
+    });
+    expect(await client.post(sandbox, "pause?wait_for=replicated")).toMatchObject({
+      status: 200,
+      body: { durability: "replicated" },
+    });
+    expect(await client.post(sandbox, "pause?wait_for=whatever")).toMatchObject({
+      status: 400,
+      body: { code: "INVALID_REQUEST" },
+    });
     await client.remove(sandbox);
   });
 
   test.each([
     ["pause", "paused", "resume"],
     ["stop", "stopped", "start"],
-  ] as const)("S36: after a %s a sandbox leaves its host, which is rid of it, and goes on elsewhere", async (verb, state, again) => {
-    const { deps, row, close } = schedulerOver(fleet);
-    const sandbox = await client.create();
-    const id = String(sandbox["id"]);
-    const origin = String((await client.view(sandbox))["node_id"]);
-    try {
-      await client.post(sandbox, verb);
-      expect(["requested", "replicated"]).toContain(await requestReplication(deps, await row(sandbox)));
-      await until("it is replicated", async () => (await client.view(sandbox))["durability"] === "replicated", LIMIT_MS);
-      expect(await releaseFromHost(deps, await row(sandbox))).toBe("released");
-      expect(await client.view(sandbox)).toMatchObject({ status: state, durability: "replicated" });
-      expect((await client.view(sandbox))["node_id"]).toBeUndefined();
-      await until("its host is rid of it", async () => !(await client.heldBy(origin)).includes(id), LIMIT_MS);
-      await client.cordon(origin, "cordon");
-      const resumed = await client.post(sandbox, again);
-      expect(resumed, JSON.stringify(resumed.body)).toMatchObject({ status: 200, body: { status: "running" } });
-      expect((await client.view(sandbox))["node_id"]).not.toBe(origin);
-      expect(await client.file(sandbox)).toBe("kept");
-      if (verb === "pause") expect(await client.memory(sandbox)).toBe("42\n");
-    } finally {
-      await client.cordon(origin, "uncordon");
-      await client.remove(sandbox);
-      await close();
-    }
-  });
+  ] as const)(
+    "S36: after a %s a sandbox leaves its host, which is rid of it, and goes on elsewhere",
+    async (verb, state, again) => {
+      const { deps, row, close } = schedulerOver(fleet);
+      const sandbox = await client.create();
+      const id = String(sandbox["id"]);
+      const origin = String((await client.view(sandbox))["node_id"]);
+      try {
+        await client.post(sandbox, verb);
+        expect(["requested", "replicated"]).toContain(
+          await requestReplication(deps, await row(sandbox)),
+        );
+        await until(
+          "it is replicated",
+          async () => (await client.view(sandbox))["durability"] === "replicated",
+          LIMIT_MS,
+        );
+        expect(await releaseFromHost(deps, await row(sandbox))).toBe("released");
+        expect(await client.view(sandbox)).toMatchObject({
+          status: state,
+          durability: "replicated",
+        });
+        expect((await client.view(sandbox))["node_id"]).toBeUndefined();
+        await until(
+          "its host is rid of it",
+          async () => !(await client.heldBy(origin)).includes(id),
+          LIMIT_MS,
+        );
+        await client.cordon(origin, "cordon");
+        const resumed = await client.post(sandbox, again);
+        expect(resumed, JSON.stringify(resumed.body)).toMatchObject({
+          status: 200,
+          body: { status: "running" },
+        });
+        expect((await client.view(sandbox))["node_id"]).not.toBe(origin);
+        expect(await client.file(sandbox)).toBe("kept");
+        if (verb === "pause") expect(await client.memory(sandbox)).toBe("42\n");
+      } finally {
+        await client.cordon(origin, "uncordon");
+        await client.remove(sandbox);
+        await close();
+      }
+    },
+  );
 
   test("what a later pause has made useless is swept from the store, and what is needed is not", async () => {
     const sandbox = await client.create();
@@ -145,7 +193,11 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
       await close();
     }
     await client.remove(sandbox);
-    await until("nothing is left of it", async () => (await entriesOf(sandbox)).length === 0, LIMIT_MS);
+    await until(
+      "nothing is left of it",
+      async () => (await entriesOf(sandbox)).length === 0,
+      LIMIT_MS,
+    );
   });
 
   test("a paused sandbox that the store alone has is stopped and started again with its files", async () => {
@@ -155,8 +207,14 @@ describe.each(["a directory", "a bucket"])("with %s that the hosts share", (kind
       await client.post(sandbox, "pause?wait_for=replicated");
       expect(await releaseFromHost(deps, await row(sandbox))).toBe("released");
       const stopped = await client.post(sandbox, "stop");
-      expect(stopped, JSON.stringify(stopped.body)).toMatchObject({ status: 200, body: { status: "stopped" } });
-      expect(await client.view(sandbox)).toMatchObject({ status: "stopped", durability: "host-disk" });
+      expect(stopped, JSON.stringify(stopped.body)).toMatchObject({
+        status: 200,
+        body: { status: "stopped" },
+      });
+      expect(await client.view(sandbox)).toMatchObject({
+        status: "stopped",
+        durability: "host-disk",
+      });
       expect(await client.post(sandbox, "start")).toMatchObject({ status: 200 });
       expect(await client.file(sandbox)).toBe("kept");
     } finally {
@@ -192,7 +250,10 @@ describe("with a store that cannot be used", () => {
       },
       110_000,
     );
-    expect(ended).toMatchObject({ status: 409, body: { code: "REPLICATION_FAILED", details: { durability: "host-disk" } } });
+    expect(ended).toMatchObject({
+      status: 409,
+      body: { code: "REPLICATION_FAILED", details: { durability: "host-disk" } },
+    });
     expect(String(ended.body["message"])).toContain("/dev/null/store");
     expect(await client.post(sandbox, "resume")).toMatchObject({ status: 200 });
     expect(await client.memory(sandbox)).toBe("42\n");
@@ -209,15 +270,25 @@ describe("with a store that cannot be used", () => {
       const id = String(sandbox["id"]);
       const origin = String((await client.view(sandbox))["node_id"]);
       await client.post(sandbox, verb);
-      expect(await client.view(sandbox)).toMatchObject({ node_id: origin, durability: "host-disk" });
+      expect(await client.view(sandbox)).toMatchObject({
+        node_id: origin,
+        durability: "host-disk",
+      });
       await client.cordon(origin, "cordon");
       try {
         const running = await client.post(sandbox, again);
-        expect(running, JSON.stringify(running.body)).toMatchObject({ status: 200, body: { status: "running" } });
+        expect(running, JSON.stringify(running.body)).toMatchObject({
+          status: 200,
+          body: { status: "running" },
+        });
         expect((await client.view(sandbox))["node_id"]).not.toBe(origin);
         if (verb === "pause") expect(await client.memory(sandbox)).toBe("42\n");
         expect(await client.file(sandbox)).toBe("kept");
-        await until("its first host has forgotten it", async () => !(await client.heldBy(origin)).includes(id), LIMIT_MS);
+        await until(
+          "its first host has forgotten it",
+          async () => !(await client.heldBy(origin)).includes(id),
+          LIMIT_MS,
+        );
       } finally {
         await client.cordon(origin, "uncordon");
         await client.remove(sandbox);
@@ -241,7 +312,10 @@ describe("with hosts that have no store", () => {
     const sandbox = await client.create();
     expect(await client.post(sandbox, "pause")).toMatchObject({ status: 200 });
     const waited = await client.post(sandbox, "pause?wait_for=replicated");
-    expect(waited).toMatchObject({ status: 409, body: { code: "NO_SNAPSHOT_STORE", details: { durability: "host-disk" } } });
+    expect(waited).toMatchObject({
+      status: 409,
+      body: { code: "NO_SNAPSHOT_STORE", details: { durability: "host-disk" } },
+    });
     expect(String(waited.body["message"])).toContain("SNAPSHOT_STORE");
     expect(await client.view(sandbox)).toMatchObject({ status: "paused", durability: "host-disk" });
     expect(await client.post(sandbox, "resume")).toMatchObject({ status: 200 });
@@ -252,7 +326,9 @@ describe("with hosts that have no store", () => {
   test("a drain moves what runs straight from host to host, and says why it cannot take along what was paused", async () => {
     const sandbox = await client.create();
     const origin = String((await client.view(sandbox))["node_id"]);
-    expect((await fleet.call("POST", `/v1/hosts/${origin}/drain`, { body: { max_parallel: 1 } })).status).toBe(200);
+    expect(
+      (await fleet.call("POST", `/v1/hosts/${origin}/drain`, { body: { max_parallel: 1 } })).status,
+    ).toBe(200);
     const moved = await until(
       "it runs elsewhere",
       async () => {
@@ -262,15 +338,23 @@ describe("with hosts that have no store", () => {
       LIMIT_MS,
     );
     expect(await client.memory(sandbox)).toBe("42\n");
-    await until("the drain is done", async () => (await fleet.call("GET", `/v1/hosts/${origin}`)).body["state"] === "cordoned", LIMIT_MS);
+    await until(
+      "the drain is done",
+      async () => (await fleet.call("GET", `/v1/hosts/${origin}`)).body["state"] === "cordoned",
+      LIMIT_MS,
+    );
     await client.cordon(origin, "uncordon");
 
     await client.post(sandbox, "pause");
-    expect((await fleet.call("POST", `/v1/hosts/${moved}/drain`, { body: { max_parallel: 1 } })).status).toBe(200);
+    expect(
+      (await fleet.call("POST", `/v1/hosts/${moved}/drain`, { body: { max_parallel: 1 } })).status,
+    ).toBe(200);
     const drain = await until(
       "the drain says why",
       async () => {
-        const { drain } = (await fleet.call("GET", `/v1/hosts/${moved}`)).body as { drain: { failures: unknown[] } };
+        const { drain } = (await fleet.call("GET", `/v1/hosts/${moved}`)).body as {
+          drain: { failures: unknown[] };
+        };
         return drain.failures.length > 0 && drain;
       },
       LIMIT_MS,

@@ -1,7 +1,7 @@
 /**
- * Strangers at every door of a live fleet, and a neighbour who goes on meanwhile: each attack of the
- * table comes to nothing, no lease is lost, and the neighbour's requests take at most twice as long
- * as without it.
+ * Strangers at every door of a live fleet, and a neighbour who goes on meanwhile: each attack of
+ * the table comes to nothing, no lease is lost, and the neighbour's requests take at most twice as
+ * long as without it.
  *
  * Those times are compared with others of the same minutes: each window under attack stands beside
  * a quiet one, medians of many pairs decide, and attackers keep to a rate. What their own processes

@@ -1,4 +1,7 @@
-/** What happens to a VMM that nobody asked to end: it dies, it hangs, its socket is gone. Noticed, said with a reason, and nothing of the user's thrown away on the way. */
+/**
+ * What happens to a VMM that nobody asked to end: it dies, it hangs, its socket is gone. Noticed,
+ * said with a reason, and nothing of the user's thrown away on the way.
+ */
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { listVmProcesses, type VmProcess } from "@torpor/fleet";
@@ -19,7 +22,9 @@ type Body = Record<string, unknown>;
 const NOTICE_LIMIT_MS = 60_000;
 
 async function createWithMemory(): Promise<{ sandbox: Body; id: string; vmm: VmProcess }> {
-  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const { body: sandbox } = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   const id = String(sandbox["id"]);
   await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
   const vmm = (await listVmProcesses(fleet.fleet.dir)).find(({ sandboxId }) => sandboxId === id);
@@ -28,19 +33,28 @@ async function createWithMemory(): Promise<{ sandbox: Body; id: string; vmm: VmP
 }
 const view = async (id: string) => (await fleet.call("GET", `/v1/sandboxes/${id}`)).body;
 const events = async (id: string) =>
-  ((await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]).map(({ fact }) => fact);
-const printed = async (sandbox: Body) => (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"];
+  ((await fleet.call("GET", `/v1/sandboxes/${id}/events`)).body["data"] as Body[]).map(
+    ({ fact }) => fact,
+  );
+const printed = async (sandbox: Body) =>
+  (await fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" })).body["stdout"];
 
 describe("a VMM", () => {
   test("S20: that is killed is noticed: the sandbox is stopped, says why, and starts again on its files", async () => {
     const { sandbox, id, vmm } = await createWithMemory();
     await fleet.guest(sandbox, "/files/write", { path: "/workspace/note", content: "kept" });
     signalProcess(vmm, "SIGKILL");
-    const stopped = await until("the stop", async () => ((await view(id))["status"] === "stopped" ? await view(id) : undefined));
+    const stopped = await until("the stop", async () =>
+      (await view(id))["status"] === "stopped" ? await view(id) : undefined,
+    );
     expect((stopped["error"] as Body)["message"]).toMatch(/VMM/);
-    expect((await fleet.call("POST", `/v1/sandboxes/${id}/start`)).body).toMatchObject({ status: "running" });
+    expect((await fleet.call("POST", `/v1/sandboxes/${id}/start`)).body).toMatchObject({
+      status: "running",
+    });
     expect((await view(id))["error"]).toBeUndefined();
-    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({ content: "kept" });
+    expect((await fleet.guest(sandbox, "/files/read?path=/workspace/note")).body).toMatchObject({
+      content: "kept",
+    });
     await fleet.call("DELETE", `/v1/sandboxes/${id}`);
   });
 
@@ -56,11 +70,19 @@ describe("a VMM", () => {
     expect(String(hung["condition_reason"])).toContain(`pid ${vmm.pid}`);
     expect(isAlive(vmm)).toBe(true);
     const pause = await fleet.call("POST", `/v1/sandboxes/${id}/pause`);
-    expect(pause.body, "a pause cannot work, and destroys nothing").toMatchObject({ code: "VMM_UNRESPONSIVE" });
+    expect(pause.body, "a pause cannot work, and destroys nothing").toMatchObject({
+      code: "VMM_UNRESPONSIVE",
+    });
     signalProcess(vmm, "SIGCONT");
-    await until("the end of the condition", async () => (await view(id))["condition"] === undefined, NOTICE_LIMIT_MS);
+    await until(
+      "the end of the condition",
+      async () => (await view(id))["condition"] === undefined,
+      NOTICE_LIMIT_MS,
+    );
     expect(await printed(sandbox)).toBe("42\n");
-    expect(await events(id)).toEqual(expect.arrayContaining(["vmm_unresponsive", "vmm_responsive"]));
+    expect(await events(id)).toEqual(
+      expect.arrayContaining(["vmm_unresponsive", "vmm_responsive"]),
+    );
     await fleet.call("DELETE", `/v1/sandboxes/${id}`);
   });
 

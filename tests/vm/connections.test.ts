@@ -5,7 +5,14 @@
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { promisify } from "node:util";
-import { type HostNetwork, hostNetworkProblem, makeHostNetwork, startVmFleet, type TestFleet, until } from "@torpor/testkit";
+import {
+  type HostNetwork,
+  hostNetworkProblem,
+  makeHostNetwork,
+  startVmFleet,
+  type TestFleet,
+  until,
+} from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 const run = promisify(execFile);
@@ -76,10 +83,15 @@ describe.skipIf(whyNot !== undefined)("a resume", () => {
     await python(READERS);
     expect(await python("print(outcomes)")).toBe("{}");
     for (const verb of ["pause", "resume"])
-      expect((await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`)).status).toBe(200);
+      expect(
+        (await fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`)).status,
+      ).toBe(200);
     await until("they are broken", async () => (await python("print(len(outcomes))")) === "3");
     await python("for connection in accepted: connection.send(b'alive')");
-    await until("those inside are read", async () => (await python("print(len(outcomes))")) === "5");
+    await until(
+      "those inside are read",
+      async () => (await python("print(len(outcomes))")) === "5",
+    );
     expect(JSON.parse(await python("print(json.dumps(outcomes))"))).toEqual({
       half: "ConnectionAbortedError",
       inside: "alive",
@@ -102,9 +114,14 @@ async function serve(network: HostNetwork): Promise<ChildProcess> {
     await run(program, [...args, "sh", "-euc", line]);
   };
   await command(1, `ip addr add ${SERVER}/32 dev lo`);
-  await command(0, `ip route add default via ${network.hosts[1]?.address}; echo 1 > /proc/sys/net/ipv4/ip_forward`);
+  await command(
+    0,
+    `ip route add default via ${network.hosts[1]?.address}; echo 1 > /proc/sys/net/ipv4/ip_forward`,
+  );
   const [program = "", ...args] = inside(network, 1);
-  const child = spawn(program, [...args, "python3", "-c", SILENT], { stdio: ["ignore", "pipe", "inherit"] });
+  const child = spawn(program, [...args, "python3", "-c", SILENT], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
   await once(child.stdout, "data");
   return child;
 }
@@ -120,6 +137,11 @@ async function moveHost({ fleet }: TestFleet, network: HostNetwork): Promise<voi
   component.command = program;
   component.healthUrl = (component.healthUrl ?? "").replace("127.0.0.1", address);
   const natsUrl = component.env["NATS_URL"]?.replaceAll("127.0.0.1", network.outside) ?? "";
-  Object.assign(component.env, { NATS_URL: natsUrl, HEALTH_HOST: address, DATA_PLANE_HOST: address, ISOLATION: "namespaces" });
+  Object.assign(component.env, {
+    NATS_URL: natsUrl,
+    HEALTH_HOST: address,
+    DATA_PLANE_HOST: address,
+    ISOLATION: "namespaces",
+  });
   await fleet.startComponent(component.name);
 }

@@ -1,6 +1,7 @@
 /**
- * Many of the same: a sandbox that is paused and resumed over and over, and sandboxes that come and go by the dozen. What must not change does not, and what must not grow does not.
- * A run with --all does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
+ * Many of the same: a sandbox that is paused and resumed over and over, and sandboxes that come and
+ * go by the dozen. What must not change does not, and what must not grow does not. A run with --all
+ * does a few; TORPOR_TEST_CYCLES and TORPOR_TEST_CHURN do as many as they say (docs/testing.md).
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -14,13 +15,21 @@ const CYCLES = Number(process.env["TORPOR_TEST_CYCLES"] ?? 6);
 const CHURN = Number(process.env["TORPOR_TEST_CHURN"] ?? 10);
 const WORKERS = Math.min(10, Math.ceil(CHURN / 5));
 const CYCLE_LIMIT_MS = 60_000;
-/** By which snapshots of one sandbox differ: what its guest has in its page cache; and logs. Less than one snapshot. */
+/**
+ * By which snapshots of one sandbox differ: what its guest has in its page cache; and logs. Less
+ * than one snapshot.
+ */
 const SLACK_BYTES = 128 * 1024 ** 2;
 
 let fleet: TestFleet;
 beforeAll(async () => {
-  // Swept all the time: what earlier snapshots have left in the store goes as soon as it is for nothing.
-  fleet = await startVmFleet({ hosts: 1, schedulers: 1, hostEnv: { SNAPSHOT_SWEEP_SECONDS: "1", SNAPSHOT_GRACE_SECONDS: "1" } });
+  // Swept all the time: what earlier snapshots have left in the store goes as soon as it is for
+  // nothing.
+  fleet = await startVmFleet({
+    hosts: 1,
+    schedulers: 1,
+    hostEnv: { SNAPSHOT_SWEEP_SECONDS: "1", SNAPSHOT_GRACE_SECONDS: "1" },
+  });
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
@@ -29,20 +38,30 @@ afterAll(async () => {
 const hostDir = () => join(fleet.fleet.dir, "hosts/host-1");
 const agentPid = () => fleet.fleet.component("host-1").process?.pid ?? 0;
 const openFiles = () => readdirSync(`/proc/${agentPid()}/fd`).length;
-/** Of the host's own disk and of the store. Files that go while it looks make du complain, and it counts the others. */
+/**
+ * Of the host's own disk and of the store. Files that go while it looks make du complain, and it
+ * counts the others.
+ */
 const allocatedBytes = () =>
-  spawnSync("du", ["--summarize", "--block-size=1", hostDir(), join(fleet.fleet.dir, "snapshots")], { encoding: "utf8" })
+  spawnSync(
+    "du",
+    ["--summarize", "--block-size=1", hostDir(), join(fleet.fleet.dir, "snapshots")],
+    { encoding: "utf8" },
+  )
     .stdout.trim()
     .split("\n")
     .reduce((sum, line) => sum + Number(line.split("\t")[0]), 0);
 const processes = async () => (await listVmProcesses(fleet.fleet.dir)).length;
 const create = async (): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 };
 const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
-const python = async (sandbox: Body, code: string) => String((await fleet.guest(sandbox, "/execute", { code })).body["stdout"]).trim();
+const python = async (sandbox: Body, code: string) =>
+  String((await fleet.guest(sandbox, "/execute", { code })).body["stdout"]).trim();
 
 const PREPARE = [
   "import hashlib, os, subprocess",
@@ -63,18 +82,33 @@ test(
     expect(before).toMatch(/^[0-9a-f]{64} [0-9a-f]{64}$/);
     let first: { openFiles: number; pausedBytes: number } | undefined;
     for (let cycle = 1; cycle <= CYCLES; cycle += 1) {
-      expect((await fleet.call("POST", `${path}/pause`)).body, `pause ${cycle}`).toMatchObject({ status: "paused" });
+      expect((await fleet.call("POST", `${path}/pause`)).body, `pause ${cycle}`).toMatchObject({
+        status: "paused",
+      });
       expect(await processes()).toBe(0);
       // The copy to the store ends by itself; until then it holds files open.
-      await until("the copy in the store", async () => (await fleet.call("GET", path)).body["durability"] === "replicated", CYCLE_LIMIT_MS);
+      await until(
+        "the copy in the store",
+        async () => (await fleet.call("GET", path)).body["durability"] === "replicated",
+        CYCLE_LIMIT_MS,
+      );
       first ??= { openFiles: openFiles(), pausedBytes: allocatedBytes() };
       const limit = first.pausedBytes + SLACK_BYTES;
-      await until(`at most ${limit} bytes on disk after pause ${cycle}`, () => allocatedBytes() < limit, CYCLE_LIMIT_MS);
-      expect((await fleet.call("POST", `${path}/resume`)).body, `resume ${cycle}`).toMatchObject({ status: "running" });
+      await until(
+        `at most ${limit} bytes on disk after pause ${cycle}`,
+        () => allocatedBytes() < limit,
+        CYCLE_LIMIT_MS,
+      );
+      expect((await fleet.call("POST", `${path}/resume`)).body, `resume ${cycle}`).toMatchObject({
+        status: "running",
+      });
       expect(await processes()).toBe(1);
       expect(await python(sandbox, "print(hashes())"), `after cycle ${cycle}`).toBe(before);
     }
-    await until("no more open files than after the first pause", () => openFiles() <= (first?.openFiles ?? 0) + 4);
+    await until(
+      "no more open files than after the first pause",
+      () => openFiles() <= (first?.openFiles ?? 0) + 4,
+    );
     await remove(sandbox);
     await until("the end of its process", async () => (await processes()) === 0);
   },
@@ -96,7 +130,12 @@ test(
     };
     await Promise.all(Array.from({ length: WORKERS }, work));
     await until("no process", async () => (await processes()) === 0);
-    await until("no directory", () => readdirSync(join(hostDir(), "vm")).length + readdirSync(join(hostDir(), "trash")).length === 0);
+    await until(
+      "no directory",
+      () =>
+        readdirSync(join(hostDir(), "vm")).length + readdirSync(join(hostDir(), "trash")).length ===
+        0,
+    );
     await until("no open file", () => openFiles() <= filesBefore + 4);
   },
 );

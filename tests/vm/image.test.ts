@@ -177,8 +177,8 @@ describe("what is installed", () => {
     await shell("tar cz -C /tmp -f /tmp/greet.tgz greet");
   });
 
-  // A minute and more. That files stay is seen by tests/vm/snapshots.test.ts, that pip and npm work by
-  // packages/guest-agent/test/installed.vm.test.ts.
+  // A minute and more. That files stay is seen by tests/vm/snapshots.test.ts, that pip and npm work
+  // by packages/guest-agent/test/installed.vm.test.ts.
   test(
     "by pip and npm is there at once, and after stop and start",
     { tags: ["exhaustive"], timeout: 900_000 },

@@ -1,4 +1,7 @@
-/** The API inside the sandbox, on real virtual machines with the official SDK: what needs the real kernel, the real cgroups and a real disk. */
+/**
+ * The API inside the sandbox, on real virtual machines with the official SDK: what needs the real
+ * kernel, the real cgroups and a real disk.
+ */
 import { Sandbox } from "@hopx-ai/sdk";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -15,21 +18,32 @@ afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
 });
 
-const newSandbox = () => Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+const newSandbox = () =>
+  Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
 /** One call of the agent, with what the SDK does not show. */
 const post = async (path: string, body: Body, target = sandbox): Promise<Body> => {
   const view = await fleet.call("GET", `/v1/sandboxes/${target.sandboxId}`);
-  const { body: token } = await fleet.call("POST", `/v1/sandboxes/${target.sandboxId}/token/refresh`);
+  const { body: token } = await fleet.call(
+    "POST",
+    `/v1/sandboxes/${target.sandboxId}/token/refresh`,
+  );
   return (await fleet.guest({ ...view.body, ...token }, path, body)).body;
 };
 const python = async (code: string, target = sandbox) => (await target.runCode(code)).stdout.trim();
-const shell = async (command: string, target = sandbox) => (await target.commands.run(command)).stdout.trim();
-const operation = (target: Sandbox, verb: string) => fleet.call("POST", `/v1/sandboxes/${target.sandboxId}/${verb}`);
+const shell = async (command: string, target = sandbox) =>
+  (await target.commands.run(command)).stdout.trim();
+const operation = (target: Sandbox, verb: string) =>
+  fleet.call("POST", `/v1/sandboxes/${target.sandboxId}/${verb}`);
 
 describe("rich output", () => {
   test("a plot is a PNG, a DataFrame is data and HTML, and state persists", async () => {
-    const plot = await sandbox.runCode("import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.show()", { timeout: 120 });
-    expect(Buffer.from(String(plot.png), "base64").subarray(1, 4).toString(), plot.stderr).toBe("PNG");
+    const plot = await sandbox.runCode(
+      "import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.show()",
+      { timeout: 120 },
+    );
+    expect(Buffer.from(String(plot.png), "base64").subarray(1, 4).toString(), plot.stderr).toBe(
+      "PNG",
+    );
     expect(plot.richOutputs?.[0]?.type).toBe("image/png");
     const frame = (await post("/execute", {
       code: "import pandas as pd\ndf = pd.DataFrame({'a': [1, 2], 'b': ['x', None]})\ndf",
@@ -68,16 +82,24 @@ describe("rich output", () => {
     expect(body["rich_outputs"]).toHaveLength(5);
     expect((await sandbox.runCode("1 / 0")).stderr).toContain("ZeroDivisionError");
     expect(await sandbox.getJupyterSessions()).toMatchObject([{ execution_state: "idle" }]);
-    const { system } = (await sandbox.getMetricsSnapshot()) as unknown as { system: Record<string, { total: number }> };
+    const { system } = (await sandbox.getMetricsSnapshot()) as unknown as {
+      system: Record<string, { total: number }>;
+    };
     expect(system["disk"]?.total).toBeGreaterThan(1024 ** 3);
     expect(system["memory"]?.total).toBeLessThan(512 * 1024 ** 2);
   });
 });
 
 describe("variables given at create", () => {
-  const LOOK = "import os, sys, time; print(time.strftime('%H', time.localtime(0)), '/workspace/lib' in sys.path, hash('text'))";
+  const LOOK =
+    "import os, sys, time; print(time.strftime('%H', time.localtime(0)), '/workspace/lib' in sys.path, hash('text'))";
   const create = (envVars: Record<string, string>) =>
-    Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url, envVars });
+    Sandbox.create({
+      template: "code-interpreter",
+      apiKey: fleet.apiKey,
+      baseURL: fleet.url,
+      envVars,
+    });
 
   test("are the same for the kernel, which was running before, and for programs; also after stop and start", async () => {
     const mine = await create({ TZ: "Asia/Tokyo", PYTHONPATH: "/workspace/lib" });
@@ -91,13 +113,17 @@ describe("variables given at create", () => {
     await mine.kill();
   });
 
-  test("what only a new interpreter looks at is looked at, and no state is told to be lost", { tags: ["exhaustive"] }, async () => {
-    const mine = await create({ PYTHONHASHSEED: "7" });
-    const first = await mine.runCode(LOOK, { timeout: 200 });
-    expect(first).toMatchObject({ success: true, stderr: "" });
-    expect(first.stdout.trim()).toBe(await shell(`python3 -c "${LOOK}"`, mine));
-    await mine.kill();
-  });
+  test(
+    "what only a new interpreter looks at is looked at, and no state is told to be lost",
+    { tags: ["exhaustive"] },
+    async () => {
+      const mine = await create({ PYTHONHASHSEED: "7" });
+      const first = await mine.runCode(LOOK, { timeout: 200 });
+      expect(first).toMatchObject({ success: true, stderr: "" });
+      expect(first.stdout.trim()).toBe(await shell(`python3 -c "${LOOK}"`, mine));
+      await mine.kill();
+    },
+  );
 });
 
 describe("streams", () => {
@@ -123,7 +149,11 @@ describe("streams", () => {
     sandbox.terminal.sendInput(socket, "stty size; cat /proc/self/cgroup\n");
     await until("its size", () => text.includes("43 132") && text.includes("0::/user"), 60_000);
     socket.close();
-    await until("nothing is left of it", async () => !(await shell("ps ax -o args")).includes("terminal.py"), 60_000);
+    await until(
+      "nothing is left of it",
+      async () => !(await shell("ps ax -o args")).includes("terminal.py"),
+      60_000,
+    );
   });
 });
 
@@ -141,7 +171,10 @@ describe("what users run may fail, the sandbox may not", () => {
   test("all memory taken: the program ends, the agent and the rest go on", async () => {
     const eaten = await sandbox.runCode("kept = 1\nx = bytearray(4 * 1024**3)", { timeout: 60 });
     expect(eaten.success).toBe(false);
-    const body = await post("/commands/run", { command: "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 20))'", timeout: 60 });
+    const body = await post("/commands/run", {
+      command: "python3 -c 'x = []\nwhile True: x.append(bytearray(1 << 20))'",
+      timeout: 60,
+    });
     expect(body).toMatchObject({ success: false, exit_code: 137 });
     expect((await sandbox.getHealth()).status).toBe("healthy");
     expect(await python("print(kept)")).toBe("1");
@@ -150,15 +183,30 @@ describe("what users run may fail, the sandbox may not", () => {
   test("a fork bomb is bounded, and gone when its time is over", async () => {
     const neighbour = await newSandbox();
     await neighbour.runCode("kept = 7");
-    const bomb = post("/commands/run", { command: "bomb() { bomb | bomb & sleep 1; }; bomb; sleep 60", timeout: 6 });
+    const bomb = post("/commands/run", {
+      command: "bomb() { bomb | bomb & sleep 1; }; bomb; sleep 60",
+      timeout: 6,
+    });
     await new Promise((resolve) => setTimeout(resolve, 3_000));
     expect((await sandbox.getHealth()).status).toBe("healthy");
     expect(await python("print(kept)", neighbour), "a neighbour does not notice").toBe("7");
     expect(
-      Number((await post("/commands/run", { command: "cat", args: ["/sys/fs/cgroup/user/pids.current"], timeout: 30 }))["stdout"]),
+      Number(
+        (
+          await post("/commands/run", {
+            command: "cat",
+            args: ["/sys/fs/cgroup/user/pids.current"],
+            timeout: 30,
+          })
+        )["stdout"],
+      ),
     ).toBeLessThanOrEqual(2100);
     await bomb;
-    await until("it is gone", async () => Number(await shell("cat /sys/fs/cgroup/user/pids.current")) < 20, 30_000);
+    await until(
+      "it is gone",
+      async () => Number(await shell("cat /sys/fs/cgroup/user/pids.current")) < 20,
+      30_000,
+    );
     expect(await python("print('again')")).toBe("again");
     await neighbour.kill();
   });
@@ -209,10 +257,14 @@ describe("what users run may fail, the sandbox may not", () => {
 });
 
 test("S43, S55: what runs over a pause goes on, and the time asleep does not count", async () => {
-  const code = "import time, os\nfor i in range(6):\n  time.sleep(1)\nopen('/workspace/ran', 'a').write('once ')";
+  const code =
+    "import time, os\nfor i in range(6):\n  time.sleep(1)\nopen('/workspace/ran', 'a').write('once ')";
   const key = { "idempotency-key": "over-a-pause" };
   const view = await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`);
-  const { body: token } = await fleet.call("POST", `/v1/sandboxes/${sandbox.sandboxId}/token/refresh`);
+  const { body: token } = await fleet.call(
+    "POST",
+    `/v1/sandboxes/${sandbox.sandboxId}/token/refresh`,
+  );
   const run = () => fleet.guest({ ...view.body, ...token }, "/execute", { code, timeout: 15 }, key);
   const cutOff = run().catch(() => undefined);
   await new Promise((resolve) => setTimeout(resolve, 1_500));
@@ -225,11 +277,17 @@ test("S43, S55: what runs over a pause goes on, and the time asleep does not cou
   expect(await shell("cat /workspace/ran")).toBe("once");
 });
 
-test("64 parallel executions over 4 sandboxes all run, and each sees its own sandbox", { tags: ["exhaustive"] }, async () => {
-  const others = await Promise.all([newSandbox(), newSandbox(), newSandbox()]);
-  const all = [sandbox, ...others];
-  await Promise.all(all.map((one, at) => one.runCode(`mine = ${at}`)));
-  const results = await Promise.all(Array.from({ length: 64 }, (_, at) => python(`print(mine, ${at})`, all[at % 4])));
-  expect(results).toEqual(Array.from({ length: 64 }, (_, at) => `${at % 4} ${at}`));
-  await Promise.all(others.map((one) => one.kill()));
-});
+test(
+  "64 parallel executions over 4 sandboxes all run, and each sees its own sandbox",
+  { tags: ["exhaustive"] },
+  async () => {
+    const others = await Promise.all([newSandbox(), newSandbox(), newSandbox()]);
+    const all = [sandbox, ...others];
+    await Promise.all(all.map((one, at) => one.runCode(`mine = ${at}`)));
+    const results = await Promise.all(
+      Array.from({ length: 64 }, (_, at) => python(`print(mine, ${at})`, all[at % 4])),
+    );
+    expect(results).toEqual(Array.from({ length: 64 }, (_, at) => `${at % 4} ${at}`));
+    await Promise.all(others.map((one) => one.kill()));
+  },
+);

@@ -1,4 +1,7 @@
-/** kill -9 in the middle of a pause and of a resume, on real virtual machines: the operation ends, the sandbox is what the API says, and its memory is what it was. */
+/**
+ * kill -9 in the middle of a pause and of a resume, on real virtual machines: the operation ends,
+ * the sandbox is what the API says, and its memory is what it was.
+ */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { draws, startVmFleet, type TestFleet, until } from "@torpor/testkit";
@@ -16,7 +19,9 @@ afterAll(async () => {
 
 type Body = Record<string, unknown>;
 /** What the SDKs do on 503 and on broken connections: send it again. */
-async function insist(what: () => Promise<{ status: number; body: Body }>): Promise<{ status: number; body: Body }> {
+async function insist(
+  what: () => Promise<{ status: number; body: Body }>,
+): Promise<{ status: number; body: Body }> {
   return await until(
     "an answer",
     async () => {
@@ -30,7 +35,9 @@ async function insist(what: () => Promise<{ status: number; body: Body }>): Prom
 /** A snapshot is being written, or a VMM reads one, and the point of no return is still ahead. */
 async function isInTheMiddle(sandboxId: string, verb: Verb): Promise<boolean> {
   const names = await readdir(join(fleet.fleet.dir, "hosts/host-1/vm", sandboxId));
-  return verb === "pause" ? names.includes("snap.1.tmp") : names.includes("snap.1") && names.includes("r2");
+  return verb === "pause"
+    ? names.includes("snap.1.tmp")
+    : names.includes("snap.1") && names.includes("r2");
 }
 
 const VERBS = ["pause", "resume"] as const;
@@ -46,13 +53,17 @@ interface Begun {
 
 /** A sandbox that remembers x = 42, on the host that may be the victim, with `verb` under way. */
 async function begin(verb: Verb): Promise<Begun> {
-  const created = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const created = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   expect(created.status, JSON.stringify(created.body)).toBe(201);
   const sandbox = created.body;
   const path = `/v1/sandboxes/${String(sandbox["id"])}`;
   await fleet.guest(sandbox, "/execute", { language: "python", code: "x = 42" });
   if (verb === "resume") await fleet.call("POST", `${path}/pause`);
-  const { body: operation } = await fleet.call("POST", `${path}/${verb}`, { headers: { prefer: "respond-async" } });
+  const { body: operation } = await fleet.call("POST", `${path}/${verb}`, {
+    headers: { prefer: "respond-async" },
+  });
   const waiting = insist(() => fleet.call("POST", `${path}/${verb}`));
   return { sandbox, path, operationPath: `/v1/operations/${String(operation["id"])}`, waiting };
 }
@@ -87,12 +98,16 @@ async function survives(victim: string, verb: Verb): Promise<void> {
   const answer = await waiting;
   expect(answer.status, JSON.stringify(answer.body)).toBe(200);
   expect((await fleet.call("GET", operationPath)).body).toMatchObject({ status: "succeeded" });
-  expect((await fleet.call("GET", path)).body).toMatchObject({ status: verb === "pause" ? "paused" : "running" });
+  expect((await fleet.call("GET", path)).body).toMatchObject({
+    status: verb === "pause" ? "paused" : "running",
+  });
   if (verb === "pause") {
     const resumed = await fleet.call("POST", `${path}/resume`);
     expect(resumed.status, JSON.stringify(resumed.body)).toBe(200);
   }
-  const printed = await insist(() => fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" }));
+  const printed = await insist(() =>
+    fleet.guest(sandbox, "/execute", { language: "python", code: "print(x)" }),
+  );
   expect(printed.body).toMatchObject({ stdout: "42\n" });
   await fleet.call("DELETE", path);
 }
@@ -100,8 +115,11 @@ async function survives(victim: string, verb: Verb): Promise<void> {
 /** On simulated VMs the ordinary run has each of them (tests/system/crashes.test.ts). */
 const DRAWN = VERBS[Math.floor(draws("kills")() * VERBS.length)] ?? VERBS[0];
 
-test("S33, S39, VP1: kill -9 of host-1 in the middle of a pause or a resume, as the seed draws", () => survives("host-1", DRAWN));
+test("S33, S39, VP1: kill -9 of host-1 in the middle of a pause or a resume, as the seed draws", () =>
+  survives("host-1", DRAWN));
 
 describe.each(["host-1", "gateway-1", "scheduler-1"])("S33, S39: kill -9 of %s", (victim) => {
-  test.each(VERBS)("in the middle of a %s", { tags: ["exhaustive"] }, (verb) => survives(victim, verb));
+  test.each(VERBS)("in the middle of a %s", { tags: ["exhaustive"] }, (verb) =>
+    survives(victim, verb),
+  );
 });

@@ -1,4 +1,7 @@
-/** Previews and policies on real virtual machines: a real guest's ports, its own processes, and a real pause. */
+/**
+ * Previews and policies on real virtual machines: a real guest's ports, its own processes, and a
+ * real pause.
+ */
 import { Sandbox } from "@hopx-ai/sdk";
 import { claimPorts } from "@torpor/service";
 import { startVmFleet, type TestFleet, until } from "@torpor/testkit";
@@ -13,9 +16,12 @@ afterAll(async () => {
 });
 
 type Body = Record<string, unknown>;
-const newSandbox = () => Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
-const patch = (sandbox: Sandbox, body: Body) => fleet.call("PATCH", `/v1/sandboxes/${sandbox.sandboxId}`, { body });
-const status = async (sandbox: Sandbox) => (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`)).body["status"];
+const newSandbox = () =>
+  Sandbox.create({ template: "code-interpreter", apiKey: fleet.apiKey, baseURL: fleet.url });
+const patch = (sandbox: Sandbox, body: Body) =>
+  fleet.call("PATCH", `/v1/sandboxes/${sandbox.sandboxId}`, { body });
+const status = async (sandbox: Sandbox) =>
+  (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}`)).body["status"];
 
 test("a server in the guest is a preview, also one that listens on the guest's loopback alone; it survives a pause, and traffic wakes it", async () => {
   const sandbox = await newSandbox();
@@ -27,8 +33,11 @@ test("a server in the guest is a preview, also one that listens on the guest's l
   );
   const { publicHost } = await sandbox.getInfo();
   const page = `http://${new URL(publicHost).hostname}:${port}/page`;
-  const read = async () => await (await fetch(page, { signal: AbortSignal.timeout(60_000) })).text();
-  expect(await until("the preview is served", () => read().catch(() => undefined), 60_000)).toBe("hello\n");
+  const read = async () =>
+    await (await fetch(page, { signal: AbortSignal.timeout(60_000) })).text();
+  expect(await until("the preview is served", () => read().catch(() => undefined), 60_000)).toBe(
+    "hello\n",
+  );
   await sandbox.pause();
   expect(await read()).toBe("hello\n");
   expect(await status(sandbox)).toBe("running");
@@ -43,8 +52,14 @@ test(
     await sandbox.commands.run("sleep 40; echo done > /workspace/done", { background: true });
     await patch(sandbox, { auto_pause: { idle_seconds: 3 } });
     const events = async () =>
-      (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as { cause?: { code: string } }[];
-    await until("a pause is given up", async () => (await events()).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"), 60_000);
+      (await fleet.call("GET", `/v1/sandboxes/${sandbox.sandboxId}/events`)).body["data"] as {
+        cause?: { code: string };
+      }[];
+    await until(
+      "a pause is given up",
+      async () => (await events()).some(({ cause }) => cause?.code === "SANDBOX_ACTIVE"),
+      60_000,
+    );
     await until("it is paused", async () => (await status(sandbox)) === "paused", 120_000);
     await sandbox.resume();
     expect(await sandbox.files.read("/workspace/done")).toBe("done\n");

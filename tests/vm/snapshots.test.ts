@@ -1,4 +1,7 @@
-/** What a snapshot has to keep, what it must not repeat, and when it must not be used; on real virtual machines. */
+/**
+ * What a snapshot has to keep, what it must not repeat, and when it must not be used; on real
+ * virtual machines.
+ */
 import { copyFile, open, readdir, rename, rm, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { startVmFleet, type TestFleet } from "@torpor/testkit";
@@ -14,12 +17,16 @@ afterAll(async () => {
 
 type Body = Record<string, unknown>;
 const create = async (): Promise<Body> => {
-  const answer = await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } });
+  const answer = await fleet.call("POST", "/v1/sandboxes", {
+    body: { template_name: "code-interpreter" },
+  });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
   return answer.body;
 };
-const post = (sandbox: Body, verb: string) => fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
-const status = async (sandbox: Body) => (await fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`)).body["status"];
+const post = (sandbox: Body, verb: string) =>
+  fleet.call("POST", `/v1/sandboxes/${String(sandbox["id"])}/${verb}`);
+const status = async (sandbox: Body) =>
+  (await fleet.call("GET", `/v1/sandboxes/${String(sandbox["id"])}`)).body["status"];
 const remove = (sandbox: Body) => fleet.call("DELETE", `/v1/sandboxes/${String(sandbox["id"])}`);
 const python = async (sandbox: Body, code: string) => {
   const { body } = await fleet.guest(sandbox, "/execute", { language: "python", code });
@@ -51,9 +58,16 @@ describe("clones of one golden snapshot", () => {
     expect(pairs).toHaveLength(6);
     for (const [mine, theirs] of pairs) expect(mine).not.toBe(theirs);
     expect(await shell(one, "hostname")).toBe(one["id"]);
-    expect(Math.abs(Number(await python(one, "print(time.time())")) - Date.now() / 1000)).toBeLessThan(30);
+    expect(
+      Math.abs(Number(await python(one, "print(time.time())")) - Date.now() / 1000),
+    ).toBeLessThan(30);
     const openssl = await Promise.all(
-      [one, other].map((sandbox) => shell(sandbox, "node -e \"console.log(require('crypto').randomBytes(16).toString('hex'))\"")),
+      [one, other].map((sandbox) =>
+        shell(
+          sandbox,
+          "node -e \"console.log(require('crypto').randomBytes(16).toString('hex'))\"",
+        ),
+      ),
     );
     expect(openssl[0]).toMatch(/^[0-9a-f]{32}$/);
     expect(openssl[0]).not.toBe(openssl[1]);
@@ -66,7 +80,9 @@ describe("clones of one golden snapshot", () => {
     await post(sandbox, "pause");
     await new Promise((resolve) => setTimeout(resolve, 3_000));
     await post(sandbox, "resume");
-    expect(Math.abs(Number(await python(sandbox, "print(time.time())")) - Date.now() / 1000)).toBeLessThan(30);
+    expect(
+      Math.abs(Number(await python(sandbox, "print(time.time())")) - Date.now() / 1000),
+    ).toBeLessThan(30);
     expect(await python(sandbox, "print(before != os.urandom(16))")).toBe("True");
     await remove(sandbox);
   });
@@ -79,20 +95,34 @@ describe("files", () => {
     await post(sandbox, "pause");
     expect((await post(sandbox, "stop")).body).toMatchObject({ status: "stopped" });
     expect((await post(sandbox, "start")).body).toMatchObject({ status: "running" });
-    expect(await python(sandbox, "print(open('/workspace/late').read().count('y'))")).toBe("1000000");
+    expect(await python(sandbox, "print(open('/workspace/late').read().count('y'))")).toBe(
+      "1000000",
+    );
     await remove(sandbox);
   });
 
-  test("S1: three stops and starts keep what each run wrote, and what it deleted stays deleted", { tags: ["exhaustive"] }, async () => {
-    const sandbox = await create();
-    for (const round of [1, 2, 3]) {
-      await shell(sandbox, `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`);
-      await post(sandbox, "stop");
-      await post(sandbox, "start");
-    }
-    expect(await shell(sandbox, "tr '\\n' ' ' < /root/rounds; ls /workspace; ls /etc/motd 2>/dev/null")).toBe("1 2 3 r3");
-    await remove(sandbox);
-  });
+  test(
+    "S1: three stops and starts keep what each run wrote, and what it deleted stays deleted",
+    { tags: ["exhaustive"] },
+    async () => {
+      const sandbox = await create();
+      for (const round of [1, 2, 3]) {
+        await shell(
+          sandbox,
+          `echo ${round} >> /root/rounds; touch /workspace/r${round}; rm -f /workspace/r${round - 1} /etc/motd`,
+        );
+        await post(sandbox, "stop");
+        await post(sandbox, "start");
+      }
+      expect(
+        await shell(
+          sandbox,
+          "tr '\\n' ' ' < /root/rounds; ls /workspace; ls /etc/motd 2>/dev/null",
+        ),
+      ).toBe("1 2 3 r3");
+      await remove(sandbox);
+    },
+  );
 });
 
 describe("a damaged memory image is refused before the point of no return, the sandbox stays paused, and the whole image still resumes", () => {
@@ -127,7 +157,9 @@ describe("a damaged memory image is refused before the point of no return, the s
   }
 
   test("S4: with one bit flipped", () => isRefused(flipped));
-  test.each([["missing", missing] as const, ["short", short] as const])("S4: %s", { tags: ["exhaustive"] }, (_, damage) =>
-    isRefused(damage),
+  test.each([["missing", missing] as const, ["short", short] as const])(
+    "S4: %s",
+    { tags: ["exhaustive"] },
+    (_, damage) => isRefused(damage),
   );
 });

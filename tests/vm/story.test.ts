@@ -1,4 +1,7 @@
-/** The demo's story, as a test: each of its claims is checked on real virtual machines, with the official SDK. */
+/**
+ * The demo's story, as a test: each of its claims is checked on real virtual machines, with the
+ * official SDK.
+ */
 import { stageOf, tellStory } from "@torpor/cli";
 import { ROOT, startVmFleet } from "@torpor/testkit";
 import { expect, test } from "vitest";

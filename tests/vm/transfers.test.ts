@@ -1,4 +1,7 @@
-/** Large and long: files of 200 MB, terminals that are resized without end, clients that leave in the middle. What carries them (gateway, node-agent) must neither grow nor keep anything. */
+/**
+ * Large and long: files of 200 MB, terminals that are resized without end, clients that leave in
+ * the middle. What carries them (gateway, node-agent) must neither grow nor keep anything.
+ */
 import { createHash, randomBytes } from "node:crypto";
 import { readdirSync } from "node:fs";
 import { residentBytes } from "@torpor/service";
@@ -14,7 +17,9 @@ let fleet: TestFleet;
 let sandbox: Body;
 beforeAll(async () => {
   fleet = await startVmFleet({ hosts: 1, schedulers: 1 });
-  sandbox = (await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } })).body;
+  sandbox = (
+    await fleet.call("POST", "/v1/sandboxes", { body: { template_name: "code-interpreter" } })
+  ).body;
 });
 afterAll(async () => {
   await fleet[Symbol.asyncDispose]();
@@ -23,13 +28,28 @@ afterAll(async () => {
 const authorization = () => ({ authorization: `Bearer ${String(sandbox["auth_token"])}` });
 const at = (path: string) => new URL(path, String(sandbox["public_host"]));
 const shell = async (command: string) =>
-  String((await fleet.guest(sandbox, "/commands/run", { command, timeout: 100 })).body["stdout"]).trim();
-const carriers = () => ["gateway-1", "host-1"].map((name) => ({ name, pid: fleet.fleet.component(name).process?.pid ?? 0 }));
+  String(
+    (await fleet.guest(sandbox, "/commands/run", { command, timeout: 100 })).body["stdout"],
+  ).trim();
+const carriers = () =>
+  ["gateway-1", "host-1"].map((name) => ({
+    name,
+    pid: fleet.fleet.component(name).process?.pid ?? 0,
+  }));
 
 /** By how much each process that carries grew at most while `body` ran, in bytes. */
 async function growthDuring(body: () => Promise<void>): Promise<Record<string, number>> {
-  const before = carriers().map(({ name, pid }) => ({ name, pid, bytes: residentBytes(pid), most: 0 }));
-  const look = setInterval(() => before.forEach((one) => (one.most = Math.max(one.most, residentBytes(one.pid) - one.bytes))), 50);
+  const before = carriers().map(({ name, pid }) => ({
+    name,
+    pid,
+    bytes: residentBytes(pid),
+    most: 0,
+  }));
+  const look = setInterval(
+    () =>
+      before.forEach((one) => (one.most = Math.max(one.most, residentBytes(one.pid) - one.bytes))),
+    50,
+  );
   try {
     await body();
   } finally {
@@ -72,7 +92,9 @@ test("200 MB go in and come out unchanged, and nothing that carries them grows w
     } as RequestInit);
     expect(answer.status, await answer.text()).toBe(200);
     const received = createHash("sha256");
-    const download = await fetch(at("/files/download?path=/workspace/big.bin"), { headers: authorization() });
+    const download = await fetch(at("/files/download?path=/workspace/big.bin"), {
+      headers: authorization(),
+    });
     expect(Number(download.headers.get("content-length"))).toBe(FILE_BYTES);
     for await (const chunk of download.body ?? []) received.update(chunk as Uint8Array);
     expect(received.digest("hex")).toBe(sent.copy().digest("hex"));
@@ -99,37 +121,47 @@ test("a terminal survives a storm of resizes", async () => {
     if (frame.type === "output") text += frame.data ?? "";
   });
   for (let round = 1; round <= 1_000; round += 1)
-    socket.send(JSON.stringify({ type: "resize", cols: 20 + (round % 200), rows: 10 + (round % 50) }));
+    socket.send(
+      JSON.stringify({ type: "resize", cols: 20 + (round % 200), rows: 10 + (round % 50) }),
+    );
   socket.send(JSON.stringify({ type: "resize", cols: 101, rows: 31 }));
   socket.send(JSON.stringify({ type: "input", data: "stty size\n" }));
   await until("its last size", () => text.includes("31 101"), 60_000);
   socket.close();
 });
 
-test("clients that leave in the middle leave nothing behind, in the guest or on the way", { tags: ["exhaustive"] }, async () => {
-  const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
-  // The gateway's connections to its database come and go with the load: as many as it will need, and time for idle ones to end.
-  await Promise.all(Array.from({ length: 20 }, () => shell("true")));
-  const before = descriptors();
-  const sockets = await Promise.all(Array.from({ length: 8 }, () => open("/execute/stream")));
-  for (const socket of sockets) socket.send(JSON.stringify({ type: "execute", language: "bash", code: "exec -a leaver yes" }));
-  const leaver = "pgrep -c -f '^leave[r]' || true";
-  await until("all run", async () => (await shell(leaver)) === "8", 60_000);
-  const cutOff = new AbortController();
-  const download = fetch(at("/execute"), {
-    method: "POST",
-    headers: { ...authorization(), "content-type": "application/json" },
-    body: JSON.stringify({ language: "bash", code: "exec -a leaver sleep 600" }),
-    signal: cutOff.signal,
-  }).catch(() => undefined);
-  await until("the last one runs", async () => (await shell(leaver)) === "9", 60_000);
-  for (const socket of sockets) socket.terminate();
-  cutOff.abort();
-  await download;
-  await until("none runs any more", async () => (await shell(leaver)) === "0", 60_000);
-  await until(
-    "the descriptors are those of before",
-    () => descriptors().every((count, index) => count <= (before[index] ?? 0) + 3),
-    120_000,
-  );
-});
+test(
+  "clients that leave in the middle leave nothing behind, in the guest or on the way",
+  { tags: ["exhaustive"] },
+  async () => {
+    const descriptors = () => carriers().map(({ pid }) => readdirSync(`/proc/${pid}/fd`).length);
+    // The gateway's connections to its database come and go with the load: as many as it will need,
+    // and time for idle ones to end.
+    await Promise.all(Array.from({ length: 20 }, () => shell("true")));
+    const before = descriptors();
+    const sockets = await Promise.all(Array.from({ length: 8 }, () => open("/execute/stream")));
+    for (const socket of sockets)
+      socket.send(
+        JSON.stringify({ type: "execute", language: "bash", code: "exec -a leaver yes" }),
+      );
+    const leaver = "pgrep -c -f '^leave[r]' || true";
+    await until("all run", async () => (await shell(leaver)) === "8", 60_000);
+    const cutOff = new AbortController();
+    const download = fetch(at("/execute"), {
+      method: "POST",
+      headers: { ...authorization(), "content-type": "application/json" },
+      body: JSON.stringify({ language: "bash", code: "exec -a leaver sleep 600" }),
+      signal: cutOff.signal,
+    }).catch(() => undefined);
+    await until("the last one runs", async () => (await shell(leaver)) === "9", 60_000);
+    for (const socket of sockets) socket.terminate();
+    cutOff.abort();
+    await download;
+    await until("none runs any more", async () => (await shell(leaver)) === "0", 60_000);
+    await until(
+      "the descriptors are those of before",
+      () => descriptors().every((count, index) => count <= (before[index] ?? 0) + 3),
+      120_000,
+    );
+  },
+);

@@ -1,6 +1,7 @@
 /**
- * A create without Idempotency-Key whose client never got the answer: nobody knows the sandbox's id, and the SDK sends another create. So it is deleted, through the same door as
- * a user's delete, with an event that says why.
+ * A create without Idempotency-Key whose client never got the answer: nobody knows the sandbox's
+ * id, and the SDK sends another create. So it is deleted, through the same door as a user's delete,
+ * with an event that says why.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { acceptRequest, forOrganization } from "@torpor/db";
@@ -21,27 +22,54 @@ interface Abandoned {
 }
 
 /**
- * Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done or given up; never throws. It is the gateway's own work: where its client's requests
- * get no turn at the database any more, this does.
+ * Queues the delete; an outage of the database is waited out for a few minutes. Resolves when done
+ * or given up; never throws. It is the gateway's own work: where its client's requests get no turn
+ * at the database any more, this does.
  */
-export async function deleteAbandoned(deps: AbandonDependencies, sandbox: Abandoned, why: Abandonment): Promise<void> {
+export async function deleteAbandoned(
+  deps: AbandonDependencies,
+  sandbox: Abandoned,
+  why: Abandonment,
+): Promise<void> {
   await inOwnLane(() => untilDeleted(deps, sandbox, why));
 }
 
-async function untilDeleted(deps: AbandonDependencies, sandbox: Abandoned, why: Abandonment): Promise<void> {
-  const requester = { organizationId: sandbox.organizationId, requestedBy: "system:abandoned-create", deadlineMs: DELETE_DEADLINE_MS };
+async function untilDeleted(
+  deps: AbandonDependencies,
+  sandbox: Abandoned,
+  why: Abandonment,
+): Promise<void> {
+  const requester = {
+    organizationId: sandbox.organizationId,
+    requestedBy: "system:abandoned-create",
+    deadlineMs: DELETE_DEADLINE_MS,
+  };
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
     try {
-      const accepted = await acceptRequest(forOrganization(deps.db, sandbox.organizationId), sandbox.id, "delete", requester);
+      const accepted = await acceptRequest(
+        forOrganization(deps.db, sandbox.organizationId),
+        sandbox.id,
+        "delete",
+        requester,
+      );
       if (accepted.kind === "accepted" && accepted.isNew) {
-        deps.log.info({ sandboxId: sandbox.id, why, operationId: accepted.operation.id }, "abandoned create deleted");
+        deps.log.info(
+          { sandboxId: sandbox.id, why, operationId: accepted.operation.id },
+          "abandoned create deleted",
+        );
         await deps.publishCommitted(accepted.messages);
       }
       return;
     } catch (err) {
-      deps.log.warn({ err, sandboxId: sandbox.id, why, attempt }, "abandoned create could not be deleted yet");
+      deps.log.warn(
+        { err, sandboxId: sandbox.id, why, attempt },
+        "abandoned create could not be deleted yet",
+      );
       await sleep(Math.min(RETRY_MAX_MS, 500 * 2 ** attempt), undefined, { ref: false });
     }
   }
-  deps.log.error({ sandboxId: sandbox.id, why }, "abandoned create was left behind: delete it by hand");
+  deps.log.error(
+    { sandboxId: sandbox.id, why },
+    "abandoned create was left behind: delete it by hand",
+  );
 }

@@ -1,22 +1,38 @@
 /**
  * The public API, without listening: tests exercise exactly what production runs.
  *
- * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also what HTTP itself refuses.
- * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope that it declares: the hooks are on the subtree.
+ * AP1  Every answer is JSON with a request id, in its header `x-request-id` and in its body; also
+ *      what HTTP itself refuses.
+ * AP2  Every route below /v1 is behind the API key, counts against its budget, and needs the scope
+ *      that it declares: the hooks are on the subtree.
  */
 import swagger from "@fastify/swagger";
 import { MAX_HEADER_BYTES } from "@torpor/contracts";
 import type { ApiKeyOwner } from "@torpor/db";
 import { discardRequest } from "@torpor/service/end-answer";
 import type { TypeBoxTypeProvider } from "@fastify/type-provider-typebox";
-import Fastify, { type FastifyError, type FastifyInstance, type FastifyReply, type FastifyRequest, LogController } from "fastify";
+import Fastify, {
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from "fastify";
 import { auditEntry, isAudited, outcomeOf } from "./audit.ts";
 import { createApiKeys, createAuthenticator } from "./auth.ts";
 import { acceptJson } from "./body-parser.ts";
 import { isDatabaseOutage } from "./database-outage.ts";
 import { inLane } from "./database-turns.ts";
 import type { Dependencies } from "./deps.ts";
-import { ApiError, apiErrorIn, errorBody, internalError, invalidRequest, serviceUnavailable, unknownResource } from "./errors.ts";
+import {
+  ApiError,
+  apiErrorIn,
+  errorBody,
+  internalError,
+  invalidRequest,
+  serviceUnavailable,
+  unknownResource,
+} from "./errors.ts";
 import { refuseUnknownParameters } from "./list-filter.ts";
 import { OPENAPI } from "./openapi-info.ts";
 import { refuseMalformedHttp } from "./malformed-http.ts";
@@ -81,13 +97,20 @@ export function buildApp(deps: Dependencies): FastifyInstance {
   app.addHook("onResponse", async (request, reply) => {
     const { method, url, id: requestId } = request;
     request.log.info(
-      { requestId, method, path: url.split("?", 1)[0], status: reply.statusCode, durationMs: Math.round(reply.elapsedTime) },
+      {
+        requestId,
+        method,
+        path: url.split("?", 1)[0],
+        status: reply.statusCode,
+        durationMs: Math.round(reply.elapsedTime),
+      },
       "request answered",
     );
   });
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const known = toApiError(error);
-    if (known.status >= 500) request.log.error({ err: error, requestId: request.id }, "request failed");
+    if (known.status >= 500)
+      request.log.error({ err: error, requestId: request.id }, "request failed");
     return reply.status(known.status).headers(known.headers).send(errorBody(known, request.id));
   });
   app.setNotFoundHandler(answerUnknownPath);
@@ -102,7 +125,9 @@ export function buildApp(deps: Dependencies): FastifyInstance {
 async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void> {
   const auth = createAuthenticator(createApiKeys(deps));
   v1.addHook("onRoute", requireDeclaredScope);
-  v1.addHook("onRequest", (request, _reply, done) => inLane(`address ${ownerOfAddress(request.ip)}`, done));
+  v1.addHook("onRequest", (request, _reply, done) =>
+    inLane(`address ${ownerOfAddress(request.ip)}`, done),
+  );
   v1.addHook("onRequest", async (request, reply) => {
     try {
       await auth.authenticate(request);
@@ -121,11 +146,17 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   v1.addHook("onSend", auditor(deps, auth.findOwner));
   v1.setNotFoundHandler(answerUnknownPath);
   // Here, as what was set before a body is lost while it comes.
-  v1.addHook("preValidation", (request, _reply, done) => inLane(`api-key ${auth.ownerOf(request).apiKeyId}`, done));
+  v1.addHook("preValidation", (request, _reply, done) =>
+    inLane(`api-key ${auth.ownerOf(request).apiKeyId}`, done),
+  );
   v1.addHook("preValidation", refuseUnknownParameters);
   v1.addHook("preHandler", async (request) => {
-    const field = findUnstorableText(request.query) ?? findUnstorableText(request.params) ?? findUnstorableText(request.body);
-    if (field !== undefined) throw invalidRequest([{ field, message: "holds a NUL character or half a surrogate pair" }]);
+    const field =
+      findUnstorableText(request.query) ??
+      findUnstorableText(request.params) ??
+      findUnstorableText(request.body);
+    if (field !== undefined)
+      throw invalidRequest([{ field, message: "holds a NUL character or half a surrogate pair" }]);
   });
   await v1.register(createSandboxRoute, { deps, auth });
   await v1.register(sandboxRoutes, { deps, auth });
@@ -144,7 +175,9 @@ async function registerV1(v1: FastifyInstance, deps: Dependencies): Promise<void
   await v1.register(auditRoutes, { deps });
 }
 
-/** The one route below /v1 whose clients have no API key. Who guesses tokens is counted by address. */
+/**
+ * The one route below /v1 whose clients have no API key. Who guesses tokens is counted by address.
+ */
 async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<void> {
   const inLaneOfAddress = (request: FastifyRequest, _reply: FastifyReply, done: () => void) =>
     inLane(`address ${ownerOfAddress(request.ip)}`, done);
@@ -161,8 +194,14 @@ async function registerJoin(app: FastifyInstance, deps: Dependencies): Promise<v
   await app.register(joinRoute, { deps });
 }
 
-/** An `onSend` hook: what was asked, by whom, and what came of it is in the log before the answer is sent. */
-function auditor(deps: Dependencies, ownerOf: (request: FastifyRequest) => ApiKeyOwner | undefined) {
+/**
+ * An `onSend` hook: what was asked, by whom, and what came of it is in the log before the answer is
+ * sent.
+ */
+function auditor(
+  deps: Dependencies,
+  ownerOf: (request: FastifyRequest) => ApiKeyOwner | undefined,
+) {
   return async (request: FastifyRequest, reply: FastifyReply, payload: unknown) => {
     const { method, ip: address, id: requestId } = request;
     const { statusCode: status } = reply;
@@ -183,11 +222,21 @@ function answerUnknownPath(request: FastifyRequest, reply: FastifyReply): Fastif
 
 /** Codes of the framework that a client can cause. */
 const FRAMEWORK_ERRORS: Partial<Record<string, (error: FastifyError) => ApiError>> = {
-  FST_ERR_CTP_BODY_TOO_LARGE: (cause) => new ApiError("PAYLOAD_TOO_LARGE", "The body is too large.", { cause, details: { field: "body" } }),
+  FST_ERR_CTP_BODY_TOO_LARGE: (cause) =>
+    new ApiError("PAYLOAD_TOO_LARGE", "The body is too large.", {
+      cause,
+      details: { field: "body" },
+    }),
   FST_ERR_CTP_INVALID_JSON_BODY: (cause) =>
-    new ApiError("INVALID_JSON", "The body is not valid JSON.", { cause, details: { field: "body" } }),
+    new ApiError("INVALID_JSON", "The body is not valid JSON.", {
+      cause,
+      details: { field: "body" },
+    }),
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: (cause) =>
-    new ApiError("INVALID_REQUEST", "The body is not as long as its Content-Length says.", { cause, details: { field: "Content-Length" } }),
+    new ApiError("INVALID_REQUEST", "The body is not as long as its Content-Length says.", {
+      cause,
+      details: { field: "Content-Length" },
+    }),
 };
 
 function toApiError(error: FastifyError): ApiError {
@@ -197,6 +246,8 @@ function toApiError(error: FastifyError): ApiError {
   if (known !== undefined) return known(error);
   if (isDatabaseOutage(error)) return serviceUnavailable(error);
   if (error.statusCode !== undefined && error.statusCode < 500)
-    return new ApiError({ code: "INVALID_REQUEST", status: error.statusCode }, error.message, { cause: error });
+    return new ApiError({ code: "INVALID_REQUEST", status: error.statusCode }, error.message, {
+      cause: error,
+    });
   return internalError(error);
 }

@@ -14,7 +14,10 @@ const NOTE_USE_EVERY_MS = 61_000;
 const NOTED_KEYS = 10_000;
 
 export interface ApiKeys {
-  /** The owner of a key; undefined when it is unknown, revoked or expired. Throws the 429 of an address that sends too many of these. */
+  /**
+   * The owner of a key; undefined when it is unknown, revoked or expired. Throws the 429 of an
+   * address that sends too many of these.
+   */
   find(apiKey: string, address: string): Promise<ApiKeyOwner | undefined>;
   /** Whether what was got with this key, or with one that it replaced, is still good. */
   isGood(id: number): Promise<boolean>;

@@ -4,7 +4,12 @@ import { ConfigurationError, loadConfig, LogLevel } from "@torpor/service";
 import { createProxies } from "./proxies.ts";
 import { type Static, Type } from "typebox";
 
-const Port = (fallback?: number) => Type.Integer({ minimum: 1, maximum: 65_535, ...(fallback === undefined ? {} : { default: fallback }) });
+const Port = (fallback?: number) =>
+  Type.Integer({
+    minimum: 1,
+    maximum: 65_535,
+    ...(fallback === undefined ? {} : { default: fallback }),
+  });
 
 const Environment = Type.Object({
   LOG_LEVEL: LogLevel,
@@ -20,9 +25,15 @@ const Environment = Type.Object({
   /** Its own health report, also where the port of the API is shared or behind a balancer. */
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9200 }),
-  /** Of sandboxes' agents on their loopback addresses, and so taken on every address of this machine; of no use with PUBLIC_DOMAIN. */
+  /**
+   * Of sandboxes' agents on their loopback addresses, and so taken on every address of this
+   * machine; of no use with PUBLIC_DOMAIN.
+   */
   EDGE_PORT: Port(7777),
-  /** Sandboxes are reached as `{port}-{id}.{region}.vms.<PUBLIC_DOMAIN>` instead of on loopback addresses. */
+  /**
+   * Sandboxes are reached as `{port}-{id}.{region}.vms.<PUBLIC_DOMAIN>` instead of on loopback
+   * addresses.
+   */
   PUBLIC_DOMAIN: Type.Optional(Type.String({ pattern: "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$" })),
   EDGE_DOMAIN_HOST: Type.String({ default: "127.0.0.1" }),
   EDGE_DOMAIN_PORT: Port(8788),
@@ -38,22 +49,37 @@ const Environment = Type.Object({
   EDGE_RATE_LIMIT_PER_MINUTE: Type.Integer({ minimum: 0, default: 60_000 }),
   /** Of one API key, under way in this process; 0: no bound. */
   REQUESTS_AT_ONCE_PER_KEY: Type.Integer({ minimum: 0, default: 500 }),
-  /** The same at the edge, of one sandbox's token, API key or public previews; streams and WebSockets count until they end. */
+  /**
+   * The same at the edge, of one sandbox's token, API key or public previews; streams and
+   * WebSockets count until they end.
+   */
   EDGE_REQUESTS_AT_ONCE: Type.Integer({ minimum: 0, default: 2_000 }),
   /** Wrong API keys of one address, by this process; 0: no bound. */
   GUESSES_PER_MINUTE: Type.Integer({ minimum: 0, default: 120 }),
   /** Without a credential, of one address, to the API and to the edge each; 0: no bound. */
   CONNECTIONS_PER_ADDRESS: Type.Integer({ minimum: 0, default: 512 }),
-  /** Of all clients, to the API and to the edge each; default: as many as the open files of the process allow, at most 20,000. */
+  /**
+   * Of all clients, to the API and to the edge each; default: as many as the open files of the
+   * process allow, at most 20,000.
+   */
   CONNECTIONS_MAX: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000_000 })),
-  /** Addresses and networks of proxies before this gateway, with commas: what they say of their clients is believed. */
+  /**
+   * Addresses and networks of proxies before this gateway, with commas: what they say of their
+   * clients is believed.
+   */
   TRUST_PROXY: Type.String({ default: "" }),
   AUTO_RESUME_WAIT_MS: Type.Integer({ minimum: 1_000, maximum: 55_000, default: 50_000 }),
   /** Signs sandbox tokens. */
   TOKEN_SECRET_FILE: Type.String(),
-  /** Files with further secrets, with commas between them: tokens that were signed with these are good, too. */
+  /**
+   * Files with further secrets, with commas between them: tokens that were signed with these are
+   * good, too.
+   */
   TOKEN_ACCEPTED_SECRET_FILES: Type.String({ default: "" }),
-  /** Encrypts environment variables for the database; without it they are kept as they are. One that all schedulers have. */
+  /**
+   * Encrypts environment variables for the database; without it they are kept as they are. One that
+   * all schedulers have.
+   */
   ENV_KEY_FILE: Type.Optional(Type.String()),
   /** Of fleets in which there are hosts of 0.1.0, which know no tickets. */
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
@@ -65,7 +91,10 @@ const Environment = Type.Object({
   /** What hosts that join are told; default: NATS_URL. */
   HOST_NATS_URL: Type.Optional(Type.String({ pattern: "^(nats|tls)://" })),
   REGION: Type.String({ default: "local" }),
-  /** Between saying that it will stop and taking no more connections: as long as a balancer needs to notice. */
+  /**
+   * Between saying that it will stop and taking no more connections: as long as a balancer needs to
+   * notice.
+   */
   DRAIN_DELAY_MS: Type.Integer({ minimum: 0, maximum: 300_000, default: 0 }),
   /** For what is under way then. */
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
@@ -77,7 +106,9 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
   const config = loadConfig(Environment, env);
   tlsFilesIn(config);
   if ((config.FLEET_CA_CERT_FILE === undefined) !== (config.FLEET_CA_KEY_FILE === undefined))
-    throw new ConfigurationError("invalid configuration: FLEET_CA_CERT_FILE and FLEET_CA_KEY_FILE belong together: set both or none");
+    throw new ConfigurationError(
+      "invalid configuration: FLEET_CA_CERT_FILE and FLEET_CA_KEY_FILE belong together: set both or none",
+    );
   void createProxies(config.TRUST_PROXY);
   return config;
 }

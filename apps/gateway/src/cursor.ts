@@ -8,6 +8,7 @@ export function encodeCursor(key: string): string {
 /** Throws the 400 of a cursor that was not given out here. */
 export function decodeCursor(cursor: string, isKey: (text: string) => boolean): string {
   const key = Buffer.from(cursor, "base64url").toString("utf8");
-  if (!isKey(key)) throw invalidRequest([{ field: "cursor", message: "is not one that this list gave out" }]);
+  if (!isKey(key))
+    throw invalidRequest([{ field: "cursor", message: "is not one that this list gave out" }]);
   return key;
 }

@@ -16,7 +16,10 @@ const CONNECTION_CODES = new Set([
   "CONNECTION_ENDED",
 ]);
 
-/** SQLSTATE classes: 08 connection, 40 rolled back (a deadlock), 53 out of resources, 57 operator intervention (shutdown, start-up, statement timeout). */
+/**
+ * SQLSTATE classes: 08 connection, 40 rolled back (a deadlock), 53 out of resources, 57 operator
+ * intervention (shutdown, start-up, statement timeout).
+ */
 const OUTAGE_CLASSES = new Set(["08", "40", "53", "57"]);
 
 /** True when a query failed because the database is not there, not because of what was asked. */

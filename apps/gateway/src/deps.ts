@@ -24,7 +24,10 @@ export interface Dependencies {
   /** For environment variables, in the database. */
   envelope: Envelope;
   events: SandboxEvents;
-  /** Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never throws, and nobody waits for it. */
+  /**
+   * Publishes committed outbox rows at once; what fails is left to the scheduler's relay. Never
+   * throws, and nobody waits for it.
+   */
   publishCommitted(messages: OutboxRow[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
   askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
@@ -38,7 +41,10 @@ export interface Dependencies {
   connections: Pick<ConnectionLimits, "watch" | "know">;
   /** Region of sandboxes that ask for none. */
   region: string;
-  /** For the health report, and for how often a request that waits looks: nothing that changes a sandbox needs the bus. */
+  /**
+   * For the health report, and for how often a request that waits looks: nothing that changes a
+   * sandbox needs the bus.
+   */
   busConnected(): boolean;
   /** Of a message, at most, as far as the servers have said; undefined: they have not yet. */
   maxMessageBytes(): number | undefined;
@@ -52,15 +58,27 @@ export interface Dependencies {
 }
 
 export interface Limits {
-  /** How long a request waits for its operation to end. Below the 60 s after which the Python SDK gives up and sends again. */
+  /**
+   * How long a request waits for its operation to end. Below the 60 s after which the Python SDK
+   * gives up and sends again.
+   */
   waitMs: number;
-  /** How often a waiting request looks at the operation's row when no event wakes it; one that has waited for long looks less often. */
+  /**
+   * How often a waiting request looks at the operation's row when no event wakes it; one that has
+   * waited for long looks less often.
+   */
   lookEveryMs: number;
   /** The same while the bus is away, and no event can. */
   lookWithoutBusEveryMs: number;
-  /** Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its request does. */
+  /**
+   * Time limit of a create, below `waitMs`: a create without Idempotency-Key always ends before its
+   * request does.
+   */
   createDeadlineMs: number;
-  /** Time limit of what else needs a place on a host (resume, start): without capacity the answer is 429, not a wait without end. */
+  /**
+   * Time limit of what else needs a place on a host (resume, start): without capacity the answer is
+   * 429, not a wait without end.
+   */
   placedDeadlineMs: number;
   /** How long traffic waits at the edge for its paused sandbox to be resumed. */
   autoResumeWaitMs: number;

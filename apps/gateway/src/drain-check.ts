@@ -1,6 +1,7 @@
 /**
- * Has everything on a host somewhere to go? Asked before a drain begins, of the rules that place: which hosts could take it at all, whatever is free on them now. So they are judged as if
- * they were empty.
+ * Has everything on a host somewhere to go? Asked before a drain begins, of the rules that place:
+ * which hosts could take it at all, whatever is free on them now. So they are judged as if they
+ * were empty.
  */
 import {
   asOfOneMoment,
@@ -31,25 +32,48 @@ export async function findStranded(db: Database, host: HostRow): Promise<Strande
   const { others, needs } = await asOfOneMoment(db, async (tx) => {
     const others = await listPlacementHosts(tx);
     const needs: Need[] = [];
-    for (const need of await listSandboxNeeds(tx, host.id)) needs.push({ ...need, occupiedHostIds: await listHostsOfKey(tx, need) });
+    for (const need of await listSandboxNeeds(tx, host.id))
+      needs.push({ ...need, occupiedHostIds: await listHostsOfKey(tx, need) });
     return { others, needs };
   });
   return strandedBy(host, needs, others);
 }
 
 /** The needs that no other host meets. `others`: hosts with a running lease. */
-export function strandedBy(host: Pick<HostRow, "id" | "driverFingerprint">, needs: Need[], others: readonly PlacementHost[]): Stranded[] {
-  const empty = others.filter(({ id }) => id !== host.id).map((other) => ({ ...other, vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 }));
+export function strandedBy(
+  host: Pick<HostRow, "id" | "driverFingerprint">,
+  needs: Need[],
+  others: readonly PlacementHost[],
+): Stranded[] {
+  const empty = others
+    .filter(({ id }) => id !== host.id)
+    .map((other) => ({ ...other, vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 }));
   const fleet = new Fleet(empty);
   return needs.flatMap((need) => {
     // What runs is resumed from a snapshot that this host will write.
-    const driverFingerprint = need.runs ? host.driverFingerprint : (need.snapshotFingerprint ?? undefined);
-    const placement = place(fleet, { ...requestFor(need, need.occupiedHostIds), driverFingerprint }, "local-first");
+    const driverFingerprint = need.runs
+      ? host.driverFingerprint
+      : (need.snapshotFingerprint ?? undefined);
+    const placement = place(
+      fleet,
+      { ...requestFor(need, need.occupiedHostIds), driverFingerprint },
+      "local-first",
+    );
     if (placement.kind === "placed") return [];
     const { imageSha256: image_sha256, region, count: sandboxes } = need;
     const what = `${sandboxes} ${sandboxes === 1 ? "sandbox has" : "sandboxes have"} nowhere to go`;
-    const why = empty.length === 0 ? "There is no other host with a running lease." : placement.message;
+    const why =
+      empty.length === 0 ? "There is no other host with a running lease." : placement.message;
     const { hosts, reasons } = placement;
-    return [{ sandboxes, image_sha256, region, hosts, reasons, message: `${what}, were the others empty. ${why}` }];
+    return [
+      {
+        sandboxes,
+        image_sha256,
+        region,
+        hosts,
+        reasons,
+        message: `${what}, were the others empty. ${why}`,
+      },
+    ];
   });
 }

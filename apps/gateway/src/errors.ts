@@ -1,10 +1,13 @@
 /**
- * Every error that the control plane and the edge answer with. Their codes: ERROR_CODES in contracts.
+ * Every error that the control plane and the edge answer with. Their codes: ERROR_CODES in
+ * contracts.
  *
  * The SDKs judge by text and status, so:
  * E1  Nothing but an outage is a 5xx: the SDKs send those again, body and all.
- * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a missing file.
- * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED alone: ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
+ * E2  "not found" stands in the 404 of a sandbox alone; elsewhere the JS SDK would take it for a
+ *     missing file.
+ * E3  "limit" and "quota" stand in the messages of RESOURCE_LIMIT_ERROR and QUOTA_EXCEEDED alone:
+ *     ComputeSDK takes them for an exhausted quota, the Python SDK a 403 with "limit".
  */
 import { type ApiErrorBody, ERROR_CODES, type ErrorCode } from "@torpor/contracts";
 
@@ -22,7 +25,11 @@ export class ApiError extends Error {
   readonly details: Record<string, unknown> | undefined;
   readonly headers: Record<string, string>;
 
-  constructor(code: ErrorCode | { code: string; status: number }, message: string, extra: Extra = {}) {
+  constructor(
+    code: ErrorCode | { code: string; status: number },
+    message: string,
+    extra: Extra = {},
+  ) {
     super(message, extra.cause === undefined ? undefined : { cause: extra.cause });
     this.code = typeof code === "string" ? code : code.code;
     this.status = typeof code === "string" ? ERROR_CODES[code].status : code.status;
@@ -33,26 +40,39 @@ export class ApiError extends Error {
 
 /** The one that an error was made of: what a query fails with comes wrapped. */
 export function apiErrorIn(error: unknown): ApiError | undefined {
-  for (let current = error; current instanceof Error; current = current.cause) if (current instanceof ApiError) return current;
+  for (let current = error; current instanceof Error; current = current.cause)
+    if (current instanceof ApiError) return current;
   return undefined;
 }
 
 /** The superset that the JS SDK (top level) and the Python SDK (`error`) both read. */
-export function errorBody(error: Pick<ApiError, "code" | "message" | "details">, requestId: string): ApiErrorBody {
+export function errorBody(
+  error: Pick<ApiError, "code" | "message" | "details">,
+  requestId: string,
+): ApiErrorBody {
   const details = error.details === undefined ? {} : { details: error.details };
   const shared = { message: error.message, code: error.code, request_id: requestId, ...details };
   return { error: shared, ...shared };
 }
 
 /** `fields` names what is wrong: path of the field within the request, and why. */
-export function invalidRequest(fields: { field: string; message: string }[], code: ErrorCode = "INVALID_REQUEST"): ApiError {
-  return new ApiError(code, fields.map(({ field, message }) => `${field} ${message}`).join("; "), { details: { fields } });
+export function invalidRequest(
+  fields: { field: string; message: string }[],
+  code: ErrorCode = "INVALID_REQUEST",
+): ApiError {
+  return new ApiError(code, fields.map(({ field, message }) => `${field} ${message}`).join("; "), {
+    details: { fields },
+  });
 }
 
 export const sandboxNotFound = (id: string) =>
-  new ApiError("SANDBOX_NOT_FOUND", `Sandbox '${clip(id)}' not found: it was never created here, was deleted, or has expired.`, {
-    details: { sandbox_id: clip(id) },
-  });
+  new ApiError(
+    "SANDBOX_NOT_FOUND",
+    `Sandbox '${clip(id)}' not found: it was never created here, was deleted, or has expired.`,
+    {
+      details: { sandbox_id: clip(id) },
+    },
+  );
 
 export const unknownTemplate = (asked: string, known: string[]) =>
   new ApiError(
@@ -72,18 +92,32 @@ export const templatesAreNotBuilt = () =>
 
 /** An operation, host or path that does not exist. */
 export const unknownResource = (what: string, asked: string, hint = "") =>
-  new ApiError("RESOURCE_NOT_FOUND", `Unknown ${what} '${clip(asked)}'.${hint === "" ? "" : ` ${hint}`}`);
+  new ApiError(
+    "RESOURCE_NOT_FOUND",
+    `Unknown ${what} '${clip(asked)}'.${hint === "" ? "" : ` ${hint}`}`,
+  );
 
 export const noApiKey = () =>
-  new ApiError("AUTHENTICATION_REQUIRED", "Send the API key in the header X-API-Key, or as Authorization: Bearer <key>.");
-export const wrongApiKey = () => new ApiError("INVALID_TOKEN", "The API key is unknown, was revoked, or has expired.");
+  new ApiError(
+    "AUTHENTICATION_REQUIRED",
+    "Send the API key in the header X-API-Key, or as Authorization: Bearer <key>.",
+  );
+export const wrongApiKey = () =>
+  new ApiError("INVALID_TOKEN", "The API key is unknown, was revoked, or has expired.");
 
 export const keyReused = () =>
-  new ApiError("IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was sent before with another request. Use a new key for a new request.", {
-    details: { field: "Idempotency-Key" },
-  });
+  new ApiError(
+    "IDEMPOTENCY_KEY_REUSED",
+    "This Idempotency-Key was sent before with another request. Use a new key for a new request.",
+    {
+      details: { field: "Idempotency-Key" },
+    },
+  );
 
-/** The repeat of a request whose sandbox is gone: its first answer would be taken for what is there now. */
+/**
+ * The repeat of a request whose sandbox is gone: its first answer would be taken for what is there
+ * now.
+ */
 export const sandboxDeleted = (sandboxId: string, operation: { id: string; kind: string }) =>
   new ApiError(
     "SANDBOX_DELETED",
@@ -122,15 +156,26 @@ export const serviceUnavailable = (cause: unknown) =>
   );
 
 export const schedulersSilent = (cause: unknown) =>
-  new ApiError("SERVICE_UNAVAILABLE", "No scheduler answers right now. Nothing was changed; try again in a moment.", {
-    headers: { "retry-after": "1" },
-    cause,
-  });
+  new ApiError(
+    "SERVICE_UNAVAILABLE",
+    "No scheduler answers right now. Nothing was changed; try again in a moment.",
+    {
+      headers: { "retry-after": "1" },
+      cause,
+    },
+  );
 
 export const internalError = (cause: unknown) =>
-  new ApiError("INTERNAL_ERROR", "The control plane made a mistake. It was logged under this request id.", { cause });
+  new ApiError(
+    "INTERNAL_ERROR",
+    "The control plane made a mistake. It was logged under this request id.",
+    { cause },
+  );
 
-/** Over the rate, or too many at once (E3: the word itself stands in the code alone). The Python SDK waits for as long as the details say. */
+/**
+ * Over the rate, or too many at once (E3: the word itself stands in the code alone). The Python SDK
+ * waits for as long as the details say.
+ */
 export const tooManyRequests = (
   message: string,
   retryAfterSeconds: number,
@@ -142,7 +187,8 @@ export const tooManyRequests = (
   });
 
 /** What an organization may have is used up, and does not come back by itself. */
-export const quotaExceeded = (message: string, extra: Pick<Extra, "headers" | "details">) => new ApiError("QUOTA_EXCEEDED", message, extra);
+export const quotaExceeded = (message: string, extra: Pick<Extra, "headers" | "details">) =>
+  new ApiError("QUOTA_EXCEEDED", message, extra);
 
 /** A 503, because nothing was carried out: it is safe to send again. */
 export const hostUnreachable = (cause: unknown) =>
@@ -168,10 +214,14 @@ export const noSandboxToken = () =>
     "AUTHENTICATION_REQUIRED",
     "Send the sandbox's token as Authorization: Bearer <auth_token>, or its owner's API key in the header X-API-Key. For a browser, ask for a link: POST /v1/sandboxes/{id}/preview-links.",
   );
-export const wrongSandboxToken = () => new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
+export const wrongSandboxToken = () =>
+  new ApiError("INVALID_TOKEN", "The token was not issued for this sandbox.");
 /** Read by people: it is a browser that is shown it. */
 export const wrongPreviewLink = () =>
-  new ApiError("INVALID_TOKEN", "This link has expired, or is not for this preview. Ask whoever gave it to you for a new one.");
+  new ApiError(
+    "INVALID_TOKEN",
+    "This link has expired, or is not for this preview. Ask whoever gave it to you for a new one.",
+  );
 
 /** What a client sent is repeated to it, but not at any length. */
 function clip(text: string): string {

@@ -1,7 +1,7 @@
 /**
  * Wrong API keys, and wrong links to previews, counted by the address that they come from, before
- * the database is asked about them: whoever tries some, or goes on with one that is good no more, is
- * told to wait.
+ * the database is asked about them: whoever tries some, or goes on with one that is good no more,
+ * is told to wait.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { tooManyRequests } from "./errors.ts";
@@ -10,7 +10,9 @@ import { ownerOfAddress } from "./proxies.ts";
 const WINDOW_S = 60;
 
 export interface Guesses {
-  /** Looks a credential up; undefined: it was wrong. Throws the 429 without a look after too many. */
+  /**
+   * Looks a credential up; undefined: it was wrong. Throws the 429 without a look after too many.
+   */
   judge<T>(address: string, lookUp: () => Promise<T | undefined>): Promise<T | undefined>;
 }
 

@@ -5,14 +5,19 @@ import type { Dependencies } from "./deps.ts";
 const PING_LIMIT_MS = 1_000;
 
 interface HealthReport {
-  /** `draining`: it is about to stop; no request should be sent here. `degraded`: a part that it needs does not answer. */
+  /**
+   * `draining`: it is about to stop; no request should be sent here. `degraded`: a part that it
+   * needs does not answer.
+   */
   status: "ok" | "degraded" | "draining";
   database: "connected" | "unreachable";
   bus: "connected" | "disconnected";
 }
 
 /** Never rejects. */
-export async function healthReport(deps: Pick<Dependencies, "pingDatabase" | "busConnected" | "draining">): Promise<HealthReport> {
+export async function healthReport(
+  deps: Pick<Dependencies, "pingDatabase" | "busConnected" | "draining">,
+): Promise<HealthReport> {
   const hasDatabase = await answersInTime(deps.pingDatabase());
   const hasBus = deps.busConnected();
   return {

@@ -4,7 +4,11 @@ import { type Static, Type } from "typebox";
 import { Nullable } from "./schemas.ts";
 
 const Cause = { code: Type.String(), message: Type.String() };
-const Amounts = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() });
+const Amounts = Type.Object({
+  vcpu: Type.Integer(),
+  memory_mb: Type.Integer(),
+  disk_mb: Type.Integer(),
+});
 
 const MAX_PARALLEL = 64;
 const MAX_MIB_PER_SECOND = 1_000_000;
@@ -17,9 +21,21 @@ export const DrainBody = Type.Object(
       description: "Sandboxes that are moved at once: so many are unavailable at most",
     }),
     max_mib_per_second: Type.Optional(
-      Nullable(Type.Integer({ minimum: 1, maximum: MAX_MIB_PER_SECOND, description: "Of all copies to the snapshot store together" })),
+      Nullable(
+        Type.Integer({
+          minimum: 1,
+          maximum: MAX_MIB_PER_SECOND,
+          description: "Of all copies to the snapshot store together",
+        }),
+      ),
     ),
-    deadline: Type.Optional(Nullable(Type.String({ description: "RFC 3339, in the future: the drain ends then, empty host or not" }))),
+    deadline: Type.Optional(
+      Nullable(
+        Type.String({
+          description: "RFC 3339, in the future: the drain ends then, empty host or not",
+        }),
+      ),
+    ),
   },
   { additionalProperties: false },
 );
@@ -28,16 +44,24 @@ export const HostParams = Type.Object({ id: Type.String() });
 export const FindingParams = Type.Object({ id: Type.String(), sandbox: Type.String() });
 export const PageQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
-  cursor: Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" })),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
+  ),
 });
 export const HostEventsQuery = Type.Object({
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000 })),
-  after: Type.Optional(Type.Integer({ minimum: 0, description: "Id of the last event that is known; without it the newest are answered" })),
+  after: Type.Optional(
+    Type.Integer({
+      minimum: 0,
+      description: "Id of the last event that is known; without it the newest are answered",
+    }),
+  ),
 });
 
 const DrainResource = Type.Object({
   status: Type.String({
-    description: "`active`; `undoing`: ended early, what it has paused is being resumed; `done`, `aborted`, `expired`",
+    description:
+      "`active`; `undoing`: ended early, what it has paused is being resumed; `done`, `aborted`, `expired`",
   }),
   budget: Type.Object({
     max_parallel: Type.Integer(),
@@ -59,9 +83,17 @@ const DrainResource = Type.Object({
   }),
   bytes: Type.Object({
     done: Type.Integer({ description: "Copied to the snapshot store" }),
-    total: Type.Integer({ description: "Of the whole drain, without what was left where it is, or deleted" }),
-    estimated: Type.Integer({ description: "So many of `total` are expected: of sandboxes whose copy has not begun" }),
-    per_second: Nullable(Type.Integer({ description: "Lately, pauses and resumes included; null until something has been copied" })),
+    total: Type.Integer({
+      description: "Of the whole drain, without what was left where it is, or deleted",
+    }),
+    estimated: Type.Integer({
+      description: "So many of `total` are expected: of sandboxes whose copy has not begun",
+    }),
+    per_second: Nullable(
+      Type.Integer({
+        description: "Lately, pauses and resumes included; null until something has been copied",
+      }),
+    ),
   }),
   eta_seconds: Nullable(
     Type.Integer({
@@ -82,7 +114,10 @@ const DrainResource = Type.Object({
 
 const FindingResource = Type.Object({
   sandbox_id: Type.String(),
-  kind: Type.String({ description: "`unknown` to the database, `stale` (a run of a lower epoch), or `missing` on the host" }),
+  kind: Type.String({
+    description:
+      "`unknown` to the database, `stale` (a run of a lower epoch), or `missing` on the host",
+  }),
   message: Type.String(),
   epoch: Type.Integer(),
   quarantined: Type.Boolean({ description: "Its VM is frozen and cut off" }),
@@ -95,10 +130,15 @@ const ImageFinding = Type.Object(
   {
     template: Type.String(),
     image_sha256: Type.String({ description: "The image of the template" }),
-    host_image_sha256s: Type.Array(Type.String(), { description: "Those that the host says are the template's; five at most" }),
+    host_image_sha256s: Type.Array(Type.String(), {
+      description: "Those that the host says are the template's; five at most",
+    }),
     message: Type.String(),
   },
-  { description: "The host says that it has images of a template, and none of them is the one that the operator has named" },
+  {
+    description:
+      "The host says that it has images of a template, and none of them is the one that the operator has named",
+  },
 );
 
 export const HostResource = Type.Object({
@@ -110,18 +150,23 @@ export const HostResource = Type.Object({
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
   driver_fingerprint: Type.String(),
-  has_fence: Type.Boolean({ description: "Whether sandboxes with `on_host_loss: restore` can be placed there" }),
+  has_fence: Type.Boolean({
+    description: "Whether sandboxes with `on_host_loss: restore` can be placed there",
+  }),
   agent_version: Type.String(),
   capacity: Amounts,
   used: Amounts,
   sandboxes: Type.Record(Type.String(), Type.Integer(), {
-    description: "Numbers by state. One that is being brought from one host to another counts on both",
+    description:
+      "Numbers by state. One that is being brought from one host to another counts on both",
   }),
   load: Nullable(Type.Record(Type.String(), Type.Number())),
   lease_expires_at: Type.String(),
   last_beat_at: Nullable(Type.String()),
   registered_at: Type.String(),
-  findings: Type.Array(FindingResource, { description: "The first 100, by sandbox; `/v1/hosts/{id}/findings` lists all" }),
+  findings: Type.Array(FindingResource, {
+    description: "The first 100, by sandbox; `/v1/hosts/{id}/findings` lists all",
+  }),
   finding_count: Type.Integer(),
   templates: Type.Array(Type.String(), { description: "Templates whose image it holds" }),
   image_findings: Type.Array(ImageFinding),

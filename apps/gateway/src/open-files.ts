@@ -1,6 +1,6 @@
 /**
- * How many open files the gateway's parts may have. A process that has none left opens no connection,
- * not even to its database: so each part is given its share before anything is opened.
+ * How many open files the gateway's parts may have. A process that has none left opens no
+ * connection, not even to its database: so each part is given its share before anything is opened.
  */
 import { readFileSync } from "node:fs";
 import { ConfigurationError } from "@torpor/service";

@@ -11,7 +11,10 @@ import { createSandboxEvents } from "./sandbox-events.ts";
 import { createTokens } from "./tokens.ts";
 import { UnderWay } from "./under-way.ts";
 
-/** The description of the API as JSON text, generated from the routes' schemas. It connects to nothing. */
+/**
+ * The description of the API as JSON text, generated from the routes' schemas. It connects to
+ * nothing.
+ */
 export async function openApiDocument(): Promise<string> {
   // Connections are made on first use, and a description is none.
   const database = openDatabase("postgres://127.0.0.1/unused");

@@ -1,20 +1,41 @@
 /** What the end of an operation means for the request that asked for it. */
 import type { Cause } from "@torpor/contracts";
-import { findSandbox, findSandboxRow, forOrganization, type OperationRow, type SandboxView } from "@torpor/db";
+import {
+  findSandbox,
+  findSandboxRow,
+  forOrganization,
+  type OperationRow,
+  type SandboxView,
+} from "@torpor/db";
 import { isTombstoned, OPERATION_TARGET } from "@torpor/state-machine";
 import type { Dependencies } from "./deps.ts";
 import { ApiError, sandboxDeleted } from "./errors.ts";
 
-/** Returns when the sandbox was brought where it was wanted; throws the 409 or 429 otherwise, never a 5xx: the SDKs would send the request again. */
-export async function assertReached(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
+/**
+ * Returns when the sandbox was brought where it was wanted; throws the 409 or 429 otherwise, never
+ * a 5xx: the SDKs would send the request again.
+ */
+export async function assertReached(
+  deps: Pick<Dependencies, "db">,
+  operation: OperationRow,
+): Promise<void> {
   if (operation.status === "succeeded" || (await isWhereItWasWanted(deps, operation))) return;
   throw failureOf(operation);
 }
 
-/** An operation that was given up, while the sandbox got there by another: then nothing went wrong for whoever asked. */
-async function isWhereItWasWanted(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<boolean> {
+/**
+ * An operation that was given up, while the sandbox got there by another: then nothing went wrong
+ * for whoever asked.
+ */
+async function isWhereItWasWanted(
+  deps: Pick<Dependencies, "db">,
+  operation: OperationRow,
+): Promise<boolean> {
   if (operation.status !== "cancelled" && operation.status !== "superseded") return false;
-  const sandbox = await findSandboxRow(forOrganization(deps.db, operation.organizationId), operation.sandboxId);
+  const sandbox = await findSandboxRow(
+    forOrganization(deps.db, operation.organizationId),
+    operation.sandboxId,
+  );
   if (sandbox === undefined) return false;
   const target = OPERATION_TARGET[operation.kind];
   return target === "deleted" ? isTombstoned(sandbox.state) : sandbox.state === target;
@@ -34,21 +55,40 @@ function failureOf(operation: OperationRow): ApiError {
   const noCapacity = code === "RESOURCE_LIMIT_ERROR";
   const missing = noCapacity && typeof operation.explain === "object" ? operation.explain : {};
   const retry = retryAfterSeconds === undefined ? {} : { retry_after_seconds: retryAfterSeconds };
-  const details = { ...missing, ...retry, operation_id: operation.id, operation_status: operation.status };
-  const headers: Record<string, string> = retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
-  return new ApiError({ code, status: noCapacity || code === "RATE_LIMIT_EXCEEDED" ? 429 : 409 }, message, { details, headers });
+  const details = {
+    ...missing,
+    ...retry,
+    operation_id: operation.id,
+    operation_status: operation.status,
+  };
+  const headers: Record<string, string> =
+    retryAfterSeconds === undefined ? {} : { "retry-after": String(retryAfterSeconds) };
+  return new ApiError(
+    { code, status: noCapacity || code === "RATE_LIMIT_EXCEEDED" ? 429 : 409 },
+    message,
+    { details, headers },
+  );
 }
 
-/** Throws the 410 of a request that was carried out, and is repeated after its sandbox was deleted. */
-export async function assertStillThere(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<void> {
+/**
+ * Throws the 410 of a request that was carried out, and is repeated after its sandbox was deleted.
+ */
+export async function assertStillThere(
+  deps: Pick<Dependencies, "db">,
+  operation: OperationRow,
+): Promise<void> {
   if (operation.kind === "delete" || operation.status !== "succeeded") return;
   const db = forOrganization(deps.db, operation.organizationId);
   const sandbox = await findSandboxRow(db, operation.sandboxId);
-  if (sandbox === undefined || isTombstoned(sandbox.state)) throw sandboxDeleted(operation.sandboxId, operation);
+  if (sandbox === undefined || isTombstoned(sandbox.state))
+    throw sandboxDeleted(operation.sandboxId, operation);
 }
 
 /** The sandbox as it is now. Throws the 410 of one that has been deleted since. */
-export async function createdSandbox(deps: Pick<Dependencies, "db">, operation: OperationRow): Promise<SandboxView> {
+export async function createdSandbox(
+  deps: Pick<Dependencies, "db">,
+  operation: OperationRow,
+): Promise<SandboxView> {
   const db = forOrganization(deps.db, operation.organizationId);
   const view = await findSandbox(db, operation.sandboxId, operation.organizationId);
   if (view === undefined) throw sandboxDeleted(operation.sandboxId, operation);

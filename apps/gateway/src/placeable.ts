@@ -1,9 +1,17 @@
 /**
- * What a sandbox asks of its host, and whether any host of the fleet could ever meet it. What none could is refused at once, with what there is: it would only wait for capacity
- * that cannot come. Hosts count here whether they are full, cordoned or lost: those are things that pass.
+ * What a sandbox asks of its host, and whether any host of the fleet could ever meet it. What none
+ * could is refused at once, with what there is: it would only wait for capacity that cannot come.
+ * Hosts count here whether they are full, cordoned or lost: those are things that pass.
  */
 import type { CreateSandboxBody, Placement, PlacementQuestion } from "@torpor/contracts";
-import { couldBePlaced, findTemplate, type HostRow, listHosts, listTemplates, type TemplateRow } from "@torpor/db";
+import {
+  couldBePlaced,
+  findTemplate,
+  type HostRow,
+  listHosts,
+  listTemplates,
+  type TemplateRow,
+} from "@torpor/db";
 import type { Dependencies } from "./deps.ts";
 import { type ApiError, invalidRequest, unknownTemplate } from "./errors.ts";
 
@@ -13,9 +21,16 @@ type Wanted = Omit<Exclude<PlacementQuestion["about"], { sandboxId: string }>, "
 /** Values that a message names; more are only counted. */
 const MAX_NAMED = 20;
 
-export async function templateOf(deps: Pick<Dependencies, "db">, body: CreateSandboxBody): Promise<TemplateRow> {
+export async function templateOf(
+  deps: Pick<Dependencies, "db">,
+  body: CreateSandboxBody,
+): Promise<TemplateRow> {
   const asked = body.template_id === undefined ? body.template_name : String(body.template_id);
-  if (asked === undefined) throw invalidRequest([{ field: "template_name", message: "is required (or template_id)" }], "MISSING_PARAMETER");
+  if (asked === undefined)
+    throw invalidRequest(
+      [{ field: "template_name", message: "is required (or template_id)" }],
+      "MISSING_PARAMETER",
+    );
   const template = await findTemplate(deps.db, asked);
   if (template !== undefined) return template;
   throw unknownTemplate(
@@ -29,10 +44,17 @@ export function placementIn({ placement }: CreateSandboxBody): Placement | undef
   const { labels = {}, anti_affinity } = placement ?? {};
   const hasLabels = Object.keys(labels).length > 0;
   if (!hasLabels && anti_affinity === undefined) return undefined;
-  return { ...(hasLabels ? { labels } : {}), ...(anti_affinity === undefined ? {} : { anti_affinity }) };
+  return {
+    ...(hasLabels ? { labels } : {}),
+    ...(anti_affinity === undefined ? {} : { anti_affinity }),
+  };
 }
 
-export function wantedOf(deps: Pick<Dependencies, "region">, body: CreateSandboxBody, template: TemplateRow): Wanted {
+export function wantedOf(
+  deps: Pick<Dependencies, "region">,
+  body: CreateSandboxBody,
+  template: TemplateRow,
+): Wanted {
   const { vcpu, memoryMib, diskMib, imageSha256 } = template;
   const placement = placementIn(body);
   return {
@@ -48,22 +70,34 @@ export function wantedOf(deps: Pick<Dependencies, "region">, body: CreateSandbox
 }
 
 /** Throws the 400 of what no host that is registered could take, were it empty. */
-export async function checkPlaceable(deps: Pick<Dependencies, "db" | "region">, wanted: Wanted): Promise<void> {
+export async function checkPlaceable(
+  deps: Pick<Dependencies, "db" | "region">,
+  wanted: Wanted,
+): Promise<void> {
   if (await couldBePlaced(deps.db, wanted)) return;
   const hosts = await listHosts(deps.db);
-  const refused = refuseRegion(deps, hosts, wanted) ?? refuseLabels(hosts, wanted) ?? refuseSize(hosts, wanted);
+  const refused =
+    refuseRegion(deps, hosts, wanted) ?? refuseLabels(hosts, wanted) ?? refuseSize(hosts, wanted);
   // None: the hosts of the region are yet to come, or have come just now.
   if (refused !== undefined) throw refused;
 }
 
-function refuseRegion(deps: Pick<Dependencies, "region">, hosts: HostRow[], { region }: Wanted): ApiError | undefined {
+function refuseRegion(
+  deps: Pick<Dependencies, "region">,
+  hosts: HostRow[],
+  { region }: Wanted,
+): ApiError | undefined {
   const known = [...new Set([deps.region, ...hosts.map((host) => host.region)])].toSorted();
-  return known.includes(region) ? undefined : invalidRequest([{ field: "region", message: `must be one of ${known.join(", ")}` }]);
+  return known.includes(region)
+    ? undefined
+    : invalidRequest([{ field: "region", message: `must be one of ${known.join(", ")}` }]);
 }
 
 function refuseLabels(hosts: HostRow[], { region, placementLabels }: Wanted): ApiError | undefined {
   const inRegion = hosts.filter((host) => host.region === region);
-  const unknown = Object.entries(placementLabels).filter(([name, value]) => !inRegion.some((host) => host.labels[name] === value));
+  const unknown = Object.entries(placementLabels).filter(
+    ([name, value]) => !inRegion.some((host) => host.labels[name] === value),
+  );
   if (unknown.length > 0)
     return invalidRequest(
       unknown.map(([name, value]) => ({
@@ -91,9 +125,14 @@ function named(all: string[]): string {
 }
 
 function refuseSize(hosts: HostRow[], wanted: Wanted): ApiError | undefined {
-  const possible = hosts.filter((host) => host.region === wanted.region && hasLabels(host, wanted.placementLabels));
-  if (possible.length === 0 || possible.some((host) => isLargeEnough(host, wanted))) return undefined;
-  const [largest] = possible.toSorted((a, b) => b.memoryMibCapacity - a.memoryMibCapacity || b.vcpuCapacity - a.vcpuCapacity);
+  const possible = hosts.filter(
+    (host) => host.region === wanted.region && hasLabels(host, wanted.placementLabels),
+  );
+  if (possible.length === 0 || possible.some((host) => isLargeEnough(host, wanted)))
+    return undefined;
+  const [largest] = possible.toSorted(
+    (a, b) => b.memoryMibCapacity - a.memoryMibCapacity || b.vcpuCapacity - a.vcpuCapacity,
+  );
   if (largest === undefined) return undefined;
   const needs = sizeText(wanted.vcpu, wanted.memoryMib, wanted.diskMib);
   const has = sizeText(largest.vcpuCapacity, largest.memoryMibCapacity, largest.diskMibCapacity);
@@ -109,5 +148,9 @@ function hasLabels(host: HostRow, labels: Record<string, string>): boolean {
 }
 
 function isLargeEnough(host: HostRow, { vcpu, memoryMib, diskMib }: Wanted): boolean {
-  return host.vcpuCapacity >= vcpu && host.memoryMibCapacity >= memoryMib && host.diskMibCapacity >= diskMib;
+  return (
+    host.vcpuCapacity >= vcpu &&
+    host.memoryMibCapacity >= memoryMib &&
+    host.diskMibCapacity >= diskMib
+  );
 }

@@ -39,7 +39,9 @@ export interface PreviewLinks {
     preview: Preview,
     terms: LinkTerms & { apiKeyId: number },
   ): Promise<{ token: string; expiresAt: Date }>;
-  /** The session that a link is good for; undefined: it is good no more, or not for this preview. */
+  /**
+   * The session that a link is good for; undefined: it is good no more, or not for this preview.
+   */
   open(token: string, preview: Preview): Promise<{ session: string; seconds: number } | undefined>;
   /** Undefined: it is no session of this preview, or good no more. */
   grantOf(session: string, preview: Preview): Promise<SessionGrant | undefined>;

@@ -59,7 +59,10 @@ const ADVICE: Record<Exclude<QuotaName, "creates_per_minute" | "waiting_operatio
   disk_mb: "Delete a sandbox",
 };
 
-/** What time alone gives back is a 429 with Retry-After; for the rest somebody has to do something: a 403. */
+/**
+ * What time alone gives back is a 429 with Retry-After; for the rest somebody has to do something:
+ * a 403.
+ */
 export function quotaRefused(refusal: QuotaRefusal): ApiError {
   const { quota, limit, needed, used } = refusal;
   const headers = quotaHeaders(refusal);

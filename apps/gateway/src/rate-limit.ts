@@ -1,6 +1,8 @@
 /**
- * How many requests per minute: a budget per API key on the control plane, and per sandbox or API key at the edge, counted by each gateway process for itself in windows of a
- * minute. `@fastify/rate-limit` knows Fastify's routes alone; the edge is a plain HTTP server, so both count with one library.
+ * How many requests per minute: a budget per API key on the control plane, and per sandbox or API
+ * key at the edge, counted by each gateway process for itself in windows of a minute.
+ * `@fastify/rate-limit` knows Fastify's routes alone; the edge is a plain HTTP server, so both
+ * count with one library.
  */
 import { RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
 import { tooManyRequests } from "./errors.ts";
@@ -8,7 +10,10 @@ import { tooManyRequests } from "./errors.ts";
 const WINDOW_S = 60;
 
 export interface RateLimiter {
-  /** Takes one request from the budget. Returns the headers that tell the client what is left; throws the 429 when nothing is. */
+  /**
+   * Takes one request from the budget. Returns the headers that tell the client what is left;
+   * throws the 429 when nothing is.
+   */
   take(budget: string): Promise<Record<string, string>>;
 }
 
@@ -30,7 +35,10 @@ export function createRateLimiter(perMinute: number): RateLimiter {
   };
 }
 
-function headersOf(perMinute: number, { remainingPoints, msBeforeNext }: RateLimiterRes): Record<string, string> {
+function headersOf(
+  perMinute: number,
+  { remainingPoints, msBeforeNext }: RateLimiterRes,
+): Record<string, string> {
   return {
     "x-ratelimit-limit": String(perMinute),
     "x-ratelimit-remaining": String(remainingPoints),

@@ -6,5 +6,7 @@ const SANE = /^[A-Za-z0-9._:-]{8,128}$/;
 /** The client's own `x-request-id` where it is a sane one, else a new id. */
 export function requestIdOf(headers: IncomingHttpHeaders): string {
   const given = headers["x-request-id"];
-  return typeof given === "string" && SANE.test(given) ? given : `req_${randomUUID().replaceAll("-", "")}`;
+  return typeof given === "string" && SANE.test(given)
+    ? given
+    : `req_${randomUUID().replaceAll("-", "")}`;
 }

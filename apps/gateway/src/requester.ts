@@ -1,4 +1,7 @@
-/** What a client says about a request beside its body: who it is, the key that makes it repeatable, and whether it waits. */
+/**
+ * What a client says about a request beside its body: who it is, the key that makes it repeatable,
+ * and whether it waits.
+ */
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
@@ -7,13 +10,28 @@ import { invalidRequest } from "./errors.ts";
 
 const KEY = /^[\x21-\x7e]{1,255}$/;
 
-/** Who asks, and how a repeat of the request is known. `body` holds the fields that count: unknown ones are ignored, here too. Throws the 400 of a malformed key. */
-export function requesterOf(request: FastifyRequest, owner: ApiKeyOwner, deadlineMs: number, body?: unknown): Requester {
-  const requester = { organizationId: owner.organizationId, requestedBy: `api-key:${owner.apiKeyId}`, traceId: request.id, deadlineMs };
+/**
+ * Who asks, and how a repeat of the request is known. `body` holds the fields that count: unknown
+ * ones are ignored, here too. Throws the 400 of a malformed key.
+ */
+export function requesterOf(
+  request: FastifyRequest,
+  owner: ApiKeyOwner,
+  deadlineMs: number,
+  body?: unknown,
+): Requester {
+  const requester = {
+    organizationId: owner.organizationId,
+    requestedBy: `api-key:${owner.apiKeyId}`,
+    traceId: request.id,
+    deadlineMs,
+  };
   const idempotencyKey = request.headers["idempotency-key"];
   if (idempotencyKey === undefined) return requester;
   if (typeof idempotencyKey !== "string" || !KEY.test(idempotencyKey)) {
-    throw invalidRequest([{ field: "Idempotency-Key", message: "must be 1 to 255 visible ASCII characters" }]);
+    throw invalidRequest([
+      { field: "Idempotency-Key", message: "must be 1 to 255 visible ASCII characters" },
+    ]);
   }
   const path = request.url.split("?", 1)[0];
   const requestSha256 = createHash("sha256")
@@ -28,16 +46,25 @@ export function prefersAsync(request: FastifyRequest): boolean {
 }
 
 const MIN_WAIT_MS = 3_000;
-/** An operation that needs a place gives up before its request does, so that the request can say why. */
+/**
+ * An operation that needs a place gives up before its request does, so that the request can say
+ * why.
+ */
 const MIN_DEADLINE_LEAD_MS = 2_000;
 const MAX_DEADLINE_LEAD_MS = 5_000;
 
-/** The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient than this gateway says so. */
+/**
+ * The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient
+ * than this gateway says so.
+ */
 export function limitsOf(request: FastifyRequest, limits: Limits): Limits {
-  const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(String(request.headers["prefer"] ?? ""))?.[1];
+  const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(
+    String(request.headers["prefer"] ?? ""),
+  )?.[1];
   if (seconds === undefined) return limits;
   const waitMs = Math.min(limits.waitMs, Math.max(MIN_WAIT_MS, Number(seconds) * 1000));
-  const deadlineMs = waitMs - Math.min(MAX_DEADLINE_LEAD_MS, Math.max(MIN_DEADLINE_LEAD_MS, waitMs / 2));
+  const deadlineMs =
+    waitMs - Math.min(MAX_DEADLINE_LEAD_MS, Math.max(MIN_DEADLINE_LEAD_MS, waitMs / 2));
   const { createDeadlineMs, placedDeadlineMs } = limits;
   return {
     ...limits,

@@ -12,7 +12,9 @@ export interface SandboxEvents {
   watch(sandboxId: string, listener: Listener): () => void;
   /** Called for all events until the returned function is called. */
   watchAll(listener: Listener): () => void;
-  /** Whether the end of that operation was heard, maybe before anybody watched. Of the newest alone. */
+  /**
+   * Whether the end of that operation was heard, maybe before anybody watched. Of the newest alone.
+   */
   hasEnded(operationId: string): boolean;
   /** Hands an event to its listeners. */
   emit: (event: SandboxEventMessage) => void;

@@ -1,13 +1,18 @@
-/** Schemas of what only the gateway speaks: operator resources, and the pieces shared by its routes. */
+/**
+ * Schemas of what only the gateway speaks: operator resources, and the pieces shared by its routes.
+ */
 import { ApiErrorBody } from "@torpor/contracts";
 import { type Static, Type } from "typebox";
 
-export const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
+export const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
+  Type.Union([schema, Type.Null()]);
 
 /** Of a list that is read by pages. */
 export const PAGE_QUERY = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, default: 100 })),
-  cursor: Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" })),
+  cursor: Type.Optional(
+    Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
+  ),
 };
 
 /** What a page has beside its `data` (page.ts). */
@@ -27,11 +32,14 @@ export const IdParams = Type.Object({ id: Type.String() });
 /** Headers that a route reads; judged by requester.ts, here for the description of the API. */
 export const TermsHeaders = Type.Object({
   "idempotency-key": Type.Optional(
-    Type.String({ description: "Makes the request safe to repeat: the same key gives the same result, once" }),
+    Type.String({
+      description: "Makes the request safe to repeat: the same key gives the same result, once",
+    }),
   ),
   prefer: Type.Optional(
     Type.String({
-      description: "`respond-async`: answer 202 with the operation at once. `wait=<seconds>`: give up sooner than the server would",
+      description:
+        "`respond-async`: answer 202 with the operation at once. `wait=<seconds>`: give up sooner than the server would",
     }),
   ),
 });
@@ -61,7 +69,10 @@ export const EventList = Type.Object({
 });
 
 export const HealthReply = Type.Object({
-  status: Type.String({ description: "`ok`; `degraded` when a part is missing; `draining` (with 503) when this gateway is about to stop" }),
+  status: Type.String({
+    description:
+      "`ok`; `degraded` when a part is missing; `draining` (with 503) when this gateway is about to stop",
+  }),
   service: Type.String(),
   database: Type.String(),
   bus: Type.String(),

@@ -2,14 +2,14 @@
  * Sandbox tokens: JWT, HS256, `sub` = sandbox id, `org` = organization, `gen` = generation of the
  * sandbox's tokens, `key` = API key that got it.
  *
- * They carry no expiry: a live SDK object never changes the token it was built with. A token is good
- * until its sandbox is deleted, the sandbox's tokens are revoked, or the key that got it ends.
+ * They carry no expiry: a live SDK object never changes the token it was built with. A token is
+ * good until its sandbox is deleted, the sandbox's tokens are revoked, or the key that got it ends.
  * `expiresAt` is what clients are told, so that they do not refresh all the time.
  *
  * TK1  `kid` names the secret that a token was signed with. The first secret signs, all verify: one
  *      is exchanged without the end of a token.
- * TK2  Tokens of 0.1.0 have neither `kid`, `gen` nor `key`: any of the secrets may have signed them,
- *      they are of generation 0, and they outlive the key that got them.
+ * TK2  Tokens of 0.1.0 have neither `kid`, `gen` nor `key`: any of the secrets may have signed
+ *      them, they are of generation 0, and they outlive the key that got them.
  */
 import { createHash, randomUUID } from "node:crypto";
 import type { ApiKeyOwner, SandboxRow } from "@torpor/db";

@@ -1,4 +1,6 @@
-/** How many requests are under way at once: what waits for an operation, or streams, costs memory. */
+/**
+ * How many requests are under way at once: what waits for an operation, or streams, costs memory.
+ */
 import type { ServerResponse } from "node:http";
 import type { Duplex } from "node:stream";
 import { tooManyRequests } from "./errors.ts";
@@ -14,7 +16,9 @@ export class UnderWay {
     this.most = most;
   }
 
-  /** Counts a request until what answers it closes. Throws the 429 when there are as many already. */
+  /**
+   * Counts a request until what answers it closes. Throws the 429 when there are as many already.
+   */
   begin(budget: string, answer: ServerResponse | Duplex): void {
     if (this.most === 0 || answer.closed || answer.destroyed) return;
     const count = this.counts.get(budget) ?? 0;

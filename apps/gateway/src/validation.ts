@@ -1,4 +1,7 @@
-/** Requests are checked against their schemas as they came: a body is never coerced, a query string is text and is converted. Problems name the field. */
+/**
+ * Requests are checked against their schemas as they came: a body is never coerced, a query string
+ * is text and is converted. Problems name the field.
+ */
 import { Compile } from "typebox/compile";
 import { IsObject, type TSchema } from "typebox";
 import type { FastifySchemaCompiler } from "fastify";
@@ -25,7 +28,10 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
   return (value: unknown) => {
     const judged = httpPart === "body" ? value : converted(schema, value);
     if (compiled.Check(judged)) return { value: judged };
-    const problems = fieldProblems(compiled.Errors(judged as never) as SchemaError[], httpPart ?? "request");
+    const problems = fieldProblems(
+      compiled.Errors(judged as never) as SchemaError[],
+      httpPart ?? "request",
+    );
     const onlyMissing = problems.every((problem) => problem.missing);
     return {
       error: invalidRequest(
@@ -37,16 +43,22 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
 };
 
 function converted(schema: TSchema, value: unknown): unknown {
-  return IsObject(schema) && typeof value === "object" && value !== null ? convertTexts(schema, { ...value }) : value;
+  return IsObject(schema) && typeof value === "object" && value !== null
+    ? convertTexts(schema, { ...value })
+    : value;
 }
 
 const MAX_PROBLEMS = 5;
 
-/** One problem per field: the first that says something (a union repeats itself for each of its members). */
+/**
+ * One problem per field: the first that says something (a union repeats itself for each of its
+ * members).
+ */
 function fieldProblems(errors: SchemaError[], part: string): FieldProblem[] {
   const byField = new Map<string, FieldProblem>();
   for (const error of errors) {
-    for (const problem of toProblems(error, part)) if (!byField.has(problem.field)) byField.set(problem.field, problem);
+    for (const problem of toProblems(error, part))
+      if (!byField.has(problem.field)) byField.set(problem.field, problem);
   }
   return [...byField.values()].slice(0, MAX_PROBLEMS);
 }
@@ -60,20 +72,33 @@ function toProblems(error: SchemaError, part: string): FieldProblem[] {
     additionalProperties?: string[];
     allowedValues?: unknown[];
   };
-  // Null is never the only thing that may stand there: what the other member of its union says is what helps.
+  // Null is never the only thing that may stand there: what the other member of its union says is
+  // what helps.
   if (error.keyword === "anyOf" || error.keyword === "boolean" || params.type === "null") return [];
   if (params.requiredProperties !== undefined)
-    return params.requiredProperties.map((name) => ({ field: at(name), message: "is required", missing: true }));
+    return params.requiredProperties.map((name) => ({
+      field: at(name),
+      message: "is required",
+      missing: true,
+    }));
   if (params.additionalProperties !== undefined) {
-    return params.additionalProperties.map((name) => ({ field: at(name), message: "is not an allowed name", missing: false }));
+    return params.additionalProperties.map((name) => ({
+      field: at(name),
+      message: "is not an allowed name",
+      missing: false,
+    }));
   }
-  const message = params.allowedValues === undefined ? error.message : `must be one of ${params.allowedValues.join(", ")}`;
+  const message =
+    params.allowedValues === undefined
+      ? error.message
+      : `must be one of ${params.allowedValues.join(", ")}`;
   return [{ field: path === "" ? part : path, message, missing: false }];
 }
 
 /**
- * Path of a string (or name) that Postgres cannot store: with a NUL character, or with half a surrogate pair. Undefined when all is well. It looks as deep as requests have fields
- * that are stored; deeper down there are only unknown ones, which are ignored.
+ * Path of a string (or name) that Postgres cannot store: with a NUL character, or with half a
+ * surrogate pair. Undefined when all is well. It looks as deep as requests have fields that are
+ * stored; deeper down there are only unknown ones, which are ignored.
  */
 export function findUnstorableText(value: unknown, path = "", depth = 3): string | undefined {
   if (typeof value === "string") return isStorable(value) ? undefined : path;

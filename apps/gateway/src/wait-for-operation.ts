@@ -69,8 +69,8 @@ function mayEnd(event: SandboxEventMessage, operationId: string): boolean {
 }
 
 /**
- * Waits until `look` finds something in the database: after each event that wakes it, and in any case
- * again and again (W1).
+ * Waits until `look` finds something in the database: after each event that wakes it, and in any
+ * case again and again (W1).
  */
 export async function waitFor<T>(
   deps: WaitDependencies,

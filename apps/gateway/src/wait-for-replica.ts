@@ -1,20 +1,37 @@
-/** `wait_for=replicated`: the pause has ended, and the request waits on until its snapshot is in the store too. */
+/**
+ * `wait_for=replicated`: the pause has ended, and the request waits on until its snapshot is in the
+ * store too.
+ */
 import { findSandbox, forOrganization, type SandboxView } from "@torpor/db";
 import { ApiError, replicationInProgress, sandboxNotFound, stopping } from "./errors.ts";
 import { type WaitDependencies, waitFor } from "./wait-for-operation.ts";
 
 type Reached = { kind: "replicated" } | { kind: "refused"; error: ApiError };
 
-/** Returns when it is replicated; throws the 409 when it cannot be, the 503 when it takes longer than the request may. */
+/**
+ * Returns when it is replicated; throws the 409 when it cannot be, the 503 when it takes longer
+ * than the request may.
+ */
 export async function waitForReplica(
   deps: WaitDependencies,
   sandbox: { id: string; organizationId: number },
   gone: AbortSignal,
 ): Promise<void> {
   const look = async () =>
-    judge(sandbox.id, await findSandbox(forOrganization(deps.db, sandbox.organizationId), sandbox.id, sandbox.organizationId));
+    judge(
+      sandbox.id,
+      await findSandbox(
+        forOrganization(deps.db, sandbox.organizationId),
+        sandbox.id,
+        sandbox.organizationId,
+      ),
+    );
   const always = () => true;
-  const waited = await waitFor(deps, { sandboxId: sandbox.id, look, wakes: always, looksAtOnce: always }, gone);
+  const waited = await waitFor(
+    deps,
+    { sandboxId: sandbox.id, look, wakes: always, looksAtOnce: always },
+    gone,
+  );
   if (waited.kind === "stopping") throw stopping();
   if (waited.kind !== "seen") throw replicationInProgress(sandbox.id, deps.limits.waitMs);
   if (waited.value.kind === "refused") throw waited.value.error;
@@ -27,14 +44,20 @@ function judge(id: string, view: SandboxView | undefined): Reached | undefined {
   const current_state = sandbox.settledState;
   if (sandbox.state !== "paused") {
     const message = `The sandbox was paused, but is ${sandbox.state} again: its snapshot is not copied any more.`;
-    return { kind: "refused", error: new ApiError("CONFLICT", message, { details: { current_state, requested: "pause" } }) };
+    return {
+      kind: "refused",
+      error: new ApiError("CONFLICT", message, { details: { current_state, requested: "pause" } }),
+    };
   }
   if (typeof snapshotStoreKey === "string") return { kind: "replicated" };
   if (snapshotStoreError === null || snapshotStoreError === undefined) return undefined;
   const { code, message } = snapshotStoreError;
-  const advice = "The sandbox is paused, on the disk of its host alone; the copy is tried again later.";
+  const advice =
+    "The sandbox is paused, on the disk of its host alone; the copy is tried again later.";
   return {
     kind: "refused",
-    error: new ApiError({ code, status: 409 }, `${message} ${advice}`, { details: { current_state, durability: "host-disk" } }),
+    error: new ApiError({ code, status: 409 }, `${message} ${advice}`, {
+      details: { current_state, durability: "host-disk" },
+    }),
   };
 }

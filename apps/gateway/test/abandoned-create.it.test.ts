@@ -1,4 +1,6 @@
-/** Creates that get no turn at the database: what was begun is deleted, what was not is left alone. */
+/**
+ * Creates that get no turn at the database: what was begun is deleted, what was not is left alone.
+ */
 import {
   createTemplate,
   forEveryOrganization,

@@ -1,4 +1,7 @@
-/** How long a key is remembered, and how often its use is noted; the database is scripted, and so is the clock. */
+/**
+ * How long a key is remembered, and how often its use is noted; the database is scripted, and so is
+ * the clock.
+ */
 import type { Database } from "@torpor/db";
 import { pino } from "pino";
 import { beforeEach, describe, expect, test } from "vitest";

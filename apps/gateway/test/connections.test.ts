@@ -1,4 +1,7 @@
-/** An address that opens connections and says nothing costs itself alone. Real servers, real sockets. */
+/**
+ * An address that opens connections and says nothing costs itself alone. Real servers, real
+ * sockets.
+ */
 import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";

@@ -1,4 +1,6 @@
-/** Which connections the edge takes, by the address of this machine that they came to. Real sockets. */
+/**
+ * Which connections the edge takes, by the address of this machine that they came to. Real sockets.
+ */
 import { once } from "node:events";
 import { createServer as createListener, type AddressInfo, connect, type Socket } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -9,7 +9,10 @@ import { createProxies, ownerOfAddress } from "../src/proxies.ts";
 
 const ID = "1763309903rt5vs4lm";
 const door = (host?: string) =>
-  doorOf({ headers: host === undefined ? {} : { host } }, { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } });
+  doorOf(
+    { headers: host === undefined ? {} : { host } },
+    { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } },
+  );
 
 describe("host names", () => {
   test.each([
@@ -34,13 +37,18 @@ describe("host names", () => {
   ])("%s leads nowhere, and the answer says how names look", (host) => {
     const refused = door(host);
     expect(refused).toBeInstanceOf(ApiError);
-    expect(refused).toMatchObject({ status: 404, message: expect.stringContaining("{port}-{sandbox id}.{region}.vms.example.com") });
+    expect(refused).toMatchObject({
+      status: 404,
+      message: expect.stringContaining("{port}-{sandbox id}.{region}.vms.example.com"),
+    });
   });
 });
 
 describe("preview ports", () => {
   test("never the agent's, nor the one that agents are served on, nor privileged ones but 80 and 443", () => {
-    expect(offeredPorts([22, 80, 443, 1023, 1024, 3000, 7777, 8080, 3000], 8080)).toEqual([80, 443, 1024, 3000]);
+    expect(offeredPorts([22, 80, 443, 1023, 1024, 3000, 7777, 8080, 3000], 8080)).toEqual([
+      80, 443, 1024, 3000,
+    ]);
   });
 
   test("64 at most, whatever a guest claims", () => {
@@ -67,18 +75,53 @@ describe("headers on the way in", () => {
   ];
 
   test("credentials end at the edge unless they are the application's own; the host's headers are the edge's alone", () => {
-    expect(upstreamHeaders(raw, { "x-torpor-port": "3000" }, false)).toEqual(["Host", "x", "x-torpor-port", "3000"]);
-    expect(upstreamHeaders(raw, {}, true)).toEqual(["Host", "x", "Authorization", "Bearer own", "X-API-Key", "k"]);
+    expect(upstreamHeaders(raw, { "x-torpor-port": "3000" }, false)).toEqual([
+      "Host",
+      "x",
+      "x-torpor-port",
+      "3000",
+    ]);
+    expect(upstreamHeaders(raw, {}, true)).toEqual([
+      "Host",
+      "x",
+      "Authorization",
+      "Bearer own",
+      "X-API-Key",
+      "k",
+    ]);
   });
 
   test("what is said of a client is dropped, whoever says it", () => {
-    const said = ["X-Forwarded-For", "1", "X-FORWARDED-PREFIX", "/", "Forwarded", "for=1", "X-Real-IP", "1", "Via", "p"];
-    expect(upstreamHeaders(said, { "x-forwarded-for": "2" }, true)).toEqual(["Via", "p", "x-forwarded-for", "2"]);
+    const said = [
+      "X-Forwarded-For",
+      "1",
+      "X-FORWARDED-PREFIX",
+      "/",
+      "Forwarded",
+      "for=1",
+      "X-Real-IP",
+      "1",
+      "Via",
+      "p",
+    ];
+    expect(upstreamHeaders(said, { "x-forwarded-for": "2" }, true)).toEqual([
+      "Via",
+      "p",
+      "x-forwarded-for",
+      "2",
+    ]);
   });
 
-  const headers = { host: "h", "x-forwarded-for": "1.2.3.4, 10.1.1.1", "x-forwarded-host": "evil", "x-forwarded-proto": "https" };
+  const headers = {
+    host: "h",
+    "x-forwarded-for": "1.2.3.4, 10.1.1.1",
+    "x-forwarded-host": "evil",
+    "x-forwarded-proto": "https",
+  };
   const told = (remoteAddress: string, scheme: "http" | "https" = "http") =>
-    forwardedHeaders(createProxies("10.0.0.0/8"), { headers, socket: { remoteAddress } } as never, { scheme });
+    forwardedHeaders(createProxies("10.0.0.0/8"), { headers, socket: { remoteAddress } } as never, {
+      scheme,
+    });
 
   test("a client's claim of who it is does not count", () => {
     expect(told("5.6.7.8")).toEqual({
@@ -113,7 +156,8 @@ describe("headers on the way in", () => {
   ])("%s and %s are one owner's: %s", (one, other, same) => {
     expect(ownerOfAddress(one) === ownerOfAddress(other)).toBe(same);
     // Link-local ones come with the name of an interface.
-    for (const zone of ["%eth0.100", "%br-abc"]) expect(ownerOfAddress(`fe80::1${zone}`)).toBe(ownerOfAddress("fe80::2"));
+    for (const zone of ["%eth0.100", "%br-abc"])
+      expect(ownerOfAddress(`fe80::1${zone}`)).toBe(ownerOfAddress("fe80::2"));
   });
 });
 
@@ -142,7 +186,10 @@ describe("auto-resume", () => {
     // It is asked a turn later, when it has failed already.
     database.catch(() => {});
     const limits = { autoResumeWaitMs: 1_000 };
-    const waker = new Waker({ db: { execute: () => database }, limits } as unknown as WakeDependencies);
+    const waker = new Waker({
+      db: { execute: () => database },
+      limits,
+    } as unknown as WakeDependencies);
     const wake = () =>
       waker.wake(
         { name: "n", port: 7777, scheme: "http", find: async () => undefined },
@@ -150,9 +197,15 @@ describe("auto-resume", () => {
         new AbortController().signal,
       );
     const held = Array.from({ length: 64 }, wake);
-    await expect(wake()).rejects.toMatchObject({ status: 429, code: "RATE_LIMIT_EXCEEDED", headers: { "retry-after": "1" } });
+    await expect(wake()).rejects.toMatchObject({
+      status: 429,
+      code: "RATE_LIMIT_EXCEEDED",
+      headers: { "retry-after": "1" },
+    });
     answer(new Error("gone"));
-    expect((await Promise.allSettled(held)).map(({ status }) => status)).toEqual(Array.from({ length: 64 }, () => "rejected"));
+    expect((await Promise.allSettled(held)).map(({ status }) => status)).toEqual(
+      Array.from({ length: 64 }, () => "rejected"),
+    );
     await expect(wake()).rejects.toThrow("gone");
   });
 });

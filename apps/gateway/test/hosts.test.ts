@@ -41,7 +41,8 @@ const need = (given: Partial<Need> = {}): Need => ({
   ...given,
 });
 const here = host("here");
-const stranded = (needs: Need[], others: PlacementHost[]) => strandedBy({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
+const stranded = (needs: Need[], others: PlacementHost[]) =>
+  strandedBy({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
 
 describe("the last host for its sandboxes", () => {
   test("is not last when another ready host could take them, full or not", () => {
@@ -50,25 +51,44 @@ describe("the last host for its sandboxes", () => {
   });
 
   test("is last when there is no other ready host", () => {
-    expect(stranded([need()], [])).toMatchObject([{ sandboxes: 3, hosts: 0, message: expect.stringMatching(/There is no other host/) }]);
+    expect(stranded([need()], [])).toMatchObject([
+      { sandboxes: 3, hosts: 0, message: expect.stringMatching(/There is no other host/) },
+    ]);
     expect(stranded([need()], [host("there", { state: "cordoned" })])).toMatchObject([
-      { hosts: 1, reasons: { host_not_ready: 1 }, message: expect.stringMatching(/1 are cordoned/) },
+      {
+        hosts: 1,
+        reasons: { host_not_ready: 1 },
+        message: expect.stringMatching(/1 are cordoned/),
+      },
     ]);
   });
 
   test.each<[reason: string, Partial<PlacementHost>, Partial<Need>, RegExp]>([
     ["region", { region: "us" }, {}, /1 are not in region eu/],
-    ["labels", { labels: {} }, { placementLabels: { gpu: "a100" } }, /1 have not the labels gpu=a100/],
+    [
+      "labels",
+      { labels: {} },
+      { placementLabels: { gpu: "a100" } },
+      /1 have not the labels gpu=a100/,
+    ],
     ["no_fence", {}, { onHostLoss: "restore" }, /1 run no fence/],
     ["image_missing", { imageSha256s: [] }, {}, /1 do not have its image/],
     ["fingerprint", { restorableFingerprints: ["f2"] }, {}, /1 have not the VMM or CPU/],
-    ["anti_affinity", {}, { antiAffinity: "web", occupiedHostIds: ["there"] }, /same anti-affinity key/],
+    [
+      "anti_affinity",
+      {},
+      { antiAffinity: "web", occupiedHostIds: ["there"] },
+      /same anti-affinity key/,
+    ],
     ["memory", { memoryMibCapacity: 511 }, {}, /less than 512 MiB of memory/],
   ])("says why none can, as placement does: %s", (reason, given, needs, message) => {
     expect(stranded([need(needs)], [host("there", given)])).toMatchObject([
       { reasons: { [reason]: 1 }, message: expect.stringMatching(message) },
     ]);
-    expect(stranded([need(needs)], [host("there", given), host("other", { hasFence: true })]), "another can").toEqual([]);
+    expect(
+      stranded([need(needs)], [host("there", given), host("other", { hasFence: true })]),
+      "another can",
+    ).toEqual([]);
   });
 
   test("of different needs names those that nobody meets", () => {
@@ -78,14 +98,21 @@ describe("the last host for its sandboxes", () => {
 
   test("what is paused needs what its own snapshot needs, what is stopped no VMM at all", () => {
     const there = [host("there", { restorableFingerprints: ["f2"] })];
-    expect(stranded([need({ runs: false, snapshotFingerprint: "f2" }), need({ runs: false })], there)).toEqual([]);
-    expect(stranded([need({ runs: false, snapshotFingerprint: "f1" })], there)).toMatchObject([{ reasons: { fingerprint: 1 } }]);
+    expect(
+      stranded([need({ runs: false, snapshotFingerprint: "f2" }), need({ runs: false })], there),
+    ).toEqual([]);
+    expect(stranded([need({ runs: false, snapshotFingerprint: "f1" })], there)).toMatchObject([
+      { reasons: { fingerprint: 1 } },
+    ]);
   });
 });
 
 describe("the progress of a drain", () => {
   const STARTED = new Date("2030-01-01T00:00:00Z");
-  const progress = (given: Partial<DrainProgress>, drain: Partial<DrainProgress["drain"]> = {}): DrainProgress => ({
+  const progress = (
+    given: Partial<DrainProgress>,
+    drain: Partial<DrainProgress["drain"]> = {},
+  ): DrainProgress => ({
     drain: {
       id: 1,
       hostId: "here",
@@ -128,17 +155,31 @@ describe("the progress of a drain", () => {
     ["rounded up", 399 * MIB, null, 2],
     ["no faster than the budget", 400 * MIB, 5 * MIB, 80],
     ["slower than the budget", 2 * MIB, 5 * MIB, 200],
-  ])("says when it is done by the bytes that are left: %s", (_, bytesPerSecond, maxBytesPerSecond, eta) => {
-    const bytes = { bytesDone: 100 * MIB, bytesTotal: 500 * MIB, bytesEstimated: 300 * MIB };
-    expect(drainView(progress(bytes, { bytesPerSecond, maxBytesPerSecond }))).toMatchObject({
-      bytes: { done: 100 * MIB, total: 500 * MIB, estimated: 300 * MIB, per_second: bytesPerSecond },
-      eta_seconds: eta,
-    });
-    expect(drainView(progress({ ...bytes, ended: { moved: 10 } }, { bytesPerSecond })), "nothing is left").toMatchObject({
-      eta_seconds: 0,
-    });
-    expect(drainView(progress(bytes, { bytesPerSecond, status: "undoing" })), "it is given up").toMatchObject({ eta_seconds: null });
-  });
+  ])(
+    "says when it is done by the bytes that are left: %s",
+    (_, bytesPerSecond, maxBytesPerSecond, eta) => {
+      const bytes = { bytesDone: 100 * MIB, bytesTotal: 500 * MIB, bytesEstimated: 300 * MIB };
+      expect(drainView(progress(bytes, { bytesPerSecond, maxBytesPerSecond }))).toMatchObject({
+        bytes: {
+          done: 100 * MIB,
+          total: 500 * MIB,
+          estimated: 300 * MIB,
+          per_second: bytesPerSecond,
+        },
+        eta_seconds: eta,
+      });
+      expect(
+        drainView(progress({ ...bytes, ended: { moved: 10 } }, { bytesPerSecond })),
+        "nothing is left",
+      ).toMatchObject({
+        eta_seconds: 0,
+      });
+      expect(
+        drainView(progress(bytes, { bytesPerSecond, status: "undoing" })),
+        "it is given up",
+      ).toMatchObject({ eta_seconds: null });
+    },
+  );
 
   test("is null for a host that was never drained", () => {
     expect(drainView(undefined)).toBeNull();

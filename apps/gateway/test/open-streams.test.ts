@@ -1,4 +1,6 @@
-/** What is open at the edge ends with what it was opened with. The database's answers are scripted. */
+/**
+ * What is open at the edge ends with what it was opened with. The database's answers are scripted.
+ */
 import { PassThrough } from "node:stream";
 import type { StreamCredential } from "@torpor/db";
 import { expect, test } from "vitest";

@@ -31,21 +31,33 @@ describe("an operation that failed", () => {
     ({ id: "op_1", kind: "create", status: "cancelled", error, explain: null }) as OperationRow;
   const answer = async (error: OperationRow["error"]) => {
     // Where the sandbox is: nowhere.
-    const db = { select: () => ({ from: () => ({ where: () => Promise.resolve([]) }) }) } as unknown as Dependencies["db"];
+    const db = {
+      select: () => ({ from: () => ({ where: () => Promise.resolve([]) }) }),
+    } as unknown as Dependencies["db"];
     return await assertReached({ db }, ended(error)).catch((thrown: unknown) => thrown);
   };
 
   test("is a 409 with its reason", async () => {
-    expect(await answer({ code: "CREATE_FAILED", message: "no" })).toMatchObject({ status: 409, code: "CREATE_FAILED", headers: {} });
+    expect(await answer({ code: "CREATE_FAILED", message: "no" })).toMatchObject({
+      status: 409,
+      code: "CREATE_FAILED",
+      headers: {},
+    });
   });
 
   test("because it did not begin in time: a 409 that says when to try again", async () => {
     const error = { code: "OPERATION_TIMEOUT", message: "late", retryAfterSeconds: 5 };
-    expect(await answer(error)).toMatchObject({ status: 409, code: "OPERATION_TIMEOUT", headers: { "retry-after": "5" } });
+    expect(await answer(error)).toMatchObject({
+      status: 409,
+      code: "OPERATION_TIMEOUT",
+      headers: { "retry-after": "5" },
+    });
   });
 
   test("because too many were before it: a 429 that says when to try again", async () => {
-    expect(await answer({ code: "RATE_LIMIT_EXCEEDED", message: "too many", retryAfterSeconds: 7 })).toMatchObject({
+    expect(
+      await answer({ code: "RATE_LIMIT_EXCEEDED", message: "too many", retryAfterSeconds: 7 }),
+    ).toMatchObject({
       status: 429,
       code: "RATE_LIMIT_EXCEEDED",
       headers: { "retry-after": "7" },
@@ -84,7 +96,10 @@ test("an operation says how much it has brought to its host only while it lasts"
     startedAt: at,
     endedAt: null,
   };
-  expect(operationView(row)).toMatchObject({ status: "executing", fetched_bytes: { done: 5, total: 9 } });
+  expect(operationView(row)).toMatchObject({
+    status: "executing",
+    fetched_bytes: { done: 5, total: 9 },
+  });
   expect(operationView({ ...row, endedAt: at })).not.toHaveProperty("fetched_bytes");
   expect(operationView({ ...row, fetchedBytes: null })).not.toHaveProperty("fetched_bytes");
 });
@@ -94,8 +109,20 @@ describe("headers at the edge", () => {
 
   test("credentials and what speaks of one connection end here, whatever their case; the rest passes in order, repeats included", () => {
     const sent = [
-      ...raw({ Host: "127.0.0.1", AUTHORIZATION: "Bearer t", "X-API-Key": "k", Connection: "keep-alive", "Transfer-Encoding": "chunked" }),
-      ...raw({ "X-Torpor-Host-Key": "forged", "x-torpor-sandbox": "other", "X-Torpor-Epoch": "9", "X-Torpor-Port": "22", Upgrade: "h2c" }),
+      ...raw({
+        Host: "127.0.0.1",
+        AUTHORIZATION: "Bearer t",
+        "X-API-Key": "k",
+        Connection: "keep-alive",
+        "Transfer-Encoding": "chunked",
+      }),
+      ...raw({
+        "X-Torpor-Host-Key": "forged",
+        "x-torpor-sandbox": "other",
+        "X-Torpor-Epoch": "9",
+        "X-Torpor-Port": "22",
+        Upgrade: "h2c",
+      }),
       "Cookie",
       "a=1",
       "Cookie",
@@ -122,7 +149,10 @@ describe("headers at the edge", () => {
 
   test("an answer carries the request id of the edge, and one alone", () => {
     expect(
-      downstreamHeaders(raw({ "X-Request-Id": "guest's", Connection: "close", "Content-Type": "text/plain" }), { "x-request-id": "req_1" }),
+      downstreamHeaders(
+        raw({ "X-Request-Id": "guest's", Connection: "close", "Content-Type": "text/plain" }),
+        { "x-request-id": "req_1" },
+      ),
     ).toEqual(raw({ "Content-Type": "text/plain", "x-request-id": "req_1" }));
   });
 });

@@ -1,4 +1,6 @@
-/** How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols. */
+/**
+ * How a browser passes where `preview_access` is `token`: links, their cookies, and sub-protocols.
+ */
 import { describe, expect, onTestFinished, test } from "vitest";
 import { localHeaders, publicLocations } from "../src/edge/preview-host.ts";
 import {

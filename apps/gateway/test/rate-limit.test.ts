@@ -20,7 +20,10 @@ test("over it: 429 with the same number of seconds for both SDKs, in a text that
     headers: Record<string, string>;
   };
   expect(refused).toMatchObject({ status: 429, code: "RATE_LIMIT_EXCEEDED" });
-  expect(refused.headers).toMatchObject({ "x-ratelimit-remaining": "0", "retry-after": String(refused.details.retry_after_seconds) });
+  expect(refused.headers).toMatchObject({
+    "x-ratelimit-remaining": "0",
+    "retry-after": String(refused.details.retry_after_seconds),
+  });
   expect(refused.details.retry_after_seconds).toBeGreaterThanOrEqual(1);
   expect(refused.message).not.toMatch(/limit|quota/i);
 });

@@ -1,4 +1,7 @@
-/** Every route below /v1 declares which scope of an API key it needs, and a key without it is refused. */
+/**
+ * Every route below /v1 declares which scope of an API key it needs, and a key without it is
+ * refused.
+ */
 import { type Scope, SCOPES } from "@torpor/contracts";
 import type { Database } from "@torpor/db";
 import Fastify, { type RouteOptions } from "fastify";

@@ -1,4 +1,7 @@
-/** Sandbox tokens: for whom they are good, how the secret that signs them is exchanged, and how they end. */
+/**
+ * Sandbox tokens: for whom they are good, how the secret that signs them is exchanged, and how they
+ * end.
+ */
 import { createHash } from "node:crypto";
 import { decodeJwt, decodeProtectedHeader, SignJWT } from "jose";
 import { describe, expect, test } from "vitest";

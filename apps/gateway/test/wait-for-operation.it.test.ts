@@ -1,4 +1,7 @@
-/** What a request that waits asks of the database, and when. A real Postgres; events as the bus would bring them. */
+/**
+ * What a request that waits asks of the database, and when. A real Postgres; events as the bus
+ * would bring them.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { newOperationId, type SandboxEventMessage } from "@torpor/contracts";
 import { acceptCreate, type Database, moveOperation, type OperationRow } from "@torpor/db";

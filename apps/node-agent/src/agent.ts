@@ -1,8 +1,16 @@
-/** The node-agent without its process: supervisor, bus loops and data plane, over a given driver. */
+/**
+ * The node-agent without its process: supervisor, bus loops and data plane, over a given driver.
+ */
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import { type Bus, consume } from "@torpor/bus";
-import { decoder, hostCommands, ReceivedCommand, type RegisterRequest, type VmCommand } from "@torpor/contracts";
+import {
+  decoder,
+  hostCommands,
+  ReceivedCommand,
+  type RegisterRequest,
+  type VmCommand,
+} from "@torpor/contracts";
 import type { FleetTls } from "@torpor/identity";
 import type { Logger } from "@torpor/service";
 import { type Config, labelsOf } from "./config.ts";
@@ -44,7 +52,9 @@ export interface AgentOptions {
   isolation: Isolation;
   /** Where snapshots are kept; undefined: on this host alone. */
   blobs: Blobs | undefined;
-  /** Taken in place of tickets, and shown to hosts that know none: in fleets with programs of 0.1.0. */
+  /**
+   * Taken in place of tickets, and shown to hosts that know none: in fleets with programs of 0.1.0.
+   */
   hostKey: string | undefined;
   /** Undefined: the data plane is plain HTTP. */
   tls: FleetTls | undefined;
@@ -69,7 +79,14 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const guest = httpGuest(driver);
   const images = await listImages(config.IMAGES_DIR);
   const say = (line: string) => log.info({ line }, "preparing");
-  for (const image of images) await ensureGolden(image, { driver, guest, uid, scratchDir: join(config.IMAGES_DIR, ".scratch"), say });
+  for (const image of images)
+    await ensureGolden(image, {
+      driver,
+      guest,
+      uid,
+      scratchDir: join(config.IMAGES_DIR, ".scratch"),
+      say,
+    });
   const reporter = new Reporter(log);
   const work = new HostWork(() => reporter.backlog());
   const activity = new Activity();
@@ -103,27 +120,45 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
   const snapshots = new SnapshotDoor((...asked) => supervisor.offer(...asked));
   const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
   const ticketKey = await ticketKeyIn(config.DATA_DIR);
-  const dataPlane = createDataPlane({ lock: { ticketKey, hostKey, tls }, findRoute, activity, snapshots });
+  const dataPlane = createDataPlane({
+    lock: { ticketKey, hostKey, tls },
+    findRoute,
+    activity,
+    snapshots,
+  });
   await new Promise<void>((resolve, reject) => {
     dataPlane.server.once("error", reject);
     dataPlane.server.listen(config.DATA_PLANE_PORT, config.DATA_PLANE_HOST, resolve);
   });
   const { port } = dataPlane.server.address() as AddressInfo;
-  const dataPlaneUrl = config.DATA_PLANE_URL ?? `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
-  const request = await registration(config, driver, { dataPlaneUrl, ticketKey, commandKey: commandKey.publicKey }, [
-    ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
-    // Last: a control plane of before makes its template of the last one of a name.
-    ...images,
-  ]);
+  const dataPlaneUrl =
+    config.DATA_PLANE_URL ??
+    `${tls === undefined ? "http" : "https"}://${config.DATA_PLANE_HOST}:${port}`;
+  const request = await registration(
+    config,
+    driver,
+    { dataPlaneUrl, ticketKey, commandKey: commandKey.publicKey },
+    [
+      ...(await restorableImages(await listFormerImages(config.IMAGES_DIR, images), driver)),
+      // Last: a control plane of before makes its template of the last one of a name.
+      ...images,
+    ],
+  );
   const diskFreeMib = async () => {
     try {
       return Math.floor((await freeBytes(config.DATA_DIR)) / 1024 ** 2);
     } catch (err) {
-      log.error({ err, dir: config.DATA_DIR }, "how much of the disk is free cannot be read: it is said to be full");
+      log.error(
+        { err, dir: config.DATA_DIR },
+        "how much of the disk is free cannot be read: it is said to be full",
+      );
       return 0;
     }
   };
-  const certificate = tls === undefined ? undefined : new HostCertificate({ hostId: config.HOST_ID, tls, bus, signal, log });
+  const certificate =
+    tls === undefined
+      ? undefined
+      : new HostCertificate({ hostId: config.HOST_ID, tls, bus, signal, log });
   const loops = [
     certificate?.run() ?? Promise.resolve(),
     reporter.run(bus, signal),
@@ -132,7 +167,11 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     beat(
       bus,
       config.HOST_ID,
-      () => ({ inventory: supervisor.inventory(), diskFreeMib: diskFreeMib(), starts: supervisor.starts() }),
+      () => ({
+        inventory: supervisor.inventory(),
+        diskFreeMib: diskFreeMib(),
+        starts: supervisor.starts(),
+      }),
       membership,
       signal,
     ),
@@ -146,7 +185,13 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
         // Of a kind that it does not know: the supervisor answers that.
         const accepted = await supervisor.execute(command as VmCommand);
         log.info(
-          { sandboxId: command.spec.sandboxId, kind: command.kind, epoch: command.epoch, opSeq: command.opSeq, accepted },
+          {
+            sandboxId: command.spec.sandboxId,
+            kind: command.kind,
+            epoch: command.epoch,
+            opSeq: command.opSeq,
+            accepted,
+          },
           "command",
         );
         return accepted === CLOSING ? { kind: "retry", delayMs: 0 } : "ack";
@@ -182,7 +227,9 @@ const sweepOptions = ({ config, bus, signal, log }: AgentOptions) => ({
 
 /** Those from which sandboxes begin at once. */
 async function restorableImages(images: Image[], driver: Driver): Promise<Image[]> {
-  const golden = await Promise.all(images.map(async (image) => (await findGolden(image, driver)) !== undefined));
+  const golden = await Promise.all(
+    images.map(async (image) => (await findGolden(image, driver)) !== undefined),
+  );
   return images.filter((_, at) => golden[at]);
 }
 
@@ -198,20 +245,26 @@ async function registration(
     hostId: config.HOST_ID,
     region: config.REGION,
     ...keys,
-    capacity: { vcpu: config.CAPACITY_VCPU, memoryMib: config.CAPACITY_MEMORY_MIB, diskMib: config.CAPACITY_DISK_MIB },
+    capacity: {
+      vcpu: config.CAPACITY_VCPU,
+      memoryMib: config.CAPACITY_MEMORY_MIB,
+      diskMib: config.CAPACITY_DISK_MIB,
+    },
     labels: labelsOf(config),
     driver: driver.name,
     driverFingerprint: await driver.fingerprint(),
     restorableFingerprints: await driver.restorable(),
     agentVersion: AGENT_VERSION,
-    images: images.map(({ templateName, sha256, displayName, description, language, category, defaults }) => ({
-      templateName,
-      sha256,
-      displayName,
-      description,
-      language,
-      category,
-      defaults,
-    })),
+    images: images.map(
+      ({ templateName, sha256, displayName, description, language, category, defaults }) => ({
+        templateName,
+        sha256,
+        displayName,
+        description,
+        language,
+        category,
+        defaults,
+      }),
+    ),
   };
 }

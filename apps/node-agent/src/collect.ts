@@ -1,6 +1,7 @@
 /**
- * Removes what VMs have left on this host, once the agent and its VMs have ended: `node collect.ts`, with the agent's environment. The agent does the same for itself when it starts;
- * this is for one that will not start again. VMs that run keep what is theirs.
+ * Removes what VMs have left on this host, once the agent and its VMs have ended:
+ * `node collect.ts`, with the agent's environment. The agent does the same for itself when it
+ * starts; this is for one that will not start again. VMs that run keep what is theirs.
  */
 import { configFrom } from "./config.ts";
 import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";

@@ -1,6 +1,8 @@
 /**
- * The program that is installed on hosts, `torpor-node-agent [run | prepare | shut-down | collect | check | join]`, bundled to one file by build.ts. Without an argument it is the agent. Each part is loaded only
- * when it is asked for: a check has to work where the agent could not even be configured.
+ * The program that is installed on hosts,
+ * `torpor-node-agent [run | prepare | shut-down | collect | check | join]`, bundled to one file by
+ * build.ts. Without an argument it is the agent. Each part is loaded only when it is asked for: a
+ * check has to work where the agent could not even be configured.
  */
 import { flushCompileCache } from "node:module";
 
@@ -16,7 +18,9 @@ const PARTS: Record<string, () => Promise<unknown>> = {
 const [name = "run"] = process.argv.slice(2);
 const load = PARTS[name];
 if (load === undefined) {
-  process.stderr.write(`torpor-node-agent: there is no "${name}"; there are: ${Object.keys(PARTS).join(", ")}\n`);
+  process.stderr.write(
+    `torpor-node-agent: there is no "${name}"; there are: ${Object.keys(PARTS).join(", ")}\n`,
+  );
   process.exit(2);
 }
 await load();

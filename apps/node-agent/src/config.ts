@@ -17,14 +17,20 @@ const Environment = Type.Object({
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9400 }),
   DATA_PLANE_HOST: Type.String({ default: "127.0.0.1" }),
   DATA_PLANE_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9401 }),
-  /** Where gateways reach the data plane, when that is not the address it listens on: behind a forwarded port, or bound to every address. */
+  /**
+   * Where gateways reach the data plane, when that is not the address it listens on: behind a
+   * forwarded port, or bound to every address.
+   */
   DATA_PLANE_URL: Type.Optional(Type.String({ pattern: "^https?://" })),
   /** Of fleets in which a program is of 0.1.0: taken, and shown, in place of tickets. */
   HOST_DATA_KEY_FILE: Type.Optional(Type.String()),
   ...TLS_SETTINGS,
   DATA_DIR: Type.String({ default: "/var/lib/torpor" }),
   IMAGES_DIR: Type.String({ default: "/var/lib/torpor/images" }),
-  /** Where snapshots are kept beside the host that took them: nowhere, a directory that hosts share, or a bucket (docs/snapshots.md). */
+  /**
+   * Where snapshots are kept beside the host that took them: nowhere, a directory that hosts share,
+   * or a bucket (docs/snapshots.md).
+   */
   SNAPSHOT_STORE: Type.Enum(["none", "file", "s3"], { default: "none" }),
   SNAPSHOT_STORE_DIR: Type.Optional(Type.String({ pattern: "^/" })),
   /** Of any server that speaks S3; default: AWS. */
@@ -41,14 +47,20 @@ const Environment = Type.Object({
   DRIVER: Type.Enum(["qemu", "cloud-hypervisor", "simulated"], { default: "qemu" }),
   QEMU_ACCELERATOR: Type.Enum(["auto", "kvm", "tcg"], { default: "auto" }),
   QEMU_BIN: Type.String({ default: "qemu-system-x86_64" }),
-  /** One binary, or a directory of <version>/cloud-hypervisor: snapshots restore with the version that wrote them. */
+  /**
+   * One binary, or a directory of <version>/cloud-hypervisor: snapshots restore with the version
+   * that wrote them.
+   */
   CLOUD_HYPERVISOR_BIN: Type.Optional(Type.String()),
   CLOUD_HYPERVISOR_DIR: Type.Optional(Type.String()),
   /** Whether the kernel keeps Cloud Hypervisor to its VM's files. */
   CLOUD_HYPERVISOR_LANDLOCK: Type.Enum(["auto", "on", "off"], { default: "auto" }),
   /** VMMs run as this user where the agent is root. */
   VMM_UID: Type.Integer({ minimum: 1, default: 64_055 }),
-  /** How VMs are kept from everything else (host/isolation). auto: namespaces where the machine has what they need. */
+  /**
+   * How VMs are kept from everything else (host/isolation). auto: namespaces where the machine has
+   * what they need.
+   */
   ISOLATION: Type.Enum(["auto", "namespaces", "plain"], { default: "auto" }),
   /** Addresses between VMs' namespaces and the host, two per VM. */
   VM_NETWORK_CIDR: Type.String({ default: "10.213.0.0/16" }),
@@ -63,8 +75,15 @@ const Environment = Type.Object({
   CAPACITY_VCPU: Type.Integer({ minimum: 1, default: 8 }),
   CAPACITY_MEMORY_MIB: Type.Integer({ minimum: 128, default: 4096 }),
   CAPACITY_DISK_MIB: Type.Integer({ minimum: 128, default: 65_536 }),
-  /** Creates, starts and resumes that are carried out at once; the others wait in their order. One start keeps a processor busy. */
-  STARTS_AT_ONCE: Type.Integer({ minimum: 1, maximum: MAX_STARTS_AT_ONCE, default: Math.min(availableParallelism(), MAX_STARTS_AT_ONCE) }),
+  /**
+   * Creates, starts and resumes that are carried out at once; the others wait in their order. One
+   * start keeps a processor busy.
+   */
+  STARTS_AT_ONCE: Type.Integer({
+    minimum: 1,
+    maximum: MAX_STARTS_AT_ONCE,
+    default: Math.min(availableParallelism(), MAX_STARTS_AT_ONCE),
+  }),
   /** VMs that are kept restored for the creates to come; 0: none. */
   WARM_POOL_MAX: Type.Integer({ minimum: 0, maximum: 64, default: 0 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
@@ -90,8 +109,10 @@ export function configFrom(env: NodeJS.ProcessEnv): Config {
   const problem =
     url === undefined
       ? undefined
-      : (dataPlaneUrlProblem(url) ?? (url.startsWith(scheme) ? undefined : `must begin with ${scheme}, as TLS_CERT_FILE says`));
-  if (problem !== undefined) throw new ConfigurationError(`invalid configuration: DATA_PLANE_URL ${problem}`);
+      : (dataPlaneUrlProblem(url) ??
+        (url.startsWith(scheme) ? undefined : `must begin with ${scheme}, as TLS_CERT_FILE says`));
+  if (problem !== undefined)
+    throw new ConfigurationError(`invalid configuration: DATA_PLANE_URL ${problem}`);
   return config;
 }
 
@@ -99,8 +120,13 @@ const SHAPE =
   "must be name=value pairs with commas between them; names and values are 1 to 63 letters, digits, dots, dashes and underscores, names may have slashes too";
 
 /** Of a name that is given twice, the later value counts. Throws ConfigurationError. */
-export function labelsOf({ HOST_LABELS: text }: Pick<Config, "HOST_LABELS">): Record<string, string> {
-  if (!new RegExp(HOST_LABELS_PATTERN).test(text)) throw new ConfigurationError(`invalid configuration: HOST_LABELS ${SHAPE}`);
+export function labelsOf({
+  HOST_LABELS: text,
+}: Pick<Config, "HOST_LABELS">): Record<string, string> {
+  if (!new RegExp(HOST_LABELS_PATTERN).test(text))
+    throw new ConfigurationError(`invalid configuration: HOST_LABELS ${SHAPE}`);
   const pairs = text.split(",").filter((pair) => pair !== "");
-  return Object.fromEntries(pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]));
+  return Object.fromEntries(
+    pairs.map((pair) => [pair.slice(0, pair.indexOf("=")), pair.slice(pair.indexOf("=") + 1)]),
+  );
 }

@@ -30,7 +30,10 @@ export async function listImages(imagesDir: string): Promise<Image[]> {
   return images;
 }
 
-/** Images that no template points at any more: sandboxes that began with them are still there, and a template may name them again. */
+/**
+ * Images that no template points at any more: sandboxes that began with them are still there, and a
+ * template may name them again.
+ */
 export async function listFormerImages(imagesDir: string, linked: Image[]): Promise<Image[]> {
   const known = new Set(linked.map(({ sha256 }) => sha256));
   const names = (await readdir(imagesDir)).filter((name) => DIGEST.test(name) && !known.has(name));
@@ -38,7 +41,9 @@ export async function listFormerImages(imagesDir: string, linked: Image[]): Prom
   return images.filter((image) => image !== undefined);
 }
 
-/** Any image by digest, also one that no template points at any more. Undefined when it is not here. */
+/**
+ * Any image by digest, also one that no template points at any more. Undefined when it is not here.
+ */
 export async function findImage(imagesDir: string, sha256: string): Promise<Image | undefined> {
   const dir = join(imagesDir, sha256);
   const image = await readJson<Omit<Image, "dir">>(join(dir, "image.json"));

@@ -1,4 +1,7 @@
-/** Makes the golden snapshot of every image, so that the first create need not wait for it: `node prepare.ts`, with the agent's environment. */
+/**
+ * Makes the golden snapshot of every image, so that the first create need not wait for it:
+ * `node prepare.ts`, with the agent's environment.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { configFrom } from "./config.ts";
@@ -13,7 +16,10 @@ const LOCK_LIMIT_MS = 1_200_000;
 
 const given = configFrom(process.env);
 const scratchDir = join(given.IMAGES_DIR, ".scratch");
-/** What it makes on the host is its own, not that of an agent that may run: named by another directory, nothing kept ready, no way out. */
+/**
+ * What it makes on the host is its own, not that of an agent that may run: named by another
+ * directory, nothing kept ready, no way out.
+ */
 const config = { ...given, DATA_DIR: scratchDir, VM_NETWORK_POOL: 0, EGRESS: "off" as const };
 const say = (line: string) => process.stdout.write(`  ${line}\n`);
 const log = { info: sayFacts, warn: sayFacts };
@@ -25,7 +31,13 @@ await withFileLock(join(scratchDir, "lock"), LOCK_LIMIT_MS, async () => {
     await isolation.collect([]);
     const driver = await chooseDriver(config, isolation, log);
     for (const image of await listImages(config.IMAGES_DIR))
-      await ensureGolden(image, { driver, guest: httpGuest(driver), uid: isolation.uid, scratchDir, say });
+      await ensureGolden(image, {
+        driver,
+        guest: httpGuest(driver),
+        uid: isolation.uid,
+        scratchDir,
+        say,
+      });
   } finally {
     await dismantle();
   }

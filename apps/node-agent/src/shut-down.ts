@@ -1,8 +1,10 @@
 /**
- * Shuts down the guests of this host, as a stop of their sandboxes does: once the agent has ended, and before what is
- * left of their VMMs is ended too. `torpor-node-agent shut-down`, with the agent's environment.
+ * Shuts down the guests of this host, as a stop of their sandboxes does: once the agent has ended,
+ * and before what is left of their VMMs is ended too. `torpor-node-agent shut-down`, with the
+ * agent's environment.
  *
- * All at once, each for a bounded time. Prints one line per sandbox whose guest did not answer, or did not end.
+ * All at once, each for a bounded time. Prints one line per sandbox whose guest did not answer, or
+ * did not end.
  */
 import { waitUntilGone } from "@torpor/service";
 import { configFrom } from "./config.ts";
@@ -28,9 +30,12 @@ async function shutDown(sandboxId: string): Promise<void> {
   if (run === undefined) return;
   try {
     await guest.shutdown(vm, record.agentKey);
-    if (!(await waitUntilGone(run, END_LIMIT_MS))) throw new Error(`it has not ended within ${END_LIMIT_MS / 1000} s`);
+    if (!(await waitUntilGone(run, END_LIMIT_MS)))
+      throw new Error(`it has not ended within ${END_LIMIT_MS / 1000} s`);
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    process.stdout.write(`${sandboxId} was not shut down, what it had not written to its disk is lost: ${reason}\n`);
+    process.stdout.write(
+      `${sandboxId} was not shut down, what it had not written to its disk is lost: ${reason}\n`,
+    );
   }
 }

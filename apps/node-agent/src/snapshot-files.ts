@@ -1,4 +1,7 @@
-/** Whether the files of a snapshot are what its manifest says. Each answers with the end of a sentence about the snapshot, or undefined when nothing is wrong. */
+/**
+ * Whether the files of a snapshot are what its manifest says. Each answers with the end of a
+ * sentence about the snapshot, or undefined when nothing is wrong.
+ */
 import { join } from "node:path";
 import type { SnapshotFiles } from "./drivers/driver.ts";
 import { sha256Of, sizeOf } from "./host/files.ts";
@@ -8,13 +11,18 @@ export async function wrongSize(dir: string, files: SnapshotFiles): Promise<stri
   for (const [name, { sizeBytes }] of Object.entries(files)) {
     const size = await sizeOf(join(dir, name));
     if (size === undefined) return `its file "${name}" is missing`;
-    if (size !== sizeBytes) return `its file "${name}" has ${size} bytes, its manifest says ${sizeBytes}`;
+    if (size !== sizeBytes)
+      return `its file "${name}" has ${size} bytes, its manifest says ${sizeBytes}`;
   }
   return undefined;
 }
 
 /** Reads all of them. */
-export async function wrongHash(dir: string, files: SnapshotFiles, signal?: AbortSignal): Promise<string | undefined> {
+export async function wrongHash(
+  dir: string,
+  files: SnapshotFiles,
+  signal?: AbortSignal,
+): Promise<string | undefined> {
   for (const [name, { sha256 }] of Object.entries(files)) {
     if ((await sha256Of(join(dir, name), signal)) !== sha256)
       return `its file "${name}" is damaged: its SHA-256 differs from its manifest's`;

@@ -1,11 +1,29 @@
 import { describe, expect, test } from "vitest";
-import { linkCount, linkOf, overlaps, parseAddress, parseRange } from "../src/host/isolation/addresses.ts";
+import {
+  linkCount,
+  linkOf,
+  overlaps,
+  parseAddress,
+  parseRange,
+} from "../src/host/isolation/addresses.ts";
 import { isVmCgroup, scopeName, slotOf, tagOf, vethName } from "../src/host/isolation/naming.ts";
 
 describe("addresses of VMs' links", () => {
   test("a range has to be aligned IPv4", () => {
-    expect(parseRange("10.213.0.0/16")).toEqual({ first: 10 * 2 ** 24 + 213 * 2 ** 16, bits: 16, text: "10.213.0.0/16" });
-    for (const wrong of ["10.213.0.1/16", "10.213.0.0", "10.213.0.0/33", "10.213.0/16", "fd00::/8", "10.256.0.0/16", ""])
+    expect(parseRange("10.213.0.0/16")).toEqual({
+      first: 10 * 2 ** 24 + 213 * 2 ** 16,
+      bits: 16,
+      text: "10.213.0.0/16",
+    });
+    for (const wrong of [
+      "10.213.0.1/16",
+      "10.213.0.0",
+      "10.213.0.0/33",
+      "10.213.0/16",
+      "fd00::/8",
+      "10.256.0.0/16",
+      "",
+    ])
       expect(() => parseRange(wrong)).toThrow("no IPv4 range");
     expect(parseAddress("::1")).toBeUndefined();
   });
@@ -14,7 +32,8 @@ describe("addresses of VMs' links", () => {
     const ours = parseRange("10.213.0.0/16");
     for (const other of ["10.0.0.0/8", "10.213.255.255/32", "0.0.0.0/0", "10.213.0.0/16"])
       expect(overlaps(ours, parseRange(other))).toBe(true);
-    for (const other of ["10.214.0.0/16", "10.212.0.0/16", "192.168.0.0/16"]) expect(overlaps(ours, parseRange(other))).toBe(false);
+    for (const other of ["10.214.0.0/16", "10.212.0.0/16", "192.168.0.0/16"])
+      expect(overlaps(ours, parseRange(other))).toBe(false);
   });
 
   test("each slot of an agent has addresses of its own, inside the range, whatever its tag", () => {
@@ -54,7 +73,12 @@ describe("names on the host", () => {
       `/torpor.slice/torpor-vms.slice/${scopeName("abcdef", "1795490791abcdefgh", "0a")}`,
     ])
       expect(isVmCgroup(path)).toBe(true);
-    for (const path of ["/", "/torpor-abcdef", "/system.slice/torpor-node-agent.service", "/user.slice/user-0.slice/session-1.scope"])
+    for (const path of [
+      "/",
+      "/torpor-abcdef",
+      "/system.slice/torpor-node-agent.service",
+      "/user.slice/user-0.slice/session-1.scope",
+    ])
       expect(isVmCgroup(path)).toBe(false);
   });
 });

@@ -23,7 +23,8 @@ const FILES: Record<string, string> = {
   "/sys/kernel/security/lsm": "lockdown,capability,landlock,yama\n",
   "/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io memory pids\n",
   "/sys/devices/system/clocksource/clocksource0/current_clocksource": "tsc\n",
-  "/etc/passwd": "root:x:0:0::/root:/bin/bash\ntorpor-vmm:x:64055:64055::/nonexistent:/usr/sbin/nologin\n",
+  "/etc/passwd":
+    "root:x:0:0::/root:/bin/bash\ntorpor-vmm:x:64055:64055::/nonexistent:/usr/sbin/nologin\n",
 };
 
 /** A machine that has what files can show; `change` takes something away. */
@@ -35,9 +36,19 @@ async function machineWith(
     await writeFile(join(root, path), content);
   }
   await mkdir(join(root, "/var/lib/torpor/images"), { recursive: true });
-  for (const dir of ["/var/lib/torpor", "/var/lib/torpor/images"]) await chmod(join(root, dir), 0o755);
-  const env = { PATH: process.env["PATH"], CLOUD_HYPERVISOR_BIN: "/opt/cloud-hypervisor", ...change.env };
-  const run = change.run ?? (async (command) => ({ code: 0, output: command.includes("cloud") ? "cloud-hypervisor v53.0\n" : "" }));
+  for (const dir of ["/var/lib/torpor", "/var/lib/torpor/images"])
+    await chmod(join(root, dir), 0o755);
+  const env = {
+    PATH: process.env["PATH"],
+    CLOUD_HYPERVISOR_BIN: "/opt/cloud-hypervisor",
+    ...change.env,
+  };
+  const run =
+    change.run ??
+    (async (command) => ({
+      code: 0,
+      output: command.includes("cloud") ? "cloud-hypervisor v53.0\n" : "",
+    }));
   return { root, env, settings: settingsFrom(env), run };
 }
 
@@ -84,7 +95,13 @@ test.each<[string, string, string, Finding["kind"], string]>([
   ["landlock", "/sys/kernel/security/lsm", "capability,yama\n", "advised", "lsm="],
   ["cgroup v2", "/sys/fs/cgroup/cgroup.controllers", "cpu pids\n", "missing", "memory"],
   ["cgroup v2", "/sys/fs/cgroup/cgroup.controllers", "", "missing", "unified"],
-  ["clock source", "/sys/devices/system/clocksource/clocksource0/current_clocksource", "hpet\n", "advised", "tsc"],
+  [
+    "clock source",
+    "/sys/devices/system/clocksource/clocksource0/current_clocksource",
+    "hpet\n",
+    "advised",
+    "tsc",
+  ],
   ["net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward", "0\n", "missing", "sysctl"],
   ["VMM user", "/etc/passwd", "root:x:0:0::/root:/bin/bash\n", "missing", "install.sh"],
 ])("%s: %s = %j is %s", async (name, path, content, kind, remedy) => {
@@ -105,7 +122,14 @@ test("a /dev/kvm that the VMM's user cannot open is missing for Cloud Hypervisor
     kind: "missing",
     found: expect.stringContaining("Permission denied") as string,
   });
-  expect((await find(await machineWith({ files, run, env: { DRIVER: "qemu" } }), "/dev/kvm for the VMM user")).kind).toBe("advised");
+  expect(
+    (
+      await find(
+        await machineWith({ files, run, env: { DRIVER: "qemu" } }),
+        "/dev/kvm for the VMM user",
+      )
+    ).kind,
+  ).toBe("advised");
 });
 
 test("Python is needed for simulated virtual machines alone", async () => {
@@ -118,7 +142,10 @@ test("Python is needed for simulated virtual machines alone", async () => {
 
 test("programs are looked for in PATH", async () => {
   const machine = await machineWith({ env: { PATH: join(root, "bin") } });
-  expect(await find(machine, "nft")).toMatchObject({ kind: "missing", remedy: "apt-get install nftables" });
+  expect(await find(machine, "nft")).toMatchObject({
+    kind: "missing",
+    remedy: "apt-get install nftables",
+  });
   await mkdir(join(root, "bin"));
   await writeFile(join(root, "bin/nft"), "", { mode: 0o755 });
   expect((await find(machine, "nft")).kind).toBe("ok");
@@ -127,20 +154,44 @@ test("programs are looked for in PATH", async () => {
 test.each(["cloud-hypervisor v52.0\n", "QEMU emulator version 7.2\n", ""])(
   "a Cloud Hypervisor that says %j is not the one that is needed",
   async (output) => {
-    expect((await find(await machineWith({ run: async () => ({ code: 0, output }) }), "cloud-hypervisor")).kind).toBe("missing");
+    expect(
+      (
+        await find(
+          await machineWith({ run: async () => ({ code: 0, output }) }),
+          "cloud-hypervisor",
+        )
+      ).kind,
+    ).toBe("missing");
   },
 );
 
 test("of several versions in a directory the right one is found", async () => {
-  const run: Machine["run"] = async (path) => ({ code: 0, output: `cloud-hypervisor v${path.includes("/53.1/") ? "53.1" : "51.0"}\n` });
+  const run: Machine["run"] = async (path) => ({
+    code: 0,
+    output: `cloud-hypervisor v${path.includes("/53.1/") ? "53.1" : "51.0"}\n`,
+  });
   const machine = await machineWith({ run, env: { CLOUD_HYPERVISOR_BIN: "" } });
-  for (const version of ["51.0", "53.1"]) await mkdir(join(root, "/usr/lib/torpor/cloud-hypervisor", version), { recursive: true });
-  expect(await find(machine, "cloud-hypervisor")).toMatchObject({ kind: "ok", found: expect.stringContaining("53.1") as string });
+  for (const version of ["51.0", "53.1"])
+    await mkdir(join(root, "/usr/lib/torpor/cloud-hypervisor", version), { recursive: true });
+  expect(await find(machine, "cloud-hypervisor")).toMatchObject({
+    kind: "ok",
+    found: expect.stringContaining("53.1") as string,
+  });
 });
 
 test("a Cloud Hypervisor that is not set or cannot be run is missing", async () => {
-  expect((await find(await machineWith({ env: { CLOUD_HYPERVISOR_BIN: "" } }), "cloud-hypervisor")).found).toContain("none");
-  expect((await find(await machineWith({ run: async () => ({ code: 127, output: "" }) }), "cloud-hypervisor")).found).toContain("127");
+  expect(
+    (await find(await machineWith({ env: { CLOUD_HYPERVISOR_BIN: "" } }), "cloud-hypervisor"))
+      .found,
+  ).toContain("none");
+  expect(
+    (
+      await find(
+        await machineWith({ run: async () => ({ code: 127, output: "" }) }),
+        "cloud-hypervisor",
+      )
+    ).found,
+  ).toContain("127");
 });
 
 test("directories: the VMM's user must get through to its own", async () => {
@@ -153,22 +204,37 @@ test("directories: the VMM's user must get through to its own", async () => {
 });
 
 test("a snapshot store that protects from nothing is said, and nobody else may read one", async () => {
-  const look = async (env: NodeJS.ProcessEnv) => await find(await machineWith({ env }), "snapshot store");
+  const look = async (env: NodeJS.ProcessEnv) =>
+    await find(await machineWith({ env }), "snapshot store");
   expect(await look({})).toMatchObject({ kind: "advised", found: "none" });
   expect(await look({ SNAPSHOT_STORE: "s3" })).toMatchObject({ kind: "ok", found: "s3" });
-  expect(await look({ SNAPSHOT_STORE: "file" })).toMatchObject({ kind: "missing", found: "SNAPSHOT_STORE_DIR is not set" });
+  expect(await look({ SNAPSHOT_STORE: "file" })).toMatchObject({
+    kind: "missing",
+    found: "SNAPSHOT_STORE_DIR is not set",
+  });
   const env = { SNAPSHOT_STORE: "file", SNAPSHOT_STORE_DIR: "/var/lib/torpor/snapshots" };
-  expect(await look(env)).toMatchObject({ kind: "missing", found: expect.stringContaining("is not there") as string });
+  expect(await look(env)).toMatchObject({
+    kind: "missing",
+    found: expect.stringContaining("is not there") as string,
+  });
   const path = join(root, env.SNAPSHOT_STORE_DIR);
   await mkdir(path);
   await chmod(path, 0o755);
-  expect(await look(env)).toMatchObject({ kind: "missing", remedy: expect.stringContaining("chmod 700") as string });
+  expect(await look(env)).toMatchObject({
+    kind: "missing",
+    remedy: expect.stringContaining("chmod 700") as string,
+  });
   await chmod(path, 0o700);
-  expect(await look(env)).toMatchObject({ kind: "advised", remedy: expect.stringContaining("lost with this host") as string });
+  expect(await look(env)).toMatchObject({
+    kind: "advised",
+    remedy: expect.stringContaining("lost with this host") as string,
+  });
 });
 
 test("a file system without reflinks is named, and nothing stays of the try", async () => {
-  const machine = await machineWith({ run: async () => ({ code: 1, output: "Operation not supported" }) });
+  const machine = await machineWith({
+    run: async () => ({ code: 1, output: "Operation not supported" }),
+  });
   expect((await find(machine, "reflink")).kind).toBe("advised");
   expect((await readdir(join(root, "/var/lib/torpor"))).toSorted()).toEqual(["images"]);
 });
@@ -188,11 +254,22 @@ test("the unit must be enabled and active", async () => {
   const systemd =
     (enabled: string, active: string): Machine["run"] =>
     async (_, args) => ({ code: 0, output: args[0] === "is-enabled" ? enabled : active });
-  expect((await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "systemd unit")).kind).toBe("ok");
-  expect((await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "systemd unit")).found).toContain("failed");
-  expect((await find(await machineWith({ run: systemd("", "") }), "systemd unit")).found).toContain("not there");
-  expect((await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "fence")).kind).toBe("ok");
-  expect(await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "fence")).toMatchObject({ kind: "advised" });
+  expect(
+    (await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "systemd unit")).kind,
+  ).toBe("ok");
+  expect(
+    (await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "systemd unit"))
+      .found,
+  ).toContain("failed");
+  expect((await find(await machineWith({ run: systemd("", "") }), "systemd unit")).found).toContain(
+    "not there",
+  );
+  expect(
+    (await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "fence")).kind,
+  ).toBe("ok");
+  expect(
+    await find(await machineWith({ run: systemd("enabled\n", "failed\n") }), "fence"),
+  ).toMatchObject({ kind: "advised" });
 });
 
 test("NATS is reached, or the address that is not is named", async () => {
@@ -206,7 +283,9 @@ test("NATS is reached, or the address that is not is named", async () => {
     kind: "missing",
     found: expect.stringContaining(NATS_URL.slice(7)) as string,
   });
-  expect((await find(await machineWith({ env: { NATS_URL: "nowhere" } }), "NATS")).kind).toBe("missing");
+  expect((await find(await machineWith({ env: { NATS_URL: "nowhere" } }), "NATS")).kind).toBe(
+    "missing",
+  );
   expect((await find(await machineWith(), "NATS")).kind).toBe("advised");
 });
 

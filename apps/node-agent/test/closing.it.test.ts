@@ -1,4 +1,7 @@
-/** The end of a host's process: once it is closed nothing of it writes any more, whatever was going on, and the next one goes on with what it left. */
+/**
+ * The end of a host's process: once it is closed nothing of it writes any more, whatever was going
+ * on, and the next one goes on with what it left.
+ */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir, readdir, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +12,13 @@ import { afterEach, beforeEach, expect, test } from "vitest";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { FileBlobs } from "../src/store/file-blobs.ts";
 import { driverNamed } from "./support/drivers.ts";
-import { commandsOf, type Kind, prepareImages, TestHost, vmmProcesses } from "./support/test-host.ts";
+import {
+  commandsOf,
+  type Kind,
+  prepareImages,
+  TestHost,
+  vmmProcesses,
+} from "./support/test-host.ts";
 
 const QUIET_MS = 300;
 const SHORT_LIMIT_MS = 200;
@@ -20,7 +29,10 @@ let imageSha256: string;
 let store: SlowBlobs;
 let host: TestHost;
 
-/** A store below the host's own directory whose puts cannot be broken off: they wait for `release`, and then write. */
+/**
+ * A store below the host's own directory whose puts cannot be broken off: they wait for `release`,
+ * and then write.
+ */
 class SlowBlobs extends FileBlobs {
   readonly waiting: string[] = [];
   private readonly released = Promise.withResolvers<void>();
@@ -49,12 +61,15 @@ afterEach(async () => {
   await root[Symbol.asyncDispose]();
 });
 
-const commands = (...kinds: Kind[]) => commandsOf(kinds, imageSha256) as [VmCommand, ...VmCommand[]];
+const commands = (...kinds: Kind[]) =>
+  commandsOf(kinds, imageSha256) as [VmCommand, ...VmCommand[]];
 
 /** Everything below the host's directory, with the times of the last writes. */
 async function written(): Promise<string[]> {
   const names = await readdir(dir, { recursive: true });
-  return await Promise.all(names.map(async (name) => `${name} ${(await stat(join(dir, name))).mtimeMs}`));
+  return await Promise.all(
+    names.map(async (name) => `${name} ${(await stat(join(dir, name))).mtimeMs}`),
+  );
 }
 
 async function expectQuiet(): Promise<void> {
@@ -88,13 +103,19 @@ test("TU1: an operation that goes on is ended; one that waits behind it was not 
   expect(await host.supervisor.execute(pause)).toBe("closing");
   answer.resolve();
   expect(await closed).toBe(true);
-  expect(host.seen.at(-1)).toMatchObject({ state: "running", operation: { id: create.operationId, outcome: "succeeded" } });
+  expect(host.seen.at(-1)).toMatchObject({
+    state: "running",
+    operation: { id: create.operationId, outcome: "succeeded" },
+  });
   await expectQuiet();
 
   store.release();
   host = new TestHost(dir, driver, undefined, undefined, store);
   await host.supervisor.adopt();
-  expect(await host.carryOut(pause)).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
+  expect(await host.carryOut(pause)).toMatchObject({
+    state: "paused",
+    operation: { outcome: "succeeded" },
+  });
 });
 
 test("an operation that was journalled and not begun is carried out by the next process", async () => {
@@ -112,17 +133,28 @@ test("an operation that was journalled and not begun is carried out by the next 
   } finally {
     unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
   }
-  expect(host.supervisor.inventory()).toMatchObject([{ state: "running", busyWith: stop.operationId }]);
+  expect(host.supervisor.inventory()).toMatchObject([
+    { state: "running", busyWith: stop.operationId },
+  ]);
   expect(vmmProcesses(dir)).toHaveLength(1);
 
   host = new TestHost(dir, driver, undefined, undefined, store);
   await host.supervisor.adopt();
-  const ended = () => host.supervisor.inventory().find(({ state, busyWith }) => state === "stopped" && busyWith === undefined);
-  expect(await until("the stop has ended", ended)).toMatchObject({ operation: { id: stop.operationId, outcome: "succeeded" } });
+  const ended = () =>
+    host.supervisor
+      .inventory()
+      .find(({ state, busyWith }) => state === "stopped" && busyWith === undefined);
+  expect(await until("the stop has ended", ended)).toMatchObject({
+    operation: { id: stop.operationId, outcome: "succeeded" },
+  });
 });
 
 test("SB1: an operation whose result cannot be written ends when it can be; until then its host is busy with it, and can be closed", async () => {
-  const [create, pause, resume] = commands("create", "pause", "resume") as [VmCommand, VmCommand, VmCommand];
+  const [create, pause, resume] = commands("create", "pause", "resume") as [
+    VmCommand,
+    VmCommand,
+    VmCommand,
+  ];
   await host.carryOut(create);
   const write = host.store.write.bind(host.store);
   const full = (times: number) => {
@@ -137,7 +169,10 @@ test("SB1: an operation whose result cannot be written ends when it can be; unti
     return reached.promise;
   };
   void full(2);
-  expect(await host.carryOut(pause)).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
+  expect(await host.carryOut(pause)).toMatchObject({
+    state: "paused",
+    operation: { outcome: "succeeded" },
+  });
   store.release();
 
   const reached = full(Infinity);
@@ -147,6 +182,11 @@ test("SB1: an operation whose result cannot be written ends when it can be; unti
   await host.close();
   host = new TestHost(dir, driver, undefined, undefined, store);
   await host.supervisor.adopt();
-  const ended = () => host.supervisor.inventory().find(({ state, busyWith }) => state === "running" && busyWith === undefined);
-  expect(await until("the resume has ended", ended)).toMatchObject({ operation: { id: resume.operationId, outcome: "succeeded" } });
+  const ended = () =>
+    host.supervisor
+      .inventory()
+      .find(({ state, busyWith }) => state === "running" && busyWith === undefined);
+  expect(await until("the resume has ended", ended)).toMatchObject({
+    operation: { id: resume.operationId, outcome: "succeeded" },
+  });
 });

@@ -1,6 +1,7 @@
 /**
- * The driver of Cloud Hypervisor under a supervisor, on the fake: what goes wrong in a VMM, and what its sandbox's owner is told. Whatever fails, the sandbox runs on or stays paused,
- * and nothing half-made is left.
+ * The driver of Cloud Hypervisor under a supervisor, on the fake: what goes wrong in a VMM, and
+ * what its sandbox's owner is told. Whatever fails, the sandbox runs on or stays paused, and
+ * nothing half-made is left.
  */
 import { once } from "node:events";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -11,13 +12,28 @@ import { type Fault, setFaults } from "@torpor/fake-cloud-hypervisor";
 import { signalProcess } from "@torpor/service";
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { CloudHypervisorDriver, Limits } from "../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
+import type {
+  CloudHypervisorDriver,
+  Limits,
+} from "../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import { fakeCloudHypervisor } from "./support/drivers.ts";
 import { sha256Hex } from "../src/store/format.ts";
-import { commandsOf, type Kind, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
+import {
+  commandsOf,
+  type Kind,
+  prepareImages,
+  SANDBOX,
+  TestHost,
+  vmmProcesses,
+} from "./support/test-host.ts";
 
 /** Short, where a fault is a VMM that never answers; none of the other tests comes near them. */
-const HASTY: Partial<Limits> = { status: 1_500, verb: 5_000, transfer: 4_000, transferPer100Mib: 0 };
+const HASTY: Partial<Limits> = {
+  status: 1_500,
+  verb: 5_000,
+  transfer: 4_000,
+  transferPer100Mib: 0,
+};
 
 let root: Awaited<ReturnType<typeof tempDir>>;
 let imageSha256: string;
@@ -40,9 +56,18 @@ interface Bench {
 }
 
 let hosts = 0;
-/** A sandbox that has come through `before` and remembers x = 42; `after` is what the test will ask for. */
+/**
+ * A sandbox that has come through `before` and remembers x = 42; `after` is what the test will ask
+ * for.
+ */
 async function withSandbox(
-  options: { before?: Kind[]; after: Kind[]; limits?: Partial<Limits>; parent?: string; memoryMib?: number },
+  options: {
+    before?: Kind[];
+    after: Kind[];
+    limits?: Partial<Limits>;
+    parent?: string;
+    memoryMib?: number;
+  },
   body: (bench: Bench) => Promise<void>,
 ): Promise<void> {
   hosts += 1;
@@ -50,7 +75,11 @@ async function withSandbox(
   await mkdir(dir, { recursive: true });
   const driver = fakeCloudHypervisor(options.limits);
   const start = () => new TestHost(dir, driver, undefined, join(root.path, "images"));
-  const commands = commandsOf(["create", ...(options.before ?? []), ...options.after], imageSha256, options.memoryMib);
+  const commands = commandsOf(
+    ["create", ...(options.before ?? []), ...options.after],
+    imageSha256,
+    options.memoryMib,
+  );
   const bench: Bench = {
     host: start(),
     driver,
@@ -67,7 +96,8 @@ async function withSandbox(
     await bench.host.supervisor.adopt();
     expect(await bench.next()).toMatchObject({ state: "running" });
     await bench.host.guest("/execute", { code: "x = 42" });
-    for (const kind of options.before ?? []) expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
+    for (const kind of options.before ?? [])
+      expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
     await body(bench);
   } finally {
     await bench.host.end();
@@ -76,7 +106,9 @@ async function withSandbox(
 
 async function leftovers({ host }: Bench): Promise<string[]> {
   const names = await readdir(host.vm.dir);
-  const exchanged = await Promise.all(["out", "restore"].map((name) => readdir(join(host.vm.dir, name)).catch(() => [])));
+  const exchanged = await Promise.all(
+    ["out", "restore"].map((name) => readdir(join(host.vm.dir, name)).catch(() => [])),
+  );
   return [...names.filter((name) => /\.tmp$|^op\.json$|^snap\./.test(name)), ...exchanged.flat()];
 }
 
@@ -87,27 +119,46 @@ async function expectMemory({ host }: Bench): Promise<void> {
 describe("a pause that goes wrong", () => {
   const cases: [string, Fault[], RegExp][] = [
     ["the file system is full", [{ kind: "no-space" }], /No space left on device/],
-    ["half of config.json is written, and nobody notices", [{ kind: "short-config" }], /config\.json was not written as a whole/],
+    [
+      "half of config.json is written, and nobody notices",
+      [{ kind: "short-config" }],
+      /config\.json was not written as a whole/,
+    ],
   ];
-  test.each(cases)("P1, ME1: %s: the sandbox runs on with its memory, and says why", async (_name, faults, reason) => {
-    await withSandbox({ after: ["pause"] }, async (bench) => {
-      await setFaults(bench.host.vm.dir, faults);
-      const end = await bench.next();
-      expect(end).toMatchObject({ state: "running", operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } } });
-      expect(end.operation?.error?.message).toMatch(reason);
-      expect(await leftovers(bench)).toEqual([]);
-      await expectMemory(bench);
-    });
-  });
+  test.each(cases)(
+    "P1, ME1: %s: the sandbox runs on with its memory, and says why",
+    async (_name, faults, reason) => {
+      await withSandbox({ after: ["pause"] }, async (bench) => {
+        await setFaults(bench.host.vm.dir, faults);
+        const end = await bench.next();
+        expect(end).toMatchObject({
+          state: "running",
+          operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } },
+        });
+        expect(end.operation?.error?.message).toMatch(reason);
+        expect(await leftovers(bench)).toEqual([]);
+        await expectMemory(bench);
+      });
+    },
+  );
 
   test("it hangs longer than it is waited for: no harm is done to it, and once it answers again the sandbox runs on", async () => {
     await withSandbox({ after: ["pause"], limits: HASTY }, async (bench) => {
-      await setFaults(bench.host.vm.dir, [{ kind: "slow", call: "vm.snapshot", ms: 9_000, times: 1 }]);
+      await setFaults(bench.host.vm.dir, [
+        { kind: "slow", call: "vm.snapshot", ms: 9_000, times: 1 },
+      ]);
       const end = await bench.next();
-      expect(end).toMatchObject({ state: "running", operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } } });
+      expect(end).toMatchObject({
+        state: "running",
+        operation: { outcome: "failed", error: { code: "PAUSE_FAILED" } },
+      });
       expect(end.operation?.error?.message).toMatch(/no answer within 4000 ms/);
       void bench.host.supervisor.watch();
-      await until("the sandbox runs", async () => (await bench.driver.inspect(bench.host.vm)).kind === "running", 40_000);
+      await until(
+        "the sandbox runs",
+        async () => (await bench.driver.inspect(bench.host.vm)).kind === "running",
+        40_000,
+      );
       await expectMemory(bench);
       expect(await leftovers(bench)).toEqual([]);
     });
@@ -118,12 +169,17 @@ describe("a pause that goes wrong", () => {
       await bench.host.guest("/files/write", { path: "/workspace/note", content: "kept" });
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.snapshot", when: "during" }]);
       const end = await bench.next();
-      expect(end).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "MEMORY_LOST" } } });
+      expect(end).toMatchObject({
+        state: "stopped",
+        operation: { outcome: "failed", error: { code: "MEMORY_LOST" } },
+      });
       expect(end.operation?.error?.message).toMatch(/Cloud Hypervisor was killed \(SIGKILL\)/);
       expect(await leftovers(bench)).toEqual([]);
       await setFaults(bench.host.vm.dir, []);
       expect(await bench.next()).toMatchObject({ state: "running" });
-      expect(await bench.host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+      expect(await bench.host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+        content: "kept",
+      });
     });
   });
 });
@@ -137,14 +193,18 @@ describe("answers that do not come", () => {
     ["vm.create", ["stop"], ["start"]],
     ["vm.boot", ["stop"], ["start"]],
   ];
-  test.each(LOST)("CH1: the answer to %s is lost: what was asked for has come true all the same", async (call, before, after) => {
-    // Of another size than the golden snapshot: a start boots.
-    await withSandbox({ before, after, memoryMib: 48 }, async (bench) => {
-      await setFaults(bench.host.vm.dir, [{ kind: "lose-response", call, times: 1 }]);
-      for (const kind of after) expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
-      if (after.at(-1) === "resume") await expectMemory(bench);
-    });
-  });
+  test.each(LOST)(
+    "CH1: the answer to %s is lost: what was asked for has come true all the same",
+    async (call, before, after) => {
+      // Of another size than the golden snapshot: a start boots.
+      await withSandbox({ before, after, memoryMib: 48 }, async (bench) => {
+        await setFaults(bench.host.vm.dir, [{ kind: "lose-response", call, times: 1 }]);
+        for (const kind of after)
+          expect(await bench.next(), kind).toMatchObject({ operation: { outcome: "succeeded" } });
+        if (after.at(-1) === "resume") await expectMemory(bench);
+      });
+    },
+  );
 
   test("503 of too many connections is waited out", async () => {
     await withSandbox({ after: ["pause", "resume"] }, async (bench) => {
@@ -161,10 +221,16 @@ describe("a resume that goes wrong", () => {
     await withSandbox({ before: ["pause"], after: ["resume", "resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.restore", when: "answered" }]);
       const end = await bench.next();
-      expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "RESUME_FAILED" } } });
+      expect(end).toMatchObject({
+        state: "paused",
+        operation: { outcome: "failed", error: { code: "RESUME_FAILED" } },
+      });
       expect(vmmProcesses(bench.dir)).toEqual([]);
       // It is being copied to the store again, which has files of its own for moments.
-      await until("its snapshot is all that is left", async () => (await leftovers(bench)).join() === "snap.1");
+      await until(
+        "its snapshot is all that is left",
+        async () => (await leftovers(bench)).join() === "snap.1",
+      );
       await setFaults(bench.host.vm.dir, []);
       expect(await bench.next()).toMatchObject({ state: "running" });
       await expectMemory(bench);
@@ -175,7 +241,10 @@ describe("a resume that goes wrong", () => {
     await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
       await setFaults(bench.host.vm.dir, [{ kind: "die", call: "vm.resume", when: "before" }]);
       const end = await bench.next();
-      expect(end).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "MEMORY_LOST" } } });
+      expect(end).toMatchObject({
+        state: "stopped",
+        operation: { outcome: "failed", error: { code: "MEMORY_LOST" } },
+      });
       expect(end.cause?.message).toMatch(/Cloud Hypervisor was killed \(SIGKILL\)/);
       expect(vmmProcesses(bench.dir)).toEqual([]);
       expect(await leftovers(bench)).toEqual([]);
@@ -183,15 +252,21 @@ describe("a resume that goes wrong", () => {
   });
 
   test("the VMM hangs in the restore: the snapshot is untouched, and the next try resumes it", async () => {
-    await withSandbox({ before: ["pause"], after: ["resume", "resume"], limits: HASTY }, async (bench) => {
-      await setFaults(bench.host.vm.dir, [{ kind: "hang", call: "vm.restore", when: "before" }]);
-      const end = await bench.next();
-      expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "RESUME_FAILED" } } });
-      expect(vmmProcesses(bench.dir)).toEqual([]);
-      await setFaults(bench.host.vm.dir, []);
-      expect(await bench.next()).toMatchObject({ state: "running" });
-      await expectMemory(bench);
-    });
+    await withSandbox(
+      { before: ["pause"], after: ["resume", "resume"], limits: HASTY },
+      async (bench) => {
+        await setFaults(bench.host.vm.dir, [{ kind: "hang", call: "vm.restore", when: "before" }]);
+        const end = await bench.next();
+        expect(end).toMatchObject({
+          state: "paused",
+          operation: { outcome: "failed", error: { code: "RESUME_FAILED" } },
+        });
+        expect(vmmProcesses(bench.dir)).toEqual([]);
+        await setFaults(bench.host.vm.dir, []);
+        expect(await bench.next()).toMatchObject({ state: "running" });
+        await expectMemory(bench);
+      },
+    );
   });
 
   const damages: [string, (snapshot: string) => Promise<void>, RegExp][] = [
@@ -205,8 +280,16 @@ describe("a resume that goes wrong", () => {
       async (snapshot) => await cut(join(snapshot, "memory-ranges")),
       /"memory-ranges" has \d+ bytes, its manifest says/,
     ],
-    ["a file of it is missing", async (snapshot) => await rm(join(snapshot, "state.json")), /"state\.json" is missing/],
-    ["its device state is damaged", async (snapshot) => await overwrite(join(snapshot, "state.json"), 3), /"state\.json" is damaged/],
+    [
+      "a file of it is missing",
+      async (snapshot) => await rm(join(snapshot, "state.json")),
+      /"state\.json" is missing/,
+    ],
+    [
+      "its device state is damaged",
+      async (snapshot) => await overwrite(join(snapshot, "state.json"), 3),
+      /"state\.json" is damaged/,
+    ],
     [
       "it is another sandbox's",
       (snapshot) => edited(join(snapshot, "manifest.json"), SANDBOX, "1795490791zzzzzzzz"),
@@ -219,42 +302,68 @@ describe("a resume that goes wrong", () => {
     ],
     [
       "its manifest was changed",
-      (snapshot) => edited(join(snapshot, "manifest.json"), '"guestSynced":true', '"guestSynced":false'),
+      (snapshot) =>
+        edited(join(snapshot, "manifest.json"), '"guestSynced":true', '"guestSynced":false'),
       /its manifest is not the one that was written/,
     ],
-    ["its manifest is JSON, and none", (snapshot) => writeFile(join(snapshot, "manifest.json"), "null"), /its manifest cannot be read/],
-    ["its manifest is cut", (snapshot) => cut(join(snapshot, "manifest.json")), /its manifest cannot be read/],
+    [
+      "its manifest is JSON, and none",
+      (snapshot) => writeFile(join(snapshot, "manifest.json"), "null"),
+      /its manifest cannot be read/,
+    ],
+    [
+      "its manifest is cut",
+      (snapshot) => cut(join(snapshot, "manifest.json")),
+      /its manifest cannot be read/,
+    ],
   ];
-  test.each(damages)("%s: it is refused before anything ran, and the sandbox stays paused", async (_name, damage, reason) => {
-    await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
-      await damage(join(bench.host.vm.dir, "snap.1"));
-      const end = await bench.next();
-      expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed" } });
-      expect(end.operation?.error?.message).toMatch(reason);
-      expect(vmmProcesses(bench.dir)).toEqual([]);
-      // It is being copied to the store again, which has files of its own for moments.
-      await until("its snapshot is all that is left", async () => (await leftovers(bench)).join() === "snap.1");
-    });
-  });
+  test.each(damages)(
+    "%s: it is refused before anything ran, and the sandbox stays paused",
+    async (_name, damage, reason) => {
+      await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
+        await damage(join(bench.host.vm.dir, "snap.1"));
+        const end = await bench.next();
+        expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed" } });
+        expect(end.operation?.error?.message).toMatch(reason);
+        expect(vmmProcesses(bench.dir)).toEqual([]);
+        // It is being copied to the store again, which has files of its own for moments.
+        await until(
+          "its snapshot is all that is left",
+          async () => (await leftovers(bench)).join() === "snap.1",
+        );
+      });
+    },
+  );
 
   const origins: [string, [string, string], RegExp][] = [
-    ["a Cloud Hypervisor wrote it that is not installed", ["/53.0.0/", "/52.0.0/"], /needs Cloud Hypervisor 52\.0\.0/],
+    [
+      "a Cloud Hypervisor wrote it that is not installed",
+      ["/53.0.0/", "/52.0.0/"],
+      /needs Cloud Hypervisor 52\.0\.0/,
+    ],
     ["it was written on another CPU", ["fake-1-1-1", "fake-2-1-1"], /another CPU/],
     ["another VMM wrote it", ["cloud-hypervisor/", "qemu/"], /another VMM/],
   ];
-  test.each(origins)("%s: it is refused, and the sandbox stays paused", async (_name, [is, was], reason) => {
-    await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
-      await bench.between(() => writtenBy(bench.host.vm.dir, is, was));
-      const end = await bench.next();
-      expect(end).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "SNAPSHOT_INCOMPATIBLE" } } });
-      expect(end.operation?.error?.message).toMatch(reason);
-      expect(vmmProcesses(bench.dir)).toEqual([]);
-    });
-  });
+  test.each(origins)(
+    "%s: it is refused, and the sandbox stays paused",
+    async (_name, [is, was], reason) => {
+      await withSandbox({ before: ["pause"], after: ["resume"] }, async (bench) => {
+        await bench.between(() => writtenBy(bench.host.vm.dir, is, was));
+        const end = await bench.next();
+        expect(end).toMatchObject({
+          state: "paused",
+          operation: { outcome: "failed", error: { code: "SNAPSHOT_INCOMPATIBLE" } },
+        });
+        expect(end.operation?.error?.message).toMatch(reason);
+        expect(vmmProcesses(bench.dir)).toEqual([]);
+      });
+    },
+  );
 });
 
 describe("a VMM that ends, or only seems to", () => {
-  const isStopped = ({ host }: Bench) => until("the end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
+  const isStopped = ({ host }: Bench) =>
+    until("the end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
 
   test("killed: noticed, with its cause", async () => {
     await withSandbox({ after: [] }, async (bench) => {
@@ -281,16 +390,23 @@ describe("a VMM that ends, or only seems to", () => {
       expect(vmmProcesses(bench.dir)).toEqual([identity]);
       expect(await bench.driver.inspect(bench.host.vm)).toEqual({ kind: "none" });
       const end = await bench.next();
-      expect(end).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "MEMORY_LOST" } } });
+      expect(end).toMatchObject({
+        state: "stopped",
+        operation: { outcome: "failed", error: { code: "MEMORY_LOST" } },
+      });
       expect(end.operation?.error?.message).toMatch(/The guest restarted/);
       expect(vmmProcesses(bench.dir)).toEqual([]);
       expect(await bench.next()).toMatchObject({ state: "running" });
-      expect(await bench.host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+      expect(await bench.host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+        content: "kept",
+      });
       void bench.host.supervisor.watch();
       const [next] = vmmProcesses(bench.dir);
       await put(`/proc/${next?.pid}/cwd/${await runDirOf(bench)}/api.sock`, "vm.reboot");
       await until("it is noticed", () =>
-        bench.host.seen.find(({ state, cause }) => state === "stopped" && cause?.code === "GUEST_RESTARTED"),
+        bench.host.seen.find(
+          ({ state, cause }) => state === "stopped" && cause?.code === "GUEST_RESTARTED",
+        ),
       );
       await until("its process is gone", () => vmmProcesses(bench.dir).length === 0);
     });
@@ -302,12 +418,18 @@ describe("a VMM that ends, or only seems to", () => {
       const [identity] = vmmProcesses(bench.dir);
       if (identity === undefined) throw new Error("no VMM runs");
       signalProcess(identity, "SIGSTOP");
-      expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "unknown", reason: "no answer within 1500 ms" });
+      expect(await bench.driver.inspect(vm)).toMatchObject({
+        kind: "unknown",
+        reason: "no answer within 1500 ms",
+      });
       signalProcess(identity, "SIGCONT");
       expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "running" });
       const socket = join(vm.dir, await runDirOf(bench), "api.sock");
       await rename(socket, `${socket}.away`);
-      expect(await bench.driver.inspect(vm)).toMatchObject({ kind: "unknown", reason: expect.stringContaining("ENOENT") as string });
+      expect(await bench.driver.inspect(vm)).toMatchObject({
+        kind: "unknown",
+        reason: expect.stringContaining("ENOENT") as string,
+      });
       await rename(`${socket}.away`, socket);
       await expectMemory(bench);
     });
@@ -356,7 +478,8 @@ async function writtenBy(vmDir: string, is: string, was: string): Promise<void> 
 }
 
 async function runDirOf({ host }: Bench): Promise<string> {
-  return (JSON.parse(await readFile(join(host.vm.dir, "run.json"), "utf8")) as { runDir: string }).runDir;
+  return (JSON.parse(await readFile(join(host.vm.dir, "run.json"), "utf8")) as { runDir: string })
+    .runDir;
 }
 
 async function put(socketPath: string, call: string): Promise<void> {

@@ -19,27 +19,39 @@ const agent = createServer((incoming, response) => {
 /** What listens on port 3000 of the guest. */
 const app = createServer((incoming, response) => {
   response.setHeader("set-cookie", ["a=1", "b=2"]);
-  void text(incoming).then((body) => response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })));
+  void text(incoming).then((body) =>
+    response.end(JSON.stringify({ url: incoming.url, headers: incoming.headers, body })),
+  );
 });
 agent.on("upgrade", (incoming: IncomingMessage, socket) => {
   if (incoming.url !== "/_torpor/tunnel?port=3000") {
     const body = JSON.stringify({ code: "PORT_NOT_OPEN", message: "no" });
-    return void socket.end(`HTTP/1.1 404 No\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    return void socket.end(
+      `HTTP/1.1 404 No\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    );
   }
-  socket.write("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n");
+  socket.write(
+    "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n",
+  );
   const inside = connect((app.address() as AddressInfo).port, "127.0.0.1");
   inside.pipe(socket).pipe(inside);
 });
 const { server: plane } = createDataPlane({
   lock: { ticketKey: TICKET_KEY },
   findRoute: async (sandboxId) => {
-    if (sandboxId === "unreadable") throw new Error("run.json is damaged", { cause: new Error("EIO") });
+    if (sandboxId === "unreadable")
+      throw new Error("run.json is damaged", { cause: new Error("EIO") });
     return sandboxId === "a"
-      ? { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" }
+      ? {
+          address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port },
+          agentKey: "agent key",
+        }
       : undefined;
   },
   activity,
-  snapshots: { answer: async (_incoming, response) => void response.end(JSON.stringify({ door: "snapshots" })) },
+  snapshots: {
+    answer: async (_incoming, response) => void response.end(JSON.stringify({ door: "snapshots" })),
+  },
 });
 
 beforeAll(async () => {
@@ -56,7 +68,10 @@ test("a sandbox that cannot be looked up is an answer with the reason, and the n
   const answer = await send("/info", { "x-torpor-sandbox": "unreadable" });
   expect(answer).toMatchObject({
     status: 503,
-    body: { code: "SERVICE_UNAVAILABLE", message: expect.stringMatching(/run.json is damaged: EIO/) },
+    body: {
+      code: "SERVICE_UNAVAILABLE",
+      message: expect.stringMatching(/run.json is damaged: EIO/),
+    },
   });
   expect((await send("/info")).status).toBe(200);
 });
@@ -65,7 +80,12 @@ const DRAIN_LIMIT_MS = 5_000;
 const QUIET_MS = 100;
 
 /** With the ticket of the sandbox's run 1, unless `headers` have another. */
-async function send(path: string, headers: Record<string, string> = {}, body?: string, to: Server = plane) {
+async function send(
+  path: string,
+  headers: Record<string, string> = {},
+  body?: string,
+  to: Server = plane,
+) {
   const sandboxId = headers["x-torpor-sandbox"] ?? "a";
   const ticket = runTicket(TICKET_KEY, { sandboxId, epoch: 1 });
   const { port } = to.address() as AddressInfo;
@@ -74,7 +94,12 @@ async function send(path: string, headers: Record<string, string> = {}, body?: s
     port,
     path,
     method: body === undefined ? "GET" : "POST",
-    headers: { "x-torpor-sandbox": "a", "x-torpor-epoch": "1", "x-torpor-ticket": ticket, ...headers },
+    headers: {
+      "x-torpor-sandbox": "a",
+      "x-torpor-epoch": "1",
+      "x-torpor-ticket": ticket,
+      ...headers,
+    },
   });
   request.end(body);
   const [answer] = (await once(request, "response")) as [IncomingMessage];
@@ -90,8 +115,11 @@ const SNAPSHOT = { sandboxId: "a", generation: 1, manifestSha256: "b" };
 test("DP3: a host with the ticket of a snapshot is let to that one; a client of an edge is not, whatever it asks for", async () => {
   const { port } = plane.address() as AddressInfo;
   const path = "/_torpor/snapshots/a/1/b/index";
-  const ask = async (headers: Record<string, string>) => (await fetch(`http://127.0.0.1:${port}${path}`, { headers })).json();
-  expect(await ask({ "x-torpor-ticket": snapshotTicket(TICKET_KEY, SNAPSHOT) })).toEqual({ door: "snapshots" });
+  const ask = async (headers: Record<string, string>) =>
+    (await fetch(`http://127.0.0.1:${port}${path}`, { headers })).json();
+  expect(await ask({ "x-torpor-ticket": snapshotTicket(TICKET_KEY, SNAPSHOT) })).toEqual({
+    door: "snapshots",
+  });
   const others = [
     snapshotTicket("cd".repeat(32), SNAPSHOT),
     snapshotTicket(TICKET_KEY, { ...SNAPSHOT, sandboxId: "c" }),
@@ -100,7 +128,8 @@ test("DP3: a host with the ticket of a snapshot is let to that one; a client of 
     runTicket(TICKET_KEY, { sandboxId: "a", epoch: 1 }),
     "",
   ];
-  for (const ticket of others) expect(await ask({ "x-torpor-ticket": ticket })).toMatchObject({ code: "INVALID_TOKEN" });
+  for (const ticket of others)
+    expect(await ask({ "x-torpor-ticket": ticket })).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await ask({})).toMatchObject({ code: "INVALID_TOKEN" });
   expect(await send(path)).toMatchObject({ status: 404, body: { code: "ENDPOINT_NOT_FOUND" } });
   // An edge always names a sandbox, even where a client sent an empty name.
@@ -108,7 +137,9 @@ test("DP3: a host with the ticket of a snapshot is let to that one; a client of 
 });
 
 test("DP4: the ticket of a run opens that run and no other, and the fleet's key nothing where none is set", async () => {
-  const ticket = (named: { sandboxId: string; epoch: number }, key = TICKET_KEY) => ({ "x-torpor-ticket": runTicket(key, named) });
+  const ticket = (named: { sandboxId: string; epoch: number }, key = TICKET_KEY) => ({
+    "x-torpor-ticket": runTicket(key, named),
+  });
   expect(await send("/info", ticket({ sandboxId: "a", epoch: 1 }))).toMatchObject({ status: 200 });
   for (const other of [
     ticket({ sandboxId: "a", epoch: 2 }),
@@ -120,7 +151,10 @@ test("DP4: the ticket of a run opens that run and no other, and the fleet's key 
     { "x-torpor-epoch": "2" },
     { "x-torpor-epoch": "01x" },
   ])
-    expect(await send("/info", other)).toMatchObject({ status: 401, body: { code: "INVALID_TOKEN" } });
+    expect(await send("/info", other)).toMatchObject({
+      status: 401,
+      body: { code: "INVALID_TOKEN" },
+    });
 });
 
 test("where a gateway or a host of 0.1.0 is, the fleet's key opens it too", async () => {
@@ -134,10 +168,14 @@ test("where a gateway or a host of 0.1.0 is, the fleet's key opens it too", asyn
   });
   await once(old.server.listen(0, "127.0.0.1"), "listening");
   const shown = (key: string) => ({ "x-torpor-ticket": "", "x-torpor-host-key": key });
-  expect(await send("/info", shown("host key"), undefined, old.server)).toMatchObject({ status: 409 });
+  expect(await send("/info", shown("host key"), undefined, old.server)).toMatchObject({
+    status: 409,
+  });
   expect(await send("/info", shown("guess"), undefined, old.server)).toMatchObject({ status: 401 });
   const { port } = old.server.address() as AddressInfo;
-  const answer = await fetch(`http://127.0.0.1:${port}/_torpor/snapshots/a/1/b/index`, { headers: shown("host key") });
+  const answer = await fetch(`http://127.0.0.1:${port}/_torpor/snapshots/a/1/b/index`, {
+    headers: shown("host key"),
+  });
   expect(await answer.json()).toEqual({ door: "snapshots" });
   old.server.close();
 });
@@ -172,15 +210,25 @@ test("the agent gets its key and nobody's credentials", async () => {
 });
 
 test("another port is reached through a tunnel, with the client's own host and credentials, and without the host's", async () => {
-  const answer = await send("/path?q=1", { "x-torpor-port": "3000", host: "3000-a.example.com", authorization: "Bearer own" }, "hello");
+  const answer = await send(
+    "/path?q=1",
+    { "x-torpor-port": "3000", host: "3000-a.example.com", authorization: "Bearer own" },
+    "hello",
+  );
   expect(answer).toMatchObject({ status: 200, body: { url: "/path?q=1", body: "hello" } });
   expect(answer.headers["set-cookie"]).toEqual(["a=1", "b=2"]);
-  expect(answer.body["headers"]).toMatchObject({ host: "3000-a.example.com", authorization: "Bearer own" });
+  expect(answer.body["headers"]).toMatchObject({
+    host: "3000-a.example.com",
+    authorization: "Bearer own",
+  });
   expect(JSON.stringify(answer.body)).not.toMatch(/x-torpor|agent key/);
 });
 
 test("a port that nothing listens on is a 404 that says so; one that cannot be is a 400; a sandbox that is elsewhere a 409", async () => {
-  expect(await send("/", { "x-torpor-port": "3001" })).toMatchObject({ status: 404, body: { code: "PORT_NOT_OPEN" } });
+  expect(await send("/", { "x-torpor-port": "3001" })).toMatchObject({
+    status: 404,
+    body: { code: "PORT_NOT_OPEN" },
+  });
   expect(await send("/", { "x-torpor-port": "0" })).toMatchObject({ status: 400 });
   expect(await send("/", { "x-torpor-port": "3000", "x-torpor-sandbox": "b" })).toMatchObject({
     status: 409,
@@ -195,7 +243,10 @@ test("a request whose sandbox is still being looked up when the host begins to l
     findRoute: async () => {
       asked.resolve();
       await found.promise;
-      return { address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port }, agentKey: "agent key" };
+      return {
+        address: { kind: "tcp", host: "127.0.0.1", port: (agent.address() as AddressInfo).port },
+        agentKey: "agent key",
+      };
     },
     activity,
     snapshots: { answer: async () => {} },

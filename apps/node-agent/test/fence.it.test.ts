@@ -1,6 +1,7 @@
 /**
- * The fence as its own process, beside an agent that is killed, or stopped, or comes back: real processes stand for VMMs, and the kernel says whether they stand. With the cgroup freezer
- * where this machine has it, and by SIGSTOP.
+ * The fence as its own process, beside an agent that is killed, or stopped, or comes back: real
+ * processes stand for VMMs, and the kernel says whether they stand. With the cgroup freezer where
+ * this machine has it, and by SIGSTOP.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
@@ -41,7 +42,10 @@ afterAll(async () => {
 });
 
 function start(args: string[], env: Record<string, string> = {}): ChildProcess {
-  const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, ...env } });
+  const child = spawn(process.execPath, args, {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { ...process.env, ...env },
+  });
   children.push(child);
   return child;
 }
@@ -63,13 +67,19 @@ async function startFence(): Promise<ChildProcess> {
 async function startAgent(): Promise<ChildProcess> {
   const agent = start([script("support/lease-keeper.ts"), dir.path, String(LEASE_MS)]);
   ended.push(() => kill(agent));
-  await until("there is a lease", async () => ((await files.readLease())?.untilBootMs ?? 0) > bootMs());
+  await until(
+    "there is a lease",
+    async () => ((await files.readLease())?.untilBootMs ?? 0) > bootMs(),
+  );
   return agent;
 }
 
 let vmms = 0;
 /** A process that stands for a VMM, recorded as the agent records one. */
-async function startVmm(isFenced: boolean, cgroups?: Cgroups): Promise<ProcessIdentity & { sandboxId: string }> {
+async function startVmm(
+  isFenced: boolean,
+  cgroups?: Cgroups,
+): Promise<ProcessIdentity & { sandboxId: string }> {
   vmms += 1;
   const sandboxId = `17954907${String(vmms).padStart(2, "0")}abcdefgh`;
   const cgroup = await cgroups?.make({ name: sandboxId, memoryMib: 64, vcpu: 1 });
@@ -77,9 +87,21 @@ async function startVmm(isFenced: boolean, cgroups?: Cgroups): Promise<ProcessId
   const child =
     cgroup === undefined
       ? start(["-e", busy])
-      : spawn("sh", ["-euc", 'echo 0 > "$1/cgroup.procs"; shift; exec "$@"', "sh", cgroup, process.execPath, "-e", busy], {
-          stdio: "ignore",
-        });
+      : spawn(
+          "sh",
+          [
+            "-euc",
+            'echo 0 > "$1/cgroup.procs"; shift; exec "$@"',
+            "sh",
+            cgroup,
+            process.execPath,
+            "-e",
+            busy,
+          ],
+          {
+            stdio: "ignore",
+          },
+        );
   children.push(child);
   ended.push(async () => {
     await kill(child);
@@ -90,7 +112,10 @@ async function startVmm(isFenced: boolean, cgroups?: Cgroups): Promise<ProcessId
   if (cgroup !== undefined) await until("it is in its cgroup", () => findVmCgroup(identity.pid));
   const vmDir = join(dir.path, "vm", sandboxId);
   await mkdir(vmDir, { recursive: true });
-  await writeFile(join(vmDir, "run.json"), JSON.stringify({ ...identity, epoch: 1, ...(isFenced ? { isFenced } : {}) }));
+  await writeFile(
+    join(vmDir, "run.json"),
+    JSON.stringify({ ...identity, epoch: 1, ...(isFenced ? { isFenced } : {}) }),
+  );
   return { ...identity, sandboxId };
 }
 
@@ -110,7 +135,10 @@ async function freezerHere(): Promise<Cgroups | undefined> {
   );
 }
 const freezer = await freezerHere();
-if (freezer === undefined) process.stderr.write("fence.it.test.ts: no cgroup of version 2 can be made here; only SIGSTOP is tested\n");
+if (freezer === undefined)
+  process.stderr.write(
+    "fence.it.test.ts: no cgroup of version 2 can be made here; only SIGSTOP is tested\n",
+  );
 afterAll(async () => {
   await freezer?.close();
 });
@@ -161,13 +189,17 @@ describe.each(ways)("by $by", ({ by, cgroups }) => {
       process.kill(vmm.pid, "SIGCONT");
       await until("it is frozen again", () => stateOf(vmm) === "T");
     }
-    // An agent that gets no processor for a second has another lease after it, and has to ask again.
+    // An agent that gets no processor for a second has another lease after it, and has to ask
+    // again.
     await until("it goes on", async () => {
       const { sinceBootMs } = (await files.readLease()) ?? permit;
       await files.writePermit({ ...permit, sinceBootMs });
       return !(await stands(vmm, by));
     });
-    await until("nothing is said to be frozen", async () => (await files.readFrozen(vmm.sandboxId)) === undefined);
+    await until(
+      "nothing is said to be frozen",
+      async () => (await files.readFrozen(vmm.sandboxId)) === undefined,
+    );
     await someLooks();
     expect(await stands(vmm, by)).toBe(false);
   });
@@ -180,7 +212,10 @@ describe.each(ways)("by $by", ({ by, cgroups }) => {
     await kill(fence);
     await until("it is known", async () => !(await files.isFenceAlive()));
     await kill(agent);
-    await until("the lease has ended", async () => ((await files.readLease())?.untilBootMs ?? 0) <= bootMs());
+    await until(
+      "the lease has ended",
+      async () => ((await files.readLease())?.untilBootMs ?? 0) <= bootMs(),
+    );
     expect(await stands(vmm, by)).toBe(false);
     children[0] = await startFence();
     await frozenOf(vmm);

@@ -14,7 +14,11 @@ const run = (startedMs: number, given: Partial<Run> = {}): Run => ({
   bootId: "boot",
   ...given,
 });
-const lease = (sinceBootMs: number, untilBootMs: number): Lease => ({ bootId: "boot", sinceBootMs, untilBootMs });
+const lease = (sinceBootMs: number, untilBootMs: number): Lease => ({
+  bootId: "boot",
+  sinceBootMs,
+  untilBootMs,
+});
 const frozen = (of: Run): Frozen => ({ ...of, by: "signal", frozenAt: "", frozenAtBootMs: 0 });
 const permit = (of: Run, sinceBootMs: number): Permit => ({ ...of, sinceBootMs });
 
@@ -47,8 +51,12 @@ describe("a guarded VM", () => {
       permit(run(500, { epoch: 2 }), 1_000),
       permit(run(500), 900),
     ];
-    for (const other of others) expect(mayRun({ ...vm, permit: other }, current, 2_000), JSON.stringify(other)).toBe(false);
-    expect(mayRun({ ...vm, permit: permit(run(500), 1_000) }, current, 5_000), "after the lease").toBe(false);
+    for (const other of others)
+      expect(mayRun({ ...vm, permit: other }, current, 2_000), JSON.stringify(other)).toBe(false);
+    expect(
+      mayRun({ ...vm, permit: permit(run(500), 1_000) }, current, 5_000),
+      "after the lease",
+    ).toBe(false);
   });
 });
 
@@ -56,36 +64,60 @@ describe("a lease that is renewed", () => {
   test("goes on without a gap when the answer came before the one before it had ended", () => {
     const before = lease(100, 1_000);
     const on = { sinceBootMs: 100, untilBootMs: 1_400 };
-    expect(renewed(before, { askedAtBootMs: 400, answeredAtBootMs: 410, leaseMs: 1_000 })).toEqual(on);
-    expect(renewed(before, { askedAtBootMs: 400, answeredAtBootMs: 1_000, leaseMs: 1_000 })).toEqual({ ...on, sinceBootMs: 1_000 });
-    expect(renewed(undefined, { askedAtBootMs: 400, answeredAtBootMs: 410, leaseMs: 1_000 })).toEqual({ ...on, sinceBootMs: 410 });
+    expect(renewed(before, { askedAtBootMs: 400, answeredAtBootMs: 410, leaseMs: 1_000 })).toEqual(
+      on,
+    );
+    expect(
+      renewed(before, { askedAtBootMs: 400, answeredAtBootMs: 1_000, leaseMs: 1_000 }),
+    ).toEqual({ ...on, sinceBootMs: 1_000 });
+    expect(
+      renewed(undefined, { askedAtBootMs: 400, answeredAtBootMs: 410, leaseMs: 1_000 }),
+    ).toEqual({ ...on, sinceBootMs: 410 });
   });
 
-  /** Renewals that arrive after any delay; the control plane grants at any moment between question and answer, and VMs are started whenever the host has its lease. */
+  /**
+   * Renewals that arrive after any delay; the control plane grants at any moment between question
+   * and answer, and VMs are started whenever the host has its lease.
+   */
   test("ends no later than the control plane's, and lets no VM run unasked that was started before a gap in that", () => {
-    const renewal = fc.record({ waitMs: fc.nat(3_000), toGrantMs: fc.nat(2_000), toAnswerMs: fc.nat(2_000), startsAfterMs: fc.nat(4_000) });
+    const renewal = fc.record({
+      waitMs: fc.nat(3_000),
+      toGrantMs: fc.nat(2_000),
+      toAnswerMs: fc.nat(2_000),
+      startsAfterMs: fc.nat(4_000),
+    });
     fc.assert(
-      fc.property(fc.array(renewal, { minLength: 1, maxLength: 20 }), fc.integer({ min: 100, max: 3_000 }), (renewals, leaseMs) => {
-        let now = 0;
-        let host: Lease | undefined;
-        let controlUntil = 0;
-        let controlUnbrokenSince = 0;
-        const started: number[] = [];
-        for (const { waitMs, toGrantMs, toAnswerMs, startsAfterMs } of renewals) {
-          const startsAt = now + startsAfterMs;
-          const askedAtBootMs = now + waitMs;
-          const grantedAt = askedAtBootMs + toGrantMs;
-          if (grantedAt >= controlUntil) controlUnbrokenSince = grantedAt;
-          controlUntil = grantedAt + leaseMs;
-          now = grantedAt + toAnswerMs;
-          if (host !== undefined && startsAt < Math.min(now, host.untilBootMs)) started.push(startsAt);
-          host = { bootId: "boot", ...renewed(host, { askedAtBootMs, answeredAtBootMs: now, leaseMs }) };
-          expect(host.untilBootMs).toBeLessThanOrEqual(controlUntil);
-          if (now >= host.untilBootMs) continue;
-          started.push(now);
-          for (const at of started) if (mayRun({ run: run(at) }, host, now)) expect(at).toBeGreaterThanOrEqual(controlUnbrokenSince);
-        }
-      }),
+      fc.property(
+        fc.array(renewal, { minLength: 1, maxLength: 20 }),
+        fc.integer({ min: 100, max: 3_000 }),
+        (renewals, leaseMs) => {
+          let now = 0;
+          let host: Lease | undefined;
+          let controlUntil = 0;
+          let controlUnbrokenSince = 0;
+          const started: number[] = [];
+          for (const { waitMs, toGrantMs, toAnswerMs, startsAfterMs } of renewals) {
+            const startsAt = now + startsAfterMs;
+            const askedAtBootMs = now + waitMs;
+            const grantedAt = askedAtBootMs + toGrantMs;
+            if (grantedAt >= controlUntil) controlUnbrokenSince = grantedAt;
+            controlUntil = grantedAt + leaseMs;
+            now = grantedAt + toAnswerMs;
+            if (host !== undefined && startsAt < Math.min(now, host.untilBootMs))
+              started.push(startsAt);
+            host = {
+              bootId: "boot",
+              ...renewed(host, { askedAtBootMs, answeredAtBootMs: now, leaseMs }),
+            };
+            expect(host.untilBootMs).toBeLessThanOrEqual(controlUntil);
+            if (now >= host.untilBootMs) continue;
+            started.push(now);
+            for (const at of started)
+              if (mayRun({ run: run(at) }, host, now))
+                expect(at).toBeGreaterThanOrEqual(controlUnbrokenSince);
+          }
+        },
+      ),
     );
   });
 });

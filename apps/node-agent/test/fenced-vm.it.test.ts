@@ -1,4 +1,7 @@
-/** What the agent does about a VM that the fence has frozen, and where it lets none begin. The fence is a process of its own; the VMs are simulated. */
+/**
+ * What the agent does about a VM that the fence has frozen, and where it lets none begin. The fence
+ * is a process of its own; the VMs are simulated.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir } from "node:fs/promises";
@@ -11,7 +14,15 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { SimulatedDriver } from "../src/drivers/simulated/simulated.ts";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
-import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
+import {
+  commandsOf,
+  type Kind,
+  killVmms,
+  prepareImages,
+  SANDBOX,
+  TestHost,
+  vmmProcesses,
+} from "./support/test-host.ts";
 
 const FENCE = fileURLToPath(new URL("../src/fence/main.ts", import.meta.url));
 const LONG_MS = 600_000;
@@ -37,7 +48,10 @@ beforeEach(async () => {
   dir = join(root.path, `host-${hosts}`);
   await mkdir(dir);
   files = new FenceFiles(dir);
-  fence = spawn(process.execPath, [FENCE], { stdio: ["ignore", "ignore", "inherit"], env: { ...process.env, DATA_DIR: dir } });
+  fence = spawn(process.execPath, [FENCE], {
+    stdio: ["ignore", "ignore", "inherit"],
+    env: { ...process.env, DATA_DIR: dir },
+  });
   await until("the fence lives", () => files.isFenceAlive());
 });
 afterEach(async () => {
@@ -49,7 +63,10 @@ afterEach(async () => {
 });
 
 const commands = (...kinds: Kind[]): VmCommand[] =>
-  commandsOf(kinds, imageSha256).map((command) => ({ ...command, spec: { ...command.spec, onHostLoss: "restore" } }));
+  commandsOf(kinds, imageSha256).map((command) => ({
+    ...command,
+    spec: { ...command.spec, onHostLoss: "restore" },
+  }));
 const at = (all: VmCommand[], index: number): VmCommand => {
   const command = all[index];
   if (command === undefined) throw new Error("there are fewer commands");
@@ -74,7 +91,10 @@ async function endLease(): Promise<void> {
 
 describe("a VM that was frozen", () => {
   test("FE3: is not set free by an agent that starts anew; what is asked of it waits until it is permitted, and finds its memory", async () => {
-    const [create, pause] = [at(commands("create", "pause"), 0), at(commands("create", "pause"), 1)];
+    const [create, pause] = [
+      at(commands("create", "pause"), 0),
+      at(commands("create", "pause"), 1),
+    ];
     const first = await openHost();
     await first.fence.renew(bootMs(), LONG_MS);
     await first.carryOut(create);
@@ -89,16 +109,21 @@ describe("a VM that was frozen", () => {
     expect(await next.supervisor.execute(pause)).toBe("journalled");
     await new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_MS));
     expect(stateOf(vmm)).toBe("T");
-    expect(next.supervisor.inventory()).toMatchObject([{ state: "running", epoch: 1, busyWith: pause.operationId }]);
+    expect(next.supervisor.inventory()).toMatchObject([
+      { state: "running", epoch: 1, busyWith: pause.operationId },
+    ]);
 
     await next.fence.renew(bootMs(), LONG_MS);
     await new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_MS));
     expect(stateOf(vmm), "a lease alone sets nothing free").toBe("T");
     const frozen = await files.readFrozen(SANDBOX);
     const lease = await files.readLease();
-    if (frozen === undefined || lease === undefined) throw new Error("nothing is frozen, or there is no lease");
+    if (frozen === undefined || lease === undefined)
+      throw new Error("nothing is frozen, or there is no lease");
     await files.writePermit({ ...frozen, sinceBootMs: lease.sinceBootMs });
-    const ended = await until("the pause ends", () => next.seen.find(({ operation }) => operation?.id === pause.operationId));
+    const ended = await until("the pause ends", () =>
+      next.seen.find(({ operation }) => operation?.id === pause.operationId),
+    );
     expect(ended).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
     expect(isAlive(vmm)).toBe(false);
   });
@@ -106,7 +131,10 @@ describe("a VM that was frozen", () => {
   test("is ended where it stands when its sandbox has gone on elsewhere, and not before", async () => {
     const host = await openHost();
     await host.fence.renew(bootMs(), LONG_MS);
-    const [create, pause] = [at(commands("create", "pause"), 0), at(commands("create", "pause"), 1)];
+    const [create, pause] = [
+      at(commands("create", "pause"), 0),
+      at(commands("create", "pause"), 1),
+    ];
     await host.carryOut(create);
     const vmm = theVmm();
     await endLease();
@@ -161,7 +189,10 @@ describe("a VM that may be restored elsewhere", () => {
       await files.writeLease({ sinceBootMs: 0, untilBootMs: bootMs() });
       await host.fence.open();
     };
-    expect(await host.carryOut(at(all, 2))).toMatchObject({ state: "paused", operation: { outcome: "cancelled" } });
+    expect(await host.carryOut(at(all, 2))).toMatchObject({
+      state: "paused",
+      operation: { outcome: "cancelled" },
+    });
     expect(vmmProcesses(dir)).toEqual([]);
     host.onCommit = async () => {};
     await host.fence.renew(bootMs(), LONG_MS);

@@ -1,4 +1,7 @@
-/** Copies to the store where the file system shares blocks: a frozen one is read, whatever becomes of the sandbox and of its host's process meanwhile. */
+/**
+ * Copies to the store where the file system shares blocks: a frozen one is read, whatever becomes
+ * of the sandbox and of its host's process meanwhile.
+ */
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,7 +12,14 @@ import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { fileBlobs, holdEntries, WatchedBlobs } from "./support/snapshots.ts";
-import { commandsOf, type Kind, killVmms, prepareImages, TestHost, vmmProcesses } from "./support/test-host.ts";
+import {
+  commandsOf,
+  type Kind,
+  killVmms,
+  prepareImages,
+  TestHost,
+  vmmProcesses,
+} from "./support/test-host.ts";
 import { mountXfs } from "./support/xfs.ts";
 
 const LIMIT_MS = 45_000;
@@ -53,7 +63,8 @@ async function hostIn(path: string): Promise<TestHost> {
   return one;
 }
 
-const bring = (...kinds: Kind[]): Promise<Observation> => host.bring(commandsOf(kinds, imageSha256));
+const bring = (...kinds: Kind[]): Promise<Observation> =>
+  host.bring(commandsOf(kinds, imageSha256));
 
 test("RE1: where the file system shares blocks the copy goes on while the sandbox runs, and is what was paused", async () => {
   const other = await hostIn(join(root.path, `other-${made}`));
@@ -68,14 +79,24 @@ test("RE1: where the file system shares blocks the copy goes on while the sandbo
   const stored = await host.stored();
   expect(stored).toMatchObject({ generation: 1, manifestSha256: snapshot?.manifestSha256 });
   expect(host.seen.at(-1)).toMatchObject({ state: "running", snapshot: stored });
-  await until("the frozen copy is gone", async () => (await readdir(host.vm.dir)).every((name) => !name.startsWith("frozen.")), LIMIT_MS);
+  await until(
+    "the frozen copy is gone",
+    async () => (await readdir(host.vm.dir)).every((name) => !name.startsWith("frozen.")),
+    LIMIT_MS,
+  );
 
   const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1);
   if (resume === undefined) throw new Error("there is a resume");
   const { generation, storeKey, manifestSha256 } = stored;
-  expect(await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({ state: "running" });
-  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
-  expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({ content: "not in the snapshot" });
+  expect(
+    await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256 } }),
+  ).toMatchObject({ state: "running" });
+  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+    content: "kept",
+  });
+  expect(await other.guest("/files/read", { path: "/workspace/later" })).not.toMatchObject({
+    content: "not in the snapshot",
+  });
 });
 
 test("a frozen copy that was not stored when the agent ended is gone on with, though the sandbox runs", async () => {
@@ -94,7 +115,8 @@ test("so is one whose resume was taken up by the next process", async () => {
   const closing = Promise.withResolvers<boolean>();
   const closeAtJournal = (message: unknown) => {
     const { name, when } = message as DurableStep;
-    if (name.includes("op.json") && when === "after") closing.resolve(host.supervisor.close(LIMIT_MS));
+    if (name.includes("op.json") && when === "after")
+      closing.resolve(host.supervisor.close(LIMIT_MS));
   };
   try {
     host = await hostIn(hostDir);
@@ -109,7 +131,10 @@ test("so is one whose resume was taken up by the next process", async () => {
     release();
     host = await hostIn(hostDir);
     expect(await host.stored()).toMatchObject({ generation: 1 });
-    expect(host.seen.at(-1)).toMatchObject({ state: "running", operation: { id: resume.operationId, outcome: "succeeded" } });
+    expect(host.seen.at(-1)).toMatchObject({
+      state: "running",
+      operation: { id: resume.operationId, outcome: "succeeded" },
+    });
   } finally {
     unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
   }
@@ -130,7 +155,11 @@ test("so is one that was stored when the agent ended, and nobody had heard of it
     await host.supervisor.execute(resume);
     await asked.promise;
     release();
-    await until("the copy has ended", () => host.supervisor.inventory()[0]?.replicating === undefined, LIMIT_MS);
+    await until(
+      "the copy has ended",
+      () => host.supervisor.inventory()[0]?.replicating === undefined,
+      LIMIT_MS,
+    );
     const closed = host.supervisor.close(LIMIT_MS);
     answer.resolve();
     expect(await closed).toBe(true);
@@ -144,7 +173,11 @@ test("so is one that was stored when the agent ended, and nobody had heard of it
 
 test("a copy keeps to its limit when its sandbox runs on", async () => {
   host = await hostIn(hostDir);
-  const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+  const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [
+    VmCommand,
+    VmCommand,
+    VmCommand,
+  ];
   await host.carryOut(create);
   const [reached, released] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   blobs.before = async (call, key) => {
@@ -171,11 +204,16 @@ test("a VMM that dies after its snapshot was stored: what is offered, and copied
   const { manifestSha256 } = await host.stored();
   void host.supervisor.watch();
   await killVmms(vmmProcesses(hostDir));
-  const { snapshot } = await until("its end is noticed", () => host.seen.findLast(({ state }) => state === "stopped"));
+  const { snapshot } = await until("its end is noticed", () =>
+    host.seen.findLast(({ state }) => state === "stopped"),
+  );
   expect(snapshot).toMatchObject({ generation: 2, storeKey: null });
   expect(snapshot?.manifestSha256).not.toBe(manifestSha256);
   const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
   const replicate = { ...resume, kind: "replicate", operationId: newOperationId() } as const;
   expect(await host.supervisor.execute(replicate)).toBe("journalled");
-  expect(await host.stored()).toMatchObject({ generation: 2, manifestSha256: snapshot?.manifestSha256 });
+  expect(await host.stored()).toMatchObject({
+    generation: 2,
+    manifestSha256: snapshot?.manifestSha256,
+  });
 });

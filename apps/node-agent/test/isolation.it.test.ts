@@ -1,6 +1,7 @@
 /**
- * Isolation on real namespaces and real rules: what a guest reaches, what reaches a guest, and what is left of either. The guest is a network stack of its own behind the VM's tap;
- * the VMM is a process that the enclosure started, as a VMM's user.
+ * Isolation on real namespaces and real rules: what a guest reaches, what reaches a guest, and what
+ * is left of either. The guest is a network stack of its own behind the VM's tap; the VMM is a
+ * process that the enclosure started, as a VMM's user.
  */
 import { once } from "node:events";
 import { existsSync } from "node:fs";
@@ -34,7 +35,9 @@ import {
 const run = promisify(execFile);
 const whyNot = await whyNoNamespaces();
 if (whyNot !== undefined)
-  process.stderr.write(`isolation.it.test.ts is skipped: this machine cannot make network namespaces (${whyNot})\n`);
+  process.stderr.write(
+    `isolation.it.test.ts is skipped: this machine cannot make network namespaces (${whyNot})\n`,
+  );
 
 const CIDR = "10.214.0.0/16";
 /** Silence is only believed after this long; an answer does not take it. */
@@ -90,9 +93,15 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const cgroups = join((await findCgroupMount()) ?? "", `torpor-${tag}`);
     return [
       ...(await readdir("/run/netns")).filter((name) => name.startsWith(`torpor-${tag}-`)),
-      ...(await ip("-n", networks.uplink, "-o", "link")).split("\n").filter((line) => line.includes(`tv${tag}`)),
-      ...(await ip("netns", "exec", networks.uplink, "nft", "list", "tables")).split("\n").filter((line) => line.includes(tag)),
-      ...(await readdir(cgroups, { withFileTypes: true }).catch(() => [])).flatMap((entry) => (entry.isDirectory() ? [entry.name] : [])),
+      ...(await ip("-n", networks.uplink, "-o", "link"))
+        .split("\n")
+        .filter((line) => line.includes(`tv${tag}`)),
+      ...(await ip("netns", "exec", networks.uplink, "nft", "list", "tables"))
+        .split("\n")
+        .filter((line) => line.includes(tag)),
+      ...(await readdir(cgroups, { withFileTypes: true }).catch(() => [])).flatMap((entry) =>
+        entry.isDirectory() ? [entry.name] : [],
+      ),
     ];
   };
   const controlOf = (enclosure: Enclosure) => {
@@ -125,7 +134,9 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     expect(await from("tcp", controlOf(enclosure).host, SERVER_PORT, silently)).not.toMatch(/\d/);
     // What is not the guest's own address is nobody's.
     await ip("-n", namespace, "addr", "add", "10.0.2.99/24", "dev", "eth0");
-    expect(await from("tcp", PUBLIC_SERVER, SERVER_PORT, { ...silently, source: "10.0.2.99" })).toBe("silence");
+    expect(
+      await from("tcp", PUBLIC_SERVER, SERVER_PORT, { ...silently, source: "10.0.2.99" }),
+    ).toBe("silence");
     const counters = await countersOf(enclosure);
     expect(counters["refused"]).toBeGreaterThan(0);
     expect(counters["spoofed"]).toBeGreaterThan(0);
@@ -143,18 +154,27 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const control = controlOf(enclosure);
 
     for (const address of [PUBLIC_SERVER, METADATA_SERVER, ...PRIVATE_SERVERS])
-      expect([address, await networks.ask(namespace, "tcp", address, SERVER_PORT)]).toEqual([address, "EHOSTUNREACH"]);
+      expect([address, await networks.ask(namespace, "tcp", address, SERVER_PORT)]).toEqual([
+        address,
+        "EHOSTUNREACH",
+      ]);
     expect(await networks.ask(namespace, "udp", "10.0.2.3", 53)).toBe("EHOSTUNREACH");
 
     // A guest sees its gateway, whoever the host is.
     expect(await networks.ask(networks.uplink, "tcp", control.host, control.port)).toBe("10.0.2.2");
-    expect(await networks.ask(networks.uplink, "tcp", controlOf(other).host, control.port)).toBe("10.0.2.2");
-    expect(await networks.ask(networks.internet, "tcp", control.host, control.port, silently)).toBe("silence");
+    expect(await networks.ask(networks.uplink, "tcp", controlOf(other).host, control.port)).toBe(
+      "10.0.2.2",
+    );
+    expect(await networks.ask(networks.internet, "tcp", control.host, control.port, silently)).toBe(
+      "silence",
+    );
     for (const [asker, target] of [
       [namespace, other],
       [neighbour.namespace, enclosure],
     ] as const)
-      expect(await networks.ask(asker, "tcp", controlOf(target).host, control.port)).toBe("EHOSTUNREACH");
+      expect(await networks.ask(asker, "tcp", controlOf(target).host, control.port)).toBe(
+        "EHOSTUNREACH",
+      );
     // No other port of a guest is there for anybody.
     expect(await networks.ask(networks.uplink, "tcp", control.host, 22, silently)).toBe("silence");
 
@@ -168,15 +188,20 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const { vmm } = await networks.addGuest(enclosure);
     const status = await readFile(`/proc/${vmm.pid}/status`, "utf8");
     expect(status).toMatch(new RegExp(`^Uid:\\s+${enclosure.uid}\\s+${enclosure.uid}\\s`, "m"));
-    for (const set of ["Inh", "Prm", "Eff", "Bnd", "Amb"]) expect(status).toMatch(new RegExp(`^Cap${set}:\\s+0+$`, "m"));
+    for (const set of ["Inh", "Prm", "Eff", "Bnd", "Amb"])
+      expect(status).toMatch(new RegExp(`^Cap${set}:\\s+0+$`, "m"));
     expect(status).toMatch(/^NoNewPrivs:\s+1$/m);
-    expect(await readFile(`/proc/${vmm.pid}/cgroup`, "utf8")).toMatch(new RegExp(`^0::.*${tag}.*vmm`, "m"));
+    expect(await readFile(`/proc/${vmm.pid}/cgroup`, "utf8")).toMatch(
+      new RegExp(`^0::.*${tag}.*vmm`, "m"),
+    );
     for (const address of [PUBLIC_SERVER, METADATA_SERVER, UPLINK_ADDRESS])
       expect(await networks.askAsVmm(enclosure, address, SERVER_PORT)).not.toMatch(/\d/);
 
     const control = controlOf(enclosure);
     await freezeVmm(vmm.pid ?? 0);
-    expect(await networks.ask(networks.uplink, "tcp", control.host, control.port, silently)).not.toBe("10.0.2.2");
+    expect(
+      await networks.ask(networks.uplink, "tcp", control.host, control.port, silently),
+    ).not.toBe("10.0.2.2");
     await thawVmm(vmm.pid ?? 0);
     expect(await networks.ask(networks.uplink, "tcp", control.host, control.port)).toBe("10.0.2.2");
     await expect(freezeVmm(process.pid)).rejects.toThrow("in no VM's cgroup");
@@ -198,7 +223,10 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     await addNamespace(foreign);
     recordLeftover({ kind: "cgroup", name: foreignCgroups });
     await mkdir(foreignCgroup, { recursive: true });
-    await command(["nsenter", `--net=/run/netns/${networks.uplink}`, "nft", "-f", "-"], `table inet torpor_${networks.id}\n`);
+    await command(
+      ["nsenter", `--net=/run/netns/${networks.uplink}`, "nft", "-f", "-"],
+      `table inet torpor_${networks.id}\n`,
+    );
 
     // The crashed one is not closed: the new one knows only what it finds.
     const next = await choose({ VM_NETWORK_POOL: "0" });
@@ -211,7 +239,9 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     expect(namespaces).not.toContain(`torpor-${tag}-777`);
     if (lost.network.kind === "namespace") expect(namespaces).not.toContain(lost.network.name);
     expect(existsSync(foreignCgroup)).toBe(true);
-    expect(await ip("netns", "exec", networks.uplink, "nft", "list", "tables")).toContain(`torpor_${networks.id}`);
+    expect(await ip("netns", "exec", networks.uplink, "nft", "list", "tables")).toContain(
+      `torpor_${networks.id}`,
+    );
 
     await networks.end(vmm);
     await next.isolation.release(live);
@@ -231,7 +261,10 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
     const worker = async () => {
       for (let vm = todo.pop(); vm !== undefined; vm = todo.pop()) {
         const enclosure = await chosen.isolation.enclose(vm, { devices: [] });
-        const [program, ...args] = enclosure.wrap("sh", ["-c", "echo $$; test -e /sys/class/net/tap0"]);
+        const [program, ...args] = enclosure.wrap("sh", [
+          "-c",
+          "echo $$; test -e /sys/class/net/tap0",
+        ]);
         const { stdout } = await run(program, args);
         pids.push(Number(stdout));
         if (enclosure.network.kind === "namespace") names.add(enclosure.network.name);
@@ -249,12 +282,19 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
   test("a connection into a guest breaks with its VM: nobody waits for an answer from a namespace that is gone", async () => {
     await using own = await tempDir();
     // In this process's own network, as an agent's connections are; nothing leaves it.
-    const agent = await choose({ DATA_DIR: own.path, UPLINK_NETNS: undefined, VM_NETWORK_CIDR: "10.216.0.0/16", EGRESS: "off" });
+    const agent = await choose({
+      DATA_DIR: own.path,
+      UPLINK_NETNS: undefined,
+      VM_NETWORK_CIDR: "10.216.0.0/16",
+      EGRESS: "off",
+    });
     const vm = vmOf("talking", false);
     const enclosure = await agent.isolation.enclose(vm, { devices: [] });
     const { vmm } = await networks.addGuest(enclosure, { isSilent: true });
     const { host, port } = controlOf(enclosure);
-    const socket = await until("the guest is there", () => connectGuest({ kind: "tcp", host, port }).catch(() => undefined));
+    const socket = await until("the guest is there", () =>
+      connectGuest({ kind: "tcp", host, port }).catch(() => undefined),
+    );
     const ended = once(socket, "error");
     socket.write("a question\n");
     await networks.end(vmm);
@@ -265,7 +305,9 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
   });
 
   test("a range that is another network of the machine is refused, with what to do", async () => {
-    await expect(choose({ VM_NETWORK_CIDR: "192.0.0.0/16" })).rejects.toThrow(/overlaps a network of this machine.*set it to a range/);
+    await expect(choose({ VM_NETWORK_CIDR: "192.0.0.0/16" })).rejects.toThrow(
+      /overlaps a network of this machine.*set it to a range/,
+    );
     const auto = await choose({ VM_NETWORK_CIDR: "192.0.0.0/16", ISOLATION: "auto" });
     expect(auto.isolation.networkKind).toBe("user");
   });
@@ -273,9 +315,15 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
   test("SL3: two agents on one machine never give out the same address", async () => {
     await using first = await tempDir();
     await using second = await tempDir();
-    const agents = await Promise.all([first, second].map(({ path }) => choose({ DATA_DIR: path, VM_NETWORK_CIDR: "10.215.0.0/26" })));
+    const agents = await Promise.all(
+      [first, second].map(({ path }) =>
+        choose({ DATA_DIR: path, VM_NETWORK_CIDR: "10.215.0.0/26" }),
+      ),
+    );
     const vms = Array.from({ length: 12 }, (_, at) => vmOf(`shared-${at}`, false));
-    const enclosures = await Promise.all(agents.flatMap(({ isolation }) => vms.map((vm) => isolation.enclose(vm, { devices: [] }))));
+    const enclosures = await Promise.all(
+      agents.flatMap(({ isolation }) => vms.map((vm) => isolation.enclose(vm, { devices: [] }))),
+    );
     expect(new Set(enclosures.map((enclosure) => controlOf(enclosure).host)).size).toBe(24);
     for (const { isolation, dismantle } of agents) {
       for (const vm of vms) await isolation.release(vm);
@@ -289,9 +337,15 @@ describe.skipIf(whyNot !== undefined)("isolation by namespaces", () => {
 
   async function countersOf({ network }: Enclosure): Promise<Record<string, number>> {
     if (network.kind !== "namespace") throw new Error("no namespace");
-    const { nftables } = JSON.parse(await ip("netns", "exec", network.name, "nft", "-j", "list", "counters")) as {
+    const { nftables } = JSON.parse(
+      await ip("netns", "exec", network.name, "nft", "-j", "list", "counters"),
+    ) as {
       nftables: { counter?: { name: string; packets: number } }[];
     };
-    return Object.fromEntries(nftables.flatMap(({ counter }) => (counter === undefined ? [] : [[counter.name, counter.packets]])));
+    return Object.fromEntries(
+      nftables.flatMap(({ counter }) =>
+        counter === undefined ? [] : [[counter.name, counter.packets]],
+      ),
+    );
   }
 });

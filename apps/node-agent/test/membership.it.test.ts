@@ -26,7 +26,13 @@ const LEASE_MS = 600_000;
 const ANSWER_AFTER_MS = 500;
 const idAt = (at: number) => `1763309903a${String(at).padStart(7, "0")}`;
 const sandboxAt = (at: number, given: Partial<Observation> = {}) =>
-  anObservation({ hostId: "host-1", sandboxId: idAt(at), state: "running", lastActiveMsAgo: 1, ...given });
+  anObservation({
+    hostId: "host-1",
+    sandboxId: idAt(at),
+    state: "running",
+    lastActiveMsAgo: 1,
+    ...given,
+  });
 
 test("an inventory that takes several beats is one, with one digest, whatever changes while it is sent", async () => {
   await using nats = await startNats(["host-1"]);
@@ -60,11 +66,18 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
     await Promise.all([bus.close(), control.close()]);
   }
   const parts = beats.slice(0, 3);
-  expect(parts.map((one) => one.inventory.length)).toEqual([MAX_INVENTORY_PER_BEAT, MAX_INVENTORY_PER_BEAT, 1]);
+  expect(parts.map((one) => one.inventory.length)).toEqual([
+    MAX_INVENTORY_PER_BEAT,
+    MAX_INVENTORY_PER_BEAT,
+    1,
+  ]);
   const sent = parts.flatMap((one) => one.inventory);
-  for (const part of parts) expect([part.inventoryCount, part.inventoryDigest]).toEqual([count, inventoryDigest(sent)]);
+  for (const part of parts)
+    expect([part.inventoryCount, part.inventoryDigest]).toEqual([count, inventoryDigest(sent)]);
   expect(inventoryDigest(sent)).toBe(inventoryDigest(first));
-  expect(sent[MAX_INVENTORY_PER_BEAT], "what has no revision is as it is now").toMatchObject({ lastActiveMsAgo: 0 });
+  expect(sent[MAX_INVENTORY_PER_BEAT], "what has no revision is as it is now").toMatchObject({
+    lastActiveMsAgo: 0,
+  });
   const next = { inventoryCount: count - 1, inventoryDigest: inventoryDigest(then) };
   expect(beats[3]).toMatchObject(next);
 });
@@ -130,7 +143,8 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
       ...handlers,
       pattern: patterns.asks("lease"),
       decode: decoder(LeaseRequest),
-      handle: async (): Promise<LeaseReply> => (isLost ? { granted: false, leaseMs: 0 } : { ...granted, ...wanted }),
+      handle: async (): Promise<LeaseReply> =>
+        isLost ? { granted: false, leaseMs: 0 } : { ...granted, ...wanted },
     }),
   ];
   const link = new FenceLink(new FenceFiles(dir.path));
@@ -140,10 +154,16 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   const keeping = keepLease(bus, aHost("host-1"), membership, link, stop.signal, silentLog());
   try {
     await until("it is wanted", () => membership.wanted?.reconciled === "digest", LIMIT_MS);
-    expect(membership).toMatchObject({ wanted: { reconciled: "digest", show: [idAt(1)] }, isClosed: true });
+    expect(membership).toMatchObject({
+      wanted: { reconciled: "digest", show: [idAt(1)] },
+      isClosed: true,
+    });
     isLost = true;
     await until("everything is", () => membership.wanted?.reconciled === undefined, LIMIT_MS);
-    expect(membership).toMatchObject({ wanted: { reconciled: undefined, show: [] }, isClosed: false });
+    expect(membership).toMatchObject({
+      wanted: { reconciled: undefined, show: [] },
+      isClosed: false,
+    });
   } finally {
     stop.abort();
     await keeping;

@@ -1,4 +1,7 @@
-/** A paused sandbox that is sent from one host to another through the store, and does not get there at the first try. */
+/**
+ * A paused sandbox that is sent from one host to another through the store, and does not get there
+ * at the first try.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { SnapshotFacts, VmCommand } from "@torpor/contracts";
@@ -34,7 +37,8 @@ beforeEach(async () => {
   await home.carryOut(create);
   await home.guest("/files/write", { path: "/workspace/note", content: "kept" });
   await home.carryOut(pause);
-  const stored = () => home.seen.findLast(({ snapshot: held }) => typeof held?.storeKey === "string")?.snapshot;
+  const stored = () =>
+    home.seen.findLast(({ snapshot: held }) => typeof held?.storeKey === "string")?.snapshot;
   snapshot = await until("the copy in the store", stored, LIMIT_MS);
   blobs.forget();
 });
@@ -44,21 +48,32 @@ afterEach(async () => {
 
 async function hostIn(name: string): Promise<TestHost> {
   await mkdir(join(root.path, name), { recursive: true });
-  const host = new TestHost(join(root.path, name), driver, () => {}, join(root.path, "images"), blobs);
+  const host = new TestHost(
+    join(root.path, name),
+    driver,
+    () => {},
+    join(root.path, "images"),
+    blobs,
+  );
   await host.supervisor.adopt();
   return host;
 }
 
 /** The nth try to resume it elsewhere: each has its epoch. */
 function resume(nth: number): VmCommand {
-  const command = commandsOf(["create", "pause", ...Array.from({ length: nth }, () => "resume" as const)], imageSha256).at(-1);
+  const command = commandsOf(
+    ["create", "pause", ...Array.from({ length: nth }, () => "resume" as const)],
+    imageSha256,
+  ).at(-1);
   if (command === undefined) throw new Error("there is a resume");
   const { generation, manifestSha256, storeKey } = snapshot;
   return { ...command, snapshot: { generation, manifestSha256, storeKey } };
 }
 
 const runsWithItsFile = async (host: TestHost) =>
-  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+    content: "kept",
+  });
 
 test("BR1: a fetch that has run out of time leaves what has arrived, and the next one gets the rest", async () => {
   const { held, restore } = holdChunksAfter(1);
@@ -67,12 +82,21 @@ test("BR1: a fetch that has run out of time leaves what has arrived, and the nex
   await held;
   // As the control plane does when the deadline has passed.
   await away.supervisor.execute({ ...first, kind: "cancel", cancels: first.operationId });
-  const isEnd = () => away.seen.findLast(({ operation, busyWith }) => operation?.id === first.operationId && busyWith === undefined);
-  expect(await until("its end", isEnd)).toMatchObject({ state: "failed", operation: { outcome: "cancelled" } });
+  const isEnd = () =>
+    away.seen.findLast(
+      ({ operation, busyWith }) => operation?.id === first.operationId && busyWith === undefined,
+    );
+  expect(await until("its end", isEnd)).toMatchObject({
+    state: "failed",
+    operation: { outcome: "cancelled" },
+  });
   restore();
   const arrived = blobs.got();
   expect(arrived).toHaveLength(1);
-  expect(await away.carryOut(resume(2))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(await away.carryOut(resume(2))).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
   expect(blobs.got().length, "there was more to get").toBeGreaterThan(1);
   expect(new Set(blobs.got()).size, "no chunk came twice").toBe(blobs.got().length);
   await runsWithItsFile(away);
@@ -81,12 +105,17 @@ test("BR1: a fetch that has run out of time leaves what has arrived, and the nex
 test("a whole copy that was not let run is run by the next try, without another fetch", async () => {
   const first = resume(1);
   // No fence lives here: what it is to guard does not begin.
-  expect(await away.carryOut({ ...first, spec: { ...first.spec, onHostLoss: "restore" } })).toMatchObject({
+  expect(
+    await away.carryOut({ ...first, spec: { ...first.spec, onHostLoss: "restore" } }),
+  ).toMatchObject({
     state: "paused",
     operation: { outcome: "cancelled" },
   });
   blobs.forget();
-  expect(await away.carryOut(resume(2))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(await away.carryOut(resume(2))).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
   expect(blobs.got()).toEqual([]);
   await runsWithItsFile(away);
 });
@@ -96,9 +125,18 @@ test("the old host, which is told nothing of a move that failed, goes on with th
   const replicate = { ...rest, kind: "replicate", epoch, opSeq } as const;
   expect(epoch).toBeGreaterThan(home.seen.at(-1)?.epoch ?? epoch);
   expect(await home.supervisor.execute(replicate), "it is there").toBe("repeated");
-  expect(home.seen.at(-1)).toMatchObject({ state: "paused", snapshot: { storeKey: snapshot.storeKey } });
-  expect(await home.supervisor.execute({ ...replicate, epoch: 1, opSeq: 1 }), "of before the pause").toBe("stale");
-  expect(await home.carryOut(resume(2))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(home.seen.at(-1)).toMatchObject({
+    state: "paused",
+    snapshot: { storeKey: snapshot.storeKey },
+  });
+  expect(
+    await home.supervisor.execute({ ...replicate, epoch: 1, opSeq: 1 }),
+    "of before the pause",
+  ).toBe("stale");
+  expect(await home.carryOut(resume(2))).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
   await runsWithItsFile(home);
 });
 
@@ -112,7 +150,8 @@ function holdChunksAfter(count: number): { held: Promise<void>; restore: () => v
       given += 1;
       if (given > count) {
         reached.resolve();
-        if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+        if (!signal.aborted)
+          await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
         signal.throwIfAborted();
       }
     }

@@ -1,4 +1,7 @@
-/** A VM that the control plane has had frozen and cut off: it stays so, with its memory, over a crash of the agent, until the control plane goes on with it or drops it. */
+/**
+ * A VM that the control plane has had frozen and cut off: it stays so, with its memory, over a
+ * crash of the agent, until the control plane goes on with it or drops it.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
@@ -24,13 +27,18 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
   let hosts = 0;
   /** A host whose one sandbox is quarantined and remembers x = 42. */
   async function quarantined(
-    body: (host: TestHost, commands: VmCommand[], restarted: () => Promise<TestHost>) => Promise<void>,
+    body: (
+      host: TestHost,
+      commands: VmCommand[],
+      restarted: () => Promise<TestHost>,
+    ) => Promise<void>,
   ): Promise<void> {
     hosts += 1;
     const dir = join(root.path, name, `host-${hosts}`);
     await mkdir(dir, { recursive: true });
     const [create, ...commands] = commandsOf(["create", "pause", "resume"], imageSha256);
-    const start = () => new TestHost(dir, driverNamed(name), undefined, join(root.path, name, "images"));
+    const start = () =>
+      new TestHost(dir, driverNamed(name), undefined, join(root.path, name, "images"));
     const host = start();
     let newest = host;
     const restarted = async () => {
@@ -42,7 +50,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
       await host.supervisor.adopt();
       await host.carryOut(create as VmCommand);
       await host.guest("/execute", { code: "x = 42" });
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe("journalled");
+      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe(
+        "journalled",
+      );
       expect(await status(host)).toBe("paused");
       await body(host, [create as VmCommand, ...commands], restarted);
     } finally {
@@ -57,7 +67,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
     await quarantined(async (host, [create]) => {
       expect(host.supervisor.inventory()).toMatchObject([{ state: "running", quarantined: true }]);
       expect(await host.supervisor.route(SANDBOX, 1)).toBeUndefined();
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe("repeated");
+      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe(
+        "repeated",
+      );
     });
   });
 
@@ -77,7 +89,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("unquarantined, it runs on with its memory", async () => {
     await quarantined(async (host, [create]) => {
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "unquarantine" })).toBe("journalled");
+      expect(
+        await host.supervisor.execute({ ...(create as VmCommand), kind: "unquarantine" }),
+      ).toBe("journalled");
       expect(await status(host)).toBe("running");
       expect(host.supervisor.inventory()[0]?.quarantined).toBeUndefined();
       await expectMemory(host);
@@ -86,7 +100,10 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("the next command of the sandbox goes on with it", async () => {
     await quarantined(async (host, [, pause, resume]) => {
-      expect(await host.carryOut(pause as VmCommand)).toMatchObject({ state: "paused", snapshot: { guestSynced: true } });
+      expect(await host.carryOut(pause as VmCommand)).toMatchObject({
+        state: "paused",
+        snapshot: { guestSynced: true },
+      });
       expect(await host.carryOut(resume as VmCommand)).toMatchObject({ state: "running" });
       await expectMemory(host);
     });
@@ -95,7 +112,12 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
   test("a discard of a higher epoch drops it, one of its own does not, and neither needs to know its spec", async () => {
     await quarantined(async (host, [create]) => {
       const spec = { ...(create as VmCommand).spec, imageSha256: "0".repeat(64), templateName: "" };
-      const discard = { ...(create as VmCommand), kind: "discard" as const, operationId: `op_${"f".repeat(32)}`, spec };
+      const discard = {
+        ...(create as VmCommand),
+        kind: "discard" as const,
+        operationId: `op_${"f".repeat(32)}`,
+        spec,
+      };
       expect(await host.supervisor.execute(discard)).toBe("stale");
       expect(await host.carryOut({ ...discard, epoch: 2 })).toMatchObject({ state: "deleted" });
       expect(vmmProcesses(host.store.dataDir)).toEqual([]);
@@ -105,7 +127,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
   test("what was said of an earlier run does not hold for this one", async () => {
     await quarantined(async (host, [create]) => {
       await host.supervisor.execute({ ...(create as VmCommand), kind: "unquarantine" });
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine", epoch: 2 })).toBe("stale");
+      expect(
+        await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine", epoch: 2 }),
+      ).toBe("stale");
       expect(await status(host)).toBe("running");
     });
   });

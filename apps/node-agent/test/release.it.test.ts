@@ -1,4 +1,7 @@
-/** The release as it is installed: bundled, without the workspace around it; and the install script's refusals, which come before it changes anything. */
+/**
+ * The release as it is installed: bundled, without the workspace around it; and the install
+ * script's refusals, which come before it changes anything.
+ */
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { access, mkdir, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
@@ -36,7 +39,9 @@ test("it holds the program and all that the install script installs", async () =
     "systemd/torpor-vms.slice",
   ])
     await access(join(dir, "host", name));
-  expect(await readFile(join(dir, "host/systemd/torpor-node-agent.service"), "utf8")).toContain("KillMode=process");
+  expect(await readFile(join(dir, "host/systemd/torpor-node-agent.service"), "utf8")).toContain(
+    "KillMode=process",
+  );
 });
 
 test("its parts run from anywhere, with nothing but Node.js", async () => {
@@ -74,7 +79,11 @@ test("so does the fence, with next to nothing in it", async () => {
   // No client, no schema, no logger.
   expect((await stat(fenceFile)).size).toBeLessThan(64 * 1024);
   const dataDir = join(dir, "data");
-  const fence = spawn(process.execPath, [fenceFile], { cwd: "/", stdio: "ignore", env: { DATA_DIR: dataDir } });
+  const fence = spawn(process.execPath, [fenceFile], {
+    cwd: "/",
+    stdio: "ignore",
+    env: { DATA_DIR: dataDir },
+  });
   try {
     await until("it says that it lives", () => new FenceFiles(dataDir).isFenceAlive());
   } finally {
@@ -100,7 +109,9 @@ async function answerOf(pid: number, port: number): Promise<unknown> {
       await once(socket, "connect");
       socket.end("run\n");
       await once(socket.resume(), "close");
-      const response = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(5_000) });
+      const response = await fetch(`http://127.0.0.1:${port}/health`, {
+        signal: AbortSignal.timeout(5_000),
+      });
       return await response.json();
     } catch {
       await sleep(100);
@@ -110,11 +121,20 @@ async function answerOf(pid: number, port: number): Promise<unknown> {
 }
 
 async function build(...programs: string[]): Promise<void> {
-  const built = await run(process.execPath, [join(import.meta.dirname, "../build.ts"), dir, ...programs]);
-  if (built.code !== 0 || built.output !== "") throw new Error(`it could not be built: ${built.output}`);
+  const built = await run(process.execPath, [
+    join(import.meta.dirname, "../build.ts"),
+    dir,
+    ...programs,
+  ]);
+  if (built.code !== 0 || built.output !== "")
+    throw new Error(`it could not be built: ${built.output}`);
 }
 
-async function run(command: string, args: string[], settings: Record<string, string> = {}): Promise<{ code: number; output: string }> {
+async function run(
+  command: string,
+  args: string[],
+  settings: Record<string, string> = {},
+): Promise<{ code: number; output: string }> {
   return await new Promise((resolve) => {
     const env = { PATH: process.env["PATH"], TMPDIR: process.env["TMPDIR"], ...settings };
     execFile(command, args, { cwd: "/", env }, (error, stdout, stderr) =>

@@ -1,4 +1,7 @@
-/** What a VM uses of its host is given back when its VMM ends, also by itself, and after a restart of the agent only for VMs whose VMM is gone. */
+/**
+ * What a VM uses of its host is given back when its VMM ends, also by itself, and after a restart
+ * of the agent only for VMs whose VMM is gone.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
@@ -40,7 +43,8 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
   const driver = new WatchedDriver();
   const guest = httpGuest(driver);
   const scratchDir = join(imagesDir, ".scratch");
-  for (const image of await listImages(imagesDir)) await ensureGolden(image, { driver, guest, uid: undefined, scratchDir, say: () => {} });
+  for (const image of await listImages(imagesDir))
+    await ensureGolden(image, { driver, guest, uid: undefined, scratchDir, say: () => {} });
   const collected: string[][] = [];
   const agent = () =>
     new Supervisor(
@@ -51,7 +55,9 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
         isOpen: () => true,
         store: new VmStore(dir),
         driver,
-        isolation: { collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)) },
+        isolation: {
+          collect: async (live) => void collected.push(live.map(({ sandboxId }) => sandboxId)),
+        },
         guest,
         snapshots: new ChunkStore(fileBlobs(join(dir, "store"))),
         peer: (sandboxId, reference) => peerSource(sandboxId, reference),
@@ -83,7 +89,8 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
       envVars: {},
     },
   });
-  const vmmsOf = (sandboxId: string) => findProcesses(join(dir, "vm", sandboxId), "TORPOR_VMM", sandboxId);
+  const vmmsOf = (sandboxId: string) =>
+    findProcesses(join(dir, "vm", sandboxId), "TORPOR_VMM", sandboxId);
   const [dying, living] = ["1795490791aaaaaaaa", "1795490791bbbbbbbb"];
   const [first, second] = [agent(), agent()];
   try {
@@ -91,8 +98,10 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
     expect(collected).toEqual([[]]);
     for (const sandboxId of [dying, living]) await first.execute(command(sandboxId, "create", 1));
     const stateOf = (sandboxId: string) =>
-      first.inventory().find((seen) => seen.sandboxId === sandboxId && seen.busyWith === undefined)?.state;
-    for (const sandboxId of [dying, living]) await until(`${sandboxId} runs`, () => stateOf(sandboxId) === "running");
+      first.inventory().find((seen) => seen.sandboxId === sandboxId && seen.busyWith === undefined)
+        ?.state;
+    for (const sandboxId of [dying, living])
+      await until(`${sandboxId} runs`, () => stateOf(sandboxId) === "running");
 
     driver.ended.length = 0;
     void first.watch();

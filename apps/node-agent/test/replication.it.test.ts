@@ -1,4 +1,7 @@
-/** A host that copies its sandboxes to the store: by itself after a pause, on demand when they are stopped, over its own restarts, and never in the way of a resume. */
+/**
+ * A host that copies its sandboxes to the store: by itself after a pause, on demand when they are
+ * stopped, over its own restarts, and never in the way of a resume.
+ */
 import { once } from "node:events";
 import { mkdir, readdir, writeFile } from "node:fs/promises";
 import { createServer } from "node:http";
@@ -12,7 +15,15 @@ import type { Driver } from "../src/drivers/driver.ts";
 import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { fileBlobs, holdEntries, WatchedBlobs } from "./support/snapshots.ts";
-import { commandsOf, type Kind, killVmms, prepareImages, SANDBOX, TestHost, vmmProcesses } from "./support/test-host.ts";
+import {
+  commandsOf,
+  type Kind,
+  killVmms,
+  prepareImages,
+  SANDBOX,
+  TestHost,
+  vmmProcesses,
+} from "./support/test-host.ts";
 
 const LIMIT_MS = 45_000;
 const QUIET_MS = 300;
@@ -46,9 +57,18 @@ afterEach(async () => {
   for (const one of opened.splice(0)) await one.end();
 });
 
-async function hostIn(path: string, given: { driver?: Driver; blobs?: "none" } = {}): Promise<TestHost> {
+async function hostIn(
+  path: string,
+  given: { driver?: Driver; blobs?: "none" } = {},
+): Promise<TestHost> {
   await mkdir(path, { recursive: true });
-  const made = new TestHost(path, given.driver ?? driver, () => {}, join(root.path, "images"), given.blobs ?? blobs);
+  const made = new TestHost(
+    path,
+    given.driver ?? driver,
+    () => {},
+    join(root.path, "images"),
+    given.blobs ?? blobs,
+  );
   opened.push(made);
   await made.supervisor.adopt();
   return made;
@@ -73,7 +93,9 @@ const offered = async (snapshot: Observation["snapshot"]) => {
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
   expect(snapshot).toMatchObject({ generation: 1, storeKey: null });
-  expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe("stale");
+  expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe(
+    "stale",
+  );
   expect(blobs.calls).toEqual([]);
   expect(await host.supervisor.execute(replicate())).toBe("journalled");
   const stored = await host.stored();
@@ -86,23 +108,47 @@ test("a stopped sandbox's disk is copied when it is asked for, and another host 
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1);
   if (start === undefined) throw new Error("there is a start");
   const { generation, storeKey, manifestSha256 } = stored;
-  expect(await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } })).toMatchObject({
+  expect(
+    await other.carryOut({ ...start, snapshot: { generation, storeKey, manifestSha256 } }),
+  ).toMatchObject({
     state: "running",
     operation: { outcome: "succeeded" },
   });
-  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+    content: "kept",
+  });
 });
 
 test("a sandbox that leaves and is told to come back before it has left is here, and known", async () => {
   await bring("create", "pause");
   const { generation, storeKey, manifestSha256 } = await host.stored();
-  const [, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
-  const leave = host.supervisor.execute({ ...pause, kind: "discard", operationId: newOperationId(), epoch: pause.epoch + 1 });
-  const back = { ...resume, epoch: resume.epoch + 1, snapshot: { generation, storeKey, manifestSha256 } };
-  expect(await host.carryOut(back)).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  const [, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [
+    VmCommand,
+    VmCommand,
+    VmCommand,
+  ];
+  const leave = host.supervisor.execute({
+    ...pause,
+    kind: "discard",
+    operationId: newOperationId(),
+    epoch: pause.epoch + 1,
+  });
+  const back = {
+    ...resume,
+    epoch: resume.epoch + 1,
+    snapshot: { generation, storeKey, manifestSha256 },
+  };
+  expect(await host.carryOut(back)).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
   expect(await leave).toBe("journalled");
-  expect(host.supervisor.inventory()).toMatchObject([{ sandboxId: SANDBOX, state: "running", epoch: back.epoch }]);
-  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  expect(host.supervisor.inventory()).toMatchObject([
+    { sandboxId: SANDBOX, state: "running", epoch: back.epoch },
+  ]);
+  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+    content: "kept",
+  });
 });
 
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
@@ -126,10 +172,17 @@ test("S1: what changes between two pauses is there after each resume", async () 
     await host.guest("/execute", { code: `x = ${cycle}` });
     await host.guest("/files/write", { path: path(cycle), content: `kept ${cycle}` });
     kinds.push("pause", "resume");
-    expect(await bring(...kinds)).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
-    expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({ stdout: `${cycle}\n` });
+    expect(await bring(...kinds)).toMatchObject({
+      state: "running",
+      operation: { outcome: "succeeded" },
+    });
+    expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({
+      stdout: `${cycle}\n`,
+    });
     for (let at = 1; at <= cycle; at += 1)
-      expect(await host.guest("/files/read", { path: path(at) })).toMatchObject({ content: `kept ${at}` });
+      expect(await host.guest("/files/read", { path: path(at) })).toMatchObject({
+        content: `kept ${at}`,
+      });
   }
 });
 
@@ -137,9 +190,15 @@ test("S21, S45: a resume does not wait for the copy, and the next pause sends on
   const { held, release } = holdEntries(blobs);
   await bring("create", "pause");
   await held;
-  expect(await bring("create", "pause", "resume")).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
+  expect(await bring("create", "pause", "resume")).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
   release();
-  expect(await bring("create", "pause", "resume", "pause")).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
+  expect(await bring("create", "pause", "resume", "pause")).toMatchObject({
+    state: "paused",
+    operation: { outcome: "succeeded" },
+  });
   expect(await host.stored()).toMatchObject({ generation: 2 });
   const sent = blobs.sent();
   expect(sent.length).toBeGreaterThan(0);
@@ -148,7 +207,11 @@ test("S21, S45: a resume does not wait for the copy, and the next pause sends on
 
 test("a copy and a fetch go no faster than their command says", async () => {
   const SLOWEST = { maxBytesPerSecond: 1 };
-  const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+  const [create, pause, resume] = commandsOf(["create", "pause", "resume"], imageSha256) as [
+    VmCommand,
+    VmCommand,
+    VmCommand,
+  ];
   await host.carryOut(create);
   await host.carryOut({ ...pause, ...SLOWEST });
   await until("the copy begins", () => blobs.sent().length > 0, LIMIT_MS);
@@ -157,7 +220,9 @@ test("a copy and a fetch go no faster than their command says", async () => {
   await host.close();
   host = await hostIn(dir);
   commands = [create, pause];
-  expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe("journalled");
+  expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe(
+    "journalled",
+  );
   const { generation, storeKey, manifestSha256 } = await host.stored();
 
   const other = await hostIn(join(root.path, `other-${made}`));
@@ -169,29 +234,49 @@ test("a copy and a fetch go no faster than their command says", async () => {
   const { bytesDone = 0, bytesTotal = 0 } = other.supervisor.inventory()[0]?.fetching ?? {};
   expect(bytesDone, "the second waits for the first one's bytes").toBeLessThan(bytesTotal);
   await other.supervisor.execute({ ...slow, kind: "cancel", cancels: slow.operationId });
-  await until("it has backed out", () => other.seen.find(({ operation }) => operation?.outcome === "cancelled"), LIMIT_MS);
+  await until(
+    "it has backed out",
+    () => other.seen.find(({ operation }) => operation?.outcome === "cancelled"),
+    LIMIT_MS,
+  );
   await other.close();
 });
 
-test("RE2: a store that stays away is said with its reason, and asked again on demand", { timeout: 120_000 }, async () => {
-  const away = () => {
-    throw new Error("no route to the store");
-  };
-  blobs.before = away;
-  await bring("create", "pause");
-  const failed = await until("the failure", () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined), 90_000);
-  expect(failed).toMatchObject({ state: "paused", snapshot: { storeKey: null }, replicationFailed: { code: "REPLICATION_FAILED" } });
-  expect(failed.replicationFailed?.message).toContain("no route to the store");
-  blobs.forget();
-  expect(await host.supervisor.execute(replicate())).toBe("journalled");
-  await host.stored();
-  expect(host.seen.at(-1)?.replicationFailed).toBeUndefined();
-});
+test(
+  "RE2: a store that stays away is said with its reason, and asked again on demand",
+  { timeout: 120_000 },
+  async () => {
+    const away = () => {
+      throw new Error("no route to the store");
+    };
+    blobs.before = away;
+    await bring("create", "pause");
+    const failed = await until(
+      "the failure",
+      () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined),
+      90_000,
+    );
+    expect(failed).toMatchObject({
+      state: "paused",
+      snapshot: { storeKey: null },
+      replicationFailed: { code: "REPLICATION_FAILED" },
+    });
+    expect(failed.replicationFailed?.message).toContain("no route to the store");
+    blobs.forget();
+    expect(await host.supervisor.execute(replicate())).toBe("journalled");
+    await host.stored();
+    expect(host.seen.at(-1)?.replicationFailed).toBeUndefined();
+  },
+);
 
 test("how far it is stands in the inventory, and a delete ends it", async () => {
   await bring("create", "stop");
   await host.supervisor.execute(replicate({ maxBytesPerSecond: 1 }));
-  const seen = await until("progress", () => host.supervisor.inventory().find(({ replicating }) => replicating !== undefined), LIMIT_MS);
+  const seen = await until(
+    "progress",
+    () => host.supervisor.inventory().find(({ replicating }) => replicating !== undefined),
+    LIMIT_MS,
+  );
   expect(seen.replicating?.bytesTotal).toBeGreaterThan(0);
   expect(await bring("create", "stop", "delete")).toMatchObject({ state: "deleted" });
   expect(host.supervisor.inventory()).toEqual([]);
@@ -228,7 +313,10 @@ test("another host gets a paused sandbox straight from this one; one that runs i
   const { snapshot } = await bring("create", "pause");
   if (snapshot === undefined) throw new Error("the pause left no snapshot");
   const { generation, manifestSha256 } = snapshot;
-  expect(await host.supervisor.offer(SANDBOX, generation, manifestSha256)).toMatchObject({ sandboxId: SANDBOX, generation });
+  expect(await host.supervisor.offer(SANDBOX, generation, manifestSha256)).toMatchObject({
+    sandboxId: SANDBOX,
+    generation,
+  });
   expect(await host.supervisor.offer(SANDBOX, generation, "0".repeat(64))).toBeUndefined();
   expect(await host.supervisor.offer(SANDBOX, generation + 1, manifestSha256)).toBeUndefined();
   await bring("create", "pause", "resume");
@@ -237,7 +325,10 @@ test("another host gets a paused sandbox straight from this one; one that runs i
 
 test("a stopped sandbox too, whichever way it stopped, and each stop's disk has a name of its own", async () => {
   const { snapshot: first } = await bring("create", "stop");
-  expect(await offered(first)).toMatchObject({ sandboxId: SANDBOX, files: { "disk.raw": expect.stringContaining(dir) as string } });
+  expect(await offered(first)).toMatchObject({
+    sandboxId: SANDBOX,
+    files: { "disk.raw": expect.stringContaining(dir) as string },
+  });
   await bring("create", "stop", "start");
   expect(await offered(first)).toBeUndefined();
   void host.supervisor.watch();
@@ -266,13 +357,20 @@ test("what is stored too comes from the host that lives, without waiting until t
   if (resume === undefined) throw new Error("there is a resume");
   try {
     blobs.forget();
-    expect(await other.carryOut({ ...resume, snapshot: { generation, storeKey, manifestSha256, sourceUrl } })).toMatchObject({
+    expect(
+      await other.carryOut({
+        ...resume,
+        snapshot: { generation, storeKey, manifestSha256, sourceUrl },
+      }),
+    ).toMatchObject({
       state: "running",
       operation: { outcome: "succeeded" },
     });
     expect(chunks).toBeGreaterThan(0);
     expect(blobs.got()).toEqual([]);
-    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+    expect(await other.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+      content: "kept",
+    });
   } finally {
     server.closeAllConnections();
     server.close();
@@ -301,15 +399,23 @@ test("without a store a pause is said not to be copied before anything of it is 
   host = await hostIn(join(root.path, `alone-${made}`), { blobs: "none" });
   const [create, pause] = commandsOf(["create", "pause"], imageSha256) as [VmCommand, VmCommand];
   await host.carryOut(create);
-  const isSnapshotFile = (name: string) => name.startsWith("snap.1/") && !name.endsWith("manifest.json");
+  const isSnapshotFile = (name: string) =>
+    name.startsWith("snap.1/") && !name.endsWith("manifest.json");
   host.onCommit = async () => {
     const files = (await readdir(host.vm.dir, { recursive: true })).filter(isSnapshotFile);
     expect(files.length).toBeGreaterThan(0);
     for (const name of files) await writeFile(join(host.vm.dir, name), "damaged");
   };
   await host.carryOut(pause);
-  const failed = await until("the refusal", () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined), LIMIT_MS);
-  expect(failed).toMatchObject({ state: "paused", replicationFailed: { code: "NO_SNAPSHOT_STORE" } });
+  const failed = await until(
+    "the refusal",
+    () => host.seen.find(({ replicationFailed }) => replicationFailed !== undefined),
+    LIMIT_MS,
+  );
+  expect(failed).toMatchObject({
+    state: "paused",
+    replicationFailed: { code: "NO_SNAPSHOT_STORE" },
+  });
 });
 
 test("a start that is told to back out while it restores leaves the disk, and its name", async () => {
@@ -323,14 +429,22 @@ test("a start that is told to back out while it restores leaves the disk, and it
   host = await hostIn(path);
   const { snapshot } = await bring("create", "stop");
   await host.close();
-  host = await hostIn(path, { driver: Object.assign(Object.create(driver) as Driver, { restore }) });
+  host = await hostIn(path, {
+    driver: Object.assign(Object.create(driver) as Driver, { restore }),
+  });
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
   await host.supervisor.execute(start);
   await restoring.promise;
   await host.supervisor.execute({ ...start, kind: "cancel", cancels: start.operationId });
-  const isEnd = () => host.seen.findLast(({ operation, busyWith }) => operation?.id === start.operationId && busyWith === undefined);
+  const isEnd = () =>
+    host.seen.findLast(
+      ({ operation, busyWith }) => operation?.id === start.operationId && busyWith === undefined,
+    );
   const end = await until("its end", isEnd, LIMIT_MS);
-  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled", error: { code: "OPERATION_CANCELLED" } } });
+  expect(end).toMatchObject({
+    state: "stopped",
+    operation: { outcome: "cancelled", error: { code: "OPERATION_CANCELLED" } },
+  });
   expect(end.snapshot).toEqual(snapshot);
   expect(await offered(snapshot)).toMatchObject({ sandboxId: SANDBOX });
 });
@@ -342,7 +456,11 @@ test("a disk whose name was not written into the record has the record's name ag
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
   // No fence lives here: what it is to guard does not begin.
   const end = await host.carryOut({ ...start, spec: { ...start.spec, onHostLoss: "restore" } });
-  expect(end).toMatchObject({ state: "stopped", operation: { outcome: "cancelled" }, snapshot: { generation: 1, storeKey: null } });
+  expect(end).toMatchObject({
+    state: "stopped",
+    operation: { outcome: "cancelled" },
+    snapshot: { generation: 1, storeKey: null },
+  });
   expect(end.snapshot?.manifestSha256).not.toBe(snapshot?.manifestSha256);
   expect(await offered(end.snapshot)).toMatchObject({ sandboxId: SANDBOX });
 });
@@ -363,11 +481,19 @@ test("what could not be brought here is not said to run, though a VM of a run th
     throw new Error("the store is away");
   };
   const failed = await host.carryOut(again(4));
-  expect(failed).toMatchObject({ state: "paused", operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } } });
+  expect(failed).toMatchObject({
+    state: "paused",
+    operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } },
+  });
   expect(failed.snapshot).toBeUndefined();
   blobs.before = () => {};
-  expect(await host.carryOut(again(5))).toMatchObject({ state: "running", operation: { outcome: "succeeded" } });
-  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({ content: "kept" });
+  expect(await host.carryOut(again(5))).toMatchObject({
+    state: "running",
+    operation: { outcome: "succeeded" },
+  });
+  expect(await host.guest("/files/read", { path: "/workspace/note" })).toMatchObject({
+    content: "kept",
+  });
 });
 
 test("a disk that could not be brought here has no name here: that of a run that was given up is none of the sandbox's", async () => {
@@ -378,8 +504,19 @@ test("a disk that could not be brought here has no name here: that of a run that
   blobs.before = () => {
     throw new Error("the store is away");
   };
-  const again = { ...(commands.at(-1) as VmCommand), epoch: 4, opSeq: 4, operationId: newOperationId() };
-  const failed = await host.carryOut({ ...again, snapshot: { generation, storeKey, manifestSha256 } });
-  expect(failed).toMatchObject({ state: "stopped", operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } } });
+  const again = {
+    ...(commands.at(-1) as VmCommand),
+    epoch: 4,
+    opSeq: 4,
+    operationId: newOperationId(),
+  };
+  const failed = await host.carryOut({
+    ...again,
+    snapshot: { generation, storeKey, manifestSha256 },
+  });
+  expect(failed).toMatchObject({
+    state: "stopped",
+    operation: { outcome: "failed", error: { code: "SNAPSHOT_UNAVAILABLE" } },
+  });
   expect(failed.snapshot).toBeUndefined();
 });

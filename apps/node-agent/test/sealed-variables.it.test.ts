@@ -1,4 +1,7 @@
-/** Environment variables that are sealed for this host: what opens them, and what comes of it when nothing does. */
+/**
+ * Environment variables that are sealed for this host: what opens them, and what comes of it when
+ * nothing does.
+ */
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { variablesContext, type VmCommand } from "@torpor/contracts";

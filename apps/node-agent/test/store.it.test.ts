@@ -17,7 +17,16 @@ import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/for
 import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
 import { keepSwept, sweep } from "../src/store/sweep.ts";
-import { AgedLocks, allocatedBytes, CHUNK, facts, fileBlobs, type MadeSnapshot, makeSnapshot, WatchedBlobs } from "./support/snapshots.ts";
+import {
+  AgedLocks,
+  allocatedBytes,
+  CHUNK,
+  facts,
+  fileBlobs,
+  type MadeSnapshot,
+  makeSnapshot,
+  WatchedBlobs,
+} from "./support/snapshots.ts";
 
 const never = new AbortController().signal;
 let root: Awaited<ReturnType<typeof tempDir>>;
@@ -56,12 +65,23 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
   });
 
   const put = (snapshot: MadeSnapshot, signal = never) => store.put(snapshot.copy, { signal });
-  const fetch = async (snapshot: MadeSnapshot, sources: SnapshotSource[], dir = newDir(), signal = never) => {
-    await fetchInto(dir, sources, { manifestSha256: snapshot.manifestSha256, signal, log: silentLog() });
+  const fetch = async (
+    snapshot: MadeSnapshot,
+    sources: SnapshotSource[],
+    dir = newDir(),
+    signal = never,
+  ) => {
+    await fetchInto(dir, sources, {
+      manifestSha256: snapshot.manifestSha256,
+      signal,
+      log: silentLog(),
+    });
     return dir;
   };
   const isWhole = async (snapshot: MadeSnapshot, dir: string) => {
-    const arrived = Object.fromEntries(Object.keys(snapshot.copy.files).map((name) => [name, join(dir, name)]));
+    const arrived = Object.fromEntries(
+      Object.keys(snapshot.copy.files).map((name) => [name, join(dir, name)]),
+    );
     expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
   };
   const keys = async (below: string) => {
@@ -73,7 +93,10 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
   test("gives back what was put, and keeps no hole: neither in the store nor on disk", async () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId });
     const progress: number[] = [];
-    const storeKey = await store.put(snapshot.copy, { signal: never, onProgress: ({ bytesDone }) => progress.push(bytesDone) });
+    const storeKey = await store.put(snapshot.copy, {
+      signal: never,
+      onProgress: ({ bytesDone }) => progress.push(bytesDone),
+    });
     expect(storeKey).toBe(`${sandboxId}/${entryName(1, snapshot.manifestSha256)}`);
     expect(blobs.sent(), "4 of memory, 4 of 64 of the disk").toHaveLength(8);
     expect(progress.at(-1)).toBe(8 * CHUNK);
@@ -89,7 +112,11 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     blobs.forget();
     await put(first);
     expect(blobs.sent()).toEqual([]);
-    const second = await makeSnapshot(newDir(), { sandboxId, generation: 2, disk: [0, 7, 8, 40, 41] });
+    const second = await makeSnapshot(newDir(), {
+      sandboxId,
+      generation: 2,
+      disk: [0, 7, 8, 40, 41],
+    });
     const storeKey = await put(second);
     expect(blobs.sent()).toHaveLength(1);
     await isWhole(second, await fetch(second, [store.source(storeKey)]));
@@ -116,7 +143,8 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId, memory: 2, disk: [3] });
     await put(snapshot);
     const steps = blobs.calls.length;
-    const indexStep = blobs.calls.findIndex(({ call, key }) => call === "put" && key.includes("/entries/")) + 1;
+    const indexStep =
+      blobs.calls.findIndex(({ call, key }) => call === "put" && key.includes("/entries/")) + 1;
     const whole = [await keys("entries/"), await keys("chunks/")];
     for (let failing = 1; failing <= steps; failing += 1) {
       await store.remove(sandboxId, never);
@@ -147,7 +175,9 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     blobs.before = (call, key) => {
       if (call === "get" && key.includes("/chunks/") && blobs.got().length === 6) abort.abort();
     };
-    await expect(fetch(snapshot, [store.source(storeKey)], dir, abort.signal)).rejects.toThrow(/abort/i);
+    await expect(fetch(snapshot, [store.source(storeKey)], dir, abort.signal)).rejects.toThrow(
+      /abort/i,
+    );
     const arrived = blobs.got().length;
     blobs.forget();
     const host = await startHost(snapshot);
@@ -227,7 +257,9 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     test("a chunk that is missing is refused by name, and a host that has it makes it good", async () => {
       const dir = newDir();
       await blobs.remove(await oneChunk(), never);
-      await expect(fetch(snapshot, [store.source(storeKey)], dir)).rejects.toThrow(/is missing in the store/);
+      await expect(fetch(snapshot, [store.source(storeKey)], dir)).rejects.toThrow(
+        /is missing in the store/,
+      );
       const host = await startHost(snapshot);
       try {
         await fetch(snapshot, [store.source(storeKey), host.source], dir);
@@ -249,11 +281,17 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       const key = entryKey(storeKey);
       const other = await makeSnapshot(newDir(), { sandboxId, generation: 1, seed: "another run" });
       const otherKey = await put(other);
-      await expect(fetch(snapshot, [store.source(otherKey)])).rejects.toThrow(/another snapshot than the one that was recorded/);
+      await expect(fetch(snapshot, [store.source(otherKey)])).rejects.toThrow(
+        /another snapshot than the one that was recorded/,
+      );
       await damage(key, flipped);
-      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(/index of the snapshot is damaged/);
+      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(
+        /index of the snapshot is damaged/,
+      );
       await blobs.remove(key, never);
-      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(`the store has no snapshot ${storeKey}`);
+      await expect(fetch(snapshot, [store.source(storeKey)])).rejects.toThrow(
+        `the store has no snapshot ${storeKey}`,
+      );
     });
 
     test("bytes on this host's disk that are not what they should be are fetched again", async () => {
@@ -287,7 +325,11 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     };
 
     test("removes an entry that is for nothing with the chunks that it alone names, and nothing else", async () => {
-      expect(await swept({ garbage: [firstKey ?? ""] })).toEqual({ sandboxes: 0, entries: 1, chunks: 2 });
+      expect(await swept({ garbage: [firstKey ?? ""] })).toEqual({
+        sandboxes: 0,
+        entries: 1,
+        chunks: 2,
+      });
       expect(await keys("entries/")).toEqual([entryKey(secondKey ?? "")]);
       await isThere(second, secondKey);
       expect(await keys("locks/")).toEqual([]);
@@ -295,7 +337,10 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
 
     test("SW1, SW3: leaves what nobody names as garbage, and what is young", async () => {
       expect(await swept({})).toMatchObject({ entries: 0, chunks: 0 });
-      expect(await swept({ garbage: [firstKey ?? ""], graceMs: 60_000 })).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: 60_000 })).toMatchObject({
+        entries: 0,
+        chunks: 0,
+      });
       await isThere(first, firstKey);
       await isThere(second, secondKey);
     });
@@ -304,10 +349,16 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
       // Old enough to go, but for the lock.
       await sleep(GRACE_MS + 1_000);
       await blobs.put(writingLock(sandboxId, "3-abc", "writer"), Buffer.from("x"), never);
-      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 0, chunks: 0 });
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({
+        entries: 0,
+        chunks: 0,
+      });
       await isThere(first, firstKey);
       await blobs.remove(writingLock(sandboxId, "3-abc", "writer"), never);
-      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({ entries: 1, chunks: 2 });
+      expect(await swept({ garbage: [firstKey ?? ""], graceMs: GRACE_MS })).toMatchObject({
+        entries: 1,
+        chunks: 2,
+      });
       await blobs.put(sweepingLock(sandboxId, "other"), Buffer.from("x"), never);
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3 });
       await expect(put(third)).rejects.toThrow(/being swept; try again/);
@@ -317,7 +368,11 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     test("is not over for a put because another sweep of the sandbox is", async () => {
       // Of the first one's it needs chunks that only the first one names.
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
-      const begun: { other?: ReturnType<typeof swept>; put?: Promise<string>; both?: Promise<unknown> } = {};
+      const begun: {
+        other?: ReturnType<typeof swept>;
+        put?: Promise<string>;
+        both?: Promise<unknown>;
+      } = {};
       blobs.before = (call, key) => {
         // In the middle of the one sweep another one begins and ends; then a put comes.
         if (call !== "remove" || !key.includes("/entries/")) return;
@@ -378,7 +433,11 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
         graceMs: 60_000,
         ask: async () => {
           const begunAtMs = Number(await markedAtMs());
-          const again = until("the mark is set again", async () => Number(await markedAtMs()) > begunAtMs, 10_000);
+          const again = until(
+            "the mark is set again",
+            async () => Number(await markedAtMs()) > begunAtMs,
+            10_000,
+          );
           isMarkedAgain = await again.then(
             () => true,
             () => false,
@@ -395,27 +454,30 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
     test.each([
       ["before its index", "/chunks/"],
       ["while it puts its index", "/entries/"],
-    ])("that took a put for dead, which stood still for long: the put says so %s, and its repeat is whole", async (_, at) => {
-      // Of the first one's it needs chunks that only the first one names.
-      const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
-      let sweeping: Promise<unknown> | undefined;
-      blobs.before = (call, key) => {
-        if (call !== "put" || !key.includes(at)) return;
-        const aged = new AgedLocks(blobs, 1_000_000);
-        sweeping ??= sweep(aged, {
-          graceMs: -60_000,
-          ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
-          signal: never,
-        });
-        return sweeping.then(() => {});
-      };
-      await expect(put(third)).rejects.toThrow(/was swept meanwhile; try again/);
-      expect(await keys("entries/")).toHaveLength(at === "/chunks/" ? 1 : 2);
-      expect(await keys("locks/")).toEqual([]);
-      blobs.forget();
-      await isThere(third, await put(third));
-      await isThere(second, secondKey);
-    });
+    ])(
+      "that took a put for dead, which stood still for long: the put says so %s, and its repeat is whole",
+      async (_, at) => {
+        // Of the first one's it needs chunks that only the first one names.
+        const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
+        let sweeping: Promise<unknown> | undefined;
+        blobs.before = (call, key) => {
+          if (call !== "put" || !key.includes(at)) return;
+          const aged = new AgedLocks(blobs, 1_000_000);
+          sweeping ??= sweep(aged, {
+            graceMs: -60_000,
+            ask: async () => ({ deleted: [], storeKeys: [firstKey ?? ""] }),
+            signal: never,
+          });
+          return sweeping.then(() => {});
+        };
+        await expect(put(third)).rejects.toThrow(/was swept meanwhile; try again/);
+        expect(await keys("entries/")).toHaveLength(at === "/chunks/" ? 1 : 2);
+        expect(await keys("locks/")).toEqual([]);
+        blobs.forget();
+        await isThere(third, await put(third));
+        await isThere(second, secondKey);
+      },
+    );
 
     test("takes nothing from two puts of one snapshot when the first of them ends", async () => {
       const third = await makeSnapshot(newDir(), { sandboxId, generation: 3, disk: [0, 1, 60] });
@@ -470,16 +532,23 @@ describe("the server that speaks S3", () => {
     const snapshot = await makeSnapshot(newDir(), { sandboxId: newSandboxId(), memory: 12 });
     let stopped: Promise<void> | undefined;
     blobs.before = (call, key) => {
-      if (call === "put" && key.includes("/chunks/") && blobs.sent().length === 6) stopped ??= s3.stop();
+      if (call === "put" && key.includes("/chunks/") && blobs.sent().length === 6)
+        stopped ??= s3.stop();
     };
-    await expect(store.put(snapshot.copy, { signal: never })).rejects.toThrow(/ECONNREFUSED|ECONNRESET|socket|hang up|EPIPE/i);
+    await expect(store.put(snapshot.copy, { signal: never })).rejects.toThrow(
+      /ECONNREFUSED|ECONNRESET|socket|hang up|EPIPE/i,
+    );
     await stopped;
     await s3.start();
     blobs.forget();
     const storeKey = await store.put(snapshot.copy, { signal: never });
     expect(blobs.sent().length).toBeLessThan(16);
     const dir = newDir();
-    await fetchInto(dir, [store.source(storeKey)], { manifestSha256: snapshot.manifestSha256, signal: never, log: silentLog() });
+    await fetchInto(dir, [store.source(storeKey)], {
+      manifestSha256: snapshot.manifestSha256,
+      signal: never,
+      log: silentLog(),
+    });
     const arrived = { memory: join(dir, "memory"), "disk.raw": join(dir, "disk.raw") };
     expect(await facts(arrived)).toEqual(await facts(snapshot.copy.files));
   });
@@ -492,8 +561,12 @@ describe("a directory that is not there", () => {
     if (opened.blobs === undefined) throw new Error("it was not opened");
     const store = new ChunkStore(opened.blobs, CHUNK);
     const { copy } = await makeSnapshot(newDir(), { sandboxId: newSandboxId() });
-    expect(await opened.problem()).toMatch(/SNAPSHOT_STORE_DIR .* cannot be written to .*: make it and mount it, or correct the variable/);
-    await expect(store.put(copy, { signal: never })).rejects.toThrow(`${dir} is not there: make it and mount it`);
+    expect(await opened.problem()).toMatch(
+      /SNAPSHOT_STORE_DIR .* cannot be written to .*: make it and mount it, or correct the variable/,
+    );
+    await expect(store.put(copy, { signal: never })).rejects.toThrow(
+      `${dir} is not there: make it and mount it`,
+    );
     expect(await readdir(root.path)).not.toContain(basename(dir));
     await mkdir(dir);
     expect(await opened.problem()).toBeUndefined();
@@ -507,26 +580,44 @@ describe("the configuration", () => {
 
   test("what cannot work is refused at once, by the name of the variable", async () => {
     expect(() => storeSettings(base)).toThrow("S3_BUCKET is not set");
-    expect(() => storeSettings({ ...base, SNAPSHOT_STORE: "file" })).toThrow("SNAPSHOT_STORE_DIR is not set");
+    expect(() => storeSettings({ ...base, SNAPSHOT_STORE: "file" })).toThrow(
+      "SNAPSHOT_STORE_DIR is not set",
+    );
     const file = join(root.path, "credentials.json");
-    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(/credentials.json cannot be read/);
+    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(
+      /credentials.json cannot be read/,
+    );
     await writeFile(file, "secret");
-    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(/is not of the form/);
+    expect(() => storeSettings({ ...base, S3_BUCKET: "b", S3_CREDENTIALS_FILE: file })).toThrow(
+      /is not of the form/,
+    );
   });
 
   test("what does not work now is said in words that say what to do", async () => {
     const file = join(root.path, "credentials.json");
     await writeFile(file, JSON.stringify(s3.credentials));
-    const given = { ...base, S3_ENDPOINT: s3.endpoint, S3_BUCKET: s3.bucket, S3_CREDENTIALS_FILE: file };
-    const problem = async (config: Parameters<typeof storeSettings>[0]) => await (await openBlobs(storeSettings(config))).problem();
+    const given = {
+      ...base,
+      S3_ENDPOINT: s3.endpoint,
+      S3_BUCKET: s3.bucket,
+      S3_CREDENTIALS_FILE: file,
+    };
+    const problem = async (config: Parameters<typeof storeSettings>[0]) =>
+      await (await openBlobs(storeSettings(config))).problem();
     expect(await problem(given)).toBeUndefined();
-    expect(await problem({ ...given, S3_BUCKET: "elsewhere" })).toMatch(/no bucket "elsewhere": make it, or correct S3_BUCKET/);
+    expect(await problem({ ...given, S3_BUCKET: "elsewhere" })).toMatch(
+      /no bucket "elsewhere": make it, or correct S3_BUCKET/,
+    );
     await writeFile(file, JSON.stringify({ ...s3.credentials, secretAccessKey: "wrong" }));
     expect(await problem(given)).toMatch(/correct S3_CREDENTIALS_FILE/);
-    expect(await problem({ ...given, S3_ENDPOINT: "http://127.0.0.1:1" })).toMatch(/cannot be reached: start it, or correct S3_ENDPOINT/);
+    expect(await problem({ ...given, S3_ENDPOINT: "http://127.0.0.1:1" })).toMatch(
+      /cannot be reached: start it, or correct S3_ENDPOINT/,
+    );
     const notADirectory = join(root.path, "a-file");
     await writeFile(notADirectory, "");
-    expect(await problem({ ...base, SNAPSHOT_STORE: "file", SNAPSHOT_STORE_DIR: notADirectory })).toMatch(/SNAPSHOT_STORE_DIR/);
+    expect(
+      await problem({ ...base, SNAPSHOT_STORE: "file", SNAPSHOT_STORE_DIR: notADirectory }),
+    ).toMatch(/SNAPSHOT_STORE_DIR/);
     expect(await readdir(root.path)).toContain("a-file");
   });
 });
@@ -534,7 +625,10 @@ describe("the configuration", () => {
 /** A host that holds the snapshot; after `endsAfter` chunks it breaks every connection. */
 async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_INFINITY } = {}) {
   const { sandboxId, generation } = snapshot.copy;
-  const door = new SnapshotDoor(async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined), CHUNK);
+  const door = new SnapshotDoor(
+    async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined),
+    CHUNK,
+  );
   let [indexes, chunks] = [0, 0];
   const server: Server = createServer((incoming, response) => {
     if (incoming.url?.endsWith("/index")) indexes += 1;

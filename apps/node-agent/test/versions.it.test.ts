@@ -1,4 +1,7 @@
-/** A host whose control plane is newer than it: a command of a kind that it does not know is answered, and changes nothing. */
+/**
+ * A host whose control plane is newer than it: a command of a kind that it does not know is
+ * answered, and changes nothing.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
@@ -13,7 +16,11 @@ test("a command that only a newer control plane knows fails by name; the VM runs
   await mkdir(dir);
   const driver = driverNamed("simulated");
   const imageSha256 = await prepareImages(join(root.path, "images"), driver);
-  const [create, later, pause] = commandsOf(["create", "stop", "pause"], imageSha256) as [VmCommand, VmCommand, VmCommand];
+  const [create, later, pause] = commandsOf(["create", "stop", "pause"], imageSha256) as [
+    VmCommand,
+    VmCommand,
+    VmCommand,
+  ];
   const unknown = { ...later, kind: "teleport" } as unknown as VmCommand;
   const host = new TestHost(dir, driver);
   await host.supervisor.adopt();
@@ -22,13 +29,21 @@ test("a command that only a newer control plane knows fails by name; the VM runs
     await host.guest("/execute", { code: "x = 42" });
     expect(await host.carryOut(unknown)).toMatchObject({
       state: "running",
-      operation: { outcome: "failed", error: { code: "UNKNOWN_COMMAND", message: expect.stringContaining("teleport") } },
+      operation: {
+        outcome: "failed",
+        error: { code: "UNKNOWN_COMMAND", message: expect.stringContaining("teleport") },
+      },
     });
     expect(await host.guest("/execute", { code: "print(x)" })).toMatchObject({ stdout: "42\n" });
-    expect(await host.carryOut(pause)).toMatchObject({ state: "paused", operation: { outcome: "succeeded" } });
+    expect(await host.carryOut(pause)).toMatchObject({
+      state: "paused",
+      operation: { outcome: "succeeded" },
+    });
 
     // Nor does it matter what the sandbox was before.
-    expect(await host.carryOut({ ...unknown, opSeq: 9, operationId: `op_${"9".repeat(32)}` })).toMatchObject({
+    expect(
+      await host.carryOut({ ...unknown, opSeq: 9, operationId: `op_${"9".repeat(32)}` }),
+    ).toMatchObject({
       state: "paused",
       operation: { outcome: "failed", error: { code: "UNKNOWN_COMMAND" } },
       snapshot: { generation: 1 },

@@ -1,6 +1,8 @@
 /**
- * Whether this scheduler can answer hosts, which takes the bus and the database. Noted for all (packages/db/src/queries/lease-service.ts) while it can. Without the database it leaves the
- * questions to schedulers that have it: each question goes to one of them, and one that cannot answer would keep it from the others.
+ * Whether this scheduler can answer hosts, which takes the bus and the database. Noted for all
+ * (packages/db/src/queries/lease-service.ts) while it can. Without the database it leaves the
+ * questions to schedulers that have it: each question goes to one of them, and one that cannot
+ * answer would keep it from the others.
  */
 import type { Bus } from "@torpor/bus";
 import { type Database, noteAnswering } from "@torpor/db";
@@ -43,16 +45,29 @@ export class Answers {
   }
 }
 
-/** The loop that does it. The bus is asked first: what it said may be older than the note, but not newer. */
+/**
+ * The loop that does it. The bus is asked first: what it said may be older than the note, but not
+ * newer.
+ */
 export function noteAnswers(
   answers: Answers,
-  { db, bus, leaseMs, placesAtHome }: { db: Database; bus: Bus; leaseMs: number; placesAtHome: boolean },
+  {
+    db,
+    bus,
+    leaseMs,
+    placesAtHome,
+  }: { db: Database; bus: Bus; leaseMs: number; placesAtHome: boolean },
 ) {
   const everyMs = leaseMs / NOTES_PER_LEASE;
   const run = async () => {
-    if (!(await bus.answers(leaseMs / BUS_LIMITS_PER_LEASE))) throw new Error("the bus does not answer");
+    if (!(await bus.answers(leaseMs / BUS_LIMITS_PER_LEASE)))
+      throw new Error("the bus does not answer");
     try {
-      await withTimeLimit(noteAnswering(db, leaseMs, placesAtHome), leaseMs / NOTE_LIMITS_PER_LEASE, "the note");
+      await withTimeLimit(
+        noteAnswering(db, leaseMs, placesAtHome),
+        leaseMs / NOTE_LIMITS_PER_LEASE,
+        "the note",
+      );
     } catch (error) {
       answers.leave();
       throw error;

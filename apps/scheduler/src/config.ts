@@ -13,7 +13,10 @@ const Environment = Type.Object({
   /** Connections to the database, at most. */
   DATABASE_POOL_MAX: Type.Integer({ minimum: 2, maximum: 1_000, default: 10 }),
   NATS_URL: Type.String({ pattern: "^(nats|tls)://" }),
-  /** On how many servers each message is kept; default: 3 where NATS_URL names three or more, else 1. */
+  /**
+   * On how many servers each message is kept; default: 3 where NATS_URL names three or more,
+   * else 1.
+   */
   NATS_REPLICAS: Type.Optional(Type.Integer({ minimum: 1, maximum: 5 })),
   ...NATS_CREDENTIALS,
   ...TLS_SETTINGS,
@@ -22,20 +25,33 @@ const Environment = Type.Object({
   /** Files with further keys, with commas between them: what they encrypted is still read. */
   ENV_ACCEPTED_KEY_FILES: Type.String({ default: "" }),
   PLACEMENT_POLICY: Type.Enum(PLACEMENT_POLICIES, { default: DEFAULT_PLACEMENT_POLICY }),
-  /** So many times the vCPUs that a host offers may be reserved there. The same for all schedulers. */
+  /**
+   * So many times the vCPUs that a host offers may be reserved there. The same for all schedulers.
+   */
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   /** Networks that hosts may be in, with commas between them; default: any. */
   HOST_NETWORKS: Type.String({ default: "" }),
   /** Whether a host has to have joined (docs/hosts.md) before it may register. */
   HOST_ADMISSION: Type.Enum(HOST_ADMISSIONS, { default: "required" }),
-  /** Whether hosts have to be reached by TLS. Those that this fleet has certified have to anyway. */
+  /**
+   * Whether hosts have to be reached by TLS. Those that this fleet has certified have to anyway.
+   */
   HOST_TLS: Type.Enum(HOST_ADMISSIONS, { default: "optional" }),
   HEALTH_HOST: Type.String({ default: "127.0.0.1" }),
   HEALTH_PORT: Type.Integer({ minimum: 0, maximum: 65_535, default: 9300 }),
-  /** Long enough to ride out a scheduler restart; with the half second in which it is looked for (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler. */
+  /**
+   * Long enough to ride out a scheduler restart; with the half second in which it is looked for
+   * (reconcilers.ts), a lost host is seen within 10 s. The same in every scheduler.
+   */
   LEASE_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: DEFAULT_HOST_TERMS.leaseMs }),
-  /** Waited after a lease has ended, before a sandbox with `on_host_loss: restore` is run elsewhere. */
-  HOST_LOSS_MARGIN_MS: Type.Integer({ minimum: 500, maximum: 600_000, default: DEFAULT_HOST_TERMS.lossMarginMs }),
+  /**
+   * Waited after a lease has ended, before a sandbox with `on_host_loss: restore` is run elsewhere.
+   */
+  HOST_LOSS_MARGIN_MS: Type.Integer({
+    minimum: 500,
+    maximum: 600_000,
+    default: DEFAULT_HOST_TERMS.lossMarginMs,
+  }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
 export type Config = Static<typeof Environment>;

@@ -7,7 +7,10 @@ import type { Placer } from "./placer.ts";
 /** How long a host may be silent. */
 export interface HostTerms {
   leaseMs: number;
-  /** After the lease, until what its fence has frozen is run elsewhere: for the freezing itself, and for clocks that do not go alike. */
+  /**
+   * After the lease, until what its fence has frozen is run elsewhere: for the freezing itself, and
+   * for clocks that do not go alike.
+   */
   lossMarginMs: number;
 }
 

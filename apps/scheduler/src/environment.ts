@@ -23,7 +23,10 @@ interface Environment extends ForPublishing {
   envVars: EnvVars;
 }
 
-/** `commandKey`: of the host; null: it has none. Undefined: they cannot be decrypted here. Another scheduler may have the key. */
+/**
+ * `commandKey`: of the host; null: it has none. Undefined: they cannot be decrypted here. Another
+ * scheduler may have the key.
+ */
 export async function environmentOf(
   { envelope, log }: Pick<Deps, "envelope" | "log">,
   sandbox: Pick<SandboxRow, "id"> & Partial<Pick<SandboxRow, "envVars" | "envVarsSealed">>,
@@ -34,7 +37,8 @@ export async function environmentOf(
     const envVars = await openEnvVars(envelope, sandbox.id, { envVars: plain, envVarsSealed });
     if (Object.keys(envVars).length === 0) return { envVars };
     const recipient = commandKey === null ? {} : { recipientKey: commandKey };
-    // As in the row: once gateways have the key, every scheduler has it, and may publish the command.
+    // As in the row: once gateways have the key, every scheduler has it, and may publish the
+    // command.
     return envVarsSealed === null
       ? { envVars, ...recipient }
       : { envVars: {}, sealedEnvVars: envVarsSealed, ...recipient };

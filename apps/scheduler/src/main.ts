@@ -2,7 +2,13 @@
 import { busAccess, connectBus, serversIn } from "@torpor/bus";
 import { databaseProblem, openDatabase } from "@torpor/db";
 import { certificateProblems, openTls } from "@torpor/identity";
-import { configured, createLogger, envelopeFrom, runService, startHealthServer } from "@torpor/service";
+import {
+  configured,
+  createLogger,
+  envelopeFrom,
+  runService,
+  startHealthServer,
+} from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { HostNetworks } from "./host-networks.ts";
 import { RESTORE_BUS, startWorker } from "./worker.ts";
@@ -11,7 +17,8 @@ const config = configured(() => configFrom(process.env));
 const log = createLogger({ name: "scheduler", level: config.LOG_LEVEL });
 /** The smallest that survives the loss of a server. */
 const CLUSTER = 3;
-const UNREACHABLE = "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
+const UNREACHABLE =
+  "the database cannot be reached: start it, or correct DATABASE_URL; it is tried again until it answers";
 
 await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onClose) => {
   const database = openDatabase(config.DATABASE_URL, {
@@ -25,7 +32,9 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   });
   const envelope = envelopeFrom(config.ENV_KEY_FILE, config.ENV_ACCEPTED_KEY_FILES);
   if (envelope.keyId === undefined)
-    log.warn("environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them");
+    log.warn(
+      "environment variables of sandboxes are stored in plain text: set ENV_KEY_FILE to encrypt them",
+    );
   // The bus reads the files at each connection; this says when they cannot be used, or end.
   const tls = await openTls(config, { signal, log });
   const bus = await connectBus({ name: "torpor-scheduler", ...busAccess(config) });
@@ -44,17 +53,23 @@ await runService(log, { graceMs: config.SHUTDOWN_GRACE_MS }, async (signal, onCl
   });
   onClose({ what: "loops", close: () => worker.ended });
   // All of them look at the database, and succeed only with it.
-  const hasDatabase = () => [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
+  const hasDatabase = () =>
+    [...worker.reconcilers.values()].some((reconciler) => reconciler.last()?.error === undefined);
   const hasStreams = () => worker.reconcilers.get(RESTORE_BUS)?.last()?.error === undefined;
-  const health = await startHealthServer({ host: config.HEALTH_HOST, port: config.HEALTH_PORT }, () => ({
-    ok: bus.isConnected() && hasDatabase() && hasStreams(),
-    role: "scheduler",
-    database: hasDatabase() ? "connected" : "unreachable",
-    bus: bus.isConnected() ? "connected" : "disconnected",
-    streams: hasStreams() ? "there" : "missing",
-    problems: [...worker.problems(), ...certificateProblems(tls?.certificate)],
-    reconcilers: Object.fromEntries([...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()])),
-  }));
+  const health = await startHealthServer(
+    { host: config.HEALTH_HOST, port: config.HEALTH_PORT },
+    () => ({
+      ok: bus.isConnected() && hasDatabase() && hasStreams(),
+      role: "scheduler",
+      database: hasDatabase() ? "connected" : "unreachable",
+      bus: bus.isConnected() ? "connected" : "disconnected",
+      streams: hasStreams() ? "there" : "missing",
+      problems: [...worker.problems(), ...certificateProblems(tls?.certificate)],
+      reconcilers: Object.fromEntries(
+        [...worker.reconcilers].map(([name, reconciler]) => [name, reconciler.last()]),
+      ),
+    }),
+  );
   onClose({ what: "health", close: () => health.close() });
   log.info({ healthPort: health.port }, "scheduler started");
 });

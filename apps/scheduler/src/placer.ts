@@ -1,8 +1,10 @@
 /**
- * Places over a picture of the fleet that is at most 0.1 s old, so that a burst does not read every host for every sandbox.
+ * Places over a picture of the fleet that is at most 0.1 s old, so that a burst does not read every
+ * host for every sandbox.
  *
- * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the facts of the moment, and one that no longer holds is made again from new rows. One
- * that finds no host is made again in the next round of `drive-waiting`.
+ * The picture decides nothing for good: a choice is claimed in a transaction that holds it to the
+ * facts of the moment, and one that no longer holds is made again from new rows. One that finds no
+ * host is made again in the next round of `drive-waiting`.
  */
 import { type Database, type PlacementHost, readPlacementHosts } from "@torpor/db";
 import {
@@ -26,7 +28,10 @@ export class Placer {
   private reading: Promise<Fleet> | undefined;
   private timesForgotten = 0;
 
-  constructor(db: Database, options: { policy?: PlacementPolicy | undefined; maxAgeMs?: number } = {}) {
+  constructor(
+    db: Database,
+    options: { policy?: PlacementPolicy | undefined; maxAgeMs?: number } = {},
+  ) {
     this.db = db;
     this.policy = options.policy ?? DEFAULT_PLACEMENT_POLICY;
     this.maxAgeMs = options.maxAgeMs ?? MAX_AGE_MS;
@@ -70,7 +75,8 @@ export class Placer {
   }
 
   private async current(): Promise<Fleet> {
-    if (this.picture !== undefined && performance.now() - this.picture.readAtMs < this.maxAgeMs) return this.picture.fleet;
+    if (this.picture !== undefined && performance.now() - this.picture.readAtMs < this.maxAgeMs)
+      return this.picture.fleet;
     return await (this.reading ??= this.read(this.timesForgotten));
   }
 

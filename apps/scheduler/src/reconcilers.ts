@@ -1,6 +1,7 @@
 /**
- * Reconcilers: each looks at the database and nothing else, so that a lost message, a restart and a second scheduler all lead to the same work. A signal only makes one run
- * sooner; the next round is the retry.
+ * Reconcilers: each looks at the database and nothing else, so that a lost message, a restart and a
+ * second scheduler all lead to the same work. A signal only makes one run sooner; the next round is
+ * the retry.
  */
 import { type SandboxEventType, subjects } from "@torpor/contracts";
 import {
@@ -89,8 +90,9 @@ const expireOperations: SchedulerReconciler = {
 };
 
 /**
- * A committed operation on a lost host: its outcome is unknown until the host's inventory or its fencing decides. What has not committed there is ended, where another host can do it:
- * whoever asked need not wait for its deadline.
+ * A committed operation on a lost host: its outcome is unknown until the host's inventory or its
+ * fencing decides. What has not committed there is ended, where another host can do it: whoever
+ * asked need not wait for its deadline.
  */
 const noteLostContact: SchedulerReconciler = {
   name: "note-lost-contact",
@@ -101,10 +103,16 @@ const noteLostContact: SchedulerReconciler = {
     for (const { id, leaseExpiresAt, lastBeatAt } of lost)
       deps.log.warn({ hostId: id, leaseExpiresAt, lastBeatAt }, "host lost: its lease ran out");
     const contactless = await listContactlessOperations(deps.db, BATCH);
-    for (const { id } of contactless) await inTransaction(deps.db, (tx) => moveOperation(tx, id, "lose_contact"));
+    for (const { id } of contactless)
+      await inTransaction(deps.db, (tx) => moveOperation(tx, id, "lose_contact"));
     const stranded = await listStranded(deps.db, BATCH);
-    for (const operation of stranded) await expireOperation(deps, operation, strandedBecause(operation));
-    return { lostHosts: lost.length, outcomeUnknown: contactless.length, stranded: stranded.length };
+    for (const operation of stranded)
+      await expireOperation(deps, operation, strandedBecause(operation));
+    return {
+      lostHosts: lost.length,
+      outcomeUnknown: contactless.length,
+      stranded: stranded.length,
+    };
   },
 };
 
@@ -145,7 +153,11 @@ const expireSandboxes: SchedulerReconciler = {
   async run(deps) {
     const expired = await listExpiredSandboxes(deps.db, BATCH);
     for (const sandbox of expired) {
-      const requester = { organizationId: sandbox.organizationId, requestedBy: "system:timeout", deadlineMs: DELETE_DEADLINE_MS };
+      const requester = {
+        organizationId: sandbox.organizationId,
+        requestedBy: "system:timeout",
+        deadlineMs: DELETE_DEADLINE_MS,
+      };
       const accepted = await acceptRequest(deps.db, sandbox.id, "delete", requester);
       if (accepted.kind !== "accepted") continue;
       await deps.publishCommitted(accepted.messages);
@@ -155,7 +167,10 @@ const expireSandboxes: SchedulerReconciler = {
   },
 };
 
-/** Pauses sandboxes that nobody has used for as long as their policy says. The host looks once more before it does (S25, S54). */
+/**
+ * Pauses sandboxes that nobody has used for as long as their policy says. The host looks once more
+ * before it does (S25, S54).
+ */
 const pauseIdle: SchedulerReconciler = {
   name: "pause-idle",
   everyMs: 1_000,
@@ -165,8 +180,16 @@ const pauseIdle: SchedulerReconciler = {
     let paused = 0;
     for (const { sandbox, idleSeconds } of idle) {
       const { id, organizationId } = sandbox;
-      const condition = { onlyIfIdleForMs: idleSeconds * 1000, deadlineMs: PAUSE_DEADLINE_MS, exemptFromQuotas: true };
-      const accepted = await acceptRequest(deps.db, id, "pause", { organizationId, requestedBy: AUTO_PAUSER, ...condition });
+      const condition = {
+        onlyIfIdleForMs: idleSeconds * 1000,
+        deadlineMs: PAUSE_DEADLINE_MS,
+        exemptFromQuotas: true,
+      };
+      const accepted = await acceptRequest(deps.db, id, "pause", {
+        organizationId,
+        requestedBy: AUTO_PAUSER,
+        ...condition,
+      });
       if (accepted.kind !== "accepted" || !accepted.isNew) continue;
       await deps.publishCommitted(accepted.messages);
       await beginOperation(deps, accepted.operation.id);
@@ -176,14 +199,19 @@ const pauseIdle: SchedulerReconciler = {
   },
 };
 
-/** A sandbox that is resumed right after each of its pauses runs on for longer: its owner is told why. */
+/**
+ * A sandbox that is resumed right after each of its pauses runs on for longer: its owner is told
+ * why.
+ */
 async function tellDelayedPauses(deps: Deps): Promise<number> {
   const delayed = await listDelayedPauses(deps.db, DELAYED_PAUSE, BATCH);
   for (const { sandbox, idleSeconds, shortSleeps } of delayed) {
     const { id, organizationId, autoPauseIdleSeconds } = sandbox;
     const message = `It was resumed within a minute of ${shortSleeps} pauses of the last hour, so it is paused after ${idleSeconds} s without use instead of ${autoPauseIdleSeconds} s. Something comes back again and again: a page that reconnects, a health check, a client that polls.`;
     const change = { fact: DELAYED_PAUSE, patch: {}, cause: { code: "RESUMED_TOO_SOON", message } };
-    const changed = await changeSandbox(deps.db, id, organizationId, ({ state }) => (state === "running" ? change : undefined));
+    const changed = await changeSandbox(deps.db, id, organizationId, ({ state }) =>
+      state === "running" ? change : undefined,
+    );
     if (changed !== undefined) await deps.publishCommitted(changed.messages);
   }
   return delayed.length;
@@ -200,7 +228,12 @@ const collectOwedDeletions: SchedulerReconciler = {
       const reminders = owed.flatMap((sandbox) => {
         const { hostId } = sandbox;
         if (hostId === null) return [];
-        return [{ subject: subjects.command(hostId, "delete"), payload: systemCommand("delete", sandbox, hostId, thisMoment()) }];
+        return [
+          {
+            subject: subjects.command(hostId, "delete"),
+            payload: systemCommand("delete", sandbox, hostId, thisMoment()),
+          },
+        ];
       });
       return await insertOutbox(tx, reminders);
     });
@@ -210,7 +243,12 @@ const collectOwedDeletions: SchedulerReconciler = {
 };
 
 /** Moves sandboxes off draining hosts. */
-const drain: SchedulerReconciler = { name: "drain-hosts", everyMs: 500, work: "drains", run: drainHosts };
+const drain: SchedulerReconciler = {
+  name: "drain-hosts",
+  everyMs: 500,
+  work: "drains",
+  run: drainHosts,
+};
 
 /** Hosts give up copying to a store that is away for long; then somebody has to ask. */
 const replicatePaused: SchedulerReconciler = {
@@ -237,13 +275,20 @@ const pruneMessages: SchedulerReconciler = {
   }),
 };
 
-/** The ratio is the schedulers' setting, the capacity a column: a scheduler that was started with another ratio brings the hosts to it. */
+/**
+ * The ratio is the schedulers' setting, the capacity a column: a scheduler that was started with
+ * another ratio brings the hosts to it.
+ */
 const overcommitVcpus: SchedulerReconciler = {
   name: "overcommit-vcpus",
   everyMs: 5_000,
   async run(deps) {
     const changed = await applyVcpuOvercommit(deps.db, deps.vcpuOvercommit);
-    if (changed.length > 0) deps.log.info({ hosts: changed, vcpuOvercommit: deps.vcpuOvercommit }, "vCPU capacity of hosts changed");
+    if (changed.length > 0)
+      deps.log.info(
+        { hosts: changed, vcpuOvercommit: deps.vcpuOvercommit },
+        "vCPU capacity of hosts changed",
+      );
     return { changed: changed.length };
   },
 };

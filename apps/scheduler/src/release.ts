@@ -7,7 +7,10 @@ import type { Deps } from "./deps.ts";
 
 type ReleaseDeps = Pick<Deps, "db" | "log" | "placer" | "publishCommitted">;
 
-/** `requested`: the host has been told; ask again until it is `replicated`, a repeat costs nothing. `not_possible`: it neither stands still, nor is it on a host. */
+/**
+ * `requested`: the host has been told; ask again until it is `replicated`, a repeat costs nothing.
+ * `not_possible`: it neither stands still, nor is it on a host.
+ */
 export type ReplicationRequested = "requested" | "replicated" | "not_possible";
 
 /** Has a paused or stopped sandbox copied to the store. */

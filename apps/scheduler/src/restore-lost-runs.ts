@@ -1,13 +1,20 @@
 /**
- * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed on another host, and what they did since is lost. Where that is the disk of a sandbox that
- * was stopped and has not been paused since, it is started.
+ * Host loss, for sandboxes whose policy is `restore`: their newest snapshot in the store is resumed
+ * on another host, and what they did since is lost. Where that is the disk of a sandbox that was
+ * stopped and has not been paused since, it is started.
  *
- * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence lived when the host last spoke. When its lease ends, which is before ours does, the fence
- *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before another begins.
- * RL2  The decision is one plan, and the host cannot renew its lease while that is applied: either it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
- * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's, which may come back.
- * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner wants it to stand still.
- * RL5  Once it is decided the sandbox is on no host, like one that was released: what it rests on is in the store. A host that comes back may hold a VM of it, and has no say any more.
+ * RL1  Only what ran guarded by a fence is restored: the run began with the policy, and a fence
+ *      lived when the host last spoke. When its lease ends, which is before ours does, the fence
+ *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before
+ *      another begins.
+ * RL2  The decision is one plan, and the host cannot renew its lease while that is applied: either
+ *      it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
+ * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's,
+ *      which may come back.
+ * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner
+ *      wants it to stand still.
+ * RL5  Once it is decided the sandbox is on no host, like one that was released: what it rests on
+ *      is in the store. A host that comes back may hold a VM of it, and has no say any more.
  */
 import type { Cause } from "@torpor/contracts";
 import {
@@ -24,7 +31,14 @@ import {
   type WantedView,
 } from "@torpor/db";
 import { requestToReturn } from "@torpor/placement";
-import { type Plan, planMoves, planRestore, planRestoreAgain, restoredBy, restsAs } from "@torpor/plans";
+import {
+  type Plan,
+  planMoves,
+  planRestore,
+  planRestoreAgain,
+  restoredBy,
+  restsAs,
+} from "@torpor/plans";
 import { beginOperation } from "./begin-operation.ts";
 import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
@@ -33,7 +47,9 @@ import type { Deps } from "./deps.ts";
 const RESTORE_DEADLINE_MS = 300_000;
 
 /** Whether a lost run can be restored; else what its owner is told, once per loss. */
-type Decision = { kind: "restore"; snapshot: SnapshotRow } | { kind: "cannot"; fact: "restore_impossible" | "restore_waits"; cause: Cause };
+type Decision =
+  | { kind: "restore"; snapshot: SnapshotRow }
+  | { kind: "cannot"; fact: "restore_impossible" | "restore_waits"; cause: Cause };
 
 export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
   const runs = await listLostRuns(deps.db, deps.hostTerms.lossMarginMs, limit);
@@ -50,41 +66,77 @@ async function restoreOrTell(deps: Deps, run: LostRun): Promise<boolean> {
   return false;
 }
 
-async function decideRestore(deps: Deps, { sandbox, host, incarnation }: LostRun): Promise<Decision> {
+async function decideRestore(
+  deps: Deps,
+  { sandbox, host, incarnation }: LostRun,
+): Promise<Decision> {
   const impossible = (code: string, why: string): Decision => ({
     kind: "cannot",
     fact: "restore_impossible",
-    cause: { code, message: `Host ${host.id} is lost, and ${why}: the sandbox comes back with its host.` },
+    cause: {
+      code,
+      message: `Host ${host.id} is lost, and ${why}: the sandbox comes back with its host.`,
+    },
   });
   if (incarnation.onHostLoss !== "restore")
-    return impossible("POLICY_NOT_IN_FORCE", "this run began before on_host_loss was set to restore");
-  if (!host.hasFence) return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
+    return impossible(
+      "POLICY_NOT_IN_FORCE",
+      "this run began before on_host_loss was set to restore",
+    );
+  if (!host.hasFence)
+    return impossible("HOST_NOT_FENCED", "no fence ran on it, so that the VM may still run");
   const snapshot = await findStoredSnapshot(deps.db, sandbox.id);
-  if (snapshot === undefined) return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
-  const request = await requestToReturn(deps.db, { kind: restoredBy(restsAs(snapshot)), sandbox, snapshot, origin: undefined });
+  if (snapshot === undefined)
+    return impossible("NOTHING_TO_RESTORE", "no snapshot of the sandbox was ever replicated");
+  const request = await requestToReturn(deps.db, {
+    kind: restoredBy(restsAs(snapshot)),
+    sandbox,
+    snapshot,
+    origin: undefined,
+  });
   const nowhere = await deps.placer.whyNowhere(request);
   if (nowhere === undefined) return { kind: "restore", snapshot };
   const message = `Host ${host.id} is lost, and no other can take the sandbox yet. ${nowhere}`;
-  return { kind: "cannot", fact: "restore_waits", cause: { code: "RESOURCE_LIMIT_ERROR", message } };
+  return {
+    kind: "cannot",
+    fact: "restore_waits",
+    cause: { code: "RESOURCE_LIMIT_ERROR", message },
+  };
 }
 
-async function tellOnce(deps: Deps, { sandbox, host }: LostRun, { fact, cause }: Extract<Decision, { kind: "cannot" }>): Promise<void> {
+async function tellOnce(
+  deps: Deps,
+  { sandbox, host }: LostRun,
+  { fact, cause }: Extract<Decision, { kind: "cannot" }>,
+): Promise<void> {
   if (await hasEventSince(deps.db, sandbox.id, fact, host.leaseExpiresAt)) return;
-  const told = await applyBatched(deps.db, planMoves(sandbox, [{ to: sandbox.state, fact, cause }]));
+  const told = await applyBatched(
+    deps.db,
+    planMoves(sandbox, [{ to: sandbox.state, fact, cause }]),
+  );
   if (told.kind === "failed") throw told.error;
   if (told.kind !== "applied") return;
   deps.log.warn({ sandboxId: sandbox.id, hostId: host.id, cause }, "a lost run is not restored");
   await deps.publishCommitted(told.messages);
 }
 
-/** Ends the run, makes the snapshot the sandbox's state, and has it resumed or started. False: something changed meanwhile. */
-async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: SnapshotRow): Promise<boolean> {
+/**
+ * Ends the run, makes the snapshot the sandbox's state, and has it resumed or started. False:
+ * something changed meanwhile.
+ */
+async function restore(
+  deps: Deps,
+  { sandbox, host }: LostRun,
+  snapshot: SnapshotRow,
+): Promise<boolean> {
   const { id: sandboxId, epoch, generation } = sandbox;
   const cause = lossOf(host.id, snapshot);
   const loss = { hostId: host.id, silentForMs: deps.hostTerms.lossMarginMs, snapshot, cause };
   // As it was when the snapshot was chosen: the host may have stored a newer one since.
   const plan = (view: SandboxRows) =>
-    view.sandbox.generation === generation ? planRestore(view, loss, requesterFor(sandbox), thisMoment()) : undefined;
+    view.sandbox.generation === generation
+      ? planRestore(view, loss, requesterFor(sandbox), thisMoment())
+      : undefined;
   const applied = await decideOnce(deps, { sandboxId }, plan);
   if (applied === undefined) return false;
   deps.log.warn({ sandboxId, hostId: host.id, epoch, cause }, "a lost run is restored");
@@ -92,7 +144,10 @@ async function restore(deps: Deps, { sandbox, host }: LostRun, snapshot: Snapsho
   return true;
 }
 
-/** Resumes or starts those whose restore has come to nothing: the second host was lost as well, or the store was away. */
+/**
+ * Resumes or starts those whose restore has come to nothing: the second host was lost as well, or
+ * the store was away.
+ */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
   const owed = await listOwedRestores(deps.db, limit);
   let begun = 0;
@@ -100,13 +155,22 @@ export async function restoreAgain(deps: Deps, limit: number): Promise<Record<st
   return { owed: owed.length, begun };
 }
 
-async function beginAgain(deps: Deps, { sandbox, epoch }: Awaited<ReturnType<typeof listOwedRestores>>[number]): Promise<boolean> {
+async function beginAgain(
+  deps: Deps,
+  { sandbox, epoch }: Awaited<ReturnType<typeof listOwedRestores>>[number],
+): Promise<boolean> {
   const { id: sandboxId, organizationId } = sandbox;
   const snapshot = await findSnapshot(deps.db, sandboxId);
   const origin = await deps.placer.find(sandbox.hostId);
-  const request = await requestToReturn(deps.db, { kind: restoredBy(sandbox.state), sandbox, snapshot, origin });
+  const request = await requestToReturn(deps.db, {
+    kind: restoredBy(sandbox.state),
+    sandbox,
+    snapshot,
+    origin,
+  });
   if ((await deps.placer.whyNowhere(request)) !== undefined) return false;
-  const plan = (view: SandboxRows) => planRestoreAgain(view, epoch, requesterFor(sandbox), thisMoment());
+  const plan = (view: SandboxRows) =>
+    planRestoreAgain(view, epoch, requesterFor(sandbox), thisMoment());
   const applied = await decideOnce(deps, { sandboxId, request: { organizationId } }, plan);
   if (applied?.queued === undefined) return false;
   deps.log.warn({ sandboxId, epoch }, "a lost run is restored once more");
@@ -114,8 +178,15 @@ async function beginAgain(deps: Deps, { sandbox, epoch }: Awaited<ReturnType<typ
   return true;
 }
 
-/** Undefined: nothing was to be done, or somebody else was faster. What is left to do then, the next round finds out anew. */
-async function decideOnce(deps: Deps, wanted: WantedView, planFrom: (view: SandboxRows) => Plan | undefined) {
+/**
+ * Undefined: nothing was to be done, or somebody else was faster. What is left to do then, the next
+ * round finds out anew.
+ */
+async function decideOnce(
+  deps: Deps,
+  wanted: WantedView,
+  planFrom: (view: SandboxRows) => Plan | undefined,
+) {
   let isFirst = true;
   const decided = await decide(deps, wanted, (view) => {
     const plan = view === undefined || !isFirst ? undefined : planFrom(view);

@@ -1,4 +1,7 @@
-/** Tells a host what to do with a copy of a sandbox that belongs to another host, or to none any more. */
+/**
+ * Tells a host what to do with a copy of a sandbox that belongs to another host, or to none any
+ * more.
+ */
 import { type Observation, subjects } from "@torpor/contracts";
 import { insertOutbox, type SandboxRows } from "@torpor/db";
 import { judgeForeign, systemCommand } from "@torpor/plans";

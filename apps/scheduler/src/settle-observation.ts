@@ -1,4 +1,7 @@
-/** Applies what a host observed (planObservation), and says what is wrong with what cannot be applied. */
+/**
+ * Applies what a host observed (planObservation), and says what is wrong with what cannot be
+ * applied.
+ */
 import type { Observation } from "@torpor/contracts";
 import type { Decision, SandboxRows } from "@torpor/db";
 import { planObservation } from "@torpor/plans";

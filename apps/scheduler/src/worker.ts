@@ -1,5 +1,16 @@
-/** The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a given database and bus. Any number may run. */
-import { answer, type Bus, consume, ensureConsumer, ensureStreams, restoreMissing, subscribeCore } from "@torpor/bus";
+/**
+ * The scheduler without its process: consumers, answers, reconcilers and the outbox relay over a
+ * given database and bus. Any number may run.
+ */
+import {
+  answer,
+  type Bus,
+  consume,
+  ensureConsumer,
+  ensureStreams,
+  restoreMissing,
+  subscribeCore,
+} from "@torpor/bus";
 import {
   bounded,
   CommitRequest,
@@ -20,7 +31,15 @@ import {
   subjects,
   ThawRequest,
 } from "@torpor/contracts";
-import { type Database, isRefusedValue, type LeaseAsked, listHosts, measureOutbox, renewFreeLeases, summarizeRefused } from "@torpor/db";
+import {
+  type Database,
+  isRefusedValue,
+  type LeaseAsked,
+  listHosts,
+  measureOutbox,
+  renewFreeLeases,
+  summarizeRefused,
+} from "@torpor/db";
 import { Publisher, relayCommitted } from "@torpor/outbox";
 import type { PlacementPolicy } from "@torpor/placement";
 import {
@@ -34,7 +53,13 @@ import {
   withTimeLimit,
   type WorkProblem,
 } from "@torpor/service";
-import { answerCommit, answerGarbage, answerLease, answerRegister, answerThaw } from "./answer-asks.ts";
+import {
+  answerCommit,
+  answerGarbage,
+  answerLease,
+  answerRegister,
+  answerThaw,
+} from "./answer-asks.ts";
 import { answerPlacement } from "./answer-placement.ts";
 import { Answers, noteAnswers } from "./answers.ts";
 import { beginOperation } from "./begin-operation.ts";
@@ -65,7 +90,10 @@ const QUEUE = "schedulers";
 const HANDLE_LIMIT_MS = 20_000;
 /** Messages that are decided about at once; they share statements and commits. */
 const AT_ONCE = 64;
-/** Fewer than there are connections to the database: what holds up all of them holds up no other host's. */
+/**
+ * Fewer than there are connections to the database: what holds up all of them holds up no other
+ * host's.
+ */
 const AT_ONCE_PER_HOST = 6;
 const DRIVE_AFTER_MS = 500;
 const RELAY_EVERY_MS = 250;
@@ -139,7 +167,11 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       consumer: SCHEDULER_INTENTS,
       decode: decode.intent,
       handle: async (intent) => {
-        await withTimeLimit(beginOperation(deps, intent.operationId), HANDLE_LIMIT_MS, "the decision");
+        await withTimeLimit(
+          beginOperation(deps, intent.operationId),
+          HANDLE_LIMIT_MS,
+          "the decision",
+        );
         return "ack";
       },
       concurrency: AT_ONCE,
@@ -155,7 +187,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
           await withTimeLimit(settleObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
         } catch (cause) {
           // Another try would end alike, and hold up what other hosts say.
-          if (isRefusedValue(cause)) throw new InvalidMessageError(subject, ["the database refuses it"], { cause });
+          if (isRefusedValue(cause))
+            throw new InvalidMessageError(subject, ["the database refuses it"], { cause });
           throw cause;
         }
         return "ack";
@@ -199,11 +232,16 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       return { waiting: backlog?.count ?? 0 };
     },
   };
-  for (const loop of [relay, note, restore, measure]) reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
+  for (const loop of [relay, note, restore, measure])
+    reconcilers.set(loop.name, startReconciler({ ...loop, signal, log }));
   const silent = aborted(signal).then(() => answers.end());
   const published = Promise.all(loops).then(() => publisher.idle());
   const problems = () => [...watch.problems(), ...findFailingRounds(reconcilers)];
-  return { reconcilers, problems, ended: Promise.all([published, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]) };
+  return {
+    reconcilers,
+    problems,
+    ended: Promise.all([published, silent, ...[...reconcilers.values()].map((loop) => loop.ended)]),
+  };
 }
 
 /** What an operator has removed, or a server that begins empty does not have. */
@@ -228,7 +266,8 @@ async function restoreBus(
 }
 
 async function aborted(signal: AbortSignal): Promise<void> {
-  if (!signal.aborted) await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+  if (!signal.aborted)
+    await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
 }
 
 const notGranted = (reason: string) => ({ granted: false, reason });
@@ -248,7 +287,8 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
     triesAlone: true,
   });
   const asker = (subject: string) => hostIdOf(subject) ?? "";
-  const prepare = (hostId: string) => ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
+  const prepare = (hostId: string) =>
+    ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
   return [
     answer(bus, {
       pattern: patterns.asks("register"),
@@ -263,7 +303,8 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
       queue: QUEUE,
       decode: decode.lease,
       refuse: noLease,
-      handle: (request, subject) => answerLease(deps, asker(subject), request, (asked) => leases.add(asked)),
+      handle: (request, subject) =>
+        answerLease(deps, asker(subject), request, (asked) => leases.add(asked)),
       atOnce: LEASES_AT_ONCE,
       log,
     }),

@@ -1,4 +1,7 @@
-/** Delete, in every state (S10, S11, S18): the tombstone is set at once, the host is told until it has confirmed, and nothing stays reserved. */
+/**
+ * Delete, in every state (S10, S11, S18): the tombstone is set at once, the host is told until it
+ * has confirmed, and nothing stays reserved.
+ */
 import { inTransaction } from "@torpor/db";
 import { makeSandbox, moveSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -27,23 +30,31 @@ const stopped = async (): Promise<Made> => {
   await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped" });
   return { id };
 };
-const during = async (made: Made, verb: "pause" | "resume" | "stop" | "start", committed = false): Promise<Made> => {
+const during = async (
+  made: Made,
+  verb: "pause" | "resume" | "stop" | "start",
+  committed = false,
+): Promise<Made> => {
   const { id: executing } = await scheduler.begin(made.id, verb);
   if (committed) expect(await scheduler.commit(executing)).toBe(true);
   return { id: made.id, executing };
 };
 
 const overdue = async () => {
-  await scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 minute' WHERE state = 'deleting'`;
+  await scheduler.database
+    .sql`UPDATE sandboxes SET updated_at = now() - interval '1 minute' WHERE state = 'deleting'`;
 };
 const remindHosts = async () => {
   await scheduler.round("collect-owed-deletions");
 };
-const timesTold = async (id: string) => (await scheduler.commands({ sandboxId: id, kind: "delete" })).length;
+const timesTold = async (id: string) =>
+  (await scheduler.commands({ sandboxId: id, kind: "delete" })).length;
 /** Deleted, and the host has heard nothing of it. */
 const deletedOn = async (hostId: string) => {
   const sandbox = await makeSandbox(scheduler.database, "paused", { hostId });
-  await inTransaction(scheduler.database.db, (tx) => moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }));
+  await inTransaction(scheduler.database.db, (tx) =>
+    moveSandbox(tx, { sandbox, to: "deleting", fact: "delete_accepted" }),
+  );
   return sandbox.id;
 };
 
@@ -54,17 +65,22 @@ const STATES: Record<string, () => Promise<Made>> = {
   },
   running: () => scheduler.running(),
   pausing: async () => during(await scheduler.running(), "pause"),
-  "pausing, past the point of no return": async () => during(await scheduler.running(), "pause", true),
+  "pausing, past the point of no return": async () =>
+    during(await scheduler.running(), "pause", true),
   paused: () => scheduler.paused(),
   resuming: async () => during(await scheduler.paused(), "resume"),
-  "resuming, past the point of no return": async () => during(await scheduler.paused(), "resume", true),
+  "resuming, past the point of no return": async () =>
+    during(await scheduler.paused(), "resume", true),
   stopping: async () => during(await scheduler.running(), "stop"),
   stopped,
   starting: async () => during(await stopped(), "start"),
   error: async () => {
     const { id } = await scheduler.running();
     const pause = await scheduler.begin(id, "pause");
-    await scheduler.carryOut(pause.id, { state: "failed", operation: { id: pause.id, outcome: "failed" } });
+    await scheduler.carryOut(pause.id, {
+      state: "failed",
+      operation: { id: pause.id, outcome: "failed" },
+    });
     return { id };
   },
 };
@@ -82,13 +98,22 @@ describe("a sandbox is deleted while it is", () => {
       { kind: "delete", opSeq: tombstone.opSeq, epoch: tombstone.epoch },
     ]);
     if (executing !== undefined) {
-      expect(await scheduler.operation(executing)).toMatchObject({ status: "cancelled", error: { code: "OPERATION_SUPERSEDED" } });
+      expect(await scheduler.operation(executing)).toMatchObject({
+        status: "cancelled",
+        error: { code: "OPERATION_SUPERSEDED" },
+      });
       expect(await scheduler.commit(executing)).toBe(false);
       const late = await scheduler.seenOf(executing, { state: "running" });
       expect(await scheduler.settle(late), "what it still reports").toBe("stale");
     }
-    expect(await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }))).toBe("applied");
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "deleted", hostId: null, holdsMemory: false });
+    expect(await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }))).toBe(
+      "applied",
+    );
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "deleted",
+      hostId: null,
+      holdsMemory: false,
+    });
     for (const { used, sum } of await scheduler.used()) expect(used).toEqual(sum);
   });
 
@@ -97,7 +122,10 @@ describe("a sandbox is deleted while it is", () => {
     const deletion = await scheduler.begin(create.sandboxId, "delete");
     expect(deletion).toMatchObject({ status: "succeeded" });
     expect(await scheduler.operation(create.id)).toMatchObject({ status: "superseded" });
-    expect(await scheduler.sandbox(create.sandboxId)).toMatchObject({ state: "deleted", hostId: null });
+    expect(await scheduler.sandbox(create.sandboxId)).toMatchObject({
+      state: "deleted",
+      hostId: null,
+    });
     expect(await scheduler.commands({ sandboxId: create.sandboxId, kind: "delete" })).toEqual([]);
   });
 
@@ -120,7 +148,10 @@ test("S11, S15: a host that has not confirmed is told again, as often as it take
   const [first, again] = await scheduler.commands({ sandboxId: id, kind: "delete" });
   expect([again?.epoch, again?.opSeq]).toEqual([first?.epoch, first?.opSeq]);
   await scheduler.settle(
-    await scheduler.seenOf(deletion.id, { state: "deleted", operation: { id: again?.operationId ?? "", outcome: "succeeded" } }),
+    await scheduler.seenOf(deletion.id, {
+      state: "deleted",
+      operation: { id: again?.operationId ?? "", outcome: "succeeded" },
+    }),
   );
   expect(await remind()).toBe(3);
 });
@@ -139,20 +170,30 @@ test("a lost host is told nothing until it is back, and keeps no other from bein
   const owed = await Promise.all(Array.from({ length: 101 }, () => deletedOn("host-2")));
   const live = await deletedOn("host-1");
   await overdue();
-  await scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE host_id = 'host-2'`;
+  await scheduler.database
+    .sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE host_id = 'host-2'`;
   await scheduler.lose("host-2");
   await remindHosts();
   expect(await timesTold(live)).toBe(1);
   expect(await Promise.all(owed.map(timesTold))).toEqual(owed.map(() => 0));
   await scheduler.join("host-2");
   for (let rounds = 0; rounds < 2; rounds += 1) await remindHosts();
-  expect(await Promise.all(owed.map(timesTold)), "each round goes on where the one before ended").toEqual(owed.map(() => 1));
+  expect(
+    await Promise.all(owed.map(timesTold)),
+    "each round goes on where the one before ended",
+  ).toEqual(owed.map(() => 1));
 });
 
 test("a snapshot of a deleted sandbox is no longer counted as there", async () => {
   const { id } = await scheduler.running();
-  await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey: "stored" } });
+  await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+    state: "paused",
+    snapshot: { ...SNAPSHOT, storeKey: "stored" },
+  });
   const deletion = await scheduler.begin(id, "delete");
   await scheduler.settle(await scheduler.seenOf(deletion.id, { state: "deleted" }));
-  expect(await scheduler.database.sql`SELECT 1 FROM snapshots WHERE sandbox_id = ${id} AND dropped_at IS NULL`).toHaveLength(0);
+  expect(
+    await scheduler.database
+      .sql`SELECT 1 FROM snapshots WHERE sandbox_id = ${id} AND dropped_at IS NULL`,
+  ).toHaveLength(0);
 });

@@ -6,10 +6,15 @@ const after = (seconds: number) => new Date(START.getTime() + seconds * 1000);
 const begun = { measuredBytes: 0, measuredAt: START, bytesPerSecond: null };
 
 /** Looks every two seconds; `bytes` says how much is copied at each second. */
-function over(seconds: number, bytes: (second: number) => number, from: Parameters<typeof measured>[0] = begun) {
+function over(
+  seconds: number,
+  bytes: (second: number) => number,
+  from: Parameters<typeof measured>[0] = begun,
+) {
   let now = from;
   const fromS = (from.measuredAt.getTime() - START.getTime()) / 1000;
-  for (let second = fromS + 2; second <= fromS + seconds; second += 2) now = measured(now, { bytes: bytes(second), at: after(second) });
+  for (let second = fromS + 2; second <= fromS + seconds; second += 2)
+    now = measured(now, { bytes: bytes(second), at: after(second) });
   return now;
 }
 
@@ -37,6 +42,8 @@ describe("the pace of a drain", () => {
     expect(lost.bytesPerSecond).toBeLessThan(100);
     const again = measured(lost, { bytes: 1000, at: after(14) });
     expect(again.bytesPerSecond, "as much as it was").toBeLessThan(lost.bytesPerSecond ?? 0);
-    expect(measured(before, { bytes: 9999, at: before.measuredAt }), "no time has passed").toBe(before);
+    expect(measured(before, { bytes: 9999, at: before.measuredAt }), "no time has passed").toBe(
+      before,
+    );
   });
 });

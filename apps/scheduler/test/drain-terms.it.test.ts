@@ -1,4 +1,7 @@
-/** On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it, and whom it leaves alone. */
+/**
+ * On which terms a drain moves what it moves: how long a sandbox may wait, what is counted of it,
+ * and whom it leaves alone.
+ */
 import assert from "node:assert/strict";
 import {
   changeHost,
@@ -46,13 +49,17 @@ describe("what the drain has paused", () => {
     await ground.rounds();
     const { sql } = ground.scheduler.database;
     const waiting = async () => {
-      const [row, ...more] = await sql`SELECT id, pinned_host_id FROM operations WHERE status = 'waiting'`;
+      const [row, ...more] =
+        await sql`SELECT id, pinned_host_id FROM operations WHERE status = 'waiting'`;
       assert(row !== undefined && more.length === 0);
       return { id: row["id"] as string, pinned_host_id: row["pinned_host_id"] as string | null };
     };
     const { id: resumeId } = await waiting();
     await ground.rounds(1);
-    expect(await waiting(), "it may wait for a while").toEqual({ id: resumeId, pinned_host_id: null });
+    expect(await waiting(), "it may wait for a while").toEqual({
+      id: resumeId,
+      pinned_host_id: null,
+    });
     await sql`UPDATE operations SET created_at = created_at - interval '46 seconds' WHERE id = ${resumeId}`;
     await ground.rounds(1);
     expect(await waiting()).toEqual({ id: resumeId, pinned_host_id: "here" });
@@ -76,12 +83,23 @@ describe("what the drain has paused", () => {
     await ground.scheduler.carryOut(resume.id, { state: "running" });
     await ground.rounds();
     const pause = await ground.only("pause", "here");
-    const snapshot = { ...STORED, generation: 2, manifestSha256: "c".repeat(64), sizeBytes: 600 * MIB };
+    const snapshot = {
+      ...STORED,
+      generation: 2,
+      manifestSha256: "c".repeat(64),
+      sizeBytes: 600 * MIB,
+    };
     await ground.scheduler.carryOut(pause.id, { state: "paused", snapshot });
     await ground.rounds(1);
-    expect(await ground.progress()).toMatchObject({ bytesDone: 600 * MIB, bytesTotal: 600 * MIB, bytesEstimated: 0 });
+    expect(await ground.progress()).toMatchObject({
+      bytesDone: 600 * MIB,
+      bytesTotal: 600 * MIB,
+      bytesEstimated: 0,
+    });
     const moved = await ground.only("resume", "there");
-    expect(await secondsLeft(ground, moved.id), "45 s to wait, 45 s to resume").toBeGreaterThan(680);
+    expect(await secondsLeft(ground, moved.id), "45 s to wait, 45 s to resume").toBeGreaterThan(
+      680,
+    );
   });
 });
 
@@ -106,7 +124,8 @@ test("what is paused on a draining host is copied by the drain alone, at its pac
   const { hostId } = await ground.sandbox(id);
   assert(hostId !== null);
   await ground.scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour'`;
-  const listed = async () => (await listUnreplicated(ground.db, 600_000, 10)).map((sandbox) => sandbox.id);
+  const listed = async () =>
+    (await listUnreplicated(ground.db, 600_000, 10)).map((sandbox) => sandbox.id);
   expect(await listed()).toEqual([id]);
   await ground.scheduler.database.sql`UPDATE hosts SET state = 'draining' WHERE id = ${hostId}`;
   expect(await listed()).toEqual([]);
@@ -118,6 +137,11 @@ test("a sandbox on its way counts on the host that it may come back to, and need
   await changeHost(ground.db, "here", "cordon", "test");
   await ground.scheduler.begin(id, "resume");
   expect(await ground.sandbox(id)).toMatchObject({ hostId: "there", originHostId: "here" });
-  expect(Object.fromEntries(await countSandboxes(ground.db, ["here", "there"]))).toEqual({ here: { resuming: 1 }, there: { resuming: 1 } });
-  expect(await listSandboxNeeds(ground.db, "here")).toMatchObject([{ count: 1, runs: false, snapshotFingerprint: "scripted/1" }]);
+  expect(Object.fromEntries(await countSandboxes(ground.db, ["here", "there"]))).toEqual({
+    here: { resuming: 1 },
+    there: { resuming: 1 },
+  });
+  expect(await listSandboxNeeds(ground.db, "here")).toMatchObject([
+    { count: 1, runs: false, snapshotFingerprint: "scripted/1" },
+  ]);
 });

@@ -1,4 +1,7 @@
-/** Drains over a real database, round by round: hosts that a test speaks for, any number of schedulers. */
+/**
+ * Drains over a real database, round by round: hosts that a test speaks for, any number of
+ * schedulers.
+ */
 import assert from "node:assert/strict";
 import {
   changeHost,
@@ -34,32 +37,53 @@ describe("a drain", () => {
     await ground.drain();
     for (let step = 0; step < 12; step += 1) {
       await ground.rounds();
-      const away = (await Promise.all(ground.sandboxes.slice(0, 2).map(({ id }) => ground.sandbox(id)))).filter(
-        ({ state }) => state !== "running",
-      );
+      const away = (
+        await Promise.all(ground.sandboxes.slice(0, 2).map(({ id }) => ground.sandbox(id)))
+      ).filter(({ state }) => state !== "running");
       expect(away.length, "unavailable at once").toBeLessThanOrEqual(1);
       for (const { id, kind } of await ground.executing())
-        await ground.scheduler.carryOut(id, kind === "pause" ? { state: "paused", snapshot: STORED } : { state: "running" });
+        await ground.scheduler.carryOut(
+          id,
+          kind === "pause" ? { state: "paused", snapshot: STORED } : { state: "running" },
+        );
     }
-    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, total: 3, ended: { moved: 2, released: 1 }, failures: [] });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "done" },
+      total: 3,
+      ended: { moved: 2, released: 1 },
+      failures: [],
+    });
     for (const { id } of ground.sandboxes.slice(0, 2))
       expect(await ground.sandbox(id)).toMatchObject({ state: "running", hostId: "there" });
     const released = idOf(ground.sandboxes[2]);
     expect(await ground.sandbox(released)).toMatchObject({ state: "paused", hostId: null });
-    expect(await ground.scheduler.commands({ sandboxId: released, kind: "discard" })).toMatchObject([{ hostId: "here" }]);
+    expect(await ground.scheduler.commands({ sandboxId: released, kind: "discard" })).toMatchObject(
+      [{ hostId: "here" }],
+    );
     expect(await findHost(ground.db, "here")).toMatchObject({ state: "cordoned", diskMibUsed: 0 });
-    const facts = (await listHostEvents(ground.db, "here", 100)).map(({ fact, toState, requestedBy }) => [fact, toState, requestedBy]);
+    const facts = (await listHostEvents(ground.db, "here", 100)).map(
+      ({ fact, toState, requestedBy }) => [fact, toState, requestedBy],
+    );
     expect(facts.slice(-2)).toEqual([
       ["drain_started", "draining", "test"],
       ["drained", "cordoned", "system:drain"],
     ]);
-    expect(await ground.scheduler.begin(released, "resume"), "from the store").toMatchObject({ hostId: "there" });
+    expect(await ground.scheduler.begin(released, "resume"), "from the store").toMatchObject({
+      hostId: "there",
+    });
   });
 
   test("DN1, DN2: is driven by several schedulers at once without one sandbox more than its budget", async () => {
-    await using ground = await Ground.with(server, ["running", "running", "running", "running", "running"]);
+    await using ground = await Ground.with(server, [
+      "running",
+      "running",
+      "running",
+      "running",
+      "running",
+    ]);
     await ground.drain({ maxParallel: 2 });
-    for (let round = 0; round < 3; round += 1) await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
+    for (let round = 0; round < 3; round += 1)
+      await Promise.all([1, 2, 3, 4].map(() => drainHosts(ground.scheduler.deps)));
     const pauses = await ground.executing();
     expect(pauses.map(({ kind, requestedBy }) => [kind, requestedBy])).toEqual([
       ["pause", "system:drain"],
@@ -69,13 +93,17 @@ describe("a drain", () => {
   });
 
   test("pauses nothing that has nowhere to go, says so, and goes on when there is room", async () => {
-    await using ground = await Ground.with(server, ["running"], { capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 } });
+    await using ground = await Ground.with(server, ["running"], {
+      capacity: { vcpu: 1, memoryMib: 32, diskMib: 6400 },
+    });
     await ground.drain();
     await ground.rounds();
     expect(await ground.executing()).toEqual([]);
     const { failures, working } = await ground.progress();
     expect(working).toBe(0);
-    expect(failures).toMatchObject([{ error: { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) } }]);
+    expect(failures).toMatchObject([
+      { error: { code: "NO_CAPACITY_ELSEWHERE", message: expect.stringMatching(/memory/) } },
+    ]);
     await ground.scheduler.join("there", ROOM);
     await ground.letTimePass();
     await ground.rounds();
@@ -87,11 +115,17 @@ describe("a drain", () => {
     await ground.drain({ maxParallel: 2, maxBytesPerSecond: 2 * 1024 ** 2 });
     await ground.rounds();
     const pause = await ground.only("pause", "here");
-    expect(await ground.scheduler.command(pause.id)).toMatchObject({ kind: "pause", maxBytesPerSecond: 1024 ** 2 });
+    expect(await ground.scheduler.command(pause.id)).toMatchObject({
+      kind: "pause",
+      maxBytesPerSecond: 1024 ** 2,
+    });
     await ground.pausedByDrain();
     await ground.rounds();
     const resume = await ground.only("resume", "there");
-    expect(await ground.scheduler.command(resume.id)).toMatchObject({ kind: "resume", maxBytesPerSecond: 1024 ** 2 });
+    expect(await ground.scheduler.command(resume.id)).toMatchObject({
+      kind: "resume",
+      maxBytesPerSecond: 1024 ** 2,
+    });
     const [terms] = await ground.scheduler.database.sql`
       SELECT extract(epoch FROM deadline_at - o.created_at)::float AS seconds, bytes_total::int AS bytes FROM operations o, drain_sandboxes WHERE o.id = ${resume.id}`;
     expect(terms?.["bytes"]).toBeGreaterThan(0);
@@ -106,7 +140,10 @@ describe("a drain", () => {
     await ground.rounds();
     const resume = await ground.only("resume", "there");
     const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
-    const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
+    const failed = await ground.scheduler.seenOf(resume.id, {
+      state: "failed",
+      operation: { id: resume.id, outcome: "failed", error },
+    });
     await ground.scheduler.settle(failed);
     await ground.rounds();
     // On a draining host that takes nothing else.
@@ -127,7 +164,8 @@ describe("a drain", () => {
     await ground.rounds();
     expect(await ground.executing(), "it waits for the copy").toEqual([]);
     const { sql } = ground.scheduler.database;
-    const stall = async () => await sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
+    const stall = async () =>
+      await sql`UPDATE drain_sandboxes SET progressed_at = now() - interval '1 hour'`;
     await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
@@ -142,7 +180,9 @@ describe("a drain", () => {
     const resume = await ground.only("resume", "here");
     await ground.scheduler.carryOut(resume.id, { state: "running" });
     await ground.rounds();
-    expect((await ground.progress()).failures).toMatchObject([{ error: { code: "NOT_REPLICATED" } }]);
+    expect((await ground.progress()).failures).toMatchObject([
+      { error: { code: "NOT_REPLICATED" } },
+    ]);
   });
 });
 
@@ -166,7 +206,9 @@ describe("the bytes of a drain", () => {
     const { sql } = ground.scheduler.database;
     const seen: number[] = [];
     for (const done of [1, 2, 3]) {
-      const replication = [{ sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB }];
+      const replication = [
+        { sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB },
+      ];
       await recordBeats(ground.db, [aBeat("here", { replication })]);
       await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
       await ground.rounds(1);
@@ -177,18 +219,30 @@ describe("the bytes of a drain", () => {
       seen.push(bytesDone);
     }
     expect(seen).toEqual([MIB, 2 * MIB, 3 * MIB]);
-    await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, { state: "paused", snapshot: STORED }));
+    await ground.scheduler.settle(
+      await ground.scheduler.seenOf(pause.id, { state: "paused", snapshot: STORED }),
+    );
     await ground.rounds();
-    await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
+    await ground.scheduler.carryOut((await ground.only("resume", "there")).id, {
+      state: "running",
+    });
     await ground.rounds(1);
-    expect(await ground.progress()).toMatchObject({ ended: { moved: 1 }, bytesDone: 4 * MIB, bytesTotal: expected + 4 * MIB });
+    expect(await ground.progress()).toMatchObject({
+      ended: { moved: 1 },
+      bytesDone: 4 * MIB,
+      bytesTotal: expected + 4 * MIB,
+    });
     await ground.drainAgain();
-    expect(await ground.progress(), "a new budget is measured anew").toMatchObject({ drain: { bytesPerSecond: null } });
+    expect(await ground.progress(), "a new budget is measured anew").toMatchObject({
+      drain: { bytesPerSecond: null },
+    });
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
-    for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "paused", snapshot: STORED });
+    for (const { id } of await ground.executing())
+      await ground.scheduler.carryOut(id, { state: "paused", snapshot: STORED });
     for (let step = 0; step < 3; step += 1) {
       await ground.rounds();
-      for (const { id } of await ground.executing()) await ground.scheduler.carryOut(id, { state: "running" });
+      for (const { id } of await ground.executing())
+        await ground.scheduler.carryOut(id, { state: "running" });
     }
     expect(await ground.progress(), "what it has left is not counted").toMatchObject({
       drain: { status: "aborted" },
@@ -203,12 +257,23 @@ test("of a copy that was over before its host told of it counts what the snapsho
   await using ground = await Ground.with(server, ["running"]);
   await ground.drain();
   await ground.rounds();
-  await ground.scheduler.carryOut((await ground.only("pause", "here")).id, { state: "paused", snapshot: { ...STORED, sizeBytes: 12_345 } });
+  await ground.scheduler.carryOut((await ground.only("pause", "here")).id, {
+    state: "paused",
+    snapshot: { ...STORED, sizeBytes: 12_345 },
+  });
   await ground.rounds(1);
-  expect(await ground.progress()).toMatchObject({ bytesDone: 12_345, bytesTotal: 12_345, bytesEstimated: 0 });
+  expect(await ground.progress()).toMatchObject({
+    bytesDone: 12_345,
+    bytesTotal: 12_345,
+    bytesEstimated: 0,
+  });
   await ground.scheduler.carryOut((await ground.only("resume", "there")).id, { state: "running" });
   await ground.rounds(1);
-  expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, bytesDone: 12_345, bytesTotal: 12_345 });
+  expect(await ground.progress()).toMatchObject({
+    drain: { status: "done" },
+    bytesDone: 12_345,
+    bytesTotal: 12_345,
+  });
 });
 
 describe("what users do during a drain", () => {
@@ -232,7 +297,10 @@ describe("what users do during a drain", () => {
     const pause = await ground.only("pause", "here");
     const resume = await ground.scheduler.begin(id, "resume");
     expect(await ground.scheduler.commit(pause.id), "it was asked to back out").toBe(false);
-    const backedOut = { state: "running", operation: { id: pause.id, outcome: "cancelled" } } as const;
+    const backedOut = {
+      state: "running",
+      operation: { id: pause.id, outcome: "cancelled" },
+    } as const;
     await ground.scheduler.settle(await ground.scheduler.seenOf(pause.id, backedOut));
     await beginOperation(ground.scheduler.deps, resume.id);
     expect(await ground.scheduler.operation(resume.id)).toMatchObject({ status: "succeeded" });
@@ -245,32 +313,46 @@ describe("what users do during a drain", () => {
     await ground.only("pause", "here");
   });
 
-  test.each(["while the drain pauses it", "once the drain has paused it"])("who asks for a pause %s keeps it paused", async (when) => {
-    await using ground = await Ground.with(server, ["running"]);
-    const id = idOf(ground.sandboxes[0]);
-    const ask = async () => await ground.scheduler.ask(id, "pause");
-    await ground.drain();
-    await ground.rounds();
-    if (when.startsWith("while")) expect(await ask()).toMatchObject({ kind: "accepted", isNew: false });
-    await ground.pausedByDrain();
-    if (when.startsWith("once")) expect(await ask()).toMatchObject({ kind: "satisfied" });
-    await ground.rounds(3);
-    expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
-    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, ended: { released: 1 } });
-  });
+  test.each(["while the drain pauses it", "once the drain has paused it"])(
+    "who asks for a pause %s keeps it paused",
+    async (when) => {
+      await using ground = await Ground.with(server, ["running"]);
+      const id = idOf(ground.sandboxes[0]);
+      const ask = async () => await ground.scheduler.ask(id, "pause");
+      await ground.drain();
+      await ground.rounds();
+      if (when.startsWith("while"))
+        expect(await ask()).toMatchObject({ kind: "accepted", isNew: false });
+      await ground.pausedByDrain();
+      if (when.startsWith("once")) expect(await ask()).toMatchObject({ kind: "satisfied" });
+      await ground.rounds(3);
+      expect(await ground.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
+      expect(await ground.progress()).toMatchObject({
+        drain: { status: "done" },
+        ended: { released: 1 },
+      });
+    },
+  );
 
   test("a resume that comes before the drain's pause has begun has it running on at once", async () => {
     await using ground = await Ground.with(server, ["running"]);
     const id = idOf(ground.sandboxes[0]);
     await ground.drain();
     await ground.roundThatDies();
-    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE status = 'waiting'`).toEqual([
-      { kind: "pause", status: "waiting" },
-    ]);
-    expect(await ground.scheduler.ask(id, "resume")).toEqual({ kind: "satisfied", state: "running" });
+    expect(
+      await ground.scheduler.database
+        .sql`SELECT kind, status FROM operations WHERE status = 'waiting'`,
+    ).toEqual([{ kind: "pause", status: "waiting" }]);
+    expect(await ground.scheduler.ask(id, "resume")).toEqual({
+      kind: "satisfied",
+      state: "running",
+    });
     await ground.rounds();
     expect(await ground.executing()).toEqual([]);
-    expect(await ground.progress()).toMatchObject({ working: 0, failures: [{ sandboxId: id, error: { code: "SANDBOX_RESUMED" } }] });
+    expect(await ground.progress()).toMatchObject({
+      working: 0,
+      failures: [{ sandboxId: id, error: { code: "SANDBOX_RESUMED" } }],
+    });
   });
 
   test("who joins a pause of the drain's keeps it paused, although the drain is aborted then", async () => {
@@ -295,15 +377,25 @@ describe("what users do during a drain", () => {
     await changeHost(ground.db, "here", "cordon", "test");
     const resume = await ground.scheduler.begin(id, "resume");
     expect(await ground.sandbox(id)).toMatchObject({ state: "resuming", hostId: "there" });
-    expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    expect(await changeHost(ground.db, "here", "retire", "test")).toMatchObject({
+      kind: "has_sandboxes",
+      sandboxes: 1,
+    });
     await ground.drain();
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, total: 1 });
     const error = { code: "FETCH_FAILED", message: "The snapshot could not be fetched." };
-    const failed = await ground.scheduler.seenOf(resume.id, { state: "failed", operation: { id: resume.id, outcome: "failed", error } });
+    const failed = await ground.scheduler.seenOf(resume.id, {
+      state: "failed",
+      operation: { id: resume.id, outcome: "failed", error },
+    });
     await ground.scheduler.settle(failed);
     await ground.rounds(3);
-    expect(await ground.progress()).toMatchObject({ drain: { status: "done" }, total: 1, ended: { released: 1 } });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "done" },
+      total: 1,
+      ended: { released: 1 },
+    });
   });
 
   test("a delete ends it", async () => {
@@ -313,7 +405,10 @@ describe("what users do during a drain", () => {
     await ground.rounds();
     const deletion = await ground.scheduler.begin(id, "delete");
     await ground.rounds();
-    expect(await ground.progress(), "its host owes the clean-up").toMatchObject({ drain: { status: "active" }, ended: { gone: 1 } });
+    expect(await ground.progress(), "its host owes the clean-up").toMatchObject({
+      drain: { status: "active" },
+      ended: { gone: 1 },
+    });
     await ground.scheduler.settle(await ground.scheduler.seenOf(deletion.id, { state: "deleted" }));
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "done" } });
@@ -333,7 +428,11 @@ describe("a host that is lost during its drain", () => {
     await ground.scheduler.carryOut(resume.id, { state: "running" });
     await ground.rounds(3);
     expect(await ground.executing()).toEqual([]);
-    expect(await ground.progress()).toMatchObject({ drain: { status: "active" }, working: 0, ended: { moved: 1 } });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "active" },
+      working: 0,
+      ended: { moved: 1 },
+    });
     expect(await findHost(ground.db, "here")).toMatchObject({ state: "lost" });
   });
 });
@@ -345,13 +444,20 @@ describe("a drain that ends early", () => {
     const [drain] = await listDrainsAtWork(ground.db);
     assert(drain !== undefined);
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
-    for (let time = 0; time < 2; time += 1) await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
+    for (let time = 0; time < 2; time += 1)
+      await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
     await takeUpSandboxes(ground.db, drain);
     await ground.rounds();
-    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, total: 1, ended: { returned: 1 } });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "aborted" },
+      total: 1,
+      ended: { returned: 1 },
+    });
     await takeUpSandboxes(ground.db, drain);
     await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
-    expect(await ground.progress(), "nothing of it is begun again").toMatchObject({ ended: { returned: 1 } });
+    expect(await ground.progress(), "nothing of it is begun again").toMatchObject({
+      ended: { returned: 1 },
+    });
     expect(await ground.executing()).toEqual([]);
   });
 
@@ -370,11 +476,20 @@ describe("a drain that ends early", () => {
     expect(await ground.progress()).toMatchObject({ drain: { status: "undoing" } });
     await ground.scheduler.carryOut(resume.id, { state: "running" });
     await ground.rounds();
-    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, working: 0, failures: [] });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "aborted" },
+      working: 0,
+      failures: [],
+    });
     for (const sandbox of ground.sandboxes.slice(0, 2))
       expect(await ground.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "here" });
-    expect((await listHostEvents(ground.db, "here", 100)).map(({ fact }) => fact).slice(-2)).toEqual(["drain_aborted", "drain_undone"]);
-    expect(await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" }), "there is none").toMatchObject({
+    expect(
+      (await listHostEvents(ground.db, "here", 100)).map(({ fact }) => fact).slice(-2),
+    ).toEqual(["drain_aborted", "drain_undone"]);
+    expect(
+      await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" }),
+      "there is none",
+    ).toMatchObject({
       kind: "refused",
     });
   });
@@ -384,7 +499,8 @@ describe("a drain that ends early", () => {
     await ground.drain();
     await ground.rounds();
     const pause = await ground.only("pause", "here");
-    const abort = async () => await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
+    const abort = async () =>
+      await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     expect([(await abort()).kind, (await abort()).kind]).toEqual(["moved", "stay"]);
     await ground.rounds();
     expect(await ground.scheduler.commit(pause.id)).toBe(false);
@@ -396,11 +512,18 @@ describe("a drain that ends early", () => {
     await ground.roundThatDies();
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     await ground.rounds();
-    expect(await ground.progress()).toMatchObject({ drain: { status: "aborted" }, ended: { returned: 1 } });
-    expect(await ground.scheduler.database.sql`SELECT kind, status FROM operations WHERE kind <> 'create'`).toEqual([
-      { kind: "pause", status: "superseded" },
-    ]);
-    expect(await ground.sandbox(idOf(ground.sandboxes[0]))).toMatchObject({ state: "running", hostId: "here" });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "aborted" },
+      ended: { returned: 1 },
+    });
+    expect(
+      await ground.scheduler.database
+        .sql`SELECT kind, status FROM operations WHERE kind <> 'create'`,
+    ).toEqual([{ kind: "pause", status: "superseded" }]);
+    expect(await ground.sandbox(idOf(ground.sandboxes[0]))).toMatchObject({
+      state: "running",
+      hostId: "here",
+    });
   });
 
   test("the deadline does the same, and says so", async () => {
@@ -408,12 +531,15 @@ describe("a drain that ends early", () => {
     await ground.drain({ deadlineAt: new Date(Date.now() + 3_600_000) });
     await ground.rounds();
     await ground.pausedByDrain();
-    await ground.scheduler.database.sql`UPDATE drains SET deadline_at = now() - interval '1 second'`;
+    await ground.scheduler.database
+      .sql`UPDATE drains SET deadline_at = now() - interval '1 second'`;
     await ground.rounds();
     await ground.scheduler.carryOut((await ground.only("resume", "here")).id, { state: "running" });
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({ drain: { status: "expired" } });
-    const [event] = (await listHostEvents(ground.db, "here", 100)).filter(({ fact }) => fact === "drain_expired");
+    const [event] = (await listHostEvents(ground.db, "here", 100)).filter(
+      ({ fact }) => fact === "drain_expired",
+    );
     expect(event).toMatchObject({ toState: "cordoned", cause: { code: "DRAIN_EXPIRED" } });
   });
 
@@ -424,6 +550,10 @@ describe("a drain that ends early", () => {
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     await ground.drain({ maxParallel: 2 });
     await ground.rounds();
-    expect(await ground.progress()).toMatchObject({ drain: { status: "active", maxParallel: 2 }, total: 2, working: 2 });
+    expect(await ground.progress()).toMatchObject({
+      drain: { status: "active", maxParallel: 2 },
+      total: 2,
+      working: 2,
+    });
   });
 });

@@ -1,6 +1,17 @@
-/** What becomes of the sandboxes of a host that falls silent: which wait, which are restored elsewhere and from what, and what a host is told that comes back. */
+/**
+ * What becomes of the sandboxes of a host that falls silent: which wait, which are restored
+ * elsewhere and from what, and what a host is told that comes back.
+ */
 import type { RegisterRequest } from "@torpor/contracts";
-import { acceptRequest, findIncarnation, findSnapshot, listEvents, patchSandbox, renewLease, type SandboxRow } from "@torpor/db";
+import {
+  acceptRequest,
+  findIncarnation,
+  findSnapshot,
+  listEvents,
+  patchSandbox,
+  renewLease,
+  type SandboxRow,
+} from "@torpor/db";
 import { aHost, anObservation, aRequester, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { answerLease, answerRegister, answerThaw } from "../src/answer-asks.ts";
@@ -28,7 +39,11 @@ const RESTORE = { onHostLoss: "restore" } as const;
 
 /** A sandbox that runs on host-1, after it was paused there once; host-2 stands by. */
 async function runs(
-  given: { storeKey?: string | null; host?: Partial<RegisterRequest>; sandbox?: Parameters<Decisions["running"]>[0] } = {},
+  given: {
+    storeKey?: string | null;
+    host?: Partial<RegisterRequest>;
+    sandbox?: Parameters<Decisions["running"]>[0];
+  } = {},
 ) {
   const { storeKey = "stored-1", host = FENCED, sandbox = RESTORE } = given;
   await scheduler.join("host-1", host);
@@ -37,7 +52,10 @@ async function runs(
   return await scheduler.sandbox(id);
 }
 
-async function runsAgain(storeKey: string | null, sandbox: Parameters<Decisions["running"]>[0]): Promise<string> {
+async function runsAgain(
+  storeKey: string | null,
+  sandbox: Parameters<Decisions["running"]>[0],
+): Promise<string> {
   const { id } = await scheduler.paused(storeKey, sandbox);
   await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
   return id;
@@ -54,7 +72,13 @@ const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
 const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
 const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
 const thaw = async ({ id }: Pick<SandboxRow, "id">, hostId: string, epoch: number) =>
-  await answerThaw(scheduler.deps, hostId, { type: "thaw", version: 1, hostId, sandboxId: id, epoch });
+  await answerThaw(scheduler.deps, hostId, {
+    type: "thaw",
+    version: 1,
+    hostId,
+    sandboxId: id,
+    epoch,
+  });
 const capacityIsRight = async () => {
   for (const { id, used, sum } of await scheduler.used()) expect(used, id).toEqual(sum);
 };
@@ -65,23 +89,45 @@ describe("a run that is to be restored", () => {
     await scheduler.lose("host-1");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     const after = await scheduler.sandbox(sandbox.id);
-    expect(after).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 3, holdsMemory: true });
+    expect(after).toMatchObject({
+      state: "resuming",
+      hostId: "host-2",
+      epoch: 3,
+      holdsMemory: true,
+    });
     const loss = (await events(sandbox.id)).find(({ fact }) => fact === "host_lost");
-    expect(loss).toMatchObject({ fromState: "running", toState: "paused", cause: { code: "HOST_LOST" } });
+    expect(loss).toMatchObject({
+      fromState: "running",
+      toState: "paused",
+      cause: { code: "HOST_LOST" },
+    });
     const snapshot = await findSnapshot(scheduler.database.db, sandbox.id);
     expect(snapshot).toMatchObject({ generation: 1, storeKey: "stored-1" });
     expect(loss?.cause?.message).toContain(`snapshot 1 of ${snapshot?.createdAt.toISOString()}`);
     expect(loss?.cause?.message).toMatch(/\d+ s ago; what it did after that is lost/);
-    const [resume] = await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" }).then((all) => all.slice(-1));
-    expect(resume).toMatchObject({ hostId: "host-2", epoch: 3, snapshot: { generation: 1, storeKey: "stored-1" } });
+    const [resume] = await scheduler
+      .commands({ sandboxId: sandbox.id, kind: "resume" })
+      .then((all) => all.slice(-1));
+    expect(resume).toMatchObject({
+      hostId: "host-2",
+      epoch: 3,
+      snapshot: { generation: 1, storeKey: "stored-1" },
+    });
     const operation = await scheduler.operation(resume?.operationId ?? "");
-    expect(operation).toMatchObject({ requestedBy: "system:host-loss", kind: "resume", status: "executing" });
+    expect(operation).toMatchObject({
+      requestedBy: "system:host-loss",
+      kind: "resume",
+      status: "executing",
+    });
     expect(await findIncarnation(scheduler.database.db, sandbox.id, 2)).toMatchObject({
       cause: "host_lost",
       endedAt: expect.any(Date) as Date,
     });
     await scheduler.carryOut(operation.id, { state: "running" });
-    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-2" });
+    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({
+      state: "running",
+      hostId: "host-2",
+    });
     await capacityIsRight();
     expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
   });
@@ -90,12 +136,19 @@ describe("a run that is to be restored", () => {
     await scheduler.join("host-1", FENCED);
     const { id } = await scheduler.running(RESTORE);
     const disk = { ...SNAPSHOT, storeKey: "stored-disk" };
-    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, { state: "stopped", snapshot: disk });
+    await scheduler.carryOut((await scheduler.begin(id, "stop")).id, {
+      state: "stopped",
+      snapshot: disk,
+    });
     await scheduler.carryOut((await scheduler.begin(id, "start")).id, { state: "running" });
     await scheduler.join("host-2", FENCED);
     await scheduler.lose("host-1");
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "starting", hostId: "host-2", epoch: 3 });
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "starting",
+      hostId: "host-2",
+      epoch: 3,
+    });
     expect((await events(id)).find(({ fact }) => fact === "host_lost")).toMatchObject({
       toState: "stopped",
       cause: { code: "HOST_LOST", message: expect.stringContaining("its disk alone") as string },
@@ -104,7 +157,9 @@ describe("a run that is to be restored", () => {
     expect(start).toMatchObject({ hostId: "host-2", snapshot: { storeKey: "stored-disk" } });
     const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
     const operation = { id: start.operationId, outcome: "failed", error } as const;
-    await scheduler.settle(await scheduler.seenOf(start.operationId, { state: "failed", operation }));
+    await scheduler.settle(
+      await scheduler.seenOf(start.operationId, { state: "failed", operation }),
+    );
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: null });
     expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
     await scheduler.carryOut((await told(id, "start")).operationId, { state: "running" });
@@ -119,14 +174,21 @@ describe("a run that is to be restored", () => {
     expect(await restoreAll()).toEqual({ lost: 0, restored: 0 });
     await scheduler.lose("host-1");
     await scheduler.database.sql`UPDATE hosts SET memory_mib_capacity = 1 WHERE id = 'host-2'`;
-    for (let round = 0; round < 2; round += 1) expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
-    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-1", epoch: 2 });
+    for (let round = 0; round < 2; round += 1)
+      expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
+    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({
+      state: "running",
+      hostId: "host-1",
+      epoch: 2,
+    });
     const waits = (await events(sandbox.id)).filter(({ fact }) => fact === "restore_waits");
     expect(waits).toMatchObject([{ cause: { code: "RESOURCE_LIMIT_ERROR" } }]);
     expect(waits[0]?.cause?.message).toContain("1 have less than 64 MiB of memory free");
     expect(await thaw(sandbox, "host-1", 2), "silent").toMatchObject({ granted: false });
     await scheduler.join("host-1", FENCED);
-    expect(await thaw(sandbox, "host-1", 2), "back before anybody else had it").toEqual({ granted: true });
+    expect(await thaw(sandbox, "host-1", 2), "back before anybody else had it").toEqual({
+      granted: true,
+    });
   });
 
   test("RL3: of three with room for one, one is restored, and two stay their host's, which may come back", async () => {
@@ -141,28 +203,40 @@ describe("a run that is to be restored", () => {
     expect([on("host-1"), on("host-2")]).toEqual([2, 1]);
     await scheduler.join("host-1", FENCED);
     for (const { id, hostId } of after)
-      expect(await thaw({ id }, "host-1", 2), hostId ?? "").toMatchObject({ granted: hostId === "host-1" });
+      expect(await thaw({ id }, "host-1", 2), hostId ?? "").toMatchObject({
+        granted: hostId === "host-1",
+      });
   });
 
   test.each([
     ["NOTHING_TO_RESTORE", { storeKey: null }],
     ["HOST_NOT_FENCED", {}],
     ["POLICY_NOT_IN_FORCE", { sandbox: {} }],
-  ] as const)("RL1: %s: it stays its host's, and an event says why, once per loss", async (code, given) => {
-    const sandbox = await runs(given);
-    const { db, organizationId } = scheduler.database;
-    await patchSandbox(db, sandbox.id, organizationId, RESTORE);
-    if (code === "HOST_NOT_FENCED") await renewLease(db, "host-1", 1_000, false);
-    await scheduler.lose("host-1", 10_000);
-    for (let round = 0; round < 2; round += 1) expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
-    expect(await scheduler.sandbox(sandbox.id)).toMatchObject({ state: "running", hostId: "host-1", epoch: 2 });
-    const told = async () => (await events(sandbox.id)).filter(({ fact }) => fact === "restore_impossible");
-    expect(await told()).toMatchObject([{ cause: { code } }]);
-    const [first] = await told();
-    await scheduler.database.sql`UPDATE sandbox_events SET occurred_at = now() - interval '1 hour' WHERE seq = ${first?.seq ?? 0}`;
-    await restoreAll();
-    expect(await told(), "another loss").toHaveLength(2);
-  });
+  ] as const)(
+    "RL1: %s: it stays its host's, and an event says why, once per loss",
+    async (code, given) => {
+      const sandbox = await runs(given);
+      const { db, organizationId } = scheduler.database;
+      await patchSandbox(db, sandbox.id, organizationId, RESTORE);
+      if (code === "HOST_NOT_FENCED") await renewLease(db, "host-1", 1_000, false);
+      await scheduler.lose("host-1", 10_000);
+      for (let round = 0; round < 2; round += 1)
+        expect(await restoreAll()).toEqual({ lost: 1, restored: 0 });
+      expect(await scheduler.sandbox(sandbox.id)).toMatchObject({
+        state: "running",
+        hostId: "host-1",
+        epoch: 2,
+      });
+      const told = async () =>
+        (await events(sandbox.id)).filter(({ fact }) => fact === "restore_impossible");
+      expect(await told()).toMatchObject([{ cause: { code } }]);
+      const [first] = await told();
+      await scheduler.database
+        .sql`UPDATE sandbox_events SET occurred_at = now() - interval '1 hour' WHERE seq = ${first?.seq ?? 0}`;
+      await restoreAll();
+      expect(await told(), "another loss").toHaveLength(2);
+    },
+  );
 
   test("whose policy is to wait is left alone, and so is one that stands still", async () => {
     const waiting = await runs({ sandbox: {} });
@@ -178,22 +252,33 @@ describe("a run that is to be restored", () => {
     ["pause", true],
     ["pause", false],
     ["stop", true],
-  ] as const)("a %s in flight (committed: %s) ends with the loss as its reason", async (verb, committed) => {
-    const { id } = await runs();
-    const operation = await scheduler.begin(id, verb);
-    if (committed) await scheduler.commit(operation.id);
-    await scheduler.lose("host-1");
-    if (committed) await reconcile("note-lost-contact");
-    expect((await scheduler.operation(operation.id)).status).toBe(committed ? "outcome_unknown" : "executing");
-    expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
-    expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2" });
-  });
+  ] as const)(
+    "a %s in flight (committed: %s) ends with the loss as its reason",
+    async (verb, committed) => {
+      const { id } = await runs();
+      const operation = await scheduler.begin(id, verb);
+      if (committed) await scheduler.commit(operation.id);
+      await scheduler.lose("host-1");
+      if (committed) await reconcile("note-lost-contact");
+      expect((await scheduler.operation(operation.id)).status).toBe(
+        committed ? "outcome_unknown" : "executing",
+      );
+      expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
+      expect(await scheduler.operation(operation.id)).toMatchObject({
+        status: "failed",
+        error: { code: "HOST_LOST" },
+      });
+      expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2" });
+    },
+  );
 
   test("goes back behind a later snapshot that never left its host, and the next one takes its number", async () => {
     const { id } = await runs();
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+      state: "paused",
+      snapshot: { ...SNAPSHOT, generation: 2 },
+    });
     await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
     await scheduler.database.sql`UPDATE hosts SET state = 'ready' WHERE id = 'host-2'`;
     await scheduler.lose("host-1");
@@ -203,8 +288,15 @@ describe("a run that is to be restored", () => {
     await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
     const manifestSha256 = "c".repeat(64);
     const again = { ...SNAPSHOT, generation: 2, manifestSha256 };
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: again });
-    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ generation: 2, manifestSha256, hostId: "host-2" });
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+      state: "paused",
+      snapshot: again,
+    });
+    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({
+      generation: 2,
+      manifestSha256,
+      hostId: "host-2",
+    });
   });
 
   test("RL4: a restore that fails leaves it paused, and is tried again, less and less often, until it runs", async () => {
@@ -215,8 +307,16 @@ describe("a run that is to be restored", () => {
     const failing = async () => {
       const { operationId } = await told(id, "resume");
       const outcome = { operation: { id: operationId, outcome: "failed" as const, error: AWAY } };
-      expect(await scheduler.settle(await scheduler.seenOf(operationId, { state: "failed", ...outcome }))).toBe("applied");
-      expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+      expect(
+        await scheduler.settle(
+          await scheduler.seenOf(operationId, { state: "failed", ...outcome }),
+        ),
+      ).toBe("applied");
+      expect(await scheduler.sandbox(id)).toMatchObject({
+        state: "paused",
+        hostId: null,
+        holdsMemory: false,
+      });
     };
     await failing();
     expect(await thaw({ id }, "host-1", 2)).toMatchObject({ granted: false });
@@ -225,17 +325,33 @@ describe("a run that is to be restored", () => {
       rounds.reduce((sum, round) => sum + Number(round?.["begun"] ?? 0), 0),
       "once, whoever looks",
     ).toBe(1);
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "resuming", hostId: "host-2", epoch: 4 });
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "resuming",
+      hostId: "host-2",
+      epoch: 4,
+    });
     await failing();
     expect(await reconcile("restore-again"), "not at once").toEqual({ owed: 0, begun: 0 });
-    await scheduler.database.sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
+    await scheduler.database
+      .sql`UPDATE incarnations SET restore_due_at = now() - interval '1 second' WHERE restore_due_at IS NOT NULL`;
     expect(await reconcile("restore-again")).toEqual({ owed: 1, begun: 1 });
     const resume = await told(id, "resume");
-    expect(await scheduler.operation(resume.operationId)).toMatchObject({ requestedBy: "system:host-loss" });
+    expect(await scheduler.operation(resume.operationId)).toMatchObject({
+      requestedBy: "system:host-loss",
+    });
     await scheduler.carryOut(resume.operationId, { state: "running" });
-    expect(await scheduler.database.sql`SELECT 1 FROM incarnations WHERE restore_due_at IS NOT NULL`, "nothing is looked for").toEqual([]);
-    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
-    expect(await reconcile("restore-again"), "it ran: what was owed is done").toEqual({ owed: 0, begun: 0 });
+    expect(
+      await scheduler.database.sql`SELECT 1 FROM incarnations WHERE restore_due_at IS NOT NULL`,
+      "nothing is looked for",
+    ).toEqual([]);
+    await scheduler.carryOut((await scheduler.begin(id, "pause")).id, {
+      state: "paused",
+      snapshot: { ...SNAPSHOT, generation: 2 },
+    });
+    expect(await reconcile("restore-again"), "it ran: what was owed is done").toEqual({
+      owed: 0,
+      begun: 0,
+    });
     await capacityIsRight();
   });
 
@@ -253,17 +369,20 @@ describe("a run that is to be restored", () => {
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-3" });
   });
 
-  test.each(["pause", "stop"] as const)("is restored no more when its owner asks for a %s meanwhile", async (verb) => {
-    const { id } = await runs();
-    await scheduler.lose("host-1");
-    await restoreAll();
-    await scheduler.lose("host-2");
-    await reconcile("note-lost-contact");
-    const asked = await scheduler.ask(id, verb);
-    expect(asked.kind).toBe(verb === "pause" ? "satisfied" : "accepted");
-    await scheduler.join("host-3", FENCED);
-    expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
-  });
+  test.each(["pause", "stop"] as const)(
+    "is restored no more when its owner asks for a %s meanwhile",
+    async (verb) => {
+      const { id } = await runs();
+      await scheduler.lose("host-1");
+      await restoreAll();
+      await scheduler.lose("host-2");
+      await reconcile("note-lost-contact");
+      const asked = await scheduler.ask(id, verb);
+      expect(asked.kind).toBe(verb === "pause" ? "satisfied" : "accepted");
+      await scheduler.join("host-3", FENCED);
+      expect(await reconcile("restore-again")).toEqual({ owed: 0, begun: 0 });
+    },
+  );
 });
 
 const AWAY = { code: "SNAPSHOT_UNAVAILABLE", message: "The store does not answer." };
@@ -278,12 +397,19 @@ describe("a run that was given up", () => {
     expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null });
     await scheduler.join("host-1", FENCED);
-    const frozen = { state: "running", operation: { id: pause.id, outcome: "failed", error: { code: "VM_FROZEN", message: "" } } } as const;
+    const frozen = {
+      state: "running",
+      operation: { id: pause.id, outcome: "failed", error: { code: "VM_FROZEN", message: "" } },
+    } as const;
     expect(await scheduler.settle(await scheduler.seenOf(pause.id, frozen))).toBe("foreign");
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-1'`;
     await reconcile("drive-waiting");
     const stop = await told(id, "stop");
-    expect(stop).toMatchObject({ hostId: "host-2", epoch: 3, snapshot: { generation: 1, storeKey: "stored-1" } });
+    expect(stop).toMatchObject({
+      hostId: "host-2",
+      epoch: 3,
+      snapshot: { generation: 1, storeKey: "stored-1" },
+    });
     await scheduler.carryOut(stop.operationId, { state: "stopped" });
     expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "host-2" });
     await capacityIsRight();
@@ -294,14 +420,24 @@ describe("a run that was given up", () => {
     await scheduler.lose("host-1");
     await restoreAll();
     const first = (await told(id, "resume")).operationId;
-    const failed = (operationId: string) => ({ operation: { id: operationId, outcome: "failed" as const, error: AWAY } });
+    const failed = (operationId: string) => ({
+      operation: { id: operationId, outcome: "failed" as const, error: AWAY },
+    });
     await scheduler.settle(await scheduler.seenOf(first, { state: "failed", ...failed(first) }));
     await scheduler.join("host-1", FENCED);
     await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'host-2'`;
     const again = await scheduler.begin(id, "resume");
     expect(again).toMatchObject({ hostId: "host-1", epoch: 4 });
-    expect(await scheduler.settle(await scheduler.seenOf(again.id, { state: "running", ...failed(again.id) }))).toBe("applied");
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: null, holdsMemory: false });
+    expect(
+      await scheduler.settle(
+        await scheduler.seenOf(again.id, { state: "running", ...failed(again.id) }),
+      ),
+    ).toBe("applied");
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "paused",
+      hostId: null,
+      holdsMemory: false,
+    });
     expect(await scheduler.operation(again.id)).toMatchObject({ status: "failed", error: AWAY });
     await capacityIsRight();
   });
@@ -312,7 +448,10 @@ test("a resume that failed has not succeeded, even where the sandbox runs", asyn
   const { id } = await scheduler.paused();
   const resume = await scheduler.begin(id, "resume");
   const error = { code: "HOST_ERROR", message: "The guest agent did not answer." };
-  await scheduler.carryOut(resume.id, { state: "running", operation: { id: resume.id, outcome: "failed", error } });
+  await scheduler.carryOut(resume.id, {
+    state: "running",
+    operation: { id: resume.id, outcome: "failed", error },
+  });
   expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "host-1" });
   expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error });
 });
@@ -327,11 +466,20 @@ describe("a host that comes back", () => {
       granted: false,
       reason: "run 2 was given up for lost, and the sandbox goes on elsewhere",
     });
-    const copy = anObservation({ hostId: "host-1", sandboxId: sandbox.id, state: "running", epoch: 2, opSeq: 3, revision: 99 });
+    const copy = anObservation({
+      hostId: "host-1",
+      sandboxId: sandbox.id,
+      state: "running",
+      epoch: 2,
+      opSeq: 3,
+      revision: 99,
+    });
     const discards = () => scheduler.commands({ sandboxId: sandbox.id, kind: "discard" });
     expect(await scheduler.settle(copy)).toBe("foreign");
     expect(await discards()).toEqual([]);
-    const [resume] = (await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" })).slice(-1);
+    const [resume] = (await scheduler.commands({ sandboxId: sandbox.id, kind: "resume" })).slice(
+      -1,
+    );
     await scheduler.carryOut(resume?.operationId ?? "", { state: "running" });
     expect(await scheduler.settle(copy)).toBe("foreign");
     expect(await discards()).toMatchObject([{ hostId: "host-1", epoch: 3 }]);
@@ -340,8 +488,16 @@ describe("a host that comes back", () => {
   test("RL2: at the very moment of the decision is either back, or too late: never both", async () => {
     const sandbox = await runs();
     await scheduler.lose("host-1");
-    const lease = { type: "lease", version: 1, hostId: "host-1", fence: { isAlive: true } } as const;
-    const [, { restored }] = await Promise.all([answerLease(scheduler.deps, "host-1", lease), restoreAll()]);
+    const lease = {
+      type: "lease",
+      version: 1,
+      hostId: "host-1",
+      fence: { isAlive: true },
+    } as const;
+    const [, { restored }] = await Promise.all([
+      answerLease(scheduler.deps, "host-1", lease),
+      restoreAll(),
+    ]);
     expect((await thaw(sandbox, "host-1", 2)).granted).toBe(restored === 0);
     expect(await factsOf(sandbox.id)).toHaveLength(restored === 0 ? 7 : 9);
     await capacityIsRight();
@@ -349,14 +505,23 @@ describe("a host that comes back", () => {
 
   test("is asked for who it is: nobody gets another host's VM, a deleted sandbox's, or one that was never begun", async () => {
     const sandbox = await runs();
-    const request = { type: "thaw", version: 1, hostId: "host-1", sandboxId: sandbox.id, epoch: 2 } as const;
+    const request = {
+      type: "thaw",
+      version: 1,
+      hostId: "host-1",
+      sandboxId: sandbox.id,
+      epoch: 2,
+    } as const;
     expect(await answerThaw(scheduler.deps, "host-1", request)).toEqual({ granted: true });
     expect(await answerThaw(scheduler.deps, "host-2", request)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "host-2", 2)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "host-1", 1)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "nowhere", 2)).toMatchObject({ granted: false });
     await scheduler.begin(sandbox.id, "delete");
-    expect(await thaw(sandbox, "host-1", 2)).toEqual({ granted: false, reason: "the sandbox was deleted" });
+    expect(await thaw(sandbox, "host-1", 2)).toEqual({
+      granted: false,
+      reason: "the sandbox was deleted",
+    });
   });
 });
 
@@ -367,9 +532,17 @@ describe("a paused sandbox whose origin is lost", () => {
     await scheduler.join("host-2");
     await scheduler.lose("host-1");
     const resume = await scheduler.begin(stored.id, "resume");
-    expect(resume).toMatchObject({ status: "executing", hostId: "host-2", originHostId: "host-1", epoch: 2 });
+    expect(resume).toMatchObject({
+      status: "executing",
+      hostId: "host-2",
+      originHostId: "host-1",
+      epoch: 2,
+    });
     await scheduler.carryOut(resume.id, { state: "running" });
-    expect(await scheduler.begin(local.id, "resume")).toMatchObject({ status: "waiting", explain: { reasons: { other_host: 1 } } });
+    expect(await scheduler.begin(local.id, "resume")).toMatchObject({
+      status: "waiting",
+      explain: { reasons: { other_host: 1 } },
+    });
     await capacityIsRight();
   });
 
@@ -381,7 +554,10 @@ describe("a paused sandbox whose origin is lost", () => {
     expect(resume).toMatchObject({ hostId: "host-1" });
     await scheduler.lose("host-1");
     await reconcile("note-lost-contact");
-    expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
+    expect(await scheduler.operation(resume.id)).toMatchObject({
+      status: "failed",
+      error: { code: "HOST_LOST" },
+    });
     expect(await scheduler.begin(id, "resume")).toMatchObject({ hostId: "host-2", epoch: 3 });
     expect(await scheduler.commit(resume.id)).toBe(false);
   });
@@ -395,28 +571,45 @@ describe("what a lost host was to do with a sandbox that the store has", () => {
     const { epoch, opSeq } = await scheduler.sandbox(id);
     const copy = { ...SNAPSHOT, storeKey: "disk-1" };
     await scheduler.settle(
-      anObservation({ hostId: "host-1", sandboxId: id, state: "stopped", epoch, opSeq, revision: 99, snapshot: copy }),
+      anObservation({
+        hostId: "host-1",
+        sandboxId: id,
+        state: "stopped",
+        epoch,
+        opSeq,
+        revision: 99,
+        snapshot: copy,
+      }),
     );
     return id;
   }
 
-  test.each(["stop", "start"] as const)("a %s that it has not committed is ended, and the next one goes elsewhere", async (verb) => {
-    await scheduler.join("host-1");
-    const id = verb === "stop" ? (await scheduler.paused("stored-1")).id : await stopped();
-    await scheduler.join("host-2");
-    const bound = await scheduler.begin(id, verb);
-    expect(bound).toMatchObject({ status: "executing", hostId: "host-1" });
-    await scheduler.lose("host-1");
-    await reconcile("note-lost-contact");
-    expect(await scheduler.operation(bound.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: verb === "stop" ? "paused" : "stopped", hostId: "host-1" });
-    const next = await scheduler.begin(id, verb);
-    expect(next).toMatchObject({ status: "executing", hostId: "host-2" });
-    expect(await scheduler.command(next.id)).toMatchObject({ snapshot: { generation: 1 } });
-    await scheduler.carryOut(next.id, { state: verb === "stop" ? "stopped" : "running" });
-    expect(await scheduler.operation(next.id)).toMatchObject({ status: "succeeded" });
-    await capacityIsRight();
-  });
+  test.each(["stop", "start"] as const)(
+    "a %s that it has not committed is ended, and the next one goes elsewhere",
+    async (verb) => {
+      await scheduler.join("host-1");
+      const id = verb === "stop" ? (await scheduler.paused("stored-1")).id : await stopped();
+      await scheduler.join("host-2");
+      const bound = await scheduler.begin(id, verb);
+      expect(bound).toMatchObject({ status: "executing", hostId: "host-1" });
+      await scheduler.lose("host-1");
+      await reconcile("note-lost-contact");
+      expect(await scheduler.operation(bound.id)).toMatchObject({
+        status: "failed",
+        error: { code: "HOST_LOST" },
+      });
+      expect(await scheduler.sandbox(id)).toMatchObject({
+        state: verb === "stop" ? "paused" : "stopped",
+        hostId: "host-1",
+      });
+      const next = await scheduler.begin(id, verb);
+      expect(next).toMatchObject({ status: "executing", hostId: "host-2" });
+      expect(await scheduler.command(next.id)).toMatchObject({ snapshot: { generation: 1 } });
+      await scheduler.carryOut(next.id, { state: verb === "stop" ? "stopped" : "running" });
+      expect(await scheduler.operation(next.id)).toMatchObject({ status: "succeeded" });
+      await capacityIsRight();
+    },
+  );
 
   test.each(["committed", "stored nowhere"])("a stop that is %s is left to it", async (how) => {
     await scheduler.join("host-1");
@@ -426,7 +619,9 @@ describe("what a lost host was to do with a sandbox that the store has", () => {
     if (how === "committed") await scheduler.commit(stop.id);
     await scheduler.lose("host-1");
     await reconcile("note-lost-contact");
-    expect((await scheduler.operation(stop.id)).status).toBe(how === "committed" ? "outcome_unknown" : "executing");
+    expect((await scheduler.operation(stop.id)).status).toBe(
+      how === "committed" ? "outcome_unknown" : "executing",
+    );
   });
 });
 
@@ -439,13 +634,18 @@ describe("hosts without a live fence", () => {
     const lease = { type: "lease", version: 1, hostId: "host-1" } as const;
     await answerLease(scheduler.deps, "host-1", { ...lease, fence: { isAlive: true } });
     await beginOperation(scheduler.deps, create.id);
-    expect(await scheduler.operation(create.id)).toMatchObject({ status: "executing", hostId: "host-1" });
+    expect(await scheduler.operation(create.id)).toMatchObject({
+      status: "executing",
+      hostId: "host-1",
+    });
     expect((await scheduler.command(create.id)).spec).toMatchObject(RESTORE);
   });
 
   test("an agent that says nothing of a fence has none", async () => {
     const hasFence = async () =>
-      (await scheduler.database.sql`SELECT has_fence FROM hosts WHERE id = 'host-1'`)[0]?.["has_fence"] as boolean;
+      (await scheduler.database.sql`SELECT has_fence FROM hosts WHERE id = 'host-1'`)[0]?.[
+        "has_fence"
+      ] as boolean;
     await scheduler.join("host-1", FENCED);
     expect(await hasFence()).toBe(true);
     await answerLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: "host-1" });
@@ -459,10 +659,19 @@ test("what its owner has asked for and waits goes before the restore", async () 
   const { id } = await runs();
   const pause = await scheduler.begin(id, "pause");
   await scheduler.commit(pause.id);
-  const wake = await acceptRequest(scheduler.database.db, id, "resume", aRequester(scheduler.database));
+  const wake = await acceptRequest(
+    scheduler.database.db,
+    id,
+    "resume",
+    aRequester(scheduler.database),
+  );
   if (wake.kind !== "accepted") throw new Error(wake.kind);
   await scheduler.lose("host-1");
   expect(await restoreAll()).toEqual({ lost: 1, restored: 1 });
   await beginOperation(scheduler.deps, wake.operation.id);
-  expect(await scheduler.operation(wake.operation.id)).toMatchObject({ status: "executing", hostId: "host-2", requestedBy: "api-key:1" });
+  expect(await scheduler.operation(wake.operation.id)).toMatchObject({
+    status: "executing",
+    hostId: "host-2",
+    requestedBy: "api-key:1",
+  });
 });

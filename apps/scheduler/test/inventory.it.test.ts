@@ -1,6 +1,13 @@
 /** What hosts have beside what the database says: strays, and what is missing. */
 import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from "@torpor/contracts";
-import { completeInventory, listEvents, listFindings, listHostEvents, requestDiscard, type SandboxRow } from "@torpor/db";
+import {
+  completeInventory,
+  listEvents,
+  listFindings,
+  listHostEvents,
+  requestDiscard,
+  type SandboxRow,
+} from "@torpor/db";
 import { anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { beatHearer } from "../src/inventory/hear-beats.ts";
@@ -38,34 +45,54 @@ const beatOf = (hostId: string, inventory: Observation[], whole = inventory): He
   inventoryDigest: inventoryDigest(whole),
 });
 const hear = async (beat: Heartbeat) => await beatHearer(scheduler.deps, async () => {})(beat);
-const beat = async (hostId: string, inventory: Observation[]) => await hear(beatOf(hostId, inventory));
+const beat = async (hostId: string, inventory: Observation[]) =>
+  await hear(beatOf(hostId, inventory));
 const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);
-const told = async (sandboxId: string, kind: string) => (await scheduler.commands({ sandboxId, kind })).length;
-const facts = async (hostId: string) => (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
+const told = async (sandboxId: string, kind: string) =>
+  (await scheduler.commands({ sandboxId, kind })).length;
+const facts = async (hostId: string) =>
+  (await listHostEvents(scheduler.database.db, hostId, 100)).map(({ fact }) => fact);
 const elapse = async (hostId: string) =>
-  await scheduler.database.sql`UPDATE host_findings SET first_seen_at = first_seen_at - interval '1 minute',
+  await scheduler.database
+    .sql`UPDATE host_findings SET first_seen_at = first_seen_at - interval '1 minute',
     last_seen_at = last_seen_at - interval '1 minute', told_at = told_at - interval '1 minute' WHERE host_id = ${hostId}`;
 
 describe("S30: a VM that the database does not know", () => {
   test("is to be frozen, is reported once, and is discarded only when an operator says so", async () => {
     const hostId = await host();
     const sandboxId = newSandboxId();
-    for (let times = 0; times < 3; times += 1) expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 4 }))).toBe("unknown_sandbox");
-    expect(await findings(hostId)).toMatchObject([{ sandboxId, kind: "unknown", epoch: 4, quarantined: false }]);
-    expect(await scheduler.commands({ sandboxId, kind: "quarantine" }), "the host is not told with every beat").toMatchObject([
-      { hostId, epoch: 4, opSeq: 1 },
+    for (let times = 0; times < 3; times += 1)
+      expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 4 }))).toBe("unknown_sandbox");
+    expect(await findings(hostId)).toMatchObject([
+      { sandboxId, kind: "unknown", epoch: 4, quarantined: false },
     ]);
+    expect(
+      await scheduler.commands({ sandboxId, kind: "quarantine" }),
+      "the host is not told with every beat",
+    ).toMatchObject([{ hostId, epoch: 4, opSeq: 1 }]);
     expect((await facts(hostId)).filter((fact) => fact === "sandbox_unknown")).toHaveLength(1);
 
     await elapse(hostId);
     await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
-    expect(await findings(hostId)).toMatchObject([{ quarantined: true, message: expect.stringMatching(/frozen and cut off/) }]);
-    expect([await told(sandboxId, "quarantine"), await told(sandboxId, "discard"), await told(sandboxId, "delete")]).toEqual([1, 0, 0]);
+    expect(await findings(hostId)).toMatchObject([
+      { quarantined: true, message: expect.stringMatching(/frozen and cut off/) },
+    ]);
+    expect([
+      await told(sandboxId, "quarantine"),
+      await told(sandboxId, "discard"),
+      await told(sandboxId, "delete"),
+    ]).toEqual([1, 0, 0]);
 
-    expect(await requestDiscard(scheduler.database.db, hostId, sandboxId, "test")).toEqual({ kind: "requested" });
+    expect(await requestDiscard(scheduler.database.db, hostId, sandboxId, "test")).toEqual({
+      kind: "requested",
+    });
     await scheduler.settle(at(hostId, sandboxId, { epoch: 4, quarantined: true }));
-    expect(await scheduler.commands({ sandboxId, kind: "discard" })).toMatchObject([{ hostId, epoch: 5 }]);
-    expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 5, state: "deleted" }))).toBe("unknown_sandbox");
+    expect(await scheduler.commands({ sandboxId, kind: "discard" })).toMatchObject([
+      { hostId, epoch: 5 },
+    ]);
+    expect(await scheduler.settle(at(hostId, sandboxId, { epoch: 5, state: "deleted" }))).toBe(
+      "unknown_sandbox",
+    );
     await elapse(hostId);
     await beat(hostId, []);
     expect(await findings(hostId)).toEqual([]);
@@ -84,20 +111,28 @@ describe("S30: a VM that the database does not know", () => {
     const hostId = await host();
     const { id } = await makeSandbox(scheduler.database, "running", { hostId });
     await scheduler.settle(at(hostId, id, { revision: 2, quarantined: true }));
-    expect(await scheduler.commands({ sandboxId: id, kind: "unquarantine" })).toMatchObject([{ hostId, epoch: 1 }]);
+    expect(await scheduler.commands({ sandboxId: id, kind: "unquarantine" })).toMatchObject([
+      { hostId, epoch: 1 },
+    ]);
   });
 });
 
 test("a run of a lower epoch than the sandbox's elsewhere is frozen while nobody knows whether the newer ran, and discarded once it has", async () => {
   const [old, current] = [await host(), await host()];
-  const { id } = await makeSandbox(scheduler.database, "paused", { hostId: current, patch: { epoch: 3, opSeq: 5 } });
+  const { id } = await makeSandbox(scheduler.database, "paused", {
+    hostId: current,
+    patch: { epoch: 3, opSeq: 5 },
+  });
   const stray = at(old, id, { epoch: 1 });
   expect(await scheduler.settle(stray)).toBe("foreign");
   expect(await findings(old)).toMatchObject([{ sandboxId: id, kind: "stale", epoch: 1 }]);
   expect([await told(id, "quarantine"), await told(id, "discard")]).toEqual([1, 0]);
-  await scheduler.database.sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, 3, ${current}, now())`;
+  await scheduler.database
+    .sql`INSERT INTO incarnations (sandbox_id, epoch, host_id, started_at) VALUES (${id}, 3, ${current}, now())`;
   await scheduler.settle({ ...stray, quarantined: true });
-  expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: old, epoch: 3 }]);
+  expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
+    { hostId: old, epoch: 3 },
+  ]);
 });
 
 describe("a run that the database does not know, of a sandbox that it does: it was restored from a backup", () => {
@@ -113,7 +148,8 @@ describe("a run that the database does not know, of a sandbox that it does: it w
 
   test("is frozen and reported, and discarded only when an operator says so", async () => {
     const { id, ahead } = await restored();
-    for (let times = 0; times < 3; times += 1) expect(await scheduler.settle(at(ahead, id, { epoch: 2 }))).toBe("foreign");
+    for (let times = 0; times < 3; times += 1)
+      expect(await scheduler.settle(at(ahead, id, { epoch: 2 }))).toBe("foreign");
     expect(await findings(ahead)).toMatchObject([
       { sandboxId: id, kind: "unknown", epoch: 2, message: expect.stringContaining("epoch 2") },
     ]);
@@ -121,7 +157,9 @@ describe("a run that the database does not know, of a sandbox that it does: it w
     await elapse(ahead);
     await requestDiscard(scheduler.database.db, ahead, id, "test");
     await scheduler.settle(at(ahead, id, { epoch: 2, quarantined: true }));
-    expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([{ hostId: ahead, epoch: 3 }]);
+    expect(await scheduler.commands({ sandboxId: id, kind: "discard" })).toMatchObject([
+      { hostId: ahead, epoch: 3 },
+    ]);
   });
 
   test("is left alone and reported while it stands still: it may be the newest there is", async () => {
@@ -164,12 +202,18 @@ describe("a sandbox that its host does not have", () => {
     expect(await findings(hostId), "twice is not enough").toEqual([]);
     await beat(hostId, [other]);
     expect(await findings(hostId)).toMatchObject([{ sandboxId: sandbox.id, kind: "missing" }]);
-    expect(await view(sandbox.id)).toMatchObject({ state: "paused", hostId, condition: { code: "host_lost_sandbox" } });
+    expect(await view(sandbox.id)).toMatchObject({
+      state: "paused",
+      hostId,
+      condition: { code: "host_lost_sandbox" },
+    });
     expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)).toMatchObject({
       fact: "missing_on_host",
       cause: { code: "host_lost_sandbox", message: expect.stringContaining(hostId) },
     });
-    expect(await requestDiscard(scheduler.database.db, hostId, sandbox.id, "test")).toEqual({ kind: "missing" });
+    expect(await requestDiscard(scheduler.database.db, hostId, sandbox.id, "test")).toEqual({
+      kind: "missing",
+    });
   });
 
   test("RI3: is itself again when the host shows it again", async () => {
@@ -177,7 +221,9 @@ describe("a sandbox that its host does not have", () => {
     await beat(hostId, [other, at(hostId, sandbox.id, { state: "paused" })]);
     expect(await findings(hostId)).toEqual([]);
     expect(await view(sandbox.id)).toMatchObject({ state: "paused", condition: null });
-    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)?.fact).toBe("found_on_host");
+    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)?.fact).toBe(
+      "found_on_host",
+    );
   });
 
   test("is nobody's finding any more once it is deleted", async () => {
@@ -196,7 +242,8 @@ describe("a sandbox that its host does not have", () => {
       await elapse(hostId);
     }
     await scheduler.database.sql`UPDATE sandboxes SET state = 'running' WHERE id = ${sandbox.id}`;
-    await scheduler.database.sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at)
+    await scheduler.database
+      .sql`INSERT INTO operations (id, sandbox_id, organization_id, kind, status, requested_by, deadline_at)
       VALUES (${`op_${"1".repeat(32)}`}, ${sandbox.id}, ${scheduler.database.organizationId}, 'resume', 'outcome_unknown', 'test', now())`;
     for (let times = 0; times < 4; times += 1) {
       await beat(hostId, [other]);
@@ -213,9 +260,14 @@ test("an inventory in parts is whole when the last part is in, whichever schedul
   const all = Array.from({ length: 5 }, (_, index) => at(hostId, `176330990${index}aaaaaaaa`));
   const changed = all.map((one, index) => (index === 4 ? { ...one, revision: 2 } : one));
   const part = async (whole: Observation[], entries: Observation[]) =>
-    (await completeInventory(db, { hostId, entries, count: whole.length, digest: inventoryDigest(whole) }))?.map(
-      ({ revision }) => revision,
-    );
+    (
+      await completeInventory(db, {
+        hostId,
+        entries,
+        count: whole.length,
+        digest: inventoryDigest(whole),
+      })
+    )?.map(({ revision }) => revision);
   expect(await part(all, all.slice(0, 2))).toBeUndefined();
   expect(await part(changed, changed.slice(2))).toBeUndefined();
   expect(await part(changed, changed.slice(2)), "the same part again").toBeUndefined();

@@ -1,4 +1,7 @@
-/** A sandbox on its way from one host to another: what lies where until it has arrived, and how it comes back when it does not. */
+/**
+ * A sandbox on its way from one host to another: what lies where until it has arrived, and how it
+ * comes back when it does not.
+ */
 import assert from "node:assert/strict";
 import { type Observation, snapshotTicket } from "@torpor/contracts";
 import {
@@ -34,7 +37,10 @@ const ROOM = {
   ticketKey: "ab".repeat(32),
   fence: { isAlive: true },
 };
-const UNREACHABLE = { code: "SNAPSHOT_UNAVAILABLE", message: "The snapshot could not be brought to this host." };
+const UNREACHABLE = {
+  code: "SNAPSHOT_UNAVAILABLE",
+  message: "The snapshot could not be brought to this host.",
+};
 
 /** A sandbox that was paused on `home`, and is being resumed on `away`. */
 class Journey implements AsyncDisposable {
@@ -49,14 +55,20 @@ class Journey implements AsyncDisposable {
     this.resume = resume;
   }
 
-  static async begin(storeKey: string | null, given: Parameters<typeof aSandbox>[0] = {}): Promise<Journey> {
+  static async begin(
+    storeKey: string | null,
+    given: Parameters<typeof aSandbox>[0] = {},
+  ): Promise<Journey> {
     const scheduler = await Decisions.over(server);
     await scheduler.join("home", ROOM);
     const paused = await scheduler.paused(storeKey, given);
     await changeHost(scheduler.database.db, "home", "cordon", "test");
     await scheduler.join("away", ROOM);
     const resume = await scheduler.begin(paused.id, "resume");
-    assert.deepEqual([resume.status, resume.hostId, resume.originHostId], ["executing", "away", "home"]);
+    assert.deepEqual(
+      [resume.status, resume.hostId, resume.originHostId],
+      ["executing", "away", "home"],
+    );
     return new Journey(scheduler, paused, resume);
   }
 
@@ -72,7 +84,10 @@ class Journey implements AsyncDisposable {
   async fail(): Promise<void> {
     const { id } = this.resume;
     const operation = { id, outcome: "failed", error: UNREACHABLE } as const;
-    assert.equal(await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation })), "applied");
+    assert.equal(
+      await this.scheduler.settle(await this.scheduler.seenOf(id, { state: "failed", operation })),
+      "applied",
+    );
   }
 
   async comeBack(how: "fails" | "expires"): Promise<void> {
@@ -102,16 +117,23 @@ describe("while it is on its way", () => {
     expect(await journey.diskUsed()).toEqual({ home: 0, away: 16 });
   });
 
-  test.each(["fails", "expires"] as const)("nothing else takes its place at home: when it %s, it comes back to it", async (how) => {
-    await using journey = await Journey.begin("stored");
-    const { scheduler } = journey;
-    await scheduler.database.sql`UPDATE hosts SET disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
-    await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
-    expect(await scheduler.beginCreate()).toMatchObject({ status: "waiting", explain: { reasons: { disk: 1 } } });
-    await journey.comeBack(how);
-    expect(await journey.diskUsed()).toEqual({ home: 16, away: 0 });
-    expect(await scheduler.operation(journey.resume.id)).toMatchObject({ status: "failed" });
-  });
+  test.each(["fails", "expires"] as const)(
+    "nothing else takes its place at home: when it %s, it comes back to it",
+    async (how) => {
+      await using journey = await Journey.begin("stored");
+      const { scheduler } = journey;
+      await scheduler.database
+        .sql`UPDATE hosts SET disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
+      await scheduler.database.sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
+      expect(await scheduler.beginCreate()).toMatchObject({
+        status: "waiting",
+        explain: { reasons: { disk: 1 } },
+      });
+      await journey.comeBack(how);
+      expect(await journey.diskUsed()).toEqual({ home: 16, away: 0 });
+      expect(await scheduler.operation(journey.resume.id)).toMatchObject({ status: "failed" });
+    },
+  );
 
   test("one that was seen to wait, and is begun elsewhere before it expires, comes back as well", async () => {
     await using scheduler = await Decisions.over(server);
@@ -123,21 +145,41 @@ describe("while it is on its way", () => {
     await scheduler.join("away", ROOM);
     expect(await beginOperation(scheduler.deps, seen.id)).toEqual({ kind: "begun" });
     expect(await expireOperation(scheduler.deps, seen)).toBe(true);
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "paused", hostId: "home", originHostId: null, holdsMemory: false });
-    expect(await scheduler.commands({ sandboxId: id, kind: "cancel" })).toMatchObject([{ hostId: "away", cancels: seen.id }]);
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "paused",
+      hostId: "home",
+      originHostId: null,
+      holdsMemory: false,
+    });
+    expect(await scheduler.commands({ sandboxId: id, kind: "cancel" })).toMatchObject([
+      { hostId: "away", cancels: seen.id },
+    ]);
     for (const host of await scheduler.used()) expect(host.used, host.id).toEqual(host.sum);
   });
 
-  test.each(["stored", null])("with its new host lost it is back at home at once, whatever the store has (%s)", async (storeKey) => {
-    await using journey = await Journey.begin(storeKey);
-    const { scheduler, resume } = journey;
-    await scheduler.lose("away");
-    await scheduler.round("note-lost-contact");
-    expect(await scheduler.operation(resume.id)).toMatchObject({ status: "failed", error: { code: "HOST_LOST" } });
-    expect(await journey.sandbox()).toMatchObject({ state: "paused", hostId: "home", originHostId: null });
-    await changeHost(journey.db, "home", "uncordon", "test");
-    expect(await scheduler.begin(journey.paused.id, "resume")).toMatchObject({ status: "executing", hostId: "home" });
-  });
+  test.each(["stored", null])(
+    "with its new host lost it is back at home at once, whatever the store has (%s)",
+    async (storeKey) => {
+      await using journey = await Journey.begin(storeKey);
+      const { scheduler, resume } = journey;
+      await scheduler.lose("away");
+      await scheduler.round("note-lost-contact");
+      expect(await scheduler.operation(resume.id)).toMatchObject({
+        status: "failed",
+        error: { code: "HOST_LOST" },
+      });
+      expect(await journey.sandbox()).toMatchObject({
+        state: "paused",
+        hostId: "home",
+        originHostId: null,
+      });
+      await changeHost(journey.db, "home", "uncordon", "test");
+      expect(await scheduler.begin(journey.paused.id, "resume")).toMatchObject({
+        status: "executing",
+        hostId: "home",
+      });
+    },
+  );
 
   test.each(["fails", "expires"] as const)(
     "one that a scheduler of an older version has sent off, and that %s, is let back in",
@@ -148,7 +190,10 @@ describe("while it is on its way", () => {
       await sql`UPDATE sandboxes SET origin_host_id = NULL WHERE id = ${journey.paused.id}`;
       await sql`UPDATE hosts SET disk_mib_used = 0, disk_mib_capacity = 16, state = 'ready' WHERE id = 'home'`;
       await sql`UPDATE hosts SET state = 'cordoned' WHERE id = 'away'`;
-      expect(await journey.scheduler.beginCreate()).toMatchObject({ status: "executing", hostId: "home" });
+      expect(await journey.scheduler.beginCreate()).toMatchObject({
+        status: "executing",
+        hostId: "home",
+      });
       await journey.comeBack(how);
       expect(await journey.diskUsed(), "what lies there lies there").toEqual({ home: 32, away: 0 });
       expect(await findHost(journey.db, "home")).toMatchObject({ diskMibCapacity: 32 });
@@ -158,23 +203,44 @@ describe("while it is on its way", () => {
   test("its host is neither retired nor drained: it may have the only copy", async () => {
     await using journey = await Journey.begin(null);
     const { scheduler, db } = journey;
-    await requestDrain(db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await requestDrain(
+      db,
+      "home",
+      { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
+      "test",
+    );
     await drainHosts(scheduler.deps);
-    expect((await listDrainProgress(db, ["home"])).get("home")).toMatchObject({ drain: { status: "active" }, total: 1 });
-    expect(await changeHost(db, "home", "retire", "test")).toMatchObject({ kind: "has_sandboxes", sandboxes: 1 });
+    expect((await listDrainProgress(db, ["home"])).get("home")).toMatchObject({
+      drain: { status: "active" },
+      total: 1,
+    });
+    expect(await changeHost(db, "home", "retire", "test")).toMatchObject({
+      kind: "has_sandboxes",
+      sandboxes: 1,
+    });
     await journey.fail();
     // Back, it is what the drain has to care for.
     for (let round = 0; round < 2; round += 1) await drainHosts(scheduler.deps);
-    expect(await scheduler.commands({ sandboxId: journey.paused.id, kind: "replicate" })).toMatchObject([{ hostId: "home" }]);
+    expect(
+      await scheduler.commands({ sandboxId: journey.paused.id, kind: "replicate" }),
+    ).toMatchObject([{ hostId: "home" }]);
   });
 
   test("once it has arrived, a drain of its old host has moved it", async () => {
     await using journey = await Journey.begin(null);
-    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await requestDrain(
+      journey.db,
+      "home",
+      { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
+      "test",
+    );
     await drainHosts(journey.scheduler.deps);
     await journey.scheduler.carryOut(journey.resume.id, { state: "running" });
     await drainHosts(journey.scheduler.deps);
-    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({ drain: { status: "done" }, ended: { moved: 1 } });
+    expect((await listDrainProgress(journey.db, ["home"])).get("home")).toMatchObject({
+      drain: { status: "done" },
+      ended: { moved: 1 },
+    });
     expect(await changeHost(journey.db, "home", "retire", "test")).toMatchObject({ kind: "moved" });
   });
 
@@ -207,14 +273,20 @@ describe("while it is on its way", () => {
   test("a delete gives back what it held on either host", async () => {
     await using journey = await Journey.begin("stored");
     const deletion = await journey.scheduler.begin(journey.paused.id, "delete");
-    expect(await journey.diskUsed(), "the new host owes the clean-up").toEqual({ home: 0, away: 16 });
-    await journey.scheduler.settle(await journey.scheduler.seenOf(deletion.id, { state: "deleted" }));
+    expect(await journey.diskUsed(), "the new host owes the clean-up").toEqual({
+      home: 0,
+      away: 16,
+    });
+    await journey.scheduler.settle(
+      await journey.scheduler.seenOf(deletion.id, { state: "deleted" }),
+    );
     expect(await journey.diskUsed()).toEqual({ home: 0, away: 0 });
   });
 });
 
 describe("what is left of a move on the host that it did not get to", () => {
-  const discards = async ({ scheduler, paused }: Journey) => await scheduler.commands({ sandboxId: paused.id, kind: "discard" });
+  const discards = async ({ scheduler, paused }: Journey) =>
+    await scheduler.commands({ sandboxId: paused.id, kind: "discard" });
   /** `away` has fetched all of it, and was not let run it. */
   const whole = async ({ scheduler, resume }: Journey, given: Partial<typeof SNAPSHOT> = {}) =>
     await scheduler.seenOf(resume.id, { state: "paused", snapshot: { ...SNAPSHOT, ...given } });
@@ -224,7 +296,8 @@ describe("what is left of a move on the host that it did not get to", () => {
     await journey.comeBack("expires");
     const operation = { id: journey.resume.id, outcome: "cancelled", error: UNREACHABLE } as const;
     const late = await journey.scheduler.seenOf(journey.resume.id, { state: "failed", operation });
-    for (let beat = 0; beat < 2; beat += 1) expect(await journey.scheduler.settle(late)).toBe("stale");
+    for (let beat = 0; beat < 2; beat += 1)
+      expect(await journey.scheduler.settle(late)).toBe("stale");
     expect(await discards(journey)).toEqual([]);
   });
 
@@ -235,7 +308,10 @@ describe("what is left of a move on the host that it did not get to", () => {
     expect(await discards(journey)).toEqual([]);
     const again = await journey.scheduler.begin(journey.paused.id, "resume");
     expect(again).toMatchObject({ hostId: "away", originHostId: "home", epoch: 3 });
-    expect(await journey.scheduler.settle(await whole(journey)), "its old word settles nothing").toBe("stale");
+    expect(
+      await journey.scheduler.settle(await whole(journey)),
+      "its old word settles nothing",
+    ).toBe("stale");
     await journey.scheduler.carryOut(again.id, { state: "running" });
     expect(await journey.sandbox()).toMatchObject({ state: "running", hostId: "away" });
   });
@@ -244,10 +320,13 @@ describe("what is left of a move on the host that it did not get to", () => {
     await using journey = await Journey.begin("stored");
     await journey.comeBack("fails");
     await journey.scheduler.settle(await whole(journey, { manifestSha256: "c".repeat(64) }));
-    expect(await discards(journey), "it is another snapshot").toMatchObject([{ hostId: "away", epoch: 2 }]);
+    expect(await discards(journey), "it is another snapshot").toMatchObject([
+      { hostId: "away", epoch: 2 },
+    ]);
     await journey.scheduler.settle(await whole(journey));
     expect(await discards(journey)).toHaveLength(1);
-    await journey.scheduler.database.sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
+    await journey.scheduler.database
+      .sql`UPDATE incarnations SET assigned_at = now() - interval '2 hours'`;
     await journey.scheduler.settle(await whole(journey));
     expect(await discards(journey)).toHaveLength(2);
   });
@@ -257,36 +336,66 @@ describe("what its old host says of the copy that lies there", () => {
   const REFUSED = { code: "REPLICATION_FAILED", message: "The store is full." };
   let revision = 1_000;
   /** As it was before the move: the host was told of none. */
-  const say = async ({ scheduler, paused }: Journey, storeKey: string | null, given: Partial<Observation> = {}) => {
+  const say = async (
+    { scheduler, paused }: Journey,
+    storeKey: string | null,
+    given: Partial<Observation> = {},
+  ) => {
     revision += 1;
     const { id: sandboxId, epoch, opSeq } = paused;
     const snapshot = { ...SNAPSHOT, storeKey };
     return await scheduler.settle(
-      anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, state: "paused", snapshot, ...given }),
+      anObservation({
+        hostId: "home",
+        sandboxId,
+        epoch,
+        opSeq,
+        revision,
+        state: "paused",
+        snapshot,
+        ...given,
+      }),
     );
   };
-  const facts = async ({ db, paused }: Journey) => (await listEvents(db, paused.id, 100)).map(({ fact }) => fact);
+  const facts = async ({ db, paused }: Journey) =>
+    (await listEvents(db, paused.id, 100)).map(({ fact }) => fact);
   const snapshot = async ({ db, paused }: Journey) => await findSnapshot(db, paused.id);
 
-  test.each(["fails", "expires"] as const)("counts after a move that %s: it is stored, and can be released", async (how) => {
-    await using journey = await Journey.begin(null);
-    await journey.comeBack(how);
-    const before = await journey.sandbox();
-    expect(await requestReplication(journey.scheduler.deps, before)).toBe("requested");
-    expect(await say(journey, "key/1-b")).toBe("applied");
-    expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b" });
-    const { state, hostId, epoch } = await journey.sandbox();
-    expect({ state, hostId, epoch }).toEqual({ state: "paused", hostId: "home", epoch: before.epoch });
-    expect(await say(journey, "key/1-b")).toBe("stale");
-    expect((await facts(journey)).filter((fact) => fact === "snapshot_stored")).toHaveLength(1);
-    expect(await requestReplication(journey.scheduler.deps, await journey.sandbox())).toBe("replicated");
-    expect(await releaseFromHost(journey.scheduler.deps, await journey.sandbox())).toBe("released");
-  });
+  test.each(["fails", "expires"] as const)(
+    "counts after a move that %s: it is stored, and can be released",
+    async (how) => {
+      await using journey = await Journey.begin(null);
+      await journey.comeBack(how);
+      const before = await journey.sandbox();
+      expect(await requestReplication(journey.scheduler.deps, before)).toBe("requested");
+      expect(await say(journey, "key/1-b")).toBe("applied");
+      expect(await snapshot(journey)).toMatchObject({ storeKey: "key/1-b" });
+      const { state, hostId, epoch } = await journey.sandbox();
+      expect({ state, hostId, epoch }).toEqual({
+        state: "paused",
+        hostId: "home",
+        epoch: before.epoch,
+      });
+      expect(await say(journey, "key/1-b")).toBe("stale");
+      expect((await facts(journey)).filter((fact) => fact === "snapshot_stored")).toHaveLength(1);
+      expect(await requestReplication(journey.scheduler.deps, await journey.sandbox())).toBe(
+        "replicated",
+      );
+      expect(await releaseFromHost(journey.scheduler.deps, await journey.sandbox())).toBe(
+        "released",
+      );
+    },
+  );
 
   test("counts for a drain, which is done then", async () => {
     await using journey = await Journey.begin(null);
     await journey.comeBack("fails");
-    await requestDrain(journey.db, "home", { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null }, "test");
+    await requestDrain(
+      journey.db,
+      "home",
+      { maxParallel: 1, maxBytesPerSecond: null, deadlineAt: null },
+      "test",
+    );
     for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);
     await say(journey, "key/1-b");
     for (let round = 0; round < 2; round += 1) await drainHosts(journey.scheduler.deps);

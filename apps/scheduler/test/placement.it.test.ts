@@ -1,4 +1,7 @@
-/** Choices made from rows that are behind, and claims that race: over a real Postgres, with schedulers that do not know of each other. */
+/**
+ * Choices made from rows that are behind, and claims that race: over a real Postgres, with
+ * schedulers that do not know of each other.
+ */
 import {
   acceptCreate,
   applyVcpuOvercommit,
@@ -8,7 +11,15 @@ import {
   recordBeats,
   registerHost,
 } from "@torpor/db";
-import { aBeat, aHost, aRequester, aSandbox, type Databases, silentLog, sharedPostgres } from "@torpor/testkit";
+import {
+  aBeat,
+  aHost,
+  aRequester,
+  aSandbox,
+  type Databases,
+  silentLog,
+  sharedPostgres,
+} from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
 import { answerPlacement } from "../src/answer-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
@@ -60,7 +71,9 @@ async function accepted(
 }
 
 async function hostsOf(operations: OperationRow[]): Promise<(string | null)[]> {
-  return await Promise.all(operations.map(async ({ id }) => (await decisions.operation(id)).hostId));
+  return await Promise.all(
+    operations.map(async ({ id }) => (await decisions.operation(id)).hostId),
+  );
 }
 
 const capacity = (memoryMib: number) => ({ capacity: { vcpu: 1000, memoryMib, diskMib: 100_000 } });
@@ -72,10 +85,20 @@ describe("a host that has changed since the scheduler looked is not claimed: ano
     [
       "its lease ran out",
       "other",
-      () => decisions.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'best'`,
+      () =>
+        decisions.database
+          .sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'best'`,
     ],
-    ["it registered anew, in another region", "other", () => decisions.join("best", { ...capacity(4096), region: "elsewhere" })],
-    ["it got a fence, and is as good as before", "best", () => decisions.database.sql`UPDATE hosts SET has_fence = true WHERE id = 'best'`],
+    [
+      "it registered anew, in another region",
+      "other",
+      () => decisions.join("best", { ...capacity(4096), region: "elsewhere" }),
+    ],
+    [
+      "it got a fence, and is as good as before",
+      "best",
+      () => decisions.database.sql`UPDATE hosts SET has_fence = true WHERE id = 'best'`,
+    ],
   ])("%s", async (_, chosen, change) => {
     await decisions.join("best", capacity(4096));
     await decisions.join("other", capacity(1024));
@@ -86,7 +109,8 @@ describe("a host that has changed since the scheduler looked is not claimed: ano
     const operation = await decisions.operation(create.id);
     expect(operation).toMatchObject({ hostId: chosen, epoch: 1, opSeq: 1 });
     expect(await decisions.commands({ operationId: create.id })).toHaveLength(1);
-    const runs = await decisions.database.sql`SELECT host_id FROM incarnations WHERE sandbox_id = ${create.sandboxId}`;
+    const runs = await decisions.database
+      .sql`SELECT host_id FROM incarnations WHERE sandbox_id = ${create.sandboxId}`;
     expect(runs.map((row) => row["host_id"])).toEqual([operation.hostId]);
     for (const { used, sum } of await decisions.used()) expect(used).toEqual(sum);
   });
@@ -97,17 +121,23 @@ test("S27, S29: three schedulers that each think the fleet is empty begin what f
   await decisions.join("host-2", capacity(640));
   const schedulers = await Promise.all([scheduler(), scheduler(), scheduler()]);
   const creates = await Promise.all(Array.from({ length: 30 }, () => accepted({ memoryMib: 64 })));
-  await Promise.all(creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))));
+  await Promise.all(
+    creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))),
+  );
   // As their reconcilers do: what was tried in vain is tried again, from new rows.
   for (const { id } of creates) await beginOperation(decisions.deps, id);
   expect(await decisions.used()).toMatchObject([
     { used: [10, 640, 160], sum: [10, 640, 160] },
     { used: [10, 640, 160], sum: [10, 640, 160] },
   ]);
-  const waiting = (await Promise.all(creates.map(({ id }) => decisions.operation(id)))).filter(({ status }) => status === "waiting");
+  const waiting = (await Promise.all(creates.map(({ id }) => decisions.operation(id)))).filter(
+    ({ status }) => status === "waiting",
+  );
   expect(waiting).toHaveLength(10);
   for (const { id } of creates)
-    expect(await decisions.commands({ operationId: id })).toHaveLength(waiting.some((one) => one.id === id) ? 0 : 1);
+    expect(await decisions.commands({ operationId: id })).toHaveLength(
+      waiting.some((one) => one.id === id) ? 0 : 1,
+    );
   for (const { id } of waiting)
     expect((await decisions.operation(id)).explain).toEqual({
       hosts: 2,
@@ -131,16 +161,29 @@ describe("S50: what no host can take says so, in its operation and in the schedu
     await decisions.beginCreate({ memoryMib: 64 });
     const { id, sandboxId } = await accepted({ memoryMib: 64 });
     const begin = (deps: Deps) => beginOperation(deps, id);
-    const message = "None of 2 hosts can take it: 1 are cordoned or draining; 1 have less than 64 MiB of memory free.";
+    const message =
+      "None of 2 hosts can take it: 1 are cordoned or draining; 1 have less than 64 MiB of memory free.";
     const explain = { hosts: 2, reasons: { host_not_ready: 1, memory: 1 }, message };
-    expect(await logged(begin)).toEqual([[{ sandboxId, operationId: id, ...explain }, "operation waits for capacity"]]);
+    expect(await logged(begin)).toEqual([
+      [{ sandboxId, operationId: id, ...explain }, "operation waits for capacity"],
+    ]);
     expect(await logged(begin), "nothing new").toEqual([]);
     expect((await decisions.operation(id)).explain).toEqual(explain);
     await decisions.lose("host-2");
-    expect(await logged(begin)).toMatchObject([[{ reasons: { host_lost: 1, memory: 1 } }, "operation waits for capacity"]]);
+    expect(await logged(begin)).toMatchObject([
+      [{ reasons: { host_lost: 1, memory: 1 } }, "operation waits for capacity"],
+    ]);
     await decisions.join("host-2", capacity(640));
     await changeHost(decisions.database.db, "host-2", "uncordon", "test");
-    const began = { sandboxId, operationId: id, kind: "create", hostId: "host-2", epoch: 1, opSeq: 1, passedOver: { memory: 1 } };
+    const began = {
+      sandboxId,
+      operationId: id,
+      kind: "create",
+      hostId: "host-2",
+      epoch: 1,
+      opSeq: 1,
+      passedOver: { memory: 1 },
+    };
     expect(await logged(begin)).toEqual([[began, "operation began"]]);
   });
 
@@ -151,17 +194,30 @@ describe("S50: what no host can take says so, in its operation and in the schedu
     const paused = await decisions.paused();
     const { id } = await accepted();
     for (const hostId of ["host-1", "host-2"])
-      await decisions.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
+      await decisions.database
+        .sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = ${hostId}`;
     await beginOperation(decisions.deps, id);
-    const all = { hosts: 2, reasons: { host_lost: 2 }, message: "None of 2 hosts can take it: 2 are lost (they do not answer)." };
+    const all = {
+      hosts: 2,
+      reasons: { host_lost: 2 },
+      message: "None of 2 hosts can take it: 2 are lost (they do not answer).",
+    };
     expect((await decisions.operation(id)).explain).toEqual(all);
     for (const hostId of ["host-1", "host-2"]) await decisions.lose(hostId);
-    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "waiting", explain: all });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({
+      status: "waiting",
+      explain: all,
+    });
     const about = { sandboxId: running.id };
-    expect(await answerPlacement(decisions.deps, { type: "placement", version: 1, about })).toMatchObject({ ...all, candidateCount: 0 });
+    expect(
+      await answerPlacement(decisions.deps, { type: "placement", version: 1, about }),
+    ).toMatchObject({ ...all, candidateCount: 0 });
     await decisions.join("host-2", capacity(16));
     await beginOperation(decisions.deps, id);
-    expect((await decisions.operation(id)).explain).toMatchObject({ hosts: 2, reasons: { host_lost: 1, memory: 1 } });
+    expect((await decisions.operation(id)).explain).toMatchObject({
+      hosts: 2,
+      reasons: { host_lost: 1, memory: 1 },
+    });
   });
 });
 
@@ -172,13 +228,18 @@ describe("anti-affinity", () => {
     for (const id of ["host-1", "host-2", "host-3"]) await decisions.join(id);
     const schedulers = await Promise.all([scheduler(), scheduler(), scheduler()]);
     const creates = await Promise.all(Array.from({ length: 6 }, () => accepted(separated)));
-    await Promise.all(creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))));
+    await Promise.all(
+      creates.flatMap(({ id }) => schedulers.map((deps) => beginOperation(deps, id))),
+    );
     for (const { id } of creates) await beginOperation(decisions.deps, id);
     const hosts = await hostsOf(creates);
     expect(hosts.filter((id) => id !== null).toSorted()).toEqual(["host-1", "host-2", "host-3"]);
     const waits = creates[hosts.indexOf(null)];
     if (waits === undefined) throw new Error("none waits");
-    expect((await decisions.operation(waits.id)).explain).toMatchObject({ hosts: 3, reasons: { anti_affinity: 3 } });
+    expect((await decisions.operation(waits.id)).explain).toMatchObject({
+      hosts: 3,
+      reasons: { anti_affinity: 3 },
+    });
 
     const deleted = creates[hosts.indexOf("host-2")];
     if (deleted === undefined) throw new Error("none is on host-2");
@@ -189,7 +250,8 @@ describe("anti-affinity", () => {
 
   test("keys of other organizations and other keys do not count", async () => {
     await decisions.join("host-1");
-    const [other] = await decisions.database.sql`INSERT INTO organizations (name) VALUES ('other') RETURNING id`;
+    const [other] = await decisions.database
+      .sql`INSERT INTO organizations (name) VALUES ('other') RETURNING id`;
     const creates = [
       await accepted(separated),
       await accepted(separated, Number(other?.["id"])),
@@ -205,8 +267,13 @@ describe("anti-affinity", () => {
     const paused = await decisions.paused(null, separated);
     const second = await accepted(separated);
     await beginOperation(decisions.deps, second.id);
-    expect((await decisions.operation(second.id)).explain).toMatchObject({ reasons: { anti_affinity: 1 } });
-    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
+    expect((await decisions.operation(second.id)).explain).toMatchObject({
+      reasons: { anti_affinity: 1 },
+    });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({
+      status: "executing",
+      hostId: "host-1",
+    });
   });
 
   test("one on its way to another host keeps others away from both: it may come back", async () => {
@@ -219,7 +286,10 @@ describe("anti-affinity", () => {
     await changeHost(decisions.database.db, "host-1", "uncordon", "test");
     const second = await accepted(separated);
     await beginOperation(decisions.deps, second.id);
-    expect((await decisions.operation(second.id)).explain).toMatchObject({ hosts: 2, reasons: { anti_affinity: 2 } });
+    expect((await decisions.operation(second.id)).explain).toMatchObject({
+      hosts: 2,
+      reasons: { anti_affinity: 2 },
+    });
     await decisions.carryOut(resume.id, { state: "running" });
     await beginOperation(decisions.deps, second.id);
     expect(await hostsOf([second]), "it has arrived").toEqual(["host-1"]);
@@ -232,7 +302,10 @@ test("labels are kept with the sandbox: its resume goes to no host without them"
   await changeHost(decisions.database.db, "host-1", "cordon", "test");
   await decisions.join("host-2");
   const resume = await decisions.begin(paused.id, "resume");
-  expect(resume).toMatchObject({ status: "waiting", explain: { reasons: { host_not_ready: 1, labels: 1 } } });
+  expect(resume).toMatchObject({
+    status: "waiting",
+    explain: { reasons: { host_not_ready: 1, labels: 1 } },
+  });
   await decisions.join("host-2", { labels: { gpu: "yes", zone: "b" } });
   await beginOperation(decisions.deps, resume.id);
   expect(await hostsOf([resume])).toEqual(["host-2"]);
@@ -244,10 +317,21 @@ test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing f
     const [row] = await sql`SELECT vcpu_offered, vcpu_capacity, vcpu_used FROM hosts`;
     return [row?.["vcpu_offered"], row?.["vcpu_capacity"], row?.["vcpu_used"]];
   };
-  await registerHost(db, aHost("host-1", { capacity: { vcpu: 3, memoryMib: 8192, diskMib: 8192 } }), LONG_MS, 1.5);
+  await registerHost(
+    db,
+    aHost("host-1", { capacity: { vcpu: 3, memoryMib: 8192, diskMib: 8192 } }),
+    LONG_MS,
+    1.5,
+  );
   const creates = [];
   for (let made = 0; made < 5; made += 1) creates.push(await decisions.beginCreate());
-  expect(creates.map(({ status }) => status)).toEqual(["executing", "executing", "executing", "executing", "waiting"]);
+  expect(creates.map(({ status }) => status)).toEqual([
+    "executing",
+    "executing",
+    "executing",
+    "executing",
+    "waiting",
+  ]);
   expect(creates.at(-1)?.explain).toMatchObject({ reasons: { vcpu: 1 } });
   expect(await vcpus()).toEqual([3, 4, 4]);
 
@@ -256,7 +340,9 @@ test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing f
   const [first] = creates;
   if (first === undefined) throw new Error("nothing was created");
   await decisions.carryOut(first.id, { state: "running" });
-  await decisions.carryOut((await decisions.begin(first.sandboxId, "stop")).id, { state: "stopped" });
+  await decisions.carryOut((await decisions.begin(first.sandboxId, "stop")).id, {
+    state: "stopped",
+  });
   expect(await vcpus()).toEqual([3, 4, 3]);
   expect(await applyVcpuOvercommit(db, 1)).toEqual(["host-1"]);
   expect(await vcpus()).toEqual([3, 3, 3]);
@@ -268,12 +354,16 @@ test("vCPUs are reserved up to the overcommit ratio; a lower one takes nothing f
 describe("starts under way", () => {
   const load = { vms: 0, residentBytes: 0, diskFreeMib: 1 };
   const starts = async () =>
-    (await listPlacementHosts(decisions.database.db)).map(({ id, startsAtOnce, startsUnderWay }) => [id, startsAtOnce, startsUnderWay]);
+    (await listPlacementHosts(decisions.database.db)).map(
+      ({ id, startsAtOnce, startsUnderWay }) => [id, startsAtOnce, startsUnderWay],
+    );
 
   test("are the creates, starts and resumes that a host was told of and has not reported on", async () => {
     await decisions.join("host-1");
     await decisions.join("host-2");
-    await recordBeats(decisions.database.db, [aBeat("host-1", { load: { ...load, startsAtOnce: 4 } })]);
+    await recordBeats(decisions.database.db, [
+      aBeat("host-1", { load: { ...load, startsAtOnce: 4 } }),
+    ]);
     await recordBeats(decisions.database.db, [aBeat("host-2", { load })]);
     const paused = await decisions.paused();
     const running = await decisions.running();
@@ -293,10 +383,15 @@ describe("starts under way", () => {
   test("a crowd goes to two hosts by what each of them does at once, though one has far more room", async () => {
     await decisions.join("host-1", capacity(100_000));
     await decisions.join("host-2", capacity(20_000));
-    await recordBeats(decisions.database.db, [aBeat("host-1", { load: { ...load, startsAtOnce: 2 } })]);
-    await recordBeats(decisions.database.db, [aBeat("host-2", { load: { ...load, startsAtOnce: 6 } })]);
+    await recordBeats(decisions.database.db, [
+      aBeat("host-1", { load: { ...load, startsAtOnce: 2 } }),
+    ]);
+    await recordBeats(decisions.database.db, [
+      aBeat("host-2", { load: { ...load, startsAtOnce: 6 } }),
+    ]);
     const creates = [];
-    for (let made = 0; made < 8; made += 1) creates.push(await decisions.beginCreate({ memoryMib: 1 }));
+    for (let made = 0; made < 8; made += 1)
+      creates.push(await decisions.beginCreate({ memoryMib: 1 }));
     const hosts = creates.map(({ hostId }) => hostId);
     expect(hosts.filter((id) => id === "host-1")).toHaveLength(2);
   });
@@ -318,13 +413,25 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await decisions.join("host-1", { ...capacity(4096), labels: { zone: "a" } });
     await decisions.join("host-2", { ...capacity(8192), labels: { zone: "a" } });
     await decisions.join("host-3", capacity(8192));
-    const wanted = { ...aSandbox(), placementLabels: { zone: "a" }, antiAffinity: null, onHostLoss: "wait" as const };
+    const wanted = {
+      ...aSandbox(),
+      placementLabels: { zone: "a" },
+      antiAffinity: null,
+      onHostLoss: "wait" as const,
+    };
     const before = await everything();
     const answer = await ask({ ...wanted, organizationId: decisions.database.organizationId });
-    expect(answer).toMatchObject({ policy: "local-first", hosts: 3, candidateCount: 2, reasons: { labels: 1 } });
+    expect(answer).toMatchObject({
+      policy: "local-first",
+      hosts: 3,
+      candidateCount: 2,
+      reasons: { labels: 1 },
+    });
     expect(answer.candidates.map(({ hostId }) => hostId)).toEqual(["host-2", "host-1"]);
     expect(await everything()).toEqual(before);
-    expect(await decisions.beginCreate({ placementLabels: { zone: "a" } })).toMatchObject({ hostId: "host-2" });
+    expect(await decisions.beginCreate({ placementLabels: { zone: "a" } })).toMatchObject({
+      hostId: "host-2",
+    });
   });
 
   test.each([
@@ -336,7 +443,9 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await decisions.join("host-2", capacity(8192));
     const before = await everything();
     const answer = await ask({ sandboxId: paused.id });
-    expect(answer.candidates.map(({ hostId, isLocal }) => [hostId, isLocal])).toEqual(hostIds.map((id) => [id, id === "host-1"]));
+    expect(answer.candidates.map(({ hostId, isLocal }) => [hostId, isLocal])).toEqual(
+      hostIds.map((id) => [id, id === "host-1"]),
+    );
     expect(answer.reasons).toEqual(reasons);
     expect(await everything()).toEqual(before);
     expect(await decisions.begin(paused.id, "resume")).toMatchObject({ hostId: "host-1" });
@@ -348,8 +457,15 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     await changeHost(decisions.database.db, "host-1", "cordon", "test");
     await decisions.join("host-2", capacity(16));
     const answer = await ask({ sandboxId: paused.id });
-    expect(answer).toMatchObject({ candidates: [{ hostId: "host-1", isLocal: true }], candidateCount: 1, reasons: { other_host: 1 } });
-    expect(await decisions.begin(paused.id, "resume")).toMatchObject({ status: "executing", hostId: "host-1" });
+    expect(answer).toMatchObject({
+      candidates: [{ hostId: "host-1", isLocal: true }],
+      candidateCount: 1,
+      reasons: { other_host: 1 },
+    });
+    expect(await decisions.begin(paused.id, "resume")).toMatchObject({
+      status: "executing",
+      hostId: "host-1",
+    });
   });
 
   test("for a stopped one, whose disk is on one host", async () => {
@@ -357,10 +473,18 @@ describe("a dry run answers what then happens, and changes nothing", () => {
     const { id } = await decisions.running();
     await decisions.carryOut((await decisions.begin(id, "stop")).id, { state: "stopped" });
     await decisions.join("host-2");
-    expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [{ hostId: "host-1" }], reasons: { other_host: 1 } });
+    expect(await ask({ sandboxId: id })).toMatchObject({
+      candidates: [{ hostId: "host-1" }],
+      reasons: { other_host: 1 },
+    });
     await changeHost(decisions.database.db, "host-2", "cordon", "test");
     await decisions.beginCreate({ memoryMib: 64 });
-    const message = "None of 2 hosts can take it: 1 are not host-1, where it is; 1 have less than 64 MiB of memory free.";
-    expect(await ask({ sandboxId: id })).toMatchObject({ candidates: [], reasons: { other_host: 1, memory: 1 }, message });
+    const message =
+      "None of 2 hosts can take it: 1 are not host-1, where it is; 1 have less than 64 MiB of memory free.";
+    expect(await ask({ sandboxId: id })).toMatchObject({
+      candidates: [],
+      reasons: { other_host: 1, memory: 1 },
+      message,
+    });
   });
 });

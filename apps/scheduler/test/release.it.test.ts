@@ -1,4 +1,7 @@
-/** Sandboxes that stand still and leave their host: copied to the store, released, brought elsewhere; and what of the store is garbage. */
+/**
+ * Sandboxes that stand still and leave their host: copied to the store, released, brought
+ * elsewhere; and what of the store is garbage.
+ */
 import type { Observation } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
 import { anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
@@ -32,16 +35,23 @@ const stopped = async (): Promise<SandboxRow> => {
 };
 let revision = 1_000;
 /** What the host of the sandbox reports by itself. */
-const report = async (sandbox: SandboxRow, given: Pick<Observation, "state"> & Partial<Observation>) => {
+const report = async (
+  sandbox: SandboxRow,
+  given: Pick<Observation, "state"> & Partial<Observation>,
+) => {
   revision += 1;
   const { id: sandboxId, epoch, opSeq } = await scheduler.sandbox(sandbox.id);
-  return await scheduler.settle(anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, ...given }));
+  return await scheduler.settle(
+    anObservation({ hostId: "home", sandboxId, epoch, opSeq, revision, ...given }),
+  );
 };
 const storedAs = (storeKey: string) => ({ ...SNAPSHOT, storeKey });
 const replicated = async (state: "paused" | "stopped"): Promise<SandboxRow> => {
   if (state === "paused") return await scheduler.paused(`key/1-b`);
   const sandbox = await stopped();
-  expect(await report(sandbox, { state: "stopped", snapshot: storedAs("key/1-b") })).toBe("applied");
+  expect(await report(sandbox, { state: "stopped", snapshot: storedAs("key/1-b") })).toBe(
+    "applied",
+  );
   return await scheduler.sandbox(sandbox.id);
 };
 const released = async (state: "paused" | "stopped"): Promise<SandboxRow> => {
@@ -49,7 +59,8 @@ const released = async (state: "paused" | "stopped"): Promise<SandboxRow> => {
   expect(await releaseFromHost(scheduler.deps, sandbox)).toBe("released");
   return await scheduler.sandbox(sandbox.id);
 };
-const facts = async (id: string) => (await listEvents(scheduler.database.db, id, 100)).map(({ fact }) => fact);
+const facts = async (id: string) =>
+  (await listEvents(scheduler.database.db, id, 100)).map(({ fact }) => fact);
 const sumsAreRight = async () => {
   for (const { id, used, sum } of await scheduler.used()) expect(used, id).toEqual(sum);
 };
@@ -60,23 +71,32 @@ describe("a copy in the store", () => {
     const running = await scheduler.running();
     expect(await requestReplication(scheduler.deps, running)).toBe("not_possible");
     const paused = await scheduler.paused();
-    expect(await requestReplication(scheduler.deps, paused, { maxBytesPerSecond: 1_000 })).toBe("requested");
+    expect(await requestReplication(scheduler.deps, paused, { maxBytesPerSecond: 1_000 })).toBe(
+      "requested",
+    );
     const { epoch, opSeq } = paused;
     expect(await scheduler.commands({ sandboxId: paused.id, kind: "replicate" })).toMatchObject([
       { hostId: "home", epoch, opSeq, maxBytesPerSecond: 1_000 },
     ]);
     await report(paused, { state: "paused", snapshot: storedAs("key/1-b") });
-    expect(await requestReplication(scheduler.deps, await scheduler.sandbox(paused.id))).toBe("replicated");
+    expect(await requestReplication(scheduler.deps, await scheduler.sandbox(paused.id))).toBe(
+      "replicated",
+    );
     expect(await scheduler.commands({ sandboxId: paused.id, kind: "replicate" })).toHaveLength(1);
   });
 
   test("of a stopped sandbox is its disk: recorded once, dropped by the next run", async () => {
     await world();
     const { id } = await replicated("stopped");
-    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ hasMemory: false, storeKey: "key/1-b" });
+    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({
+      hasMemory: false,
+      storeKey: "key/1-b",
+    });
     expect((await facts(id)).filter((fact) => fact === "snapshot_stored")).toHaveLength(1);
     const sandbox = await scheduler.sandbox(id);
-    expect(await report(sandbox, { state: "stopped", snapshot: storedAs("key/1-b") })).toBe("nothing_new");
+    expect(await report(sandbox, { state: "stopped", snapshot: storedAs("key/1-b") })).toBe(
+      "nothing_new",
+    );
     const start = await scheduler.begin(id, "start");
     expect(start).toMatchObject({ hostId: "home" });
     await scheduler.carryOut(start.id, { state: "running" });
@@ -87,23 +107,42 @@ describe("a copy in the store", () => {
     await world();
     const sandbox = await scheduler.paused();
     const cause = { code: "REPLICATION_FAILED", message: "The store is full." };
-    expect(await report(sandbox, { state: "paused", snapshot: SNAPSHOT, replicationFailed: cause })).toBe("applied");
-    expect(await findSnapshot(scheduler.database.db, sandbox.id)).toMatchObject({ storeKey: null, storeError: cause });
-    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)).toMatchObject({ fact: "snapshot_not_stored", cause });
-    expect(await report(sandbox, { state: "paused", snapshot: storedAs("key/1-b") })).toBe("applied");
-    expect(await findSnapshot(scheduler.database.db, sandbox.id)).toMatchObject({ storeKey: "key/1-b", storeError: null });
+    expect(
+      await report(sandbox, { state: "paused", snapshot: SNAPSHOT, replicationFailed: cause }),
+    ).toBe("applied");
+    expect(await findSnapshot(scheduler.database.db, sandbox.id)).toMatchObject({
+      storeKey: null,
+      storeError: cause,
+    });
+    expect((await listEvents(scheduler.database.db, sandbox.id, 100)).at(-1)).toMatchObject({
+      fact: "snapshot_not_stored",
+      cause,
+    });
+    expect(await report(sandbox, { state: "paused", snapshot: storedAs("key/1-b") })).toBe(
+      "applied",
+    );
+    expect(await findSnapshot(scheduler.database.db, sandbox.id)).toMatchObject({
+      storeKey: "key/1-b",
+      storeError: null,
+    });
   });
 
   test("that is there only after the sandbox ran on is kept for the loss of its host, and does not bring the snapshot back", async () => {
     await world();
     const sandbox = await scheduler.paused();
-    await scheduler.carryOut((await scheduler.begin(sandbox.id, "resume")).id, { state: "running" });
-    expect(await report(sandbox, { state: "running", snapshot: storedAs("key/1-b") })).toBe("applied");
+    await scheduler.carryOut((await scheduler.begin(sandbox.id, "resume")).id, {
+      state: "running",
+    });
+    expect(await report(sandbox, { state: "running", snapshot: storedAs("key/1-b") })).toBe(
+      "applied",
+    );
     const { sql } = scheduler.database;
-    expect(await sql`SELECT store_key, dropped_at IS NULL AS is_there FROM snapshots WHERE sandbox_id = ${sandbox.id}`).toEqual([
-      { store_key: "key/1-b", is_there: false },
-    ]);
-    expect(await report(sandbox, { state: "running", snapshot: storedAs("key/1-b") })).toBe("nothing_new");
+    expect(
+      await sql`SELECT store_key, dropped_at IS NULL AS is_there FROM snapshots WHERE sandbox_id = ${sandbox.id}`,
+    ).toEqual([{ store_key: "key/1-b", is_there: false }]);
+    expect(await report(sandbox, { state: "running", snapshot: storedAs("key/1-b") })).toBe(
+      "nothing_new",
+    );
   });
 });
 
@@ -113,12 +152,19 @@ describe("a release", () => {
     async (state) => {
       await world();
       const { id, epoch } = await released(state);
-      expect(await scheduler.sandbox(id)).toMatchObject({ state, settledState: state, hostId: null, holdsMemory: false });
+      expect(await scheduler.sandbox(id)).toMatchObject({
+        state,
+        settledState: state,
+        hostId: null,
+        holdsMemory: false,
+      });
       expect((await scheduler.used()).map(({ used }) => used)).toEqual([[0, 0, 0]]);
       const discards = () => scheduler.commands({ sandboxId: id, kind: "discard" });
       expect(await discards()).toMatchObject([{ hostId: "home", epoch }]);
       // The message was lost: the host still has it, and says so.
-      expect(await report(await scheduler.sandbox(id), { state, snapshot: storedAs("key/1-b") })).toBe("foreign");
+      expect(
+        await report(await scheduler.sandbox(id), { state, snapshot: storedAs("key/1-b") }),
+      ).toBe("foreign");
       expect(await discards()).toMatchObject([
         { hostId: "home", epoch },
         { hostId: "home", epoch },
@@ -144,19 +190,26 @@ describe("a release", () => {
   test.each([
     ["paused", "resume"],
     ["stopped", "start"],
-  ] as const)("a %s sandbox is placed anywhere by a %s, which brings it from the store", async (state, verb) => {
-    await world();
-    const { id, epoch } = await released(state);
-    await changeHost(scheduler.database.db, "home", "cordon", "test");
-    await scheduler.join("away", BIG);
-    const operation = await scheduler.begin(id, verb);
-    expect(operation).toMatchObject({ hostId: "away", originHostId: null, epoch: epoch + 1 });
-    const { snapshot } = await scheduler.command(operation.id);
-    expect(snapshot).toEqual({ generation: 1, storeKey: "key/1-b", manifestSha256: SNAPSHOT.manifestSha256 });
-    await scheduler.carryOut(operation.id, { state: "running" });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "away" });
-    await sumsAreRight();
-  });
+  ] as const)(
+    "a %s sandbox is placed anywhere by a %s, which brings it from the store",
+    async (state, verb) => {
+      await world();
+      const { id, epoch } = await released(state);
+      await changeHost(scheduler.database.db, "home", "cordon", "test");
+      await scheduler.join("away", BIG);
+      const operation = await scheduler.begin(id, verb);
+      expect(operation).toMatchObject({ hostId: "away", originHostId: null, epoch: epoch + 1 });
+      const { snapshot } = await scheduler.command(operation.id);
+      expect(snapshot).toEqual({
+        generation: 1,
+        storeKey: "key/1-b",
+        manifestSha256: SNAPSHOT.manifestSha256,
+      });
+      await scheduler.carryOut(operation.id, { state: "running" });
+      expect(await scheduler.sandbox(id)).toMatchObject({ state: "running", hostId: "away" });
+      await sumsAreRight();
+    },
+  );
 
   test.each([
     ["paused", "resume", "fails"],
@@ -165,36 +218,54 @@ describe("a release", () => {
     ["stopped", "start", "expires"],
     ["paused", "stop", "fails"],
     ["paused", "stop", "expires"],
-  ] as const)("a %s sandbox whose %s elsewhere %s uncommitted is in the store alone again", async (state, verb, how) => {
-    await world();
-    const { id } = await released(state);
-    const operation = await scheduler.begin(id, verb);
-    expect(operation.hostId).toBe("home");
-    const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
-    const failed = await scheduler.seenOf(operation.id, { state: "failed", operation: { id: operation.id, outcome: "failed", error } });
-    const discards = async () => await scheduler.commands({ sandboxId: id, kind: "discard" });
-    const before = await discards();
-    if (how === "expires") {
-      expect(await expireOperation(scheduler.deps, operation)).toBe(true);
-      // Its host says so too, later.
-      expect(await scheduler.settle(failed)).toBe("stale");
-      expect(await discards(), "what has arrived is kept").toEqual(before);
-    } else {
-      expect(await scheduler.settle(failed)).toBe("applied");
-      expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error });
-    }
-    expect(await scheduler.sandbox(id)).toMatchObject({ state, hostId: null, holdsMemory: false });
-    expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ storeKey: "key/1-b" });
-    await sumsAreRight();
-  });
+  ] as const)(
+    "a %s sandbox whose %s elsewhere %s uncommitted is in the store alone again",
+    async (state, verb, how) => {
+      await world();
+      const { id } = await released(state);
+      const operation = await scheduler.begin(id, verb);
+      expect(operation.hostId).toBe("home");
+      const error = { code: "SNAPSHOT_UNAVAILABLE", message: "The store is away." };
+      const failed = await scheduler.seenOf(operation.id, {
+        state: "failed",
+        operation: { id: operation.id, outcome: "failed", error },
+      });
+      const discards = async () => await scheduler.commands({ sandboxId: id, kind: "discard" });
+      const before = await discards();
+      if (how === "expires") {
+        expect(await expireOperation(scheduler.deps, operation)).toBe(true);
+        // Its host says so too, later.
+        expect(await scheduler.settle(failed)).toBe("stale");
+        expect(await discards(), "what has arrived is kept").toEqual(before);
+      } else {
+        expect(await scheduler.settle(failed)).toBe("applied");
+        expect(await scheduler.operation(operation.id)).toMatchObject({ status: "failed", error });
+      }
+      expect(await scheduler.sandbox(id)).toMatchObject({
+        state,
+        hostId: null,
+        holdsMemory: false,
+      });
+      expect(await findSnapshot(scheduler.database.db, id)).toMatchObject({ storeKey: "key/1-b" });
+      await sumsAreRight();
+    },
+  );
 
   test("a stop of a released paused sandbox is placed; a discard that comes late for the old place is known by its epoch", async () => {
     await world();
     const { id, epoch } = await released("paused");
     const stop = await scheduler.begin(id, "stop");
-    expect(await scheduler.command(stop.id)).toMatchObject({ hostId: "home", epoch: epoch + 1, snapshot: { storeKey: "key/1-b" } });
+    expect(await scheduler.command(stop.id)).toMatchObject({
+      hostId: "home",
+      epoch: epoch + 1,
+      snapshot: { storeKey: "key/1-b" },
+    });
     await scheduler.carryOut(stop.id, { state: "stopped" });
-    expect(await scheduler.sandbox(id)).toMatchObject({ state: "stopped", hostId: "home", holdsMemory: false });
+    expect(await scheduler.sandbox(id)).toMatchObject({
+      state: "stopped",
+      hostId: "home",
+      holdsMemory: false,
+    });
     await sumsAreRight();
   });
 
@@ -230,10 +301,17 @@ describe("without a copy in the store", () => {
     expect(resume).toMatchObject({ hostId: "home" });
     await scheduler.carryOut(resume.id, { state: "running" });
     const pause = await scheduler.begin(id, "pause");
-    await scheduler.carryOut(pause.id, { state: "paused", snapshot: { ...SNAPSHOT, generation: 2 } });
+    await scheduler.carryOut(pause.id, {
+      state: "paused",
+      snapshot: { ...SNAPSHOT, generation: 2 },
+    });
     await scheduler.join("away", BIG);
-    await scheduler.database.sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'home'`;
-    expect(await scheduler.begin(id, "resume")).toMatchObject({ status: "waiting", explain: { reasons: { other_host: 1 } } });
+    await scheduler.database
+      .sql`UPDATE hosts SET lease_expires_at = now() - interval '1 second' WHERE id = 'home'`;
+    expect(await scheduler.begin(id, "resume")).toMatchObject({
+      status: "waiting",
+      explain: { reasons: { other_host: 1 } },
+    });
   });
 
   test("a stopped sandbox starts on its own host alone", async () => {
@@ -247,7 +325,12 @@ describe("without a copy in the store", () => {
 
 describe("garbage in the store", () => {
   const ask = async (sandboxId: string, storeKeys: string[], asker = "home") =>
-    await answerGarbage(scheduler.deps, asker, { type: "garbage", version: 1, hostId: "home", sandboxes: [{ sandboxId, storeKeys }] });
+    await answerGarbage(scheduler.deps, asker, {
+      type: "garbage",
+      version: 1,
+      hostId: "home",
+      sandboxes: [{ sandboxId, storeKeys }],
+    });
 
   test("is what a later stored snapshot has made useless; what nobody has heard of yet is none", async () => {
     await world();
@@ -255,18 +338,27 @@ describe("garbage in the store", () => {
     const [first, second, third] = [`${id}/1-aa`, `${id}/2-bb`, `${id}/3-cc`];
     const cycle = async (generation: number, storeKey: string | null, manifestSha256: string) => {
       const pause = await scheduler.begin(id, "pause");
-      await scheduler.carryOut(pause.id, { state: "paused", snapshot: { ...SNAPSHOT, generation, storeKey, manifestSha256 } });
-      return async () => await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
+      await scheduler.carryOut(pause.id, {
+        state: "paused",
+        snapshot: { ...SNAPSHOT, generation, storeKey, manifestSha256 },
+      });
+      return async () =>
+        await scheduler.carryOut((await scheduler.begin(id, "resume")).id, { state: "running" });
     };
     await (
       await cycle(1, first, "a".repeat(64))
     )();
-    expect((await ask(id, [first, second])).storeKeys, "the newest stored, though it has been run").toEqual([]);
+    expect(
+      (await ask(id, [first, second])).storeKeys,
+      "the newest stored, though it has been run",
+    ).toEqual([]);
     const resume = await cycle(2, null, "b".repeat(64));
     expect((await ask(id, [first, second])).storeKeys, "the second is being written").toEqual([]);
     await resume();
     await cycle(3, third, "c".repeat(64));
-    expect((await ask(id, [first, second, third, `${id}/4-dd`, "what is this"])).storeKeys).toEqual([first, second]);
+    expect((await ask(id, [first, second, third, `${id}/4-dd`, "what is this"])).storeKeys).toEqual(
+      [first, second],
+    );
     expect((await ask(id, [first], "another host")).storeKeys).toEqual([]);
   });
 
@@ -275,8 +367,12 @@ describe("garbage in the store", () => {
     const { id } = await released("paused");
     await scheduler.begin(id, "delete");
     expect(await ask(id, ["key/1-b"])).toEqual({ deleted: [], storeKeys: [] });
-    await scheduler.database.sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE id = ${id}`;
+    await scheduler.database
+      .sql`UPDATE sandboxes SET updated_at = now() - interval '1 hour' WHERE id = ${id}`;
     expect(await ask(id, ["key/1-b"])).toEqual({ deleted: [id], storeKeys: [] });
-    expect(await ask("1763309903rt5vs4lm", ["1763309903rt5vs4lm/1-aa"])).toEqual({ deleted: [], storeKeys: [] });
+    expect(await ask("1763309903rt5vs4lm", ["1763309903rt5vs4lm/1-aa"])).toEqual({
+      deleted: [],
+      storeKeys: [],
+    });
   });
 });

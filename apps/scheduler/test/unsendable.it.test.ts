@@ -1,4 +1,7 @@
-/** A message that no server will ever take: what needed it ends with the reason, and operators are told. Real Postgres and NATS. */
+/**
+ * A message that no server will ever take: what needed it ends with the reason, and operators are
+ * told. Real Postgres and NATS.
+ */
 import { markOutcomes, pruneRefused, summarizeRefused } from "@torpor/db";
 import { type Databases, sharedPostgres, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";

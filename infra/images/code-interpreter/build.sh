@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Builds the image `code-interpreter` from Debian packages: kernel, initramfs, read-only root file system, image.json.
+# Builds the image `code-interpreter` from Debian packages: kernel, initramfs, read-only root file
+# system, image.json.
 #
 #   build.sh <imagesDir> [<cacheDir>]
 #
-# The root file system (slow) and the initramfs with the guest agent (fast) are cached apart, each under a digest of what it is made from; with nothing changed this
-# returns at once. The result is <imagesDir>/<sha256>/ and the link <imagesDir>/code-interpreter. Needs root, mmdebstrap, mkfs.ext4, cpio, kmod and Node.js 24.
-# Packages come from wherever this machine's own apt is set up to get them; TORPOR_IMAGE_MIRROR names another place.
+# The root file system (slow) and the initramfs with the guest agent (fast) are cached apart, each
+# under a digest of what it is made from; with nothing changed this returns at once. The result is
+# <imagesDir>/<sha256>/ and the link <imagesDir>/code-interpreter. Needs root, mmdebstrap,
+# mkfs.ext4, cpio, kmod and Node.js 24. Packages come from wherever this machine's own apt is set up
+# to get them; TORPOR_IMAGE_MIRROR names another place.
 set -euo pipefail
 
 template=code-interpreter
@@ -55,8 +58,9 @@ build_rootfs() { # into $1
   rm -f "$tree/etc/hostname"
   say "compiling Python modules"
   chroot "$tree" python3 -m compileall -q -j 0 /usr/lib/python3 > /dev/null 2>&1 || true
-  # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a minute.
-  # Nothing of this machine's environment: an XDG_CACHE_HOME would put what it finds where no guest looks.
+  # matplotlib looks at every font when it is first imported; in an emulated guest that takes half a
+  # minute. Nothing of this machine's environment: an XDG_CACHE_HOME would put what it finds where
+  # no guest looks.
   chroot "$tree" env -i HOME=/root PATH=/usr/bin:/bin python3 -c 'import matplotlib.font_manager'
   [ -d "$tree/root/.cache/matplotlib" ] || { echo "matplotlib has kept no list of fonts in the image" >&2; exit 1; }
   say "packing the root file system"

@@ -1,7 +1,7 @@
 /**
- * The lifecycle of real virtual machines through the whole fleet, beside the VMM by itself: each round
- * takes one sandbox through all of it, and the VMM through its memory, so that what the machine does
- * meanwhile weighs on both alike.
+ * The lifecycle of real virtual machines through the whole fleet, beside the VMM by itself: each
+ * round takes one sandbox through all of it, and the VMM through its memory, so that what the
+ * machine does meanwhile weighs on both alike.
  */
 import { join } from "node:path";
 import postgres from "postgres";

@@ -1,6 +1,6 @@
 /**
- * A control plane with many sandboxes that stand still: what they cost, and what is left for one that
- * moves.
+ * A control plane with many sandboxes that stand still: what they cost, and what is left for one
+ * that moves.
  */
 import type { ControlPlaneShape } from "./control-plane-fleet.ts";
 import { checkSteps, type ControlPlaneOptions, openControlPlane, Steps } from "./control-plane.ts";

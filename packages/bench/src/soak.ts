@@ -1,4 +1,6 @@
-/** Whether a fleet that does the same for long takes more and more: memory, files, rows, messages. */
+/**
+ * Whether a fleet that does the same for long takes more and more: memory, files, rows, messages.
+ */
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";

@@ -9,7 +9,10 @@ import { mayBeAnswered } from "./permissions.ts";
 
 export type Answer<T> = { kind: "answer"; value: T } | { kind: "no_answer"; cause: unknown };
 
-/** Asks and waits for one answer, at most `timeoutMs`. Nobody there, too late and unreadable are all "no answer". */
+/**
+ * Asks and waits for one answer, at most `timeoutMs`. Nobody there, too late and unreadable are all
+ * "no answer".
+ */
 export async function ask<T>(
   bus: Bus,
   subject: string,
@@ -47,11 +50,11 @@ const MESSAGES_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 1, waiting: 
 const CONTROL_SIDE = "";
 
 /**
- * Answers questions on `pattern`, shared with the others of `queue`. The questions of a host wait for
- * each other, not for other hosts'. One that fails, or is one too many of its asker, gets no answer:
- * the asker's limit decides. Nor does one whose answer would go anywhere but to the asker: it is sent
- * with the rights of whoever answers. Returns how to stop: the next question is another's, those that
- * have arrived are still answered.
+ * Answers questions on `pattern`, shared with the others of `queue`. The questions of a host wait
+ * for each other, not for other hosts'. One that fails, or is one too many of its asker, gets no
+ * answer: the asker's limit decides. Nor does one whose answer would go anywhere but to the asker:
+ * it is sent with the rights of whoever answers. Returns how to stop: the next question is
+ * another's, those that have arrived are still answered.
  */
 export function answer<T>(bus: Bus, options: AnswerOptions<T>): () => Promise<void> {
   const { pattern, log } = options;

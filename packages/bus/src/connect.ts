@@ -1,5 +1,10 @@
 /** The connection to NATS, and the streams on it. Only this package imports the NATS client. */
-import { jetstream, type JetStreamClient, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
+import {
+  jetstream,
+  type JetStreamClient,
+  jetstreamManager,
+  type JetStreamManager,
+} from "@nats-io/jetstream";
 import { connect, type NatsConnection, type NodeConnectionOptions } from "@nats-io/transport-node";
 import type { TlsFiles } from "@torpor/identity";
 import { settlesWithin } from "@torpor/service";
@@ -25,14 +30,19 @@ export interface BusOptions {
 export interface Bus {
   readonly connection: NatsConnection;
   readonly jetstream: JetStreamClient;
-  /** Where JetStream may be found, the likeliest first: a host may share the control side's account. */
+  /**
+   * Where JetStream may be found, the likeliest first: a host may share the control side's account.
+   */
   readonly apis: readonly JetStreamClient[];
   /** Made on first use: a host has no permission for it and never asks. */
   manager(): Promise<JetStreamManager>;
   isConnected(): boolean;
   /** Calls `hear` whenever a server was found again. Returns how to stop. */
   onReconnect(hear: () => void): () => void;
-  /** Whether the server answers now, which `isConnected` believes for up to 15 s after a network was cut. */
+  /**
+   * Whether the server answers now, which `isConnected` believes for up to 15 s after a network was
+   * cut.
+   */
   answers(limitMs: number): Promise<boolean>;
   /** Finishes what is under way, at most 3 s, and closes. */
   close(): Promise<void>;
@@ -40,7 +50,10 @@ export interface Bus {
 
 const REQUEST_LIMIT_MS = 5_000;
 
-/** Connects to whichever server answers, waiting for one that is not up yet; reconnects for ever afterwards, to any of them. */
+/**
+ * Connects to whichever server answers, waiting for one that is not up yet; reconnects for ever
+ * afterwards, to any of them.
+ */
 export async function connectBus(options: BusOptions): Promise<Bus> {
   const connection = await connect({
     servers: serversIn(options.url),
@@ -68,13 +81,15 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
     }
   })();
   const plain = jetstream(connection, { timeout: REQUEST_LIMIT_MS });
-  const across = () => jetstream(connection, { timeout: REQUEST_LIMIT_MS, apiPrefix: HOST_API_PREFIX });
+  const across = () =>
+    jetstream(connection, { timeout: REQUEST_LIMIT_MS, apiPrefix: HOST_API_PREFIX });
   const isConnected = () => connected && !connection.isClosed();
   return {
     connection,
     jetstream: plain,
     apis: options.hostId === undefined ? [plain] : [across(), plain],
-    manager: () => (manager ??= jetstreamManager(connection, { timeout: REQUEST_LIMIT_MS, checkAPI: false })),
+    manager: () =>
+      (manager ??= jetstreamManager(connection, { timeout: REQUEST_LIMIT_MS, checkAPI: false })),
     isConnected,
     onReconnect: (hear) => {
       hearers.add(hear);

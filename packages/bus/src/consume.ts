@@ -3,9 +3,10 @@
  *
  * C1  A message that cannot be decoded is terminated: delivering it again cannot help.
  * C2  A handler that throws is a transient failure: the message comes again, later each time.
- * C3  At most `concurrency` handlers run; while one works or waits for its turn, the server is told, so that it does not deliver the message to somebody else.
- * C4  The loop outlives reconnects, a restarted server, a consumer that is not there yet or moves to
- *     another account; only the signal ends it.
+ * C3  At most `concurrency` handlers run; while one works or waits for its turn, the server is
+ *     told, so that it does not deliver the message to somebody else.
+ * C4  The loop outlives reconnects, a restarted server, a consumer that is not there yet or moves
+ *     to another account; only the signal ends it.
  * C5  Where messages are of several senders, each waits for its own (`laneOf`): they are read ahead
  *     of what is handled, and taken in turn.
  */
@@ -55,9 +56,15 @@ const CROWDED_RETRY_MS = 1_000;
 const RETRY_BASE_MS = 200;
 const RETRY_MAX_MS = 10_000;
 const REOPEN_AFTER_MS = 500;
-/** Two that are missed, and messages are asked for anew: of a consumer whose leader is gone nothing else tells. */
+/**
+ * Two that are missed, and messages are asked for anew: of a consumer whose leader is gone nothing
+ * else tells.
+ */
 const HEARTBEAT_MS = 2_000;
-/** How long one request for messages stands. The client waits as long before it asks again for a consumer that has no leader yet: by default half a minute. */
+/**
+ * How long one request for messages stands. The client waits as long before it asks again for a
+ * consumer that has no leader yet: by default half a minute.
+ */
 const PULL_MS = 5_000;
 
 /** Starts the loop. Resolves when the signal has ended it and the handlers have finished. */
@@ -70,7 +77,11 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
       await readUntilClosed(bus, options, work, running);
     } catch (err) {
       if (!options.signal.aborted) options.noteReadable?.(false);
-      if (!options.signal.aborted) options.log.warn({ err, consumer: options.consumer.durable }, "consumer is not readable; trying again");
+      if (!options.signal.aborted)
+        options.log.warn(
+          { err, consumer: options.consumer.durable },
+          "consumer is not readable; trying again",
+        );
     }
     await wait(REOPEN_AFTER_MS, options.signal);
   }
@@ -104,7 +115,12 @@ function inLanes<T>(options: ConsumeOptions<T>, laneOf: (subject: string) => str
   };
 }
 
-async function readUntilClosed<T>(bus: Bus, options: ConsumeOptions<T>, work: Work, running: Set<Promise<void>>): Promise<void> {
+async function readUntilClosed<T>(
+  bus: Bus,
+  options: ConsumeOptions<T>,
+  work: Work,
+  running: Set<Promise<void>>,
+): Promise<void> {
   const source = await find(bus, options.consumer);
   const messages = await source.consume({
     max_messages: work.readAhead,
@@ -165,14 +181,24 @@ async function judge<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<Ver
   const delivery = message.info.deliveryCount;
   try {
     const decoded = options.decode(message.subject, message.data);
-    return await options.handle(decoded, { subject: message.subject, delivery, traceId: message.headers?.get(TRACE_HEADER) || undefined });
+    return await options.handle(decoded, {
+      subject: message.subject,
+      delivery,
+      traceId: message.headers?.get(TRACE_HEADER) || undefined,
+    });
   } catch (err) {
     if (err instanceof InvalidMessageError) {
       options.log.error({ err, subject: message.subject }, "message rejected");
       return "reject";
     }
-    options.log.warn({ err, subject: message.subject, delivery }, "message handler failed; it will be delivered again");
-    return { kind: "retry", delayMs: Math.min(RETRY_MAX_MS, RETRY_BASE_MS * 2 ** Math.min(delivery, 10)) };
+    options.log.warn(
+      { err, subject: message.subject, delivery },
+      "message handler failed; it will be delivered again",
+    );
+    return {
+      kind: "retry",
+      delayMs: Math.min(RETRY_MAX_MS, RETRY_BASE_MS * 2 ** Math.min(delivery, 10)),
+    };
   }
 }
 

@@ -1,16 +1,28 @@
 /**
  * Streams and consumers as the contracts define them, on one server or on a cluster.
  *
- * ES1  Idempotent, and safe for any number of processes at once: what exists is brought to its definition, its number of replicas included.
- * ES2  A cluster that elects its leader, or has just lost a server, is waited for; a setting that it refuses is an error at once.
+ * ES1  Idempotent, and safe for any number of processes at once: what exists is brought to its
+ *      definition, its number of replicas included.
+ * ES2  A cluster that elects its leader, or has just lost a server, is waited for; a setting that
+ *      it refuses is an error at once.
  */
-import { AckPolicy, type ConsumerInfo, DeliverPolicy, DiscardPolicy, JetStreamApiError, RetentionPolicy } from "@nats-io/jetstream";
+import {
+  AckPolicy,
+  type ConsumerInfo,
+  DeliverPolicy,
+  DiscardPolicy,
+  JetStreamApiError,
+  RetentionPolicy,
+} from "@nats-io/jetstream";
 import { nanos } from "@nats-io/nats-core";
 import { type ConsumerDefinition, type StreamDefinition, STREAMS } from "@torpor/contracts";
 import type { Bus } from "./connect.ts";
 
 interface EnsureOptions {
-  /** On how many servers each message is; consumers follow their stream. More than one needs a cluster of at least as many. */
+  /**
+   * On how many servers each message is; consumers follow their stream. More than one needs a
+   * cluster of at least as many.
+   */
   replicas?: number;
   signal?: AbortSignal;
   /** How long servers that do not answer are waited for; 60 s. */
@@ -19,17 +31,28 @@ interface EnsureOptions {
 
 const SETTLE_LIMIT_MS = 60_000;
 const RETRY_MS = 250;
-/** Error codes of the server: replicas without a cluster; too few servers known yet; no leader yet; asked of one that is no leader. */
+/**
+ * Error codes of the server: replicas without a cluster; too few servers known yet; no leader yet;
+ * asked of one that is no leader.
+ */
 const NO_CLUSTER = 10_074;
 const UNSETTLED: ReadonlySet<number> = new Set([10_005, 10_006, 10_009]);
 const HTTP_UNAVAILABLE = 503;
 
 export async function ensureStreams(bus: Bus, options: EnsureOptions = {}): Promise<void> {
-  for (const stream of Object.values(STREAMS)) await onceSettled(() => ensureStream(bus, stream, options.replicas ?? 1), options);
+  for (const stream of Object.values(STREAMS))
+    await onceSettled(() => ensureStream(bus, stream, options.replicas ?? 1), options);
 }
 
-/** Makes a durable consumer exist as it is defined, also where an earlier version has defined it otherwise. It has as many replicas as its stream. */
-export async function ensureConsumer(bus: Bus, consumer: ConsumerDefinition, options: Omit<EnsureOptions, "replicas"> = {}): Promise<void> {
+/**
+ * Makes a durable consumer exist as it is defined, also where an earlier version has defined it
+ * otherwise. It has as many replicas as its stream.
+ */
+export async function ensureConsumer(
+  bus: Bus,
+  consumer: ConsumerDefinition,
+  options: Omit<EnsureOptions, "replicas"> = {},
+): Promise<void> {
   await onceSettled(() => ensureOneConsumer(bus, consumer), options);
 }
 
@@ -46,8 +69,8 @@ export interface ConsumerState {
 
 /**
  * Makes what is missing of all streams and of these consumers: an operator may have removed one, or
- * the server may be another. What is there is left as it is. Returns the names of what was made, and
- * how the consumers were that were there.
+ * the server may be another. What is there is left as it is. Returns the names of what was made,
+ * and how the consumers were that were there.
  */
 export async function restoreMissing(
   bus: Bus,
@@ -76,7 +99,12 @@ export async function restoreMissing(
 }
 
 function stateOf({ name, num_pending, num_ack_pending, ack_floor }: ConsumerInfo): ConsumerState {
-  return { durable: name, waiting: num_pending, unacknowledged: num_ack_pending, ackFloor: ack_floor.stream_seq };
+  return {
+    durable: name,
+    waiting: num_pending,
+    unacknowledged: num_ack_pending,
+    ackFloor: ack_floor.stream_seq,
+  };
 }
 
 async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number): Promise<void> {
@@ -84,7 +112,8 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
   const config = {
     name: stream.name,
     subjects: [...stream.subjects],
-    retention: stream.retention === "workqueue" ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
+    retention:
+      stream.retention === "workqueue" ? RetentionPolicy.Workqueue : RetentionPolicy.Limits,
     max_age: nanos(stream.maxAgeMs),
     max_bytes: stream.maxBytes,
     duplicate_window: nanos(stream.duplicateWindowMs),
@@ -112,7 +141,11 @@ async function ensureStream(bus: Bus, stream: StreamDefinition, replicas: number
 
 function perSubject({ maxMessagesPerSubject }: StreamDefinition) {
   if (maxMessagesPerSubject === undefined) return {};
-  return { max_msgs_per_subject: maxMessagesPerSubject, discard: DiscardPolicy.New, discard_new_per_subject: true };
+  return {
+    max_msgs_per_subject: maxMessagesPerSubject,
+    discard: DiscardPolicy.New,
+    discard_new_per_subject: true,
+  };
 }
 
 async function ensureOneConsumer(bus: Bus, consumer: ConsumerDefinition): Promise<void> {
@@ -134,13 +167,17 @@ async function ensureOneConsumer(bus: Bus, consumer: ConsumerDefinition): Promis
 }
 
 /** Tries again while the servers do not know their leader. */
-async function onceSettled(body: () => Promise<void>, { signal, limitMs = SETTLE_LIMIT_MS }: EnsureOptions): Promise<void> {
+async function onceSettled(
+  body: () => Promise<void>,
+  { signal, limitMs = SETTLE_LIMIT_MS }: EnsureOptions,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
   for (;;) {
     try {
       return await body();
     } catch (error) {
-      if (!isUnsettled(error) || performance.now() > deadline || signal?.aborted === true) throw error;
+      if (!isUnsettled(error) || performance.now() > deadline || signal?.aborted === true)
+        throw error;
     }
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }
@@ -148,6 +185,10 @@ async function onceSettled(body: () => Promise<void>, { signal, limitMs = SETTLE
 
 /** Nobody answered, or whoever did cannot yet. */
 function isUnsettled(error: unknown): boolean {
-  if (error instanceof JetStreamApiError) return error.status === HTTP_UNAVAILABLE || UNSETTLED.has(error.code);
-  return error instanceof Error && ["TimeoutError", "NoResponders", "RequestError", "JetStreamNotEnabled"].includes(error.name);
+  if (error instanceof JetStreamApiError)
+    return error.status === HTTP_UNAVAILABLE || UNSETTLED.has(error.code);
+  return (
+    error instanceof Error &&
+    ["TimeoutError", "NoResponders", "RequestError", "JetStreamNotEnabled"].includes(error.name)
+  );
 }

@@ -1,6 +1,6 @@
 /**
- * What a host may do on the NATS servers: speak for itself, and pull its own commands. Each host has
- * an account of its own, in which nothing exists but what it imports from the control side's
+ * What a host may do on the NATS servers: speak for itself, and pull its own commands. Each host
+ * has an account of its own, in which nothing exists but what it imports from the control side's
  * (gateways and schedulers, who may do everything there). So no subject and no reply subject of a
  * host means anything but in its own account: whatever answers it, answers there.
  */
@@ -54,8 +54,8 @@ export function hostServices(hostId: string): HostService[] {
 }
 
 /**
- * Of the host's user. `shared`: in the control side's own account, for hosts of 0.1.0, which know no
- * other. There a host's reply subjects mean what they say.
+ * Of the host's user. `shared`: in the control side's own account, for hosts of 0.1.0, which know
+ * no other. There a host's reply subjects mean what they say.
  */
 export function hostPermissions(hostId: string, place: "own" | "shared") {
   const subject = ({ subject, localSubject }: HostService) =>

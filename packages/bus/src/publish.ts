@@ -19,7 +19,10 @@ export type Published =
 export const TRACE_HEADER = "Torpor-Trace-Id";
 const LIMIT_MS = 3_000;
 
-/** Publishes to a stream and waits, at most 3 s, until the server has stored it. An outage is a value: whoever publishes keeps the message until then. */
+/**
+ * Publishes to a stream and waits, at most 3 s, until the server has stored it. An outage is a
+ * value: whoever publishes keeps the message until then.
+ */
 export async function publish(bus: Bus, message: OutgoingMessage): Promise<Published> {
   const meta = headers();
   if (message.traceId !== undefined) meta.set(TRACE_HEADER, message.traceId);

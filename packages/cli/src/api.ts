@@ -1,4 +1,7 @@
-/** The API of a fleet, as an operator's command calls it: the one in HOPX_BASE_URL and HOPX_API_KEY, else the local one. */
+/**
+ * The API of a fleet, as an operator's command calls it: the one in HOPX_BASE_URL and HOPX_API_KEY,
+ * else the local one.
+ */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 
@@ -17,11 +20,17 @@ export async function openApi(root: string): Promise<Api> {
     async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
       const response = await fetch(new URL(path, url), {
         method,
-        headers: { "x-api-key": apiKey, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+        headers: {
+          "x-api-key": apiKey,
+          ...(body === undefined ? {} : { "content-type": "application/json" }),
+        },
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
         signal: AbortSignal.timeout(CALL_LIMIT_MS),
       }).catch((cause: unknown) => {
-        throw new Error(`the API at ${url} cannot be reached; ./torpor status shows whether the fleet is up`, { cause });
+        throw new Error(
+          `the API at ${url} cannot be reached; ./torpor status shows whether the fleet is up`,
+          { cause },
+        );
       });
       const answer = (await response.json()) as T & { message?: string };
       if (!response.ok) throw new Error(answer.message ?? `the API answered ${response.status}`);
@@ -33,7 +42,12 @@ export async function openApi(root: string): Promise<Api> {
 async function credentials(root: string): Promise<{ url: string; apiKey: string }> {
   const { HOPX_BASE_URL: url, HOPX_API_KEY: apiKey } = process.env;
   if (url && apiKey) return { url, apiKey };
-  const text = await readFile(join(root, ".torpor/credentials.json"), "utf8").catch(() => undefined);
-  if (text === undefined) throw new Error("there is no fleet here: start one with ./torpor up, or set HOPX_BASE_URL and HOPX_API_KEY");
+  const text = await readFile(join(root, ".torpor/credentials.json"), "utf8").catch(
+    () => undefined,
+  );
+  if (text === undefined)
+    throw new Error(
+      "there is no fleet here: start one with ./torpor up, or set HOPX_BASE_URL and HOPX_API_KEY",
+    );
   return JSON.parse(text) as { url: string; apiKey: string };
 }

@@ -1,6 +1,7 @@
 /**
- * docs/compatibility.md, from what the tests of tests/vm/compatibility saw: `node compatibility.ts <report.json>` writes it. `./torpor test` compares the two, so the table can
- * not promise what was not seen.
+ * docs/compatibility.md, from what the tests of tests/vm/compatibility saw:
+ * `node compatibility.ts <report.json>` writes it. `./torpor test` compares the two, so the table
+ * can not promise what was not seen.
  */
 import { readFileSync, writeFileSync } from "node:fs";
 
@@ -10,7 +11,12 @@ const FILE = new URL("../../../docs/compatibility.md", import.meta.url);
 interface TestReport {
   testResults: {
     name: string;
-    assertionResults: { ancestorTitles: string[]; title: string; status: string; meta?: { note?: string; isRefused?: boolean } }[];
+    assertionResults: {
+      ancestorTitles: string[];
+      title: string;
+      status: string;
+      meta?: { note?: string; isRefused?: boolean };
+    }[];
   }[];
 }
 
@@ -28,9 +34,12 @@ function renderCompatibility(report: TestReport): string {
   const sections = Map.groupBy(tests, ({ ancestorTitles }) => ancestorTitles[0] ?? "");
   const parts = [...sections].map(([title, rows]) => {
     const lines = rows.map(
-      ({ title: method, status, meta }) => `| ${method} | ${resultOf(status, meta?.isRefused)} | ${meta?.note ?? ""} |`,
+      ({ title: method, status, meta }) =>
+        `| ${method} | ${resultOf(status, meta?.isRefused)} | ${meta?.note ?? ""} |`,
     );
-    return [`## ${title}`, "", "| method | result | note |", "|---|---|---|", ...lines, ""].join("\n");
+    return [`## ${title}`, "", "| method | result | note |", "|---|---|---|", ...lines, ""].join(
+      "\n",
+    );
   });
   return [HEAD, ...parts].join("\n");
 }
@@ -49,4 +58,7 @@ export function staleCompatibility(reportFile: string): string | undefined {
 
 const reportFile = process.argv[2];
 if (import.meta.main && reportFile !== undefined)
-  writeFileSync(FILE, renderCompatibility(JSON.parse(readFileSync(reportFile, "utf8")) as TestReport));
+  writeFileSync(
+    FILE,
+    renderCompatibility(JSON.parse(readFileSync(reportFile, "utf8")) as TestReport),
+  );

@@ -1,6 +1,7 @@
 /**
- * The conformance suites on a real Cloud Hypervisor: on this machine where its KVM boots the image's kernel, else in the lab host, which has no checkout and no test runner: for it each
- * suite is bundled to one file.
+ * The conformance suites on a real Cloud Hypervisor: on this machine where its KVM boots the
+ * image's kernel, else in the lab host, which has no checkout and no test runner: for it each suite
+ * is bundled to one file.
  */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -27,7 +28,10 @@ interface Place {
   dir: string;
 }
 
-const ENTRIES = { api: "tests/conformance/run.ts", driver: "apps/node-agent/test/conformance/run.ts" } as const;
+const ENTRIES = {
+  api: "tests/conformance/run.ts",
+  driver: "apps/node-agent/test/conformance/run.ts",
+} as const;
 /** A guest that is emulated twice boots in minutes. */
 const GUEST_BOOT_LIMIT_S = "900";
 const MAX_REST_LENGTH = 4_096;
@@ -45,12 +49,19 @@ export function onThisMachine(root: string, binary: string): Place {
 export async function inTheLab(root: string, record: LabRecord): Promise<Place> {
   const carried = join(labDir(root), "payload/conformance");
   const programs = Object.entries(ENTRIES).map(([name, entry]) => `${name}=${join(root, entry)}`);
-  const built = await run([process.execPath, join(root, "apps/node-agent/build.ts"), carried, ...programs], { cwd: root, isShown: false });
+  const built = await run(
+    [process.execPath, join(root, "apps/node-agent/build.ts"), carried, ...programs],
+    { cwd: root, isShown: false },
+  );
   if (built.code !== 0) throw new Error(`the suites could not be bundled: ${built.output.trim()}`);
   return {
     env: {},
     suite: (name, args) => {
-      const line = ["/usr/lib/torpor/node", `/mnt/payload/conformance/${name}.mjs`, ...args.map((arg) => `'${arg}'`)].join(" ");
+      const line = [
+        "/usr/lib/torpor/node",
+        `/mnt/payload/conformance/${name}.mjs`,
+        ...args.map((arg) => `'${arg}'`),
+      ].join(" ");
       return labCommand(record, `set -a; . /etc/torpor/node-agent.env; { ${line}; } 2>&1`);
     },
     binary: LAB_HYPERVISOR,
@@ -65,21 +76,48 @@ export async function hasKvm(root: string): Promise<boolean> {
   return (JSON.parse(text) as { accelerator?: string }).accelerator === "kvm";
 }
 
-/** Runs every case whose name has `only` in it; each outcome is told as it comes. Throws when a suite could not be run at all. */
-export async function runConformance(place: Place, only: string, tell: (outcome: CaseOutcome) => void, signal: AbortSignal): Promise<void> {
+/**
+ * Runs every case whose name has `only` in it; each outcome is told as it comes. Throws when a
+ * suite could not be run at all.
+ */
+export async function runConformance(
+  place: Place,
+  only: string,
+  tell: (outcome: CaseOutcome) => void,
+  signal: AbortSignal,
+): Promise<void> {
   const image = join(place.imagesDir, "code-interpreter");
   const filter = only === "" ? [] : ["--only", only];
   await runSuite(
     place,
     "api",
-    ["--bin", place.binary, "--image", image, "--guest-port", "7777", "--guest-boot-limit-s", GUEST_BOOT_LIMIT_S, "--json", ...filter],
+    [
+      "--bin",
+      place.binary,
+      "--image",
+      image,
+      "--guest-port",
+      "7777",
+      "--guest-boot-limit-s",
+      GUEST_BOOT_LIMIT_S,
+      "--json",
+      ...filter,
+    ],
     tell,
     signal,
   );
   await runSuite(
     place,
     "driver",
-    ["--images", place.imagesDir, "--dir", place.dir, "--boot-limit-s", GUEST_BOOT_LIMIT_S, ...filter],
+    [
+      "--images",
+      place.imagesDir,
+      "--dir",
+      place.dir,
+      "--boot-limit-s",
+      GUEST_BOOT_LIMIT_S,
+      ...filter,
+    ],
     tell,
     signal,
   );
@@ -93,7 +131,11 @@ async function runSuite(
   signal: AbortSignal,
 ): Promise<void> {
   const [command = "", ...rest] = place.suite(name, args);
-  const child = spawn(command, rest, { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, ...place.env }, signal });
+  const child = spawn(command, rest, {
+    stdio: ["ignore", "pipe", "inherit"],
+    env: { ...process.env, ...place.env },
+    signal,
+  });
   const exited = once(child, "exit") as Promise<[number | null]>;
   // Looked at when the output has ended; until then an abort is no rejection that nobody handles.
   exited.catch(() => {});
@@ -108,7 +150,10 @@ async function runSuite(
     }
   }
   const [code] = await exited;
-  if (code !== 0 && cases === 0) throw new Error(`the suite "${name}" did not run: ${said.trim().split("\n").slice(-5).join(" | ")}`);
+  if (code !== 0 && cases === 0)
+    throw new Error(
+      `the suite "${name}" did not run: ${said.trim().split("\n").slice(-5).join(" | ")}`,
+    );
 }
 
 function outcomeIn(line: string): CaseOutcome | undefined {

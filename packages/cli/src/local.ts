@@ -1,4 +1,7 @@
-/** The fleet of this checkout: where it lives, and what the command line and the environment say about it. */
+/**
+ * The fleet of this checkout: where it lives, and what the command line and the environment say
+ * about it.
+ */
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { Fleet, type FleetOptions } from "@torpor/fleet";
@@ -29,16 +32,34 @@ export function fleetOptions({ root, args }: CommandContext): FleetOptions {
   };
 }
 
-/** Starts the fleet, with images that `prepareImages` of the options has put in place; the credentials are left where clients find them. */
-export async function startFleet(context: CommandContext, options: FleetOptions, signal: AbortSignal): Promise<Fleet> {
+/**
+ * Starts the fleet, with images that `prepareImages` of the options has put in place; the
+ * credentials are left where clients find them.
+ */
+export async function startFleet(
+  context: CommandContext,
+  options: FleetOptions,
+  signal: AbortSignal,
+): Promise<Fleet> {
   const fleet = await Fleet.start(options, (line) => context.write(`fleet: ${line}`), signal);
   const { url, apiKey } = fleet.state;
-  await writeFile(join(context.root, ".torpor/credentials.json"), `${JSON.stringify({ url, apiKey }, undefined, 2)}\n`, { mode: 0o600 });
+  await writeFile(
+    join(context.root, ".torpor/credentials.json"),
+    `${JSON.stringify({ url, apiKey }, undefined, 2)}\n`,
+    { mode: 0o600 },
+  );
   return fleet;
 }
 
-/** Starts what of a fleet that is there does not run: of one that was found, a virtual machine may be all that is left. */
-export async function bringUpRest({ write }: CommandContext, fleet: Fleet, signal: AbortSignal): Promise<void> {
+/**
+ * Starts what of a fleet that is there does not run: of one that was found, a virtual machine may
+ * be all that is left.
+ */
+export async function bringUpRest(
+  { write }: CommandContext,
+  fleet: Fleet,
+  signal: AbortSignal,
+): Promise<void> {
   await prepareLocalPrograms();
   await fleet.bringUp((line) => write(`fleet: ${line}, which did not run`), signal);
 }

@@ -37,7 +37,9 @@ const write = (line: string) => process.stdout.write(`${line}\n`);
 process.stdout.on("error", () => {});
 
 if (load === undefined) {
-  process.stderr.write(`torpor: there is no command "${positionals[0] ?? ""}"; there are: ${Object.keys(COMMANDS).join(", ")}\n`);
+  process.stderr.write(
+    `torpor: there is no command "${positionals[0] ?? ""}"; there are: ${Object.keys(COMMANDS).join(", ")}\n`,
+  );
   process.exit(2);
 }
 try {

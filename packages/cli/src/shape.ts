@@ -1,13 +1,27 @@
-/** How many of each part the local fleet has, and which driver: as the command line asks for it, and as a fleet that is up has it. */
+/**
+ * How many of each part the local fleet has, and which driver: as the command line asks for it, and
+ * as a fleet that is up has it.
+ */
 import { parseArgs } from "node:util";
 import type { FleetOptions, FleetState, Role } from "@torpor/fleet";
 
-export type FleetShape = Required<Pick<FleetOptions, "hosts" | "gateways" | "schedulers" | "natsServers" | "driver">>;
+export type FleetShape = Required<
+  Pick<FleetOptions, "hosts" | "gateways" | "schedulers" | "natsServers" | "driver">
+>;
 
-const DEFAULTS: FleetShape = { hosts: 2, gateways: 1, schedulers: 2, natsServers: 1, driver: "qemu" };
+const DEFAULTS: FleetShape = {
+  hosts: 2,
+  gateways: 1,
+  schedulers: 2,
+  natsServers: 1,
+  driver: "qemu",
+};
 const MAX_COUNT = 16;
 
-/** What the options say; absent: nothing was said. Throws one line that names the option that is wrong. */
+/**
+ * What the options say; absent: nothing was said. Throws one line that names the option that is
+ * wrong.
+ */
 export function askedShape(args: string[]): Partial<FleetShape> {
   const { values } = parseArgs({
     args,
@@ -33,7 +47,10 @@ export function askedShape(args: string[]): Partial<FleetShape> {
 export const shapeOf = (asked: Partial<FleetShape>): FleetShape => ({ ...DEFAULTS, ...asked });
 
 /** Of a fleet that is up. The lab host, which comes and goes, does not count. */
-export function shapeOfState({ components, driver }: Pick<FleetState, "components" | "driver">): FleetShape {
+export function shapeOfState({
+  components,
+  driver,
+}: Pick<FleetState, "components" | "driver">): FleetShape {
   const countOf = (role: Role) => components.filter((component) => component.role === role).length;
   return {
     hosts: countOf("node-agent"),
@@ -50,7 +67,13 @@ export function fits(asked: Partial<FleetShape>, shape: FleetShape): boolean {
 }
 
 /** `--hosts 2 --schedulers 2 --gateways 1 --nats 1 --driver qemu` */
-export function inOptions({ hosts, schedulers, gateways, natsServers: nats, driver }: FleetShape): string {
+export function inOptions({
+  hosts,
+  schedulers,
+  gateways,
+  natsServers: nats,
+  driver,
+}: FleetShape): string {
   return `--hosts ${hosts} --schedulers ${schedulers} --gateways ${gateways} --nats ${nats} --driver ${driver}`;
 }
 
@@ -61,7 +84,8 @@ function count(name: string, text: string): number {
 /** Throws one line that names the option, or the setting. */
 export function numberFrom(name: string, text: string, least: number, most: number): number {
   const value = wholeNumber(text);
-  if (!(value >= least && value <= most)) throw new Error(`${name} must be a number from ${least} to ${most}, not "${text}"`);
+  if (!(value >= least && value <= most))
+    throw new Error(`${name} must be a number from ${least} to ${most}, not "${text}"`);
   return value;
 }
 
@@ -77,6 +101,7 @@ function natsServers(text: string): number {
 }
 
 function driverOf(text: string): FleetShape["driver"] {
-  if (text !== "qemu" && text !== "simulated") throw new Error(`--driver must be qemu or simulated, not "${text}"`);
+  if (text !== "qemu" && text !== "simulated")
+    throw new Error(`--driver must be qemu or simulated, not "${text}"`);
   return text;
 }

@@ -1,4 +1,7 @@
-/** The measures themselves, on the smallest fleet that may be asked for: a host with what a sandbox wants is often full there. */
+/**
+ * The measures themselves, on the smallest fleet that may be asked for: a host with what a sandbox
+ * wants is often full there.
+ */
 import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES } from "@torpor/placement";
 import { expect, test } from "vitest";
 import { checkLimits } from "../src/bench/limits.ts";
@@ -19,13 +22,29 @@ test.each(PLACEMENT_POLICIES)("%s is measured on ten hosts, whatever the seed", 
   }
 });
 
-test("over 1,000 hosts the limits of packing and locality are kept, which no machine's speed touches", { timeout: 300_000 }, () => {
-  const hosts = 1_000;
-  const speed = measureSpeed("binpack", { hosts: 10, decisions: 100, seed: 1 });
-  const locality = measureLocality(DEFAULT_PLACEMENT_POLICY, { hosts: hosts / 5, resumes: 20_000, seed: 1 });
-  const packing = WORKLOADS.map((workload) => ({ workload, ...measurePacking("binpack", workload, { hosts, seed: 1 }) }));
-  const results = (["binpack", DEFAULT_PLACEMENT_POLICY] as const).map((policy) => ({ policy, speed, locality, packing }));
-  const verdicts = checkLimits(results).filter(({ what }) => !what.includes("processor time"));
-  expect(verdicts.length).toBeGreaterThan(WORKLOADS.length);
-  expect(verdicts.filter(({ isMet }) => !isMet)).toEqual([]);
-});
+test(
+  "over 1,000 hosts the limits of packing and locality are kept, which no machine's speed touches",
+  { timeout: 300_000 },
+  () => {
+    const hosts = 1_000;
+    const speed = measureSpeed("binpack", { hosts: 10, decisions: 100, seed: 1 });
+    const locality = measureLocality(DEFAULT_PLACEMENT_POLICY, {
+      hosts: hosts / 5,
+      resumes: 20_000,
+      seed: 1,
+    });
+    const packing = WORKLOADS.map((workload) => ({
+      workload,
+      ...measurePacking("binpack", workload, { hosts, seed: 1 }),
+    }));
+    const results = (["binpack", DEFAULT_PLACEMENT_POLICY] as const).map((policy) => ({
+      policy,
+      speed,
+      locality,
+      packing,
+    }));
+    const verdicts = checkLimits(results).filter(({ what }) => !what.includes("processor time"));
+    expect(verdicts.length).toBeGreaterThan(WORKLOADS.length);
+    expect(verdicts.filter(({ isMet }) => !isMet)).toEqual([]);
+  },
+);

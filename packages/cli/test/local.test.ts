@@ -1,4 +1,7 @@
-/** What `./torpor up` is asked for on the command line and in the environment, and the fleet that is planned from it. */
+/**
+ * What `./torpor up` is asked for on the command line and in the environment, and the fleet that is
+ * planned from it.
+ */
 import { planServices, type FleetOptions, type Ports } from "@torpor/fleet";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { fleetOptions } from "../src/local.ts";
@@ -35,7 +38,18 @@ test("without a word: two hosts and schedulers, one gateway and NATS server, on 
 });
 
 test("each flag changes its own part alone, up to the largest fleet", () => {
-  const flags = ["--hosts", "16", "--schedulers=3", "--gateways", "4", "--nats", "5", "--driver", "simulated", "--keep"];
+  const flags = [
+    "--hosts",
+    "16",
+    "--schedulers=3",
+    "--gateways",
+    "4",
+    "--nats",
+    "5",
+    "--driver",
+    "simulated",
+    "--keep",
+  ];
   const changed = { hosts: 16, schedulers: 3, gateways: 4, natsServers: 5, driver: "simulated" };
   expect(options(...flags)).toEqual({ ...options(), ...changed });
   vi.stubEnv("TORPOR_GATEWAY_PORT", "0");
@@ -75,9 +89,13 @@ describe("what cannot be is refused by the name of the flag, before anything sta
 });
 
 describe("the fleet that is planned", () => {
-  const URLS = { databaseUrls: { gateway: "postgres://g@db", scheduler: "postgres://s@db" }, natsUrl: "nats://bus" };
+  const URLS = {
+    databaseUrls: { gateway: "postgres://g@db", scheduler: "postgres://s@db" },
+    natsUrl: "nats://bus",
+  };
   const planned = (given: FleetOptions) => {
-    const times = (count: number, from: number) => Array.from({ length: count }, (_, at) => from + at);
+    const times = (count: number, from: number) =>
+      Array.from({ length: count }, (_, at) => from + at);
     const ports: Ports = {
       postgres: 1,
       nats: [],
@@ -91,7 +109,9 @@ describe("the fleet that is planned", () => {
   };
 
   test("is one process for each that was asked for, and a fence beside each host", () => {
-    const names = planned(options("--hosts", "3", "--schedulers", "1", "--gateways", "2")).map(({ name }) => name);
+    const names = planned(options("--hosts", "3", "--schedulers", "1", "--gateways", "2")).map(
+      ({ name }) => name,
+    );
     expect(names).toEqual([
       "scheduler-1",
       "host-1-fence",
@@ -109,7 +129,11 @@ describe("the fleet that is planned", () => {
     const fleet = planned(options("--gateways", "3", "--driver", "simulated"));
     const gateways = fleet.filter(({ role }) => role === "gateway");
     for (const { env, address } of gateways) {
-      expect(env).toMatchObject({ LISTEN_PORT: "8787", LISTEN_REUSE_PORT: "true", EDGE_PORT: "7777" });
+      expect(env).toMatchObject({
+        LISTEN_PORT: "8787",
+        LISTEN_REUSE_PORT: "true",
+        EDGE_PORT: "7777",
+      });
       expect(address).toBe("127.0.0.1:8787");
     }
     for (const own of ["HEALTH_PORT", "DATA_PLANE_PORT", "HOST_ID"]) {

@@ -1,4 +1,7 @@
-/** Numbers on the command line: digits or a refusal that names the option, before anything is measured or asked of the API. */
+/**
+ * Numbers on the command line: digits or a refusal that names the option, before anything is
+ * measured or asked of the API.
+ */
 import { createServer } from "node:http";
 import { once } from "node:events";
 import { text } from "node:stream/consumers";
@@ -19,7 +22,9 @@ describe.each(NO_NUMBERS)("%j", (given) => {
     ["--hosts", "from 10 to 20000"],
     ["--seed", "from 0 to 4294967295"],
   ])("bench %s", async (option, range) => {
-    await expect(bench(context("placement", `${option}=${given}`))).rejects.toThrow(`${option} must be a number ${range}, not "${given}"`);
+    await expect(bench(context("placement", `${option}=${given}`))).rejects.toThrow(
+      `${option} must be a number ${range}, not "${given}"`,
+    );
   });
 
   test.each(["--max-parallel", "--max-mib-per-second"])("hosts drain %s", async (option) => {
@@ -34,7 +39,9 @@ describe.each(NO_NUMBERS)("%j", (given) => {
 test("a drain is asked for with the numbers that were given, and one at a time without", async () => {
   await using api = await listen();
   await hosts(context("drain", "host-1", "--no-wait"));
-  await hosts(context("drain", "host-1", "--no-wait", "--max-parallel", "16", "--max-mib-per-second=010"));
+  await hosts(
+    context("drain", "host-1", "--no-wait", "--max-parallel", "16", "--max-mib-per-second=010"),
+  );
   expect(api.bodies).toEqual([{ max_parallel: 1 }, { max_parallel: 16, max_mib_per_second: 10 }]);
 });
 
@@ -42,7 +49,16 @@ test("a drain is asked for with the numbers that were given, and one at a time w
 async function listen(): Promise<AsyncDisposable & { bodies: unknown[] }> {
   const bodies: unknown[] = [];
   const none = { vcpu: 0, memory_mb: 0 };
-  const host = { id: "host-1", state: "draining", region: "here", capacity: none, used: none, sandboxes: {}, findings: [], drain: null };
+  const host = {
+    id: "host-1",
+    state: "draining",
+    region: "here",
+    capacity: none,
+    used: none,
+    sandboxes: {},
+    findings: [],
+    drain: null,
+  };
   const server = createServer((request, response) => {
     void text(request).then((body) => {
       bodies.push(JSON.parse(body));

@@ -1,4 +1,7 @@
-/** What comments, tests and documents refer to is there, and pages that are made from code are fresh. */
+/**
+ * What comments, tests and documents refer to is there, and pages that are made from code are
+ * fresh.
+ */
 import { existsSync, readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { checkCitations } from "../../../scripts/references/citations.ts";
@@ -15,7 +18,8 @@ const sources = readSources(files);
 test("every scenario has a test that names it, or says why there is none", () => {
   const guards = guardsOf(sources);
   expect(SCENARIOS).toHaveLength(55);
-  for (const [at, { untested }] of SCENARIOS.entries()) expect((guards[at]?.length ?? 0) === 0, `S${at + 1}`).toBe(untested !== undefined);
+  for (const [at, { untested }] of SCENARIOS.entries())
+    expect((guards[at]?.length ?? 0) === 0, `S${at + 1}`).toBe(untested !== undefined);
 });
 
 test("every label is one rule's, is cited by the test that guards it, and is defined where it is cited", () => {
@@ -69,6 +73,8 @@ describe("a reference that is wrong", () => {
 
   test("a code", () => {
     const source = { path: "apps/gateway/src/a.ts", text: 'const cause = { code: "NOT_KNOWN" };' };
-    expect(checkCodes([source])).toContain("apps/gateway/src/a.ts: NOT_KNOWN is in no table of error-codes.ts");
+    expect(checkCodes([source])).toContain(
+      "apps/gateway/src/a.ts: NOT_KNOWN is in no table of error-codes.ts",
+    );
   });
 });

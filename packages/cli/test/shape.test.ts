@@ -2,10 +2,21 @@ import { expect, test } from "vitest";
 import { askedShape, fits, inOptions, shapeOf } from "../src/shape.ts";
 
 test("what is not asked for has a default; what is asked for and is there again fits, in whatever order", () => {
-  expect(shapeOf(askedShape([]))).toEqual({ hosts: 2, gateways: 1, schedulers: 2, natsServers: 1, driver: "qemu" });
+  expect(shapeOf(askedShape([]))).toEqual({
+    hosts: 2,
+    gateways: 1,
+    schedulers: 2,
+    natsServers: 1,
+    driver: "qemu",
+  });
   const up = shapeOf(askedShape(["--hosts", "3", "--nats", "3"]));
   expect(inOptions(up)).toBe("--hosts 3 --schedulers 2 --gateways 1 --nats 3 --driver qemu");
-  for (const again of [[], ["--hosts", "3"], ["--nats", "3", "--hosts=3"], inOptions(up).split(" ")])
+  for (const again of [
+    [],
+    ["--hosts", "3"],
+    ["--nats", "3", "--hosts=3"],
+    inOptions(up).split(" "),
+  ])
     expect(fits(askedShape(again), up)).toBe(true);
   for (const other of [
     ["--hosts", "2"],

@@ -1,7 +1,11 @@
 import { expect, test } from "vitest";
 import { adviceOn, type ComponentStatus } from "../src/commands/status.ts";
 
-const component = (name: string, role: string, rest: Partial<ComponentStatus>): ComponentStatus => ({
+const component = (
+  name: string,
+  role: string,
+  rest: Partial<ComponentStatus>,
+): ComponentStatus => ({
   name,
   role,
   pid: 1,
@@ -38,12 +42,20 @@ test("what is unwell says why", () => {
 });
 
 test("work that stands is told once, with who says so and since when", () => {
-  const problem = { code: "OUTBOX_GROWS", subject: "outbox", since: "2031-01-01T00:00:00.000Z", message: "3 messages wait: look." };
+  const problem = {
+    code: "OUTBOX_GROWS",
+    subject: "outbox",
+    since: "2031-01-01T00:00:00.000Z",
+    message: "3 messages wait: look.",
+  };
   const other = { ...problem, message: "4 messages wait: look." };
   expect(
     adviceOn([
       component("scheduler-1", "scheduler", { problems: [problem] }),
       component("scheduler-2", "scheduler", { problems: [other] }),
     ]),
-  ).toEqual(["scheduler-1, scheduler-2: since 2031-01-01T00:00:00.000Z: 3 messages wait: look.", "Logs: .torpor/fleet/logs"]);
+  ).toEqual([
+    "scheduler-1, scheduler-2: since 2031-01-01T00:00:00.000Z: 3 messages wait: look.",
+    "Logs: .torpor/fleet/logs",
+  ]);
 });

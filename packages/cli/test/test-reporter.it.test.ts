@@ -1,4 +1,7 @@
-/** The report at the end of `torpor test` names each thing that went wrong, with what is needed to understand it. */
+/**
+ * The report at the end of `torpor test` names each thing that went wrong, with what is needed to
+ * understand it.
+ */
 import { mkdtempDisposable, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";

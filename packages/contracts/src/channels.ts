@@ -1,6 +1,7 @@
 /**
- * Every kind of message on the bus: who writes it, who reads it, and what it says. The frozen schemas
- * (frozen.ts) and docs/subjects.md are made of this table; what a host may publish is compared with it.
+ * Every kind of message on the bus: who writes it, who reads it, and what it says. The frozen
+ * schemas (frozen.ts) and docs/subjects.md are made of this table; what a host may publish is
+ * compared with it.
  */
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";

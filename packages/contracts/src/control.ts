@@ -1,5 +1,7 @@
 /**
- * Questions of a gateway to the schedulers: core request/reply on `torpor.v1.control.ask.<question>`, answered by any of them. Hosts have no permission for these subjects.
+ * Questions of a gateway to the schedulers: core request/reply on
+ * `torpor.v1.control.ask.<question>`, answered by any of them. Hosts have no permission for these
+ * subjects.
  */
 import { type Static, Type } from "typebox";
 import { OnHostLoss } from "./api/sandbox.ts";
@@ -8,7 +10,10 @@ import { SandboxId } from "./ids.ts";
 export const CONTROL_QUESTIONS = ["placement"] as const;
 export type ControlQuestion = (typeof CONTROL_QUESTIONS)[number];
 
-/** Where would this be placed now: a sandbox that is paused or stopped, or one that is not there yet? */
+/**
+ * Where would this be placed now: a sandbox that is paused or stopped, or one that is not there
+ * yet?
+ */
 export const PlacementQuestion = Type.Object({
   type: Type.Literal("placement"),
   version: Type.Literal(1),
@@ -34,7 +39,9 @@ export const PlacementReply = Type.Object({
   /** Hosts of the fleet: all but the retired ones. */
   hosts: Type.Integer({ minimum: 0 }),
   /** The best ones, best first; the first is the choice. */
-  candidates: Type.Array(Type.Object({ hostId: Type.String(), score: Type.Number(), isLocal: Type.Boolean() })),
+  candidates: Type.Array(
+    Type.Object({ hostId: Type.String(), score: Type.Number(), isLocal: Type.Boolean() }),
+  ),
   /** With those that are not listed. */
   candidateCount: Type.Integer({ minimum: 0 }),
   /** Hosts that cannot take it, by reason. */

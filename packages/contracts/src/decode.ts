@@ -7,14 +7,20 @@ export class InvalidMessageError extends Error {
   readonly subject: string;
 
   constructor(subject: string, problems: string[], options?: { cause?: unknown }) {
-    super(`message on ${subject} does not match its schema: ${problems.slice(0, 5).join("; ")}`, options);
+    super(
+      `message on ${subject} does not match its schema: ${problems.slice(0, 5).join("; ")}`,
+      options,
+    );
     this.subject = subject;
   }
 }
 
 export type Decoder<T> = (subject: string, bytes: Uint8Array) => T;
 
-/** The one place where bytes become a typed message. Unknown fields pass: a newer writer may add optional ones. Throws InvalidMessageError. */
+/**
+ * The one place where bytes become a typed message. Unknown fields pass: a newer writer may add
+ * optional ones. Throws InvalidMessageError.
+ */
 export function decoder<Schema extends TSchema>(schema: Schema): Decoder<Static<Schema>> {
   const compiled = Compile(schema);
   return (subject, bytes) => {
@@ -27,7 +33,9 @@ export function decoder<Schema extends TSchema>(schema: Schema): Decoder<Static<
     if (!compiled.Check(value)) {
       throw new InvalidMessageError(
         subject,
-        compiled.Errors(value).map((error) => `${error.instancePath || "(message)"} ${error.message}`),
+        compiled
+          .Errors(value)
+          .map((error) => `${error.instancePath || "(message)"} ${error.message}`),
       );
     }
     return value as Static<Schema>;

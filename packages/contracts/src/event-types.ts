@@ -35,24 +35,27 @@ export const SANDBOX_EVENT_TYPES = {
   failed: "Its host reports that it cannot continue; the cause says why.",
   snapshot_stored: "Its snapshot, or the disk of its stop, is in the store.",
   snapshot_not_stored: "Its host has given up copying the snapshot; the cause says why.",
-  disk_renamed: "The disk of a stopped sandbox has another name on its host; its content is the same.",
+  disk_renamed:
+    "The disk of a stopped sandbox has another name on its host; its content is the same.",
   released: "It is on no host any more; the store has what it continues from.",
   vmm_unresponsive: "Its VMM lives and does not answer; nothing is destroyed.",
   vmm_responsive: "Its VMM answers again.",
   missing_on_host: "Its host is there and does not have it; its state stays as it is.",
   found_on_host: "Its host has it again.",
   host_lost: "Its host is lost, and it is restored elsewhere; the cause says from which snapshot.",
-  restore_waits: "Its host is lost, and no other has room for it yet; the cause says what is missing.",
+  restore_waits:
+    "Its host is lost, and no other has room for it yet; the cause says what is missing.",
   restore_impossible: "Its host is lost, and it waits for that host; the cause says why.",
-  auto_pause_delayed: "It was resumed soon after automatic pauses, so that the next ones come later.",
+  auto_pause_delayed:
+    "It was resumed soon after automatic pauses, so that the next ones come later.",
   timeout_set: "Its timeout was replaced.",
   settings_changed: "Its policies or its metadata were changed.",
   tokens_revoked: "All tokens for it were revoked.",
 } as const satisfies Record<string, string>;
 
 /**
- * With those of a delete that never happen: it needs no choice of a host and is never refused, which
- * the type of an operation's kind cannot say.
+ * With those of a delete that never happen: it needs no choice of a host and is never refused,
+ * which the type of an operation's kind cannot say.
  */
 export type SandboxEventType =
   | keyof typeof SANDBOX_EVENT_TYPES

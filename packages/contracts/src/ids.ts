@@ -1,8 +1,14 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { Type } from "typebox";
 
-/** 10-digit unix time + 8 lowercase alphanumerics, e.g. `1763309903rt5vs4lm`. Globally unique, never reused: SDKs cache tokens by it. */
-export const SandboxId = Type.String({ pattern: "^[0-9]{10}[a-z0-9]{8}$", description: "10-digit unix time + 8 lowercase alphanumerics" });
+/**
+ * 10-digit unix time + 8 lowercase alphanumerics, e.g. `1763309903rt5vs4lm`. Globally unique, never
+ * reused: SDKs cache tokens by it.
+ */
+export const SandboxId = Type.String({
+  pattern: "^[0-9]{10}[a-z0-9]{8}$",
+  description: "10-digit unix time + 8 lowercase alphanumerics",
+});
 export const OperationId = Type.String({ pattern: "^op_[0-9a-f]{32}$" });
 export const HostId = Type.String({ pattern: "^[a-z0-9][a-z0-9-]{0,62}$" });
 
@@ -12,7 +18,9 @@ export function newSandboxId(nowMs: number = Date.now()): string {
   const seconds = Math.floor(nowMs / 1000)
     .toString()
     .padStart(10, "0");
-  return seconds + Array.from({ length: 8 }, () => ALPHABET.charAt(randomInt(ALPHABET.length))).join("");
+  return (
+    seconds + Array.from({ length: 8 }, () => ALPHABET.charAt(randomInt(ALPHABET.length))).join("")
+  );
 }
 
 export function newOperationId(): string {

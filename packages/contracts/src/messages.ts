@@ -3,7 +3,10 @@ import { OPERATION_KINDS, SANDBOX_STATES } from "@torpor/state-machine";
 import { type Static, Type } from "typebox";
 import { OperationId, SandboxId } from "./ids.ts";
 
-/** An operation was accepted. Subject `torpor.v1.intent.<kind>`. It carries no instructions: readers look at the row. */
+/**
+ * An operation was accepted. Subject `torpor.v1.intent.<kind>`. It carries no instructions: readers
+ * look at the row.
+ */
 export const Intent = Type.Object({
   type: Type.Literal("intent"),
   version: Type.Literal(1),
@@ -14,7 +17,10 @@ export const Intent = Type.Object({
 });
 export type Intent = Static<typeof Intent>;
 
-/** What the system accepted as having happened. Subject `torpor.v1.sandbox.<sandboxId>.evt.<fact>`; `seq` is gap-free per sandbox. */
+/**
+ * What the system accepted as having happened. Subject `torpor.v1.sandbox.<sandboxId>.evt.<fact>`;
+ * `seq` is gap-free per sandbox.
+ */
 export const SandboxEventMessage = Type.Object({
   type: Type.Literal("sandbox_event"),
   version: Type.Literal(1),

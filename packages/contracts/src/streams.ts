@@ -1,5 +1,6 @@
 /**
- * JetStream streams and durable consumers as data; `ensureStreams()` in @torpor/bus applies them. Durations in milliseconds, sizes in bytes.
+ * JetStream streams and durable consumers as data; `ensureStreams()` in @torpor/bus applies them.
+ * Durations in milliseconds, sizes in bytes.
  */
 import { patterns } from "./subjects.ts";
 
@@ -9,7 +10,10 @@ export interface StreamDefinition {
   retention: "workqueue" | "limits";
   maxAgeMs: number;
   maxBytes: number;
-  /** A message of a subject that has so many waiting is refused, and whoever publishes keeps it. Absent: the oldest message of the stream makes room when it is full. */
+  /**
+   * A message of a subject that has so many waiting is refused, and whoever publishes keeps it.
+   * Absent: the oldest message of the stream makes room when it is full.
+   */
   maxMessagesPerSubject?: number;
   /** Publishes with the same `Nats-Msg-Id` within it are stored once. */
   duplicateWindowMs: number;
@@ -19,9 +23,15 @@ export interface ConsumerDefinition {
   stream: string;
   durable: string;
   filterSubject: string;
-  /** Redelivered when not acknowledged by then; the loop in @torpor/bus extends it while a handler works. */
+  /**
+   * Redelivered when not acknowledged by then; the loop in @torpor/bus extends it while a handler
+   * works.
+   */
   ackWaitMs: number;
-  /** After so many deliveries the message is given up; reconcilers find what it was about in the database. */
+  /**
+   * After so many deliveries the message is given up; reconcilers find what it was about in the
+   * database.
+   */
   maxDeliver: number;
   maxAckPending: number;
 }
@@ -30,7 +40,10 @@ const MINUTE_MS = 60_000;
 const DAY_MS = 24 * 60 * MINUTE_MS;
 const GIB = 1024 ** 3;
 
-/** What a host may have waiting is this for each of the five observed states: no more is ever before another host's. */
+/**
+ * What a host may have waiting is this for each of the five observed states: no more is ever before
+ * another host's.
+ */
 const OBSERVATIONS_PER_SUBJECT = 64;
 
 export const STREAMS = {
@@ -74,7 +87,10 @@ export function streamOf(subject: string): string | undefined {
   const tokens = subject.split(".");
   const takes = (pattern: string) => {
     const wanted = pattern.split(".");
-    return wanted.length === tokens.length && wanted.every((token, at) => token === "*" || token === tokens[at]);
+    return (
+      wanted.length === tokens.length &&
+      wanted.every((token, at) => token === "*" || token === tokens[at])
+    );
   };
   return Object.values(STREAMS).find((stream) => stream.subjects.some(takes))?.name;
 }
@@ -94,17 +110,22 @@ export const SCHEDULER_OBSERVATIONS: ConsumerDefinition = {
   filterSubject: patterns.observations,
   ackWaitMs: 30_000,
   maxDeliver: 20,
-  // Schedulers read ahead of what they handle, so that each host waits for itself alone (consume in @torpor/bus).
+  // Schedulers read ahead of what they handle, so that each host waits for itself alone (consume
+  // in @torpor/bus).
   maxAckPending: 4_096,
 };
 
-/** One per host, made by the control side when the host registers; the host itself may only pull from it. */
+/**
+ * One per host, made by the control side when the host registers; the host itself may only pull
+ * from it.
+ */
 export function hostCommands(hostId: string): ConsumerDefinition {
   return {
     stream: "COMMANDS",
     durable: `host-${hostId}`,
     filterSubject: patterns.commandsOf(hostId),
-    // What an agent that was killed had in its hands comes again after so long. One that works says so three times within it.
+    // What an agent that was killed had in its hands comes again after so long. One that works says
+    // so three times within it.
     ackWaitMs: 6_000,
     maxDeliver: -1,
     maxAckPending: 256,

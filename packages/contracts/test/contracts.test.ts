@@ -15,7 +15,8 @@ import {
 } from "../src/index.ts";
 import { Check } from "typebox/value";
 
-const bytes = (value: unknown) => new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
+const bytes = (value: unknown) =>
+  new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
 
 describe("ids", () => {
   test("a sandbox id is 10 digits of unix time and 8 lowercase alphanumerics, and sorts by age", () => {
@@ -34,7 +35,9 @@ describe("subjects", () => {
     expect(matches(patterns.commandsOf("a-1"), subjects.command("a-1", "pause"))).toBe(true);
     expect(matches(patterns.commandsOf("a-2"), subjects.command("a-1", "pause"))).toBe(false);
     expect(matches(patterns.observations, subjects.observation("a-1", "running"))).toBe(true);
-    expect(matches(patterns.events, subjects.sandboxEvent("1763309903rt5vs4lm", "paused"))).toBe(true);
+    expect(matches(patterns.events, subjects.sandboxEvent("1763309903rt5vs4lm", "paused"))).toBe(
+      true,
+    );
     expect(hostIdOf(subjects.ask("a-1", "commit"))).toBe("a-1");
     expect(hostIdOf(subjects.intent("pause"))).toBeUndefined();
     expect(hostIdOf(subjects.controlAsk("placement"))).toBeUndefined();

@@ -1,17 +1,30 @@
 /**
- * This version and the released ones read each other (docs/upgrades.md). A release is its frozen schemas, read by the decoder as its programs have it, and messages as they wrote them.
+ * This version and the released ones read each other (docs/upgrades.md). A release is its frozen
+ * schemas, read by the decoder as its programs have it, and messages as they wrote them.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import type { TSchema } from "typebox";
 import { describe, expect, test } from "vitest";
 import { frozenSchemas } from "../src/frozen.ts";
-import { decodeHeartbeat, type Decoder, decoder, InvalidMessageError, ReceivedCommand } from "../src/index.ts";
-import { type JsonSchema, messagesOf, type Vocabulary, vocabularyOf } from "./support/json-schema.ts";
+import {
+  decodeHeartbeat,
+  type Decoder,
+  decoder,
+  InvalidMessageError,
+  ReceivedCommand,
+} from "../src/index.ts";
+import {
+  type JsonSchema,
+  messagesOf,
+  type Vocabulary,
+  vocabularyOf,
+} from "./support/json-schema.ts";
 
 /**
- * Values that this version may write and a release does not know, by release and field. The release rejects a message with one, by name, and goes on with the next: so before a value is
- * added here, docs/upgrades.md has to hold for it.
+ * Values that this version may write and a release does not know, by release and field. The release
+ * rejects a message with one, by name, and goes on with the next: so before a value is added here,
+ * docs/upgrades.md has to hold for it.
  */
 const NEW_VALUES: Record<string, Record<string, unknown[]>> = {
   "0.1.0": { "command.v1.json.kind": ["quarantine", "unquarantine", "replicate"] },
@@ -22,8 +35,13 @@ const json = (path: string): unknown => JSON.parse(readFileSync(new URL(path, fo
 const schemaDecoder = (schema: JsonSchema): Decoder<unknown> => decoder(schema as TSchema);
 const bytes = (message: unknown) => new TextEncoder().encode(JSON.stringify(message));
 
-const current = new Map(frozenSchemas().map(([name, text]) => [name, JSON.parse(text) as JsonSchema]));
-/** As this version's programs read: a host takes commands of any kind, a scheduler the part of an inventory that it understands. */
+const current = new Map(
+  frozenSchemas().map(([name, text]) => [name, JSON.parse(text) as JsonSchema]),
+);
+/**
+ * As this version's programs read: a host takes commands of any kind, a scheduler the part of an
+ * inventory that it understands.
+ */
 const readers: Record<string, Decoder<unknown>> = {
   ...Object.fromEntries([...current].map(([name, schema]) => [name, schemaDecoder(schema)])),
   "command.v1.json": decoder(ReceivedCommand),
@@ -31,8 +49,11 @@ const readers: Record<string, Decoder<unknown>> = {
 };
 
 const RELEASES = readdirSync(folder);
-const MESSAGES = RELEASES.flatMap((release) => readdirSync(new URL(`${release}/schemas/`, folder)).map((name) => ({ release, name })));
-const releasedSchema = ({ release, name }: { release: string; name: string }) => json(`${release}/schemas/${name}`) as JsonSchema;
+const MESSAGES = RELEASES.flatMap((release) =>
+  readdirSync(new URL(`${release}/schemas/`, folder)).map((name) => ({ release, name })),
+);
+const releasedSchema = ({ release, name }: { release: string; name: string }) =>
+  json(`${release}/schemas/${name}`) as JsonSchema;
 
 test("there is a release to compare with", () => {
   expect(RELEASES).not.toEqual([]);
@@ -56,11 +77,17 @@ describe.each(MESSAGES)("$release $name", (message) => {
 
   test("whatever the release may write is read here", () => {
     const everything: Vocabulary = new Map();
-    fc.assert(fc.property(messagesOf(old, everything), (written) => accepts(readers[name], name, written)));
+    fc.assert(
+      fc.property(messagesOf(old, everything), (written) => accepts(readers[name], name, written)),
+    );
   });
 
   test("whatever is written here is read by the release, but for values that it does not know", () => {
-    fc.assert(fc.property(messagesOf(schema, vocabularyOf(old)), (written) => accepts(schemaDecoder(old), name, written)));
+    fc.assert(
+      fc.property(messagesOf(schema, vocabularyOf(old)), (written) =>
+        accepts(schemaDecoder(old), name, written),
+      ),
+    );
   });
 
   test("the values that it does not know are listed above", () => {
@@ -70,7 +97,9 @@ describe.each(MESSAGES)("$release $name", (message) => {
       const more = before === undefined ? [] : [...values].filter((value) => !before.has(value));
       return more.length === 0 ? [] : [[`${name}${path}`, more] as const];
     });
-    const listed = Object.entries(NEW_VALUES[release] ?? {}).filter(([field]) => field.startsWith(`${name}.`));
+    const listed = Object.entries(NEW_VALUES[release] ?? {}).filter(([field]) =>
+      field.startsWith(`${name}.`),
+    );
     expect(Object.fromEntries(added)).toEqual(Object.fromEntries(listed));
   });
 });
@@ -82,7 +111,10 @@ function accepts(read: Decoder<unknown> | undefined, subject: string, message: u
 
 describe("a value that only a newer version knows", () => {
   const samples = (name: string) =>
-    RELEASES.flatMap((release) => (json(`${release}/messages.json`) as Record<string, Record<string, unknown>[]>)[name] ?? []);
+    RELEASES.flatMap(
+      (release) =>
+        (json(`${release}/messages.json`) as Record<string, Record<string, unknown>[]>)[name] ?? [],
+    );
 
   test("in a command passes the host's decoder, which answers it; a host of 0.1.0 rejects the message by its field", () => {
     const [command] = samples("command.v1.json");
@@ -96,12 +128,17 @@ describe("a value that only a newer version knows", () => {
   test("of one sandbox does not keep the rest of a heartbeat from being read", () => {
     const [beat] = samples("heartbeat.v1.json");
     const [running, paused] = (beat?.["inventory"] ?? []) as Record<string, unknown>[];
-    const seen = decodeHeartbeat("s", bytes({ ...beat, inventory: [{ ...running, state: "hibernating" }, paused] }));
+    const seen = decodeHeartbeat(
+      "s",
+      bytes({ ...beat, inventory: [{ ...running, state: "hibernating" }, paused] }),
+    );
     expect(seen.inventory).toEqual([paused]);
   });
 
   test("in anything else is rejected by its field", () => {
     const [observation] = samples("observation.v1.json");
-    expect(() => readers["observation.v1.json"]?.("s", bytes({ ...observation, state: "hibernating" }))).toThrow(/\/state/);
+    expect(() =>
+      readers["observation.v1.json"]?.("s", bytes({ ...observation, state: "hibernating" })),
+    ).toThrow(/\/state/);
   });
 });

@@ -9,7 +9,8 @@ import * as schema from "./schema.ts";
 type Schema = typeof schema;
 export type Database = PostgresJsDatabase<Schema>;
 /** A database or a transaction in it. */
-// oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters, of no interest here
+// oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters, of no
+// interest here
 export type Tx = PgTransaction<any, Schema, any> | Database;
 
 export interface DatabaseHandle {
@@ -20,7 +21,10 @@ export interface DatabaseHandle {
 export interface DatabaseOptions {
   maxConnections?: number;
   applicationName?: string;
-  /** Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with ETIMEDOUT. */
+  /**
+   * Of one query or transaction, with the wait for a connection; 20 s. What takes longer fails with
+   * ETIMEDOUT.
+   */
   limitMs?: number;
   /** Who is next where more is asked for than there are connections; without: who came first. */
   takeTurn?: TakeTurn;
@@ -31,10 +35,15 @@ const LIMIT_MS = 20_000;
 const STATEMENT_LIMIT_MS = 15_000;
 const CONNECT_LIMIT_S = 10;
 const IDLE_LIMIT_S = 60;
-/** Between two attempts to connect. The driver's own grows to 20 s, for which a database that is back would not be noticed. */
+/**
+ * Between two attempts to connect. The driver's own grows to 20 s, for which a database that is
+ * back would not be noticed.
+ */
 const RECONNECT_AFTER_S = 0.25;
 
-/** Opens a pool. Connections are made on first use; `close` waits at most 5 s for running queries. */
+/**
+ * Opens a pool. Connections are made on first use; `close` waits at most 5 s for running queries.
+ */
 export function openDatabase(databaseUrl: string, options: DatabaseOptions = {}): DatabaseHandle {
   const { url, options: tls, namesStatements } = reached(databaseUrl);
   const client = limitedClient({
@@ -51,7 +60,10 @@ export function openDatabase(databaseUrl: string, options: DatabaseOptions = {})
       // No column is an array: their types need not be asked for on each connection.
       fetch_types: false,
       onnotice: () => {},
-      connection: { application_name: options.applicationName ?? "torpor", statement_timeout: STATEMENT_LIMIT_MS },
+      connection: {
+        application_name: options.applicationName ?? "torpor",
+        statement_timeout: STATEMENT_LIMIT_MS,
+      },
     }),
   });
   return { db: drizzle(client.sql, { schema }), close: () => client.close() };

@@ -49,7 +49,9 @@ const RIGHTS: Record<Table, Rights> = {
 const OF_ANY = `starts_with(current_query(), '${EVERY_ORGANIZATION}')`;
 const OF = `substring(current_query() FROM '${OF_ORGANIZATION}')::integer`;
 const ofOrganization = (column: string) => `(SELECT ${OF_ANY}) OR ${column} = (SELECT ${OF})`;
-/** Which rows a gateway's statement is about; policies for the tables that hold what tenants have. */
+/**
+ * Which rows a gateway's statement is about; policies for the tables that hold what tenants have.
+ */
 const ROWS: Partial<Record<Table, string>> = {
   sandboxes: ofOrganization("organization_id"),
   operations: ofOrganization("organization_id"),
@@ -62,7 +64,8 @@ export type Passwords = Partial<Record<DatabaseUser, string | undefined>>;
 
 /**
  * Makes both users, if they are not there, and gives them their rights in this database. Repeating
- * it changes nothing. The user of `ownerUrl` owns the tables, and may make users where one is missing.
+ * it changes nothing. The user of `ownerUrl` owns the tables, and may make users where one is
+ * missing.
  */
 export async function setUpDatabaseUsers(ownerUrl: string, passwords: Passwords): Promise<void> {
   const { url, options } = reached(ownerUrl);

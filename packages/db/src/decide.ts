@@ -37,7 +37,10 @@ function rowsOf(db: Database): Rows {
   return made;
 }
 
-/** Applies a plan together with others of the same moment. Rejects when the database cannot be asked. */
+/**
+ * Applies a plan together with others of the same moment. Rejects when the database cannot be
+ * asked.
+ */
 export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne> {
   return await rowsOf(db).plans.add(plan);
 }
@@ -82,8 +85,8 @@ interface DecideOptions<Answer> {
 
 /**
  * Decides about one sandbox; `decideFrom` is called again after a lost race. `gave_up`: it kept
- * changing, or somebody kept it locked. Rejects when the database refuses what was decided, or cannot
- * be asked.
+ * changing, or somebody kept it locked. Rejects when the database refuses what was decided, or
+ * cannot be asked.
  */
 export async function decide<Answer>(
   db: Database,

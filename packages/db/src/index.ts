@@ -1,13 +1,30 @@
 export type { TakeTurn } from "./limited-client.ts";
 export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
 export { applyBatched, decide, type Decided, type Decision } from "./decide.ts";
-export { DATABASE_USERS, type DatabaseUser, type Passwords, setUpDatabaseUsers } from "./database-users.ts";
+export {
+  DATABASE_USERS,
+  type DatabaseUser,
+  type Passwords,
+  setUpDatabaseUsers,
+} from "./database-users.ts";
 export { forEveryOrganization, forOrganization } from "./organization-scope.ts";
 export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./host-records.ts";
 export { migrate } from "./migrate.ts";
 export { DRAINER, type Requester } from "@torpor/plans";
-export { asOfOneMoment, constraintName, inTransaction, isRefusedValue, sqlState, UNIQUE_VIOLATION } from "./transaction.ts";
-export { type AcceptCreate, acceptCreate, type AcceptedOperation, findRepeat } from "./queries/accept.ts";
+export {
+  asOfOneMoment,
+  constraintName,
+  inTransaction,
+  isRefusedValue,
+  sqlState,
+  UNIQUE_VIOLATION,
+} from "./transaction.ts";
+export {
+  type AcceptCreate,
+  acceptCreate,
+  type AcceptedOperation,
+  findRepeat,
+} from "./queries/accept.ts";
 export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accept-request.ts";
 export * from "./queries/api-keys.ts";
 export { type AppliedOne, applyPlan, applyPlans } from "./queries/apply-plans.ts";

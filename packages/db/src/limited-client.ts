@@ -1,8 +1,10 @@
 /**
  * The driver with a limit of its own for each query and transaction.
  *
- * The server ends what takes long (statement_timeout), and the end of a connection ends what waits on it. What neither ends waits for a server that says nothing at all: stopped, or
- * gone without its network saying so. Then the query fails here, and new connections take the place of all old ones, of which nobody knows what they still answer.
+ * The server ends what takes long (statement_timeout), and the end of a connection ends what waits
+ * on it. What neither ends waits for a server that says nothing at all: stopped, or gone without
+ * its network saying so. Then the query fails here, and new connections take the place of all old
+ * ones, of which nobody knows what they still answer.
  */
 import postgres from "postgres";
 import { type NamedStatements, namedTransaction, unsafeNamed } from "./named-statements.ts";
@@ -26,7 +28,12 @@ interface LimitedClientOptions {
   names: NamedStatements;
 }
 
-export function limitedClient({ pool: first, limitMs, takeTurn, names }: LimitedClientOptions): LimitedClient {
+export function limitedClient({
+  pool: first,
+  limitMs,
+  takeTurn,
+  names,
+}: LimitedClientOptions): LimitedClient {
   let pool = first;
   const replaced = new Set<Promise<void>>();
   const replace = (silent: postgres.Sql) => {
@@ -42,7 +49,11 @@ export function limitedClient({ pool: first, limitMs, takeTurn, names }: Limited
     const silence = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
         replace(of);
-        reject(Object.assign(new Error(`the database did not answer within ${limitMs / 1000} s`), { code: "ETIMEDOUT" }));
+        reject(
+          Object.assign(new Error(`the database did not answer within ${limitMs / 1000} s`), {
+            code: "ETIMEDOUT",
+          }),
+        );
       }, limitMs);
     });
     try {

@@ -10,7 +10,9 @@ const MIGRATIONS = fileURLToPath(new URL("../migrations", import.meta.url));
 const LOCK = 7_470_001;
 const AT_ONCE = 1_000;
 
-/** Brings the database to the newest schema. Safe to call from several processes at once, and again. */
+/**
+ * Brings the database to the newest schema. Safe to call from several processes at once, and again.
+ */
 export async function migrate(databaseUrl: string): Promise<void> {
   const { url, options } = reached(databaseUrl);
   const client = postgres(url, { ...options, max: 1, connect_timeout: 10, onnotice: () => {} });
@@ -25,8 +27,8 @@ export async function migrate(databaseUrl: string): Promise<void> {
 }
 
 /**
- * Nobody needs the environment variables of deleted sandboxes; those that are deleted now have none.
- * Not in a migration: it would hold everybody's tables for as long as it takes.
+ * Nobody needs the environment variables of deleted sandboxes; those that are deleted now have
+ * none. Not in a migration: it would hold everybody's tables for as long as it takes.
  */
 async function clearDeletedEnvVars(client: postgres.Sql): Promise<void> {
   for (;;) {

@@ -22,7 +22,9 @@ export class NamedStatements {
   private readonly named = { ofAll: new Set<string>(), ofOrganizations: new Set<string>() };
   private forgetAtMs = 0;
 
-  /** `isOn`: false with a pooler that gives each transaction another connection and keeps no names. */
+  /**
+   * `isOn`: false with a pooler that gives each transaction another connection and keeps no names.
+   */
   constructor(isOn: boolean, max = MAX_NAMED) {
     this.isOn = isOn;
     this.max = max;

@@ -1,8 +1,15 @@
 /**
- * The tables. What can be held by the database is: states and statuses by CHECK from the state machine's lists, one executing and one waiting operation per
- * sandbox by partial unique indexes, capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
+ * The tables. What can be held by the database is: states and statuses by CHECK from the state
+ * machine's lists, one executing and one waiting operation per sandbox by partial unique indexes,
+ * capacity by CHECK, order by unique (sandbox, seq) and (sandbox, epoch).
  */
-import { HOST_STATES, OPERATION_KINDS, OPERATION_STATUSES, SANDBOX_STATES, SETTLED_STATES } from "@torpor/state-machine";
+import {
+  HOST_STATES,
+  OPERATION_KINDS,
+  OPERATION_STATUSES,
+  SANDBOX_STATES,
+  SETTLED_STATES,
+} from "@torpor/state-machine";
 import {
   type Cause,
   type InventoryEntry,
@@ -33,13 +40,19 @@ import {
   timestamp,
   uniqueIndex,
 } from "drizzle-orm/pg-core";
-import { DRAIN_STATUSES, DRAINED_SANDBOX_ENDS, FINDING_KINDS, type HostImage } from "./host-records.ts";
+import {
+  DRAIN_STATUSES,
+  DRAINED_SANDBOX_ENDS,
+  FINDING_KINDS,
+  type HostImage,
+} from "./host-records.ts";
 import { kindOfMessage } from "./message-kind.ts";
 
 const at = (name: string) => timestamp(name, { withTimezone: true, precision: 3 });
 const createdAt = () => at("created_at").notNull().defaultNow();
 const count = (name: string) => bigint(name, { mode: "number" });
-const oneOf = (column: string, values: readonly string[]) => sql.raw(`"${column}" IN (${values.map((value) => `'${value}'`).join(", ")})`);
+const oneOf = (column: string, values: readonly string[]) =>
+  sql.raw(`"${column}" IN (${values.map((value) => `'${value}'`).join(", ")})`);
 
 export const organizations = pgTable("organizations", {
   id: integer("id").primaryKey().generatedAlwaysAsIdentity(),
@@ -47,7 +60,9 @@ export const organizations = pgTable("organizations", {
   createdAt: createdAt(),
 });
 
-/** Of organizations that have any. Its lock is held by whatever may use one up (queries/quotas.ts). */
+/**
+ * Of organizations that have any. Its lock is held by whatever may use one up (queries/quotas.ts).
+ */
 export const organizationQuotas = pgTable("organization_quotas", {
   organizationId: integer("organization_id")
     .primaryKey()
@@ -69,7 +84,10 @@ export const apiKeys = pgTable(
     keySha256: text("key_sha256").notNull().unique(),
     /** What the key begins with; null: it was not made here. */
     hint: text("hint"),
-    /** The default is for keys from before there were scopes, and those that a program of then makes. */
+    /**
+     * The default is for keys from before there were scopes, and those that a program of then
+     * makes.
+     */
     scopes: jsonb("scopes")
       .$type<Scope[]>()
       .notNull()
@@ -86,12 +104,20 @@ export const apiKeys = pgTable(
     revokedAt: at("revoked_at"),
   },
   (key) => [
-    check("api_keys_scopes", sql.raw(`jsonb_typeof("scopes") = 'array' AND "scopes" <> '[]' AND "scopes" <@ '${JSON.stringify(SCOPES)}'`)),
+    check(
+      "api_keys_scopes",
+      sql.raw(
+        `jsonb_typeof("scopes") = 'array' AND "scopes" <> '[]' AND "scopes" <@ '${JSON.stringify(SCOPES)}'`,
+      ),
+    ),
     index("api_keys_organization").on(key.organizationId, key.id),
   ],
 );
 
-/** What was asked of the API, and of the edge where it refused. Nothing is changed or removed before its time: a trigger holds that (0007). */
+/**
+ * What was asked of the API, and of the edge where it refused. Nothing is changed or removed before
+ * its time: a trigger holds that (0007).
+ */
 export const auditEntries = pgTable(
   "audit_entries",
   {
@@ -120,7 +146,10 @@ export const auditEntries = pgTable(
   ],
 );
 
-/** What sandboxes begin as: an operator says so, and no host. A deleted one is inactive; sandboxes made of it go on. */
+/**
+ * What sandboxes begin as: an operator says so, and no host. A deleted one is inactive; sandboxes
+ * made of it go on.
+ */
 export const templates = pgTable("templates", {
   id: text("id").primaryKey(),
   name: text("name").notNull().unique(),
@@ -156,7 +185,10 @@ export const hosts = pgTable(
     stateBeforeLost: text("state_before_lost", { enum: HOST_STATES }),
     region: text("region").notNull(),
     dataPlaneUrl: text("data_plane_url").notNull(),
-    /** Of which the tickets for its data plane are made; null: of 0.1.0, which takes the fleet's key. */
+    /**
+     * Of which the tickets for its data plane are made; null: of 0.1.0, which takes the fleet's
+     * key.
+     */
     ticketKey: text("ticket_key"),
     /** For which secrets in its commands are sealed; null: of a version that cannot open them. */
     commandKey: text("command_key"),
@@ -164,7 +196,10 @@ export const hosts = pgTable(
     driver: text("driver").notNull(),
     driverFingerprint: text("driver_fingerprint").notNull(),
     /** Snapshots of these restore there. */
-    restorableFingerprints: jsonb("restorable_fingerprints").$type<string[]>().notNull().default([]),
+    restorableFingerprints: jsonb("restorable_fingerprints")
+      .$type<string[]>()
+      .notNull()
+      .default([]),
     agentVersion: text("agent_version").notNull(),
     /** A fence guarded its VMs when it last spoke: they are frozen when its lease ends. */
     hasFence: boolean("has_fence").notNull().default(false),
@@ -173,7 +208,10 @@ export const hosts = pgTable(
     images: jsonb("images").$type<HostImage[]>().notNull().default([]),
     /** vCPUs that the host says it has; null: of a version that did not keep it. */
     vcpuOffered: integer("vcpu_offered"),
-    /** What may be reserved of them: offered, times the overcommit ratio of the schedulers. Never below what is used. */
+    /**
+     * What may be reserved of them: offered, times the overcommit ratio of the schedulers. Never
+     * below what is used.
+     */
     vcpuCapacity: integer("vcpu_capacity").notNull(),
     memoryMibCapacity: integer("memory_mib_capacity").notNull(),
     diskMibCapacity: integer("disk_mib_capacity").notNull(),
@@ -185,7 +223,10 @@ export const hosts = pgTable(
     /** Since when it is not let in any more: its lease is not renewed. */
     revokedAt: at("revoked_at"),
     lastBeatAt: at("last_beat_at"),
-    /** Digest of the inventory that was compared with the rows here; what there is still to say about it is in `host_checks`. Null: a whole one is wanted. */
+    /**
+     * Digest of the inventory that was compared with the rows here; what there is still to say
+     * about it is in `host_checks`. Null: a whole one is wanted.
+     */
     reconciledInventory: text("reconciled_inventory"),
     /** Then a whole one is wanted again. */
     reconciledUntil: at("reconciled_until"),
@@ -209,7 +250,9 @@ export const hostAdmissions = pgTable("host_admissions", {
   beforeGoodUntil: at("before_good_until"),
   /** The host of its data plane's address; null: any that the schedulers' HOST_NETWORKS allow. */
   dataPlaneHost: text("data_plane_host"),
-  /** Of the key that the certificate is for, as it was asked for; null: it did not join by a token. */
+  /**
+   * Of the key that the certificate is for, as it was asked for; null: it did not join by a token.
+   */
   certificateKeySha256: text("certificate_key_sha256"),
   certificateExpiresAt: at("certificate_expires_at"),
   /** `host-token:<id>`, `api-key:<id>`, `migration` or `local`. */
@@ -243,7 +286,10 @@ export const leaseService = pgTable(
     answeringSince: at("answering_since").notNull(),
     /** When a scheduler last had both the bus and the database. */
     answeredAt: at("answered_at").notNull(),
-    /** Schedulers place by `local-first`: where the host that holds a sandbox has room, it goes on there. */
+    /**
+     * Schedulers place by `local-first`: where the host that holds a sandbox has room, it goes on
+     * there.
+     */
     placesAtHome: boolean("places_at_home").notNull().default(false),
   },
   (service) => [check("lease_service_one_row", sql`${service.id} = 1`)],
@@ -265,7 +311,10 @@ export const hostEvents = pgTable(
     cause: jsonb("cause").$type<Cause>(),
     occurredAt: at("occurred_at").notNull().defaultNow(),
   },
-  (event) => [index("host_events_host").on(event.hostId, event.id), index("host_events_occurred_at").on(event.occurredAt)],
+  (event) => [
+    index("host_events_host").on(event.hostId, event.id),
+    index("host_events_occurred_at").on(event.occurredAt),
+  ],
 );
 
 /** One drain of a host, from its request to the last sandbox. */
@@ -276,7 +325,10 @@ export const drains = pgTable(
     hostId: text("host_id")
       .notNull()
       .references(() => hosts.id),
-    /** `active`: empties the host. `undoing`: ended before that, and what it has paused is resumed. The others are its ends. */
+    /**
+     * `active`: empties the host. `undoing`: ended before that, and what it has paused is resumed.
+     * The others are its ends.
+     */
     status: text("status", { enum: DRAIN_STATUSES }).notNull(),
     /** What an `undoing` drain becomes: who ended it. */
     endsAs: text("ends_as", { enum: DRAIN_STATUSES }),
@@ -286,7 +338,10 @@ export const drains = pgTable(
     requestedBy: text("requested_by").notNull(),
     startedAt: at("started_at").notNull().defaultNow(),
     endedAt: at("ended_at"),
-    /** The most that has been copied at once, when that was looked at last, and how fast it grew lately; null: nothing has been copied under this budget yet. */
+    /**
+     * The most that has been copied at once, when that was looked at last, and how fast it grew
+     * lately; null: nothing has been copied under this budget yet.
+     */
     measuredBytes: count("measured_bytes").notNull().default(0),
     measuredAt: at("measured_at").notNull().defaultNow(),
     bytesPerSecond: doublePrecision("bytes_per_second"),
@@ -313,7 +368,10 @@ export const drainSandboxes = pgTable(
       .references(() => sandboxes.id),
     /** It is being moved: one of at most `max_parallel`. */
     workingSince: at("working_since"),
-    /** The drain has paused it, or is about to, and owes it a resume. Cleared when its owner asks for a pause meanwhile. */
+    /**
+     * The drain has paused it, or is about to, and owes it a resume. Cleared when its owner asks
+     * for a pause meanwhile.
+     */
     owesResume: boolean("owes_resume").notNull().default(false),
     /** The operation of the drain that is looked at next. */
     operationId: text("operation_id"),
@@ -342,7 +400,10 @@ export const drainSandboxes = pgTable(
   ],
 );
 
-/** Where a host and the database disagree about a sandbox. The sandbox may be one that the database does not know. */
+/**
+ * Where a host and the database disagree about a sandbox. The sandbox may be one that the database
+ * does not know.
+ */
 export const hostFindings = pgTable(
   "host_findings",
   {
@@ -365,10 +426,16 @@ export const hostFindings = pgTable(
     toldAt: at("told_at"),
     discardRequestedBy: text("discard_requested_by"),
   },
-  (finding) => [primaryKey({ columns: [finding.hostId, finding.sandboxId] }), check("host_findings_kind", oneOf("kind", FINDING_KINDS))],
+  (finding) => [
+    primaryKey({ columns: [finding.hostId, finding.sandboxId] }),
+    check("host_findings_kind", oneOf("kind", FINDING_KINDS)),
+  ],
 );
 
-/** Parts of the inventory that a host is sending, for one too large for a single beat. Parts of another digest are of another inventory. */
+/**
+ * Parts of the inventory that a host is sending, for one too large for a single beat. Parts of
+ * another digest are of another inventory.
+ */
 export const hostInventoryParts = pgTable(
   "host_inventory_parts",
   {
@@ -385,7 +452,8 @@ export const hostInventoryParts = pgTable(
 );
 
 /**
- * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a trigger on `sandboxes` notes that, migration 0019), and each about which host and database
+ * Sandboxes that a host is asked to report, changed or not: each that came to it or left it (a
+ * trigger on `sandboxes` notes that, migration 0019), and each about which host and database
  * disagree. Beside the reconciled inventory this is all that there is to compare.
  */
 export const hostChecks = pgTable(
@@ -393,7 +461,10 @@ export const hostChecks = pgTable(
   {
     hostId: text("host_id").notNull(),
     sandboxId: text("sandbox_id").notNull(),
-    /** Generation of the sandbox when it came or left: what was reported before that does not end the check. */
+    /**
+     * Generation of the sandbox when it came or left: what was reported before that does not end
+     * the check.
+     */
     version: count("version").notNull().default(0),
   },
   (item) => [primaryKey({ columns: [item.hostId, item.sandboxId] })],
@@ -422,7 +493,10 @@ export const sandboxes = pgTable(
     appliedOpSeq: integer("applied_op_seq").notNull().default(0),
     appliedRevision: integer("applied_revision").notNull().default(0),
     hostId: text("host_id").references(() => hosts.id),
-    /** Where it lies while it is brought to `host_id`, and goes back to when that fails. Its disk stays reserved there. Null in every settled state. */
+    /**
+     * Where it lies while it is brought to `host_id`, and goes back to when that fails. Its disk
+     * stays reserved there. Null in every settled state.
+     */
     originHostId: text("origin_host_id").references(() => hosts.id),
     /** vCPUs and memory are reserved on the host; the disk is as long as there is a host. */
     holdsMemory: boolean("holds_memory").notNull().default(false),
@@ -445,16 +519,25 @@ export const sandboxes = pgTable(
     /** Traffic to it while it is paused resumes it. */
     autoResume: boolean("auto_resume").notNull().default(false),
     /** It is placed on hosts with all of these labels alone. */
-    placementLabels: jsonb("placement_labels").$type<Record<string, string>>().notNull().default({}),
+    placementLabels: jsonb("placement_labels")
+      .$type<Record<string, string>>()
+      .notNull()
+      .default({}),
     /** It is brought to no host that has another sandbox of its organization with the same key. */
     antiAffinity: text("anti_affinity"),
     /** Who reaches the ports of its guest, the agent's own aside. */
     previewAccess: text("preview_access", { enum: PREVIEW_ACCESS }).notNull().default("public"),
     /** Which Host the applications of its previews are given. */
     previewHost: text("preview_host", { enum: PREVIEW_HOSTS }).notNull().default("original"),
-    /** What becomes of it when its host is lost; counts from the next run on (incarnations.on_host_loss). */
+    /**
+     * What becomes of it when its host is lost; counts from the next run on
+     * (incarnations.on_host_loss).
+     */
     onHostLoss: text("on_host_loss", { enum: ON_HOST_LOSS }).notNull().default("wait"),
-    /** Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy alone. */
+    /**
+     * Start of the idle clock of `autoPauseIdleSeconds`; kept up for sandboxes with that policy
+     * alone.
+     */
     lastActiveAt: at("last_active_at"),
     /** Loopback address that the edge serves this sandbox on; unique while the sandbox lives. */
     edgeAddress: text("edge_address").notNull(),
@@ -476,7 +559,10 @@ export const sandboxes = pgTable(
     check("sandboxes_preview_access", oneOf("preview_access", PREVIEW_ACCESS)),
     check("sandboxes_preview_host", oneOf("preview_host", PREVIEW_HOSTS)),
     check("sandboxes_on_host_loss", oneOf("on_host_loss", ON_HOST_LOSS)),
-    check("sandboxes_holds_memory", sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`),
+    check(
+      "sandboxes_holds_memory",
+      sql`${sandbox.hostId} IS NOT NULL OR NOT ${sandbox.holdsMemory}`,
+    ),
     uniqueIndex("sandboxes_edge_address")
       .on(sandbox.edgeAddress)
       .where(sql`state <> 'deleted'`),
@@ -509,7 +595,9 @@ export const sandboxes = pgTable(
       .on(sandbox.id)
       .where(sql`settled_state = 'running'`),
     index("sandboxes_auto_pause")
-      .on(sql`((last_active_at AT TIME ZONE 'UTC') + auto_pause_idle_seconds * interval '1 second')`)
+      .on(
+        sql`((last_active_at AT TIME ZONE 'UTC') + auto_pause_idle_seconds * interval '1 second')`,
+      )
       .where(sql`auto_pause_idle_seconds IS NOT NULL AND state = 'running'`),
     index("sandboxes_deleting")
       .on(sandbox.updatedAt)
@@ -519,7 +607,9 @@ export const sandboxes = pgTable(
       .where(sql`state = 'paused'`),
     index("sandboxes_restorable")
       .on(sandbox.hostId)
-      .where(sql`on_host_loss = 'restore' AND state IN ('running', 'pausing', 'resuming', 'stopping', 'starting')`),
+      .where(
+        sql`on_host_loss = 'restore' AND state IN ('running', 'pausing', 'resuming', 'stopping', 'starting')`,
+      ),
   ],
 );
 
@@ -543,14 +633,19 @@ export const operations = pgTable(
     committedAt: at("committed_at"),
     /** Asked to back out; a commit is refused from then on. */
     cancelRequestedAt: at("cancel_requested_at"),
-    /** A pause that nobody asked for: the host backs out of it when the sandbox was used more recently than that. */
+    /**
+     * A pause that nobody asked for: the host backs out of it when the sandbox was used more
+     * recently than that.
+     */
     onlyIfIdleForMs: integer("only_if_idle_for_ms"),
     hostId: text("host_id"),
     /** The one host that may be chosen for it; null: any that fits. */
     pinnedHostId: text("pinned_host_id"),
     /** How fast what it copies between hosts and the store may go; null: no limit. */
     maxBytesPerSecond: count("max_bytes_per_second"),
-    /** The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted. */
+    /**
+     * The host that the sandbox was on before; it is again if a move to `hostId` fails uncommitted.
+     */
     originHostId: text("origin_host_id"),
     epoch: integer("epoch"),
     opSeq: integer("op_seq"),
@@ -558,7 +653,10 @@ export const operations = pgTable(
     /** Why it waits: placement rejections by reason. */
     explain: jsonb("explain").$type<unknown>(),
     timingsMs: jsonb("timings_ms").$type<Record<string, number>>(),
-    /** How much of what it brings to its host has arrived, as that host said last. Null: it brings nothing, or nothing is known yet. */
+    /**
+     * How much of what it brings to its host has arrived, as that host said last. Null: it brings
+     * nothing, or nothing is known yet.
+     */
     fetchedBytes: jsonb("fetched_bytes").$type<{ done: number; total: number }>(),
     traceId: text("trace_id"),
     createdAt: createdAt(),
@@ -608,7 +706,10 @@ export const incarnations = pgTable(
     startedAt: at("started_at"),
     endedAt: at("ended_at"),
     cause: text("cause"),
-    /** Of one that was given up for lost: when its sandbox, which has run no more since, is next resumed; null: it is owed that no more. */
+    /**
+     * Of one that was given up for lost: when its sandbox, which has run no more since, is next
+     * resumed; null: it is owed that no more.
+     */
     restoreDueAt: at("restore_due_at"),
   },
   (incarnation) => [
@@ -631,7 +732,10 @@ export const snapshots = pgTable(
     hostId: text("host_id").notNull(),
     /** False: the disk of a stopped sandbox. */
     hasMemory: boolean("has_memory").notNull().default(true),
-    /** Key in the snapshot store; null while it is on its host's disk alone. The newest one that has it is in the store, dropped or not: what a lost run is restored from. */
+    /**
+     * Key in the snapshot store; null while it is on its host's disk alone. The newest one that has
+     * it is in the store, dropped or not: what a lost run is restored from.
+     */
     storeKey: text("store_key"),
     /** Why it is not there and will not get there by itself. */
     storeError: jsonb("store_error").$type<Cause>(),

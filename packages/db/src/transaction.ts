@@ -9,7 +9,10 @@ class Rollback extends Error {
   }
 }
 
-/** Runs `body` in a transaction; what it returns through `rollback(value)` is returned as well, but nothing of the transaction stands. */
+/**
+ * Runs `body` in a transaction; what it returns through `rollback(value)` is returned as well, but
+ * nothing of the transaction stands.
+ */
 export async function inTransaction<Kept, Dropped = never>(
   db: Tx,
   body: (tx: Tx, rollback: (value: Dropped) => never) => Promise<Kept>,

@@ -16,9 +16,24 @@ interface Call {
   run: (vmm: Vmm, body: Record<string, unknown>) => unknown;
 }
 
-const get = (failure: string, run: Call["run"]): Call => ({ method: "GET", takesBody: false, failure, run });
-const put = (failure: string, run: Call["run"]): Call => ({ method: "PUT", takesBody: false, failure, run });
-const putBody = (failure: string, run: Call["run"]): Call => ({ method: "PUT", takesBody: true, failure, run });
+const get = (failure: string, run: Call["run"]): Call => ({
+  method: "GET",
+  takesBody: false,
+  failure,
+  run,
+});
+const put = (failure: string, run: Call["run"]): Call => ({
+  method: "PUT",
+  takesBody: false,
+  failure,
+  run,
+});
+const putBody = (failure: string, run: Call["run"]): Call => ({
+  method: "PUT",
+  takesBody: true,
+  failure,
+  run,
+});
 
 const PING = { build_version: "v53.0", version: "53.0.0", pid: process.pid, features: ["kvm"] };
 const EMPTY_200 = "";
@@ -32,8 +47,12 @@ const CALLS: Record<string, Call> = {
   "vm.counters": get("The VM info is not available", (vmm) => vmm.counters()),
   "vm.pause": put("The VM could not be paused", (vmm) => vmm.pause()),
   "vm.resume": put("The VM could not resume", (vmm) => vmm.resume()),
-  "vm.snapshot": putBody("The VM could not be snapshotted", (vmm, body) => vmm.snapshot(text(body, "destination_url"))),
-  "vm.restore": putBody("The VM could not be restored", (vmm, body) => vmm.restore(restoreConfig(body))),
+  "vm.snapshot": putBody("The VM could not be snapshotted", (vmm, body) =>
+    vmm.snapshot(text(body, "destination_url")),
+  ),
+  "vm.restore": putBody("The VM could not be restored", (vmm, body) =>
+    vmm.restore(restoreConfig(body)),
+  ),
   "vm.shutdown": put("The VM could not shutdown", (vmm) => vmm.shutdown()),
   "vm.delete": put("The VM could not be deleted", (vmm) => vmm.delete()),
   "vm.reboot": put("The VM could not reboot", (vmm) => vmm.reboot()),
@@ -41,15 +60,24 @@ const CALLS: Record<string, Call> = {
   "vm.nmi": put("Error triggering NMI", (vmm) => vmm.nudge()),
 };
 
-/** Answers one request, with the faults that are asked for. `onVmmShutdown` runs when the answer to vmm.shutdown is on its way. */
-export async function handleRequest(request: Request, vmm: Vmm, faults: Faults, onVmmShutdown: () => void): Promise<Answer> {
+/**
+ * Answers one request, with the faults that are asked for. `onVmmShutdown` runs when the answer to
+ * vmm.shutdown is on its way.
+ */
+export async function handleRequest(
+  request: Request,
+  vmm: Vmm,
+  faults: Faults,
+  onVmmShutdown: () => void,
+): Promise<Answer> {
   if (faults.take("busy")) return { kind: "busy" };
   const name = request.path.startsWith(PREFIX) ? request.path.slice(PREFIX.length) : "";
   const call = Object.hasOwn(CALLS, name) ? CALLS[name] : undefined;
   if (call === undefined) return failed(new ApiError(404, ["Not Found"]));
   await faultsBefore(name, faults);
   const response = await answer(request, call, vmm);
-  if (faults.take("hang", (fault) => fault.call === name && fault.when === "after")) await forever();
+  if (faults.take("hang", (fault) => fault.call === name && fault.when === "after"))
+    await forever();
   if (faults.take("lose-response", (fault) => fault.call === name)) return { kind: "close" };
   if (faults.take("die", (fault) => fault.call === name && fault.when === "answered"))
     return { kind: "response", response, afterwards: () => process.kill(process.pid, "SIGKILL") };
@@ -60,10 +88,13 @@ export async function handleRequest(request: Request, vmm: Vmm, faults: Faults, 
 
 async function faultsBefore(name: string, faults: Faults): Promise<void> {
   // A snapshot is slow in its middle.
-  const slow = name === "vm.snapshot" ? undefined : faults.take("slow", (fault) => fault.call === name);
+  const slow =
+    name === "vm.snapshot" ? undefined : faults.take("slow", (fault) => fault.call === name);
   if (slow !== undefined) await new Promise((resolve) => setTimeout(resolve, slow.ms));
-  if (faults.take("die", (fault) => fault.call === name && fault.when === "before")) process.kill(process.pid, "SIGKILL");
-  if (faults.take("hang", (fault) => fault.call === name && fault.when === "before")) await forever();
+  if (faults.take("die", (fault) => fault.call === name && fault.when === "before"))
+    process.kill(process.pid, "SIGKILL");
+  if (faults.take("hang", (fault) => fault.call === name && fault.when === "before"))
+    await forever();
 }
 
 async function answer({ method, body }: Request, call: Call, vmm: Vmm): Promise<Response> {
@@ -75,14 +106,19 @@ async function answer({ method, body }: Request, call: Call, vmm: Vmm): Promise<
     if (result === undefined) return { status: 204, body: "" };
     return { status: 200, body: result === EMPTY_200 ? "" : JSON.stringify(result) };
   } catch (error) {
-    if (error instanceof VmError) return failed(new ApiError(error.status, ["Error from API", call.failure, ...error.chain])).response;
+    if (error instanceof VmError)
+      return failed(new ApiError(error.status, ["Error from API", call.failure, ...error.chain]))
+        .response;
     if (error instanceof ApiError) return failed(error).response;
     throw error;
   }
 }
 
 function failed(error: ApiError): { kind: "response"; response: Response } {
-  return { kind: "response", response: { status: error.status, body: JSON.stringify(error.chain) } };
+  return {
+    kind: "response",
+    response: { status: error.status, body: JSON.stringify(error.chain) },
+  };
 }
 
 const badRequest = () => new ApiError(400, ["Bad Request"]);
@@ -92,7 +128,10 @@ function parseBody(body: Buffer | undefined): Record<string, unknown> {
   try {
     return JSON.parse(given) as Record<string, unknown>;
   } catch {
-    throw new ApiError(400, ["Failed to deserialize JSON", `EOF while parsing a value at line 1 column ${given.length}`]);
+    throw new ApiError(400, [
+      "Failed to deserialize JSON",
+      `EOF while parsing a value at line 1 column ${given.length}`,
+    ]);
   }
 }
 

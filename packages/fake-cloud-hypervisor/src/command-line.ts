@@ -1,4 +1,7 @@
-/** The options of `cloud-hypervisor` that Torpor may use; any other is refused, as a misspelled one is by the real one. */
+/**
+ * The options of `cloud-hypervisor` that Torpor may use; any other is refused, as a misspelled one
+ * is by the real one.
+ */
 import { parseArgs } from "node:util";
 
 export interface CommandLine {
@@ -21,7 +24,8 @@ export function parseCommandLine(args: string[]): CommandLine {
     },
   });
   const seccomp = values.seccomp ?? "true";
-  if (!["true", "false", "log", "errno"].includes(seccomp)) throw new Error(`invalid value '${seccomp}' for '--seccomp <seccomp>'`);
+  if (!["true", "false", "log", "errno"].includes(seccomp))
+    throw new Error(`invalid value '${seccomp}' for '--seccomp <seccomp>'`);
   return {
     showVersion: values.version === true,
     apiSocket: pathOf(values["api-socket"]),
@@ -32,6 +36,7 @@ export function parseCommandLine(args: string[]): CommandLine {
 
 /** `path=<path>` or `<path>`. */
 function pathOf(value: string | undefined): string | undefined {
-  if (value?.startsWith("fd=") === true) throw new Error(`the fake takes no descriptors: give path=<path> instead of ${value}`);
+  if (value?.startsWith("fd=") === true)
+    throw new Error(`the fake takes no descriptors: give path=<path> instead of ${value}`);
   return value?.replace(/^path=/, "");
 }

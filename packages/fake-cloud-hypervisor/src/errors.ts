@@ -1,4 +1,7 @@
-/** Errors as the API shows them: a status and the chain of messages, outermost first. The messages are Cloud Hypervisor's. */
+/**
+ * Errors as the API shows them: a status and the chain of messages, outermost first. The messages
+ * are Cloud Hypervisor's.
+ */
 
 export class ApiError extends Error {
   override readonly name = "ApiError";

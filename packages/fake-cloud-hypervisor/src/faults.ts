@@ -1,6 +1,7 @@
 /**
- * Faults that a test asks for: in the environment for the whole life of the process, or in a file in its working directory, read again at every use, so that a test can switch them
- * while it runs. Both hold a JSON array of Fault.
+ * Faults that a test asks for: in the environment for the whole life of the process, or in a file
+ * in its working directory, read again at every use, so that a test can switch them while it runs.
+ * Both hold a JSON array of Fault.
  */
 import { readFileSync, statSync } from "node:fs";
 import { rename, rm, writeFile } from "node:fs/promises";
@@ -9,12 +10,18 @@ import { join } from "node:path";
 export const FAULTS_VARIABLE = "FAKE_CLOUD_HYPERVISOR_FAULTS";
 const FAULTS_FILE = "fake-cloud-hypervisor.json";
 
-/** `call` is a name as in the path of the API: "vm.snapshot". `times`: as often per process and version of the file, then no more; without it always. */
+/**
+ * `call` is a name as in the path of the API: "vm.snapshot". `times`: as often per process and
+ * version of the file, then no more; without it always.
+ */
 export type Fault = { times?: number } &
   /** The call and all calls after it get no answer. `before` it acts, or `after`. */
   (
     | { kind: "hang"; call: string; when: "before" | "after" }
-    /** SIGKILL of itself. `during`: a snapshot has its three files, none of its memory. `answered`: the caller has the answer. */
+    /**
+     * SIGKILL of itself. `during`: a snapshot has its three files, none of its memory. `answered`:
+     * the caller has the answer.
+     */
     | { kind: "die"; call: string; when: "before" | "during" | "answered" }
     /** The connection is closed without an answer; the call has acted. */
     | { kind: "lose-response"; call: string }
@@ -26,7 +33,10 @@ export type Fault = { times?: number } &
     | { kind: "short-config" }
     /** Time that the call takes; a snapshot takes it between its state and its memory. */
     | { kind: "slow"; call: string; ms: number }
-    /** The guest's vsock driver comes up this long after boot; connections before that never get an answer. */
+    /**
+     * The guest's vsock driver comes up this long after boot; connections before that never get an
+     * answer.
+     */
     | { kind: "slow-boot"; ms: number }
   );
 
@@ -44,7 +54,10 @@ export class Faults {
   private readonly used = new Map<string, number>();
 
   /** The fault of that kind that is asked for now, if there is one; it counts as used. */
-  take<K extends Fault["kind"]>(kind: K, isMeant: (fault: FaultOf<K>) => boolean = () => true): FaultOf<K> | undefined {
+  take<K extends Fault["kind"]>(
+    kind: K,
+    isMeant: (fault: FaultOf<K>) => boolean = () => true,
+  ): FaultOf<K> | undefined {
     for (const { fault, key } of asked()) {
       if (fault.kind !== kind || !isMeant(fault as FaultOf<K>)) continue;
       const used = this.used.get(key) ?? 0;
@@ -67,7 +80,9 @@ function asked(): { fault: Fault; key: string }[] {
 
 function inFile(): { version: string; faults: Fault[] } {
   try {
-    const version = String(statSync(FAULTS_FILE, { bigint: true }).ino) + String(statSync(FAULTS_FILE, { bigint: true }).mtimeNs);
+    const version =
+      String(statSync(FAULTS_FILE, { bigint: true }).ino) +
+      String(statSync(FAULTS_FILE, { bigint: true }).mtimeNs);
     return { version, faults: JSON.parse(readFileSync(FAULTS_FILE, "utf8")) as Fault[] };
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return { version: "", faults: [] };

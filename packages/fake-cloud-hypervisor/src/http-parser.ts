@@ -1,6 +1,8 @@
 /**
- * Requests out of a stream of bytes, as the HTTP layer of v53.0 reads them: request line and headers within 1,024 bytes, a body of at most 51,200 bytes by Content-Length, nothing
- * else. What does not parse is answered with a 400 and dropped with what was read along with it; what follows is read as a further request.
+ * Requests out of a stream of bytes, as the HTTP layer of v53.0 reads them: request line and
+ * headers within 1,024 bytes, a body of at most 51,200 bytes by Content-Length, nothing else. What
+ * does not parse is answered with a 400 and dropped with what was read along with it; what follows
+ * is read as a further request.
  */
 const MAX_HEAD_BYTES = 1_024;
 const MAX_BODY_BYTES = 51_200;
@@ -12,7 +14,10 @@ export interface Request {
   body: Buffer | undefined;
 }
 
-export type Parsed = { kind: "request"; request: Request } | { kind: "continue" } | { kind: "invalid"; reason: string };
+export type Parsed =
+  | { kind: "request"; request: Request }
+  | { kind: "continue" }
+  | { kind: "invalid"; reason: string };
 
 interface Head extends Omit<Request, "body"> {
   bodyBytes: number;
@@ -34,7 +39,10 @@ export class HttpParser {
 
   private nextHead(): Parsed | undefined {
     const end = this.unread.subarray(0, MAX_HEAD_BYTES).indexOf(HEAD_END);
-    if (end < 0) return this.unread.length < MAX_HEAD_BYTES ? undefined : this.refuse("Invalid header. Reason: Header is too long.");
+    if (end < 0)
+      return this.unread.length < MAX_HEAD_BYTES
+        ? undefined
+        : this.refuse("Invalid header. Reason: Header is too long.");
     const head = headOf(this.unread.toString("latin1", 0, end));
     if (typeof head === "string") return this.refuse(head);
     this.unread = this.unread.subarray(end + HEAD_END.length);
@@ -61,13 +69,26 @@ function headOf(text: string): Head | string {
   const [requestLine = "", ...headerLines] = text.split("\r\n");
   const [method = "", uri = "", version = "", ...others] = requestLine.split(" ");
   if (version === "" || others.length > 0) return "Invalid request.";
-  if (method !== "GET" && method !== "PUT" && method !== "PATCH") return "Invalid HTTP Method: Unsupported HTTP method.";
-  if (version !== "HTTP/1.0" && version !== "HTTP/1.1") return "Invalid HTTP Version: Unsupported HTTP version.";
-  const headers = new Map(headerLines.map((line) => [line.split(":")[0]?.trim().toLowerCase(), line.slice(line.indexOf(":") + 1).trim()]));
+  if (method !== "GET" && method !== "PUT" && method !== "PATCH")
+    return "Invalid HTTP Method: Unsupported HTTP method.";
+  if (version !== "HTTP/1.0" && version !== "HTTP/1.1")
+    return "Invalid HTTP Version: Unsupported HTTP version.";
+  const headers = new Map(
+    headerLines.map((line) => [
+      line.split(":")[0]?.trim().toLowerCase(),
+      line.slice(line.indexOf(":") + 1).trim(),
+    ]),
+  );
   if (headers.has("transfer-encoding")) return "Invalid request.";
   const bodyBytes = Number(headers.get("content-length") ?? 0);
-  if (!Number.isInteger(bodyBytes) || bodyBytes < 0) return "Invalid header. Reason: Invalid content length.";
+  if (!Number.isInteger(bodyBytes) || bodyBytes < 0)
+    return "Invalid header. Reason: Invalid content length.";
   if (bodyBytes > MAX_BODY_BYTES)
     return `Request payload with size ${bodyBytes} is larger than the limit of ${MAX_BODY_BYTES} allowed by server.`;
-  return { method, path: uri.replace(/^http:\/\/[^/]*/, ""), bodyBytes, expectsContinue: headers.get("expect") === "100-continue" };
+  return {
+    method,
+    path: uri.replace(/^http:\/\/[^/]*/, ""),
+    bodyBytes,
+    expectsContinue: headers.get("expect") === "100-continue",
+  };
 }

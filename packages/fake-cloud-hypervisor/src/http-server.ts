@@ -1,4 +1,7 @@
-/** The HTTP server on the API socket: at most ten connections, all requests of all of them one after the other, each answered before the next is looked at. */
+/**
+ * The HTTP server on the API socket: at most ten connections, all requests of all of them one after
+ * the other, each answered before the next is looked at.
+ */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
 import { HttpParser, type Parsed, type Request } from "./http-parser.ts";
@@ -13,7 +16,11 @@ export interface Response {
 }
 
 /** `close`: no answer. `afterwards` runs when the answer is on its way. */
-export type Answer = ({ kind: "response"; response: Response } | { kind: "busy" } | { kind: "close" }) & { afterwards?: () => void };
+export type Answer = (
+  | { kind: "response"; response: Response }
+  | { kind: "busy" }
+  | { kind: "close" }
+) & { afterwards?: () => void };
 
 export class ApiServer {
   private readonly server: Server;
@@ -45,13 +52,17 @@ export class ApiServer {
     socket.once("close", () => this.connections.delete(socket));
     const parser = new HttpParser();
     socket.on("data", (chunk: Buffer) => {
-      for (const parsed of parser.feed(chunk)) void this.queue.run(() => this.serve(socket, parsed));
+      for (const parsed of parser.feed(chunk))
+        void this.queue.run(() => this.serve(socket, parsed));
     });
     socket.once("end", () => void this.queue.run(() => socket.end()));
   }
 
   private async serve(socket: Socket, parsed: Parsed): Promise<void> {
-    if (parsed.kind === "continue") return void socket.write("HTTP/1.1 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n");
+    if (parsed.kind === "continue")
+      return void socket.write(
+        "HTTP/1.1 100 \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n",
+      );
     if (parsed.kind === "invalid") {
       const body = `{ "error": "${parsed.reason}\nAll previous unanswered requests will be dropped." }`;
       return void socket.write(render("Firecracker API", { status: 400, body }));
@@ -59,13 +70,18 @@ export class ApiServer {
     const answer = await this.handle(parsed.request);
     if (answer.kind === "close") socket.destroy();
     else if (answer.kind === "busy") refuse(socket);
-    else await new Promise<void>((resolve) => socket.write(render("Cloud Hypervisor API", answer.response), () => resolve()));
+    else
+      await new Promise<void>((resolve) =>
+        socket.write(render("Cloud Hypervisor API", answer.response), () => resolve()),
+      );
     answer.afterwards?.();
   }
 }
 
 function refuse(socket: Socket): void {
-  socket.end(`HTTP/1.1 503\r\nServer: Firecracker API\r\nConnection: close\r\nContent-Length: ${TOO_MANY.length}\r\n\r\n${TOO_MANY}`);
+  socket.end(
+    `HTTP/1.1 503\r\nServer: Firecracker API\r\nConnection: close\r\nContent-Length: ${TOO_MANY.length}\r\n\r\n${TOO_MANY}`,
+  );
 }
 
 /** No reason phrase, but the space before it; no body and no type with a 204. */

@@ -1,8 +1,11 @@
 /**
- * A fake of Cloud Hypervisor v53.0 for tests: its command line, API, files, locks and exit codes, without a VM. tests/conformance holds both to the same facts.
+ * A fake of Cloud Hypervisor v53.0 for tests: its command line, API, files, locks and exit codes,
+ * without a VM. tests/conformance holds both to the same facts.
  *
- * - What it answers and leaves behind in files is what v53.0 was seen to answer and to leave; where it cannot do what was asked, it says so and does not pretend.
- * - One call at a time, also while the process is asked to end: a hung call makes it deaf to SIGTERM.
+ * - What it answers and leaves behind in files is what v53.0 was seen to answer and to leave; where
+ *   it cannot do what was asked, it says so and does not pretend.
+ * - One call at a time, also while the process is asked to end: a hung call makes it deaf to
+ *   SIGTERM.
  * - What it holds, the kernel takes back with the process: sockets, locks.
  */
 import { openSync, rmSync } from "node:fs";
@@ -18,7 +21,8 @@ import { Vmm } from "./vmm.ts";
 async function main(): Promise<void> {
   const options = parseCommandLine(process.argv.slice(2));
   if (options.showVersion) return void process.stdout.write("cloud-hypervisor v53.0.0\n");
-  if (options.apiSocket === undefined) throw new Error("the fake has no VM of its own: give --api-socket path=<path>");
+  if (options.apiSocket === undefined)
+    throw new Error("the fake has no VM of its own: give --api-socket path=<path>");
   process.umask(0o077);
   const reports = new Reports(options.eventMonitor, options.logFile);
   reports.event("vmm", "starting");
@@ -35,12 +39,18 @@ async function main(): Promise<void> {
     process.exit(0);
   };
   const vmm = new Vmm(reports, faults, () => void queue.run(() => end("VM guest exit event")));
-  const server = new ApiServer(queue, (request) => handleRequest(request, vmm, faults, () => end("API request event: VmmShutdown")));
-  for (const signal of ["SIGTERM", "SIGINT"] as const) process.on(signal, () => void queue.run(() => end("VM exit event")));
+  const server = new ApiServer(queue, (request) =>
+    handleRequest(request, vmm, faults, () => end("API request event: VmmShutdown")),
+  );
+  for (const signal of ["SIGTERM", "SIGINT"] as const)
+    process.on(signal, () => void queue.run(() => end("VM exit event")));
   await server.listen(options.apiSocket);
 }
 
-/** The lock is the file's, and the file stays open as long as we live. The lock file itself is never removed. */
+/**
+ * The lock is the file's, and the file stays open as long as we live. The lock file itself is never
+ * removed.
+ */
 function lockSocket(socketPath: string): void {
   if (tryLock(openSync(`${socketPath}.lock`, "a"), "exclusive")) return;
   throw new Error("Failed to start the VMM thread", {
@@ -50,7 +60,10 @@ function lockSocket(socketPath: string): void {
 
 main().catch((error: unknown) => {
   const chain: string[] = [];
-  for (let next = error; next instanceof Error; next = next.cause) chain.push(`  ${chain.length}: ${next.message}`);
-  process.stderr.write(`Error: Cloud Hypervisor exited with the following chain of errors:\n${chain.join("\n")}\n`);
+  for (let next = error; next instanceof Error; next = next.cause)
+    chain.push(`  ${chain.length}: ${next.message}`);
+  process.stderr.write(
+    `Error: Cloud Hypervisor exited with the following chain of errors:\n${chain.join("\n")}\n`,
+  );
   process.exit(1);
 });

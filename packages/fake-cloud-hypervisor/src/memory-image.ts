@@ -1,6 +1,8 @@
 /**
- * The guest's RAM in memory-ranges: a file of exactly its size, holes but for two places. The first page says where the guest's memory is and what its hash is; the memory itself is at
- * the very end. So whatever is cut off, and whatever is changed of what is there, the guest does not find itself again.
+ * The guest's RAM in memory-ranges: a file of exactly its size, holes but for two places. The first
+ * page says where the guest's memory is and what its hash is; the memory itself is at the very end.
+ * So whatever is cut off, and whatever is changed of what is there, the guest does not find itself
+ * again.
  */
 import { createHash } from "node:crypto";
 import { closeSync, fstatSync, openSync, readSync, writeSync } from "node:fs";
@@ -13,7 +15,10 @@ const HEADER_BYTES = MAGIC.length + 8 + 8 + 32;
 export function writeImage(file: number, ramBytes: number, memory: Buffer | undefined): void {
   if (memory === undefined) return;
   const offset = ramBytes - Math.ceil(Math.max(memory.length, 1) / PAGE_BYTES) * PAGE_BYTES;
-  if (offset < PAGE_BYTES) throw new Error(`${memory.length} bytes of the toy guest do not fit into ${ramBytes} bytes of RAM`);
+  if (offset < PAGE_BYTES)
+    throw new Error(
+      `${memory.length} bytes of the toy guest do not fit into ${ramBytes} bytes of RAM`,
+    );
   const header = Buffer.alloc(HEADER_BYTES);
   MAGIC.copy(header);
   header.writeBigUInt64BE(BigInt(offset), MAGIC.length);

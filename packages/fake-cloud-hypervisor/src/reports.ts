@@ -14,7 +14,8 @@ export class Reports {
   private readonly log: number | undefined;
 
   constructor(eventsPath: string | undefined, logPath: string | undefined) {
-    const open = (path: string) => openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o666);
+    const open = (path: string) =>
+      openSync(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, 0o666);
     this.events = eventsPath === undefined ? undefined : open(eventsPath);
     this.log = logPath === undefined ? undefined : open(logPath);
   }
@@ -22,13 +23,19 @@ export class Reports {
   event(source: "vmm" | "vm", event: string): void {
     this.say("INFO", `Event: source = ${source} event = ${event} `);
     if (this.events === undefined) return;
-    writeSync(this.events, `${JSON.stringify({ timestamp: sinceStart(), source, event, properties: null }, undefined, 2)}\n\n`);
+    writeSync(
+      this.events,
+      `${JSON.stringify({ timestamp: sinceStart(), source, event, properties: null }, undefined, 2)}\n\n`,
+    );
   }
 
   say(level: "INFO" | "WARN" | "ERROR", text: string): void {
     const { secs, nanos } = sinceStart();
     const at = `${String(secs).padStart(3)}.${String(Math.floor(nanos / 1000)).padStart(6, "0")}s`;
-    writeSync(this.log ?? process.stderr.fd, `cloud-hypervisor: ${at}: <vmm> ${level}:fake -- ${text}\n`);
+    writeSync(
+      this.log ?? process.stderr.fd,
+      `cloud-hypervisor: ${at}: <vmm> ${level}:fake -- ${text}\n`,
+    );
   }
 
   close(): void {

@@ -1,4 +1,7 @@
-/** One thing at a time, in the order of asking: the real one has a single control thread behind a single HTTP thread. */
+/**
+ * One thing at a time, in the order of asking: the real one has a single control thread behind a
+ * single HTTP thread.
+ */
 export class SerialQueue {
   private tail: Promise<unknown> = Promise.resolve();
 

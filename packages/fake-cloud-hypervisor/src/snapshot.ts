@@ -1,4 +1,7 @@
-/** A VM in three files. Nothing is synced, none is replaced, and whatever fails leaves behind what was written until then. */
+/**
+ * A VM in three files. Nothing is synced, none is replaced, and whatever fails leaves behind what
+ * was written until then.
+ */
 import { closeSync, ftruncateSync, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -19,14 +22,28 @@ export async function writeSnapshot(vm: Vm, url: string, faults: Faults): Promis
   const dir = directoryOf(url, SEND);
   const config = JSON.stringify(vm.config);
   const isShort = faults.take("short-config") !== undefined;
-  create(dir, CONFIG, "VM config", (file) => void writeSync(file, isShort ? config.slice(0, config.length / 2) : config));
-  create(dir, STATE, "VM state", (file) => void writeSync(file, JSON.stringify(deviceState(vm.config))));
+  create(
+    dir,
+    CONFIG,
+    "VM config",
+    (file) => void writeSync(file, isShort ? config.slice(0, config.length / 2) : config),
+  );
+  create(
+    dir,
+    STATE,
+    "VM state",
+    (file) => void writeSync(file, JSON.stringify(deviceState(vm.config))),
+  );
   const path = join(dir, MEMORY);
-  const file = withContext([...SEND, `Error creating memory snapshot file "${path}"`], () => openSync(path, "wx"));
+  const file = withContext([...SEND, `Error creating memory snapshot file "${path}"`], () =>
+    openSync(path, "wx"),
+  );
   try {
     ftruncateSync(file, vm.config.memory.size);
     await untilMemoryMayBeWritten(faults);
-    withContext([...SEND, "Error writing sparse memory snapshot region"], () => writeImage(file, vm.config.memory.size, vm.saveMemory()));
+    withContext([...SEND, "Error writing sparse memory snapshot region"], () =>
+      writeImage(file, vm.config.memory.size, vm.saveMemory()),
+    );
   } finally {
     closeSync(file);
   }
@@ -35,34 +52,50 @@ export async function writeSnapshot(vm: Vm, url: string, faults: Faults): Promis
 async function untilMemoryMayBeWritten(faults: Faults): Promise<void> {
   const isSnapshot = (fault: { call: string }) => fault.call === "vm.snapshot";
   await sleep(faults.take("slow", isSnapshot)?.ms ?? 0);
-  if (faults.take("die", (fault) => isSnapshot(fault) && fault.when === "during")) process.kill(process.pid, "SIGKILL");
+  if (faults.take("die", (fault) => isSnapshot(fault) && fault.when === "during"))
+    process.kill(process.pid, "SIGKILL");
   if (faults.take("no-space"))
-    throw new VmError([...SEND, "Error writing sparse memory snapshot region", "No space left on device (os error 28)"]);
+    throw new VmError([
+      ...SEND,
+      "Error writing sparse memory snapshot region",
+      "No space left on device (os error 28)",
+    ]);
 }
 
 export interface Snapshot {
   config: VmConfig;
-  /** Undefined: no guest can go on with it. Read only when it is asked for: it is looked at last. */
+  /**
+   * Undefined: no guest can go on with it. Read only when it is asked for: it is looked at last.
+   */
   readMemory: () => Buffer | undefined;
 }
 
 export function openSnapshot(url: string): Snapshot {
-  const dir = directoryOf(url, ["Cannot restore VM", "Failed to send migratable component snapshot"]);
+  const dir = directoryOf(url, [
+    "Cannot restore VM",
+    "Failed to send migratable component snapshot",
+  ]);
   const config = parse(dir, CONFIG, "VM config");
   parse(dir, STATE, "VM state");
-  const readMemory = () => withContext(["Memory manager error", "Error opening snapshot file"], () => readImage(join(dir, MEMORY)));
+  const readMemory = () =>
+    withContext(["Memory manager error", "Error opening snapshot file"], () =>
+      readImage(join(dir, MEMORY)),
+    );
   return { config: withDefaults(config), readMemory };
 }
 
 function directoryOf(url: string, context: string[]): string {
-  if (!url.startsWith(SCHEME)) throw new VmError([...context, `Could not extract path from URL: ${url}`]);
+  if (!url.startsWith(SCHEME))
+    throw new VmError([...context, `Could not extract path from URL: ${url}`]);
   const path = url.slice(SCHEME.length);
   if (statSync(path, { throwIfNoEntry: false })?.isDirectory() === true) return path;
   throw new VmError([...context, `Destination is not a directory: "${path}"`]);
 }
 
 function create(dir: string, name: string, title: string, write: (file: number) => void): void {
-  const file = withContext([...SEND, `Error creating ${title} snapshot file`], () => openSync(join(dir, name), "wx"));
+  const file = withContext([...SEND, `Error creating ${title} snapshot file`], () =>
+    openSync(join(dir, name), "wx"),
+  );
   try {
     withContext([...SEND, `Error writing ${title} snapshot`], () => write(file));
   } finally {
@@ -72,11 +105,17 @@ function create(dir: string, name: string, title: string, write: (file: number) 
 
 function parse(dir: string, name: string, title: string): unknown {
   const path = join(dir, name);
-  const text = withContext([...RECEIVE, `Error opening ${title} snapshot file "${path}"`], () => readFileSync(path, "utf8"));
+  const text = withContext([...RECEIVE, `Error opening ${title} snapshot file "${path}"`], () =>
+    readFileSync(path, "utf8"),
+  );
   try {
     return JSON.parse(text);
   } catch {
-    throw new VmError([...RECEIVE, `Error deserialising ${title} snapshot`, `EOF while parsing a value at line 1 column ${text.length}`]);
+    throw new VmError([
+      ...RECEIVE,
+      `Error deserialising ${title} snapshot`,
+      `EOF while parsing a value at line 1 column ${text.length}`,
+    ]);
   }
 }
 

@@ -1,4 +1,7 @@
-/** The configuration of a VM: what a caller leaves out, and what makes one that cannot boot. Only what Torpor uses; other fields are kept as they came. */
+/**
+ * The configuration of a VM: what a caller leaves out, and what makes one that cannot boot. Only
+ * what Torpor uses; other fields are kept as they came.
+ */
 import { ApiError, VmError } from "./errors.ts";
 
 export interface DiskConfig {
@@ -31,8 +34,12 @@ const NO_PCI = { pci_segment: 0 };
 
 /** As vm.info shows it. Throws for what does not deserialize. */
 export function withDefaults(given: unknown): VmConfig {
-  if (typeof given !== "object" || given === null || Array.isArray(given)) throw badField("invalid type, expected struct VmConfig");
-  const { disks, vsock, payload, ...config } = known("config", given as Record<string, Record<string, unknown> | undefined>);
+  if (typeof given !== "object" || given === null || Array.isArray(given))
+    throw badField("invalid type, expected struct VmConfig");
+  const { disks, vsock, payload, ...config } = known(
+    "config",
+    given as Record<string, Record<string, unknown> | undefined>,
+  );
   const memory: VmConfig["memory"] = {
     size: DEFAULT_MEMORY_BYTES,
     mergeable: false,
@@ -44,18 +51,33 @@ export function withDefaults(given: unknown): VmConfig {
     thp: true,
     ...config["memory"],
   };
-  if (!Number.isSafeInteger(memory.size) || memory.size < 0) throw badField(`invalid type: ${JSON.stringify(memory.size)}, expected u64`);
+  if (!Number.isSafeInteger(memory.size) || memory.size < 0)
+    throw badField(`invalid type: ${JSON.stringify(memory.size)}, expected u64`);
   return {
     ...config,
-    cpus: { boot_vcpus: 1, max_vcpus: 1, kvm_hyperv: false, max_phys_bits: 46, features: { amx: false }, nested: true, ...config["cpus"] },
+    cpus: {
+      boot_vcpus: 1,
+      max_vcpus: 1,
+      kvm_hyperv: false,
+      max_phys_bits: 46,
+      features: { amx: false },
+      nested: true,
+      ...config["cpus"],
+    },
     memory,
     ...(payload && { payload: known("payload", payload) }),
-    ...(disks && { disks: (disks as unknown as Record<string, unknown>[]).map((disk, index) => diskWithDefaults(disk, index)) }),
+    ...(disks && {
+      disks: (disks as unknown as Record<string, unknown>[]).map((disk, index) =>
+        diskWithDefaults(disk, index),
+      ),
+    }),
     rng: { ...NO_PCI, src: "/dev/urandom", ...config["rng"] },
     serial: { mode: "Null", ...config["serial"] },
     console: { ...NO_PCI, mode: "Tty", ...config["console"] },
     debug_console: { mode: "Off", iobase: 233, ...config["debug_console"] },
-    ...(vsock && { vsock: { id: "_vsock1", cid: 3, socket: "", ...NO_PCI, ...known("vsock", vsock) } }),
+    ...(vsock && {
+      vsock: { id: "_vsock1", cid: 3, socket: "", ...NO_PCI, ...known("vsock", vsock) },
+    }),
     pvpanic: config["pvpanic"] ?? false,
     iommu: config["iommu"] ?? false,
     watchdog: config["watchdog"] ?? false,
@@ -90,11 +112,17 @@ function known<T>(kind: keyof typeof FIELDS, given: Record<string, T>): Record<s
 
 export function checkBootable({ payload }: VmConfig): void {
   if (payload?.kernel !== undefined || payload?.firmware !== undefined) return;
-  const reason = ["Payload configuration is not bootable", "No bootitem provided: neither firmware nor kernel"];
+  const reason = [
+    "Payload configuration is not bootable",
+    "No bootitem provided: neither firmware nor kernel",
+  ];
   throw new VmError(["Failed to validate config", ...reason]);
 }
 
-/** The disk that the toy guest keeps its files on: the one called `disk`, else the first that it can write. */
+/**
+ * The disk that the toy guest keeps its files on: the one called `disk`, else the first that it can
+ * write.
+ */
 export function guestDisk({ disks = [] }: VmConfig): DiskConfig | undefined {
   const writable = disks.filter(({ readonly }) => !readonly);
   return writable.find(({ id }) => id === "disk") ?? writable[0];

@@ -1,4 +1,7 @@
-/** One VM object: what it has opened (disks with their locks, the vsock socket), its state and its toy guest. Everything it holds is free after `close`. */
+/**
+ * One VM object: what it has opened (disks with their locks, the vsock socket), its state and its
+ * toy guest. Everything it holds is free after `close`.
+ */
 import { accessSync, closeSync, constants, openSync } from "node:fs";
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
 import { SimulatedGuest } from "@torpor/simulated-guest";
@@ -9,7 +12,11 @@ import { HybridVsock } from "./vsock.ts";
 
 export type VmState = "Created" | "Running" | "Paused";
 
-const ALLOWED: Record<VmState, VmState[]> = { Created: ["Running", "Paused"], Running: ["Paused"], Paused: ["Running"] };
+const ALLOWED: Record<VmState, VmState[]> = {
+  Created: ["Running", "Paused"],
+  Running: ["Paused"],
+  Paused: ["Running"],
+};
 
 interface OpenDisk {
   config: DiskConfig;
@@ -26,13 +33,18 @@ export class Vm {
   private isGuestLost = false;
   private upAtMs = 0;
 
-  /** Opens what the configuration names. Throws a VmError, and then nothing stays open; the configuration has lost the devices that failed, as v53.0's has. */
+  /**
+   * Opens what the configuration names. Throws a VmError, and then nothing stays open; the
+   * configuration has lost the devices that failed, as v53.0's has.
+   */
   static async open(config: VmConfig, onPowerOff: () => void): Promise<Vm> {
     const initramfs = config.payload?.initramfs;
-    if (initramfs !== undefined) withContext(["Cannot open initramfs file"], () => accessSync(initramfs, constants.R_OK));
+    if (initramfs !== undefined)
+      withContext(["Cannot open initramfs file"], () => accessSync(initramfs, constants.R_OK));
     const vm = new Vm(config, openDisks(config), onPowerOff);
     try {
-      if (config.vsock !== undefined) vm.vsock = await HybridVsock.listen(config.vsock.socket, vm.vsockGuest());
+      if (config.vsock !== undefined)
+        vm.vsock = await HybridVsock.listen(config.vsock.socket, vm.vsockGuest());
       return vm;
     } catch (error) {
       delete config.vsock;
@@ -47,7 +59,10 @@ export class Vm {
     const own = guestDisk(config);
     // By descriptor: the guest keeps its disk when the file is moved or replaced under its name.
     const file = disks.find((disk) => disk.config === own)?.file;
-    this.guest = new SimulatedGuest({ diskPath: file === undefined ? "/no-writable-disk" : `/proc/self/fd/${file}`, onPowerOff });
+    this.guest = new SimulatedGuest({
+      diskPath: file === undefined ? "/no-writable-disk" : `/proc/self/fd/${file}`,
+      onPowerOff,
+    });
   }
 
   /** Throws when another process has one of the disks. */
@@ -55,7 +70,10 @@ export class Vm {
     for (const { config, file } of this.disks) {
       if (tryLock(file, config.readonly ? "shared" : "exclusive")) continue;
       const lock = `Failed to get ${config.readonly ? "Read" : "Write"} lock for disk image: ${config.path}`;
-      const outer = ["Error locking disk images: Another instance likely holds a lock", "Cannot lock images of all block devices"];
+      const outer = [
+        "Error locking disk images: Another instance likely holds a lock",
+        "Cannot lock images of all block devices",
+      ];
       throw new VmError([...outer, lock, "The file is already locked"]);
     }
   }
@@ -68,7 +86,11 @@ export class Vm {
   move(to: VmState, verb: "boot" | "pause" | "resume"): void {
     if (!ALLOWED[this.state].includes(to)) {
       const transition = `Invalid transition: InvalidStateTransition(${this.state}, ${to})`;
-      throw new VmError([`Cannot ${verb} VM`, `Failed to ${verb} migratable component`, transition]);
+      throw new VmError([
+        `Cannot ${verb} VM`,
+        `Failed to ${verb} migratable component`,
+        transition,
+      ]);
     }
     this.state = to;
     if (to !== "Running") return this.guest.pause();
@@ -119,6 +141,11 @@ function openDisk(disk: DiskConfig): number {
   try {
     return openSync(disk.path, disk.readonly ? "r" : "r+");
   } catch (error) {
-    throw new VmError(["Error from device manager", "Cannot open disk path", `I/O error (path=${disk.path} op=open)`, osError(error)]);
+    throw new VmError([
+      "Error from device manager",
+      "Cannot open disk path",
+      `I/O error (path=${disk.path} op=open)`,
+      osError(error),
+    ]);
   }
 }

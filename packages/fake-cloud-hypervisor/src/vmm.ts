@@ -1,6 +1,16 @@
-/** The control thread: configuration and VM of the process, and what each call does to them. A call that may not be made throws a VmError. */
+/**
+ * The control thread: configuration and VM of the process, and what each call does to them. A call
+ * that may not be made throws a VmError.
+ */
 import { accessSync, constants, writeFileSync } from "node:fs";
-import { alreadyCreated, configMissing, notCreated, notRunning, VmError, withContext } from "./errors.ts";
+import {
+  alreadyCreated,
+  configMissing,
+  notCreated,
+  notRunning,
+  VmError,
+  withContext,
+} from "./errors.ts";
 import type { Faults } from "./faults.ts";
 import type { Reports } from "./reports.ts";
 import { openSnapshot, writeSnapshot } from "./snapshot.ts";
@@ -47,7 +57,11 @@ export class Vmm {
 
   info(): unknown {
     if (this.config === undefined) throw notCreated();
-    const facts = { config: this.config, state: this.vm?.state ?? "Created", memory_actual_size: this.config.memory.size };
+    const facts = {
+      config: this.config,
+      state: this.vm?.state ?? "Created",
+      memory_actual_size: this.config.memory.size,
+    };
     return this.vm === undefined ? facts : { ...facts, device_tree: {} };
   }
 
@@ -75,7 +89,11 @@ export class Vmm {
     const vm = this.current();
     this.reports.event("vm", "snapshotting");
     if (vm.state !== "Paused")
-      throw new VmError(["Cannot snapshot VM", "Failed to snapshot migratable component", "Trying to snapshot while VM is running"]);
+      throw new VmError([
+        "Cannot snapshot VM",
+        "Failed to snapshot migratable component",
+        "Trying to snapshot while VM is running",
+      ]);
     this.reports.event("vm", "snapshotted");
     await writeSnapshot(vm, url, this.faults);
   }
@@ -148,12 +166,15 @@ export class Vmm {
 
 function openKernel({ payload }: VmConfig): void {
   const path = payload?.kernel;
-  if (path !== undefined) withContext(["Cannot open kernel file"], () => accessSync(path, constants.R_OK));
+  if (path !== undefined)
+    withContext(["Cannot open kernel file"], () => accessSync(path, constants.R_OK));
 }
 
 /** A serial line to a file begins anew with every boot and restore. */
 function openSerial({ serial }: VmConfig): void {
   const { file } = serial;
   if (serial.mode === "File" && file !== undefined)
-    withContext(["Error creating console device", "Error creating serial output file"], () => writeFileSync(file, ""));
+    withContext(["Error creating console device", "Error creating serial output file"], () =>
+      writeFileSync(file, ""),
+    );
 }

@@ -1,6 +1,7 @@
 /**
- * The host's end of a hybrid vsock: `CONNECT <port>\n`, then `OK <n>\n` and the bytes of the connection, or a close without a word when nobody listens on that port. While the VM
- * stands still a caller waits; one that calls before the guest's driver is up never gets an answer.
+ * The host's end of a hybrid vsock: `CONNECT <port>\n`, then `OK <n>\n` and the bytes of the
+ * connection, or a close without a word when nobody listens on that port. While the VM stands still
+ * a caller waits; one that calls before the guest's driver is up never gets an answer.
  */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
@@ -9,7 +10,11 @@ import { osError, VmError } from "./errors.ts";
 const MAX_COMMAND_BYTES = 32;
 /** Where v53.0 starts to count its own ports. */
 const FIRST_HOST_PORT = 1 << 30;
-const BACKEND_ERROR = ["Error from device manager", "Cannot create virtio-vsock backend", "Error binding to the host-side Unix socket"];
+const BACKEND_ERROR = [
+  "Error from device manager",
+  "Cannot create virtio-vsock backend",
+  "Error binding to the host-side Unix socket",
+];
 
 export interface VsockGuest {
   isUp: () => boolean;
@@ -39,7 +44,9 @@ export class HybridVsock {
 
   private constructor(guest: VsockGuest) {
     this.guest = guest;
-    this.server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => this.accept(socket));
+    this.server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) =>
+      this.accept(socket),
+    );
   }
 
   /** The vCPUs run: who waits is served. */

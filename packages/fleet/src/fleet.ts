@@ -1,25 +1,50 @@
 /**
- * A whole fleet on one machine: Postgres, nats-server, schedulers, node-agents and gateways as processes, all state in one directory.
+ * A whole fleet on one machine: Postgres, nats-server, schedulers, node-agents and gateways as
+ * processes, all state in one directory.
  *
- * FL1  A start that fails ends what it had started, and throws one line that says which part, why, and where its log is.
- * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start brings them back as
- *      paused or stopped.
- * -    What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests
- *      break and mend their own fleet with them.
+ * FL1  A start that fails ends what it had started, and throws one line that says which part, why,
+ *      and where its log is.
+ * FL2  `down` shuts the virtual machines down too; files of sandboxes stay, and the next start
+ *      brings them back as paused or stopped.
+ * - What starts or ends programs has the fleet's turn for all of it, and goes by the state as it is
+ *   then. `startComponent`, `kill` and `signal` take no turn: no command uses them, tests break and
+ *   mend their own fleet with them.
  */
 import { randomBytes } from "node:crypto";
 import { existsSync, readFileSync } from "node:fs";
 import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createNatsKey, publicKeyOf } from "@torpor/bus";
-import { DATABASE_USERS, type DatabaseUser, migrate, type Passwords, seedApiKey, seedHostAdmissions, setUpDatabaseUsers } from "@torpor/db";
+import {
+  DATABASE_USERS,
+  type DatabaseUser,
+  migrate,
+  type Passwords,
+  seedApiKey,
+  seedHostAdmissions,
+  setUpDatabaseUsers,
+} from "@torpor/db";
 import type { TlsFiles } from "@torpor/identity";
 import { prepareLocalPrograms } from "@torpor/programs";
-import { identify, type ProcessIdentity, claimPorts, isAlive, signalProcess, waitUntilGone } from "@torpor/service";
+import {
+  identify,
+  type ProcessIdentity,
+  claimPorts,
+  isAlive,
+  signalProcess,
+  waitUntilGone,
+} from "@torpor/service";
 import { makeCertificates, tlsFilesOf } from "./certificates.ts";
 import { CONTROL_USER } from "./nats.ts";
 import { natsUrlOf, planNats } from "./plan-nats.ts";
-import { type FleetOptions, hostIdsOf, planServices, type Ports, secretFile, seedName } from "./plan.ts";
+import {
+  type FleetOptions,
+  hostIdsOf,
+  planServices,
+  type Ports,
+  secretFile,
+  seedName,
+} from "./plan.ts";
 import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
 import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
@@ -40,14 +65,20 @@ const READY_LIMIT_MS: Record<Role, number> = {
 const STOP_GRACE_MS = 8_000;
 /** A NATS server that leaves a cluster takes its time. */
 const RESTART_GRACE_MS = 45_000;
-/** What ends something waits so long for a command that is at work: what would stay otherwise has nobody who ends it. */
+/**
+ * What ends something waits so long for a command that is at work: what would stay otherwise has
+ * nobody who ends it.
+ */
 const END_TURN_LIMIT_MS = 60_000;
 const ROLLING_ORDER: readonly Role[] = ["nats", "scheduler", "gateway", "node-agent", "fence"];
 const ORGANIZATION = "local";
 
 interface EndOptions {
   say?: (line: string) => void;
-  /** Nobody will want the files of its sandboxes: their guests are not shut down first, as if the power was cut. */
+  /**
+   * Nobody will want the files of its sandboxes: their guests are not shut down first, as if the
+   * power was cut.
+   */
   isDiscarded?: boolean;
 }
 
@@ -60,7 +91,10 @@ export class Fleet {
     this.state = state;
   }
 
-  /** The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any more, be it a virtual machine. */
+  /**
+   * The fleet whose state is in `dir`; undefined when there is none, or nothing of it runs any
+   * more, be it a virtual machine.
+   */
   static async find(dir: string): Promise<Fleet | undefined> {
     const state = await readState(dir);
     if (state === undefined) return undefined;
@@ -68,7 +102,9 @@ export class Fleet {
     return isRunning ? new Fleet(dir, state) : undefined;
   }
 
-  /** Starts a fleet and returns when all of it is well. Ends what is left of an earlier one first. */
+  /**
+   * Starts a fleet and returns when all of it is well. Ends what is left of an earlier one first.
+   */
   static async start(
     options: FleetOptions,
     say: (line: string) => void,
@@ -77,7 +113,8 @@ export class Fleet {
     const { dir } = options;
     using _turn = await takeTurn(dir, 0);
     await (await Fleet.find(dir))?.end();
-    for (const name of ["logs", "hosts", "snapshots"]) await mkdir(join(dir, name), { recursive: true });
+    for (const name of ["logs", "hosts", "snapshots"])
+      await mkdir(join(dir, name), { recursive: true });
     const ports = await choosePorts(options);
     const secrets = await makeSecrets(options);
     await makeCertificates(dir, hostIdsOf(options), options.serverAddresses);
@@ -95,7 +132,11 @@ export class Fleet {
     };
     const fleet = new Fleet(dir, state);
     const { certFile, keyFile, caFile } = tlsFilesOf(dir, "server");
-    const kept = { dir: join(dir, "postgres"), isDurable: options.isDurable, tls: { certFile, keyFile } };
+    const kept = {
+      dir: join(dir, "postgres"),
+      isDurable: options.isDurable,
+      tls: { certFile, keyFile },
+    };
     const postgres = await preparePostgres({ ...kept, ...database });
     state.components = [
       {
@@ -107,7 +148,10 @@ export class Fleet {
         ...postgres,
       },
       ...(await planNats(options, ports, secrets)),
-      ...planServices(options, ports, { natsUrl: state.natsUrl, databaseUrls: urlsOfUsers(ports, secrets, caFile) }),
+      ...planServices(options, ports, {
+        natsUrl: state.natsUrl,
+        databaseUrls: urlsOfUsers(ports, secrets, caFile),
+      }),
     ];
     try {
       await prepareLocalPrograms();
@@ -120,13 +164,21 @@ export class Fleet {
     return fleet;
   }
 
-  /** Starts what does not run, and returns when that is well. The lab host has a command of its own. */
-  async bringUp(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
+  /**
+   * Starts what does not run, and returns when that is well. The lab host has a command of its own.
+   */
+  async bringUp(
+    say: (line: string) => void,
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<void> {
     using _turn = await this.takeTurn();
     await this.startMissing(say, signal);
   }
 
-  /** The fleet's turn, with the state as the command before has left it. Throws a line when another command has it and does not end within `limitMs`. */
+  /**
+   * The fleet's turn, with the state as the command before has left it. Throws a line when another
+   * command has it and does not end within `limitMs`.
+   */
   private async takeTurn(limitMs = 0): Promise<Disposable> {
     using taken = new DisposableStack();
     taken.use(await takeTurn(this.dir, limitMs));
@@ -136,7 +188,9 @@ export class Fleet {
 
   private async startMissing(say: (line: string) => void, signal: AbortSignal): Promise<void> {
     const { state } = this;
-    const down = state.components.filter((component) => !isUp(component) && component.role !== "lab");
+    const down = state.components.filter(
+      (component) => !isUp(component) && component.role !== "lab",
+    );
     const startAll = async (components: Component[]) => {
       if (components.length === 0) return;
       say(`starting ${components.map(({ name }) => name).join(", ")}`);
@@ -147,9 +201,14 @@ export class Fleet {
     await migrate(state.databaseUrl);
     const passwords = await passwordsOfUsers(this.dir);
     if (passwords !== undefined) await setUpDatabaseUsers(state.databaseUrl, passwords);
-    // Whoever has the fleet's files has all of it. A key from before there were scopes gets them here.
+    // Whoever has the fleet's files has all of it. A key from before there were scopes gets them
+    // here.
     await seedHostAdmissions(state.databaseUrl, await natsKeysIn(this.dir), ORGANIZATION);
-    await seedApiKey(state.databaseUrl, { organization: ORGANIZATION, apiKey: state.apiKey, isOperator: true });
+    await seedApiKey(state.databaseUrl, {
+      organization: ORGANIZATION,
+      apiKey: state.apiKey,
+      isOperator: true,
+    });
     await this.seedTemplates();
     await startAll(down.filter((component) => !isBase(component)));
   }
@@ -159,28 +218,43 @@ export class Fleet {
     if (imagesDir !== undefined) await seedFromImages(url, imagesDir);
   }
 
-  /** Starts a component that does not run and waits until it is well, and a NATS server's cluster too. */
-  async startComponent(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
+  /**
+   * Starts a component that does not run and waits until it is well, and a NATS server's cluster
+   * too.
+   */
+  async startComponent(
+    name: string,
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<void> {
     const component = this.component(name);
     if (isUp(component)) return;
     component.process = await startProcess(component);
     writeState(this.dir, this.state);
     await waitWell(component, READY_LIMIT_MS[component.role], signal);
-    // Servers of a cluster are well only together: for a moment the others may not count on one that is back, and none of them may go meanwhile.
-    const others = component.role === "nats" ? this.state.components.filter((other) => other.role === "nats" && isUp(other)) : [];
+    // Servers of a cluster are well only together: for a moment the others may not count on one
+    // that is back, and none of them may go meanwhile.
+    const others =
+      component.role === "nats"
+        ? this.state.components.filter((other) => other.role === "nats" && isUp(other))
+        : [];
     await Promise.all(others.map((other) => waitWell(other, READY_LIMIT_MS.nats, signal)));
   }
 
   /**
-   * Starts a component that the fleet was not planned with, or a newer one of the same name; it ends with the fleet. Returns before it is well. Throws when the older one still runs.
+   * Starts a component that the fleet was not planned with, or a newer one of the same name; it
+   * ends with the fleet. Returns before it is well. Throws when the older one still runs.
    */
   async attach(component: Component): Promise<void> {
     using _turn = await this.takeTurn();
     const { components } = this.state;
-    if (components.some((other) => other.name === component.name && isUp(other))) throw new Error(`${component.name} is up already`);
+    if (components.some((other) => other.name === component.name && isUp(other)))
+      throw new Error(`${component.name} is up already`);
     await this.seedTemplates();
     const process = await startProcess(component);
-    this.state.components = [...components.filter(({ name }) => name !== component.name), { ...component, process }];
+    this.state.components = [
+      ...components.filter(({ name }) => name !== component.name),
+      { ...component, process },
+    ];
     writeState(this.dir, this.state);
   }
 
@@ -199,15 +273,23 @@ export class Fleet {
     writeState(this.dir, this.state);
   }
 
-  /** Files with what a host needs to speak to this fleet: its key for the NATS servers, and its certificate. */
+  /**
+   * Files with what a host needs to speak to this fleet: its key for the NATS servers, and its
+   * certificate.
+   */
   joinSecrets(hostId: string): { natsSeedFile: string; tls: TlsFiles } {
     const natsSeedFile = secretFile(this.dir, seedName(hostId));
     if (!existsSync(natsSeedFile))
-      throw new Error(`this fleet was started without a user for ${hostId}: end it (./torpor down), and start it again`);
+      throw new Error(
+        `this fleet was started without a user for ${hostId}: end it (./torpor down), and start it again`,
+      );
     return { natsSeedFile, tls: tlsFilesOf(this.dir, hostId) };
   }
 
-  /** Ends a component in order, and starts it again with the settings that it had; the program may be a newer one. Returns when it is well. */
+  /**
+   * Ends a component in order, and starts it again with the settings that it had; the program may
+   * be a newer one. Returns when it is well.
+   */
   async restart(name: string, signal: AbortSignal = new AbortController().signal): Promise<void> {
     using _turn = await this.takeTurn();
     await this.replaceProcess(name, signal);
@@ -215,9 +297,11 @@ export class Fleet {
 
   private async replaceProcess(name: string, signal: AbortSignal): Promise<void> {
     const component = this.component(name);
-    const isOneOfSeveral = this.state.components.filter(({ role }) => role === component.role).length > 1;
+    const isOneOfSeveral =
+      this.state.components.filter(({ role }) => role === component.role).length > 1;
     const { process: identity } = component;
-    if (identity !== undefined) await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
+    if (identity !== undefined)
+      await stopProcess(identity, stopSignal(component.role, isOneOfSeveral), RESTART_GRACE_MS);
     delete component.process;
     await this.startComponent(name, signal);
     // A host may have another image now.
@@ -225,13 +309,19 @@ export class Fleet {
   }
 
   /**
-   * Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md. What does not run is started before that: of three NATS servers, say, no second one may be
+   * Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md.
+   * What does not run is started before that: of three NATS servers, say, no second one may be
    * missing. Ends at the first that does not become well.
    */
-  async rollingRestart(say: (line: string) => void, signal: AbortSignal = new AbortController().signal): Promise<void> {
+  async rollingRestart(
+    say: (line: string) => void,
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<void> {
     using _turn = await this.takeTurn();
     await this.startMissing(say, signal);
-    const inOrder = ROLLING_ORDER.flatMap((role) => this.state.components.filter((component) => component.role === role));
+    const inOrder = ROLLING_ORDER.flatMap((role) =>
+      this.state.components.filter((component) => component.role === role),
+    );
     for (const { name } of inOrder) {
       signal.throwIfAborted();
       say(`restarting ${name}`);
@@ -243,7 +333,8 @@ export class Fleet {
   async kill(name: string): Promise<void> {
     const { process: identity, role } = this.component(name);
     if (identity === undefined) return;
-    // Those of a Postgres end by themselves a moment later; until then no other one may have its data.
+    // Those of a Postgres end by themselves a moment later; until then no other one may have its
+    // data.
     const all = role === "postgres" ? [identity, ...childrenOf(identity)] : [identity];
     signalProcess(identity, "SIGKILL");
     const gone = await Promise.all(all.map((one) => waitUntilGone(one, STOP_GRACE_MS)));
@@ -259,15 +350,25 @@ export class Fleet {
   component(name: string): Component {
     const component = this.state.components.find((candidate) => candidate.name === name);
     if (component === undefined)
-      throw new Error(`the fleet has no component "${name}"; it has ${this.state.components.map((known) => known.name).join(", ")}`);
+      throw new Error(
+        `the fleet has no component "${name}"; it has ${this.state.components.map((known) => known.name).join(", ")}`,
+      );
     return component;
   }
 
   async health(): Promise<{ component: Component; health: Health }[]> {
-    return await Promise.all(this.state.components.map(async (component) => ({ component, health: await healthOf(component) })));
+    return await Promise.all(
+      this.state.components.map(async (component) => ({
+        component,
+        health: await healthOf(component),
+      })),
+    );
   }
 
-  /** Ends everything, clients before what they use, and the virtual machines. Waits a while for a command that is at work. */
+  /**
+   * Ends everything, clients before what they use, and the virtual machines. Waits a while for a
+   * command that is at work.
+   */
   async down(options: EndOptions = {}): Promise<void> {
     using _turn = await this.takeTurn(END_TURN_LIMIT_MS);
     await this.end(options);
@@ -278,7 +379,8 @@ export class Fleet {
       const chosen = this.state.components.filter(({ role }) => roles.includes(role));
       await Promise.all(
         chosen.map(async (component) => {
-          if (component.process !== undefined) await stopProcess(component.process, stopSignal(component.role, false), STOP_GRACE_MS);
+          if (component.process !== undefined)
+            await stopProcess(component.process, stopSignal(component.role, false), STOP_GRACE_MS);
           delete component.process;
         }),
       );
@@ -294,7 +396,9 @@ export class Fleet {
 
   private async shutDownGuests(say: (line: string) => void): Promise<void> {
     const hostIds = new Set((await listVmProcesses(this.dir)).map(({ hostId }) => hostId));
-    const agents = this.state.components.filter(({ role, name }) => role === "node-agent" && hostIds.has(name));
+    const agents = this.state.components.filter(
+      ({ role, name }) => role === "node-agent" && hostIds.has(name),
+    );
     await Promise.all(agents.map((agent) => shutDownGuests(agent, say)));
   }
 }
@@ -318,7 +422,10 @@ export async function collectFleet(dir: string): Promise<number> {
 
 const isUp = ({ process: identity }: Component) => identity !== undefined && isAlive(identity);
 
-/** How a program is asked to end. Postgres: without waiting for its clients. A NATS server that others stand in for: it hands over first. */
+/**
+ * How a program is asked to end. Postgres: without waiting for its clients. A NATS server that
+ * others stand in for: it hands over first.
+ */
 function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
   if (role === "postgres") return "SIGINT";
   return role === "nats" && isOneOfSeveral ? "SIGUSR2" : "SIGTERM";
@@ -327,7 +434,11 @@ function stopSignal(role: Role, isOneOfSeveral: boolean): NodeJS.Signals {
 const USERS = ["gateway", "scheduler"] as const satisfies DatabaseUser[];
 const userSecret = (user: DatabaseUser) => `postgres-${user}`;
 
-function urlsOfUsers({ postgres: port }: Ports, secrets: (name: string) => string, caFile: string): Record<DatabaseUser, string> {
+function urlsOfUsers(
+  { postgres: port }: Ports,
+  secrets: (name: string) => string,
+  caFile: string,
+): Record<DatabaseUser, string> {
   const tls = `?sslmode=verify-full&sslrootcert=${encodeURIComponent(caFile)}`;
   const urlOf = (user: DatabaseUser) =>
     `${databaseUrl({ port, password: secrets(userSecret(user)) }, undefined, DATABASE_USERS[user])}${tls}`;
@@ -338,7 +449,8 @@ function urlsOfUsers({ postgres: port }: Ports, secrets: (name: string) => strin
 async function passwordsOfUsers(dir: string): Promise<Passwords | undefined> {
   const files = USERS.map((user) => secretFile(dir, userSecret(user)));
   if (!files.every((file) => existsSync(file))) return undefined;
-  const read = async (user: DatabaseUser) => await readFile(secretFile(dir, userSecret(user)), "utf8");
+  const read = async (user: DatabaseUser) =>
+    await readFile(secretFile(dir, userSecret(user)), "utf8");
   return { gateway: await read("gateway"), scheduler: await read("scheduler") };
 }
 
@@ -355,7 +467,10 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
     ["env-key", random],
     ...USERS.map((user): [string, () => string] => [userSecret(user), random]),
     ["api-key", () => `torpor_local_${randomBytes(24).toString("hex")}`],
-    ...[CONTROL_USER, ...hostIdsOf(options)].map((name): [string, () => string] => [seedName(name), seed]),
+    ...[CONTROL_USER, ...hostIdsOf(options)].map((name): [string, () => string] => [
+      seedName(name),
+      seed,
+    ]),
   ];
   const values = new Map<string, string>();
   for (const [name, make] of makers) {
@@ -372,10 +487,15 @@ async function makeSecrets(options: FleetOptions): Promise<(name: string) => str
 
 /** Of the hosts that this fleet was planned with. */
 async function natsKeysIn(dir: string): Promise<{ hostId: string; natsPublicKey: string }[]> {
-  const names = (await readdir(join(dir, "secrets"))).flatMap((file) => /^nats-(.+)\.seed$/.exec(file)?.[1] ?? []);
+  const names = (await readdir(join(dir, "secrets"))).flatMap(
+    (file) => /^nats-(.+)\.seed$/.exec(file)?.[1] ?? [],
+  );
   return names
     .filter((name) => name !== CONTROL_USER)
-    .map((hostId) => ({ hostId, natsPublicKey: publicKeyOf(readFileSync(secretFile(dir, seedName(hostId)), "utf8")) }));
+    .map((hostId) => ({
+      hostId,
+      natsPublicKey: publicKeyOf(readFileSync(secretFile(dir, seedName(hostId)), "utf8")),
+    }));
 }
 
 async function choosePorts(options: FleetOptions): Promise<Ports> {

@@ -1,4 +1,7 @@
-/** A nats-server of a fleet: its binary, and its configuration from infra/nats/server.conf with addresses, cluster and users filled in. */
+/**
+ * A nats-server of a fleet: its binary, and its configuration from infra/nats/server.conf with
+ * addresses, cluster and users filled in.
+ */
 import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { hostPermissions, hostServices } from "@torpor/bus";
@@ -24,13 +27,17 @@ export async function findNatsServer(root: string): Promise<string> {
   const own = process.env["TORPOR_NATS_SERVER_BIN"];
   if (own !== undefined && own !== "") {
     if (await isExecutable(own)) return own;
-    throw new Error(`TORPOR_NATS_SERVER_BIN is ${own}, which is no program: correct it, or unset it to use the one that ./torpor fetches`);
+    throw new Error(
+      `TORPOR_NATS_SERVER_BIN is ${own}, which is no program: correct it, or unset it to use the one that ./torpor fetches`,
+    );
   }
   const tools = join(root, ".torpor/tools");
   const names = await readdir(tools, { recursive: true }).catch(() => []);
   const found = names.find((name) => name.endsWith("/scripts/nats-server"));
   if (found === undefined)
-    throw new Error("there is no nats-server: start it by ./torpor, which fetches one, or set TORPOR_NATS_SERVER_BIN to where it is");
+    throw new Error(
+      "there is no nats-server: start it by ./torpor, which fetches one, or set TORPOR_NATS_SERVER_BIN to where it is",
+    );
   return join(tools, found);
 }
 
@@ -44,13 +51,18 @@ export async function isExecutable(path: string): Promise<boolean> {
 /** All addresses are `host:port`. */
 interface NatsOptions {
   root: string;
-  /** Unique among the servers of the cluster, and for ever the same: what it stores is under this name. */
+  /**
+   * Unique among the servers of the cluster, and for ever the same: what it stores is under this
+   * name.
+   */
   name: string;
   listen: string;
   monitor: string;
   storeDir: string;
   users: NatsUser[];
-  /** False, for tests: what is acknowledged survives the end of the server, not that of the machine. */
+  /**
+   * False, for tests: what is acknowledged survives the end of the server, not that of the machine.
+   */
   isDurable: boolean;
   /** Absent: a server by itself. */
   cluster?: NatsCluster;
@@ -90,13 +102,22 @@ export async function natsConfiguration(options: NatsOptions): Promise<string> {
 const CONTROL_ACCOUNT = "CONTROL";
 const accountOf = (hostId: string) => `HOST_${hostId}`;
 
-function usersOf({ hostId, publicKeys = [], password }: NatsUser, place: "own" | "shared"): object[] {
+function usersOf(
+  { hostId, publicKeys = [], password }: NatsUser,
+  place: "own" | "shared",
+): object[] {
   const may = hostId === undefined ? {} : { permissions: hostPermissions(hostId, place) };
   const user = hostId === undefined ? CONTROL_USER : natsUserOf(hostId);
-  return [...publicKeys.map((nkey) => ({ nkey, ...may })), ...(password === undefined ? [] : [{ user, password, ...may }])];
+  return [
+    ...publicKeys.map((nkey) => ({ nkey, ...may })),
+    ...(password === undefined ? [] : [{ user, password, ...may }]),
+  ];
 }
 
-/** One for the control side, with the streams, and one for each host (packages/bus/src/permissions.ts). */
+/**
+ * One for the control side, with the streams, and one for each host
+ * (packages/bus/src/permissions.ts).
+ */
 function renderAccounts(users: NatsUser[]): string {
   const hosts = users.flatMap((user) => {
     const { hostId, isShared = false } = user;
@@ -104,7 +125,9 @@ function renderAccounts(users: NatsUser[]): string {
   });
   const control = {
     jetstream: "enabled",
-    users: users.filter(({ hostId, isShared = false }) => hostId === undefined || isShared).flatMap((user) => usersOf(user, "shared")),
+    users: users
+      .filter(({ hostId, isShared = false }) => hostId === undefined || isShared)
+      .flatMap((user) => usersOf(user, "shared")),
     exports: hosts.flatMap(({ hostId }) =>
       hostServices(hostId).map(({ subject, isStream }) => ({
         service: subject,
@@ -127,7 +150,10 @@ function renderAccounts(users: NatsUser[]): string {
   return accounts.map(([name, account]) => `  ${name}: ${JSON.stringify(account)}`).join("\n");
 }
 
-/** The handshake comes first where a client begins with it; who waits for the server's word gets that after a moment. */
+/**
+ * The handshake comes first where a client begins with it; who waits for the server's word gets
+ * that after a moment.
+ */
 function renderTls(tls: NatsTls): string {
   return [
     "tls {",
@@ -147,7 +173,10 @@ const fileLines = ({ certFile, keyFile, caFile }: TlsFiles) => [
   `  ca_file: ${JSON.stringify(caFile)}`,
 ];
 
-function renderCluster({ listen, routes, password }: NatsCluster, tls: NatsTls | undefined): string {
+function renderCluster(
+  { listen, routes, password }: NatsCluster,
+  tls: NatsTls | undefined,
+): string {
   const credentials = `${ROUTE_USER}:${encodeURIComponent(password)}`;
   return [
     "cluster {",
@@ -157,10 +186,17 @@ function renderCluster({ listen, routes, password }: NatsCluster, tls: NatsTls |
     "  routes = [",
     ...routes.map((address) => `    ${JSON.stringify(`nats-route://${credentials}@${address}`)}`),
     "  ]",
-    // Routes know no mixed state: with the servers that are still without, none of them would be together.
+    // Routes know no mixed state: with the servers that are still without, none of them would be
+    // together.
     ...(tls === undefined || tls.takesPlain === true
       ? []
-      : ["  tls {", ...fileLines(tls).map((line) => `  ${line}`), "    verify: true", "    timeout: 5", "  }"]),
+      : [
+          "  tls {",
+          ...fileLines(tls).map((line) => `  ${line}`),
+          "    verify: true",
+          "    timeout: 5",
+          "  }",
+        ]),
     "}",
   ].join("\n");
 }

@@ -4,13 +4,25 @@ import { join } from "node:path";
 import { publicKeyOf } from "@torpor/bus";
 import { tlsFilesOf } from "./certificates.ts";
 import { CONTROL_USER, findNatsServer, natsConfiguration } from "./nats.ts";
-import { type FleetOptions, hostIdsOf, loopback, type Ports, secretFile, seedName } from "./plan.ts";
+import {
+  type FleetOptions,
+  hostIdsOf,
+  loopback,
+  type Ports,
+  secretFile,
+  seedName,
+} from "./plan.ts";
 import type { Component } from "./state.ts";
 
-export const natsUrlOf = ({ nats }: Pick<Ports, "nats">) => nats.map(({ client }) => `tls://${loopback(client)}`).join(",");
+export const natsUrlOf = ({ nats }: Pick<Ports, "nats">) =>
+  nats.map(({ client }) => `tls://${loopback(client)}`).join(",");
 
 /** Writes each server's configuration, with the passwords and seeds that `secrets` gives. */
-export async function planNats(options: FleetOptions, ports: Ports, secrets: (name: string) => string): Promise<Component[]> {
+export async function planNats(
+  options: FleetOptions,
+  ports: Ports,
+  secrets: (name: string) => string,
+): Promise<Component[]> {
   const { root, dir, isDurable } = options;
   const keysOf = (name: string) => [publicKeyOf(secrets(seedName(name)))];
   const hosts = hostIdsOf(options).map((hostId) => ({ hostId, publicKeys: keysOf(hostId) }));
@@ -25,11 +37,26 @@ export async function planNats(options: FleetOptions, ports: Ports, secrets: (na
       const storeDir = join(dir, name);
       await mkdir(storeDir, { recursive: true });
       const address = { listen: loopback(client), monitor: loopback(monitor) };
-      const cluster = isAlone ? {} : { cluster: { listen: loopback(route), routes, password: secrets("nats-route") } };
+      const cluster = isAlone
+        ? {}
+        : { cluster: { listen: loopback(route), routes, password: secrets("nats-route") } };
       const file = secretFile(dir, `${name}.conf`);
-      await writeFile(file, await natsConfiguration({ root, name, storeDir, users, isDurable, tls, ...address, ...cluster }), {
-        mode: 0o600,
-      });
+      await writeFile(
+        file,
+        await natsConfiguration({
+          root,
+          name,
+          storeDir,
+          users,
+          isDurable,
+          tls,
+          ...address,
+          ...cluster,
+        }),
+        {
+          mode: 0o600,
+        },
+      );
       return {
         name,
         role: "nats",

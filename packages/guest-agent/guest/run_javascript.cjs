@@ -29,8 +29,8 @@ function compiles(code) {
 }
 
 /**
- * The script as it is, unless it awaits: then within an async function. Lines keep their numbers. Of a
- * script that is wrong as well, the mistake is told, not the `await`.
+ * The script as it is, unless it awaits: then within an async function. Lines keep their numbers.
+ * Of a script that is wrong as well, the mistake is told, not the `await`.
  */
 function runnable() {
   const asIs = { code: script, awaits: false };

@@ -1,4 +1,7 @@
-/** What the sandbox is doing, for the host's decision to pause it. All times are monotonic: a pause or a step of the clock changes nothing. */
+/**
+ * What the sandbox is doing, for the host's decision to pause it. All times are monotonic: a pause
+ * or a step of the clock changes nothing.
+ */
 export interface ActivitySnapshot {
   active_requests: number;
   active_executions: number;
@@ -56,8 +59,10 @@ export class Activity {
     return {
       active_requests: this.requests,
       active_executions: this.executions,
-      open_streams: [...this.streams].filter((stream) => now - stream.touchedAtMs < RECENT_MS).length,
-      last_activity_ms_ago: this.requests + this.executions > 0 ? 0 : Math.round(now - this.lastAtMs),
+      open_streams: [...this.streams].filter((stream) => now - stream.touchedAtMs < RECENT_MS)
+        .length,
+      last_activity_ms_ago:
+        this.requests + this.executions > 0 ? 0 : Math.round(now - this.lastAtMs),
     };
   }
 

@@ -1,4 +1,7 @@
-/** A number of bytes that several holders share. What is taken is given back; what is not there is not waited for. */
+/**
+ * A number of bytes that several holders share. What is taken is given back; what is not there is
+ * not waited for.
+ */
 export class Budget {
   private leftBytes: number;
 

@@ -1,10 +1,15 @@
-/** Where things are in the guest, and how much of each there may be. Tests run the agent on an ordinary machine and move them. */
+/**
+ * Where things are in the guest, and how much of each there may be. Tests run the agent on an
+ * ordinary machine and move them.
+ */
 export interface Config {
   port: number;
   version: string;
   /** The helper programs that ride beside the bundle. */
   helperDir: string;
-  /** The interpreter of helpers and kernel: not to be found by a search path that the user may set. */
+  /**
+   * The interpreter of helpers and kernel: not to be found by a search path that the user may set.
+   */
   python: string;
   /** Roots that file calls may touch; everything else is PATH_NOT_ALLOWED. */
   fileRoots: string[];
@@ -18,7 +23,10 @@ export interface Config {
   namesFile: string;
   /** cgroup v2 directory of the users' processes; undefined where there is none (tests). */
   userCgroup: string | undefined;
-  /** The sandbox's disk, and where the image is mounted that belongs below it; undefined where there is none (tests). */
+  /**
+   * The sandbox's disk, and where the image is mounted that belongs below it; undefined where there
+   * is none (tests).
+   */
   disk: { device: string; image: string } | undefined;
   /** Keeps the agent key for the next agent process of the same guest. In memory only. */
   keyFile: string;

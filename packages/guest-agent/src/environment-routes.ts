@@ -7,7 +7,11 @@ import type { Request, Route } from "./http/router.ts";
 export function environmentRoutes(environment: Environment): Route[] {
   const show = () => {
     const variables = environment.masked();
-    return { env_vars: variables, count: Object.keys(variables).length, timestamp: new Date().toISOString() };
+    return {
+      env_vars: variables,
+      count: Object.keys(variables).length,
+      timestamp: new Date().toISOString(),
+    };
   };
   const after = (change: (request: Request) => void) => (request: Request) => {
     change(request);
@@ -18,13 +22,18 @@ export function environmentRoutes(environment: Environment): Route[] {
     { method: "PUT", path: "/env", handle: after(({ body }) => environment.replace(given(body))) },
     { method: "PATCH", path: "/env", handle: after((request) => patch(environment, request)) },
     { method: "DELETE", path: "/env", handle: after(() => environment.replace({})) },
-    { method: "DELETE", path: "/env/:key", handle: after(({ params }) => remove(environment, params["key"] ?? "")) },
+    {
+      method: "DELETE",
+      path: "/env/:key",
+      handle: after(({ params }) => remove(environment, params["key"] ?? "")),
+    },
   ];
 }
 
 /** A body without them changes nothing: it would clear them all. */
 function given(body: Body): Record<string, string> {
-  if (body["env_vars"] === undefined || body["env_vars"] === null) throw missingParameter("env_vars");
+  if (body["env_vars"] === undefined || body["env_vars"] === null)
+    throw missingParameter("env_vars");
   return variablesField(body, "env_vars");
 }
 
@@ -35,5 +44,6 @@ function patch(environment: Environment, { body }: Request): void {
 }
 
 function remove(environment: Environment, key: string): void {
-  if (!environment.delete(key)) throw new AgentError(404, "RESOURCE_NOT_FOUND", `there is no variable ${key}`);
+  if (!environment.delete(key))
+    throw new AgentError(404, "RESOURCE_NOT_FOUND", `there is no variable ${key}`);
 }

@@ -1,4 +1,7 @@
-/** The sandbox's global environment variables: kept in a root-only file over stop and start, given to every execution. A request's own win over them. */
+/**
+ * The sandbox's global environment variables: kept in a root-only file over stop and start, given
+ * to every execution. A request's own win over them.
+ */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { AgentError, invalidRequest } from "./errors.ts";
@@ -29,8 +32,12 @@ export class Environment {
 
   /** Throws 400 when no program could be started with them, or they cannot be kept. */
   replace(variables: Variables): void {
-    // A client that reads, edits and writes back sends masks for what it was not shown: they stand for the values (env.delete of the SDKs).
-    const kept = Object.entries(variables).map(([name, value]) => [name, value === MASK ? (this.variables[name] ?? value) : value]);
+    // A client that reads, edits and writes back sends masks for what it was not shown: they stand
+    // for the values (env.delete of the SDKs).
+    const kept = Object.entries(variables).map(([name, value]) => [
+      name,
+      value === MASK ? (this.variables[name] ?? value) : value,
+    ]);
     const next = Object.fromEntries(kept) as Variables;
     const problem = envProblemIn(next, "env_vars");
     if (problem !== undefined) throw invalidRequest(problem);
@@ -45,13 +52,20 @@ export class Environment {
   /** False when there was none. */
   delete(name: string): boolean {
     if (!Object.hasOwn(this.variables, name)) return false;
-    this.replace(Object.fromEntries(Object.entries(this.variables).filter(([key]) => key !== name)));
+    this.replace(
+      Object.fromEntries(Object.entries(this.variables).filter(([key]) => key !== name)),
+    );
     return true;
   }
 
   /** For the API: names of secrets are shown, their values are not. */
   masked(): Variables {
-    return Object.fromEntries(Object.entries(this.variables).map(([name, value]) => [name, SECRET_NAME.test(name) ? MASK : value]));
+    return Object.fromEntries(
+      Object.entries(this.variables).map(([name, value]) => [
+        name,
+        SECRET_NAME.test(name) ? MASK : value,
+      ]),
+    );
   }
 
   /** For a program: the agent's own few variables, then the global ones, then the request's. */
@@ -81,16 +95,27 @@ export class Environment {
       rmSync(temporary, { force: true, recursive: true });
       const isFull = (cause as NodeJS.ErrnoException).code === "ENOSPC";
       const reason = isFull ? "the disk is full; remove something first" : (cause as Error).message;
-      throw new AgentError(400, "FILE_OPERATION_FAILED", `the variables could not be kept: ${reason}`, { cause });
+      throw new AgentError(
+        400,
+        "FILE_OPERATION_FAILED",
+        `the variables could not be kept: ${reason}`,
+        { cause },
+      );
     }
   }
 }
 
-/** User code is root and may have written there: what no program could be started with is left out. */
+/**
+ * User code is root and may have written there: what no program could be started with is left out.
+ */
 function readVariables(file: string): Variables {
   try {
-    const entries = Object.entries(JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>);
-    const usable = Object.fromEntries(entries.filter((entry): entry is [string, string] => isUsable(entry)));
+    const entries = Object.entries(
+      JSON.parse(readFileSync(file, "utf8")) as Record<string, unknown>,
+    );
+    const usable = Object.fromEntries(
+      entries.filter((entry): entry is [string, string] => isUsable(entry)),
+    );
     return envProblemIn(usable, "env_vars") === undefined ? usable : {};
   } catch {
     return {};

@@ -1,4 +1,7 @@
-/** Errors of the in-sandbox API: status, stable code, and a message that says what to do (docs/sandbox-api.md). Never a 5xx for what the caller did: SDKs would send it again. */
+/**
+ * Errors of the in-sandbox API: status, stable code, and a message that says what to do
+ * (docs/sandbox-api.md). Never a 5xx for what the caller did: SDKs would send it again.
+ */
 export class AgentError extends Error {
   readonly status: number;
   readonly code: string;
@@ -20,7 +23,8 @@ export class AgentError extends Error {
 }
 
 export const invalidRequest = (message: string) => new AgentError(400, "INVALID_REQUEST", message);
-export const missingParameter = (name: string) => new AgentError(400, "MISSING_PARAMETER", `"${name}" is required`);
+export const missingParameter = (name: string) =>
+  new AgentError(400, "MISSING_PARAMETER", `"${name}" is required`);
 export const tooMany = (message: string) => new AgentError(429, "RESOURCE_LIMIT_ERROR", message);
 
 export interface ErrorBody {

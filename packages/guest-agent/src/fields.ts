@@ -45,7 +45,8 @@ export function systemText(value: string, name: string): string {
 
 export function optionalBoolean(body: Body, name: string): boolean | undefined {
   const value = body[name] ?? undefined;
-  if (value !== undefined && typeof value !== "boolean") throw invalidRequest(`"${name}" must be true or false`);
+  if (value !== undefined && typeof value !== "boolean")
+    throw invalidRequest(`"${name}" must be true or false`);
   return value;
 }
 
@@ -61,17 +62,32 @@ export function secondsField(body: Body, name: string, fallback: number, limit: 
  * A limit on time as the SDKs send it; undefined stands for none, which is sent as 0. More than a
  * timer can count is refused.
  */
-export function timeLimitField(body: Body, name: string, fallbackS: number | undefined): number | undefined {
+export function timeLimitField(
+  body: Body,
+  name: string,
+  fallbackS: number | undefined,
+): number | undefined {
   const value = body[name] ?? fallbackS ?? 0;
   if (typeof value !== "number" || !Number.isFinite(value) || value < 0 || value > MAX_TIME_LIMIT_S)
-    throw invalidRequest(`"${name}" must be a number of seconds from 0, which is no limit, to ${MAX_TIME_LIMIT_S}`);
+    throw invalidRequest(
+      `"${name}" must be a number of seconds from 0, which is no limit, to ${MAX_TIME_LIMIT_S}`,
+    );
   return value === 0 ? undefined : value;
 }
 
-export function integerField(body: Body, name: string, range: { from: number; to: number }): number {
+export function integerField(
+  body: Body,
+  name: string,
+  range: { from: number; to: number },
+): number {
   const value = body[name];
   if (value === undefined || value === null) throw missingParameter(name);
-  if (typeof value !== "number" || !Number.isInteger(value) || value < range.from || value > range.to)
+  if (
+    typeof value !== "number" ||
+    !Number.isInteger(value) ||
+    value < range.from ||
+    value > range.to
+  )
     throw invalidRequest(`"${name}" must be a whole number from ${range.from} to ${range.to}`);
   return value;
 }
@@ -93,7 +109,8 @@ export function envProblemIn(variables: Record<string, string>, name: string): s
 
 export function stringMap(body: Body, name: string): Record<string, string> {
   const value = body[name] ?? {};
-  if (typeof value !== "object" || Array.isArray(value)) throw invalidRequest(`"${name}" must be an object of strings`);
+  if (typeof value !== "object" || Array.isArray(value))
+    throw invalidRequest(`"${name}" must be an object of strings`);
   for (const [key, entry] of Object.entries(value as Body))
     if (typeof entry !== "string") throw invalidRequest(`"${name}.${key}" must be a string`);
   return value as Record<string, string>;
@@ -104,8 +121,14 @@ export function optionalStrings(body: Body, name: string): string[] | undefined 
   if (value === undefined) return undefined;
   if (!Array.isArray(value) || !value.every((entry) => typeof entry === "string"))
     throw invalidRequest(`"${name}" must be an array of strings`);
-  const bytes = value.reduce((sum, entry) => sum + Buffer.byteLength(entry) + ARGUMENT_OVERHEAD_BYTES, 0);
-  if (bytes > MAX_ARGUMENTS_BYTES) throw invalidRequest(`"${name}" must be at most ${MAX_ARGUMENTS_BYTES} bytes together, and is ${bytes}`);
+  const bytes = value.reduce(
+    (sum, entry) => sum + Buffer.byteLength(entry) + ARGUMENT_OVERHEAD_BYTES,
+    0,
+  );
+  if (bytes > MAX_ARGUMENTS_BYTES)
+    throw invalidRequest(
+      `"${name}" must be at most ${MAX_ARGUMENTS_BYTES} bytes together, and is ${bytes}`,
+    );
   return value.map((entry: string, at) => programString(entry, `${name}[${at}]`));
 }
 
@@ -117,6 +140,7 @@ export function parseObject(text: string): Body {
   } catch (cause) {
     throw new AgentError(400, "INVALID_JSON", "the body is not valid JSON", { cause });
   }
-  if (typeof value !== "object" || value === null || Array.isArray(value)) throw invalidRequest("the body must be a JSON object");
+  if (typeof value !== "object" || value === null || Array.isArray(value))
+    throw invalidRequest("the body must be a JSON object");
   return value as Body;
 }

@@ -1,4 +1,7 @@
-/** A limit on waiting. Node's timers run on the monotonic clock, which stands still while the virtual machine is paused: paused time counts for nothing. */
+/**
+ * A limit on waiting. Node's timers run on the monotonic clock, which stands still while the
+ * virtual machine is paused: paused time counts for nothing.
+ */
 export async function withLimit<T>(promise: Promise<T>, limitMs: number): Promise<T | undefined> {
   let timer: NodeJS.Timeout | undefined;
   const limit = new Promise<undefined>((resolve) => {
@@ -12,7 +15,10 @@ export async function withLimit<T>(promise: Promise<T>, limitMs: number): Promis
 }
 
 /** Resolves when the signal is aborted; `unwatch` forgets about it. */
-export function whenAborted(signal: AbortSignal): { promise: Promise<"aborted">; unwatch: () => void } {
+export function whenAborted(signal: AbortSignal): {
+  promise: Promise<"aborted">;
+  unwatch: () => void;
+} {
   let unwatch = () => {};
   const promise = new Promise<"aborted">((resolve) => {
     const onAbort = () => resolve("aborted");

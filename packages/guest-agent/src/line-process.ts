@@ -1,7 +1,9 @@
 /**
- * A resident helper that speaks one JSON object per line. Requests carry an id; every message with that id goes to its listener until `done`.
+ * A resident helper that speaks one JSON object per line. Requests carry an id; every message with
+ * that id goes to its listener until `done`.
  *
- * A listener may take its time: the helper's output is not read on before it is done, so a slow reader in the end holds up the program that writes.
+ * A listener may take its time: the helper's output is not read on before it is done, so a slow
+ * reader in the end holds up the program that writes.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { withLimit } from "./limits.ts";
@@ -9,7 +11,10 @@ import { withLimit } from "./limits.ts";
 export type LineMessage = Record<string, unknown> & { id?: number; type: string };
 /** The error of requests that their helper did not live to answer. */
 export const HELPER_ENDED = "the helper ended";
-/** How long what a helper said before its end is still waited for: a child of its own may hold the pipe open. */
+/**
+ * How long what a helper said before its end is still waited for: a child of its own may hold the
+ * pipe open.
+ */
 const LAST_WORDS_MS = 1_000;
 type Listener = (message: LineMessage) => void | Promise<void>;
 
@@ -19,12 +24,22 @@ export class LineProcess {
   private readonly onEvent: Listener;
   private nextId = 1;
   private hasEnded = false;
-  /** Resolves when the helper has ended, for whatever reason, and everything that it has said is passed on. */
+  /**
+   * Resolves when the helper has ended, for whatever reason, and everything that it has said is
+   * passed on.
+   */
   readonly ended: Promise<void>;
 
   /** `onEvent` gets the messages that belong to no request. */
-  constructor(command: string, args: string[], options: { env?: Record<string, string>; onEvent?: Listener } = {}) {
-    this.child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"], env: options.env ?? process.env });
+  constructor(
+    command: string,
+    args: string[],
+    options: { env?: Record<string, string>; onEvent?: Listener } = {},
+  ) {
+    this.child = spawn(command, args, {
+      stdio: ["pipe", "pipe", "inherit"],
+      env: options.env ?? process.env,
+    });
     this.onEvent = options.onEvent ?? (() => {});
     this.child.stdin?.on("error", () => {});
     const exited = new Promise<void>((resolve) => {
@@ -39,7 +54,10 @@ export class LineProcess {
     return !this.hasEnded;
   }
 
-  /** Sends a request; `onMessage` gets every message up to and including `done`. Resolves with the `done` message, which has an `error` when the helper ended before. */
+  /**
+   * Sends a request; `onMessage` gets every message up to and including `done`. Resolves with the
+   * `done` message, which has an `error` when the helper ended before.
+   */
   request(body: Record<string, unknown>, onMessage: Listener = () => {}): Promise<LineMessage> {
     if (this.hasEnded) return Promise.resolve({ type: "done", error: HELPER_ENDED });
     const id = this.nextId++;
@@ -102,12 +120,16 @@ export class LineProcess {
 
   private end(): void {
     this.hasEnded = true;
-    for (const listener of this.listeners.values()) void listener({ type: "done", error: HELPER_ENDED });
+    for (const listener of this.listeners.values())
+      void listener({ type: "done", error: HELPER_ENDED });
     this.listeners.clear();
   }
 }
 
-/** A helper that is started when it is first needed, and again when it has ended: user code may kill it. */
+/**
+ * A helper that is started when it is first needed, and again when it has ended: user code may kill
+ * it.
+ */
 export class RestartingHelper {
   private readonly start: () => LineProcess;
   private process: LineProcess;

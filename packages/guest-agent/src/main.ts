@@ -1,4 +1,7 @@
-/** Composition root of the guest agent: the process that serves the in-sandbox API and the host's control calls. */
+/**
+ * Composition root of the guest agent: the process that serves the in-sandbox API and the host's
+ * control calls.
+ */
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { Activity } from "./activity.ts";
 import { Budget } from "./budget.ts";
@@ -40,18 +43,27 @@ try {
 rmSync(config.uploadDir, { recursive: true, force: true });
 
 const isSuccessor = existsSync(config.keyFile);
-const identity: Identity = { agentKey: isSuccessor ? readFileSync(config.keyFile, "utf8") : undefined, sandboxId: undefined };
+const identity: Identity = {
+  agentKey: isSuccessor ? readFileSync(config.keyFile, "utf8") : undefined,
+  sandboxId: undefined,
+};
 const environment = new Environment(config.envFile);
 const activity = new Activity();
 const connections = new Connections();
 const counters = new Counters();
 const idempotency = new IdempotencyMemory(config.limits.idempotency);
-const helper = new RestartingHelper(() => new LineProcess(config.python, [`${config.helperDir}/guest_helper.py`]));
+const helper = new RestartingHelper(
+  () => new LineProcess(config.python, [`${config.helperDir}/guest_helper.py`]),
+);
 const kernel = new PythonKernel({ ...config, env: () => environment.forProcess({}), isSuccessor });
 const runner = new Runner({ config, environment, kernel, activity });
 const background = new BackgroundExecutions(runner, config.limits);
 
-const webSockets = [...executeStreamRoutes({ config, environment, runner }), terminalRoute(config, environment), watchRoute(config)];
+const webSockets = [
+  ...executeStreamRoutes({ config, environment, runner }),
+  terminalRoute(config, environment),
+  watchRoute(config),
+];
 const router = new Router([
   ...executeRoutes({ config, environment, kernel, runner, background, idempotency }),
   ...processRoutes(config, background),
@@ -87,7 +99,9 @@ process.once("SIGTERM", () => {
 });
 
 function servedPaths(): string[] {
-  return [...router.routes, ...webSockets].map(({ path }) => path).filter((path) => !path.startsWith("/_torpor"));
+  return [...router.routes, ...webSockets]
+    .map(({ path }) => path)
+    .filter((path) => !path.startsWith("/_torpor"));
 }
 
 /** Calls of the host and looks at the agent's health are no activity of the sandbox. */

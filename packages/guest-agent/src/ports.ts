@@ -1,6 +1,7 @@
 /**
- * GET /_torpor/ports?after=<etag>: the TCP ports that something in this guest listens on, for the edge, which opens and closes previews by them. Answers at once when the tag
- * differs from the asker's, else when the set changes, at the latest after 20 s.
+ * GET /_torpor/ports?after=<etag>: the TCP ports that something in this guest listens on, for the
+ * edge, which opens and closes previews by them. Answers at once when the tag differs from the
+ * asker's, else when the set changes, at the latest after 20 s.
  */
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -27,17 +28,27 @@ export function portsRoute(agentPort: number) {
   };
 }
 
-async function changedPorts(after: string, agentPort: number, signal: AbortSignal): Promise<Listening> {
+async function changedPorts(
+  after: string,
+  agentPort: number,
+  signal: AbortSignal,
+): Promise<Listening> {
   const deadline = performance.now() + WAIT_MS;
   for (;;) {
-    const tables = await Promise.all(TABLES.map((table) => readFile(table, "utf8").catch(() => "")));
+    const tables = await Promise.all(
+      TABLES.map((table) => readFile(table, "utf8").catch(() => "")),
+    );
     const listening = listeningPorts(tables, agentPort);
-    if (listening.etag !== after || performance.now() >= deadline || signal.aborted) return listening;
+    if (listening.etag !== after || performance.now() >= deadline || signal.aborted)
+      return listening;
     await sleep(LOOK_EVERY_MS, undefined, { signal }).catch(() => {});
   }
 }
 
-/** Reads tables in the form of /proc/net/tcp: `  0: 0100007F:1F90 00000000:0000 0A …`, addresses and ports in hexadecimal. */
+/**
+ * Reads tables in the form of /proc/net/tcp, addresses and ports in hexadecimal:
+ * `  0: 0100007F:1F90 00000000:0000 0A …`.
+ */
 export function listeningPorts(tables: readonly string[], agentPort: number): Listening {
   const found = tables.flatMap((table) =>
     table
@@ -46,6 +57,8 @@ export function listeningPorts(tables: readonly string[], agentPort: number): Li
       .filter((fields) => fields[3] === LISTENING)
       .map((fields) => Number.parseInt(fields[1]?.split(":").at(-1) ?? "", 16)),
   );
-  const ports = [...new Set(found)].filter((port) => port > 0 && port !== agentPort).sort((a, b) => a - b);
+  const ports = [...new Set(found)]
+    .filter((port) => port > 0 && port !== agentPort)
+    .sort((a, b) => a - b);
   return { ports, etag: ports.join("-") || "none" };
 }

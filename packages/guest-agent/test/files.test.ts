@@ -18,14 +18,21 @@ afterAll(async () => await agent[Symbol.asyncDispose]());
 
 const write = (body: Record<string, unknown>) => agent.call("POST", "/files/write", body);
 const query = (path: string) => new URLSearchParams({ path }).toString();
-const refusal = ({ status, body }: { status: number; body: Record<string, unknown> }) => `${status} ${String(body["code"])}`;
+const refusal = ({ status, body }: { status: number; body: Record<string, unknown> }) =>
+  `${status} ${String(body["code"])}`;
 
 describe("reading and writing", () => {
   test("text, with a mode, and directories made on the way", async () => {
     const path = agent.workspace("a/b/c.txt");
-    expect(await write({ path, content: "grüße\n", mode: "0600" })).toMatchObject({ status: 200, body: { success: true, path, size: 8 } });
+    expect(await write({ path, content: "grüße\n", mode: "0600" })).toMatchObject({
+      status: 200,
+      body: { success: true, path, size: 8 },
+    });
     expect((await stat(path)).mode & 0o777).toBe(0o600);
-    expect((await agent.call("GET", `/files/read?${query(path)}`)).body).toMatchObject({ content: "grüße\n", size: 8 });
+    expect((await agent.call("GET", `/files/read?${query(path)}`)).body).toMatchObject({
+      content: "grüße\n",
+      size: 8,
+    });
     expect(await readdir(agent.workspace("a/b"))).toEqual(["c.txt"]);
   });
 
@@ -39,7 +46,9 @@ describe("reading and writing", () => {
 
   test("overwrite false leaves what is there", async () => {
     await write({ path: "once.txt", content: "first" });
-    expect(refusal(await write({ path: "once.txt", content: "second", overwrite: false }))).toBe("409 FILE_ALREADY_EXISTS");
+    expect(refusal(await write({ path: "once.txt", content: "second", overwrite: false }))).toBe(
+      "409 FILE_ALREADY_EXISTS",
+    );
     expect(await readFile(agent.workspace("once.txt"), "utf8")).toBe("first");
     expect((await write({ path: "new.txt", content: "x", overwrite: false })).status).toBe(200);
   });
@@ -51,17 +60,33 @@ describe("reading and writing", () => {
     const { body } = await agent.call("GET", `/files/list?${query(agent.workspace("listed"))}`);
     expect(body["files"]).toMatchObject([
       { name: "dir", is_dir: true, is_directory: true },
-      { name: "file", size: 5, is_dir: false, permissions: "0644", modified: expect.any(String), modified_time: expect.any(String) },
+      {
+        name: "file",
+        size: 5,
+        is_dir: false,
+        permissions: "0644",
+        modified: expect.any(String),
+        modified_time: expect.any(String),
+      },
     ]);
   });
 
   test("exists, mkdir (also again), remove with everything below", async () => {
     const path = agent.workspace("m/n");
-    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({ exists: false });
-    for (let time = 0; time < 2; time += 1) expect((await agent.call("POST", "/files/mkdir", { path })).status).toBe(200);
-    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({ exists: true });
-    expect((await agent.call("DELETE", `/files/remove?${query(agent.workspace("m"))}`)).status).toBe(200);
-    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({ exists: false });
+    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({
+      exists: false,
+    });
+    for (let time = 0; time < 2; time += 1)
+      expect((await agent.call("POST", "/files/mkdir", { path })).status).toBe(200);
+    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({
+      exists: true,
+    });
+    expect(
+      (await agent.call("DELETE", `/files/remove?${query(agent.workspace("m"))}`)).status,
+    ).toBe(200);
+    expect((await agent.call("GET", `/files/exists?${query(path)}`)).body).toMatchObject({
+      exists: false,
+    });
   });
 
   test("removing a link removes the link", async () => {
@@ -73,7 +98,10 @@ describe("reading and writing", () => {
 });
 
 describe("what may be touched", () => {
-  const CALLS: [string, (path: string) => Promise<{ status: number; body: Record<string, unknown> }>][] = [
+  const CALLS: [
+    string,
+    (path: string) => Promise<{ status: number; body: Record<string, unknown> }>,
+  ][] = [
     ["read", (path) => agent.call("GET", `/files/read?${query(path)}`)],
     ["download", (path) => agent.call("GET", `/files/download?${query(path)}`)],
     ["list", (path) => agent.call("GET", `/files/list?${query(path)}`)],
@@ -95,7 +123,8 @@ describe("what may be touched", () => {
       "out/new/file",
       `${agent.root}/workspace-evil/x`,
     ];
-    for (const path of attacks) expect(`${path}: ${refusal(await call(path))}`).toBe(`${path}: 403 PATH_NOT_ALLOWED`);
+    for (const path of attacks)
+      expect(`${path}: ${refusal(await call(path))}`).toBe(`${path}: 403 PATH_NOT_ALLOWED`);
     expect(refusal(await call("a\0b"))).toBe("400 INVALID_PATH");
   });
 
@@ -103,11 +132,19 @@ describe("what may be touched", () => {
     await symlink(agent.workspace("circle"), agent.workspace("circle"));
     await agent.shell("mkfifo pipe");
     expect(refusal(await agent.call("GET", "/files/read?path=circle"))).toBe("400 INVALID_PATH");
-    expect(refusal(await agent.call("GET", `/files/read?path=${"x".repeat(300)}`))).toBe("400 INVALID_PATH");
+    expect(refusal(await agent.call("GET", `/files/read?path=${"x".repeat(300)}`))).toBe(
+      "400 INVALID_PATH",
+    );
     expect(refusal(await agent.call("GET", "/files/read?path=pipe"))).toBe("400 INVALID_PATH");
-    expect(refusal(await agent.call("GET", `/files/download?${query(agent.workspace())}`))).toBe("400 INVALID_PATH");
-    expect(refusal(await write({ path: agent.workspace(), content: "x" }))).toBe("400 INVALID_PATH");
-    expect(refusal(await agent.call("DELETE", `/files/remove?${query(agent.workspace())}`))).toBe("400 INVALID_PATH");
+    expect(refusal(await agent.call("GET", `/files/download?${query(agent.workspace())}`))).toBe(
+      "400 INVALID_PATH",
+    );
+    expect(refusal(await write({ path: agent.workspace(), content: "x" }))).toBe(
+      "400 INVALID_PATH",
+    );
+    expect(refusal(await agent.call("DELETE", `/files/remove?${query(agent.workspace())}`))).toBe(
+      "400 INVALID_PATH",
+    );
     expect(refusal(await agent.call("GET", "/files/read?path=none"))).toBe("404 FILE_NOT_FOUND");
     expect(refusal(await agent.call("GET", "/files/list?path=none"))).toBe("404 FILE_NOT_FOUND");
   });
@@ -115,7 +152,8 @@ describe("what may be touched", () => {
 
 describe("download", () => {
   const content = randomBytes(10_000);
-  const get = (headers: Record<string, string>, method = "GET") => agent.fetch(method, "/files/download?path=ranged.bin", { headers });
+  const get = (headers: Record<string, string>, method = "GET") =>
+    agent.fetch(method, "/files/download?path=ranged.bin", { headers });
   beforeAll(async () => await writeFile(agent.workspace("ranged.bin"), content));
 
   test.each([
@@ -136,7 +174,8 @@ describe("download", () => {
     const outside = await get({ range: "bytes=10000-" });
     expect(outside.status).toBe(416);
     expect(outside.headers.get("content-range")).toBe("bytes */10000");
-    for (const range of ["bytes=5-2", "lines=1-2", "bytes=0-1,5-6"]) expect((await get({ range })).status).toBe(200);
+    for (const range of ["bytes=5-2", "lines=1-2", "bytes=0-1,5-6"])
+      expect((await get({ range })).status).toBe(200);
   });
 
   test("HEAD and If-Range", async () => {
@@ -150,7 +189,11 @@ describe("download", () => {
   test("an empty file, and a name outside ASCII", async () => {
     await writeFile(agent.workspace("leer ü.txt"), "");
     const response = await agent.fetch("GET", `/files/download?${query("leer ü.txt")}`);
-    expect([response.status, response.headers.get("content-length"), (await response.arrayBuffer()).byteLength]).toEqual([200, "0", 0]);
+    expect([
+      response.status,
+      response.headers.get("content-length"),
+      (await response.arrayBuffer()).byteLength,
+    ]).toEqual([200, "0", 0]);
   });
 });
 
@@ -167,7 +210,8 @@ describe("upload", () => {
     const response = await agent.fetch("POST", "/files/upload", { body, headers });
     return { status: response.status, body: (await response.json()) as Record<string, unknown> };
   };
-  const leftovers = async () => await readdir(join(agent.root, "var/lib/torpor/uploads")).catch(() => []);
+  const leftovers = async () =>
+    await readdir(join(agent.root, "var/lib/torpor/uploads")).catch(() => []);
 
   test("the path may come after the file, and may be a directory", async () => {
     const blob = new Blob(["hello"]);
@@ -196,8 +240,14 @@ describe("upload", () => {
 
   test("bad forms are refused, name what is wrong, and leave nothing behind", async () => {
     const blob = new Blob(["hello"]);
-    expect(await post(form([["path", "x"]]))).toMatchObject({ status: 400, body: { message: '"file" is required' } });
-    expect(await post(form([["file", blob, "x"]]))).toMatchObject({ status: 400, body: { message: '"path" is required' } });
+    expect(await post(form([["path", "x"]]))).toMatchObject({
+      status: 400,
+      body: { message: '"file" is required' },
+    });
+    expect(await post(form([["file", blob, "x"]]))).toMatchObject({
+      status: 400,
+      body: { message: '"path" is required' },
+    });
     expect(
       refusal(
         await post(
@@ -212,7 +262,9 @@ describe("upload", () => {
       status: 400,
       body: { message: expect.stringContaining("Content-Type") },
     });
-    expect((await post("--b\r\nnonsense", { "content-type": "multipart/form-data; boundary=b" })).status).toBe(400);
+    expect(
+      (await post("--b\r\nnonsense", { "content-type": "multipart/form-data; boundary=b" })).status,
+    ).toBe(400);
     expect(await leftovers()).toEqual([]);
   });
 
@@ -220,10 +272,16 @@ describe("upload", () => {
     const left = new AbortController();
     const body = new ReadableStream<Uint8Array>({
       start: (controller) =>
-        controller.enqueue(Buffer.from('--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nhalf')),
+        controller.enqueue(
+          Buffer.from(
+            '--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nhalf',
+          ),
+        ),
     });
     const headers = { "content-type": "multipart/form-data; boundary=b" };
-    const gone = agent.fetch("POST", "/files/upload", { body, headers, duplex: "half", signal: left.signal }).catch(() => {});
+    const gone = agent
+      .fetch("POST", "/files/upload", { body, headers, duplex: "half", signal: left.signal })
+      .catch(() => {});
     await until("it has begun", async () => (await leftovers()).length === 1);
     left.abort();
     await gone;
@@ -239,7 +297,10 @@ describe("upload", () => {
     await file.close();
     const before = await agent.rssBytes();
     let peak = before;
-    const watch = setInterval(() => void agent.rssBytes().then((rss) => (peak = Math.max(peak, rss))), 20);
+    const watch = setInterval(
+      () => void agent.rssBytes().then((rss) => (peak = Math.max(peak, rss))),
+      20,
+    );
     const head = `--b\r\ncontent-disposition: form-data; name="path"\r\n\r\nbig.bin\r\n--b\r\ncontent-disposition: form-data; name="file"; filename="b"\r\n\r\n`;
     const body = ReadableStream.from(
       (async function* () {
@@ -268,18 +329,30 @@ describe("upload", () => {
 
 test("a file that is too large to read in one piece says what to do instead", async () => {
   await agent.shell("head -c 17000000 /dev/zero > large");
-  expect((await agent.call("GET", "/files/read?path=large")).body["message"]).toContain("/files/download");
+  expect((await agent.call("GET", "/files/read?path=large")).body["message"]).toContain(
+    "/files/download",
+  );
 });
 
 /** Sends everything before it reads the answer, as many clients do. */
 async function sendLarge(headers: string[], path: string): Promise<string> {
   const isChunked = headers.includes("transfer-encoding: chunked");
   const socket = connect(agent.port, "127.0.0.1");
-  socket.write([`POST ${path} HTTP/1.1`, "host: guest", "x-torpor-agent-key: test-key", ...headers, "", ""].join("\r\n"));
+  socket.write(
+    [
+      `POST ${path} HTTP/1.1`,
+      "host: guest",
+      "x-torpor-agent-key: test-key",
+      ...headers,
+      "",
+      "",
+    ].join("\r\n"),
+  );
   const chunk = Buffer.alloc(MIB, "x");
   for (let at = 0; at < 40; at += 1) {
     if (isChunked) socket.write(`${MIB.toString(16)}\r\n`);
-    if (!socket.write(isChunked ? Buffer.concat([chunk, Buffer.from("\r\n")]) : chunk)) await once(socket, "drain");
+    if (!socket.write(isChunked ? Buffer.concat([chunk, Buffer.from("\r\n")]) : chunk))
+      await once(socket, "drain");
   }
   if (isChunked) socket.write("0\r\n\r\n");
   let text = "";
@@ -292,12 +365,18 @@ async function sendLarge(headers: string[], path: string): Promise<string> {
 test.each([
   ["with its length", `content-length: ${40 * MIB}`],
   ["in chunks", "transfer-encoding: chunked"],
-])("a body that is too large, sent %s, is answered on the connection that it came on", async (_, header) => {
-  const text = await sendLarge([header], "/files/write");
-  expect(text).toMatch(/^HTTP\/1\.1 413 [^]*\/files\/upload/);
-});
+])(
+  "a body that is too large, sent %s, is answered on the connection that it came on",
+  async (_, header) => {
+    const text = await sendLarge([header], "/files/write");
+    expect(text).toMatch(/^HTTP\/1\.1 413 [^]*\/files\/upload/);
+  },
+);
 
 test("an upload that fails in the middle is answered on the connection that it came on", async () => {
-  const text = await sendLarge(["transfer-encoding: chunked", "content-type: multipart/form-data; boundary=b"], "/files/upload");
+  const text = await sendLarge(
+    ["transfer-encoding: chunked", "content-type: multipart/form-data; boundary=b"],
+    "/files/upload",
+  );
   expect(text).toMatch(/^HTTP\/1\.1 400 [^]*malformed/);
 });

@@ -1,4 +1,7 @@
-/** The agent as a process of this machine, with its files in a directory of its own. Everything but the Python kernel works there. */
+/**
+ * The agent as a process of this machine, with its files in a directory of its own. Everything but
+ * the Python kernel works there.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdir, mkdtemp, readFile, realpath, rm, writeFile } from "node:fs/promises";
@@ -44,18 +47,42 @@ export class Agent implements AsyncDisposable {
     return join(this.root, "workspace", ...names);
   }
 
-  async fetch(method: string, path: string, init: RequestInit & { duplex?: "half" } = {}): Promise<Response> {
-    return await fetch(`${this.url}${path}`, { method, ...init, headers: { ...AUTH, ...(init.headers as Record<string, string>) } });
+  async fetch(
+    method: string,
+    path: string,
+    init: RequestInit & { duplex?: "half" } = {},
+  ): Promise<Response> {
+    return await fetch(`${this.url}${path}`, {
+      method,
+      ...init,
+      headers: { ...AUTH, ...(init.headers as Record<string, string>) },
+    });
   }
 
   /** One call with a JSON body; the answer is JSON whatever the status. */
-  async call(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer> {
-    const text = body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) };
-    const response = await this.fetch(method, path, { ...text, headers: { "content-type": "application/json", ...headers } });
-    return { status: response.status, headers: response.headers, body: (await response.json()) as Record<string, unknown> };
+  async call(
+    method: string,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<Answer> {
+    const text =
+      body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) };
+    const response = await this.fetch(method, path, {
+      ...text,
+      headers: { "content-type": "application/json", ...headers },
+    });
+    return {
+      status: response.status,
+      headers: response.headers,
+      body: (await response.json()) as Record<string, unknown>,
+    };
   }
 
-  async shell(command: string, more: Record<string, unknown> = {}): Promise<Record<string, unknown>> {
+  async shell(
+    command: string,
+    more: Record<string, unknown> = {},
+  ): Promise<Record<string, unknown>> {
     const { status, body } = await this.call("POST", "/commands/run", { command, ...more });
     if (status !== 200) throw new Error(JSON.stringify(body));
     return body;
@@ -78,7 +105,8 @@ export class Agent implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.process.kill("SIGKILL");
-    if (this.process.exitCode === null && this.process.signalCode === null) await once(this.process, "exit");
+    if (this.process.exitCode === null && this.process.signalCode === null)
+      await once(this.process, "exit");
     await rm(this.root, { recursive: true, force: true });
   }
 }
@@ -89,7 +117,8 @@ export async function startAgent(
   prepare: (root: string) => Promise<unknown> = () => Promise.resolve(),
 ): Promise<Agent> {
   const root = await realpath(await mkdtemp(join(tmpdir(), "torpor-guest-")));
-  for (const name of ["workspace", "tmp", "root", "home", "run/torpor"]) await mkdir(join(root, name), { recursive: true });
+  for (const name of ["workspace", "tmp", "root", "home", "run/torpor"])
+    await mkdir(join(root, name), { recursive: true });
   await writeFile(join(root, "run/torpor/agent-key"), KEY);
   await prepare(root);
   const port = await freePort();
@@ -105,7 +134,10 @@ export async function startAgent(
     stdio: ["ignore", "inherit", "inherit"],
   });
   const agent = new Agent(root, port, child);
-  await until("the agent answers", async () => (await fetch(`${agent.url}/ping`).catch(() => undefined))?.ok === true);
+  await until(
+    "the agent answers",
+    async () => (await fetch(`${agent.url}/ping`).catch(() => undefined))?.ok === true,
+  );
   return agent;
 }
 
@@ -119,7 +151,11 @@ export async function freePort(): Promise<number> {
   return port;
 }
 
-export async function until(what: string, look: () => boolean | Promise<boolean>, limitMs = 30_000): Promise<void> {
+export async function until(
+  what: string,
+  look: () => boolean | Promise<boolean>,
+  limitMs = 30_000,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
   while (!(await look())) {
     if (performance.now() > deadline) throw new Error(`not seen within ${limitMs} ms: ${what}`);
@@ -127,10 +163,15 @@ export async function until(what: string, look: () => boolean | Promise<boolean>
   }
 }
 
-export const send = (socket: WebSocket, message: unknown) => socket.send(typeof message === "string" ? message : JSON.stringify(message));
+export const send = (socket: WebSocket, message: unknown) =>
+  socket.send(typeof message === "string" ? message : JSON.stringify(message));
 
 /** Every frame, until one for which `isLast` holds; then the client closes. */
-export async function frames(socket: WebSocket, isLast: (frame: Frame) => boolean, limitMs = 20_000): Promise<Frame[]> {
+export async function frames(
+  socket: WebSocket,
+  isLast: (frame: Frame) => boolean,
+  limitMs = 20_000,
+): Promise<Frame[]> {
   const all: Frame[] = [];
   const ended = new Promise<void>((resolve) => {
     socket.on("message", (data: Buffer) => {

@@ -1,4 +1,7 @@
-/** JavaScript as people write it: scripts and modules, with `await` and `require` wherever they stand. */
+/**
+ * JavaScript as people write it: scripts and modules, with `await` and `require` wherever they
+ * stand.
+ */
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type Agent, startAgent } from "./harness.ts";
 

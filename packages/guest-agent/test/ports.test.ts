@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
 import { listeningPorts } from "../src/ports.ts";
 
-const HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+const HEAD =
+  "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
 
 test("listening ports of both families, each once, ascending, without the agent's own and without connections", () => {
   const tcp = `${HEAD}   0: 00000000:1E61 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1

@@ -1,4 +1,6 @@
-/** The Python kernel in the image's own tree: what ran, what came of it, and what each cell finds. */
+/**
+ * The Python kernel in the image's own tree: what ran, what came of it, and what each cell finds.
+ */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { type Agent, frames, ofType, send, textOf, until } from "./harness.ts";
 import { startImageAgent } from "./image.ts";

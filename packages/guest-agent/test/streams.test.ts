@@ -1,4 +1,7 @@
-/** WebSockets: execution as it goes, terminals, watching; with a client that takes everything, with one that loses frames as the JavaScript SDK does, and with ones that leave. */
+/**
+ * WebSockets: execution as it goes, terminals, watching; with a client that takes everything, with
+ * one that loses frames as the JavaScript SDK does, and with ones that leave.
+ */
 import { randomInt } from "node:crypto";
 import { once } from "node:events";
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";
@@ -6,7 +9,16 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
-import { type Agent, type Frame, frames, ofType, send, startAgent, textOf, until } from "./harness.ts";
+import {
+  type Agent,
+  type Frame,
+  frames,
+  ofType,
+  send,
+  startAgent,
+  textOf,
+  until,
+} from "./harness.ts";
 
 let agent: Agent;
 beforeAll(async () => {
@@ -38,7 +50,10 @@ const TEN_THOUSAND = 'for i in $(seq 1 10000); do echo "line $i"; done';
 
 describe("/execute/stream", () => {
   test("output, result, complete", async () => {
-    const all = await frames(await run("echo out; sleep 0.2; echo err >&2; exit 3"), ofType("complete"));
+    const all = await frames(
+      await run("echo out; sleep 0.2; echo err >&2; exit 3"),
+      ofType("complete"),
+    );
     expect(all).toMatchObject([
       { type: "stdout", data: "out\n", timestamp: expect.any(String) },
       { type: "stderr", data: "err\n" },
@@ -64,14 +79,20 @@ describe("/execute/stream", () => {
     expect(all.at(-1)).toMatchObject({ type: "complete", success: true });
     const again = await run("echo y");
     let completes = 0;
-    again.on("message", (data: Buffer) => (completes += (JSON.parse(data.toString()) as Frame)["type"] === "complete" ? 1 : 0));
+    again.on(
+      "message",
+      (data: Buffer) =>
+        (completes += (JSON.parse(data.toString()) as Frame)["type"] === "complete" ? 1 : 0),
+    );
     await until("three of them", () => completes >= 3);
     again.close();
   });
 
   test("L3: a client that stops reading holds up the program; nothing is lost and nothing piles up", async () => {
     const before = await agent.rssBytes();
-    const socket = await run("for i in $(seq 1 200); do head -c 200000 /dev/zero | tr '\\0' x; echo $i >> progress; done; echo END");
+    const socket = await run(
+      "for i in $(seq 1 200); do head -c 200000 /dev/zero | tr '\\0' x; echo $i >> progress; done; echo END",
+    );
     socket.pause();
     await sleep(1_500);
     const held = Number((await agent.shell("wc -l < progress || echo 0"))["stdout"]);
@@ -84,7 +105,12 @@ describe("/execute/stream", () => {
   }, 90_000);
 
   test("characters that are split over two writes arrive whole", async () => {
-    expect(textOf(await frames(await run("printf '\\xc3'; sleep 0.3; printf '\\xbc'"), ofType("complete")), "stdout")).toBe("ü");
+    expect(
+      textOf(
+        await frames(await run("printf '\\xc3'; sleep 0.3; printf '\\xbc'"), ofType("complete")),
+        "stdout",
+      ),
+    ).toBe("ü");
   });
 
   test("the time limit is an error frame, and the end", async () => {
@@ -96,7 +122,8 @@ describe("/execute/stream", () => {
 
   test("a client that leaves ends the program", async () => {
     const socket = await run("sleep 49.33");
-    const isRunning = async () => String((await agent.shell("ps ax -o args"))["stdout"]).includes("sleep 49.33");
+    const isRunning = async () =>
+      String((await agent.shell("ps ax -o args"))["stdout"]).includes("sleep 49.33");
     await until("it runs", isRunning);
     socket.terminate();
     await until("it is gone", async () => !(await isRunning()));
@@ -146,7 +173,10 @@ describe("/terminal", () => {
   test("is a real terminal, of the size that is asked for", async () => {
     const { socket, seen, type } = await open("/terminal?cols=100&rows=30");
     type("tty; stty size\n");
-    await until("its size", () => /\/dev\/pts\/\d+/.test(seen.text) && seen.text.includes("30 100"));
+    await until(
+      "its size",
+      () => /\/dev\/pts\/\d+/.test(seen.text) && seen.text.includes("30 100"),
+    );
     send(socket, { type: "resize", cols: 132, rows: 43 });
     type("stty size\n");
     await until("its new size", () => seen.text.includes("43 132"));
@@ -169,7 +199,9 @@ describe("/terminal", () => {
   test("Ctrl-C reaches what runs", async () => {
     const { socket, seen, type } = await open();
     type("sleep 100; echo st'op'ped $?\n");
-    await until("it runs", async () => String((await agent.shell("ps ax -o args"))["stdout"]).includes("sleep 100"));
+    await until("it runs", async () =>
+      String((await agent.shell("ps ax -o args"))["stdout"]).includes("sleep 100"),
+    );
     type("\u0003");
     type("echo af'te'r\n");
     await until("the next command", () => seen.text.includes("after"));
@@ -186,10 +218,18 @@ describe("/terminal", () => {
     const helper = fileURLToPath(new URL("../guest/terminal.py", import.meta.url));
     type(`${before}${one} & ${other}\n`);
     const running = async () => String((await agent.shell("ps ax -o args"))["stdout"]);
-    await until("both run", async () => (await running()).includes(`\n${one}\n`) && (await running()).includes(`\n${other}\n`));
+    await until(
+      "both run",
+      async () =>
+        (await running()).includes(`\n${one}\n`) && (await running()).includes(`\n${other}\n`),
+    );
     expect(seen.text).toContain("sleep");
     socket.terminate();
-    await until("both are gone", async () => !(await running()).includes(`\n${one}\n`) && !(await running()).includes(`\n${other}\n`));
+    await until(
+      "both are gone",
+      async () =>
+        !(await running()).includes(`\n${one}\n`) && !(await running()).includes(`\n${other}\n`),
+    );
     await until("no helper is left", async () => !(await running()).includes(helper));
   });
 
@@ -253,7 +293,10 @@ describe("/files/watch", () => {
     await until("modified", () => has("modified", "w/deep/a"));
     await rename(agent.workspace("w/deep/a"), agent.workspace("w/b"));
     await until("renamed", () => has("renamed", "w/b"));
-    expect(changes.find((frame) => frame["event"] === "renamed")).toMatchObject({ old_path: agent.workspace("w/deep/a"), type: "change" });
+    expect(changes.find((frame) => frame["event"] === "renamed")).toMatchObject({
+      old_path: agent.workspace("w/deep/a"),
+      type: "change",
+    });
     await mkdir(agent.workspace("w/new/er"), { recursive: true });
     await until("new directories", () => has("created", "w/new") && has("created", "w/new/er"));
     await writeFile(agent.workspace("w/new/er/file"), "x");
@@ -292,7 +335,8 @@ describe("/files/watch", () => {
 
   test("a client that leaves takes its watcher along", async () => {
     const { socket } = await watch(agent.workspace());
-    const children = async () => String((await agent.shell(`ps -o args= --ppid ${agent.process.pid}`))["stdout"]);
+    const children = async () =>
+      String((await agent.shell(`ps -o args= --ppid ${agent.process.pid}`))["stdout"]);
     const helpers = async () => ((await children()).match(/watcher\.py/g) ?? []).length;
     expect(await helpers()).toBeGreaterThan(0);
     socket.terminate();

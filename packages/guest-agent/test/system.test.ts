@@ -1,4 +1,7 @@
-/** Variables, metrics, the host's control calls, the tunnel to other ports, and bad input on every route. */
+/**
+ * Variables, metrics, the host's control calls, the tunnel to other ports, and bad input on every
+ * route.
+ */
 import { once } from "node:events";
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { type AddressInfo, connect, createServer, type Server } from "node:net";
@@ -31,7 +34,10 @@ describe("/env", () => {
     await agent.call("PATCH", "/env", { env_vars: { C: "3" }, merge: false });
     expect(await variables()).toEqual({ C: "3" });
     expect((await agent.call("DELETE", "/env/C")).body).toMatchObject({ env_vars: {} });
-    expect(await agent.call("DELETE", "/env/C")).toMatchObject({ status: 404, body: { code: "RESOURCE_NOT_FOUND" } });
+    expect(await agent.call("DELETE", "/env/C")).toMatchObject({
+      status: 404,
+      body: { code: "RESOURCE_NOT_FOUND" },
+    });
     await agent.call("PUT", "/env", { env_vars: { D: "4" } });
     expect((await agent.call("DELETE", "/env")).body).toMatchObject({ count: 0 });
   });
@@ -39,7 +45,8 @@ describe("/env", () => {
   test("variables that cannot be kept are refused, and nothing has changed", async () => {
     await agent.call("PUT", "/env", { env_vars: { KEPT: "1" } });
     const directory = join(agent.root, "var/lib/torpor");
-    // A directory where the temporary file should be written: fails for every user, as a full disk does.
+    // A directory where the temporary file should be written: fails for every user, as a full disk
+    // does.
     await mkdir(join(directory, "env.json.tmp/x"), { recursive: true });
     const { status, body } = await agent.call("PATCH", "/env", { env_vars: { MORE: "2" } });
     expect({ status, code: body["code"] }).toEqual({ status: 400, code: "FILE_OPERATION_FAILED" });
@@ -71,10 +78,34 @@ describe("bad input names the field", () => {
     ["POST", "/execute/background", { code: "x", name: 1 }, 400, /"name"/],
     ["POST", "/execute/async", { code: "x" }, 400, /"callback_url"/],
     ["POST", "/execute/async", { code: "x", callback_url: "ftp://x" }, 400, /"callback_url"/],
-    ["POST", "/execute/async", { code: "x", callback_url: "http://x", callback_headers: { "a b": "c" } }, 400, /"callback_headers"/],
-    ["POST", "/execute/async", { code: "x", callback_url: "http://x", callback_headers: { Host: "c" } }, 400, /"callback_headers\.Host"/],
-    ["POST", "/execute/async", { code: "x", callback_url: "http://x", callback_headers: { A: "x\r\ny" } }, 400, /"callback_headers\.A"/],
-    ["POST", "/execute/async", { code: "x", callback_url: "http://x", callback_signature_secret: 1 }, 400, /"callback_signature_secret"/],
+    [
+      "POST",
+      "/execute/async",
+      { code: "x", callback_url: "http://x", callback_headers: { "a b": "c" } },
+      400,
+      /"callback_headers"/,
+    ],
+    [
+      "POST",
+      "/execute/async",
+      { code: "x", callback_url: "http://x", callback_headers: { Host: "c" } },
+      400,
+      /"callback_headers\.Host"/,
+    ],
+    [
+      "POST",
+      "/execute/async",
+      { code: "x", callback_url: "http://x", callback_headers: { A: "x\r\ny" } },
+      400,
+      /"callback_headers\.A"/,
+    ],
+    [
+      "POST",
+      "/execute/async",
+      { code: "x", callback_url: "http://x", callback_signature_secret: 1 },
+      400,
+      /"callback_signature_secret"/,
+    ],
     ["DELETE", "/execute/kill", undefined, 400, /"process_id"/],
     ["POST", "/commands/run", {}, 400, /"command"/],
     ["POST", "/commands/run", { command: " " }, 400, /"command"/],
@@ -105,7 +136,10 @@ describe("bad input names the field", () => {
 
   test.each(CASES)("%s %s %j", async (method, path, body, status, message) => {
     const answer = await agent.call(method, path, body);
-    expect({ status: answer.status, message: answer.body["message"] }).toEqual({ status, message: expect.stringMatching(message) });
+    expect({ status: answer.status, message: answer.body["message"] }).toEqual({
+      status,
+      message: expect.stringMatching(message),
+    });
     expect(answer.body).toMatchObject({
       code: expect.stringMatching(/^[A-Z_]+$/),
       error: answer.body["message"],
@@ -114,7 +148,9 @@ describe("bad input names the field", () => {
   });
 
   test("a desktop is known to be missing", async () => {
-    expect((await agent.call("POST", "/desktop/mouse/click", { x: 1 })).body).toMatchObject({ code: "DESKTOP_NOT_AVAILABLE" });
+    expect((await agent.call("POST", "/desktop/mouse/click", { x: 1 })).body).toMatchObject({
+      code: "DESKTOP_NOT_AVAILABLE",
+    });
   });
 
   test("calls without a body, but with its content type, are fine", async () => {
@@ -125,12 +161,14 @@ describe("bad input names the field", () => {
 
 describe("what the agent tells of itself", () => {
   test("open routes need no key, all others do", async () => {
-    for (const path of ["/", "/health", "/info", "/ping", "/system"]) expect((await fetch(`${agent.url}${path}`)).status).toBe(200);
+    for (const path of ["/", "/health", "/info", "/ping", "/system"])
+      expect((await fetch(`${agent.url}${path}`)).status).toBe(200);
     expect(await (await fetch(`${agent.url}/health`)).json()).toMatchObject({
       status: "healthy",
       features: { terminal: true, desktop: false },
     });
-    for (const path of ["/env", "/metrics", "/_torpor/activity"]) expect((await fetch(`${agent.url}${path}`)).status).toBe(401);
+    for (const path of ["/env", "/metrics", "/_torpor/activity"])
+      expect((await fetch(`${agent.url}${path}`)).status).toBe(401);
   });
 
   test("metrics are real numbers", async () => {
@@ -142,10 +180,13 @@ describe("what the agent tells of itself", () => {
       system: { cpu: { cores: expect.any(Number) } },
     });
     const { memory, disk } = body["system"] as Record<"memory" | "disk", Record<string, number>>;
-    for (const { total, used, free } of [memory, disk]) expect(total).toBe((used ?? 0) + (free ?? 0));
+    for (const { total, used, free } of [memory, disk])
+      expect(total).toBe((used ?? 0) + (free ?? 0));
     expect(memory["total"]).toBeGreaterThan(1024 ** 2);
     const text = await (await agent.fetch("GET", "/metrics/prometheus")).text();
-    expect(text).toMatch(/^# TYPE torpor_agent_requests_total counter\ntorpor_agent_requests_total \d+$/m);
+    expect(text).toMatch(
+      /^# TYPE torpor_agent_requests_total counter\ntorpor_agent_requests_total \d+$/m,
+    );
   });
 
   test("S54: activity counts what users do, and not who looks at it", async () => {
@@ -164,12 +205,16 @@ describe("what the agent tells of itself", () => {
 describe("S48: the agent's helpers may be killed", () => {
   test("the next call of the host starts a new one", async () => {
     // Its own: other agents of this machine have one each.
-    const children = String((await agent.shell(`ps -o pid=,args= --ppid ${agent.process.pid}`))["stdout"]);
+    const children = String(
+      (await agent.shell(`ps -o pid=,args= --ppid ${agent.process.pid}`))["stdout"],
+    );
     const helper = /^\s*(\d+) .*guest_helper\.py/m.exec(children)?.[1];
     expect(helper, children).toBeDefined();
     // It may have been asked before the agent knows of its end, or after.
     process.kill(Number(helper), "SIGKILL");
-    expect((await agent.call("POST", "/_torpor/prepare-pause", {})).body).toMatchObject({ synced: true });
+    expect((await agent.call("POST", "/_torpor/prepare-pause", {})).body).toMatchObject({
+      synced: true,
+    });
     expect((await agent.call("POST", "/_torpor/thaw", {})).status).toBe(200);
   });
 });
@@ -183,20 +228,32 @@ describe("a pause breaks connections, not executions", () => {
     await agent.call("POST", "/_torpor/prepare-pause", {});
     left.abort();
     await cut;
-    // The agent sees the end of a connection a moment after its client does, and it has to see it before the thaw.
+    // The agent sees the end of a connection a moment after its client does, and it has to see it
+    // before the thaw.
     await sleep(500);
     await agent.call("POST", "/_torpor/thaw", {});
-    await until("it has run", async () => (await readFile(agent.workspace("through"), "utf8").catch(() => "")) === "through\n");
+    await until(
+      "it has run",
+      async () =>
+        (await readFile(agent.workspace("through"), "utf8").catch(() => "")) === "through\n",
+    );
   });
 });
 
 describe("/_torpor/tunnel", () => {
-  const listen = async (host: string, serve: (server: Server) => Server): Promise<[Server, number]> => {
+  const listen = async (
+    host: string,
+    serve: (server: Server) => Server,
+  ): Promise<[Server, number]> => {
     const server = serve(createServer({ allowHalfOpen: true })).listen(0, host);
     await once(server, "listening");
     return [server, (server.address() as AddressInfo).port];
   };
-  const upgrade = async (port: number | string, first = "", headers = "x-torpor-agent-key: test-key\r\n") => {
+  const upgrade = async (
+    port: number | string,
+    first = "",
+    headers = "x-torpor-agent-key: test-key\r\n",
+  ) => {
     const socket = connect({ port: agent.port, host: "127.0.0.1", allowHalfOpen: true });
     let text = "";
     socket.on("data", (data) => (text += data.toString("latin1")));
@@ -207,19 +264,24 @@ describe("/_torpor/tunnel", () => {
   };
 
   const isV6 = networkInterfaces()["lo"]?.some(({ address }) => address === "::1") === true;
-  test.each(["127.0.0.1", ...(isV6 ? ["::1"] : [])])("bytes go both ways to a port on %s, and each side may end first", async (host) => {
-    const [server, port] = await listen(host, (made) => made.on("connection", (socket) => socket.pipe(socket)));
-    const large = "x".repeat(3_000_000);
-    const { socket, text } = await upgrade(port, "first");
-    await until("the echo", () => text().endsWith("first"));
-    expect(text()).toMatch(/^HTTP\/1\.1 101 /);
-    expect((await agent.activity())["open_streams"]).toBe(1);
-    socket.end(large);
-    await once(socket, "end");
-    expect(text().endsWith(`first${large}`)).toBe(true);
-    await until("nothing is open", async () => (await agent.activity())["open_streams"] === 0);
-    server.close();
-  });
+  test.each(["127.0.0.1", ...(isV6 ? ["::1"] : [])])(
+    "bytes go both ways to a port on %s, and each side may end first",
+    async (host) => {
+      const [server, port] = await listen(host, (made) =>
+        made.on("connection", (socket) => socket.pipe(socket)),
+      );
+      const large = "x".repeat(3_000_000);
+      const { socket, text } = await upgrade(port, "first");
+      await until("the echo", () => text().endsWith("first"));
+      expect(text()).toMatch(/^HTTP\/1\.1 101 /);
+      expect((await agent.activity())["open_streams"]).toBe(1);
+      socket.end(large);
+      await once(socket, "end");
+      expect(text().endsWith(`first${large}`)).toBe(true);
+      await until("nothing is open", async () => (await agent.activity())["open_streams"] === 0);
+      server.close();
+    },
+  );
 
   test("a client that leaves closes the port's connection, and the other way round", async () => {
     const sockets: { destroyed: boolean; destroy(): void }[] = [];

@@ -40,8 +40,8 @@ interface Material {
 /** Connections are kept to so many hosts. */
 const KEPT_HOSTS = 4_096;
 /**
- * A connection that was just used is used again where that is asked for. After so long it is not: of
- * a host that lost its power nothing would say so.
+ * A connection that was just used is used again where that is asked for. After so long it is not:
+ * of a host that lost its power nothing would say so.
  */
 const KEPT_IDLE_MS = 1_000;
 const KEPT_IDLE_CONNECTIONS = 64;
@@ -157,8 +157,8 @@ export interface FleetRequest extends RequestOptions {
 }
 
 /**
- * A request to the host `expected`. Hosts without a certificate (of 0.1.0, or in a fleet without TLS)
- * have `http:` addresses. Throws when this program has none.
+ * A request to the host `expected`. Hosts without a certificate (of 0.1.0, or in a fleet without
+ * TLS) have `http:` addresses. Throws when this program has none.
  */
 export function requestTo(
   url: URL,

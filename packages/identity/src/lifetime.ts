@@ -20,7 +20,9 @@ export function validityOf({ validFrom, validTo }: X509Certificate): Validity {
   return { notBeforeMs: Date.parse(validFrom), notAfterMs: Date.parse(validTo) };
 }
 
-/** `share`, 0 to 1, says where in the spread: the same for one certificate each time it is asked. */
+/**
+ * `share`, 0 to 1, says where in the spread: the same for one certificate each time it is asked.
+ */
 export function renewalDueMs({ notBeforeMs, notAfterMs }: Validity, share: number): number {
   return notBeforeMs + (notAfterMs - notBeforeMs) * (RENEWED_AT + SPREAD * (share - 1 / 2));
 }

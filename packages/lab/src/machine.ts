@@ -1,8 +1,11 @@
 /**
- * The lab machine: a Debian under QEMU's TCG whose emulated processor has SVM, so that it has a /dev/kvm of its own on any machine.
+ * The lab machine: a Debian under QEMU's TCG whose emulated processor has SVM, so that it has a
+ * /dev/kvm of its own on any machine.
  *
- * - Its root disk is fresh at each start, as infra/lab/build.sh packed it: every `up` installs a host from nothing.
- * - What a host keeps, /var/lib/torpor, is on a second disk that stays: images, golden snapshots, sandboxes.
+ * - Its root disk is fresh at each start, as infra/lab/build.sh packed it: every `up` installs a
+ *   host from nothing.
+ * - What a host keeps, /var/lib/torpor, is on a second disk that stays: images, golden snapshots,
+ *   sandboxes.
  * - What is installed on it is read from directories of this machine, which it cannot write to.
  */
 import { readFile, realpath, truncate, writeFile } from "node:fs/promises";
@@ -15,16 +18,21 @@ import { LAB_HOST_ID, type LabOptions } from "./options.ts";
 export const HEALTH_PORT = 9400;
 export const DATA_PLANE_PORT = 9401;
 const SSH_PORT = 22;
-/** Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/networking.md): a name server in it could not be reached by them. infra/lab has its addresses. */
+/**
+ * Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/networking.md): a name server in it
+ * could not be reached by them. infra/lab has its addresses.
+ */
 export const LAB_NETWORK = { cidr: "192.168.76.0/24", gateway: "192.168.76.2" };
 /** Sparse: it takes what is written to it. */
 const DATA_DISK_BYTES = 24 * 1024 ** 3;
 
 const KERNEL_OPTIONS = [
   "console=ttyS0 quiet loglevel=3 net.ifnames=0 mitigations=off systemd.show_status=0",
-  // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the guest.
+  // The emulated TSC is this machine's, and steady; without it each look at the clock leaves the
+  // guest.
   "tsc=reliable",
-  // For guests that are hosts themselves, which there are none of: less of QEMU's emulation is relied on.
+  // For guests that are hosts themselves, which there are none of: less of QEMU's emulation is
+  // relied on.
   "kvm_amd.vls=0 kvm_amd.vgif=0",
   // After a panic it starts again, as a host in a rack would.
   "panic=5",
@@ -56,7 +64,10 @@ export async function writeRecord(dir: string, record: LabRecord): Promise<void>
 }
 
 /** Builds the disk if there is none yet, and returns the directory it is in. */
-export async function buildMachine({ root, dir }: LabOptions, signal: AbortSignal): Promise<string> {
+export async function buildMachine(
+  { root, dir }: LabOptions,
+  signal: AbortSignal,
+): Promise<string> {
   const script = join(root, "infra/lab/build.sh");
   const { code } = await run([script, join(dir, "cache")], { cwd: root, isShown: true, signal });
   if (code !== 0) throw new Error("the lab machine could not be built: see the message above");
@@ -71,25 +82,48 @@ export async function makeDataDisk(dir: string): Promise<string> {
   return file;
 }
 
-/** The process that emulates it, as a component of the fleet: ended by `./torpor down`, shown by `./torpor status`. */
-export function machineComponent(options: LabOptions, record: LabRecord, files: { data: string; payload: string; log: string }): Component {
+/**
+ * The process that emulates it, as a component of the fleet: ended by `./torpor down`, shown by
+ * `./torpor status`.
+ */
+export function machineComponent(
+  options: LabOptions,
+  record: LabRecord,
+  files: { data: string; payload: string; log: string },
+): Component {
   const { ports, machineDir } = record;
   const forwards = [
     [ports.ssh, SSH_PORT],
     [ports.health, HEALTH_PORT],
     [ports.dataPlane, DATA_PLANE_PORT],
   ].map(([outside, inside]) => `hostfwd=tcp:127.0.0.1:${outside}-:${inside}`);
-  const shared = (path: string, tag: string) => `local,path=${comma(path)},mount_tag=${tag},security_model=none,readonly=on`;
+  const shared = (path: string, tag: string) =>
+    `local,path=${comma(path)},mount_tag=${tag},security_model=none,readonly=on`;
   const disk = (path: string) => `format=raw,if=virtio,file=${comma(path)}`;
   const args = [
     ["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"],
-    // One processor: a kernel patches itself while it runs (each virtual machine that comes or goes does it), and with two QEMU 7.2 runs on in what has been replaced: "Oops: int3", seen.
-    ["-machine", "q35", "-accel", "tcg", "-cpu", "EPYC,+svm,+npt", "-smp", "1", "-m", String(options.memoryMib)],
+    // One processor: a kernel patches itself while it runs (each virtual machine that comes or goes
+    // does it), and with two QEMU 7.2 runs on in what has been replaced: "Oops: int3", seen.
+    [
+      "-machine",
+      "q35",
+      "-accel",
+      "tcg",
+      "-cpu",
+      "EPYC,+svm,+npt",
+      "-smp",
+      "1",
+      "-m",
+      String(options.memoryMib),
+    ],
     ["-kernel", join(machineDir, "kernel"), "-initrd", join(machineDir, "initrd")],
     ["-append", KERNEL_OPTIONS.join(" ")],
     ["-drive", `${disk(join(machineDir, "root.ext4"))},snapshot=on`],
     ["-drive", `${disk(files.data)},discard=unmap,detect-zeroes=unmap`],
-    ["-netdev", [`user,id=net0,net=${LAB_NETWORK.cidr},host=${LAB_NETWORK.gateway}`, ...forwards].join(",")],
+    [
+      "-netdev",
+      [`user,id=net0,net=${LAB_NETWORK.cidr},host=${LAB_NETWORK.gateway}`, ...forwards].join(","),
+    ],
     ["-device", "virtio-net-pci,netdev=net0", "-device", "virtio-rng-pci"],
     ["-virtfs", shared(files.payload, "payload"), "-virtfs", shared(options.imageDir, "image")],
   ].flat();

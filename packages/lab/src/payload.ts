@@ -1,4 +1,7 @@
-/** What is carried into the lab machine, in a directory that it sees as a read-only file system: the release, Node.js, Cloud Hypervisor, the host's settings and secrets. */
+/**
+ * What is carried into the lab machine, in a directory that it sees as a read-only file system: the
+ * release, Node.js, Cloud Hypervisor, the host's settings and secrets.
+ */
 import { chmod, copyFile, mkdir, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Fleet } from "@torpor/fleet";
@@ -13,30 +16,46 @@ const OUTSIDE = LAB_NETWORK.gateway;
 const SETTINGS = "node-agent.env";
 const IDENTITY = "identity";
 
-export async function makePayload(options: LabOptions, fleet: Fleet, ports: LabPorts, signal: AbortSignal): Promise<string> {
+export async function makePayload(
+  options: LabOptions,
+  fleet: Fleet,
+  ports: LabPorts,
+  signal: AbortSignal,
+): Promise<string> {
   const dir = join(options.dir, "payload");
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const release = join(dir, "release");
   await rm(release, { recursive: true, force: true });
-  const built = await run([process.execPath, join(options.root, "apps/node-agent/build.ts"), release], {
-    cwd: options.root,
-    isShown: false,
-    signal,
-  });
-  if (built.code !== 0) throw new Error(`the node-agent could not be bundled: ${built.output.trim()}`);
+  const built = await run(
+    [process.execPath, join(options.root, "apps/node-agent/build.ts"), release],
+    {
+      cwd: options.root,
+      isShown: false,
+      signal,
+    },
+  );
+  if (built.code !== 0)
+    throw new Error(`the node-agent could not be bundled: ${built.output.trim()}`);
   await copyIfNewer(process.execPath, join(dir, "node"));
   await rm(join(dir, "cloud-hypervisor"), { force: true });
-  if (options.cloudHypervisorBin !== undefined) await copyHypervisor(options.cloudHypervisorBin, join(dir, "cloud-hypervisor"));
+  if (options.cloudHypervisorBin !== undefined)
+    await copyHypervisor(options.cloudHypervisorBin, join(dir, "cloud-hypervisor"));
   const secrets = fleet.joinSecrets(LAB_HOST_ID);
-  await makeIdentity(join(dir, IDENTITY), secrets, fleet.state.natsUrl.replaceAll("127.0.0.1", OUTSIDE));
+  await makeIdentity(
+    join(dir, IDENTITY),
+    secrets,
+    fleet.state.natsUrl.replaceAll("127.0.0.1", OUTSIDE),
+  );
   await writeFile(join(dir, SETTINGS), settings(options, ports), { mode: 0o600 });
   return dir;
 }
 
 /** The line that installs it all, in the machine. */
 export function installCommand(options: LabOptions): string {
-  const mount = (tag: string) => `mountpoint -q /mnt/${tag} || mount -t 9p -o trans=virtio,ro,msize=524288,cache=loose ${tag} /mnt/${tag}`;
-  const hypervisor = options.cloudHypervisorBin === undefined ? "" : `--cloud-hypervisor ${LAB_HYPERVISOR}`;
+  const mount = (tag: string) =>
+    `mountpoint -q /mnt/${tag} || mount -t 9p -o trans=virtio,ro,msize=524288,cache=loose ${tag} /mnt/${tag}`;
+  const hypervisor =
+    options.cloudHypervisorBin === undefined ? "" : `--cloud-hypervisor ${LAB_HYPERVISOR}`;
   const install = [
     "bash /mnt/payload/release/host/install.sh --release /mnt/payload/release --node /mnt/payload/node",
     hypervisor,
@@ -47,10 +66,19 @@ export function installCommand(options: LabOptions): string {
 }
 
 /** As `torpor-node-agent join` leaves it. */
-async function makeIdentity(dir: string, { natsSeedFile, tls }: ReturnType<Fleet["joinSecrets"]>, natsUrl: string): Promise<void> {
+async function makeIdentity(
+  dir: string,
+  { natsSeedFile, tls }: ReturnType<Fleet["joinSecrets"]>,
+  natsUrl: string,
+): Promise<void> {
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const at = (name: string) => `/etc/torpor/identity/${name}`;
-  const files = { "nats-seed": natsSeedFile, "tls.crt": tls.certFile, "tls.key": tls.keyFile, "ca.crt": tls.caFile };
+  const files = {
+    "nats-seed": natsSeedFile,
+    "tls.crt": tls.certFile,
+    "tls.key": tls.keyFile,
+    "ca.crt": tls.caFile,
+  };
   for (const [name, from] of Object.entries(files)) await copyFile(from, join(dir, name));
   const values = {
     HOST_ID: LAB_HOST_ID,
@@ -88,7 +116,10 @@ const linesOf = (values: Record<string, string | number>) =>
 
 async function copyHypervisor(from: string, to: string): Promise<void> {
   await copyProgram(from, to).catch((cause: unknown) => {
-    throw new Error(`CLOUD_HYPERVISOR_BIN is ${from}, which cannot be read: give a cloud-hypervisor release binary for x86_64`, { cause });
+    throw new Error(
+      `CLOUD_HYPERVISOR_BIN is ${from}, which cannot be read: give a cloud-hypervisor release binary for x86_64`,
+      { cause },
+    );
   });
 }
 

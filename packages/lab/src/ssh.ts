@@ -1,4 +1,7 @@
-/** Commands in the lab machine, by ssh over a forwarded loopback port. Its host key is known since it was built. */
+/**
+ * Commands in the lab machine, by ssh over a forwarded loopback port. Its host key is known since
+ * it was built.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
@@ -21,7 +24,15 @@ function sshArgs({ machineDir, ports }: LabRecord): string[] {
     "ServerAliveInterval=10",
     "LogLevel=ERROR",
   ];
-  return ["-F", "none", "-i", join(machineDir, "id_ed25519"), "-p", String(ports.ssh), ...options.flatMap((option) => ["-o", option])];
+  return [
+    "-F",
+    "none",
+    "-i",
+    join(machineDir, "id_ed25519"),
+    "-p",
+    String(ports.ssh),
+    ...options.flatMap((option) => ["-o", option]),
+  ];
 }
 
 /** One argument of a command line, for a shell. */
@@ -37,7 +48,11 @@ export async function execInLab(record: LabRecord, command: string[]): Promise<n
   return code ?? 1;
 }
 
-export async function runInLab(record: LabRecord, script: string, signal: AbortSignal): Promise<{ code: number; output: string }> {
+export async function runInLab(
+  record: LabRecord,
+  script: string,
+  signal: AbortSignal,
+): Promise<{ code: number; output: string }> {
   return await run(labCommand(record, script), { cwd: "/", isShown: false, signal });
 }
 
@@ -48,7 +63,11 @@ export function labCommand(record: LabRecord, script: string): string[] {
 
 /** /proc/<pid>/status of a process in the machine; empty when there is none. */
 export async function statusInLab(record: LabRecord, pid: number): Promise<string> {
-  const { code, output } = await runInLab(record, `cat /proc/${pid}/status`, AbortSignal.timeout(STATUS_LIMIT_MS));
+  const { code, output } = await runInLab(
+    record,
+    `cat /proc/${pid}/status`,
+    AbortSignal.timeout(STATUS_LIMIT_MS),
+  );
   return code === 0 ? output : "";
 }
 
@@ -59,14 +78,23 @@ export async function shellInLab(record: LabRecord): Promise<number> {
   return code ?? 1;
 }
 
-/** Waits until it can be logged in to. Throws when `isAlive` says that there is nothing to wait for any more, or after `limitMs`. */
-export async function waitForSsh(record: LabRecord, isAlive: () => boolean, limitMs: number, signal: AbortSignal): Promise<void> {
+/**
+ * Waits until it can be logged in to. Throws when `isAlive` says that there is nothing to wait for
+ * any more, or after `limitMs`.
+ */
+export async function waitForSsh(
+  record: LabRecord,
+  isAlive: () => boolean,
+  limitMs: number,
+  signal: AbortSignal,
+): Promise<void> {
   const deadline = performance.now() + limitMs;
   for (;;) {
     const { code, output } = await runInLab(record, "true", signal);
     if (code === 0) return;
     if (!isAlive()) throw new Error("the lab machine ended while it was starting");
-    if (performance.now() > deadline) throw new Error(`the lab machine let nobody in within ${limitMs / 1000} s: ${output.trim()}`);
+    if (performance.now() > deadline)
+      throw new Error(`the lab machine let nobody in within ${limitMs / 1000} s: ${output.trim()}`);
     await sleep(LOOK_EVERY_MS, undefined, { signal });
   }
 }

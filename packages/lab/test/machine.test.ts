@@ -1,4 +1,6 @@
-/** The command line of the lab machine: what protects this machine from it, and what it is given. */
+/**
+ * The command line of the lab machine: what protects this machine from it, and what it is given.
+ */
 import { mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -15,14 +17,27 @@ const options: LabOptions = {
   qemuBin: "qemu-system-x86_64",
   memoryMib: 3072,
 };
-const record = { ports: { ssh: 1022, health: 1400, dataPlane: 1401 }, machineDir: "/cache/machine", driver: "cloud-hypervisor" };
-const component = machineComponent(options, record, { data: "/data.raw", payload: "/payload", log: "/log" });
-const after = (name: string) => component.args.flatMap((arg, at) => (arg === name ? [component.args[at + 1] ?? ""] : []));
+const record = {
+  ports: { ssh: 1022, health: 1400, dataPlane: 1401 },
+  machineDir: "/cache/machine",
+  driver: "cloud-hypervisor",
+};
+const component = machineComponent(options, record, {
+  data: "/data.raw",
+  payload: "/payload",
+  log: "/log",
+});
+const after = (name: string) =>
+  component.args.flatMap((arg, at) => (arg === name ? [component.args[at + 1] ?? ""] : []));
 
 test("its ports are on the loopback alone", () => {
   const [network = ""] = after("-netdev");
   const forwards = network.split(",").filter((part) => part.startsWith("hostfwd="));
-  expect(forwards).toEqual(["hostfwd=tcp:127.0.0.1:1022-:22", "hostfwd=tcp:127.0.0.1:1400-:9400", "hostfwd=tcp:127.0.0.1:1401-:9401"]);
+  expect(forwards).toEqual([
+    "hostfwd=tcp:127.0.0.1:1022-:22",
+    "hostfwd=tcp:127.0.0.1:1400-:9400",
+    "hostfwd=tcp:127.0.0.1:1401-:9401",
+  ]);
 });
 
 test("what it sees of this machine it cannot write to, and its root disk is thrown away", () => {
@@ -40,7 +55,11 @@ test("a comma in a path does not end an option", () => {
 test("it is emulated, with a processor that can virtualize", () => {
   expect(after("-accel")).toEqual(["tcg"]);
   expect(after("-cpu")[0]).toContain("+svm");
-  expect(component).toMatchObject({ name: "lab-1", role: "lab", healthUrl: "http://127.0.0.1:1400/health" });
+  expect(component).toMatchObject({
+    name: "lab-1",
+    role: "lab",
+    healthUrl: "http://127.0.0.1:1400/health",
+  });
 });
 
 test("the data disk is made once, without taking room", async () => {

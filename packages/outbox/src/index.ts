@@ -1,10 +1,13 @@
 /**
- * From the outbox to the bus, after the commit. The committer publishes its own rows at once; the relay takes what was left: by an outage, or by a committer that died.
+ * From the outbox to the bus, after the commit. The committer publishes its own rows at once; the
+ * relay takes what was left: by an outage, or by a committer that died.
  *
- * OB1  A row is marked as published only when the broker has stored its message. A crash in between publishes again under the same id, which the stream stores once.
- * OB2  Each stream is published to by itself: one that is missing holds up no message of another. A committer waits for it once, and leaves what comes then to the relay.
- * OB3  The relay takes each stream's rows by themselves, too: those that wait for one that is missing
- *      are in nobody's way, however many they are (decision 39).
+ * OB1  A row is marked as published only when the broker has stored its message. A crash in between
+ *      publishes again under the same id, which the stream stores once.
+ * OB2  Each stream is published to by itself: one that is missing holds up no message of another. A
+ *      committer waits for it once, and leaves what comes then to the relay.
+ * OB3  The relay takes each stream's rows by themselves, too: those that wait for one that is
+ *      missing are in nobody's way, however many they are (decision 39).
  */
 import { type Bus, publish } from "@torpor/bus";
 import { streamOf } from "@torpor/contracts";
@@ -21,14 +24,21 @@ import { Batches } from "@torpor/service";
 const RELAY_BATCH = 200;
 /** Of a stream, in a round: one that takes them goes on while another is waited for. */
 const MAX_RELAY_BATCHES = 25;
-/** A round that has taken so long begins no further batch: well below what a reconciler may take. */
+/**
+ * A round that has taken so long begins no further batch: well below what a reconciler may take.
+ */
 const MAX_RELAY_MS = 5_000;
 /** The committer publishes first; the relay takes what is older than this. */
 const RELAY_AFTER_MS = 500;
-/** So long the first mark waits for others: nobody waits for it. Well below what the relay waits. */
+/**
+ * So long the first mark waits for others: nobody waits for it. Well below what the relay waits.
+ */
 const GATHER_MARKS_MS = 25;
 
-/** Committers leave a stream alone for so long after it took nothing, or until the relay finds that it does again. */
+/**
+ * Committers leave a stream alone for so long after it took nothing, or until the relay finds that
+ * it does again.
+ */
 const SILENT_FOR_MS = 5_000;
 const silentUntilMs = new WeakMap<Bus, Map<string, number>>();
 

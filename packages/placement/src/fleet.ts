@@ -1,7 +1,9 @@
 /**
- * The hosts as placement looks at them: thousands of times a second, so in columns of numbers, and with what does not change from request to request judged once per kind of request.
+ * The hosts as placement looks at them: thousands of times a second, so in columns of numbers, and
+ * with what does not change from request to request judged once per kind of request.
  *
- * A fleet is made from rows and thrown away with them. `hold` counts what was placed since, so that one picture of the hosts serves many decisions.
+ * A fleet is made from rows and thrown away with them. `hold` counts what was placed since, so that
+ * one picture of the hosts serves many decisions.
  */
 import type { PlacementHost } from "@torpor/db";
 
@@ -34,9 +36,14 @@ export interface Traits {
   region: string;
   /** All of them. */
   labels?: Readonly<Record<string, string>> | undefined;
-  /** It must not run on when its host has lost the control plane: only where a fence sees to that. */
+  /**
+   * It must not run on when its host has lost the control plane: only where a fence sees to that.
+   */
   needsFence?: boolean | undefined;
-  /** A restore needs a host that can restore snapshots of this fingerprint: of its VMM's version, on its CPU. */
+  /**
+   * A restore needs a host that can restore snapshots of this fingerprint: of its VMM's version, on
+   * its CPU.
+   */
   driverFingerprint?: string | undefined;
 }
 
@@ -86,7 +93,9 @@ export class Fleet {
       hosts.map((host) => host.diskMibUsed),
     );
     this.startsUnderWay = Float64Array.from(hosts, ({ startsUnderWay }) => startsUnderWay);
-    this.waitCosts = Float64Array.from(hosts, (host) => waitCost(host.startsUnderWay, host.startsAtOnce));
+    this.waitCosts = Float64Array.from(hosts, (host) =>
+      waitCost(host.startsUnderWay, host.startsAtOnce),
+    );
     this.scores = new Float64Array(hosts.length);
     this.indexes = new Map(hosts.map(({ id }, at) => [id, at]));
   }
@@ -127,12 +136,18 @@ export class Fleet {
   }
 }
 
-/** Less than a whole host: where scores go from 0 to 1, what a host has free still counts when all of them keep starts waiting. */
+/**
+ * Less than a whole host: where scores go from 0 to 1, what a host has free still counts when all
+ * of them keep starts waiting.
+ */
 const MAX_WAIT_COST = 0.75;
 /** Rounds of starts before it at which a wait costs half of that. */
 const HALF_COST_ROUNDS = 2;
 
-/** Nothing while a slot is free for it; then more with each round of starts that is before it, a quarter for the first. */
+/**
+ * Nothing while a slot is free for it; then more with each round of starts that is before it, a
+ * quarter for the first.
+ */
 function waitCost(startsUnderWay: number, startsAtOnce: number | null): number {
   if (startsAtOnce === null) return 0;
   const rounds = Math.max(0, startsUnderWay + 1 - startsAtOnce) / startsAtOnce;
@@ -144,7 +159,13 @@ export function verdictOf(rejection: Rejection | undefined): number {
 }
 
 /** The same for requests that any host judges alike. */
-function kindOf({ imageSha256, region, labels = {}, needsFence = false, driverFingerprint = "" }: Traits): string {
+function kindOf({
+  imageSha256,
+  region,
+  labels = {},
+  needsFence = false,
+  driverFingerprint = "",
+}: Traits): string {
   const names = Object.keys(labels);
   const sorted = names.length < 2 ? names : names.toSorted();
   let kind = `${imageSha256}\n${region}\n${needsFence}\n${driverFingerprint}`;
@@ -152,22 +173,32 @@ function kindOf({ imageSha256, region, labels = {}, needsFence = false, driverFi
   return kind;
 }
 
-/** What speaks against a host, whatever is free there. `isLocal`, `isPinned`: it is the one that holds the sandbox, or that it is pinned to (judge.ts). */
+/**
+ * What speaks against a host, whatever is free there. `isLocal`, `isPinned`: it is the one that
+ * holds the sandbox, or that it is pinned to (judge.ts).
+ */
 export function rejectTraits(
   host: PlacementHost,
   traits: Traits,
-  { isLocal, isPinned }: { isLocal: boolean; isPinned: boolean } = { isLocal: false, isPinned: false },
+  { isLocal, isPinned }: { isLocal: boolean; isPinned: boolean } = {
+    isLocal: false,
+    isPinned: false,
+  },
 ): Rejection | undefined {
   // A cordoned host takes nothing new, but what can run nowhere else may go on there.
   if (host.state !== "ready" && !isPinned) return "host_not_ready";
   if (traits.needsFence === true && !host.hasFence) return "no_fence";
   if (host.region !== traits.region) return "region";
-  for (const [name, value] of Object.entries(traits.labels ?? {})) if (host.labels[name] !== value) return "labels";
+  for (const [name, value] of Object.entries(traits.labels ?? {}))
+    if (host.labels[name] !== value) return "labels";
   if (!host.imageSha256s.includes(traits.imageSha256)) return "image_missing";
   if (!isLocal && !restores(host, traits)) return "fingerprint";
   return undefined;
 }
 
-export function restores(host: PlacementHost, { driverFingerprint }: Pick<Traits, "driverFingerprint">): boolean {
+export function restores(
+  host: PlacementHost,
+  { driverFingerprint }: Pick<Traits, "driverFingerprint">,
+): boolean {
   return driverFingerprint === undefined || host.restorableFingerprints.includes(driverFingerprint);
 }

@@ -1,27 +1,48 @@
-/** Filter and score, host by host: which can take it, why the others cannot, and which is the best. */
-import { type Amounts, type Fleet, type Rejection, REJECTIONS, rejectTraits, restores, type Traits, verdictOf } from "./fleet.ts";
+/**
+ * Filter and score, host by host: which can take it, why the others cannot, and which is the best.
+ */
+import {
+  type Amounts,
+  type Fleet,
+  type Rejection,
+  REJECTIONS,
+  rejectTraits,
+  restores,
+  type Traits,
+  verdictOf,
+} from "./fleet.ts";
 
 export interface PlacementRequest extends Amounts, Traits {
   /** Hosts that have a sandbox of the same anti-affinity key. */
   occupiedHostIds?: readonly string[] | undefined;
   /** The one host that can do it: a stopped sandbox's disk, a snapshot that is nowhere else. */
   pinnedHostId?: string | undefined;
-  /** The host that alone has its snapshot, and that others could fetch it from: where none of them takes it, it goes on there even when that takes nothing new. */
+  /**
+   * The host that alone has its snapshot, and that others could fetch it from: where none of them
+   * takes it, it goes on there even when that takes nothing new.
+   */
   onlyHolderId?: string | undefined;
   /**
-   * The host that holds the disk and the snapshot: no transfer, no further disk space. It judges itself whether it can restore the snapshot: it knows better what an update of it has
-   * changed. And an anti-affinity key keeps nothing away from where it is already.
+   * The host that holds the disk and the snapshot: no transfer, no further disk space. It judges
+   * itself whether it can restore the snapshot: it knows better what an update of it has changed.
+   * And an anti-affinity key keeps nothing away from where it is already.
    */
   localHostId?: string | undefined;
 }
 
-/** How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1, less what the starts before this one cost. */
+/**
+ * How a host is scored: `localBonus` for the one that holds the sandbox, plus a fit of 0 to 1, less
+ * what the starts before this one cost.
+ */
 const POLICIES = {
   /** The host that holds it whenever it has room, else the emptiest. */
   "local-first": { localBonus: 1, fit: "emptiest" },
   /** The emptiest; where it is, unless another is emptier by a quarter. */
   spread: { localBonus: 0.25, fit: "emptiest" },
-  /** The fullest that has room, so that others stay empty; where it is, unless another is fuller by a quarter. */
+  /**
+   * The fullest that has room, so that others stay empty; where it is, unless another is fuller by
+   * a quarter.
+   */
   binpack: { localBonus: 0.25, fit: "fullest" },
 } as const;
 export type PlacementPolicy = keyof typeof POLICIES;
@@ -35,11 +56,21 @@ export interface Judged {
   reasons: Partial<Record<Rejection, number>>;
 }
 
-/** Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none can take it. */
-export function judge(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Judged & { best: number } {
+/**
+ * Leaves the score of each host in `fleet.scores`; `best` is the index of the highest, -1 when none
+ * can take it.
+ */
+export function judge(
+  fleet: Fleet,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+): Judged & { best: number } {
   const counts = new Uint32Array(APART + 1);
   counts[HOST_LOST] = fleet.lostHosts;
-  const best = request.pinnedHostId === undefined ? judgeAll(fleet, request, policy, counts) : judgePinned(fleet, request, policy, counts);
+  const best =
+    request.pinnedHostId === undefined
+      ? judgeAll(fleet, request, policy, counts)
+      : judgePinned(fleet, request, policy, counts);
   const reasons: Judged["reasons"] = {};
   for (let at = 0; at < REJECTIONS.length; at += 1) {
     const [reason, count = 0] = [REJECTIONS[at], counts[at + 1]];
@@ -48,8 +79,16 @@ export function judge(fleet: Fleet, request: PlacementRequest, policy: Placement
   return { hosts: fleet.hosts.length + fleet.lostHosts, reasons, best };
 }
 
-/** This is the loop that has to be fast: all that counts is a number in a column. The host that holds the sandbox is judged by itself. */
-function judgeAll(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+/**
+ * This is the loop that has to be fast: all that counts is a number in a column. The host that
+ * holds the sandbox is judged by itself.
+ */
+function judgeAll(
+  fleet: Fleet,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+  counts: Uint32Array,
+): number {
   const { scores, waitCosts, vcpu, memory, disk } = fleet;
   const [freeVcpu, freeMemory, freeDisk] = [vcpu.free, memory.free, disk.free];
   const [perVcpu, perMemory, perDisk] = [vcpu.perUnit, memory.perUnit, disk.perUnit];
@@ -103,25 +142,48 @@ function verdictsFor(fleet: Fleet, request: PlacementRequest, local: number): Ui
 }
 
 /** It can be but there: the others are not even looked at. */
-function judgePinned(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+function judgePinned(
+  fleet: Fleet,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+  counts: Uint32Array,
+): number {
   const at = fleet.indexOf(request.pinnedHostId);
   fleet.scores.fill(REJECTED);
   counts[OTHER_HOST] = fleet.hosts.length - (at === -1 ? 0 : 1);
   return at !== -1 && judgeApart(fleet, at, request, policy, counts) !== REJECTED ? at : -1;
 }
 
-/** A host that not all rules of the others bind: the sandbox is pinned to it, or there already. Returns its score. */
-function judgeApart(fleet: Fleet, at: number, request: PlacementRequest, policy: PlacementPolicy, counts: Uint32Array): number {
+/**
+ * A host that not all rules of the others bind: the sandbox is pinned to it, or there already.
+ * Returns its score.
+ */
+function judgeApart(
+  fleet: Fleet,
+  at: number,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+  counts: Uint32Array,
+): number {
   const host = fleet.hosts[at];
   if (host === undefined) throw new Error(`there is no host ${at}`);
   const isLocal = host.id === request.localHostId;
   const diskMib = isLocal ? 0 : request.diskMib;
   const isOccupied = !isLocal && request.occupiedHostIds?.includes(host.id) === true;
-  const rejection = rejectTraits(host, request, { isLocal, isPinned: host.id === request.pinnedHostId });
-  const verdict = rejection !== undefined ? verdictOf(rejection) : isOccupied ? OCCUPIED : lacks(fleet, at, request, diskMib);
+  const rejection = rejectTraits(host, request, {
+    isLocal,
+    isPinned: host.id === request.pinnedHostId,
+  });
+  const verdict =
+    rejection !== undefined
+      ? verdictOf(rejection)
+      : isOccupied
+        ? OCCUPIED
+        : lacks(fleet, at, request, diskMib);
   counts[verdict] = (counts[verdict] ?? 0) + 1;
   const isHome = isLocal && restores(host, request);
-  const score = verdict === 0 ? apartScore(fleet, at, { ...request, diskMib }, policy, isHome) : REJECTED;
+  const score =
+    verdict === 0 ? apartScore(fleet, at, { ...request, diskMib }, policy, isHome) : REJECTED;
   fleet.scores[at] = score;
   return score;
 }
@@ -137,7 +199,12 @@ const LACKS_DISK = verdictOf("disk");
 /** Not judged yet. */
 const APART = REJECTIONS.length + 1;
 
-function lacks({ vcpu, memory, disk }: Fleet, at: number, request: Amounts, diskMib: number): number {
+function lacks(
+  { vcpu, memory, disk }: Fleet,
+  at: number,
+  request: Amounts,
+  diskMib: number,
+): number {
   if ((vcpu.free[at] ?? 0) < request.vcpu) return LACKS_VCPU;
   if ((memory.free[at] ?? 0) < request.memoryMib) return LACKS_MEMORY;
   // What needs no further disk may be on a host that has less than none left.
@@ -155,13 +222,19 @@ function apartScore(
   const vcpuShare = ((vcpu.free[at] ?? 0) - needs.vcpu) * (vcpu.perUnit[at] ?? 0);
   const memoryShare = ((memory.free[at] ?? 0) - needs.memoryMib) * (memory.perUnit[at] ?? 0);
   const diskShare = ((disk.free[at] ?? 0) - needs.diskMib) * (disk.perUnit[at] ?? 0);
-  const share = fit === "emptiest" ? least(vcpuShare, memoryShare, diskShare) : fullness(vcpuShare, memoryShare);
+  const share =
+    fit === "emptiest"
+      ? least(vcpuShare, memoryShare, diskShare)
+      : fullness(vcpuShare, memoryShare);
   if (!isHome) return share - (waitCosts[at] ?? 0);
   // A whole host is more than any wait: what would have to be brought elsewhere waits at home.
   return localBonus + share - (localBonus >= 1 ? 0 : (waitCosts[at] ?? 0));
 }
 
-/** Shares of a host's capacity that are left: the emptiest is the one that has most of what it has least of. */
+/**
+ * Shares of a host's capacity that are left: the emptiest is the one that has most of what it has
+ * least of.
+ */
 function least(vcpu: number, memory: number, disk: number): number {
   const left = vcpu < memory ? vcpu : memory;
   return left < disk ? left : disk > 0 ? disk : 0;

@@ -1,26 +1,45 @@
 /**
- * Which host shall run it? Pure: filter, score, pick. Every host is looked at in every decision, so that the choice is the best one and every rejection is counted by its reason:
- * "no capacity" says what was missing on how many hosts (S50).
+ * Which host shall run it? Pure: filter, score, pick. Every host is looked at in every decision, so
+ * that the choice is the best one and every rejection is counted by its reason: "no capacity" says
+ * what was missing on how many hosts (S50).
  */
 import type { PlacementHost } from "@torpor/db";
 import { type Fleet, type Rejection, REJECTIONS, type Traits } from "./fleet.ts";
-import { judge, type Judged, type PlacementPolicy, type PlacementRequest, REJECTED } from "./judge.ts";
+import {
+  judge,
+  type Judged,
+  type PlacementPolicy,
+  type PlacementRequest,
+  REJECTED,
+} from "./judge.ts";
 
-export { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES, type PlacementPolicy, type PlacementRequest } from "./judge.ts";
+export {
+  DEFAULT_PLACEMENT_POLICY,
+  PLACEMENT_POLICIES,
+  type PlacementPolicy,
+  type PlacementRequest,
+} from "./judge.ts";
 
-export type Placement = Judged & ({ kind: "placed"; host: PlacementHost; score: number } | { kind: "rejected"; message: string });
+export type Placement = Judged &
+  ({ kind: "placed"; host: PlacementHost; score: number } | { kind: "rejected"; message: string });
 
 export function place(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Placement {
   const { best, asked, ...judged } = decide(fleet, request, policy);
   const host = fleet.hosts[best];
-  if (host !== undefined) return { kind: "placed", host, score: fleet.scores[best] ?? 0, ...judged };
+  if (host !== undefined)
+    return { kind: "placed", host, score: fleet.scores[best] ?? 0, ...judged };
   return { kind: "rejected", ...judged, message: explain(judged, asked) };
 }
 
 /** `asked`: the request that was decided last, which the rejections are of. */
-function decide(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): ReturnType<typeof judge> & { asked: PlacementRequest } {
+function decide(
+  fleet: Fleet,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+): ReturnType<typeof judge> & { asked: PlacementRequest } {
   const anywhere = judge(fleet, request, policy);
-  if (anywhere.best !== -1 || request.onlyHolderId === undefined) return { ...anywhere, asked: request };
+  if (anywhere.best !== -1 || request.onlyHolderId === undefined)
+    return { ...anywhere, asked: request };
   const asked = { ...request, pinnedHostId: request.onlyHolderId };
   return { ...judge(fleet, asked, policy), asked };
 }
@@ -35,12 +54,23 @@ export interface Ranking extends Judged {
 }
 
 /** What `place` would choose from, for people. */
-export function rank(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy, limit: number): Ranking {
+export function rank(
+  fleet: Fleet,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+  limit: number,
+): Ranking {
   const { best, asked, ...judged } = decide(fleet, request, policy);
   const fitting = fleet.hosts
-    .map(({ id }, at) => ({ hostId: id, score: fleet.scores[at] ?? REJECTED, isLocal: id === request.localHostId }))
+    .map(({ id }, at) => ({
+      hostId: id,
+      score: fleet.scores[at] ?? REJECTED,
+      isLocal: id === request.localHostId,
+    }))
     .filter(({ score }) => score !== REJECTED);
-  const candidates = fitting.toSorted((a, b) => b.score - a.score || Number(b.isLocal) - Number(a.isLocal)).slice(0, limit);
+  const candidates = fitting
+    .toSorted((a, b) => b.score - a.score || Number(b.isLocal) - Number(a.isLocal))
+    .slice(0, limit);
   const nothing = best === -1 ? { message: explain(judged, asked) } : {};
   return { ...judged, candidates, candidateCount: fitting.length, ...nothing };
 }

@@ -1,23 +1,54 @@
 /** From rows to what placement is asked: for an operation, and for a dry run of one. */
-import { listHostsOfKey, type OperationRow, type PlacementHost, type SandboxRow, type SnapshotRow, type Tx } from "@torpor/db";
+import {
+  listHostsOfKey,
+  type OperationRow,
+  type PlacementHost,
+  type SandboxRow,
+  type SnapshotRow,
+  type Tx,
+} from "@torpor/db";
 import { Fleet, restores } from "./fleet.ts";
 import { place, type PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
 export type Wanted = Pick<
   SandboxRow,
-  "organizationId" | "vcpu" | "memoryMib" | "diskMib" | "imageSha256" | "region" | "placementLabels" | "antiAffinity" | "onHostLoss"
+  | "organizationId"
+  | "vcpu"
+  | "memoryMib"
+  | "diskMib"
+  | "imageSha256"
+  | "region"
+  | "placementLabels"
+  | "antiAffinity"
+  | "onHostLoss"
 >;
 
 /** For a sandbox that is on no host yet. */
-export async function requestToCreate(db: Tx, wanted: Wanted, exceptId?: string): Promise<PlacementRequest> {
+export async function requestToCreate(
+  db: Tx,
+  wanted: Wanted,
+  exceptId?: string,
+): Promise<PlacementRequest> {
   return requestFor(wanted, await listHostsOfKey(db, wanted, exceptId));
 }
 
 /** `occupiedHostIds`: the hosts that have another sandbox of its anti-affinity key. */
-export function requestFor(wanted: Omit<Wanted, "organizationId" | "antiAffinity">, occupiedHostIds: string[]): PlacementRequest {
+export function requestFor(
+  wanted: Omit<Wanted, "organizationId" | "antiAffinity">,
+  occupiedHostIds: string[],
+): PlacementRequest {
   const { vcpu, memoryMib, diskMib, imageSha256, region, placementLabels: labels } = wanted;
-  return { vcpu, memoryMib, diskMib, imageSha256, region, labels, occupiedHostIds, needsFence: wanted.onHostLoss === "restore" };
+  return {
+    vcpu,
+    memoryMib,
+    diskMib,
+    imageSha256,
+    region,
+    labels,
+    occupiedHostIds,
+    needsFence: wanted.onHostLoss === "restore",
+  };
 }
 
 export interface Return {
@@ -31,14 +62,18 @@ export interface Return {
 }
 
 /**
- * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; where that is
+ * For one that is to run again: near its disk, and nowhere else unless it can be brought there. A
+ * snapshot, or the disk of a stopped sandbox, is fetched straight from its origin; where that is
  * gone, the store has to have it.
  */
 export async function requestToReturn(db: Tx, wanted: Return): Promise<PlacementRequest> {
   return returning(await requestToCreate(db, wanted.sandbox, wanted.sandbox.id), wanted);
 }
 
-function returning(request: PlacementRequest, { kind, sandbox, snapshot, origin, pinnedHostId }: Return): PlacementRequest {
+function returning(
+  request: PlacementRequest,
+  { kind, sandbox, snapshot, origin, pinnedHostId }: Return,
+): PlacementRequest {
   const local = sandbox.hostId ?? undefined;
   const canMove = snapshot !== undefined && (snapshot.storeKey !== null || origin !== undefined);
   return {
@@ -46,16 +81,21 @@ function returning(request: PlacementRequest, { kind, sandbox, snapshot, origin,
     localHostId: local,
     pinnedHostId: canMove ? (pinnedHostId ?? undefined) : local,
     onlyHolderId: snapshot?.storeKey === null ? origin?.id : undefined,
-    ...(kind !== "start" && snapshot !== undefined ? { driverFingerprint: snapshot.driverFingerprint } : {}),
+    ...(kind !== "start" && snapshot !== undefined
+      ? { driverFingerprint: snapshot.driverFingerprint }
+      : {}),
   };
 }
 
 /**
  * Whether `local-first` places it on the host that holds it, whatever there is elsewhere: that is
- * ready, has room, and restores what it has itself. Its anti-affinity key keeps nothing away from where
- * it is.
+ * ready, has room, and restores what it has itself. Its anti-affinity key keeps nothing away from
+ * where it is.
  */
-export function goesHome(home: PlacementHost, { kind, sandbox, snapshot }: Pick<Return, "kind" | "sandbox" | "snapshot">): boolean {
+export function goesHome(
+  home: PlacementHost,
+  { kind, sandbox, snapshot }: Pick<Return, "kind" | "sandbox" | "snapshot">,
+): boolean {
   const request = returning(requestFor(sandbox, []), { kind, sandbox, snapshot, origin: home });
   if (home.state !== "ready" || !restores(home, request)) return false;
   return place(new Fleet([home]), request, "local-first").kind === "placed";

@@ -1,4 +1,7 @@
-/** Placement over fleets and requests that nobody thought of, against the same decision written down naively. */
+/**
+ * Placement over fleets and requests that nobody thought of, against the same decision written down
+ * naively.
+ */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { SnapshotRow } from "@torpor/db";
@@ -8,12 +11,20 @@ import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
 
 const HOST_IDS = ["a", "b", "c", "d", "e", "f"];
 const policies = fc.constantFrom(...PLACEMENT_POLICIES);
-const labels = fc.dictionary(fc.constantFrom("zone", "gpu"), fc.constantFrom("x", "y"), { maxKeys: 2 });
+const labels = fc.dictionary(fc.constantFrom("zone", "gpu"), fc.constantFrom("x", "y"), {
+  maxKeys: 2,
+});
 const fingerprint = fc.constantFrom("f1", "f2");
 const host = (id: string) =>
   fc.record({
     id: fc.constant(id),
-    state: fc.constantFrom("ready" as const, "ready" as const, "ready" as const, "cordoned" as const, "draining" as const),
+    state: fc.constantFrom(
+      "ready" as const,
+      "ready" as const,
+      "ready" as const,
+      "cordoned" as const,
+      "draining" as const,
+    ),
     region: fc.constantFrom("eu", "eu", "eu", "us"),
     labels,
     restorableFingerprints: fc.uniqueArray(fingerprint),
@@ -50,7 +61,9 @@ const requests: fc.Arbitrary<PlacementRequest> = fc
 function rejection(host: FleetHost, request: PlacementRequest): Rejection | undefined {
   const { pinnedHostId, localHostId, driverFingerprint } = request;
   const [isLocal, isPinned] = [host.id === localHostId, host.id === pinnedHostId];
-  const hasAll = Object.entries(request.labels ?? {}).every(([name, value]) => host.labels[name] === value);
+  const hasAll = Object.entries(request.labels ?? {}).every(
+    ([name, value]) => host.labels[name] === value,
+  );
   const checks: [Rejection, boolean][] = [
     ["other_host", pinnedHostId === undefined || isPinned],
     ["host_not_ready", isPinned || host.state === "ready"],
@@ -58,7 +71,12 @@ function rejection(host: FleetHost, request: PlacementRequest): Rejection | unde
     ["region", host.region === request.region],
     ["labels", hasAll],
     ["image_missing", host.imageSha256s.includes(request.imageSha256)],
-    ["fingerprint", isLocal || driverFingerprint === undefined || host.restorableFingerprints.includes(driverFingerprint)],
+    [
+      "fingerprint",
+      isLocal ||
+        driverFingerprint === undefined ||
+        host.restorableFingerprints.includes(driverFingerprint),
+    ],
     ["anti_affinity", isLocal || request.occupiedHostIds?.includes(host.id) !== true],
     ["vcpu", host.vcpuUsed + request.vcpu <= host.vcpuCapacity],
     ["memory", host.memoryMibUsed + request.memoryMib <= host.memoryMibCapacity],
@@ -73,15 +91,20 @@ describe("for any fleet, request and policy", () => {
       fc.property(hosts, requests, policies, (all, request, policy) => {
         const judged = all.map((one) => rejection(one, request));
         const reasons: Partial<Record<Rejection, number>> = {};
-        for (const reason of judged) if (reason !== undefined) reasons[reason] = (reasons[reason] ?? 0) + 1;
+        for (const reason of judged)
+          if (reason !== undefined) reasons[reason] = (reasons[reason] ?? 0) + 1;
         const fitting = all.filter((_, at) => judged[at] === undefined).map(({ id }) => id);
         const placement = place(new Fleet(all), request, policy);
         expect(placement.reasons).toEqual(reasons);
         expect(placement.kind).toBe(fitting.length > 0 ? "placed" : "rejected");
         if (placement.kind === "placed") expect(fitting).toContain(placement.host.id);
         const ranking = rank(new Fleet(all), request, policy, HOST_IDS.length);
-        expect(ranking.candidates.map(({ hostId }) => hostId).toSorted()).toEqual(fitting.toSorted());
-        expect(ranking.candidates[0]?.hostId).toBe(placement.kind === "placed" ? placement.host.id : undefined);
+        expect(ranking.candidates.map(({ hostId }) => hostId).toSorted()).toEqual(
+          fitting.toSorted(),
+        );
+        expect(ranking.candidates[0]?.hostId).toBe(
+          placement.kind === "placed" ? placement.host.id : undefined,
+        );
       }),
       { numRuns: 500 },
     );
@@ -92,27 +115,54 @@ describe("for any fleet, request and policy", () => {
     const kinds = fc.constantFrom("resume" as const, "start" as const);
     const stored = fc.constantFrom(null, "key");
     await fc.assert(
-      fc.asyncProperty(hosts, requests, kinds, stored, fingerprint, async (all, request, kind, storeKey, driverFingerprint) => {
-        const home = all.find(({ id }) => id === "a");
-        if (home === undefined) return;
-        // It has run there: mostly it still may.
-        const { vcpu, memoryMib, diskMib, labels, needsFence } = request;
-        const { region, imageSha256s } = needsFence === true ? { ...home, region: request.region } : home;
-        const imageSha256 = imageSha256s[0] ?? "";
-        const [placementLabels, onHostLoss] = [labels ?? {}, home.hasFence ? ("restore" as const) : ("wait" as const)];
-        const where = { hostId: "a", region, imageSha256, placementLabels, onHostLoss };
-        const sandbox = { vcpu, memoryMib, diskMib, id: "s", organizationId: 1, antiAffinity: null, ...where };
-        const snapshot = { storeKey, driverFingerprint } as SnapshotRow;
-        const isHome = goesHome(home, { kind, sandbox, snapshot });
-        if (home.state !== "ready" || (kind === "resume" && !home.restorableFingerprints.includes(driverFingerprint)))
-          expect(isHome).toBe(false);
-        if (!isHome) return;
-        timesHome += 1;
-        // Without a key no row is read.
-        const asked = await requestToReturn(undefined as never, { kind, sandbox, snapshot, origin: home });
-        const placement = place(new Fleet(all), asked, "local-first");
-        expect(placement.kind === "placed" && placement.host.id).toBe("a");
-      }),
+      fc.asyncProperty(
+        hosts,
+        requests,
+        kinds,
+        stored,
+        fingerprint,
+        async (all, request, kind, storeKey, driverFingerprint) => {
+          const home = all.find(({ id }) => id === "a");
+          if (home === undefined) return;
+          // It has run there: mostly it still may.
+          const { vcpu, memoryMib, diskMib, labels, needsFence } = request;
+          const { region, imageSha256s } =
+            needsFence === true ? { ...home, region: request.region } : home;
+          const imageSha256 = imageSha256s[0] ?? "";
+          const [placementLabels, onHostLoss] = [
+            labels ?? {},
+            home.hasFence ? ("restore" as const) : ("wait" as const),
+          ];
+          const where = { hostId: "a", region, imageSha256, placementLabels, onHostLoss };
+          const sandbox = {
+            vcpu,
+            memoryMib,
+            diskMib,
+            id: "s",
+            organizationId: 1,
+            antiAffinity: null,
+            ...where,
+          };
+          const snapshot = { storeKey, driverFingerprint } as SnapshotRow;
+          const isHome = goesHome(home, { kind, sandbox, snapshot });
+          if (
+            home.state !== "ready" ||
+            (kind === "resume" && !home.restorableFingerprints.includes(driverFingerprint))
+          )
+            expect(isHome).toBe(false);
+          if (!isHome) return;
+          timesHome += 1;
+          // Without a key no row is read.
+          const asked = await requestToReturn(undefined as never, {
+            kind,
+            sandbox,
+            snapshot,
+            origin: home,
+          });
+          const placement = place(new Fleet(all), asked, "local-first");
+          expect(placement.kind === "placed" && placement.host.id).toBe("a");
+        },
+      ),
       { numRuns: 500 },
     );
     expect(timesHome).toBeGreaterThan(10);
@@ -120,40 +170,54 @@ describe("for any fleet, request and policy", () => {
 
   test("one decision leaves nothing behind for the next: any order of requests gives each the same answer", () => {
     fc.assert(
-      fc.property(hosts, fc.array(requests, { minLength: 2, maxLength: 5 }), policies, (all, several, policy) => {
-        const shared = new Fleet(all);
-        const together = several.map((request) => place(shared, request, policy));
-        const alone = several.map((request) => place(new Fleet(all), request, policy));
-        expect(together).toEqual(alone);
-      }),
+      fc.property(
+        hosts,
+        fc.array(requests, { minLength: 2, maxLength: 5 }),
+        policies,
+        (all, several, policy) => {
+          const shared = new Fleet(all);
+          const together = several.map((request) => place(shared, request, policy));
+          const alone = several.map((request) => place(new Fleet(all), request, policy));
+          expect(together).toEqual(alone);
+        },
+      ),
       { numRuns: 100 },
     );
   });
 
   test("a workload placed one by one holds what it asked for and no host more than it has; what was refused fits nowhere", () => {
     fc.assert(
-      fc.property(hosts, fc.array(requests, { maxLength: 40 }), policies, (all, workload, policy) => {
-        const fleet = new Fleet(all);
-        const rows = new Map(all.map((one) => [one.id, { ...one }]));
-        for (const request of workload) {
-          const placement = place(fleet, request, policy);
-          if (placement.kind === "rejected") {
-            for (const row of rows.values()) expect(rejection(row, request)).toBeDefined();
-            continue;
+      fc.property(
+        hosts,
+        fc.array(requests, { maxLength: 40 }),
+        policies,
+        (all, workload, policy) => {
+          const fleet = new Fleet(all);
+          const rows = new Map(all.map((one) => [one.id, { ...one }]));
+          for (const request of workload) {
+            const placement = place(fleet, request, policy);
+            if (placement.kind === "rejected") {
+              for (const row of rows.values()) expect(rejection(row, request)).toBeDefined();
+              continue;
+            }
+            const { id } = placement.host;
+            const held = {
+              vcpu: request.vcpu,
+              memoryMib: request.memoryMib,
+              diskMib: id === request.localHostId ? 0 : request.diskMib,
+            };
+            fleet.hold(id, held);
+            const row = rows.get(id);
+            if (row === undefined) throw new Error(`placed on ${id}, which is not in the fleet`);
+            row.vcpuUsed += held.vcpu;
+            row.memoryMibUsed += held.memoryMib;
+            row.diskMibUsed += held.diskMib;
+            expect(row.vcpuUsed).toBeLessThanOrEqual(row.vcpuCapacity);
+            expect(row.memoryMibUsed).toBeLessThanOrEqual(row.memoryMibCapacity);
+            expect(row.diskMibUsed).toBeLessThanOrEqual(row.diskMibCapacity);
           }
-          const { id } = placement.host;
-          const held = { vcpu: request.vcpu, memoryMib: request.memoryMib, diskMib: id === request.localHostId ? 0 : request.diskMib };
-          fleet.hold(id, held);
-          const row = rows.get(id);
-          if (row === undefined) throw new Error(`placed on ${id}, which is not in the fleet`);
-          row.vcpuUsed += held.vcpu;
-          row.memoryMibUsed += held.memoryMib;
-          row.diskMibUsed += held.diskMib;
-          expect(row.vcpuUsed).toBeLessThanOrEqual(row.vcpuCapacity);
-          expect(row.memoryMibUsed).toBeLessThanOrEqual(row.memoryMibCapacity);
-          expect(row.diskMibUsed).toBeLessThanOrEqual(row.diskMibCapacity);
-        }
-      }),
+        },
+      ),
       { numRuns: 100 },
     );
   });
@@ -164,8 +228,14 @@ describe("for any fleet, request and policy", () => {
         const local = all.find(({ id }) => id === request.localHostId);
         const { driverFingerprint } = request;
         fc.pre(local !== undefined && rejection(local, request) === undefined);
-        fc.pre(driverFingerprint === undefined || local?.restorableFingerprints.includes(driverFingerprint) === true);
-        expect(place(new Fleet(all), request, "local-first")).toMatchObject({ kind: "placed", host: { id: request.localHostId } });
+        fc.pre(
+          driverFingerprint === undefined ||
+            local?.restorableFingerprints.includes(driverFingerprint) === true,
+        );
+        expect(place(new Fleet(all), request, "local-first")).toMatchObject({
+          kind: "placed",
+          host: { id: request.localHostId },
+        });
       }),
       { numRuns: 100 },
     );

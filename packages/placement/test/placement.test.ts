@@ -3,9 +3,16 @@ import { Fleet } from "../src/index.ts";
 import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/index.ts";
 import { aFleetHost as host, aRequest as request, type FleetHost } from "./fleet-hosts.ts";
 
-const placement = (hosts: FleetHost[], given: Partial<PlacementRequest> = {}, policy: PlacementPolicy = "local-first") =>
-  place(new Fleet(hosts), request(given), policy);
-const placedOn = (hosts: FleetHost[], given: Partial<PlacementRequest> = {}, policy: PlacementPolicy = "local-first") => {
+const placement = (
+  hosts: FleetHost[],
+  given: Partial<PlacementRequest> = {},
+  policy: PlacementPolicy = "local-first",
+) => place(new Fleet(hosts), request(given), policy);
+const placedOn = (
+  hosts: FleetHost[],
+  given: Partial<PlacementRequest> = {},
+  policy: PlacementPolicy = "local-first",
+) => {
   const made = placement(hosts, given, policy);
   return made.kind === "placed" ? made.host.id : made.reasons;
 };
@@ -16,11 +23,31 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
     ["host_not_ready", { state: "cordoned" }, {}, "are cordoned or draining"],
     ["host_not_ready", { state: "draining" }, {}, "are cordoned or draining"],
     ["region", {}, { region: "us" }, "are not in region us"],
-    ["labels", { labels: { gpu: "no" } }, { labels: { gpu: "yes", zone: "a" } }, "have not the labels gpu=yes, zone=a"],
+    [
+      "labels",
+      { labels: { gpu: "no" } },
+      { labels: { gpu: "yes", zone: "a" } },
+      "have not the labels gpu=yes, zone=a",
+    ],
     ["image_missing", { imageSha256s: [] }, {}, "do not have its image aaaaaaaaaaaa"],
-    ["no_fence", {}, { needsFence: true }, "run no fence (torpor-fence), without which on_host_loss cannot be restore"],
-    ["fingerprint", {}, { driverFingerprint: "f2" }, "have not the VMM or CPU that its snapshot needs"],
-    ["anti_affinity", {}, { occupiedHostIds: ["a", "b"] }, "have a sandbox of the same anti-affinity key"],
+    [
+      "no_fence",
+      {},
+      { needsFence: true },
+      "run no fence (torpor-fence), without which on_host_loss cannot be restore",
+    ],
+    [
+      "fingerprint",
+      {},
+      { driverFingerprint: "f2" },
+      "have not the VMM or CPU that its snapshot needs",
+    ],
+    [
+      "anti_affinity",
+      {},
+      { occupiedHostIds: ["a", "b"] },
+      "have a sandbox of the same anti-affinity key",
+    ],
     ["vcpu", { vcpuUsed: 7 }, {}, "have fewer than 2 vCPU free"],
     ["memory", { memoryMibUsed: 3585 }, {}, "have less than 512 MiB of memory free"],
     ["disk", { diskMibUsed: 901 }, {}, "have less than 100 MiB of disk free"],
@@ -41,7 +68,11 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
       host("c", { memoryMibUsed: 4096 }),
     ];
     const made = placement(hosts);
-    expect(made).toMatchObject({ kind: "rejected", hosts: 3, reasons: { host_not_ready: 1, vcpu: 1, memory: 1 } });
+    expect(made).toMatchObject({
+      kind: "rejected",
+      hosts: 3,
+      reasons: { host_not_ready: 1, vcpu: 1, memory: 1 },
+    });
     expect(made.kind === "rejected" && made.message).toBe(
       "None of 3 hosts can take it: 1 are cordoned or draining; 1 have fewer than 2 vCPU free; 1 have less than 512 MiB of memory free.",
     );
@@ -49,21 +80,36 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
 
   test("of a decision that found a host too: who was passed over, and why", () => {
     const made = placement([host("a", { vcpuUsed: 8 }), host("b"), host("c", { region: "us" })]);
-    expect(made).toMatchObject({ kind: "placed", host: { id: "b" }, hosts: 3, reasons: { region: 1, vcpu: 1 } });
+    expect(made).toMatchObject({
+      kind: "placed",
+      host: { id: "b" },
+      hosts: 3,
+      reasons: { region: 1, vcpu: 1 },
+    });
   });
 
   test("no host at all", () => {
-    expect(placement([])).toEqual({ kind: "rejected", hosts: 0, reasons: {}, message: "No host is registered." });
+    expect(placement([])).toEqual({
+      kind: "rejected",
+      hosts: 0,
+      reasons: {},
+      message: "No host is registered.",
+    });
   });
 
   test("lost ones are counted before all others, wherever it has to be", () => {
     const fleet = new Fleet([host("a", { vcpuUsed: 8 }), host("b")], 2);
-    expect(place(fleet, request(), "local-first")).toMatchObject({ kind: "placed", hosts: 4, reasons: { host_lost: 2, vcpu: 1 } });
+    expect(place(fleet, request(), "local-first")).toMatchObject({
+      kind: "placed",
+      hosts: 4,
+      reasons: { host_lost: 2, vcpu: 1 },
+    });
     expect(place(fleet, request({ pinnedHostId: "lost-1" }), "local-first")).toEqual({
       kind: "rejected",
       hosts: 4,
       reasons: { host_lost: 2, other_host: 2 },
-      message: "None of 4 hosts can take it: 2 are lost (they do not answer); 2 are not lost-1, where it is.",
+      message:
+        "None of 4 hosts can take it: 2 are lost (they do not answer); 2 are not lost-1, where it is.",
     });
   });
 });
@@ -74,7 +120,13 @@ describe("among those that can", () => {
   });
 
   test("the emptiest is chosen, by what it has least of", () => {
-    expect(placedOn([host("a", { memoryMibUsed: 2048 }), host("b", { memoryMibUsed: 1024 }), host("c", { vcpuUsed: 6 })])).toBe("b");
+    expect(
+      placedOn([
+        host("a", { memoryMibUsed: 2048 }),
+        host("b", { memoryMibUsed: 1024 }),
+        host("c", { vcpuUsed: 6 }),
+      ]),
+    ).toBe("b");
   });
 
   test("the host that holds the snapshot wins over an emptier one, and needs no further disk", () => {
@@ -86,13 +138,19 @@ describe("among those that can", () => {
   test("a cordoned host gets only what can run nowhere else", () => {
     const cordoned = host("old", { state: "cordoned" });
     expect(placedOn([cordoned, host("new")], { localHostId: "old" })).toBe("new");
-    expect(placedOn([cordoned, host("new")], { localHostId: "old", pinnedHostId: "old" })).toBe("old");
+    expect(placedOn([cordoned, host("new")], { localHostId: "old", pinnedHostId: "old" })).toBe(
+      "old",
+    );
   });
 
   test("a snapshot goes to a host that can restore it, also by an older VMM that is still installed there", () => {
     const updated = host("b", { restorableFingerprints: ["f3", "f2"] });
     expect(placedOn([host("a"), updated], { driverFingerprint: "f2" })).toBe("b");
-    expect(placedOn([host("a"), host("c", { restorableFingerprints: ["f3"] })], { driverFingerprint: "f2" })).toEqual({
+    expect(
+      placedOn([host("a"), host("c", { restorableFingerprints: ["f3"] })], {
+        driverFingerprint: "f2",
+      }),
+    ).toEqual({
       fingerprint: 2,
     });
   });
@@ -101,8 +159,15 @@ describe("among those that can", () => {
     const local = host("local");
     expect(placedOn([local], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
     const sure = host("sure", { restorableFingerprints: ["f2"], memoryMibUsed: 1000 });
-    expect(placedOn([local, sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("local");
-    expect(placedOn([host("local", { memoryMibUsed: 2000 }), sure], { localHostId: "local", driverFingerprint: "f2" })).toBe("sure");
+    expect(placedOn([local, sure], { localHostId: "local", driverFingerprint: "f2" })).toBe(
+      "local",
+    );
+    expect(
+      placedOn([host("local", { memoryMibUsed: 2000 }), sure], {
+        localHostId: "local",
+        driverFingerprint: "f2",
+      }),
+    ).toBe("sure");
   });
 
   test("labels are all needed, with their values", () => {
@@ -116,9 +181,15 @@ describe("among those that can", () => {
   });
 
   test("no second sandbox of a key is brought to a host; the one that is there may go on there", () => {
-    expect(placedOn([host("a"), host("b", { memoryMibUsed: 3000 })], { occupiedHostIds: ["a"] })).toBe("b");
-    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a"], localHostId: "a" })).toBe("a");
-    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a", "b"] })).toEqual({ anti_affinity: 2 });
+    expect(
+      placedOn([host("a"), host("b", { memoryMibUsed: 3000 })], { occupiedHostIds: ["a"] }),
+    ).toBe("b");
+    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a"], localHostId: "a" })).toBe(
+      "a",
+    );
+    expect(placedOn([host("a"), host("b")], { occupiedHostIds: ["a", "b"] })).toEqual({
+      anti_affinity: 2,
+    });
   });
 
   test("labels, region and fence bind where it is too: they may have been taken from the host since", () => {
@@ -160,10 +231,13 @@ describe("policies", () => {
     ["local-first", "full", "empty"],
     ["spread", "empty", "empty"],
     ["binpack", "full", "full"],
-  ] as const)("one that has been on the full host, or on the empty one: %s brings it to %s, %s", (policy, ofFull, ofEmpty) => {
-    expect(placedOn([full, empty], { localHostId: "full" }, policy)).toBe(ofFull);
-    expect(placedOn([full, empty], { localHostId: "empty" }, policy)).toBe(ofEmpty);
-  });
+  ] as const)(
+    "one that has been on the full host, or on the empty one: %s brings it to %s, %s",
+    (policy, ofFull, ofEmpty) => {
+      expect(placedOn([full, empty], { localHostId: "full" }, policy)).toBe(ofFull);
+      expect(placedOn([full, empty], { localHostId: "empty" }, policy)).toBe(ofEmpty);
+    },
+  );
 
   test("of two that are equally good, the one that holds it is chosen, and heads the ranking", () => {
     // Half of what the other has left, and the bonus of a quarter.
@@ -178,27 +252,42 @@ describe("policies", () => {
     }
   });
 
-  test.each(["spread", "binpack"] as const)("%s leaves it where it is for a small gain", (policy) => {
-    const hosts = [host("a", { memoryMibUsed: 1000, vcpuUsed: 2 }), host("b", { memoryMibUsed: 1400, vcpuUsed: 2 })];
-    for (const localHostId of ["a", "b"]) expect(placedOn(hosts, { localHostId }, policy)).toBe(localHostId);
-  });
+  test.each(["spread", "binpack"] as const)(
+    "%s leaves it where it is for a small gain",
+    (policy) => {
+      const hosts = [
+        host("a", { memoryMibUsed: 1000, vcpuUsed: 2 }),
+        host("b", { memoryMibUsed: 1400, vcpuUsed: 2 }),
+      ];
+      for (const localHostId of ["a", "b"])
+        expect(placedOn(hosts, { localHostId }, policy)).toBe(localHostId);
+    },
+  );
 });
 
 describe("starts under way", () => {
-  const busy = (startsUnderWay: number, startsAtOnce: number | null = 2) => ({ startsUnderWay, startsAtOnce });
+  const busy = (startsUnderWay: number, startsAtOnce: number | null = 2) => ({
+    startsUnderWay,
+    startsAtOnce,
+  });
 
   test("cost nothing while a slot is free, and nothing on a host that has not said how many it does at once", () => {
     for (const policy of ["local-first", "spread"] as const) {
       expect(placedOn([host("a", busy(1)), host("b", { memoryMibUsed: 1 })], {}, policy)).toBe("a");
-      expect(placedOn([host("a", busy(9, null)), host("b", { memoryMibUsed: 1 })], {}, policy)).toBe("a");
+      expect(
+        placedOn([host("a", busy(9, null)), host("b", { memoryMibUsed: 1 })], {}, policy),
+      ).toBe("a");
     }
   });
 
-  test.each(["local-first", "spread", "binpack"] as const)("%s: a new one goes where it waits for fewer rounds of starts", (policy) => {
-    expect(placedOn([host("a", busy(4)), host("b", busy(3))], {}, policy)).toBe("b");
-    // Seven at eight at once are fewer than two at two.
-    expect(placedOn([host("a", busy(2)), host("b", busy(7, 8))], {}, policy)).toBe("b");
-  });
+  test.each(["local-first", "spread", "binpack"] as const)(
+    "%s: a new one goes where it waits for fewer rounds of starts",
+    (policy) => {
+      expect(placedOn([host("a", busy(4)), host("b", busy(3))], {}, policy)).toBe("b");
+      // Seven at eight at once are fewer than two at two.
+      expect(placedOn([host("a", busy(2)), host("b", busy(7, 8))], {}, policy)).toBe("b");
+    },
+  );
 
   test("what a host lacks still decides, however much waits on the others", () => {
     expect(placedOn([host("a", busy(100)), host("b", { vcpuUsed: 8 })])).toBe("a");
@@ -209,11 +298,16 @@ describe("starts under way", () => {
     const hosts = [host("home", busy(9)), host("away", busy(0))];
     expect(placedOn(hosts, { localHostId: "home" })).toBe("home");
     expect(placedOn(hosts, { localHostId: "home" }, "spread")).toBe("away");
-    expect(placedOn([host("home", busy(2)), host("away", busy(0))], { localHostId: "home" }, "spread")).toBe("home");
+    expect(
+      placedOn([host("home", busy(2)), host("away", busy(0))], { localHostId: "home" }, "spread"),
+    ).toBe("home");
   });
 
   test("a crowd is spread by what each does at once", () => {
-    const fleet = new Fleet([host("small", { ...busy(0), memoryMibCapacity: 65_536, vcpuCapacity: 64 }), host("large", busy(0, 8))]);
+    const fleet = new Fleet([
+      host("small", { ...busy(0), memoryMibCapacity: 65_536, vcpuCapacity: 64 }),
+      host("large", busy(0, 8)),
+    ]);
     const placed = { small: 0, large: 0 };
     for (let made = 0; made < 10; made += 1) {
       const decision = place(fleet, request({ vcpu: 0, memoryMib: 0, diskMib: 0 }), "local-first");
@@ -226,7 +320,12 @@ describe("starts under way", () => {
 });
 
 test("a ranking has the candidates best first, as many as asked for, and counts the rest; the first is what would be chosen", () => {
-  const hosts = [host("a", { memoryMibUsed: 1024 }), host("b", { state: "cordoned" }), host("c"), host("d", { memoryMibUsed: 2048 })];
+  const hosts = [
+    host("a", { memoryMibUsed: 1024 }),
+    host("b", { state: "cordoned" }),
+    host("c"),
+    host("d", { memoryMibUsed: 2048 }),
+  ];
   const ranking = rank(new Fleet(hosts), request({ localHostId: "d" }), "local-first", 2);
   expect(ranking).toMatchObject({ hosts: 4, reasons: { host_not_ready: 1 }, candidateCount: 3 });
   expect(ranking.candidates).toEqual([
@@ -238,6 +337,7 @@ test("a ranking has the candidates best first, as many as asked for, and counts 
     candidates: [],
     candidateCount: 0,
     reasons: { host_not_ready: 1, vcpu: 3 },
-    message: "None of 4 hosts can take it: 1 are cordoned or draining; 3 have fewer than 9 vCPU free.",
+    message:
+      "None of 4 hosts can take it: 1 are cordoned or draining; 3 have fewer than 9 vCPU free.",
   });
 });

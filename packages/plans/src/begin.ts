@@ -1,7 +1,7 @@
 /**
- * Beginning a waiting operation. Called by the intents consumer, after an observation that ended the
- * operation before it, and by a reconciler; any of them may come first, twice, or never: what the
- * rows say decides.
+ * Beginning a waiting operation. Called by the intents consumer, after an observation that ended
+ * the operation before it, and by a reconciler; any of them may come first, twice, or never: what
+ * the rows say decides.
  */
 import { subjects, type VmCommand } from "@torpor/contracts";
 import { isTombstoned, transitionSandbox } from "@torpor/state-machine";
@@ -38,7 +38,10 @@ export function planBegin(view: View, moment: Moment): BeginDecision {
   return { kind: "ends", plan: planEnd(sandbox, operation, how) };
 }
 
-/** The sandbox changed between the acceptance and now: it is already there, or can no longer get there. */
+/**
+ * The sandbox changed between the acceptance and now: it is already there, or can no longer get
+ * there.
+ */
 function planEnd(sandbox: Sandbox, operation: Operation, how: "satisfied" | "refused"): Plan {
   const { id, kind } = operation;
   const error = {

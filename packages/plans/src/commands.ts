@@ -104,7 +104,10 @@ export function systemCommand(
   return command;
 }
 
-/** About a copy of which the database may have no row, and which its host may hold differently: what it goes by there is the host's own spec, of which the id alone is given here. */
+/**
+ * About a copy of which the database may have no row, and which its host may hold differently: what
+ * it goes by there is the host's own spec, of which the id alone is given here.
+ */
 export function strayCommand(
   kind: CommandKind,
   { hostId, sandboxId, epoch, opSeq }: Observation,

@@ -1,7 +1,7 @@
 /**
- * Ending an operation that passed its deadline uncommitted. The sandbox goes back to the state it was
- * settled in; whatever its host is still doing about it is refused its commit from now on, so it backs
- * out. A committed operation is never expired: it ends by observation alone.
+ * Ending an operation that passed its deadline uncommitted. The sandbox goes back to the state it
+ * was settled in; whatever its host is still doing about it is refused its commit from now on, so
+ * it backs out. A committed operation is never expired: it ends by observation alone.
  */
 import { type Cause, subjects } from "@torpor/contracts";
 import {

@@ -1,14 +1,17 @@
 /**
- * What is to become of a copy on a host that is not, or no longer, the sandbox's. It is discarded only
- * when it is proven stale: the sandbox is deleted, or a newer incarnation ran, or this copy's own
- * incarnation never ran and nobody will come back to it, or it was released and the store has it.
- * Otherwise it is left alone, and reported where nobody can explain it.
+ * What is to become of a copy on a host that is not, or no longer, the sandbox's. It is discarded
+ * only when it is proven stale: the sandbox is deleted, or a newer incarnation ran, or this copy's
+ * own incarnation never ran and nobody will come back to it, or it was released and the store has
+ * it. Otherwise it is left alone, and reported where nobody can explain it.
  */
 import type { Observation } from "@torpor/contracts";
 import { isTombstoned } from "@torpor/state-machine";
 import type { View } from "./rows.ts";
 
-/** What was fetched and not run is kept for so long, for the next try on that host; it is reserved nowhere. */
+/**
+ * What was fetched and not run is kept for so long, for the next try on that host; it is reserved
+ * nowhere.
+ */
 const UNRUN_KEPT_MS = 3_600_000;
 
 export type ForeignDecision =
@@ -64,7 +67,10 @@ function isOfUse({ snapshot }: View, assignedAt: Date, seen: Observation, now: D
   return snapshot !== undefined && seen.snapshot?.manifestSha256 === snapshot.manifestSha256;
 }
 
-/** On no host, and the store has what it rests on: a host that still holds it has not got the message. */
+/**
+ * On no host, and the store has what it rests on: a host that still holds it has not got the
+ * message.
+ */
 function isReleased({ sandbox, snapshot }: View, seen: Observation): boolean {
   if (sandbox.hostId !== null || seen.state !== sandbox.state || seen.busyWith !== undefined)
     return false;

@@ -8,8 +8,8 @@
  *      settles nothing: that command's own observation follows.
  * SO3  Nothing runs that was not allowed to: of an operation that has not committed no host can say
  *      that it brought the sandbox to run, nor of one that failed that it got what it was for.
- * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is discarded
- *      only when that is proven.
+ * SO4  A host that is not the sandbox's host cannot move it; what it holds is stale, and is
+ *      discarded only when that is proven.
  * SO5  Numbers that nobody gave out are never applied: the database was restored from a backup, or
  *      the host lies. Applied, they would be ahead of every command that the sandbox will ever get.
  * SO6  What it says of a snapshot in the store is taken at any time (`planLateCopy`): a host whose
@@ -142,9 +142,9 @@ function factOf(executing: Operation | undefined, seen: Observation): SandboxFac
 }
 
 /**
- * Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached the
- * store since, or will not, or a stopped sandbox's disk has got another name, by which alone it can
- * be asked for. Returns the event's name.
+ * Nothing moves, but the VMM does not answer any more, or does again, or the snapshot has reached
+ * the store since, or will not, or a stopped sandbox's disk has got another name, by which alone it
+ * can be asked for. Returns the event's name.
  */
 function newsIn(
   sandbox: Sandbox,
@@ -188,8 +188,8 @@ function endOf(
 function effectsOf(sandbox: Sandbox, to: SandboxState, seen: Observation): Effects {
   const held = seen.snapshot !== undefined && seen.state === to ? seen.snapshot : undefined;
   const rests = to === "paused" || to === "stopped";
-  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The same
-  // holds for the copy of a stopped sandbox's disk.
+  // A snapshot is consumed by the run that follows it, and worthless once the disk moved on. The
+  // same holds for the copy of a stopped sandbox's disk.
   const ran = to === "running" && (sandbox.state === "resuming" || sandbox.state === "starting");
   return {
     ...(held !== undefined && to === "running" && held.storeKey !== null

@@ -2,8 +2,9 @@
  * What a decision writes: data, and applied as a whole or not at all (`applyPlans`, packages/db).
  *
  * -   Nothing else changes a sandbox's row (but for clocks that no state depends on:
- *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form in
- *     which environment variables are kept), writes its events, or changes what hosts have in use.
+ *     `last_active_at`, and of a tombstone `updated_at`, when its host was last told; and the form
+ *     in which environment variables are kept), writes its events, or changes what hosts have in
+ *     use.
  * M2  A plan is applied only to the sandbox that it was made for: its generation, and the statuses
  *     of its operations, are as they were read. Else it has lost a race: read, and plan again.
  * M3  What a sandbox holds of hosts is derived from its row (host_id, origin_host_id, holds_memory,
@@ -61,7 +62,9 @@ interface PlannedMessage {
   traceId: string | null;
   /** An event: the moment at which the plan is applied is put into it, as `occurredAt`. */
   isEvent: boolean;
-  /** A command of the operation that the plan queues: so long after that moment is its `deadlineAt`. */
+  /**
+   * A command of the operation that the plan queues: so long after that moment is its `deadlineAt`.
+   */
   deadlineMs?: number;
 }
 
@@ -226,7 +229,10 @@ export type Applied<Message, Queued> =
   | { kind: "locked" }
   /** The host has not enough left, or takes nothing any more. */
   | { kind: "no_capacity"; hostId: string }
-  /** The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. Or it is lost no more. */
+  /**
+   * The choice of a host no longer holds: the host, or the sandboxes on it, have changed since. Or
+   * it is lost no more.
+   */
   | { kind: "overtaken" }
   /** Its organization has quotas: they are to be asked. */
   | { kind: "has_quotas" }

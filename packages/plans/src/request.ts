@@ -1,4 +1,7 @@
-/** A request for a transition: judged against the end of the sandbox's queue, and queued where one is needed. */
+/**
+ * A request for a transition: judged against the end of the sandbox's queue, and queued where one
+ * is needed.
+ */
 import { type Intent, subjects } from "@torpor/contracts";
 import {
   admit,
@@ -13,8 +16,8 @@ import { type Effects, type PlacedHost, type Plan, planMoves, planOperation } fr
 import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
- * Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else asks
- * for (A5 in packages/state-machine/src/admission.ts).
+ * Who asks for what a drain does with sandboxes. What waits for it gives way to what anybody else
+ * asks for (A5 in packages/state-machine/src/admission.ts).
  */
 export const DRAINER = "system:drain";
 
@@ -67,7 +70,9 @@ export interface QueuedOperation {
 export interface JoinedOperation {
   id: string;
   liftsBounds: boolean;
-  /** It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays. */
+  /**
+   * It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays.
+   */
   takenOverBy: string | null;
 }
 
@@ -230,7 +235,10 @@ function operationOf(
 
 const hasAny = (effects: Effects) => Object.keys(effects).length > 0;
 
-/** Whether it joins, is there already or is new: from now on it stands still because somebody wants it to. */
+/**
+ * Whether it joins, is there already or is new: from now on it stands still because somebody wants
+ * it to.
+ */
 function effectsOf(request: SandboxRequest, { onlyIfIdleForMs }: Requester): Effects {
   if (onlyIfIdleForMs !== undefined) return {};
   if (request === "pause") return { keepsPaused: true, forgetsRestore: true };

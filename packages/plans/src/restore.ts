@@ -1,7 +1,7 @@
 /**
- * What becomes of a run that was lost with its host: it has ended, its newest stored snapshot is the
- * sandbox's state again, and it is to run elsewhere, through the door that users go through. And the
- * end of what a host owed that is gone for good.
+ * What becomes of a run that was lost with its host: it has ended, its newest stored snapshot is
+ * the sandbox's state again, and it is to run elsewhere, through the door that users go through.
+ * And the end of what a host owed that is gone for good.
  */
 import type { Cause } from "@torpor/contracts";
 import { type SandboxState, transitionSandbox } from "@torpor/state-machine";
@@ -28,8 +28,8 @@ const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
 
 /**
  * Ends the run and asks for another one, in one plan: while it is applied the host cannot renew its
- * lease. Undefined: the state is none that is left this way. What its owner has asked for meanwhile,
- * and waits, goes before.
+ * lease. Undefined: the state is none that is left this way. What its owner has asked for
+ * meanwhile, and waits, goes before.
  */
 export function planRestore(
   view: View,
@@ -84,8 +84,8 @@ export function planRestore(
 }
 
 /**
- * One more try, of a sandbox that stands still since its run of that epoch was given up for lost: now,
- * if it is due, and the next one later. Undefined: something is under way, or it runs.
+ * One more try, of a sandbox that stands still since its run of that epoch was given up for lost:
+ * now, if it is due, and the next one later. Undefined: something is under way, or it runs.
  */
 export function planRestoreAgain(
   view: View,
@@ -99,7 +99,9 @@ export function planRestoreAgain(
   return { ...plan, dueRestore: epoch, effects: { ...plan.effects, triesRestore: epoch } };
 }
 
-/** The plan of the request; one that joins what waits already, and changes nothing of it, is empty. */
+/**
+ * The plan of the request; one that joins what waits already, and changes nothing of it, is empty.
+ */
 function askFor(view: View, requester: Requester, moment: Moment): Plan | undefined {
   const decision = planRequest(view, restoredBy(view.sandbox.state), requester, moment);
   switch (decision.kind) {
@@ -112,7 +114,10 @@ function askFor(view: View, requester: Requester, moment: Moment): Plan | undefi
   }
 }
 
-/** Nobody will clean up after a deleted one: its host is gone for good. What the store has of it goes with a sweep. */
+/**
+ * Nobody will clean up after a deleted one: its host is gone for good. What the store has of it
+ * goes with a sweep.
+ */
 export function planEndOfDebt(sandbox: Sandbox): Plan {
   const message = `Host ${sandbox.hostId} was lost and is retired: it owes no clean-up any more.`;
   const cause = { code: "HOST_RETIRED", message };

@@ -19,7 +19,10 @@ type Patch = Partial<
   >
 >;
 
-/** What entering a settled state changes beside the state: reservations, the clocks of timeout and idleness, the shown error. */
+/**
+ * What entering a settled state changes beside the state: reservations, the clocks of timeout and
+ * idleness, the shown error.
+ */
 export function settledPatch(
   sandbox: Sandbox,
   to: SandboxState,
@@ -29,7 +32,8 @@ export function settledPatch(
   if (to === sandbox.state) return {};
   switch (to) {
     case "running":
-      // The idle clock starts anew with every run, and when a pause was given up: no pause right after a resume (S23).
+      // The idle clock starts anew with every run, and when a pause was given up: no pause right
+      // after a resume (S23).
       return {
         holdsMemory: true,
         error: null,

@@ -1,4 +1,7 @@
-/** AES-256-GCM with a nonce of its own each time; what is encrypted for one context opens in no other. */
+/**
+ * AES-256-GCM with a nonce of its own each time; what is encrypted for one context opens in no
+ * other.
+ */
 import { createCipheriv, createDecipheriv, randomBytes } from "node:crypto";
 
 const CIPHER = "aes-256-gcm";

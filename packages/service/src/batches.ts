@@ -10,9 +10,14 @@ import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promi
 const asNobody = AsyncLocalStorage.snapshot();
 
 interface BatchesOptions<Item, Result> {
-  /** Results in the order of the items. What it rejects with, each item of the batch is rejected with. */
+  /**
+   * Results in the order of the items. What it rejects with, each item of the batch is rejected
+   * with.
+   */
   run(items: Item[]): Promise<Result[]>;
-  /** What fails together is tried again one by one, at the same time: whose fault it is shows then. */
+  /**
+   * What fails together is tried again one by one, at the same time: whose fault it is shows then.
+   */
   triesAlone?: boolean;
   /** Of one batch; 64. */
   maxItems?: number;
@@ -34,8 +39,9 @@ interface Waiting<Item, Result> {
 const MAX_CROWD_MS = 10;
 
 /**
- * How long the next batch waits for others, if anything waits already. In a crowd half as long as the
- * one before took: most of what a batch costs, it costs once. What comes alone waits for nobody.
+ * How long the next batch waits for others, if anything waits already. In a crowd half as long as
+ * the one before took: most of what a batch costs, it costs once. What comes alone waits for
+ * nobody.
  */
 export function gatherAfter(items: number, tookMs: number): number {
   return items > 1 ? Math.min(tookMs / 2, MAX_CROWD_MS) : 0;

@@ -8,27 +8,49 @@ export class ConfigurationError extends Error {
   override readonly name = "ConfigurationError";
 }
 
-/** Texts as the types that `schema` gives them. What is no whole number stays as it is, to be refused: Convert alone cuts 1.5 down to 1. */
+/**
+ * Texts as the types that `schema` gives them. What is no whole number stays as it is, to be
+ * refused: Convert alone cuts 1.5 down to 1.
+ */
 export function convertTexts(schema: TObject, texts: Readonly<Record<string, unknown>>): object {
   const value: object = Convert(schema, structuredClone(texts)) as object;
   const isFraction = (text: unknown) => typeof text === "string" && /[^\d+-]/.test(text);
-  const fractions = Object.entries(schema.properties).filter(([name, property]) => IsInteger(property) && isFraction(texts[name]));
+  const fractions = Object.entries(schema.properties).filter(
+    ([name, property]) => IsInteger(property) && isFraction(texts[name]),
+  );
   return { ...value, ...Object.fromEntries(fractions.map(([name]) => [name, texts[name]])) };
 }
 
-/** Reads what `schema` names from the environment: numbers and booleans are converted, defaults filled in. Throws ConfigurationError. */
-export function loadConfig<Schema extends TObject>(schema: Schema, env: NodeJS.ProcessEnv): Static<Schema> {
-  const named = Object.fromEntries(Object.keys(schema.properties).flatMap((name) => (env[name] === undefined ? [] : [[name, env[name]]])));
+/**
+ * Reads what `schema` names from the environment: numbers and booleans are converted, defaults
+ * filled in. Throws ConfigurationError.
+ */
+export function loadConfig<Schema extends TObject>(
+  schema: Schema,
+  env: NodeJS.ProcessEnv,
+): Static<Schema> {
+  const named = Object.fromEntries(
+    Object.keys(schema.properties).flatMap((name) =>
+      env[name] === undefined ? [] : [[name, env[name]]],
+    ),
+  );
   const value: unknown = Default(schema, convertTexts(schema, named));
   const compiled = Compile(schema);
   if (compiled.Check(value)) return value;
-  throw new ConfigurationError(`invalid configuration: ${[...new Set(compiled.Errors(value).flatMap(problemsOf))].join("; ")}`);
+  throw new ConfigurationError(
+    `invalid configuration: ${[...new Set(compiled.Errors(value).flatMap(problemsOf))].join("; ")}`,
+  );
 }
 
 function problemsOf(error: { instancePath: string; message: string; params: object }): string[] {
-  const { requiredProperties, allowedValues } = error.params as { requiredProperties?: string[]; allowedValues?: unknown[] };
-  if (requiredProperties !== undefined) return requiredProperties.map((name) => `${name} is not set`);
-  if (allowedValues !== undefined) return [`${error.instancePath.slice(1)} must be one of ${allowedValues.join(", ")}`];
+  const { requiredProperties, allowedValues } = error.params as {
+    requiredProperties?: string[];
+    allowedValues?: unknown[];
+  };
+  if (requiredProperties !== undefined)
+    return requiredProperties.map((name) => `${name} is not set`);
+  if (allowedValues !== undefined)
+    return [`${error.instancePath.slice(1)} must be one of ${allowedValues.join(", ")}`];
   return [`${error.instancePath.slice(1)} ${error.message}`];
 }
 
@@ -61,8 +83,11 @@ function readOrExplain(path: string): string {
     return readFileSync(path, "utf8");
   } catch (cause) {
     const { code } = cause as NodeJS.ErrnoException;
-    throw new ConfigurationError(`the secret file ${path} cannot be read (${code}): make it, or correct the variable that names it`, {
-      cause,
-    });
+    throw new ConfigurationError(
+      `the secret file ${path} cannot be read (${code}): make it, or correct the variable that names it`,
+      {
+        cause,
+      },
+    );
   }
 }

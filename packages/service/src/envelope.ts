@@ -62,7 +62,9 @@ function wrappingKey(secret: string): { id: string; bytes: Buffer } {
 export interface Envelope {
   /** Names the key that wraps; undefined: there is none, and nothing is sealed. */
   readonly keyId: string | undefined;
-  /** `context` is not secret, and has to be the same again to open it. Undefined: there is no key. */
+  /**
+   * `context` is not secret, and has to be the same again to open it. Undefined: there is no key.
+   */
   seal(context: string, text: string): Promise<Sealed | undefined>;
   /** Throws when its key is not here, or it was sealed for another context, or changed. */
   open(context: string, sealed: Sealed): Promise<string>;

@@ -3,7 +3,9 @@ import type { AddressInfo } from "node:net";
 
 type Report = { ok: boolean } & Record<string, unknown>;
 
-/** GET /health answers with what `report`, which never throws, says: 200, or 503 when `ok` is false. */
+/**
+ * GET /health answers with what `report`, which never throws, says: 200, or 503 when `ok` is false.
+ */
 export async function startHealthServer(
   address: { host: string; port: number },
   report: () => Report | Promise<Report>,

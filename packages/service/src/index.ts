@@ -1,7 +1,20 @@
 export { backoffMs, pause } from "./backoff.ts";
 export { Batches } from "./batches.ts";
-export { ConfigurationError, configured, convertTexts, loadConfig, readSecret, readSecrets } from "./config.ts";
-export { createEnvelope, type Envelope, envelopeFrom, type KeyManagement, keysOf } from "./envelope.ts";
+export {
+  ConfigurationError,
+  configured,
+  convertTexts,
+  loadConfig,
+  readSecret,
+  readSecrets,
+} from "./config.ts";
+export {
+  createEnvelope,
+  type Envelope,
+  envelopeFrom,
+  type KeyManagement,
+  keysOf,
+} from "./envelope.ts";
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";
@@ -19,6 +32,13 @@ export {
   signalProcess,
   waitUntilGone,
 } from "./processes.ts";
-export { boxPublicKey, createBoxKey, isBoxPublicKey, openBox, type SealedBox, sealFor } from "./sealed-box.ts";
+export {
+  boxPublicKey,
+  createBoxKey,
+  isBoxPublicKey,
+  openBox,
+  type SealedBox,
+  sealFor,
+} from "./sealed-box.ts";
 export { settlesWithin, withTimeLimit } from "./time-limit.ts";
 export { findFailingRounds, type WorkProblem } from "./work.ts";

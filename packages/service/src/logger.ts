@@ -4,7 +4,9 @@ import { Type } from "typebox";
 export type { Logger } from "pino";
 
 /** What LOG_LEVEL may be. */
-export const LogLevel = Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], { default: "info" });
+export const LogLevel = Type.Enum(["trace", "debug", "info", "warn", "error", "fatal", "silent"], {
+  default: "info",
+});
 
 /** One JSON line per event on standard output; secrets are redacted by path. */
 export function createLogger(options: { name: string; level: string }): Logger {
@@ -12,7 +14,13 @@ export function createLogger(options: { name: string; level: string }): Logger {
     {
       name: options.name,
       level: options.level,
-      redact: ["*.token", "*.agentKey", "*.password", "req.headers.authorization", 'req.headers["x-api-key"]'],
+      redact: [
+        "*.token",
+        "*.agentKey",
+        "*.password",
+        "req.headers.authorization",
+        'req.headers["x-api-key"]',
+      ],
       timestamp: () => `,"time":"${new Date().toISOString()}"`,
       formatters: { level: (label) => ({ level: label }) },
     },

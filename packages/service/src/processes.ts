@@ -1,4 +1,6 @@
-/** Processes that are not our children: told apart by pid, start time and boot, never by name alone. */
+/**
+ * Processes that are not our children: told apart by pid, start time and boot, never by name alone.
+ */
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 
@@ -19,7 +21,10 @@ export function identify(pid: number): ProcessIdentity | undefined {
   return startTime === undefined ? undefined : { pid, startTime, bootId: bootId() };
 }
 
-/** The letter that the kernel has for what it does: `T` stands stopped, `Z` is dead. Undefined when it is gone. */
+/**
+ * The letter that the kernel has for what it does: `T` stands stopped, `Z` is dead. Undefined when
+ * it is gone.
+ */
 export function stateOf(identity: ProcessIdentity): string | undefined {
   if (identity.bootId !== bootId()) return undefined;
   const fields = fieldsOf(identity.pid);
@@ -37,10 +42,17 @@ const EXITING = 0x4;
 /** Bit 8 of a set of signals. */
 const SIGKILL_PENDING = 0x100n;
 
-/** It runs no instruction of its own any more, though the kernel, which frees its memory, shows it as running: also one that stood stopped. */
+/**
+ * It runs no instruction of its own any more, though the kernel, which frees its memory, shows it
+ * as running: also one that stood stopped.
+ */
 export function isKilled(pid: number): boolean {
   try {
-    const pending = [...readFileSync(`/proc/${pid}/status`, "utf8").matchAll(/^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm)];
+    const pending = [
+      ...readFileSync(`/proc/${pid}/status`, "utf8").matchAll(
+        /^(?:SigPnd|ShdPnd):\s+([0-9a-f]+)$/gm,
+      ),
+    ];
     if (pending.some(([, set]) => (BigInt(`0x${set}`) & SIGKILL_PENDING) !== 0n)) return true;
   } catch {
     return true;
@@ -51,7 +63,10 @@ export function isKilled(pid: number): boolean {
 
 export function residentBytes(pid: number): number {
   try {
-    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) * 1024;
+    return (
+      Number(/^VmRSS:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) *
+      1024
+    );
   } catch {
     return 0;
   }
@@ -68,7 +83,11 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals)
 }
 
 /** True when it is gone within `limitMs`. */
-export async function waitUntilGone(identity: ProcessIdentity, limitMs: number, signal?: AbortSignal): Promise<boolean> {
+export async function waitUntilGone(
+  identity: ProcessIdentity,
+  limitMs: number,
+  signal?: AbortSignal,
+): Promise<boolean> {
   const deadline = performance.now() + limitMs;
   while (isAlive(identity)) {
     if (performance.now() >= deadline || signal?.aborted === true) return false;
@@ -77,7 +96,10 @@ export async function waitUntilGone(identity: ProcessIdentity, limitMs: number, 
   return true;
 }
 
-/** Processes that work in `directory` and carry `name=value` in the environment they were started with. */
+/**
+ * Processes that work in `directory` and carry `name=value` in the environment they were started
+ * with.
+ */
 export function findProcesses(directory: string, name: string, value: string): ProcessIdentity[] {
   const found: ProcessIdentity[] = [];
   for (const entry of readdirSync("/proc")) {
@@ -85,7 +107,8 @@ export function findProcesses(directory: string, name: string, value: string): P
     if (!Number.isInteger(pid) || pid === process.pid) continue;
     try {
       if (readlinkSync(`/proc/${pid}/cwd`) !== directory) continue;
-      if (!readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").includes(`${name}=${value}`)) continue;
+      if (!readFileSync(`/proc/${pid}/environ`, "utf8").split("\0").includes(`${name}=${value}`))
+        continue;
     } catch {
       // It ended, or belongs to somebody else.
       continue;

@@ -26,13 +26,20 @@ interface LastRound {
 export interface Reconciler {
   /** Runs the next round now; a round in progress is followed by another. */
   kick(): void;
-  /** Of the newest round; with when the newest one succeeded that did, and since when all have failed. */
+  /**
+   * Of the newest round; with when the newest one succeeded that did, and since when all have
+   * failed.
+   */
   last(): LastRound | undefined;
   /** Resolves when the loop has ended. */
   ended: Promise<void>;
 }
 
-/** Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A round that throws is logged, once for as long as it fails in the same way; the next one is the retry. */
+/**
+ * Runs `run` again and again: one round at a time, about every `everyMs`, sooner when kicked. A
+ * round that throws is logged, once for as long as it fails in the same way; the next one is the
+ * retry.
+ */
 export function startReconciler(options: ReconcilerOptions): Reconciler {
   let wake: (() => void) | undefined;
   let kicked = false;
@@ -48,7 +55,11 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
   options.signal.addEventListener("abort", () => wake?.(), { once: true });
   const round = async (isKicked: boolean) => {
     try {
-      const result = await withTimeLimit(options.run({ isKicked }), options.limitMs ?? ROUND_LIMIT_MS, "the round");
+      const result = await withTimeLimit(
+        options.run({ isKicked }),
+        options.limitMs ?? ROUND_LIMIT_MS,
+        "the round",
+      );
       const at = new Date().toISOString();
       last = { at, result, succeededAt: at };
     } catch (err) {
@@ -57,7 +68,10 @@ export function startReconciler(options: ReconcilerOptions): Reconciler {
       const isKnown = last?.error === error;
       last = failed(last, error);
       if (!isKnown && !options.signal.aborted)
-        options.log.error({ err, reconciler: options.name }, "reconciler round failed; it is tried again until it succeeds");
+        options.log.error(
+          { err, reconciler: options.name },
+          "reconciler round failed; it is tried again until it succeeds",
+        );
     }
   };
   const loop = async () => {

@@ -7,8 +7,9 @@ export interface Closer {
 }
 
 /**
- * The life of a process: `start` opens things and registers how each is closed; on SIGTERM, SIGINT or an uncaught error the signal aborts, and they are closed in reverse order,
- * within `graceMs`. A start that fails closes what it had opened and exits with 1, with one line that says why.
+ * The life of a process: `start` opens things and registers how each is closed; on SIGTERM, SIGINT
+ * or an uncaught error the signal aborts, and they are closed in reverse order, within `graceMs`. A
+ * start that fails closes what it had opened and exits with 1, with one line that says why.
  */
 export async function runService(
   log: Logger,
@@ -20,7 +21,9 @@ export async function runService(
   const closeAll = async () => {
     stopping.abort();
     for (const closer of closers.toReversed()) {
-      await closer.close().catch((err: unknown) => log.warn({ err, what: closer.what }, "closing failed"));
+      await closer
+        .close()
+        .catch((err: unknown) => log.warn({ err, what: closer.what }, "closing failed"));
     }
   };
   closeWithGrace({ delay: options.graceMs, logger: false }, async ({ err, signal }) => {

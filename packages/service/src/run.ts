@@ -9,10 +9,17 @@ export interface RunOptions {
 }
 
 /** Runs a program to its end. Throws only when it cannot be started. */
-export async function run([command = "", ...args]: string[], options: RunOptions): Promise<{ code: number; output: string }> {
+export async function run(
+  [command = "", ...args]: string[],
+  options: RunOptions,
+): Promise<{ code: number; output: string }> {
   const { cwd, isShown, env, signal } = options;
   const stream = isShown ? "inherit" : "pipe";
-  const child = spawn(command, args, { cwd, stdio: ["ignore", stream, stream], env: { ...process.env, ...env } });
+  const child = spawn(command, args, {
+    cwd,
+    stdio: ["ignore", stream, stream],
+    env: { ...process.env, ...env },
+  });
   const stop = () => child.kill("SIGTERM");
   signal?.addEventListener("abort", stop, { once: true });
   const chunks: Buffer[] = [];

@@ -1,6 +1,6 @@
 /**
- * Texts that anybody can encrypt for one receiver, and only that one can read: X25519 with a key pair
- * made for the text, HKDF-SHA-256, AES-256-GCM. Who sent it is not said by it.
+ * Texts that anybody can encrypt for one receiver, and only that one can read: X25519 with a key
+ * pair made for the text, HKDF-SHA-256, AES-256-GCM. Who sent it is not said by it.
  */
 import {
   createPrivateKey,

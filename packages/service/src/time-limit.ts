@@ -1,6 +1,14 @@
-/** Rejects when `promise` has not settled within `limitMs`. What it waited for may still go on: only for what can be done a second time. */
-export async function withTimeLimit<T>(promise: Promise<T>, limitMs: number, what: string): Promise<T> {
-  if (!(await settlesWithin(promise, limitMs))) throw new Error(`${what} did not end within ${limitMs} ms`);
+/**
+ * Rejects when `promise` has not settled within `limitMs`. What it waited for may still go on: only
+ * for what can be done a second time.
+ */
+export async function withTimeLimit<T>(
+  promise: Promise<T>,
+  limitMs: number,
+  what: string,
+): Promise<T> {
+  if (!(await settlesWithin(promise, limitMs)))
+    throw new Error(`${what} did not end within ${limitMs} ms`);
   return await promise;
 }
 

@@ -1,4 +1,6 @@
-/** Whether a program's work goes on, beside whether it is connected: what health reports say of it. */
+/**
+ * Whether a program's work goes on, beside whether it is connected: what health reports say of it.
+ */
 import type { Reconciler } from "./reconciler.ts";
 
 export interface WorkProblem {
@@ -12,7 +14,9 @@ export interface WorkProblem {
   message: string;
 }
 
-/** Rounds that fail, one problem for each error: when the database is away, all of them fail alike. */
+/**
+ * Rounds that fail, one problem for each error: when the database is away, all of them fail alike.
+ */
 export function findFailingRounds(
   rounds: ReadonlyMap<string, Pick<Reconciler, "last">>,
 ): WorkProblem[] {

@@ -26,13 +26,17 @@ function problems(env: NodeJS.ProcessEnv): string {
 
 describe("configuration", () => {
   test("numbers are converted, defaults filled in, what is not named is left out", () => {
-    expect(loadConfig(Environment, { ...GOOD, PORT: "80", HOME: "/root" })).toEqual({ ...GOOD, PORT: 80 });
+    expect(loadConfig(Environment, { ...GOOD, PORT: "80", HOME: "/root" })).toEqual({
+      ...GOOD,
+      PORT: 80,
+    });
     expect(loadConfig(Environment, GOOD)).toEqual({ ...GOOD, PORT: 8787 });
   });
 
   test("every problem is named at once: what is missing by its own name, too", () => {
     const message = problems({ URL: "mysql://db", PORT: "eighty" });
-    for (const name of ["URL", "PORT", "DRIVER", "KEY_FILE"]) expect(message).toMatch(new RegExp(`\\b${name}\\b`));
+    for (const name of ["URL", "PORT", "DRIVER", "KEY_FILE"])
+      expect(message).toMatch(new RegExp(`\\b${name}\\b`));
     expect(message).not.toContain("OPTIONAL");
     expect(message).not.toContain("\n");
   });
@@ -51,7 +55,9 @@ describe("configuration", () => {
   });
 
   test("values are never repeated: they may be secrets", () => {
-    expect(problems({ ...GOOD, URL: "secret-without-a-scheme", DRIVER: "another-secret" })).not.toMatch(/secret/);
+    expect(
+      problems({ ...GOOD, URL: "secret-without-a-scheme", DRIVER: "another-secret" }),
+    ).not.toMatch(/secret/);
   });
 });
 

@@ -17,7 +17,9 @@ async function otherProcess(count: number): Promise<{ ports: number[]; end: () =
   const script = `import { claimPorts } from ${JSON.stringify(MODULE)};
     console.log((await claimPorts(${count})).join(" "));
     process.stdin.resume();`;
-  const child = spawn(process.execPath, ["--input-type=module-typescript", "--eval", script], { stdio: ["pipe", "pipe", "inherit"] });
+  const child = spawn(process.execPath, ["--input-type=module-typescript", "--eval", script], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const end = async () => {
     if (child.exitCode !== null || child.signalCode !== null) return;
     child.kill("SIGKILL");

@@ -4,7 +4,15 @@ import { mkdtempSync, realpathSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
-import { findProcesses, identify, isAlive, type ProcessIdentity, residentBytes, signalProcess, waitUntilGone } from "../src/index.ts";
+import {
+  findProcesses,
+  identify,
+  isAlive,
+  type ProcessIdentity,
+  residentBytes,
+  signalProcess,
+  waitUntilGone,
+} from "../src/index.ts";
 
 const started: ChildProcess[] = [];
 afterEach(async () => {
@@ -19,7 +27,11 @@ async function start(
   options: { cwd?: string; env?: NodeJS.ProcessEnv; command?: string[] } = {},
 ): Promise<ProcessIdentity & { child: ChildProcess }> {
   const [command = "sleep", ...args] = options.command ?? ["sleep", "60"];
-  const child = spawn(command, args, { stdio: ["pipe", "pipe", "ignore"], cwd: options.cwd, env: options.env ?? process.env });
+  const child = spawn(command, args, {
+    stdio: ["pipe", "pipe", "ignore"],
+    cwd: options.cwd,
+    env: options.env ?? process.env,
+  });
   started.push(child);
   await once(child, "spawn");
   const identity = identify(child.pid ?? 0);
@@ -43,7 +55,8 @@ test("a process is known by pid, start time and boot: an older one of the same p
 });
 
 test("a process that ended is dead, also as a zombie that nobody has waited for", async () => {
-  // It ends when the shell that started it, and would have waited for it, has become another program.
+  // It ends when the shell that started it, and would have waited for it, has become another
+  // program.
   const parent = await start({ command: ["sh", "-c", "sleep 0.3 & echo $!; exec sleep 60"] });
   const [line] = (await once(parent.child.stdout ?? parent.child, "data")) as [Buffer];
   const pid = Number(line.toString());
@@ -55,7 +68,9 @@ test("a process that ended is dead, also as a zombie that nobody has waited for"
 
 test("a name that looks like the end of the stat line deceives nobody", async () => {
   const { pid } = await start({ command: ["bash", "-c", "exec -a ') Z 1 (' sleep 60"] });
-  const named = await start({ command: ["sh", "-c", "printf ') Z 1 (' > /proc/self/comm; echo; read x"] });
+  const named = await start({
+    command: ["sh", "-c", "printf ') Z 1 (' > /proc/self/comm; echo; read x"],
+  });
   await once(named.child.stdout ?? named.child, "data");
   for (const id of [pid, named.pid]) {
     const identity = identify(id);
@@ -77,7 +92,9 @@ test("processes are found by directory and environment together", async () => {
     const wanted = await start({ cwd: dir, env: { ...process.env, TORPOR_TEST: "one" } });
     await start({ cwd: dir, env: { ...process.env, TORPOR_TEST: "other" } });
     await start({ env: { ...process.env, TORPOR_TEST: "one" } });
-    expect(findProcesses(dir, "TORPOR_TEST", "one")).toEqual([{ pid: wanted.pid, startTime: wanted.startTime, bootId: wanted.bootId }]);
+    expect(findProcesses(dir, "TORPOR_TEST", "one")).toEqual([
+      { pid: wanted.pid, startTime: wanted.startTime, bootId: wanted.bootId },
+    ]);
   } finally {
     rmSync(dir, { recursive: true });
   }

@@ -1,4 +1,6 @@
-/** The files of a simulated guest, on a disk image that keeps its size: a length, then as much JSON. */
+/**
+ * The files of a simulated guest, on a disk image that keeps its size: a length, then as much JSON.
+ */
 import { closeSync, fsyncSync, openSync, readSync, writeSync } from "node:fs";
 
 const HEADER_BYTES = 8;
@@ -10,7 +12,9 @@ export function readDisk(path: string): Record<string, string> {
     readSync(file, header, 0, HEADER_BYTES, 0);
     const content = Buffer.alloc(Number(header.readBigUInt64BE()));
     readSync(file, content, 0, content.length, HEADER_BYTES);
-    return content.length === 0 ? {} : (JSON.parse(content.toString("utf8")) as Record<string, string>);
+    return content.length === 0
+      ? {}
+      : (JSON.parse(content.toString("utf8")) as Record<string, string>);
   } finally {
     closeSync(file);
   }

@@ -4,9 +4,11 @@
  * (apps/node-agent/src/drivers/simulated/vmm). One suite runs the same cases against both
  * (apps/node-agent/test/simulated-guest.it.test.ts).
  *
- * `server` speaks the guest agent's HTTP; whoever owns the guest lets it listen or hands it connections. Requests that come while the vCPUs stand still wait. It knows assignments
- * and `print(name)`, and files. Some variables have a meaning: `active_executions = 1` makes it busy, `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its
- * port 3000: tunnels to it end at port 45678 of the machine's loopback.
+ * `server` speaks the guest agent's HTTP; whoever owns the guest lets it listen or hands it
+ * connections. Requests that come while the vCPUs stand still wait. It knows assignments and
+ * `print(name)`, and files. Some variables have a meaning: `active_executions = 1` makes it busy,
+ * `activity_delay_ms = 500` slow to say so, and `port_3000 = 45678` opens its port 3000: tunnels to
+ * it end at port 45678 of the machine's loopback.
  */
 import { createServer, type IncomingMessage, type Server } from "node:http";
 import { connect } from "node:net";
@@ -46,11 +48,18 @@ export class SimulatedGuest {
     this.routes = this.makeRoutes();
     this.server = createServer((incoming, response) => {
       this.answer(incoming).then(
-        ({ status, body }) => response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body)),
+        ({ status, body }) =>
+          response
+            .writeHead(status, { "content-type": "application/json" })
+            .end(JSON.stringify(body)),
         () => response.destroy(),
       );
     });
-    this.server.on("upgrade", (incoming, socket, head) => void this.whenRunning().then(() => this.openTunnel(incoming, socket, head)));
+    this.server.on(
+      "upgrade",
+      (incoming, socket, head) =>
+        void this.whenRunning().then(() => this.openTunnel(incoming, socket, head)),
+    );
   }
 
   get isRunning(): boolean {
@@ -82,10 +91,16 @@ export class SimulatedGuest {
       "/info": () => ({ vm_id: this.memory.sandboxId ?? "" }),
       "/execute": (body) => this.execute(body["code"] as string),
       "/files/write": (body) => {
-        writeDisk(diskPath, { ...readDisk(diskPath), [String(body["path"])]: String(body["content"]) });
+        writeDisk(diskPath, {
+          ...readDisk(diskPath),
+          [String(body["path"])]: String(body["content"]),
+        });
         return { path: body["path"] };
       },
-      "/files/read": (body) => ({ path: body["path"], content: readDisk(diskPath)[String(body["path"])] ?? null }),
+      "/files/read": (body) => ({
+        path: body["path"],
+        content: readDisk(diskPath)[String(body["path"])] ?? null,
+      }),
       "/_torpor/warm": () => ({}),
       "/_torpor/activity": () => this.activity(),
       "/_torpor/ports": (query) => this.changedPorts(query["after"] as string | undefined),
@@ -106,11 +121,21 @@ export class SimulatedGuest {
     const url = new URL(incoming.url ?? "/", "http://guest");
     if (!url.pathname.startsWith("/_torpor")) this.lastRequestAtMs = performance.now();
     const route = this.routes[url.pathname];
-    if (route === undefined) return { status: 404, body: { error: "unknown path", code: "NOT_FOUND" } };
+    if (route === undefined)
+      return { status: 404, body: { error: "unknown path", code: "NOT_FOUND" } };
     try {
-      return { status: 200, body: await route({ ...Object.fromEntries(url.searchParams), ...body }) };
+      return {
+        status: 200,
+        body: await route({ ...Object.fromEntries(url.searchParams), ...body }),
+      };
     } catch (error) {
-      return { status: 500, body: { code: "INTERNAL_ERROR", message: error instanceof Error ? error.message : String(error) } };
+      return {
+        status: 500,
+        body: {
+          code: "INTERNAL_ERROR",
+          message: error instanceof Error ? error.message : String(error),
+        },
+      };
     }
   }
 
@@ -142,7 +167,9 @@ export class SimulatedGuest {
   }
 
   private openPorts(): number[] {
-    const names = Object.keys(this.memory.variables).flatMap((name) => /^port_(\d+)$/.exec(name)?.[1] ?? []);
+    const names = Object.keys(this.memory.variables).flatMap(
+      (name) => /^port_(\d+)$/.exec(name)?.[1] ?? [],
+    );
     return names
       .map(Number)
       .filter((port) => this.loopbackPortOf(port) !== undefined)
@@ -167,22 +194,34 @@ export class SimulatedGuest {
     const assigned = /^\s*(\w+)\s*=\s*(.+)$/.exec(code);
     const printed = /^\s*print\((\w+)\)\s*$/.exec(code)?.[1];
     if (assigned !== null) variables[assigned[1] ?? ""] = (assigned[2] ?? "").trim();
-    else if (printed !== undefined && variables[printed] !== undefined) answer.stdout = `${variables[printed]}\n`;
-    else Object.assign(answer, { stderr: `NameError: name '${printed ?? code}' is not defined\n`, exit_code: 1, success: false });
+    else if (printed !== undefined && variables[printed] !== undefined)
+      answer.stdout = `${variables[printed]}\n`;
+    else
+      Object.assign(answer, {
+        stderr: `NameError: name '${printed ?? code}' is not defined\n`,
+        exit_code: 1,
+        success: false,
+      });
     answer.execution_time = (performance.now() - startedAt) / 1000;
     return answer;
   }
 
   private openTunnel(incoming: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const target = this.loopbackPortOf(Number(new URL(incoming.url ?? "/", "http://guest").searchParams.get("port")));
+    const target = this.loopbackPortOf(
+      Number(new URL(incoming.url ?? "/", "http://guest").searchParams.get("port")),
+    );
     if (target === undefined) {
       const body = JSON.stringify({ code: "PORT_NOT_OPEN", message: "nothing listens there" });
-      socket.end(`HTTP/1.1 404 Refused\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+      socket.end(
+        `HTTP/1.1 404 Refused\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      );
       return;
     }
     const inside = connect(target, "127.0.0.1");
     for (const end of [inside, socket]) end.on("error", () => end.destroy());
-    socket.write("HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n");
+    socket.write(
+      "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n",
+    );
     inside.write(head);
     inside.pipe(socket).pipe(inside);
     inside.once("close", () => socket.destroy());
@@ -193,5 +232,7 @@ export class SimulatedGuest {
 async function bodyOf(incoming: IncomingMessage): Promise<Record<string, unknown>> {
   const chunks: Buffer[] = [];
   for await (const chunk of incoming as AsyncIterable<Buffer>) chunks.push(chunk);
-  return chunks.length === 0 ? {} : (JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>);
+  return chunks.length === 0
+    ? {}
+    : (JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>);
 }

@@ -1,15 +1,26 @@
 /**
- * May this request be accepted? Judged against the end of the sandbox's queue: the waiting operation, else the executing one, else the settled state.
+ * May this request be accepted? Judged against the end of the sandbox's queue: the waiting
+ * operation, else the executing one, else the settled state.
  *
- * A1  What the end of the queue already reaches is joined, never a conflict (concurrent identical intents must join: S31).
+ * A1  What the end of the queue already reaches is joined, never a conflict (concurrent identical
+ *     intents must join: S31).
  * A2  At most one operation waits; a further, different one is refused naming it.
  * A3  Delete is always accepted, once; it replaces the waiting operation.
  * A4  A resume asked for while an uncommitted pause executes cancels that pause (S21).
- * A5  What waits and yields (a drain has asked for it, no user) is in nobody's way: a request that it would block or make a conflict is judged as if it were not there, and replaces it.
- * A6  How an operation ends that was asked to back out is open: it is not joined. What it would have reached is asked for again, and waits.
+ * A5  What waits and yields (a drain has asked for it, no user) is in nobody's way: a request that
+ *     it would block or make a conflict is judged as if it were not there, and replaces it.
+ * A6  How an operation ends that was asked to back out is open: it is not joined. What it would
+ *     have reached is asked for again, and waits.
  */
 import { OPERATION_TARGET, type OperationKind } from "./operation.ts";
-import { allowedRequests, isTombstoned, SANDBOX_TABLE, type SandboxRequest, type SandboxState, type SettledState } from "./sandbox.ts";
+import {
+  allowedRequests,
+  isTombstoned,
+  SANDBOX_TABLE,
+  type SandboxRequest,
+  type SandboxState,
+  type SettledState,
+} from "./sandbox.ts";
 
 export interface QueuedOperation {
   id: string;
@@ -37,7 +48,10 @@ export interface SandboxQueue {
 }
 
 export type Admission =
-  /** Already reached, nothing in flight: answer with the state. `supersedes`, here and below: this waiting operation ends first. */
+  /**
+   * Already reached, nothing in flight: answer with the state. `supersedes`, here and below: this
+   * waiting operation ends first.
+   */
   | { kind: "satisfied"; state: SettledState; supersedes?: string }
   /** The same end is already on its way: wait for that operation. */
   | { kind: "join"; operationId: string; supersedes?: string }
@@ -54,7 +68,8 @@ export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
   if (request === "delete") return admitDelete(queue);
   const admission = admitBehind(queue, request);
   const { waiting } = queue;
-  if (waiting?.yields !== true || (admission.kind !== "blocked" && admission.kind !== "conflict")) return admission;
+  if (waiting?.yields !== true || (admission.kind !== "blocked" && admission.kind !== "conflict"))
+    return admission;
   const without = admitBehind({ ...queue, waiting: undefined }, request);
   return without.kind === "accept" || without.kind === "satisfied" || without.kind === "join"
     ? { ...without, supersedes: waiting.id }
@@ -70,10 +85,14 @@ function admitBehind(queue: SandboxQueue, request: Exclude<SandboxRequest, "dele
   const { executing, waiting } = queue;
   if (cell === "stay") {
     if (last === undefined) return { kind: "satisfied", state: end };
-    return waiting === undefined && executing?.cancelRequested === true ? { kind: "accept" } : { kind: "join", operationId: last.id };
+    return waiting === undefined && executing?.cancelRequested === true
+      ? { kind: "accept" }
+      : { kind: "join", operationId: last.id };
   }
-  if (waiting !== undefined) return { kind: "blocked", current: end, by: { id: waiting.id, kind: waiting.kind } };
-  if (request === "resume" && executing?.kind === "pause" && !executing.committed) return { kind: "accept", cancels: executing.id };
+  if (waiting !== undefined)
+    return { kind: "blocked", current: end, by: { id: waiting.id, kind: waiting.kind } };
+  if (request === "resume" && executing?.kind === "pause" && !executing.committed)
+    return { kind: "accept", cancels: executing.id };
   return { kind: "accept" };
 }
 
@@ -81,5 +100,9 @@ function admitDelete(queue: SandboxQueue): Admission {
   if (queue.waiting?.kind === "delete") return { kind: "join", operationId: queue.waiting.id };
   const cancels = queue.executing?.id;
   const supersedes = queue.waiting?.id;
-  return { kind: "accept", ...(supersedes === undefined ? {} : { supersedes }), ...(cancels === undefined ? {} : { cancels }) };
+  return {
+    kind: "accept",
+    ...(supersedes === undefined ? {} : { supersedes }),
+    ...(cancels === undefined ? {} : { cancels }),
+  };
 }

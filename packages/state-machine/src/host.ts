@@ -1,18 +1,24 @@
 /**
  * The life of a host, as data.
  *
- * `register` and `renew` come from its agent, `lease_ended` and `drained` from reconcilers, the others from operators. A cell is the state to move to, `stay` (already so), `refuse`,
- * `return` (what it was before it was lost) or `later` (it changes what the host will return as). What a cell cannot know is asked beside the table: a host is drained only if
- * its sandboxes have somewhere to go, and retired only when it has none.
+ * `register` and `renew` come from its agent, `lease_ended` and `drained` from reconcilers, the
+ * others from operators. A cell is the state to move to, `stay` (already so), `refuse`, `return`
+ * (what it was before it was lost) or `later` (it changes what the host will return as). What a
+ * cell cannot know is asked beside the table: a host is drained only if its sandboxes have
+ * somewhere to go, and retired only when it has none.
  *
  * -   Every (state, event) pair is decided; the type has no Partial.
  * H2  A lost host comes back as what it was; what an operator decides meanwhile holds from then on.
  * H3  Nothing leaves `retired`.
- * H4  A drain ends in `cordoned`, however it ends: that a host takes sandboxes again is said by an operator.
+ * H4  A drain ends in `cordoned`, however it ends: that a host takes sandboxes again is said by an
+ *     operator.
  */
 import type { Transition } from "./sandbox.ts";
 
-/** `ready` hosts alone are given new sandboxes. `lost`: its lease ran out. `retired`: will not come back. */
+/**
+ * `ready` hosts alone are given new sandboxes. `lost`: its lease ran out. `retired`: will not come
+ * back.
+ */
 export const HOST_STATES = ["ready", "cordoned", "draining", "lost", "retired"] as const;
 export type HostState = (typeof HOST_STATES)[number];
 
@@ -36,7 +42,11 @@ export const HOST_TABLE = {
 } as const satisfies Record<HostState, Record<HostEvent, HostCell>>;
 
 /** States of a host whose lease runs. */
-export const LEASED_STATES = ["ready", "cordoned", "draining"] as const satisfies readonly HostState[];
+export const LEASED_STATES = [
+  "ready",
+  "cordoned",
+  "draining",
+] as const satisfies readonly HostState[];
 
 /** A host's state, and what it was before it was lost; null in every other state. */
 export interface HostStanding {
@@ -46,7 +56,10 @@ export interface HostStanding {
 
 export type HostTransition = Transition<HostState, HostEvent> & { before: HostState | null };
 
-/** What `event` does to a host. Pure and total. A move of a lost host may be from `lost` to `lost`: what it returns as has changed. */
+/**
+ * What `event` does to a host. Pure and total. A move of a lost host may be from `lost` to `lost`:
+ * what it returns as has changed.
+ */
 export function transitionHost({ state, before }: HostStanding, event: HostEvent): HostTransition {
   const cell: HostCell = HOST_TABLE[state][event];
   if (cell === "stay") return { kind: "stay", state, before };
@@ -55,7 +68,9 @@ export function transitionHost({ state, before }: HostStanding, event: HostEvent
   if (cell === "later") {
     const inner = transitionHost({ state: before ?? "ready", before: null }, event);
     if (inner.kind === "move") return { kind: "move", from: state, to: state, before: inner.to };
-    return inner.kind === "stay" ? { kind: "stay", state, before } : { kind: "refuse", state, event, before };
+    return inner.kind === "stay"
+      ? { kind: "stay", state, before }
+      : { kind: "refuse", state, event, before };
   }
   return { kind: "move", from: state, to: cell, before: cell === "lost" ? state : null };
 }

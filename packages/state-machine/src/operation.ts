@@ -10,10 +10,25 @@ import type { SandboxState, SettledState, Transition } from "./sandbox.ts";
 export const OPERATION_KINDS = ["create", "pause", "resume", "stop", "start", "delete"] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
 
-export const OPERATION_STATUSES = ["waiting", "executing", "outcome_unknown", "succeeded", "failed", "cancelled", "superseded"] as const;
+export const OPERATION_STATUSES = [
+  "waiting",
+  "executing",
+  "outcome_unknown",
+  "succeeded",
+  "failed",
+  "cancelled",
+  "superseded",
+] as const;
 export type OperationStatus = (typeof OPERATION_STATUSES)[number];
 
-export const OPERATION_EVENTS = ["begin", "succeed", "fail", "cancel", "supersede", "lose_contact"] as const;
+export const OPERATION_EVENTS = [
+  "begin",
+  "succeed",
+  "fail",
+  "cancel",
+  "supersede",
+  "lose_contact",
+] as const;
 export type OperationEvent = (typeof OPERATION_EVENTS)[number];
 
 // oxfmt-ignore
@@ -27,15 +42,26 @@ export const OPERATION_TABLE = {
   superseded:      { begin: "refuse",    succeed: "stay",      fail: "stay",   cancel: "stay",      supersede: "stay",       lose_contact: "stay" },
 } as const satisfies Record<OperationStatus, Record<OperationEvent, OperationStatus | "stay" | "refuse">>;
 
-export const ENDED_STATUSES = ["succeeded", "failed", "cancelled", "superseded"] as const satisfies readonly OperationStatus[];
+export const ENDED_STATUSES = [
+  "succeeded",
+  "failed",
+  "cancelled",
+  "superseded",
+] as const satisfies readonly OperationStatus[];
 
 /** Statuses of the one operation per sandbox that a host may be working on. */
-export const EXECUTING_STATUSES = ["executing", "outcome_unknown"] as const satisfies readonly OperationStatus[];
+export const EXECUTING_STATUSES = [
+  "executing",
+  "outcome_unknown",
+] as const satisfies readonly OperationStatus[];
 
 export type OperationTransition = Transition<OperationStatus, OperationEvent>;
 
 /** What `event` does to an operation in `status`. Pure and total. */
-export function transitionOperation(status: OperationStatus, event: OperationEvent): OperationTransition {
+export function transitionOperation(
+  status: OperationStatus,
+  event: OperationEvent,
+): OperationTransition {
   const cell: OperationStatus | "stay" | "refuse" = OPERATION_TABLE[status][event];
   if (cell === "stay") return { kind: "stay", state: status };
   if (cell === "refuse") return { kind: "refuse", state: status, event };

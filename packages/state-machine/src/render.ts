@@ -1,8 +1,17 @@
 import { HOST_EVENTS, HOST_STATES, HOST_TABLE, LEASED_STATES } from "./host.ts";
 import { OPERATION_EVENTS, OPERATION_STATUSES, OPERATION_TABLE } from "./operation.ts";
-import { SANDBOX_EVENTS, SANDBOX_FACTS, SANDBOX_REQUESTS, SANDBOX_STATES, SANDBOX_TABLE } from "./sandbox.ts";
+import {
+  SANDBOX_EVENTS,
+  SANDBOX_FACTS,
+  SANDBOX_REQUESTS,
+  SANDBOX_STATES,
+  SANDBOX_TABLE,
+} from "./sandbox.ts";
 
-/** `docs/lifecycle.md`, whole, from the tables. A test fails when the file in the repository differs. */
+/**
+ * `docs/lifecycle.md`, whole, from the tables. A test fails when the file in the repository
+ * differs.
+ */
 export function renderLifecycle(): string {
   return [
     "# Lifecycle",
@@ -52,7 +61,12 @@ function diagram(states: readonly string[], events: readonly string[], table: Ta
       }
     }
   }
-  return ["```mermaid", "stateDiagram-v2", ...[...edges].map(([edge, labels]) => `${edge}: ${labels.join(", ")}`), "```"];
+  return [
+    "```mermaid",
+    "stateDiagram-v2",
+    ...[...edges].map(([edge, labels]) => `${edge}: ${labels.join(", ")}`),
+    "```",
+  ];
 }
 
 function targets(cell: string | undefined): readonly string[] {
@@ -60,11 +74,20 @@ function targets(cell: string | undefined): readonly string[] {
   return cell === "return" ? LEASED_STATES : [cell];
 }
 
-function matrix(corner: string, states: readonly string[], events: readonly string[], table: Table): string[] {
-  const cellText = (cell: string | undefined) => (cell === "stay" ? "·" : cell === "refuse" || cell === undefined ? "" : cell);
+function matrix(
+  corner: string,
+  states: readonly string[],
+  events: readonly string[],
+  table: Table,
+): string[] {
+  const cellText = (cell: string | undefined) =>
+    cell === "stay" ? "·" : cell === "refuse" || cell === undefined ? "" : cell;
   return [
     `| ${corner} | ${events.join(" | ")} |`,
     `|${"---|".repeat(events.length + 1)}`,
-    ...states.map((state) => `| ${state} | ${events.map((event) => cellText(table[state]?.[event])).join(" | ")} |`),
+    ...states.map(
+      (state) =>
+        `| ${state} | ${events.map((event) => cellText(table[state]?.[event])).join(" | ")} |`,
+    ),
   ];
 }

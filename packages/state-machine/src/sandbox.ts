@@ -1,14 +1,17 @@
 /**
  * The lifecycle of a sandbox, as data.
  *
- * Requests (`pause`, `resume`, ...) are what somebody wants; facts (`is_running`, ...) are what a host observed. A cell is the state to move to, `stay` (already so:
- * a redelivery or a repeat, acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact). `is_lost` is the one fact that no host reports: the run has gone with
- * its host, fenced, and what there is of the sandbox is its snapshot in the store.
+ * Requests (`pause`, `resume`, ...) are what somebody wants; facts (`is_running`, ...) are what a
+ * host observed. A cell is the state to move to, `stay` (already so: a redelivery or a repeat,
+ * acknowledge it) or `refuse` (not legal here: 409 for a request, a warning for a fact). `is_lost`
+ * is the one fact that no host reports: the run has gone with its host, fenced, and what there is
+ * of the sandbox is its snapshot in the store.
  *
  * Invariants, cited by the tests:
  * I1  Every (state, event) pair is decided; the type has no Partial.
  * I2  Redelivering the event that caused a move never moves again.
- * I3  `delete` is accepted in every state; nothing leaves `deleting` but to `deleted`, nothing leaves `deleted`.
+ * I3  `delete` is accepted in every state; nothing leaves `deleting` but to `deleted`, nothing
+ *     leaves `deleted`.
  * I4  From every state but `deleted` some fact or request leads on: no state is a trap.
  * I5  A transitional state goes back to the state it came from when its transition fails.
  * I6  A request never moves a sandbox straight into a settled state; only facts do.
@@ -32,7 +35,14 @@ export type SandboxState = (typeof SANDBOX_STATES)[number];
 export const SANDBOX_REQUESTS = ["pause", "resume", "stop", "start", "delete"] as const;
 export type SandboxRequest = (typeof SANDBOX_REQUESTS)[number];
 
-export const SANDBOX_FACTS = ["is_running", "is_paused", "is_stopped", "is_deleted", "is_lost", "fail"] as const;
+export const SANDBOX_FACTS = [
+  "is_running",
+  "is_paused",
+  "is_stopped",
+  "is_deleted",
+  "is_lost",
+  "fail",
+] as const;
 export type SandboxFact = (typeof SANDBOX_FACTS)[number];
 
 export type SandboxEvent = SandboxRequest | SandboxFact;
@@ -56,7 +66,14 @@ export const SANDBOX_TABLE = {
 } as const satisfies Record<SandboxState, Record<SandboxEvent, SandboxCell>>;
 
 /** States in which nothing is in flight. */
-export const SETTLED_STATES = ["creating", "running", "paused", "stopped", "deleted", "error"] as const satisfies readonly SandboxState[];
+export const SETTLED_STATES = [
+  "creating",
+  "running",
+  "paused",
+  "stopped",
+  "deleted",
+  "error",
+] as const satisfies readonly SandboxState[];
 export type SettledState = (typeof SETTLED_STATES)[number];
 
 /** States that hold memory and vCPUs of a host. `paused` and `stopped` hold disk alone. */
@@ -88,7 +105,10 @@ export function transitionSandbox(state: SandboxState, event: SandboxEvent): San
   return { kind: "move", from: state, to: cell };
 }
 
-/** The requests that a sandbox in `state` accepts or already satisfies, for the `allowed` list of a 409. */
+/**
+ * The requests that a sandbox in `state` accepts or already satisfies, for the `allowed` list of
+ * a 409.
+ */
 export function allowedRequests(state: SandboxState): SandboxRequest[] {
   return SANDBOX_REQUESTS.filter((request) => SANDBOX_TABLE[state][request] !== "refuse");
 }

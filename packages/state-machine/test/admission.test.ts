@@ -13,18 +13,27 @@ import {
 
 const kindsOnQueue = OPERATION_KINDS.filter((kind) => kind !== "create" && kind !== "delete");
 
-/** Queues as the system can build them: an executing operation puts the sandbox in its transitional state. */
+/**
+ * Queues as the system can build them: an executing operation puts the sandbox in its transitional
+ * state.
+ */
 const anyQueue: fc.Arbitrary<SandboxQueue> = fc
   .record({
     settled: fc.constantFrom(...SETTLED_STATES.filter((state) => state !== "deleted")),
-    executing: fc.option(fc.record({ kind: fc.constantFrom(...kindsOnQueue), committed: fc.boolean() }), { nil: undefined }),
+    executing: fc.option(
+      fc.record({ kind: fc.constantFrom(...kindsOnQueue), committed: fc.boolean() }),
+      { nil: undefined },
+    ),
     waiting: fc.option(fc.constantFrom(...kindsOnQueue), { nil: undefined }),
   })
   .map(({ settled, executing, waiting }) => ({
     settled,
     state: executing === undefined ? settled : OPERATION_TRANSITIONAL[executing.kind],
     executing: executing === undefined ? undefined : { id: "op_executing", ...executing },
-    waiting: executing === undefined || waiting === undefined ? undefined : { id: "op_waiting", kind: waiting },
+    waiting:
+      executing === undefined || waiting === undefined
+        ? undefined
+        : { id: "op_waiting", kind: waiting },
   }));
 const anyRequest = fc.constantFrom(...SANDBOX_REQUESTS);
 
@@ -34,9 +43,16 @@ describe("admission", () => {
       fc.property(anyQueue, anyRequest, (queue, request) => {
         const last = queue.waiting ?? queue.executing;
         const end = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
-        if (request === "delete" || OPERATION_TARGET[request] !== end || transitionSandbox(end, request).kind !== "stay") return;
+        if (
+          request === "delete" ||
+          OPERATION_TARGET[request] !== end ||
+          transitionSandbox(end, request).kind !== "stay"
+        )
+          return;
         expect(admit(queue, request)).toEqual(
-          last === undefined ? { kind: "satisfied", state: end } : { kind: "join", operationId: last.id },
+          last === undefined
+            ? { kind: "satisfied", state: end }
+            : { kind: "join", operationId: last.id },
         );
       }),
     );
@@ -79,7 +95,10 @@ describe("admission", () => {
       fc.property(anyQueue, anyRequest, (queue, request) => {
         if (queue.waiting === undefined || request === "delete") return;
         const yielding = { ...queue, waiting: { ...queue.waiting, yields: true } };
-        const [behind, without] = [admit(queue, request), admit({ ...queue, waiting: undefined }, request)];
+        const [behind, without] = [
+          admit(queue, request),
+          admit({ ...queue, waiting: undefined }, request),
+        ];
         const admission = admit(yielding, request);
         expect(admission.kind).not.toBe("blocked");
         if (behind.kind === "join") expect(admission).toEqual(behind);
@@ -90,10 +109,20 @@ describe("admission", () => {
   });
 
   test("A6: a pause that was asked to back out is not joined, as it may not come about", () => {
-    const executing = { id: "op_p", kind: "pause", committed: false, cancelRequested: true } as const;
-    expect(admit({ state: "pausing", settled: "running", executing }, "pause")).toEqual({ kind: "accept" });
+    const executing = {
+      id: "op_p",
+      kind: "pause",
+      committed: false,
+      cancelRequested: true,
+    } as const;
+    expect(admit({ state: "pausing", settled: "running", executing }, "pause")).toEqual({
+      kind: "accept",
+    });
     const waiting = { id: "op_r", kind: "resume", yields: true } as const;
-    expect(admit({ state: "pausing", settled: "running", executing, waiting }, "pause")).toEqual({ kind: "accept", supersedes: "op_r" });
+    expect(admit({ state: "pausing", settled: "running", executing, waiting }, "pause")).toEqual({
+      kind: "accept",
+      supersedes: "op_r",
+    });
   });
 
   test("a real mismatch is a conflict that says what is allowed instead", () => {
@@ -110,7 +139,11 @@ describe("admission", () => {
   });
 
   test("a request made while a create executes waits for it", () => {
-    const queue: SandboxQueue = { state: "creating", settled: "creating", executing: { id: "op_c", kind: "create", committed: false } };
+    const queue: SandboxQueue = {
+      state: "creating",
+      settled: "creating",
+      executing: { id: "op_c", kind: "create", committed: false },
+    };
     expect(admit(queue, "pause")).toEqual({ kind: "accept" });
     expect(admit(queue, "resume")).toEqual({ kind: "join", operationId: "op_c" });
   });

@@ -1,6 +1,13 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { allowedHostRequests, HOST_EVENTS, HOST_STATES, type HostEvent, type HostStanding, transitionHost } from "../src/index.ts";
+import {
+  allowedHostRequests,
+  HOST_EVENTS,
+  HOST_STATES,
+  type HostEvent,
+  type HostStanding,
+  transitionHost,
+} from "../src/index.ts";
 
 const anyEvent = fc.constantFrom(...HOST_EVENTS);
 
@@ -58,12 +65,24 @@ test("H3: nothing brings a retired host back", () => {
 });
 
 test("H4: a drain ends in cordoned, however it ends", () => {
-  for (const end of ["drained", "abort_drain"] as const) expect(run(ready, ["drain", end]).state).toBe("cordoned");
+  for (const end of ["drained", "abort_drain"] as const)
+    expect(run(ready, ["drain", end]).state).toBe("cordoned");
 });
 
 test("what is refused is not among what is allowed", () => {
   expect(allowedHostRequests(ready)).toEqual(["cordon", "uncordon", "drain"]);
-  expect(allowedHostRequests({ state: "draining", before: null })).toEqual(["cordon", "drain", "abort_drain"]);
-  expect(allowedHostRequests({ state: "lost", before: "ready" })).toEqual(["cordon", "uncordon", "retire"]);
-  for (const state of HOST_STATES) expect(allowedHostRequests({ state, before: state === "lost" ? "ready" : null })).not.toHaveLength(5);
+  expect(allowedHostRequests({ state: "draining", before: null })).toEqual([
+    "cordon",
+    "drain",
+    "abort_drain",
+  ]);
+  expect(allowedHostRequests({ state: "lost", before: "ready" })).toEqual([
+    "cordon",
+    "uncordon",
+    "retire",
+  ]);
+  for (const state of HOST_STATES)
+    expect(
+      allowedHostRequests({ state, before: state === "lost" ? "ready" : null }),
+    ).not.toHaveLength(5);
 });

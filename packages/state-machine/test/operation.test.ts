@@ -1,10 +1,19 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { isEnded, OPERATION_EVENTS, OPERATION_STATUSES, type OperationStatus, transitionOperation } from "../src/index.ts";
+import {
+  isEnded,
+  OPERATION_EVENTS,
+  OPERATION_STATUSES,
+  type OperationStatus,
+  transitionOperation,
+} from "../src/index.ts";
 
 const anyStatus = fc.constantFrom(...OPERATION_STATUSES);
 const anyEvent = fc.constantFrom(...OPERATION_EVENTS);
-const step = (status: OperationStatus, event: (typeof OPERATION_EVENTS)[number]): OperationStatus => {
+const step = (
+  status: OperationStatus,
+  event: (typeof OPERATION_EVENTS)[number],
+): OperationStatus => {
   const result = transitionOperation(status, event);
   return result.kind === "move" ? result.to : status;
 };

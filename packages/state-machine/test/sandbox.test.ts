@@ -45,7 +45,9 @@ describe("the sandbox table", () => {
 
   test("S12, I4: every living state has a way on", () => {
     for (const state of SANDBOX_STATES.filter((candidate) => candidate !== "deleted")) {
-      const ways = SANDBOX_EVENTS.filter((event) => transitionSandbox(state, event).kind === "move");
+      const ways = SANDBOX_EVENTS.filter(
+        (event) => transitionSandbox(state, event).kind === "move",
+      );
       expect(ways, state).not.toEqual([]);
     }
   });
@@ -58,7 +60,8 @@ describe("the sandbox table", () => {
       ["paused", "stop", "is_paused"],
       ["stopped", "start", "is_stopped"],
     ] as const;
-    for (const [from, request, fact] of back) expect(run(from, [request, fact]), `${from} ${request}`).toBe(from);
+    for (const [from, request, fact] of back)
+      expect(run(from, [request, fact]), `${from} ${request}`).toBe(from);
   });
 
   test("I6: no request leads straight into a settled state", () => {
@@ -72,24 +75,37 @@ describe("the sandbox table", () => {
 
   test("S37: a fact reported by a host never deletes a sandbox that nobody deleted", () => {
     fc.assert(
-      fc.property(anyState, fc.array(fc.constantFrom(...SANDBOX_FACTS), { maxLength: 20 }), (state, facts) => {
-        if (state === "deleting" || state === "deleted") return;
-        expect(["deleting", "deleted"]).not.toContain(run(state, facts));
-      }),
+      fc.property(
+        anyState,
+        fc.array(fc.constantFrom(...SANDBOX_FACTS), { maxLength: 20 }),
+        (state, facts) => {
+          if (state === "deleting" || state === "deleted") return;
+          expect(["deleting", "deleted"]).not.toContain(run(state, facts));
+        },
+      ),
     );
   });
 
   test("each operation's target is what the table reaches when its host reports success", () => {
-    const fact = { running: "is_running", paused: "is_paused", stopped: "is_stopped", deleted: "is_deleted" } as const;
+    const fact = {
+      running: "is_running",
+      paused: "is_paused",
+      stopped: "is_stopped",
+      deleted: "is_deleted",
+    } as const;
     for (const kind of ["create", "pause", "resume", "stop", "start", "delete"] as const) {
-      expect(run(OPERATION_TRANSITIONAL[kind], [fact[OPERATION_TARGET[kind]]]), kind).toBe(OPERATION_TARGET[kind]);
+      expect(run(OPERATION_TRANSITIONAL[kind], [fact[OPERATION_TARGET[kind]]]), kind).toBe(
+        OPERATION_TARGET[kind],
+      );
     }
   });
 
   test("the allowed list of a refusal never holds the refused request", () => {
     fc.assert(
       fc.property(anyState, fc.constantFrom(...SANDBOX_REQUESTS), (state, request) => {
-        expect(allowedRequests(state).includes(request)).toBe(transitionSandbox(state, request).kind !== "refuse");
+        expect(allowedRequests(state).includes(request)).toBe(
+          transitionSandbox(state, request).kind !== "refuse",
+        );
       }),
     );
   });

@@ -13,8 +13,15 @@ const TMPFS_MAGIC = 0x01_02_19_94;
 /** What all tests that run at once may take of it, and as much again for others. */
 const MIN_FREE_MEMORY_BYTES = 4 * 2 ** 30;
 
-/** Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true, so that nothing is missed between two looks. */
-export async function until<T>(what: string, look: () => T | Promise<T>, limitMs = 60_000): Promise<NonNullable<T>> {
+/**
+ * Looks until `look` gives something, or throws after `limitMs`; what it looks at has to stay true,
+ * so that nothing is missed between two looks.
+ */
+export async function until<T>(
+  what: string,
+  look: () => T | Promise<T>,
+  limitMs = 60_000,
+): Promise<NonNullable<T>> {
   const startedAt = performance.now();
   for (;;) {
     const seen = await look();

@@ -1,4 +1,7 @@
-/** A database of one test: through the queries of the product, and through plain SQL where a test does what the product never would. */
+/**
+ * A database of one test: through the queries of the product, and through plain SQL where a test
+ * does what the product never would.
+ */
 import { type Database, findApiKey, openDatabase, seedApiKey } from "@torpor/db";
 import postgres from "postgres";
 import type { Databases } from "./postgres.ts";

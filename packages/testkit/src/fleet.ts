@@ -45,7 +45,8 @@ export class TestFleet implements AsyncDisposable {
   /** One call of the public API; the body is parsed whatever the status. */
   async call(method: string, path: string, request: ApiRequest = {}): Promise<ApiAnswer> {
     const { apiKey = this.apiKey, limitMs = 90_000 } = request;
-    const text = request.rawBody ?? (request.body === undefined ? undefined : JSON.stringify(request.body));
+    const text =
+      request.rawBody ?? (request.body === undefined ? undefined : JSON.stringify(request.body));
     const response = await fetch(new URL(path, this.url), {
       method,
       headers: {
@@ -56,18 +57,35 @@ export class TestFleet implements AsyncDisposable {
       ...(text === undefined ? {} : { body: text }),
       signal: AbortSignal.timeout(limitMs),
     });
-    return { status: response.status, body: (await response.json()) as Record<string, unknown>, headers: response.headers };
+    return {
+      status: response.status,
+      body: (await response.json()) as Record<string, unknown>,
+      headers: response.headers,
+    };
   }
 
   /** One call of the agent in a sandbox, through the edge. */
-  async guest(sandbox: Record<string, unknown>, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<ApiAnswer> {
+  async guest(
+    sandbox: Record<string, unknown>,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<ApiAnswer> {
     const response = await fetch(new URL(path, String(sandbox["public_host"])), {
       method: body === undefined ? "GET" : "POST",
-      headers: { authorization: `Bearer ${String(sandbox["auth_token"])}`, "content-type": "application/json", ...headers },
+      headers: {
+        authorization: `Bearer ${String(sandbox["auth_token"])}`,
+        "content-type": "application/json",
+        ...headers,
+      },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: AbortSignal.timeout(60_000),
     });
-    return { status: response.status, body: (await response.json()) as Record<string, unknown>, headers: response.headers };
+    return {
+      status: response.status,
+      body: (await response.json()) as Record<string, unknown>,
+      headers: response.headers,
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -88,7 +106,10 @@ export async function startTestFleet(options: Partial<FleetOptions> = {}): Promi
   recordLeftover({ kind: "fleet", name: fleetDir });
   if (options.imagesDir === undefined) await makeSimulatedImage(imagesDir);
   await layDatabase(fleetDir, made);
-  const say = process.env["TORPOR_TEST_LOG"] === undefined ? () => {} : (line: string) => process.stderr.write(`${line}\n`);
+  const say =
+    process.env["TORPOR_TEST_LOG"] === undefined
+      ? () => {}
+      : (line: string) => process.stderr.write(`${line}\n`);
   const fleet = await Fleet.start(
     {
       root: ROOT,

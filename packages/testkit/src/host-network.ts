@@ -1,6 +1,8 @@
 /**
- * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a network namespace of its own, all of them on one bridge, with this machine's end at
- * `outside`. What a host sends, what it is sent, or both can be cut, without a process noticing it by anything but silence.
+ * Networks for the hosts of a test fleet that are to lose theirs: each host's agent runs in a
+ * network namespace of its own, all of them on one bridge, with this machine's end at `outside`.
+ * What a host sends, what it is sent, or both can be cut, without a process noticing it by anything
+ * but silence.
  */
 import { randomBytes } from "node:crypto";
 import { run } from "@torpor/service";
@@ -22,7 +24,9 @@ export interface HostNetwork extends AsyncDisposable {
   /** This machine, as hosts reach it. */
   outside: string;
   hosts: NetworkedHost[];
-  /** Carries connections of hosts to a port of this machine's loopback: the same port at `outside`. */
+  /**
+   * Carries connections of hosts to a port of this machine's loopback: the same port at `outside`.
+   */
   carry(port: number): Promise<void>;
 }
 
@@ -35,7 +39,9 @@ export async function hostNetworkProblem(): Promise<string | undefined> {
   const name = `${newBase()}x`;
   recordLeftover({ kind: "namespace", name });
   const made = await sh(`ip netns add ${name} && ip netns del ${name}`);
-  return made.code === 0 ? undefined : `no network namespace can be made here: ${made.output.trim()}`;
+  return made.code === 0
+    ? undefined
+    : `no network namespace can be made here: ${made.output.trim()}`;
 }
 
 export async function makeHostNetwork(count: number): Promise<HostNetwork> {
@@ -51,9 +57,12 @@ export async function makeHostNetwork(count: number): Promise<HostNetwork> {
   };
   recordLeftover({ kind: "link", name: `${base}b` });
   try {
-    await must(`ip link add ${base}b type bridge && ip addr add ${outside}/${PREFIX_LENGTH} dev ${base}b && ip link set ${base}b up`);
+    await must(
+      `ip link add ${base}b type bridge && ip addr add ${outside}/${PREFIX_LENGTH} dev ${base}b && ip link set ${base}b up`,
+    );
     const hosts: NetworkedHost[] = [];
-    for (let at = 0; at < count; at += 1) hosts.push(await makeHost(base, at, `${subnet}.${at + 2}`));
+    for (let at = 0; at < count; at += 1)
+      hosts.push(await makeHost(base, at, `${subnet}.${at + 2}`));
     return {
       outside,
       hosts,
@@ -89,7 +98,8 @@ async function makeHost(base: string, at: number, address: string): Promise<Netw
   );
   const prefix = ["ip", "netns", "exec", namespace];
   const nft = (script: string) => must(`${prefix.join(" ")} nft '${script}'`);
-  const chain = (hook: string, rule: string) => `chain ${hook} { type filter hook ${hook} priority 0; ${rule} drop; }`;
+  const chain = (hook: string, rule: string) =>
+    `chain ${hook} { type filter hook ${hook} priority 0; ${rule} drop; }`;
   return {
     prefix,
     address,

@@ -10,7 +10,16 @@ export { startTestFleet, TestFleet, type ApiAnswer, type ApiRequest } from "./fl
 export { startVmFleet } from "./real-vms.ts";
 export { openTestDatabase, type TestDatabase } from "./database.ts";
 export { simulatedVcpusRun, VmmAuditor, type Overlap } from "./vmm-auditor.ts";
-export { aBeat, aHost, anObservation, applyEffects, aRequester, aSandbox, leasesCouldBeRenewed, makeSandbox } from "./rows.ts";
+export {
+  aBeat,
+  aHost,
+  anObservation,
+  applyEffects,
+  aRequester,
+  aSandbox,
+  leasesCouldBeRenewed,
+  makeSandbox,
+} from "./rows.ts";
 export { moveSandbox, type MoveResult } from "./moves.ts";
 export { relay, type Relay } from "./relay.ts";
 export { type HostNetwork, hostNetworkProblem, makeHostNetwork } from "./host-network.ts";

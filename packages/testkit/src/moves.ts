@@ -1,4 +1,7 @@
-/** Brings a sandbox into any state, by any way: as the product's plans would, and as none of them would. */
+/**
+ * Brings a sandbox into any state, by any way: as the product's plans would, and as none of them
+ * would.
+ */
 import {
   applyPlan,
   type Change,

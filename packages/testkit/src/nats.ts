@@ -1,4 +1,7 @@
-/** Real nats-servers with JetStream and the permissions of production, for one test file: one by itself, or a cluster. */
+/**
+ * Real nats-servers with JetStream and the permissions of production, for one test file: one by
+ * itself, or a cluster.
+ */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
@@ -41,7 +44,11 @@ export interface TestNatsCluster extends NatsAccess, AsyncDisposable {
 }
 
 /** `shared`: those of `hostIds` that have no account of their own. `tls`: files of the server. */
-export async function startNats(hostIds: string[] = [], shared: string[] = [], tls?: NatsTls): Promise<NatsServer> {
+export async function startNats(
+  hostIds: string[] = [],
+  shared: string[] = [],
+  tls?: NatsTls,
+): Promise<NatsServer> {
   const { servers, ...rest } = await startServers(1, hostIds, shared, tls);
   const [server] = servers;
   if (server === undefined) throw new Error("a server was asked for, and none was made");
@@ -50,16 +57,25 @@ export async function startNats(hostIds: string[] = [], shared: string[] = [], t
 }
 
 /** Returns when its servers have found each other. */
-export async function startNatsCluster(size: number, hostIds: string[] = []): Promise<TestNatsCluster> {
+export async function startNatsCluster(
+  size: number,
+  hostIds: string[] = [],
+): Promise<TestNatsCluster> {
   const cluster = await startServers(size, hostIds);
   await Promise.all(cluster.servers.map((server) => server.start()));
   return cluster;
 }
 
-const reloads = async (log: string) => (await readFile(log, "utf8")).split("Reloaded server configuration").length;
+const reloads = async (log: string) =>
+  (await readFile(log, "utf8")).split("Reloaded server configuration").length;
 
 /** Not started yet. */
-async function startServers(size: number, hostIds: string[], shared: string[] = [], tls?: NatsTls): Promise<TestNatsCluster> {
+async function startServers(
+  size: number,
+  hostIds: string[],
+  shared: string[] = [],
+  tls?: NatsTls,
+): Promise<TestNatsCluster> {
   const dir = await tempDir();
   const usersWith = (isShared: (hostId: string) => boolean) => [
     { password: PASSWORD },
@@ -68,20 +84,29 @@ async function startServers(size: number, hostIds: string[], shared: string[] = 
   const command = await findNatsServer(ROOT);
   const ports = await claimPorts(size * PORTS_EACH);
   const addresses = ports.map((port) => `127.0.0.1:${port}`);
-  const [clients, monitors, routes] = [0, 1, 2].map((part) => addresses.slice(part * size, (part + 1) * size)) as [
-    string[],
-    string[],
-    string[],
-  ];
+  const [clients, monitors, routes] = [0, 1, 2].map((part) =>
+    addresses.slice(part * size, (part + 1) * size),
+  ) as [string[], string[], string[]];
   const server = async (at: number): Promise<ConfiguredServer & { name: string }> => {
     const name = `nats-${at + 1}`;
     const storeDir = join(dir.path, name);
     await mkdir(storeDir);
     const [listen = "", monitor = "", route = ""] = [clients[at], monitors[at], routes[at]];
-    const cluster: { cluster?: NatsCluster } = size === 1 ? {} : { cluster: { listen: route, routes, password: PASSWORD } };
+    const cluster: { cluster?: NatsCluster } =
+      size === 1 ? {} : { cluster: { listen: route, routes, password: PASSWORD } };
     const config = join(dir.path, `${name}.conf`);
-    const place = { root: ROOT, name, listen, monitor, storeDir, isDurable: false, ...cluster, ...(tls === undefined ? {} : { tls }) };
-    const configure = async (users: NatsUser[]) => await writeFile(config, await natsConfiguration({ ...place, users }));
+    const place = {
+      root: ROOT,
+      name,
+      listen,
+      monitor,
+      storeDir,
+      isDurable: false,
+      ...cluster,
+      ...(tls === undefined ? {} : { tls }),
+    };
+    const configure = async (users: NatsUser[]) =>
+      await writeFile(config, await natsConfiguration({ ...place, users }));
     const sharing = (ids: string[]) => usersWith((hostId) => ids.includes(hostId));
     await configure(sharing(shared));
     const component: Component = {
@@ -109,11 +134,17 @@ async function startServers(size: number, hostIds: string[], shared: string[] = 
   const servers = await Promise.all(Array.from({ length: size }, (_, at) => server(at)));
   const logs = servers.map(({ name }) => join(dir.path, `${name}.log`));
   const evidence = registerEvidence("nats", (to) => keepFiles(to, logs));
-  const url = clients.map((address) => `${tls === undefined ? "nats" : "tls"}://${address}`).join(",");
+  const url = clients
+    .map((address) => `${tls === undefined ? "nats" : "tls"}://${address}`)
+    .join(",");
   return {
     servers,
     url,
-    as: (hostId) => ({ url, user: hostId === undefined ? CONTROL_USER : natsUserOf(hostId), password: PASSWORD }),
+    as: (hostId) => ({
+      url,
+      user: hostId === undefined ? CONTROL_USER : natsUserOf(hostId),
+      password: PASSWORD,
+    }),
     [Symbol.asyncDispose]: async () => {
       evidence[Symbol.dispose]();
       await Promise.all(servers.map((one) => one.stop()));

@@ -10,7 +10,11 @@ import { ROOT } from "./root.ts";
 
 /** Where ./torpor test puts it: from Debian's packages, unpacked and not installed. */
 const UNPACKED = join(ROOT, ".torpor/tools/pgbouncer");
-const LIBRARIES = { LD_LIBRARY_PATH: ["x86_64", "aarch64"].map((cpu) => `${UNPACKED}/usr/lib/${cpu}-linux-gnu`).join(":") };
+const LIBRARIES = {
+  LD_LIBRARY_PATH: ["x86_64", "aarch64"]
+    .map((cpu) => `${UNPACKED}/usr/lib/${cpu}-linux-gnu`)
+    .join(":"),
+};
 
 export interface PgBouncer extends ServerProcess, AsyncDisposable {
   /** The same database, through it, as programs have to be told. */
@@ -43,7 +47,9 @@ export async function startPgBouncer(url: string, options: PgBouncerOptions): Pr
     POOL_SIZE: String(poolSize),
   };
   const shipped = await readFile(join(ROOT, "infra/postgres/pgbouncer.ini"), "utf8");
-  const template = keepsStatements ? shipped.replace(/^; (max_prepared_statements)/m, "$1") : shipped;
+  const template = keepsStatements
+    ? shipped.replace(/^; (max_prepared_statements)/m, "$1")
+    : shipped;
   const config = join(dir.path, "pgbouncer.ini");
   await writeFile(
     config,
@@ -85,9 +91,13 @@ export async function startPgBouncer(url: string, options: PgBouncerOptions): Pr
   };
 }
 
-/** Why there is none here that keeps prepared statements, as a sentence; undefined: there is one. */
+/**
+ * Why there is none here that keeps prepared statements, as a sentence; undefined: there is one.
+ */
 export async function keepsNoStatements(): Promise<string | undefined> {
-  const { stdout } = await promisify(execFile)(await findPgBouncer(), ["--version"], { env: LIBRARIES });
+  const { stdout } = await promisify(execFile)(await findPgBouncer(), ["--version"], {
+    env: LIBRARIES,
+  });
   const [, major = 0, minor = 0] = /(\d+)\.(\d+)/.exec(stdout) ?? [];
   if (Number(major) > 1 || Number(minor) >= 21) return undefined;
   return `PgBouncer ${major}.${minor} keeps none; PGBOUNCER_BIN names one from 1.21 on`;
@@ -96,7 +106,11 @@ export async function keepsNoStatements(): Promise<string | undefined> {
 async function findPgBouncer(): Promise<string> {
   const named = process.env["PGBOUNCER_BIN"];
   if (named !== undefined) return named;
-  const folders = [join(UNPACKED, "usr/sbin"), ...(process.env["PATH"] ?? "").split(delimiter), "/usr/sbin"];
+  const folders = [
+    join(UNPACKED, "usr/sbin"),
+    ...(process.env["PATH"] ?? "").split(delimiter),
+    "/usr/sbin",
+  ];
   for (const folder of folders) {
     const found = await access(join(folder, "pgbouncer")).then(
       () => true,
@@ -104,5 +118,7 @@ async function findPgBouncer(): Promise<string> {
     );
     if (found) return join(folder, "pgbouncer");
   }
-  throw new Error("there is no pgbouncer: ./torpor test fetches it; or install Debian's package pgbouncer");
+  throw new Error(
+    "there is no pgbouncer: ./torpor test fetches it; or install Debian's package pgbouncer",
+  );
 }

@@ -1,4 +1,6 @@
-/** A server process of a test: can be ended and started again with its data, and ends with the test. */
+/**
+ * A server process of a test: can be ended and started again with its data, and ends with the test.
+ */
 import { isAlive, signalProcess } from "@torpor/service";
 import { type Component, startProcess, stopProcess, waitWell } from "@torpor/fleet";
 

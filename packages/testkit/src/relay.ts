@@ -10,7 +10,10 @@ export interface Relay {
 }
 
 /** Carries what arrives at `from` (port 0: any free one) to `to`. */
-export async function relay(from: { host: string; port: number }, to: { host: string; port: number }): Promise<Relay> {
+export async function relay(
+  from: { host: string; port: number },
+  to: { host: string; port: number },
+): Promise<Relay> {
   const sockets = new Set<Socket>();
   let isCut = false;
   const server = createServer((near) => {

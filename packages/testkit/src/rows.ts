@@ -1,4 +1,7 @@
-/** Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a test given by it. */
+/**
+ * Sandboxes, hosts and requests as tests need them: complete, unique, and with what matters to a
+ * test given by it.
+ */
 import { newSandboxId, type Observation, type RegisterRequest } from "@torpor/contracts";
 import {
   acceptCreate,
@@ -41,7 +44,10 @@ export function aSandbox(given: Partial<NewSandbox> = {}): NewSandbox {
   };
 }
 
-export function aRequester({ organizationId }: Pick<TestDatabase, "organizationId">, given: Partial<Requester> = {}): Requester {
+export function aRequester(
+  { organizationId }: Pick<TestDatabase, "organizationId">,
+  given: Partial<Requester> = {},
+): Requester {
   return { organizationId, requestedBy: "api-key:1", deadlineMs: 60_000, ...given };
 }
 
@@ -72,24 +78,50 @@ export function aHost(hostId: string, given: Partial<RegisterRequest> = {}): Reg
   };
 }
 
-/** Schedulers have answered hosts for so long, until now: who has not renewed its lease meanwhile is lost. */
-export async function leasesCouldBeRenewed({ sql }: Pick<TestDatabase, "sql">, forMs = 3_600_000): Promise<void> {
+/**
+ * Schedulers have answered hosts for so long, until now: who has not renewed its lease meanwhile is
+ * lost.
+ */
+export async function leasesCouldBeRenewed(
+  { sql }: Pick<TestDatabase, "sql">,
+  forMs = 3_600_000,
+): Promise<void> {
   const since = sql`now() - ${`${forMs} milliseconds`}::interval`;
   await sql`
     INSERT INTO lease_service (id, answering_since, answered_at) VALUES (1, ${since}, now())
     ON CONFLICT (id) DO UPDATE SET answering_since = ${since}, answered_at = now()`;
 }
 
-export function anObservation(given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>): Observation {
-  return { type: "observation", version: 1, epoch: 1, opSeq: 1, revision: 1, observedAt: new Date().toISOString(), ...given };
+export function anObservation(
+  given: Pick<Observation, "hostId" | "sandboxId" | "state"> & Partial<Observation>,
+): Observation {
+  return {
+    type: "observation",
+    version: 1,
+    epoch: 1,
+    opSeq: 1,
+    revision: 1,
+    observedAt: new Date().toISOString(),
+    ...given,
+  };
 }
 
 /** What a host's heartbeat says beside its inventory. */
 export function aBeat(hostId: string, given: Partial<HostBeat> = {}): HostBeat {
-  return { hostId, load: { vms: 0, residentBytes: 0, diskFreeMib: 1 }, activity: [], replication: [], fetches: [], ...given };
+  return {
+    hostId,
+    load: { vms: 0, residentBytes: 0, diskFreeMib: 1 },
+    activity: [],
+    replication: [],
+    fetches: [],
+    ...given,
+  };
 }
 
-/** A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been created and brought there. */
+/**
+ * A sandbox that has settled in `state` on `hostId`, with nothing in flight: as if it had been
+ * created and brought there.
+ */
 export async function makeSandbox(
   test: TestDatabase,
   state: SettledState,
@@ -103,17 +135,28 @@ export async function makeSandbox(
     await moveOperation(tx, operationId, "succeed");
     const sandbox = await findSandboxRow(tx, sandboxId);
     if (sandbox === undefined) throw new Error("the created sandbox is not there");
-    const place = hostId === undefined ? {} : { hostId, epoch: 1, opSeq: 1, holdsMemory: state === "running" };
-    const moved = await moveSandbox(tx, { sandbox, to: state, fact: "accepted", patch: { ...place, ...patch } });
+    const place =
+      hostId === undefined ? {} : { hostId, epoch: 1, opSeq: 1, holdsMemory: state === "running" };
+    const moved = await moveSandbox(tx, {
+      sandbox,
+      to: state,
+      fact: "accepted",
+      patch: { ...place, ...patch },
+    });
     if (moved.kind !== "moved") throw new Error(`the sandbox could not be made: ${moved.kind}`);
     return moved.sandbox;
   });
 }
 
 /** What a plan does beside moving the sandbox: runs and snapshots of it. */
-export async function applyEffects(test: TestDatabase, sandboxId: string, effects: Plan["effects"]): Promise<void> {
+export async function applyEffects(
+  test: TestDatabase,
+  sandboxId: string,
+  effects: Plan["effects"],
+): Promise<void> {
   const sandbox = await findSandboxRow(test.db, sandboxId);
   if (sandbox === undefined) throw new Error(`there is no sandbox ${sandboxId}`);
   const [applied] = await applyPlans(test.db, [planMoves(sandbox, [], { effects })]);
-  if (applied?.kind !== "applied") throw new Error(`the effects were not applied: ${applied?.kind}`);
+  if (applied?.kind !== "applied")
+    throw new Error(`the effects were not applied: ${applied?.kind}`);
 }

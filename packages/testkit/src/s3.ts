@@ -29,7 +29,17 @@ export async function startS3(): Promise<S3Server> {
   const key = `${credentials.accessKeyId},${credentials.secretAccessKey}`;
   await mkdir(join(dir.path, "data", BUCKET), { recursive: true });
   const command = await findRclone();
-  const args = ["serve", "s3", join(dir.path, "data"), "--addr", `127.0.0.1:${port}`, "--auth-key", key, "--config", "/dev/null"];
+  const args = [
+    "serve",
+    "s3",
+    join(dir.path, "data"),
+    "--addr",
+    `127.0.0.1:${port}`,
+    "--auth-key",
+    key,
+    "--config",
+    "/dev/null",
+  ];
   let child: ChildProcess | undefined;
   const server: S3Server = {
     endpoint: `http://127.0.0.1:${port}`,
@@ -38,7 +48,10 @@ export async function startS3(): Promise<S3Server> {
     credentials,
     start: async () => {
       const env = { PATH: process.env["PATH"], HOME: dir.path, TMPDIR: process.env["TMPDIR"] };
-      child = spawn(command, [...args, "--cache-dir", join(dir.path, "cache")], { stdio: "ignore", env });
+      child = spawn(command, [...args, "--cache-dir", join(dir.path, "cache")], {
+        stdio: "ignore",
+        env,
+      });
       await until("the S3 server takes connections", () => takesConnections(port), START_LIMIT_MS);
     },
     stop: async () => {
@@ -64,7 +77,9 @@ async function findRclone(): Promise<string> {
   const names = await readdir(tools, { recursive: true }).catch(() => []);
   const found = names.find((name) => name.endsWith("/scripts/rclone"));
   if (found === undefined)
-    throw new Error("there is no rclone: start the tests by ./torpor test, which fetches it, or set TORPOR_RCLONE_BIN to where it is");
+    throw new Error(
+      "there is no rclone: start the tests by ./torpor test, which fetches it, or set TORPOR_RCLONE_BIN to where it is",
+    );
   await chmod(join(tools, found), 0o755);
   return join(tools, found);
 }

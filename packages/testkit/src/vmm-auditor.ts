@@ -1,6 +1,8 @@
 /**
- * Watches, from the kernel's process list alone, that no sandbox of a fleet has two VMMs at once that do not stand frozen. Whatever works in `hosts/<host>/vm/<sandbox>` counts as a VMM of
- * that sandbox, recorded or not. Where VMMs can be asked (`vcpusRun`), one that has restored and was not let run, as its host waits for an answer that does not come, is no run.
+ * Watches, from the kernel's process list alone, that no sandbox of a fleet has two VMMs at once
+ * that do not stand frozen. Whatever works in `hosts/<host>/vm/<sandbox>` counts as a VMM of that
+ * sandbox, recorded or not. Where VMMs can be asked (`vcpusRun`), one that has restored and was not
+ * let run, as its host waits for an answer that does not come, is no run.
  */
 import { once } from "node:events";
 import { readdirSync, readFileSync, readlinkSync, realpathSync } from "node:fs";
@@ -56,9 +58,11 @@ export class VmmAuditor implements AsyncDisposable {
     const bySandbox = Map.groupBy(this.vmms(), ({ sandboxId }) => sandboxId);
     for (const [sandboxId, vmms] of bySandbox) {
       if (vmms.length < 2) continue;
-      // Again, in the other order: one that has stopped in between did not run beside one that was seen after it.
+      // Again, in the other order: one that has stopped in between did not run beside one that was
+      // seen after it.
       const still = await this.running(vmms.toReversed().filter(runs));
-      if (still.length > 1) this.overlaps.push({ at: new Date().toISOString(), sandboxId, vmms: still });
+      if (still.length > 1)
+        this.overlaps.push({ at: new Date().toISOString(), sandboxId, vmms: still });
     }
   }
 
@@ -81,7 +85,13 @@ export class VmmAuditor implements AsyncDisposable {
         if (!cwd.startsWith(this.hostsDir + sep)) continue;
         const [hostId, kind, sandboxId] = cwd.slice(this.hostsDir.length + 1).split(sep);
         const identity = identify(pid);
-        if (hostId === undefined || kind !== "vm" || sandboxId === undefined || identity === undefined) continue;
+        if (
+          hostId === undefined ||
+          kind !== "vm" ||
+          sandboxId === undefined ||
+          identity === undefined
+        )
+          continue;
         const seen = { ...identity, hostId, sandboxId };
         if (runs(seen)) found.push(seen);
       } catch {
@@ -100,7 +110,12 @@ export class VmmAuditor implements AsyncDisposable {
 /** Alive, and neither frozen, by a signal or with its cgroup, nor killed. */
 function runs(identity: ProcessIdentity): boolean {
   const state = stateOf(identity);
-  return state !== undefined && !["T", "Z", "X"].includes(state) && !isKilled(identity.pid) && !isInFrozenCgroup(identity.pid);
+  return (
+    state !== undefined &&
+    !["T", "Z", "X"].includes(state) &&
+    !isKilled(identity.pid) &&
+    !isInFrozenCgroup(identity.pid)
+  );
 }
 
 function isInFrozenCgroup(pid: number): boolean {

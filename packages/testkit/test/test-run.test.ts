@@ -201,7 +201,10 @@ describe("what is written down", () => {
     await mkdir(inner, { recursive: true });
     const names = ["/dev/shm/torpor-test-a1", "/dev/shm/torpor-test-b2"];
     for (const [at, dir] of [outer.path, inner].entries())
-      await writeFile(join(dir, "leftovers.jsonl"), `${JSON.stringify({ kind: "directory", name: names[at] })}\n`);
+      await writeFile(
+        join(dir, "leftovers.jsonl"),
+        `${JSON.stringify({ kind: "directory", name: names[at] })}\n`,
+      );
     expect(readLeftovers(outer.path).directory).toEqual(names);
   });
 

@@ -6,7 +6,12 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import { tempDir, until, VmmAuditor } from "../src/index.ts";
 
-async function vmmIn(fleetDir: string, hostId: string, sandboxId: string, command = ["sleep", "60"]): Promise<ChildProcess> {
+async function vmmIn(
+  fleetDir: string,
+  hostId: string,
+  sandboxId: string,
+  command = ["sleep", "60"],
+): Promise<ChildProcess> {
   const cwd = join(fleetDir, "hosts", hostId, "vm", sandboxId);
   await mkdir(cwd, { recursive: true });
   const [file = "", ...args] = command;

@@ -14,7 +14,10 @@ async function rawAnswer(stage: Stage, text: string): Promise<string> {
   const vmm = await stage.empty();
   const connection = await RawConnection.open(vmm.socketPath);
   connection.send(text);
-  await connection.until((received) => received.includes("\r\n\r\n") && received.endsWith("}"), ANSWER_LIMIT_MS);
+  await connection.until(
+    (received) => received.includes("\r\n\r\n") && received.endsWith("}"),
+    ANSWER_LIMIT_MS,
+  );
   connection.socket.destroy();
   return connection.received;
 }
@@ -51,58 +54,90 @@ export const httpCases: Case[] = [
     assert.match(body, /^\{ "error": "Invalid HTTP Method/);
     assert.equal(jsonOf(body), undefined, "it is valid JSON now");
   }),
-  apiCase("1.3", "a body that is no JSON, or lacks a field, is a 400 with an array", async (stage) => {
-    const vmm = await stage.empty();
-    expectError(await vmm.putText("vm.create", '{"payload":'), 400, "Failed to deserialize JSON");
-    expectError(await vmm.put("vm.restore", {}), 400, "Failed to deserialize JSON", "source_url");
-    expectError(await vmm.put("vm.restore", { source_url: "file://snap", memory_restore_mode: "Lazy" }), 400, "expected");
-  }),
+  apiCase(
+    "1.3",
+    "a body that is no JSON, or lacks a field, is a 400 with an array",
+    async (stage) => {
+      const vmm = await stage.empty();
+      expectError(await vmm.putText("vm.create", '{"payload":'), 400, "Failed to deserialize JSON");
+      expectError(await vmm.put("vm.restore", {}), 400, "Failed to deserialize JSON", "source_url");
+      expectError(
+        await vmm.put("vm.restore", { source_url: "file://snap", memory_restore_mode: "Lazy" }),
+        400,
+        "expected",
+      );
+    },
+  ),
   apiCase("1.3", "vm.snapshot without a body is a 400", async (stage) => {
     const vmm = await stage.empty();
     expectError(await vmm.put("vm.snapshot"), 400, "Bad Request");
   }),
   apiCase("11.4", "a body of 51,200 bytes is read", async (stage) => {
     const vmm = await stage.empty();
-    expectError(await vmm.putText("vm.restore", " ".repeat(MAX_BODY_BYTES)), 400, "Failed to deserialize JSON", `column ${MAX_BODY_BYTES}`);
+    expectError(
+      await vmm.putText("vm.restore", " ".repeat(MAX_BODY_BYTES)),
+      400,
+      "Failed to deserialize JSON",
+      `column ${MAX_BODY_BYTES}`,
+    );
   }),
-  apiCase("11.4", "of a longer body the rest is read as further requests, a 400 each on the same connection", async (stage) => {
-    const vmm = await stage.empty();
-    const connection = await RawConnection.open(vmm.socketPath);
-    connection.send(`PUT /api/v1/vm.restore HTTP/1.1\r\nContent-Length: ${MAX_BODY_BYTES + 1}\r\n\r\n${"{".repeat(MAX_BODY_BYTES + 1)}`);
-    await connection.until((received) => received.split("HTTP/1.1 400").length > 3, ANSWER_LIMIT_MS);
-    assert.match(connection.received, /larger than the limit of 51200/);
-    assert.ok(connection.received.split("HTTP/1.1 400").length > 2, "only one 400 came");
-    connection.socket.destroy();
-  }),
+  apiCase(
+    "11.4",
+    "of a longer body the rest is read as further requests, a 400 each on the same connection",
+    async (stage) => {
+      const vmm = await stage.empty();
+      const connection = await RawConnection.open(vmm.socketPath);
+      connection.send(
+        `PUT /api/v1/vm.restore HTTP/1.1\r\nContent-Length: ${MAX_BODY_BYTES + 1}\r\n\r\n${"{".repeat(MAX_BODY_BYTES + 1)}`,
+      );
+      await connection.until(
+        (received) => received.split("HTTP/1.1 400").length > 3,
+        ANSWER_LIMIT_MS,
+      );
+      assert.match(connection.received, /larger than the limit of 51200/);
+      assert.ok(connection.received.split("HTTP/1.1 400").length > 2, "only one 400 came");
+      connection.socket.destroy();
+    },
+  ),
   apiCase("1.1", "a connection may carry one request after the other", async (stage) => {
     const vmm = await stage.empty();
     const connection = await RawConnection.open(vmm.socketPath);
     for (const count of [1, 2, 3]) {
       connection.send(PING);
-      await connection.until((received) => received.split("HTTP/1.1 200").length > count, ANSWER_LIMIT_MS);
+      await connection.until(
+        (received) => received.split("HTTP/1.1 200").length > count,
+        ANSWER_LIMIT_MS,
+      );
       assert.equal(connection.received.split("HTTP/1.1 200").length, count + 1);
     }
     connection.socket.destroy();
   }),
-  apiCase("11.4", "an 11th connection gets a 503; when the others are closed, calls are answered again", async (stage) => {
-    const vmm = await stage.empty();
-    const connections = await fillConnections(vmm.socketPath);
-    const eleventh = await RawConnection.open(vmm.socketPath);
-    await eleventh.until((received) => received.endsWith("}"), ANSWER_LIMIT_MS);
-    assert.match(eleventh.received, /^HTTP\/1\.1 503/);
-    assert.match(eleventh.received, /Too many open connections/);
-    for (const connection of [...connections, eleventh]) connection.socket.destroy();
-    const deadline = performance.now() + RETRY_LIMIT_MS;
-    let answer = await vmm.get("vmm.ping").catch(() => undefined);
-    while (answer?.status !== 200 && performance.now() < deadline) {
-      await sleep(50);
-      answer = await vmm.get("vmm.ping").catch(() => undefined);
-    }
-    assert.equal(answer?.status, 200);
-  }),
+  apiCase(
+    "11.4",
+    "an 11th connection gets a 503; when the others are closed, calls are answered again",
+    async (stage) => {
+      const vmm = await stage.empty();
+      const connections = await fillConnections(vmm.socketPath);
+      const eleventh = await RawConnection.open(vmm.socketPath);
+      await eleventh.until((received) => received.endsWith("}"), ANSWER_LIMIT_MS);
+      assert.match(eleventh.received, /^HTTP\/1\.1 503/);
+      assert.match(eleventh.received, /Too many open connections/);
+      for (const connection of [...connections, eleventh]) connection.socket.destroy();
+      const deadline = performance.now() + RETRY_LIMIT_MS;
+      let answer = await vmm.get("vmm.ping").catch(() => undefined);
+      while (answer?.status !== 200 && performance.now() < deadline) {
+        await sleep(50);
+        answer = await vmm.get("vmm.ping").catch(() => undefined);
+      }
+      assert.equal(answer?.status, 200);
+    },
+  ),
 ];
 
-/** Ten connections that the server has seen: each has had an answer. One of an earlier call may still be counted, so a refused one is tried again. */
+/**
+ * Ten connections that the server has seen: each has had an answer. One of an earlier call may
+ * still be counted, so a refused one is tried again.
+ */
 async function fillConnections(path: string): Promise<RawConnection[]> {
   const connections: RawConnection[] = [];
   const deadline = performance.now() + RETRY_LIMIT_MS;
@@ -111,7 +146,8 @@ async function fillConnections(path: string): Promise<RawConnection[]> {
     connection.send(PING);
     await connection.until((received) => received.endsWith("}"), ANSWER_LIMIT_MS);
     if (connection.received.startsWith("HTTP/1.1 200")) connections.push(connection);
-    else assert.ok(performance.now() < deadline, `only ${connections.length} connections are let in`);
+    else
+      assert.ok(performance.now() < deadline, `only ${connections.length} connections are let in`);
   }
   return connections;
 }

@@ -1,4 +1,7 @@
-/** The hybrid vsock. What needs something that listens in the guest is tried only where the port of one is known. */
+/**
+ * The hybrid vsock. What needs something that listens in the guest is tried only where the port of
+ * one is known.
+ */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { setTimeout as pause } from "node:timers/promises";
@@ -23,7 +26,10 @@ async function expectSilence(vmm: VmmProcess): Promise<void> {
   connection.socket.destroy();
 }
 
-/** A fresh connection each time: one that came before the guest's driver never gets an answer. The last one when none was as wanted within the guest's time to boot. */
+/**
+ * A fresh connection each time: one that came before the guest's driver never gets an answer. The
+ * last one when none was as wanted within the guest's time to boot.
+ */
 async function untilIs(
   wanted: (connection: RawConnection) => boolean,
   stage: Stage,
@@ -45,30 +51,44 @@ const isAnswered = ({ received, isClosed }: RawConnection) => received !== "" ||
 const isOpen = ({ received, isClosed }: RawConnection) => received !== "" && !isClosed;
 
 export const vsockCases: Case[] = [
-  vmCase("11.4", "CONNECT before the guest's driver is up: no answer and no close", async (stage) => {
-    const vmm = await stage.created();
-    await stage.target.setFaults?.(vmm.dir, [{ kind: "slow-boot", ms: 60_000 }]);
-    expectStatus(await vmm.put("vm.boot"), 204);
-    await expectSilence(vmm);
-  }),
-  vmCase("4", "CONNECT while the VM is restored and paused: no answer and no close", async (stage) => {
-    const vmm = await stage.restorable();
-    expectStatus(await vmm.put("vm.restore", RESTORE), 204);
-    await expectSilence(vmm);
-  }),
-  vmCase("4", "CONNECT to a port that nobody listens on is closed without a word", async (stage) => {
-    const vmm = await stage.running();
-    const connection = await untilIs(isAnswered, stage, vmm, NOBODY_LISTENS);
-    if (!isAnswered(connection)) return `the guest's vsock driver was not up within ${stage.target.guestBootLimitMs} ms`;
-    assert.deepEqual([connection.received, connection.isClosed], ["", true]);
-    return undefined;
-  }),
+  vmCase(
+    "11.4",
+    "CONNECT before the guest's driver is up: no answer and no close",
+    async (stage) => {
+      const vmm = await stage.created();
+      await stage.target.setFaults?.(vmm.dir, [{ kind: "slow-boot", ms: 60_000 }]);
+      expectStatus(await vmm.put("vm.boot"), 204);
+      await expectSilence(vmm);
+    },
+  ),
+  vmCase(
+    "4",
+    "CONNECT while the VM is restored and paused: no answer and no close",
+    async (stage) => {
+      const vmm = await stage.restorable();
+      expectStatus(await vmm.put("vm.restore", RESTORE), 204);
+      await expectSilence(vmm);
+    },
+  ),
+  vmCase(
+    "4",
+    "CONNECT to a port that nobody listens on is closed without a word",
+    async (stage) => {
+      const vmm = await stage.running();
+      const connection = await untilIs(isAnswered, stage, vmm, NOBODY_LISTENS);
+      if (!isAnswered(connection))
+        return `the guest's vsock driver was not up within ${stage.target.guestBootLimitMs} ms`;
+      assert.deepEqual([connection.received, connection.isClosed], ["", true]);
+      return undefined;
+    },
+  ),
   vmCase(
     "4",
     "CONNECT to a port that something listens on is answered with OK and a port, after a boot and after a restore",
     async (stage) => {
       const { guestPort } = stage.target;
-      if (guestPort === undefined) return "no port is known that something in this guest listens on (--guest-port)";
+      if (guestPort === undefined)
+        return "no port is known that something in this guest listens on (--guest-port)";
       const booted = await stage.running("booted", stage.wholeGuest());
       const restored = await stage.restorable(stage.wholeGuest());
       expectStatus(await restored.put("vm.restore", { ...RESTORE, resume: true }), 204);

@@ -4,7 +4,8 @@ import { expectStatus, SNAPSHOT, Stage, type Target } from "./stage.ts";
 
 /** The target, with the reason why it has no VMs when it has none. */
 export async function probe(target: Target): Promise<Target> {
-  if (target.kernel === undefined || target.initrd === undefined) return { ...target, noVm: "no kernel and initrd to boot are given" };
+  if (target.kernel === undefined || target.initrd === undefined)
+    return { ...target, noVm: "no kernel and initrd to boot are given" };
   if (!existsSync("/dev/kvm")) return { ...target, noVm: "this machine has no /dev/kvm" };
   const stage = await Stage.open(target);
   try {
@@ -12,7 +13,10 @@ export async function probe(target: Target): Promise<Target> {
     expectStatus(await vmm.put("vm.snapshot", SNAPSHOT), 204);
     return target;
   } catch (error) {
-    return { ...target, noVm: `no VM can be booted and snapshotted here: ${error instanceof Error ? error.message : String(error)}` };
+    return {
+      ...target,
+      noVm: `no VM can be booted and snapshotted here: ${error instanceof Error ? error.message : String(error)}`,
+    };
   } finally {
     await stage.close();
   }

@@ -1,4 +1,7 @@
-/** Where one case plays: a fresh directory, the VMMs that it starts, and the ways into the states that cases begin in. */
+/**
+ * Where one case plays: a fresh directory, the VMMs that it starts, and the ways into the states
+ * that cases begin in.
+ */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
 import { mkdirSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
@@ -18,9 +21,15 @@ export interface Target {
   /** Of the real one; the fake boots anything. */
   kernel?: string;
   initrd?: string;
-  /** Where something in the guest listens on the vsock; of the real one once its root file system is up. */
+  /**
+   * Where something in the guest listens on the vsock; of the real one once its root file system is
+   * up.
+   */
   guestPort?: number;
-  /** The image that the real one's kernel and initrd belong to, for cases that need the guest's own programs. */
+  /**
+   * The image that the real one's kernel and initrd belong to, for cases that need the guest's own
+   * programs.
+   */
   guest?: { rootfs: string; cmdline: string; memoryBytes: number };
   guestBootLimitMs: number;
   /** Why no VM can be had of it: cases that need one are skipped for that reason. */
@@ -37,8 +46,18 @@ export interface Case {
   run: (stage: Stage) => Promise<string | void>;
 }
 
-export const apiCase = (source: string, name: string, run: Case["run"]): Case => ({ source, name, needsVm: false, run });
-export const vmCase = (source: string, name: string, run: Case["run"]): Case => ({ source, name, needsVm: true, run });
+export const apiCase = (source: string, name: string, run: Case["run"]): Case => ({
+  source,
+  name,
+  needsVm: false,
+  run,
+});
+export const vmCase = (source: string, name: string, run: Case["run"]): Case => ({
+  source,
+  name,
+  needsVm: true,
+  run,
+});
 
 export class Stage {
   readonly target: Target;
@@ -77,7 +96,10 @@ export class Stage {
     return vmm;
   }
 
-  /** Kernel, initrd and disk in the directory, and the configuration that names them by relative paths. */
+  /**
+   * Kernel, initrd and disk in the directory, and the configuration that names them by relative
+   * paths.
+   */
   prepare(name: string, extra: Record<string, unknown> = {}): Record<string, unknown> {
     const dir = join(this.dir, name);
     mkdirSync(dir, { recursive: true });
@@ -100,7 +122,10 @@ export class Stage {
     };
   }
 
-  /** What a configuration needs beside `prepare` so that the guest comes up with all of its programs. */
+  /**
+   * What a configuration needs beside `prepare` so that the guest comes up with all of its
+   * programs.
+   */
   wholeGuest(): Record<string, unknown> {
     const { guest } = this.target;
     if (guest === undefined) return {};
@@ -134,7 +159,10 @@ export class Stage {
     return vmm;
   }
 
-  /** A snapshot in snap/ of a VM that is no more; its directory was moved, and an empty VMM works in it. */
+  /**
+   * A snapshot in snap/ of a VM that is no more; its directory was moved, and an empty VMM works in
+   * it.
+   */
   async restorable(extra: Record<string, unknown> = {}): Promise<VmmProcess> {
     const first = await this.paused("a", extra);
     expectStatus(await first.put("vm.snapshot", SNAPSHOT), 204);
@@ -149,7 +177,9 @@ export class Stage {
     const path = join(this.dir, name);
     mkdirSync(path, { recursive: true });
     try {
-      execFileSync("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", path], { stdio: "ignore" });
+      execFileSync("mount", ["-t", "tmpfs", "-o", `size=${bytes}`, "tmpfs", path], {
+        stdio: "ignore",
+      });
     } catch {
       return "nothing can be mounted here, so there is no file system to fill";
     }
@@ -159,7 +189,11 @@ export class Stage {
 }
 
 export function expectStatus(answer: Answer, status: number): void {
-  assert.equal(answer.status, status, `status ${answer.status} instead of ${status}: ${answer.text}`);
+  assert.equal(
+    answer.status,
+    status,
+    `status ${answer.status} instead of ${status}: ${answer.text}`,
+  );
 }
 
 /** An error of the API: a status and a chain of messages with each of `texts` in it. */

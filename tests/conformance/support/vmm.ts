@@ -1,4 +1,6 @@
-/** A VMM process and its API, raw: one connection per call, nothing retried, nothing interpreted. */
+/**
+ * A VMM process and its API, raw: one connection per call, nothing retried, nothing interpreted.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
@@ -34,8 +36,18 @@ export class VmmProcess {
   /** Working directory `dir`, with api.sock, events.json and vmm.log in it. */
   constructor({ bin, dir, args = [] }: VmmOptions) {
     this.dir = dir;
-    const options = ["--api-socket", "path=api.sock", "--event-monitor", "path=events.json", "--log-file", "vmm.log"];
-    this.child = spawn(bin, [...options, ...args], { cwd: dir, stdio: ["ignore", "ignore", "pipe"] });
+    const options = [
+      "--api-socket",
+      "path=api.sock",
+      "--event-monitor",
+      "path=events.json",
+      "--log-file",
+      "vmm.log",
+    ];
+    this.child = spawn(bin, [...options, ...args], {
+      cwd: dir,
+      stdio: ["ignore", "ignore", "pipe"],
+    });
     this.child.stderr?.setEncoding("utf8").on("data", (text: string) => (this.stderr += text));
     this.exited = once(this.child, "close");
     this.exited.catch(() => {});
@@ -50,7 +62,8 @@ export class VmmProcess {
     for (;;) {
       const answer = await this.get("vmm.ping").catch(() => undefined);
       if (answer?.status === 200) return this;
-      if (this.child.exitCode !== null) throw new Error(`the VMM ended at once with ${this.child.exitCode}: ${this.stderr}`);
+      if (this.child.exitCode !== null)
+        throw new Error(`the VMM ended at once with ${this.child.exitCode}: ${this.stderr}`);
       if (performance.now() > deadline) throw new Error("the VMM does not answer vmm.ping");
       await sleep(LOOK_MS);
     }
@@ -61,7 +74,12 @@ export class VmmProcess {
   }
 
   put(call: string, body?: unknown): Promise<Answer> {
-    return callApi(this.socketPath, "PUT", call, body === undefined ? undefined : JSON.stringify(body));
+    return callApi(
+      this.socketPath,
+      "PUT",
+      call,
+      body === undefined ? undefined : JSON.stringify(body),
+    );
   }
 
   putText(call: string, body: string): Promise<Answer> {
@@ -94,16 +112,31 @@ export class VmmProcess {
   }
 }
 
-function callApi(socketPath: string, method: string, call: string, body: string | undefined): Promise<Answer> {
-  const headers = body === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
+function callApi(
+  socketPath: string,
+  method: string,
+  call: string,
+  body: string | undefined,
+): Promise<Answer> {
+  const headers =
+    body === undefined
+      ? {}
+      : { "content-type": "application/json", "content-length": Buffer.byteLength(body) };
   return new Promise<Answer>((resolve, reject) => {
-    const outgoing = request({ socketPath, path: `/api/v1/${call}`, method, agent: false, headers }, (incoming) => {
-      let text = "";
-      incoming.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
-      incoming.on("error", reject);
-      incoming.on("end", () => resolve({ status: incoming.statusCode ?? 0, text, json: jsonOf(text) }));
-    });
-    outgoing.setTimeout(CALL_LIMIT_MS, () => outgoing.destroy(new Error(`${call} was not answered within ${CALL_LIMIT_MS} ms`)));
+    const outgoing = request(
+      { socketPath, path: `/api/v1/${call}`, method, agent: false, headers },
+      (incoming) => {
+        let text = "";
+        incoming.setEncoding("utf8").on("data", (chunk: string) => (text += chunk));
+        incoming.on("error", reject);
+        incoming.on("end", () =>
+          resolve({ status: incoming.statusCode ?? 0, text, json: jsonOf(text) }),
+        );
+      },
+    );
+    outgoing.setTimeout(CALL_LIMIT_MS, () =>
+      outgoing.destroy(new Error(`${call} was not answered within ${CALL_LIMIT_MS} ms`)),
+    );
     outgoing.on("error", reject);
     outgoing.end(body);
   });
@@ -144,7 +177,8 @@ export class RawConnection {
   /** Until it has received what is expected, is closed, or the time is over. */
   async until(isEnough: (received: string) => boolean, limitMs: number): Promise<void> {
     const deadline = performance.now() + limitMs;
-    while (!isEnough(this.received) && !this.isClosed && performance.now() < deadline) await sleep(LOOK_MS);
+    while (!isEnough(this.received) && !this.isClosed && performance.now() < deadline)
+      await sleep(LOOK_MS);
   }
 }
 

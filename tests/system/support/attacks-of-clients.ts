@@ -1,4 +1,6 @@
-/** Whoever reaches the API or a sandbox's address: strangers, tenants, and an operator's mistake. */
+/**
+ * Whoever reaches the API or a sandbox's address: strangers, tenants, and an operator's mistake.
+ */
 import { once } from "node:events";
 import { createServer, request as httpRequest, type RequestOptions } from "node:http";
 import { type AddressInfo, connect, type Socket } from "node:net";

@@ -1,13 +1,18 @@
 /**
- * A client that makes sandboxes, writes into them, pauses, resumes, moves and deletes them, in an order that its seed gives, whatever happens to the fleet meanwhile. It believes what it is
- * told, and remembers what each sandbox may hold: what was acknowledged, and what it never got an answer about.
+ * A client that makes sandboxes, writes into them, pauses, resumes, moves and deletes them, in an
+ * order that its seed gives, whatever happens to the fleet meanwhile. It believes what it is told,
+ * and remembers what each sandbox may hold: what was acknowledged, and what it never got an answer
+ * about.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { ApiAnswer, TestFleet } from "@torpor/testkit";
 import { insist } from "./insist.ts";
 
 const OWNED = 3;
-/** Less than a request of a client waits by itself, so that one client does not spend a whole fault on one request. */
+/**
+ * Less than a request of a client waits by itself, so that one client does not spend a whole fault
+ * on one request.
+ */
 const ANSWER_LIMIT_MS = 20_000;
 const BETWEEN_MS = 50;
 
@@ -24,7 +29,10 @@ interface Attempt {
 /** Every attempt to write, oldest first; each has another value. */
 export type Written = Attempt[];
 
-/** What may be there: the last acknowledged value, or one that got no answer, before it or after it. A network that was cut may carry what was sent into it later on. */
+/**
+ * What may be there: the last acknowledged value, or one that got no answer, before it or after it.
+ * A network that was cut may carry what was sent into it later on.
+ */
 export interface Possible {
   values: number[];
   /** False: there may be none. */
@@ -33,16 +41,27 @@ export interface Possible {
 
 /** As of a moment, by this machine's clock. */
 export function possibleAt(written: Written, atMs = Number.POSITIVE_INFINITY): Possible {
-  const isAcknowledged = ({ acknowledgedAtMs }: Attempt) => acknowledgedAtMs !== undefined && acknowledgedAtMs <= atMs;
+  const isAcknowledged = ({ acknowledgedAtMs }: Attempt) =>
+    acknowledgedAtMs !== undefined && acknowledgedAtMs <= atMs;
   const begun = written.filter(({ startedAtMs }) => startedAtMs <= atMs);
   const last = begun.findLast(isAcknowledged);
-  const values = begun.filter((attempt) => attempt === last || !isAcknowledged(attempt)).map(({ value }) => value);
+  const values = begun
+    .filter((attempt) => attempt === last || !isAcknowledged(attempt))
+    .map(({ value }) => value);
   return { values, isAcknowledged: last !== undefined };
 }
 
-/** After the sandbox went back to what it was at `snapshotAtMs`, which was decided at `lostAtMs`: that, unless something was written since. */
-export function possibleAfterLoss(written: Written, snapshotAtMs: number, lostAtMs: number): Possible {
-  if (written.some(({ acknowledgedAtMs = 0 }) => acknowledgedAtMs > lostAtMs)) return possibleAt(written);
+/**
+ * After the sandbox went back to what it was at `snapshotAtMs`, which was decided at `lostAtMs`:
+ * that, unless something was written since.
+ */
+export function possibleAfterLoss(
+  written: Written,
+  snapshotAtMs: number,
+  lostAtMs: number,
+): Possible {
+  if (written.some(({ acknowledgedAtMs = 0 }) => acknowledgedAtMs > lostAtMs))
+    return possibleAt(written);
   const { values, isAcknowledged } = possibleAt(written, snapshotAtMs);
   const unanswered = written.filter(({ acknowledgedAtMs }) => acknowledgedAtMs === undefined);
   return { values: [...values, ...unanswered.map(({ value }) => value)], isAcknowledged };
@@ -61,7 +80,11 @@ export interface Owned {
   isDeleted: boolean;
 }
 
-async function noted(written: Written, value: number, write: () => Promise<boolean>): Promise<void> {
+async function noted(
+  written: Written,
+  value: number,
+  write: () => Promise<boolean>,
+): Promise<void> {
   const attempt: Attempt = { value, startedAtMs: Date.now() };
   written.push(attempt);
   if (await write()) attempt.acknowledgedAtMs = Date.now();
@@ -118,7 +141,12 @@ export class ChaosClient {
     return list[Math.floor(this.next() * list.length)] as T;
   }
 
-  private async call(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<ApiAnswer | undefined> {
+  private async call(
+    method: string,
+    path: string,
+    body?: unknown,
+    headers: Record<string, string> = {},
+  ): Promise<ApiAnswer | undefined> {
     const request = { ...(body === undefined ? {} : { body }), headers, limitMs: ANSWER_LIMIT_MS };
     const answer = await insist(() => this.fleet.call(method, path, request), ANSWER_LIMIT_MS);
     if (answer.status === 0 || answer.status >= 500) return undefined;
@@ -127,8 +155,12 @@ export class ChaosClient {
   }
 
   private async create(): Promise<void> {
-    const body = { template_name: "code-interpreter", on_host_loss: this.created % 2 === 0 ? "restore" : "wait" };
-    // The key makes it one sandbox, however often it is asked for: it is asked until somebody knows.
+    const body = {
+      template_name: "code-interpreter",
+      on_host_loss: this.created % 2 === 0 ? "restore" : "wait",
+    };
+    // The key makes it one sandbox, however often it is asked for: it is asked until somebody
+    // knows.
     this.created += 1;
     const headers = { "idempotency-key": `${this.name}-${this.created}` };
     for (let tries = 0; tries < 10; tries += 1) {
@@ -157,7 +189,9 @@ export class ChaosClient {
   }
 
   private async execute({ resource }: Owned, code: string): Promise<boolean> {
-    const answer = await this.fleet.guest(resource, "/execute", { language: "python", code }).catch(() => undefined);
+    const answer = await this.fleet
+      .guest(resource, "/execute", { language: "python", code })
+      .catch(() => undefined);
     return answer?.status === 200;
   }
 
@@ -182,6 +216,7 @@ export class ChaosClient {
     const answer = await this.call("DELETE", `/v1/sandboxes/${owned.id}`);
     // Without an answer it may be gone or not; whoever asks again learns which.
     if (answer !== undefined) owned.isDeleted = true;
-    else if ((await this.call("GET", `/v1/sandboxes/${owned.id}`))?.status === 404) owned.isDeleted = true;
+    else if ((await this.call("GET", `/v1/sandboxes/${owned.id}`))?.status === 404)
+      owned.isDeleted = true;
   }
 }

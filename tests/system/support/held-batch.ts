@@ -1,8 +1,8 @@
 /**
  * Holds a batch of plans (`apply_plans`, packages/db) of more than one sandbox in the middle of its
  * transaction: it has its locks, and a part of it is written. A trigger of the test's own waits for
- * a lock that the test has. What comes alone is held for a while, so that others come behind it, and
- * goes on.
+ * a lock that the test has. What comes alone is held for a while, so that others come behind it,
+ * and goes on.
  */
 import { until } from "@torpor/testkit";
 import postgres from "postgres";

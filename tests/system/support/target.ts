@@ -1,4 +1,6 @@
-/** A live fleet with somebody to attack it: what an attack needs, and what it is to leave as it was. */
+/**
+ * A live fleet with somebody to attack it: what an attack needs, and what it is to leave as it was.
+ */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { type Bus, connectBus } from "@torpor/bus";

@@ -1,4 +1,7 @@
-/** Every public method of the official JavaScript SDK, unmodified, on real virtual machines. The names of the tests are rows of docs/compatibility.md. */
+/**
+ * Every public method of the official JavaScript SDK, unmodified, on real virtual machines. The
+ * names of the tests are rows of docs/compatibility.md.
+ */
 import { createHmac } from "node:crypto";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -18,7 +21,8 @@ afterAll(async () => {
 });
 
 const access = () => ({ apiKey: fleet.apiKey, baseURL: fleet.url });
-const create = async (options: object = {}) => await Sandbox.create({ template: "code-interpreter", ...access(), ...options });
+const create = async (options: object = {}) =>
+  await Sandbox.create({ template: "code-interpreter", ...access(), ...options });
 const statusOf = async (one: Sandbox) => (await one.getInfo()).status;
 
 async function collect<T>(items: AsyncIterable<T>, isLast: (item: T) => boolean): Promise<T[]> {
@@ -59,16 +63,25 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox", () => {
     expect(await errorOf(() => made.getInfo())).toMatchObject({ name: "SandboxExpiredError" });
   });
   test("list", async () => {
-    const ids = (await Sandbox.list({ ...access(), status: "running" })).map((one) => one.sandboxId);
+    const ids = (await Sandbox.list({ ...access(), status: "running" })).map(
+      (one) => one.sandboxId,
+    );
     expect(ids).toContain(sandbox.sandboxId);
   });
   test("iter", async () => {
-    const seen = await collect(Sandbox.iter({ ...access(), region: "local" }), (one) => one.sandboxId === sandbox.sandboxId);
+    const seen = await collect(
+      Sandbox.iter({ ...access(), region: "local" }),
+      (one) => one.sandboxId === sandbox.sandboxId,
+    );
     expect(seen.at(-1)?.sandboxId).toBe(sandbox.sandboxId);
   });
   test("getInfo", async () => {
     const info = await sandbox.getInfo();
-    expect(info).toMatchObject({ sandboxId: sandbox.sandboxId, status: "running", templateName: "code-interpreter" });
+    expect(info).toMatchObject({
+      sandboxId: sandbox.sandboxId,
+      status: "running",
+      templateName: "code-interpreter",
+    });
     expect(info.resources).toMatchObject({ vcpu: 1, memoryMb: 512 });
   });
   test("setTimeout", async (context) => {
@@ -76,11 +89,15 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox", () => {
     expect((await sandbox.getInfo()).timeoutSeconds).toBe(3_600);
     note(context, "counts while the sandbox runs; stands still while it is paused or stopped");
   });
-  test("getTimeToExpiry", async () => expect(await sandbox.getTimeToExpiry()).toBeGreaterThan(3_000));
+  test("getTimeToExpiry", async () =>
+    expect(await sandbox.getTimeToExpiry()).toBeGreaterThan(3_000));
   test("isExpiringSoon", async () => expect(await sandbox.isExpiringSoon(60)).toBe(false));
-  test("getExpiryInfo", async () => expect(await sandbox.getExpiryInfo()).toMatchObject({ hasTimeout: true, isExpired: false }));
+  test("getExpiryInfo", async () =>
+    expect(await sandbox.getExpiryInfo()).toMatchObject({ hasTimeout: true, isExpired: false }));
   test("startExpiryMonitor, stopExpiryMonitor", async () => {
-    const heard = new Promise<unknown>((resolve) => sandbox.startExpiryMonitor(resolve, 7_200, 0.2));
+    const heard = new Promise<unknown>((resolve) =>
+      sandbox.startExpiryMonitor(resolve, 7_200, 0.2),
+    );
     await heard;
     sandbox.stopExpiryMonitor();
   });
@@ -97,12 +114,16 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox", () => {
     await listed?.init();
     expect(await listed?.files.exists("/workspace")).toBe(true);
   });
-  test("healthCheck", async () => expect(await Sandbox.healthCheck(fleet.url)).toMatchObject({ status: "ok" }));
+  test("healthCheck", async () =>
+    expect(await Sandbox.healthCheck(fleet.url)).toMatchObject({ status: "ok" }));
 });
 
 describe("@hopx-ai/sdk 0.5.1: Sandbox, code", () => {
   test("runCode", async (context) => {
-    const plot = await sandbox.runCode("import matplotlib.pyplot as plt\nplt.plot([1, 2, 4])\nplt.show()", { timeout: 110 });
+    const plot = await sandbox.runCode(
+      "import matplotlib.pyplot as plt\nplt.plot([1, 2, 4])\nplt.show()",
+      { timeout: 110 },
+    );
     expect(plot.stderr).toBe("");
     expect(plot.richOutputs?.some(({ type }) => type === "image/png")).toBe(true);
     const failed = await sandbox.runCode("1 / 0");
@@ -113,17 +134,29 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox, code", () => {
       ["bash", "echo $((6 * 7))"],
     ] as const)
       expect((await sandbox.runCode(code, { language })).stdout).toBe("42\n");
-    note(context, "python (one IPython kernel, state persists), javascript, bash; go where the template has it");
+    note(
+      context,
+      "python (one IPython kernel, state persists), javascript, bash; go where the template has it",
+    );
   });
-  test("runIpython", async () => expect((await sandbox.runIpython("%pwd")).stdout).toContain("/workspace"));
+  test("runIpython", async () =>
+    expect((await sandbox.runIpython("%pwd")).stdout).toContain("/workspace"));
   test("runCodeStream", async (context) => {
-    const frames = await collect(sandbox.runCodeStream("for i in range(5): print(i)"), ({ type }) => type === "complete");
+    const frames = await collect(
+      sandbox.runCodeStream("for i in range(5): print(i)"),
+      ({ type }) => type === "complete",
+    );
     const text = frames.map((frame) => (frame.type === "stdout" ? frame.data : "")).join("");
     expect(text).toBe("0\n1\n2\n3\n4\n");
-    note(context, "frames go out one at a time, each after the pong of the one before: the SDK loses frames that come back to back");
+    note(
+      context,
+      "frames go out one at a time, each after the pong of the one before: the SDK loses frames that come back to back",
+    );
   });
   test("runCodeBackground, listProcesses, killProcess", async () => {
-    const { process_id: id } = await sandbox.runCodeBackground("import time\ntime.sleep(600)", { name: "sleeper" });
+    const { process_id: id } = await sandbox.runCodeBackground("import time\ntime.sleep(600)", {
+      name: "sleeper",
+    });
     const find = async () => (await sandbox.listProcesses()).find((one) => one.process_id === id);
     expect((await find())?.status).toBe("running");
     await sandbox.killProcess(id);
@@ -144,7 +177,11 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox, code", () => {
     await until(
       "the receiver listens",
       async () =>
-        (await sandbox.commands.run("python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 9999))'")).exit_code === 0,
+        (
+          await sandbox.commands.run(
+            "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 9999))'",
+          )
+        ).exit_code === 0,
     );
     await sandbox.runCodeAsync("print('later')", {
       callbackUrl: "http://127.0.0.1:9999/done",
@@ -156,19 +193,31 @@ describe("@hopx-ai/sdk 0.5.1: Sandbox, code", () => {
       headers: Record<string, string>;
       body: string;
     };
-    expect(JSON.parse(body)).toMatchObject({ status: "completed", success: true, stdout: "later\n" });
+    expect(JSON.parse(body)).toMatchObject({
+      status: "completed",
+      success: true,
+      stdout: "later\n",
+    });
     expect(headers["x-mine"]).toBe("yes");
-    expect(headers["x-hopx-signature"]).toBe(`sha256=${createHmac("sha256", "secret").update(body).digest("hex")}`);
-    note(context, "the callback is signed over its raw body. It is sent from inside the sandbox, so it needs egress to reach you");
+    expect(headers["x-hopx-signature"]).toBe(
+      `sha256=${createHmac("sha256", "secret").update(body).digest("hex")}`,
+    );
+    note(
+      context,
+      "the callback is signed over its raw body. It is sent from inside the sandbox, so it needs egress to reach you",
+    );
   });
-  test("getJupyterSessions", async () => expect((await sandbox.getJupyterSessions()).length).toBeGreaterThan(0));
-  test("listSystemProcesses", async () => expect((await sandbox.listSystemProcesses()).length).toBeGreaterThan(3));
+  test("getJupyterSessions", async () =>
+    expect((await sandbox.getJupyterSessions()).length).toBeGreaterThan(0));
+  test("listSystemProcesses", async () =>
+    expect((await sandbox.listSystemProcesses()).length).toBeGreaterThan(3));
   test("getHealth, isHealthy, ensureHealthy", async () => {
     expect(await sandbox.getHealth()).toMatchObject({ status: "healthy" });
     expect(await sandbox.isHealthy()).toBe(true);
     await sandbox.ensureHealthy();
   });
-  test("getAgentInfo", async () => expect(await sandbox.getAgentInfo()).toMatchObject({ vm_id: sandbox.sandboxId }));
+  test("getAgentInfo", async () =>
+    expect(await sandbox.getAgentInfo()).toMatchObject({ vm_id: sandbox.sandboxId }));
   test.each(["getMetricsSnapshot", "getAgentMetrics"] as const)("%s", async (method) => {
     const metrics = await sandbox[method]();
     expect(metrics.total_executions).toBeGreaterThan(0);
@@ -206,15 +255,25 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.files", () => {
     note(context, "streamed both ways");
   });
   test("errors", async (context) => {
-    expect(await errorOf(() => sandbox.files.read("/workspace/none"))).toMatchObject({ name: "FileNotFoundError" });
-    expect(await errorOf(() => sandbox.files.read("/etc/shadow"))).toMatchObject({ code: "PATH_NOT_ALLOWED" });
-    note(context, "/workspace, /tmp, /root and /home may be touched; everything else is PATH_NOT_ALLOWED");
+    expect(await errorOf(() => sandbox.files.read("/workspace/none"))).toMatchObject({
+      name: "FileNotFoundError",
+    });
+    expect(await errorOf(() => sandbox.files.read("/etc/shadow"))).toMatchObject({
+      code: "PATH_NOT_ALLOWED",
+    });
+    note(
+      context,
+      "/workspace, /tmp, /root and /home may be touched; everything else is PATH_NOT_ALLOWED",
+    );
   });
 });
 
 describe("@hopx-ai/sdk 0.5.1: sandbox.commands", () => {
   test("run", async () => {
-    const result = await sandbox.commands.run("echo out; echo err >&2; exit 3", { env: { A: "1" }, workingDir: "/tmp" });
+    const result = await sandbox.commands.run("echo out; echo err >&2; exit 3", {
+      env: { A: "1" },
+      workingDir: "/tmp",
+    });
     expect(result).toMatchObject({ stdout: "out\n", stderr: "err\n", exit_code: 3 });
   });
   test("runBackground", async () => {
@@ -235,8 +294,17 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.env", () => {
     await sandbox.env.delete("ONE");
     expect(await sandbox.env.get("TWO")).toBe("2");
     expect(await sandbox.env.get("API_TOKEN")).toBe("***MASKED***");
-    expect((await sandbox.runCode("import os; print(os.environ.get('API_TOKEN'), os.environ.get('ONE'))")).stdout).toBe("hidden None\n");
-    note(context, "values of names with KEY, SECRET, PASSWORD or TOKEN are masked; a mask that is written back stands for the value");
+    expect(
+      (
+        await sandbox.runCode(
+          "import os; print(os.environ.get('API_TOKEN'), os.environ.get('ONE'))",
+        )
+      ).stdout,
+    ).toBe("hidden None\n");
+    note(
+      context,
+      "values of names with KEY, SECRET, PASSWORD or TOKEN are masked; a mask that is written back stands for the value",
+    );
   });
 });
 
@@ -258,8 +326,13 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.cache, sandbox.terminal, watchFiles", () =
     note(context, "a real PTY");
   });
   test("watchFiles", async () => {
-    const seen = collect(sandbox.watchFiles("/workspace"), ({ path }) => path.endsWith("watched.txt"));
-    const keepWriting = setInterval(() => void sandbox.files.write("/workspace/watched.txt", String(Date.now())).catch(() => {}), 500);
+    const seen = collect(sandbox.watchFiles("/workspace"), ({ path }) =>
+      path.endsWith("watched.txt"),
+    );
+    const keepWriting = setInterval(
+      () => void sandbox.files.write("/workspace/watched.txt", String(Date.now())).catch(() => {}),
+      500,
+    );
     try {
       expect((await seen).at(-1)).toMatchObject({ type: "change" });
     } finally {
@@ -270,8 +343,13 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.cache, sandbox.terminal, watchFiles", () =
 
 describe("@hopx-ai/sdk 0.5.1: sandbox.desktop", () => {
   test("every method", async (context) => {
-    const desktop = sandbox.desktop as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>;
-    const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(desktop) as object).filter((name) => name !== "constructor");
+    const desktop = sandbox.desktop as unknown as Record<
+      string,
+      (...args: unknown[]) => Promise<unknown>
+    >;
+    const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(desktop) as object).filter(
+      (name) => name !== "constructor",
+    );
     for (const name of methods) {
       const error = await errorOf(async () => await desktop[name]?.("1", 1, 1, 1));
       // The SDK does not read the error body of calls that answer with bytes.
@@ -279,26 +357,38 @@ describe("@hopx-ai/sdk 0.5.1: sandbox.desktop", () => {
       expect({ name, statusCode: error.statusCode }).toEqual({ name, statusCode: 404 });
       expect(["screenshotRegion", "downloadRecording", "captureWindow"]).toContain(name);
     }
-    refused(context, "DesktopNotAvailableError at once (APIError 404 where the SDK expects bytes): no template has a desktop");
+    refused(
+      context,
+      "DesktopNotAvailableError at once (APIError 404 where the SDK expects bytes): no template has a desktop",
+    );
   });
 });
 
 describe("@hopx-ai/sdk 0.5.1: templates", () => {
   test("Sandbox.listTemplates, Sandbox.getTemplate", async () => {
-    expect((await Sandbox.listTemplates(access())).map(({ name }) => name)).toEqual(["code-interpreter"]);
-    expect(await Sandbox.getTemplate("code-interpreter", access())).toMatchObject({ name: "code-interpreter", language: "python" });
+    expect((await Sandbox.listTemplates(access())).map(({ name }) => name)).toEqual([
+      "code-interpreter",
+    ]);
+    expect(await Sandbox.getTemplate("code-interpreter", access())).toMatchObject({
+      name: "code-interpreter",
+      language: "python",
+    });
   });
   test("Sandbox.deleteTemplate", async (context) => {
     const size = { vcpu: 1, memory_mb: 64, disk_mb: 16 };
     const body = { name: "mine", image_sha256: "a".repeat(64), default_resources: size };
     expect(await fleet.call("POST", "/v1/templates", { body })).toMatchObject({ status: 201 });
     await Sandbox.deleteTemplate("mine", access());
-    expect((await Sandbox.listTemplates(access())).map(({ name }) => name)).toEqual(["code-interpreter"]);
+    expect((await Sandbox.listTemplates(access())).map(({ name }) => name)).toEqual([
+      "code-interpreter",
+    ]);
     note(context, "with a key that has the scope operator");
   });
   test("Template.build", async (context) => {
     const template = new Template("python:3.11").runCmd("true");
-    const error = await errorOf(() => Template.build(template, { name: "mine", ...access() } as never));
+    const error = await errorOf(() =>
+      Template.build(template, { name: "mine", ...access() } as never),
+    );
     expect(error.message).toContain("Forbidden");
     refused(context, "images are built on the hosts (infra/images)");
   });

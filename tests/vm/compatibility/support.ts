@@ -1,4 +1,7 @@
-/** What the rows of docs/compatibility.md are made from: tests named by a method of a client, with a note where there is something to say. */
+/**
+ * What the rows of docs/compatibility.md are made from: tests named by a method of a client, with a
+ * note where there is something to say.
+ */
 import type { TestContext } from "vitest";
 
 declare module "vitest" {
@@ -20,7 +23,9 @@ export function refused(context: TestContext, text: string): void {
 }
 
 /** The error that `call` rejects with. */
-export async function errorOf(call: () => Promise<unknown>): Promise<Error & { code?: string; statusCode?: number }> {
+export async function errorOf(
+  call: () => Promise<unknown>,
+): Promise<Error & { code?: string; statusCode?: number }> {
   try {
     await call();
   } catch (error) {

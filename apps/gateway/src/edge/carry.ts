@@ -41,17 +41,33 @@ export async function carryRequest(
   response.once("close", () => gone.abort());
   let rateHeaders: Record<string, string> = {};
   try {
-    const opened = await openLink(deps, door, incoming, schemeOf(deps.proxies, incoming, door) === "https");
+    const opened = await openLink(
+      deps,
+      door,
+      incoming,
+      schemeOf(deps.proxies, incoming, door) === "https",
+    );
     if (opened !== undefined) return redirect(incoming, response, opened, requestId);
     const admitted = await admit(deps, { door, incoming, answer: response, requestId });
     ({ rateHeaders } = admitted);
-    const exchanged = await send(deps, door, admitted, incoming, { "x-request-id": requestId }, gone.signal);
+    const exchanged = await send(
+      deps,
+      door,
+      admitted,
+      incoming,
+      { "x-request-id": requestId },
+      gone.signal,
+    );
     if (exchanged.kind !== "answered") throw failureOf(exchanged);
     const { answer } = exchanged;
     // What a preview answers is the application's own, budget or not.
     const added = { "x-request-id": requestId, ...(isPreview(door) ? {} : rateHeaders) };
     const rawHeaders = asSeenOutside(deps, answer.rawHeaders, door, admitted, incoming);
-    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, downstreamHeaders(rawHeaders, added));
+    response.writeHead(
+      answer.statusCode ?? 502,
+      answer.statusMessage,
+      downstreamHeaders(rawHeaders, added),
+    );
     // Headers first: a stream may have nothing more to say for long.
     response.flushHeaders();
     await pipeline(answer, response, { end: false });
@@ -77,10 +93,16 @@ export async function carryUpgrade(
   try {
     const admitted = await admit(deps, { door, incoming, answer: socket, requestId });
     ({ rateHeaders } = admitted);
-    const extra = { "x-request-id": requestId, connection: "Upgrade", upgrade: incoming.headers.upgrade ?? "websocket" };
+    const extra = {
+      "x-request-id": requestId,
+      connection: "Upgrade",
+      upgrade: incoming.headers.upgrade ?? "websocket",
+    };
     const exchanged = await send(deps, door, admitted, incoming, extra, gone.signal);
-    if (exchanged.kind === "answered") await passRefusal(exchanged.answer, socket, { "x-request-id": requestId });
-    else if (exchanged.kind === "upgraded") join(exchanged, socket, head, takenProtocol(incoming.headers, exchanged.answer.headers));
+    if (exchanged.kind === "answered")
+      await passRefusal(exchanged.answer, socket, { "x-request-id": requestId });
+    else if (exchanged.kind === "upgraded")
+      join(exchanged, socket, head, takenProtocol(incoming.headers, exchanged.answer.headers));
     else throw failureOf(exchanged);
   } catch (error) {
     if (gone.signal.aborted) return void socket.destroy();
@@ -89,8 +111,9 @@ export async function carryUpgrade(
 }
 
 /**
- * Sends it where the sandbox is. A host that refuses because the sandbox has moved on since the row was read is asked about once more, if there is no body that would be gone;
- * the second look also finds out when it no longer runs at all.
+ * Sends it where the sandbox is. A host that refuses because the sandbox has moved on since the row
+ * was read is asked about once more, if there is no body that would be gone; the second look also
+ * finds out when it no longer runs at all.
  */
 async function send(
   deps: CarryDependencies,
@@ -100,11 +123,18 @@ async function send(
   headers: Record<string, string>,
   signal: AbortSignal,
 ): Promise<Exchanged> {
-  const extra = isPreview(door) ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) } : headers;
+  const extra = isPreview(door)
+    ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) }
+    : headers;
   const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
   const target = await routeTo(deps, door, admission, signal);
   const exchanged = await exchange(incoming, target, sending);
-  if (exchanged.kind !== "answered" || exchanged.answer.statusCode !== CONFLICT || hasBody(incoming)) return exchanged;
+  if (
+    exchanged.kind !== "answered" ||
+    exchanged.answer.statusCode !== CONFLICT ||
+    hasBody(incoming)
+  )
+    return exchanged;
   const current = await routeAgain(deps, door, admission, signal).catch((error: unknown) => {
     exchanged.answer.destroy();
     throw error;
@@ -114,9 +144,13 @@ async function send(
   return await exchange(incoming, current, sending);
 }
 
-const isLocal = (door: Door, { view }: Pick<Admission, "view">) => isPreview(door) && view.sandbox.previewHost === "localhost";
+const isLocal = (door: Door, { view }: Pick<Admission, "view">) =>
+  isPreview(door) && view.sandbox.previewHost === "localhost";
 
-/** What the application is told of its client. One that is to think that the client is beside it learns nothing of what the client calls it. */
+/**
+ * What the application is told of its client. One that is to think that the client is beside it
+ * learns nothing of what the client calls it.
+ */
 function applicationHeaders(
   { proxies }: CarryDependencies,
   door: Door,
@@ -135,10 +169,18 @@ function asSeenOutside(
   incoming: IncomingMessage,
 ): string[] {
   if (!isLocal(door, admission)) return rawHeaders;
-  return publicLocations(rawHeaders, door, { scheme: schemeOf(proxies, incoming, door), host: incoming.headers.host ?? "" });
+  return publicLocations(rawHeaders, door, {
+    scheme: schemeOf(proxies, incoming, door),
+    host: incoming.headers.host ?? "",
+  });
 }
 
-async function routeAgain(deps: CarryDependencies, door: Door, { isUser }: Admission, signal: AbortSignal): Promise<Target> {
+async function routeAgain(
+  deps: CarryDependencies,
+  door: Door,
+  { isUser }: Admission,
+  signal: AbortSignal,
+): Promise<Target> {
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
   return await routeTo(deps, door, { view, isUser }, signal);
@@ -156,21 +198,42 @@ function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiErro
   }
 }
 
-function asApiError(deps: CarryDependencies, error: unknown, door: Door, requestId: string): ApiError {
-  const known = apiErrorIn(error) ?? (isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error));
+function asApiError(
+  deps: CarryDependencies,
+  error: unknown,
+  door: Door,
+  requestId: string,
+): ApiError {
+  const known =
+    apiErrorIn(error) ??
+    (isDatabaseOutage(error) ? serviceUnavailable(error) : internalError(error));
   if (known.status >= 500 || known.code === "CONNECTION_LOST")
-    deps.log.warn({ err: known, door: door.name, port: door.port, requestId }, "request to a sandbox failed");
+    deps.log.warn(
+      { err: known, door: door.name, port: door.port, requestId },
+      "request to a sandbox failed",
+    );
   return known;
 }
 
 /** The guest did not want to upgrade: its answer, as it is, closes the connection. */
-async function passRefusal(answer: IncomingMessage, socket: Duplex, added: Record<string, string>): Promise<void> {
-  socket.write(responseHead(answer, [...downstreamHeaders(answer.rawHeaders, added), "connection", "close"]));
+async function passRefusal(
+  answer: IncomingMessage,
+  socket: Duplex,
+  added: Record<string, string>,
+): Promise<void> {
+  socket.write(
+    responseHead(answer, [...downstreamHeaders(answer.rawHeaders, added), "connection", "close"]),
+  );
   await pipeline(answer, socket);
 }
 
 /** From here on it is bytes both ways, until either side ends. */
-function join(exchanged: Extract<Exchanged, { kind: "upgraded" }>, client: Duplex, head: Buffer, added: Record<string, string>): void {
+function join(
+  exchanged: Extract<Exchanged, { kind: "upgraded" }>,
+  client: Duplex,
+  head: Buffer,
+  added: Record<string, string>,
+): void {
   const { answer, socket: guest } = exchanged;
   guest.on("error", () => guest.destroy());
   guest.once("close", () => client.destroy());
@@ -185,6 +248,7 @@ function join(exchanged: Extract<Exchanged, { kind: "upgraded" }>, client: Duple
 function responseHead(answer: IncomingMessage, rawHeaders: string[]): string {
   const status = answer.statusCode ?? 502;
   const lines = [`HTTP/1.1 ${status} ${answer.statusMessage ?? STATUS_CODES[status] ?? ""}`];
-  for (let at = 0; at + 1 < rawHeaders.length; at += 2) lines.push(`${rawHeaders[at]}: ${rawHeaders[at + 1]}`);
+  for (let at = 0; at + 1 < rawHeaders.length; at += 2)
+    lines.push(`${rawHeaders[at]}: ${rawHeaders[at + 1]}`);
   return `${lines.join("\r\n")}\r\n\r\n`;
 }

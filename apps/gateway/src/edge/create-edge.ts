@@ -6,14 +6,32 @@ import { DomainEdge } from "./domain.ts";
 import type { Edge } from "./edge.ts";
 import { LoopbackEdge } from "./loopback.ts";
 
-/** The edge that the configuration asks for. Rejects when that contradicts itself, or its listener cannot be opened. */
-export async function createEdge(config: Config, files: OpenFiles, deps: CarryDependencies): Promise<Edge> {
-  const { PUBLIC_DOMAIN: domain, EDGE_TLS_CERT_FILE: certFile, EDGE_TLS_KEY_FILE: keyFile } = config;
+/**
+ * The edge that the configuration asks for. Rejects when that contradicts itself, or its listener
+ * cannot be opened.
+ */
+export async function createEdge(
+  config: Config,
+  files: OpenFiles,
+  deps: CarryDependencies,
+): Promise<Edge> {
+  const {
+    PUBLIC_DOMAIN: domain,
+    EDGE_TLS_CERT_FILE: certFile,
+    EDGE_TLS_KEY_FILE: keyFile,
+  } = config;
   if ((certFile === undefined) !== (keyFile === undefined))
-    throw new ConfigurationError("EDGE_TLS_CERT_FILE and EDGE_TLS_KEY_FILE belong together: set both or none");
+    throw new ConfigurationError(
+      "EDGE_TLS_CERT_FILE and EDGE_TLS_KEY_FILE belong together: set both or none",
+    );
   const maxConnections = files.connections;
   if (domain === undefined)
-    return await LoopbackEdge.listen({ ...deps, port: config.EDGE_PORT, maxConnections, previewFiles: files.previews });
+    return await LoopbackEdge.listen({
+      ...deps,
+      port: config.EDGE_PORT,
+      maxConnections,
+      previewFiles: files.previews,
+    });
   const scheme = config.EDGE_PUBLIC_SCHEME ?? (certFile === undefined ? "http" : "https");
   return await DomainEdge.listen({
     ...deps,

@@ -1,6 +1,7 @@
 /**
- * The scheme for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`, all on one listener, told apart by the Host header. The form is the one that
- * the SDKs' getPreviewUrl() reads a port out of and writes another into.
+ * The scheme for a domain with a wildcard DNS record: `{port}-{sandbox id}.{region}.vms.<domain>`,
+ * all on one listener, told apart by the Host header. The form is the one that the SDKs'
+ * getPreviewUrl() reads a port out of and writes another into.
  */
 import { readFile, stat } from "node:fs/promises";
 import type { IncomingMessage } from "node:http";
@@ -51,7 +52,8 @@ export class DomainEdge implements Edge {
       {
         request: async (incoming, response) => {
           const door = doorOf(incoming, options);
-          if (door instanceof ApiError) refuse(incoming, response, door, requestIdOf(incoming.headers));
+          if (door instanceof ApiError)
+            refuse(incoming, response, door, requestIdOf(incoming.headers));
           else await carryRequest(options, door, incoming, response);
         },
         upgrade: async (incoming, socket, head) => {
@@ -67,7 +69,9 @@ export class DomainEdge implements Edge {
       edgeServer.server.once("error", reject);
       edgeServer.server.listen({ ...listen, reusePort: true }, resolve);
     });
-    edgeServer.server.on("error", (err) => options.log.error({ err }, "the edge's listener failed to take a connection"));
+    edgeServer.server.on("error", (err) =>
+      options.log.error({ err }, "the edge's listener failed to take a connection"),
+    );
     return new DomainEdge(options, edgeServer, loaded?.version ?? "");
   }
 
@@ -114,7 +118,8 @@ export function doorOf(
 ): Door | ApiError {
   const host = (incoming.headers.host ?? "").toLowerCase().replace(/:\d+$/, "");
   const suffix = `.vms.${domain}`;
-  const [, portText = "", id = "", region = ""] = /^(\d{1,5})-([a-z0-9]+)\.([a-z0-9-]+)$/.exec(host.slice(0, -suffix.length)) ?? [];
+  const [, portText = "", id = "", region = ""] =
+    /^(\d{1,5})-([a-z0-9]+)\.([a-z0-9-]+)$/.exec(host.slice(0, -suffix.length)) ?? [];
   const port = Number(portText);
   if (!host.endsWith(suffix) || !isSandboxId(id) || port < 1 || port > 65_535) {
     return new ApiError(
@@ -138,10 +143,15 @@ function labelOf(region: string): string {
   return region.toLowerCase().replaceAll(/[^a-z0-9-]/g, "-");
 }
 
-async function load(files: TlsFiles): Promise<{ context: { cert: Buffer; key: Buffer }; version: string }> {
+async function load(
+  files: TlsFiles,
+): Promise<{ context: { cert: Buffer; key: Buffer }; version: string }> {
   // Before the content: a change while it is read is seen in the next round.
   const version = await versionOf(files);
-  return { context: { cert: await readFile(files.certFile), key: await readFile(files.keyFile) }, version };
+  return {
+    context: { cert: await readFile(files.certFile), key: await readFile(files.keyFile) },
+    version,
+  };
 }
 
 async function versionOf({ certFile, keyFile }: TlsFiles): Promise<string> {

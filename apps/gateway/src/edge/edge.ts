@@ -1,11 +1,15 @@
 /**
- * The edge: carries traffic from outside into sandboxes, through the node-agent of the host each runs on. How sandboxes are named outside is the scheme's business: a loopback
- * address each (loopback.ts), or host names below a domain (domain.ts). What passes, and how, is the same in both.
+ * The edge: carries traffic from outside into sandboxes, through the node-agent of the host each
+ * runs on. How sandboxes are named outside is the scheme's business: a loopback address each
+ * (loopback.ts), or host names below a domain (domain.ts). What passes, and how, is the same in
+ * both.
  *
  * ED1  Any gateway serves every sandbox: which ones there are is read from the database.
- * ED2  Port 7777, the guest agent's, is passed with the sandbox's own token or its owner's API key; /health, /info and /ping are open. The other ports are passed as the sandbox's
+ * ED2  Port 7777, the guest agent's, is passed with the sandbox's own token or its owner's API key;
+ *      /health, /info and /ping are open. The other ports are passed as the sandbox's
  *      `preview_access` says (route.ts); browsers pass with a link's cookie (preview-session.ts).
- * ED3  A sandbox that does not run is answered at once with 409, or resumed if its policy says so (wake.ts); a 5xx is sent only when nothing was carried out (exchange.ts).
+ * ED3  A sandbox that does not run is answered at once with 409, or resumed if its policy says so
+ *      (wake.ts); a 5xx is sent only when nothing was carried out (exchange.ts).
  */
 import type { SandboxEventMessage } from "@torpor/contracts";
 import type { SandboxRow } from "@torpor/db";
@@ -19,7 +23,10 @@ export interface Edge {
   hear(event: SandboxEventMessage): boolean;
   /** One round of what has to be looked after again and again. */
   reconcile(): Promise<Record<string, number>>;
-  /** Takes no connection any more, and resolves when those that there are have ended: each does with what it carries. */
+  /**
+   * Takes no connection any more, and resolves when those that there are have ended: each does with
+   * what it carries.
+   */
   drain(): Promise<void>;
   /** Ends every listener and connection. */
   close(): Promise<void>;

@@ -1,4 +1,7 @@
-/** One request to a host's data plane: sent, streamed both ways, with its failures told apart by whether they can have had an effect. */
+/**
+ * One request to a host's data plane: sent, streamed both ways, with its failures told apart by
+ * whether they can have had an effect.
+ */
 import type { ClientRequest, IncomingMessage } from "node:http";
 import type { Duplex } from "node:stream";
 import { TLSSocket } from "node:tls";
@@ -28,14 +31,20 @@ export interface Sending {
 
 /**
  * Sends `incoming` on. The body is streamed. What may have an effect goes over a connection of its
- * own: one that is refused, by a host that restarts say, is then known to have carried nothing. What
- * only reads may use one that is there, and is sent again over a new one when that breaks just then.
+ * own: one that is refused, by a host that restarts say, is then known to have carried nothing.
+ * What only reads may use one that is there, and is sent again over a new one when that breaks just
+ * then.
  */
-export async function exchange(incoming: IncomingMessage, target: Target, sending: Sending): Promise<Exchanged> {
+export async function exchange(
+  incoming: IncomingMessage,
+  target: Target,
+  sending: Sending,
+): Promise<Exchanged> {
   const isRead = isRepeatable(incoming);
   const first = sendOn(incoming, target, sending, !isRead);
   const exchanged = await first.exchanged;
-  if (exchanged.kind !== "lost" || !first.isReused() || !isRead || sending.signal.aborted) return exchanged;
+  if (exchanged.kind !== "lost" || !first.isReused() || !isRead || sending.signal.aborted)
+    return exchanged;
   return await sendOn(incoming, target, sending, true).exchanged;
 }
 
@@ -45,9 +54,18 @@ interface Sent {
   isReused: () => boolean;
 }
 
-function sendOn(incoming: IncomingMessage, target: Target, sending: Sending, isFresh: boolean): Sent {
+function sendOn(
+  incoming: IncomingMessage,
+  target: Target,
+  sending: Sending,
+  isFresh: boolean,
+): Sent {
   const { extra, passesCredentials, signal } = sending;
-  const headers = upstreamHeaders(incoming.rawHeaders, { ...framing(incoming), ...extra, ...target.headers }, passesCredentials);
+  const headers = upstreamHeaders(
+    incoming.rawHeaders,
+    { ...framing(incoming), ...extra, ...target.headers },
+    passesCredentials,
+  );
   const upstream = target.request({
     isFresh,
     ...(incoming.method === undefined ? {} : { method: incoming.method }),
@@ -63,18 +81,27 @@ function sendOn(incoming: IncomingMessage, target: Target, sending: Sending, isF
 }
 
 function isRepeatable(incoming: IncomingMessage): boolean {
-  return (incoming.method === "GET" || incoming.method === "HEAD") && incoming.headers.upgrade === undefined && !hasBody(incoming);
+  return (
+    (incoming.method === "GET" || incoming.method === "HEAD") &&
+    incoming.headers.upgrade === undefined &&
+    !hasBody(incoming)
+  );
 }
 
 function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
   let connected = false;
-  const limit = setTimeout(() => upstream.destroy(new Error(`no connection within ${CONNECT_LIMIT_MS} ms`)), CONNECT_LIMIT_MS);
+  const limit = setTimeout(
+    () => upstream.destroy(new Error(`no connection within ${CONNECT_LIMIT_MS} ms`)),
+    CONNECT_LIMIT_MS,
+  );
   upstream.once("socket", (socket) => {
     const isThere = () => {
       connected = true;
       clearTimeout(limit);
       // Not sooner: until it is connected, the limit of a connection that is kept counts.
-      upstream.setTimeout(SILENCE_LIMIT_MS, () => upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)));
+      upstream.setTimeout(SILENCE_LIMIT_MS, () =>
+        upstream.destroy(new Error(`the sandbox was silent for ${SILENCE_LIMIT_MS} ms`)),
+      );
     };
     if (upstream.reusedSocket) return isThere();
     // Before the host has shown who it is, nothing is sent.
@@ -86,7 +113,9 @@ function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
   });
   return new Promise((resolve) => {
     upstream.once("response", (answer) => resolve({ kind: "answered", answer }));
-    upstream.once("upgrade", (answer, socket, head) => resolve({ kind: "upgraded", answer, socket, head }));
+    upstream.once("upgrade", (answer, socket, head) =>
+      resolve({ kind: "upgraded", answer, socket, head }),
+    );
     // Stays: an error after the answer began shows on the answer, too.
     upstream.on("error", (cause) => {
       clearTimeout(limit);
@@ -97,12 +126,21 @@ function outcomeOf(upstream: ClientRequest): Promise<Exchanged> {
 
 export function hasBody(incoming: IncomingMessage): boolean {
   const length = incoming.headers["content-length"];
-  return incoming.headers["transfer-encoding"] !== undefined || (length !== undefined && length !== "0");
+  return (
+    incoming.headers["transfer-encoding"] !== undefined || (length !== undefined && length !== "0")
+  );
 }
 
-/** How the body is delimited on the next connection: as on the one before, or by its known emptiness. */
+/**
+ * How the body is delimited on the next connection: as on the one before, or by its known
+ * emptiness.
+ */
 function framing(incoming: IncomingMessage): Record<string, string> {
-  if (incoming.headers["transfer-encoding"] !== undefined) return { "transfer-encoding": "chunked" };
-  const isBare = incoming.headers["content-length"] === undefined && incoming.method !== "GET" && incoming.method !== "HEAD";
+  if (incoming.headers["transfer-encoding"] !== undefined)
+    return { "transfer-encoding": "chunked" };
+  const isBare =
+    incoming.headers["content-length"] === undefined &&
+    incoming.method !== "GET" &&
+    incoming.method !== "HEAD";
   return isBare ? { "content-length": "0" } : {};
 }

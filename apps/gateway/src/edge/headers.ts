@@ -1,4 +1,7 @@
-/** What passes from one connection to the next, in the form of `rawHeaders`: names and values in turn. */
+/**
+ * What passes from one connection to the next, in the form of `rawHeaders`: names and values in
+ * turn.
+ */
 import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
 import type { Proxies } from "../proxies.ts";
@@ -26,38 +29,62 @@ const PARTLY_OURS: Record<string, ((value: string) => string | undefined) | unde
   "sec-websocket-protocol": withoutTokens,
 };
 /** What proxies say of a client: the edge does, and applications believe it. */
-const isForwarded = (name: string) => name.startsWith("x-forwarded-") || name === "forwarded" || name === "x-real-ip";
+const isForwarded = (name: string) =>
+  name.startsWith("x-forwarded-") || name === "forwarded" || name === "x-real-ip";
 /** Nobody but the edge speaks to the host. */
 const ENDS_HERE = new Set<string>(["expect", "x-request-id", ...Object.values(DATA_PLANE_HEADERS)]);
 
 /** Request headers for the host: those of the client that may pass, and `added`. */
-export function upstreamHeaders(rawHeaders: string[], added: Record<string, string>, passesCredentials: boolean): string[] {
+export function upstreamHeaders(
+  rawHeaders: string[],
+  added: Record<string, string>,
+  passesCredentials: boolean,
+): string[] {
   const passes = (name: string) =>
     !HOP_BY_HOP.has(name) &&
     !ENDS_HERE.has(name) &&
     !isForwarded(name) &&
     !(name in added) &&
     (passesCredentials || !CREDENTIALS.has(name));
-  const passed = filterRaw(rawHeaders, passes, (name, value) => (PARTLY_OURS[name] === undefined ? value : PARTLY_OURS[name](value)));
+  const passed = filterRaw(rawHeaders, passes, (name, value) =>
+    PARTLY_OURS[name] === undefined ? value : PARTLY_OURS[name](value),
+  );
   return [...passed, ...Object.entries(added).flat()];
 }
 
 /** Response headers for the client. */
 export function downstreamHeaders(rawHeaders: string[], added: Record<string, string>): string[] {
-  return [...filterRaw(rawHeaders, (name) => !HOP_BY_HOP.has(name) && !(name in added)), ...Object.entries(added).flat()];
+  return [
+    ...filterRaw(rawHeaders, (name) => !HOP_BY_HOP.has(name) && !(name in added)),
+    ...Object.entries(added).flat(),
+  ];
 }
 
-/** What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-* headers). */
-export function forwardedHeaders(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">) {
+/**
+ * What a web application behind a proxy needs to know of its client (the de facto X-Forwarded-*
+ * headers).
+ */
+export function forwardedHeaders(
+  proxies: Proxies,
+  incoming: IncomingMessage,
+  door: Pick<Door, "scheme">,
+) {
   const chain = proxies.chainOf(incoming);
   return {
     client: { "x-forwarded-for": chain.join(", "), "x-real-ip": chain[0] ?? "" },
-    asked: { "x-forwarded-host": incoming.headers.host ?? "", "x-forwarded-proto": schemeOf(proxies, incoming, door) },
+    asked: {
+      "x-forwarded-host": incoming.headers.host ?? "",
+      "x-forwarded-proto": schemeOf(proxies, incoming, door),
+    },
   };
 }
 
 /** Of the URL that the client asked for. */
-export function schemeOf(proxies: Proxies, incoming: IncomingMessage, door: Pick<Door, "scheme">): "http" | "https" {
+export function schemeOf(
+  proxies: Proxies,
+  incoming: IncomingMessage,
+  door: Pick<Door, "scheme">,
+): "http" | "https" {
   return proxies.schemeOf(incoming) ?? door.scheme;
 }
 

@@ -4,8 +4,8 @@
  *
  * LP1  Ports are open while the sandbox runs; while it is paused they stay open if traffic may wake
  *      it. Sandboxes of which nothing runs cost nothing.
- * -    Who runs is told by events, read from rows. What an event did not tell of is found by going
- *      through the rows of running sandboxes, and of known ones, a bounded number in each round.
+ * - Who runs is told by events, read from rows. What an event did not tell of is found by going
+ *   through the rows of running sandboxes, and of known ones, a bounded number in each round.
  * LP3  Listeners and questions to hosts together never take more open files than they were given.
  */
 import { createServer, type Server, type Socket } from "node:net";

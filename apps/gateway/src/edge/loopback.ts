@@ -6,7 +6,7 @@
  *      before somebody connects. Its row is looked up for each request, and decides.
  * LB2  Nothing is served from outside: a connection that did not come to an address of the loopback
  *      network is closed before anything of it is read.
- * -    Previews are served where guests listen (loopback-previews.ts).
+ * - Previews are served where guests listen (loopback-previews.ts).
  * LB4  Listeners are shared with other gateways on the machine (SO_REUSEPORT).
  */
 import { setTimeout as sleep } from "node:timers/promises";

@@ -48,7 +48,9 @@ export class OpenStreams {
     });
   }
 
-  /** One round: ends those whose credential has ended. Rejects when the database does not answer. */
+  /**
+   * One round: ends those whose credential has ended. Rejects when the database does not answer.
+   */
   async endOver(): Promise<{ open: number; ended: number }> {
     const [expired, standing] = this.byExpiry();
     for (const [stream, shown] of this.fresh) this.open.set(stream, shown);

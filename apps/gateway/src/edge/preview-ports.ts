@@ -1,8 +1,16 @@
-/** Which ports of a running sandbox something listens on: asked of its agent, which answers when that changes. */
+/**
+ * Which ports of a running sandbox something listens on: asked of its agent, which answers when
+ * that changes.
+ */
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
-import { DATA_PLANE_CONTROLS, DATA_PLANE_HEADERS, GUEST_AGENT_PORT, type GuestPorts } from "@torpor/contracts";
+import {
+  DATA_PLANE_CONTROLS,
+  DATA_PLANE_HEADERS,
+  GUEST_AGENT_PORT,
+  type GuestPorts,
+} from "@torpor/contracts";
 import { backoffMs } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
 import type { Target } from "./target.ts";
@@ -16,19 +24,33 @@ const RETRY = { baseMs: 250, maxMs: 10_000 };
 const MAX_PREVIEW_PORTS = 64;
 const LOW_PORTS = new Set([80, 443]);
 
-/** Those of `ports` that may be offered: not the agent's own, and of the privileged ones the two that web servers use. */
+/**
+ * Those of `ports` that may be offered: not the agent's own, and of the privileged ones the two
+ * that web servers use.
+ */
 export function offeredPorts(ports: readonly number[], taken: number): number[] {
-  const fits = (port: number) => port <= 65_535 && (port >= 1024 || LOW_PORTS.has(port)) && port !== GUEST_AGENT_PORT && port !== taken;
+  const fits = (port: number) =>
+    port <= 65_535 &&
+    (port >= 1024 || LOW_PORTS.has(port)) &&
+    port !== GUEST_AGENT_PORT &&
+    port !== taken;
   return [...new Set(ports)]
     .filter(fits)
     .toSorted((a, b) => a - b)
     .slice(0, MAX_PREVIEW_PORTS);
 }
 
-/** Tells `onPorts` of every change until the signal ends it, or the host says that this run of the sandbox is over. Never rejects. */
+/**
+ * Tells `onPorts` of every change until the signal ends it, or the host says that this run of the
+ * sandbox is over. Never rejects.
+ */
 export async function watchPorts(
   target: Target,
-  options: { onPorts: (ports: number[]) => Promise<void>; signal: AbortSignal; log: FastifyBaseLogger },
+  options: {
+    onPorts: (ports: number[]) => Promise<void>;
+    signal: AbortSignal;
+    log: FastifyBaseLogger;
+  },
 ): Promise<void> {
   const { signal } = options;
   let etag = "";
@@ -43,13 +65,20 @@ export async function watchPorts(
     } catch (err) {
       if (signal.aborted) return;
       failures += 1;
-      options.log.debug({ err, run: target.run, failures }, "a guest's ports could not be asked for");
+      options.log.debug(
+        { err, run: target.run, failures },
+        "a guest's ports could not be asked for",
+      );
       await sleep(backoffMs(failures, RETRY), undefined, { signal }).catch(() => {});
     }
   }
 }
 
-async function ask(target: Target, etag: string, signal: AbortSignal): Promise<GuestPorts | "over"> {
+async function ask(
+  target: Target,
+  etag: string,
+  signal: AbortSignal,
+): Promise<GuestPorts | "over"> {
   const limit = AbortSignal.any([signal, AbortSignal.timeout(ANSWER_LIMIT_MS)]);
   const request = target.request({
     path: `${DATA_PLANE_CONTROLS.ports}?after=${encodeURIComponent(etag)}`,
@@ -70,7 +99,8 @@ async function textOf(answer: IncomingMessage): Promise<string> {
   let size = 0;
   for await (const chunk of answer as AsyncIterable<Uint8Array>) {
     size += chunk.length;
-    if (size > MAX_ANSWER_BYTES) throw new Error(`the agent's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    if (size > MAX_ANSWER_BYTES)
+      throw new Error(`the agent's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString("utf8");
@@ -78,7 +108,11 @@ async function textOf(answer: IncomingMessage): Promise<string> {
 
 function portsIn(answer: unknown): GuestPorts {
   const { ports, etag } = (answer ?? {}) as Partial<GuestPorts>;
-  if (!Array.isArray(ports) || !ports.every((port) => Number.isInteger(port)) || typeof etag !== "string")
+  if (
+    !Array.isArray(ports) ||
+    !ports.every((port) => Number.isInteger(port)) ||
+    typeof etag !== "string"
+  )
     throw new Error("the agent's answer is not a list of ports");
   return { ports, etag: etag.slice(0, 128) };
 }

@@ -98,7 +98,9 @@ function cookieOf(
   return [`${name}=${session}`, ...attributes, ...(isSecure ? ["Secure"] : [])].join("; ");
 }
 
-/** By the cookie of a link, from where it may be used (PS2); undefined: there is none that is good. */
+/**
+ * By the cookie of a link, from where it may be used (PS2); undefined: there is none that is good.
+ */
 export async function sessionOf(
   links: Pick<PreviewLinks, "grantOf">,
   sandbox: Preview["sandbox"],

@@ -17,7 +17,8 @@ export function refusalBody(error: ApiError, requestId: string): object {
   };
 }
 
-const bodyOf = (error: ApiError, requestId: string) => Buffer.from(JSON.stringify(refusalBody(error, requestId)));
+const bodyOf = (error: ApiError, requestId: string) =>
+  Buffer.from(JSON.stringify(refusalBody(error, requestId)));
 
 /** Answers a request with the error; one that is half answered already is cut off. */
 export function refuse(
@@ -42,8 +43,16 @@ export function refuse(
   endAnswer(incoming, response, body);
 }
 
-/** Sends a browser on to where its link leads. The link is in its address: that is neither kept nor told on. */
-export function redirect(incoming: IncomingMessage, response: ServerResponse, { path, cookie }: Opened, requestId: string): void {
+/**
+ * Sends a browser on to where its link leads. The link is in its address: that is neither kept nor
+ * told on.
+ */
+export function redirect(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  { path, cookie }: Opened,
+  requestId: string,
+): void {
   response.writeHead(303, {
     location: path,
     "content-length": 0,
@@ -56,7 +65,12 @@ export function redirect(incoming: IncomingMessage, response: ServerResponse, { 
 }
 
 /** Answers an upgrade with the error instead of 101. */
-export function refuseUpgrade(socket: Duplex, error: ApiError, requestId: string, added: Record<string, string> = {}): void {
+export function refuseUpgrade(
+  socket: Duplex,
+  error: ApiError,
+  requestId: string,
+  added: Record<string, string> = {},
+): void {
   if (!socket.writable) return;
   const body = bodyOf(error, requestId);
   const headers = {
@@ -68,6 +82,8 @@ export function refuseUpgrade(socket: Duplex, error: ApiError, requestId: string
     ...error.headers,
   };
   const lines = Object.entries(headers).map(([name, value]) => `${name}: ${value}`);
-  socket.write(`HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? "Refused"}\r\n${lines.join("\r\n")}\r\n\r\n`);
+  socket.write(
+    `HTTP/1.1 ${error.status} ${STATUS_CODES[error.status] ?? "Refused"}\r\n${lines.join("\r\n")}\r\n\r\n`,
+  );
   socket.end(body);
 }

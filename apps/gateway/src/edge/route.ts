@@ -4,7 +4,13 @@ import type { Duplex } from "node:stream";
 import type { ApiKeyOwner, SandboxView } from "@torpor/db";
 import { auditEntry, type AuditLog } from "../audit.ts";
 import { type ApiKeys, bearerIn } from "../auth.ts";
-import { ApiError, hostUnreachable, noSandboxToken, sandboxNotFound, wrongSandboxToken } from "../errors.ts";
+import {
+  ApiError,
+  hostUnreachable,
+  noSandboxToken,
+  sandboxNotFound,
+  wrongSandboxToken,
+} from "../errors.ts";
 import type { ConnectionLimits } from "../connection-limits.ts";
 import type { Guesses } from "../guesses.ts";
 import type { PreviewLinks } from "../preview-links.ts";
@@ -70,7 +76,10 @@ interface Client {
   shown?: Shown;
 }
 
-/** Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a request that may not pass. */
+/**
+ * Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a
+ * request that may not pass.
+ */
 export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admission> {
   const { door } = asked;
   const view = await door.find(deps.db);
@@ -88,7 +97,10 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
   return { view, rateHeaders, ...client };
 }
 
-/** Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not answer, and what a resume that fails is answered with. */
+/**
+ * Where it is now, resumed first if its policy says so. Throws the 409 of a sandbox that does not
+ * answer, and what a resume that fails is answered with.
+ */
 export async function routeTo(
   deps: RouteDependencies,
   door: Door,
@@ -101,7 +113,11 @@ export async function routeTo(
   if (sandbox.state !== "running") throw notRunning(awake);
   if (host === undefined) throw hostUnreachable(undefined);
   if (host.isRevoked) throw hostUnreachable(new Error(`host ${host.id} was revoked`));
-  const target = targetOf({ sandboxId: sandbox.id, epoch: sandbox.epoch, host }, door.port, deps.hostKeys);
+  const target = targetOf(
+    { sandboxId: sandbox.id, epoch: sandbox.epoch, host },
+    door.port,
+    deps.hostKeys,
+  );
   if (target instanceof Error) throw hostUnreachable(target);
   return target;
 }
@@ -110,10 +126,16 @@ export async function routeTo(
  * The sandbox's own token, what a browser has of it, or the API key of its owner, which the JS SDK
  * falls back to. Who has none of them may look at the open paths, and ask what a page may ask.
  */
-async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: SandboxView): Promise<Client> {
+async function authorize(
+  deps: RouteDependencies,
+  asked: Asked,
+  { sandbox }: SandboxView,
+): Promise<Client> {
   const { incoming, door } = asked;
   const mayLook = isOpen(asked) || isPreflight(asked);
-  const stranger = mayLook ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false } : undefined;
+  const stranger = mayLook
+    ? { budget: `open ${sandbox.id}`, isUser: false, passesCredentials: false }
+    : undefined;
   const token = bearerIn(incoming.headers) ?? protocolTokenIn(incoming.headers);
   const user = { budget: `sandbox ${sandbox.id}`, isUser: true, passesCredentials: false };
   const grant = token === undefined ? undefined : await deps.tokens.grantOf(token, sandbox);
@@ -126,7 +148,10 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
     return { ...user, passesCredentials: true, shown };
   }
   const apiKey = incoming.headers["x-api-key"];
-  const owner = typeof apiKey === "string" ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming)) : undefined;
+  const owner =
+    typeof apiKey === "string"
+      ? await deps.apiKeys.find(apiKey, deps.proxies.clientOf(incoming))
+      : undefined;
   if (owner !== undefined && owner.organizationId === sandbox.organizationId) {
     const budget = `api-key ${owner.apiKeyId}`;
     const shown = { credential: { apiKeyId: owner.apiKeyId } };
@@ -139,7 +164,8 @@ async function authorize(deps: RouteDependencies, asked: Asked, { sandbox }: San
     throw refusal;
   }
   if (stranger !== undefined) return stranger;
-  const refusal = token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
+  const refusal =
+    token === undefined && apiKey === undefined ? noSandboxToken() : wrongSandboxToken();
   noteRefusal(deps, asked, sandbox.id, refusal, owner);
   throw refusal;
 }
@@ -154,14 +180,29 @@ function isOpen({ door, incoming }: Asked): boolean {
   return isRead && !isPreview(door) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "");
 }
 
-/** A browser asks whether it may send a request, and never with a credential: the application answers. */
+/**
+ * A browser asks whether it may send a request, and never with a credential: the application
+ * answers.
+ */
 function isPreflight({ door, incoming }: Asked): boolean {
   const { origin, "access-control-request-method": method } = incoming.headers;
-  return isPreview(door) && incoming.method === "OPTIONS" && origin !== undefined && method !== undefined && !hasBody(incoming);
+  return (
+    isPreview(door) &&
+    incoming.method === "OPTIONS" &&
+    origin !== undefined &&
+    method !== undefined &&
+    !hasBody(incoming)
+  );
 }
 
 /** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */
-function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, refusal: ApiError, owner?: ApiKeyOwner): void {
+function noteRefusal(
+  deps: RouteDependencies,
+  asked: Asked,
+  sandboxId: string,
+  refusal: ApiError,
+  owner?: ApiKeyOwner,
+): void {
   const { incoming, door, requestId } = asked;
   const noted = {
     address: deps.proxies.clientOf(incoming),
@@ -175,20 +216,36 @@ function noteRefusal(deps: RouteDependencies, asked: Asked, sandboxId: string, r
   void deps.audit.note(auditEntry(owner, incoming.headers, noted));
 }
 
-/** An immediate 409: a 5xx would be sent again, a hang would last a minute, a 404 would read as "deleted". */
+/**
+ * An immediate 409: a 5xx would be sent again, a hang would last a minute, a 404 would read as
+ * "deleted".
+ */
 function notRunning({ sandbox, operation }: SandboxView): ApiError {
-  const details = { current_state: sandbox.settledState, ...(operation === undefined ? {} : { operation }) };
+  const details = {
+    current_state: sandbox.settledState,
+    ...(operation === undefined ? {} : { operation }),
+  };
   if (sandbox.state !== sandbox.settledState) {
-    return new ApiError("CONFLICT", `The sandbox is ${sandbox.state} right now and does not answer until that has ended.`, { details });
+    return new ApiError(
+      "CONFLICT",
+      `The sandbox is ${sandbox.state} right now and does not answer until that has ended.`,
+      { details },
+    );
   }
   switch (sandbox.state) {
     case "creating":
       return new ApiError("SANDBOX_CREATING", "The sandbox is still being created.", { details });
     case "stopped":
-      return new ApiError("SANDBOX_STOPPED", "The sandbox is stopped. Start it first.", { details });
+      return new ApiError("SANDBOX_STOPPED", "The sandbox is stopped. Start it first.", {
+        details,
+      });
     case "paused":
       return new ApiError("CONFLICT", "The sandbox is paused. Resume it first.", { details });
     default:
-      return new ApiError("CONFLICT", `The sandbox is in state ${sandbox.state} and cannot answer.`, { details });
+      return new ApiError(
+        "CONFLICT",
+        `The sandbox is in state ${sandbox.state} and cannot answer.`,
+        { details },
+      );
   }
 }

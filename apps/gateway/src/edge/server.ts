@@ -1,6 +1,12 @@
 /** An HTTP server of the edge, with or without TLS, and the connections that it holds. */
 import { once } from "node:events";
-import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerOptions,
+  type ServerResponse,
+} from "node:http";
 import { createServer as createSecureServer, type Server as SecureServer } from "node:https";
 import type { Socket } from "node:net";
 import type { SecureContextOptions } from "node:tls";
@@ -20,9 +26,15 @@ export interface EdgeServer {
   server: Server | SecureServer;
   /** Takes a connection that another listener has accepted, as if it had come to its own. */
   take: (socket: Socket) => void;
-  /** Takes no connection any more, and resolves when those that there are have ended: each closes with the answer that it waits for. */
+  /**
+   * Takes no connection any more, and resolves when those that there are have ended: each closes
+   * with the answer that it waits for.
+   */
   drain(): Promise<void>;
-  /** Ends the server with all its connections: upgraded ones are no longer its own, and it would leave them open. */
+  /**
+   * Ends the server with all its connections: upgraded ones are no longer its own, and it would
+   * leave them open.
+   */
   shut(): void;
 }
 
@@ -43,17 +55,23 @@ interface EdgeServerOptions {
 }
 
 /** Not listening yet. */
-export function createEdgeServer(handlers: EdgeHandlers, given: EdgeServerOptions, tls?: SecureContextOptions): EdgeServer {
+export function createEdgeServer(
+  handlers: EdgeHandlers,
+  given: EdgeServerOptions,
+  tls?: SecureContextOptions,
+): EdgeServer {
   const { connections, proxies } = given;
   const options: ServerOptions = {
-    shouldUpgradeCallback: (incoming: IncomingMessage) => incoming.headers.upgrade?.toLowerCase() === "websocket",
+    shouldUpgradeCallback: (incoming: IncomingMessage) =>
+      incoming.headers.upgrade?.toLowerCase() === "websocket",
     headersTimeout: HEADERS_LIMIT_MS,
     // Uploads take as long as they take.
     requestTimeout: 0,
     keepAliveTimeout: KEEP_ALIVE_MS,
     maxHeaderSize: MAX_HEADER_BYTES,
   };
-  const laneOf = (incoming: IncomingMessage) => `address ${ownerOfAddress(proxies.clientOf(incoming))}`;
+  const laneOf = (incoming: IncomingMessage) =>
+    `address ${ownerOfAddress(proxies.clientOf(incoming))}`;
   let isDraining = false;
   const answering = new Set<ServerResponse>();
   const onRequest = (incoming: IncomingMessage, response: ServerResponse) => {
@@ -65,13 +83,18 @@ export function createEdgeServer(handlers: EdgeHandlers, given: EdgeServerOption
     });
     void inLane(laneOf(incoming), () => handlers.request(incoming, response));
   };
-  const server = tls === undefined ? createServer(options, onRequest) : createSecureServer({ ...options, ...tls }, onRequest);
+  const server =
+    tls === undefined
+      ? createServer(options, onRequest)
+      : createSecureServer({ ...options, ...tls }, onRequest);
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     // From here on nobody else listens for its errors.
     socket.on("error", () => socket.destroy());
     void inLane(laneOf(incoming), () => handlers.upgrade(incoming, socket, head));
   });
-  server.on("clientError", (cause: Error, socket: Duplex) => refuseMalformedHttp(cause, socket as Socket, refusalBody));
+  server.on("clientError", (cause: Error, socket: Duplex) =>
+    refuseMalformedHttp(cause, socket as Socket, refusalBody),
+  );
   const sockets = keepCount(server, given);
   connections.watch(server);
   return {
@@ -91,7 +114,10 @@ export function createEdgeServer(handlers: EdgeHandlers, given: EdgeServerOption
   };
 }
 
-/** Those that there are. What is too many, or not served, is closed before the server's other listeners look at it. */
+/**
+ * Those that there are. What is too many, or not served, is closed before the server's other
+ * listeners look at it.
+ */
 function keepCount(
   server: Server | SecureServer,
   { maxConnections, maxPerAddress = maxConnections, serves }: EdgeServerOptions,
@@ -103,7 +129,8 @@ function keepCount(
     const address = `${localAddress}:${localPort}`;
     const there = perAddress.get(address) ?? 0;
     const isServed = serves?.(localAddress) ?? true;
-    if (!isServed || sockets.size >= maxConnections || there >= maxPerAddress) return void socket.destroy();
+    if (!isServed || sockets.size >= maxConnections || there >= maxPerAddress)
+      return void socket.destroy();
     sockets.add(socket);
     perAddress.set(address, there + 1);
     socket.setNoDelay(true);

@@ -1,14 +1,21 @@
 /**
  * POST /v1/sandboxes: answers when the sandbox runs.
  *
- * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503 would make a second one. What is left open is deleted (abandoned-create.ts).
+ * CS1  A create without Idempotency-Key ends with its request: no SDK can name it again, so a 503
+ *      would make a second one. What is left open is deleted (abandoned-create.ts).
  * CS2  Whatever is refused is refused before anything is written.
  * CS3  A repeat is answered by what it repeats, whatever has become of template and hosts since.
  */
 import { randomInt } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { CreateSandboxBody, findEnvProblem, newSandboxId, OperationResource, SandboxResource } from "@torpor/contracts";
+import {
+  CreateSandboxBody,
+  findEnvProblem,
+  newSandboxId,
+  OperationResource,
+  SandboxResource,
+} from "@torpor/contracts";
 import {
   acceptCreate,
   type AcceptedOperation,
@@ -23,7 +30,14 @@ import { type Abandonment, deleteAbandoned } from "../abandoned-create.ts";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
 import type { Dependencies } from "../deps.ts";
-import { ApiError, apiErrorIn, invalidRequest, keyReused, operationInProgress, stopping } from "../errors.ts";
+import {
+  ApiError,
+  apiErrorIn,
+  invalidRequest,
+  keyReused,
+  operationInProgress,
+  stopping,
+} from "../errors.ts";
 import { assertReached, assertStillThere, createdSandbox } from "../outcome.ts";
 import { checkPlaceable, placementIn, templateOf, wantedOf } from "../placeable.ts";
 import { quotaHeadersOf, quotaRefused } from "../quotas.ts";
@@ -51,7 +65,10 @@ const SCHEMA = {
   response: { 201: SandboxResource, 202: OperationResource, ...ERRORS },
 };
 
-export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const createSandboxRoute: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   app.post("/sandboxes", { schema: SCHEMA, config: needs("lifecycle") }, async (request, reply) => {
     const owner = auth.ownerOf(request);
     const wanted = storedFields(request.body);
@@ -63,7 +80,12 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
     await deps.publishCommitted(messages);
     const isAnonymous = requester.idempotencyKey === undefined;
     const abandon = async (why: Abandonment) => {
-      if (isAnonymous) await deleteAbandoned(deps, { id: operation.sandboxId, organizationId: owner.organizationId }, why);
+      if (isAnonymous)
+        await deleteAbandoned(
+          deps,
+          { id: operation.sandboxId, organizationId: owner.organizationId },
+          why,
+        );
     };
     const gone = clientGone(request, reply);
     // It has ended without a sandbox: nothing is left to delete.
@@ -78,9 +100,17 @@ export const createSandboxRoute: FastifyPluginAsyncTypebox<{ deps: Dependencies;
       await assertReached(deps, ended);
       const view = await createdSandbox(deps, operation);
       reply.status(201);
-      return { ...sandboxView(view, deps.edge), ...(await tokenFor(deps, owner, view.sandbox)), request_id: request.id };
+      return {
+        ...sandboxView(view, deps.edge),
+        ...(await tokenFor(deps, owner, view.sandbox)),
+        request_id: request.id,
+      };
     } catch (error) {
-      if (!hasFailed) await Promise.race([abandon("no answer"), sleep(ABANDON_WAIT_MS, undefined, { ref: false })]);
+      if (!hasFailed)
+        await Promise.race([
+          abandon("no answer"),
+          sleep(ABANDON_WAIT_MS, undefined, { ref: false }),
+        ]);
       throw error;
     }
   });
@@ -94,28 +124,64 @@ async function tokenFor({ tokens }: Dependencies, owner: ApiKeyOwner, sandbox: S
 }
 
 /** Throws what the request is to be answered with when it does not end in time. */
-async function waitForEnd(deps: Dependencies, accepted: AcceptedOperation, gone: AbortSignal, isAnonymous: boolean): Promise<OperationRow> {
+async function waitForEnd(
+  deps: Dependencies,
+  accepted: AcceptedOperation,
+  gone: AbortSignal,
+  isAnonymous: boolean,
+): Promise<OperationRow> {
   const { operation } = accepted;
   const waited = await waitForOperation(deps, accepted, gone);
   if (waited.kind === "ended") return waited.operation;
   if (waited.kind === "stopping") throw stopping();
   if (!isAnonymous) throw operationInProgress(operation.id, "create", deps.limits.waitMs);
-  throw new ApiError("OPERATION_TIMEOUT", "The sandbox did not come up in time. It is being deleted; create another one.", {
-    details: { operation_id: operation.id, sandbox_id: operation.sandboxId },
-    headers: { "retry-after": "5" },
-  });
+  throw new ApiError(
+    "OPERATION_TIMEOUT",
+    "The sandbox did not come up in time. It is being deleted; create another one.",
+    {
+      details: { operation_id: operation.id, sandbox_id: operation.sandboxId },
+      headers: { "retry-after": "5" },
+    },
+  );
 }
 
 /** The fields that count, in one form. Throws the 400 of what the schema cannot judge. */
-export function storedFields(body: CreateSandboxBody): CreateSandboxBody & { template_id?: string } {
-  const { template_id, template_name, region, timeout_seconds, internet_access, env_vars, metadata } = body;
+export function storedFields(
+  body: CreateSandboxBody,
+): CreateSandboxBody & { template_id?: string } {
+  const {
+    template_id,
+    template_name,
+    region,
+    timeout_seconds,
+    internet_access,
+    env_vars,
+    metadata,
+  } = body;
   const { auto_pause, auto_resume, preview_access, preview_host, on_host_loss } = body;
-  const policies = { auto_pause: auto_pause ?? undefined, auto_resume, preview_access, preview_host, on_host_loss };
+  const policies = {
+    auto_pause: auto_pause ?? undefined,
+    auto_resume,
+    preview_access,
+    preview_host,
+    on_host_loss,
+  };
   const placement = placementIn(body);
-  const known = { template_name, region, timeout_seconds, internet_access, env_vars, metadata, placement, ...policies };
+  const known = {
+    template_name,
+    region,
+    timeout_seconds,
+    internet_access,
+    env_vars,
+    metadata,
+    placement,
+    ...policies,
+  };
   checkMetadata(metadata ?? {}, (value) => typeof value === "string");
   checkVariables(env_vars ?? {});
-  const defined = Object.fromEntries(Object.entries(known).filter(([, value]) => value !== undefined));
+  const defined = Object.fromEntries(
+    Object.entries(known).filter(([, value]) => value !== undefined),
+  );
   return { ...defined, ...(template_id === undefined ? {} : { template_id: String(template_id) }) };
 }
 
@@ -126,8 +192,14 @@ function checkVariables(variables: Record<string, string>): void {
   throw invalidRequest([{ field, message: problem.message }]);
 }
 
-/** A create's command carries them, in one message: one that no server takes would never arrive. Nothing else of a request is of any length there. */
-function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: number | undefined): void {
+/**
+ * A create's command carries them, in one message: one that no server takes would never arrive.
+ * Nothing else of a request is of any length there.
+ */
+function checkFitsMessage(
+  variables: Record<string, string>,
+  maxMessageBytes: number | undefined,
+): void {
   if (maxMessageBytes === undefined) return;
   const max = Math.max(0, Math.floor((maxMessageBytes - COMMAND_ROOM_BYTES) / SEALED_SHARE));
   const bytes = Buffer.byteLength(JSON.stringify(variables));
@@ -136,7 +208,11 @@ function checkFitsMessage(variables: Record<string, string>, maxMessageBytes: nu
   throw invalidRequest([{ field: "env_vars", message }]);
 }
 
-async function accept(deps: Dependencies, body: CreateSandboxBody, requester: Requester): Promise<AcceptedOperation> {
+async function accept(
+  deps: Dependencies,
+  body: CreateSandboxBody,
+  requester: Requester,
+): Promise<AcceptedOperation> {
   const template = await templateOf(deps, body);
   await checkPlaceable(deps, wantedOf(deps, body, template));
   const { id: templateId, name: templateName } = template;
@@ -156,15 +232,17 @@ async function accept(deps: Dependencies, body: CreateSandboxBody, requester: Re
   for (let attempt = 0; attempt < ADDRESS_TRIES; attempt += 1) {
     const id = newSandboxId();
     const environment = await sealEnvVars(deps.envelope, id, body.env_vars ?? {});
-    const accepted = await acceptCreate(db, { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() }, requester).catch(
-      (error: unknown) => {
-        // The connection may have broken after the commit: then it is there, and the client will send another create.
-        // What got no turn at the database (a 429) was not begun.
-        if (requester.idempotencyKey === undefined && apiErrorIn(error) === undefined)
-          void deleteAbandoned(deps, { id, organizationId: requester.organizationId }, "no answer");
-        throw error;
-      },
-    );
+    const accepted = await acceptCreate(
+      db,
+      { ...sandbox, ...environment, id, edgeAddress: randomEdgeAddress() },
+      requester,
+    ).catch((error: unknown) => {
+      // The connection may have broken after the commit: then it is there, and the client will send
+      // another create. What got no turn at the database (a 429) was not begun.
+      if (requester.idempotencyKey === undefined && apiErrorIn(error) === undefined)
+        void deleteAbandoned(deps, { id, organizationId: requester.organizationId }, "no answer");
+      throw error;
+    });
     if (accepted.kind === "key_reused") throw keyReused();
     if (accepted.kind === "quota_exceeded") throw quotaRefused(accepted);
     if (accepted.kind === "accepted") return accepted;

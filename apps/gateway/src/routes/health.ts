@@ -5,8 +5,14 @@ import { HealthReply } from "../schemas.ts";
 
 const SCHEMA = { tags: ["health"], security: [], response: { 200: HealthReply, 503: HealthReply } };
 
-/** Without a key. 200, also when a part is missing: the process answers. 503 when it is about to stop, so that a balancer sends nothing more. */
-export const healthRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (app, { deps }) => {
+/**
+ * Without a key. 200, also when a part is missing: the process answers. 503 when it is about to
+ * stop, so that a balancer sends nothing more.
+ */
+export const healthRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies }> = async (
+  app,
+  { deps },
+) => {
   app.get("/health", { schema: SCHEMA }, async (request, reply) => {
     const report = await healthReport(deps);
     reply.status(report.status === "draining" ? 503 : 200);

@@ -48,7 +48,10 @@ const DEFAULT_PAGE = 100;
 /** Once it was all of them. */
 const DEFAULT_HOSTS = 1_000;
 
-export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const hostRoutes: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   const { db } = deps;
   const by = (request: FastifyRequest) => `api-key:${auth.ownerOf(request).apiKeyId}`;
   const existing = async (id: string) => {
@@ -67,29 +70,63 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     const { limit = DEFAULT_HOSTS, cursor } = request.query;
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isHostId);
     const rows = await listHostStandings(db, limit + 1, afterId);
-    return pageOf(rows, { limit, keyOf: ({ host }) => host.id, view: hostView, url: "/v1/hosts", requestId: request.id });
+    return pageOf(rows, {
+      limit,
+      keyOf: ({ host }) => host.id,
+      view: hostView,
+      url: "/v1/hosts",
+      requestId: request.id,
+    });
   });
 
-  app.get("/hosts/:id", { schema: HOST, config }, async (request) => await reply(request, request.params.id));
+  app.get(
+    "/hosts/:id",
+    { schema: HOST, config },
+    async (request) => await reply(request, request.params.id),
+  );
 
-  const history = { tags, params: HostParams, querystring: HostEventsQuery, response: { 200: HostEventList, ...ERRORS } };
+  const history = {
+    tags,
+    params: HostParams,
+    querystring: HostEventsQuery,
+    response: { 200: HostEventList, ...ERRORS },
+  };
   app.get("/hosts/:id/events", { schema: history, config }, async (request) => {
     const { id } = await existing(request.params.id);
     const { limit = DEFAULT_PAGE, after } = request.query;
     const events = await listHostEvents(db, id, limit + 1, after);
     // The oldest is the one too many when the newest were asked for.
-    const data = (after === undefined ? events.slice(-limit) : events.slice(0, limit)).map(hostEventView);
-    return { object: "list" as const, data, has_more: events.length > limit, url: `/v1/hosts/${id}/events`, request_id: request.id };
+    const data = (after === undefined ? events.slice(-limit) : events.slice(0, limit)).map(
+      hostEventView,
+    );
+    return {
+      object: "list" as const,
+      data,
+      has_more: events.length > limit,
+      url: `/v1/hosts/${id}/events`,
+      request_id: request.id,
+    };
   });
 
-  const found = { tags, params: HostParams, querystring: PageQuery, response: { 200: FindingList, ...ERRORS } };
+  const found = {
+    tags,
+    params: HostParams,
+    querystring: PageQuery,
+    response: { 200: FindingList, ...ERRORS },
+  };
   app.get("/hosts/:id/findings", { schema: found, config }, async (request) => {
     const { id } = await existing(request.params.id);
     const { limit = DEFAULT_PAGE, cursor } = request.query;
     const after = cursor === undefined ? undefined : decodeCursor(cursor, isSandboxId);
     const rows = await listFindings(db, id, limit + 1, after);
     const url = `/v1/hosts/${id}/findings`;
-    return pageOf(rows, { limit, keyOf: ({ sandboxId }) => sandboxId, view: findingView, url, requestId: request.id });
+    return pageOf(rows, {
+      limit,
+      keyOf: ({ sandboxId }) => sandboxId,
+      view: findingView,
+      url,
+      requestId: request.id,
+    });
   });
 
   for (const verb of ["cordon", "uncordon", "retire"] as const) {
@@ -100,40 +137,64 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: A
     });
   }
 
-  app.post("/hosts/:id/drain", { schema: { ...HOST, body: DrainBody }, config }, async (request) => {
-    const host = await existing(request.params.id);
-    const budget = budgetOf(request.body);
-    // One that is under way was judged when it began; this changes its budget.
-    if (transitionHost(standingOf(host), "drain").kind === "move") await assertNotStranded(deps, host);
-    accept(host.id, "drain", await requestDrain(db, host.id, budget, by(request)));
-    return await reply(request, host.id);
-  });
+  app.post(
+    "/hosts/:id/drain",
+    { schema: { ...HOST, body: DrainBody }, config },
+    async (request) => {
+      const host = await existing(request.params.id);
+      const budget = budgetOf(request.body);
+      // One that is under way was judged when it began; this changes its budget.
+      if (transitionHost(standingOf(host), "drain").kind === "move")
+        await assertNotStranded(deps, host);
+      accept(host.id, "drain", await requestDrain(db, host.id, budget, by(request)));
+      return await reply(request, host.id);
+    },
+  );
 
   app.post("/hosts/:id/drain/abort", { schema: HOST, config }, async (request) => {
     const { id } = await existing(request.params.id);
-    accept(id, "abort_drain", await endDrain(db, id, { endsAs: "aborted", requestedBy: by(request) }));
+    accept(
+      id,
+      "abort_drain",
+      await endDrain(db, id, { endsAs: "aborted", requestedBy: by(request) }),
+    );
     return await reply(request, id);
   });
 
-  app.post("/hosts/:id/findings/:sandbox/discard", { schema: { ...HOST, params: FindingParams }, config }, async (request) => {
-    const { id } = await existing(request.params.id);
-    const { sandbox } = request.params;
-    const requested = isSandboxId(sandbox) ? await requestDiscard(db, id, sandbox, by(request)) : { kind: "not_found" as const };
-    if (requested.kind === "not_found") throw unknownResource("finding", sandbox, `GET /v1/hosts/${id} lists the findings of the host.`);
-    if (requested.kind === "missing")
-      throw new ApiError(
-        "CONFLICT",
-        "There is nothing to discard: the host does not have this sandbox. Delete the sandbox if it is not needed.",
-      );
-    return await reply(request, id);
-  });
+  app.post(
+    "/hosts/:id/findings/:sandbox/discard",
+    { schema: { ...HOST, params: FindingParams }, config },
+    async (request) => {
+      const { id } = await existing(request.params.id);
+      const { sandbox } = request.params;
+      const requested = isSandboxId(sandbox)
+        ? await requestDiscard(db, id, sandbox, by(request))
+        : { kind: "not_found" as const };
+      if (requested.kind === "not_found")
+        throw unknownResource(
+          "finding",
+          sandbox,
+          `GET /v1/hosts/${id} lists the findings of the host.`,
+        );
+      if (requested.kind === "missing")
+        throw new ApiError(
+          "CONFLICT",
+          "There is nothing to discard: the host does not have this sandbox. Delete the sandbox if it is not needed.",
+        );
+      return await reply(request, id);
+    },
+  );
 };
 
 const unknownHost = (id: string) => unknownResource("host", id, "GET /v1/hosts lists them.");
 const standingOf = (host: HostRow) => ({ state: host.state, before: host.stateBeforeLost });
 
 function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
-  const { max_parallel: maxParallel, max_mib_per_second: mibPerSecond = null, deadline = null } = body;
+  const {
+    max_parallel: maxParallel,
+    max_mib_per_second: mibPerSecond = null,
+    deadline = null,
+  } = body;
   return {
     maxParallel,
     maxBytesPerSecond: mibPerSecond === null ? null : mibPerSecond * MIB,
@@ -148,10 +209,20 @@ async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<v
     .slice(0, MAX_TOLD)
     .map(({ message }) => message)
     .join(" ");
-  const instead = "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";
-  throw new ApiError("CONFLICT", `Host ${host.id} is the last one for some of its sandboxes. ${what} ${instead}`, {
-    details: { current_state: host.state, requested: "drain", allowed: ["cordon"], stranded: stranded.slice(0, MAX_STRANDED) },
-  });
+  const instead =
+    "Add or uncordon a host that can take them, or delete them first; cordon this host to keep new ones off it meanwhile.";
+  throw new ApiError(
+    "CONFLICT",
+    `Host ${host.id} is the last one for some of its sandboxes. ${what} ${instead}`,
+    {
+      details: {
+        current_state: host.state,
+        requested: "drain",
+        allowed: ["cordon"],
+        stranded: stranded.slice(0, MAX_STRANDED),
+      },
+    },
+  );
 }
 
 /** Kinds of sandboxes: in words, and in all. */
@@ -160,7 +231,10 @@ const MAX_STRANDED = 100;
 
 /** Why a request has no meaning in a state, and what to do instead. */
 const INSTEAD: Partial<Record<HostRequest, Partial<Record<HostRow["state"], string>>>> = {
-  uncordon: { draining: "Abort the drain first (POST …/drain/abort); the host is cordoned then, and can be uncordoned." },
+  uncordon: {
+    draining:
+      "Abort the drain first (POST …/drain/abort); the host is cordoned then, and can be uncordoned.",
+  },
   drain: {
     lost: "Nothing can be moved off a host that is silent. It goes on where it was when the host is back; retire it if it will not come back.",
   },
@@ -180,15 +254,30 @@ function accept(id: string, requested: HostRequest, changed: HostChanged): void 
   if (changed.kind === "moved" || changed.kind === "stay") return;
   if (changed.kind === "not_found") throw unknownHost(id);
   const { host } = changed;
-  const details = { current_state: host.state, requested, allowed: allowedHostRequests(standingOf(host)) };
+  const details = {
+    current_state: host.state,
+    requested,
+    allowed: allowedHostRequests(standingOf(host)),
+  };
   if (changed.kind === "has_sandboxes") {
     const what = `Host ${host.id} still has ${changed.sandboxes} sandbox${changed.sandboxes === 1 ? "" : "es"}`;
-    const instead = host.state === "lost" ? "Delete them, or wait for the host to come back" : "Drain the host first";
-    throw new ApiError("CONFLICT", `${what}. ${instead}; then retire it.`, { details: { ...details, sandboxes: changed.sandboxes } });
+    const instead =
+      host.state === "lost"
+        ? "Delete them, or wait for the host to come back"
+        : "Drain the host first";
+    throw new ApiError("CONFLICT", `${what}. ${instead}; then retire it.`, {
+      details: { ...details, sandboxes: changed.sandboxes },
+    });
   }
   const instead =
-    host.state === "retired" ? "A retired host stays retired; register the machine under a new id." : INSTEAD[requested]?.[host.state];
-  throw new ApiError("CONFLICT", `Host ${host.id} is ${host.state}: ${requested} has no meaning there. ${instead ?? ""}`.trim(), {
-    details,
-  });
+    host.state === "retired"
+      ? "A retired host stays retired; register the machine under a new id."
+      : INSTEAD[requested]?.[host.state];
+  throw new ApiError(
+    "CONFLICT",
+    `Host ${host.id} is ${host.state}: ${requested} has no meaning there. ${instead ?? ""}`.trim(),
+    {
+      details,
+    },
+  );
 }

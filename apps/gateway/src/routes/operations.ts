@@ -9,15 +9,28 @@ import { ERRORS, IdParams } from "../schemas.ts";
 import { needs } from "../scopes.ts";
 import { operationView } from "../views/sandbox.ts";
 
-export const operationRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const operationRoutes: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   app.get(
     "/operations/:id",
-    { schema: { tags: ["operations"], params: IdParams, response: { 200: OperationResource, ...ERRORS } }, config: needs("read") },
+    {
+      schema: {
+        tags: ["operations"],
+        params: IdParams,
+        response: { 200: OperationResource, ...ERRORS },
+      },
+      config: needs("read"),
+    },
     async (request) => {
       const { id } = request.params;
       const { organizationId } = auth.ownerOf(request);
-      const operation = isOperationId(id) ? await findOperation(forOrganization(deps.db, organizationId), id) : undefined;
-      if (operation === undefined || operation.organizationId !== organizationId) throw unknownResource("operation", id);
+      const operation = isOperationId(id)
+        ? await findOperation(forOrganization(deps.db, organizationId), id)
+        : undefined;
+      if (operation === undefined || operation.organizationId !== organizationId)
+        throw unknownResource("operation", id);
       return { ...operationView(operation), request_id: request.id };
     },
   );

@@ -1,6 +1,14 @@
-/** POST /v1/placements/dry-run: where would it be placed now? The schedulers answer, with the code that places. */
+/**
+ * POST /v1/placements/dry-run: where would it be placed now? The schedulers answer, with the code
+ * that places.
+ */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { DryRunBody, type PlacementQuestion, type PlacementReply, PlacementResource } from "@torpor/contracts";
+import {
+  DryRunBody,
+  type PlacementQuestion,
+  type PlacementReply,
+  PlacementResource,
+} from "@torpor/contracts";
 import type { Static } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
@@ -11,16 +19,27 @@ import { needs } from "../scopes.ts";
 import { storedFields } from "./create-sandbox.ts";
 import { livingSandbox } from "./sandboxes.ts";
 
-const SCHEMA = { tags: ["placements"], body: DryRunBody, response: { 200: PlacementResource, ...ERRORS } };
+const SCHEMA = {
+  tags: ["placements"],
+  body: DryRunBody,
+  response: { 200: PlacementResource, ...ERRORS },
+};
 
-export const placementRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const placementRoutes: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   // What a create or a resume would be answered with is for those who may ask for one.
-  app.post("/placements/dry-run", { schema: SCHEMA, config: needs("lifecycle") }, async (request) => {
-    const about = await questionIn(deps, request.body, auth.ownerOf(request).organizationId);
-    const answered = await deps.askPlacement({ type: "placement", version: 1, about });
-    if (answered.kind === "no_answer") throw schedulersSilent(answered.cause);
-    return { ...placementView(answered.value), request_id: request.id };
-  });
+  app.post(
+    "/placements/dry-run",
+    { schema: SCHEMA, config: needs("lifecycle") },
+    async (request) => {
+      const about = await questionIn(deps, request.body, auth.ownerOf(request).organizationId);
+      const answered = await deps.askPlacement({ type: "placement", version: 1, about });
+      if (answered.kind === "no_answer") throw schedulersSilent(answered.cause);
+      return { ...placementView(answered.value), request_id: request.id };
+    },
+  );
 };
 
 /** Throws what the create, the resume or the start itself would be refused with. */
@@ -38,12 +57,22 @@ async function questionIn(
   const { sandbox } = await livingSandbox(deps, body.sandbox_id, organizationId);
   const { id, settledState } = sandbox;
   if (settledState === "paused" || settledState === "stopped") return { sandboxId: id };
-  throw new ApiError("CONFLICT", `A sandbox that is ${settledState} is not placed anew; ask for one that is paused or stopped.`, {
-    details: { current_state: settledState, requested: "placement", ...(sandbox.hostId === null ? {} : { host_id: sandbox.hostId }) },
-  });
+  throw new ApiError(
+    "CONFLICT",
+    `A sandbox that is ${settledState} is not placed anew; ask for one that is paused or stopped.`,
+    {
+      details: {
+        current_state: settledState,
+        requested: "placement",
+        ...(sandbox.hostId === null ? {} : { host_id: sandbox.hostId }),
+      },
+    },
+  );
 }
 
-function placementView(reply: PlacementReply): Omit<Static<typeof PlacementResource>, "request_id"> {
+function placementView(
+  reply: PlacementReply,
+): Omit<Static<typeof PlacementResource>, "request_id"> {
   const [chosen] = reply.candidates;
   return {
     object: "placement",
@@ -51,7 +80,11 @@ function placementView(reply: PlacementReply): Omit<Static<typeof PlacementResou
     score: chosen?.score ?? null,
     policy: reply.policy,
     hosts: reply.hosts,
-    candidates: reply.candidates.map(({ hostId, score, isLocal }) => ({ host_id: hostId, score, is_local: isLocal })),
+    candidates: reply.candidates.map(({ hostId, score, isLocal }) => ({
+      host_id: hostId,
+      score,
+      is_local: isLocal,
+    })),
     candidate_count: reply.candidateCount,
     reasons: reply.reasons,
     ...(reply.message === undefined ? {} : { message: reply.message }),

@@ -1,4 +1,6 @@
-/** What an organization may have at most, and what it uses. Operators set it; its own keys read it. */
+/**
+ * What an organization may have at most, and what it uses. Operators set it; its own keys read it.
+ */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
 import { findOrganizationById, forOrganization, readQuotas, setQuotas } from "@torpor/db";

@@ -9,6 +9,8 @@ export function respondAsync(
   operation: OperationRow,
   requestId: string,
 ): OperationResource {
-  reply.status(202).headers({ location: `/v1/operations/${operation.id}`, "preference-applied": "respond-async" });
+  reply
+    .status(202)
+    .headers({ location: `/v1/operations/${operation.id}`, "preference-applied": "respond-async" });
   return { ...operationView(operation), request_id: requestId };
 }

@@ -1,7 +1,21 @@
 /** Reading sandboxes, and their timeout. */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
-import { LISTED_STATES, SandboxList, SandboxResource, SetTimeoutBody, TimeoutReply } from "@torpor/contracts";
-import { findSandbox, findSandboxRow, forOrganization, listEvents, listSandboxes, type SandboxView, setTimeoutSeconds } from "@torpor/db";
+import {
+  LISTED_STATES,
+  SandboxList,
+  SandboxResource,
+  SetTimeoutBody,
+  TimeoutReply,
+} from "@torpor/contracts";
+import {
+  findSandbox,
+  findSandboxRow,
+  forOrganization,
+  listEvents,
+  listSandboxes,
+  type SandboxView,
+  setTimeoutSeconds,
+} from "@torpor/db";
 import { Type } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import { decodeCursor, encodeCursor } from "../cursor.ts";
@@ -17,7 +31,9 @@ import { eventView, sandboxView } from "../views/sandbox.ts";
 const tags = ["sandboxes"];
 const reads = needs("read");
 const Limit = Type.Integer({ minimum: 1, maximum: 1000, default: 100 });
-const Cursor = Type.Optional(Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }));
+const Cursor = Type.Optional(
+  Type.String({ maxLength: 128, description: "`next_cursor` of the page before" }),
+);
 const ListQuery = Type.Object({
   limit: Type.Optional(Limit),
   status: Type.Optional(
@@ -39,13 +55,22 @@ const DEFAULT_PAGE = 100;
 const isSequence = (text: string) => /^[0-9]{1,15}$/.test(text);
 
 /** A living sandbox of the organization. Throws the 404. */
-export async function livingSandbox(deps: Dependencies, id: string, organizationId: number): Promise<SandboxView> {
-  const view = isSandboxId(id) ? await findSandbox(forOrganization(deps.db, organizationId), id, organizationId) : undefined;
+export async function livingSandbox(
+  deps: Dependencies,
+  id: string,
+  organizationId: number,
+): Promise<SandboxView> {
+  const view = isSandboxId(id)
+    ? await findSandbox(forOrganization(deps.db, organizationId), id, organizationId)
+    : undefined;
   if (view === undefined) throw sandboxNotFound(id);
   return view;
 }
 
-export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const sandboxRoutes: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   type Request = Parameters<Authenticator["ownerOf"]>[0];
   const organizationOf = (request: Request) => auth.ownerOf(request).organizationId;
   const databaseOf = (request: Request) => forOrganization(deps.db, organizationOf(request));
@@ -85,7 +110,15 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
 
   app.get(
     "/sandboxes/:id/events",
-    { schema: { tags, params: IdParams, querystring: EventQuery, response: { 200: EventList, ...ERRORS } }, config: reads },
+    {
+      schema: {
+        tags,
+        params: IdParams,
+        querystring: EventQuery,
+        response: { 200: EventList, ...ERRORS },
+      },
+      config: reads,
+    },
     async (request) => {
       const { limit = DEFAULT_PAGE, cursor } = request.query;
       const { id } = request.params;
@@ -93,7 +126,8 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
       // Deleted ones too: why it ended is what people come here for (S7).
       const db = databaseOf(request);
       const sandbox = isSandboxId(id) ? await findSandboxRow(db, id) : undefined;
-      if (sandbox === undefined || sandbox.organizationId !== organizationOf(request)) throw sandboxNotFound(id);
+      if (sandbox === undefined || sandbox.organizationId !== organizationOf(request))
+        throw sandboxNotFound(id);
       const events = await listEvents(db, id, limit + 1, afterSeq);
       return pageOf(events, {
         limit,
@@ -107,14 +141,29 @@ export const sandboxRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth
 
   app.put(
     "/sandboxes/:id/timeout",
-    { schema: { tags, params: IdParams, body: SetTimeoutBody, response: { 200: TimeoutReply, ...ERRORS } }, config: needs("lifecycle") },
+    {
+      schema: {
+        tags,
+        params: IdParams,
+        body: SetTimeoutBody,
+        response: { 200: TimeoutReply, ...ERRORS },
+      },
+      config: needs("lifecycle"),
+    },
     async (request) => {
       const { id } = request.params;
       const timeoutSeconds = request.body.timeout_seconds;
-      const set = isSandboxId(id) ? await setTimeoutSeconds(databaseOf(request), id, organizationOf(request), timeoutSeconds) : undefined;
+      const set = isSandboxId(id)
+        ? await setTimeoutSeconds(databaseOf(request), id, organizationOf(request), timeoutSeconds)
+        : undefined;
       if (set === undefined) throw sandboxNotFound(id);
       await deps.publishCommitted(set.messages);
-      return { id, timeout_seconds: timeoutSeconds, expires_at: set.sandbox.expiresAt?.toISOString() ?? null, request_id: request.id };
+      return {
+        id,
+        timeout_seconds: timeoutSeconds,
+        expires_at: set.sandbox.expiresAt?.toISOString() ?? null,
+        request_id: request.id,
+      };
     },
   );
 };

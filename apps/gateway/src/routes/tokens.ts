@@ -22,7 +22,10 @@ const RevokedTokensReply = Type.Object({
 const tags = ["sandboxes"];
 type Plugin = FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }>;
 
-/** In every state but deleted: a token that is issued while the sandbox is paused works after the resume. */
+/**
+ * In every state but deleted: a token that is issued while the sandbox is paused works after the
+ * resume.
+ */
 export const tokenRoutes: Plugin = async (app, { deps, auth }) => {
   const refresh = { tags, params: IdParams, response: { 200: TokenReply, ...ERRORS } };
   const path = "/sandboxes/:id/token";

@@ -1,4 +1,7 @@
-/** Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was reached. */
+/**
+ * Pause, resume, stop, start, delete: accepted, waited for, answered with the state that was
+ * reached.
+ */
 import type { FastifyPluginAsyncTypebox } from "@fastify/type-provider-typebox";
 import { OperationResource, TransitionReply } from "@torpor/contracts";
 import { acceptRequest, type AcceptRequest, forOrganization } from "@torpor/db";
@@ -21,7 +24,10 @@ import { waitForOperation } from "../wait-for-operation.ts";
 import { waitForReplica } from "../wait-for-replica.ts";
 import { respondAsync } from "./respond-async.ts";
 
-/** Saving and syncing take what they take: longer than a request waits, and a repeat of the request joins. */
+/**
+ * Saving and syncing take what they take: longer than a request waits, and a repeat of the request
+ * joins.
+ */
 const SAVING_DEADLINE_MS = 300_000;
 const DELETE_DEADLINE_MS = 60_000;
 
@@ -38,12 +44,16 @@ const RUNS: ReadonlySet<SandboxRequest> = new Set(["resume", "start"]);
 const PauseQuery = Type.Object({
   wait_for: Type.Optional(
     Type.Enum(["paused", "replicated"], {
-      description: "replicated: the answer comes once the snapshot is in the store, and survives the loss of its host",
+      description:
+        "replicated: the answer comes once the snapshot is in the store, and survives the loss of its host",
     }),
   ),
 });
 
-export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; auth: Authenticator }> = async (app, { deps, auth }) => {
+export const transitionRoutes: FastifyPluginAsyncTypebox<{
+  deps: Dependencies;
+  auth: Authenticator;
+}> = async (app, { deps, auth }) => {
   type Request = FastifyRequest<{ Params: { id: string } }>;
   const answer = (kind: SandboxRequest) => async (request: Request, reply: FastifyReply) => {
     const { id } = request.params;
@@ -59,34 +69,52 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{ deps: Dependencies; a
     for (;;) {
       const accepted = accept(id, kind, await acceptRequest(db, id, kind, requester, goesHome));
       const counted = accepted.kind === "accepted" ? accepted : undefined;
-      if (RUNS.has(kind)) reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
-      if (accepted.kind === "satisfied") return { id, status: accepted.state, request_id: request.id };
+      if (RUNS.has(kind))
+        reply.headers(await quotaHeadersOf(deps, requester.organizationId, counted));
+      if (accepted.kind === "satisfied")
+        return { id, status: accepted.state, request_id: request.id };
       const { operation, messages } = accepted;
       await deps.publishCommitted(messages);
       if (!accepted.isNew) await assertStillThere(deps, operation);
       if (prefersAsync(request)) return respondAsync(reply, operation, request.id);
       const waited = await waitForOperation({ ...deps, limits }, accepted, gone);
       if (waited.kind === "stopping") throw stopping();
-      if (waited.kind !== "ended") throw operationInProgress(operation.id, operation.kind, limits.waitMs);
-      // The pause that was joined was one for an idle sandbox, and it was not idle: this one is for any.
+      if (waited.kind !== "ended")
+        throw operationInProgress(operation.id, operation.kind, limits.waitMs);
+      // The pause that was joined was one for an idle sandbox, and it was not idle: this one is for
+      // any.
       if (waited.operation.error?.code === "SANDBOX_ACTIVE" && !accepted.isNew) continue;
       await assertReached(deps, waited.operation);
-      return { id, status: OPERATION_TARGET[operation.kind], operation_id: operation.id, request_id: request.id };
+      return {
+        id,
+        status: OPERATION_TARGET[operation.kind],
+        operation_id: operation.id,
+        request_id: request.id,
+      };
     }
   };
   const pause = answer("pause");
-  app.post("/sandboxes/:id/pause", { schema: { ...SCHEMA, querystring: PauseQuery }, config }, async (request, reply) => {
-    const startedAt = performance.now();
-    const paused = await pause(request, reply);
-    if (request.query.wait_for !== "replicated" || paused.status !== "paused") return paused;
-    const { organizationId } = auth.ownerOf(request);
-    const { waitMs, ...others } = limitsOf(request, deps.limits);
-    // One limit for both waits.
-    const limits = { ...others, waitMs: Math.max(0, waitMs - (performance.now() - startedAt)) };
-    await waitForReplica({ ...deps, limits }, { id: request.params.id, organizationId }, clientGone(request, reply));
-    return { ...paused, durability: "replicated" as const };
-  });
-  for (const kind of ["resume", "stop", "start"] as const) app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA, config }, answer(kind));
+  app.post(
+    "/sandboxes/:id/pause",
+    { schema: { ...SCHEMA, querystring: PauseQuery }, config },
+    async (request, reply) => {
+      const startedAt = performance.now();
+      const paused = await pause(request, reply);
+      if (request.query.wait_for !== "replicated" || paused.status !== "paused") return paused;
+      const { organizationId } = auth.ownerOf(request);
+      const { waitMs, ...others } = limitsOf(request, deps.limits);
+      // One limit for both waits.
+      const limits = { ...others, waitMs: Math.max(0, waitMs - (performance.now() - startedAt)) };
+      await waitForReplica(
+        { ...deps, limits },
+        { id: request.params.id, organizationId },
+        clientGone(request, reply),
+      );
+      return { ...paused, durability: "replicated" as const };
+    },
+  );
+  for (const kind of ["resume", "stop", "start"] as const)
+    app.post(`/sandboxes/:id/${kind}`, { schema: SCHEMA, config }, answer(kind));
   app.delete("/sandboxes/:id", { schema: SCHEMA, config }, answer("delete"));
 };
 
@@ -113,15 +141,28 @@ function accept(
       throw quotaRefused(accepted);
     case "conflict": {
       const { current, allowed } = accepted;
-      throw new ApiError("CONFLICT", `A sandbox that is ${current} cannot ${requested}. Allowed: ${allowed.join(", ")}.`, {
-        details: { current_state: current, requested, allowed },
-      });
+      throw new ApiError(
+        "CONFLICT",
+        `A sandbox that is ${current} cannot ${requested}. Allowed: ${allowed.join(", ")}.`,
+        {
+          details: { current_state: current, requested, allowed },
+        },
+      );
     }
     case "blocked": {
       const { current, by } = accepted;
-      throw new ApiError("CONFLICT", `A ${by.kind} is waiting to be carried out already; ask for the ${requested} when it has ended.`, {
-        details: { current_state: current, requested, allowed: ["delete"], blocking_operation: by },
-      });
+      throw new ApiError(
+        "CONFLICT",
+        `A ${by.kind} is waiting to be carried out already; ask for the ${requested} when it has ended.`,
+        {
+          details: {
+            current_state: current,
+            requested,
+            allowed: ["delete"],
+            blocking_operation: by,
+          },
+        },
+      );
     }
   }
 }

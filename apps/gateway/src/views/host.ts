@@ -1,11 +1,24 @@
-import type { DrainProgress, FindingRow, HostEventRow, HostRow, HostStanding, HostTemplates } from "@torpor/db";
+import type {
+  DrainProgress,
+  FindingRow,
+  HostEventRow,
+  HostRow,
+  HostStanding,
+  HostTemplates,
+} from "@torpor/db";
 import type { HostEventResource, HostResource } from "../host-schemas.ts";
 
 const MIB = 1024 ** 2;
 const timestamp = (date: Date) => date.toISOString();
 const optional = (date: Date | null) => (date === null ? null : timestamp(date));
 
-export function hostView({ host, sandboxes, findings, drain, templates }: HostStanding): HostResource {
+export function hostView({
+  host,
+  sandboxes,
+  findings,
+  drain,
+  templates,
+}: HostStanding): HostResource {
   return {
     ...hostFacts(host),
     sandboxes,
@@ -17,7 +30,10 @@ export function hostView({ host, sandboxes, findings, drain, templates }: HostSt
   };
 }
 
-type HostFacts = Omit<HostResource, "sandboxes" | "findings" | "finding_count" | "templates" | "image_findings" | "drain">;
+type HostFacts = Omit<
+  HostResource,
+  "sandboxes" | "findings" | "finding_count" | "templates" | "image_findings" | "drain"
+>;
 
 function hostFacts(host: HostRow): HostFacts {
   return {
@@ -31,7 +47,11 @@ function hostFacts(host: HostRow): HostFacts {
     driver_fingerprint: host.driverFingerprint,
     agent_version: host.agentVersion,
     has_fence: host.hasFence,
-    capacity: { vcpu: host.vcpuCapacity, memory_mb: host.memoryMibCapacity, disk_mb: host.diskMibCapacity },
+    capacity: {
+      vcpu: host.vcpuCapacity,
+      memory_mb: host.memoryMibCapacity,
+      disk_mb: host.diskMibCapacity,
+    },
     used: { vcpu: host.vcpuUsed, memory_mb: host.memoryMibUsed, disk_mb: host.diskMibUsed },
     load: host.load,
     lease_expires_at: timestamp(host.leaseExpiresAt),
@@ -43,7 +63,10 @@ function hostFacts(host: HostRow): HostFacts {
 /** A host may say that it has any number of them. */
 const MAX_SHOWN = 5;
 
-function imageFindingView({ template, shownSha256s }: HostTemplates["mismatched"][number]): HostResource["image_findings"][number] {
+function imageFindingView({
+  template,
+  shownSha256s,
+}: HostTemplates["mismatched"][number]): HostResource["image_findings"][number] {
   const { name, imageSha256: wanted } = template;
   const shown = shownSha256s.slice(0, MAX_SHOWN);
   const message = `The host has no image ${wanted.slice(0, 12)} of template ${name}, and gets no sandboxes of it; it has ${shown.map((sha256) => sha256.slice(0, 12)).join(", ")}. Install that image there, or have the template name another (PATCH /v1/templates/${name}).`;
@@ -57,7 +80,9 @@ export function findingView(finding: FindingRow): HostResource["findings"][numbe
     message: finding.message,
     epoch: finding.epoch,
     quarantined: finding.quarantined,
-    ...(finding.discardRequestedBy === null ? {} : { discard_requested_by: finding.discardRequestedBy }),
+    ...(finding.discardRequestedBy === null
+      ? {}
+      : { discard_requested_by: finding.discardRequestedBy }),
     first_seen_at: timestamp(finding.firstSeenAt),
     last_seen_at: timestamp(finding.lastSeenAt),
   };
@@ -65,7 +90,8 @@ export function findingView(finding: FindingRow): HostResource["findings"][numbe
 
 export function drainView(progress: DrainProgress | undefined): HostResource["drain"] {
   if (progress === undefined) return null;
-  const { drain, total, working, failed, failures, bytesDone, bytesTotal, bytesEstimated } = progress;
+  const { drain, total, working, failed, failures, bytesDone, bytesTotal, bytesEstimated } =
+    progress;
   const { moved = 0, released = 0, returned = 0, gone = 0 } = progress.ended;
   const left = total - moved - released - returned - gone;
   return {
@@ -85,7 +111,8 @@ export function drainView(progress: DrainProgress | undefined): HostResource["dr
       estimated: bytesEstimated,
       per_second: drain.bytesPerSecond === null ? null : Math.round(drain.bytesPerSecond),
     },
-    eta_seconds: drain.status !== "active" ? null : left === 0 ? 0 : etaSeconds(bytesTotal - bytesDone, drain),
+    eta_seconds:
+      drain.status !== "active" ? null : left === 0 ? 0 : etaSeconds(bytesTotal - bytesDone, drain),
     failures: failures.map(({ sandboxId, error, attempts, retryAt }) => ({
       sandbox_id: sandboxId,
       code: error?.code ?? "",
@@ -99,9 +126,14 @@ export function drainView(progress: DrainProgress | undefined): HostResource["dr
 /** Slower than this nothing can be said about the end. */
 const LEAST_BYTES_PER_SECOND = 1024;
 
-function etaSeconds(bytesLeft: number, { bytesPerSecond, maxBytesPerSecond }: DrainProgress["drain"]): number | null {
+function etaSeconds(
+  bytesLeft: number,
+  { bytesPerSecond, maxBytesPerSecond }: DrainProgress["drain"],
+): number | null {
   if (bytesPerSecond === null || bytesPerSecond < LEAST_BYTES_PER_SECOND) return null;
-  return Math.ceil(Math.max(0, bytesLeft) / Math.min(bytesPerSecond, maxBytesPerSecond ?? Infinity));
+  return Math.ceil(
+    Math.max(0, bytesLeft) / Math.min(bytesPerSecond, maxBytesPerSecond ?? Infinity),
+  );
 }
 
 export function hostEventView(event: HostEventRow): HostEventResource {

@@ -1,4 +1,7 @@
-/** Rows as the wire contract shows them. Optional fields are left out rather than null: Python models reject null there. */
+/**
+ * Rows as the wire contract shows them. Optional fields are left out rather than null: Python
+ * models reject null there.
+ */
 import type { OperationResource, SandboxResource } from "@torpor/contracts";
 import type { EventRow, OperationRow, SandboxView } from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
@@ -7,7 +10,10 @@ import type { EventResource } from "../schemas.ts";
 
 const timestamp = (date: Date) => date.toISOString();
 
-export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): Omit<SandboxResource, "request_id"> {
+export function sandboxView(
+  view: SandboxView,
+  edge: Pick<Edge, "publicHost">,
+): Omit<SandboxResource, "request_id"> {
   const { sandbox, host, operation } = view;
   const url = edge.publicHost(sandbox);
   return {
@@ -29,7 +35,8 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     created_at: timestamp(sandbox.createdAt),
     updated_at: timestamp(sandbox.updatedAt),
     metadata: sandbox.metadata,
-    auto_pause: sandbox.autoPauseIdleSeconds === null ? null : { idle_seconds: sandbox.autoPauseIdleSeconds },
+    auto_pause:
+      sandbox.autoPauseIdleSeconds === null ? null : { idle_seconds: sandbox.autoPauseIdleSeconds },
     auto_resume: sandbox.autoResume,
     preview_access: sandbox.previewAccess,
     preview_host: sandbox.previewHost,
@@ -44,27 +51,49 @@ export function sandboxView(view: SandboxView, edge: Pick<Edge, "publicHost">): 
     ...durabilityOf(view),
     ...(view.snapshot === undefined || sandbox.settledState !== "paused"
       ? {}
-      : { snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes } }),
+      : {
+          snapshot: { generation: view.snapshot.generation, size_bytes: view.snapshot.sizeBytes },
+        }),
   };
 }
 
 /** As it was asked for; nothing of one that may run anywhere. */
-function placementOf({ placementLabels: labels, antiAffinity }: SandboxView["sandbox"]): Pick<SandboxResource, "placement"> {
+function placementOf({
+  placementLabels: labels,
+  antiAffinity,
+}: SandboxView["sandbox"]): Pick<SandboxResource, "placement"> {
   const hasLabels = Object.keys(labels).length > 0;
   if (!hasLabels && antiAffinity === null) return {};
-  return { placement: { ...(hasLabels ? { labels } : {}), ...(antiAffinity === null ? {} : { anti_affinity: antiAffinity }) } };
+  return {
+    placement: {
+      ...(hasLabels ? { labels } : {}),
+      ...(antiAffinity === null ? {} : { anti_affinity: antiAffinity }),
+    },
+  };
 }
 
 /** How safe a sandbox is that stands still: on the disk of its host, or in the store as well. */
-function durabilityOf({ sandbox, snapshot, snapshotStoreKey }: SandboxView): Pick<SandboxResource, "durability"> {
+function durabilityOf({
+  sandbox,
+  snapshot,
+  snapshotStoreKey,
+}: SandboxView): Pick<SandboxResource, "durability"> {
   if (sandbox.settledState !== "paused" && sandbox.settledState !== "stopped") return {};
-  const isStored = snapshot !== undefined && snapshotStoreKey !== undefined && snapshotStoreKey !== null;
+  const isStored =
+    snapshot !== undefined && snapshotStoreKey !== undefined && snapshotStoreKey !== null;
   return { durability: isStored ? "replicated" : "host-disk" };
 }
 
-function conditionOf({ sandbox, host, operation }: SandboxView): Pick<SandboxResource, "condition" | "condition_reason"> {
-  if (host?.state === "lost" || operation?.status === "outcome_unknown") return { condition: "host_unreachable" };
-  return sandbox.condition === null ? {} : { condition: sandbox.condition.code, condition_reason: sandbox.condition.message };
+function conditionOf({
+  sandbox,
+  host,
+  operation,
+}: SandboxView): Pick<SandboxResource, "condition" | "condition_reason"> {
+  if (host?.state === "lost" || operation?.status === "outcome_unknown")
+    return { condition: "host_unreachable" };
+  return sandbox.condition === null
+    ? {}
+    : { condition: sandbox.condition.code, condition_reason: sandbox.condition.message };
 }
 
 export function operationView(operation: OperationRow): Omit<OperationResource, "request_id"> {
@@ -84,7 +113,9 @@ export function operationView(operation: OperationRow): Omit<OperationResource, 
     ...(operation.hostId === null ? {} : { host_id: operation.hostId }),
     ...(operation.error === null ? {} : { error: operation.error }),
     ...(operation.explain === null ? {} : { explain: operation.explain }),
-    ...(operation.fetchedBytes === null || operation.endedAt !== null ? {} : { fetched_bytes: operation.fetchedBytes }),
+    ...(operation.fetchedBytes === null || operation.endedAt !== null
+      ? {}
+      : { fetched_bytes: operation.fetchedBytes }),
     ...(operation.timingsMs === null ? {} : { timings_ms: operation.timingsMs }),
   };
 }

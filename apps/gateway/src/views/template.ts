@@ -10,7 +10,11 @@ export function templateView(row: TemplateRow): TemplateResource {
     description: row.description,
     category: row.category,
     language: row.language,
-    default_resources: { vcpu: row.vcpu, memory_mb: row.memoryMib, disk_gb: Math.max(1, Math.round(row.diskMib / 1024)) },
+    default_resources: {
+      vcpu: row.vcpu,
+      memory_mb: row.memoryMib,
+      disk_gb: Math.max(1, Math.round(row.diskMib / 1024)),
+    },
     features: [],
     tags: [],
     is_active: row.isActive,

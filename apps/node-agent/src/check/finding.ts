@@ -34,8 +34,16 @@ export interface CheckSettings {
 }
 
 export const ok = (found: string): Finding => ({ kind: "ok", found });
-export const missing = (found: string, remedy: string): Finding => ({ kind: "missing", found, remedy });
-export const advised = (found: string, remedy: string): Finding => ({ kind: "advised", found, remedy });
+export const missing = (found: string, remedy: string): Finding => ({
+  kind: "missing",
+  found,
+  remedy,
+});
+export const advised = (found: string, remedy: string): Finding => ({
+  kind: "advised",
+  found,
+  remedy,
+});
 
 /** Required by the driver of production alone; the others can do without. */
 export const missingForKvm = (machine: Machine, found: string, remedy: string): Finding =>

@@ -3,7 +3,15 @@ import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { LANDLOCK_KERNEL } from "../drivers/cloud-hypervisor/landlock.ts";
 import { isAtLeast } from "../host/kernel-release.ts";
-import { advised, type Check, type Finding, type Machine, missing, missingForKvm, ok } from "./finding.ts";
+import {
+  advised,
+  type Check,
+  type Finding,
+  type Machine,
+  missing,
+  missingForKvm,
+  ok,
+} from "./finding.ts";
 
 const MINIMUM_KERNEL = [5, 13] as const;
 const CONTROLLERS = ["cpu", "memory", "pids"];
@@ -23,7 +31,8 @@ export const KERNEL_CHECKS: Check[] = [
 ];
 
 async function virtualization(machine: Machine): Promise<Finding> {
-  const flags = /^flags\s*:(.*)$/m.exec(await text(machine, "/proc/cpuinfo"))?.[1]?.split(" ") ?? [];
+  const flags =
+    /^flags\s*:(.*)$/m.exec(await text(machine, "/proc/cpuinfo"))?.[1]?.split(" ") ?? [];
   const found = ["svm", "vmx"].find((flag) => flags.includes(flag));
   if (found !== undefined) return ok(found === "svm" ? "AMD SVM" : "Intel VMX");
   const remedy =
@@ -34,30 +43,57 @@ async function virtualization(machine: Machine): Promise<Finding> {
 async function kvmDevice(machine: Machine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/kvm")).catch(() => undefined);
   if (device?.isCharacterDevice() === true) return ok("there");
-  return missingForKvm(machine, "not there", "modprobe kvm_amd or kvm_intel; `dmesg | grep -i kvm` says why it refuses");
+  return missingForKvm(
+    machine,
+    "not there",
+    "modprobe kvm_amd or kvm_intel; `dmesg | grep -i kvm` says why it refuses",
+  );
 }
 
 async function kvmForVmmUser(machine: Machine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/kvm")).catch(() => undefined);
   if (device === undefined) return missingForKvm(machine, "there is no /dev/kvm", "see /dev/kvm");
   const uid = String(machine.settings.vmmUid);
-  const tried = [`--reuid=${uid}`, `--regid=${uid}`, `--groups=${device.gid}`, "--", "sh", "-c", ": <> /dev/kvm"];
+  const tried = [
+    `--reuid=${uid}`,
+    `--regid=${uid}`,
+    `--groups=${device.gid}`,
+    "--",
+    "sh",
+    "-c",
+    ": <> /dev/kvm",
+  ];
   const { code, output } = await machine.run("setpriv", tried);
   if (code === 0) return ok(`uid ${uid} can open it`);
-  const remedy = "chgrp kvm /dev/kvm && chmod 660 /dev/kvm (udev's own rule does it where the group kvm exists); run this check as root";
-  return missingForKvm(machine, `uid ${uid} cannot open it: ${output.trim() || `code ${code}`}`, remedy);
+  const remedy =
+    "chgrp kvm /dev/kvm && chmod 660 /dev/kvm (udev's own rule does it where the group kvm exists); run this check as root";
+  return missingForKvm(
+    machine,
+    `uid ${uid} cannot open it: ${output.trim() || `code ${code}`}`,
+    remedy,
+  );
 }
 
 async function kernelVersion(machine: Machine): Promise<Finding> {
   const release = (await text(machine, "/proc/sys/kernel/osrelease")).trim();
   if (isAtLeast(release, MINIMUM_KERNEL)) return ok(release);
-  return missing(release || "unknown", `boot a Linux of ${MINIMUM_KERNEL.join(".")} or newer; Debian 12 has 6.1`);
+  return missing(
+    release || "unknown",
+    `boot a Linux of ${MINIMUM_KERNEL.join(".")} or newer; Debian 12 has 6.1`,
+  );
 }
 
 async function landlock(machine: Machine): Promise<Finding> {
   const release = (await text(machine, "/proc/sys/kernel/osrelease")).trim();
-  const isOn = (await text(machine, "/sys/kernel/security/lsm")).trim().split(",").includes("landlock");
-  if (!isOn) return advised("not enabled", 'add landlock to the kernel\'s "lsm=" option, and mount securityfs at /sys/kernel/security');
+  const isOn = (await text(machine, "/sys/kernel/security/lsm"))
+    .trim()
+    .split(",")
+    .includes("landlock");
+  if (!isOn)
+    return advised(
+      "not enabled",
+      'add landlock to the kernel\'s "lsm=" option, and mount securityfs at /sys/kernel/security',
+    );
   if (isAtLeast(release, LANDLOCK_KERNEL)) return ok("enabled");
   return advised(
     `enabled, but of kernel ${release}`,
@@ -82,11 +118,15 @@ async function cgroups(machine: Machine): Promise<Finding> {
 
 async function tunDevice(machine: Machine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/net/tun")).catch(() => undefined);
-  return device?.isCharacterDevice() === true ? ok("there") : missing("not there", "modprobe tun (install.sh does it at each boot)");
+  return device?.isCharacterDevice() === true
+    ? ok("there")
+    : missing("not there", "modprobe tun (install.sh does it at each boot)");
 }
 
 async function clockSource(machine: Machine): Promise<Finding> {
-  const found = (await text(machine, "/sys/devices/system/clocksource/clocksource0/current_clocksource")).trim();
+  const found = (
+    await text(machine, "/sys/devices/system/clocksource/clocksource0/current_clocksource")
+  ).trim();
   if (GOOD_CLOCKS.includes(found)) return ok(found);
   return advised(
     found || "unknown",
@@ -98,7 +138,10 @@ async function forwarding(machine: Machine): Promise<Finding> {
   const value = (await text(machine, "/proc/sys/net/ipv4/ip_forward")).trim();
   return value === "1"
     ? ok("1")
-    : missing(value || "unknown", "sysctl net.ipv4.ip_forward=1 (install.sh keeps it in /etc/sysctl.d/90-torpor.conf)");
+    : missing(
+        value || "unknown",
+        "sysctl net.ipv4.ip_forward=1 (install.sh keeps it in /etc/sysctl.d/90-torpor.conf)",
+      );
 }
 
 /** What cannot be read is empty: a check then says what it lacks. */

@@ -1,4 +1,7 @@
-/** `torpor-node-agent check`: a line for each thing that a host needs, and what to do where it is missing. Exits with 1 when something required is. */
+/**
+ * `torpor-node-agent check`: a line for each thing that a host needs, and what to do where it is
+ * missing. Exits with 1 when something required is.
+ */
 import { execFile } from "node:child_process";
 import { CHECKS, checkMachine, renderReport, settingsFrom } from "./report.ts";
 

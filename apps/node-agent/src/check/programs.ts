@@ -15,7 +15,10 @@ const PROGRAMS: Record<string, string> = {
 };
 
 export const PROGRAM_CHECKS: Check[] = [
-  ...Object.entries(PROGRAMS).map(([name, debianPackage]): Check => ({ name, look: (machine) => program(machine, name, debianPackage) })),
+  ...Object.entries(PROGRAMS).map(([name, debianPackage]): Check => ({
+    name,
+    look: (machine) => program(machine, name, debianPackage),
+  })),
   { name: "cloud-hypervisor", look: cloudHypervisor },
   { name: "python3", look: python },
 ];
@@ -45,8 +48,11 @@ async function cloudHypervisor(machine: Machine): Promise<Finding> {
   for (const path of await cloudHypervisorBinaries(machine)) {
     const { code, output } = await machine.run(path, ["--version"]);
     const version = /^cloud-hypervisor v?(\d+)(\S*)/m.exec(output);
-    if (code === 0 && version !== null && Number(version[1]) === SUPPORTED_MAJOR) return ok(`${version[1]}${version[2]} (${path})`);
-    found.push(`${path} is ${code === 0 ? `"${output.trim()}"` : `nothing that can be run (code ${code})`}`);
+    if (code === 0 && version !== null && Number(version[1]) === SUPPORTED_MAJOR)
+      return ok(`${version[1]}${version[2]} (${path})`);
+    found.push(
+      `${path} is ${code === 0 ? `"${output.trim()}"` : `nothing that can be run (code ${code})`}`,
+    );
   }
   return missingForKvm(machine, found.length === 0 ? "there is none" : found.join(", "), remedy);
 }
@@ -54,5 +60,8 @@ async function cloudHypervisor(machine: Machine): Promise<Finding> {
 async function cloudHypervisorBinaries({ root, settings }: Machine): Promise<string[]> {
   const { cloudHypervisorBin: bin, cloudHypervisorDir: dir } = settings;
   const versions = await readdir(join(root, dir)).catch(() => []);
-  return [...(bin === undefined ? [] : [bin]), ...versions.map((version) => join(root, dir, version, "cloud-hypervisor"))];
+  return [
+    ...(bin === undefined ? [] : [bin]),
+    ...versions.map((version) => join(root, dir, version, "cloud-hypervisor")),
+  ];
 }

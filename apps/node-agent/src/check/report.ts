@@ -9,12 +9,19 @@ export interface Checked {
   finding: Finding;
 }
 
-export const CHECKS: Check[] = [...KERNEL_CHECKS, ...PROGRAM_CHECKS, ...STORAGE_CHECKS, ...SERVICE_CHECKS];
+export const CHECKS: Check[] = [
+  ...KERNEL_CHECKS,
+  ...PROGRAM_CHECKS,
+  ...STORAGE_CHECKS,
+  ...SERVICE_CHECKS,
+];
 
 const DEFAULT_VMM_UID = 64_055;
 const HEADS = { ok: "ok      ", advised: "advised ", missing: "MISSING " } as const;
 
-/** Read without the agent's own schema: a check has to work where the agent's settings are wrong. */
+/**
+ * Read without the agent's own schema: a check has to work where the agent's settings are wrong.
+ */
 export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
   const given = (name: string) => env[name] || undefined;
   const dataDir = given("DATA_DIR") ?? "/var/lib/torpor";
@@ -53,9 +60,14 @@ export function renderReport(report: Checked[]): string {
   const width = Math.max(...report.map(({ name }) => name.length));
   const lines = report.flatMap(({ name, finding }) => {
     const line = `${HEADS[finding.kind]}${name.padEnd(width)}  ${finding.found}`;
-    return finding.kind === "ok" ? [line] : [line, `${" ".repeat(HEADS.ok.length + width)}  → ${finding.remedy}`];
+    return finding.kind === "ok"
+      ? [line]
+      : [line, `${" ".repeat(HEADS.ok.length + width)}  → ${finding.remedy}`];
   });
   const lacking = report.filter(({ finding }) => finding.kind === "missing").length;
-  const verdict = lacking === 0 ? "This machine has what a host needs." : `${lacking} of ${report.length} required things are missing.`;
+  const verdict =
+    lacking === 0
+      ? "This machine has what a host needs."
+      : `${lacking} of ${report.length} required things are missing.`;
   return `${[...lines, "", verdict].join("\n")}\n`;
 }

@@ -21,7 +21,9 @@ export const SERVICE_CHECKS: Check[] = [
 
 async function vmmUser(machine: Machine): Promise<Finding> {
   const { vmmUid } = machine.settings;
-  const lines = (await readFile(join(machine.root, "/etc/passwd"), "utf8").catch(() => "")).split("\n");
+  const lines = (await readFile(join(machine.root, "/etc/passwd"), "utf8").catch(() => "")).split(
+    "\n",
+  );
   const name = lines.find((line) => line.split(":")[2] === String(vmmUid))?.split(":")[0];
   return name === undefined
     ? missing(`nobody has uid ${vmmUid}`, "run infra/host/install.sh, which adds torpor-vmm")
@@ -31,15 +33,26 @@ async function vmmUser(machine: Machine): Promise<Finding> {
 async function secrets(machine: Machine): Promise<Finding> {
   for (const file of machine.settings.secretFiles) {
     const facts = await stat(join(machine.root, file)).catch(() => undefined);
-    if (facts === undefined) return missing(`${file} is not there`, "get it from the operator of the fleet (docs/hosts.md), mode 600");
-    if ((facts.mode & 0o077) !== 0) return missing(`${file} has mode ${(facts.mode & 0o777).toString(8)}`, `chmod 600 ${file}`);
+    if (facts === undefined)
+      return missing(
+        `${file} is not there`,
+        "get it from the operator of the fleet (docs/hosts.md), mode 600",
+      );
+    if ((facts.mode & 0o077) !== 0)
+      return missing(`${file} has mode ${(facts.mode & 0o777).toString(8)}`, `chmod 600 ${file}`);
   }
   if (machine.settings.secretFiles.length === 0)
-    return missing("none is configured", "let this host join: torpor-node-agent join (docs/hosts.md)");
+    return missing(
+      "none is configured",
+      "let this host join: torpor-node-agent join (docs/hosts.md)",
+    );
   return ok(machine.settings.secretFiles.join(", "));
 }
 
-async function unitState(machine: Machine, unitName: string): Promise<{ enabled: string; active: string }> {
+async function unitState(
+  machine: Machine,
+  unitName: string,
+): Promise<{ enabled: string; active: string }> {
   const enabled = (await machine.run("systemctl", ["is-enabled", unitName])).output.trim();
   const active = (await machine.run("systemctl", ["is-active", unitName])).output.trim();
   return { enabled, active };
@@ -63,23 +76,33 @@ async function unit(machine: Machine): Promise<Finding> {
       `${UNIT} is ${enabled.split("\n").at(-1) || "not there"}`,
       `run infra/host/install.sh; then systemctl enable --now ${UNIT}`,
     );
-  return missing(`enabled, but ${active}`, `systemctl start ${UNIT}; journalctl -u ${UNIT} says why it ended`);
+  return missing(
+    `enabled, but ${active}`,
+    `systemctl start ${UNIT}; journalctl -u ${UNIT} says why it ended`,
+  );
 }
 
 async function nats(machine: Machine): Promise<Finding> {
   const { natsUrl } = machine.settings;
-  if (natsUrl === undefined) return advised("NATS_URL is not set", "set it in /etc/torpor/node-agent.env");
+  if (natsUrl === undefined)
+    return advised("NATS_URL is not set", "set it in /etc/torpor/node-agent.env");
   const written = serversIn(natsUrl);
   const servers = written.map((server) => URL.parse(server)).filter((url) => url !== null);
   if (servers.length < Math.max(1, written.length))
-    return missing("NATS_URL is no URL", "write it as nats://host:4222 or tls://host:4222, several with commas between them");
+    return missing(
+      "NATS_URL is no URL",
+      "write it as nats://host:4222 or tls://host:4222, several with commas between them",
+    );
   const problems = await Promise.all(servers.map(unreachable));
   const seen = problems.filter((problem) => problem !== undefined);
   const names = servers.map(({ host }) => host).join(", ");
-  if (seen.length === 0) return ok(servers.length === 1 ? `${names} takes connections` : `${names} take connections`);
+  if (seen.length === 0)
+    return ok(servers.length === 1 ? `${names} takes connections` : `${names} take connections`);
   const toDo = "correct NATS_URL, or let the private network's firewall pass this host";
   // The others do, for now.
-  return seen.length < servers.length ? advised(seen.join("; "), toDo) : missing(seen.join("; "), toDo);
+  return seen.length < servers.length
+    ? advised(seen.join("; "), toDo)
+    : missing(seen.join("; "), toDo);
 }
 
 /** Why it is, or undefined. */

@@ -21,23 +21,36 @@ export const STORAGE_CHECKS: Check[] = [
 
 async function directory(machine: Machine, path: string): Promise<Finding> {
   const facts = await stat(join(machine.root, path)).catch(() => undefined);
-  if (facts?.isDirectory() !== true) return missing(`${path} is not there`, "run infra/host/install.sh, which makes it");
+  if (facts?.isDirectory() !== true)
+    return missing(`${path} is not there`, "run infra/host/install.sh, which makes it");
   const mode = modeOf(facts);
   return (facts.mode & OTHERS_MAY_PASS) === 0
-    ? missing(`${path} has mode ${mode}`, `chmod 755 ${path}: the VMM's user has to get through to its own directories`)
+    ? missing(
+        `${path} has mode ${mode}`,
+        `chmod 755 ${path}: the VMM's user has to get through to its own directories`,
+      )
     : ok(`${path}, mode ${mode}`);
 }
 
 async function snapshotStore(machine: Machine): Promise<Finding> {
   const { snapshotStore: kind, snapshotStoreDir: path, dataDir } = machine.settings;
-  const remedy = "set SNAPSHOT_STORE to a directory that all hosts share, or to a bucket (docs/snapshots.md)";
-  if (kind === "none") return advised("none", `what is paused here is lost with this host: ${remedy}`);
+  const remedy =
+    "set SNAPSHOT_STORE to a directory that all hosts share, or to a bucket (docs/snapshots.md)";
+  if (kind === "none")
+    return advised("none", `what is paused here is lost with this host: ${remedy}`);
   if (kind !== "file") return ok(kind);
   if (path === undefined) return missing("SNAPSHOT_STORE_DIR is not set", remedy);
-  const [store, data] = await Promise.all([path, dataDir].map((each) => stat(join(machine.root, each)).catch(() => undefined)));
-  if (store?.isDirectory() !== true) return missing(`${path} is not there`, "make it and mount it: until then nothing is copied there");
+  const [store, data] = await Promise.all(
+    [path, dataDir].map((each) => stat(join(machine.root, each)).catch(() => undefined)),
+  );
+  if (store?.isDirectory() !== true)
+    return missing(
+      `${path} is not there`,
+      "make it and mount it: until then nothing is copied there",
+    );
   const found = `${path}, mode ${modeOf(store)}`;
-  if ((store.mode & OTHERS_MAY_READ) !== 0) return missing(found, `chmod 700 ${path}: it holds the memory of sandboxes`);
+  if ((store.mode & OTHERS_MAY_READ) !== 0)
+    return missing(found, `chmod 700 ${path}: it holds the memory of sandboxes`);
   if (store.dev !== data?.dev) return ok(found);
   return advised(
     `${path} is on the file system of ${dataDir}`,
@@ -71,16 +84,26 @@ async function reflink(machine: Machine): Promise<Finding> {
 /** Files are renamed and reflinked from one to the other. */
 async function oneFileSystem(machine: Machine): Promise<Finding> {
   const { dataDir, imagesDir } = machine.settings;
-  const [data, images] = await Promise.all([dataDir, imagesDir].map((path) => stat(join(machine.root, path)).catch(() => undefined)));
-  if (data === undefined || images === undefined) return missing("a directory is not there", "run infra/host/install.sh, which makes it");
+  const [data, images] = await Promise.all(
+    [dataDir, imagesDir].map((path) => stat(join(machine.root, path)).catch(() => undefined)),
+  );
+  if (data === undefined || images === undefined)
+    return missing("a directory is not there", "run infra/host/install.sh, which makes it");
   return data.dev === images.dev
     ? ok("data and images")
-    : missing(`${dataDir} and ${imagesDir} are on two`, "keep both on one file system: disks are reflinked from images");
+    : missing(
+        `${dataDir} and ${imagesDir} are on two`,
+        "keep both on one file system: disks are reflinked from images",
+      );
 }
 
 async function freeDisk(machine: Machine): Promise<Finding> {
   const facts = await statfs(join(machine.root, machine.settings.dataDir)).catch(() => undefined);
-  if (facts === undefined) return missing(`${machine.settings.dataDir} is not there`, "run infra/host/install.sh, which makes it");
+  if (facts === undefined)
+    return missing(
+      `${machine.settings.dataDir} is not there`,
+      "run infra/host/install.sh, which makes it",
+    );
   const freeGib = Math.floor((facts.bavail * facts.bsize) / 1024 ** 3);
   const remedy = "a pause writes a sandbox's whole memory: give the data directory a larger disk";
   if (freeGib < MINIMUM_FREE_GIB) return missing(`${freeGib} GiB`, remedy);

@@ -12,7 +12,11 @@ import { probeAccelerator } from "./qemu/accelerator.ts";
 import { QemuDriver } from "./qemu/qemu.ts";
 import { SimulatedDriver } from "./simulated/simulated.ts";
 
-export async function chooseDriver(config: Config, isolation: Isolation, log: Pick<Logger, "info">): Promise<Driver> {
+export async function chooseDriver(
+  config: Config,
+  isolation: Isolation,
+  log: Pick<Logger, "info">,
+): Promise<Driver> {
   if (config.DRIVER === "simulated") return new SimulatedDriver();
   if (config.DRIVER === "cloud-hypervisor") return await cloudHypervisor(config, isolation, log);
   if (isolation.networkKind === "namespace" && !(await isOwnNetwork(config.UPLINK_NETNS)))
@@ -28,9 +32,24 @@ export async function chooseDriver(config: Config, isolation: Isolation, log: Pi
   return new QemuDriver({ bin: config.QEMU_BIN, accelerator, isolation });
 }
 
-async function cloudHypervisor(config: Config, isolation: Isolation, log: Pick<Logger, "info">): Promise<Driver> {
-  const binaries = await findBinaries({ bin: config.CLOUD_HYPERVISOR_BIN, dir: config.CLOUD_HYPERVISOR_DIR });
-  const landlock = config.CLOUD_HYPERVISOR_LANDLOCK === "auto" ? await landlockIsOn() : config.CLOUD_HYPERVISOR_LANDLOCK === "on";
+async function cloudHypervisor(
+  config: Config,
+  isolation: Isolation,
+  log: Pick<Logger, "info">,
+): Promise<Driver> {
+  const binaries = await findBinaries({
+    bin: config.CLOUD_HYPERVISOR_BIN,
+    dir: config.CLOUD_HYPERVISOR_DIR,
+  });
+  const landlock =
+    config.CLOUD_HYPERVISOR_LANDLOCK === "auto"
+      ? await landlockIsOn()
+      : config.CLOUD_HYPERVISOR_LANDLOCK === "on";
   log.info({ versions: binaries.all.map(({ version }) => version), landlock }, "Cloud Hypervisor");
-  return new CloudHypervisorDriver({ binaries, host: await hostFacts(isolation.networkKind), isolation, landlock });
+  return new CloudHypervisorDriver({
+    binaries,
+    host: await hostFacts(isolation.networkKind),
+    isolation,
+    landlock,
+  });
 }

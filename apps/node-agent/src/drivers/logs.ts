@@ -1,4 +1,7 @@
-/** Files that a VMM writes and a guest may fill or replace: read at their end, cut when they are too long. */
+/**
+ * Files that a VMM writes and a guest may fill or replace: read at their end, cut when they are too
+ * long.
+ */
 import { constants } from "node:fs";
 import { isNotFound, openUntrusted } from "../host/files.ts";
 
@@ -12,7 +15,12 @@ export async function readTail(path: string, maxBytes: number): Promise<string> 
     try {
       const { size } = await handle.stat();
       const length = Math.min(size, maxBytes);
-      const { buffer, bytesRead } = await handle.read(Buffer.alloc(length), 0, length, size - length);
+      const { buffer, bytesRead } = await handle.read(
+        Buffer.alloc(length),
+        0,
+        length,
+        size - length,
+      );
       return buffer.toString("utf8", 0, bytesRead);
     } finally {
       await handle.close();
@@ -23,7 +31,10 @@ export async function readTail(path: string, maxBytes: number): Promise<string> 
   }
 }
 
-/** Cuts those that take too much room. Measured in blocks: one that is not opened for appending goes on where it was, after a hole. */
+/**
+ * Cuts those that take too much room. Measured in blocks: one that is not opened for appending goes
+ * on where it was, after a hole.
+ */
 export async function trimLogs(paths: string[]): Promise<void> {
   for (const path of paths) {
     try {

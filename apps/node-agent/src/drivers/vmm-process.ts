@@ -1,10 +1,15 @@
 /**
- * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended for sure.
+ * The process of a VMM, whichever it is: started so that it outlives the agent, found again, ended
+ * for sure.
  *
- * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to load, to read: nothing that happens to the agent reaches it.
- * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is found by its working directory and TORPOR_VMM in its environment.
- * -    A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM directory, records and snapshots are the agent's.
- * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the event loop as the start.
+ * VP1  In a session of its own, with nothing inherited but a log file, and the memory that it is to
+ *      load, to read: nothing that happens to the agent reaches it.
+ * VP2  run.json names it by pid, start time and boot. One that a crash left without a record is
+ *      found by its working directory and TORPOR_VMM in its environment.
+ * - A run has a directory of its own, r<n>/, the only one that the VMM's user can write to; VM
+ *   directory, records and snapshots are the agent's.
+ * VP4  Once the signal has ended no process is started: it is looked at in the same turn of the
+ *      event loop as the start.
  */
 import { type ChildProcess, spawn } from "node:child_process";
 import { closeSync, constants, openSync, realpathSync } from "node:fs";
@@ -15,7 +20,15 @@ import { durableStep } from "../host/durable-step.ts";
 import type { GuestAddress } from "../guest-connection.ts";
 import { makeDirectoryFor, readJson, writeDurably } from "../host/files.ts";
 import type { Enclosure } from "../host/isolation.ts";
-import { findProcesses, identify, isAlive, type ProcessIdentity, Recent, signalProcess, waitUntilGone } from "@torpor/service";
+import {
+  findProcesses,
+  identify,
+  isAlive,
+  type ProcessIdentity,
+  Recent,
+  signalProcess,
+  waitUntilGone,
+} from "@torpor/service";
 import { type Driver, hostNameOf, type Vm } from "./driver.ts";
 import { readTail } from "./logs.ts";
 
@@ -77,7 +90,10 @@ export async function liveRun(vm: Vm): Promise<RunRecord> {
   return run;
 }
 
-/** Runs whose guests were reached last, by VM directory. While its process lives no other run begins there, so that run.json still names it. */
+/**
+ * Runs whose guests were reached last, by VM directory. While its process lives no other run begins
+ * there, so that run.json still names it.
+ */
 const reached = new Recent<RunRecord>(1_000);
 
 /** Where the guest agent is reached on this host; undefined when no VMM runs. */
@@ -89,22 +105,34 @@ export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined
   return { ...run.guest, socketPath: socketPathOf(vm, run, run.guest.socketPath) };
 }
 
-/** A directory for the next run, relative to the VM's. The one before it is kept for its logs, older ones go. */
+/**
+ * A directory for the next run, relative to the VM's. The one before it is kept for its logs, older
+ * ones go.
+ */
 export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<string> {
-  const numbers = (await readdir(vm.dir)).flatMap((name) => (/^r\d+$/.test(name) ? [Number(name.slice(1))] : []));
+  const numbers = (await readdir(vm.dir)).flatMap((name) =>
+    /^r\d+$/.test(name) ? [Number(name.slice(1))] : [],
+  );
   const last = Math.max(0, ...numbers);
-  for (const old of numbers.filter((number) => number < last)) await rm(join(vm.dir, `r${old}`), { recursive: true, force: true });
+  for (const old of numbers.filter((number) => number < last))
+    await rm(join(vm.dir, `r${old}`), { recursive: true, force: true });
   await makeDirectoryFor(join(vm.dir, `r${last + 1}`), uid);
   return `r${last + 1}`;
 }
 
-/** A socket that the VMM knows by `name`, relative to its working directory. Where the whole path is too long for a socket, it is reached through that directory. */
+/**
+ * A socket that the VMM knows by `name`, relative to its working directory. Where the whole path is
+ * too long for a socket, it is reached through that directory.
+ */
 export function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
   const path = join(vm.dir, name);
   return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
 }
 
-/** Starts the process and makes its record durable (VP1, VP2, VP4). The VMM must not run its guest before it is told to. */
+/**
+ * Starts the process and makes its record durable (VP1, VP2, VP4). The VMM must not run its guest
+ * before it is told to.
+ */
 export async function startVmm(
   vm: Vm,
   how: VmmCommand,
@@ -116,7 +144,8 @@ export async function startVmm(
     return spawnDetached(vm, how, facts.runDir);
   });
   const identity = identify(pid);
-  if (identity === undefined) throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
+  if (identity === undefined)
+    throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
   const record: RunRecord = { ...identity, ...facts, ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
   return record;
@@ -127,7 +156,10 @@ const ownerOf = ({ epoch, isFenced }: Vm): Pick<RunRecord, "epoch" | "isFenced">
   ...(isFenced === true ? { isFenced } : {}),
 });
 
-/** The run that was begun for nobody is the VM's from here on, durably. Throws when its process is gone. */
+/**
+ * The run that was begun for nobody is the VM's from here on, durably. Throws when its process is
+ * gone.
+ */
 export async function assignRun(vm: Vm): Promise<void> {
   const record: RunRecord = { ...(await liveRun(vm)), ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
@@ -158,7 +190,8 @@ function spawnDetached(vm: Vm, how: VmmCommand, runDir: string): number {
     child.once("error", () => {});
     child.unref();
     children.set(vm.dir, child);
-    if (child.pid === undefined) throw new Error(`${how.command} cannot be started: install it, or configure where it is`);
+    if (child.pid === undefined)
+      throw new Error(`${how.command} cannot be started: install it, or configure where it is`);
     return child.pid;
   } finally {
     closeSync(log);
@@ -176,10 +209,18 @@ export async function exitOf(vm: Vm): Promise<ExitFacts | undefined> {
 }
 
 /** Ends the VM's process, recorded or stray, and returns when it is gone. */
-export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
+export async function endVmm(
+  vm: Vm,
+  options: { graceMs: number; signal?: AbortSignal },
+): Promise<void> {
   children.delete(vm.dir);
   const run = await lastRun(vm);
-  if (run !== undefined && (await waitUntilGone(run, options.graceMs, options.signal)) && options.graceMs > 0) return;
+  if (
+    run !== undefined &&
+    (await waitUntilGone(run, options.graceMs, options.signal)) &&
+    options.graceMs > 0
+  )
+    return;
   const ours = run !== undefined && isAlive(run) ? [run] : [];
   for (const identity of [...ours, ...strays(vm, run)]) {
     await durableStep("end vmm", () => endProcess(vm, identity));
@@ -187,7 +228,11 @@ export async function endVmm(vm: Vm, options: { graceMs: number; signal?: AbortS
 }
 
 /** Leaves no VMM behind when `body` throws. */
-export async function orEnd<T>(driver: Pick<Driver, "end">, vm: Vm, body: () => Promise<T>): Promise<T> {
+export async function orEnd<T>(
+  driver: Pick<Driver, "end">,
+  vm: Vm,
+  body: () => Promise<T>,
+): Promise<T> {
   try {
     return await body();
   } catch (error) {
@@ -201,7 +246,9 @@ async function endProcess(vm: Vm, identity: ProcessIdentity): Promise<void> {
   if (await waitUntilGone(identity, TERMINATE_LIMIT_MS)) return;
   signalProcess(identity, "SIGKILL");
   if (await waitUntilGone(identity, KILL_LIMIT_MS)) return;
-  throw new Error(`process ${identity.pid} of ${vm.sandboxId} cannot be ended: it may hang in the kernel`);
+  throw new Error(
+    `process ${identity.pid} of ${vm.sandboxId} cannot be ended: it may hang in the kernel`,
+  );
 }
 
 function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
@@ -211,7 +258,9 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
   } catch {
     return [];
   }
-  return findProcesses(directory, MARK, hostNameOf(vm)).filter((found) => found.pid !== known?.pid || found.startTime !== known.startTime);
+  return findProcesses(directory, MARK, hostNameOf(vm)).filter(
+    (found) => found.pid !== known?.pid || found.startTime !== known.startTime,
+  );
 }
 
 /** The end of what the VMM wrote to its standard error, for a message. */

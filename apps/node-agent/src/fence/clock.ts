@@ -1,8 +1,14 @@
-/** The clock that leases are counted by: CLOCK_BOOTTIME, which nobody can set and which goes on while the machine sleeps. */
+/**
+ * The clock that leases are counted by: CLOCK_BOOTTIME, which nobody can set and which goes on
+ * while the machine sleeps.
+ */
 import { readFileSync } from "node:fs";
 import type { ProcessIdentity } from "@torpor/service/processes";
 
-/** Field 22 of /proc/<pid>/stat counts in hundredths of a second (USER_HZ), on every machine that Node.js runs on. */
+/**
+ * Field 22 of /proc/<pid>/stat counts in hundredths of a second (USER_HZ), on every machine that
+ * Node.js runs on.
+ */
 const TICK_MS = 10;
 
 /** Milliseconds since the machine was booted, in steps of 10. */

@@ -1,10 +1,14 @@
 /**
- * The fence: when this host's lease ends it freezes the VMs that may be restored elsewhere (`on_host_loss: restore`), whatever the agent does or fails to do. It asks nobody and talks to
+ * The fence: when this host's lease ends it freezes the VMs that may be restored elsewhere
+ * (`on_host_loss: restore`), whatever the agent does or fails to do. It asks nobody and talks to
  * nobody; what it goes by are files and its own clock.
  *
- * FE1  It alone freezes and thaws, one look at a time, so nothing can come between its look at the lease and what it does about it.
- * FE2  It thaws what the agent has been permitted to, while the lease under which that was asked for still runs. It never thaws on its own.
- * FE3  What it has frozen is on disk, so that another fence, or another agent, takes it for frozen too.
+ * FE1  It alone freezes and thaws, one look at a time, so nothing can come between its look at the
+ *      lease and what it does about it.
+ * FE2  It thaws what the agent has been permitted to, while the lease under which that was asked
+ *      for still runs. It never thaws on its own.
+ * FE3  What it has frozen is on disk, so that another fence, or another agent, takes it for frozen
+ *      too.
  */
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -27,7 +31,9 @@ export class Fence {
   private readonly files: FenceFiles;
   private readonly log: FenceLog;
   /** What the newest look at all VMs went by; undefined when it left something to do. */
-  private settled: { sinceBootMs: number | undefined; atBootMs: number; frozen: number } | undefined;
+  private settled:
+    | { sinceBootMs: number | undefined; atBootMs: number; frozen: number }
+    | undefined;
   /** Said once for as long as it lasts. */
   private readonly failures = new Map<string, string>();
 
@@ -40,7 +46,8 @@ export class Fence {
   async look(): Promise<void> {
     const lease = await this.files.readLease();
     const now = bootMs();
-    const sinceBootMs = lease !== undefined && now < lease.untilBootMs ? lease.sinceBootMs : undefined;
+    const sinceBootMs =
+      lease !== undefined && now < lease.untilBootMs ? lease.sinceBootMs : undefined;
     if (this.settled !== undefined && this.settled.sinceBootMs === sinceBootMs) {
       // Those that are started while the lease runs may run, and nothing is left that may not.
       if (sinceBootMs !== undefined && this.settled.frozen === 0) return;
@@ -56,16 +63,25 @@ export class Fence {
     const frozen = await this.forgetEnded();
     const failed = looks.find((look) => look.status === "rejected");
     if (failed !== undefined) throw failed.reason;
-    if (looks.every((look) => look.status === "fulfilled" && look.value)) this.settled = { sinceBootMs, atBootMs: now, frozen };
+    if (looks.every((look) => look.status === "fulfilled" && look.value))
+      this.settled = { sinceBootMs, atBootMs: now, frozen };
   }
 
   /** False: something is left to do. Throws when it cannot be told. */
   private async lookAt(sandboxId: string, lease: Lease | undefined): Promise<boolean> {
-    const found = await readJson<Run & { isFenced?: boolean }>(join(this.files.dataDir, "vm", sandboxId, "run.json"));
+    const found = await readJson<Run & { isFenced?: boolean }>(
+      join(this.files.dataDir, "vm", sandboxId, "run.json"),
+    );
     if (found?.isFenced !== true || !isAlive(found)) return true;
     const { pid, startTime, bootId, epoch } = found;
-    const [frozen, permit] = await Promise.all([this.files.readFrozen(sandboxId), this.files.readPermit(sandboxId)]);
-    return await this.enforce({ run: { sandboxId, epoch, pid, startTime, bootId }, frozen, permit }, lease);
+    const [frozen, permit] = await Promise.all([
+      this.files.readFrozen(sandboxId),
+      this.files.readPermit(sandboxId),
+    ]);
+    return await this.enforce(
+      { run: { sandboxId, epoch, pid, startTime, bootId }, frozen, permit },
+      lease,
+    );
   }
 
   /** False: it could not be done, and is tried again at the next look. */
@@ -90,7 +106,12 @@ export class Fence {
 
   private async freeze(run: Run): Promise<void> {
     const by = await freeze(run);
-    const frozen: Frozen = { ...run, by, frozenAt: new Date().toISOString(), frozenAtBootMs: bootMs() };
+    const frozen: Frozen = {
+      ...run,
+      by,
+      frozenAt: new Date().toISOString(),
+      frozenAtBootMs: bootMs(),
+    };
     await this.files.writeFrozen(frozen);
     this.log.warn(frozen, "a VM is frozen: the lease of this host does not cover it");
   }

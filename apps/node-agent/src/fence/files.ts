@@ -1,5 +1,6 @@
 /**
- * What the agent and the fence tell each other: files in `<DATA_DIR>/fence`, each written beside and renamed, so that a reader sees the old or the new.
+ * What the agent and the fence tell each other: files in `<DATA_DIR>/fence`, each written beside
+ * and renamed, so that a reader sees the old or the new.
  *
  * | file | written by | says |
  * |---|---|---|
@@ -34,7 +35,10 @@ export interface Run extends ProcessIdentity {
 }
 
 export interface Frozen extends Run {
-  /** `cgroup`: all that is in the VM's cgroup. `signal`: the process alone, by SIGSTOP, where VMs have no cgroup. */
+  /**
+   * `cgroup`: all that is in the VM's cgroup. `signal`: the process alone, by SIGSTOP, where VMs
+   * have no cgroup.
+   */
   by: "cgroup" | "signal";
   /** Once it stood. */
   frozenAt: string;
@@ -42,7 +46,9 @@ export interface Frozen extends Run {
 }
 
 export interface Permit extends Run {
-  /** `sinceBootMs` of the lease under which it was asked for; under another one it is worth nothing. */
+  /**
+   * `sinceBootMs` of the lease under which it was asked for; under another one it is worth nothing.
+   */
   sinceBootMs: number;
 }
 
@@ -61,10 +67,14 @@ export class FenceFiles {
   async prepare(): Promise<void> {
     // Users of VMMs have to get through to their own directories.
     await mkdir(this.dataDir, { recursive: true });
-    for (const name of ["frozen", "permits"]) await mkdir(join(this.dir, name), { recursive: true, mode: 0o700 });
+    for (const name of ["frozen", "permits"])
+      await mkdir(join(this.dir, name), { recursive: true, mode: 0o700 });
   }
 
-  /** Undefined: this host has none. One of another boot is none, and neither is one that cannot be read. */
+  /**
+   * Undefined: this host has none. One of another boot is none, and neither is one that cannot be
+   * read.
+   */
   async readLease(): Promise<Lease | undefined> {
     const lease = await this.read<Lease>("lease.json");
     return lease?.bootId === bootId() ? lease : undefined;
@@ -72,7 +82,10 @@ export class FenceFiles {
 
   async writeLease(lease: Omit<Lease, "bootId">): Promise<void> {
     await this.prepare();
-    await writeDurably(join(this.dir, "lease.json"), JSON.stringify({ ...lease, bootId: bootId() } satisfies Lease));
+    await writeDurably(
+      join(this.dir, "lease.json"),
+      JSON.stringify({ ...lease, bootId: bootId() } satisfies Lease),
+    );
   }
 
   async isFenceAlive(): Promise<boolean> {
@@ -83,13 +96,21 @@ export class FenceFiles {
   /** Not durable: it is about now. */
   async writeLife(fence: ProcessIdentity): Promise<void> {
     const file = join(this.dir, "alive.json");
-    await writeFile(`${file}.tmp`, JSON.stringify({ ...fence, atBootMs: bootMs() } satisfies Life), { mode: 0o600 });
+    await writeFile(
+      `${file}.tmp`,
+      JSON.stringify({ ...fence, atBootMs: bootMs() } satisfies Life),
+      { mode: 0o600 },
+    );
     await rename(`${file}.tmp`, file);
   }
 
   async listFrozen(): Promise<Frozen[]> {
     const names = await readdir(join(this.dir, "frozen")).catch(() => []);
-    const all = await Promise.all(names.filter((name) => name.endsWith(".json")).map((name) => this.read<Frozen>(`frozen/${name}`)));
+    const all = await Promise.all(
+      names
+        .filter((name) => name.endsWith(".json"))
+        .map((name) => this.read<Frozen>(`frozen/${name}`)),
+    );
     return all.filter((frozen) => frozen !== undefined);
   }
 
@@ -98,7 +119,10 @@ export class FenceFiles {
   }
 
   async writeFrozen(frozen: Frozen): Promise<void> {
-    await writeDurably(join(this.dir, "frozen", `${frozen.sandboxId}.json`), JSON.stringify(frozen));
+    await writeDurably(
+      join(this.dir, "frozen", `${frozen.sandboxId}.json`),
+      JSON.stringify(frozen),
+    );
   }
 
   async readPermit(sandboxId: string): Promise<Permit | undefined> {
@@ -106,7 +130,10 @@ export class FenceFiles {
   }
 
   async writePermit(permit: Permit): Promise<void> {
-    await writeDurably(join(this.dir, "permits", `${permit.sandboxId}.json`), JSON.stringify(permit));
+    await writeDurably(
+      join(this.dir, "permits", `${permit.sandboxId}.json`),
+      JSON.stringify(permit),
+    );
   }
 
   /** Nothing is frozen of it any more. */
@@ -122,5 +149,7 @@ export class FenceFiles {
 }
 
 export function isSameRun(a: Run, b: Run): boolean {
-  return a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId && a.epoch === b.epoch;
+  return (
+    a.pid === b.pid && a.startTime === b.startTime && a.bootId === b.bootId && a.epoch === b.epoch
+  );
 }

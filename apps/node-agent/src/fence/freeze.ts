@@ -1,4 +1,7 @@
-/** Stops a VMM where it stands, by its cgroup where it has one, else by SIGSTOP. Each can be repeated, and returns once it is so. */
+/**
+ * Stops a VMM where it stands, by its cgroup where it has one, else by SIGSTOP. Each can be
+ * repeated, and returns once it is so.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { type ProcessIdentity, signalProcess, stateOf } from "@torpor/service/processes";
 import { findVmCgroup, isFrozen, setFrozen } from "../host/isolation/cgroups.ts";
@@ -36,7 +39,9 @@ async function untilState(vmm: ProcessIdentity, isStopped: boolean): Promise<voi
     const state = stateOf(vmm);
     if (state === undefined || (state === "T") === isStopped) return;
     if (performance.now() > deadline)
-      throw new Error(`process ${vmm.pid} did not ${isStopped ? "stop" : "go on"} within ${SIGNAL_LIMIT_MS} ms`);
+      throw new Error(
+        `process ${vmm.pid} did not ${isStopped ? "stop" : "go on"} within ${SIGNAL_LIMIT_MS} ms`,
+      );
     await sleep(2);
   }
 }

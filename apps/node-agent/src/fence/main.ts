@@ -1,6 +1,7 @@
 /**
- * `torpor-fence`: freezes the VMs of this host that may be restored elsewhere, once its lease has ended (fence.ts). A process of its own, with no connection to anything, that goes on when
- * the agent is killed or stopped. Settings: DATA_DIR, the agent's.
+ * `torpor-fence`: freezes the VMs of this host that may be restored elsewhere, once its lease has
+ * ended (fence.ts). A process of its own, with no connection to anything, that goes on when the
+ * agent is killed or stopped. Settings: DATA_DIR, the agent's.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { identify } from "@torpor/service/processes";
@@ -11,7 +12,9 @@ const LOOK_EVERY_MS = 100;
 const BEAT_EVERY_LOOKS = 5;
 
 const say = (level: string) => (facts: object, message: string) =>
-  process.stdout.write(`${JSON.stringify({ level, time: new Date().toISOString(), name: "torpor-fence", ...facts, msg: message })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ level, time: new Date().toISOString(), name: "torpor-fence", ...facts, msg: message })}\n`,
+  );
 const log = { warn: say("warn"), error: say("error"), info: say("info") };
 
 const self = identify(process.pid);
@@ -29,7 +32,8 @@ for (let round = 0; ; round += 1) {
     failure = undefined;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    if (reason !== failure) log.error({ reason }, "a look failed; it is tried again until it succeeds");
+    if (reason !== failure)
+      log.error({ reason }, "a look failed; it is tried again until it succeeds");
     failure = reason;
   }
   await sleep(LOOK_EVERY_MS);

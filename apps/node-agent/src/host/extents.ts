@@ -1,4 +1,7 @@
-/** Where a file holds data. Node.js cannot ask the file system (SEEK_DATA); GNU tar can, and writes the answer at the head of an archive, before the data. */
+/**
+ * Where a file holds data. Node.js cannot ask the file system (SEEK_DATA); GNU tar can, and writes
+ * the answer at the head of an archive, before the data.
+ */
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { stat } from "node:fs/promises";
@@ -15,17 +18,31 @@ const BLOCK_BYTES = 512;
 const MAX_INLINE_BYTES = 64 * 1024;
 const MAX_HEADER_BYTES = 64 * 1024 ** 2;
 
-/** Ascending. A file that tar does not find sparse is one extent; what is between extents is zeros, but not all zeros are between extents. */
+/**
+ * Ascending. A file that tar does not find sparse is one extent; what is between extents is zeros,
+ * but not all zeros are between extents.
+ */
 export async function extentsOf(path: string, signal?: AbortSignal): Promise<Extent[]> {
   const facts = await stat(path);
   if (facts.size === 0 || (facts.blocks === 0 && facts.size > MAX_INLINE_BYTES)) return [];
   if (facts.blocks * BLOCK_BYTES >= facts.size) return [{ offset: 0, sizeBytes: facts.size }];
-  const archive = ["--create", "--sparse", "--hole-detection=seek", "--format=posix", "--sparse-version=1.0", "--file=-"];
-  const tar = spawn("tar", [...archive, "--directory", dirname(path), "--", basename(path)], { stdio: ["ignore", "pipe", "ignore"] });
+  const archive = [
+    "--create",
+    "--sparse",
+    "--hole-detection=seek",
+    "--format=posix",
+    "--sparse-version=1.0",
+    "--file=-",
+  ];
+  const tar = spawn("tar", [...archive, "--directory", dirname(path), "--", basename(path)], {
+    stdio: ["ignore", "pipe", "ignore"],
+  });
   const ended = once(tar, "close").catch(() => {});
   try {
     const extents = await sparseMap(new BlockReader(tar.stdout), signal);
-    return (extents ?? [{ offset: 0, sizeBytes: facts.size }]).filter(({ sizeBytes }) => sizeBytes > 0);
+    return (extents ?? [{ offset: 0, sizeBytes: facts.size }]).filter(
+      ({ sizeBytes }) => sizeBytes > 0,
+    );
   } finally {
     // The data itself is read elsewhere.
     tar.stdout.destroy();
@@ -34,12 +51,22 @@ export async function extentsOf(path: string, signal?: AbortSignal): Promise<Ext
   }
 }
 
-/** Reads the extended header, the header, and the map behind it (POSIX format, sparse version 1.0). Undefined: the file has no holes. */
-async function sparseMap(blocks: BlockReader, signal: AbortSignal | undefined): Promise<Extent[] | undefined> {
+/**
+ * Reads the extended header, the header, and the map behind it (POSIX format, sparse version 1.0).
+ * Undefined: the file has no holes.
+ */
+async function sparseMap(
+  blocks: BlockReader,
+  signal: AbortSignal | undefined,
+): Promise<Extent[] | undefined> {
   let header = await blocks.next();
   if (header.toString("latin1", 156, 157) !== "x") return undefined;
   let extended = "";
-  for (let left = Number.parseInt(header.toString("latin1", 124, 136), 8); left > 0; left -= BLOCK_BYTES)
+  for (
+    let left = Number.parseInt(header.toString("latin1", 124, 136), 8);
+    left > 0;
+    left -= BLOCK_BYTES
+  )
     extended += (await blocks.next()).toString("latin1");
   if (!extended.includes("GNU.sparse.major=1")) return undefined;
   header = await blocks.next();
@@ -53,7 +80,10 @@ async function sparseMap(blocks: BlockReader, signal: AbortSignal | undefined): 
     lines.push(...whole.map(Number));
   }
   const [count = 0, ...pairs] = lines;
-  return Array.from({ length: count }, (_, at) => ({ offset: pairs[2 * at] ?? 0, sizeBytes: pairs[2 * at + 1] ?? 0 }));
+  return Array.from({ length: count }, (_, at) => ({
+    offset: pairs[2 * at] ?? 0,
+    sizeBytes: pairs[2 * at + 1] ?? 0,
+  }));
 }
 
 /** A stream in pieces of 512 bytes. */
@@ -69,10 +99,12 @@ class BlockReader {
   async next(): Promise<Buffer> {
     while (this.rest.length < BLOCK_BYTES) {
       const more = await this.chunks.next();
-      if (more.done === true) throw new Error("tar ended before it had said where the file holds data");
+      if (more.done === true)
+        throw new Error("tar ended before it had said where the file holds data");
       this.rest = Buffer.concat([this.rest, more.value]);
       this.readBytes += more.value.length;
-      if (this.readBytes > MAX_HEADER_BYTES) throw new Error("tar said nothing of where the file holds data");
+      if (this.readBytes > MAX_HEADER_BYTES)
+        throw new Error("tar said nothing of where the file holds data");
     }
     const block = this.rest.subarray(0, BLOCK_BYTES);
     this.rest = this.rest.subarray(BLOCK_BYTES);

@@ -2,16 +2,30 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 
-/** Runs `body` while no other process is inside a lock on the same path. Throws when the lock is not had within `limitMs`. */
-export async function withFileLock<T>(path: string, limitMs: number, body: () => Promise<T>): Promise<T> {
-  // flock(1) takes the lock, then runs cat, which echoes what it is sent and ends with the pipe: when we say so, or when we die.
-  const holder = spawn("flock", ["--exclusive", "--wait", String(limitMs / 1000), path, "cat"], { stdio: ["pipe", "pipe", "ignore"] });
+/**
+ * Runs `body` while no other process is inside a lock on the same path. Throws when the lock is not
+ * had within `limitMs`.
+ */
+export async function withFileLock<T>(
+  path: string,
+  limitMs: number,
+  body: () => Promise<T>,
+): Promise<T> {
+  // flock(1) takes the lock, then runs cat, which echoes what it is sent and ends with the pipe:
+  // when we say so, or when we die.
+  const holder = spawn("flock", ["--exclusive", "--wait", String(limitMs / 1000), path, "cat"], {
+    stdio: ["pipe", "pipe", "ignore"],
+  });
   holder.stdin.on("error", () => {});
   const exited = once(holder, "exit");
   exited.catch(() => {});
   holder.stdin.write("held\n");
-  const outcome = await Promise.race([once(holder.stdout, "data").then(() => "held" as const), exited.then(() => "ended" as const)]);
-  if (outcome === "ended") throw new Error(`another process holds ${path} for more than ${Math.round(limitMs / 1000)} s`);
+  const outcome = await Promise.race([
+    once(holder.stdout, "data").then(() => "held" as const),
+    exited.then(() => "ended" as const),
+  ]);
+  if (outcome === "ended")
+    throw new Error(`another process holds ${path} for more than ${Math.round(limitMs / 1000)} s`);
   try {
     return await body();
   } finally {

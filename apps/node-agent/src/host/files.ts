@@ -2,7 +2,18 @@
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { chmod, chown, type FileHandle, mkdir, open, readFile, rename, rm, stat, statfs } from "node:fs/promises";
+import {
+  chmod,
+  chown,
+  type FileHandle,
+  mkdir,
+  open,
+  readFile,
+  rename,
+  rm,
+  stat,
+  statfs,
+} from "node:fs/promises";
 import { basename, dirname } from "node:path";
 import { promisify } from "node:util";
 import { durableStep } from "./durable-step.ts";
@@ -72,7 +83,11 @@ export async function sizeOf(path: string): Promise<number | undefined> {
 
 /** A copy that shares blocks where the file system can, and keeps holes where it cannot. */
 export async function copySparsely(from: string, to: string, signal?: AbortSignal): Promise<void> {
-  await run("cp", ["--reflink=auto", "--sparse=always", "--", from, to], signal === undefined ? {} : { signal });
+  await run(
+    "cp",
+    ["--reflink=auto", "--sparse=always", "--", from, to],
+    signal === undefined ? {} : { signal },
+  );
 }
 
 const BLOCK_BYTES = 1024 ** 2;
@@ -106,7 +121,10 @@ export async function makeDirectoryFor(path: string, uid: number | undefined): P
   if (uid !== undefined) await chown(path, uid, uid);
 }
 
-/** Opens a file that an untrusted process may have replaced: a plain file with one name, or an error. */
+/**
+ * Opens a file that an untrusted process may have replaced: a plain file with one name, or an
+ * error.
+ */
 export async function openUntrusted(path: string, flags: number): Promise<FileHandle> {
   const handle = await open(path, flags | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   const facts = await handle.stat();

@@ -1,11 +1,17 @@
-/** What stands between a VMM and everything else on its host. Drivers ask for it; how it is built is this directory's matter. */
+/**
+ * What stands between a VMM and everything else on its host. Drivers ask for it; how it is built is
+ * this directory's matter.
+ */
 import { statSync } from "node:fs";
 import type { Vm } from "../drivers/driver.ts";
 
 export type VmNetwork =
   /** QEMU's own user-mode network: nothing out, one forwarded port in. */
   | { kind: "user" }
-  /** A namespace of the VM's own with `tap` up in it; the guest's agent answers TCP at `control` on the host's side. */
+  /**
+   * A namespace of the VM's own with `tap` up in it; the guest's agent answers TCP at `control` on
+   * the host's side.
+   */
   | { kind: "namespace"; name: string; tap: string; control: { host: string; port: number } };
 
 /** Of one run of a VMM. */
@@ -13,7 +19,10 @@ export interface Enclosure {
   network: VmNetwork;
   /** The user that the VMM becomes; undefined when the agent itself is not root. */
   uid: number | undefined;
-  /** The whole command line that runs `command` inside. The process becomes it by exec: same pid, same start time. */
+  /**
+   * The whole command line that runs `command` inside. The process becomes it by exec: same pid,
+   * same start time.
+   */
   wrap(command: string, args: string[]): [string, ...string[]];
 }
 
@@ -30,11 +39,17 @@ export interface Isolation {
   readonly uid: number | undefined;
   /** For the next run of the VM. Can be repeated: what an earlier run left is taken down first. */
   enclose(vm: Vm, needs: Needs): Promise<Enclosure>;
-  /** For a run that was enclosed for nobody, whose VM may reach nothing: what the VM's sandbox may reach. Can be repeated. */
+  /**
+   * For a run that was enclosed for nobody, whose VM may reach nothing: what the VM's sandbox may
+   * reach. Can be repeated.
+   */
   admit(vm: Vm): Promise<void>;
   /** Once its VMM is gone. Can be repeated. */
   release(vm: Vm): Promise<void>;
-  /** Removes what a crash left behind: everything of this agent's naming scheme that none of `live` uses. */
+  /**
+   * Removes what a crash left behind: everything of this agent's naming scheme that none of `live`
+   * uses.
+   */
   collect(live: Vm[]): Promise<void>;
 }
 
@@ -54,12 +69,28 @@ export function plainIsolation(uid: number | undefined): Isolation {
   };
 }
 
-/** setpriv becomes the VMM by exec: same pid, same start time. Its groups are those that open the devices. */
-export function unprivileged(uid: number | undefined, devices: string[], command: string, args: string[]): [string, ...string[]] {
+/**
+ * setpriv becomes the VMM by exec: same pid, same start time. Its groups are those that open the
+ * devices.
+ */
+export function unprivileged(
+  uid: number | undefined,
+  devices: string[],
+  command: string,
+  args: string[],
+): [string, ...string[]] {
   if (uid === undefined) return [command, ...args];
   const groups = [...new Set(devices.flatMap((device) => groupFor(device, uid)))];
   const groupOption = groups.length === 0 ? "--clear-groups" : `--groups=${groups.join(",")}`;
-  const drop = [`--reuid=${uid}`, `--regid=${uid}`, groupOption, "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"];
+  const drop = [
+    `--reuid=${uid}`,
+    `--regid=${uid}`,
+    groupOption,
+    "--no-new-privs",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+    "--",
+  ];
   return ["setpriv", ...drop, command, ...args];
 }
 

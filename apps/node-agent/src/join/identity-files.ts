@@ -6,7 +6,7 @@
  * IF1  Keys are on disk before anybody is told of them. A run that breaks off is gone on with by
  * the
  *      next, with the same keys: the token that was used with them lets the host in again.
- * -    The directory in use is replaced in one piece, by one that was seen to open the servers.
+ * - The directory in use is replaced in one piece, by one that was seen to open the servers.
  */
 import { mkdir, readFile, rm } from "node:fs/promises";
 import { join } from "node:path";

@@ -1,11 +1,15 @@
 /**
  * Takes commands.
  *
- * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and reports again.
- * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever happens to this process. Before that nothing on disk or in memory knows of it:
- *      half-known, it would be taken for one whose result is the state before it.
- * SV4  A command is looked at when those before it have been carried out: one of them may have ended what this host knew of the sandbox.
- * SV5  Once a cancel is acknowledged nothing launches what it cancels: neither this process, wherever the command is by then, nor the next one.
+ * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and
+ *      reports again.
+ * SV2  A command is acknowledged once op.json is durable; from then on it is carried out, whatever
+ *      happens to this process. Before that nothing on disk or in memory knows of it: half-known,
+ *      it would be taken for one whose result is the state before it.
+ * SV4  A command is looked at when those before it have been carried out: one of them may have
+ *      ended what this host knew of the sandbox.
+ * SV5  Once a cancel is acknowledged nothing launches what it cancels: neither this process,
+ *      wherever the command is by then, nor the next one.
  */
 import type { VmCommand } from "@torpor/contracts";
 import { findImage } from "../images.ts";
@@ -19,7 +23,8 @@ import type { Entry, Host } from "./sandboxes.ts";
 import { CLOSING } from "./turns.ts";
 
 /**
- * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result was reported again. `ignored`: nothing to do with it here. `closing`: this process ends, and
+ * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result
+ * was reported again. `ignored`: nothing to do with it here. `closing`: this process ends, and
  * knows nothing of it: it has to come again.
  */
 export type Accepted = "journalled" | "stale" | "repeated" | "ignored" | typeof CLOSING;
@@ -32,9 +37,11 @@ export async function accept(host: Host, command: VmCommand): Promise<Accepted> 
   if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
   if (kind === "replicate") return await replicate(host, command);
   const known = sandboxes.find(spec.sandboxId);
-  // A delete does not wait for what can still back out, and neither does the end of a copy that another host has gone on from.
+  // A delete does not wait for what can still back out, and neither does the end of a copy that
+  // another host has gone on from.
   if (kind === "delete") sandboxes.willBeDeleted(spec.sandboxId);
-  if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch) known.abort?.abort();
+  if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)
+    known.abort?.abort();
   const accepted = Promise.withResolvers<Accepted>();
   const turn = sandboxes.turns.take(spec.sandboxId, async () => {
     if (kind === "delete") sandboxes.isDeleted(spec.sandboxId);
@@ -57,7 +64,8 @@ async function cancel({ deps, sandboxes }: Host, command: VmCommand): Promise<Ac
   } else {
     const hasEnded = entry !== undefined && orderOf(command, entry.record) <= 0;
     if (hasEnded) return "ignored";
-    // It waits behind another one of the sandbox, is being journalled, or was lost on its way and comes again.
+    // It waits behind another one of the sandbox, is being journalled, or was lost on its way and
+    // comes again.
     sandboxes.callOff(cancels);
   }
   await deps.store.noteCancelled(spec.sandboxId, cancels);
@@ -74,15 +82,22 @@ async function entryFor({ deps, sandboxes }: Host, command: VmCommand): Promise<
   const known = sandboxes.find(sandboxId);
   if (known !== undefined) return known;
   const gone = await deps.store.read(sandboxId);
-  const mayMake = command.kind === "create" || command.kind === "delete" || command.snapshot !== undefined;
+  const mayMake =
+    command.kind === "create" || command.kind === "delete" || command.snapshot !== undefined;
   if (gone === undefined && !mayMake) {
-    deps.log.warn({ sandboxId, kind: command.kind }, "a command names a sandbox that is not on this host");
+    deps.log.warn(
+      { sandboxId, kind: command.kind },
+      "a command names a sandbox that is not on this host",
+    );
     return command.kind === "discard" ? undefined : sandboxes.add(await blankRecord(deps, command));
   }
   return sandboxes.add(gone ?? (await blankRecord(deps, command)));
 }
 
-/** Of a sandbox that this host has never held. Nothing of it is on disk until a command is journalled. */
+/**
+ * Of a sandbox that this host has never held. Nothing of it is on disk until a command is
+ * journalled.
+ */
 async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Promise<VmRecord> {
   const image = await findImage(imagesDir, command.spec.imageSha256);
   const order = { epoch: 0, opSeq: 0, revision: 0, generation: 0 };
@@ -103,7 +118,11 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
   if (entry === undefined) return "ignored";
   const { record } = entry;
   if (command.kind === "discard") {
-    if (record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)) return "stale";
+    if (
+      record.epoch > command.epoch ||
+      (record.state === "running" && record.epoch === command.epoch)
+    )
+      return "stale";
   } else {
     const order = orderOf(command, record);
     if (order < 0) return "stale";
@@ -121,7 +140,8 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
   try {
     if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
     await deps.store.makeRoom(record);
-    if (sandboxes.isCalledOff(command)) await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
+    if (sandboxes.isCalledOff(command))
+      await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
     await deps.store.writeJournal(command.spec.sandboxId, journal);
   } catch (error) {
     await warm.undo(record);

@@ -1,4 +1,7 @@
-/** Takes over what an earlier process left: goes on with the operations that it had journalled (accept.ts, SV2), finds running VMs again. */
+/**
+ * Takes over what an earlier process left: goes on with the operations that it had journalled
+ * (accept.ts, SV2), finds running VMs again.
+ */
 import type { Vm } from "../drivers/driver.ts";
 import { dropUsedSnapshots, takeUp } from "./carry-out.ts";
 import type { LifecycleDeps } from "./context.ts";
@@ -9,7 +12,8 @@ import { look } from "./watch.ts";
 export async function adopt(host: Host): Promise<void> {
   const { deps, sandboxes, replication, warm } = host;
   await deps.store.prepare();
-  // Not waited for, as the lease of the host would be: until they have ended, what they use is theirs.
+  // Not waited for, as the lease of the host would be: until they have ended, what they use is
+  // theirs.
   const ending = await warm.open();
   await deps.isolation.collect([...(await liveVms(deps)), ...ending]);
   for (const sandboxId of await deps.store.list()) {
@@ -17,7 +21,8 @@ export async function adopt(host: Host): Promise<void> {
     if (record === undefined) continue;
     const journal = await openJournal(deps, record);
     if (journal === undefined && (isGone(record) || record.revision === 0)) {
-      // Its end was cut off, or its beginning: nothing of it is accepted. It may have a VM that was kept warm.
+      // Its end was cut off, or its beginning: nothing of it is accepted. It may have a VM that was
+      // kept warm.
       await deps.driver.end(deps.store.vmOf(record), { graceMs: 0 });
       await deps.store.dropDirectory(record);
       continue;
@@ -51,7 +56,10 @@ async function liveVms({ store, driver }: LifecycleDeps): Promise<Vm[]> {
   return live;
 }
 
-/** The operation that an earlier process had not ended. One whose result is in the record already has ended. */
+/**
+ * The operation that an earlier process had not ended. One whose result is in the record already
+ * has ended.
+ */
 async function openJournal(deps: LifecycleDeps, record: VmRecord): Promise<Journal | undefined> {
   const { sandboxId } = record.spec;
   const journal = await deps.store.readJournal(sandboxId);

@@ -28,7 +28,10 @@ const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outc
   discard: remove,
 };
 
-/** From here on it is what this host does for the sandbox, and what it says it is busy with. Returns what carries it out, in the sandbox's turn. */
+/**
+ * From here on it is what this host does for the sandbox, and what it says it is busy with. Returns
+ * what carries it out, in the sandbox's turn.
+ */
 export function takeUp(host: Host, entry: Entry, journal: Journal): () => Promise<void> {
   const { record } = entry;
   const { command } = journal;
@@ -49,7 +52,12 @@ function raiseOrder(record: VmRecord, command: VmCommand): void {
   record.opSeq = Math.max(record.opSeq, command.opSeq);
 }
 
-async function carryOut(host: Host, entry: Entry, journal: Journal, signal: AbortSignal): Promise<void> {
+async function carryOut(
+  host: Host,
+  entry: Entry,
+  journal: Journal,
+  signal: AbortSignal,
+): Promise<void> {
   const { deps, replication } = host;
   const { record } = entry;
   const { kind } = journal.command;
@@ -58,22 +66,44 @@ async function carryOut(host: Host, entry: Entry, journal: Journal, signal: Abor
   await replication.stop(record.spec.sandboxId, { entirely });
   const onFetch: Step["onFetch"] = (progress) => (entry.fetching = progress);
   const isWarm = kind === "create" && host.warm.uses(record.spec.sandboxId);
-  const step: Step = { deps, record, journal, vm: deps.store.vmOf(record), isWarm, signal, onFetch, timings: {} };
+  const step: Step = {
+    deps,
+    record,
+    journal,
+    vm: deps.store.vmOf(record),
+    isWarm,
+    signal,
+    onFetch,
+    timings: {},
+  };
   const outcome = await perform(host, step);
   if (outcome === CLOSING) return;
   if (await settled(host, entry, journal, outcome, step.timings)) replication.start(record);
 }
 
-/** It has happened: where its result cannot be written (a full disk) that is tried again. False: this process ended first, and the next one carries out what is journalled. */
-async function settled(host: Host, entry: Entry, journal: Journal, outcome: Outcome, timings: Record<string, number>): Promise<boolean> {
+/**
+ * It has happened: where its result cannot be written (a full disk) that is tried again. False:
+ * this process ended first, and the next one carries out what is journalled.
+ */
+async function settled(
+  host: Host,
+  entry: Entry,
+  journal: Journal,
+  outcome: Outcome,
+  timings: Record<string, number>,
+): Promise<boolean> {
   const { operationId, kind } = journal.command;
   for (let attempt = 1; ; attempt += 1) {
     try {
       await settle(host, entry, journal, outcome, timings);
       return true;
     } catch (err) {
-      host.deps.log.error({ err, operationId, kind, attempt }, "the result of an operation cannot be written");
-      if (!(await wait(backoffMs(attempt, SETTLE_RETRY), host.sandboxes.turns.signal))) return false;
+      host.deps.log.error(
+        { err, operationId, kind, attempt },
+        "the result of an operation cannot be written",
+      );
+      if (!(await wait(backoffMs(attempt, SETTLE_RETRY), host.sandboxes.turns.signal)))
+        return false;
     }
   }
 }
@@ -98,10 +128,16 @@ async function perform({ slots, warm }: Host, step: Step): Promise<Outcome | typ
     if (notBrought === undefined && takesMemory(journal)) await warm.giveWay();
     return notBrought ?? (await launch(step, slots, operation));
   } catch (error) {
-    deps.log.error({ err: error, sandboxId: step.vm.sandboxId, kind: command.kind }, "the operation failed unexpectedly");
+    deps.log.error(
+      { err: error, sandboxId: step.vm.sandboxId, kind: command.kind },
+      "the operation failed unexpectedly",
+    );
     return {
       state: await stateNow(step),
-      failed: { code: "HOST_ERROR", message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}` },
+      failed: {
+        code: "HOST_ERROR",
+        message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}`,
+      },
     };
   }
 }
@@ -112,7 +148,11 @@ async function stateNow({ deps, vm, journal }: Step): Promise<Outcome["state"]> 
   if (status.kind === "running" || status.kind === "unknown") return "running";
   if (status.kind === "paused" && journal.from === "running") {
     // Else the next look at it does (watch.ts).
-    await deps.driver.resumeVcpus(vm).catch((err: unknown) => deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VM stands still"));
+    await deps.driver
+      .resumeVcpus(vm)
+      .catch((err: unknown) =>
+        deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VM stands still"),
+      );
     return "running";
   }
   return journal.from === "running" ? "stopped" : journal.from;
@@ -134,13 +174,19 @@ export async function settle(
   record.timingsMs = timings;
   record.operation = {
     id: command.operationId,
-    outcome: outcome.failed === undefined ? "succeeded" : outcome.cancelled === true ? "cancelled" : "failed",
+    outcome:
+      outcome.failed === undefined
+        ? "succeeded"
+        : outcome.cancelled === true
+          ? "cancelled"
+          : "failed",
     ...(outcome.failed === undefined ? {} : { error: outcome.failed }),
   };
   setOptional(record, outcome, from);
   // Known before the copy begins, which is by itself.
   const { kind, maxBytesPerSecond } = command;
-  if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined) record.replication = { maxBytesPerSecond };
+  if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined)
+    record.replication = { maxBytesPerSecond };
   const isElsewhere = outcome.isUntouched === true && record.snapshot === undefined;
   if (record.state === "stopped" && !isElsewhere) await sandboxes.nameDisk(record);
   await sandboxes.persist(record);
@@ -156,8 +202,13 @@ export async function settle(
   if (outcome.state === "deleted" || outcome.state === "failed") sandboxes.drop(sandboxId);
 }
 
-/** Once the operation's result is durable: until then, what a resume has used says how far it came. */
-export async function dropUsedSnapshots({ store }: LifecycleDeps, { spec, state, generation }: VmRecord): Promise<void> {
+/**
+ * Once the operation's result is durable: until then, what a resume has used says how far it came.
+ */
+export async function dropUsedSnapshots(
+  { store }: LifecycleDeps,
+  { spec, state, generation }: VmRecord,
+): Promise<void> {
   if (state === "running") await removeSnapshots(store.dirOf(spec.sandboxId));
   if (state === "paused") await removeSnapshots(store.dirOf(spec.sandboxId), generation);
 }

@@ -20,7 +20,10 @@ export interface HostActivity {
   forget(sandboxId: string): void;
 }
 
-/** The process that freezes VMs whose sandboxes may be restored elsewhere when this host's lease ends (../fence). */
+/**
+ * The process that freezes VMs whose sandboxes may be restored elsewhere when this host's lease
+ * ends (../fence).
+ */
 export interface HostFence {
   /** Why no such VM may begin to run now; undefined: nothing speaks against it. */
   refusal(): Promise<string | undefined>;
@@ -28,7 +31,10 @@ export interface HostFence {
   covers(process: Pick<ProcessIdentity, "startTime">): boolean;
   /** It has frozen the sandbox's VM, and nothing that is asked of it will be answered. */
   isFrozen(sandboxId: string): Promise<boolean>;
-  /** Waits for a frozen VM of that run to go on. False: it still stands, after a while, or when the signal ends. */
+  /**
+   * Waits for a frozen VM of that run to go on. False: it still stands, after a while, or when the
+   * signal ends.
+   */
   untilThawed(sandboxId: string, epoch: number, signal: AbortSignal): Promise<boolean>;
 }
 
@@ -88,22 +94,29 @@ export async function timed<T>(step: Step, name: string, body: () => Promise<T>)
 }
 
 /**
- * Asks; an operation that was told to back out does not even ask. A run that the fence is to guard does not begin without it, nor past the lease: asked after the answer too, which may have
- * taken long. From here on the fence knows the VMM: one that is stopped in time before its vCPUs run is frozen, and does not run them.
+ * Asks; an operation that was told to back out does not even ask. A run that the fence is to guard
+ * does not begin without it, nor past the lease: asked after the answer too, which may have taken
+ * long. From here on the fence knows the VMM: one that is stopped in time before its vCPUs run is
+ * frozen, and does not run them.
  */
 export async function mayCommit(step: Step): Promise<CommitAnswer> {
   if (step.signal.aborted) return { kind: "refused", reason: "the operation was cancelled" };
   const { operationId, epoch, opSeq, spec } = step.journal.command;
   const early = await refusalToRun(step);
   if (early !== undefined) return { kind: "refused", reason: early };
-  const answer = await timed(step, "ask_commit", () => step.deps.commit({ sandboxId: spec.sandboxId, operationId, epoch, opSeq }));
+  const answer = await timed(step, "ask_commit", () =>
+    step.deps.commit({ sandboxId: spec.sandboxId, operationId, epoch, opSeq }),
+  );
   const late = answer.kind === "granted" ? await refusalToRun(step) : undefined;
   return late === undefined ? answer : { kind: "refused", reason: late };
 }
 
 const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
 
-/** Whether its VM runs while it is carried out, and did not before. A stop may have to let a paused guest save its files. */
+/**
+ * Whether its VM runs while it is carried out, and did not before. A stop may have to let a paused
+ * guest save its files.
+ */
 export function takesMemory({ command: { kind }, from }: Journal): boolean {
   return BEGINS_RUN.has(kind) || (kind === "stop" && from === "paused");
 }
@@ -111,7 +124,9 @@ export function takesMemory({ command: { kind }, from }: Journal): boolean {
 /** Why this operation may not let vCPUs run that the fence is to guard. */
 export async function refusalToRun({ deps, journal }: Step): Promise<string | undefined> {
   const { kind, spec } = journal.command;
-  return spec.onHostLoss === "restore" && BEGINS_RUN.has(kind) ? await deps.fence.refusal() : undefined;
+  return spec.onHostLoss === "restore" && BEGINS_RUN.has(kind)
+    ? await deps.fence.refusal()
+    : undefined;
 }
 
 export function messageOf(error: unknown): string {

@@ -1,6 +1,7 @@
 /**
- * What of a sandbox can be copied elsewhere: a paused one's snapshot with its disk, a stopped one's disk alone. The latter counts as a snapshot too, without memory: it takes the next
- * generation, so that (generation, manifest) names what is copied, whichever it is.
+ * What of a sandbox can be copied elsewhere: a paused one's snapshot with its disk, a stopped one's
+ * disk alone. The latter counts as a snapshot too, without memory: it takes the next generation, so
+ * that (generation, manifest) names what is copied, whichever it is.
  */
 import { constants } from "node:fs";
 import { copyFile, link, mkdir, readdir, readFile, rename, rm, stat } from "node:fs/promises";
@@ -23,14 +24,25 @@ export interface Copyable {
   facts: SnapshotFacts;
 }
 
-/** The paused or stopped sandbox as it lies in its directory. Of a stopped one the manifest is made at the first call after each stop, and kept. */
-export async function copyableOf(record: VmRecord, vmDir: string, driverFingerprint: string): Promise<Copyable> {
+/**
+ * The paused or stopped sandbox as it lies in its directory. Of a stopped one the manifest is made
+ * at the first call after each stop, and kept.
+ */
+export async function copyableOf(
+  record: VmRecord,
+  vmDir: string,
+  driverFingerprint: string,
+): Promise<Copyable> {
   const { sandboxId } = record.spec;
   const isPaused = record.state === "paused";
   const dir = snapshotDir(vmDir, record.generation);
-  const text = isPaused ? await readFile(join(dir, MANIFEST), "utf8") : await diskManifest(record, vmDir, driverFingerprint);
+  const text = isPaused
+    ? await readFile(join(dir, MANIFEST), "utf8")
+    : await diskManifest(record, vmDir, driverFingerprint);
   const manifest = isPaused ? manifestToCopy(text, record) : (JSON.parse(text) as Manifest);
-  const files = Object.fromEntries(Object.keys(manifest.files).map((name) => [name, join(dir, name)]));
+  const files = Object.fromEntries(
+    Object.keys(manifest.files).map((name) => [name, join(dir, name)]),
+  );
   const copy = {
     sandboxId,
     generation: manifest.generation,
@@ -54,10 +66,15 @@ async function factsOfCopy(manifest: Manifest, copy: SnapshotCopy): Promise<Snap
   return { ...facts, sizeBytes: (await stat(copy.files[DISK] ?? "")).blocks * 512 };
 }
 
-async function diskManifest(record: VmRecord, vmDir: string, driverFingerprint: string): Promise<string> {
+async function diskManifest(
+  record: VmRecord,
+  vmDir: string,
+  driverFingerprint: string,
+): Promise<string> {
   const { spec, epoch, snapshot } = record;
   const known = await readDiskManifest(vmDir);
-  if (snapshot !== undefined && !isNamed(known, snapshot)) throw new Error("the disk has another name than its record says");
+  if (snapshot !== undefined && !isNamed(known, snapshot))
+    throw new Error("the disk has another name than its record says");
   if (known !== undefined && (snapshot !== undefined || isOfThisStop(known, record))) return known;
   const manifest: Manifest = {
     format: 1,
@@ -82,7 +99,10 @@ export async function keepDiskManifest(vmDir: string, text: string): Promise<str
   return text;
 }
 
-/** Whether the disk in that directory has the name that its record says. A crash may have come between the writing of the two. */
+/**
+ * Whether the disk in that directory has the name that its record says. A crash may have come
+ * between the writing of the two.
+ */
 export async function hasName(vmDir: string, snapshot: SnapshotFacts): Promise<boolean> {
   return isNamed(await readDiskManifest(vmDir), snapshot);
 }
@@ -104,10 +124,14 @@ function isOfThisStop(text: string, { epoch, generation }: VmRecord): boolean {
 const frozenName = (generation: number) => `frozen.${generation}`;
 
 /**
- * A copy that later writes to the disk do not reach, made at once: the disk shares its blocks, the files of the memory, which never change, are linked. Undefined where the file system
- * cannot share blocks.
+ * A copy that later writes to the disk do not reach, made at once: the disk shares its blocks, the
+ * files of the memory, which never change, are linked. Undefined where the file system cannot share
+ * blocks.
  */
-export async function freeze(vmDir: string, { copy, manifest }: Copyable): Promise<Copyable | undefined> {
+export async function freeze(
+  vmDir: string,
+  { copy, manifest }: Copyable,
+): Promise<Copyable | undefined> {
   const dir = join(vmDir, frozenName(manifest.generation));
   const known = await frozenIn(vmDir, manifest.generation);
   if (known?.copy.manifest === copy.manifest) return known;
@@ -116,7 +140,8 @@ export async function freeze(vmDir: string, { copy, manifest }: Copyable): Promi
   await mkdir(unfinished, { mode: 0o700 });
   try {
     await copyFile(join(vmDir, DISK), join(unfinished, DISK), constants.COPYFILE_FICLONE_FORCE);
-    for (const [name, path] of Object.entries(copy.files)) if (name !== DISK) await link(path, join(unfinished, name));
+    for (const [name, path] of Object.entries(copy.files))
+      if (name !== DISK) await link(path, join(unfinished, name));
     await writeDurably(join(unfinished, MANIFEST), copy.manifest);
     await writeDurably(join(unfinished, RECORD), copy.record);
     await rm(dir, { recursive: true, force: true });
@@ -144,6 +169,8 @@ export async function frozenIn(vmDir: string, generation: number): Promise<Copya
 /** Removes frozen copies, finished or not, but the one of `keep`. */
 export async function removeFrozen(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir).catch(() => []);
-  for (const name of names.filter((entry) => entry.startsWith("frozen.") && (keep === undefined || entry !== frozenName(keep))))
+  for (const name of names.filter(
+    (entry) => entry.startsWith("frozen.") && (keep === undefined || entry !== frozenName(keep)),
+  ))
     await rm(join(vmDir, name), { recursive: true, force: true });
 }

@@ -1,6 +1,7 @@
 /**
- * Create: a new directory, a copy of the golden disk, the golden memory, a new identity. Nothing of a user's is in it before it is reported, so after a crash it simply starts
- * over; a create that fails leaves nothing.
+ * Create: a new directory, a copy of the golden disk, the golden memory, a new identity. Nothing of
+ * a user's is in it before it is reported, so after a crash it simply starts over; a create that
+ * fails leaves nothing.
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
@@ -22,20 +23,34 @@ export async function create(step: Step): Promise<Outcome> {
   const { deps, vm, record, journal } = step;
   try {
     const variables = variablesOf(journal.command, deps.commandKey);
-    if (step.isWarm && (await timed(step, "assign", () => assignWarm(step)))) return await begin(step, "restored", variables);
+    if (step.isWarm && (await timed(step, "assign", () => assignWarm(step))))
+      return await begin(step, "restored", variables);
     await deps.driver.end(vm, { graceMs: 0 });
     const image = await findImage(deps.imagesDir, record.spec.imageSha256);
-    if (image === undefined) throw new Error(`image ${record.spec.imageSha256} is not on this host`);
+    if (image === undefined)
+      throw new Error(`image ${record.spec.imageSha256} is not on this host`);
     const golden = await findGolden(image, deps.driver);
-    if (golden === undefined) throw new Error(`image ${image.templateName} has no golden snapshot for this host's VMM`);
-    await timed(step, "make_disk", () => linkImage(deps, image, vm.dir, (path) => copySparsely(join(golden.dir, "disk.raw"), path)));
+    if (golden === undefined)
+      throw new Error(`image ${image.templateName} has no golden snapshot for this host's VMM`);
+    await timed(step, "make_disk", () =>
+      linkImage(deps, image, vm.dir, (path) => copySparsely(join(golden.dir, "disk.raw"), path)),
+    );
     return await begin(step, golden, variables);
   } catch (error) {
-    return await undo(step, { failed: { code: "CREATE_FAILED", message: `The sandbox could not be created: ${messageOf(error)}` } });
+    return await undo(step, {
+      failed: {
+        code: "CREATE_FAILED",
+        message: `The sandbox could not be created: ${messageOf(error)}`,
+      },
+    });
   }
 }
 
-async function begin(step: Step, golden: Golden | "restored", variables: Record<string, string>): Promise<Outcome> {
+async function begin(
+  step: Step,
+  golden: Golden | "restored",
+  variables: Record<string, string>,
+): Promise<Outcome> {
   const answer = await runFresh(step, golden, variables);
   if (answer.kind === "granted") return { state: "running" };
   return await undo(step, {
@@ -48,13 +63,17 @@ async function begin(step: Step, golden: Golden | "restored", variables: Record<
 async function assignWarm({ deps, vm, record }: Step): Promise<boolean> {
   try {
     // It has waited since it was taken.
-    if (!(await isGuardable(deps, vm, record.spec))) throw new Error("it is older than the lease of this host");
+    if (!(await isGuardable(deps, vm, record.spec)))
+      throw new Error("it is older than the lease of this host");
     const { kind } = await deps.driver.inspect(vm);
     if (kind !== "paused") throw new Error(`its VMM says ${kind}`);
     await deps.driver.assign(vm);
     return true;
   } catch (error) {
-    deps.log.warn({ sandboxId: vm.sandboxId, reason: messageOf(error) }, "a warm VM cannot be used; restoring instead");
+    deps.log.warn(
+      { sandboxId: vm.sandboxId, reason: messageOf(error) },
+      "a warm VM cannot be used; restoring instead",
+    );
     return false;
   }
 }

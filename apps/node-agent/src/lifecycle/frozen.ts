@@ -1,4 +1,7 @@
-/** A VM that the fence has frozen answers nothing: an operation that speaks to it waits until it goes on, and gives up when it does not. */
+/**
+ * A VM that the fence has frozen answers nothing: an operation that speaks to it waits until it
+ * goes on, and gives up when it does not.
+ */
 import type { Outcome, Step } from "./context.ts";
 
 /** Undefined: nothing is in the way. */

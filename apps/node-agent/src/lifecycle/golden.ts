@@ -1,6 +1,8 @@
 /**
- * Golden snapshots: a freshly booted, warmed-up template, from which `create` and `start` restore instead of booting. Made once per image and VMM fingerprint, by whichever agent is first;
- * kept beside the image. It holds no secret and has no disk attached: a sandbox gets its own after the restore.
+ * Golden snapshots: a freshly booted, warmed-up template, from which `create` and `start` restore
+ * instead of booting. Made once per image and VMM fingerprint, by whichever agent is first; kept
+ * beside the image. It holds no secret and has no disk attached: a sandbox gets its own after the
+ * restore.
  */
 import { execFile } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -32,11 +34,18 @@ export function hasSize(
   golden: Pick<Manifest, "vcpu" | "memoryMib" | "diskSizeBytes">,
   { vcpu, memoryMib, diskMib }: SandboxSpec["resources"],
 ): boolean {
-  return golden.vcpu === vcpu && golden.memoryMib === memoryMib && golden.diskSizeBytes === diskMib * 1024 ** 2;
+  return (
+    golden.vcpu === vcpu &&
+    golden.memoryMib === memoryMib &&
+    golden.diskSizeBytes === diskMib * 1024 ** 2
+  );
 }
 
 /** Undefined: the image has none for this VMM. */
-export async function findGolden(image: Image, driver: Pick<Driver, "fingerprint">): Promise<Golden | undefined> {
+export async function findGolden(
+  image: Image,
+  driver: Pick<Driver, "fingerprint">,
+): Promise<Golden | undefined> {
   const dir = goldenDir(image, await driver.fingerprint());
   const manifest = await readJson<Manifest>(join(dir, "manifest.json"));
   return manifest === undefined ? undefined : { dir, manifest };
@@ -55,7 +64,10 @@ export interface GoldenDeps {
   say(line: string): void;
 }
 
-/** Makes the image's golden snapshot for this driver exist. Several processes may call it at once: one makes it, the others wait. */
+/**
+ * Makes the image's golden snapshot for this driver exist. Several processes may call it at once:
+ * one makes it, the others wait.
+ */
 export async function ensureGolden(image: Image, deps: GoldenDeps): Promise<void> {
   const target = goldenDir(image, await deps.driver.fingerprint());
   if (await isWhole(target)) return;
@@ -74,12 +86,25 @@ async function isWhole(target: string): Promise<boolean> {
 async function make(image: Image, target: string, deps: GoldenDeps): Promise<void> {
   const startedAt = performance.now();
   const say = (line: string) =>
-    deps.say(`golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`);
+    deps.say(
+      `golden snapshot of ${image.templateName}: ${line} (${((performance.now() - startedAt) / 1000).toFixed(1)} s)`,
+    );
   await mkdir(deps.scratchDir, { recursive: true });
-  // The same each time, and the lock is ours: what is there, VM included, is of a maker before this one who was killed.
-  const dir = join(deps.scratchDir, `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}`);
+  // The same each time, and the lock is ours: what is there, VM included, is of a maker before this
+  // one who was killed.
+  const dir = join(
+    deps.scratchDir,
+    `golden-${createHash("sha256").update(target).digest("hex").slice(0, 12)}`,
+  );
   const { vcpu, memoryMib, diskMib } = image.defaults;
-  const vm: Vm = { dir, sandboxId: "golden", vcpu, memoryMib, kernelCmdline: image.kernelCmdline, internetAccess: false };
+  const vm: Vm = {
+    dir,
+    sandboxId: "golden",
+    vcpu,
+    memoryMib,
+    kernelCmdline: image.kernelCmdline,
+    internetAccess: false,
+  };
   const out = `${target}.tmp`;
   await deps.driver.end(vm, { graceMs: 0 });
   await rm(dir, { recursive: true, force: true });
@@ -95,7 +120,11 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
     await deps.driver.pauseVcpus(vm);
     await rm(out, { recursive: true, force: true });
     await mkdir(out);
-    const { files, fingerprint } = await deps.driver.saveMemory(vm, out, AbortSignal.timeout(BOOT_LIMIT_MS));
+    const { files, fingerprint } = await deps.driver.saveMemory(
+      vm,
+      out,
+      AbortSignal.timeout(BOOT_LIMIT_MS),
+    );
     await deps.driver.end(vm, { graceMs: 0 });
     await fsyncPath(join(dir, "disk.raw"));
     await rename(join(dir, "disk.raw"), join(out, "disk.raw"));
@@ -130,5 +159,15 @@ async function make(image: Image, target: string, deps: GoldenDeps): Promise<voi
 export async function makeDisk(path: string, diskMib: number): Promise<void> {
   await (await open(path, "wx")).close();
   await truncate(path, diskMib * 1024 ** 2);
-  await run("mkfs.ext4", ["-q", "-F", "-m", "0", "-O", "^metadata_csum_seed", "-E", "lazy_itable_init=1,lazy_journal_init=1", path]);
+  await run("mkfs.ext4", [
+    "-q",
+    "-F",
+    "-m",
+    "0",
+    "-O",
+    "^metadata_csum_seed",
+    "-E",
+    "lazy_itable_init=1,lazy_journal_init=1",
+    path,
+  ]);
 }

@@ -1,4 +1,7 @@
-/** The host's side of the guest agent's control calls. A fresh connection per call: none survives a restore. */
+/**
+ * The host's side of the guest agent's control calls. A fresh connection per call: none survives a
+ * restore.
+ */
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { type IncomingMessage, request as httpRequest } from "node:http";
@@ -19,17 +22,23 @@ interface GuestActivity {
 export interface Guest {
   waitHealthy(vm: Vm, limitMs: number, signal: AbortSignal): Promise<boolean>;
   warm(vm: Vm): Promise<void>;
-  /** Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused all the same, unsynced. */
+  /**
+   * Freezes the users' processes, then syncs. Never throws: a guest that does not answer is paused
+   * all the same, unsynced.
+   */
   preparePause(vm: Vm, agentKey?: string): Promise<{ frozen: boolean; synced: boolean }>;
   thaw(vm: Vm, agentKey: string): Promise<void>;
   /** Undefined: this guest agent cannot tell. Throws when it does not answer. */
   activity(vm: Vm, agentKey: string): Promise<GuestActivity | undefined>;
   /**
-   * Makes a fresh guest (booted, or out of a golden snapshot) this sandbox's: entropy, clock, disk, names, key, before user code runs. `envVars` are added to those on its disk.
-   * Throws when the guest does not take it.
+   * Makes a fresh guest (booted, or out of a golden snapshot) this sandbox's: entropy, clock, disk,
+   * names, key, before user code runs. `envVars` are added to those on its disk. Throws when the
+   * guest does not take it.
    */
   become(vm: Vm, record: VmRecord, envVars?: Record<string, string>): Promise<void>;
-  /** The same for a guest that is the sandbox's already and has slept: all but disk and variables. */
+  /**
+   * The same for a guest that is the sandbox's already and has slept: all but disk and variables.
+   */
   wake(vm: Vm, record: VmRecord): Promise<void>;
   shutdown(vm: Vm, agentKey: string): Promise<void>;
 }
@@ -52,7 +61,13 @@ class GuestRefusedError extends Error {
 }
 
 export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Guest {
-  const call = async (vm: Vm, path: string, body: unknown, agentKey: string | undefined, limitMs = CALL_LIMIT_MS) => {
+  const call = async (
+    vm: Vm,
+    path: string,
+    body: unknown,
+    agentKey: string | undefined,
+    limitMs = CALL_LIMIT_MS,
+  ) => {
     const address = await driver.guestAddress(vm);
     if (address === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
     const { status, answer } = await guestRequest(address, path, body, agentKey, limitMs);
@@ -62,8 +77,13 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
   return {
     async waitHealthy(vm, limitMs, signal) {
       const deadline = performance.now() + limitMs;
-      // Asked more and more seldom: on a busy or emulated host the questions themselves would hold up a guest that boots.
-      for (let waitMs = 100; performance.now() < deadline && !signal.aborted; waitMs = Math.min(waitMs * 1.5, MAX_HEALTH_WAIT_MS)) {
+      // Asked more and more seldom: on a busy or emulated host the questions themselves would hold
+      // up a guest that boots.
+      for (
+        let waitMs = 100;
+        performance.now() < deadline && !signal.aborted;
+        waitMs = Math.min(waitMs * 1.5, MAX_HEALTH_WAIT_MS)
+      ) {
         if (!(await driver.isAlive(vm))) return false;
         const healthy = await call(vm, "/health", undefined, undefined, 2_000).then(
           () => true,
@@ -79,7 +99,8 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
     },
     async preparePause(vm, agentKey) {
       try {
-        const prepare = () => call(vm, "/_torpor/prepare-pause", { timeoutMs: 2_000 }, agentKey, 40_000);
+        const prepare = () =>
+          call(vm, "/_torpor/prepare-pause", { timeoutMs: 2_000 }, agentKey, 40_000);
         const answer = await durableStep("quiesce guest", prepare);
         return { frozen: answer["frozen"] === true, synced: answer["synced"] === true };
       } catch {
@@ -105,20 +126,34 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
     },
     async become(vm, record, envVars) {
       const identity = { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) };
-      await durableStep("identify guest", () => call(vm, "/_torpor/post-boot", identity, undefined, 60_000));
+      await durableStep("identify guest", () =>
+        call(vm, "/_torpor/post-boot", identity, undefined, 60_000),
+      );
     },
     async wake(vm, record) {
       const identity = identityOf(record);
-      await durableStep("identify guest", () => call(vm, "/_torpor/post-restore", identity, record.agentKey, 60_000));
+      await durableStep("identify guest", () =>
+        call(vm, "/_torpor/post-restore", identity, record.agentKey, 60_000),
+      );
     },
     async shutdown(vm, agentKey) {
-      await durableStep("shut down guest", () => call(vm, "/_torpor/shutdown", {}, agentKey, 40_000));
+      await durableStep("shut down guest", () =>
+        call(vm, "/_torpor/shutdown", {}, agentKey, 40_000),
+      );
     },
   };
 }
 
-/** One request on a connection of its own; connecting and answering have the same limit together. */
-async function guestRequest(address: GuestAddress, path: string, body: unknown, agentKey: string | undefined, limitMs: number) {
+/**
+ * One request on a connection of its own; connecting and answering have the same limit together.
+ */
+async function guestRequest(
+  address: GuestAddress,
+  path: string,
+  body: unknown,
+  agentKey: string | undefined,
+  limitMs: number,
+) {
   const signal = AbortSignal.timeout(limitMs);
   const socket = await connectGuest(address, limitMs);
   const text = body === undefined ? "" : JSON.stringify(body);
@@ -133,7 +168,8 @@ async function guestRequest(address: GuestAddress, path: string, body: unknown, 
     },
     signal,
   });
-  // Once the answer has begun nobody else listens, and an error that comes then ends the reading of the answer, not the agent.
+  // Once the answer has begun nobody else listens, and an error that comes then ends the reading of
+  // the answer, not the agent.
   request.on("error", () => {});
   request.end(text);
   try {
@@ -147,13 +183,17 @@ async function guestRequest(address: GuestAddress, path: string, body: unknown, 
   }
 }
 
-/** User code can put itself in the agent's place and answer without end: that must not fill the host's memory. */
+/**
+ * User code can put itself in the agent's place and answer without end: that must not fill the
+ * host's memory.
+ */
 async function answerOf(response: IncomingMessage): Promise<Record<string, unknown>> {
   const chunks: Buffer[] = [];
   let size = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > MAX_ANSWER_BYTES) throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    if (size > MAX_ANSWER_BYTES)
+      throw new Error(`the guest's answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);
   }
   return JSON.parse(Buffer.concat(chunks).toString("utf8")) as Record<string, unknown>;

@@ -1,7 +1,13 @@
-/** The condition of a pause that nobody asked for: the sandbox is idle. It is judged here, because only here the answer cannot be stale (S25, S54). */
+/**
+ * The condition of a pause that nobody asked for: the sandbox is idle. It is judged here, because
+ * only here the answer cannot be stale (S25, S54).
+ */
 import { messageOf, type Outcome, type Step } from "./context.ts";
 
-/** Looks at the data plane and asks the guest, whose background work passes no data plane. Undefined when the pause may go on. */
+/**
+ * Looks at the data plane and asks the guest, whose background work passes no data plane. Undefined
+ * when the pause may go on.
+ */
 export async function usedOf(step: Step): Promise<string | undefined> {
   return usedThroughDataPlane(step) ?? (await usedInside(step));
 }
@@ -22,7 +28,9 @@ async function usedInside({ deps, vm, record, journal }: Step): Promise<string |
     if (seen === undefined) return undefined;
     if (seen.activeExecutions > 0) return `${seen.activeExecutions} executions run in it`;
     if (seen.activeRequests > 0) return `${seen.activeRequests} requests are being answered in it`;
-    return seen.lastActivityMsAgo >= onlyIfIdleForMs ? undefined : `something went on in it ${seen.lastActivityMsAgo} ms ago`;
+    return seen.lastActivityMsAgo >= onlyIfIdleForMs
+      ? undefined
+      : `something went on in it ${seen.lastActivityMsAgo} ms ago`;
   } catch (error) {
     // A guest that is too busy to answer is not idle.
     return `its agent did not say that it is idle: ${messageOf(error)}`;
@@ -30,5 +38,8 @@ async function usedInside({ deps, vm, record, journal }: Step): Promise<string |
 }
 
 export function sandboxActive(why: string): Pick<Outcome, "failed" | "cancelled"> {
-  return { cancelled: true, failed: { code: "SANDBOX_ACTIVE", message: `The sandbox is in use and runs on: ${why}.` } };
+  return {
+    cancelled: true,
+    failed: { code: "SANDBOX_ACTIVE", message: `The sandbox is in use and runs on: ${why}.` },
+  };
 }

@@ -2,9 +2,9 @@
  * What begins a run of a VM waits for one of the host's slots (start-slots.ts), and launches
  * nothing once it has been cancelled.
  *
- * -    A create asks for its commit before it launches: from then on it ends by what the host
- *      observes, so that a deadline in the middle does not throw its work away.
- * -    A start or resume asks before its vCPUs run, as nothing of the user's has happened by then.
+ * - A create asks for its commit before it launches: from then on it ends by what the host
+ *   observes, so that a deadline in the middle does not throw its work away.
+ * - A start or resume asks before its vCPUs run, as nothing of the user's has happened by then.
  * LA3  One whose deadline passes while it waits is the control plane's to judge: it may have
  *      committed before this process began, and then it goes on.
  */

@@ -10,7 +10,8 @@ export interface Observed {
 }
 
 export function observationOf(hostId: string, { record, journal, vmm }: Observed): Observation {
-  const { operation, cause, condition, quarantined, snapshot, replicationFailed, timingsMs } = record;
+  const { operation, cause, condition, quarantined, snapshot, replicationFailed, timingsMs } =
+    record;
   return {
     type: "observation",
     version: 1,
@@ -29,6 +30,8 @@ export function observationOf(hostId: string, { record, journal, vmm }: Observed
     ...(replicationFailed === undefined ? {} : { replicationFailed }),
     ...(timingsMs === undefined ? {} : { timingsMs }),
     ...(vmm === undefined ? {} : { vmm: { pid: vmm.pid, residentBytes: residentBytes(vmm.pid) } }),
-    ...(journal === undefined && record.revision > 0 ? {} : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
+    ...(journal === undefined && record.revision > 0
+      ? {}
+      : { busyWith: journal?.command.operationId ?? `op_${"0".repeat(32)}` }),
   };
 }

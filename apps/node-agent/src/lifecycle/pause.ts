@@ -1,14 +1,16 @@
 /**
- * Pause: running → paused. Written to be run again from the top after a crash at any point; what is found decides where it goes on.
+ * Pause: running → paused. Written to be run again from the top after a crash at any point; what is
+ * found decides where it goes on.
  *
  * | found | does |
  * |---|---|
- * | VMM alive, no snapshot | if it is to be idle: look; freeze, stop the vCPUs, write the snapshot |
+ * | VMM alive, no snapshot | check that it is idle, if it has to be; freeze, stop the vCPUs, save |
  * | VMM alive, valid snapshot | ask, end the VMM |
  * | VMM gone, valid snapshot | it is paused: report |
  * | VMM gone, no valid snapshot | the memory is lost: stopped, and the disk boots |
  *
- * P1  Until the VMM is ended everything can be undone, and is: the snapshot is removed BEFORE the vCPUs go on (SN3).
+ * P1  Until the VMM is ended everything can be undone, and is: the snapshot is removed BEFORE the
+ *     vCPUs go on (SN3).
  */
 import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
@@ -16,7 +18,14 @@ import type { SavedMemory } from "../drivers/driver.ts";
 import { freeBytes, removeDurably } from "../host/files.ts";
 import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
 import { sandboxActive, usedOf, usedThroughDataPlane } from "./idle.ts";
-import { factsOf, findSnapshot, removeSnapshots, sealSnapshot, snapshotDir, unfinishedDir } from "./snapshot.ts";
+import {
+  factsOf,
+  findSnapshot,
+  removeSnapshots,
+  sealSnapshot,
+  snapshotDir,
+  unfinishedDir,
+} from "./snapshot.ts";
 
 const SPARE_BYTES = 64 * 1024 ** 2;
 
@@ -25,9 +34,13 @@ export async function pause(step: Step): Promise<Outcome> {
   const generation = step.record.generation + 1;
   const status = await deps.driver.inspect(vm);
   let found = await findSnapshot(vm.dir, step.record, generation);
-  if (status.kind === "none") return found.kind === "valid" ? paused(found) : await memoryLost(step);
+  if (status.kind === "none")
+    return found.kind === "valid" ? paused(found) : await memoryLost(step);
   if (status.kind === "unknown")
-    return { state: "running", failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` } };
+    return {
+      state: "running",
+      failed: { code: "VMM_UNRESPONSIVE", message: `The VMM does not answer: ${status.reason}` },
+    };
   if (found.kind !== "valid") {
     const use = status.kind === "running" ? await usedOf(step) : undefined;
     if (use !== undefined) return { state: "running", ...sandboxActive(use) };
@@ -35,13 +48,19 @@ export async function pause(step: Step): Promise<Outcome> {
       await writeSnapshot(step, generation, status.kind);
     } catch (error) {
       return await backOut(step, generation, {
-        failed: { code: "PAUSE_FAILED", message: `The pause failed and the sandbox runs on: ${messageOf(error)}` },
+        failed: {
+          code: "PAUSE_FAILED",
+          message: `The pause failed and the sandbox runs on: ${messageOf(error)}`,
+        },
       });
     }
     found = await findSnapshot(vm.dir, step.record, generation);
     if (found.kind !== "valid")
       return await backOut(step, generation, {
-        failed: { code: "PAUSE_FAILED", message: "The snapshot was not whole after it was written; the sandbox runs on." },
+        failed: {
+          code: "PAUSE_FAILED",
+          message: "The snapshot was not whole after it was written; the sandbox runs on.",
+        },
       });
   }
   // A request that came in while the memory was written would be lost.
@@ -57,7 +76,9 @@ export async function pause(step: Step): Promise<Outcome> {
   return paused(found);
 }
 
-function paused(found: Extract<Awaited<ReturnType<typeof findSnapshot>>, { kind: "valid" }>): Outcome {
+function paused(
+  found: Extract<Awaited<ReturnType<typeof findSnapshot>>, { kind: "valid" }>,
+): Outcome {
   return { state: "paused", generation: found.manifest.generation, snapshot: factsOf(found) };
 }
 
@@ -73,7 +94,11 @@ async function memoryLost(step: Step): Promise<Outcome> {
   return { state: "stopped", failed, cause: failed };
 }
 
-async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | "paused"): Promise<void> {
+async function writeSnapshot(
+  step: Step,
+  generation: number,
+  vmmIs: "running" | "paused",
+): Promise<void> {
   const { deps, vm, record } = step;
   const unfinished = unfinishedDir(vm.dir, generation);
   // What an agent before this one had begun would take the room that is asked for next.
@@ -81,16 +106,21 @@ async function writeSnapshot(step: Step, generation: number, vmmIs: "running" | 
   await rm(unfinished, { recursive: true, force: true });
   const need = vm.memoryMib * 1024 ** 2 + SPARE_BYTES;
   const free = await freeBytes(vm.dir);
-  if (free < need) throw new Error(`the host's disk has ${free} bytes free and the memory image may take ${need}`);
+  if (free < need)
+    throw new Error(`the host's disk has ${free} bytes free and the memory image may take ${need}`);
   if (vmmIs === "running") {
-    const prepared = await timed(step, "freeze_and_sync", () => deps.guest.preparePause(vm, record.agentKey));
+    const prepared = await timed(step, "freeze_and_sync", () =>
+      deps.guest.preparePause(vm, record.agentKey),
+    );
     step.journal.guestSynced = prepared.synced;
     await deps.store.writeJournal(vm.sandboxId, step.journal);
     await timed(step, "pause_vcpus", () => deps.driver.pauseVcpus(vm));
   }
   step.signal.throwIfAborted();
   await mkdir(unfinished, { mode: 0o700 });
-  const saved = await timed(step, "save_memory", () => deps.driver.saveMemory(vm, unfinished, step.signal));
+  const saved = await timed(step, "save_memory", () =>
+    deps.driver.saveMemory(vm, unfinished, step.signal),
+  );
   await timed(step, "seal_snapshot", () => seal(step, generation, saved));
 }
 
@@ -113,7 +143,11 @@ async function seal(step: Step, generation: number, saved: SavedMemory): Promise
 }
 
 /** Back to running, nothing lost (P1). */
-async function backOut(step: Step, generation: number, why: Pick<Outcome, "failed" | "cancelled">): Promise<Outcome> {
+async function backOut(
+  step: Step,
+  generation: number,
+  why: Pick<Outcome, "failed" | "cancelled">,
+): Promise<Outcome> {
   const { deps, vm, record } = step;
   await removeDurably(snapshotDir(vm.dir, generation));
   await removeDurably(unfinishedDir(vm.dir, generation));
@@ -122,6 +156,8 @@ async function backOut(step: Step, generation: number, why: Pick<Outcome, "faile
   if (status.kind === "paused") await deps.driver.resumeVcpus(vm);
   await deps.guest
     .thaw(vm, record.agentKey)
-    .catch((error: unknown) => deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
+    .catch((error: unknown) =>
+      deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest could not be thawed"),
+    );
   return { state: "running", ...why };
 }

@@ -1,4 +1,7 @@
-/** A copy that the control plane knows nothing of, or knows to have run on elsewhere. Its vCPUs stand still, and the data plane knows no way to it. */
+/**
+ * A copy that the control plane knows nothing of, or knows to have run on elsewhere. Its vCPUs
+ * stand still, and the data plane knows no way to it.
+ */
 import type { VmCommand } from "@torpor/contracts";
 import type { Accepted } from "./accept.ts";
 import type { LifecycleDeps } from "./context.ts";
@@ -6,8 +9,14 @@ import type { Journal, VmRecord } from "./record.ts";
 import type { Host } from "./sandboxes.ts";
 import { look, resumeStandingStill } from "./watch.ts";
 
-/** It has no order of its own: the run that it means is the newest here. Known once it is in the record. */
-export async function setQuarantined(host: Host, { kind, spec, epoch, opSeq }: VmCommand): Promise<Accepted> {
+/**
+ * It has no order of its own: the run that it means is the newest here. Known once it is in the
+ * record.
+ */
+export async function setQuarantined(
+  host: Host,
+  { kind, spec, epoch, opSeq }: VmCommand,
+): Promise<Accepted> {
   const { deps, sandboxes } = host;
   return await sandboxes.turns.take(spec.sandboxId, async () => {
     const entry = sandboxes.find(spec.sandboxId);
@@ -19,7 +28,10 @@ export async function setQuarantined(host: Host, { kind, spec, epoch, opSeq }: V
       sandboxes.sayAgain(entry);
       return "repeated";
     }
-    deps.log.warn({ sandboxId: spec.sandboxId, epoch, kind }, "a VM is quarantined, or is so no longer");
+    deps.log.warn(
+      { sandboxId: spec.sandboxId, epoch, kind },
+      "a VM is quarantined, or is so no longer",
+    );
     delete record.operation;
     if (kind === "quarantine") record.quarantined = true;
     else delete record.quarantined;
@@ -29,10 +41,18 @@ export async function setQuarantined(host: Host, { kind, spec, epoch, opSeq }: V
   });
 }
 
-/** The control plane goes on with it: it is a stray no longer. What ends it anyway does so without another instruction of the guest's. */
-export async function takeBack(deps: LifecycleDeps, record: VmRecord, { command }: Journal): Promise<void> {
+/**
+ * The control plane goes on with it: it is a stray no longer. What ends it anyway does so without
+ * another instruction of the guest's.
+ */
+export async function takeBack(
+  deps: LifecycleDeps,
+  record: VmRecord,
+  { command }: Journal,
+): Promise<void> {
   delete record.quarantined;
   const vm = deps.store.vmOf(record);
   if (command.kind === "discard" || command.kind === "delete") return;
-  if ((await deps.driver.inspect(vm)).kind === "paused") await resumeStandingStill(deps, vm, record);
+  if ((await deps.driver.inspect(vm)).kind === "paused")
+    await resumeStandingStill(deps, vm, record);
 }

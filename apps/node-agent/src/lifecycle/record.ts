@@ -1,9 +1,17 @@
 /**
- * What an agent knows of one sandbox: vm.json, durable before anything is reported. With the journal (op.json) it is all that an agent needs after a crash.
+ * What an agent knows of one sandbox: vm.json, durable before anything is reported. With the
+ * journal (op.json) it is all that an agent needs after a crash.
  */
 import { mkdir, readdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
-import type { Cause, Condition, ObservedState, SandboxSpec, SnapshotFacts, VmCommand } from "@torpor/contracts";
+import type {
+  Cause,
+  Condition,
+  ObservedState,
+  SandboxSpec,
+  SnapshotFacts,
+  VmCommand,
+} from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { isNotFound, readJson, removeDurably, sizeOf, writeDurably } from "../host/files.ts";
 
@@ -26,7 +34,10 @@ export interface VmRecord {
   state: ObservedState;
   /** Of the snapshot that `state: paused` rests on; only rises. */
   generation: number;
-  /** Of `paused`; of `stopped` its disk; of `running` a snapshot that reached the store after it was resumed. */
+  /**
+   * Of `paused`; of `stopped` its disk; of `running` a snapshot that reached the store after it was
+   * resumed.
+   */
   snapshot?: SnapshotFacts;
   /** Asked for and not done yet: the copy to the store. */
   replication?: { maxBytesPerSecond?: number };
@@ -64,7 +75,8 @@ export class VmStore {
   }
 
   async prepare(): Promise<void> {
-    for (const name of ["vm", "trash", "gone", "incoming"]) await mkdir(join(this.dataDir, name), { recursive: true });
+    for (const name of ["vm", "trash", "gone", "incoming"])
+      await mkdir(join(this.dataDir, name), { recursive: true });
     for (const name of await readdir(join(this.dataDir, "trash")))
       await rm(join(this.dataDir, "trash", name), { recursive: true, force: true });
     await this.dropOldIncoming();
@@ -87,11 +99,15 @@ export class VmStore {
   async read(sandboxId: string): Promise<VmRecord | undefined> {
     const held = await readJson<VmRecord>(join(this.dirOf(sandboxId), "vm.json"));
     const gone = await readJson<VmRecord>(this.goneFile(sandboxId));
-    return held === undefined || (gone !== undefined && gone.revision > held.revision) ? gone : held;
+    return held === undefined || (gone !== undefined && gone.revision > held.revision)
+      ? gone
+      : held;
   }
 
   async write(record: VmRecord): Promise<void> {
-    const file = isGone(record) ? this.goneFile(record.spec.sandboxId) : join(this.dirOf(record.spec.sandboxId), "vm.json");
+    const file = isGone(record)
+      ? this.goneFile(record.spec.sandboxId)
+      : join(this.dirOf(record.spec.sandboxId), "vm.json");
     await writeDurably(file, JSON.stringify(record));
   }
 
@@ -115,7 +131,8 @@ export class VmStore {
   async dropIncoming(sandboxId: string): Promise<void> {
     const incoming = join(this.dataDir, "incoming");
     for (const name of await readdir(incoming))
-      if (name.startsWith(`${sandboxId}.`)) await rm(join(incoming, name), { recursive: true, force: true });
+      if (name.startsWith(`${sandboxId}.`))
+        await rm(join(incoming, name), { recursive: true, force: true });
   }
 
   /** What nobody has gone on with for long is not waited for any more. */
@@ -123,7 +140,8 @@ export class VmStore {
     const incoming = join(this.dataDir, "incoming");
     for (const name of await readdir(incoming)) {
       const { mtimeMs } = await stat(join(incoming, name));
-      if (Date.now() - mtimeMs > INCOMING_KEPT_MS) await rm(join(incoming, name), { recursive: true, force: true });
+      if (Date.now() - mtimeMs > INCOMING_KEPT_MS)
+        await rm(join(incoming, name), { recursive: true, force: true });
     }
   }
 
@@ -143,7 +161,10 @@ export class VmStore {
     });
   }
 
-  /** The next process knows too that the operation was cancelled. Where nothing of the sandbox is here, there is nothing that it could go on with. */
+  /**
+   * The next process knows too that the operation was cancelled. Where nothing of the sandbox is
+   * here, there is nothing that it could go on with.
+   */
   async noteCancelled(sandboxId: string, operationId: string): Promise<void> {
     await writeDurably(this.cancelFile(sandboxId, operationId), "").catch((error: unknown) => {
       if (!isNotFound(error)) throw error;

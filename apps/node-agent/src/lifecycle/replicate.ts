@@ -1,4 +1,7 @@
-/** The copy of a sandbox in the store: asked for by the control plane, and what came of it (replication.ts makes it). */
+/**
+ * The copy of a sandbox in the store: asked for by the control plane, and what came of it
+ * (replication.ts makes it).
+ */
 import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
 import type { Accepted } from "./accept.ts";
 import type { VmRecord } from "./record.ts";
@@ -6,16 +9,21 @@ import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
 
 /**
- * It has no order of its own: the run that it means is the newest here, and stands still. Its epoch may be higher: the sandbox was sent elsewhere from here, and came back. Known once it is
- * in the record.
+ * It has no order of its own: the run that it means is the newest here, and stands still. Its epoch
+ * may be higher: the sandbox was sent elsewhere from here, and came back. Known once it is in the
+ * record.
  */
-export async function replicate({ deps, sandboxes, replication }: Host, command: VmCommand): Promise<Accepted> {
+export async function replicate(
+  { deps, sandboxes, replication }: Host,
+  command: VmCommand,
+): Promise<Accepted> {
   const { sandboxId } = command.spec;
   return await sandboxes.turns.take(sandboxId, async () => {
     const entry = sandboxes.find(sandboxId);
     if (entry === undefined) return "ignored";
     const { record } = entry;
-    if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq) return "stale";
+    if (entry.journal !== undefined || record.epoch > command.epoch || record.opSeq > command.opSeq)
+      return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
     if (typeof record.snapshot?.storeKey === "string") {
       sandboxes.sayAgain(entry);
@@ -32,8 +40,10 @@ export async function replicate({ deps, sandboxes, replication }: Host, command:
 
 export function notesOf(sandboxes: Sandboxes): ReplicationEvents {
   return {
-    stored: (sandboxId, facts, done) => sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
-    failed: (sandboxId, name, cause, done) => sandboxes.note(sandboxId, (record) => noteNotStored(record, name, cause), done),
+    stored: (sandboxId, facts, done) =>
+      sandboxes.note(sandboxId, (record) => noteStored(record, facts), done),
+    failed: (sandboxId, name, cause, done) =>
+      sandboxes.note(sandboxId, (record) => noteNotStored(record, name, cause), done),
   };
 }
 
@@ -52,10 +62,14 @@ function noteNotStored(record: VmRecord, name: CopyName, cause: Cause): boolean 
   return true;
 }
 
-/** Whether news of that copy is still of interest: it is of what the sandbox rests on, or last ran from. */
+/**
+ * Whether news of that copy is still of interest: it is of what the sandbox rests on, or last ran
+ * from.
+ */
 function isAbout({ state, snapshot, generation }: VmRecord, name: CopyName): boolean {
   // Stopped by an agent that gave disks no name.
   if (state === "stopped" && snapshot === undefined) return name.generation === generation + 1;
-  if (state === "paused" || state === "stopped") return snapshot?.manifestSha256 === name.manifestSha256;
+  if (state === "paused" || state === "stopped")
+    return snapshot?.manifestSha256 === name.manifestSha256;
   return state === "running" && name.generation === generation;
 }

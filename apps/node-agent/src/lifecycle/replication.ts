@@ -1,9 +1,13 @@
 /**
- * Copies sandboxes that stand still to the store, in the background: each after its pause, a stopped one when it is asked for.
+ * Copies sandboxes that stand still to the store, in the background: each after its pause, a
+ * stopped one when it is asked for.
  *
- * RE1  Where the file system can share blocks, a frozen copy is what is read, and the sandbox may run on meanwhile. Elsewhere the disk must not change while it is read: a resume ends the
- *      copying, and the next pause begins anew; what has been stored by then need not be sent again (store/format.ts, SF2).
- * RE2  It takes up again, after a restart of the agent too, what is not in the store yet, until it has failed so often that somebody has to ask.
+ * RE1  Where the file system can share blocks, a frozen copy is what is read, and the sandbox may
+ *      run on meanwhile. Elsewhere the disk must not change while it is read: a resume ends the
+ *      copying, and the next pause begins anew; what has been stored by then need not be sent again
+ *      (store/format.ts, SF2).
+ * RE2  It takes up again, after a restart of the agent too, what is not in the store yet, until it
+ *      has failed so often that somebody has to ask.
  */
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
 import { backoffMs, pause as wait } from "@torpor/service";
@@ -16,10 +20,16 @@ import { type LifecycleDeps, messageOf } from "./context.ts";
 import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
-/** What was to be copied: named by its manifest, but for the disk of a stop by an agent that gave disks no name. */
+/**
+ * What was to be copied: named by its manifest, but for the disk of a stop by an agent that gave
+ * disks no name.
+ */
 export type CopyName = Pick<SnapshotFacts, "generation"> & { manifestSha256?: string };
 
-/** Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to end; `done` is called in that turn, once they are durable. */
+/**
+ * Both are noted in the sandbox's turn, which may be behind an operation that waits for the copy to
+ * end; `done` is called in that turn, once they are durable.
+ */
 export interface ReplicationEvents {
   stored(sandboxId: string, facts: SnapshotFacts, done: () => Promise<void>): void;
   failed(sandboxId: string, name: CopyName, cause: Cause, done: () => Promise<void>): void;
@@ -65,12 +75,16 @@ export class Replication {
     const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
     const isOpen = record.state === "running" && record.snapshot?.generation !== generation;
     const frozen = isOpen ? await frozenIn(vmDir, generation) : undefined;
-    if (frozen !== undefined) return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
+    if (frozen !== undefined)
+      return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
     if (generationOf(record) === undefined) await removeFrozen(vmDir);
     this.start(record);
   }
 
-  /** Resolves when nothing reads the sandbox's own files any more. `entirely`: nor a frozen copy of them. */
+  /**
+   * Resolves when nothing reads the sandbox's own files any more. `entirely`: nor a frozen copy of
+   * them.
+   */
   async stop(sandboxId: string, { entirely }: { entirely: boolean }): Promise<void> {
     const running = this.running.get(sandboxId);
     if (running === undefined || (!entirely && (await running.isApart))) return;
@@ -78,7 +92,10 @@ export class Replication {
     await running.ended;
   }
 
-  /** Nothing is begun any more, and what goes on breaks off. Resolves when nothing goes on. What is frozen stays for the next process. */
+  /**
+   * Nothing is begun any more, and what goes on breaks off. Resolves when nothing goes on. What is
+   * frozen stays for the next process.
+   */
   async close(): Promise<void> {
     this.isClosed = true;
     const running = [...this.running.values()];
@@ -91,12 +108,21 @@ export class Replication {
   }
 
   /** One copy per sandbox: a newer one ends the older. */
-  private replace(record: VmRecord, generation: number, prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>): void {
+  private replace(
+    record: VmRecord,
+    generation: number,
+    prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>,
+  ): void {
     const { sandboxId } = record.spec;
     if (this.deps.snapshots === NOWHERE) {
       const { code, message } = new NoSnapshotStore();
       const done = () => removeFrozen(this.deps.store.dirOf(sandboxId));
-      return this.events.failed(sandboxId, record.snapshot ?? { generation }, { code, message }, done);
+      return this.events.failed(
+        sandboxId,
+        record.snapshot ?? { generation },
+        { code, message },
+        done,
+      );
     }
     const before = this.running.get(sandboxId);
     const maxBytesPerSecond = record.replication?.maxBytesPerSecond;
@@ -116,7 +142,9 @@ export class Replication {
       ended: Promise.resolve(),
     };
     running.ended = this.run(record, running, prepared)
-      .catch((err: unknown) => this.deps.log.warn({ err, sandboxId }, "the sandbox could not be copied to the store"))
+      .catch((err: unknown) =>
+        this.deps.log.warn({ err, sandboxId }, "the sandbox could not be copied to the store"),
+      )
       .finally(() => {
         if (this.running.get(sandboxId) === running) this.running.delete(sandboxId);
       });
@@ -131,32 +159,54 @@ export class Replication {
     return { copyable: frozen ?? copyable, isApart: frozen !== undefined };
   }
 
-  private async run(record: VmRecord, running: Running, prepared: Promise<{ copyable: Copyable; isApart: boolean }>): Promise<void> {
+  private async run(
+    record: VmRecord,
+    running: Running,
+    prepared: Promise<{ copyable: Copyable; isApart: boolean }>,
+  ): Promise<void> {
     const { copyable } = await prepared;
     const { signal } = running.abort;
     try {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
-      if (signal.aborted && !this.isClosed) await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+      if (signal.aborted && !this.isClosed)
+        await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
     }
   }
 
-  /** Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads what is frozen. */
+  /**
+   * Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads
+   * what is frozen.
+   */
   private async dropFrozen(sandboxId: string, running: Running): Promise<void> {
     const current = this.running.get(sandboxId) ?? running;
     if (current === running) await removeFrozen(this.deps.store.dirOf(sandboxId));
   }
 
-  private async copy(record: VmRecord, { copy, manifest, facts }: Copyable, running: Running, signal: AbortSignal): Promise<void> {
+  private async copy(
+    record: VmRecord,
+    { copy, manifest, facts }: Copyable,
+    running: Running,
+    signal: AbortSignal,
+  ): Promise<void> {
     const { sandboxId } = record.spec;
     const done = () => this.dropFrozen(sandboxId, running);
-    let failure: Cause = { code: "REPLICATION_FAILED", message: "The snapshot could not be copied to the store." };
+    let failure: Cause = {
+      code: "REPLICATION_FAILED",
+      message: "The snapshot could not be copied to the store.",
+    };
     const memory = Object.entries(copy.files).find(([name]) => name !== DISK);
     for (let attempt = 1; attempt <= ATTEMPTS && !signal.aborted; attempt += 1) {
       try {
-        const wrong = memory === undefined ? undefined : await wrongHash(dirname(memory[1]), manifest.files, signal);
+        const wrong =
+          memory === undefined
+            ? undefined
+            : await wrongHash(dirname(memory[1]), manifest.files, signal);
         if (wrong !== undefined) {
-          failure = { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be stored: ${wrong}.` };
+          failure = {
+            code: "SNAPSHOT_INVALID",
+            message: `The snapshot cannot be stored: ${wrong}.`,
+          };
           break;
         }
         const storeKey = await this.deps.snapshots.put(copy, {
@@ -168,8 +218,14 @@ export class Replication {
       } catch (err) {
         if (signal.aborted) return;
         const store = this.deps.snapshots.name;
-        failure = { code: "REPLICATION_FAILED", message: `The snapshot could not be copied to ${store}: ${messageOf(err)}` };
-        this.deps.log.warn({ err, sandboxId, generation: manifest.generation, attempt }, "the snapshot could not be copied to the store");
+        failure = {
+          code: "REPLICATION_FAILED",
+          message: `The snapshot could not be copied to ${store}: ${messageOf(err)}`,
+        };
+        this.deps.log.warn(
+          { err, sandboxId, generation: manifest.generation, attempt },
+          "the snapshot could not be copied to the store",
+        );
         if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);
       }
     }
@@ -178,9 +234,16 @@ export class Replication {
 }
 
 /** Of what is to be copied; undefined: nothing. */
-function generationOf({ state, snapshot, generation, replication, replicationFailed }: VmRecord): number | undefined {
+function generationOf({
+  state,
+  snapshot,
+  generation,
+  replication,
+  replicationFailed,
+}: VmRecord): number | undefined {
   if (replicationFailed !== undefined) return undefined;
-  if (state === "paused") return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
+  if (state === "paused")
+    return snapshot !== undefined && snapshot.storeKey === null ? generation : undefined;
   return state === "stopped" && replication !== undefined && typeof snapshot?.storeKey !== "string"
     ? (snapshot?.generation ?? generation + 1)
     : undefined;

@@ -1,11 +1,12 @@
 /**
- * Resume: paused → running. Up to the point of no return it can be repeated any number of times: no vCPU ran, the disk is untouched.
+ * Resume: paused → running. Up to the point of no return it can be repeated any number of times: no
+ * vCPU ran, the disk is untouched.
  *
  * | found | does |
  * |---|---|
  * | valid snapshot | end a VMM of an earlier try, restore, verify, ask, mark it used, run |
  * | used snapshot, VMM alive | go on: run, greet the guest |
- * | used snapshot, VMM gone | it may have run and written: never restored over its disk; stopped, and the disk boots |
+ * | used snapshot, VMM gone | may have run and written: never restored; stopped, and the disk boots |
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SavedMemory } from "../drivers/driver.ts";
@@ -27,14 +28,20 @@ export async function resume(step: Step): Promise<Outcome> {
     );
   const incompatible = await deps.driver.refusal(found.manifest.driverFingerprint);
   if (incompatible !== undefined)
-    return stillPaused("SNAPSHOT_INCOMPATIBLE", `The snapshot cannot be restored on this host: ${incompatible}.`);
+    return stillPaused(
+      "SNAPSHOT_INCOMPATIBLE",
+      `The snapshot cannot be restored on this host: ${incompatible}.`,
+    );
   await deps.driver.end(vm, { graceMs: 0 });
   const refused = await timed(step, "restore", () => restore(step, savedMemory(found.manifest)));
   if (refused !== undefined) return refused;
   const answer = await mayCommit(step);
   if (answer.kind === "refused") {
     await deps.driver.end(vm, { graceMs: 0 });
-    return { ...stillPaused("OPERATION_CANCELLED", `The resume backed out: ${answer.reason}.`), cancelled: true };
+    return {
+      ...stillPaused("OPERATION_CANCELLED", `The resume backed out: ${answer.reason}.`),
+      cancelled: true,
+    };
   }
   await markUsed(vm.dir, record.generation);
   return await afterRun(step);
@@ -43,11 +50,21 @@ export async function resume(step: Step): Promise<Outcome> {
 async function restore(step: Step, saved: SavedMemory): Promise<Outcome | undefined> {
   const { deps, vm, record } = step;
   try {
-    const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), saved, step.signal);
-    return restored.kind === "refused" ? stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${restored.reason}.`) : undefined;
+    const restored = await deps.driver.restore(
+      vm,
+      snapshotDir(vm.dir, record.generation),
+      saved,
+      step.signal,
+    );
+    return restored.kind === "refused"
+      ? stillPaused("SNAPSHOT_INVALID", `The snapshot cannot be used: ${restored.reason}.`)
+      : undefined;
   } catch (error) {
     await deps.driver.end(vm, { graceMs: 0 });
-    return stillPaused("RESUME_FAILED", `The VMM could not be started; the snapshot is untouched: ${messageOf(error)}`);
+    return stillPaused(
+      "RESUME_FAILED",
+      `The VMM could not be started; the snapshot is untouched: ${messageOf(error)}`,
+    );
   }
 }
 

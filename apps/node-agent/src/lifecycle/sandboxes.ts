@@ -1,7 +1,8 @@
 /**
  * The sandboxes of one host: what is known of each, and what is said of it.
  *
- * SB1  An observation is durable (vm.json) before it is reported, and stays in the inventory until the next one.
+ * SB1  An observation is durable (vm.json) before it is reported, and stays in the inventory until
+ *      the next one.
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
@@ -39,7 +40,8 @@ export interface Host {
 /** Operations that were cancelled before they were known, at most: the oldest are forgotten. */
 const MAX_CALLED_OFF = 1_000;
 
-const begins = ({ journal, isBeginning }: Entry) => isBeginning === true || (journal !== undefined && takesMemory(journal));
+const begins = ({ journal, isBeginning }: Entry) =>
+  isBeginning === true || (journal !== undefined && takesMemory(journal));
 
 export class Sandboxes {
   readonly turns: Turns;
@@ -72,7 +74,10 @@ export class Sandboxes {
   /** Memory of those that run, or are about to. */
   reservedMib(): number {
     const holds = (entry: Entry) => entry.record.state === "running" || begins(entry);
-    return this.all().reduce((sum, entry) => sum + (holds(entry) ? entry.record.spec.resources.memoryMib : 0), 0);
+    return this.all().reduce(
+      (sum, entry) => sum + (holds(entry) ? entry.record.spec.resources.memoryMib : 0),
+      0,
+    );
   }
 
   /** The one that is known by now, if somebody was faster. */
@@ -108,7 +113,9 @@ export class Sandboxes {
   }
 
   isCalledOff({ kind, operationId, spec }: VmCommand): boolean {
-    return this.calledOff.has(operationId) || (kind !== "delete" && this.deleting.has(spec.sandboxId));
+    return (
+      this.calledOff.has(operationId) || (kind !== "delete" && this.deleting.has(spec.sandboxId))
+    );
   }
 
   /** One thing at a time per sandbox. */
@@ -123,7 +130,10 @@ export class Sandboxes {
     await this.deps.store.write(record);
   }
 
-  /** A stopped sandbox's disk gets a name, by which another host can ask for it, if it has not the one in the record. One that cannot be read gets none: it goes nowhere. */
+  /**
+   * A stopped sandbox's disk gets a name, by which another host can ask for it, if it has not the
+   * one in the record. One that cannot be read gets none: it goes nowhere.
+   */
   async nameDisk(record: VmRecord): Promise<void> {
     const { store, driver, log } = this.deps;
     const { sandboxId } = record.spec;
@@ -139,7 +149,9 @@ export class Sandboxes {
 
   /** Says what was persisted, with the VMM as it is now. */
   async announce(entry: Entry): Promise<void> {
-    const status = await this.deps.driver.inspect(this.deps.store.vmOf(entry.record)).catch(() => ({ kind: "none" }) as const);
+    const status = await this.deps.driver
+      .inspect(this.deps.store.vmOf(entry.record))
+      .catch(() => ({ kind: "none" }) as const);
     if (status.kind === "none") delete entry.vmm;
     else entry.vmm = { pid: status.pid, residentBytes: status.residentBytes };
     this.sayAgain(entry);
@@ -149,7 +161,10 @@ export class Sandboxes {
     this.report(this.observationOf(entry));
   }
 
-  /** A change of what is known of a sandbox, in its turn; said if `change` says that it is one. `done` follows, in the same turn, once it is durable. */
+  /**
+   * A change of what is known of a sandbox, in its turn; said if `change` says that it is one.
+   * `done` follows, in the same turn, once it is durable.
+   */
   note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
     void this.turns.take(sandboxId, async () => {
       const entry = this.entries.get(sandboxId);

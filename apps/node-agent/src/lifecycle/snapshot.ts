@@ -1,8 +1,10 @@
 /**
  * A snapshot: memory and disk at one instant, as one unit.
  *
- * SN1  `snap.<g>/` with a manifest is whole: the manifest is written and synced last, the directory renamed after it.
- * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have moved on.
+ * SN1  `snap.<g>/` with a manifest is whole: the manifest is written and synced last, the directory
+ *      renamed after it.
+ * SN2  `snap.<g>.used/` may have run: it is never restored again, because the disk may have moved
+ *      on.
  * SN3  A valid snapshot never stands beside a VM that runs.
  */
 import { readdir, readFile } from "node:fs/promises";
@@ -37,7 +39,8 @@ export function savedMemory({ files, driverFingerprint }: Manifest): SavedMemory
 const nameOf = (generation: number) => `snap.${generation}`;
 export const snapshotDir = (vmDir: string, generation: number) => join(vmDir, nameOf(generation));
 const usedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.used`;
-export const unfinishedDir = (vmDir: string, generation: number) => `${snapshotDir(vmDir, generation)}.tmp`;
+export const unfinishedDir = (vmDir: string, generation: number) =>
+  `${snapshotDir(vmDir, generation)}.tmp`;
 
 export type Found =
   | { kind: "valid"; manifest: Manifest; manifestSha256: string }
@@ -45,13 +48,24 @@ export type Found =
   | { kind: "used" }
   | { kind: "none" };
 
-/** Looks at a sandbox's snapshot without reading its memory image: that is hashed while it is restored. */
-export async function findSnapshot(vmDir: string, record: VmRecord, generation = record.generation): Promise<Found> {
-  const text = await readFile(join(snapshotDir(vmDir, generation), "manifest.json"), "utf8").catch(() => undefined);
+/**
+ * Looks at a sandbox's snapshot without reading its memory image: that is hashed while it is
+ * restored.
+ */
+export async function findSnapshot(
+  vmDir: string,
+  record: VmRecord,
+  generation = record.generation,
+): Promise<Found> {
+  const text = await readFile(join(snapshotDir(vmDir, generation), "manifest.json"), "utf8").catch(
+    () => undefined,
+  );
   if (text === undefined) {
     const names = await readdir(vmDir);
     if (names.includes(`${nameOf(generation)}.used`)) return { kind: "used" };
-    return names.includes(nameOf(generation)) ? { kind: "invalid", reason: "it has no manifest" } : { kind: "none" };
+    return names.includes(nameOf(generation))
+      ? { kind: "invalid", reason: "it has no manifest" }
+      : { kind: "none" };
   }
   const own = ownManifest(text, record, generation);
   if (own.kind === "foreign") return { kind: "invalid", reason: own.reason };
@@ -59,17 +73,24 @@ export async function findSnapshot(vmDir: string, record: VmRecord, generation =
   return reason === undefined ? { ...own, kind: "valid" } : { kind: "invalid", reason };
 }
 
-/** The manifest of this sandbox's snapshot, or why it is none: two of one size and image look the same to a VMM, and its memory would run on another's disk. */
+/**
+ * The manifest of this sandbox's snapshot, or why it is none: two of one size and image look the
+ * same to a VMM, and its memory would run on another's disk.
+ */
 export function ownManifest(
   text: string,
   { spec, snapshot }: VmRecord,
   generation: number,
-): { kind: "own"; manifest: Manifest; manifestSha256: string } | { kind: "foreign"; reason: string } {
+):
+  | { kind: "own"; manifest: Manifest; manifestSha256: string }
+  | { kind: "foreign"; reason: string } {
   const foreign = (reason: string) => ({ kind: "foreign", reason }) as const;
   const manifest = parsed(text);
   if (manifest === undefined) return foreign("its manifest cannot be read");
-  if (manifest.sandboxId !== spec.sandboxId) return foreign(`it is of another sandbox, ${manifest.sandboxId}`);
-  if (manifest.generation !== generation) return foreign(`it is of generation ${manifest.generation}, not ${generation}`);
+  if (manifest.sandboxId !== spec.sandboxId)
+    return foreign(`it is of another sandbox, ${manifest.sandboxId}`);
+  if (manifest.generation !== generation)
+    return foreign(`it is of generation ${manifest.generation}, not ${generation}`);
   if (manifest.imageSha256 !== spec.imageSha256) return foreign("it is of another image");
   const manifestSha256 = sha256Hex(text);
   if (snapshot?.generation === generation && snapshot.manifestSha256 !== manifestSha256)
@@ -89,7 +110,8 @@ async function damage(vmDir: string, manifest: Manifest): Promise<string | undef
   const wrong = await wrongSize(snapshotDir(vmDir, manifest.generation), manifest.files);
   if (wrong !== undefined) return wrong;
   const diskSize = await sizeOf(join(vmDir, "disk.raw"));
-  if (diskSize !== manifest.diskSizeBytes) return `the disk has ${diskSize ?? "no"} bytes, the manifest says ${manifest.diskSizeBytes}`;
+  if (diskSize !== manifest.diskSizeBytes)
+    return `the disk has ${diskSize ?? "no"} bytes, the manifest says ${manifest.diskSizeBytes}`;
   return undefined;
 }
 
@@ -110,7 +132,9 @@ export async function markUsed(vmDir: string, generation: number): Promise<void>
 /** Removes every snapshot of the VM but `keep`, finished or not. */
 export async function removeSnapshots(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir);
-  for (const name of names.filter((entry) => entry.startsWith("snap.") && (keep === undefined || entry !== nameOf(keep))))
+  for (const name of names.filter(
+    (entry) => entry.startsWith("snap.") && (keep === undefined || entry !== nameOf(keep)),
+  ))
     await removeDurably(join(vmDir, name));
 }
 

@@ -13,7 +13,10 @@ import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } fro
 const SHUTDOWN_GRACE_MS = 20_000;
 const REMOVE_LIMIT_MS = 15_000;
 
-/** running or paused → stopped. From paused the memory is dropped, but only if the files were synced before it was taken; else the guest runs once more, frozen, to sync. */
+/**
+ * running or paused → stopped. From paused the memory is dropped, but only if the files were synced
+ * before it was taken; else the guest runs once more, frozen, to sync.
+ */
 export async function stop(step: Step): Promise<Outcome> {
   const { deps, vm, record, journal } = step;
   const answer = await mayCommit(step);
@@ -32,7 +35,10 @@ export async function stop(step: Step): Promise<Outcome> {
       const asked = await deps.guest.shutdown(vm, record.agentKey).then(
         () => true,
         (error: unknown) => {
-          deps.log.warn({ err: error, sandboxId: vm.sandboxId }, "the guest did not take the shutdown; its VMM is ended");
+          deps.log.warn(
+            { err: error, sandboxId: vm.sandboxId },
+            "the guest did not take the shutdown; its VMM is ended",
+          );
           return false;
         },
       );
@@ -49,7 +55,12 @@ export async function stop(step: Step): Promise<Outcome> {
 async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   const { deps, vm, record } = step;
   const found = await findSnapshot(vm.dir, record);
-  if (found.kind === "none" || found.kind === "used" || (found.kind === "valid" && found.manifest.guestSynced)) return undefined;
+  if (
+    found.kind === "none" ||
+    found.kind === "used" ||
+    (found.kind === "valid" && found.manifest.guestSynced)
+  )
+    return undefined;
   if (found.kind === "invalid") {
     return {
       state: "paused",
@@ -60,15 +71,29 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
     };
   }
   await deps.driver.end(vm, { graceMs: 0 });
-  const restored = await deps.driver.restore(vm, snapshotDir(vm.dir, record.generation), savedMemory(found.manifest), step.signal);
+  const restored = await deps.driver.restore(
+    vm,
+    snapshotDir(vm.dir, record.generation),
+    savedMemory(found.manifest),
+    step.signal,
+  );
   if (restored.kind === "refused")
-    return { state: "paused", failed: { code: "SNAPSHOT_INVALID", message: `The snapshot cannot be used: ${restored.reason}.` } };
+    return {
+      state: "paused",
+      failed: {
+        code: "SNAPSHOT_INVALID",
+        message: `The snapshot cannot be used: ${restored.reason}.`,
+      },
+    };
   const fenced = record.spec.onHostLoss === "restore" ? await deps.fence.refusal() : undefined;
   if (fenced !== undefined) {
     await deps.driver.end(vm, { graceMs: 0 });
     return {
       state: "paused",
-      failed: { code: "HOST_LEASE_ENDED", message: `The sandbox has to run once more to save its files: ${fenced}.` },
+      failed: {
+        code: "HOST_LEASE_ENDED",
+        message: `The sandbox has to run once more to save its files: ${fenced}.`,
+      },
     };
   }
   await markUsed(vm.dir, record.generation);
@@ -96,17 +121,26 @@ export async function start(step: Step): Promise<Outcome> {
     await deps.driver.end(vm, { graceMs: 0 });
     return {
       state: "stopped",
-      failed: { code: "START_FAILED", message: `The sandbox did not start; its files are kept: ${messageOf(error)}` },
+      failed: {
+        code: "START_FAILED",
+        message: `The sandbox did not start; its files are kept: ${messageOf(error)}`,
+      },
     };
   }
 }
 
-/** A store that does not answer must not keep a sandbox from being deleted (S11): whoever sweeps the store finds what is left. */
+/**
+ * A store that does not answer must not keep a sandbox from being deleted (S11): whoever sweeps the
+ * store finds what is left.
+ */
 async function removeStored({ deps, vm }: Step): Promise<void> {
   await deps.snapshots
     .remove(vm.sandboxId, AbortSignal.timeout(REMOVE_LIMIT_MS))
     .catch((err: unknown) =>
-      deps.log.warn({ err, sandboxId: vm.sandboxId }, "what is stored of a deleted sandbox was not removed; a sweep will"),
+      deps.log.warn(
+        { err, sandboxId: vm.sandboxId },
+        "what is stored of a deleted sandbox was not removed; a sweep will",
+      ),
     );
 }
 
@@ -114,9 +148,14 @@ async function removeStored({ deps, vm }: Step): Promise<void> {
 export async function remove(step: Step): Promise<Outcome> {
   const { deps, vm, journal } = step;
   await deps.driver.end(vm, { graceMs: 0 });
-  if (journal.command.kind === "delete") await durableStep("remove stored", () => removeStored(step));
+  if (journal.command.kind === "delete")
+    await durableStep("remove stored", () => removeStored(step));
   await deps.store.dropIncoming(vm.sandboxId);
-  const trash = join(deps.store.dataDir, "trash", `${vm.sandboxId}.${randomBytes(4).toString("hex")}`);
+  const trash = join(
+    deps.store.dataDir,
+    "trash",
+    `${vm.sandboxId}.${randomBytes(4).toString("hex")}`,
+  );
   await durableStep("move to trash", async () => {
     await rename(vm.dir, trash).catch((error: unknown) => {
       if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;

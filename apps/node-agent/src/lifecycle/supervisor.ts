@@ -1,6 +1,8 @@
 /**
- * All sandboxes of one host: takes commands in their order (accept.ts), carries out one at a time per sandbox (carry-out.ts), adopts what it finds after a restart (adopt.ts), notices VMMs
- * that die (watch.ts), copies to the store what stands still (replication.ts), and says what it saw (sandboxes.ts).
+ * All sandboxes of one host: takes commands in their order (accept.ts), carries out one at a time
+ * per sandbox (carry-out.ts), adopts what it finds after a restart (adopt.ts), notices VMMs that
+ * die (watch.ts), copies to the store what stands still (replication.ts), and says what it saw
+ * (sandboxes.ts).
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import { settlesWithin } from "@torpor/service";
@@ -39,10 +41,19 @@ export class Supervisor {
       isIdle: () => !sandboxes.isBeginning(),
       isOpen: () => deps.isOpen(),
     });
-    this.host = { deps, sandboxes, replication: new Replication(deps, notesOf(sandboxes)), slots, warm };
+    this.host = {
+      deps,
+      sandboxes,
+      replication: new Replication(deps, notesOf(sandboxes)),
+      slots,
+      warm,
+    };
   }
 
-  /** Takes over what an earlier process left: finishes journalled operations, finds running VMs again. */
+  /**
+   * Takes over what an earlier process left: finishes journalled operations, finds running VMs
+   * again.
+   */
   async adopt(): Promise<void> {
     await adopt(this.host);
   }
@@ -59,7 +70,10 @@ export class Supervisor {
     return this.host.warm.size;
   }
 
-  /** Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not to be. */
+  /**
+   * Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not
+   * to be.
+   */
   async execute(command: VmCommand): Promise<Accepted> {
     return this.closing.signal.aborted ? CLOSING : await accept(this.host, command);
   }
@@ -86,33 +100,56 @@ export class Supervisor {
   }
 
   /** Where requests for a sandbox go, if it runs here at that epoch. */
-  async route(sandboxId: string, epoch: number): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
+  async route(
+    sandboxId: string,
+    epoch: number,
+  ): Promise<{ address: GuestAddress; agentKey: string } | undefined> {
     const { deps, sandboxes } = this.host;
     const record = sandboxes.find(sandboxId)?.record;
-    if (record === undefined || record.epoch !== epoch || record.state !== "running" || record.quarantined === true) return undefined;
+    if (
+      record === undefined ||
+      record.epoch !== epoch ||
+      record.state !== "running" ||
+      record.quarantined === true
+    )
+      return undefined;
     const address = await deps.driver.guestAddress(deps.store.vmOf(record));
     return address === undefined ? undefined : { address, agentKey: record.agentKey };
   }
 
-  /** What another host may have: a snapshot, or a stopped sandbox's disk, with nothing under way that could change it. */
-  async offer(sandboxId: string, generation: number, manifestSha256: string): Promise<SnapshotCopy | undefined> {
+  /**
+   * What another host may have: a snapshot, or a stopped sandbox's disk, with nothing under way
+   * that could change it.
+   */
+  async offer(
+    sandboxId: string,
+    generation: number,
+    manifestSha256: string,
+  ): Promise<SnapshotCopy | undefined> {
     const { deps, sandboxes } = this.host;
     const entry = sandboxes.find(sandboxId);
-    if (entry === undefined || entry.journal !== undefined || this.closing.signal.aborted) return undefined;
+    if (entry === undefined || entry.journal !== undefined || this.closing.signal.aborted)
+      return undefined;
     const { state, snapshot } = entry.record;
-    const isMeant = snapshot?.generation === generation && snapshot.manifestSha256 === manifestSha256;
+    const isMeant =
+      snapshot?.generation === generation && snapshot.manifestSha256 === manifestSha256;
     if (!isMeant || (state !== "paused" && state !== "stopped")) return undefined;
-    return (await copyableOf(entry.record, deps.store.dirOf(sandboxId), snapshot.driverFingerprint)).copy;
+    return (await copyableOf(entry.record, deps.store.dirOf(sandboxId), snapshot.driverFingerprint))
+      .copy;
   }
 
   /**
-   * The end: nothing is taken or begun from here on, copies to the store break off. True once nothing goes on any more; false when something still does after `limitMs`. An operation is
+   * The end: nothing is taken or begun from here on, copies to the store break off. True once
+   * nothing goes on any more; false when something still does after `limitMs`. An operation is
    * journalled, so the next process takes it up wherever this one leaves it.
    */
   async close(limitMs: number): Promise<boolean> {
     this.closing.abort();
     const { sandboxes, replication, slots, warm } = this.host;
     slots.close();
-    return await settlesWithin(Promise.all([sandboxes.turns.close(), replication.close(), this.watching, warm.ended()]), limitMs);
+    return await settlesWithin(
+      Promise.all([sandboxes.turns.close(), replication.close(), this.watching, warm.ended()]),
+      limitMs,
+    );
   }
 }

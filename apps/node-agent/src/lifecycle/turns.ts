@@ -1,7 +1,8 @@
 /**
  * One thing at a time per sandbox, in the order of asking, until it is closed.
  *
- * TU1  Once closed, nothing begins any more: what waited for its turn is told so, and what has begun is waited for.
+ * TU1  Once closed, nothing begins any more: what waited for its turn is told so, and what has
+ *      begun is waited for.
  */
 import type { Logger } from "@torpor/service";
 
@@ -21,11 +22,16 @@ export class Turns {
     this.log = log;
   }
 
-  /** Rejects as `body` does. That is logged, so the promise itself may be left alone; one that is made of it (by an async function) may not: it would end the process. */
+  /**
+   * Rejects as `body` does. That is logged, so the promise itself may be left alone; one that is
+   * made of it (by an async function) may not: it would end the process.
+   */
   take<T>(sandboxId: string, body: () => Promise<T>): Promise<T | typeof CLOSING> {
     const before = this.ends.get(sandboxId) ?? Promise.resolve();
     const turn = this.inTurn(before, body);
-    const logged = turn.catch((error: unknown) => this.log.error({ err: error, sandboxId }, "a step of the supervisor failed"));
+    const logged = turn.catch((error: unknown) =>
+      this.log.error({ err: error, sandboxId }, "a step of the supervisor failed"),
+    );
     const end = Promise.all([before, logged]).then(() => {
       if (this.ends.get(sandboxId) === end) this.ends.delete(sandboxId);
     });
@@ -40,7 +46,10 @@ export class Turns {
     await Promise.all(this.ends.values());
   }
 
-  private async inTurn<T>(before: Promise<void>, body: () => Promise<T>): Promise<T | typeof CLOSING> {
+  private async inTurn<T>(
+    before: Promise<void>,
+    body: () => Promise<T>,
+  ): Promise<T | typeof CLOSING> {
     if (this.signal.aborted) return CLOSING;
     const turn = Promise.withResolvers<void>();
     this.waiting.add(turn.resolve);

@@ -1,11 +1,16 @@
-/** The environment variables that a create's command brings: sealed for this host, or as they are. */
+/**
+ * The environment variables that a create's command brings: sealed for this host, or as they are.
+ */
 import { decoder, variablesContext, type VmCommand } from "@torpor/contracts";
 import { openBox } from "@torpor/service";
 import { Type } from "typebox";
 
 const decodeVariables = decoder(Type.Record(Type.String(), Type.String()));
 
-/** Throws when they were sealed for another host, key, sandbox or run, or are damaged: trying again cannot help. */
+/**
+ * Throws when they were sealed for another host, key, sandbox or run, or are damaged: trying again
+ * cannot help.
+ */
 export function variablesOf(command: VmCommand, commandKey: string): Record<string, string> {
   const { sealedVariables, spec } = command;
   if (sealedVariables === undefined) return spec.envVars;

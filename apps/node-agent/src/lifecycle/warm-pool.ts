@@ -179,7 +179,8 @@ export class WarmPool {
       const alike = this.kept.filter((warm) => warm.imageSha256 === imageSha256);
       await this.drop(alike.slice(0, Math.max(0, alike.length - target)));
       if (alike.length >= target || source === undefined) continue;
-      // Looked at again, and made from here on as far as others see: a run may have begun meanwhile.
+      // Looked at again, and made from here on as far as others see: a run may have begun
+      // meanwhile.
       if (this.mayMake(source.golden)) return await this.add(source, signal);
     }
   }
@@ -258,7 +259,9 @@ export class WarmPool {
     await Promise.all(dropped.map(({ vm }) => this.end(vm)));
   }
 
-  /** False: it cannot be, and the next agent tries again. Whoever needs its memory waits for this. */
+  /**
+   * False: it cannot be, and the next agent tries again. Whoever needs its memory waits for this.
+   */
   private async end(vm: Vm): Promise<boolean> {
     const ended = dropWarm(this.deps.driver, vm).then(
       () => true,

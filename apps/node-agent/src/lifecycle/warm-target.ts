@@ -27,7 +27,10 @@ export interface WarmRoom {
 
 /** The machine has so much left, whatever is kept. */
 export const SPARE_MIB = 512;
-/** And so much more before one is made: a VM takes more than its guest's memory, and is not to be in the way of itself. */
+/**
+ * And so much more before one is made: a VM takes more than its guest's memory, and is not to be in
+ * the way of itself.
+ */
 export const NEW_MARGIN_MIB = 256;
 
 /** By image. One kind after the other, the one that is wanted most first. */

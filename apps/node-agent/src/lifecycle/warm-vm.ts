@@ -1,4 +1,7 @@
-/** A VM that is kept warm: restored from a golden snapshot for nobody, in a directory of its own, its vCPUs standing still. */
+/**
+ * A VM that is kept warm: restored from a golden snapshot for nobody, in a directory of its own,
+ * its vCPUs standing still.
+ */
 import { randomBytes } from "node:crypto";
 import { mkdir, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -74,7 +77,10 @@ export function fits(warm: WarmVm, { imageSha256, resources }: SandboxSpec): boo
   return warm.imageSha256 === imageSha256 && hasSize({ ...vm, diskSizeBytes }, resources);
 }
 
-/** The fence lets a run go on that began under the lease that the host has: one of before stands until somebody is asked. */
+/**
+ * The fence lets a run go on that began under the lease that the host has: one of before stands
+ * until somebody is asked.
+ */
 export async function isGuardable(
   { fence }: Pick<LifecycleDeps, "fence">,
   vm: Vm,

@@ -1,4 +1,7 @@
-/** Looks after the VMMs: one that dies, stands still without a command, or says nothing is noticed, and said. */
+/**
+ * Looks after the VMMs: one that dies, stands still without a command, or says nothing is noticed,
+ * and said.
+ */
 import { pause as wait } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import type { LifecycleDeps } from "./context.ts";
@@ -17,13 +20,22 @@ export async function watch(host: Host, signal: AbortSignal): Promise<void> {
   const looks = new Set<Promise<void>>();
   for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
     if (round % TIDY_EVERY_ROUNDS === 0)
-      await store.dropOldIncoming().catch((err: unknown) => log.warn({ err }, "old transfers could not be removed"));
+      await store
+        .dropOldIncoming()
+        .catch((err: unknown) => log.warn({ err }, "old transfers could not be removed"));
     for (const entry of host.sandboxes.all()) {
       // One that hangs takes its time to say nothing: the others do not wait for it.
-      if (entry.isWatched === true || entry.journal !== undefined || entry.record.state !== "running") continue;
+      if (
+        entry.isWatched === true ||
+        entry.journal !== undefined ||
+        entry.record.state !== "running"
+      )
+        continue;
       entry.isWatched = true;
       const watched = watchOne(host, entry, round)
-        .catch((err: unknown) => log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "a VMM could not be looked at"))
+        .catch((err: unknown) =>
+          log.warn({ err, sandboxId: entry.record.spec.sandboxId }, "a VMM could not be looked at"),
+        )
         .finally(() => {
           delete entry.isWatched;
           looks.delete(watched);
@@ -40,17 +52,23 @@ async function watchOne(host: Host, entry: Entry, round: number): Promise<void> 
   if (await fence.isFrozen(vm.sandboxId)) return;
   const { kind } = await driver.inspect(vm);
   entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
-  const isNews = kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
+  const isNews =
+    kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
   const isHeld = entry.record.quarantined === true;
-  if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused")) await host.sandboxes.inTurn(entry, () => look(host, entry));
+  if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused"))
+    await host.sandboxes.inTurn(entry, () => look(host, entry));
   if (kind === "running" && round % TRIM_EVERY_ROUNDS === 0) await driver.trimLogs(vm);
 }
 
-/** No operation: what is true of the VM now? Says so if it is news. To be called in the sandbox's turn. */
+/**
+ * No operation: what is true of the VM now? Says so if it is news. To be called in the sandbox's
+ * turn.
+ */
 export async function look(host: Host, entry: Entry): Promise<void> {
   const { deps, sandboxes } = host;
   const { record } = entry;
-  if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed")) return;
+  if (entry.journal !== undefined || (record.state !== "running" && record.state !== "failed"))
+    return;
   const vm = deps.store.vmOf(record);
   // It is as it was when it was frozen: nothing may be made of its silence.
   if (await deps.fence.isFrozen(vm.sandboxId)) {
@@ -59,7 +77,8 @@ export async function look(host: Host, entry: Entry): Promise<void> {
   }
   const status = await deps.driver.inspect(vm);
   if (status.kind === "running" && record.quarantined === true) await deps.driver.pauseVcpus(vm);
-  if (status.kind === "paused" && record.quarantined !== true) await resumeStandingStill(deps, vm, record);
+  if (status.kind === "paused" && record.quarantined !== true)
+    await resumeStandingStill(deps, vm, record);
   if (record.state === "running") await noteCondition(host, entry, status);
   if (status.kind === "none" && record.state === "running") await noteEnd(host, entry, vm);
   await sandboxes.announce(entry);
@@ -79,20 +98,38 @@ async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Pr
   // What it used on the host goes too.
   await deps.driver
     .end(vm, { graceMs: 0 })
-    .catch((err: unknown) => deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"));
+    .catch((err: unknown) =>
+      deps.log.warn({ err, sandboxId: vm.sandboxId }, "a VMM that is gone left something behind"),
+    );
 }
 
-/** A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest where they are not takes it as well. */
-export async function resumeStandingStill({ driver, guest, log }: LifecycleDeps, vm: Vm, record: VmRecord): Promise<void> {
+/**
+ * A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest
+ * where they are not takes it as well.
+ */
+export async function resumeStandingStill(
+  { driver, guest, log }: LifecycleDeps,
+  vm: Vm,
+  record: VmRecord,
+): Promise<void> {
   log.warn({ sandboxId: vm.sandboxId }, "a VM stood still without a command; it runs on");
   await driver.resumeVcpus(vm);
   await guest
     .thaw(vm, record.agentKey)
-    .catch((err: unknown) => log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"));
+    .catch((err: unknown) =>
+      log.warn({ err, sandboxId: vm.sandboxId }, "the guest could not be thawed"),
+    );
 }
 
-/** A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers again or somebody ends it. */
-async function noteCondition({ deps, sandboxes }: Host, { record, silentLooks = 0 }: Entry, status: VmmStatus): Promise<void> {
+/**
+ * A VMM that says nothing is kept as it is: its memory is the user's. It is said, until it answers
+ * again or somebody ends it.
+ */
+async function noteCondition(
+  { deps, sandboxes }: Host,
+  { record, silentLooks = 0 }: Entry,
+  status: VmmStatus,
+): Promise<void> {
   const { sandboxId } = record.spec;
   if (status.kind === "unknown") {
     if (silentLooks < SILENT_LOOKS || record.condition !== undefined) return;

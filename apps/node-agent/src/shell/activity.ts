@@ -1,4 +1,7 @@
-/** When each sandbox of this host was last used, as far as its data plane sees: the ground on which idle sandboxes are paused. Times are monotonic. */
+/**
+ * When each sandbox of this host was last used, as far as its data plane sees: the ground on which
+ * idle sandboxes are paused. Times are monotonic.
+ */
 import type { HostActivity } from "../lifecycle/context.ts";
 
 interface Use {

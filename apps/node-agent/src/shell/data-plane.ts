@@ -4,14 +4,22 @@
  * any other port. Headers in packages/contracts (data-plane.ts). No 5xx for a state conflict: SDKs
  * would send the request again.
  *
- * DP1  The agent's control calls are the host's own: a client reaches none of them, however it spells the path.
- * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls do not.
- * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers; every
- *      request of an edge does, so that none of its clients can be taken for a host.
- * DP4  Whoever asks shows the ticket of that run or snapshot; with TLS, gateways alone get into guests
- *      and hosts alone to snapshots.
+ * DP1  The agent's control calls are the host's own: a client reaches none of them, however it
+ *      spells the path.
+ * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls
+ *      do not.
+ * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers;
+ *      every request of an edge does, so that none of its clients can be taken for a host.
+ * DP4  Whoever asks shows the ticket of that run or snapshot; with TLS, gateways alone get into
+ *      guests and hosts alone to snapshots.
  */
-import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from "node:http";
+import {
+  createServer,
+  type IncomingMessage,
+  type RequestListener,
+  type Server,
+  type ServerResponse,
+} from "node:http";
 import type { Duplex } from "node:stream";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
@@ -63,13 +71,22 @@ export interface DataPlaneOptions {
 
 interface DataPlane {
   server: Server;
-  /** Takes no connection any more; those that there are have `limitMs` to end, terminals and other upgraded ones excepted. */
+  /**
+   * Takes no connection any more; those that there are have `limitMs` to end, terminals and other
+   * upgraded ones excepted.
+   */
   drain(limitMs: number): Promise<void>;
 }
 
-export function createDataPlane({ lock, findRoute, activity, snapshots }: DataPlaneOptions): DataPlane {
+export function createDataPlane({
+  lock,
+  findRoute,
+  activity,
+  snapshots,
+}: DataPlaneOptions): DataPlane {
   const answering = new Set<ServerResponse>();
-  const begin = ({ isControl, sandboxId }: Admitted) => (isControl ? NO_EXCHANGE : activity.begin(sandboxId));
+  const begin = ({ isControl, sandboxId }: Admitted) =>
+    isControl ? NO_EXCHANGE : activity.begin(sandboxId);
   const server = createLockedServer(lock, (incoming, response) => {
     if (isOfHost(incoming)) {
       const named = snapshotNamed(incoming.url ?? "/");
@@ -93,7 +110,8 @@ export function createDataPlane({ lock, findRoute, activity, snapshots }: DataPl
       else await forwardUpgrade(incoming, socket, head, admitted, begin(admitted));
     });
   });
-  // Executions and uploads take as long as they take; the edge and the guest have limits of their own.
+  // Executions and uploads take as long as they take; the edge and the guest have limits of their
+  // own.
   server.requestTimeout = 0;
   server.headersTimeout = 30_000;
   return {
@@ -117,7 +135,12 @@ function createLockedServer({ tls }: Lock, listener: RequestListener): Server {
 const tickets = new Recent<string>(10_000);
 
 /** DP4 */
-function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"], ticket: string): Refusal | undefined {
+function refusalOf(
+  incoming: IncomingMessage,
+  lock: Lock,
+  role: Identity["role"],
+  ticket: string,
+): Refusal | undefined {
   const { headers } = incoming;
   const shown = (name: string) => String(headers[name] ?? "");
   const isOpen =
@@ -127,15 +150,25 @@ function refusalOf(incoming: IncomingMessage, lock: Lock, role: Identity["role"]
   return lock.tls === undefined || peerOf(incoming.socket)?.role === role ? undefined : NOT_FOR_YOU;
 }
 
-const NO_TICKET: Refusal = { code: "INVALID_TOKEN", message: "the ticket is missing, or not for this" };
-const NOT_FOR_YOU: Refusal = { code: "FORBIDDEN", message: "the certificate is not that of a program which may ask this" };
+const NO_TICKET: Refusal = {
+  code: "INVALID_TOKEN",
+  message: "the ticket is missing, or not for this",
+};
+const NOT_FOR_YOU: Refusal = {
+  code: "FORBIDDEN",
+  message: "the certificate is not that of a program which may ask this",
+};
 
 /** DP3 */
 function isOfHost({ headers, url = "/" }: IncomingMessage): boolean {
   return headers[DATA_PLANE_HEADERS.sandboxId] === undefined && url.startsWith(SNAPSHOT_PATH);
 }
 
-async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute): Promise<Admitted | Refusal> {
+async function admit(
+  incoming: IncomingMessage,
+  lock: Lock,
+  findRoute: FindRoute,
+): Promise<Admitted | Refusal> {
   const sandboxId = String(incoming.headers[DATA_PLANE_HEADERS.sandboxId] ?? "");
   const epoch = Number(incoming.headers[DATA_PLANE_HEADERS.epoch]);
   const named = `${lock.ticketKey} ${sandboxId} ${epoch}`;
@@ -144,7 +177,8 @@ async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute
   if (refusal !== undefined) return refusal;
   tickets.set(named, ticket);
   const port = Number(incoming.headers[DATA_PLANE_HEADERS.port] ?? GUEST_AGENT_PORT);
-  if (!Number.isInteger(port) || port < 1 || port > 65_535) return { code: "INVALID_REQUEST", message: "there is no such port" };
+  if (!Number.isInteger(port) || port < 1 || port > 65_535)
+    return { code: "INVALID_REQUEST", message: "there is no such port" };
   const control = incoming.headers[DATA_PLANE_HEADERS.control];
   if (port === GUEST_AGENT_PORT && !mayAsk(incoming.url ?? "/", control))
     return { code: "ENDPOINT_NOT_FOUND", message: "there is no such path in this sandbox's agent" };
@@ -154,7 +188,10 @@ async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute
   }));
   if (route !== undefined && "code" in route) return route;
   if (route === undefined) {
-    return { code: "SANDBOX_NOT_RUNNING_HERE", message: `Sandbox ${sandboxId} does not run on this host at epoch ${epoch}.` };
+    return {
+      code: "SANDBOX_NOT_RUNNING_HERE",
+      message: `Sandbox ${sandboxId} does not run on this host at epoch ${epoch}.`,
+    };
   }
   return { route, port, sandboxId, isControl: control !== undefined };
 }
@@ -163,5 +200,7 @@ async function admit(incoming: IncomingMessage, lock: Lock, findRoute: FindRoute
 function mayAsk(url: string, control: string | string[] | undefined): boolean {
   const path = URL.parse(url, "http://guest")?.pathname;
   if (path === undefined) return false;
-  return control === undefined ? !path.startsWith(HOST_ONLY_PATHS) : CONTROLS[String(control)] === path;
+  return control === undefined
+    ? !path.startsWith(HOST_ONLY_PATHS)
+    : CONTROLS[String(control)] === path;
 }

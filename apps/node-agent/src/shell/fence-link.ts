@@ -1,4 +1,7 @@
-/** The agent's side of the fence (../fence): it writes the lease down, sees whether the fence lives, and asks the control plane about what was frozen. */
+/**
+ * The agent's side of the fence (../fence): it writes the lease down, sees whether the fence lives,
+ * and asks the control plane about what was frozen.
+ */
 import { ask, type Bus } from "@torpor/bus";
 import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
 import { isAlive, type Logger, pause, type ProcessIdentity } from "@torpor/service";
@@ -52,7 +55,11 @@ export class FenceLink implements HostFence {
   }
 
   covers(process: Pick<ProcessIdentity, "startTime">): boolean {
-    return this.lease !== undefined && this.leaseRuns() && startedAtBootMs(process) >= this.lease.sinceBootMs;
+    return (
+      this.lease !== undefined &&
+      this.leaseRuns() &&
+      startedAtBootMs(process) >= this.lease.sinceBootMs
+    );
   }
 
   async refusal(): Promise<string | undefined> {
@@ -74,7 +81,9 @@ export class FenceLink implements HostFence {
     }
   }
 
-  /** Asks about every frozen VM, and hands what is permitted to the fence, until the signal ends. */
+  /**
+   * Asks about every frozen VM, and hands what is permitted to the fence, until the signal ends.
+   */
   async askThaws(bus: Bus, hostId: string, signal: AbortSignal, log: Logger): Promise<void> {
     const refused = new Map<string, { reason: string; againAt: number }>();
     do {
@@ -82,28 +91,39 @@ export class FenceLink implements HostFence {
       this.state = { ...this.state, frozen: all.length };
       for (const frozen of all) {
         const { sandboxId } = frozen;
-        if (!this.leaseRuns() || performance.now() < (refused.get(sandboxId)?.againAt ?? 0)) continue;
+        if (!this.leaseRuns() || performance.now() < (refused.get(sandboxId)?.againAt ?? 0))
+          continue;
         const reason = await this.askThaw(bus, hostId, frozen);
         if (reason === undefined) refused.delete(sandboxId);
         else {
-          if (refused.get(sandboxId)?.reason !== reason) log.warn({ sandboxId, epoch: frozen.epoch, reason }, "a VM stays frozen");
+          if (refused.get(sandboxId)?.reason !== reason)
+            log.warn({ sandboxId, epoch: frozen.epoch, reason }, "a VM stays frozen");
           refused.set(sandboxId, { reason, againAt: performance.now() + ASK_AGAIN_MS });
         }
       }
-      for (const sandboxId of refused.keys()) if (!all.some((frozen) => frozen.sandboxId === sandboxId)) refused.delete(sandboxId);
+      for (const sandboxId of refused.keys())
+        if (!all.some((frozen) => frozen.sandboxId === sandboxId)) refused.delete(sandboxId);
     } while (await pause(LOOK_EVERY_MS, signal));
   }
 
   /** Undefined: it may go on, or is not to be decided now. Else why it may not. */
-  private async askThaw(bus: Bus, hostId: string, { sandboxId, epoch, pid, startTime, bootId }: Frozen): Promise<string | undefined> {
+  private async askThaw(
+    bus: Bus,
+    hostId: string,
+    { sandboxId, epoch, pid, startTime, bootId }: Frozen,
+  ): Promise<string | undefined> {
     // As it is before the question: an answer that comes under a later lease is worth nothing.
     const sinceBootMs = this.lease?.sinceBootMs;
     if (sinceBootMs === undefined) return undefined;
     const permit = { sandboxId, epoch, pid, startTime, bootId, sinceBootMs };
     const known = await this.files.readPermit(sandboxId);
-    if (known !== undefined && isSameRun(known, permit) && known.sinceBootMs === sinceBootMs) return undefined;
+    if (known !== undefined && isSameRun(known, permit) && known.sinceBootMs === sinceBootMs)
+      return undefined;
     const question: ThawRequest = { type: "thaw", version: 1, hostId, sandboxId, epoch };
-    const reply = await ask(bus, subjects.ask(hostId, "thaw"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodeThaw });
+    const reply = await ask(bus, subjects.ask(hostId, "thaw"), question, {
+      timeoutMs: ASK_LIMIT_MS,
+      decode: decodeThaw,
+    });
     if (reply.kind === "no_answer") return undefined;
     if (!reply.value.granted) return reply.value.reason ?? "the control plane refused";
     return await this.files.writePermit(permit).then(

@@ -1,8 +1,21 @@
-/** One request, or one upgraded connection, from the data plane into the guest. Each over a connection of its own: none survives a restore. */
-import { type IncomingHttpHeaders, type IncomingMessage, request as httpRequest, type ServerResponse } from "node:http";
+/**
+ * One request, or one upgraded connection, from the data plane into the guest. Each over a
+ * connection of its own: none survives a restore.
+ */
+import {
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  request as httpRequest,
+  type ServerResponse,
+} from "node:http";
 import type { Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import { DATA_PLANE_HEADERS, GUEST_AGENT_KEY_HEADER, GUEST_AGENT_PORT, MAX_HEADER_BYTES } from "@torpor/contracts";
+import {
+  DATA_PLANE_HEADERS,
+  GUEST_AGENT_KEY_HEADER,
+  GUEST_AGENT_PORT,
+  MAX_HEADER_BYTES,
+} from "@torpor/contracts";
 import type { Exchange } from "./activity.ts";
 import { endAnswer } from "@torpor/service/end-answer";
 import { agentUnreachable, connectAgent, type GuestRoute, openTunnel } from "./guest-tunnel.ts";
@@ -15,11 +28,19 @@ export interface GuestDoor {
 }
 
 const INTERNAL_HEADERS = new Set<string>(Object.values(DATA_PLANE_HEADERS));
-/** The agent is opened by its key, which nobody else has. On other ports they are the application's: the edge decides what passes. */
+/**
+ * The agent is opened by its key, which nobody else has. On other ports they are the application's:
+ * the edge decides what passes.
+ */
 const CREDENTIALS = new Set(["authorization", "x-api-key"]);
 
 /** Resolves when it is under way; never rejects. */
-export async function forward(incoming: IncomingMessage, response: ServerResponse, door: GuestDoor, exchange: Exchange): Promise<void> {
+export async function forward(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  door: GuestDoor,
+  exchange: Exchange,
+): Promise<void> {
   response.once("close", exchange.end);
   const way = await connectionTo(door);
   if ("code" in way) return refuse(incoming, response, way);
@@ -48,12 +69,21 @@ export async function forward(incoming: IncomingMessage, response: ServerRespons
   incoming.pipe(upstream);
 }
 
-/** Without what speaks of the connection to the guest: the edge's goes on, whatever becomes of that. */
-function ofMessage({ connection: _connection, "keep-alive": _keepAlive, ...headers }: IncomingHttpHeaders): IncomingHttpHeaders {
+/**
+ * Without what speaks of the connection to the guest: the edge's goes on, whatever becomes of that.
+ */
+function ofMessage({
+  connection: _connection,
+  "keep-alive": _keepAlive,
+  ...headers
+}: IncomingHttpHeaders): IncomingHttpHeaders {
   return headers;
 }
 
-/** From the head of the request on it is bytes both ways: the guest's answer is passed on as it comes, whatever it is. */
+/**
+ * From the head of the request on it is bytes both ways: the guest's answer is passed on as it
+ * comes, whatever it is.
+ */
 export async function forwardUpgrade(
   incoming: IncomingMessage,
   socket: Duplex,
@@ -95,12 +125,22 @@ function unreachable({ port }: GuestDoor, error: Error & { code?: string }): Ref
       message: `The headers of the answer of port ${port} are larger than ${MAX_HEADER_BYTES / 1024} KiB together, and are not passed on. What was asked for was carried out.`,
     };
   if (port === GUEST_AGENT_PORT) return agentUnreachable(error);
-  return { code: "CONNECTION_LOST", message: `Port ${port} of the sandbox broke the connection: ${error.message}` };
+  return {
+    code: "CONNECTION_LOST",
+    message: `Port ${port} of the sandbox broke the connection: ${error.message}`,
+  };
 }
 
-function guestHeaders(headers: IncomingHttpHeaders, { route, port }: GuestDoor): IncomingHttpHeaders {
+function guestHeaders(
+  headers: IncomingHttpHeaders,
+  { route, port }: GuestDoor,
+): IncomingHttpHeaders {
   const kept = Object.entries(headers).filter(([name]) => !INTERNAL_HEADERS.has(name));
   if (port !== GUEST_AGENT_PORT) return Object.fromEntries(kept);
   const others = kept.filter(([name]) => !CREDENTIALS.has(name));
-  return { ...Object.fromEntries(others), host: `localhost:${port}`, [GUEST_AGENT_KEY_HEADER]: route.agentKey };
+  return {
+    ...Object.fromEntries(others),
+    host: `localhost:${port}`,
+    [GUEST_AGENT_KEY_HEADER]: route.agentKey,
+  };
 }

@@ -8,7 +8,10 @@ const ASK_LIMIT_MS = 10_000;
 export function garbageAsker(bus: Bus, hostId: string) {
   return async (sandboxes: GarbageRequest["sandboxes"]): Promise<GarbageReply | undefined> => {
     const question: GarbageRequest = { type: "garbage", version: 1, hostId, sandboxes };
-    const reply = await ask(bus, subjects.ask(hostId, "garbage"), question, { timeoutMs: ASK_LIMIT_MS, decode: decodeGarbage });
+    const reply = await ask(bus, subjects.ask(hostId, "garbage"), question, {
+      timeoutMs: ASK_LIMIT_MS,
+      decode: decodeGarbage,
+    });
     return reply.kind === "answer" ? reply.value : undefined;
   };
 }

@@ -21,9 +21,16 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
   const request = httpRequest({
     createConnection: () => agent,
     path: `${GUEST_TUNNEL.path}?port=${port}`,
-    headers: { connection: "Upgrade", upgrade: GUEST_TUNNEL.protocol, [GUEST_AGENT_KEY_HEADER]: route.agentKey },
+    headers: {
+      connection: "Upgrade",
+      upgrade: GUEST_TUNNEL.protocol,
+      [GUEST_AGENT_KEY_HEADER]: route.agentKey,
+    },
   });
-  const limit = setTimeout(() => request.destroy(new Error(`no tunnel within ${OPEN_LIMIT_MS} ms`)), OPEN_LIMIT_MS);
+  const limit = setTimeout(
+    () => request.destroy(new Error(`no tunnel within ${OPEN_LIMIT_MS} ms`)),
+    OPEN_LIMIT_MS,
+  );
   try {
     return await new Promise<Socket | Refusal>((resolve) => {
       request.once("upgrade", (_answer, socket: Socket, head) => {
@@ -32,7 +39,9 @@ export async function openTunnel(route: GuestRoute, port: number): Promise<Socke
         resolve(socket);
       });
       request.once("response", (answer) => {
-        void shortJson(answer).then((body) => resolve(refusalOf(port, answer.statusCode ?? 502, body)));
+        void shortJson(answer).then((body) =>
+          resolve(refusalOf(port, answer.statusCode ?? 502, body)),
+        );
       });
       request.on("error", (error) => resolve(agentUnreachable(error)));
       request.end();
@@ -70,7 +79,10 @@ async function shortJson(answer: IncomingMessage): Promise<unknown> {
 function refusalOf(port: number, status: number, body: unknown): Refusal {
   const { code, message } = (body ?? {}) as { code?: string; message?: string };
   if (code === "PORT_NOT_OPEN")
-    return { code, message: `Nothing listens on port ${port} in this sandbox. Start a server there, then try again.` };
+    return {
+      code,
+      message: `Nothing listens on port ${port} in this sandbox. Start a server there, then try again.`,
+    };
   return {
     code: "PREVIEW_UNAVAILABLE",
     message: `Port ${port} cannot be reached: ${status} ${message ?? code ?? "no reason given"}`,

@@ -1,6 +1,14 @@
 /** This host's place in the fleet: it registers, renews its lease, and beats. */
 import { ask, type Bus, publishCore } from "@torpor/bus";
-import { decoder, type Heartbeat, LeaseReply, BEAT_EVERY_MS, type Observation, type RegisterRequest, subjects } from "@torpor/contracts";
+import {
+  decoder,
+  type Heartbeat,
+  LeaseReply,
+  BEAT_EVERY_MS,
+  type Observation,
+  type RegisterRequest,
+  subjects,
+} from "@torpor/contracts";
 import { type Logger, pause } from "@torpor/service";
 import { bootMs } from "../fence/clock.ts";
 import type { StartLoad } from "../lifecycle/start-slots.ts";
@@ -20,14 +28,21 @@ export interface Membership {
   wanted?: InventoryRequest | undefined;
 }
 
-/** Whether new sandboxes may come. Without an answer it stays registered, and its lease ends all the same. */
-export function isOpen({ isRegistered, isClosed }: Membership, fence: Pick<FenceLink, "leaseRuns">): boolean {
+/**
+ * Whether new sandboxes may come. Without an answer it stays registered, and its lease ends all the
+ * same.
+ */
+export function isOpen(
+  { isRegistered, isClosed }: Membership,
+  fence: Pick<FenceLink, "leaseRuns">,
+): boolean {
   return isRegistered && isClosed !== true && fence.leaseRuns();
 }
 
 /**
- * Registers, then renews every third of the lease, and at once when the fence has died or come to life; registers again when told so. The lease is counted from before it was asked for.
- * Runs until the signal ends.
+ * Registers, then renews every third of the lease, and at once when the fence has died or come to
+ * life; registers again when told so. The lease is counted from before it was asked for. Runs until
+ * the signal ends.
  */
 export async function keepLease(
   bus: Bus,
@@ -42,9 +57,15 @@ export async function keepLease(
     const isAlive = await fence.look();
     const askedAtBootMs = bootMs();
     const facts = { hostId: request.hostId, fence: { isAlive } };
-    const question = membership.isRegistered ? ({ type: "lease", version: 1, ...facts } as const) : { ...request, ...facts };
-    const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, { timeoutMs, decode: decodeLease });
-    // Without an answer it stays: to report everything then would burden those who have too much to do to answer.
+    const question = membership.isRegistered
+      ? ({ type: "lease", version: 1, ...facts } as const)
+      : { ...request, ...facts };
+    const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, {
+      timeoutMs,
+      decode: decodeLease,
+    });
+    // Without an answer it stays: to report everything then would burden those who have too much to
+    // do to answer.
     if (reply.kind === "answer") {
       membership.wanted = wantedBy(reply.value);
       membership.isClosed = reply.value.getsNoSandboxes === true;
@@ -56,10 +77,16 @@ export async function keepLease(
       membership.isRegistered = true;
       await fence
         .renew(askedAtBootMs, reply.value.leaseMs)
-        .catch((err: unknown) => log.error({ err }, "the lease could not be written down: the fence goes by the one before it"));
+        .catch((err: unknown) =>
+          log.error(
+            { err },
+            "the lease could not be written down: the fence goes by the one before it",
+          ),
+        );
       const renewAtBootMs = askedAtBootMs + reply.value.leaseMs / 3;
       while (bootMs() < renewAtBootMs && (await fence.look()) === isAlive)
-        if (!(await pause(Math.min(FENCE_LOOK_MS, Math.max(1, renewAtBootMs - bootMs())), signal))) return;
+        if (!(await pause(Math.min(FENCE_LOOK_MS, Math.max(1, renewAtBootMs - bootMs())), signal)))
+          return;
       continue;
     }
     if (reply.kind === "answer") {
@@ -80,7 +107,11 @@ const EVERYTHING: InventoryRequest = { reconciled: undefined, show: [] };
 export async function beat(
   bus: Bus,
   hostId: string,
-  look: () => { inventory: Observation[]; diskFreeMib: number | Promise<number>; starts: StartLoad },
+  look: () => {
+    inventory: Observation[];
+    diskFreeMib: number | Promise<number>;
+    starts: StartLoad;
+  },
   membership: Membership,
   signal: AbortSignal,
 ): Promise<void> {

@@ -11,13 +11,28 @@ export interface Refusal {
 
 function bodyOf(incoming: IncomingMessage, { code, message }: Refusal): Buffer {
   const request_id = incoming.headers["x-request-id"];
-  return Buffer.from(JSON.stringify({ error: message, message, code, request_id, timestamp: new Date().toISOString() }));
+  return Buffer.from(
+    JSON.stringify({
+      error: message,
+      message,
+      code,
+      request_id,
+      timestamp: new Date().toISOString(),
+    }),
+  );
 }
 
-export function refuse(incoming: IncomingMessage, response: ServerResponse, refusal: Refusal): void {
+export function refuse(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  refusal: Refusal,
+): void {
   if (response.headersSent) return void response.destroy();
   const body = bodyOf(incoming, refusal);
-  response.writeHead(ERROR_CODES[refusal.code].status, { "content-type": "application/json", "content-length": body.length });
+  response.writeHead(ERROR_CODES[refusal.code].status, {
+    "content-type": "application/json",
+    "content-length": body.length,
+  });
   endAnswer(incoming, response, body);
 }
 

@@ -1,4 +1,7 @@
-/** Publishes observations in order, again and again until the broker has stored them. What does not fit in the queue is repeated by the heartbeat's inventory. */
+/**
+ * Publishes observations in order, again and again until the broker has stored them. What does not
+ * fit in the queue is repeated by the heartbeat's inventory.
+ */
 import { type Bus, publish } from "@torpor/bus";
 import { type Observation, subjects } from "@torpor/contracts";
 import { backoffMs, type Logger, pause } from "@torpor/service";
@@ -37,14 +40,19 @@ export class Reporter {
       }
       const { seen } = next;
       const msgId = `${seen.sandboxId}.${seen.epoch}.${seen.opSeq}.${seen.revision}`;
-      const published = await publish(bus, { subject: subjects.observation(seen.hostId, seen.state), payload: seen, msgId });
+      const published = await publish(bus, {
+        subject: subjects.observation(seen.hostId, seen.state),
+        payload: seen,
+        msgId,
+      });
       if (published.kind !== "unavailable") {
         attempt = 0;
         if (this.queue[0] === next) this.queue.shift();
         continue;
       }
       attempt += 1;
-      if (attempt === 1) this.log.warn({ err: published.cause }, "observations cannot be published; trying again");
+      if (attempt === 1)
+        this.log.warn({ err: published.cause }, "observations cannot be published; trying again");
       await pause(backoffMs(attempt, { baseMs: 100, maxMs: 5_000 }), signal);
     }
   }

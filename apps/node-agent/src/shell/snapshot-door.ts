@@ -1,7 +1,7 @@
 /**
  * Snapshots of this host for other hosts that are to run their sandboxes
- * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the asker checks each
- * chunk by its hash.
+ * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the
+ * asker checks each chunk by its hash.
  */
 import { open } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
@@ -10,13 +10,23 @@ import { CHUNK_BYTES, encodeChunk, encodeIndex } from "../store/format.ts";
 import { indexOf, readChunk, type SnapshotCopy } from "../store/read-chunks.ts";
 import { type Refusal, refuse } from "./refusal.ts";
 
-/** The snapshot as it lies on this host's disk; undefined when it is not here, or not as it was asked for. */
-export type FindCopy = (sandboxId: string, generation: number, manifestSha256: string) => Promise<SnapshotCopy | undefined>;
+/**
+ * The snapshot as it lies on this host's disk; undefined when it is not here, or not as it was
+ * asked for.
+ */
+export type FindCopy = (
+  sandboxId: string,
+  generation: number,
+  manifestSha256: string,
+) => Promise<SnapshotCopy | undefined>;
 
 /** An index costs a reading of all its files. */
 const KEPT_INDEXES = 16;
 const INDEX_LIMIT_MS = 270_000;
-const NOT_HERE: Refusal = { code: "SNAPSHOT_NOT_HERE", message: "this host does not hold that snapshot" };
+const NOT_HERE: Refusal = {
+  code: "SNAPSHOT_NOT_HERE",
+  message: "this host does not hold that snapshot",
+};
 
 export class SnapshotDoor {
   private readonly findCopy: FindCopy;
@@ -33,7 +43,10 @@ export class SnapshotDoor {
     try {
       const content = await this.contentFor(incoming);
       if (content === undefined) return refuse(incoming, response, NOT_HERE);
-      response.writeHead(200, { "content-type": "application/octet-stream", "content-length": content.length });
+      response.writeHead(200, {
+        "content-type": "application/octet-stream",
+        "content-length": content.length,
+      });
       response.end(content);
     } catch (error) {
       refuse(incoming, response, {
@@ -46,10 +59,16 @@ export class SnapshotDoor {
   private async contentFor(incoming: IncomingMessage): Promise<Buffer | undefined> {
     const { sandboxId, generation, manifestSha256, rest } = snapshotNamed(incoming.url ?? "/");
     const [what, at = "", file = ""] = rest;
-    const copy = incoming.method === "GET" ? await this.findCopy(sandboxId, generation, manifestSha256) : undefined;
+    const copy =
+      incoming.method === "GET"
+        ? await this.findCopy(sandboxId, generation, manifestSha256)
+        : undefined;
     if (copy === undefined) return undefined;
-    if (what === "index") return await this.indexFor(`${sandboxId}/${generation}/${manifestSha256}`, copy);
-    return what === "chunks" ? await chunkFor(copy, decodeURIComponent(file), Number(at), this.chunkBytes) : undefined;
+    if (what === "index")
+      return await this.indexFor(`${sandboxId}/${generation}/${manifestSha256}`, copy);
+    return what === "chunks"
+      ? await chunkFor(copy, decodeURIComponent(file), Number(at), this.chunkBytes)
+      : undefined;
   }
 
   private async indexFor(key: string, copy: SnapshotCopy): Promise<Buffer> {
@@ -68,11 +87,18 @@ export class SnapshotDoor {
 /** What a path below SNAPSHOT_PATH is about, and what of it. */
 export function snapshotNamed(url: string): SnapshotNamed & { rest: string[] } {
   const { pathname = "" } = URL.parse(url, "http://host") ?? {};
-  const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname.slice(SNAPSHOT_PATH.length).split("/");
+  const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname
+    .slice(SNAPSHOT_PATH.length)
+    .split("/");
   return { sandboxId, generation: Number(generation), manifestSha256, rest };
 }
 
-async function chunkFor(copy: SnapshotCopy, file: string, at: number, chunkBytes: number): Promise<Buffer | undefined> {
+async function chunkFor(
+  copy: SnapshotCopy,
+  file: string,
+  at: number,
+  chunkBytes: number,
+): Promise<Buffer | undefined> {
   const path = Object.hasOwn(copy.files, file) ? copy.files[file] : undefined;
   if (path === undefined || !Number.isSafeInteger(at) || at < 0) return undefined;
   const handle = await open(path);

@@ -1,4 +1,7 @@
-/** Whether this host's part of the work goes on, for its health report: it can be told, and it is heard. */
+/**
+ * Whether this host's part of the work goes on, for its health report: it can be told, and it is
+ * heard.
+ */
 import type { WorkProblem } from "@torpor/service";
 
 /** A server that is restarted, or a scheduler, is back by then. */

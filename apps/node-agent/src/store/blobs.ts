@@ -1,4 +1,7 @@
-/** What a snapshot store needs of the place where it keeps things: whole objects by key, seen by every host. */
+/**
+ * What a snapshot store needs of the place where it keeps things: whole objects by key, seen by
+ * every host.
+ */
 
 export interface Blob {
   key: string;
@@ -26,7 +29,11 @@ export interface Blobs {
 }
 
 /** Removes all below `prefix`. */
-export async function removeBelow(blobs: Blobs, prefix: string, signal: AbortSignal): Promise<void> {
+export async function removeBelow(
+  blobs: Blobs,
+  prefix: string,
+  signal: AbortSignal,
+): Promise<void> {
   const keys: string[] = [];
   for await (const { key } of blobs.list(prefix, signal)) keys.push(key);
   await inParallel(keys, REMOVED_AT_ONCE, (key) => blobs.remove(key, signal));
@@ -35,13 +42,23 @@ export async function removeBelow(blobs: Blobs, prefix: string, signal: AbortSig
 const REMOVED_AT_ONCE = 8;
 const UNLOCK_LIMIT_MS = 10_000;
 
-/** Takes a lock away (format.ts) at the end of what it was set for; not with the signal of that, which may be what ended it. What stays is ignored once it is old. */
+/**
+ * Takes a lock away (format.ts) at the end of what it was set for; not with the signal of that,
+ * which may be what ended it. What stays is ignored once it is old.
+ */
 export async function unlock(blobs: Blobs, lock: string): Promise<void> {
   await blobs.remove(lock, AbortSignal.timeout(UNLOCK_LIMIT_MS)).catch(() => {});
 }
 
-/** Works on `items`, `atOnce` at a time. Throws the first failure, once nothing of it goes on any more; what was not begun by then is not. */
-export async function inParallel<T>(items: readonly T[], atOnce: number, work: (item: T) => Promise<void>): Promise<void> {
+/**
+ * Works on `items`, `atOnce` at a time. Throws the first failure, once nothing of it goes on any
+ * more; what was not begun by then is not.
+ */
+export async function inParallel<T>(
+  items: readonly T[],
+  atOnce: number,
+  work: (item: T) => Promise<void>,
+): Promise<void> {
   const failures: unknown[] = [];
   let next = 0;
   const run = async () => {

@@ -7,7 +7,10 @@ import type { Blobs } from "./blobs.ts";
 import { FileBlobs } from "./file-blobs.ts";
 import type { S3Options } from "./s3-blobs.ts";
 
-export type StoreSettings = { kind: "none" } | { kind: "file"; dir: string } | ({ kind: "s3" } & S3Options);
+export type StoreSettings =
+  | { kind: "none" }
+  | { kind: "file"; dir: string }
+  | ({ kind: "s3" } & S3Options);
 
 export interface OpenedBlobs {
   /** Undefined: this host has no store. */
@@ -18,38 +21,56 @@ export interface OpenedBlobs {
 
 type StoreConfig = Pick<
   Config,
-  "SNAPSHOT_STORE" | "SNAPSHOT_STORE_DIR" | "S3_ENDPOINT" | "S3_REGION" | "S3_BUCKET" | "S3_PREFIX" | "S3_CREDENTIALS_FILE"
+  | "SNAPSHOT_STORE"
+  | "SNAPSHOT_STORE_DIR"
+  | "S3_ENDPOINT"
+  | "S3_REGION"
+  | "S3_BUCKET"
+  | "S3_PREFIX"
+  | "S3_CREDENTIALS_FILE"
 >;
 
 /** Throws ConfigurationError when something is missing that it could not do without. */
 export function storeSettings(config: StoreConfig): StoreSettings {
   if (config.SNAPSHOT_STORE === "none") return { kind: "none" };
   if (config.SNAPSHOT_STORE === "file") {
-    if (config.SNAPSHOT_STORE_DIR !== undefined) return { kind: "file", dir: config.SNAPSHOT_STORE_DIR };
-    throw new ConfigurationError("SNAPSHOT_STORE_DIR is not set: SNAPSHOT_STORE=file needs a directory that all hosts share");
+    if (config.SNAPSHOT_STORE_DIR !== undefined)
+      return { kind: "file", dir: config.SNAPSHOT_STORE_DIR };
+    throw new ConfigurationError(
+      "SNAPSHOT_STORE_DIR is not set: SNAPSHOT_STORE=file needs a directory that all hosts share",
+    );
   }
-  if (config.S3_BUCKET === undefined) throw new ConfigurationError("S3_BUCKET is not set: SNAPSHOT_STORE=s3 needs the name of a bucket");
+  if (config.S3_BUCKET === undefined)
+    throw new ConfigurationError(
+      "S3_BUCKET is not set: SNAPSHOT_STORE=s3 needs the name of a bucket",
+    );
   return {
     kind: "s3",
     endpoint: config.S3_ENDPOINT,
     region: config.S3_REGION,
     bucket: config.S3_BUCKET,
     prefix: config.S3_PREFIX,
-    credentials: config.S3_CREDENTIALS_FILE === undefined ? undefined : credentialsIn(config.S3_CREDENTIALS_FILE),
+    credentials:
+      config.S3_CREDENTIALS_FILE === undefined
+        ? undefined
+        : credentialsIn(config.S3_CREDENTIALS_FILE),
   };
 }
 
 /** The S3 client is large: it is loaded where it is used. */
 export async function openBlobs(settings: StoreSettings): Promise<OpenedBlobs> {
   if (settings.kind === "none") return { blobs: undefined, problem: async () => undefined };
-  if (settings.kind === "file") return { blobs: new FileBlobs(settings.dir), problem: () => problemOfDirectory(settings.dir) };
+  if (settings.kind === "file")
+    return { blobs: new FileBlobs(settings.dir), problem: () => problemOfDirectory(settings.dir) };
   const { S3Blobs } = await import("./s3-blobs.ts");
   const blobs = new S3Blobs(settings);
   return { blobs, problem: () => blobs.problem() };
 }
 
 function credentialsIn(path: string): NonNullable<S3Options["credentials"]> {
-  const wrong = new ConfigurationError(`${path} is not of the form {"accessKeyId": "…", "secretAccessKey": "…"}`);
+  const wrong = new ConfigurationError(
+    `${path} is not of the form {"accessKeyId": "…", "secretAccessKey": "…"}`,
+  );
   let given: unknown;
   try {
     given = JSON.parse(readSecret(path));

@@ -56,13 +56,18 @@ export class ChunkStore implements SnapshotStore {
           if (known !== undefined) return known;
           const packed = await encodeChunk(content);
           await options.pace?.(packed.length);
-          await this.blobs.put(chunkKey(sandboxId, [0, sha256, packed.length]), packed, options.signal);
+          await this.blobs.put(
+            chunkKey(sandboxId, [0, sha256, packed.length]),
+            packed,
+            options.signal,
+          );
           stored.set(sha256, packed.length);
           return packed.length;
         },
       });
       const storeKey = storeKeyOf(sandboxId, entry);
-      // Before: an index whose chunks may be gone is not even put. After: it counts only if no sweep missed it.
+      // Before: an index whose chunks may be gone is not even put. After: it counts only if no
+      // sweep missed it.
       await assertKept();
       await this.blobs.put(entryKey(storeKey), encodeIndex(index), options.signal);
       await assertKept();
@@ -83,7 +88,8 @@ export class ChunkStore implements SnapshotStore {
       },
       chunk: async (_file, ref, signal) => {
         const content = await this.blobs.get(chunkKey(sandboxId, ref), signal);
-        if (content === undefined) throw new Error(`chunk ${ref[1]} of ${storeKey} is missing in the store`);
+        if (content === undefined)
+          throw new Error(`chunk ${ref[1]} of ${storeKey} is missing in the store`);
         return content;
       },
     };
@@ -93,22 +99,31 @@ export class ChunkStore implements SnapshotStore {
     await removeBelow(this.blobs, `${sandboxId}/`, signal);
   }
 
-  /** By hash, with their size as stored. One that is not as long as its name says has been cut off: it is put again. */
+  /**
+   * By hash, with their size as stored. One that is not as long as its name says has been cut off:
+   * it is put again.
+   */
   private async storedChunks(sandboxId: string, signal: AbortSignal): Promise<Map<string, number>> {
     const stored = new Map<string, number>();
     const below = chunksBelow(sandboxId);
     for await (const { key, sizeBytes } of this.blobs.list(below, signal)) {
       const chunk = parseChunkName(key.slice(below.length));
-      if (chunk !== undefined && chunk.storedBytes === sizeBytes) stored.set(chunk.sha256, chunk.storedBytes);
+      if (chunk !== undefined && chunk.storedBytes === sizeBytes)
+        stored.set(chunk.sha256, chunk.storedBytes);
     }
     return stored;
   }
 
   /**
-   * From here on nothing of the sandbox is swept, until `end`. Throws while a sweep goes on. A process that stands still for long may be taken for dead and its locks for nobody's: the first
+   * From here on nothing of the sandbox is swept, until `end`. Throws while a sweep goes on. A
+   * process that stands still for long may be taken for dead and its locks for nobody's: the first
    * one is never set again, so that `assertKept` finds it missing and throws.
    */
-  private async startWriting(sandboxId: string, entry: string, signal: AbortSignal): Promise<Writing> {
+  private async startWriting(
+    sandboxId: string,
+    entry: string,
+    signal: AbortSignal,
+  ): Promise<Writing> {
     // One of its own: another put of the same entry ends when it ends.
     const lock = writingLock(sandboxId, entry, randomBytes(4).toString("hex"));
     const alive = aliveLock(lock);
@@ -132,9 +147,11 @@ export class ChunkStore implements SnapshotStore {
 
   private async assertKept(sandboxId: string, ownLock: string, signal: AbortSignal): Promise<void> {
     const times = new Map<string, number>();
-    for await (const { key, modifiedAtMs } of this.blobs.list(locksBelow(sandboxId), signal)) times.set(key, modifiedAtMs);
+    for await (const { key, modifiedAtMs } of this.blobs.list(locksBelow(sandboxId), signal))
+      times.set(key, modifiedAtMs);
     const ownAtMs = times.get(ownLock);
-    if (ownAtMs === undefined) throw new Error("what is stored of the sandbox was swept meanwhile; try again");
+    if (ownAtMs === undefined)
+      throw new Error("what is stored of the sandbox was swept meanwhile; try again");
     const sweeps = [...times].filter(([key]) => key.startsWith(sweepsBelow(sandboxId)));
     if (sweeps.some(([, sweepAtMs]) => ownAtMs - sweepAtMs < SWEEP_STALE_MS))
       throw new Error("what is stored of the sandbox is being swept; try again");

@@ -1,15 +1,24 @@
 /**
  * Brings a snapshot onto this host, chunk by chunk, from wherever it is.
  *
- * FT1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and nothing else is needed after a crash, a cut or a change of the source (S42).
- * FT2  What does not have the hash that the index names is never written, and an index whose manifest is not the one asked for is refused.
+ * FT1  A chunk counts as here when the bytes in its place have its hash: nothing else says so, and
+ *      nothing else is needed after a crash, a cut or a change of the source (S42).
+ * FT2  What does not have the hash that the index names is never written, and an index whose
+ *      manifest is not the one asked for is refused.
  */
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
 import { type Logger, pause } from "@torpor/service";
 import { inParallel } from "./blobs.ts";
-import { type ChunkRef, chunkSha256, decodeChunk, type SnapshotIndex, sha256Hex, type StoredFile } from "./format.ts";
+import {
+  type ChunkRef,
+  chunkSha256,
+  decodeChunk,
+  type SnapshotIndex,
+  sha256Hex,
+  type StoredFile,
+} from "./format.ts";
 import type { Pace } from "./pace.ts";
 import { chunksWithData, type CopyProgress, readChunk } from "./read-chunks.ts";
 
@@ -28,7 +37,10 @@ export interface FetchOptions {
   log: Logger;
   /** Of the bytes as they are sent, when they have come. */
   pace?: Pace | undefined;
-  /** Bytes of the files that have arrived, holes left out. A source that takes over counts what is there anew. */
+  /**
+   * Bytes of the files that have arrived, holes left out. A source that takes over counts what is
+   * there anew.
+   */
   onProgress?: (progress: CopyProgress) => void;
 }
 
@@ -37,12 +49,21 @@ const ATTEMPTS = 3;
 const RETRY_MS = 500;
 const AT_ONCE = 4;
 
-/** Assembles the files in `dir`, which may hold what an earlier try brought. The sources are tried in turn. Throws what the last of them said. */
-export async function fetchInto(dir: string, sources: readonly SnapshotSource[], options: FetchOptions): Promise<SnapshotIndex> {
+/**
+ * Assembles the files in `dir`, which may hold what an earlier try brought. The sources are tried
+ * in turn. Throws what the last of them said.
+ */
+export async function fetchInto(
+  dir: string,
+  sources: readonly SnapshotSource[],
+  options: FetchOptions,
+): Promise<SnapshotIndex> {
   const { signal, log } = options;
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const attempts = Array.from({ length: ATTEMPTS }, () => sources).flat();
-  let failure: unknown = new Error("the snapshot is neither on another host that lives nor in the store");
+  let failure: unknown = new Error(
+    "the snapshot is neither on another host that lives nor in the store",
+  );
   for (const [at, source] of attempts.entries()) {
     if (at >= sources.length) await pause(RETRY_MS * at, signal);
     signal.throwIfAborted();
@@ -51,16 +72,24 @@ export async function fetchInto(dir: string, sources: readonly SnapshotSource[],
     } catch (err) {
       signal.throwIfAborted();
       failure = err;
-      log.warn({ err, source: source.name, attempt: at + 1 }, "the snapshot could not be fetched; what has arrived is kept");
+      log.warn(
+        { err, source: source.name, attempt: at + 1 },
+        "the snapshot could not be fetched; what has arrived is kept",
+      );
     }
   }
   throw failure;
 }
 
-async function fetchFrom(source: SnapshotSource, dir: string, options: FetchOptions): Promise<SnapshotIndex> {
+async function fetchFrom(
+  source: SnapshotSource,
+  dir: string,
+  options: FetchOptions,
+): Promise<SnapshotIndex> {
   const { manifestSha256, signal, pace, onProgress } = options;
   const index = await source.index(signal);
-  if (sha256Hex(index.manifest) !== manifestSha256) throw new Error(`${source.name} has another snapshot than the one that was recorded`);
+  if (sha256Hex(index.manifest) !== manifestSha256)
+    throw new Error(`${source.name} has another snapshot than the one that was recorded`);
   const count = Object.values(index.files).reduce((sum, { chunks }) => sum + chunks.length, 0);
   const progress = { bytesDone: 0, bytesTotal: count * index.chunkBytes };
   const arrived = (chunks: number) => {
@@ -92,7 +121,8 @@ async function fetchFrom(source: SnapshotSource, dir: string, options: FetchOpti
 
 /** Names come from elsewhere: none leads out of the directory. */
 function fileIn(dir: string, name: string): string {
-  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name)) throw new Error(`the index names a file "${name}"`);
+  if (!/^[A-Za-z0-9][A-Za-z0-9._-]*$/.test(name))
+    throw new Error(`the index names a file "${name}"`);
   return join(dir, name);
 }
 

@@ -1,7 +1,8 @@
 /**
  * Blobs as files of a directory that all hosts share (a mounted file system).
  *
- * FB1  The directory itself is never made here: where it is not mounted it would be one of this host's own disk, and lost with the host.
+ * FB1  The directory itself is never made here: where it is not mounted it would be one of this
+ *      host's own disk, and lost with the host.
  */
 import { randomBytes } from "node:crypto";
 import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
@@ -43,7 +44,10 @@ export class FileBlobs implements Blobs {
   /** FB1 */
   private async assertThere(): Promise<void> {
     const facts = await stat(this.dir).catch(undefinedIfNotFound);
-    if (facts === undefined) throw new Error(`the snapshot store's directory ${this.dir} is not there: make it and mount it`);
+    if (facts === undefined)
+      throw new Error(
+        `the snapshot store's directory ${this.dir} is not there: make it and mount it`,
+      );
   }
 
   async get(key: string, signal: AbortSignal): Promise<Buffer | undefined> {
@@ -53,18 +57,26 @@ export class FileBlobs implements Blobs {
   /** Half-written files are listed too, so that somebody removes them. */
   async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     const below = join(this.dir, prefix);
-    const entries = (await readdir(below, { recursive: true, withFileTypes: true }).catch(undefinedIfNotFound)) ?? [];
+    const entries =
+      (await readdir(below, { recursive: true, withFileTypes: true }).catch(undefinedIfNotFound)) ??
+      [];
     for (const entry of entries) {
       signal.throwIfAborted();
       if (!entry.isFile()) continue;
       const path = join(entry.parentPath, entry.name);
       const facts = await stat(path).catch(undefinedIfNotFound);
-      if (facts !== undefined) yield { key: path.slice(join(this.dir, "/").length), sizeBytes: facts.size, modifiedAtMs: facts.mtimeMs };
+      if (facts !== undefined)
+        yield {
+          key: path.slice(join(this.dir, "/").length),
+          sizeBytes: facts.size,
+          modifiedAtMs: facts.mtimeMs,
+        };
     }
   }
 
   async *roots(): AsyncIterable<string> {
-    const entries = (await readdir(this.dir, { withFileTypes: true }).catch(undefinedIfNotFound)) ?? [];
+    const entries =
+      (await readdir(this.dir, { withFileTypes: true }).catch(undefinedIfNotFound)) ?? [];
     for (const entry of entries) if (entry.isDirectory()) yield entry.name;
   }
 

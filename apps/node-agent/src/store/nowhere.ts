@@ -6,7 +6,9 @@ export class NoSnapshotStore extends Error {
   readonly code = "NO_SNAPSHOT_STORE";
 
   constructor() {
-    super("This host has no snapshot store: set SNAPSHOT_STORE on it to a directory that all hosts share, or to a bucket.");
+    super(
+      "This host has no snapshot store: set SNAPSHOT_STORE on it to a directory that all hosts share, or to a bucket.",
+    );
   }
 }
 

@@ -6,8 +6,14 @@ import { type FleetTls, requestTo } from "@torpor/identity";
 import type { SnapshotSource } from "./fetch.ts";
 import { CHUNK_BYTES, decodeIndex } from "./format.ts";
 
-/** For an index the other host reads and hashes all of it first. Where the store has it too, a host that hangs is not waited for. */
-const LIMITS = { alone: { indexMs: 280_000, chunkMs: 60_000 }, stored: { indexMs: 10_000, chunkMs: 10_000 } };
+/**
+ * For an index the other host reads and hashes all of it first. Where the store has it too, a host
+ * that hangs is not waited for.
+ */
+const LIMITS = {
+  alone: { indexMs: 280_000, chunkMs: 60_000 },
+  stored: { indexMs: 10_000, chunkMs: 10_000 },
+};
 
 /** What does not compress grows a little. */
 const MAX_CHUNK_BYTES = 2 * CHUNK_BYTES;
@@ -24,8 +30,19 @@ export interface PeerKeys {
 
 export type PeerReference = SnapshotReference & { sourceUrl: string };
 
-export function peerSource(sandboxId: string, reference: PeerReference, keys: PeerKeys = {}): SnapshotSource {
-  const { generation, manifestSha256, storeKey, sourceUrl, sourceHostId = "", sourceTicket } = reference;
+export function peerSource(
+  sandboxId: string,
+  reference: PeerReference,
+  keys: PeerKeys = {},
+): SnapshotSource {
+  const {
+    generation,
+    manifestSha256,
+    storeKey,
+    sourceUrl,
+    sourceHostId = "",
+    sourceTicket,
+  } = reference;
   const { indexMs, chunkMs } = storeKey === null ? LIMITS.alone : LIMITS.stored;
   const base = new URL(`${SNAPSHOT_PATH}${sandboxId}/${generation}/${manifestSha256}/`, sourceUrl);
   const to = { tls: keys.tls, expected: { role: "host", hostId: sourceHostId } } as const;
@@ -34,7 +51,11 @@ export function peerSource(sandboxId: string, reference: PeerReference, keys: Pe
     ...(sourceTicket === undefined ? {} : { [DATA_PLANE_HEADERS.ticket]: sourceTicket }),
     ...(key === undefined ? {} : { [DATA_PLANE_HEADERS.hostKey]: key }),
   };
-  const get = async (path: string, { limitMs, maxBytes }: { limitMs: number; maxBytes: number }, signal: AbortSignal) => {
+  const get = async (
+    path: string,
+    { limitMs, maxBytes }: { limitMs: number; maxBytes: number },
+    signal: AbortSignal,
+  ) => {
     const url = new URL(path, base);
     const limit = AbortSignal.any([signal, AbortSignal.timeout(limitMs)]);
     const request = requestTo(url, to, { path: url.pathname, headers, signal: limit });
@@ -42,12 +63,16 @@ export function peerSource(sandboxId: string, reference: PeerReference, keys: Pe
     const [answer] = (await once(request, "response", { signal: limit })) as [IncomingMessage];
     const isGiven = answer.statusCode === 200;
     const content = await contentOf(answer, isGiven ? maxBytes : MAX_REFUSAL_BYTES);
-    if (!isGiven) throw new Error(`the host at ${sourceUrl} answered ${answer.statusCode}: ${content.toString().slice(0, 500)}`);
+    if (!isGiven)
+      throw new Error(
+        `the host at ${sourceUrl} answered ${answer.statusCode}: ${content.toString().slice(0, 500)}`,
+      );
     return content;
   };
   return {
     name: `the host at ${sourceUrl}`,
-    index: async (signal) => decodeIndex(await get("index", { limitMs: indexMs, maxBytes: MAX_INDEX_BYTES }, signal)),
+    index: async (signal) =>
+      decodeIndex(await get("index", { limitMs: indexMs, maxBytes: MAX_INDEX_BYTES }, signal)),
     chunk: async (file, [at], signal) => {
       const path = `chunks/${at}/${encodeURIComponent(file)}`;
       return await get(path, { limitMs: chunkMs, maxBytes: MAX_CHUNK_BYTES }, signal);
@@ -68,13 +93,16 @@ async function contentOf(answer: IncomingMessage, maxBytes: number): Promise<Buf
 }
 
 /**
- * `peer` by the index that the store has of the same snapshot: it names the same chunks, and nobody has to hash them first. While the store does not answer, by the host's own, which that goes on
+ * `peer` by the index that the store has of the same snapshot: it names the same chunks, and nobody
+ * has to hash them first. While the store does not answer, by the host's own, which that goes on
  * making over the tries.
  */
 export function indexedBy(stored: SnapshotSource, peer: SnapshotSource): SnapshotSource {
   const index = async (signal: AbortSignal) => {
     try {
-      return await stored.index(AbortSignal.any([signal, AbortSignal.timeout(LIMITS.stored.indexMs)]));
+      return await stored.index(
+        AbortSignal.any([signal, AbortSignal.timeout(LIMITS.stored.indexMs)]),
+      );
     } catch {
       signal.throwIfAborted();
       return await peer.index(signal);

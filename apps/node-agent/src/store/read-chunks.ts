@@ -30,7 +30,11 @@ export interface CopyProgress {
 const AT_ONCE = 4;
 
 /** Numbers of the chunks that may hold something. */
-export async function chunksWithData(path: string, chunkBytes: number, signal: AbortSignal): Promise<number[]> {
+export async function chunksWithData(
+  path: string,
+  chunkBytes: number,
+  signal: AbortSignal,
+): Promise<number[]> {
   const numbers = new Set<number>();
   for (const { offset, sizeBytes } of await extentsOf(path, signal)) {
     const last = Math.floor((offset + sizeBytes - 1) / chunkBytes);
@@ -40,11 +44,20 @@ export async function chunksWithData(path: string, chunkBytes: number, signal: A
 }
 
 /** Undefined: all zeros, or beyond the end. */
-export async function readChunk(handle: FileHandle, at: number, chunkBytes: number): Promise<Buffer<ArrayBuffer> | undefined> {
+export async function readChunk(
+  handle: FileHandle,
+  at: number,
+  chunkBytes: number,
+): Promise<Buffer<ArrayBuffer> | undefined> {
   const buffer = Buffer.alloc(chunkBytes);
   let length = 0;
   while (length < chunkBytes) {
-    const { bytesRead } = await handle.read(buffer, length, chunkBytes - length, at * chunkBytes + length);
+    const { bytesRead } = await handle.read(
+      buffer,
+      length,
+      chunkBytes - length,
+      at * chunkBytes + length,
+    );
     if (bytesRead === 0) break;
     length += bytesRead;
   }
@@ -62,7 +75,10 @@ function isZero(content: Buffer): boolean {
   return true;
 }
 
-/** Reads all of it and makes its index; `take` gets each chunk, several at a time, and says how many bytes of it are stored. */
+/**
+ * Reads all of it and makes its index; `take` gets each chunk, several at a time, and says how many
+ * bytes of it are stored.
+ */
 export async function indexOf(
   copy: SnapshotCopy,
   chunkBytes: number,
@@ -79,7 +95,10 @@ export async function indexOf(
       return { name, path, size, numbers: await chunksWithData(path, chunkBytes, signal) };
     }),
   );
-  const progress = { bytesDone: 0, bytesTotal: plans.reduce((sum, { numbers }) => sum + numbers.length * chunkBytes, 0) };
+  const progress = {
+    bytesDone: 0,
+    bytesTotal: plans.reduce((sum, { numbers }) => sum + numbers.length * chunkBytes, 0),
+  };
   onProgress?.(progress);
   const files: Record<string, StoredFile> = {};
   for (const { name, path, size, numbers } of plans) {

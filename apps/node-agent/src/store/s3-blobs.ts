@@ -1,4 +1,7 @@
-/** Blobs as objects of a bucket, on anything that speaks S3: AWS, Ceph, MinIO, R2. It has to be strongly consistent, as they are. */
+/**
+ * Blobs as objects of a bucket, on anything that speaks S3: AWS, Ceph, MinIO, R2. It has to be
+ * strongly consistent, as they are.
+ */
 import {
   DeleteObjectCommand,
   GetObjectCommand,
@@ -42,7 +45,11 @@ export class S3Blobs implements Blobs {
     this.client = new S3Client({
       region,
       maxAttempts: ATTEMPTS,
-      requestHandler: { connectionTimeout: CONNECT_LIMIT_MS, requestTimeout: REQUEST_LIMIT_MS, throwOnRequestTimeout: true },
+      requestHandler: {
+        connectionTimeout: CONNECT_LIMIT_MS,
+        requestTimeout: REQUEST_LIMIT_MS,
+        throwOnRequestTimeout: true,
+      },
       // What is stored has hashes of its own, and not every server knows these.
       requestChecksumCalculation: "WHEN_REQUIRED",
       responseChecksumValidation: "WHEN_REQUIRED",
@@ -52,13 +59,19 @@ export class S3Blobs implements Blobs {
   }
 
   async put(key: string, content: Uint8Array, signal: AbortSignal): Promise<void> {
-    const request = new PutObjectCommand({ ...this.at(key), Body: content, ContentLength: content.byteLength });
+    const request = new PutObjectCommand({
+      ...this.at(key),
+      Body: content,
+      ContentLength: content.byteLength,
+    });
     await this.client.send(request, { abortSignal: signal });
   }
 
   async get(key: string, signal: AbortSignal): Promise<Buffer | undefined> {
     try {
-      const { Body } = await this.client.send(new GetObjectCommand(this.at(key)), { abortSignal: signal });
+      const { Body } = await this.client.send(new GetObjectCommand(this.at(key)), {
+        abortSignal: signal,
+      });
       return Buffer.from((await Body?.transformToByteArray()) ?? []);
     } catch (error) {
       if ((error as Error).name === "NoSuchKey") return undefined;
@@ -69,13 +82,18 @@ export class S3Blobs implements Blobs {
   async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     for await (const { Contents = [] } of this.pages(prefix, undefined, signal)) {
       for (const { Key = "", Size = 0, LastModified } of Contents)
-        yield { key: Key.slice(this.options.prefix.length), sizeBytes: Size, modifiedAtMs: LastModified?.getTime() ?? 0 };
+        yield {
+          key: Key.slice(this.options.prefix.length),
+          sizeBytes: Size,
+          modifiedAtMs: LastModified?.getTime() ?? 0,
+        };
     }
   }
 
   async *roots(signal: AbortSignal): AsyncIterable<string> {
     for await (const { CommonPrefixes = [] } of this.pages("", "/", signal))
-      for (const { Prefix = "" } of CommonPrefixes) yield Prefix.slice(this.options.prefix.length, -1);
+      for (const { Prefix = "" } of CommonPrefixes)
+        yield Prefix.slice(this.options.prefix.length, -1);
   }
 
   async remove(key: string, signal: AbortSignal): Promise<void> {
@@ -85,7 +103,9 @@ export class S3Blobs implements Blobs {
   /** Why the bucket cannot be used, in words that say what to do; undefined when it can. */
   async problem(): Promise<string | undefined> {
     try {
-      await this.client.send(new HeadBucketCommand({ Bucket: this.options.bucket }), { abortSignal: AbortSignal.timeout(CHECK_LIMIT_MS) });
+      await this.client.send(new HeadBucketCommand({ Bucket: this.options.bucket }), {
+        abortSignal: AbortSignal.timeout(CHECK_LIMIT_MS),
+      });
       return undefined;
     } catch (error) {
       return this.explain(error);
@@ -93,7 +113,9 @@ export class S3Blobs implements Blobs {
   }
 
   private explain(error: unknown): string {
-    const { name, message, $metadata } = error as Error & { $metadata?: { httpStatusCode?: number } };
+    const { name, message, $metadata } = error as Error & {
+      $metadata?: { httpStatusCode?: number };
+    };
     const where = this.options.endpoint ?? "AWS";
     switch ($metadata?.httpStatusCode) {
       case 404:
@@ -109,7 +131,11 @@ export class S3Blobs implements Blobs {
     }
   }
 
-  private async *pages(prefix: string, delimiter: string | undefined, signal: AbortSignal): AsyncIterable<ListObjectsV2CommandOutput> {
+  private async *pages(
+    prefix: string,
+    delimiter: string | undefined,
+    signal: AbortSignal,
+  ): AsyncIterable<ListObjectsV2CommandOutput> {
     const { bucket, prefix: before, pageSize } = this.options;
     let next: string | undefined;
     do {
@@ -120,7 +146,9 @@ export class S3Blobs implements Blobs {
         ContinuationToken: next,
         MaxKeys: pageSize,
       });
-      const page: ListObjectsV2CommandOutput = await this.client.send(request, { abortSignal: signal });
+      const page: ListObjectsV2CommandOutput = await this.client.send(request, {
+        abortSignal: signal,
+      });
       yield page;
       next = page.IsTruncated === true ? page.NextContinuationToken : undefined;
     } while (next !== undefined);

@@ -12,7 +12,10 @@ export interface PutOptions {
 export interface SnapshotStore {
   /** For messages. */
   readonly name: string;
-  /** Stores it, and returns its store key. What is there already is not sent again, whoever sent it: after a failure simply call it again. */
+  /**
+   * Stores it, and returns its store key. What is there already is not sent again, whoever sent it:
+   * after a failure simply call it again.
+   */
   put(copy: SnapshotCopy, options: PutOptions): Promise<string>;
   /** An entry, to be fetched from. */
   source(storeKey: string): SnapshotSource;

@@ -4,7 +4,11 @@ import { createServer, type Socket } from "node:net";
 import { join } from "node:path";
 import { tempDir } from "@torpor/testkit";
 import { describe, expect, test } from "vitest";
-import { type CloudHypervisorApi, cloudHypervisorApi, explain } from "../../src/drivers/cloud-hypervisor/api.ts";
+import {
+  type CloudHypervisorApi,
+  cloudHypervisorApi,
+  explain,
+} from "../../src/drivers/cloud-hypervisor/api.ts";
 
 /** A server that does with each connection's request what `answer` says. */
 async function against(
@@ -39,12 +43,19 @@ function reply(status: string, body: string): string {
 describe("Cloud Hypervisor's API", () => {
   test("API1: a call without a body has none, one with a body says how long it is, and each has a connection of its own", async () => {
     await against(
-      (_request, socket) => socket.write("HTTP/1.1 204 \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n\r\n"),
+      (_request, socket) =>
+        socket.write(
+          "HTTP/1.1 204 \r\nServer: Cloud Hypervisor API\r\nConnection: keep-alive\r\n\r\n",
+        ),
       async (api, requests) => {
         expect(await api.pause(1_000)).toEqual({ kind: "ok", value: undefined });
         expect(await api.snapshot("out", 1_000)).toEqual({ kind: "ok", value: undefined });
-        expect(requests[0]).toMatch(/^PUT \/api\/v1\/vm\.pause HTTP\/1\.1\r\n[\s\S]*content-length: 0\r\n\r\n$/i);
-        expect(requests[1]).toMatch(/\r\ncontent-length: 32\r\n\r\n\{"destination_url":"file:\/\/out"\}$/i);
+        expect(requests[0]).toMatch(
+          /^PUT \/api\/v1\/vm\.pause HTTP\/1\.1\r\n[\s\S]*content-length: 0\r\n\r\n$/i,
+        );
+        expect(requests[1]).toMatch(
+          /\r\ncontent-length: 32\r\n\r\n\{"destination_url":"file:\/\/out"\}$/i,
+        );
       },
     );
   });
@@ -56,7 +67,9 @@ describe("Cloud Hypervisor's API", () => {
       async (api) => {
         const outcome = await api.pause(1_000);
         expect(outcome).toEqual({ kind: "refused", status: 500, chain });
-        expect(outcome.kind !== "ok" && explain(outcome)).toBe("Error from API: The VM could not be paused: VM is not running (500)");
+        expect(outcome.kind !== "ok" && explain(outcome)).toBe(
+          "Error from API: The VM could not be paused: VM is not running (500)",
+        );
       },
     );
   });
@@ -74,7 +87,11 @@ describe("Cloud Hypervisor's API", () => {
   test("503 of too many connections is asked again, until the limit", async () => {
     await against(
       (_request, socket, at) =>
-        socket.end(at < 3 ? "HTTP/1.1 503 \r\nContent-Length: 0\r\n\r\n" : reply("200 ", '{"pid":7,"version":"53.0.0"}')),
+        socket.end(
+          at < 3
+            ? "HTTP/1.1 503 \r\nContent-Length: 0\r\n\r\n"
+            : reply("200 ", '{"pid":7,"version":"53.0.0"}'),
+        ),
       async (api, requests) => {
         expect(await api.ping(5_000)).toMatchObject({ kind: "ok", value: { pid: 7 } });
         expect(requests).toHaveLength(3);
@@ -101,7 +118,9 @@ describe("Cloud Hypervisor's API", () => {
         expect(await api.snapshot("out", 1_000)).toMatchObject({ kind: "unreachable" });
       },
     );
-    expect(await cloudHypervisorApi("/nowhere/api.sock").ping(1_000)).toMatchObject({ kind: "unreachable" });
+    expect(await cloudHypervisorApi("/nowhere/api.sock").ping(1_000)).toMatchObject({
+      kind: "unreachable",
+    });
   });
 
   test("API3: an answer that is cut, endless or no JSON where JSON was asked for is no answer", async () => {
@@ -114,17 +133,26 @@ describe("Cloud Hypervisor's API", () => {
     await against(
       (_request, socket) => {
         socket.write("HTTP/1.1 200 \r\nContent-Length: 1073741824\r\n\r\n");
-        const more = () => socket.write(Buffer.alloc(65_536), (error) => (error === null || error === undefined ? more() : undefined));
+        const more = () =>
+          socket.write(Buffer.alloc(65_536), (error) =>
+            error === null || error === undefined ? more() : undefined,
+          );
         more();
       },
       async (api) => {
-        expect(await api.info(5_000)).toMatchObject({ kind: "unreachable", reason: expect.stringContaining("longer than") as string });
+        expect(await api.info(5_000)).toMatchObject({
+          kind: "unreachable",
+          reason: expect.stringContaining("longer than") as string,
+        });
       },
     );
     await against(
       (_request, socket) => socket.write(reply("200 ", "well")),
       async (api) => {
-        expect(await api.info(1_000)).toMatchObject({ kind: "unreachable", reason: "the answer is not JSON: well" });
+        expect(await api.info(1_000)).toMatchObject({
+          kind: "unreachable",
+          reason: "the answer is not JSON: well",
+        });
       },
     );
   });

@@ -2,7 +2,12 @@ import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { tempDir } from "@torpor/testkit";
 import { describe, expect, test } from "vitest";
-import { cpuOf, fingerprintOf, incompatibility, versionIn } from "../../src/drivers/cloud-hypervisor/fingerprint.ts";
+import {
+  cpuOf,
+  fingerprintOf,
+  incompatibility,
+  versionIn,
+} from "../../src/drivers/cloud-hypervisor/fingerprint.ts";
 import { findBinaries } from "../../src/drivers/cloud-hypervisor/versions.ts";
 
 async function install(path: string, says: string): Promise<string> {
@@ -16,9 +21,15 @@ describe("installed versions", () => {
   test("new VMs get the newest of the supported major; the others stay for their snapshots", async () => {
     await using dir = await tempDir();
     for (const version of ["53.2", "52.0", "53.10", "54.0"])
-      await install(join(dir.path, version, "cloud-hypervisor"), `cloud-hypervisor v${version}\nMigration Protocol Versions: 0`);
+      await install(
+        join(dir.path, version, "cloud-hypervisor"),
+        `cloud-hypervisor v${version}\nMigration Protocol Versions: 0`,
+      );
     const { current, all } = await findBinaries({ dir: dir.path });
-    expect(current).toEqual({ version: "53.10", path: join(dir.path, "53.10", "cloud-hypervisor") });
+    expect(current).toEqual({
+      version: "53.10",
+      path: join(dir.path, "53.10", "cloud-hypervisor"),
+    });
     expect(all.map(({ version }) => version).toSorted()).toEqual(["52.0", "53.10", "53.2", "54.0"]);
   });
 
@@ -26,9 +37,13 @@ describe("installed versions", () => {
     await using dir = await tempDir();
     await expect(findBinaries({})).rejects.toThrow(/set CLOUD_HYPERVISOR_BIN/);
     await expect(findBinaries({ bin: join(dir.path, "none") })).rejects.toThrow(/cannot be run as/);
-    await expect(findBinaries({ dir: join(dir.path, "none") })).rejects.toThrow(/see CLOUD_HYPERVISOR_DIR/);
+    await expect(findBinaries({ dir: join(dir.path, "none") })).rejects.toThrow(
+      /see CLOUD_HYPERVISOR_DIR/,
+    );
     const old = await install(join(dir.path, "old"), "cloud-hypervisor v52.0");
-    await expect(findBinaries({ bin: old })).rejects.toThrow(/new VMs need Cloud Hypervisor 53; installed: 52\.0/);
+    await expect(findBinaries({ bin: old })).rejects.toThrow(
+      /new VMs need Cloud Hypervisor 53; installed: 52\.0/,
+    );
     const other = await install(join(dir.path, "other"), "qemu 7.2");
     await expect(findBinaries({ bin: other })).rejects.toThrow(/names no version/);
   });
@@ -41,7 +56,9 @@ describe("what a snapshot depends on", () => {
   const own = fingerprintOf("53.0", host);
 
   test("is one string that a person can read", () => {
-    expect(own).toMatch(/^cloud-hypervisor\/53\.0\/GenuineIntel-6-85-7-0x5003604\+[0-9a-f]{16}\/6\.1\.0-56-cloud-amd64\/namespace$/);
+    expect(own).toMatch(
+      /^cloud-hypervisor\/53\.0\/GenuineIntel-6-85-7-0x5003604\+[0-9a-f]{16}\/6\.1\.0-56-cloud-amd64\/namespace$/,
+    );
     expect(versionIn(own)).toBe("53.0");
     expect(versionIn("qemu/7.2")).toBeUndefined();
   });
@@ -52,7 +69,11 @@ describe("what a snapshot depends on", () => {
   });
 
   test("an update of microcode or kernel keeps a host's own snapshots", () => {
-    const after = { ...host, cpu: cpuOf(CPUINFO.replace("0x5003604", "0x5003700")), kernel: "6.1.0-57-cloud-amd64" };
+    const after = {
+      ...host,
+      cpu: cpuOf(CPUINFO.replace("0x5003604", "0x5003700")),
+      kernel: "6.1.0-57-cloud-amd64",
+    };
     expect(fingerprintOf("53.0", after)).not.toBe(own);
     expect(incompatibility(own, ["53.0"], after)).toBeUndefined();
   });
@@ -66,8 +87,20 @@ describe("what a snapshot depends on", () => {
       host,
       /needs Cloud Hypervisor 52\.0, and this host has 53\.0/,
     ],
-    ["of another CPU", own, ["53.0"], { ...host, cpu: cpuOf(CPUINFO.replace("sse2", "sse2 avx")) }, /another CPU/],
-    ["of another kernel family", own, ["53.0"], { ...host, kernel: "6.12.9" }, /under Linux 6\.1; this host runs 6\.12/],
+    [
+      "of another CPU",
+      own,
+      ["53.0"],
+      { ...host, cpu: cpuOf(CPUINFO.replace("sse2", "sse2 avx")) },
+      /another CPU/,
+    ],
+    [
+      "of another kernel family",
+      own,
+      ["53.0"],
+      { ...host, kernel: "6.12.9" },
+      /under Linux 6\.1; this host runs 6\.12/,
+    ],
     ["of another kind of network", own, ["53.0"], { ...host, network: "user" }, /network/],
   ])("a snapshot %s is refused with the reason", (_name, fingerprint, versions, here, reason) => {
     expect(incompatibility(fingerprint, versions, here)).toMatch(reason);

@@ -1,9 +1,23 @@
 /**
- * What every driver has to do, whichever VMM is behind it (drivers/driver.ts, D1, D2, D4 and D5): each verb once, each verb again, each verb when what it needs is missing or broken, and what is
- * left after each. A case gets a VM directory of its own and leaves no process; it throws where the driver does not keep its word.
+ * What every driver has to do, whichever VMM is behind it (drivers/driver.ts, D1, D2, D4 and D5):
+ * each verb once, each verb again, each verb when what it needs is missing or broken, and what is
+ * left after each. A case gets a VM directory of its own and leaves no process; it throws where the
+ * driver does not keep its word.
  */
 import assert from "node:assert/strict";
-import { copyFile, mkdir, open, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from "node:fs/promises";
+import {
+  copyFile,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  writeFile,
+} from "node:fs/promises";
 import { join } from "node:path";
 import { isAlive, signalProcess } from "@torpor/service";
 import { NEVER, type Subject, sha256 } from "./target.ts";
@@ -60,7 +74,10 @@ const lifecycle: DriverCase[] = [
       assert.equal(saved.fingerprint, await subject.driver.fingerprint());
       assert.equal(await subject.status(), "paused");
       const again = await subject.save("snap.2");
-      assert.deepEqual(Object.keys(again.saved.files).toSorted(), Object.keys(saved.files).toSorted());
+      assert.deepEqual(
+        Object.keys(again.saved.files).toSorted(),
+        Object.keys(saved.files).toSorted(),
+      );
       await subject.goOn();
       assert.equal(await subject.remembers(), "42");
     },
@@ -91,7 +108,9 @@ const lifecycle: DriverCase[] = [
       await subject.driver.end(subject.vm, { graceMs: 0 });
       await subject.moveTo(subject.vm.sandboxId.padEnd(107, "-moved"));
       await subject.forget();
-      assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), { kind: "restored" });
+      assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), {
+        kind: "restored",
+      });
       await subject.goOn();
       assert.equal(await subject.remembers(), "7");
       await subject.pause();
@@ -107,14 +126,25 @@ const lifecycle: DriverCase[] = [
       await subject.runWith(7);
       await subject.pause();
       const { saved } = await subject.save();
-      assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), { kind: "restored" });
+      assert.deepEqual(await subject.restore({ dir: join(subject.vm.dir, "snap.1"), saved }), {
+        kind: "restored",
+      });
       const kept = subject.vmm();
       const { sandboxId: hostName } = subject.vm;
       await subject.moveTo(`${hostName}-taken`);
-      subject.vm = { ...subject.vm, sandboxId: `${hostName}-taken`, hostName, epoch: 3, isFenced: true };
+      subject.vm = {
+        ...subject.vm,
+        sandboxId: `${hostName}-taken`,
+        hostName,
+        epoch: 3,
+        isFenced: true,
+      };
       await subject.forget();
       await subject.driver.assign(subject.vm);
-      const run = JSON.parse(await readFile(join(subject.vm.dir, "run.json"), "utf8")) as Record<string, unknown>;
+      const run = JSON.parse(await readFile(join(subject.vm.dir, "run.json"), "utf8")) as Record<
+        string,
+        unknown
+      >;
       assert.deepEqual([run["pid"], run["epoch"], run["isFenced"]], [kept.pid, 3, true]);
       assert.equal(await subject.status(), "paused");
       await subject.goOn();
@@ -266,7 +296,9 @@ const damaged = (how: string, harm: (file: string) => Promise<void>): DriverCase
     await subject.pause();
     const snapshot = await subject.save();
     await subject.driver.end(subject.vm, { graceMs: 0 });
-    const sizes = Object.entries(snapshot.saved.files).toSorted(([, a], [, b]) => b.sizeBytes - a.sizeBytes);
+    const sizes = Object.entries(snapshot.saved.files).toSorted(
+      ([, a], [, b]) => b.sizeBytes - a.sizeBytes,
+    );
     const memory = join(snapshot.dir, sizes[0]?.[0] ?? "");
     await copyFile(memory, `${memory}.whole`);
     await harm(memory);
@@ -298,7 +330,11 @@ const failures: DriverCase[] = [
       const own = await subject.driver.fingerprint();
       assert.equal(await subject.driver.refusal(own), undefined);
       assert.ok((await subject.driver.restorable()).includes(own));
-      for (const foreign of ["nothing-known/1", `${own}x`, own.replace(/\d+/, (digits) => `${digits}9`)])
+      for (const foreign of [
+        "nothing-known/1",
+        `${own}x`,
+        own.replace(/\d+/, (digits) => `${digits}9`),
+      ])
         assert.ok(((await subject.driver.refusal(foreign)) ?? "").length > 0, foreign);
     },
   },
@@ -307,7 +343,10 @@ const failures: DriverCase[] = [
     run: async (subject) => {
       for (const name of ["disk.raw", "rootfs.ext4"]) {
         await rename(join(subject.vm.dir, name), join(subject.vm.dir, `${name}.away`));
-        await assert.rejects(subject.driver.boot(subject.vm, AbortSignal.timeout(subject.target.bootLimitMs)), /\w/);
+        await assert.rejects(
+          subject.driver.boot(subject.vm, AbortSignal.timeout(subject.target.bootLimitMs)),
+          /\w/,
+        );
         assert.deepEqual(subject.processes(), []);
         await rename(join(subject.vm.dir, `${name}.away`), join(subject.vm.dir, name));
       }
@@ -368,7 +407,9 @@ const failures: DriverCase[] = [
       await subject.pause();
       const dir = join(subject.vm.dir, "snap.1");
       await mkdir(dir);
-      await assert.rejects(subject.driver.saveMemory(subject.vm, dir, AbortSignal.abort(new Error("called off"))));
+      await assert.rejects(
+        subject.driver.saveMemory(subject.vm, dir, AbortSignal.abort(new Error("called off"))),
+      );
       assert.equal(await subject.status(), "paused");
       await subject.goOn();
       assert.equal(await subject.remembers(), "42");

@@ -91,7 +91,8 @@ const VERBS: Verb[] = [
       await subject.driver.end(subject.vm, { graceMs: 0 });
       return saved;
     },
-    run: async (subject, saved) => assert.deepEqual(await subject.restore(saved as Snapshot), { kind: "restored" }),
+    run: async (subject, saved) =>
+      assert.deepEqual(await subject.restore(saved as Snapshot), { kind: "restored" }),
     from: "none",
     to: "paused",
   },
@@ -108,27 +109,41 @@ afterAll(async () => {
 });
 
 /** What may be there once the verb has failed, or has not noticed that it did. */
-async function checkAfter(subject: Subject, { from, to }: Verb, fault: Fault, error: unknown): Promise<void> {
+async function checkAfter(
+  subject: Subject,
+  { from, to }: Verb,
+  fault: Fault,
+  error: unknown,
+): Promise<void> {
   // One that is dying says nothing for a moment.
   if (fault.kind === "die") await subject.becomesStatus("none");
   const status = await subject.status();
-  // What the fault leaves of a VMM that it does not end: one that hangs says nothing, and is left alone.
+  // What the fault leaves of a VMM that it does not end: one that hangs says nothing, and is left
+  // alone.
   const living = fault.kind === "hang" ? ["unknown"] : [from, to];
-  const allowed = fault.kind === "die" ? ["none"] : error !== undefined && from === "none" ? ["none"] : living;
+  const allowed =
+    fault.kind === "die" ? ["none"] : error !== undefined && from === "none" ? ["none"] : living;
   assert.ok(allowed.includes(status), `it is ${status}, not ${allowed.join(" or ")}`);
   assert.equal(subject.processes().length, status === "none" ? 0 : 1, "processes");
-  if (fault.kind === "hang" && error === undefined) throw new Error("a verb that gets no answer has not said so");
+  if (fault.kind === "hang" && error === undefined)
+    throw new Error("a verb that gets no answer has not said so");
   if (status !== "none") return;
-  const names = await Promise.all(["out", "restore"].map((name) => readdir(join(subject.vm.dir, name)).catch(() => [])));
+  const names = await Promise.all(
+    ["out", "restore"].map((name) => readdir(join(subject.vm.dir, name)).catch(() => [])),
+  );
   if (from === "none") assert.deepEqual(names.flat(), [], "half-made files");
 }
 
-/** The verb again, by another agent, on what is left; out of the snapshot where the memory went with its process. */
+/**
+ * The verb again, by another agent, on what is left; out of the snapshot where the memory went with
+ * its process.
+ */
 async function repeat(subject: Subject, verb: Verb, saved: Snapshot | undefined): Promise<void> {
   await subject.forget();
   await setFaults(subject.vm.dir, []);
   const status = await subject.status();
-  if (verb.from === "none" || status === verb.from || status === verb.to) await verb.run(subject, saved);
+  if (verb.from === "none" || status === verb.from || status === verb.to)
+    await verb.run(subject, saved);
   else {
     await subject.driver.end(subject.vm, { graceMs: 0 });
     if (saved === undefined) return;
@@ -161,7 +176,9 @@ async function failAll(verb: Verb, faults: Fault[]): Promise<void> {
   const work = async () => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) {
       const { fault, name } = next;
-      await failOnce(verb, fault, name).catch((error: unknown) => failures.push(`${JSON.stringify(fault)}: ${String(error)}`));
+      await failOnce(verb, fault, name).catch((error: unknown) =>
+        failures.push(`${JSON.stringify(fault)}: ${String(error)}`),
+      );
     }
   };
   await Promise.all(Array.from({ length: AT_ONCE }, work));
@@ -184,9 +201,13 @@ test.each(VERBS)("S19, CH3: $name: each of its calls failed once, then repeated"
   );
 });
 
-test.each(VERBS)("S19, CH3: $name: each of its calls failed once in every way, then repeated", { tags: ["exhaustive"] }, async (verb) => {
-  await failAll(
-    verb,
-    verb.calls.flatMap((call) => FAULTS.map((fault) => fault(call))),
-  );
-});
+test.each(VERBS)(
+  "S19, CH3: $name: each of its calls failed once in every way, then repeated",
+  { tags: ["exhaustive"] },
+  async (verb) => {
+    await failAll(
+      verb,
+      verb.calls.flatMap((call) => FAULTS.map((fault) => fault(call))),
+    );
+  },
+);

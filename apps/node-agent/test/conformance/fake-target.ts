@@ -1,4 +1,7 @@
-/** The driver suite's target without a VMM that has to be installed: Cloud Hypervisor's driver on the fake. Not in targets.ts, which is carried to machines that have no fake. */
+/**
+ * The driver suite's target without a VMM that has to be installed: Cloud Hypervisor's driver on
+ * the fake. Not in targets.ts, which is carried to machines that have no fake.
+ */
 import { join } from "node:path";
 import type { Limits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import { listImages } from "../../src/images.ts";

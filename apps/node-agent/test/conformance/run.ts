@@ -1,6 +1,7 @@
 /**
- * The driver suite as a plain program, for a machine that has KVM and no test runner: `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT] [--boot-limit-s N]`, with the agent's
- * environment. A line of JSON per case; exits 1 when one failed.
+ * The driver suite as a plain program, for a machine that has KVM and no test runner:
+ * `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT]
+ * [--boot-limit-s N]`, with the agent's environment. A line of JSON per case; exits 1 when one failed.
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -18,8 +19,14 @@ const { values } = parseArgs({
   },
 });
 const { images, dir, driver, only } = values;
-if (images === undefined || dir === undefined || (driver !== "qemu" && driver !== "cloud-hypervisor"))
-  throw new Error("usage: run.ts --images DIR --dir DIR [--driver cloud-hypervisor|qemu] [--only TEXT]");
+if (
+  images === undefined ||
+  dir === undefined ||
+  (driver !== "qemu" && driver !== "cloud-hypervisor")
+)
+  throw new Error(
+    "usage: run.ts --images DIR --dir DIR [--driver cloud-hypervisor|qemu] [--only TEXT]",
+  );
 
 const target = await makeTarget({
   name: driver,
@@ -37,13 +44,18 @@ for (const [at, one] of DRIVER_CASES.entries()) {
   const error = await attempt(at, one);
   if (error !== undefined) failures += 1;
   const ms = Math.round(performance.now() - startedAt);
-  process.stdout.write(`${JSON.stringify({ name: one.name, outcome: error === undefined ? "passed" : "failed", ms, error })}\n`);
+  process.stdout.write(
+    `${JSON.stringify({ name: one.name, outcome: error === undefined ? "passed" : "failed", ms, error })}\n`,
+  );
 }
 clearInterval(awake);
 await target.close();
 process.exit(failures === 0 ? 0 : 1);
 
-async function attempt(at: number, one: (typeof DRIVER_CASES)[number]): Promise<string | undefined> {
+async function attempt(
+  at: number,
+  one: (typeof DRIVER_CASES)[number],
+): Promise<string | undefined> {
   const subject = await Subject.make(target, `case-${at + 1}`);
   try {
     await one.run(subject);

@@ -8,7 +8,10 @@ import { DRIVER_CASES, type DriverCase } from "./cases.ts";
 import { Subject, type Target } from "./target.ts";
 
 /** The suite's hooks and tests; called inside a `describe`. */
-export function driverSuite(makeIt: (dir: string) => Promise<Target>, own: DriverCase[] = []): void {
+export function driverSuite(
+  makeIt: (dir: string) => Promise<Target>,
+  own: DriverCase[] = [],
+): void {
   let dir: Awaited<ReturnType<typeof tempDir>>;
   let target: Target | undefined;
   beforeAll(async () => {
@@ -19,13 +22,16 @@ export function driverSuite(makeIt: (dir: string) => Promise<Target>, own: Drive
     await target?.close();
     await dir[Symbol.asyncDispose]();
   });
-  test.each([...DRIVER_CASES, ...own].map((one, at) => ({ name: one.name, one, at })))("$name", async ({ one, at }) => {
-    if (target === undefined) throw new Error("there is no target");
-    const subject = await Subject.make(target, `case-${at + 1}`);
-    try {
-      await one.run(subject);
-    } finally {
-      await subject.dispose();
-    }
-  });
+  test.each([...DRIVER_CASES, ...own].map((one, at) => ({ name: one.name, one, at })))(
+    "$name",
+    async ({ one, at }) => {
+      if (target === undefined) throw new Error("there is no target");
+      const subject = await Subject.make(target, `case-${at + 1}`);
+      try {
+        await one.run(subject);
+      } finally {
+        await subject.dispose();
+      }
+    },
+  );
 }

@@ -1,4 +1,7 @@
-/** What the driver suite is run against, and its hands on a VM: a driver, an image, and the agent of the guest. */
+/**
+ * What the driver suite is run against, and its hands on a VM: a driver, an image, and the agent of
+ * the guest.
+ */
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { createReadStream } from "node:fs";
@@ -53,7 +56,14 @@ export class Subject {
     const { vcpu, memoryMib, diskMib } = target.image.defaults;
     const dir = join(target.dir, name);
     await mkdir(target.dir, { recursive: true });
-    const vm: Vm = { dir, sandboxId: name, vcpu, memoryMib, kernelCmdline: target.image.kernelCmdline, internetAccess: false };
+    const vm: Vm = {
+      dir,
+      sandboxId: name,
+      vcpu,
+      memoryMib,
+      kernelCmdline: target.image.kernelCmdline,
+      internetAccess: false,
+    };
     await linkImage({ uid: target.uid }, target.image, dir, (path) => makeDisk(path, diskMib));
     return new Subject(target, vm, await target.makeDriver());
   }
@@ -63,15 +73,24 @@ export class Subject {
     this.driver = await this.target.makeDriver();
   }
 
-  /** A guest out of the golden snapshot, where the image has one (a boot is many times slower), made somebody's, and given something to remember. */
+  /**
+   * A guest out of the golden snapshot, where the image has one (a boot is many times slower), made
+   * somebody's, and given something to remember.
+   */
   async runWith(x: number): Promise<void> {
     const limit = AbortSignal.timeout(this.target.bootLimitMs);
     const golden = await findGolden(this.target.image, this.driver);
     if (golden === undefined) await this.driver.boot(this.vm, limit);
     else {
       const { files, driverFingerprint: fingerprint } = golden.manifest;
-      const restored = await this.driver.restore(this.vm, golden.dir, { files, fingerprint }, limit);
-      if (restored.kind === "refused") throw new Error(`the golden snapshot was refused: ${restored.reason}`);
+      const restored = await this.driver.restore(
+        this.vm,
+        golden.dir,
+        { files, fingerprint },
+        limit,
+      );
+      if (restored.kind === "refused")
+        throw new Error(`the golden snapshot was refused: ${restored.reason}`);
       await this.driver.resumeVcpus(this.vm);
     }
     await this.becomes();
@@ -80,9 +99,14 @@ export class Subject {
 
   async becomes(): Promise<void> {
     const guest = httpGuest(this.driver);
-    if (!(await guest.waitHealthy(this.vm, this.target.bootLimitMs, NEVER))) throw new Error("the guest's agent did not answer");
+    if (!(await guest.waitHealthy(this.vm, this.target.bootLimitMs, NEVER)))
+      throw new Error("the guest's agent did not answer");
     const spec = { sandboxId: this.vm.sandboxId };
-    await guest.become(this.vm, { spec, machineId: "0".repeat(32), agentKey: AGENT_KEY } as VmRecord);
+    await guest.become(this.vm, {
+      spec,
+      machineId: "0".repeat(32),
+      agentKey: AGENT_KEY,
+    } as VmRecord);
   }
 
   /** Freezes the guest and stops its vCPUs, as a pause does. */
@@ -95,7 +119,8 @@ export class Subject {
   async goOn(): Promise<void> {
     await this.driver.resumeVcpus(this.vm);
     const guest = httpGuest(this.driver);
-    if (!(await guest.waitHealthy(this.vm, this.target.bootLimitMs, NEVER))) throw new Error("the guest's agent did not answer");
+    if (!(await guest.waitHealthy(this.vm, this.target.bootLimitMs, NEVER)))
+      throw new Error("the guest's agent did not answer");
     await guest.thaw(this.vm, AGENT_KEY);
   }
 
@@ -164,12 +189,15 @@ export class Subject {
 
   vmm(): ProcessIdentity {
     const [found, ...others] = this.processes();
-    if (found === undefined || others.length > 0) throw new Error(`${this.processes().length} VMM processes, not one`);
+    if (found === undefined || others.length > 0)
+      throw new Error(`${this.processes().length} VMM processes, not one`);
     return found;
   }
 
   async runDir(): Promise<string> {
-    const { runDir } = JSON.parse(await readFile(join(this.vm.dir, "run.json"), "utf8")) as { runDir: string };
+    const { runDir } = JSON.parse(await readFile(join(this.vm.dir, "run.json"), "utf8")) as {
+      runDir: string;
+    };
     return join(this.vm.dir, runDir);
   }
 
@@ -188,6 +216,7 @@ export class Subject {
 
 export async function sha256(path: string): Promise<string> {
   const hash = createHash("sha256");
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }))
+    hash.update(chunk as Buffer);
   return hash.digest("hex");
 }

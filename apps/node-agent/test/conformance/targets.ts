@@ -27,16 +27,39 @@ const BOOT_LIMIT_MS = 240_000;
 export async function makeTarget(options: TargetOptions): Promise<Target> {
   const { imagesDir, dir, driver: kind } = options;
   await mkdir(dir, { recursive: true, mode: 0o711 });
-  const config = configFrom({ ...process.env, DRIVER: kind, IMAGES_DIR: imagesDir, DATA_DIR: dir, HOST_ID: "conformance", ...options.env });
+  const config = configFrom({
+    ...process.env,
+    DRIVER: kind,
+    IMAGES_DIR: imagesDir,
+    DATA_DIR: dir,
+    HOST_ID: "conformance",
+    ...options.env,
+  });
   const log = createLogger({ name: "conformance", level: "silent" });
   const { isolation, dismantle } = await chooseIsolation(config, log);
   const makeDriver = () => chooseDriver(config, isolation, log);
   const [image] = await listImages(imagesDir);
-  if (image === undefined) throw new Error(`there is no image in ${imagesDir}: ./torpor image builds it`);
+  if (image === undefined)
+    throw new Error(`there is no image in ${imagesDir}: ./torpor image builds it`);
   const driver = await makeDriver();
   const { uid } = isolation;
-  await ensureGolden(image, { driver, guest: httpGuest(driver), uid, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
+  await ensureGolden(image, {
+    driver,
+    guest: httpGuest(driver),
+    uid,
+    scratchDir: join(imagesDir, ".scratch"),
+    say: () => {},
+  });
   const bootLimitMs = options.bootLimitMs ?? BOOT_LIMIT_MS;
   const controlSocket = CONTROL_SOCKET[kind];
-  return { name: options.name, makeDriver, image, uid, dir: join(dir, "vm"), bootLimitMs, controlSocket, close: dismantle };
+  return {
+    name: options.name,
+    makeDriver,
+    image,
+    uid,
+    dir: join(dir, "vm"),
+    bootLimitMs,
+    controlSocket,
+    close: dismantle,
+  };
 }

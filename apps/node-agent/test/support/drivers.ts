@@ -1,6 +1,9 @@
 /** Drivers that every machine can run, for tests of what is the same for all. */
 import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
-import { CloudHypervisorDriver, type Limits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
+import {
+  CloudHypervisorDriver,
+  type Limits,
+} from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import type { Driver } from "../../src/drivers/driver.ts";
 import { SimulatedDriver } from "../../src/drivers/simulated/simulated.ts";
 import { plainIsolation } from "../../src/host/isolation.ts";

@@ -1,4 +1,7 @@
-/** Stands for the agent where only its lease matters: `node lease-keeper.ts <dataDir> <leaseMs>` renews it four times per lease, without a control plane, until it is stopped. */
+/**
+ * Stands for the agent where only its lease matters: `node lease-keeper.ts <dataDir> <leaseMs>`
+ * renews it four times per lease, without a control plane, until it is stopped.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { bootMs } from "../../src/fence/clock.ts";
 import { FenceFiles } from "../../src/fence/files.ts";

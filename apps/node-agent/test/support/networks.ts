@@ -1,6 +1,7 @@
 /**
- * A small world for tests of isolation: an uplink's namespace, an "internet" behind it with all kinds of servers, and guests, each a namespace of its own behind the tap of a VM.
- * Nothing of it reaches the machine's own network.
+ * A small world for tests of isolation: an uplink's namespace, an "internet" behind it with all
+ * kinds of servers, and guests, each a namespace of its own behind the tap of a VM. Nothing of it
+ * reaches the machine's own network.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -14,7 +15,8 @@ import { recordLeftover } from "@torpor/testkit";
 import type { Enclosure } from "../../src/host/isolation.ts";
 
 const run = promisify(execFile);
-const script = (name: string) => readFileSync(fileURLToPath(new URL(name, import.meta.url)), "utf8");
+const script = (name: string) =>
+  readFileSync(fileURLToPath(new URL(name, import.meta.url)), "utf8");
 /** The system's programs: what a user has installed for itself may be closed to a VMM's user. */
 const PATH = "/usr/sbin:/usr/bin:/sbin:/bin";
 /** TMPDIR: by it, what is left of a run that was killed is known. */
@@ -24,7 +26,13 @@ const [WIRE, PEER] = [script("wire.py"), script("peer.py")];
 export const PUBLIC_SERVER = "203.0.113.10";
 export const METADATA_SERVER = "169.254.169.254";
 export const RESOLVER = "10.99.0.53";
-export const PRIVATE_SERVERS = ["10.1.2.3", "172.20.0.5", "192.168.7.7", "100.64.3.2", "198.18.0.9"];
+export const PRIVATE_SERVERS = [
+  "10.1.2.3",
+  "172.20.0.5",
+  "192.168.7.7",
+  "100.64.3.2",
+  "198.18.0.9",
+];
 /** Of the uplink, as the internet sees it. */
 export const UPLINK_ADDRESS = "192.0.2.1";
 export const SERVER_PORT = 80;
@@ -77,7 +85,20 @@ export class Networks implements AsyncDisposable {
   private async connect(): Promise<void> {
     const { uplink, internet } = this;
     for (const namespace of [uplink, internet]) await addNamespace(namespace);
-    await ip("-n", uplink, "link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", internet);
+    await ip(
+      "-n",
+      uplink,
+      "link",
+      "add",
+      "out0",
+      "type",
+      "veth",
+      "peer",
+      "name",
+      "in0",
+      "netns",
+      internet,
+    );
     await ip("-n", uplink, "addr", "add", `${UPLINK_ADDRESS}/30`, "dev", "out0");
     await ip("-n", internet, "addr", "add", `${INTERNET_ADDRESS}/30`, "dev", "in0");
     for (const address of [PUBLIC_SERVER, METADATA_SERVER, RESOLVER, ...PRIVATE_SERVERS])
@@ -96,31 +117,79 @@ export class Networks implements AsyncDisposable {
     await this.serve(uplink, SERVER_PORT);
   }
 
-  async serve(namespace: string, tcpPort: number, udpPort?: number, ...addresses: string[]): Promise<void> {
+  async serve(
+    namespace: string,
+    tcpPort: number,
+    udpPort?: number,
+    ...addresses: string[]
+  ): Promise<void> {
     const ports = [tcpPort, ...(udpPort === undefined ? [] : [udpPort])].map(String);
-    await this.start(["ip", "netns", "exec", namespace, "python3", "-c", PEER, "serve", ...ports, ...addresses]);
+    await this.start([
+      "ip",
+      "netns",
+      "exec",
+      namespace,
+      "python3",
+      "-c",
+      PEER,
+      "serve",
+      ...ports,
+      ...addresses,
+    ]);
   }
 
-  /** A guest behind the tap of an enclosure, whose agent listens; a silent one takes connections, and no more. Returns its namespace, and the process that stands for its VMM. */
-  async addGuest(enclosure: Enclosure, { isSilent = false } = {}): Promise<{ namespace: string; vmm: ChildProcess }> {
+  /**
+   * A guest behind the tap of an enclosure, whose agent listens; a silent one takes connections,
+   * and no more. Returns its namespace, and the process that stands for its VMM.
+   */
+  async addGuest(
+    enclosure: Enclosure,
+    { isSilent = false } = {},
+  ): Promise<{ namespace: string; vmm: ChildProcess }> {
     const { network } = enclosure;
     if (network.kind !== "namespace") throw new Error("the enclosure has no namespace");
     const namespace = `torpor-test-${this.id}-guest-${this.guests.length + 1}`;
     this.guests.push(namespace);
     const socket = join(this.dir, `${namespace}.sock`);
     await addNamespace(namespace);
-    await this.start(["ip", "netns", "exec", namespace, "python3", "-c", WIRE, "eth0", socket, "listen"]);
+    await this.start([
+      "ip",
+      "netns",
+      "exec",
+      namespace,
+      "python3",
+      "-c",
+      WIRE,
+      "eth0",
+      socket,
+      "listen",
+    ]);
     await ip("-n", namespace, "link", "set", "lo", "up");
     await ip("-n", namespace, "addr", "add", "10.0.2.15/24", "dev", "eth0");
     await ip("-n", namespace, "link", "set", "eth0", "up");
     await ip("-n", namespace, "route", "add", "default", "via", "10.0.2.2");
     const role = isSilent ? "hold" : "serve";
-    await this.start(["ip", "netns", "exec", namespace, "python3", "-c", PEER, role, String(network.control.port)]);
-    const vmm = await this.start(enclosure.wrap("python3", ["-c", WIRE, network.tap, socket, "connect"]));
+    await this.start([
+      "ip",
+      "netns",
+      "exec",
+      namespace,
+      "python3",
+      "-c",
+      PEER,
+      role,
+      String(network.control.port),
+    ]);
+    const vmm = await this.start(
+      enclosure.wrap("python3", ["-c", WIRE, network.tap, socket, "connect"]),
+    );
     return { namespace, vmm };
   }
 
-  /** What a process in `namespace` gets from there: the address that the server saw, the name of an error, or `silence`. */
+  /**
+   * What a process in `namespace` gets from there: the address that the server saw, the name of an
+   * error, or `silence`.
+   */
   async ask(
     namespace: string,
     kind: "tcp" | "udp",
@@ -129,13 +198,33 @@ export class Networks implements AsyncDisposable {
     options: { waitS?: number; source?: string } = {},
   ): Promise<string> {
     const { waitS = 10, source } = options;
-    const args = ["netns", "exec", namespace, "python3", "-c", PEER, "ask", kind, address, String(port), String(waitS)];
+    const args = [
+      "netns",
+      "exec",
+      namespace,
+      "python3",
+      "-c",
+      PEER,
+      "ask",
+      kind,
+      address,
+      String(port),
+      String(waitS),
+    ];
     return (await ip(...args, ...(source === undefined ? [] : [source]))).trim();
   }
 
   /** The same, by the process that an enclosure makes of it. */
   async askAsVmm(enclosure: Enclosure, address: string, port: number): Promise<string> {
-    const [command, ...args] = enclosure.wrap("python3", ["-c", PEER, "ask", "tcp", address, String(port), "2"]);
+    const [command, ...args] = enclosure.wrap("python3", [
+      "-c",
+      PEER,
+      "ask",
+      "tcp",
+      address,
+      String(port),
+      "2",
+    ]);
     return (await run(command, args, { env })).stdout.trim();
   }
 
@@ -159,7 +248,8 @@ export class Networks implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const child of this.children) await this.end(child);
-    for (const namespace of [...this.guests, this.internet, this.uplink]) await ip("netns", "del", namespace).catch(() => {});
+    for (const namespace of [...this.guests, this.internet, this.uplink])
+      await ip("netns", "del", namespace).catch(() => {});
     await rm(this.dir, { recursive: true, force: true });
   }
 }

@@ -1,4 +1,7 @@
-/** Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell whether they arrived as they were. */
+/**
+ * Snapshots for tests of the store: a memory image and a sparse disk, of which a test can tell
+ * whether they arrived as they were.
+ */
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { mkdir, open, readFile, stat } from "node:fs/promises";
@@ -15,14 +18,24 @@ export interface MadeSnapshot {
   manifestSha256: string;
 }
 
-/** `memory` chunks of memory, and a disk of 64 chunks that holds something in those named. The same `seed` makes the same content. */
+/**
+ * `memory` chunks of memory, and a disk of 64 chunks that holds something in those named. The same
+ * `seed` makes the same content.
+ */
 export async function makeSnapshot(
   dir: string,
-  given: { sandboxId: string; generation?: number; memory?: number; disk?: number[]; seed?: string },
+  given: {
+    sandboxId: string;
+    generation?: number;
+    memory?: number;
+    disk?: number[];
+    seed?: string;
+  },
 ): Promise<MadeSnapshot> {
   const { sandboxId, generation = 1, memory = 4, disk = [0, 7, 8, 40], seed = "" } = given;
   await mkdir(dir, { recursive: true });
-  const content = (name: string) => Buffer.concat(Array.from({ length: CHUNK / 32 }, (_, at) => sha256(`${seed} ${name} ${at}`)));
+  const content = (name: string) =>
+    Buffer.concat(Array.from({ length: CHUNK / 32 }, (_, at) => sha256(`${seed} ${name} ${at}`)));
   const memoryFile = join(dir, "memory");
   const diskFile = join(dir, "disk.raw");
   // Not a whole number of chunks.
@@ -36,12 +49,27 @@ export async function makeSnapshot(
     disk.map((at) => [at, content(`disk ${at}`)] as const),
     DISK_CHUNKS * CHUNK,
   );
-  const manifest = JSON.stringify({ sandboxId, generation, files: { memory: {} }, made: randomBytes(8).toString("hex") });
-  const copy = { sandboxId, generation, manifest, record: "{}", files: { memory: memoryFile, "disk.raw": diskFile } };
+  const manifest = JSON.stringify({
+    sandboxId,
+    generation,
+    files: { memory: {} },
+    made: randomBytes(8).toString("hex"),
+  });
+  const copy = {
+    sandboxId,
+    generation,
+    manifest,
+    record: "{}",
+    files: { memory: memoryFile, "disk.raw": diskFile },
+  };
   return { copy, manifestSha256: createHash("sha256").update(manifest).digest("hex") };
 }
 
-async function write(path: string, chunks: (readonly [number, Buffer])[], sizeBytes: number): Promise<void> {
+async function write(
+  path: string,
+  chunks: (readonly [number, Buffer])[],
+  sizeBytes: number,
+): Promise<void> {
   const handle = await open(path, "w");
   try {
     for (const [at, content] of chunks) await handle.write(content, 0, content.length, at * CHUNK);
@@ -57,11 +85,16 @@ function sha256(text: string): Buffer {
 }
 
 /** Per file: content as a hash, size, and bytes that are allocated. */
-export async function facts(paths: Record<string, string>): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
+export async function facts(
+  paths: Record<string, string>,
+): Promise<Record<string, { sha256: string; sizeBytes: number }>> {
   const all: Record<string, { sha256: string; sizeBytes: number }> = {};
   for (const [name, path] of Object.entries(paths)) {
     const content = await readFile(path);
-    all[name] = { sha256: createHash("sha256").update(content).digest("hex"), sizeBytes: content.length };
+    all[name] = {
+      sha256: createHash("sha256").update(content).digest("hex"),
+      sizeBytes: content.length,
+    };
   }
   return all;
 }
@@ -98,11 +131,15 @@ export class WatchedBlobs implements Blobs {
 
   /** Chunks that were put since the last `forget`. */
   sent(): string[] {
-    return this.calls.filter(({ call, key }) => call === "put" && key.includes("/chunks/")).map(({ key }) => key);
+    return this.calls
+      .filter(({ call, key }) => call === "put" && key.includes("/chunks/"))
+      .map(({ key }) => key);
   }
 
   got(): string[] {
-    return this.calls.filter(({ call, key }) => call === "get" && key.includes("/chunks/")).map(({ key }) => key);
+    return this.calls
+      .filter(({ call, key }) => call === "get" && key.includes("/chunks/"))
+      .map(({ key }) => key);
   }
 
   forget(): void {
@@ -136,7 +173,10 @@ export class WatchedBlobs implements Blobs {
   }
 }
 
-/** Blobs whose locks with such a name, by default those of writers, were set so much earlier than they were. */
+/**
+ * Blobs whose locks with such a name, by default those of writers, were set so much earlier than
+ * they were.
+ */
 export class AgedLocks extends WatchedBlobs {
   private readonly agedMs: number;
   private readonly names: string;
@@ -149,7 +189,9 @@ export class AgedLocks extends WatchedBlobs {
 
   override async *list(prefix: string, signal: AbortSignal): AsyncIterable<Blob> {
     for await (const blob of super.list(prefix, signal))
-      yield blob.key.includes(`/locks/${this.names}`) ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs } : blob;
+      yield blob.key.includes(`/locks/${this.names}`)
+        ? { ...blob, modifiedAtMs: blob.modifiedAtMs - this.agedMs }
+        : blob;
   }
 }
 
@@ -160,7 +202,9 @@ export function holdEntries(blobs: Blobs): { held: Promise<void>; release: () =>
   blobs.put = async (key, content, signal) => {
     if (key.includes("/entries/")) {
       reached.resolve();
-      const aborted = new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
+      const aborted = new Promise((resolve) =>
+        signal.addEventListener("abort", resolve, { once: true }),
+      );
       if (!signal.aborted) await Promise.race([released.promise, aborted]);
       signal.throwIfAborted();
     }

@@ -1,11 +1,22 @@
-/** A host without a bus, in a directory: a supervisor over a given driver, and what a test does with it. */
+/**
+ * A host without a bus, in a directory: a supervisor over a given driver, and what a test does with
+ * it.
+ */
 import { once } from "node:events";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import type { Observation, SnapshotFacts, VmCommand } from "@torpor/contracts";
-import { createBoxKey, createLogger, findProcesses, isAlive, type ProcessIdentity, signalProcess, waitUntilGone } from "@torpor/service";
+import {
+  createBoxKey,
+  createLogger,
+  findProcesses,
+  isAlive,
+  type ProcessIdentity,
+  signalProcess,
+  waitUntilGone,
+} from "@torpor/service";
 import { until } from "@torpor/testkit/basics";
 import { makeSimulatedImage } from "@torpor/testkit/simulated-image";
 import type { Driver, Vm } from "../../src/drivers/driver.ts";
@@ -35,12 +46,25 @@ const GUEST_LIMIT_MS = 5_000;
 const CLOSE_LIMIT_MS = 30_000;
 const KILL_LIMIT_MS = 10_000;
 
-/** Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's digest. */
-export async function prepareImages(imagesDir: string, driver: Driver, memoryMib?: number): Promise<string> {
+/**
+ * Image and golden snapshot for `driver`, beside the hosts' directories. Returns the image's
+ * digest.
+ */
+export async function prepareImages(
+  imagesDir: string,
+  driver: Driver,
+  memoryMib?: number,
+): Promise<string> {
   await mkdir(imagesDir, { recursive: true });
   const sha256 = await makeSimulatedImage(imagesDir, memoryMib);
   for (const image of await listImages(imagesDir))
-    await ensureGolden(image, { driver, guest: httpGuest(driver), uid: undefined, scratchDir: join(imagesDir, ".scratch"), say: () => {} });
+    await ensureGolden(image, {
+      driver,
+      guest: httpGuest(driver),
+      uid: undefined,
+      scratchDir: join(imagesDir, ".scratch"),
+      say: () => {},
+    });
   return sha256;
 }
 
@@ -62,7 +86,17 @@ export function commandsOf(kinds: Kind[], imageSha256: string, memoryMib = 64): 
     const opSeq = at + 1;
     const operationId = `op_${opSeq.toString(16).padStart(32, "0")}`;
     const deadlineAt = "2099-01-01T00:00:00.000Z";
-    return { type: "command", version: 1, kind, hostId: "host-1", operationId, epoch: Math.max(1, epoch), opSeq, deadlineAt, spec };
+    return {
+      type: "command",
+      version: 1,
+      kind,
+      hostId: "host-1",
+      operationId,
+      epoch: Math.max(1, epoch),
+      opSeq,
+      deadlineAt,
+      spec,
+    };
   });
 }
 
@@ -71,7 +105,10 @@ export class TestHost {
   readonly fence: FenceLink;
   readonly store: VmStore;
   readonly seen: Observation[] = [];
-  /** Happens while the control plane is asked for a commit, which it grants, but for those that it refuses. */
+  /**
+   * Happens while the control plane is asked for a commit, which it grants, but for those that it
+   * refuses.
+   */
   onCommit: (operationId: string) => Promise<void> = async () => {};
   /** Whether new sandboxes may come to it. */
   isOpen = true;
@@ -108,7 +145,9 @@ export class TestHost {
         imagesDir,
         commit: async ({ operationId }) => {
           await this.onCommit(operationId);
-          return this.refusedCommits.has(operationId) ? { kind: "refused", reason: "the test refuses it" } : { kind: "granted" };
+          return this.refusedCommits.has(operationId)
+            ? { kind: "refused", reason: "the test refuses it" }
+            : { kind: "granted" };
         },
         uid: undefined,
         log: createLogger({ name: "host", level: "silent" }),
@@ -127,13 +166,17 @@ export class TestHost {
     return await until(`the end of the ${command.kind}`, ended, OPERATION_LIMIT_MS);
   }
 
-  /** Carries out those that it has not reported on yet, and writes a file after a create. Returns how the last one ended. */
+  /**
+   * Carries out those that it has not reported on yet, and writes a file after a create. Returns
+   * how the last one ended.
+   */
   async bring(commands: VmCommand[]): Promise<Observation> {
     const done = Math.max(0, ...this.seen.map(({ opSeq }) => opSeq));
     let last: Observation | undefined;
     for (const command of commands.filter(({ opSeq }) => opSeq > done)) {
       last = await this.carryOut(command);
-      if (command.kind === "create") await this.guest("/files/write", { path: "/workspace/note", content: "kept" });
+      if (command.kind === "create")
+        await this.guest("/files/write", { path: "/workspace/note", content: "kept" });
     }
     if (last === undefined) throw new Error("there was nothing to do");
     return last;
@@ -145,15 +188,20 @@ export class TestHost {
       "the copy in the store",
       () => {
         const snapshot = this.seen.at(-1)?.snapshot;
-        return typeof snapshot?.storeKey === "string" ? { ...snapshot, storeKey: snapshot.storeKey } : undefined;
+        return typeof snapshot?.storeKey === "string"
+          ? { ...snapshot, storeKey: snapshot.storeKey }
+          : undefined;
       },
       OPERATION_LIMIT_MS,
     );
   }
 
-  /** The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on. */
+  /**
+   * The end of its process: nothing of it goes on, or writes to its directory. Its VMM lives on.
+   */
   async close(): Promise<void> {
-    if (!(await this.supervisor.close(CLOSE_LIMIT_MS))) throw new Error("something of the host goes on after its end");
+    if (!(await this.supervisor.close(CLOSE_LIMIT_MS)))
+      throw new Error("something of the host goes on after its end");
     forgetVmm(this.store.dataDir);
   }
 
@@ -177,7 +225,9 @@ export function isEndOf({ operationId }: VmCommand, { operation, busyWith }: Obs
   return operation?.id === operationId && busyWith === undefined;
 }
 
-/** To be called where a host ends and its process does not: the next one is not the VMM's parent. */
+/**
+ * To be called where a host ends and its process does not: the next one is not the VMM's parent.
+ */
 export function forgetVmm(dir: string): void {
   children.delete(vmIn(dir).dir);
 }
@@ -185,7 +235,13 @@ export function forgetVmm(dir: string): void {
 /** The sandbox's VM on the host in `dir`. */
 export function vmIn(dir: string): Vm {
   const size = { vcpu: 1, memoryMib: 64 };
-  return { dir: join(dir, "vm", SANDBOX), sandboxId: SANDBOX, ...size, kernelCmdline: "", internetAccess: false };
+  return {
+    dir: join(dir, "vm", SANDBOX),
+    sandboxId: SANDBOX,
+    ...size,
+    kernelCmdline: "",
+    internetAccess: false,
+  };
 }
 
 /** Every VMM process of the sandbox on the host in `dir`, recorded or not. */
@@ -197,10 +253,16 @@ export function vmmProcesses(dir: string): ProcessIdentity[] {
 export async function killVmms(vmms: ProcessIdentity[]): Promise<void> {
   for (const identity of vmms) signalProcess(identity, "SIGKILL");
   for (const identity of vmms)
-    if (!(await waitUntilGone(identity, KILL_LIMIT_MS))) throw new Error(`the VMM with pid ${identity.pid} cannot be ended`);
+    if (!(await waitUntilGone(identity, KILL_LIMIT_MS)))
+      throw new Error(`the VMM with pid ${identity.pid} cannot be ended`);
 }
 
-export async function callGuest(driver: Driver, vm: Vm, path: string, body: object): Promise<Record<string, unknown>> {
+export async function callGuest(
+  driver: Driver,
+  vm: Vm,
+  path: string,
+  body: object,
+): Promise<Record<string, unknown>> {
   const address = await driver.guestAddress(vm);
   if (address === undefined) throw new Error("no guest runs");
   const socket = await connectGuest(address, GUEST_LIMIT_MS);

@@ -31,7 +31,11 @@ export async function mountXfs(): Promise<(AsyncDisposable & { path: string }) |
     path,
     [Symbol.asyncDispose]: async () => {
       // What a VMM that was killed has started ends a moment later, and is in it until then.
-      await until("it is unmounted", () => run("umount", [path], { env }).catch(() => undefined), UNMOUNT_LIMIT_MS);
+      await until(
+        "it is unmounted",
+        () => run("umount", [path], { env }).catch(() => undefined),
+        UNMOUNT_LIMIT_MS,
+      );
       await rm(dir, { recursive: true, force: true });
     },
   };

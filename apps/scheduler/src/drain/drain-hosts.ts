@@ -19,7 +19,10 @@ const BATCH = 100;
 
 export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
   for (const { hostId, deadlineAt } of await listExpiredDrains(deps.db)) {
-    const cause = { code: "DRAIN_EXPIRED", message: `The host was not empty by ${deadlineAt?.toISOString()}; what is on it stays.` };
+    const cause = {
+      code: "DRAIN_EXPIRED",
+      message: `The host was not empty by ${deadlineAt?.toISOString()}; what is on it stays.`,
+    };
     await endDrain(deps.db, hostId, { endsAs: "expired", requestedBy: DRAINER, cause });
     deps.log.warn({ hostId, deadlineAt }, "a drain has reached its deadline");
   }
@@ -29,10 +32,16 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
     await driveSandboxes(deps, drain);
     // What is on a lost host is not gone from it.
     if (drain.isHostLost && drain.status === "active") continue;
-    const isFinished = drain.status === "active" ? await finishDrain(deps.db, drain) : await finishUndoing(deps.db, drain);
+    const isFinished =
+      drain.status === "active"
+        ? await finishDrain(deps.db, drain)
+        : await finishUndoing(deps.db, drain);
     if (!isFinished) continue;
     finished += 1;
-    deps.log.info({ hostId: drain.hostId, drainId: drain.id, as: drain.endsAs ?? "done" }, "a drain has ended");
+    deps.log.info(
+      { hostId: drain.hostId, drainId: drain.id, as: drain.endsAs ?? "done" },
+      "a drain has ended",
+    );
   }
   return { drains: atWork.length, finished };
 }

@@ -1,4 +1,7 @@
-/** Carries out what a drain decides about one sandbox: through the same doors as a user's request, as `system:drain`. */
+/**
+ * Carries out what a drain decides about one sandbox: through the same doors as a user's request,
+ * as `system:drain`.
+ */
 import {
   acceptWithin,
   type DrainAtWork,
@@ -24,7 +27,14 @@ import { requestToCreate } from "@torpor/placement";
 import { beginOperation } from "../begin-operation.ts";
 import type { Deps } from "../deps.ts";
 import { releaseFromHost, requestReplication } from "../release.ts";
-import { type DrainStep, fail, nextStep, noRoomElsewhere, RESUME_WAIT_MS, retryAfter } from "./next-step.ts";
+import {
+  type DrainStep,
+  fail,
+  nextStep,
+  noRoomElsewhere,
+  RESUME_WAIT_MS,
+  retryAfter,
+} from "./next-step.ts";
 
 const PAUSE_DEADLINE_MS = 300_000;
 const RESUME_DEADLINE_MS = 45_000;
@@ -44,14 +54,34 @@ type Decided = { patch: DrainSandboxPatch; next: Next };
 const nothing = (patch: DrainSandboxPatch = {}): Decided => ({ patch, next: { kind: "nothing" } });
 
 /** `full`: it waits for a place, and none is free. */
-export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: string): Promise<"done" | "full"> {
-  const next = await withDrainSandbox(deps.db, drain.id, sandboxId, async (tx, current, item, sandbox) => {
-    const snapshot = sandbox.state === "paused" || sandbox.state === "stopped" ? await findSnapshot(tx, sandbox.id) : undefined;
-    const step = await decide(deps, tx, { ...current, isHostLost: drain.isHostLost }, item, sandbox, snapshot);
-    if (step.do !== "wait") deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
-    const decided = await apply(tx, step, current, item, sandbox, snapshot);
-    return { ...decided, patch: { ...copiedBytes(item, snapshot), ...decided.patch } };
-  });
+export async function drainSandbox(
+  deps: Deps,
+  drain: DrainAtWork,
+  sandboxId: string,
+): Promise<"done" | "full"> {
+  const next = await withDrainSandbox(
+    deps.db,
+    drain.id,
+    sandboxId,
+    async (tx, current, item, sandbox) => {
+      const snapshot =
+        sandbox.state === "paused" || sandbox.state === "stopped"
+          ? await findSnapshot(tx, sandbox.id)
+          : undefined;
+      const step = await decide(
+        deps,
+        tx,
+        { ...current, isHostLost: drain.isHostLost },
+        item,
+        sandbox,
+        snapshot,
+      );
+      if (step.do !== "wait")
+        deps.log.info({ hostId: drain.hostId, drainId: drain.id, sandboxId, ...step }, "drain");
+      const decided = await apply(tx, step, current, item, sandbox, snapshot);
+      return { ...decided, patch: { ...copiedBytes(item, snapshot), ...decided.patch } };
+    },
+  );
   switch (next?.kind) {
     case "begin":
       await deps.publishCommitted(next.messages);
@@ -62,7 +92,9 @@ export async function drainSandbox(deps: Deps, drain: DrainAtWork, sandboxId: st
       await leave(deps, drain, sandboxId, next);
       return "done";
     case "take_place":
-      return (await takePlace(deps.db, drain.id, sandboxId)) ? await drainSandbox(deps, drain, sandboxId) : "full";
+      return (await takePlace(deps.db, drain.id, sandboxId))
+        ? await drainSandbox(deps, drain, sandboxId)
+        : "full";
     default:
       return "done";
   }
@@ -80,8 +112,20 @@ async function decide(
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
   const isStored = snapshot !== undefined && snapshot.storeKey !== null;
   const storeError = snapshot?.storeError ?? null;
-  const othersGrewAt = item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
-  const facts = { drain, item, sandbox, executing, waiting, own, isStored, storeError, othersGrewAt, now: new Date() };
+  const othersGrewAt =
+    item.bytesDone === 0 ? await lastGrowthBeside(tx, drain.id, sandbox.id) : null;
+  const facts = {
+    drain,
+    item,
+    sandbox,
+    executing,
+    waiting,
+    own,
+    isStored,
+    storeError,
+    othersGrewAt,
+    now: new Date(),
+  };
   const step = nextStep(facts);
   if (step.do !== "take_place" || sandbox.state !== "running") return step;
   // Paused only when there is somewhere to resume it.
@@ -89,7 +133,10 @@ async function decide(
   return reason === undefined ? step : fail(facts, noRoomElsewhere(reason));
 }
 
-/** Once the store has it. A copy that was over before its host could tell of it took what the snapshot takes; what was there before the drain has paused it took nothing. */
+/**
+ * Once the store has it. A copy that was over before its host could tell of it took what the
+ * snapshot takes; what was there before the drain has paused it took nothing.
+ */
 function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): DrainSandboxPatch {
   const isCounted = item.bytesDone === item.bytesTotal && !(item.isEstimate && item.owesResume);
   if (snapshot === undefined || snapshot.storeKey === null || isCounted) return {};
@@ -98,9 +145,17 @@ function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): 
 }
 
 /** Judged as its resume will be: by labels, anti-affinity and what its snapshot will need. */
-async function whyNowhere(deps: Deps, tx: Tx, hostId: string, sandbox: SandboxRow): Promise<string | undefined> {
+async function whyNowhere(
+  deps: Deps,
+  tx: Tx,
+  hostId: string,
+  sandbox: SandboxRow,
+): Promise<string | undefined> {
   const driverFingerprint = (await findHost(tx, hostId))?.driverFingerprint;
-  return await deps.placer.whyNowhere({ ...(await requestToCreate(tx, sandbox, sandbox.id)), driverFingerprint });
+  return await deps.placer.whyNowhere({
+    ...(await requestToCreate(tx, sandbox, sandbox.id)),
+    driverFingerprint,
+  });
 }
 
 async function apply(
@@ -114,9 +169,17 @@ async function apply(
   const now = new Date();
   switch (step.do) {
     case "wait":
-      return nothing(step.giveBack === true && item.workingSince !== null ? { workingSince: null } : {});
+      return nothing(
+        step.giveBack === true && item.workingSince !== null ? { workingSince: null } : {},
+      );
     case "end": {
-      return nothing({ endedAt: now, outcome: step.outcome, workingSince: null, owesResume: false, error: null });
+      return nothing({
+        endedAt: now,
+        outcome: step.outcome,
+        workingSince: null,
+        owesResume: false,
+        error: null,
+      });
     }
     case "fail":
       return nothing({
@@ -133,47 +196,83 @@ async function apply(
       await pinOperation(tx, step.operationId, drain.hostId, RESUME_DEADLINE_MS);
       return nothing(step.error === undefined ? {} : { error: step.error });
     case "pause": {
-      const asked = await ask(tx, sandbox, "pause", { deadlineMs: PAUSE_DEADLINE_MS, ...bandwidth(drain) });
-      return { ...asked, patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) } };
+      const asked = await ask(tx, sandbox, "pause", {
+        deadlineMs: PAUSE_DEADLINE_MS,
+        ...bandwidth(drain),
+      });
+      return {
+        ...asked,
+        patch: { ...asked.patch, ...(asked.isOwn ? { owesResume: true, error: null } : {}) },
+      };
     }
     case "resume": {
       const bytes = Math.max(item.bytesTotal, snapshot?.sizeBytes ?? 0);
       const terms = step.isPinned
         ? { deadlineMs: RESUME_DEADLINE_MS, pinnedHostId: drain.hostId }
-        : { deadlineMs: RESUME_WAIT_MS + RESUME_DEADLINE_MS + fetchMs(drain, bytes), ...bandwidth(drain) };
+        : {
+            deadlineMs: RESUME_WAIT_MS + RESUME_DEADLINE_MS + fetchMs(drain, bytes),
+            ...bandwidth(drain),
+          };
       const asked = await ask(tx, sandbox, "resume", terms);
-      const again = { error: step.error, attempts: item.attempts + 1, retryAt: retryAfter(item.attempts, now) };
+      const again = {
+        error: step.error,
+        attempts: item.attempts + 1,
+        retryAt: retryAfter(item.attempts, now),
+      };
       return { ...asked, patch: { ...asked.patch, ...(step.error === undefined ? {} : again) } };
     }
     case "copy":
     case "release": {
-      const isDue = item.replicationAskedAt === null || now.getTime() - item.replicationAskedAt.getTime() > ASK_AGAIN_MS;
-      return { patch: isDue ? { replicationAskedAt: now } : {}, next: { kind: step.do, asks: isDue } };
+      const isDue =
+        item.replicationAskedAt === null ||
+        now.getTime() - item.replicationAskedAt.getTime() > ASK_AGAIN_MS;
+      return {
+        patch: isDue ? { replicationAskedAt: now } : {},
+        next: { kind: step.do, asks: isDue },
+      };
     }
     case "take_place":
       return { patch: {}, next: { kind: "take_place" } };
   }
 }
 
-/** An operation of a user's that is joined, or is in the way, goes first: the next round looks again. */
+/**
+ * An operation of a user's that is joined, or is in the way, goes first: the next round looks
+ * again.
+ */
 async function ask(
   tx: Tx,
   sandbox: SandboxRow,
   kind: "pause" | "resume",
   terms: { deadlineMs: number; pinnedHostId?: string; maxBytesPerSecond?: number },
 ): Promise<Decided & { isOwn: boolean }> {
-  const requester = { organizationId: sandbox.organizationId, requestedBy: DRAINER, exemptFromQuotas: true, ...terms };
+  const requester = {
+    organizationId: sandbox.organizationId,
+    requestedBy: DRAINER,
+    exemptFromQuotas: true,
+    ...terms,
+  };
   const accepted = await acceptWithin(tx, sandbox.id, kind, requester);
   const isOwn = accepted.kind === "accepted" && accepted.operation.requestedBy === DRAINER;
   if (accepted.kind !== "accepted" || !isOwn) return { ...nothing(), isOwn };
   const { operation, messages } = accepted;
-  return { patch: { operationId: operation.id }, next: { kind: "begin", operationId: operation.id, messages }, isOwn };
+  return {
+    patch: { operationId: operation.id },
+    next: { kind: "begin", operationId: operation.id, messages },
+    isOwn,
+  };
 }
 
-async function leave(deps: Deps, drain: DrainRow, sandboxId: string, how: { kind: "copy" | "release"; asks: boolean }): Promise<void> {
+async function leave(
+  deps: Deps,
+  drain: DrainRow,
+  sandboxId: string,
+  how: { kind: "copy" | "release"; asks: boolean },
+): Promise<void> {
   const sandbox = await findSandboxRow(deps.db, sandboxId);
   if (sandbox?.hostId !== drain.hostId) return;
-  const isOnlyHere = how.kind === "copy" || (await releaseFromHost(deps, sandbox)) === "not_replicated";
+  const isOnlyHere =
+    how.kind === "copy" || (await releaseFromHost(deps, sandbox)) === "not_replicated";
   if (isOnlyHere && how.asks) await requestReplication(deps, sandbox, bandwidth(drain));
 }
 
@@ -185,5 +284,7 @@ function fetchMs(drain: DrainRow, bytes: number): number {
 
 /** The drain's bytes per second are shared by those that it works on at once. */
 function bandwidth({ maxBytesPerSecond, maxParallel }: DrainRow): { maxBytesPerSecond?: number } {
-  return maxBytesPerSecond === null ? {} : { maxBytesPerSecond: Math.max(1, Math.floor(maxBytesPerSecond / maxParallel)) };
+  return maxBytesPerSecond === null
+    ? {}
+    : { maxBytesPerSecond: Math.max(1, Math.floor(maxBytesPerSecond / maxParallel)) };
 }

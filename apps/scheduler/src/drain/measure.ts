@@ -1,4 +1,7 @@
-/** How fast a drain copies: measured every few seconds, in any scheduler, over about the last half minute. */
+/**
+ * How fast a drain copies: measured every few seconds, in any scheduler, over about the last half
+ * minute.
+ */
 import { type DrainMeasure, type DrainRow, noteDrainMeasure, readDrainBytes } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 
@@ -6,14 +9,23 @@ const EVERY_MS = 2_000;
 /** What was seen so long ago counts a third. */
 const MEMORY_MS = 30_000;
 
-/** With the time that pauses and resumes take, in which nothing is copied: it is part of the way. What a failed copy loses and copies again is not counted twice. Pure. */
-export function measured(before: DrainMeasure, { bytes, at }: { bytes: number; at: Date }): DrainMeasure {
+/**
+ * With the time that pauses and resumes take, in which nothing is copied: it is part of the way.
+ * What a failed copy loses and copies again is not counted twice. Pure.
+ */
+export function measured(
+  before: DrainMeasure,
+  { bytes, at }: { bytes: number; at: Date },
+): DrainMeasure {
   const elapsedMs = at.getTime() - before.measuredAt.getTime();
   const grown = Math.max(0, bytes - before.measuredBytes);
   if (elapsedMs <= 0 || (before.bytesPerSecond === null && grown === 0)) return before;
   const now = (grown * 1000) / elapsedMs;
   const weight = 1 - Math.exp(-elapsedMs / MEMORY_MS);
-  const bytesPerSecond = before.bytesPerSecond === null ? now : before.bytesPerSecond + weight * (now - before.bytesPerSecond);
+  const bytesPerSecond =
+    before.bytesPerSecond === null
+      ? now
+      : before.bytesPerSecond + weight * (now - before.bytesPerSecond);
   return { measuredBytes: before.measuredBytes + grown, measuredAt: at, bytesPerSecond };
 }
 

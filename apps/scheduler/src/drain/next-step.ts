@@ -1,15 +1,26 @@
 /**
- * What a drain does next with one sandbox. Pure: from the rows alone, so that any scheduler goes on where another one stopped.
+ * What a drain does next with one sandbox. Pure: from the rows alone, so that any scheduler goes on
+ * where another one stopped.
  *
- * NS1  What somebody else has asked for is left to run first; a drain asks for nothing while an operation is open, but for taking its own pause back.
- * NS2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where it was. Until then it keeps its place.
- *      It is copied to the store first, so that no loss of a host takes it along; where that fails, the new host fetches it straight from this one.
- *      It waits for room elsewhere for no longer than RESUME_WAIT_MS.
+ * NS1  What somebody else has asked for is left to run first; a drain asks for nothing while an
+ *      operation is open, but for taking its own pause back.
+ * NS2  A sandbox that the drain has paused is owed a resume, elsewhere or, when that fails, where
+ *      it was. Until then it keeps its place. It is copied to the store first, so that no loss of a
+ *      host takes it along; where that fails, the new host fetches it straight from this one. It
+ *      waits for room elsewhere for no longer than RESUME_WAIT_MS.
  * NS3  A sandbox that cannot be moved stays as it was, with the reason, and is tried again later.
- * NS4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are owed one and have their snapshot in the store.
+ * NS4  Of a lost host's sandboxes nothing is asked but the resume, elsewhere, of those that are
+ *      owed one and have their snapshot in the store.
  */
 import type { Cause } from "@torpor/contracts";
-import { type DrainAtWork, type DrainedSandboxEnd, DRAINER, type DrainSandboxRow, type OperationRow, type SandboxRow } from "@torpor/db";
+import {
+  type DrainAtWork,
+  type DrainedSandboxEnd,
+  DRAINER,
+  type DrainSandboxRow,
+  type OperationRow,
+  type SandboxRow,
+} from "@torpor/db";
 import { isTombstoned } from "@torpor/state-machine";
 import { isPlacementRejection } from "@torpor/plans";
 
@@ -27,7 +38,10 @@ const HOME_ATTEMPTS = 2;
 
 export interface DrainFacts {
   drain: Pick<DrainAtWork, "hostId" | "status" | "isHostLost">;
-  item: Pick<DrainSandboxRow, "workingSince" | "progressedAt" | "owesResume" | "retryAt" | "attempts" | "error">;
+  item: Pick<
+    DrainSandboxRow,
+    "workingSince" | "progressedAt" | "owesResume" | "retryAt" | "attempts" | "error"
+  >;
   sandbox: Pick<SandboxRow, "state" | "hostId">;
   executing: OperationRow | undefined;
   waiting: OperationRow | undefined;
@@ -50,7 +64,10 @@ export type DrainStep =
   | { do: "pause" }
   /** `error`: why it goes back to where it was. */
   | { do: "resume"; isPinned: boolean; error?: Cause }
-  /** A waiting resume of the drain's is to stay where it is after all. `error`: why, if not because the drain was given up. */
+  /**
+   * A waiting resume of the drain's is to stay where it is after all. `error`: why, if not because
+   * the drain was given up.
+   */
   | { do: "pin"; operationId: string; error?: Cause }
   | { do: "copy" }
   /** Paused or stopped: off the host once its copy is in the store. */
@@ -83,8 +100,10 @@ export function nextStep(facts: DrainFacts): DrainStep {
 /** NS1. An operation of this drain's that a user has joined is the user's (A5). */
 function whileOpen({ drain, sandbox, item, executing, waiting, own, now }: DrainFacts): DrainStep {
   const last = waiting ?? executing;
-  if (last?.requestedBy !== DRAINER || last.id !== own?.id) return item.owesResume ? wait : { do: "wait", giveBack: true };
-  if (last.kind === "pause") return drain.status === "undoing" ? { do: "resume", isPinned: true } : wait;
+  if (last?.requestedBy !== DRAINER || last.id !== own?.id)
+    return item.owesResume ? wait : { do: "wait", giveBack: true };
+  if (last.kind === "pause")
+    return drain.status === "undoing" ? { do: "resume", isPinned: true } : wait;
   const canGoHome = sandbox.hostId === drain.hostId && !drain.isHostLost;
   if (last.status !== "waiting" || last.pinnedHostId !== null || !canGoHome) return wait;
   if (drain.status === "undoing") return { do: "pin", operationId: last.id };
@@ -94,7 +113,10 @@ function whileOpen({ drain, sandbox, item, executing, waiting, own, now }: Drain
   return { do: "pin", operationId: last.id, error: noRoomElsewhere(reason) };
 }
 
-export const noRoomElsewhere = (message: string): Cause => ({ code: "NO_CAPACITY_ELSEWHERE", message });
+export const noRoomElsewhere = (message: string): Cause => ({
+  code: "NO_CAPACITY_ELSEWHERE",
+  message,
+});
 
 function whileRunning(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item } = facts;
@@ -112,8 +134,13 @@ function whilePausedByDrain(facts: DrainFacts): DrainStep {
   const isAtHome = sandbox.hostId === drain.hostId;
   const goHome = isAtHome && item.attempts < HOME_ATTEMPTS;
   if (drain.status === "undoing" || failure !== undefined)
-    return { do: "resume", isPinned: goHome || (isAtHome && !isStored), ...(failure === undefined ? {} : { error: failure }) };
-  if (!isStored && storeError === null) return isStalled(facts) ? { do: "resume", isPinned: true, error: NOT_COPIED } : { do: "copy" };
+    return {
+      do: "resume",
+      isPinned: goHome || (isAtHome && !isStored),
+      ...(failure === undefined ? {} : { error: failure }),
+    };
+  if (!isStored && storeError === null)
+    return isStalled(facts) ? { do: "resume", isPinned: true, error: NOT_COPIED } : { do: "copy" };
   return { do: "resume", isPinned: false };
 }
 
@@ -122,13 +149,16 @@ function whileLost({ sandbox, item, isStored, own, now }: DrainFacts): DrainStep
   if (sandbox.state !== "paused" || !item.owesResume || !isStored) return wait;
   const failure = own?.kind === "resume" ? failureOf(own) : undefined;
   if (failure === undefined) return { do: "resume", isPinned: false };
-  return item.retryAt !== null && item.retryAt > now ? wait : { do: "resume", isPinned: false, error: failure };
+  return item.retryAt !== null && item.retryAt > now
+    ? wait
+    : { do: "resume", isPinned: false, error: failure };
 }
 
 /** Paused or stopped by its owner. */
 function whileStanding(facts: DrainFacts): DrainStep {
   const { drain, sandbox, item, storeError } = facts;
-  if (sandbox.hostId !== drain.hostId) return { do: "end", outcome: sandbox.hostId === null ? "released" : "moved" };
+  if (sandbox.hostId !== drain.hostId)
+    return { do: "end", outcome: sandbox.hostId === null ? "released" : "moved" };
   if (drain.status === "undoing") return { do: "end", outcome: "returned" };
   if (item.workingSince === null) return { do: "take_place" };
   // Of the last try, which may be long ago; but without a store none will do better.
@@ -137,11 +167,15 @@ function whileStanding(facts: DrainFacts): DrainStep {
 }
 
 function whileInError(facts: DrainFacts): DrainStep {
-  if (facts.sandbox.hostId !== facts.drain.hostId || facts.drain.status === "undoing") return { do: "end", outcome: "gone" };
+  if (facts.sandbox.hostId !== facts.drain.hostId || facts.drain.status === "undoing")
+    return { do: "end", outcome: "gone" };
   return fail(facts, IN_ERROR);
 }
 
-/** The time that its pause took is not the copy's, nor that in which others go first: a host makes only a few at once. */
+/**
+ * The time that its pause took is not the copy's, nor that in which others go first: a host makes
+ * only a few at once.
+ */
 function isStalled({ item, own, othersGrewAt, now }: DrainFacts): boolean {
   const progressedAt = item.progressedAt ?? item.workingSince;
   if (progressedAt === null) return false;
@@ -171,6 +205,10 @@ const USED_MEANWHILE: Cause = {
 };
 const NOT_COPIED: Cause = {
   code: "NOT_REPLICATED",
-  message: "Its copy did not reach the snapshot store, so it stays. See whether the host reaches the store; it is tried again later.",
+  message:
+    "Its copy did not reach the snapshot store, so it stays. See whether the host reaches the store; it is tried again later.",
 };
-const IN_ERROR: Cause = { code: "SANDBOX_IN_ERROR", message: "It is in the state error and cannot be moved. Delete it." };
+const IN_ERROR: Cause = {
+  code: "SANDBOX_IN_ERROR",
+  message: "It is in the state error and cannot be moved. Delete it.",
+};

@@ -42,43 +42,84 @@ import type { Deps } from "../deps.ts";
  */
 const MISSING_TIMES = 3;
 const MISSING_MS = 5_000;
-/** A copy that a host does not show for so long is not there. Longer for one whose inventory takes several beats. */
+/**
+ * A copy that a host does not show for so long is not there. Longer for one whose inventory takes
+ * several beats.
+ */
 const UNSEEN_MS = 10_000;
 
 /** Nothing has changed since host and database agreed on everything. */
-export function isReconciled({ inventoryDigest, inventory, gone = [], inventorySince }: Heartbeat, standing: InventoryStanding): boolean {
+export function isReconciled(
+  { inventoryDigest, inventory, gone = [], inventorySince }: Heartbeat,
+  standing: InventoryStanding,
+): boolean {
   if (inventoryDigest !== standing.reconciled || standing.checks.length > MAX_CHECKS) return false;
   // A host that knows nothing of checks shows everything with each beat.
-  return standing.checks.length === 0 || (inventorySince !== undefined && inventory.length + gone.length === 0);
+  return (
+    standing.checks.length === 0 ||
+    (inventorySince !== undefined && inventory.length + gone.length === 0)
+  );
 }
 
 /**
  * `open`: sandboxes of the beat about which there is still something to say. `standing`: as it was
  * before the beat was looked at.
  */
-export async function reconcileInventory(deps: Deps, beat: Heartbeat, standing: InventoryStanding, open: string[]): Promise<Comparison> {
+export async function reconcileInventory(
+  deps: Deps,
+  beat: Heartbeat,
+  standing: InventoryStanding,
+  open: string[],
+): Promise<Comparison> {
   return beat.inventorySince === undefined
     ? await reconcileWhole(deps, beat, standing, open)
     : await reconcileChanges(deps, beat, standing, open);
 }
 
-async function reconcileChanges(deps: Deps, beat: Heartbeat, standing: InventoryStanding, open: string[]): Promise<Comparison> {
+async function reconcileChanges(
+  deps: Deps,
+  beat: Heartbeat,
+  standing: InventoryStanding,
+  open: string[],
+): Promise<Comparison> {
   const { hostId, inventory, gone = [], inventorySince: since, inventoryDigest: digest } = beat;
   const absent = await findAbsentSandboxes(deps.db, hostId, gone);
   const reported = new Set([...idsIn(inventory), ...gone]);
-  if (standing.checks.length > 0 || absent.length > 0) await noteAbsence(deps, beat, absent, (sandboxId) => reported.has(sandboxId));
-  return { hostId, since, digest, ...concluded(standing, [...open, ...idsOf(absent)], (sandboxId) => reported.has(sandboxId)) };
+  if (standing.checks.length > 0 || absent.length > 0)
+    await noteAbsence(deps, beat, absent, (sandboxId) => reported.has(sandboxId));
+  return {
+    hostId,
+    since,
+    digest,
+    ...concluded(standing, [...open, ...idsOf(absent)], (sandboxId) => reported.has(sandboxId)),
+  };
 }
 
-async function reconcileWhole(deps: Deps, beat: Heartbeat, standing: InventoryStanding, open: string[]): Promise<Comparison> {
+async function reconcileWhole(
+  deps: Deps,
+  beat: Heartbeat,
+  standing: InventoryStanding,
+  open: string[],
+): Promise<Comparison> {
   const { hostId, inventory: entries, inventoryCount: count, inventoryDigest: digest } = beat;
   const shown = new Set(idsIn(entries));
   const whole = await completeInventory(deps.db, { hostId, entries, count, digest });
-  if (whole === undefined) return { hostId, since: undefined, digest: undefined, ...concluded(standing, open, (id) => shown.has(id)) };
+  if (whole === undefined)
+    return {
+      hostId,
+      since: undefined,
+      digest: undefined,
+      ...concluded(standing, open, (id) => shown.has(id)),
+    };
   const absent = await listAbsentSandboxes(deps.db, hostId, whole);
   await noteAbsence(deps, beat, absent, () => true);
   const inOtherParts = new Set(idsIn(whole).filter((id) => !shown.has(id)));
-  return { hostId, since: undefined, digest, ...concluded(standing, [...open, ...idsOf(absent)], (id) => !inOtherParts.has(id)) };
+  return {
+    hostId,
+    since: undefined,
+    digest,
+    ...concluded(standing, [...open, ...idsOf(absent)], (id) => !inOtherParts.has(id)),
+  };
 }
 
 const idsOf = (sandboxes: AbsentSandbox[]) => sandboxes.map(({ id }) => id);
@@ -111,22 +152,43 @@ async function noteAbsence(
     deps.log.info({ hostId, sandboxId, kind }, "a finding is over");
 }
 
-async function noteMissing(deps: Deps, hostId: string, { id, organizationId, state, epoch }: AbsentSandbox): Promise<void> {
+async function noteMissing(
+  deps: Deps,
+  hostId: string,
+  { id, organizationId, state, epoch }: AbsentSandbox,
+): Promise<void> {
   const message =
     `Host ${hostId} does not have this sandbox any more, although it was ${state} there. Its files may have been removed on the host, or its disk exchanged. ` +
     "The sandbox is itself again when the host shows it again; delete it when it is not needed.";
-  const finding = await recordFinding(deps.db, { hostId, sandboxId: id, kind: "missing", message, epoch });
-  const isSure = finding.timesSeen >= MISSING_TIMES && Date.now() - finding.firstSeenAt.getTime() >= MISSING_MS;
+  const finding = await recordFinding(deps.db, {
+    hostId,
+    sandboxId: id,
+    kind: "missing",
+    message,
+    epoch,
+  });
+  const isSure =
+    finding.timesSeen >= MISSING_TIMES && Date.now() - finding.firstSeenAt.getTime() >= MISSING_MS;
   if (!isSure || !(await reportFinding(deps.db, finding))) return;
   deps.log.error({ hostId, sandboxId: id, state, epoch }, "a host has lost a sandbox");
-  await setCondition(deps, { id, organizationId }, hostId, "missing_on_host", { code: "host_lost_sandbox", message });
+  await setCondition(deps, { id, organizationId }, hostId, "missing_on_host", {
+    code: "host_lost_sandbox",
+    message,
+  });
   // Another scheduler may have seen it again meanwhile, and found no condition yet.
-  const isMissing = (await listFindingsOf(deps.db, hostId, "missing")).some(({ sandboxId }) => sandboxId === id);
+  const isMissing = (await listFindingsOf(deps.db, hostId, "missing")).some(
+    ({ sandboxId }) => sandboxId === id,
+  );
   if (!isMissing) await clearCondition(deps, finding);
 }
 
 /** Those that the host shows again, and those that are no longer said to be there. */
-async function endMissing(deps: Deps, hostId: string, absent: AbsentSandbox[], isKnown: (sandboxId: string) => boolean): Promise<void> {
+async function endMissing(
+  deps: Deps,
+  hostId: string,
+  absent: AbsentSandbox[],
+  isKnown: (sandboxId: string) => boolean,
+): Promise<void> {
   const missing = new Set(absent.map(({ id }) => id));
   const findings = await listFindingsOf(deps.db, hostId, "missing");
   const over = findings.filter(({ sandboxId }) => isKnown(sandboxId) && !missing.has(sandboxId));
@@ -153,7 +215,8 @@ async function setCondition(
   condition: SandboxCondition | null,
 ): Promise<void> {
   const changed = await changeSandbox(deps.db, id, organizationId, (sandbox) =>
-    sandbox.hostId === hostId && (condition !== null || sandbox.condition?.code === "host_lost_sandbox")
+    sandbox.hostId === hostId &&
+    (condition !== null || sandbox.condition?.code === "host_lost_sandbox")
       ? { fact, patch: { condition }, ...(condition === null ? {} : { cause: condition }) }
       : undefined,
   );

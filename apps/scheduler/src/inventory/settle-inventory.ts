@@ -4,13 +4,16 @@ import type { EntryNews } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { type Settled, settleObservation } from "../settle-observation.ts";
 
-/** Of all of a beat: while the database does not answer, each of them takes long to fail, and the next beat is on its way. */
+/**
+ * Of all of a beat: while the database does not answer, each of them takes long to fail, and the
+ * next beat is on its way.
+ */
 const LIMIT_MS = 20_000;
 
 /**
  * Settles those observations of a beat that are news, by sandbox. One that cannot be settled does
- * not keep the others from it. `goOn` is given what waits for sandboxes that were moved. Returns the
- * sandboxes about which there is still something to say when the host shows the same again.
+ * not keep the others from it. `goOn` is given what waits for sandboxes that were moved. Returns
+ * the sandboxes about which there is still something to say when the host shows the same again.
  */
 export async function settleInventory(
   deps: Deps,
@@ -23,9 +26,13 @@ export async function settleInventory(
   for (const seen of inventory) {
     const known = news.get(seen.sandboxId);
     if (known === undefined || seen.hostId !== hostId) continue;
-    if (performance.now() > deadlineMs) throw new Error(`the inventory of host ${hostId} took longer than ${LIMIT_MS / 1000} s`);
+    if (performance.now() > deadlineMs)
+      throw new Error(`the inventory of host ${hostId} took longer than ${LIMIT_MS / 1000} s`);
     const settled = await settleObservation(deps, seen, goOn).catch((err: unknown) =>
-      deps.log.error({ err, hostId, sandboxId: seen.sandboxId }, "an observation could not be settled; the host repeats it"),
+      deps.log.error(
+        { err, hostId, sandboxId: seen.sandboxId },
+        "an observation could not be settled; the host repeats it",
+      ),
     );
     if (settled === undefined || !isSaid(seen, settled, known.isLate)) open.push(seen.sandboxId);
   }
@@ -40,6 +47,7 @@ function isSaid(seen: Observation, settled: Settled, isLate: boolean): boolean {
   if (seen.quarantined === true || seen.busyWith !== undefined) return false;
   if (settled === "applied" || settled === "nothing_new") return true;
   // Of a copy that is not there any more nothing is reported.
-  if (seen.state === "deleted" || seen.state === "failed") return settled === "stale" || settled === "unknown_sandbox";
+  if (seen.state === "deleted" || seen.state === "failed")
+    return settled === "stale" || settled === "unknown_sandbox";
   return isLate && settled === "stale";
 }

@@ -1,6 +1,17 @@
-/** A control plane without its processes: Postgres, nats-server, and any number of schedulers that a test can end. */
+/**
+ * A control plane without its processes: Postgres, nats-server, and any number of schedulers that a
+ * test can end.
+ */
 import { type Bus, connectBus } from "@torpor/bus";
-import { acceptCreate, acceptRequest, type OperationRow, type OutboxRow, findOperation, findSandboxRow, type SandboxRow } from "@torpor/db";
+import {
+  acceptCreate,
+  acceptRequest,
+  type OperationRow,
+  type OutboxRow,
+  findOperation,
+  findSandboxRow,
+  type SandboxRow,
+} from "@torpor/db";
 import { Publisher } from "@torpor/outbox";
 import {
   aRequester,
@@ -35,11 +46,21 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   /** `shared`: those of `hostIds` without a NATS account of their own. */
-  static async start(hostIds: string[], schedulers = 1, shared: string[] = [], envelope?: Envelope): Promise<ControlPlane> {
+  static async start(
+    hostIds: string[],
+    schedulers = 1,
+    shared: string[] = [],
+    envelope?: Envelope,
+  ): Promise<ControlPlane> {
     const postgres = sharedPostgres();
     const nats = await startNats(hostIds, shared);
     const database = await openTestDatabase(postgres);
-    const plane = new ControlPlane(postgres, nats, database, await connectBus({ ...nats.as(), name: "gateway" }));
+    const plane = new ControlPlane(
+      postgres,
+      nats,
+      database,
+      await connectBus({ ...nats.as(), name: "gateway" }),
+    );
     await Promise.all(Array.from({ length: schedulers }, () => plane.addScheduler(envelope)));
     return plane;
   }
@@ -59,19 +80,34 @@ export class ControlPlane implements AsyncDisposable {
   }
 
   /** As the gateway does it: accepted, then announced. */
-  async create(given: Parameters<typeof aSandbox>[0] = {}, requester: Requester = {}): Promise<OperationRow> {
-    return await this.announce(await acceptCreate(this.database.db, aSandbox(given), aRequester(this.database, requester)));
+  async create(
+    given: Parameters<typeof aSandbox>[0] = {},
+    requester: Requester = {},
+  ): Promise<OperationRow> {
+    return await this.announce(
+      await acceptCreate(this.database.db, aSandbox(given), aRequester(this.database, requester)),
+    );
   }
 
-  async ask(sandboxId: string, verb: Parameters<typeof acceptRequest>[2], requester: Requester = {}): Promise<OperationRow> {
-    return await this.announce(await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database, requester)));
+  async ask(
+    sandboxId: string,
+    verb: Parameters<typeof acceptRequest>[2],
+    requester: Requester = {},
+  ): Promise<OperationRow> {
+    return await this.announce(
+      await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database, requester)),
+    );
   }
 
   private async announce(
-    accepted: { kind: string } | { kind: "accepted"; operation: OperationRow; messages: OutboxRow[] },
+    accepted:
+      | { kind: string }
+      | { kind: "accepted"; operation: OperationRow; messages: OutboxRow[] },
   ): Promise<OperationRow> {
     if (!("operation" in accepted)) throw new Error(`it was not accepted: ${accepted.kind}`);
-    await new Publisher({ db: this.database.db, bus: this.bus, log: silentLog() }).publish(accepted.messages);
+    await new Publisher({ db: this.database.db, bus: this.bus, log: silentLog() }).publish(
+      accepted.messages,
+    );
     return accepted.operation;
   }
 
@@ -89,7 +125,9 @@ export class ControlPlane implements AsyncDisposable {
     const ids = operations.map(({ id }) => id);
     await until(
       `${ids.length} operations succeed`,
-      async () => (await sql`SELECT 1 FROM operations WHERE id IN ${sql(ids)} AND status = 'succeeded'`).length === ids.length,
+      async () =>
+        (await sql`SELECT 1 FROM operations WHERE id IN ${sql(ids)} AND status = 'succeeded'`)
+          .length === ids.length,
       60_000,
     );
   }
@@ -130,7 +168,9 @@ export class ControlPlane implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const { stop } of this.schedulers) stop.abort();
     await Promise.all(this.schedulers.map(({ worker }) => worker.ended));
-    await Promise.all([this.bus, ...this.schedulers.map(({ bus }) => bus)].map((bus) => bus.close()));
+    await Promise.all(
+      [this.bus, ...this.schedulers.map(({ bus }) => bus)].map((bus) => bus.close()),
+    );
     await this.database[Symbol.asyncDispose]();
     await Promise.all([this.postgres[Symbol.asyncDispose](), this.nats[Symbol.asyncDispose]()]);
   }

@@ -1,4 +1,7 @@
-/** The scheduler's decisions over a real database, one call at a time and without a bus: what a host is told is read from the outbox, what it saw is handed over. */
+/**
+ * The scheduler's decisions over a real database, one call at a time and without a bus: what a host
+ * is told is read from the outbox, what it saw is handed over.
+ */
 import assert from "node:assert/strict";
 import type { Observation, VmCommand } from "@torpor/contracts";
 import {
@@ -84,7 +87,8 @@ export class Decisions implements AsyncDisposable {
 
   /** The host falls silent: its lease ended so long ago, and everybody knows. */
   async lose(hostId: string, agoMs = 60_000): Promise<void> {
-    await this.database.sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
+    await this.database
+      .sql`UPDATE hosts SET lease_expires_at = now() - ${`${agoMs} milliseconds`}::interval WHERE id = ${hostId}`;
     await leasesCouldBeRenewed(this.database);
     await markLostHosts(this.database.db, HOST_TERMS.leaseMs);
   }
@@ -111,16 +115,34 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** Accepts the request and begins its operation. */
-  async begin(sandboxId: string, verb: Verb, given: Parameters<typeof aRequester>[1] = {}): Promise<OperationRow> {
-    const accepted = await acceptRequest(this.database.db, sandboxId, verb, aRequester(this.database, given));
-    if (accepted.kind !== "accepted") throw new Error(`the ${verb} was not accepted: ${accepted.kind}`);
+  async begin(
+    sandboxId: string,
+    verb: Verb,
+    given: Parameters<typeof aRequester>[1] = {},
+  ): Promise<OperationRow> {
+    const accepted = await acceptRequest(
+      this.database.db,
+      sandboxId,
+      verb,
+      aRequester(this.database, given),
+    );
+    if (accepted.kind !== "accepted")
+      throw new Error(`the ${verb} was not accepted: ${accepted.kind}`);
     await beginOperation(this.deps, accepted.operation.id);
     return await this.operation(accepted.operation.id);
   }
 
-  async beginCreate(given: Parameters<typeof aSandbox>[0] = {}, requester: Parameters<typeof aRequester>[1] = {}): Promise<OperationRow> {
-    const accepted = await acceptCreate(this.database.db, aSandbox(given), aRequester(this.database, requester));
-    if (accepted.kind !== "accepted") throw new Error(`the create was not accepted: ${accepted.kind}`);
+  async beginCreate(
+    given: Parameters<typeof aSandbox>[0] = {},
+    requester: Parameters<typeof aRequester>[1] = {},
+  ): Promise<OperationRow> {
+    const accepted = await acceptCreate(
+      this.database.db,
+      aSandbox(given),
+      aRequester(this.database, requester),
+    );
+    if (accepted.kind !== "accepted")
+      throw new Error(`the create was not accepted: ${accepted.kind}`);
     await beginOperation(this.deps, accepted.operation.id);
     return await this.operation(accepted.operation.id);
   }
@@ -133,20 +155,32 @@ export class Decisions implements AsyncDisposable {
   }
 
   /** A sandbox that a host has paused. */
-  async paused(storeKey: string | null = null, given: Parameters<typeof aSandbox>[0] = {}): Promise<SandboxRow> {
+  async paused(
+    storeKey: string | null = null,
+    given: Parameters<typeof aSandbox>[0] = {},
+  ): Promise<SandboxRow> {
     const { id } = await this.running(given);
-    await this.carryOut((await this.begin(id, "pause")).id, { state: "paused", snapshot: { ...SNAPSHOT, storeKey } });
+    await this.carryOut((await this.begin(id, "pause")).id, {
+      state: "paused",
+      snapshot: { ...SNAPSHOT, storeKey },
+    });
     return await this.sandbox(id);
   }
 
-  /** Commands of an operation, or of a kind about a sandbox, in the order in which they were written. */
-  async commands(where: { operationId: string } | { sandboxId: string; kind: string }): Promise<VmCommand[]> {
+  /**
+   * Commands of an operation, or of a kind about a sandbox, in the order in which they were
+   * written.
+   */
+  async commands(
+    where: { operationId: string } | { sandboxId: string; kind: string },
+  ): Promise<VmCommand[]> {
     const { sql } = this.database;
     const chosen =
       "operationId" in where
         ? sql`payload->>'operationId' = ${where.operationId}`
         : sql`payload->'spec'->>'sandboxId' = ${where.sandboxId} AND payload->>'kind' = ${where.kind}`;
-    const rows = await sql`SELECT payload FROM outbox WHERE subject LIKE '%.cmd.%' AND ${chosen} ORDER BY id`;
+    const rows =
+      await sql`SELECT payload FROM outbox WHERE subject LIKE '%.cmd.%' AND ${chosen} ORDER BY id`;
     return rows.map((row) => row["payload"] as VmCommand);
   }
 
@@ -158,7 +192,15 @@ export class Decisions implements AsyncDisposable {
 
   async commit(operationId: string): Promise<boolean> {
     const { hostId, epoch, opSeq, spec } = await this.command(operationId);
-    const request = { type: "commit", version: 1, hostId, sandboxId: spec.sandboxId, operationId, epoch, opSeq } as const;
+    const request = {
+      type: "commit",
+      version: 1,
+      hostId,
+      sandboxId: spec.sandboxId,
+      operationId,
+      epoch,
+      opSeq,
+    } as const;
     return (await answerCommit(this.deps, hostId, request)).granted;
   }
 
@@ -167,7 +209,15 @@ export class Decisions implements AsyncDisposable {
     const { hostId, epoch, opSeq, spec } = await this.command(operationId);
     this.revision += 1;
     const operation = { id: operationId, outcome: "succeeded" } as const;
-    return anObservation({ hostId, sandboxId: spec.sandboxId, epoch, opSeq, revision: this.revision, operation, ...given });
+    return anObservation({
+      hostId,
+      sandboxId: spec.sandboxId,
+      epoch,
+      opSeq,
+      revision: this.revision,
+      operation,
+      ...given,
+    });
   }
 
   async settle(seen: Observation): Promise<Settled> {
@@ -194,11 +244,19 @@ export class Decisions implements AsyncDisposable {
 
   /** All that is recorded of a sandbox, for "nothing has changed". */
   async record(id: string): Promise<unknown> {
-    const operations = await this.database.sql`SELECT * FROM operations WHERE sandbox_id = ${id} ORDER BY id`;
-    return { sandbox: await this.sandbox(id), operations: [...operations], events: await listEvents(this.database.db, id, 1000) };
+    const operations = await this.database
+      .sql`SELECT * FROM operations WHERE sandbox_id = ${id} ORDER BY id`;
+    return {
+      sandbox: await this.sandbox(id),
+      operations: [...operations],
+      events: await listEvents(this.database.db, id, 1000),
+    };
   }
 
-  /** Per host: what its row says is used, beside the sum over the sandboxes on it, and over the disks of those that are being brought elsewhere from it. */
+  /**
+   * Per host: what its row says is used, beside the sum over the sandboxes on it, and over the
+   * disks of those that are being brought elsewhere from it.
+   */
   async used(): Promise<{ id: string; used: number[]; sum: number[] }[]> {
     const rows = await this.database.sql`
       SELECT hosts.id, array[vcpu_used, memory_mib_used, disk_mib_used] AS used,
@@ -206,7 +264,11 @@ export class Decisions implements AsyncDisposable {
           coalesce(sum(memory_mib) FILTER (WHERE holds_memory AND host_id = hosts.id), 0), coalesce(sum(disk_mib), 0)]::int[] AS sum
       FROM hosts LEFT JOIN sandboxes ON hosts.id IN (host_id, origin_host_id) AND sandboxes.state <> 'deleted'
       GROUP BY hosts.id ORDER BY hosts.id`;
-    return rows.map(({ id, used, sum }) => ({ id: id as string, used: used as number[], sum: sum as number[] }));
+    return rows.map(({ id, used, sum }) => ({
+      id: id as string,
+      used: used as number[],
+      sum: sum as number[],
+    }));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

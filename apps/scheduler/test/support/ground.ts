@@ -1,6 +1,12 @@
 /** A host that is drained, round by round, and one that takes what it has. */
 import assert from "node:assert/strict";
-import { type DrainBudget, type DrainProgress, listDrainProgress, requestDrain, type SandboxRow } from "@torpor/db";
+import {
+  type DrainBudget,
+  type DrainProgress,
+  listDrainProgress,
+  requestDrain,
+  type SandboxRow,
+} from "@torpor/db";
 import type { Databases } from "@torpor/testkit";
 import { drainHosts } from "../../src/drain/drain-hosts.ts";
 import { Decisions, SNAPSHOT } from "./decisions.ts";
@@ -18,11 +24,18 @@ export class Ground implements AsyncDisposable {
     this.sandboxes = sandboxes;
   }
 
-  static async with(server: Databases, states: ("running" | "paused")[], there: Parameters<Decisions["join"]>[1] = ROOM): Promise<Ground> {
+  static async with(
+    server: Databases,
+    states: ("running" | "paused")[],
+    there: Parameters<Decisions["join"]>[1] = ROOM,
+  ): Promise<Ground> {
     const scheduler = await Decisions.over(server);
     await scheduler.join("here", ROOM);
     const sandboxes: SandboxRow[] = [];
-    for (const state of states) sandboxes.push(state === "running" ? await scheduler.running() : await scheduler.paused("stored"));
+    for (const state of states)
+      sandboxes.push(
+        state === "running" ? await scheduler.running() : await scheduler.paused("stored"),
+      );
     await scheduler.join("there", there);
     return new Ground(scheduler, sandboxes);
   }
@@ -56,7 +69,8 @@ export class Ground implements AsyncDisposable {
 
   /** What has failed may be tried again now. */
   async letTimePass(): Promise<void> {
-    await this.scheduler.database.sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
+    await this.scheduler.database
+      .sql`UPDATE drain_sandboxes SET retry_at = now() - interval '1 second' WHERE retry_at IS NOT NULL`;
   }
 
   async progress(): Promise<DrainProgress> {
@@ -66,9 +80,14 @@ export class Ground implements AsyncDisposable {
   }
 
   /** Of the sandbox, or of any. */
-  async executing(sandboxId?: string): Promise<{ id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]> {
+  async executing(
+    sandboxId?: string,
+  ): Promise<
+    { id: string; kind: string; sandboxId: string; hostId: string; requestedBy: string }[]
+  > {
     const { sql } = this.scheduler.database;
-    const rows = await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
+    const rows =
+      await sql`SELECT id, kind, sandbox_id, host_id, requested_by FROM operations WHERE status = 'executing' ORDER BY id`;
     return rows
       .map((row) => ({
         id: row["id"] as string,
@@ -83,7 +102,10 @@ export class Ground implements AsyncDisposable {
   /** The one operation that executes. */
   async only(kind: string, hostId: string): Promise<{ id: string; sandboxId: string }> {
     const [operation, ...more] = await this.executing();
-    assert(operation !== undefined && more.length === 0, `${1 + more.length} operations execute, or none`);
+    assert(
+      operation !== undefined && more.length === 0,
+      `${1 + more.length} operations execute, or none`,
+    );
     assert.deepEqual([operation.kind, operation.hostId], [kind, hostId]);
     return operation;
   }

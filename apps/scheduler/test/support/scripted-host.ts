@@ -1,4 +1,7 @@
-/** A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over the real bus, as an agent would. It runs nothing. */
+/**
+ * A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over
+ * the real bus, as an agent would. It runs nothing.
+ */
 import { ask, type Bus, connectBus, consume, publish, publishCore } from "@torpor/bus";
 import {
   CommitReply,
@@ -19,7 +22,14 @@ import { SNAPSHOT } from "./decisions.ts";
 const decodeCommand = decoder(VmCommand);
 const LEASE_EVERY_MS = 1_000;
 const ASK_LIMIT_MS = 5_000;
-const REACHES = { create: "running", resume: "running", start: "running", pause: "paused", stop: "stopped", delete: "deleted" } as const;
+const REACHES = {
+  create: "running",
+  resume: "running",
+  start: "running",
+  pause: "paused",
+  stop: "stopped",
+  delete: "deleted",
+} as const;
 type Kind = keyof typeof REACHES;
 
 export class ScriptedHost implements AsyncDisposable {
@@ -39,7 +49,11 @@ export class ScriptedHost implements AsyncDisposable {
     this.bus = bus;
   }
 
-  static async join(nats: NatsServer, id: string, given: Partial<RegisterRequest> = {}): Promise<ScriptedHost> {
+  static async join(
+    nats: NatsServer,
+    id: string,
+    given: Partial<RegisterRequest> = {},
+  ): Promise<ScriptedHost> {
     const bus = await connectBus({ ...nats.as(id), name: id, hostId: id });
     const host = new ScriptedHost(id, bus);
     const registered = await host.ask("register", aHost(id, given), decoder(LeaseReply));
@@ -62,12 +76,22 @@ export class ScriptedHost implements AsyncDisposable {
 
   /** The command of an operation, once it is here. */
   async told(operationId: string): Promise<VmCommand> {
-    return await until(`${this.id} is told of ${operationId}`, () => this.commands.find((command) => command.operationId === operationId));
+    return await until(`${this.id} is told of ${operationId}`, () =>
+      this.commands.find((command) => command.operationId === operationId),
+    );
   }
 
   async commit(command: VmCommand): Promise<boolean> {
     const { operationId, epoch, opSeq, spec } = command;
-    const request = { type: "commit", version: 1, hostId: this.id, sandboxId: spec.sandboxId, operationId, epoch, opSeq };
+    const request = {
+      type: "commit",
+      version: 1,
+      hostId: this.id,
+      sandboxId: spec.sandboxId,
+      operationId,
+      epoch,
+      opSeq,
+    };
     return (await this.ask("commit", request, decoder(CommitReply))).granted;
   }
 
@@ -91,9 +115,14 @@ export class ScriptedHost implements AsyncDisposable {
   }
 
   async report(seen: Observation): Promise<void> {
-    const message = { subject: subjects.observation(this.id, seen.state), payload: seen, msgId: newOperationId() };
+    const message = {
+      subject: subjects.observation(this.id, seen.state),
+      payload: seen,
+      msgId: newOperationId(),
+    };
     const published = await publish(this.bus, message);
-    if (published.kind !== "stored") throw new Error(`the observation was not taken: ${published.kind}`);
+    if (published.kind !== "stored")
+      throw new Error(`the observation was not taken: ${published.kind}`);
   }
 
   async carryOut(command: VmCommand, given: Partial<Observation> = {}): Promise<void> {
@@ -120,14 +149,23 @@ export class ScriptedHost implements AsyncDisposable {
   }
 
   renewLease(): void {
-    const renew = () => void this.ask("lease", { type: "lease", version: 1, hostId: this.id }, decoder(LeaseReply)).catch(() => {});
+    const renew = () =>
+      void this.ask(
+        "lease",
+        { type: "lease", version: 1, hostId: this.id },
+        decoder(LeaseReply),
+      ).catch(() => {});
     renew();
     this.lease = setInterval(renew, LEASE_EVERY_MS);
   }
 
   private async ask<T>(question: Question, request: object, decode: Decoder<T>): Promise<T> {
-    const reply = await ask(this.bus, subjects.ask(this.id, question), request, { timeoutMs: ASK_LIMIT_MS, decode });
-    if (reply.kind === "no_answer") throw new Error(`nobody answered ${question}`, { cause: reply.cause });
+    const reply = await ask(this.bus, subjects.ask(this.id, question), request, {
+      timeoutMs: ASK_LIMIT_MS,
+      decode,
+    });
+    if (reply.kind === "no_answer")
+      throw new Error(`nobody answered ${question}`, { cause: reply.cause });
     return reply.value;
   }
 

@@ -1,6 +1,7 @@
 /**
- * `application.ts PORT`: the server that is reached directly and through the edge. It answers with a
- * few bytes, sends and takes streams without an end, and echoes what comes on an upgraded connection.
+ * `application.ts PORT`: the server that is reached directly and through the edge. It answers with
+ * a few bytes, sends and takes streams without an end, and echoes what comes on an upgraded
+ * connection.
  */
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";

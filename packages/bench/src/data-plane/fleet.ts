@@ -25,8 +25,8 @@ export interface DataPlane {
 }
 
 /**
- * Hosts with the simulated driver, an edge below a domain, and none of the bounds of a tenant. Throws
- * a line when it cannot be started.
+ * Hosts with the simulated driver, an edge below a domain, and none of the bounds of a tenant.
+ * Throws a line when it cannot be started.
  */
 export async function startSimulated(
   place: Place,

@@ -1,7 +1,7 @@
 /**
- * The VMM by itself: QEMU with the arguments of a sandbox's, its kernel, root file system, a copy of
- * its disk and its memory, driven by QMP and with files of QEMU's own writing. What an operation takes
- * beside that is Torpor's.
+ * The VMM by itself: QEMU with the arguments of a sandbox's, its kernel, root file system, a copy
+ * of its disk and its memory, driven by QMP and with files of QEMU's own writing. What an operation
+ * takes beside that is Torpor's.
  */
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { once } from "node:events";

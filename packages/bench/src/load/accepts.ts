@@ -1,6 +1,6 @@
 /**
- * Intents that nobody waits for: how many a second are accepted, and how many settled. Every sandbox is
- * paused and then resumed, so what is accepted is bounded by how many there are.
+ * Intents that nobody waits for: how many a second are accepted, and how many settled. Every
+ * sandbox is paused and then resumed, so what is accepted is bounded by how many there are.
  */
 import { pause } from "@torpor/service";
 import type postgres from "postgres";

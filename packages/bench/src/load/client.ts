@@ -1,6 +1,6 @@
 /**
- * Calls of the API on connections that stay open: cheaper than fetch, so that little of the processor
- * time goes to the load.
+ * Calls of the API on connections that stay open: cheaper than fetch, so that little of the
+ * processor time goes to the load.
  */
 import { Agent, request } from "node:http";
 

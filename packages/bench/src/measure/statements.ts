@@ -1,7 +1,7 @@
 /**
  * Statements, counted in the log of Postgres: it has no pg_stat_statements here. Logging each one
- * costs time, so it is done in a window of its own, which nothing else is measured in. What a function
- * in the database executes is not counted: it is no round trip.
+ * costs time, so it is done in a window of its own, which nothing else is measured in. What a
+ * function in the database executes is not counted: it is no round trip.
  */
 import { open } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";

@@ -1,6 +1,6 @@
 /**
- * Job queues in Postgres, each as its own documentation has it: a job is stored, taken by a worker in
- * the same process, which has nothing to do, and ended; each of the three durably.
+ * Job queues in Postgres, each as its own documentation has it: a job is stored, taken by a worker
+ * in the same process, which has nothing to do, and ended; each of the three durably.
  */
 import { randomUUID } from "node:crypto";
 import { EventEmitter } from "node:events";

@@ -1,6 +1,6 @@
 /**
- * Fills a database with paused sandboxes, as the product would have written them: created, run, paused
- * without a store. The hosts that have them say the same (host/answers.ts).
+ * Fills a database with paused sandboxes, as the product would have written them: created, run,
+ * paused without a store. The hosts that have them say the same (host/answers.ts).
  */
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";

@@ -1,8 +1,10 @@
 /**
- * Whether a number grows, from samples of it: the line through them (least squares), after a warm-up.
+ * Whether a number grows, from samples of it: the line through them (least squares), after a
+ * warm-up.
  *
- * It grows when the line rises by more than twice what the samples scatter about it, and by more than
- * is allowed. What is allowed is of the whole stretch: the longer it is, the less an hour may bring.
+ * It grows when the line rises by more than twice what the samples scatter about it, and by more
+ * than is allowed. What is allowed is of the whole stretch: the longer it is, the less an hour may
+ * bring.
  */
 export interface Sample {
   atS: number;

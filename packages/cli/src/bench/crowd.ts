@@ -1,7 +1,7 @@
 /**
  * More creates at once than two hosts have room for, beside as many in a row as there is room. What
- * hosts start at once shares the machine's processors, so a row divided by that is what a crowd could
- * take if nothing was lost on the way.
+ * hosts start at once shares the machine's processors, so a row divided by that is what a crowd
+ * could take if nothing was lost on the way.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { benchDir, startBenchFleet } from "@torpor/bench";

@@ -1,12 +1,15 @@
 /**
- * What a guest costs, and how long its users wait, in real virtual machines. With two images, a round
- * measures one and then the other: what the machine does meanwhile weighs on both alike.
+ * What a guest costs, and how long its users wait, in real virtual machines. With two images, a
+ * round measures one and then the other: what the machine does meanwhile weighs on both alike.
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { benchDir, type BenchFleet, startBenchFleet } from "@torpor/bench";
 import type { Fleet } from "@torpor/fleet";
 
-/** Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock does. */
+/**
+ * Of one round. Times in milliseconds, as a client sees them; `flushes` as the guest's own clock
+ * does.
+ */
 export interface GuestMeasure {
   memoryMib: number;
   createMs: number;

@@ -1,5 +1,12 @@
-/** What placement has to keep (docs/placement.md), and whether a run of the benchmark kept it. Time is the processor time of this process: it says the same on a machine that others use too. */
-import { DEFAULT_PLACEMENT_POLICY, PLACEMENT_POLICIES, type PlacementPolicy } from "@torpor/placement";
+/**
+ * What placement has to keep (docs/placement.md), and whether a run of the benchmark kept it. Time
+ * is the processor time of this process: it says the same on a machine that others use too.
+ */
+import {
+  DEFAULT_PLACEMENT_POLICY,
+  PLACEMENT_POLICIES,
+  type PlacementPolicy,
+} from "@torpor/placement";
 import type { Locality } from "./locality.ts";
 import type { Packing } from "./packing.ts";
 import type { Speed } from "./speed.ts";
@@ -32,21 +39,50 @@ const LOCAL_RESUMES = 0.98;
 export function checkLimits(results: readonly PolicyResult[]): Verdict[] {
   const of = (policy: PlacementPolicy) => results.find((result) => result.policy === policy);
   const speeds = PLACEMENT_POLICIES.flatMap((policy) => [
-    atMost(policy, "µs of processor time for 99 of 100 decisions", of(policy)?.speed.p99CpuUs, P99_CPU_US),
-    atLeast(policy, "decisions per second of processor time", of(policy)?.speed.perCpuSecond, PER_CPU_SECOND),
+    atMost(
+      policy,
+      "µs of processor time for 99 of 100 decisions",
+      of(policy)?.speed.p99CpuUs,
+      P99_CPU_US,
+    ),
+    atLeast(
+      policy,
+      "decisions per second of processor time",
+      of(policy)?.speed.perCpuSecond,
+      PER_CPU_SECOND,
+    ),
   ]);
   const packed = WORKLOADS.map((workload) => {
     const ratio = of("binpack")?.packing.find((one) => one.workload === workload)?.ratio;
     return atMost("binpack", `hosts used over the bound, ${workload}`, ratio, PACKING_RATIO);
   });
   const local = of(DEFAULT_PLACEMENT_POLICY)?.locality.local;
-  return [...speeds, ...packed, atLeast(DEFAULT_PLACEMENT_POLICY, "share of resumes that are local, at 70 % load", local, LOCAL_RESUMES)];
+  return [
+    ...speeds,
+    ...packed,
+    atLeast(
+      DEFAULT_PLACEMENT_POLICY,
+      "share of resumes that are local, at 70 % load",
+      local,
+      LOCAL_RESUMES,
+    ),
+  ];
 }
 
-function atLeast(policy: PlacementPolicy, what: string, measured = Number.NaN, limit: number): Verdict {
+function atLeast(
+  policy: PlacementPolicy,
+  what: string,
+  measured = Number.NaN,
+  limit: number,
+): Verdict {
   return { policy, what, measured, atLeast: limit, isMet: measured >= limit };
 }
 
-function atMost(policy: PlacementPolicy, what: string, measured = Number.NaN, limit: number): Verdict {
+function atMost(
+  policy: PlacementPolicy,
+  what: string,
+  measured = Number.NaN,
+  limit: number,
+): Verdict {
   return { policy, what, measured, atMost: limit, isMet: measured <= limit };
 }

@@ -1,6 +1,18 @@
-/** How many resumes go to where the snapshot is, on a fleet that is kept at its load: three times as many sandboxes as run at once are paused and resumed at random. */
+/**
+ * How many resumes go to where the snapshot is, on a fleet that is kept at its load: three times as
+ * many sandboxes as run at once are paused and resumed at random.
+ */
 import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
-import { FINGERPRINT, HOST_SIZE, makeHosts, makeSizes, type Placed, randomFrom, requestFor, takeAny } from "./workload.ts";
+import {
+  FINGERPRINT,
+  HOST_SIZE,
+  makeHosts,
+  makeSizes,
+  type Placed,
+  randomFrom,
+  requestFor,
+  takeAny,
+} from "./workload.ts";
 
 export interface Locality {
   /** Share of the resumes. */
@@ -15,7 +27,10 @@ const SANDBOXES_PER_RUNNING = 3;
 /** How often one is deleted and another created, instead of a resume. */
 const CHURN = 0.05;
 
-export function measureLocality(policy: PlacementPolicy, options: { hosts: number; resumes: number; seed: number }): Locality {
+export function measureLocality(
+  policy: PlacementPolicy,
+  options: { hosts: number; resumes: number; seed: number },
+): Locality {
   const random = randomFrom(options.seed);
   const sizes = makeSizes(random, "mixed");
   const town = new Town(options.hosts, policy);
@@ -46,7 +61,10 @@ export function measureLocality(policy: PlacementPolicy, options: { hosts: numbe
   return { local: local / options.resumes, refused };
 }
 
-/** The fleet with the sandboxes on it: a running one holds all that it asked for, a paused one its disk. */
+/**
+ * The fleet with the sandboxes on it: a running one holds all that it asked for, a paused one its
+ * disk.
+ */
 class Town {
   readonly running: Placed[] = [];
   readonly paused: Placed[] = [];
@@ -63,7 +81,8 @@ class Town {
   /** A new one, or one that was paused on `origin`. */
   run(size: Amounts, origin?: string): "local" | "elsewhere" | "refused" {
     const { vcpu, memoryMib, diskMib } = size;
-    const asked = origin === undefined ? {} : { localHostId: origin, driverFingerprint: FINGERPRINT };
+    const asked =
+      origin === undefined ? {} : { localHostId: origin, driverFingerprint: FINGERPRINT };
     const placement = place(this.fleet, requestFor(size, asked), this.policy);
     if (placement.kind === "rejected") return "refused";
     const hostId = placement.host.id;
@@ -76,7 +95,11 @@ class Town {
   }
 
   pause(sandbox: Placed): void {
-    this.fleet.hold(sandbox.hostId, { vcpu: -sandbox.vcpu, memoryMib: -sandbox.memoryMib, diskMib: 0 });
+    this.fleet.hold(sandbox.hostId, {
+      vcpu: -sandbox.vcpu,
+      memoryMib: -sandbox.memoryMib,
+      diskMib: 0,
+    });
     this.runningMib -= sandbox.memoryMib;
     this.paused.push(sandbox);
   }

@@ -1,14 +1,29 @@
-/** How many hosts a workload needs that comes sandbox by sandbox, against what it would need at least if all of it were known beforehand. */
+/**
+ * How many hosts a workload needs that comes sandbox by sandbox, against what it would need at
+ * least if all of it were known beforehand.
+ */
 import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
-import { HOST_SIZE, makeHosts, makeSizes, randomFrom, requestFor, type WorkloadName } from "./workload.ts";
+import {
+  HOST_SIZE,
+  makeHosts,
+  makeSizes,
+  randomFrom,
+  requestFor,
+  type WorkloadName,
+} from "./workload.ts";
 
 export interface Packing {
   /** Hosts with anything on them. */
   used: number;
-  /** No packing whatever needs fewer: all that is asked for of the scarcest resource, over what a host has of it. */
+  /**
+   * No packing whatever needs fewer: all that is asked for of the scarcest resource, over what a
+   * host has of it.
+   */
   bound: number;
   ratio: number;
-  /** Share of the scarcest resource that is in use when a sandbox finds no host for the first time. */
+  /**
+   * Share of the scarcest resource that is in use when a sandbox finds no host for the first time.
+   */
   filled: number;
 }
 
@@ -16,12 +31,21 @@ export interface Packing {
 const COUNTED_AT = 0.8;
 
 /** Sandboxes are placed until one finds no host; none ever leaves. */
-export function measurePacking(policy: PlacementPolicy, workload: WorkloadName, options: { hosts: number; seed: number }): Packing {
+export function measurePacking(
+  policy: PlacementPolicy,
+  workload: WorkloadName,
+  options: { hosts: number; seed: number },
+): Packing {
   const sizes = makeSizes(randomFrom(options.seed), workload);
   const fleet = new Fleet(makeHosts(options.hosts, false));
   const used = new Set<string>();
   const sum: Amounts = { vcpu: 0, memoryMib: 0, diskMib: 0 };
-  const needed = () => Math.max(sum.vcpu / HOST_SIZE.vcpu, sum.memoryMib / HOST_SIZE.memoryMib, sum.diskMib / HOST_SIZE.diskMib);
+  const needed = () =>
+    Math.max(
+      sum.vcpu / HOST_SIZE.vcpu,
+      sum.memoryMib / HOST_SIZE.memoryMib,
+      sum.diskMib / HOST_SIZE.diskMib,
+    );
   let counted: Pick<Packing, "used" | "bound"> | undefined;
   for (;;) {
     const size = sizes();
@@ -30,7 +54,8 @@ export function measurePacking(policy: PlacementPolicy, workload: WorkloadName, 
     fleet.hold(placement.host.id, size);
     used.add(placement.host.id);
     for (const name of ["vcpu", "memoryMib", "diskMib"] as const) sum[name] += size[name];
-    if (counted === undefined && needed() >= COUNTED_AT * options.hosts) counted = { used: used.size, bound: Math.ceil(needed()) };
+    if (counted === undefined && needed() >= COUNTED_AT * options.hosts)
+      counted = { used: used.size, bound: Math.ceil(needed()) };
   }
   const { used: hosts, bound } = counted ?? { used: used.size, bound: Math.ceil(needed()) };
   return { used: hosts, bound, ratio: hosts / bound, filled: needed() / options.hosts };

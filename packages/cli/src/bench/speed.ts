@@ -1,5 +1,11 @@
 /** How long a decision takes, on a fleet that stays at its load while sandboxes come and go. */
-import { type Amounts, Fleet, place, type PlacementHost, type PlacementPolicy } from "@torpor/placement";
+import {
+  type Amounts,
+  Fleet,
+  place,
+  type PlacementHost,
+  type PlacementPolicy,
+} from "@torpor/placement";
 import {
   type Asked,
   FINGERPRINT,
@@ -16,12 +22,17 @@ import {
 
 /** Of the fleet's memory. */
 const LOAD = 0.7;
-/** So often the scheduler reads the hosts anew: a tenth of a second at 20,000 decisions per second. */
+/**
+ * So often the scheduler reads the hosts anew: a tenth of a second at 20,000 decisions per second.
+ */
 const DECISIONS_PER_PICTURE = 2_000;
 
 export interface Speed {
   perSecond: number;
-  /** With what the benchmark itself does between two decisions; tells on a machine that is busy with other things. */
+  /**
+   * With what the benchmark itself does between two decisions; tells on a machine that is busy with
+   * other things.
+   */
   perCpuSecond: number;
   p50Us: number;
   p99Us: number;
@@ -30,8 +41,14 @@ export interface Speed {
   p99CpuUs: number;
 }
 
-/** What a new picture of the fleet costs is in the time of the decision that needs it, and so in all of these numbers. */
-export function measureSpeed(policy: PlacementPolicy, options: { hosts: number; decisions: number; seed: number }): Speed {
+/**
+ * What a new picture of the fleet costs is in the time of the decision that needs it, and so in all
+ * of these numbers.
+ */
+export function measureSpeed(
+  policy: PlacementPolicy,
+  options: { hosts: number; decisions: number; seed: number },
+): Speed {
   const { decisions, seed } = options;
   const random = randomFrom(seed);
   const sizes = makeSizes(random, "mixed");
@@ -64,7 +81,14 @@ export function measureSpeed(policy: PlacementPolicy, options: { hosts: number; 
   const at = quantiles(tookUs);
   const totalUs = tookUs.reduce((total, us) => total + us, 0);
   const perSecond = (decisions / totalUs) * 1e6;
-  return { perSecond, perCpuSecond, p50Us: at(0.5), p99Us: at(0.99), worstUs: at(1), p99CpuUs: quantiles(cpuUs)(0.99) };
+  return {
+    perSecond,
+    perCpuSecond,
+    p50Us: at(0.5),
+    p99Us: at(0.99),
+    worstUs: at(1),
+    p99CpuUs: quantiles(cpuUs)(0.99),
+  };
 }
 
 const sum = ({ user, system }: NodeJS.CpuUsage) => user + system;
@@ -80,7 +104,8 @@ function fill(hosts: PlacementHost[], sizes: () => Amounts, policy: PlacementPol
   for (let leftMib = LOAD * hosts.length * HOST_SIZE.memoryMib; leftMib > 0;) {
     const size = sizes();
     const placement = place(fleet, requestFor(size), policy);
-    if (placement.kind === "rejected") throw new Error(`the fleet of the benchmark is full: ${placement.message}`);
+    if (placement.kind === "rejected")
+      throw new Error(`the fleet of the benchmark is full: ${placement.message}`);
     const placed = { ...size, hostId: placement.host.id };
     hold(hosts, fleet, placed, 1);
     sandboxes.push(placed);
@@ -90,7 +115,12 @@ function fill(hosts: PlacementHost[], sizes: () => Amounts, policy: PlacementPol
 }
 
 /** Counts it in the rows, as the database would, and in the picture. */
-function hold(hosts: PlacementHost[], fleet: Fleet, { hostId, vcpu, memoryMib, diskMib }: Placed, sign: 1 | -1): void {
+function hold(
+  hosts: PlacementHost[],
+  fleet: Fleet,
+  { hostId, vcpu, memoryMib, diskMib }: Placed,
+  sign: 1 | -1,
+): void {
   const host = hosts[fleet.indexOf(hostId)];
   if (host === undefined) throw new Error(`there is no host ${hostId}`);
   host.vcpuUsed += sign * vcpu;
@@ -99,12 +129,18 @@ function hold(hosts: PlacementHost[], fleet: Fleet, { hostId, vcpu, memoryMib, d
   fleet.hold(hostId, { vcpu: sign * vcpu, memoryMib: sign * memoryMib, diskMib: sign * diskMib });
 }
 
-/** Every second one is a resume. Of the creates some ask for labels, some may not be near others of their key. */
+/**
+ * Every second one is a resume. Of the creates some ask for labels, some may not be near others of
+ * their key.
+ */
 function whatElse(random: Random, hosts: PlacementHost[]): Asked {
   const dice = random();
   if (dice < 0.5) return { localHostId: oneOf(random, hosts).id, driverFingerprint: FINGERPRINT };
   if (dice < 0.6) return { labels: { zone: random() < 0.5 ? "a" : "b" } };
   if (dice < 0.65) return { labels: { gpu: "yes" } };
-  if (dice < 0.7) return { occupiedHostIds: [oneOf(random, hosts).id, oneOf(random, hosts).id, oneOf(random, hosts).id] };
+  if (dice < 0.7)
+    return {
+      occupiedHostIds: [oneOf(random, hosts).id, oneOf(random, hosts).id, oneOf(random, hosts).id],
+    };
   return {};
 }

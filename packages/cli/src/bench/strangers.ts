@@ -1,7 +1,7 @@
 /**
- * What others notice of somebody who attacks: the latencies of one tenant while nothing happens, and
- * while somebody does, in one run. Attacks are paced so that they leave the machine processor time:
- * on one machine, whoever burns all of it is noticed by everybody.
+ * What others notice of somebody who attacks: the latencies of one tenant while nothing happens,
+ * and while somebody does, in one run. Attacks are paced so that they leave the machine processor
+ * time: on one machine, whoever burns all of it is noticed by everybody.
  */
 import { readFile } from "node:fs/promises";
 import { connect as connectTcp, type Socket } from "node:net";

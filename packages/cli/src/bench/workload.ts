@@ -37,7 +37,9 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
     dataPlaneUrl: "",
     ticketKey: null,
     commandKey: null,
-    labels: isVaried ? { zone: at % 2 === 0 ? "a" : "b", ...(at % 10 === 0 ? { gpu: "yes" } : {}) } : {},
+    labels: isVaried
+      ? { zone: at % 2 === 0 ? "a" : "b", ...(at % 10 === 0 ? { gpu: "yes" } : {}) }
+      : {},
     restorableFingerprints: [FINGERPRINT],
     hasFence: true,
     imageSha256s: [IMAGE_SHA256],
@@ -55,7 +57,10 @@ export function makeHosts(count: number, isVaried: boolean): PlacementHost[] {
 
 type Size = [weight: number, vcpu: number, memoryMib: number];
 
-/** What sandboxes ask for, by workload. `mixed` needs both resources about as the hosts have them, which is the hardest to pack; the others need one of them more. */
+/**
+ * What sandboxes ask for, by workload. `mixed` needs both resources about as the hosts have them,
+ * which is the hardest to pack; the others need one of them more.
+ */
 const SIZES = {
   mixed: [
     [30, 1, 512],
@@ -99,7 +104,10 @@ export function makeSizes(random: Random, name: WorkloadName): () => Amounts {
 
 export type Asked = Omit<PlacementRequest, keyof Amounts | "imageSha256" | "region">;
 
-export const requestFor = ({ vcpu, memoryMib, diskMib }: Amounts, asked: Asked = {}): PlacementRequest => ({
+export const requestFor = (
+  { vcpu, memoryMib, diskMib }: Amounts,
+  asked: Asked = {},
+): PlacementRequest => ({
   vcpu,
   memoryMib,
   diskMib,

@@ -1,7 +1,7 @@
 /**
- * `torpor bench guest [--rounds N] [--against IMAGES_DIR] [--json]`: what docs/sandbox-api.md says about
- * the cost of a guest, on real virtual machines of the image that is built here, beside another one
- * (say, of an older checkout) where one is given.
+ * `torpor bench guest [--rounds N] [--against IMAGES_DIR] [--json]`: what docs/sandbox-api.md says
+ * about the cost of a guest, on real virtual machines of the image that is built here, beside
+ * another one (say, of an older checkout) where one is given.
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";

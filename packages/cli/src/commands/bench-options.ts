@@ -1,4 +1,6 @@
-/** The options of the benchmarks of a control plane: each is read in one way, wherever it is one. */
+/**
+ * The options of the benchmarks of a control plane: each is read in one way, wherever it is one.
+ */
 import { parseArgs } from "node:util";
 import { type BenchResult, benchDir, CONTROL_PLANE_STEPS, EDGES } from "@torpor/bench";
 import { interrupted } from "../local.ts";

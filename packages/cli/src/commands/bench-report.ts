@@ -1,4 +1,6 @@
-/** How the benchmarks report: for people, for programs, as a picture, and beside an earlier result. */
+/**
+ * How the benchmarks report: for people, for programs, as a picture, and beside an earlier result.
+ */
 import { writeFile } from "node:fs/promises";
 import {
   type BenchResult,

@@ -1,4 +1,7 @@
-/** `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when something grows, or nothing can be said. */
+/**
+ * `torpor bench soak [--minutes N] [--json FILE]`: docs/benchmarks.md. Returns 1 when something
+ * grows, or nothing can be said.
+ */
 import { writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { benchDir, hasGrown, measureSoak, soakRows } from "@torpor/bench";

@@ -1,4 +1,7 @@
-/** `torpor bench placement [--check] [--json] [--hosts N] [--seed N]`: what docs/placement.md promises, measured on this machine. It starts nothing and touches no fleet. */
+/**
+ * `torpor bench placement [--check] [--json] [--hosts N] [--seed N]`: what docs/placement.md
+ * promises, measured on this machine. It starts nothing and touches no fleet.
+ */
 import { parseArgs } from "node:util";
 import { PLACEMENT_POLICIES } from "@torpor/placement";
 import { checkLimits, type PolicyResult, type Verdict } from "../bench/limits.ts";
@@ -52,14 +55,19 @@ function benchPlacement({ args, write }: CommandContext): number {
     },
   });
   if (positionals.length !== 1 || positionals[0] !== "placement")
-    throw new Error(`say what to measure: ./torpor bench placement, ${Object.keys(OTHERS).join(", ")}, not "${positionals.join(" ")}"`);
+    throw new Error(
+      `say what to measure: ./torpor bench placement, ${Object.keys(OTHERS).join(", ")}, not "${positionals.join(" ")}"`,
+    );
   const hosts = numberFrom("--hosts", values.hosts, 10, 20_000);
   const seed = numberFrom("--seed", values.seed, 0, 2 ** 32 - 1);
   const results = PLACEMENT_POLICIES.map((policy) => ({
     policy,
     speed: measureSpeed(policy, { hosts, decisions: DECISIONS, seed }),
     locality: measureLocality(policy, { hosts: Math.ceil(hosts / 5), resumes: RESUMES, seed }),
-    packing: WORKLOADS.map((workload) => ({ workload, ...measurePacking(policy, workload, { hosts, seed }) })),
+    packing: WORKLOADS.map((workload) => ({
+      workload,
+      ...measurePacking(policy, workload, { hosts, seed }),
+    })),
   }));
   return report({ hosts, seed, decisions: DECISIONS, results }, values, write);
 }
@@ -72,13 +80,23 @@ interface Measured {
 }
 
 /** Returns the exit code: 1 when the limits are to be checked and one is missed. */
-export function report(measured: Measured, { check, json }: { check: boolean; json: boolean }, write: (line: string) => void): number {
+export function report(
+  measured: Measured,
+  { check, json }: { check: boolean; json: boolean },
+  write: (line: string) => void,
+): number {
   const { hosts, seed, decisions, results } = measured;
   const limits = check ? checkLimits(results) : [];
-  if (json) write(JSON.stringify({ hosts, seed, results, ...(check ? { limits } : {}) }, undefined, 2));
+  if (json)
+    write(JSON.stringify({ hosts, seed, results, ...(check ? { limits } : {}) }, undefined, 2));
   else {
     write(`Placement over ${hosts} hosts, ${decisions} decisions per policy.`);
-    for (const part of [speedTable(results), packingTable(results), ...(check ? [limitTable(limits)] : [])]) write(`\n${part}`);
+    for (const part of [
+      speedTable(results),
+      packingTable(results),
+      ...(check ? [limitTable(limits)] : []),
+    ])
+      write(`\n${part}`);
   }
   return limits.every(({ isMet }) => isMet) ? 0 : 1;
 }
@@ -86,7 +104,17 @@ export function report(measured: Measured, { check, json }: { check: boolean; js
 function speedTable(results: PolicyResult[]): string {
   const us = (value: number) => `${value.toFixed(1)} µs`;
   return table(
-    ["POLICY", "DECISIONS/S", "PER CPU SECOND", "P50", "P99", "WORST", "P99 CPU", "LOCAL RESUMES", "REFUSED"],
+    [
+      "POLICY",
+      "DECISIONS/S",
+      "PER CPU SECOND",
+      "P50",
+      "P99",
+      "WORST",
+      "P99 CPU",
+      "LOCAL RESUMES",
+      "REFUSED",
+    ],
     results.map(({ policy, speed, locality }) => [
       policy,
       String(Math.round(speed.perSecond)),
@@ -106,7 +134,14 @@ the fleet is, by its scarcest resource, when one finds no host for the first tim
 
 function packingTable(results: PolicyResult[]): string {
   const rows = results.flatMap(({ policy, packing }) =>
-    packing.map((one) => [policy, one.workload, String(one.used), String(one.bound), one.ratio.toFixed(3), one.filled.toFixed(3)]),
+    packing.map((one) => [
+      policy,
+      one.workload,
+      String(one.used),
+      String(one.bound),
+      one.ratio.toFixed(3),
+      one.filled.toFixed(3),
+    ]),
   );
   return `${PACKING_INTRODUCTION}\n\n${table(["POLICY", "WORKLOAD", "HOSTS USED", "BOUND", "RATIO", "FILLED"], rows)}`;
 }

@@ -1,4 +1,7 @@
-/** `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing to a sandbox's whole life on real virtual machines. Exits 0 only if every claim of the story was checked and true. */
+/**
+ * `torpor demo [--keep] [--driver qemu|cloud-hypervisor]`: from nothing to a sandbox's whole life
+ * on real virtual machines. Exits 0 only if every claim of the story was checked and true.
+ */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { LAB_HOST_ID, labDir, runningLab, statusInLab } from "@torpor/lab";
@@ -14,10 +17,15 @@ export async function demo(context: CommandContext): Promise<number> {
   const startedAt = performance.now();
   const isKept = context.args.includes("--keep");
   const signal = interrupted();
-  const { fleet, running } = await (isOfLab(context) ? labFleet(context, signal) : localFleet(context, signal));
+  const { fleet, running } = await (isOfLab(context)
+    ? labFleet(context, signal)
+    : localFleet(context, signal));
   let isTrue = false;
   try {
-    isTrue = await Promise.race([tellStory(await stageOf(fleet, context.root), context.write), ended(signal)]);
+    isTrue = await Promise.race([
+      tellStory(await stageOf(fleet, context.root), context.write),
+      ended(signal),
+    ]);
   } finally {
     if (running === undefined && !(isKept && isTrue)) await fleet.down();
   }
@@ -30,7 +38,8 @@ async function localFleet(context: CommandContext, signal: AbortSignal): Promise
   const options = fleetOptions(context);
   const running = await Fleet.find(options.dir);
   const prepareImages = async () => await buildImage(context, signal);
-  if (running === undefined) return { fleet: await startFleet(context, { ...options, prepareImages }, signal), running };
+  if (running === undefined)
+    return { fleet: await startFleet(context, { ...options, prepareImages }, signal), running };
   await prepareImages();
   context.write("fleet: it is up already, and is used");
   await bringUpRest(context, running, signal);
@@ -52,12 +61,17 @@ async function labFleet(context: CommandContext, signal: AbortSignal): Promise<L
 
 export async function stageOf(fleet: Fleet, root: string): Promise<Stage> {
   const hosts = fleet.state.components.flatMap(({ role, name, healthUrl }) =>
-    (role === "node-agent" || role === "lab") && healthUrl !== undefined ? [{ id: name, healthUrl }] : [],
+    (role === "node-agent" || role === "lab") && healthUrl !== undefined
+      ? [{ id: name, healthUrl }]
+      : [],
   );
   const watched = hosts.map(async (host): Promise<StageHost> => {
     if (host.id !== LAB_HOST_ID) return { ...host, residentBytes: residentBytesHere };
     const record = await runningLab(labDir(root), fleet);
-    return { ...host, residentBytes: async (pid) => residentBytesIn(await statusInLab(record, pid)) };
+    return {
+      ...host,
+      residentBytes: async (pid) => residentBytesIn(await statusInLab(record, pid)),
+    };
   });
   return { url: fleet.state.url, apiKey: fleet.state.apiKey, hosts: await Promise.all(watched) };
 }

@@ -8,8 +8,12 @@ import { run } from "@torpor/service";
 
 export async function host({ root, args }: CommandContext): Promise<number> {
   const [name = "", ...rest] = args;
-  if (name !== "check" && name !== "join") throw new Error(`there is no command "host ${name}"; there are: host check, host join`);
+  if (name !== "check" && name !== "join")
+    throw new Error(`there is no command "host ${name}"; there are: host check, host join`);
   const program = join(root, "apps/node-agent/src/command.ts");
-  const { code } = await run([process.execPath, program, name, ...rest], { cwd: root, isShown: true });
+  const { code } = await run([process.execPath, program, name, ...rest], {
+    cwd: root,
+    isShown: true,
+  });
   return code;
 }

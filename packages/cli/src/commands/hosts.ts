@@ -1,4 +1,7 @@
-/** `torpor hosts`: the fleet's hosts for operators. `list`, `show`, `cordon`, `uncordon`, `drain` with live progress, `abort`, `retire`, `discard`. */
+/**
+ * `torpor hosts`: the fleet's hosts for operators. `list`, `show`, `cordon`, `uncordon`, `drain`
+ * with live progress, `abort`, `retire`, `discard`.
+ */
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { openApi } from "../api.ts";
@@ -44,7 +47,16 @@ interface Host {
 type Request = HostsRequest;
 
 const LOOK_EVERY_MS = 1_000;
-const HEADER = ["HOST", "STATE", "REGION", "VCPU", "MEMORY MIB", "SANDBOXES", "LAST BEAT", "FINDINGS"];
+const HEADER = [
+  "HOST",
+  "STATE",
+  "REGION",
+  "VCPU",
+  "MEMORY MIB",
+  "SANDBOXES",
+  "LAST BEAT",
+  "FINDINGS",
+];
 const USAGE =
   "hosts [list] | hosts show|cordon|uncordon|abort|retire <host> | hosts discard <host> <sandbox> | hosts drain <host> [--max-parallel N] [--max-mib-per-second N] [--deadline TIME] [--no-wait] | " +
   ADMISSION_USAGE;
@@ -55,14 +67,22 @@ const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
     const path = hostPath(context);
     const host = await api.call<Host>("GET", path);
     if ((host.finding_count ?? 0) <= host.findings.length) return show(context, host);
-    const findings = await readAll<Host["findings"][number]>(api, `${path}/findings`, new URLSearchParams());
+    const findings = await readAll<Host["findings"][number]>(
+      api,
+      `${path}/findings`,
+      new URLSearchParams(),
+    );
     return show(context, { ...host, findings });
   },
   cordon: async (request) => await post(request, "/cordon"),
   uncordon: async (request) => await post(request, "/uncordon"),
   abort: async (request) => await post(request, "/drain/abort"),
   retire: async (request) => await post(request, "/retire"),
-  discard: async (request) => await post(request, `/findings/${encodeURIComponent(argument(request.context, 1, "sandbox"))}/discard`),
+  discard: async (request) =>
+    await post(
+      request,
+      `/findings/${encodeURIComponent(argument(request.context, 1, "sandbox"))}/discard`,
+    ),
   drain,
   ...ADMISSION_COMMANDS,
 };
@@ -70,7 +90,8 @@ const COMMANDS: Record<string, (request: Request) => Promise<number>> = {
 export async function hosts(context: CommandContext): Promise<number> {
   const [name = "list", ...args] = context.args;
   const command = COMMANDS[name];
-  if (command === undefined) throw new Error(`there is no command "hosts ${name}"; usage: torpor ${USAGE}`);
+  if (command === undefined)
+    throw new Error(`there is no command "hosts ${name}"; usage: torpor ${USAGE}`);
   return await command({ api: await openApi(context.root), context: { ...context, args } });
 }
 
@@ -80,7 +101,8 @@ function argument({ args }: CommandContext, at: number, what: string): string {
   return given;
 }
 
-const hostPath = (context: CommandContext) => `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
+const hostPath = (context: CommandContext) =>
+  `/v1/hosts/${encodeURIComponent(argument(context, 0, "host"))}`;
 
 async function list({ api, context: { write } }: Request): Promise<number> {
   const data = await readAll<Host>(api, "/v1/hosts", new URLSearchParams());
@@ -89,19 +111,40 @@ async function list({ api, context: { write } }: Request): Promise<number> {
   return 0;
 }
 
-function rowOf({ id, state, region, used, capacity, sandboxes, last_beat_at: beat, ...host }: Host): string[] {
+function rowOf({
+  id,
+  state,
+  region,
+  used,
+  capacity,
+  sandboxes,
+  last_beat_at: beat,
+  ...host
+}: Host): string[] {
   const count = Object.values(sandboxes).reduce((sum, one) => sum + one, 0);
   const found = (host.finding_count ?? host.findings.length) + (host.image_findings ?? []).length;
   const share = (one: "vcpu" | "memory_mb") => `${used[one]}/${capacity[one]}`;
-  return [id, state, region, share("vcpu"), share("memory_mb"), String(count), beat ?? "never", String(found)];
+  return [
+    id,
+    state,
+    region,
+    share("vcpu"),
+    share("memory_mb"),
+    String(count),
+    beat ?? "never",
+    String(found),
+  ];
 }
 
 function show({ write }: CommandContext, host: Host): number {
   write(table(HEADER, [rowOf(host)]));
   if (host.drain !== null) write(`drain: ${progressOf(host.drain)}`);
-  for (const { sandbox_id: id, code, message } of host.drain?.failures ?? []) write(`  ${id}  ${code}  ${message}`);
-  for (const { sandbox_id: id, kind, message } of host.findings) write(`finding: ${id}  ${kind}  ${message}`);
-  for (const { template, message } of host.image_findings ?? []) write(`finding: template ${template}  image  ${message}`);
+  for (const { sandbox_id: id, code, message } of host.drain?.failures ?? [])
+    write(`  ${id}  ${code}  ${message}`);
+  for (const { sandbox_id: id, kind, message } of host.findings)
+    write(`finding: ${id}  ${kind}  ${message}`);
+  for (const { template, message } of host.image_findings ?? [])
+    write(`finding: template ${template}  image  ${message}`);
   return 0;
 }
 
@@ -109,7 +152,10 @@ async function post({ api, context }: Request, verb: string): Promise<number> {
   return show(context, await api.call<Host>("POST", `${hostPath(context)}${verb}`, {}));
 }
 
-/** Starts the drain and tells how it goes until it has ended. Interrupting this command does not end the drain. */
+/**
+ * Starts the drain and tells how it goes until it has ended. Interrupting this command does not end
+ * the drain.
+ */
 async function drain({ api, context }: Request): Promise<number> {
   const { values, positionals } = parseArgs({
     args: context.args,
@@ -132,7 +178,10 @@ async function drain({ api, context }: Request): Promise<number> {
   const signal = interrupted();
   let told = "";
   const causes = new Map<string, string>();
-  while (host.drain !== null && (host.drain.status === "active" || host.drain.status === "undoing")) {
+  while (
+    host.drain !== null &&
+    (host.drain.status === "active" || host.drain.status === "undoing")
+  ) {
     const line = progressOf(host.drain);
     if (line !== told) context.write(`${host.id}: ${line}`);
     told = line;
@@ -142,12 +191,15 @@ async function drain({ api, context }: Request): Promise<number> {
     }
     const isLeft = await sleep(LOOK_EVERY_MS, false, { signal }).catch(() => true);
     if (isLeft) {
-      context.write(`the drain goes on; ./torpor hosts show ${host.id} shows it, ./torpor hosts abort ${host.id} ends it`);
+      context.write(
+        `the drain goes on; ./torpor hosts show ${host.id} shows it, ./torpor hosts abort ${host.id} ends it`,
+      );
       return 130;
     }
     host = await api.call<Host>("GET", path);
   }
-  if (host.drain !== null) context.write(`${host.id}: ${progressOf(host.drain)}; the host is ${host.state}`);
+  if (host.drain !== null)
+    context.write(`${host.id}: ${progressOf(host.drain)}; the host is ${host.state}`);
   return host.drain?.status === "done" ? 0 : 1;
 }
 
@@ -160,12 +212,22 @@ function whole(name: string, text: string): number {
 
 function progressOf({ status, sandboxes, bytes, eta_seconds: eta }: Drain): string {
   const { total, left, moving, failed, moved, released, returned, gone } = sandboxes;
-  const ends = Object.entries({ moved, released, returned, gone }).flatMap(([name, count]) => (count === 0 ? [] : [`${count} ${name}`]));
-  const parts = [`${total - left} of ${total} sandboxes${ends.length === 0 ? "" : ` (${ends.join(", ")})`}`, `${moving} moving`];
+  const ends = Object.entries({ moved, released, returned, gone }).flatMap(([name, count]) =>
+    count === 0 ? [] : [`${count} ${name}`],
+  );
+  const parts = [
+    `${total - left} of ${total} sandboxes${ends.length === 0 ? "" : ` (${ends.join(", ")})`}`,
+    `${moving} moving`,
+  ];
   if (failed > 0) parts.push(`${failed} failed for now`);
-  const rate = status === "active" && bytes.per_second !== null ? ` at ${mib(bytes.per_second)} MiB/s` : "";
-  if (bytes.total > 0) parts.push(`${mib(bytes.done)} of ${bytes.estimated > 0 ? "about " : ""}${mib(bytes.total)} MiB copied${rate}`);
-  if (left > 0 && status === "active") parts.push(eta === null ? "time left not known yet" : `about ${eta} s left`);
+  const rate =
+    status === "active" && bytes.per_second !== null ? ` at ${mib(bytes.per_second)} MiB/s` : "";
+  if (bytes.total > 0)
+    parts.push(
+      `${mib(bytes.done)} of ${bytes.estimated > 0 ? "about " : ""}${mib(bytes.total)} MiB copied${rate}`,
+    );
+  if (left > 0 && status === "active")
+    parts.push(eta === null ? "time left not known yet" : `about ${eta} s left`);
   return `${status}: ${parts.join(", ")}`;
 }
 

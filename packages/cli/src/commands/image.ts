@@ -1,4 +1,7 @@
-/** `torpor image`: the sandbox image from Debian packages, and the golden snapshot that `create` restores. With nothing changed both are found and kept. */
+/**
+ * `torpor image`: the sandbox image from Debian packages, and the golden snapshot that `create`
+ * restores. With nothing changed both are found and kept.
+ */
 import { join } from "node:path";
 import { imagesDir, interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
@@ -14,13 +17,26 @@ export async function buildImage(context: CommandContext, signal: AbortSignal): 
   const dir = imagesDir(root);
   await buildImageFiles(context, signal);
   const env = { IMAGES_DIR: dir, LOG_LEVEL: "warn" };
-  const prepared = await run([process.execPath, join(root, "apps/node-agent/src/prepare.ts")], { cwd: root, isShown: true, env, signal });
-  if (prepared.code !== 0) throw new Error("the golden snapshot could not be made: see the message above");
+  const prepared = await run([process.execPath, join(root, "apps/node-agent/src/prepare.ts")], {
+    cwd: root,
+    isShown: true,
+    env,
+    signal,
+  });
+  if (prepared.code !== 0)
+    throw new Error("the golden snapshot could not be made: see the message above");
 }
 
 /** Without the golden snapshot: for hosts that make their own. */
-export async function buildImageFiles({ root, write }: CommandContext, signal: AbortSignal): Promise<void> {
+export async function buildImageFiles(
+  { root, write }: CommandContext,
+  signal: AbortSignal,
+): Promise<void> {
   write("image: code-interpreter");
-  const built = await run([join(root, "infra/images/code-interpreter/build.sh"), imagesDir(root)], { cwd: root, isShown: true, signal });
+  const built = await run([join(root, "infra/images/code-interpreter/build.sh"), imagesDir(root)], {
+    cwd: root,
+    isShown: true,
+    signal,
+  });
   if (built.code !== 0) throw new Error("the image could not be built: see the message above");
 }

@@ -1,4 +1,7 @@
-/** `torpor restart <component…>` and `torpor restart --rolling`: ends programs of the local fleet in order and starts them again, one after the other. Sandboxes run on. */
+/**
+ * `torpor restart <component…>` and `torpor restart --rolling`: ends programs of the local fleet in
+ * order and starts them again, one after the other. Sandboxes run on.
+ */
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { prepareLocalPrograms } from "@torpor/programs";
@@ -6,9 +9,15 @@ import { fleetDir, interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 
 export async function restart({ root, args, write }: CommandContext): Promise<number> {
-  const { values, positionals } = parseArgs({ args, allowPositionals: true, options: { rolling: { type: "boolean", default: false } } });
+  const { values, positionals } = parseArgs({
+    args,
+    allowPositionals: true,
+    options: { rolling: { type: "boolean", default: false } },
+  });
   if (values.rolling === positionals.length > 0)
-    throw new Error("give the names of components (./torpor status shows them), or --rolling for all but Postgres");
+    throw new Error(
+      "give the names of components (./torpor status shows them), or --rolling for all but Postgres",
+    );
   const fleet = await Fleet.find(fleetDir(root));
   if (fleet === undefined) throw new Error("the fleet is down: ./torpor up starts it");
   const signal = interrupted();

@@ -32,17 +32,35 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     const { name, role, address } = component;
     const pid = health.kind === "down" ? null : (component.process?.pid ?? null);
     const problems = problemsOf(health);
-    const more = health.kind === "unwell" ? { reason: health.reason } : problems.length > 0 ? { problems } : {};
+    const more =
+      health.kind === "unwell"
+        ? { reason: health.reason }
+        : problems.length > 0
+          ? { problems }
+          : {};
     return { name, role, pid, address, health: health.kind, ...more };
   });
   const vms = seen.flatMap(({ health }) => vmsOf(health));
-  if (values.json) write(JSON.stringify({ up: fleet !== undefined, url: fleet?.state.url ?? null, components, vms }, undefined, 2));
+  if (values.json)
+    write(
+      JSON.stringify(
+        { up: fleet !== undefined, url: fleet?.state.url ?? null, components, vms },
+        undefined,
+        2,
+      ),
+    );
   else if (fleet === undefined) write("The fleet is down. ./torpor up starts it.");
   else {
     write(
       table(
         ["COMPONENT", "ROLE", "PID", "ADDRESS", "HEALTH"],
-        components.map((one) => [one.name, one.role, String(one.pid ?? "-"), one.address, one.health]),
+        components.map((one) => [
+          one.name,
+          one.role,
+          String(one.pid ?? "-"),
+          one.address,
+          one.health,
+        ]),
       ),
     );
     write("");
@@ -57,16 +75,25 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     const advice = adviceOn(components);
     if (advice.length > 0) write(["", ...advice].join("\n"));
   }
-  return fleet !== undefined && components.every(({ health, problems }) => health === "well" && problems === undefined) ? 0 : 1;
+  return fleet !== undefined &&
+    components.every(({ health, problems }) => health === "well" && problems === undefined)
+    ? 0
+    : 1;
 }
 
 /** A line for each thing that is wrong, with what to do about it. */
 export function adviceOn(components: ComponentStatus[]): string[] {
-  const unwell = components.flatMap(({ name, reason }) => (reason === undefined ? [] : [{ name, reason }]));
+  const unwell = components.flatMap(({ name, reason }) =>
+    reason === undefined ? [] : [{ name, reason }],
+  );
   const down = components.filter(({ health }) => health === "down");
-  const silent = components.filter(({ role, health }) => role === "node-agent" && health !== "well");
+  const silent = components.filter(
+    ({ role, health }) => role === "node-agent" && health !== "well",
+  );
   const lines = [
-    ...unwell.map(({ name, reason }) => `${name} is unwell: ${reason}. ./torpor restart ${name} restarts it.`),
+    ...unwell.map(
+      ({ name, reason }) => `${name} is unwell: ${reason}. ./torpor restart ${name} restarts it.`,
+    ),
     ...lineOn(
       "Not running",
       down.filter(({ role }) => role !== "lab"),
@@ -78,32 +105,54 @@ export function adviceOn(components: ComponentStatus[]): string[] {
       "./torpor lab up starts it.",
     ),
     ...problemLines(components),
-    ...lineOn("Virtual machines not shown, as their agents do not answer (they may run)", silent, "./torpor hosts counts them."),
+    ...lineOn(
+      "Virtual machines not shown, as their agents do not answer (they may run)",
+      silent,
+      "./torpor hosts counts them.",
+    ),
   ];
   return lines.length === 0 ? [] : [...lines, "Logs: .torpor/fleet/logs"];
 }
 
 /** One that several components report, as all schedulers see the same hosts, is told once. */
 function problemLines(components: ComponentStatus[]): string[] {
-  const reports = components.flatMap(({ name, problems = [] }) => problems.map((problem) => ({ name, problem })));
+  const reports = components.flatMap(({ name, problems = [] }) =>
+    problems.map((problem) => ({ name, problem })),
+  );
   const alike = Map.groupBy(reports, ({ problem: { code, subject } }) => `${code} ${subject}`);
   return [...alike.values()].flatMap((same) => {
     const names = same.map(({ name }) => name).join(", ");
-    return same.slice(0, 1).map(({ problem: { since, message } }) => `${names}: since ${since}: ${message}`);
+    return same
+      .slice(0, 1)
+      .map(({ problem: { since, message } }) => `${names}: since ${since}: ${message}`);
   });
 }
 
 function problemsOf(health: Health): WorkProblem[] {
-  return health.kind === "well" && Array.isArray(health.facts["problems"]) ? (health.facts["problems"] as WorkProblem[]) : [];
+  return health.kind === "well" && Array.isArray(health.facts["problems"])
+    ? (health.facts["problems"] as WorkProblem[])
+    : [];
 }
 
 function lineOn(what: string, components: ComponentStatus[], advice: string): string[] {
-  return components.length === 0 ? [] : [`${what}: ${components.map(({ name }) => name).join(", ")}. ${advice}`];
+  return components.length === 0
+    ? []
+    : [`${what}: ${components.map(({ name }) => name).join(", ")}. ${advice}`];
 }
 
 /** What a node-agent says of its VMs, in its health report. */
 function vmsOf(health: Health): VmStatus[] {
   if (health.kind !== "well" || !Array.isArray(health.facts["vms"])) return [];
-  const vms = health.facts["vms"] as { sandboxId: string; hostId: string; state: string; pid?: number }[];
-  return vms.map(({ sandboxId, hostId, pid, state }) => ({ sandbox: sandboxId, host: hostId, pid: pid ?? null, state }));
+  const vms = health.facts["vms"] as {
+    sandboxId: string;
+    hostId: string;
+    state: string;
+    pid?: number;
+  }[];
+  return vms.map(({ sandboxId, hostId, pid, state }) => ({
+    sandbox: sandboxId,
+    host: hostId,
+    pid: pid ?? null,
+    state,
+  }));
 }

@@ -1,4 +1,6 @@
-/** `torpor template`: what sandboxes begin as, for operators. `ls`, `create`, `update`, `delete`. */
+/**
+ * `torpor template`: what sandboxes begin as, for operators. `ls`, `create`, `update`, `delete`.
+ */
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { parseArgs } from "node:util";

@@ -21,8 +21,8 @@ import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
 /**
- * Layers that run at the same time. Both wait for a third of their time, for timers, virtual machines
- * that boot, and disks; the others keep the processors busy by themselves.
+ * Layers that run at the same time. Both wait for a third of their time, for timers, virtual
+ * machines that boot, and disks; the others keep the processors busy by themselves.
  */
 const TOGETHER: ReadonlySet<Layer> = new Set(["system", "conformance"]);
 const BOOTS_VMS: ReadonlySet<Layer> = new Set(["conformance", "vm"]);

@@ -12,15 +12,28 @@ export async function up(context: CommandContext): Promise<number> {
   const signal = interrupted();
   if (running !== undefined) return await upAgain(context, running, signal);
   const prepareImages = async () => await buildImage(context, signal);
-  printAccess(context, await startFleet(context, options.driver === "qemu" ? { ...options, prepareImages } : options, signal));
+  printAccess(
+    context,
+    await startFleet(
+      context,
+      options.driver === "qemu" ? { ...options, prepareImages } : options,
+      signal,
+    ),
+  );
   return 0;
 }
 
 /** The fleet is there, though perhaps not all of it runs. */
-async function upAgain(context: CommandContext, fleet: Fleet, signal: AbortSignal): Promise<number> {
+async function upAgain(
+  context: CommandContext,
+  fleet: Fleet,
+  signal: AbortSignal,
+): Promise<number> {
   const shape = shapeOfState(fleet.state);
   if (!fits(askedShape(context.args), shape))
-    throw new Error(`the fleet is up as ${inOptions(shape)}: end it first (./torpor down; its sandboxes are kept)`);
+    throw new Error(
+      `the fleet is up as ${inOptions(shape)}: end it first (./torpor down; its sandboxes are kept)`,
+    );
   context.write("fleet: it is up already; ./torpor status shows it, ./torpor down ends it");
   await bringUpRest(context, fleet, signal);
   printAccess(context, fleet);

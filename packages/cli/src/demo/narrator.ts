@@ -1,4 +1,7 @@
-/** Tells a story step by step: what was done, what was claimed, what was seen. A step whose claim does not hold fails the story, and the story goes on to tell the rest. */
+/**
+ * Tells a story step by step: what was done, what was claimed, what was seen. A step whose claim
+ * does not hold fails the story, and the story goes on to tell the rest.
+ */
 
 export interface Seen {
   [what: string]: string | number | undefined;
@@ -13,17 +16,27 @@ export class Narrator {
     this.write = write;
   }
 
-  /** Runs one step and prints it with its duration. Throws when the step throws: nothing after it would mean anything. */
-  async step<T>(title: string, body: () => Promise<T>, seen: (result: T) => Seen | Promise<Seen> = () => ({})): Promise<T> {
+  /**
+   * Runs one step and prints it with its duration. Throws when the step throws: nothing after it
+   * would mean anything.
+   */
+  async step<T>(
+    title: string,
+    body: () => Promise<T>,
+    seen: (result: T) => Seen | Promise<Seen> = () => ({}),
+  ): Promise<T> {
     const startedAt = performance.now();
     try {
       const result = await body();
       const tookMs = Math.round(performance.now() - startedAt);
       this.write(`\n▸ ${title}  ${tookMs.toLocaleString("en")} ms`);
-      for (const [what, value] of Object.entries(await seen(result))) if (value !== undefined) this.write(`    ${what}: ${value}`);
+      for (const [what, value] of Object.entries(await seen(result)))
+        if (value !== undefined) this.write(`    ${what}: ${value}`);
       return result;
     } catch (cause) {
-      this.write(`\n✗ ${title}  ${Math.round(performance.now() - startedAt).toLocaleString("en")} ms`);
+      this.write(
+        `\n✗ ${title}  ${Math.round(performance.now() - startedAt).toLocaleString("en")} ms`,
+      );
       throw new Error(`the step "${title}" failed: ${messageOf(cause)}`, { cause });
     }
   }
@@ -36,7 +49,9 @@ export class Narrator {
       return;
     }
     this.failures.push(what);
-    this.write(`    ✗ ${what}${observed === undefined ? "" : `; seen instead: ${JSON.stringify(observed)}`}`);
+    this.write(
+      `    ✗ ${what}${observed === undefined ? "" : `; seen instead: ${JSON.stringify(observed)}`}`,
+    );
   }
 
   /** Prints the sum. True when every claim held. */

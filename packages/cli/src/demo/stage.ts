@@ -25,7 +25,9 @@ export interface VmSeen {
 /** The VMM process of a sandbox, wherever it is; undefined when no host has one. */
 export async function findVmm(stage: Stage, sandboxId: string): Promise<VmSeen | undefined> {
   for (const host of stage.hosts) {
-    const health = (await getJson(host.healthUrl)) as { vms?: { sandboxId: string; pid?: number }[] };
+    const health = (await getJson(host.healthUrl)) as {
+      vms?: { sandboxId: string; pid?: number }[];
+    };
     const pid = health.vms?.find((vm) => vm.sandboxId === sandboxId)?.pid;
     const residentBytes = pid === undefined ? undefined : await host.residentBytes(pid);
     if (pid !== undefined && residentBytes !== undefined) return { host, pid, residentBytes };
@@ -38,7 +40,10 @@ export async function residentBytesHere(pid: number): Promise<number | undefined
   return residentBytesIn(await readFile(`/proc/${pid}/status`, "utf8").catch(() => ""));
 }
 
-/** Read from /proc/<pid>/status; undefined when there is no process, or a zombie, which has no memory. */
+/**
+ * Read from /proc/<pid>/status; undefined when there is no process, or a zombie, which has no
+ * memory.
+ */
 export function residentBytesIn(status: string): number | undefined {
   const match = /^VmRSS:\s+(\d+) kB$/m.exec(status);
   return match?.[1] === undefined ? undefined : Number(match[1]) * 1024;
@@ -53,7 +58,10 @@ export async function call(
 ): Promise<{ status: number; body: Record<string, unknown> }> {
   const response = await fetch(new URL(path, stage.url), {
     method,
-    headers: { "x-api-key": stage.apiKey, ...(body === undefined ? {} : { "content-type": "application/json" }) },
+    headers: {
+      "x-api-key": stage.apiKey,
+      ...(body === undefined ? {} : { "content-type": "application/json" }),
+    },
     ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     signal: AbortSignal.timeout(60_000),
   });
@@ -61,12 +69,17 @@ export async function call(
 }
 
 /** Looks again until `look` gives something, at most `limitMs`. */
-export async function eventually<T>(what: string, limitMs: number, look: () => Promise<T | undefined>): Promise<T> {
+export async function eventually<T>(
+  what: string,
+  limitMs: number,
+  look: () => Promise<T | undefined>,
+): Promise<T> {
   const deadline = performance.now() + limitMs;
   for (;;) {
     const found = await look();
     if (found !== undefined) return found;
-    if (performance.now() > deadline) throw new Error(`${what} did not come true within ${limitMs / 1000} s`);
+    if (performance.now() > deadline)
+      throw new Error(`${what} did not come true within ${limitMs / 1000} s`);
     await sleep(100);
   }
 }

@@ -1,6 +1,8 @@
 /**
- * The lifecycle of one sandbox, told with the official SDK, unmodified: nothing lost over pause and resume, files kept over stop and start, repeats joined, mismatches refused,
- * a resume on the other host, a kill. Every claim is checked against what the API, the guest and the host's process table say.
+ * The lifecycle of one sandbox, told with the official SDK, unmodified: nothing lost over pause and
+ * resume, files kept over stop and start, repeats joined, mismatches refused, a resume on the other
+ * host, a kill. Every claim is checked against what the API, the guest and the host's process table
+ * say.
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { mib, Narrator } from "./narrator.ts";
@@ -8,7 +10,9 @@ import { call, eventually, findVmm, type Stage, type VmSeen } from "./stage.ts";
 
 const TEMPLATE = "code-interpreter";
 
-/** Tells the story. True when every claim held; throws when a step could not be carried out at all. */
+/**
+ * Tells the story. True when every claim held; throws when a step could not be carried out at all.
+ */
 export async function tellStory(stage: Stage, write: (line: string) => void): Promise<boolean> {
   const narrator = new Narrator(write);
   const sandbox = await create(narrator, stage);
@@ -45,13 +49,17 @@ async function create(narrator: Narrator, stage: Stage): Promise<Sandbox> {
 
 async function whereItRuns(stage: Stage, id: string) {
   const vmm = await findVmm(stage, id);
-  return vmm === undefined ? {} : { host: vmm.host.id, "VMM process": `pid ${vmm.pid}, ${mib(vmm.residentBytes)} resident` };
+  return vmm === undefined
+    ? {}
+    : { host: vmm.host.id, "VMM process": `pid ${vmm.pid}, ${mib(vmm.residentBytes)} resident` };
 }
 
 /** Returns the pid of a background process in the guest. */
 async function giveItWork(narrator: Narrator, sandbox: Sandbox): Promise<number> {
   await narrator.step("x = 42 in its Python", () => sandbox.runCode("x = 42"));
-  await narrator.step("write /workspace/notes.txt", () => sandbox.files.write("/workspace/notes.txt", "written before the pause"));
+  await narrator.step("write /workspace/notes.txt", () =>
+    sandbox.files.write("/workspace/notes.txt", "written before the pause"),
+  );
   const started = await narrator.step(
     "start a background process",
     () => sandbox.commands.run("nohup sleep 86400 > /dev/null 2>&1 & echo $!"),
@@ -76,7 +84,11 @@ async function pause(narrator: Narrator, stage: Stage, sandbox: Sandbox): Promis
   const info = await sandbox.getInfo();
   narrator.claim("its status is paused", info.status === "paused", info.status);
   const left = await before.host.residentBytes(before.pid);
-  narrator.claim(`VMM process ${before.pid} is gone and its memory is free`, left === undefined, left);
+  narrator.claim(
+    `VMM process ${before.pid} is gone and its memory is free`,
+    left === undefined,
+    left,
+  );
 }
 
 async function describe({ host, pid }: VmSeen): Promise<string> {
@@ -87,10 +99,17 @@ async function describe({ host, pid }: VmSeen): Promise<string> {
 async function snapshotSeen(stage: Stage, id: string) {
   const { body } = await call(stage, "GET", `/v1/sandboxes/${id}`);
   const snapshot = body["snapshot"] as { size_bytes?: number; generation?: number } | undefined;
-  return snapshot?.size_bytes === undefined ? {} : { snapshot: `generation ${snapshot.generation}, ${mib(snapshot.size_bytes)} on disk` };
+  return snapshot?.size_bytes === undefined
+    ? {}
+    : { snapshot: `generation ${snapshot.generation}, ${mib(snapshot.size_bytes)} on disk` };
 }
 
-async function connectAndFind(narrator: Narrator, stage: Stage, id: string, pid: number): Promise<void> {
+async function connectAndFind(
+  narrator: Narrator,
+  stage: Stage,
+  id: string,
+  pid: number,
+): Promise<void> {
   const sandbox = await narrator.step(
     "connect: it resumes by itself",
     () => Sandbox.connect(id, stage.apiKey, stage.url),
@@ -107,14 +126,26 @@ async function connectAndFind(narrator: Narrator, stage: Stage, id: string, pid:
 
 async function claimMemory(narrator: Narrator, sandbox: Sandbox, when: string): Promise<void> {
   const result = await sandbox.runCode("print(x)");
-  narrator.claim(`print(x) says 42 ${when}`, result.stdout.trim() === "42", result.stdout + result.stderr);
+  narrator.claim(
+    `print(x) says 42 ${when}`,
+    result.stdout.trim() === "42",
+    result.stdout + result.stderr,
+  );
 }
 
 /** The two calls that newer SDKs have lost, by plain HTTP. */
 async function stopAndStart(narrator: Narrator, stage: Stage, id: string): Promise<void> {
-  const stopped = await narrator.step("stop: the file system is kept", () => call(stage, "POST", `/v1/sandboxes/${id}/stop`));
-  narrator.claim("stop answers 200 with status stopped", stopped.status === 200 && stopped.body["status"] === "stopped", stopped);
-  const resume = await narrator.step("resume on the stopped sandbox", () => call(stage, "POST", `/v1/sandboxes/${id}/resume`));
+  const stopped = await narrator.step("stop: the file system is kept", () =>
+    call(stage, "POST", `/v1/sandboxes/${id}/stop`),
+  );
+  narrator.claim(
+    "stop answers 200 with status stopped",
+    stopped.status === 200 && stopped.body["status"] === "stopped",
+    stopped,
+  );
+  const resume = await narrator.step("resume on the stopped sandbox", () =>
+    call(stage, "POST", `/v1/sandboxes/${id}/resume`),
+  );
   const allowed = JSON.stringify(resume.body["details"] ?? {});
   narrator.claim(
     "it is refused: 409 CONFLICT, saying what is allowed",
@@ -130,24 +161,44 @@ async function stopAndStart(narrator: Narrator, stage: Stage, id: string): Promi
     () => call(stage, "POST", `/v1/sandboxes/${id}/start`),
     () => whereItRuns(stage, id),
   );
-  narrator.claim("start answers 200 with status running", started.status === 200 && started.body["status"] === "running", started);
+  narrator.claim(
+    "start answers 200 with status running",
+    started.status === 200 && started.body["status"] === "running",
+    started,
+  );
   const sandbox = await Sandbox.connect(id, stage.apiKey, stage.url);
   const lost = await sandbox.runCode("print(x)");
-  narrator.claim("x is a NameError on stderr, not an HTTP error", !lost.success && lost.stderr.includes("NameError"), lost.stderr);
+  narrator.claim(
+    "x is a NameError on stderr, not an HTTP error",
+    !lost.success && lost.stderr.includes("NameError"),
+    lost.stderr,
+  );
   const kept = await sandbox.files.read("/workspace/notes.txt");
   narrator.claim("the file is still there", kept === "written before the pause", kept);
 }
 
 async function repeatsAndMismatches(narrator: Narrator, stage: Stage, id: string): Promise<void> {
-  const start = await narrator.step("start on the running sandbox", () => call(stage, "POST", `/v1/sandboxes/${id}/start`));
-  narrator.claim("it is joined: 200, running", start.status === 200 && start.body["status"] === "running", start);
+  const start = await narrator.step("start on the running sandbox", () =>
+    call(stage, "POST", `/v1/sandboxes/${id}/start`),
+  );
+  narrator.claim(
+    "it is joined: 200, running",
+    start.status === 200 && start.body["status"] === "running",
+    start,
+  );
   const sandbox = await Sandbox.connect(id, stage.apiKey, stage.url);
   await narrator.step("x = 42 again, and pause", async () => {
     await sandbox.runCode("x = 42");
     await sandbox.pause();
   });
-  const again = await narrator.step("pause on the paused sandbox", () => call(stage, "POST", `/v1/sandboxes/${id}/pause`));
-  narrator.claim("it is joined: 200, paused", again.status === 200 && again.body["status"] === "paused", again);
+  const again = await narrator.step("pause on the paused sandbox", () =>
+    call(stage, "POST", `/v1/sandboxes/${id}/pause`),
+  );
+  narrator.claim(
+    "it is joined: 200, paused",
+    again.status === 200 && again.body["status"] === "paused",
+    again,
+  );
 }
 
 async function moveToTheOtherHost(narrator: Narrator, stage: Stage, id: string): Promise<void> {
@@ -166,10 +217,22 @@ async function moveToTheOtherHost(narrator: Narrator, stage: Stage, id: string):
       () => call(stage, "POST", `/v1/sandboxes/${id}/resume`),
       () => whereItRuns(stage, id),
     );
-    narrator.claim("resume answers 200 with status running", resumed.status === 200 && resumed.body["status"] === "running", resumed);
+    narrator.claim(
+      "resume answers 200 with status running",
+      resumed.status === 200 && resumed.body["status"] === "running",
+      resumed,
+    );
     const vmm = await findVmm(stage, id);
-    narrator.claim(`it runs on the other host, not on ${origin}`, vmm !== undefined && vmm.host.id !== origin, vmm?.host.id);
-    await claimMemory(narrator, await Sandbox.connect(id, stage.apiKey, stage.url), "on the other host");
+    narrator.claim(
+      `it runs on the other host, not on ${origin}`,
+      vmm !== undefined && vmm.host.id !== origin,
+      vmm?.host.id,
+    );
+    await claimMemory(
+      narrator,
+      await Sandbox.connect(id, stage.apiKey, stage.url),
+      "on the other host",
+    );
   } finally {
     await call(stage, "POST", `/v1/hosts/${origin}/uncordon`);
   }
@@ -182,7 +245,11 @@ async function resumeWhereItIs(narrator: Narrator, stage: Stage, id: string): Pr
     () => call(stage, "POST", `/v1/sandboxes/${id}/resume`),
     () => whereItRuns(stage, id),
   );
-  narrator.claim("resume answers 200 with status running", resumed.status === 200 && resumed.body["status"] === "running", resumed);
+  narrator.claim(
+    "resume answers 200 with status running",
+    resumed.status === 200 && resumed.body["status"] === "running",
+    resumed,
+  );
   await claimMemory(narrator, await Sandbox.connect(id, stage.apiKey, stage.url), "after it");
 }
 
@@ -192,7 +259,9 @@ async function kill(narrator: Narrator, stage: Stage, id: string): Promise<void>
   await narrator.step("kill", () => sandbox.kill());
   const gone = await call(stage, "GET", `/v1/sandboxes/${id}`);
   narrator.claim("the sandbox is gone: 404", gone.status === 404, gone);
-  await eventually("the end of its VMM process", 10_000, async () => ((await isGone(vmm)) ? true : undefined));
+  await eventually("the end of its VMM process", 10_000, async () =>
+    (await isGone(vmm)) ? true : undefined,
+  );
   narrator.claim(`VMM process ${vmm.pid} is gone`, await isGone(vmm));
 }
 

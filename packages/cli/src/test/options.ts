@@ -5,7 +5,9 @@ import { numberFrom, wholeNumber } from "../shape.ts";
 export const LAYERS = ["unit", "integration", "system", "conformance", "vm"] as const;
 export type Layer = (typeof LAYERS)[number];
 const PARTS: readonly string[] = ["verify", ...LAYERS];
-/** What takes seconds. A fleet's programs are no imports of its tests: those layers only on demand. */
+/**
+ * What takes seconds. A fleet's programs are no imports of its tests: those layers only on demand.
+ */
 const INNER_LOOP: readonly Layer[] = ["unit", "integration"];
 const DEFAULT_TIMES = 20;
 /** Vitest takes seeds below it. */

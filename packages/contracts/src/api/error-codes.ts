@@ -1,7 +1,7 @@
 /**
- * The codes that a client can see: of answers, with their HTTP status, and of causes, which say why an
- * operation ended or a sandbox is as it is. Codes are API: never renamed, never reused, and none but an
- * outage is a 5xx. docs/errors.md is made of these tables.
+ * The codes that a client can see: of answers, with their HTTP status, and of causes, which say why
+ * an operation ended or a sandbox is as it is. Codes are API: never renamed, never reused, and none
+ * but an outage is a 5xx. docs/errors.md is made of these tables.
  */
 export interface ErrorCodeMeaning {
   status: number;
@@ -87,7 +87,8 @@ export const ERROR_CODES = {
   CONFLICT: {
     status: 409,
     when: "The state of the resource does not allow the request; also traffic to a paused sandbox.",
-    remedy: "See `details`: `current_state`, `requested`, `allowed`, and `blocking_operation` if there is one.",
+    remedy:
+      "See `details`: `current_state`, `requested`, `allowed`, and `blocking_operation` if there is one.",
   },
   SANDBOX_CREATING: {
     status: 409,

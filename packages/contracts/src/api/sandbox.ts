@@ -4,9 +4,17 @@ import { ENV_NAME_PATTERN, MAX_ENV_BYTES, MAX_PROGRAM_STRING_BYTES } from "../en
 import { SandboxId } from "../ids.ts";
 
 const Timestamp = Type.String({ description: "RFC 3339, UTC, `Z`, 3 fraction digits" });
-const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) => Type.Union([schema, Type.Null()]);
+const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T) =>
+  Type.Union([schema, Type.Null()]);
 
-export const PUBLIC_STATUSES = ["creating", "running", "paused", "stopped", "error", "deleted"] as const;
+export const PUBLIC_STATUSES = [
+  "creating",
+  "running",
+  "paused",
+  "stopped",
+  "error",
+  "deleted",
+] as const;
 export const PublicStatus = Type.Enum(PUBLIC_STATUSES);
 export type PublicStatus = Static<typeof PublicStatus>;
 
@@ -22,10 +30,14 @@ export const TimeoutSeconds = Type.Integer({
 });
 
 /** Bytes are counted by `findEnvProblem`; a schema counts characters. */
-export const EnvVars = Type.Record(Type.String({ pattern: ENV_NAME_PATTERN }), Type.String({ maxLength: MAX_PROGRAM_STRING_BYTES }), {
-  additionalProperties: false,
-  description: `At most ${MAX_ENV_BYTES} bytes as JSON text; each at most ${MAX_PROGRAM_STRING_BYTES} bytes with its name and "="`,
-});
+export const EnvVars = Type.Record(
+  Type.String({ pattern: ENV_NAME_PATTERN }),
+  Type.String({ maxLength: MAX_PROGRAM_STRING_BYTES }),
+  {
+    additionalProperties: false,
+    description: `At most ${MAX_ENV_BYTES} bytes as JSON text; each at most ${MAX_PROGRAM_STRING_BYTES} bytes with its name and "="`,
+  },
+);
 
 export const AutoPause = Type.Object(
   {
@@ -37,12 +49,15 @@ export const AutoPause = Type.Object(
   },
   { description: "Pauses the sandbox when nobody uses it; null: never" },
 );
-export const AutoResume = Type.Boolean({ description: "Traffic to a paused sandbox resumes it, and waits meanwhile" });
+export const AutoResume = Type.Boolean({
+  description: "Traffic to a paused sandbox resumes it, and waits meanwhile",
+});
 
 export const PREVIEW_ACCESS = ["public", "token"] as const;
 export type PreviewAccess = (typeof PREVIEW_ACCESS)[number];
 export const PreviewAccess = Type.Enum(PREVIEW_ACCESS, {
-  description: "Who reaches the ports of the sandbox beside its agent's: anybody, or holders of its token or its owner's API key",
+  description:
+    "Who reaches the ports of the sandbox beside its agent's: anybody, or holders of its token or its owner's API key",
 });
 
 export const PREVIEW_HOSTS = ["original", "localhost"] as const;
@@ -73,16 +88,21 @@ export const HOST_LABELS_PATTERN = `^(?:${LABEL_NAME}=${LABEL_VALUE}(?:,${LABEL_
 export const Placement = Type.Object(
   {
     labels: Type.Optional(
-      Type.Record(Type.String({ pattern: `^${LABEL_NAME}$` }), Type.String({ pattern: `^${LABEL_VALUE}$` }), {
-        maxProperties: MAX_PLACEMENT_LABELS,
-        additionalProperties: false,
-        description: "Only hosts that have all of these labels",
-      }),
+      Type.Record(
+        Type.String({ pattern: `^${LABEL_NAME}$` }),
+        Type.String({ pattern: `^${LABEL_VALUE}$` }),
+        {
+          maxProperties: MAX_PLACEMENT_LABELS,
+          additionalProperties: false,
+          description: "Only hosts that have all of these labels",
+        },
+      ),
     ),
     anti_affinity: Type.Optional(
       Type.String({
         pattern: "^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$",
-        description: "Never brought to a host that has another sandbox of the organization with the same key",
+        description:
+          "Never brought to a host that has another sandbox of the organization with the same key",
       }),
     ),
   },
@@ -99,9 +119,14 @@ const POLICIES = {
   on_host_loss: Type.Optional(OnHostLoss),
 };
 
-/** Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older clients. */
+/**
+ * Unknown fields are ignored, as the SDKs expect; `template_id` may come as a number from older
+ * clients.
+ */
 export const CreateSandboxBody = Type.Object({
-  template_id: Type.Optional(Type.Union([Type.String({ minLength: 1, maxLength: 128 }), Type.Integer()])),
+  template_id: Type.Optional(
+    Type.Union([Type.String({ minLength: 1, maxLength: 128 }), Type.Integer()]),
+  ),
   template_name: Type.Optional(Type.String({ minLength: 1, maxLength: 128 })),
   region: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
   timeout_seconds: Type.Optional(Nullable(TimeoutSeconds)),
@@ -113,7 +138,10 @@ export const CreateSandboxBody = Type.Object({
 });
 export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
 
-/** Fields that are left out stay as they are; metadata is merged name by name, null removes a name (RFC 7396). */
+/**
+ * Fields that are left out stay as they are; metadata is merged name by name, null removes a name
+ * (RFC 7396).
+ */
 export const PatchSandboxBody = Type.Object({
   ...POLICIES,
   metadata: Type.Optional(Type.Record(MetadataName, Nullable(MetadataValue), METADATA_LIMITS)),
@@ -124,11 +152,18 @@ export type PatchSandboxBody = Static<typeof PatchSandboxBody>;
 export const DryRunBody = Type.Object({
   ...CreateSandboxBody.properties,
   sandbox_id: Type.Optional(
-    Type.String({ minLength: 1, maxLength: 128, description: "Where would this one be resumed or started? The other fields do not count" }),
+    Type.String({
+      minLength: 1,
+      maxLength: 128,
+      description: "Where would this one be resumed or started? The other fields do not count",
+    }),
   ),
 });
 
-/** The answer to: where would it be placed now? Nothing is kept of it; a moment later it may be another. */
+/**
+ * The answer to: where would it be placed now? Nothing is kept of it; a moment later it may be
+ * another.
+ */
 export const PlacementResource = Type.Object({
   object: Type.Literal("placement"),
   /** The host that would be chosen; null: none can take it. */
@@ -136,19 +171,31 @@ export const PlacementResource = Type.Object({
   score: Nullable(Type.Number()),
   policy: Type.String(),
   hosts: Type.Integer({ description: "Hosts of the fleet: all but the retired ones" }),
-  candidates: Type.Array(Type.Object({ host_id: Type.String(), score: Type.Number(), is_local: Type.Boolean() }), {
-    description: "Hosts that can take it, best first; at most 10",
-  }),
+  candidates: Type.Array(
+    Type.Object({ host_id: Type.String(), score: Type.Number(), is_local: Type.Boolean() }),
+    {
+      description: "Hosts that can take it, best first; at most 10",
+    },
+  ),
   candidate_count: Type.Integer(),
-  reasons: Type.Record(Type.String(), Type.Integer(), { description: "Hosts that cannot take it, by reason" }),
+  reasons: Type.Record(Type.String(), Type.Integer(), {
+    description: "Hosts that cannot take it, by reason",
+  }),
   message: Type.Optional(Type.String()),
   request_id: Type.String(),
 });
 
 export const SetTimeoutBody = Type.Object({ timeout_seconds: TimeoutSeconds });
 
-/** What is wrong while a sandbox is in its state all the same. `host_lost_sandbox`: its host has it no more. */
-export const SANDBOX_CONDITIONS = ["host_unreachable", "vmm_unresponsive", "host_lost_sandbox"] as const;
+/**
+ * What is wrong while a sandbox is in its state all the same. `host_lost_sandbox`: its host has it
+ * no more.
+ */
+export const SANDBOX_CONDITIONS = [
+  "host_unreachable",
+  "vmm_unresponsive",
+  "host_lost_sandbox",
+] as const;
 /** As stored; that a host is unreachable is seen from the host. */
 export interface SandboxCondition {
   code: Exclude<(typeof SANDBOX_CONDITIONS)[number], "host_unreachable">;
@@ -156,7 +203,11 @@ export interface SandboxCondition {
 }
 
 /** The operation in flight, shown beside the status. */
-export const OperationSummary = Type.Object({ id: Type.String(), kind: Type.String(), status: Type.String() });
+export const OperationSummary = Type.Object({
+  id: Type.String(),
+  kind: Type.String(),
+  status: Type.String(),
+});
 
 export const SandboxResource = Type.Object({
   id: SandboxId,
@@ -170,7 +221,11 @@ export const SandboxResource = Type.Object({
   organization_id: Type.Integer(),
   node_id: Type.Optional(Type.String()),
   region: Type.String(),
-  resources: Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_mb: Type.Integer() }),
+  resources: Type.Object({
+    vcpu: Type.Integer(),
+    memory_mb: Type.Integer(),
+    disk_mb: Type.Integer(),
+  }),
   internet_access: Type.Boolean(),
   live_mode: Type.Boolean(),
   timeout_seconds: Nullable(Type.Integer()),
@@ -234,7 +289,10 @@ export const OperationResource = Type.Object({
   fetched_bytes: Type.Optional(
     Type.Object(
       { done: Type.Integer(), total: Type.Integer() },
-      { description: "While it brings the sandbox to another host: how much of its files has arrived there, as the host said last" },
+      {
+        description:
+          "While it brings the sandbox to another host: how much of its files has arrived there, as the host said last",
+      },
     ),
   ),
   timings_ms: Type.Optional(Type.Record(Type.String(), Type.Number())),
@@ -242,7 +300,11 @@ export const OperationResource = Type.Object({
 });
 export type OperationResource = Static<typeof OperationResource>;
 
-export const TokenReply = Type.Object({ auth_token: Type.String(), token_expires_at: Timestamp, request_id: Type.String() });
+export const TokenReply = Type.Object({
+  auth_token: Type.String(),
+  token_expires_at: Timestamp,
+  request_id: Type.String(),
+});
 
 const MAX_LINK_SECONDS = 3_600;
 const MAX_PREVIEW_SESSION_SECONDS = 7 * 24 * 3600;
@@ -250,7 +312,11 @@ const MAX_LINK_PATH_LENGTH = 2_048;
 
 /** A link that opens one preview of a sandbox in a browser, whatever its `preview_access` is. */
 export const PreviewLinkBody = Type.Object({
-  port: Type.Integer({ minimum: 1, maximum: 65_535, description: "Of the sandbox; not its agent's" }),
+  port: Type.Integer({
+    minimum: 1,
+    maximum: 65_535,
+    description: "Of the sandbox; not its agent's",
+  }),
   path: Type.Optional(
     Type.String({
       pattern: "^/[!$-~]*$",
@@ -260,7 +326,12 @@ export const PreviewLinkBody = Type.Object({
     }),
   ),
   expires_in_seconds: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: MAX_LINK_SECONDS, default: 300, description: "For so long the link can be opened" }),
+    Type.Integer({
+      minimum: 1,
+      maximum: MAX_LINK_SECONDS,
+      default: 300,
+      description: "For so long the link can be opened",
+    }),
   ),
   session_seconds: Type.Optional(
     Type.Integer({

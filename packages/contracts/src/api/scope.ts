@@ -1,4 +1,7 @@
-/** What an API key may do (docs/api.md, "Keys"). A scope implies no other: a key has those that it lists. */
+/**
+ * What an API key may do (docs/api.md, "Keys"). A scope implies no other: a key has those that it
+ * lists.
+ */
 import { Type } from "typebox";
 
 /** In the order in which they are shown. */

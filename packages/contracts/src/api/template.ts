@@ -1,7 +1,14 @@
-/** Templates as the SDKs read them: `display_name` is required by the Python SDK, `features` and `tags` must be absent rather than null. */
+/**
+ * Templates as the SDKs read them: `display_name` is required by the Python SDK, `features` and
+ * `tags` must be absent rather than null.
+ */
 import { type Static, Type } from "typebox";
 
-const TemplateResources = Type.Object({ vcpu: Type.Integer(), memory_mb: Type.Integer(), disk_gb: Type.Integer() });
+const TemplateResources = Type.Object({
+  vcpu: Type.Integer(),
+  memory_mb: Type.Integer(),
+  disk_gb: Type.Integer(),
+});
 
 export const TemplateResource = Type.Object({
   id: Type.String(),
@@ -19,7 +26,9 @@ export const TemplateResource = Type.Object({
   status: Type.String(),
   created_at: Type.String(),
   updated_at: Type.String(),
-  image_sha256: Type.Optional(Type.String({ description: "Digest of the image that sandboxes begin with" })),
+  image_sha256: Type.Optional(
+    Type.String({ description: "Digest of the image that sandboxes begin with" }),
+  ),
   request_id: Type.Optional(Type.String()),
 });
 export type TemplateResource = Static<typeof TemplateResource>;
@@ -33,7 +42,10 @@ export const TemplateList = Type.Object({
 });
 
 /** Typed on command lines, and what images are linked by on hosts. */
-const TemplateName = Type.String({ pattern: "^[a-z0-9][a-z0-9._-]{0,62}$", description: "Lowercase letters, digits and ._-, 63 at most" });
+const TemplateName = Type.String({
+  pattern: "^[a-z0-9][a-z0-9._-]{0,62}$",
+  description: "Lowercase letters, digits and ._-, 63 at most",
+});
 const Text = (maxLength: number) => Type.String({ maxLength });
 const MAX_MIB = 2 ** 27;
 
@@ -66,7 +78,11 @@ export type CreateTemplateBody = Static<typeof CreateTemplateBody>;
 
 /** What is left out stays. Sandboxes keep what they began with. */
 export const UpdateTemplateBody = Type.Object(
-  { ...texts, image_sha256: Type.Optional(ImageDigest), default_resources: Type.Optional(Type.Partial(DefaultSize, strict)) },
+  {
+    ...texts,
+    image_sha256: Type.Optional(ImageDigest),
+    default_resources: Type.Optional(Type.Partial(DefaultSize, strict)),
+  },
   { ...strict, minProperties: 1 },
 );
 export type UpdateTemplateBody = Static<typeof UpdateTemplateBody>;

@@ -1,6 +1,7 @@
 /**
- * Questions of a host to the control plane: core request/reply on `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler;
- * that for a certificate by any gateway that has the fleet's authority. No answer in time counts as "no".
+ * Questions of a host to the control plane: core request/reply on
+ * `torpor.v1.host.<hostId>.ask.<question>`, answered by any scheduler; that for a certificate by
+ * any gateway that has the fleet's authority. No answer in time counts as "no".
  */
 import { type Static, Type } from "typebox";
 import { HostId, OperationId, SandboxId } from "../ids.ts";
@@ -10,7 +11,10 @@ import { TicketKey } from "./tickets.ts";
 export const QUESTIONS = ["register", "lease", "commit", "thaw", "garbage", "certificate"] as const;
 export type Question = (typeof QUESTIONS)[number];
 
-/** What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the lease ends. Absent in agents of before: there is none. */
+/**
+ * What a host knows of its fence, the process that freezes VMs of `on_host_loss: restore` when the
+ * lease ends. Absent in agents of before: there is none.
+ */
 const FenceFacts = Type.Optional(Type.Object({ isAlive: Type.Boolean() }));
 
 export const RegisterRequest = Type.Object({
@@ -22,9 +26,16 @@ export const RegisterRequest = Type.Object({
   dataPlaneUrl: Type.String(),
   /** Of which the tickets for its data plane are made. Absent in agents of 0.1.0. */
   ticketKey: Type.Optional(TicketKey),
-  /** Public half of the key for which secrets in its commands are sealed. Absent in agents of before: they are in plain text. */
+  /**
+   * Public half of the key for which secrets in its commands are sealed. Absent in agents of
+   * before: they are in plain text.
+   */
   commandKey: Type.Optional(CommandKey),
-  capacity: Type.Object({ vcpu: Type.Number(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
+  capacity: Type.Object({
+    vcpu: Type.Number(),
+    memoryMib: Type.Integer(),
+    diskMib: Type.Integer(),
+  }),
   labels: Type.Record(Type.String(), Type.String()),
   driver: Type.String(),
   /** Of the snapshots that the host writes of new VMs. */
@@ -41,13 +52,22 @@ export const RegisterRequest = Type.Object({
       description: Type.String(),
       language: Type.String(),
       category: Type.String(),
-      defaults: Type.Object({ vcpu: Type.Integer(), memoryMib: Type.Integer(), diskMib: Type.Integer() }),
+      defaults: Type.Object({
+        vcpu: Type.Integer(),
+        memoryMib: Type.Integer(),
+        diskMib: Type.Integer(),
+      }),
     }),
   ),
 });
 export type RegisterRequest = Static<typeof RegisterRequest>;
 
-export const LeaseRequest = Type.Object({ type: Type.Literal("lease"), version: Type.Literal(1), hostId: HostId, fence: FenceFacts });
+export const LeaseRequest = Type.Object({
+  type: Type.Literal("lease"),
+  version: Type.Literal(1),
+  hostId: HostId,
+  fence: FenceFacts,
+});
 export type LeaseRequest = Static<typeof LeaseRequest>;
 
 /** `register` and `lease` both answer with the lease. The host counts from before it asked. */
@@ -56,7 +76,10 @@ export const LeaseReply = Type.Object({
   leaseMs: Type.Integer({ minimum: 0 }),
   /** Set when not granted, e.g. a host that must register (again). */
   reason: Type.Optional(Type.String()),
-  /** Digest of the host's inventory that the control plane has reconciled: the next ones may go by what has changed since. Absent, also from schedulers of before: whole ones are wanted. */
+  /**
+   * Digest of the host's inventory that the control plane has reconciled: the next ones may go by
+   * what has changed since. Absent, also from schedulers of before: whole ones are wanted.
+   */
   reconciledInventory: Type.Optional(Type.String()),
   /** Sandboxes that each heartbeat is to report for now, changed or not: there or gone. */
   showSandboxes: Type.Optional(Type.Array(SandboxId)),
@@ -77,7 +100,10 @@ export const CommitRequest = Type.Object({
 });
 export type CommitRequest = Static<typeof CommitRequest>;
 
-export const CommitReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
+export const CommitReply = Type.Object({
+  granted: Type.Boolean(),
+  reason: Type.Optional(Type.String()),
+});
 export type CommitReply = Static<typeof CommitReply>;
 
 /** The fence has frozen this VM. Is it still the sandbox's newest run, so that it may go on? */
@@ -91,7 +117,10 @@ export const ThawRequest = Type.Object({
 });
 export type ThawRequest = Static<typeof ThawRequest>;
 
-export const ThawReply = Type.Object({ granted: Type.Boolean(), reason: Type.Optional(Type.String()) });
+export const ThawReply = Type.Object({
+  granted: Type.Boolean(),
+  reason: Type.Optional(Type.String()),
+});
 export type ThawReply = Static<typeof ThawReply>;
 
 /** Which of these entries of the snapshot store are for nothing? */
@@ -99,7 +128,10 @@ export const GarbageRequest = Type.Object({
   type: Type.Literal("garbage"),
   version: Type.Literal(1),
   hostId: HostId,
-  sandboxes: Type.Array(Type.Object({ sandboxId: SandboxId, storeKeys: Type.Array(Type.String()) }), { maxItems: 200 }),
+  sandboxes: Type.Array(
+    Type.Object({ sandboxId: SandboxId, storeKeys: Type.Array(Type.String()) }),
+    { maxItems: 200 },
+  ),
 });
 export type GarbageRequest = Static<typeof GarbageRequest>;
 
@@ -111,7 +143,10 @@ export const GarbageReply = Type.Object({
 });
 export type GarbageReply = Static<typeof GarbageReply>;
 
-/** The host's certificate is to be renewed, for the key that it joined with. It gets its own name alone, whatever the request says. */
+/**
+ * The host's certificate is to be renewed, for the key that it joined with. It gets its own name
+ * alone, whatever the request says.
+ */
 export const CertificateRequest = Type.Object({
   type: Type.Literal("certificate"),
   version: Type.Literal(1),

@@ -1,8 +1,8 @@
 /**
- * Data plane between the gateway's edge and a node-agent: HTTP (and WebSocket upgrades), the guest's
- * path unchanged, with these request headers. The agent refuses a request without the ticket of the
- * run (401), for a sandbox or epoch it does not run (409), and strips the headers before the guest
- * sees them.
+ * Data plane between the gateway's edge and a node-agent: HTTP (and WebSocket upgrades), the
+ * guest's path unchanged, with these request headers. The agent refuses a request without the
+ * ticket of the run (401), for a sandbox or epoch it does not run (409), and strips the headers
+ * before the guest sees them.
  */
 export const DATA_PLANE_HEADERS = {
   sandboxId: "x-torpor-sandbox",
@@ -11,7 +11,9 @@ export const DATA_PLANE_HEADERS = {
   port: "x-torpor-port",
   /** `runTicket`, or `snapshotTicket` (tickets.ts). */
   ticket: "x-torpor-ticket",
-  /** One key for the whole fleet, in place of tickets: between programs of which one is of 0.1.0. */
+  /**
+   * One key for the whole fleet, in place of tickets: between programs of which one is of 0.1.0.
+   */
   hostKey: "x-torpor-host-key",
   /** A call of the edge itself, not of its client: one of DATA_PLANE_CONTROLS. */
   control: "x-torpor-control",
@@ -20,7 +22,10 @@ export const DATA_PLANE_HEADERS = {
 /** Control calls of the guest agent that the edge may make, and their paths there. */
 export const DATA_PLANE_CONTROLS = { ports: "/_torpor/ports" } as const;
 
-/** What a guest agent answers to `DATA_PLANE_CONTROLS.ports`: TCP ports that something in the guest listens on, ascending, and a tag that differs when they do. */
+/**
+ * What a guest agent answers to `DATA_PLANE_CONTROLS.ports`: TCP ports that something in the guest
+ * listens on, ascending, and a tag that differs when they do.
+ */
 export interface GuestPorts {
   ports: number[];
   etag: string;
@@ -29,12 +34,16 @@ export interface GuestPorts {
 /**
  * Between node-agents, on the same server, with the ticket of the snapshot and WITHOUT the header
  * `sandboxId`, which every request of an edge carries: so no client of an edge gets there.
- * `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then `…/chunks/<number>/<file>` for what the index names. 404 when the host does not hold that snapshot.
+ * `GET <base>/<sandboxId>/<generation>/<manifestSha256>/index`, then `…/chunks/<number>/<file>` for
+ * what the index names. 404 when the host does not hold that snapshot.
  */
 export const SNAPSHOT_PATH = "/_torpor/snapshots/";
 
 /** Between node-agent and guest agent. */
 export const GUEST_AGENT_KEY_HEADER = "x-torpor-agent-key";
 export const GUEST_AGENT_PORT = 7777;
-/** `GET <path>?port=N` with `Upgrade: torpor-tunnel`: 101, then the bytes of a connection to that port of the guest. 404 with PORT_NOT_OPEN where nothing listens. */
+/**
+ * `GET <path>?port=N` with `Upgrade: torpor-tunnel`: 101, then the bytes of a connection to that
+ * port of the guest. 404 with PORT_NOT_OPEN where nothing listens.
+ */
 export const GUEST_TUNNEL = { path: "/_torpor/tunnel", protocol: "torpor-tunnel" } as const;

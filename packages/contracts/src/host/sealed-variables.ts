@@ -1,6 +1,7 @@
 /**
  * Environment variables in a command, sealed for the one host that is to read them, so that whoever
- * reads the stream of commands, or the disk under it, has nothing of them (sealed-box.ts in service).
+ * reads the stream of commands, or the disk under it, has nothing of them (sealed-box.ts in
+ * service).
  */
 import { Type } from "typebox";
 import type { VmCommand } from "./command.ts";
@@ -14,7 +15,10 @@ export const SealedVariables = Type.Object({
   ciphertext: Type.String(),
 });
 
-/** What they are sealed for: one operation of one run on one host. In another command they do not open. */
+/**
+ * What they are sealed for: one operation of one run on one host. In another command they do not
+ * open.
+ */
 export function variablesContext({
   hostId,
   epoch,

@@ -1,4 +1,7 @@
-/** Messages made from frozen JSON schemas: as much of JSON Schema as they use. A path names a field: `inventory[].state`. */
+/**
+ * Messages made from frozen JSON schemas: as much of JSON Schema as they use. A path names a field:
+ * `inventory[].state`.
+ */
 import fc from "fast-check";
 
 export interface JsonSchema {
@@ -25,27 +28,48 @@ function literalsOf({ const: value, enum: values = [], anyOf = [] }: JsonSchema)
   return [...(value === undefined ? [] : [value]), ...values, ...anyOf.flatMap(literalsOf)];
 }
 
-export function vocabularyOf(schema: JsonSchema, path = "", known: Vocabulary = new Map()): Vocabulary {
+export function vocabularyOf(
+  schema: JsonSchema,
+  path = "",
+  known: Vocabulary = new Map(),
+): Vocabulary {
   const literals = literalsOf(schema);
   if (literals.length > 0) known.set(path, new Set(literals));
-  for (const [name, property] of Object.entries(schema.properties ?? {})) vocabularyOf(property, `${path}.${name}`, known);
+  for (const [name, property] of Object.entries(schema.properties ?? {}))
+    vocabularyOf(property, `${path}.${name}`, known);
   if (schema.items !== undefined) vocabularyOf(schema.items, `${path}[]`, known);
   return known;
 }
 
-/** Whatever the schema allows; with fields added that no schema knows, and of the values of a field those alone that `known` has, if it knows the field. */
-export function messagesOf(schema: JsonSchema, known: Vocabulary, path = ""): fc.Arbitrary<unknown> {
+/**
+ * Whatever the schema allows; with fields added that no schema knows, and of the values of a field
+ * those alone that `known` has, if it knows the field.
+ */
+export function messagesOf(
+  schema: JsonSchema,
+  known: Vocabulary,
+  path = "",
+): fc.Arbitrary<unknown> {
   const literals = literalsOf(schema).filter((value) => known.get(path)?.has(value) ?? true);
   const others = (schema.anyOf ?? []).filter((option) => literalsOf(option).length === 0);
-  if (literals.length > 0) return fc.oneof(fc.constantFrom(...literals), ...others.map((option) => messagesOf(option, known, path)));
-  if (others.length > 0) return fc.oneof(...others.map((option) => messagesOf(option, known, path)));
+  if (literals.length > 0)
+    return fc.oneof(
+      fc.constantFrom(...literals),
+      ...others.map((option) => messagesOf(option, known, path)),
+    );
+  if (others.length > 0)
+    return fc.oneof(...others.map((option) => messagesOf(option, known, path)));
   switch (schema.type) {
     case "object":
       return objectsOf(schema, known, path);
     case "array":
-      return fc.array(messagesOf(schema.items ?? {}, known, `${path}[]`), { maxLength: Math.min(3, schema.maxItems ?? 3) });
+      return fc.array(messagesOf(schema.items ?? {}, known, `${path}[]`), {
+        maxLength: Math.min(3, schema.maxItems ?? 3),
+      });
     case "string":
-      return schema.pattern === undefined ? fc.string() : fc.stringMatching(new RegExp(schema.pattern));
+      return schema.pattern === undefined
+        ? fc.string()
+        : fc.stringMatching(new RegExp(schema.pattern));
     case "integer":
       return fc.integer({ min: schema.minimum ?? -MAX_NUMBER, max: schema.maximum ?? MAX_NUMBER });
     case "number":
@@ -59,11 +83,19 @@ export function messagesOf(schema: JsonSchema, known: Vocabulary, path = ""): fc
   }
 }
 
-function objectsOf({ properties, required = [], patternProperties }: JsonSchema, known: Vocabulary, path: string): fc.Arbitrary<unknown> {
+function objectsOf(
+  { properties, required = [], patternProperties }: JsonSchema,
+  known: Vocabulary,
+  path: string,
+): fc.Arbitrary<unknown> {
   const [values] = Object.values(patternProperties ?? {});
-  if (values !== undefined) return fc.dictionary(fc.string(), messagesOf(values, known, `${path}{}`));
+  if (values !== undefined)
+    return fc.dictionary(fc.string(), messagesOf(values, known, `${path}{}`));
   const fields = Object.fromEntries(
-    Object.entries(properties ?? {}).map(([name, property]) => [name, messagesOf(property, known, `${path}.${name}`)]),
+    Object.entries(properties ?? {}).map(([name, property]) => [
+      name,
+      messagesOf(property, known, `${path}.${name}`),
+    ]),
   );
   const added = fc.option(fc.constant({ addedLater: { by: "a newer version" } }), { nil: {} });
   return fc

@@ -1,10 +1,10 @@
 /**
- * Accepting a request for a transition: what the gateway writes. It queues an operation and announces
- * it through the outbox. What has nothing before it, and needs no choice of a host, begins with that
- * (decision 42).
+ * Accepting a request for a transition: what the gateway writes. It queues an operation and
+ * announces it through the outbox. What has nothing before it, and needs no choice of a host,
+ * begins with that (decision 42).
  *
- * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only to
- * the queue that it was made for.
+ * Concurrent identical intents join (S31) and different ones see each other: a plan is applied only
+ * to the queue that it was made for.
  */
 import { newOperationId } from "@torpor/contracts";
 import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
@@ -30,13 +30,19 @@ export type AcceptRequest =
   | { kind: "key_reused" }
   | QuotaRefusal;
 
-/** Where placement needs no choice: whether it goes on at the host that holds it, whatever there is elsewhere. */
+/**
+ * Where placement needs no choice: whether it goes on at the host that holds it, whatever there is
+ * elsewhere.
+ */
 export type GoesHome = (
   home: PlacementHost,
   sandbox: Pick<SandboxRows, "sandbox" | "snapshot"> & { kind: SandboxRequest },
 ) => boolean;
 
-/** Judges `request` against the end of the sandbox's queue (ARCHITECTURE.md, "A request") and queues an operation where one is needed. */
+/**
+ * Judges `request` against the end of the sandbox's queue (ARCHITECTURE.md, "A request") and queues
+ * an operation where one is needed.
+ */
 export async function acceptRequest(
   db: Database,
   sandboxId: string,
@@ -71,7 +77,9 @@ export async function acceptRequest(
   }
 }
 
-/** The same, as part of a transaction that changes more. No quota stands in its way, and it waits. */
+/**
+ * The same, as part of a transaction that changes more. No quota stands in its way, and it waits.
+ */
 export async function acceptWithin(
   tx: Tx,
   sandboxId: string,

@@ -1,4 +1,7 @@
-/** Accepting a create: what the gateway writes. It inserts the sandbox and its operation, and announces them through the outbox. */
+/**
+ * Accepting a create: what the gateway writes. It inserts the sandbox and its operation, and
+ * announces them through the outbox.
+ */
 import { newOperationId } from "@torpor/contracts";
 import { planCreate, type Requester } from "@torpor/plans";
 import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
@@ -21,7 +24,11 @@ export interface AcceptedOperation {
   quotas?: QuotaStanding | undefined;
 }
 
-export type AcceptCreate = AcceptedOperation | QuotaRefusal | { kind: "key_reused" } | { kind: "address_taken" };
+export type AcceptCreate =
+  | AcceptedOperation
+  | QuotaRefusal
+  | { kind: "key_reused" }
+  | { kind: "address_taken" };
 
 type NewSandbox = Pick<
   typeof sandboxes.$inferInsert,
@@ -52,20 +59,32 @@ type NewSandbox = Pick<
 const MAX_ATTEMPTS = 10;
 
 /**
- * Makes a sandbox in `creating` with its create operation, together with what else is accepted at the
- * moment. `address_taken`: choose another edge address and call again.
+ * Makes a sandbox in `creating` with its create operation, together with what else is accepted at
+ * the moment. `address_taken`: choose another edge address and call again.
  */
-export async function acceptCreate(db: Database, sandbox: NewSandbox, requester: Requester): Promise<AcceptCreate> {
+export async function acceptCreate(
+  db: Database,
+  sandbox: NewSandbox,
+  requester: Requester,
+): Promise<AcceptCreate> {
   const moment = { now: new Date(), newOperationId };
   const plan = planCreate(withDefaults(sandbox), requester, moment);
   const { organizationId } = requester;
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
-    const counted = await applyAsked(db, plan, { organizationId, kind: "create", sandbox, supersedes: false });
+    const counted = await applyAsked(db, plan, {
+      organizationId,
+      kind: "create",
+      sandbox,
+      supersedes: false,
+    });
     // While this one waited for the quotas, the one that it repeats may have used them.
-    if (counted.applied.kind === "quota_exceeded") return (await findRepeat(db, requester)) ?? counted.applied;
+    if (counted.applied.kind === "quota_exceeded")
+      return (await findRepeat(db, requester)) ?? counted.applied;
     const created = await createdBy(db, counted.applied, requester);
     if (created.kind === "raced") continue;
-    return created.kind === "accepted" && created.isNew && "quotas" in counted ? { ...created, quotas: counted.quotas } : created;
+    return created.kind === "accepted" && created.isNew && "quotas" in counted
+      ? { ...created, quotas: counted.quotas }
+      : created;
   }
   throw Object.assign(new Error("requests with one idempotency key kept each other from it"), {
     code: "ETIMEDOUT",
@@ -77,7 +96,11 @@ interface Raced {
   kind: "raced";
 }
 
-async function createdBy(db: Tx, applied: AppliedOne, requester: Requester): Promise<Exclude<AcceptCreate, QuotaRefusal> | Raced> {
+async function createdBy(
+  db: Tx,
+  applied: AppliedOne,
+  requester: Requester,
+): Promise<Exclude<AcceptCreate, QuotaRefusal> | Raced> {
   switch (applied.kind) {
     case "applied": {
       const { queued: operation, messages } = applied;
@@ -113,13 +136,24 @@ export function isRepeated(error: unknown): boolean {
   return isTaken && constraintName(error) === "operations_idempotency";
 }
 
-/** The operation that was accepted of this very request before; undefined: none was, or it has no key. */
-export async function findRepeat(tx: Tx, requester: Requester): Promise<AcceptedOperation | { kind: "key_reused" } | undefined> {
+/**
+ * The operation that was accepted of this very request before; undefined: none was, or it has no
+ * key.
+ */
+export async function findRepeat(
+  tx: Tx,
+  requester: Requester,
+): Promise<AcceptedOperation | { kind: "key_reused" } | undefined> {
   if (requester.idempotencyKey === undefined) return undefined;
   const [operation] = await tx
     .select()
     .from(operations)
-    .where(and(eq(operations.organizationId, requester.organizationId), eq(operations.idempotencyKey, requester.idempotencyKey)));
+    .where(
+      and(
+        eq(operations.organizationId, requester.organizationId),
+        eq(operations.idempotencyKey, requester.idempotencyKey),
+      ),
+    );
   if (operation === undefined) return undefined;
   if (operation.requestSha256 !== (requester.requestSha256 ?? null)) return { kind: "key_reused" };
   return { kind: "accepted", operation, isNew: false, messages: [] };

@@ -77,7 +77,9 @@ export async function isApiKeyGood(db: Tx, id: number): Promise<boolean> {
 
 /** What a client showed at the edge. */
 export type StreamCredential =
-  /** What was got for a sandbox, of this generation; with the key that got it, where that is known. */
+  /**
+   * What was got for a sandbox, of this generation; with the key that got it, where that is known.
+   */
   { sandboxId: string; generation: number; gotWithKeyId?: number } | { apiKeyId: number };
 
 /** Those that are good no more, by their places in the list. One query, however many there are. */
@@ -186,7 +188,8 @@ export type RevokedApiKey =
 /** Ends a key. Repeating it changes nothing. */
 export async function revokeApiKey(db: Database, id: number): Promise<RevokedApiKey> {
   return await inTransaction(db, async (tx): Promise<RevokedApiKey> => {
-    // Held by every revocation, in the same order: of two at once, the second sees what the first left.
+    // Held by every revocation, in the same order: of two at once, the second sees what the first
+    // left.
     const operators = await tx
       .select({ id: apiKeys.id })
       .from(apiKeys)

@@ -1,6 +1,6 @@
 /**
- * Plans of organizations with quotas: applied under the lock of these, by what is counted then. Those
- * that an organization asks for at the same moment share the lock, the count and the commit.
+ * Plans of organizations with quotas: applied under the lock of these, by what is counted then.
+ * Those that an organization asks for at the same moment share the lock, the count and the commit.
  */
 import type { Plan } from "@torpor/plans";
 import type { Database, Tx } from "../client.ts";

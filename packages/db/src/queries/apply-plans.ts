@@ -1,4 +1,6 @@
-/** The one way to change a sandbox: plans (packages/plans), applied by a function of the database. */
+/**
+ * The one way to change a sandbox: plans (packages/plans), applied by a function of the database.
+ */
 import type { Applied, Plan, SandboxPatch } from "@torpor/plans";
 import { getTableColumns, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
@@ -34,7 +36,9 @@ export async function applyPlans(
   }
 }
 
-/** Whose fault it is: the other half is applied at once. What was applied stands, whatever follows. */
+/**
+ * Whose fault it is: the other half is applied at once. What was applied stands, whatever follows.
+ */
 async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<AppliedOne[]> {
   const middle = Math.ceil(plans.length / 2);
   const halves = [plans.slice(0, middle), plans.slice(middle)];
@@ -49,8 +53,8 @@ async function applyHalves(db: Tx, plans: Plan[], waits: Waits): Promise<Applied
 }
 
 /**
- * All of them or none, as part of a transaction that changes more, and holds their sandboxes. Throws
- * when one is not applied.
+ * All of them or none, as part of a transaction that changes more, and holds their sandboxes.
+ * Throws when one is not applied.
  */
 export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
   if (plans.length === 0) return;
@@ -60,8 +64,8 @@ export async function applyWithin(tx: Tx, plans: Plan[]): Promise<void> {
 }
 
 /**
- * The same for one, inside of a transaction that changes more: roll it back on all but `applied`. It
- * waits for whoever has the sandbox locked.
+ * The same for one, inside of a transaction that changes more: roll it back on all but `applied`.
+ * It waits for whoever has the sandbox locked.
  */
 export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
   const [applied] = await applyTogether(tx, [plan], "for_all");
@@ -72,8 +76,8 @@ export async function applyPlan(tx: Tx, plan: Plan): Promise<AppliedPlan> {
 const LOCK_NOT_AVAILABLE = "55P03";
 
 /**
- * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the whole
- * statement has failed for it.
+ * Of a value or a constraint (22, 23), or of locks that others hold in another order (40): the
+ * whole statement has failed for it.
  */
 export function isOfOnePlan(error: unknown): boolean {
   return /^(22|23|40)/.test(sqlState(error) ?? "");

@@ -35,7 +35,9 @@ export async function listAuditEntries(db: Tx, filter: AuditFilter): Promise<Aud
     .limit(filter.limit);
 }
 
-/** Removes what is older than the 365 days for which the trigger keeps an entry. Returns how many. */
+/**
+ * Removes what is older than the 365 days for which the trigger keeps an entry. Returns how many.
+ */
 export async function pruneAuditEntries(db: Database): Promise<number> {
   const rows = await db
     .delete(auditEntries)

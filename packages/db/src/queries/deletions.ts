@@ -7,10 +7,15 @@ import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 
 /**
- * Those of which their hosts were last told longer than `olderThanMs` ago, longest first; from now on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
+ * Those of which their hosts were last told longer than `olderThanMs` ago, longest first; from now
+ * on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
  * back. Two that ask at once get different ones.
  */
-export async function takeOwedDeletions(tx: Tx, olderThanMs: number, limit: number): Promise<SandboxRow[]> {
+export async function takeOwedDeletions(
+  tx: Tx,
+  olderThanMs: number,
+  limit: number,
+): Promise<SandboxRow[]> {
   const due = tx
     .select({ id: sandboxes.id })
     .from(sandboxes)
@@ -32,7 +37,10 @@ export async function takeOwedDeletions(tx: Tx, olderThanMs: number, limit: numb
     .returning();
 }
 
-/** Of one host; they change no more until the transaction ends. To be called before the host's row is locked: sandboxes first is the order of all moves. */
+/**
+ * Of one host; they change no more until the transaction ends. To be called before the host's row
+ * is locked: sandboxes first is the order of all moves.
+ */
 export async function holdOwedDeletions(tx: Tx, hostId: string): Promise<SandboxRow[]> {
   return await tx
     .select()

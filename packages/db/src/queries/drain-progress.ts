@@ -1,4 +1,6 @@
-/** How far drains are: what their hosts say of the copies, what of it is done, and how fast it goes. */
+/**
+ * How far drains are: what their hosts say of the copies, what of it is done, and how fast it goes.
+ */
 import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, ne, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
@@ -29,7 +31,10 @@ export interface DrainProgress {
 const MAX_FAILURES_SHOWN = 100;
 
 /** The newest drain of each host that has had one. */
-export async function listDrainProgress(db: Tx, hostIds: string[]): Promise<Map<string, DrainProgress>> {
+export async function listDrainProgress(
+  db: Tx,
+  hostIds: string[],
+): Promise<Map<string, DrainProgress>> {
   if (hostIds.length === 0) return new Map();
   const newest = await db
     .selectDistinctOn([drains.hostId])
@@ -40,7 +45,11 @@ export async function listDrainProgress(db: Tx, hostIds: string[]): Promise<Map<
   if (newest.length === 0) return new Map();
   const ids = [...progress.keys()];
   await addCounts(db, progress, ids);
-  const isFailed = and(inArray(drainSandboxes.drainId, ids), isNull(drainSandboxes.endedAt), isNotNull(drainSandboxes.error));
+  const isFailed = and(
+    inArray(drainSandboxes.drainId, ids),
+    isNull(drainSandboxes.endedAt),
+    isNotNull(drainSandboxes.error),
+  );
   const failures = await db
     .select()
     .from(drainSandboxes)
@@ -55,7 +64,17 @@ export async function listDrainProgress(db: Tx, hostIds: string[]): Promise<Map<
 }
 
 function emptyProgress(drain: DrainRow): DrainProgress {
-  return { drain, total: 0, ended: {}, working: 0, failed: 0, bytesDone: 0, bytesTotal: 0, bytesEstimated: 0, failures: [] };
+  return {
+    drain,
+    total: 0,
+    ended: {},
+    working: 0,
+    failed: 0,
+    bytesDone: 0,
+    bytesTotal: 0,
+    bytesEstimated: 0,
+    failures: [],
+  };
 }
 
 const counts = sql`(${drainSandboxes.outcome} IS NULL OR ${drainSandboxes.outcome} IN ('moved', 'released'))`;
@@ -68,7 +87,11 @@ const BYTES = {
   bytesEstimated: sql<number>`coalesce(sum(${bytesTotal}) FILTER (WHERE ${counts} AND ${isEstimate} AND NOT ${hasLeft}), 0)::float8`,
 };
 
-async function addCounts(db: Tx, progress: Map<number, DrainProgress>, ids: number[]): Promise<void> {
+async function addCounts(
+  db: Tx,
+  progress: Map<number, DrainProgress>,
+  ids: number[],
+): Promise<void> {
   const { drainId, outcome, workingSince, error, endedAt } = drainSandboxes;
   const rows = await db
     .select({
@@ -96,7 +119,10 @@ async function addCounts(db: Tx, progress: Map<number, DrainProgress>, ids: numb
 }
 
 /** What a drain has copied by now, by the database's clock. */
-export async function readDrainBytes(db: Tx, drainId: number): Promise<{ bytes: number; at: Date }> {
+export async function readDrainBytes(
+  db: Tx,
+  drainId: number,
+): Promise<{ bytes: number; at: Date }> {
   const [row] = await db
     .select({ bytes: BYTES.bytesDone, at: sql<string>`clock_timestamp()` })
     .from(drainSandboxes)
@@ -120,8 +146,16 @@ export async function noteDrainMeasure(
 }
 
 /** When another copy of the drain last grew. */
-export async function lastGrowthBeside(db: Tx, drainId: number, sandboxId: string): Promise<Date | null> {
-  const others = and(eq(drainSandboxes.drainId, drainId), ne(drainSandboxes.sandboxId, sandboxId), gt(bytesDone, 0));
+export async function lastGrowthBeside(
+  db: Tx,
+  drainId: number,
+  sandboxId: string,
+): Promise<Date | null> {
+  const others = and(
+    eq(drainSandboxes.drainId, drainId),
+    ne(drainSandboxes.sandboxId, sandboxId),
+    gt(bytesDone, 0),
+  );
   const [newest] = await db
     .select({ at: drainSandboxes.progressedAt })
     .from(drainSandboxes)

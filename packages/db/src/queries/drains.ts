@@ -1,9 +1,13 @@
 /**
- * Drains of hosts: what was asked for, and how far each sandbox is. What is done about it is decided in the scheduler, by any number of them, from these rows.
+ * Drains of hosts: what was asked for, and how far each sandbox is. What is done about it is
+ * decided in the scheduler, by any number of them, from these rows.
  *
- * DN1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a lock on the drain's row.
- * DN2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on its row here: the order in which a pause that somebody asks for is accepted.
- * DN3  It is decided from the drain as it is at that moment, held until the commit: what an ended drain had read before pauses nothing afterwards.
+ * DN1  At most `max_parallel` sandboxes of a drain are worked on at once: a place is taken under a
+ *      lock on the drain's row.
+ * DN2  A sandbox is decided about by one scheduler at a time, under locks on its row and then on
+ *      its row here: the order in which a pause that somebody asks for is accepted.
+ * DN3  It is decided from the drain as it is at that moment, held until the commit: what an ended
+ *      drain had read before pauses nothing afterwards.
  */
 import type { Cause } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
@@ -29,8 +33,16 @@ const MIB = sql`1048576::bigint`;
 
 const atWork = isOneOf(drains.status, "active", "undoing");
 
-/** Starts a drain. A host that is draining already gets the new budget; a drain that is being undone goes on. */
-export async function requestDrain(db: Database, hostId: string, budget: DrainBudget, requestedBy: string): Promise<DrainChanged> {
+/**
+ * Starts a drain. A host that is draining already gets the new budget; a drain that is being undone
+ * goes on.
+ */
+export async function requestDrain(
+  db: Database,
+  hostId: string,
+  budget: DrainBudget,
+  requestedBy: string,
+): Promise<DrainChanged> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { kind: "not_found" };
@@ -38,7 +50,13 @@ export async function requestDrain(db: Database, hostId: string, budget: DrainBu
     if (moved.kind === "refused") return moved;
     const [known] = await tx
       .update(drains)
-      .set({ ...budget, status: "active", endsAs: null, measuredAt: sql`now()`, bytesPerSecond: null })
+      .set({
+        ...budget,
+        status: "active",
+        endsAs: null,
+        measuredAt: sql`now()`,
+        bytesPerSecond: null,
+      })
       .where(and(eq(drains.hostId, hostId), atWork))
       .returning();
     const [drain = known] =
@@ -54,7 +72,10 @@ export async function requestDrain(db: Database, hostId: string, budget: DrainBu
   });
 }
 
-/** Ends a drain before its host is empty: the host is cordoned, and what the drain has paused is resumed. */
+/**
+ * Ends a drain before its host is empty: the host is cordoned, and what the drain has paused is
+ * resumed.
+ */
 export async function endDrain(
   db: Database,
   hostId: string,
@@ -64,7 +85,13 @@ export async function endDrain(
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { kind: "not_found" };
     const { endsAs, requestedBy, cause } = how;
-    const moved = await moveHost(tx, { host, event: "abort_drain", fact: `drain_${endsAs}`, requestedBy, cause });
+    const moved = await moveHost(tx, {
+      host,
+      event: "abort_drain",
+      fact: `drain_${endsAs}`,
+      requestedBy,
+      cause,
+    });
     if (moved.kind === "moved") {
       await tx
         .update(drains)
@@ -102,13 +129,19 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
 }
 
 /**
- * Takes up every sandbox that is on the host now, or would come back to it; one that was done and is back is begun again.
+ * Takes up every sandbox that is on the host now, or would come back to it; one that was done and
+ * is back is begun again.
  *
- * What its copy will take is expected: what its newest snapshot took, and for what that did not hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
+ * What its copy will take is expected: what its newest snapshot took, and for what that did not
+ * hold, or without one, the size of its memory and its disk. What is in the store takes nothing.
  *
- * Those at work are left out at first: a conflict would lock their rows, in another order than who counts their bytes does.
+ * Those at work are left out at first: a conflict would lock their rows, in another order than who
+ * counts their bytes does.
  */
-export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id" | "hostId">): Promise<void> {
+export async function takeUpSandboxes(
+  db: Tx,
+  { id, hostId }: Pick<DrainRow, "id" | "hostId">,
+): Promise<void> {
   await db.execute(sql`
     INSERT INTO drain_sandboxes (drain_id, sandbox_id, bytes_total)
     SELECT drains.id, sandboxes.id, CASE
@@ -128,50 +161,92 @@ export async function takeUpSandboxes(db: Tx, { id, hostId }: Pick<DrainRow, "id
     WHERE drain_sandboxes.ended_at IS NOT NULL`);
 }
 
-/** Those that are not done and whose time has come, the ones at work and the ones that have failed least first. */
-export async function listDrainSandboxes(db: Tx, drainId: number, limit: number): Promise<DrainSandboxRow[]> {
-  const isDue = or(isNotNull(drainSandboxes.workingSince), isNull(drainSandboxes.retryAt), lt(drainSandboxes.retryAt, sql`now()`));
+/**
+ * Those that are not done and whose time has come, the ones at work and the ones that have failed
+ * least first.
+ */
+export async function listDrainSandboxes(
+  db: Tx,
+  drainId: number,
+  limit: number,
+): Promise<DrainSandboxRow[]> {
+  const isDue = or(
+    isNotNull(drainSandboxes.workingSince),
+    isNull(drainSandboxes.retryAt),
+    lt(drainSandboxes.retryAt, sql`now()`),
+  );
   return await db
     .select()
     .from(drainSandboxes)
     .where(and(eq(drainSandboxes.drainId, drainId), isNull(drainSandboxes.endedAt), isDue))
-    .orderBy(sql`${drainSandboxes.workingSince} IS NULL`, asc(drainSandboxes.attempts), asc(drainSandboxes.sandboxId))
+    .orderBy(
+      sql`${drainSandboxes.workingSince} IS NULL`,
+      asc(drainSandboxes.attempts),
+      asc(drainSandboxes.sandboxId),
+    )
     .limit(limit);
 }
 
 /** Takes a place for the sandbox, if one is free (DN1). */
-export async function takePlace(db: Database, drainId: number, sandboxId: string): Promise<boolean> {
+export async function takePlace(
+  db: Database,
+  drainId: number,
+  sandboxId: string,
+): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const [drain] = await tx.select().from(drains).where(eq(drains.id, drainId)).for("update");
     if (drain?.status !== "active") return false;
     const open = and(eq(drainSandboxes.drainId, drainId), isNull(drainSandboxes.endedAt));
-    if ((await tx.$count(drainSandboxes, and(open, isNotNull(drainSandboxes.workingSince)))) >= drain.maxParallel) return false;
+    if (
+      (await tx.$count(drainSandboxes, and(open, isNotNull(drainSandboxes.workingSince)))) >=
+      drain.maxParallel
+    )
+      return false;
     const taken = await tx
       .update(drainSandboxes)
       .set({ workingSince: sql`now()`, progressedAt: sql`now()` })
-      .where(and(open, eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.workingSince)))
+      .where(
+        and(open, eq(drainSandboxes.sandboxId, sandboxId), isNull(drainSandboxes.workingSince)),
+      )
       .returning({ id: drainSandboxes.sandboxId });
     return taken.length === 1;
   });
 }
 
-export type DrainSandboxPatch = Partial<Omit<typeof drainSandboxes.$inferInsert, "drainId" | "sandboxId">>;
+export type DrainSandboxPatch = Partial<
+  Omit<typeof drainSandboxes.$inferInsert, "drainId" | "sandboxId">
+>;
 
-/** Decides about one sandbox, alone (DN2, DN3), and keeps the patch that `decide` returns. Undefined: it is done, or the drain is. */
+/**
+ * Decides about one sandbox, alone (DN2, DN3), and keeps the patch that `decide` returns.
+ * Undefined: it is done, or the drain is.
+ */
 export async function withDrainSandbox<T>(
   db: Database,
   drainId: number,
   sandboxId: string,
-  decide: (tx: Tx, drain: DrainRow, item: DrainSandboxRow, sandbox: SandboxRow) => Promise<{ patch: DrainSandboxPatch; next: T }>,
+  decide: (
+    tx: Tx,
+    drain: DrainRow,
+    item: DrainSandboxRow,
+    sandbox: SandboxRow,
+  ) => Promise<{ patch: DrainSandboxPatch; next: T }>,
 ): Promise<T | undefined> {
   return await db.transaction(async (tx) => {
-    const [sandbox] = await tx.select().from(sandboxes).where(eq(sandboxes.id, sandboxId)).for("no key update");
+    const [sandbox] = await tx
+      .select()
+      .from(sandboxes)
+      .where(eq(sandboxes.id, sandboxId))
+      .for("no key update");
     const [drain] = await tx
       .select()
       .from(drains)
       .where(and(eq(drains.id, drainId), atWork))
       .for("share");
-    const itsRow = and(eq(drainSandboxes.drainId, drainId), eq(drainSandboxes.sandboxId, sandboxId));
+    const itsRow = and(
+      eq(drainSandboxes.drainId, drainId),
+      eq(drainSandboxes.sandboxId, sandboxId),
+    );
     const [item] = await tx
       .select()
       .from(drainSandboxes)
@@ -179,7 +254,8 @@ export async function withDrainSandbox<T>(
       .for("update");
     if (drain === undefined || item === undefined || sandbox === undefined) return undefined;
     const decided = await decide(tx, drain, item, sandbox);
-    if (Object.keys(decided.patch).length > 0) await tx.update(drainSandboxes).set(decided.patch).where(itsRow);
+    if (Object.keys(decided.patch).length > 0)
+      await tx.update(drainSandboxes).set(decided.patch).where(itsRow);
     return decided.next;
   });
 }
@@ -188,20 +264,32 @@ export async function withDrainSandbox<T>(
 export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
-    const open = await tx.$count(drainSandboxes, and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)));
-    if (host === undefined || open > 0 || (await tx.$count(sandboxes, liesOn(hostId))) > 0) return false;
+    const open = await tx.$count(
+      drainSandboxes,
+      and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)),
+    );
+    if (host === undefined || open > 0 || (await tx.$count(sandboxes, liesOn(hostId))) > 0)
+      return false;
     const ended = await endWith(tx, id, "active", "done");
-    if (ended) await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: DRAINER });
+    if (ended)
+      await moveHost(tx, { host, event: "drained", fact: "drained", requestedBy: DRAINER });
     return ended;
   });
 }
 
-/** Ends a drain that was given up, once it owes no sandbox a resume any more. What it has not touched is left as it is. */
+/**
+ * Ends a drain that was given up, once it owes no sandbox a resume any more. What it has not
+ * touched is left as it is.
+ */
 export async function finishUndoing(db: Database, drain: DrainRow): Promise<boolean> {
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, drain.hostId);
     const open = and(eq(drainSandboxes.drainId, drain.id), isNull(drainSandboxes.endedAt));
-    if (host === undefined || (await tx.$count(drainSandboxes, and(open, eq(drainSandboxes.owesResume, true)))) > 0) return false;
+    if (
+      host === undefined ||
+      (await tx.$count(drainSandboxes, and(open, eq(drainSandboxes.owesResume, true)))) > 0
+    )
+      return false;
     const ended = await endWith(tx, drain.id, "undoing", drain.endsAs ?? "aborted");
     if (!ended) return false;
     await tx
@@ -209,7 +297,12 @@ export async function finishUndoing(db: Database, drain: DrainRow): Promise<bool
       .set({ endedAt: sql`now()`, outcome: "returned", workingSince: null })
       .where(open);
     const standing = { from: host.state, to: host.state };
-    await recordHostEvent(tx, { hostId: host.id, fact: "drain_undone", ...standing, requestedBy: DRAINER });
+    await recordHostEvent(tx, {
+      hostId: host.id,
+      fact: "drain_undone",
+      ...standing,
+      requestedBy: DRAINER,
+    });
     return true;
   });
 }
@@ -222,7 +315,12 @@ export async function giveUpDrain(tx: Tx, hostId: string): Promise<void> {
     .where(and(eq(drains.hostId, hostId), atWork));
 }
 
-async function endWith(tx: Tx, id: number, from: DrainRow["status"], to: DrainRow["status"]): Promise<boolean> {
+async function endWith(
+  tx: Tx,
+  id: number,
+  from: DrainRow["status"],
+  to: DrainRow["status"],
+): Promise<boolean> {
   const rows = await tx
     .update(drains)
     .set({ status: to, endedAt: sql`now()` })
@@ -231,7 +329,10 @@ async function endWith(tx: Tx, id: number, from: DrainRow["status"], to: DrainRo
   return rows.length === 1;
 }
 
-/** What the sandboxes of a host, and those that may come back to it, need of another one, alike ones together. */
+/**
+ * What the sandboxes of a host, and those that may come back to it, need of another one, alike ones
+ * together.
+ */
 export interface SandboxNeed {
   organizationId: number;
   imageSha256: string;
@@ -250,15 +351,49 @@ export interface SandboxNeed {
 }
 
 export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxNeed[]> {
-  const { organizationId, imageSha256, region, vcpu, memoryMib, diskMib, placementLabels, antiAffinity, onHostLoss } = sandboxes;
+  const {
+    organizationId,
+    imageSha256,
+    region,
+    vcpu,
+    memoryMib,
+    diskMib,
+    placementLabels,
+    antiAffinity,
+    onHostLoss,
+  } = sandboxes;
   const { settledState, state } = sandboxes;
   const runs = sql<boolean>`${settledState} IN ('running', 'creating')`;
-  const snapshotFingerprint = sql<string | null>`CASE WHEN ${settledState} = 'paused' THEN ${snapshots.driverFingerprint} END`;
-  const wanted = { organizationId, imageSha256, region, vcpu, memoryMib, diskMib, placementLabels, antiAffinity, onHostLoss };
+  const snapshotFingerprint = sql<
+    string | null
+  >`CASE WHEN ${settledState} = 'paused' THEN ${snapshots.driverFingerprint} END`;
+  const wanted = {
+    organizationId,
+    imageSha256,
+    region,
+    vcpu,
+    memoryMib,
+    diskMib,
+    placementLabels,
+    antiAffinity,
+    onHostLoss,
+  };
   return await db
-    .select({ ...wanted, runs, snapshotFingerprint, count: sql<number>`count(DISTINCT ${sandboxes.id})::int` })
+    .select({
+      ...wanted,
+      runs,
+      snapshotFingerprint,
+      count: sql<number>`count(DISTINCT ${sandboxes.id})::int`,
+    })
     .from(sandboxes)
-    .leftJoin(snapshots, and(eq(snapshots.sandboxId, sandboxes.id), isNull(snapshots.droppedAt), eq(snapshots.hasMemory, true)))
+    .leftJoin(
+      snapshots,
+      and(
+        eq(snapshots.sandboxId, sandboxes.id),
+        isNull(snapshots.droppedAt),
+        eq(snapshots.hasMemory, true),
+      ),
+    )
     .where(and(liesOn(hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
     .groupBy(...Object.values(wanted), runs, snapshotFingerprint);
 }

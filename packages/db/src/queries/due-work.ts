@@ -1,9 +1,10 @@
 /**
- * Which kinds of work there may be for the schedulers' rounds, read in one statement. Most rounds of a
- * quiet fleet find nothing, and a statement for each of them is most of what such a fleet costs.
+ * Which kinds of work there may be for the schedulers' rounds, read in one statement. Most rounds
+ * of a quiet fleet find nothing, and a statement for each of them is most of what such a fleet
+ * costs.
  *
- * No condition is stricter than the list of the round that goes by it: a kind of which there is work
- * is always among the result; of a kind in the result there may be none.
+ * No condition is stricter than the list of the round that goes by it: a kind of which there is
+ * work is always among the result; of a kind in the result there may be none.
  */
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, inArray, isNotNull, isNull, lt, or, type SQL, sql } from "drizzle-orm";

@@ -40,8 +40,9 @@ export async function openEnvVars(sealer: Sealer, id: string, stored: Stored): P
 const BATCH = 200;
 
 /**
- * Encrypts with the sealer's key what is stored in plain text, or with another key. Returns how many
- * sandboxes that were. Safe beside everything else: what a sandbox was made with never changes.
+ * Encrypts with the sealer's key what is stored in plain text, or with another key. Returns how
+ * many sandboxes that were. Safe beside everything else: what a sandbox was made with never
+ * changes.
  */
 export async function sealStoredEnvVars(db: Tx, sealer: Sealer): Promise<number> {
   const { keyId } = sealer;

@@ -1,8 +1,9 @@
 /**
  * Who may be a host, and the tokens with which one joins.
  *
- * HA1  A token lets one host join. The same host may send the same request again, for the same keys:
- *      its answer may have been lost. Whoever else has the token by then gets nothing that is of use.
+ * HA1  A token lets one host join. The same host may send the same request again, for the same
+ *      keys: its answer may have been lost. Whoever else has the token by then gets nothing that is
+ *      of use.
  * HA2  A token that names no host lets in nobody who is a host already: it cannot take over
  * another.
  * HA3  A host that is revoked has no keys and gets no lease.
@@ -237,8 +238,8 @@ export async function revokeHost(
 
 /**
  * For hosts that do not join by a token: those of a local fleet, and those whose keys are made by
- * infra/nats (`natsPublicKey` null). One that was revoked stays so. `by`: what the admission says of
- * who let them in.
+ * infra/nats (`natsPublicKey` null). One that was revoked stays so. `by`: what the admission says
+ * of who let them in.
  */
 export async function seedHostAdmissions(
   databaseUrl: string,

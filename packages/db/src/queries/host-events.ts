@@ -1,4 +1,7 @@
-/** The one way to change a host's state: by the table, on its locked row, with an event. And what is kept of a host's past. */
+/**
+ * The one way to change a host's state: by the table, on its locked row, with an event. And what is
+ * kept of a host's past.
+ */
 import type { Cause, HostEventType } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
 import { and, asc, desc, eq, gt, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
@@ -28,7 +31,10 @@ export type HostMoved =
 
 export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
   const { host } = move;
-  const transition = transitionHost({ state: host.state, before: host.stateBeforeLost }, move.event);
+  const transition = transitionHost(
+    { state: host.state, before: host.stateBeforeLost },
+    move.event,
+  );
   if (transition.kind === "refuse") return { kind: "refused", host };
   const to = transition.kind === "move" ? transition.to : host.state;
   const standing = { state: to, stateBeforeLost: transition.before };
@@ -39,17 +45,33 @@ export async function moveHost(tx: Tx, move: HostMove): Promise<HostMoved> {
     .returning();
   if (after === undefined) throw new Error(`host ${host.id} is not there`);
   if (transition.kind === "stay") return { kind: "stay", host: after };
-  await recordHostEvent(tx, { hostId: host.id, fact: move.fact, from: host.state, to, requestedBy: move.requestedBy, cause: move.cause });
+  await recordHostEvent(tx, {
+    hostId: host.id,
+    fact: move.fact,
+    from: host.state,
+    to,
+    requestedBy: move.requestedBy,
+    cause: move.cause,
+  });
   return { kind: "moved", host: after };
 }
 
 /** Notes something that moves the host nowhere, too. */
 export async function recordHostEvent(
   tx: Tx,
-  event: { hostId: string; fact: HostEventType; from: string | null; to: string; requestedBy: string; cause?: Cause | undefined },
+  event: {
+    hostId: string;
+    fact: HostEventType;
+    from: string | null;
+    to: string;
+    requestedBy: string;
+    cause?: Cause | undefined;
+  },
 ): Promise<void> {
   const { hostId, fact, from, to, requestedBy, cause } = event;
-  await tx.insert(hostEvents).values({ hostId, fact, fromState: from, toState: to, requestedBy, cause: cause ?? null });
+  await tx
+    .insert(hostEvents)
+    .values({ hostId, fact, fromState: from, toState: to, requestedBy, cause: cause ?? null });
 }
 
 /** Holds the host's row until the transaction ends. */
@@ -59,9 +81,19 @@ export async function lockHost(tx: Tx, hostId: string): Promise<HostRow | undefi
 }
 
 /** Oldest first, those after `afterId`; without it the newest, oldest of them first. */
-export async function listHostEvents(db: Tx, hostId: string, limit: number, afterId?: number): Promise<HostEventRow[]> {
+export async function listHostEvents(
+  db: Tx,
+  hostId: string,
+  limit: number,
+  afterId?: number,
+): Promise<HostEventRow[]> {
   if (afterId === undefined) {
-    const newest = await db.select().from(hostEvents).where(eq(hostEvents.hostId, hostId)).orderBy(desc(hostEvents.id)).limit(limit);
+    const newest = await db
+      .select()
+      .from(hostEvents)
+      .where(eq(hostEvents.hostId, hostId))
+      .orderBy(desc(hostEvents.id))
+      .limit(limit);
     return newest.toReversed();
   }
   return await db
@@ -76,7 +108,10 @@ export async function listHostEvents(db: Tx, hostId: string, limit: number, afte
 const MAX_EVENTS_OF_ITS_OWN = 5_000;
 const MAX_PRUNED = 10_000;
 
-/** Forgets what is older, and what of a host's own making is beyond the newest ones. Returns how many events that were. */
+/**
+ * Forgets what is older, and what of a host's own making is beyond the newest ones. Returns how
+ * many events that were.
+ */
 export async function pruneHostEvents(db: Database, keptMs: number): Promise<number> {
   const isOld = lt(hostEvents.occurredAt, sql`now() - ${`${keptMs} milliseconds`}::interval`);
   let forgotten = await pruneSome(db, isOld);
@@ -89,7 +124,10 @@ export async function pruneHostEvents(db: Database, keptMs: number): Promise<num
     .offset(MAX_EVENTS_OF_ITS_OWN)
     .limit(1)
     .as("beyond");
-  for (const { hostId, lastId } of await db.select({ hostId: hosts.id, lastId: beyond.lastId }).from(hosts).crossJoinLateral(beyond)) {
+  for (const { hostId, lastId } of await db
+    .select({ hostId: hosts.id, lastId: beyond.lastId })
+    .from(hosts)
+    .crossJoinLateral(beyond)) {
     const isBeyond = and(eq(hostEvents.hostId, hostId), isItsOwn, lte(hostEvents.id, lastId));
     forgotten += await pruneSome(db, isBeyond);
   }

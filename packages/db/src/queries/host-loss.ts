@@ -1,4 +1,7 @@
-/** Runs that were lost with their host, and what they can be restored from. Times are the database's: a host counts its lease from before it asked, so its own ends no later. */
+/**
+ * Runs that were lost with their host, and what they can be restored from. Times are the
+ * database's: a host counts its lease from before it asked, so its own ends no later.
+ */
 import type { SandboxEventType } from "@torpor/contracts";
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
@@ -10,7 +13,13 @@ import { hasLease } from "./placement.ts";
 import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
 
 /** Of these the vCPUs may have run until the fence froze them. */
-const RUN_STATES = ["running", "pausing", "resuming", "stopping", "starting"] as const satisfies readonly SandboxRow["state"][];
+const RUN_STATES = [
+  "running",
+  "pausing",
+  "resuming",
+  "stopping",
+  "starting",
+] as const satisfies readonly SandboxRow["state"][];
 
 export interface LostRun {
   sandbox: SandboxRow;
@@ -18,18 +27,23 @@ export interface LostRun {
   incarnation: IncarnationRow;
 }
 
-const silentFor = (marginMs: number) => sql`${hosts.leaseExpiresAt} + ${`${marginMs} milliseconds`}::interval < now()`;
+const silentFor = (marginMs: number) =>
+  sql`${hosts.leaseExpiresAt} + ${`${marginMs} milliseconds`}::interval < now()`;
 
 /**
- * Sandboxes to be restored on another host, as their policy says: their vCPUs were allowed to run, and the host has been silent past its lease and the margin. In no order, so that
- * those that cannot be helped do not stand before those that can.
+ * Sandboxes to be restored on another host, as their policy says: their vCPUs were allowed to run,
+ * and the host has been silent past its lease and the margin. In no order, so that those that
+ * cannot be helped do not stand before those that can.
  */
 export async function listLostRuns(db: Tx, marginMs: number, limit: number): Promise<LostRun[]> {
   return await db
     .select({ sandbox: sandboxes, host: hosts, incarnation: incarnations })
     .from(sandboxes)
     .innerJoin(hosts, eq(hosts.id, sandboxes.hostId))
-    .innerJoin(incarnations, and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, sandboxes.epoch)))
+    .innerJoin(
+      incarnations,
+      and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, sandboxes.epoch)),
+    )
     .where(
       and(
         isOneOf(sandboxes.onHostLoss, "restore"),
@@ -44,8 +58,14 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
     .limit(limit);
 }
 
-/** The newest snapshot of the sandbox that has reached the store, whether it has been run since or not. */
-export async function findStoredSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
+/**
+ * The newest snapshot of the sandbox that has reached the store, whether it has been run since or
+ * not.
+ */
+export async function findStoredSnapshot(
+  db: Tx,
+  sandboxId: string,
+): Promise<SnapshotRow | undefined> {
   const [row] = await db
     .select()
     .from(snapshots)
@@ -57,8 +77,14 @@ export async function findStoredSnapshot(db: Tx, sandboxId: string): Promise<Sna
 
 const isDue = lt(incarnations.restoreDueAt, sql`now()`);
 
-/** Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight, and are to run. In no order, as `listLostRuns`. */
-export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox: SandboxRow; epoch: number }[]> {
+/**
+ * Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight,
+ * and are to run. In no order, as `listLostRuns`.
+ */
+export async function listOwedRestores(
+  db: Tx,
+  limit: number,
+): Promise<{ sandbox: SandboxRow; epoch: number }[]> {
   return await db
     .select({ sandbox: sandboxes, epoch: incarnations.epoch })
     .from(incarnations)
@@ -76,11 +102,22 @@ export async function listOwedRestores(db: Tx, limit: number): Promise<{ sandbox
 }
 
 /** Whether the sandbox has an event of that name since then. */
-export async function hasEventSince(db: Tx, sandboxId: string, fact: SandboxEventType, since: Date): Promise<boolean> {
+export async function hasEventSince(
+  db: Tx,
+  sandboxId: string,
+  fact: SandboxEventType,
+  since: Date,
+): Promise<boolean> {
   const rows = await db
     .select({ seq: sandboxEvents.seq })
     .from(sandboxEvents)
-    .where(and(eq(sandboxEvents.sandboxId, sandboxId), eq(sandboxEvents.fact, fact), gt(sandboxEvents.occurredAt, since)))
+    .where(
+      and(
+        eq(sandboxEvents.sandboxId, sandboxId),
+        eq(sandboxEvents.fact, fact),
+        gt(sandboxEvents.occurredAt, since),
+      ),
+    )
     .limit(1);
   return rows.length > 0;
 }
@@ -93,8 +130,14 @@ export interface RunFacts {
   incarnation: IncarnationRow | null;
 }
 
-/** What decides whether a frozen VM may go on, all as of one moment. Undefined: no such sandbox, or no such host. */
-export async function findRunFacts(db: Tx, run: { hostId: string; sandboxId: string; epoch: number }): Promise<RunFacts | undefined> {
+/**
+ * What decides whether a frozen VM may go on, all as of one moment. Undefined: no such sandbox, or
+ * no such host.
+ */
+export async function findRunFacts(
+  db: Tx,
+  run: { hostId: string; sandboxId: string; epoch: number },
+): Promise<RunFacts | undefined> {
   const [row] = await db
     .select({
       sandbox: sandboxes,
@@ -103,7 +146,10 @@ export async function findRunFacts(db: Tx, run: { hostId: string; sandboxId: str
     })
     .from(sandboxes)
     .innerJoin(hosts, eq(hosts.id, run.hostId))
-    .leftJoin(incarnations, and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, run.epoch)))
+    .leftJoin(
+      incarnations,
+      and(eq(incarnations.sandboxId, sandboxes.id), eq(incarnations.epoch, run.epoch)),
+    )
     .where(eq(sandboxes.id, run.sandboxId));
   return row;
 }

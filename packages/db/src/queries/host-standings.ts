@@ -20,18 +20,28 @@ export interface HostStanding {
 /** Of each host; the others are in a list of their own. */
 const FINDINGS_SHOWN = 100;
 
-export async function findHostStanding(db: Database, hostId: string): Promise<HostStanding | undefined> {
+export async function findHostStanding(
+  db: Database,
+  hostId: string,
+): Promise<HostStanding | undefined> {
   const read = async (tx: Tx) => [await findHost(tx, hostId)].filter((host) => host !== undefined);
   return (await standingsOf(db, read))[0];
 }
 
 /** Those that are not retired, by id, those after `afterId`. */
-export async function listHostStandings(db: Database, limit: number, afterId?: string): Promise<HostStanding[]> {
+export async function listHostStandings(
+  db: Database,
+  limit: number,
+  afterId?: string,
+): Promise<HostStanding[]> {
   return await standingsOf(db, async (tx) => await listHosts(tx, { limit, afterId }));
 }
 
 /** As of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
-async function standingsOf(db: Database, read: (tx: Tx) => Promise<HostRow[]>): Promise<HostStanding[]> {
+async function standingsOf(
+  db: Database,
+  read: (tx: Tx) => Promise<HostRow[]>,
+): Promise<HostStanding[]> {
   return await asOfOneMoment(db, async (tx) => {
     const hosts = await read(tx);
     const ids = hosts.map(({ id }) => id);

@@ -8,7 +8,13 @@ import { applyWithin } from "./apply-plans.ts";
 import { holdOwedDeletions } from "./deletions.ts";
 import { giveUpDrain } from "./drains.ts";
 import { dropHostChecks } from "./host-checks.ts";
-import { type HostMoved, type HostRow, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
+import {
+  type HostMoved,
+  type HostRow,
+  lockHost,
+  moveHost,
+  recordHostEvent,
+} from "./host-events.ts";
 import { couldBeRenewed } from "./lease-service.ts";
 import { liesOn } from "./move-sandbox.ts";
 
@@ -18,8 +24,9 @@ export const wasRevoked = (hostId: string, at: Date) =>
 const byItself = (hostId: string) => `host:${hostId}`;
 
 /**
- * Makes or refreshes a host with the images that it says it holds, and starts its lease. A cordoned host stays cordoned; a retired one stays retired and is not granted a lease.
- * `vcpuOvercommit` times the vCPUs that it offers may be reserved there.
+ * Makes or refreshes a host with the images that it says it holds, and starts its lease. A cordoned
+ * host stays cordoned; a retired one stays retired and is not granted a lease. `vcpuOvercommit`
+ * times the vCPUs that it offers may be reserved there.
  */
 export async function registerHost(
   db: Database,
@@ -28,7 +35,8 @@ export async function registerHost(
   vcpuOvercommit = 1,
 ): Promise<{ granted: boolean; reason?: string }> {
   const vcpuOffered = Math.floor(request.capacity.vcpu);
-  // In the database, as applyVcpuOvercommit: binary fractions would round to another number now and then.
+  // In the database, as applyVcpuOvercommit: binary fractions would round to another number now and
+  // then.
   const vcpuCapacity = sql`floor(${vcpuOffered}::int * ${vcpuOvercommit}::numeric)::int`;
   return await db.transaction(async (tx) => {
     const facts = {
@@ -55,7 +63,11 @@ export async function registerHost(
     const known = await lockHost(tx, hostId);
     const event = { hostId, fact: "registered" as const, requestedBy: byItself(hostId) };
     if (known === undefined) {
-      const offered = { vcpuCapacity, memoryMibCapacity: capacity.memoryMib, diskMibCapacity: capacity.diskMib };
+      const offered = {
+        vcpuCapacity,
+        memoryMibCapacity: capacity.memoryMib,
+        diskMibCapacity: capacity.diskMib,
+      };
       await tx.insert(hosts).values({ ...facts, ...offered, id: hostId, state: "ready" });
       await recordHostEvent(tx, { ...event, from: null, to: "ready" });
     } else {
@@ -65,15 +77,26 @@ export async function registerHost(
         diskMibCapacity: sql`greatest(${capacity.diskMib}::int, ${hosts.diskMibUsed})`,
       };
       const patch = { ...facts, ...offered };
-      const moved = await moveHost(tx, { host: known, event: "register", ...event, fact: "returned", patch });
-      if (moved.kind === "refused") return { granted: false, reason: `host ${hostId} is retired; register it under a new id` };
-      if (moved.kind === "stay") await recordHostEvent(tx, { ...event, from: known.state, to: known.state });
+      const moved = await moveHost(tx, {
+        host: known,
+        event: "register",
+        ...event,
+        fact: "returned",
+        patch,
+      });
+      if (moved.kind === "refused")
+        return { granted: false, reason: `host ${hostId} is retired; register it under a new id` };
+      if (moved.kind === "stay")
+        await recordHostEvent(tx, { ...event, from: known.state, to: known.state });
     }
     return { granted: true };
   });
 }
 
-/** Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is unknown or retired: it has to register. */
+/**
+ * Extends a host's lease, and notes whether a fence guards its VMs. Not granted to a host that is
+ * unknown or retired: it has to register.
+ */
 export async function renewLease(
   db: Database,
   hostId: string,
@@ -83,36 +106,65 @@ export async function renewLease(
   return await db.transaction(async (tx) => {
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { granted: false, reason: `host ${hostId} is not registered` };
-    if (host.revokedAt !== null) return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };
+    if (host.revokedAt !== null)
+      return { granted: false, reason: wasRevoked(hostId, host.revokedAt) };
     // Of one that was lost, what it has is looked at again; of the others it stays.
     const forgets = host.state === "lost" ? { reconciledInventory: null } : {};
     const patch = { leaseExpiresAt: leaseEnd(leaseMs), hasFence, ...forgets };
-    const moved = await moveHost(tx, { host, event: "renew", fact: "returned", requestedBy: byItself(hostId), patch });
-    return moved.kind === "refused" ? { granted: false, reason: `host ${hostId} is retired` } : { granted: true };
+    const moved = await moveHost(tx, {
+      host,
+      event: "renew",
+      fact: "returned",
+      requestedBy: byItself(hostId),
+      patch,
+    });
+    return moved.kind === "refused"
+      ? { granted: false, reason: `host ${hostId} is retired` }
+      : { granted: true };
   });
 }
 
-/** Hosts whose lease ran out become `lost`, but for a lease that nobody could have renewed. Returns them, as they were before. */
+/**
+ * Hosts whose lease ran out become `lost`, but for a lease that nobody could have renewed. Returns
+ * them, as they were before.
+ */
 export async function markLostHosts(db: Database, leaseMs: number): Promise<HostRow[]> {
   return await db.transaction(async (tx) => {
     const silent = await tx
       .select()
       .from(hosts)
-      .where(and(inArray(hosts.state, [...LEASED_STATES]), lt(hosts.leaseExpiresAt, sql`now()`), couldBeRenewed(leaseMs)))
+      .where(
+        and(
+          inArray(hosts.state, [...LEASED_STATES]),
+          lt(hosts.leaseExpiresAt, sql`now()`),
+          couldBeRenewed(leaseMs),
+        ),
+      )
       .for("update", { skipLocked: true });
     for (const host of silent) {
       const beat =
-        host.lastBeatAt === null ? "It has never sent a heartbeat" : `Its last heartbeat was at ${host.lastBeatAt.toISOString()}`;
+        host.lastBeatAt === null
+          ? "It has never sent a heartbeat"
+          : `Its last heartbeat was at ${host.lastBeatAt.toISOString()}`;
       const message = `It has not renewed its lease, which ended at ${host.leaseExpiresAt.toISOString()}. ${beat}.`;
       const cause = { code: "LEASE_ENDED", message };
-      await moveHost(tx, { host, event: "lease_ended", fact: "lost", requestedBy: "system:lease", cause });
+      await moveHost(tx, {
+        host,
+        event: "lease_ended",
+        fact: "lost",
+        requestedBy: "system:lease",
+        cause,
+      });
     }
     return silent;
   });
 }
 
 /** By id; a page of them, those after `afterId`, or all. */
-export async function listHosts(db: Tx, page?: { limit: number; afterId: string | undefined }): Promise<HostRow[]> {
+export async function listHosts(
+  db: Tx,
+  page?: { limit: number; afterId: string | undefined },
+): Promise<HostRow[]> {
   const isOn = page?.afterId === undefined ? undefined : gt(hosts.id, page.afterId);
   const rows = db
     .select()
@@ -128,7 +180,10 @@ export async function findHost(db: Tx, hostId: string): Promise<HostRow | undefi
   return row;
 }
 
-export type HostChanged = HostMoved | { kind: "not_found" } | { kind: "has_sandboxes"; host: HostRow; sandboxes: number };
+export type HostChanged =
+  | HostMoved
+  | { kind: "not_found" }
+  | { kind: "has_sandboxes"; host: HostRow; sandboxes: number };
 
 const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, HostEventType> = {
   cordon: "cordoned",
@@ -137,18 +192,26 @@ const FACTS: Record<Exclude<HostRequest, "drain" | "abort_drain">, HostEventType
 };
 
 /**
- * What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired: nobody would look after them. Deleted ones hold up none that is lost: who was to clean up
- * after them is gone, and they are settled with it.
+ * What an operator asks of a host, drains aside (drains.ts). A host with sandboxes is not retired:
+ * nobody would look after them. Deleted ones hold up none that is lost: who was to clean up after
+ * them is gone, and they are settled with it.
  */
-export async function changeHost(db: Database, hostId: string, request: keyof typeof FACTS, requestedBy: string): Promise<HostChanged> {
+export async function changeHost(
+  db: Database,
+  hostId: string,
+  request: keyof typeof FACTS,
+  requestedBy: string,
+): Promise<HostChanged> {
   return await db.transaction(async (tx) => {
     const deleted = request === "retire" ? await holdOwedDeletions(tx, hostId) : [];
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { kind: "not_found" };
     if (request === "retire") {
       const owesNothing = host.state === "lost";
-      // Placement claims capacity on the host's row, which is held here: none can come between this look and the move.
-      const count = (await tx.$count(sandboxes, liesOn(hostId))) - (owesNothing ? deleted.length : 0);
+      // Placement claims capacity on the host's row, which is held here: none can come between this
+      // look and the move.
+      const count =
+        (await tx.$count(sandboxes, liesOn(hostId))) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
       await applyWithin(tx, deleted.map(planEndOfDebt));
     }
@@ -161,8 +224,14 @@ export async function changeHost(db: Database, hostId: string, request: keyof ty
   });
 }
 
-/** How many sandboxes each host has, by state. One on its way counts on the host that it was sent from as well: it may come back. */
-export async function countSandboxes(db: Tx, hostIds: string[]): Promise<Map<string, Record<string, number>>> {
+/**
+ * How many sandboxes each host has, by state. One on its way counts on the host that it was sent
+ * from as well: it may come back.
+ */
+export async function countSandboxes(
+  db: Tx,
+  hostIds: string[],
+): Promise<Map<string, Record<string, number>>> {
   if (hostIds.length === 0) return new Map();
   // Host by host: each has its part of the indexes, and no row of the table is read.
   const rows = await db.execute<{ hostId: string; state: string; count: number }>(sql`
@@ -173,6 +242,7 @@ export async function countSandboxes(db: Tx, hostIds: string[]): Promise<Map<str
       SELECT state FROM sandboxes WHERE origin_host_id = named.id AND host_id IS DISTINCT FROM named.id) resident
     GROUP BY named.id, resident.state`);
   const counts = new Map<string, Record<string, number>>();
-  for (const { hostId, state, count } of rows) counts.set(hostId, { ...counts.get(hostId), [state]: count });
+  for (const { hostId, state, count } of rows)
+    counts.set(hostId, { ...counts.get(hostId), [state]: count });
   return counts;
 }

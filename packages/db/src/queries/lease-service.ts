@@ -1,18 +1,26 @@
 /**
- * Whether hosts can renew their leases. The silence of a host says nothing about it while nobody could have heard it: with Postgres, all of NATS or every scheduler away, all hosts are silent.
+ * Whether hosts can renew their leases. The silence of a host says nothing about it while nobody
+ * could have heard it: with Postgres, all of NATS or every scheduler away, all hosts are silent.
  *
- * LS1  A host is lost when its lease has ended AND leases could be renewed, without a gap, for the whole time of a lease until now. So after an outage each host has a lease's time to come back,
- *      and one that is dead is seen after that.
- * -    Leases themselves are left alone. A host is judged later than its lease says, never sooner, so it still stands frozen before anybody else runs what it has.
- * LS3  Every scheduler that has just heard from the bus notes it here, where the gap since the note before is looked at in the same statement: whoever is the first after an outage, or
- *      stood still between its look and its note, ends the time without a gap. One that is cut off from the bus notes nothing, and goes by what the others note.
+ * LS1  A host is lost when its lease has ended AND leases could be renewed, without a gap, for the
+ *      whole time of a lease until now. So after an outage each host has a lease's time to come
+ *      back, and one that is dead is seen after that.
+ * - Leases themselves are left alone. A host is judged later than its lease says, never sooner, so
+ *   it still stands frozen before anybody else runs what it has.
+ * LS3  Every scheduler that has just heard from the bus notes it here, where the gap since the note
+ *      before is looked at in the same statement: whoever is the first after an outage, or stood
+ *      still between its look and its note, ends the time without a gap. One that is cut off from
+ *      the bus notes nothing, and goes by what the others note.
  */
 import { type SQL, sql } from "drizzle-orm";
 import type { Tx } from "../client.ts";
 import { leaseService } from "../schema.ts";
 
 const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;
-/** Shorter outages need no allowance: a host renews with two thirds of its lease left, and tries again several times in what is then left of it. */
+/**
+ * Shorter outages need no allowance: a host renews with two thirds of its lease left, and tries
+ * again several times in what is then left of it.
+ */
 const gapMs = (leaseMs: number) => leaseMs / 4;
 
 /**

@@ -26,8 +26,8 @@ const RENEWED = HOST_STATES.filter(isRenewed);
 
 /**
  * Extends the leases of hosts that it moves nowhere and whose rows are free, in one statement.
- * Undefined for the others (lost, revoked, retired, not known, or being written): each is renewed by
- * itself (renewLease), so that none waits for another. In the order of `asked`.
+ * Undefined for the others (lost, revoked, retired, not known, or being written): each is renewed
+ * by itself (renewLease), so that none waits for another. In the order of `asked`.
  */
 export async function renewFreeLeases(
   db: Database,

@@ -1,4 +1,7 @@
-/** Rows of sandboxes, and messages that go out with what else a transaction writes. Sandboxes are moved by plans (apply-plans.ts). */
+/**
+ * Rows of sandboxes, and messages that go out with what else a transaction writes. Sandboxes are
+ * moved by plans (apply-plans.ts).
+ */
 import type { Cause, SandboxEventType } from "@torpor/contracts";
 import { eq, or } from "drizzle-orm";
 import type { Tx } from "../client.ts";
@@ -25,7 +28,14 @@ export const FIXED_COLUMNS = [
   "createdAt",
 ] as const satisfies (keyof SandboxRow)[];
 /** Columns that every plan sets by itself. */
-type OwnColumn = "state" | "settledState" | "generation" | "lastSeq" | "updatedAt" | "envVars" | "envVarsSealed";
+type OwnColumn =
+  | "state"
+  | "settledState"
+  | "generation"
+  | "lastSeq"
+  | "updatedAt"
+  | "envVars"
+  | "envVarsSealed";
 type Patch = Partial<Omit<SandboxRow, (typeof FIXED_COLUMNS)[number] | OwnColumn>>;
 
 export interface OutboxMessage {
@@ -43,7 +53,11 @@ export interface Change {
 
 export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<OutboxRow[]> {
   if (messages.length === 0) return [];
-  const written = messages.map(({ subject, payload, traceId = null }) => ({ subject, payload, traceId }));
+  const written = messages.map(({ subject, payload, traceId = null }) => ({
+    subject,
+    payload,
+    traceId,
+  }));
   const rows = await tx.insert(outbox).values(written).returning({ id: outbox.id });
   return rows.flatMap(({ id }, index) => {
     const message = written[index];
@@ -52,4 +66,5 @@ export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<O
 }
 
 /** Sandboxes that lie on the host, or have not yet arrived where they were sent from it. */
-export const liesOn = (hostId: string | typeof hosts.id) => or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));
+export const liesOn = (hostId: string | typeof hosts.id) =>
+  or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));

@@ -1,5 +1,10 @@
 import { movedBy } from "@torpor/plans";
-import { ENDED_STATUSES, EXECUTING_STATUSES, type OperationEvent, type OperationStatus } from "@torpor/state-machine";
+import {
+  ENDED_STATUSES,
+  EXECUTING_STATUSES,
+  type OperationEvent,
+  type OperationStatus,
+} from "@torpor/state-machine";
 import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
 import { Batches, withTimeLimit } from "@torpor/service";
 import type { Database, Tx } from "../client.ts";
@@ -15,8 +20,13 @@ export async function findOperation(db: Tx, id: string): Promise<OperationRow | 
 
 type OperationEnd = Pick<OperationRow, "status" | "error" | "explain">;
 
-/** How they ended, as far as whoever waits for them needs to know; undefined: of one that is open. */
-export async function findOperationEnds(db: Tx, ids: string[]): Promise<(OperationEnd | undefined)[]> {
+/**
+ * How they ended, as far as whoever waits for them needs to know; undefined: of one that is open.
+ */
+export async function findOperationEnds(
+  db: Tx,
+  ids: string[],
+): Promise<(OperationEnd | undefined)[]> {
   const { id, status, error, explain } = operations;
   const asked = sql`ARRAY(SELECT jsonb_array_elements_text(${JSON.stringify(ids)}::jsonb))`;
   const rows = await db
@@ -32,32 +42,60 @@ const LOOK_LIMIT_MS = 3_000;
 const looks = new WeakMap<Database, Batches<string, OperationEnd | undefined>>();
 
 /** The same of one, together with what others look for at the same moment. */
-export async function findOperationEnd(db: Database, id: string): Promise<OperationEnd | undefined> {
-  const run = (ids: string[]) => withTimeLimit(findOperationEnds(db, ids), LOOK_LIMIT_MS, "the look for ended operations");
+export async function findOperationEnd(
+  db: Database,
+  id: string,
+): Promise<OperationEnd | undefined> {
+  const run = (ids: string[]) =>
+    withTimeLimit(findOperationEnds(db, ids), LOOK_LIMIT_MS, "the look for ended operations");
   const known = looks.get(db) ?? new Batches({ run });
   looks.set(db, known);
   return await known.add(id);
 }
 
 /** The executing (or outcome_unknown) and the waiting operation of a sandbox. */
-export async function findOpenOperations(db: Tx, sandboxId: string): Promise<{ executing?: OperationRow; waiting?: OperationRow }> {
+export async function findOpenOperations(
+  db: Tx,
+  sandboxId: string,
+): Promise<{ executing?: OperationRow; waiting?: OperationRow }> {
   const rows = await db
     .select()
     .from(operations)
-    .where(and(eq(operations.sandboxId, sandboxId), inArray(operations.status, ["waiting", ...EXECUTING_STATUSES])));
+    .where(
+      and(
+        eq(operations.sandboxId, sandboxId),
+        inArray(operations.status, ["waiting", ...EXECUTING_STATUSES]),
+      ),
+    );
   const executing = rows.find((row) => row.status !== "waiting");
   const waiting = rows.find((row) => row.status === "waiting");
-  return { ...(executing === undefined ? {} : { executing }), ...(waiting === undefined ? {} : { waiting }) };
+  return {
+    ...(executing === undefined ? {} : { executing }),
+    ...(waiting === undefined ? {} : { waiting }),
+  };
 }
 
 type OperationPatch = Partial<
-  Pick<OperationRow, "error" | "explain" | "timingsMs" | "hostId" | "originHostId" | "epoch" | "opSeq" | "startedAt" | "deadlineAt">
+  Pick<
+    OperationRow,
+    | "error"
+    | "explain"
+    | "timingsMs"
+    | "hostId"
+    | "originHostId"
+    | "epoch"
+    | "opSeq"
+    | "startedAt"
+    | "deadlineAt"
+  >
 >;
 
 /**
- * Applies `event` to an operation if its status allows a move; undefined when it does not (already there, or ended). Call it in the transaction of the sandbox's move.
+ * Applies `event` to an operation if its status allows a move; undefined when it does not (already
+ * there, or ended). Call it in the transaction of the sandbox's move.
  *
- * The row of the sandbox is locked first, as `acceptRequest` does: a request that replaces the operation and a scheduler that begins it would otherwise each hold what the other wants.
+ * The row of the sandbox is locked first, as `acceptRequest` does: a request that replaces the
+ * operation and a scheduler that begins it would otherwise each hold what the other wants.
  */
 export async function moveOperation(
   tx: Tx,
@@ -67,7 +105,9 @@ export async function moveOperation(
   guard: { uncommittedOnly?: boolean } = {},
 ): Promise<OperationRow | undefined> {
   const { from, to } = movedBy(event);
-  await tx.execute(sql`SELECT 1 FROM sandboxes WHERE id = (SELECT sandbox_id FROM operations WHERE id = ${id}) FOR NO KEY UPDATE`);
+  await tx.execute(
+    sql`SELECT 1 FROM sandboxes WHERE id = (SELECT sandbox_id FROM operations WHERE id = ${id}) FOR NO KEY UPDATE`,
+  );
   const ends = (ENDED_STATUSES as readonly OperationStatus[]).includes(to);
   const [row] = await tx
     .update(operations)
@@ -92,12 +132,16 @@ export interface CommitAsked {
 }
 
 /**
- * Lets operations pass their point of no return, those that still may: executing, of this incarnation, unexpired, not asked to back out. Their incarnations have been allowed to run from
- * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the answers in the order of `asked`.
+ * Lets operations pass their point of no return, those that still may: executing, of this
+ * incarnation, unexpired, not asked to back out. Their incarnations have been allowed to run from
+ * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the
+ * answers in the order of `asked`.
  */
 export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<boolean[]> {
   const given = JSON.stringify(asked);
-  const rows: Record<string, unknown>[] = await tx.execute(sql`SELECT commit_operations(${given}::jsonb) AS committed`);
+  const rows: Record<string, unknown>[] = await tx.execute(
+    sql`SELECT commit_operations(${given}::jsonb) AS committed`,
+  );
   const places = new Set((rows[0]?.["committed"] ?? []) as number[]);
   return asked.map((_, index) => places.has(index + 1));
 }
@@ -106,7 +150,9 @@ const commits = new WeakMap<Database, Batches<CommitAsked, boolean>>();
 
 /** The same for one, together with others of the same moment. */
 export async function commitOperation(db: Database, asked: CommitAsked): Promise<boolean> {
-  const known = commits.get(db) ?? new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all), triesAlone: true });
+  const known =
+    commits.get(db) ??
+    new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all), triesAlone: true });
   commits.set(db, known);
   return await known.add(asked);
 }
@@ -125,7 +171,10 @@ export interface SeenFetch {
   bytesTotal: number;
 }
 
-/** Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a full fleet left behind. */
+/**
+ * Waiting operations whose sandbox has nothing executing, oldest first: what a lost intent or a
+ * full fleet left behind.
+ */
 export async function listDrivableOperations(
   db: Tx,
   olderThanMs: number,
@@ -174,13 +223,16 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
     .select({ operation: operations })
     .from(operations)
     .innerJoin(sandboxes, eq(sandboxes.id, operations.sandboxId))
-    .where(and(isOneOf(operations.status, "executing"), isNotNull(operations.committedAt), onLostHost))
+    .where(
+      and(isOneOf(operations.status, "executing"), isNotNull(operations.committedAt), onLostHost),
+    )
     .limit(limit);
   return rows.map((row) => row.operation);
 }
 
 /**
- * What a lost host was told to do and has not committed, with sandboxes that stood still and that another host can do it with: they are in the store, or lie whole on the host that they were sent
+ * What a lost host was told to do and has not committed, with sandboxes that stood still and that
+ * another host can do it with: they are in the store, or lie whole on the host that they were sent
  * from.
  */
 export async function listStranded(db: Tx, limit: number): Promise<OperationRow[]> {
@@ -205,9 +257,17 @@ export async function listStranded(db: Tx, limit: number): Promise<OperationRow[
 }
 
 /** A waiting operation may be placed on that host alone from now on, with so much time. */
-export async function pinOperation(tx: Tx, id: string, hostId: string, deadlineMs: number): Promise<void> {
+export async function pinOperation(
+  tx: Tx,
+  id: string,
+  hostId: string,
+  deadlineMs: number,
+): Promise<void> {
   await tx
     .update(operations)
-    .set({ pinnedHostId: hostId, deadlineAt: sql`now() + ${`${deadlineMs} milliseconds`}::interval` })
+    .set({
+      pinnedHostId: hostId,
+      deadlineAt: sql`now() + ${`${deadlineMs} milliseconds`}::interval`,
+    })
     .where(and(eq(operations.id, id), eq(operations.status, "waiting")));
 }

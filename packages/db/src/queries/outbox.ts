@@ -1,7 +1,7 @@
 /**
  * The outbox: rows written with the change they announce, published after the commit. Readers take
- * "unpublished", never "id greater than the last": ids become visible out of order. Whoever looks for
- * some goes kind by kind, so that those of one stream never stand behind those of another.
+ * "unpublished", never "id greater than the last": ids become visible out of order. Whoever looks
+ * for some goes kind by kind, so that those of one stream never stand behind those of another.
  */
 import { and, asc, eq, isNull, lt, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
@@ -40,9 +40,9 @@ export interface OutboxOutcome {
 
 /**
  * Takes up to `limit` unpublished messages of a kind, hands them to `publish`, and marks those it
- * reports as published or refused. Rows are locked meanwhile, so that relays share the work; a crash
- * in between publishes again under the same message id. Returns how many were taken and how many were
- * published.
+ * reports as published or refused. Rows are locked meanwhile, so that relays share the work; a
+ * crash in between publishes again under the same message id. Returns how many were taken and how
+ * many were published.
  */
 export async function relayOutbox(
   db: Database,
@@ -95,7 +95,9 @@ export interface OutboxBacklog {
 
 const MOST_COUNTED = 1_000;
 
-/** What waits to be published; undefined: nothing. It looks at so many rows of each kind at most. */
+/**
+ * What waits to be published; undefined: nothing. It looks at so many rows of each kind at most.
+ */
 export async function measureOutbox(db: Tx): Promise<OutboxBacklog | undefined> {
   const [row] = await db.execute<{ oldestAt: string | null; ageMs: number; count: number }>(sql`
     WITH RECURSIVE ${kindsCte}

@@ -1,5 +1,14 @@
-/** What a user may change about a living sandbox beside its state, and the idle clock that auto-pause goes by. */
-import { MAX_METADATA_NAMES, type OnHostLoss, type PreviewAccess, type PreviewHost, type SandboxEventType } from "@torpor/contracts";
+/**
+ * What a user may change about a living sandbox beside its state, and the idle clock that
+ * auto-pause goes by.
+ */
+import {
+  MAX_METADATA_NAMES,
+  type OnHostLoss,
+  type PreviewAccess,
+  type PreviewHost,
+  type SandboxEventType,
+} from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
@@ -23,10 +32,21 @@ export interface SandboxChange {
   metadata?: Record<string, string | null> | undefined;
 }
 
-export type Patched = { kind: "patched"; messages: OutboxRow[] } | { kind: "not_found" } | { kind: "too_much_metadata" };
+export type Patched =
+  | { kind: "patched"; messages: OutboxRow[] }
+  | { kind: "not_found" }
+  | { kind: "too_much_metadata" };
 
-/** Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the idle clock anew. */
-export async function patchSandbox(db: Database, id: string, organizationId: number, change: SandboxChange): Promise<Patched> {
+/**
+ * Applies the fields that are there, in any state but deleted. A new auto-pause policy starts the
+ * idle clock anew.
+ */
+export async function patchSandbox(
+  db: Database,
+  id: string,
+  organizationId: number,
+  change: SandboxChange,
+): Promise<Patched> {
   const { autoPauseIdleSeconds, autoResume, previewAccess, previewHost, onHostLoss } = change;
   let tooMuch = false;
   const changed = await changeSandbox(db, id, organizationId, (sandbox) => {
@@ -37,7 +57,9 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
       fact: "settings_changed",
       patch: {
         metadata,
-        ...(autoPauseIdleSeconds === undefined ? {} : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
+        ...(autoPauseIdleSeconds === undefined
+          ? {}
+          : { autoPauseIdleSeconds, lastActiveAt: new Date() }),
         ...(autoResume === undefined ? {} : { autoResume }),
         ...(previewAccess === undefined ? {} : { previewAccess }),
         ...(previewHost === undefined ? {} : { previewHost }),
@@ -49,7 +71,10 @@ export async function patchSandbox(db: Database, id: string, organizationId: num
   return { kind: tooMuch ? "too_much_metadata" : "not_found" };
 }
 
-function merged(current: Record<string, string>, changes: Record<string, string | null>): Record<string, string> {
+function merged(
+  current: Record<string, string>,
+  changes: Record<string, string | null>,
+): Record<string, string> {
   const all = Object.entries({ ...current, ...changes });
   return Object.fromEntries(all.filter((entry): entry is [string, string] => entry[1] !== null));
 }
@@ -63,12 +88,18 @@ export interface SeenActivity {
 /** Less of an advance is not worth a write. */
 export const MIN_ADVANCE_MS = 500;
 
-/** A sandbox that slept for less was paused for nothing: the pause and the resume cost more than they saved. */
+/**
+ * A sandbox that slept for less was paused for nothing: the pause and the resume cost more than
+ * they saved.
+ */
 const SHORT_SLEEP_S = 60;
 /** One in an hour may be; with each further one the idle time is doubled, up to so much. */
 const MAX_DELAYED_IDLE_S = 600;
 
-/** How often in the last hour a sandbox was resumed, by whomever, right after a pause for want of use. */
+/**
+ * How often in the last hour a sandbox was resumed, by whomever, right after a pause for want of
+ * use.
+ */
 const shortSleeps = sql<number>`(
   SELECT count(*)::integer FROM operations wake
   WHERE wake.sandbox_id = ${sandboxes.id} AND wake.kind = 'resume' AND wake.created_at > now() - interval '1 hour'
@@ -79,7 +110,10 @@ const shortSleeps = sql<number>`(
         AND sleep.ended_at > wake.created_at - ${SHORT_SLEEP_S} * interval '1 second'
         AND sleep.created_at > now() - interval '2 hours'))`;
 
-/** Seconds without use after which it is paused: those of its policy, or more while its sleeps are short. */
+/**
+ * Seconds without use after which it is paused: those of its policy, or more while its sleeps are
+ * short.
+ */
 const idleSecondsNow = sql<number>`least(
   ${sandboxes.autoPauseIdleSeconds} * power(2, least(greatest(${shortSleeps} - 1, 0), 20)),
   greatest(${sandboxes.autoPauseIdleSeconds}, ${MAX_DELAYED_IDLE_S}))::integer`;
@@ -109,8 +143,10 @@ export interface IdleSandbox {
 }
 
 /**
- * Running sandboxes with nothing in flight that had been idle for as long as they may when their host last spoke: its word is what is known, and a host that has been
- * silent for a while says nothing. Longest idle first. What `recordBeats` leaves unwritten counts as activity: the host would give the pause up.
+ * Running sandboxes with nothing in flight that had been idle for as long as they may when their
+ * host last spoke: its word is what is known, and a host that has been silent for a while says
+ * nothing. Longest idle first. What `recordBeats` leaves unwritten counts as activity: the host
+ * would give the pause up.
  */
 export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSandbox[]> {
   return await db
@@ -122,8 +158,15 @@ export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSand
     .limit(limit);
 }
 
-/** Those that their policy would have paused, and that run on because their sleeps were short; each once after each resume that has no event of this name yet. */
-export async function listDelayedPauses(db: Tx, fact: SandboxEventType, limit: number): Promise<IdleSandbox[]> {
+/**
+ * Those that their policy would have paused, and that run on because their sleeps were short; each
+ * once after each resume that has no event of this name yet.
+ */
+export async function listDelayedPauses(
+  db: Tx,
+  fact: SandboxEventType,
+  limit: number,
+): Promise<IdleSandbox[]> {
   return await db
     .select({ sandbox: getTableColumns(sandboxes), idleSeconds: idleSecondsNow, shortSleeps })
     .from(sandboxes)

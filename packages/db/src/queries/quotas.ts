@@ -1,8 +1,8 @@
 /**
  * Quotas of organizations.
  *
- * Q1  What is used is counted from the rows of sandboxes and operations, each time anew: there is no
- *     counter that could drift from them.
+ * Q1  What is used is counted from the rows of sandboxes and operations, each time anew: there is
+ *     no counter that could drift from them.
  * Q2  Whoever may use more takes the lock of the organization's quotas first and counts then: of
  *     two at once the second sees what the first has taken.
  * Q3  An organization without quotas takes no lock and counts nothing.

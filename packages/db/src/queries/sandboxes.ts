@@ -1,7 +1,21 @@
 import type { Cause } from "@torpor/contracts";
 import { planMoves } from "@torpor/plans";
 import { isTombstoned, type SettledState } from "@torpor/state-machine";
-import { and, asc, desc, eq, exists, getTableColumns, gt, inArray, isNull, lt, lte, type SQL, sql } from "drizzle-orm";
+import {
+  and,
+  asc,
+  desc,
+  eq,
+  exists,
+  getTableColumns,
+  gt,
+  inArray,
+  isNull,
+  lt,
+  lte,
+  type SQL,
+  sql,
+} from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { decide } from "../decide.ts";
 import { isOneOf } from "../literals.ts";
@@ -16,7 +30,10 @@ export async function findSandboxRow(db: Tx, id: string): Promise<SandboxRow | u
   return row;
 }
 
-/** What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe its snapshot is. */
+/**
+ * What the API shows of a sandbox: the row, where it runs, the operation in flight, and how safe
+ * its snapshot is.
+ */
 export interface SandboxView {
   sandbox: SandboxRow;
   host?: {
@@ -56,7 +73,13 @@ function viewQuery(db: Tx) {
     .select(view)
     .from(sandboxes)
     .leftJoin(hosts, eq(hosts.id, sandboxes.hostId))
-    .leftJoin(operations, and(eq(operations.sandboxId, sandboxes.id), isOneOf(operations.status, "executing", "outcome_unknown")))
+    .leftJoin(
+      operations,
+      and(
+        eq(operations.sandboxId, sandboxes.id),
+        isOneOf(operations.status, "executing", "outcome_unknown"),
+      ),
+    )
     .leftJoin(
       snapshots,
       and(
@@ -85,7 +108,13 @@ function toView(row: ViewRow): SandboxView {
         }),
     ...(row.operationId === null
       ? {}
-      : { operation: { id: row.operationId, kind: row.operationKind ?? "", status: row.operationStatus ?? "" } }),
+      : {
+          operation: {
+            id: row.operationId,
+            kind: row.operationKind ?? "",
+            status: row.operationStatus ?? "",
+          },
+        }),
     ...(row.snapshotGeneration === null
       ? {}
       : {
@@ -98,15 +127,23 @@ function toView(row: ViewRow): SandboxView {
 
 export const isAlive = sql`${sandboxes.state} NOT IN ('deleting', 'deleted')`;
 
-/** Asked for with each request. To make the text of the statement takes longer than all else that the asker does. */
+/**
+ * Asked for with each request. To make the text of the statement takes longer than all else that
+ * the asker does.
+ */
 function prepareViews(db: Tx) {
   const { id, organizationId, edgeAddress } = sandboxes;
-  const isGiven = (column: typeof id | typeof organizationId | typeof edgeAddress) => eq(column, sql.placeholder(column.name));
+  const isGiven = (column: typeof id | typeof organizationId | typeof edgeAddress) =>
+    eq(column, sql.placeholder(column.name));
   const prepared = (...columns: Parameters<typeof isGiven>[0][]) =>
     viewQuery(db)
       .where(and(...columns.map(isGiven), isAlive))
       .prepare("view");
-  return { ofOrganization: prepared(id, organizationId), byAddress: prepared(edgeAddress), byId: prepared(id) };
+  return {
+    ofOrganization: prepared(id, organizationId),
+    byAddress: prepared(edgeAddress),
+    byId: prepared(id),
+  };
 }
 
 const views = new WeakMap<Tx, ReturnType<typeof prepareViews>>();
@@ -123,12 +160,19 @@ async function findView(
 }
 
 /** Undefined when there is none, when it is another organization's, or when it is deleted. */
-export async function findSandbox(db: Tx, id: string, organizationId: number): Promise<SandboxView | undefined> {
+export async function findSandbox(
+  db: Tx,
+  id: string,
+  organizationId: number,
+): Promise<SandboxView | undefined> {
   return await findView(db, "ofOrganization", { id, organization_id: organizationId });
 }
 
 /** For the edge, which knows the sandbox by its address and checks the token itself. */
-export async function findSandboxByEdgeAddress(db: Tx, edgeAddress: string): Promise<SandboxView | undefined> {
+export async function findSandboxByEdgeAddress(
+  db: Tx,
+  edgeAddress: string,
+): Promise<SandboxView | undefined> {
   return await findView(db, "byAddress", { edge_address: edgeAddress });
 }
 
@@ -156,7 +200,10 @@ function hasMetadata(wanted: Record<string, string> | undefined): SQL | undefine
 }
 
 /** Newest first; `hasMore` tells whether another page follows. */
-export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views: SandboxView[]; hasMore: boolean }> {
+export async function listSandboxes(
+  db: Tx,
+  filter: ListFilter,
+): Promise<{ views: SandboxView[]; hasMore: boolean }> {
   const rows = await viewQuery(db)
     .where(
       and(
@@ -176,8 +223,8 @@ export async function listSandboxes(db: Tx, filter: ListFilter): Promise<{ views
 type Changed = { sandbox: SandboxRows["sandbox"]; messages: OutboxRow[] };
 
 /**
- * Changes a living sandbox without moving it to another state; `change` is called again when it changed meanwhile, and may decide against it. Undefined: it did, or there is no
- * such sandbox.
+ * Changes a living sandbox without moving it to another state; `change` is called again when it
+ * changed meanwhile, and may decide against it. Undefined: it did, or there is no such sandbox.
  */
 export async function changeSandbox(
   db: Database,
@@ -191,7 +238,12 @@ export async function changeSandbox(
     {
       decideFrom: (view) => {
         const { sandbox } = view ?? {};
-        if (sandbox === undefined || sandbox.organizationId !== organizationId || isTombstoned(sandbox.state)) return { answer: undefined };
+        if (
+          sandbox === undefined ||
+          sandbox.organizationId !== organizationId ||
+          isTombstoned(sandbox.state)
+        )
+          return { answer: undefined };
         const given = change(sandbox);
         if (given === undefined) return { answer: undefined };
         const plan = planMoves(sandbox, [{ to: sandbox.state, ...given }]);
@@ -199,13 +251,17 @@ export async function changeSandbox(
       },
     },
   );
-  if (decided === "gave_up") throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
+  if (decided === "gave_up")
+    throw new Error(`sandbox ${id} could not be changed: it kept changing meanwhile`);
   const { answer: sandbox, applied } = decided;
   if (sandbox === undefined || applied?.kind !== "applied") return undefined;
   return { sandbox: { ...sandbox, updatedAt: applied.at }, messages: applied.messages };
 }
 
-/** Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands still and this is what will be left. */
+/**
+ * Sets a new timeout, counted from now; while the sandbox is paused or stopped the clock stands
+ * still and this is what will be left.
+ */
 export async function setTimeoutSeconds(
   db: Database,
   id: string,
@@ -216,12 +272,19 @@ export async function setTimeoutSeconds(
     const standsStill = sandbox.settledState === "paused" || sandbox.settledState === "stopped";
     const leftMs = timeoutSeconds * 1000;
     const expiresAt = standsStill ? null : new Date(Date.now() + leftMs);
-    return { fact: "timeout_set", patch: { timeoutSeconds, expiresAt, timeoutLeftMs: standsStill ? leftMs : null } };
+    return {
+      fact: "timeout_set",
+      patch: { timeoutSeconds, expiresAt, timeoutLeftMs: standsStill ? leftMs : null },
+    };
   });
 }
 
 /** The tokens that there are for it are good no more. */
-export async function revokeTokens(db: Database, id: string, organizationId: number): Promise<Changed | undefined> {
+export async function revokeTokens(
+  db: Database,
+  id: string,
+  organizationId: number,
+): Promise<Changed | undefined> {
   return await changeSandbox(db, id, organizationId, ({ tokenGeneration }) => ({
     fact: "tokens_revoked",
     patch: { tokenGeneration: tokenGeneration + 1 },
@@ -241,7 +304,12 @@ export async function listExpiredSandboxes(db: Tx, limit: number): Promise<Sandb
 export type EventRow = typeof sandboxEvents.$inferSelect;
 
 /** Oldest first, those after `afterSeq`. */
-export async function listEvents(db: Tx, sandboxId: string, limit: number, afterSeq = 0): Promise<EventRow[]> {
+export async function listEvents(
+  db: Tx,
+  sandboxId: string,
+  limit: number,
+  afterSeq = 0,
+): Promise<EventRow[]> {
   return await db
     .select()
     .from(sandboxEvents)
@@ -250,7 +318,10 @@ export async function listEvents(db: Tx, sandboxId: string, limit: number, after
     .limit(limit);
 }
 
-/** Of each sandbox, its newest: what a host reports makes events without anybody asking for it. `sandboxes_eventful` finds those that have more. */
+/**
+ * Of each sandbox, its newest: what a host reports makes events without anybody asking for it.
+ * `sandboxes_eventful` finds those that have more.
+ */
 export const MAX_EVENTS_OF_SANDBOX = 10_000;
 
 /** In one statement, of which the next round does more: one that takes too long would never end. */
@@ -289,7 +360,11 @@ export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number>
 export type IncarnationRow = typeof incarnations.$inferSelect;
 export type SnapshotRow = typeof snapshots.$inferSelect;
 
-export async function findIncarnation(db: Tx, sandboxId: string, epoch: number): Promise<IncarnationRow | undefined> {
+export async function findIncarnation(
+  db: Tx,
+  sandboxId: string,
+  epoch: number,
+): Promise<IncarnationRow | undefined> {
   const [row] = await db
     .select()
     .from(incarnations)

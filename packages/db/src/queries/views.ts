@@ -137,7 +137,10 @@ function viewOf(found: Found): SandboxRows {
   };
 }
 
-/** What it has to start before is not asked: at home nothing is brought from elsewhere, so it waits there. */
+/**
+ * What it has to start before is not asked: at home nothing is brought from elsewhere, so it waits
+ * there.
+ */
 function homeFrom(found: Found["home"]): PlacementHost | undefined {
   const row = rowFrom<Omit<PlacementHost, "startsAtOnce" | "startsUnderWay">>(hosts, found);
   return row && { ...row, startsAtOnce: null, startsUnderWay: 0 };

@@ -1,4 +1,7 @@
-/** Executions that nobody waits for: started, listed, ended, and remembered for a while after their end. */
+/**
+ * Executions that nobody waits for: started, listed, ended, and remembered for a while after their
+ * end.
+ */
 import type { Limits } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import { randomId } from "../random.ts";
@@ -25,7 +28,10 @@ export class BackgroundExecution implements OutputSink {
   readonly name: string | undefined;
   private readonly startedAt = new Date();
   private readonly startedAtMs = performance.now();
-  private readonly texts = { stdout: new TailText(KEPT_OUTPUT_BYTES), stderr: new TailText(KEPT_OUTPUT_BYTES) };
+  private readonly texts = {
+    stdout: new TailText(KEPT_OUTPUT_BYTES),
+    stderr: new TailText(KEPT_OUTPUT_BYTES),
+  };
   private readonly stop = new AbortController();
   private pid: number | undefined;
   private end: ExecutionEnd | undefined;
@@ -58,11 +64,20 @@ export class BackgroundExecution implements OutputSink {
 
   /** Throws 429 at once when too many run. */
   start(runner: Runner): Promise<Finished> {
-    const running = runner.start(this.job, { sink: this, signal: this.stop.signal, onStart: (pid) => (this.pid = pid) });
+    const running = runner.start(this.job, {
+      sink: this,
+      signal: this.stop.signal,
+      onStart: (pid) => (this.pid = pid),
+    });
     return running.then((end) => {
       this.end = end;
       this.endedAt = new Date();
-      return { ...end, status: this.status, stdout: this.texts.stdout.toString(), stderr: this.texts.stderr.toString() };
+      return {
+        ...end,
+        status: this.status,
+        stdout: this.texts.stdout.toString(),
+        stderr: this.texts.stderr.toString(),
+      };
     });
   }
 
@@ -75,7 +90,10 @@ export class BackgroundExecution implements OutputSink {
   /** Both spellings of each time: the SDKs disagree. */
   view() {
     const durationS = (this.end?.durationMs ?? performance.now() - this.startedAtMs) / 1000;
-    const endTime = this.endedAt === undefined ? {} : { end_time: this.endedAt.toISOString(), completed_at: this.endedAt.toISOString() };
+    const endTime =
+      this.endedAt === undefined
+        ? {}
+        : { end_time: this.endedAt.toISOString(), completed_at: this.endedAt.toISOString() };
     return {
       process_id: this.processId,
       execution_id: this.executionId,
@@ -107,8 +125,14 @@ export class BackgroundExecutions {
     this.limits = limits;
   }
 
-  /** Starts the job and returns at once. `onEnd` gets what came of it. Throws 429 when too many run. */
-  start(job: Job, name: string | undefined, onEnd: (finished: Finished) => void = () => {}): BackgroundExecution {
+  /**
+   * Starts the job and returns at once. `onEnd` gets what came of it. Throws 429 when too many run.
+   */
+  start(
+    job: Job,
+    name: string | undefined,
+    onEnd: (finished: Finished) => void = () => {},
+  ): BackgroundExecution {
     const execution = new BackgroundExecution(job, name);
     const running = execution.start(this.runner);
     this.all.set(execution.processId, execution);
@@ -122,13 +146,16 @@ export class BackgroundExecutions {
   }
 
   find(processId: string): BackgroundExecution | undefined {
-    return this.all.get(processId) ?? this.list().find(({ executionId }) => executionId === processId);
+    return (
+      this.all.get(processId) ?? this.list().find(({ executionId }) => executionId === processId)
+    );
   }
 
   /** Throws 404. One that has ended stays what it is. */
   kill(processId: string): BackgroundExecution {
     const execution = this.find(processId);
-    if (execution === undefined) throw new AgentError(404, "PROCESS_NOT_FOUND", `there is no process ${processId}`);
+    if (execution === undefined)
+      throw new AgentError(404, "PROCESS_NOT_FOUND", `there is no process ${processId}`);
     execution.kill();
     return execution;
   }

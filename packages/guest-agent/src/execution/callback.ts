@@ -1,7 +1,8 @@
 /**
  * The callback of POST /execute/async.
  *
- * Two readings of the signature are about: over the raw body, and over timestamp and body joined. Ours is the raw body: what arrives is what is checked, and the time is in it.
+ * Two readings of the signature are about: over the raw body, and over timestamp and body joined.
+ * Ours is the raw body: what arrives is what is checked, and the time is in it.
  */
 import { createHmac } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -23,20 +24,29 @@ const DELAYS_MS = [0, 1_000, 5_000, 30_000, 120_000];
 export function callbackOf(body: Body): Callback {
   const url = stringField(body, "callback_url");
   const protocol = URL.canParse(url) ? new URL(url).protocol : "";
-  if (protocol !== "http:" && protocol !== "https:") throw invalidRequest('"callback_url" must be an absolute http or https URL');
+  if (protocol !== "http:" && protocol !== "https:")
+    throw invalidRequest('"callback_url" must be an absolute http or https URL');
   const headers = stringMap(body, "callback_headers");
   const names = Object.keys(headers);
-  if (names.length > MAX_HEADERS) throw invalidRequest(`"callback_headers" holds more than ${MAX_HEADERS} headers`);
+  if (names.length > MAX_HEADERS)
+    throw invalidRequest(`"callback_headers" holds more than ${MAX_HEADERS} headers`);
   for (const name of names) {
     if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name))
-      throw invalidRequest(`"callback_headers" holds ${JSON.stringify(name)}, which is no name of a header`);
-    if (OWN_HEADERS.test(name)) throw invalidRequest(`"callback_headers.${name}" is set by the agent itself`);
-    if (!/^[\t\x20-\x7e]*$/.test(headers[name] ?? "")) throw invalidRequest(`"callback_headers.${name}" must be printable ASCII`);
+      throw invalidRequest(
+        `"callback_headers" holds ${JSON.stringify(name)}, which is no name of a header`,
+      );
+    if (OWN_HEADERS.test(name))
+      throw invalidRequest(`"callback_headers.${name}" is set by the agent itself`);
+    if (!/^[\t\x20-\x7e]*$/.test(headers[name] ?? ""))
+      throw invalidRequest(`"callback_headers.${name}" must be printable ASCII`);
   }
   return { url, headers, secret: optionalString(body, "callback_signature_secret") };
 }
 
-/** Sends it until somebody takes it, a few times. Resolves in any case: nobody can be told of a failure but the agent's log. */
+/**
+ * Sends it until somebody takes it, a few times. Resolves in any case: nobody can be told of a
+ * failure but the agent's log.
+ */
 export async function sendCallback(callback: Callback, payload: unknown): Promise<void> {
   const body = JSON.stringify(payload);
   let lastError = "";
@@ -46,10 +56,15 @@ export async function sendCallback(callback: Callback, payload: unknown): Promis
     if (outcome === "taken" || outcome === "refused") return;
     lastError = outcome.error;
   }
-  process.stderr.write(`the callback to ${new URL(callback.url).host} was given up: ${lastError}\n`);
+  process.stderr.write(
+    `the callback to ${new URL(callback.url).host} was given up: ${lastError}\n`,
+  );
 }
 
-async function attempt(callback: Callback, body: string): Promise<"taken" | "refused" | { error: string }> {
+async function attempt(
+  callback: Callback,
+  body: string,
+): Promise<"taken" | "refused" | { error: string }> {
   try {
     const response = await fetch(callback.url, {
       method: "POST",
@@ -60,7 +75,8 @@ async function attempt(callback: Callback, body: string): Promise<"taken" | "ref
     });
     await response.body?.cancel();
     if (response.ok) return "taken";
-    const isWorthRepeating = response.status >= 500 || response.status === 408 || response.status === 429;
+    const isWorthRepeating =
+      response.status >= 500 || response.status === 408 || response.status === 429;
     return isWorthRepeating ? { error: `status ${response.status}` } : "refused";
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
@@ -68,6 +84,14 @@ async function attempt(callback: Callback, body: string): Promise<"taken" | "ref
 }
 
 function headersOf({ headers, secret }: Callback, body: string): Record<string, string> {
-  const signature = secret === undefined ? {} : { "X-HOPX-Signature": `sha256=${createHmac("sha256", secret).update(body).digest("hex")}` };
-  return { ...headers, "Content-Type": "application/json", "X-HOPX-Timestamp": String(Math.floor(Date.now() / 1000)), ...signature };
+  const signature =
+    secret === undefined
+      ? {}
+      : { "X-HOPX-Signature": `sha256=${createHmac("sha256", secret).update(body).digest("hex")}` };
+  return {
+    ...headers,
+    "Content-Type": "application/json",
+    "X-HOPX-Timestamp": String(Math.floor(Date.now() / 1000)),
+    ...signature,
+  };
 }

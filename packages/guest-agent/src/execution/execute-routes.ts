@@ -1,4 +1,7 @@
-/** /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false), not an error of the API. */
+/**
+ * /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false),
+ * not an error of the API.
+ */
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { type Body, optionalString } from "../fields.ts";
@@ -28,8 +31,8 @@ const DEFAULTS = {
 } satisfies Record<string, JobDefaults>;
 
 /**
- * Background work has no limit unless one is asked for. The SDKs send one with every call, these seconds for a caller
- * that named none: from them, that is no wish.
+ * Background work has no limit unless one is asked for. The SDKs send one with every call, these
+ * seconds for a caller that named none: from them, that is no wish.
  */
 const SDK_TIMEOUT_S = { command: 120, execute: 300, async: 1800 };
 const SDK = /^(axios|hopx)/;
@@ -48,7 +51,11 @@ export function executeRoutes(deps: ExecuteDeps): Route[] {
     post("/execute/async", (request) => executeAsync(deps, request)),
     post("/commands/run", (request) => runCommand(deps, request)),
     post("/commands/background", (request) => commandInBackground(deps, request)),
-    { method: "GET", path: "/jupyter/sessions", handle: () => ({ sessions: deps.kernel.sessions() }) },
+    {
+      method: "GET",
+      path: "/jupyter/sessions",
+      handle: () => ({ sessions: deps.kernel.sessions() }),
+    },
   ];
 }
 
@@ -61,7 +68,11 @@ async function execute(deps: ExecuteDeps, request: Request, defaults: JobDefault
 async function runCommand(deps: ExecuteDeps, request: Request) {
   const job = commandJob(deps.config, request.body, DEFAULTS.command);
   const run = await deps.runner.collect(job, request.signal);
-  return { ...resultOf(job, run), command: request.body["command"], ...(run.pid === undefined ? {} : { pid: run.pid }) };
+  return {
+    ...resultOf(job, run),
+    command: request.body["command"],
+    ...(run.pid === undefined ? {} : { pid: run.pid }),
+  };
 }
 
 function executeInBackground(deps: ExecuteDeps, request: Request) {
@@ -87,7 +98,13 @@ function executeAsync(deps: ExecuteDeps, request: Request) {
   });
   const { processId, executionId } = execution;
   const ids = { execution_id: executionId, process_id: processId };
-  return { ...ids, status: "queued", timeout: timeoutOf(job), callback_url: callback.url, message: "Execution queued" };
+  return {
+    ...ids,
+    status: "queued",
+    timeout: timeoutOf(job),
+    callback_url: callback.url,
+    message: "Execution queued",
+  };
 }
 
 function withoutSdkTimeout({ body, headers }: Request, sdkTimeoutS: number): Body {
@@ -96,11 +113,17 @@ function withoutSdkTimeout({ body, headers }: Request, sdkTimeoutS: number): Bod
 }
 
 function callbackPayload(executionId: string, job: Job, finished: Finished) {
-  const status = finished.status === "completed" || finished.status === "timeout" ? finished.status : "failed";
+  const status =
+    finished.status === "completed" || finished.status === "timeout" ? finished.status : "failed";
   const error =
     finished.status === "completed"
       ? {}
-      : { error: finished.status === "timeout" ? "the time limit was reached" : `the program was ${finished.status}` };
+      : {
+          error:
+            finished.status === "timeout"
+              ? "the time limit was reached"
+              : `the program was ${finished.status}`,
+        };
   return { execution_id: executionId, status, ...resultOf(job, finished), ...error };
 }
 
@@ -117,7 +140,10 @@ function resultOf(job: Job, run: Omit<CollectedRun, "displays">) {
   };
 }
 
-/** The newest of each kind in a field of its own, as the SDKs read them, and all displays in their order. */
+/**
+ * The newest of each kind in a field of its own, as the SDKs read them, and all displays in their
+ * order.
+ */
 function richFields(displays: Display["data"][]): Record<string, unknown> {
   if (displays.length === 0) return {};
   const { text, ...others } = Object.assign({}, ...displays) as Display["data"];

@@ -13,7 +13,8 @@ export class Gate {
 
   /** Returns what must be called at the end. Throws 429. */
   enter(): () => void {
-    if (this.inside >= this.limit) throw tooMany(`${this.limit} ${this.what} already; try again when some have ended`);
+    if (this.inside >= this.limit)
+      throw tooMany(`${this.limit} ${this.what} already; try again when some have ended`);
     this.inside += 1;
     let isOut = false;
     return () => {

@@ -3,10 +3,13 @@
  *
  * ID1  The same key with the same request joins what runs, or gets what came of it.
  * ID2  The same key with another request is refused (422), as long as the key is remembered.
- * ID3  What runs is not bound to any of its clients: it goes on when they leave, for whoever asks next.
- * ID4  Memory is bounded, in number, bytes and time. A result that is too large is forgotten, but not that it ran: its repeat is 409, never a second run.
+ * ID3  What runs is not bound to any of its clients: it goes on when they leave, for whoever asks
+ *      next.
+ * ID4  Memory is bounded, in number, bytes and time. A result that is too large is forgotten, but
+ *      not that it ran: its repeat is 409, never a second run.
  *
- * Everything is in the agent's memory: it survives pause and resume, and is gone after a stop, or when the agent was killed.
+ * Everything is in the agent's memory: it survives pause and resume, and is gone after a stop, or
+ * when the agent was killed.
  */
 import { createHash } from "node:crypto";
 import type { Limits } from "../config.ts";
@@ -34,20 +37,34 @@ export class IdempotencyMemory {
   }
 
   /** Wraps a handler. `handle` gets a signal that no client aborts. */
-  once(path: string, handle: (request: Request) => unknown): (request: Request) => Promise<unknown> {
+  once(
+    path: string,
+    handle: (request: Request) => unknown,
+  ): (request: Request) => Promise<unknown> {
     return async (request) => {
       const key = request.headers["idempotency-key"];
       if (key === undefined) return await handle(request);
       if (typeof key !== "string" || !KEY.test(key))
-        throw new AgentError(400, "INVALID_REQUEST", '"Idempotency-Key" must be 1 to 255 printable characters without spaces');
-      return await this.join(key, fingerprintOf(path, request), () => handle({ ...request, signal: new AbortController().signal }));
+        throw new AgentError(
+          400,
+          "INVALID_REQUEST",
+          '"Idempotency-Key" must be 1 to 255 printable characters without spaces',
+        );
+      return await this.join(key, fingerprintOf(path, request), () =>
+        handle({ ...request, signal: new AbortController().signal }),
+      );
     };
   }
 
   stats() {
     this.forget();
     const { results, keptMs } = this.limits;
-    return { size: this.finishedCount(), max_size: results, total_hits: this.hits, ttl: keptMs / 1000 };
+    return {
+      size: this.finishedCount(),
+      max_size: results,
+      total_hits: this.hits,
+      ttl: keptMs / 1000,
+    };
   }
 
   /** Forgets all finished results; what runs stays known. */
@@ -62,9 +79,17 @@ export class IdempotencyMemory {
     const known = this.entries.get(key);
     if (known === undefined) return answer(await this.begin(key, fingerprint, run), false);
     if (known.fingerprint !== fingerprint)
-      throw new AgentError(422, "IDEMPOTENCY_KEY_REUSED", "this Idempotency-Key was used for another request; use a new one");
+      throw new AgentError(
+        422,
+        "IDEMPOTENCY_KEY_REUSED",
+        "this Idempotency-Key was used for another request; use a new one",
+      );
     if (known.finished !== undefined && known.finished.text === undefined)
-      throw new AgentError(409, "IDEMPOTENT_RESULT_GONE", "this request has run; its result was too large to be kept");
+      throw new AgentError(
+        409,
+        "IDEMPOTENT_RESULT_GONE",
+        "this request has run; its result was too large to be kept",
+      );
     this.hits += 1;
     return answer(await known.result, true);
   }
@@ -87,7 +112,11 @@ export class IdempotencyMemory {
 
   private finish(key: string, entry: Entry, text: string): void {
     const fits = text.length * 2 <= this.limits.resultsBytes / 4;
-    entry.finished = { atMs: performance.now(), bytes: fits ? text.length * 2 : 0, text: fits ? text : undefined };
+    entry.finished = {
+      atMs: performance.now(),
+      bytes: fits ? text.length * 2 : 0,
+      text: fits ? text : undefined,
+    };
     if (!fits) entry.result = Promise.resolve("");
     // The newest last, in the order of their end.
     this.entries.delete(key);
@@ -96,12 +125,19 @@ export class IdempotencyMemory {
   }
 
   private forget(): void {
-    const finished = [...this.entries].flatMap(([key, entry]) => (entry.finished === undefined ? [] : [{ key, ...entry.finished }]));
+    const finished = [...this.entries].flatMap(([key, entry]) =>
+      entry.finished === undefined ? [] : [{ key, ...entry.finished }],
+    );
     let count = finished.length;
     let bytes = finished.reduce((sum, entry) => sum + entry.bytes, 0);
     const oldestMs = performance.now() - this.limits.keptMs;
     for (const entry of finished) {
-      if (count <= this.limits.results && bytes <= this.limits.resultsBytes && entry.atMs > oldestMs) break;
+      if (
+        count <= this.limits.results &&
+        bytes <= this.limits.resultsBytes &&
+        entry.atMs > oldestMs
+      )
+        break;
       this.entries.delete(entry.key);
       count -= 1;
       bytes -= entry.bytes;

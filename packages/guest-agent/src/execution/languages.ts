@@ -1,4 +1,7 @@
-/** The languages that code can be sent in, and how each is run. What a template lacks is known by its programs. */
+/**
+ * The languages that code can be sent in, and how each is run. What a template lacks is known by
+ * its programs.
+ */
 import { accessSync, constants } from "node:fs";
 import { join } from "node:path";
 import { MAX_PROGRAM_STRING_BYTES } from "@torpor/contracts/env-vars";
@@ -23,18 +26,40 @@ const fromStdin =
   (command: string, ...args: string[]) =>
   (code: string) => ({ command, args, input: code });
 
-const GO = 'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
+const GO =
+  'dir=$(mktemp -d) && cat > "$dir/main.go" && go run "$dir/main.go" < /dev/null; code=$?; rm -rf "$dir"; exit $code';
 
 /** `helperDir` holds what rides beside the agent (guest/*.cjs). */
 const javascript = (helperDir: string) => (code: string) =>
   isModule(code)
-    ? fromStdin("node", "-r", join(helperDir, "javascript_require.cjs"), "--input-type=module", "-")(code)
+    ? fromStdin(
+        "node",
+        "-r",
+        join(helperDir, "javascript_require.cjs"),
+        "--input-type=module",
+        "-",
+      )(code)
     : fromStdin("node", join(helperDir, "run_javascript.cjs"))(code);
 
 const languages = (helperDir: string): readonly Language[] => [
-  { name: "python", binary: "python3", aliases: ["python", "python3", "py"], run: withFlag("python3", "-c", "-") },
-  { name: "javascript", binary: "node", aliases: ["javascript", "js", "node", "nodejs"], run: javascript(helperDir) },
-  { name: "bash", binary: "bash", aliases: ["bash", "sh", "shell"], run: withFlag("bash", "-c", "-s") },
+  {
+    name: "python",
+    binary: "python3",
+    aliases: ["python", "python3", "py"],
+    run: withFlag("python3", "-c", "-"),
+  },
+  {
+    name: "javascript",
+    binary: "node",
+    aliases: ["javascript", "js", "node", "nodejs"],
+    run: javascript(helperDir),
+  },
+  {
+    name: "bash",
+    binary: "bash",
+    aliases: ["bash", "sh", "shell"],
+    run: withFlag("bash", "-c", "-s"),
+  },
   { name: "go", binary: "go", aliases: ["go", "golang"], run: fromStdin("/bin/sh", "-c", GO) },
   { name: "perl", binary: "perl", aliases: ["perl"], run: fromStdin("perl", "-") },
   { name: "ruby", binary: "ruby", aliases: ["ruby", "rb"], run: fromStdin("ruby", "-") },
@@ -47,8 +72,12 @@ export function languageOf(asked: string, searchPath: string, helperDir: string)
   const all = languages(helperDir);
   const language = all.find(({ aliases }) => aliases.includes(asked.toLowerCase()));
   if (language !== undefined && isInstalled(language.binary, searchPath)) return language;
-  const installed = all.filter(({ binary }) => isInstalled(binary, searchPath)).map(({ name }) => name);
-  throw invalidRequest(`"language": this template cannot run ${JSON.stringify(asked)}; it runs ${installed.join(", ")}`);
+  const installed = all
+    .filter(({ binary }) => isInstalled(binary, searchPath))
+    .map(({ name }) => name);
+  throw invalidRequest(
+    `"language": this template cannot run ${JSON.stringify(asked)}; it runs ${installed.join(", ")}`,
+  );
 }
 
 function isInstalled(binary: string, searchPath: string): boolean {

@@ -1,7 +1,7 @@
 /**
  * Pipes for the output of users' programs. Node connects its children by pairs of sockets, which no
- * program can open by a name: `echo x > /dev/stderr` would fail. These are named pipes that have lost
- * their names as soon as both ends are open.
+ * program can open by a name: `echo x > /dev/stderr` would fail. These are named pipes that have
+ * lost their names as soon as both ends are open.
  */
 import { execFile } from "node:child_process";
 import { closeSync, constants, mkdirSync, openSync, rmSync, unlinkSync } from "node:fs";

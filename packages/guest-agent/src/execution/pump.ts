@@ -38,8 +38,9 @@ export class Pump {
 
   /**
    * To be called when the program has ended: all that it wrote is in the pipe by then, or has been
-   * read. What others add before `linger` resolves is taken too, within the bound. Resolves when the
-   * sink has it. The pipe stays open and is read on: who still holds it must not fail at writing.
+   * read. What others add before `linger` resolves is taken too, within the bound. Resolves when
+   * the sink has it. The pipe stays open and is read on: who still holds it must not fail at
+   * writing.
    */
   async finish(linger: Promise<unknown>): Promise<void> {
     const words: Buffer[] = [];

@@ -1,4 +1,7 @@
-/** What a request to run something asks for, read and checked once for all its forms: answered whole, streamed, in the background. */
+/**
+ * What a request to run something asks for, read and checked once for all its forms: answered
+ * whole, streamed, in the background.
+ */
 import type { Config } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { invalidRequest } from "../errors.ts";
@@ -40,8 +43,14 @@ export interface JobDefaults {
 
 const TITLE_LENGTH = 200;
 
-export function codeJob(config: Config, environment: Environment, body: Body, defaults: JobDefaults): Job {
-  // Half a surrogate pair becomes U+FFFD, as where text is written to a file: the kernel would refuse it.
+export function codeJob(
+  config: Config,
+  environment: Environment,
+  body: Body,
+  defaults: JobDefaults,
+): Job {
+  // Half a surrogate pair becomes U+FFFD, as where text is written to a file: the kernel would
+  // refuse it.
   const code = Buffer.from(stringField(body, "code")).toString();
   const asked = defaults.language ?? optionalString(body, "language") ?? "python";
   const common = commonOf(config, body, defaults);
@@ -50,7 +59,13 @@ export function codeJob(config: Config, environment: Environment, body: Body, de
   const language = languageOf(asked, searchPath, config.helperDir);
   if (language.name === "python") systemText(code, "code");
   const runsInKernel = language.name === "python" && defaults.isDetached !== true;
-  return { ...common, code, language: language.name, title: titleOf(code), program: runsInKernel ? undefined : language.run(code) };
+  return {
+    ...common,
+    code,
+    language: language.name,
+    title: titleOf(code),
+    program: runsInKernel ? undefined : language.run(code),
+  };
 }
 
 /** Two forms: `{command, args}` runs a program, `{command}` alone is a whole shell line. */
@@ -58,7 +73,8 @@ export function commandJob(config: Config, body: Body, defaults: JobDefaults): J
   const command = systemString(body, "command");
   if (command.trim() === "") throw invalidRequest('"command" is empty');
   const args = optionalStrings(body, "args");
-  const program = args === undefined ? { command: "/bin/sh", args: ["-c", command] } : { command, args };
+  const program =
+    args === undefined ? { command: "/bin/sh", args: ["-c", command] } : { command, args };
   const title = titleOf([command, ...(args ?? [])].join(" "));
   return { ...commonOf(config, body, defaults), code: "", language: undefined, title, program };
 }
@@ -72,4 +88,5 @@ function commonOf(config: Config, body: Body, { timeoutS }: JobDefaults) {
   return { workdir: workdirField(config, body), env: variablesField(body, "env"), timeoutMs };
 }
 
-const titleOf = (text: string) => (text.length > TITLE_LENGTH ? `${text.slice(0, TITLE_LENGTH)}…` : text);
+const titleOf = (text: string) =>
+  text.length > TITLE_LENGTH ? `${text.slice(0, TITLE_LENGTH)}…` : text;

@@ -1,4 +1,7 @@
-/** Runs jobs of every kind: the one place that counts them, limits how many there are, and gives them the sandbox's variables. */
+/**
+ * Runs jobs of every kind: the one place that counts them, limits how many there are, and gives
+ * them the sandbox's variables.
+ */
 import { dirname, join } from "node:path";
 import type { Activity } from "../activity.ts";
 import { Budget } from "../budget.ts";
@@ -34,7 +37,12 @@ export class Runner {
   /** Ever. */
   startedTotal = 0;
 
-  constructor(deps: { config: Config; environment: Environment; kernel: PythonKernel; activity: Activity }) {
+  constructor(deps: {
+    config: Config;
+    environment: Environment;
+    kernel: PythonKernel;
+    activity: Activity;
+  }) {
     this.config = deps.config;
     this.environment = deps.environment;
     this.kernel = deps.kernel;
@@ -44,7 +52,10 @@ export class Runner {
     this.outputs = new Budget(deps.config.limits.outputsBytes);
   }
 
-  /** Starts the job; resolves at its end. Throws 429 at once when too many run; what the program itself does is a result. */
+  /**
+   * Starts the job; resolves at its end. Throws 429 at once when too many run; what the program
+   * itself does is a result.
+   */
   start(job: Job, options: RunOptions): Promise<ExecutionEnd> {
     const leave = this.gate.enter();
     const end = this.activity.execution();
@@ -68,7 +79,15 @@ export class Runner {
 
   private async run(job: Job, { sink, signal, onStart }: RunOptions): Promise<ExecutionEnd> {
     const { workdir, timeoutMs, program } = job;
-    if (program === undefined) return await this.kernel.run({ code: job.code, timeoutMs, workdir, env: job.env, sink, signal });
+    if (program === undefined)
+      return await this.kernel.run({
+        code: job.code,
+        timeoutMs,
+        workdir,
+        env: job.env,
+        sink,
+        signal,
+      });
     const { command, args, input } = program;
     return await runProcess({
       program: { command, args, cwd: workdir, env: this.environment.forProcess(job.env) },

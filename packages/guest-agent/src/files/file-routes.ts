@@ -112,7 +112,10 @@ async function write(config: Config, body: Body) {
   return { success: true, path, size: bytes.length, message: "File written", timestamp };
 }
 
-/** Of both alphabets, with or without padding, its lines broken anywhere. A text that was cut off is none. */
+/**
+ * Of both alphabets, with or without padding, its lines broken anywhere. A text that was cut off is
+ * none.
+ */
 function isBase64(text: string): boolean {
   const digits = text.replaceAll(/\s+/g, "");
   const data = digits.replace(/={1,2}$/, "");

@@ -127,7 +127,10 @@ async function copyBeside(
   }
 }
 
-/** Permission bits, as the SDKs send them: "0644". A number would be read as decimal by some. Throws 400. */
+/**
+ * Permission bits, as the SDKs send them: "0644". A number would be read as decimal by some.
+ * Throws 400.
+ */
 export function modeOf(value: unknown): number | undefined {
   if (value === undefined || value === null) return undefined;
   if (typeof value !== "string" || !/^0?[0-7]{3,4}$/.test(value))

@@ -10,14 +10,23 @@ export interface KeyHolder {
 const KEY_HEADER = "x-torpor-agent-key";
 
 /**
- * Everything but the open routes needs the agent key once the host has set one; before that only the host's control routes answer, so that no user request reaches a guest whose
- * identity has not been fixed after a restore. Throws 401.
+ * Everything but the open routes needs the agent key once the host has set one; before that only
+ * the host's control routes answer, so that no user request reaches a guest whose identity has not
+ * been fixed after a restore. Throws 401.
  */
-export function authorize(access: Route["access"], keys: KeyHolder, incoming: IncomingMessage): void {
+export function authorize(
+  access: Route["access"],
+  keys: KeyHolder,
+  incoming: IncomingMessage,
+): void {
   if (access === "open") return;
   if (keys.agentKey === undefined) {
     if (access === "control") return;
-    throw new AgentError(401, "AUTHENTICATION_REQUIRED", "this guest has not been given its identity yet");
+    throw new AgentError(
+      401,
+      "AUTHENTICATION_REQUIRED",
+      "this guest has not been given its identity yet",
+    );
   }
   const expected = Buffer.from(keys.agentKey);
   const actual = Buffer.from(String(incoming.headers[KEY_HEADER] ?? ""));

@@ -11,7 +11,11 @@ export interface BodyLimits {
 }
 
 /** Calls `use` with the body; what the body takes of the shared budget is given back after it. */
-export async function withBody<T>(incoming: IncomingMessage, limits: BodyLimits, use: (body: Body) => Promise<T>): Promise<T> {
+export async function withBody<T>(
+  incoming: IncomingMessage,
+  limits: BodyLimits,
+  use: (body: Body) => Promise<T>,
+): Promise<T> {
   const taken = { bytes: 0 };
   try {
     return await use(await read(incoming, limits, taken));
@@ -20,15 +24,26 @@ export async function withBody<T>(incoming: IncomingMessage, limits: BodyLimits,
   }
 }
 
-async function read(incoming: IncomingMessage, { maxBytes, budget }: BodyLimits, taken: { bytes: number }): Promise<Body> {
+async function read(
+  incoming: IncomingMessage,
+  { maxBytes, budget }: BodyLimits,
+  taken: { bytes: number },
+): Promise<Body> {
   const tooLarge = () =>
-    new AgentError(413, "INVALID_REQUEST", `the body is larger than ${maxBytes} bytes; POST /files/upload takes files of any size`);
+    new AgentError(
+      413,
+      "INVALID_REQUEST",
+      `the body is larger than ${maxBytes} bytes; POST /files/upload takes files of any size`,
+    );
   if (Number(incoming.headers["content-length"] ?? 0) > maxBytes) throw tooLarge();
   const chunks: Buffer[] = [];
   // Giving up must not end the connection, which the refusal goes back on.
-  for await (const chunk of incoming.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+  for await (const chunk of incoming.iterator({
+    destroyOnReturn: false,
+  }) as AsyncIterable<Buffer>) {
     if (taken.bytes + chunk.length > maxBytes) throw tooLarge();
-    if (!budget.take(chunk.length)) throw tooMany("too many large requests at the same time; send this one again in a moment");
+    if (!budget.take(chunk.length))
+      throw tooMany("too many large requests at the same time; send this one again in a moment");
     taken.bytes += chunk.length;
     chunks.push(chunk);
   }

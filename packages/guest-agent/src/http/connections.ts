@@ -1,6 +1,7 @@
 /**
- * Who has left, and who was cut off. A pause breaks every connection of the guest, but what the client asked for goes on after the resume: only a client that goes away by itself
- * ends its execution.
+ * Who has left, and who was cut off. A pause breaks every connection of the guest, but what the
+ * client asked for goes on after the resume: only a client that goes away by itself ends its
+ * execution.
  */
 import type { Server } from "node:http";
 import type { Socket } from "node:net";

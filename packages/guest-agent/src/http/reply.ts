@@ -16,10 +16,23 @@ export class Reply {
   }
 }
 
-export const jsonReply = (status: number, body: unknown, headers: Record<string, string> = {}): Reply =>
-  new Reply(status, { "content-type": "application/json", ...headers }, Buffer.from(JSON.stringify(body ?? {})));
+export const jsonReply = (
+  status: number,
+  body: unknown,
+  headers: Record<string, string> = {},
+): Reply =>
+  new Reply(
+    status,
+    { "content-type": "application/json", ...headers },
+    Buffer.from(JSON.stringify(body ?? {})),
+  );
 
-export async function send(incoming: IncomingMessage, response: ServerResponse, requestId: string, reply: Reply): Promise<void> {
+export async function send(
+  incoming: IncomingMessage,
+  response: ServerResponse,
+  requestId: string,
+  reply: Reply,
+): Promise<void> {
   const { status, headers, body } = reply;
   const isWithoutBody = incoming.method === "HEAD";
   if (response.destroyed || response.headersSent) {
@@ -33,7 +46,8 @@ export async function send(incoming: IncomingMessage, response: ServerResponse, 
     body.destroy();
     return endAnswer(incoming, response);
   }
-  // The reader left, or the file shrank: the connection ends before the promised length, which the reader sees.
+  // The reader left, or the file shrank: the connection ends before the promised length, which the
+  // reader sees.
   await pipeline(body, response, { end: false }).then(
     () => endAnswer(incoming, response),
     () => response.destroy(),

@@ -52,7 +52,8 @@ export class Router {
     if (found !== undefined) return found;
     if (clean === "/desktop" || clean.startsWith("/desktop/"))
       throw new AgentError(404, "DESKTOP_NOT_AVAILABLE", "this template has no desktop");
-    if (this.isKnown(clean)) throw new AgentError(405, "METHOD_NOT_ALLOWED", `${method} is not allowed on ${clean}`);
+    if (this.isKnown(clean))
+      throw new AgentError(405, "METHOD_NOT_ALLOWED", `${method} is not allowed on ${clean}`);
     throw new AgentError(404, "ENDPOINT_NOT_FOUND", `there is no ${method} ${clean} in this agent`);
   }
 
@@ -67,7 +68,9 @@ export class Router {
   }
 
   private isKnown(path: string): boolean {
-    return this.routes.some((route) => route.path === path || paramsOf(route.path.split("/"), path) !== undefined);
+    return this.routes.some(
+      (route) => route.path === path || paramsOf(route.path.split("/"), path) !== undefined,
+    );
   }
 }
 

@@ -1,4 +1,7 @@
-/** The agent's HTTP server: requests to routes, results to answers, and one place where errors become bodies. */
+/**
+ * The agent's HTTP server: requests to routes, results to answers, and one place where errors
+ * become bodies.
+ */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { ADDED_HEADER_BYTES, MAX_HEADER_BYTES } from "@torpor/contracts/header-bytes";
 import { asAgentError, errorBody } from "../errors.ts";
@@ -14,7 +17,9 @@ export interface ServerDeps {
   keys: KeyHolder;
   bodyLimits: BodyLimits;
   connections: Connections;
-  /** Called when a request has found its route and may pass; what it returns is called at its end. */
+  /**
+   * Called when a request has found its route and may pass; what it returns is called at its end.
+   */
   begin(match: Match): (outcome: { isError: boolean }) => void;
 }
 
@@ -34,7 +39,11 @@ export function createAgentServer(deps: ServerDeps): Server {
   return server;
 }
 
-async function serve(deps: ServerDeps, incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+async function serve(
+  deps: ServerDeps,
+  incoming: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   const requestId = requestIdOf(incoming);
   response.on("error", () => {});
   const reply = await answer(deps, incoming, response).catch((error: unknown) => {
@@ -44,7 +53,11 @@ async function serve(deps: ServerDeps, incoming: IncomingMessage, response: Serv
   await send(incoming, response, requestId, reply);
 }
 
-async function answer(deps: ServerDeps, incoming: IncomingMessage, response: ServerResponse): Promise<Reply> {
+async function answer(
+  deps: ServerDeps,
+  incoming: IncomingMessage,
+  response: ServerResponse,
+): Promise<Reply> {
   const url = parseUrl(incoming);
   const match = deps.router.match(incoming.method ?? "GET", url.pathname);
   const { route, params } = match;
@@ -52,10 +65,20 @@ async function answer(deps: ServerDeps, incoming: IncomingMessage, response: Ser
   const end = deps.begin(match);
   let isError = true;
   try {
-    const request = { query: url.searchParams, params, headers: incoming.headers, incoming, signal: leaving(deps, response) };
+    const request = {
+      query: url.searchParams,
+      params,
+      headers: incoming.headers,
+      incoming,
+      signal: leaving(deps, response),
+    };
     const result = route.readsBody
       ? await route.handle({ ...request, body: {} })
-      : await withBody(incoming, deps.bodyLimits, async (body) => await route.handle({ ...request, body }));
+      : await withBody(
+          incoming,
+          deps.bodyLimits,
+          async (body) => await route.handle({ ...request, body }),
+        );
     isError = false;
     return result instanceof Reply ? result : jsonReply(200, result);
   } finally {

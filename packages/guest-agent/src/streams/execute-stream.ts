@@ -1,4 +1,7 @@
-/** WS /execute/stream and its kin: one execution per connection, its output as it comes, `result`, then `complete`. A client that leaves ends what it started. */
+/**
+ * WS /execute/stream and its kin: one execution per connection, its output as it comes, `result`,
+ * then `complete`. A client that leaves ends what it started.
+ */
 import { StringDecoder } from "node:string_decoder";
 import type { WebSocket } from "ws";
 import type { Config } from "../config.ts";
@@ -25,7 +28,10 @@ const COMMAND_TIMEOUT_S = 120;
 export function executeStreamRoutes(deps: ExecuteStreamDeps): WebSocketRoute[] {
   const { config, environment } = deps;
   const code = (language?: string) => (body: Body) =>
-    codeJob(config, environment, body, { timeoutS: TIMEOUT_S, ...(language === undefined ? {} : { language }) });
+    codeJob(config, environment, body, {
+      timeoutS: TIMEOUT_S,
+      ...(language === undefined ? {} : { language }),
+    });
   const command = (body: Body) => commandJob(config, body, { timeoutS: COMMAND_TIMEOUT_S });
   const route = (path: string, jobOf: (body: Body) => Job): WebSocketRoute => ({
     path,
@@ -39,12 +45,18 @@ export function executeStreamRoutes(deps: ExecuteStreamDeps): WebSocketRoute[] {
   ];
 }
 
-async function serve(deps: ExecuteStreamDeps, jobOf: (body: Body) => Job, socket: WebSocket, request: StreamRequest): Promise<void> {
+async function serve(
+  deps: ExecuteStreamDeps,
+  jobOf: (body: Body) => Job,
+  socket: WebSocket,
+  request: StreamRequest,
+): Promise<void> {
   const sender = new LockstepSender(socket, request.stream.touch);
   let success = false;
   try {
     const message = await firstMessage(socket, FIRST_MESSAGE_LIMIT_MS);
-    if (message === undefined) throw invalidRequest(`nothing to execute was sent within ${FIRST_MESSAGE_LIMIT_MS / 1000} s`);
+    if (message === undefined)
+      throw invalidRequest(`nothing to execute was sent within ${FIRST_MESSAGE_LIMIT_MS / 1000} s`);
     success = await execute(deps, jobOf(message), sender, request.signal);
   } catch (error) {
     await sender.send(errorFrame(asAgentError(error)));
@@ -52,7 +64,12 @@ async function serve(deps: ExecuteStreamDeps, jobOf: (body: Body) => Job, socket
   await sender.end({ type: "complete", success });
 }
 
-async function execute({ runner }: ExecuteStreamDeps, job: Job, sender: LockstepSender, signal: AbortSignal): Promise<boolean> {
+async function execute(
+  { runner }: ExecuteStreamDeps,
+  job: Job,
+  sender: LockstepSender,
+  signal: AbortSignal,
+): Promise<boolean> {
   const sink = new StreamSink(sender);
   const end = await runner.start(job, { sink, signal });
   await sink.flush();
@@ -60,14 +77,22 @@ async function execute({ runner }: ExecuteStreamDeps, job: Job, sender: Lockstep
     const error = `the time limit of ${timeoutOf(job)} s was reached`;
     await sender.send({ type: "error", error, message: error, code: "EXECUTION_TIMEOUT" });
   }
-  await sender.send({ type: "result", exit_code: end.exitCode, execution_time: end.durationMs / 1000, timeout: timeoutOf(job) });
+  await sender.send({
+    type: "result",
+    exit_code: end.exitCode,
+    execution_time: end.durationMs / 1000,
+    timeout: timeoutOf(job),
+  });
   return end.exitCode === 0;
 }
 
 /** Decodes bytes to text: a character may be split over two reads. */
 class StreamSink implements OutputSink {
   private readonly sender: LockstepSender;
-  private readonly decoders = { stdout: new StringDecoder("utf8"), stderr: new StringDecoder("utf8") };
+  private readonly decoders = {
+    stdout: new StringDecoder("utf8"),
+    stderr: new StringDecoder("utf8"),
+  };
 
   constructor(sender: LockstepSender) {
     this.sender = sender;
@@ -87,6 +112,7 @@ class StreamSink implements OutputSink {
   }
 
   async flush(): Promise<void> {
-    for (const name of ["stdout", "stderr"] as const) await this.sender.text(name, this.decoders[name].end());
+    for (const name of ["stdout", "stderr"] as const)
+      await this.sender.text(name, this.decoders[name].end());
   }
 }

@@ -1,12 +1,15 @@
 /**
- * Sends frames so that a client which listens for one message at a time loses none (the JavaScript SDK drops what arrives while it handles the one before).
+ * Sends frames so that a client which listens for one message at a time loses none (the JavaScript
+ * SDK drops what arrives while it handles the one before).
  *
  * L1  One frame, then a ping; the next frame only after the pong.
  * L2  What accumulates meanwhile is joined: text of the same kind into one frame, in order, and
  *     frames that say the same of the same thing.
- * L3  Whoever writes waits while more than `MAX_WAITING_BYTES` are unsent. So a slow client holds up the program, and nothing is lost. A writer that does not wait is cut above
- *     a second bound, with a note.
- * L4  The last frame is repeated until the client closes, for a limited time: a client that missed it would wait for ever.
+ * L3  Whoever writes waits while more than `MAX_WAITING_BYTES` are unsent. So a slow client holds
+ *     up the program, and nothing is lost. A writer that does not wait is cut above a second bound,
+ *     with a note.
+ * L4  The last frame is repeated until the client closes, for a limited time: a client that missed
+ *     it would wait for ever.
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { WebSocket } from "ws";
@@ -26,7 +29,9 @@ interface Entry {
 const MAX_WAITING_BYTES = 512 * 1024;
 const CUT_ABOVE_BYTES = 4 * 1024 * 1024;
 const MAX_FRAME_BYTES = 128 * 1024;
-/** A client that does not read for this long is taken for dead. It may be at work on what it got. */
+/**
+ * A client that does not read for this long is taken for dead. It may be at work on what it got.
+ */
 const PONG_LIMIT_MS = 120_000;
 /** Without frames, a ping now and then finds out that the client is gone. */
 const KEEP_ALIVE_MS = 30_000;
@@ -55,7 +60,10 @@ export class LockstepSender {
     return this.socket.readyState === this.socket.OPEN;
   }
 
-  /** Resolves when there is room for more, or nobody to send to. A frame `about` something that waits already is left out, if none of another kind came after that. */
+  /**
+   * Resolves when there is room for more, or nobody to send to. A frame `about` something that
+   * waits already is left out, if none of another kind came after that.
+   */
   async send(frame: Frame, about?: string): Promise<void> {
     if (about !== undefined && this.waits(about)) return;
     this.add({ frame, about, bytes: JSON.stringify(frame).length });
@@ -74,7 +82,12 @@ export class LockstepSender {
   async text(type: string, data: string): Promise<void> {
     if (data === "") return;
     const last = this.waiting.at(-1);
-    if (last?.parts !== undefined && last.frame.type === type && last.bytes < MAX_FRAME_BYTES && this.waitingBytes < CUT_ABOVE_BYTES) {
+    if (
+      last?.parts !== undefined &&
+      last.frame.type === type &&
+      last.bytes < MAX_FRAME_BYTES &&
+      this.waitingBytes < CUT_ABOVE_BYTES
+    ) {
       last.parts.push(data);
       last.bytes += data.length;
       this.waitingBytes += data.length;
@@ -82,7 +95,10 @@ export class LockstepSender {
     await this.room();
   }
 
-  /** Sends everything and then this frame, again and again, until the client closes or the repeats are used up. */
+  /**
+   * Sends everything and then this frame, again and again, until the client closes or the repeats
+   * are used up.
+   */
   async end(frame: Frame): Promise<void> {
     this.isEnding = true;
     this.wake();
@@ -112,7 +128,8 @@ export class LockstepSender {
       const entry = this.waiting.shift() ?? this.cutNote();
       if (entry !== undefined) {
         const { frame, parts } = entry;
-        if (await this.deliver(parts === undefined ? frame : { ...frame, data: parts.join("") })) this.onSent();
+        if (await this.deliver(parts === undefined ? frame : { ...frame, data: parts.join("") }))
+          this.onSent();
         this.waitingBytes -= entry.bytes;
         this.wake();
       } else if (this.isEnding) return;
@@ -157,7 +174,8 @@ export class LockstepSender {
 
   private async closedWithin(limitMs: number): Promise<void> {
     const deadline = performance.now() + limitMs;
-    while (this.isOpen && performance.now() < deadline) await this.woken(deadline - performance.now());
+    while (this.isOpen && performance.now() < deadline)
+      await this.woken(deadline - performance.now());
   }
 
   /** False when nothing happened within the limit. */

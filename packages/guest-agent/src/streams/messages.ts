@@ -5,7 +5,11 @@ import { type Body, parseObject } from "../fields.ts";
 import { withLimit } from "../limits.ts";
 import type { Frame } from "./lockstep.ts";
 
-export function onMessages(socket: WebSocket, handle: (body: Body) => void | Promise<void>, onError: (error: AgentError) => void): void {
+export function onMessages(
+  socket: WebSocket,
+  handle: (body: Body) => void | Promise<void>,
+  onError: (error: AgentError) => void,
+): void {
   socket.on("message", (data: Buffer) => {
     Promise.resolve()
       .then(() => handle(parseObject(data.toString("utf8"))))
@@ -13,7 +17,10 @@ export function onMessages(socket: WebSocket, handle: (body: Body) => void | Pro
   });
 }
 
-/** The first message; undefined when the client leaves or says nothing. Throws 400 when it is no JSON object. */
+/**
+ * The first message; undefined when the client leaves or says nothing. Throws 400 when it is no
+ * JSON object.
+ */
 export async function firstMessage(socket: WebSocket, limitMs: number): Promise<Body | undefined> {
   const text = await withLimit(
     new Promise<string | undefined>((resolve) => {
@@ -25,4 +32,9 @@ export async function firstMessage(socket: WebSocket, limitMs: number): Promise<
   return text === undefined ? undefined : parseObject(text);
 }
 
-export const errorFrame = (error: AgentError): Frame => ({ type: "error", error: error.message, message: error.message, code: error.code });
+export const errorFrame = (error: AgentError): Frame => ({
+  type: "error",
+  error: error.message,
+  message: error.message,
+  code: error.code,
+});

@@ -1,4 +1,7 @@
-/** WS /terminal: a shell on a pseudo-terminal of its own (guest/terminal.py). When the client leaves, it is hung up. */
+/**
+ * WS /terminal: a shell on a pseudo-terminal of its own (guest/terminal.py). When the client
+ * leaves, it is hung up.
+ */
 import { type ChildProcess, spawn } from "node:child_process";
 import { accessSync } from "node:fs";
 import type { Readable } from "node:stream";
@@ -18,10 +21,18 @@ const MAX_INPUT_BYTES = 1024 * 1024;
 const CANNOT_START_CODE = 127;
 
 export function terminalRoute(config: Config, environment: Environment): WebSocketRoute {
-  return { path: "/terminal", handle: (socket, request) => serve(config, environment, socket, request) };
+  return {
+    path: "/terminal",
+    handle: (socket, request) => serve(config, environment, socket, request),
+  };
 }
 
-async function serve(config: Config, environment: Environment, socket: WebSocket, request: StreamRequest): Promise<void> {
+async function serve(
+  config: Config,
+  environment: Environment,
+  socket: WebSocket,
+  request: StreamRequest,
+): Promise<void> {
   const sender = new LockstepSender(socket, request.stream.touch);
   const child = start(config, environment, request.query);
   const exited = exitCodeOf(child);
@@ -39,7 +50,14 @@ async function serve(config: Config, environment: Environment, socket: WebSocket
 function start(config: Config, environment: Environment, query: URLSearchParams): ChildProcess {
   const [columns, rows] = [dimension(query.get("cols"), 80), dimension(query.get("rows"), 24)];
   const shell = isThere("/bin/bash") ? "/bin/bash" : "/bin/sh";
-  const args = ["-ISu", `${config.helperDir}/terminal.py`, String(columns), String(rows), config.userCgroup ?? "", shell];
+  const args = [
+    "-ISu",
+    `${config.helperDir}/terminal.py`,
+    String(columns),
+    String(rows),
+    config.userCgroup ?? "",
+    shell,
+  ];
   const child = spawn(config.python, args, {
     cwd: defaultWorkdir(config),
     env: environment.forProcess({}),
@@ -52,7 +70,9 @@ function start(config: Config, environment: Environment, query: URLSearchParams)
 /** A size that makes no sense in the address is no reason to have no terminal. */
 function dimension(text: string | null, fallback: number): number {
   const value = Number(text ?? fallback);
-  return Number.isInteger(value) && value >= DIMENSION.from && value <= DIMENSION.to ? value : fallback;
+  return Number.isInteger(value) && value >= DIMENSION.from && value <= DIMENSION.to
+    ? value
+    : fallback;
 }
 
 function exitCodeOf(child: ChildProcess): Promise<number> {
@@ -65,7 +85,8 @@ function exitCodeOf(child: ChildProcess): Promise<number> {
 async function show(output: Readable, sender: LockstepSender): Promise<void> {
   const decoder = new StringDecoder("utf8");
   try {
-    for await (const chunk of output as AsyncIterable<Buffer>) await sender.text("output", decoder.write(chunk));
+    for await (const chunk of output as AsyncIterable<Buffer>)
+      await sender.text("output", decoder.write(chunk));
   } catch {
     // It could not be started; its exit code says so.
   }
@@ -76,15 +97,28 @@ function control(child: ChildProcess, body: Body): void {
   const type = stringField(body, "type");
   if (type === "input") write(child, "i", Buffer.from(stringField(body, "data")));
   else if (type === "resize")
-    write(child, "r", Buffer.from(`${integerField(body, "cols", DIMENSION)} ${integerField(body, "rows", DIMENSION)}`));
+    write(
+      child,
+      "r",
+      Buffer.from(
+        `${integerField(body, "cols", DIMENSION)} ${integerField(body, "rows", DIMENSION)}`,
+      ),
+    );
   else throw invalidRequest('"type" must be "input" or "resize"');
 }
 
-/** Frames as terminal.py reads them. Input for a program that does not read is refused above a bound, not kept. */
+/**
+ * Frames as terminal.py reads them. Input for a program that does not read is refused above a
+ * bound, not kept.
+ */
 function write(child: ChildProcess, kind: "i" | "r", payload: Buffer): void {
   if (child.stdin === null || child.stdin.destroyed) return;
   if (child.stdin.writableLength + payload.length > MAX_INPUT_BYTES)
-    throw new AgentError(429, "RESOURCE_LIMIT_ERROR", `the program does not read: ${payload.length} bytes of input were dropped`);
+    throw new AgentError(
+      429,
+      "RESOURCE_LIMIT_ERROR",
+      `the program does not read: ${payload.length} bytes of input were dropped`,
+    );
   const header = Buffer.alloc(5);
   header.write(kind, 0, "latin1");
   header.writeUInt32BE(payload.length, 1);

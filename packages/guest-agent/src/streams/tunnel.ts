@@ -1,6 +1,7 @@
 /**
- * GET /_torpor/tunnel?port=N with `Upgrade: torpor-tunnel`: raw bytes both ways between the host and a TCP port of the guest, wherever in the guest it listens. The host's own; preview
- * URLs go through it.
+ * GET /_torpor/tunnel?port=N with `Upgrade: torpor-tunnel`: raw bytes both ways between the host
+ * and a TCP port of the guest, wherever in the guest it listens. The host's own; preview URLs go
+ * through it.
  */
 import { connect, type Socket } from "node:net";
 import { networkInterfaces } from "node:os";
@@ -9,14 +10,25 @@ import { AgentError, invalidRequest, missingParameter } from "../errors.ts";
 import type { RawRoute, StreamRequest } from "./upgrades.ts";
 
 const CONNECT_LIMIT_MS = 5_000;
-const SWITCHING = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n";
+const SWITCHING =
+  "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: torpor-tunnel\r\n\r\n";
 
-export const tunnelRoute: RawRoute = { path: "/_torpor/tunnel", access: "control", protocol: "torpor-tunnel", handle: tunnel };
+export const tunnelRoute: RawRoute = {
+  path: "/_torpor/tunnel",
+  access: "control",
+  protocol: "torpor-tunnel",
+  handle: tunnel,
+};
 
-async function tunnel(socket: Duplex, head: Buffer, { query, stream }: StreamRequest): Promise<void> {
+async function tunnel(
+  socket: Duplex,
+  head: Buffer,
+  { query, stream }: StreamRequest,
+): Promise<void> {
   const port = portOf(query.get("port"));
   const upstream = await reach(port);
-  if (upstream === undefined) throw new AgentError(404, "PORT_NOT_OPEN", `nothing listens on port ${port}`);
+  if (upstream === undefined)
+    throw new AgentError(404, "PORT_NOT_OPEN", `nothing listens on port ${port}`);
   if (socket.destroyed) {
     upstream.destroy();
     return;
@@ -29,7 +41,8 @@ async function tunnel(socket: Duplex, head: Buffer, { query, stream }: StreamReq
 function portOf(text: string | null): number {
   if (text === null || text === "") throw missingParameter("port");
   const port = Number(text);
-  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65535) throw invalidRequest('"port" must be a number from 1 to 65535');
+  if (!/^\d{1,5}$/.test(text) || port < 1 || port > 65535)
+    throw invalidRequest('"port" must be a number from 1 to 65535');
   return port;
 }
 
@@ -62,9 +75,13 @@ function connected(port: number, host: string): Promise<Socket | undefined> {
   });
 }
 
-/** Resolves when both have closed. The end of one direction leaves the other open; an error ends both. */
+/**
+ * Resolves when both have closed. The end of one direction leaves the other open; an error ends
+ * both.
+ */
 async function carry(one: Duplex, other: Duplex, touch: () => void): Promise<void> {
-  const closed = (stream: Duplex) => new Promise<void>((resolve) => void stream.once("close", () => resolve()));
+  const closed = (stream: Duplex) =>
+    new Promise<void>((resolve) => void stream.once("close", () => resolve()));
   const both = Promise.all([closed(one), closed(other)]);
   for (const [from, to] of [
     [one, other],

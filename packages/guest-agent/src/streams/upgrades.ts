@@ -1,4 +1,7 @@
-/** Requests to change the protocol: WebSockets and the host's tunnels. Refusals are HTTP answers, with the same bodies as everywhere. */
+/**
+ * Requests to change the protocol: WebSockets and the host's tunnels. Refusals are HTTP answers,
+ * with the same bodies as everywhere.
+ */
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
@@ -43,10 +46,16 @@ export interface UpgradeDeps {
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
 
 export function acceptUpgrades(server: Server, deps: UpgradeDeps): void {
-  const acceptor = new WebSocketServer({ noServer: true, maxPayload: MAX_MESSAGE_BYTES, perMessageDeflate: false });
+  const acceptor = new WebSocketServer({
+    noServer: true,
+    maxPayload: MAX_MESSAGE_BYTES,
+    perMessageDeflate: false,
+  });
   server.on("upgrade", (incoming: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on("error", () => socket.destroy());
-    upgrade(acceptor, deps, incoming, socket, head).catch((error: unknown) => refuse(incoming, socket, asAgentError(error)));
+    upgrade(acceptor, deps, incoming, socket, head).catch((error: unknown) =>
+      refuse(incoming, socket, asAgentError(error)),
+    );
   });
 }
 
@@ -62,7 +71,11 @@ async function upgrade(
   const raw = deps.raw.find((route) => route.path === url.pathname);
   const webSocket = deps.webSockets.find((route) => route.path === url.pathname);
   if (raw === undefined && webSocket === undefined)
-    throw new AgentError(404, "ENDPOINT_NOT_FOUND", `there is no stream ${url.pathname} in this agent`);
+    throw new AgentError(
+      404,
+      "ENDPOINT_NOT_FOUND",
+      `there is no stream ${url.pathname} in this agent`,
+    );
   authorize(raw?.access, deps.keys, incoming);
   const expected = raw?.protocol ?? "websocket";
   if (protocol !== expected) throw invalidRequest(`"Upgrade" must be ${expected}`);
@@ -71,7 +84,8 @@ async function upgrade(
   const request = { query: url.searchParams, stream, signal: leaving(deps.connections, socket) };
   try {
     if (raw !== undefined) await raw.handle(socket, head, request);
-    else if (webSocket !== undefined) await serveWebSocket(acceptor, webSocket, { incoming, socket, head }, request);
+    else if (webSocket !== undefined)
+      await serveWebSocket(acceptor, webSocket, { incoming, socket, head }, request);
   } finally {
     stream.end();
     leave();

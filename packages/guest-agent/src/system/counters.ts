@@ -26,6 +26,9 @@ export class Counters {
   durations(): { avg: number; p95: number } {
     const sorted = [...this.durationsMs].sort((a, b) => a - b);
     const sum = sorted.reduce((total, duration) => total + duration, 0);
-    return { avg: sorted.length === 0 ? 0 : round(sum / sorted.length), p95: round(sorted[Math.ceil(sorted.length * 0.95) - 1] ?? 0) };
+    return {
+      avg: sorted.length === 0 ? 0 : round(sum / sorted.length),
+      p95: round(sorted[Math.ceil(sorted.length * 0.95) - 1] ?? 0),
+    };
   }
 }

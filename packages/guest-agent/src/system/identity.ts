@@ -61,7 +61,12 @@ export function identityRoutes(deps: IdentityDeps): Route[] {
     route("post-boot", (request) => becomeSandbox(deps, request, true)),
     route("warm", () => warm(deps)),
     route("shutdown", () => shutDown(deps)),
-    { method: "GET", path: "/_torpor/activity", access: "control", handle: () => deps.activity.snapshot() },
+    {
+      method: "GET",
+      path: "/_torpor/activity",
+      access: "control",
+      handle: () => deps.activity.snapshot(),
+    },
   ];
 }
 
@@ -80,7 +85,8 @@ async function thaw(deps: IdentityDeps) {
 
 async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: boolean) {
   const entropy = Buffer.from(stringField(request.body, "entropyBase64"), "base64");
-  if (entropy.length < MIN_ENTROPY_BYTES) throw invalidRequest(`"entropyBase64" must hold at least ${MIN_ENTROPY_BYTES} bytes`);
+  if (entropy.length < MIN_ENTROPY_BYTES)
+    throw invalidRequest(`"entropyBase64" must hold at least ${MIN_ENTROPY_BYTES} bytes`);
   const wallClockMs = request.body["wallClockMs"];
   if (typeof wallClockMs !== "number") throw invalidRequest('"wallClockMs" must be a number');
   const agentKey = stringField(request.body, "agentKey");
@@ -89,8 +95,14 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
   const names = { ...optionalName(request, "hostname"), ...optionalName(request, "machineId") };
   if (isFresh) await attachDisk(deps);
   if (isFresh) await setNames(deps, names);
-  else await helperCall(deps.helper, { type: "break_connections", agentPort: deps.config.port }, HELPER_LIMIT_MS);
-  if (request.body["envVars"] !== undefined) deps.environment.merge(variablesField(request.body, "envVars"));
+  else
+    await helperCall(
+      deps.helper,
+      { type: "break_connections", agentPort: deps.config.port },
+      HELPER_LIMIT_MS,
+    );
+  if (request.body["envVars"] !== undefined)
+    deps.environment.merge(variablesField(request.body, "envVars"));
   deps.identity.sandboxId = optionalString(request.body, "sandboxId") ?? deps.identity.sandboxId;
   await setFrozen(deps.config.userCgroup, false, 2_000);
   deps.connections.severOthers(request.incoming.socket);
@@ -105,9 +117,23 @@ async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: bool
  * New entropy for the system's generator, and by the step of the clock for those of programs that
  * are older than this sandbox (infra/images/code-interpreter/init).
  */
-async function freshen(helper: RestartingHelper, entropy: Buffer, wallClockMs: number): Promise<void> {
-  if (!(await helperCall(helper, { type: "reseed", entropy: entropy.toString("hex") }, HELPER_LIMIT_MS)))
-    throw new AgentError(409, "RESEED_FAILED", "the kernel's random number generator could not be reseeded");
+async function freshen(
+  helper: RestartingHelper,
+  entropy: Buffer,
+  wallClockMs: number,
+): Promise<void> {
+  if (
+    !(await helperCall(
+      helper,
+      { type: "reseed", entropy: entropy.toString("hex") },
+      HELPER_LIMIT_MS,
+    ))
+  )
+    throw new AgentError(
+      409,
+      "RESEED_FAILED",
+      "the kernel's random number generator could not be reseeded",
+    );
   if (!(await helperCall(helper, { type: "set_clock", wallClockMs }, HELPER_LIMIT_MS)))
     throw new AgentError(409, "CLOCK_NOT_SET", "the guest's clock could not be set");
 }
@@ -116,7 +142,11 @@ async function freshen(helper: RestartingHelper, entropy: Buffer, wallClockMs: n
 async function attachDisk({ config, environment, helper }: IdentityDeps): Promise<void> {
   if (config.disk === undefined) return;
   if (!(await helperCall(helper, { type: "attach_disk", ...config.disk }, ATTACH_LIMIT_MS))) {
-    throw new AgentError(409, "DISK_NOT_ATTACHED", "the sandbox's disk could not be attached; see the guest's console");
+    throw new AgentError(
+      409,
+      "DISK_NOT_ATTACHED",
+      "the sandbox's disk could not be attached; see the guest's console",
+    );
   }
   environment.load();
   // Uploads that were cut off when the sandbox was stopped.
@@ -148,7 +178,12 @@ async function setNames({ config, helper }: IdentityDeps, names: Names): Promise
  */
 async function warm(deps: IdentityDeps) {
   const failure = await deps.kernel.warm(WARM_CELL);
-  if (failure !== undefined) throw new AgentError(503, "SERVICE_UNAVAILABLE", `The Python kernel could not be warmed up: ${failure}`);
+  if (failure !== undefined)
+    throw new AgentError(
+      503,
+      "SERVICE_UNAVAILABLE",
+      `The Python kernel could not be warmed up: ${failure}`,
+    );
   await helperCall(deps.helper, { type: "sync" }, 30_000);
   return { ok: true };
 }
@@ -181,7 +216,11 @@ async function endUserProcesses({ userCgroup }: Config): Promise<void> {
  * Once more, of a new helper, where this one ended: user code may have killed it a moment before.
  * Everything that it is asked for may be done twice.
  */
-async function helperCall(helper: RestartingHelper, body: Record<string, unknown>, limitMs: number): Promise<boolean> {
+async function helperCall(
+  helper: RestartingHelper,
+  body: Record<string, unknown>,
+  limitMs: number,
+): Promise<boolean> {
   const ask = () => withLimit(helper.current.request(body), limitMs);
   const answer = await ask();
   const last = answer?.["error"] === HELPER_ENDED ? await ask() : answer;

@@ -1,5 +1,14 @@
 /** /, /health, /info, /ping, /system: what this agent is and how it is. Open, without a key. */
-import { arch, cpus, hostname, loadavg, networkInterfaces, platform, release, uptime } from "node:os";
+import {
+  arch,
+  cpus,
+  hostname,
+  loadavg,
+  networkInterfaces,
+  platform,
+  release,
+  uptime,
+} from "node:os";
 import type { Activity } from "../activity.ts";
 import type { Config } from "../config.ts";
 import type { PythonKernel } from "../execution/python-kernel.ts";
@@ -36,7 +45,12 @@ const FEATURES = {
 
 export function infoRoutes(deps: InfoDeps): Route[] {
   const startedAt = new Date();
-  const open = (path: string, handle: () => unknown): Route => ({ method: "GET", path, access: "open", handle });
+  const open = (path: string, handle: () => unknown): Route => ({
+    method: "GET",
+    path,
+    access: "open",
+    handle,
+  });
   return [
     open("/health", () => health(deps)),
     open("/info", () => info(deps, startedAt)),
@@ -80,7 +94,11 @@ function info(deps: InfoDeps, startedAt: Date) {
     vm_ip: addressOf(),
     vm_port: String(deps.config.port),
     start_time: startedAt.toISOString(),
-    endpoints: Object.fromEntries(deps.paths().map((path) => [path.slice(1).replaceAll("/", "_").replaceAll(":", "") || "root", path])),
+    endpoints: Object.fromEntries(
+      deps
+        .paths()
+        .map((path) => [path.slice(1).replaceAll("/", "_").replaceAll(":", "") || "root", path]),
+    ),
   };
 }
 
@@ -101,5 +119,7 @@ function system({ counters }: InfoDeps) {
 
 function addressOf(): string {
   const addresses = Object.values(networkInterfaces()).flatMap((entries) => entries ?? []);
-  return addresses.find((entry) => entry.family === "IPv4" && !entry.internal)?.address ?? "127.0.0.1";
+  return (
+    addresses.find((entry) => entry.family === "IPv4" && !entry.internal)?.address ?? "127.0.0.1"
+  );
 }

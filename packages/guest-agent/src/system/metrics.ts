@@ -1,4 +1,7 @@
-/** /metrics, /metrics/snapshot, /metrics/prometheus: what the agent and the machine are doing, out of /proc. */
+/**
+ * /metrics, /metrics/snapshot, /metrics/prometheus: what the agent and the machine are doing, out
+ * of /proc.
+ */
 import { statfs } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Activity } from "../activity.ts";
@@ -20,7 +23,10 @@ export interface MetricsDeps {
   idempotency: IdempotencyMemory;
 }
 
-/** Usage is that of the time since the last look; of a moment, when that was too long ago or too lately. */
+/**
+ * Usage is that of the time since the last look; of a moment, when that was too long ago or too
+ * lately.
+ */
 const [NEWEST_MS, OLDEST_MS, MOMENT_MS] = [50, 15_000, 100];
 
 export function metricsRoutes(deps: MetricsDeps): Route[] {
@@ -28,7 +34,11 @@ export function metricsRoutes(deps: MetricsDeps): Route[] {
   return [
     { method: "GET", path: "/metrics", handle: () => snapshot(deps, cpu) },
     { method: "GET", path: "/metrics/snapshot", handle: () => snapshot(deps, cpu) },
-    { method: "GET", path: "/metrics/prometheus", handle: async () => prometheus(await snapshot(deps, cpu)) },
+    {
+      method: "GET",
+      path: "/metrics/prometheus",
+      handle: async () => prometheus(await snapshot(deps, cpu)),
+    },
   ];
 }
 
@@ -48,7 +58,10 @@ class CpuUsage {
   }
 }
 
-async function snapshot({ config, activity, counters, runner, background, idempotency }: MetricsDeps, cpu: CpuUsage) {
+async function snapshot(
+  { config, activity, counters, runner, background, idempotency }: MetricsDeps,
+  cpu: CpuUsage,
+) {
   const processes = listProcesses();
   const { avg, p95 } = counters.durations();
   const own = process.memoryUsage();
@@ -66,8 +79,15 @@ async function snapshot({ config, activity, counters, runner, background, idempo
     total_errors: counters.errors,
     avg_duration_ms: avg,
     p95_duration_ms: p95,
-    system: { cpu: { usage_percent: await cpu.percent(), cores: cpuCount() }, memory: memory(), disk: await disk(config.workdir) },
-    process: { count: processes.length, running: processes.filter(({ status }) => status === "running").length },
+    system: {
+      cpu: { usage_percent: await cpu.percent(), cores: cpuCount() },
+      memory: memory(),
+      disk: await disk(config.workdir),
+    },
+    process: {
+      count: processes.length,
+      running: processes.filter(({ status }) => status === "running").length,
+    },
     agent: { memory_bytes: own.rss, heap_bytes: own.heapUsed },
     cache: idempotency.stats(),
   };
@@ -79,7 +99,12 @@ async function disk(path: string) {
   const facts = await statfs(path).catch(() => undefined);
   if (facts === undefined) return { total: 0, used: 0, free: 0, usage_percent: 0 };
   const [total, free] = [facts.blocks * facts.bsize, facts.bavail * facts.bsize];
-  return { total, used: total - free, free, usage_percent: total === 0 ? 0 : round((100 * (total - free)) / total) };
+  return {
+    total,
+    used: total - free,
+    free,
+    usage_percent: total === 0 ? 0 : round((100 * (total - free)) / total),
+  };
 }
 
 /** The text format that Prometheus reads. */
@@ -101,6 +126,12 @@ function prometheus(snap: Snapshot): Reply {
     ["torpor_sandbox_disk_used_bytes", "gauge", space.used],
     ["torpor_sandbox_processes", "gauge", snap.process.count],
   ];
-  const text = metrics.map(([name, kind, value]) => `# TYPE ${name} ${kind}\n${name} ${value}\n`).join("");
-  return new Reply(200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" }, Buffer.from(text));
+  const text = metrics
+    .map(([name, kind, value]) => `# TYPE ${name} ${kind}\n${name} ${value}\n`)
+    .join("");
+  return new Reply(
+    200,
+    { "content-type": "text/plain; version=0.0.4; charset=utf-8" },
+    Buffer.from(text),
+  );
 }

@@ -1,4 +1,7 @@
-/** Numbers out of /proc. What cannot be read counts as nothing: a process may end while it is looked at. */
+/**
+ * Numbers out of /proc. What cannot be read counts as nothing: a process may end while it is looked
+ * at.
+ */
 import { readdirSync, readFileSync } from "node:fs";
 import { cpus, uptime } from "node:os";
 
@@ -67,9 +70,15 @@ export const cpuCount = (): number => cpus().length;
 /** In bytes. `free` is what programs can still have. */
 export function memory(): { total: number; used: number; free: number; usage_percent: number } {
   const text = read("/proc/meminfo");
-  const bytes = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) * 1024;
+  const bytes = (name: string) =>
+    Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0) * 1024;
   const [total, free] = [bytes("MemTotal"), bytes("MemAvailable")];
-  return { total, used: total - free, free, usage_percent: total === 0 ? 0 : round((100 * (total - free)) / total) };
+  return {
+    total,
+    used: total - free,
+    free,
+    usage_percent: total === 0 ? 0 : round((100 * (total - free)) / total),
+  };
 }
 
 export const round = (value: number): number => Math.round(value * 100) / 100;

@@ -1,4 +1,7 @@
-/** /processes, /execute/processes and the calls that end one. Ids are those of background executions, or numbers of processes of the system. */
+/**
+ * /processes, /execute/processes and the calls that end one. Ids are those of background
+ * executions, or numbers of processes of the system.
+ */
 import type { BackgroundExecutions } from "../execution/background.ts";
 import type { Config } from "../config.ts";
 import { AgentError, missingParameter } from "../errors.ts";
@@ -9,19 +12,33 @@ import { killProcess, userProcesses } from "./user-cgroup.ts";
 export function processRoutes(config: Config, background: BackgroundExecutions): Route[] {
   const end = (id: string | null | undefined) => endProcess(config, background, id);
   return [
-    { method: "GET", path: "/execute/processes", handle: () => counted(background.list().map((execution) => execution.view())) },
+    {
+      method: "GET",
+      path: "/execute/processes",
+      handle: () => counted(background.list().map((execution) => execution.view())),
+    },
     { method: "GET", path: "/processes", handle: () => counted(systemProcesses(background)) },
     { method: "POST", path: "/execute/kill/:id", handle: ({ params }) => end(params["id"]) },
-    { method: "DELETE", path: "/execute/kill", handle: ({ query }) => end(query.get("process_id")) },
+    {
+      method: "DELETE",
+      path: "/execute/kill",
+      handle: ({ query }) => end(query.get("process_id")),
+    },
     { method: "POST", path: "/processes/:id/kill", handle: ({ params }) => end(params["id"]) },
   ];
 }
 
-const counted = (processes: unknown[]) => ({ processes, count: processes.length, timestamp: new Date().toISOString() });
+const counted = (processes: unknown[]) => ({
+  processes,
+  count: processes.length,
+  timestamp: new Date().toISOString(),
+});
 
 /** All of the machine's; those of background executions carry what is known of these too. */
 function systemProcesses(background: BackgroundExecutions): unknown[] {
-  const known = new Map(background.list().map((execution) => [execution.view()["pid"], execution.view()]));
+  const known = new Map(
+    background.list().map((execution) => [execution.view()["pid"], execution.view()]),
+  );
   return listProcesses().map((facts) => {
     const {
       stdout: _stdout,
@@ -32,7 +49,11 @@ function systemProcesses(background: BackgroundExecutions): unknown[] {
   });
 }
 
-function endProcess(config: Config, background: BackgroundExecutions, id: string | null | undefined) {
+function endProcess(
+  config: Config,
+  background: BackgroundExecutions,
+  id: string | null | undefined,
+) {
   if (id === null || id === undefined || id === "") throw missingParameter("process_id");
   if (background.find(id) !== undefined || !/^\d{1,10}$/.test(id)) {
     const execution = background.kill(id);
@@ -47,6 +68,7 @@ function endProcess(config: Config, background: BackgroundExecutions, id: string
   }
   // The agent's own processes are not the users' to end.
   const isUsers = userProcesses(config.userCgroup).includes(Number(id));
-  if (!isUsers || !killProcess(Number(id), "SIGKILL")) throw new AgentError(404, "PROCESS_NOT_FOUND", `there is no process ${id}`);
+  if (!isUsers || !killProcess(Number(id), "SIGKILL"))
+    throw new AgentError(404, "PROCESS_NOT_FOUND", `there is no process ${id}`);
   return { success: true, process_id: id, status: "killed", message: "The process was ended" };
 }

@@ -3,8 +3,8 @@
  *
  * TS1  Nothing is asked of the run: it was killed. What is its own is known by the name of its
  *      directory (belongs.ts), or was written down before it was made (leftovers.ts).
- * -    The directory goes last, and only when all else is gone: what is mounted there is not
- *      removed with it, and the next sweep goes on where this one gave up.
+ * - The directory goes last, and only when all else is gone: what is mounted there is not removed
+ *   with it, and the next sweep goes on where this one gave up.
  */
 import { existsSync, readdirSync, rmdirSync } from "node:fs";
 import { rm } from "node:fs/promises";

@@ -1,9 +1,12 @@
 /**
  * Cloud Hypervisor's API over its UNIX socket.
  *
- * API1  One connection per request, closed after the answer: a re-used one was seen to hang, and after a 400 the rest of a body is read as further requests.
- * API2  Every call has a limit, because the server has none: it takes requests one by one, so that a snapshot in progress delays even a ping.
- * API3  How a call went is a value. A status says little and an answer can be lost: callers look at `info`, act, and look again.
+ * API1  One connection per request, closed after the answer: a re-used one was seen to hang, and
+ *       after a 400 the rest of a body is read as further requests.
+ * API2  Every call has a limit, because the server has none: it takes requests one by one, so that
+ *       a snapshot in progress delays even a ping.
+ * API3  How a call went is a value. A status says little and an answer can be lost: callers look at
+ *       `info`, act, and look again.
  */
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
@@ -14,7 +17,10 @@ export type Outcome<T> =
   | { kind: "ok"; value: T }
   /** It answered no. `chain`: what failed, outermost first. */
   | { kind: "refused"; status: number; chain: string[] }
-  /** No connection, or one that closed without an answer: whether the call was carried out is unknown. */
+  /**
+   * No connection, or one that closed without an answer: whether the call was carried out is
+   * unknown.
+   */
   | { kind: "unreachable"; reason: string }
   | { kind: "timeout"; limitMs: number };
 
@@ -50,7 +56,11 @@ export interface CloudHypervisorApi {
 export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
   const get = async <T>(name: string, limitMs: number) =>
     parsed<T>(await call({ socketPath, method: "GET", name, body: undefined, limitMs }));
-  const put = async (name: string, body: object | undefined, limitMs: number): Promise<Outcome<void>> => {
+  const put = async (
+    name: string,
+    body: object | undefined,
+    limitMs: number,
+  ): Promise<Outcome<void>> => {
     const outcome = await call({ socketPath, method: "PUT", name, body, limitMs });
     return outcome.kind === "ok" ? { kind: "ok", value: undefined } : outcome;
   };
@@ -61,10 +71,16 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
     boot: (limitMs) => put("vm.boot", undefined, limitMs),
     pause: (limitMs) => put("vm.pause", undefined, limitMs),
     resume: (limitMs) => put("vm.resume", undefined, limitMs),
-    snapshot: (directory, limitMs) => put("vm.snapshot", { destination_url: `file://${directory}` }, limitMs),
-    // Copy: in version 53 OnDemand fills all of the memory in the background and blocks the next snapshot.
+    snapshot: (directory, limitMs) =>
+      put("vm.snapshot", { destination_url: `file://${directory}` }, limitMs),
+    // Copy: in version 53 OnDemand fills all of the memory in the background and blocks the next
+    // snapshot.
     restore: (directory, limitMs) =>
-      put("vm.restore", { source_url: `file://${directory}`, memory_restore_mode: "Copy", resume: false }, limitMs),
+      put(
+        "vm.restore",
+        { source_url: `file://${directory}`, memory_restore_mode: "Copy", resume: false },
+        limitMs,
+      ),
   };
 }
 
@@ -101,7 +117,10 @@ async function call(what: Call): Promise<Outcome<string>> {
   }
 }
 
-async function attempt({ socketPath, method, name, body, limitMs }: Call, signal: AbortSignal): Promise<Outcome<string>> {
+async function attempt(
+  { socketPath, method, name, body, limitMs }: Call,
+  signal: AbortSignal,
+): Promise<Outcome<string>> {
   const text = body === undefined ? "" : JSON.stringify(body);
   const request = httpRequest({
     socketPath,
@@ -122,7 +141,9 @@ async function attempt({ socketPath, method, name, body, limitMs }: Call, signal
     const [response] = (await once(request, "response")) as [IncomingMessage];
     const answer = await bodyOf(response);
     const status = response.statusCode ?? 0;
-    return status >= 200 && status < 300 ? { kind: "ok", value: answer } : { kind: "refused", status, chain: chainOf(answer) };
+    return status >= 200 && status < 300
+      ? { kind: "ok", value: answer }
+      : { kind: "refused", status, chain: chainOf(answer) };
   } catch (error) {
     if (signal.aborted) return { kind: "timeout", limitMs };
     return { kind: "unreachable", reason: error instanceof Error ? error.message : String(error) };
@@ -136,7 +157,8 @@ async function bodyOf(response: IncomingMessage): Promise<string> {
   let size = 0;
   for await (const chunk of response as AsyncIterable<Buffer>) {
     size += chunk.length;
-    if (size > MAX_ANSWER_BYTES) throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
+    if (size > MAX_ANSWER_BYTES)
+      throw new Error(`the answer is longer than ${MAX_ANSWER_BYTES} bytes`);
     chunks.push(chunk);
   }
   return Buffer.concat(chunks).toString("utf8");
@@ -147,11 +169,17 @@ function parsed<T>(outcome: Outcome<string>): Outcome<T> {
   try {
     return { kind: "ok", value: JSON.parse(outcome.value) as T };
   } catch {
-    return { kind: "unreachable", reason: `the answer is not JSON: ${outcome.value.slice(0, 200)}` };
+    return {
+      kind: "unreachable",
+      reason: `the answer is not JSON: ${outcome.value.slice(0, 200)}`,
+    };
   }
 }
 
-/** The VMM's own errors are an array of strings. Those of its HTTP layer are something else, and not always JSON. */
+/**
+ * The VMM's own errors are an array of strings. Those of its HTTP layer are something else, and not
+ * always JSON.
+ */
 function chainOf(answer: string): string[] {
   try {
     const value: unknown = JSON.parse(answer);

@@ -1,8 +1,10 @@
 /**
- * Cloud Hypervisor as a driver. One process per VM, told by API what to be; it ends by SIGTERM, which is its own `vmm.shutdown` and needs no socket.
+ * Cloud Hypervisor as a driver. One process per VM, told by API what to be; it ends by SIGTERM,
+ * which is its own `vmm.shutdown` and needs no socket.
  *
- * CH1  What is true is what `vm.info` says. Each verb looks, acts and looks again: a lost answer, a repeated call and an error for a state already reached end in the same place.
- * -    While it writes or reads a snapshot it answers nothing. That is no hang.
+ * CH1  What is true is what `vm.info` says. Each verb looks, acts and looks again: a lost answer, a
+ *      repeated call and an error for a state already reached end in the same place.
+ * - While it writes or reads a snapshot it answers nothing. That is no hang.
  * CH3  Any failed boot or restore ends the process: none is used twice.
  */
 import { existsSync } from "node:fs";
@@ -47,7 +49,13 @@ export interface Limits {
   transferPer100Mib: number;
 }
 
-const LIMITS: Limits = { start: 20_000, status: 5_000, verb: 30_000, transfer: 60_000, transferPer100Mib: 2_000 };
+const LIMITS: Limits = {
+  start: 20_000,
+  status: 5_000,
+  verb: 30_000,
+  transfer: 60_000,
+  transferPer100Mib: 2_000,
+};
 const PING_LIMIT_MS = 2_000;
 const PING_EVERY_MS = 10;
 const LOG_TAIL_BYTES = 64 * 1024;
@@ -77,7 +85,9 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   async restorable(): Promise<string[]> {
-    return this.options.binaries.all.map(({ version }) => fingerprintOf(version, this.options.host));
+    return this.options.binaries.all.map(({ version }) =>
+      fingerprintOf(version, this.options.host),
+    );
   }
 
   async refusal(fingerprint: string): Promise<string | undefined> {
@@ -95,16 +105,26 @@ export class CloudHypervisorDriver implements Driver {
     });
   }
 
-  async restore(vm: Vm, snapshotDir: string, saved: SavedMemory, signal: AbortSignal): Promise<Restored> {
-    const binary = this.options.binaries.all.find(({ version }) => version === versionIn(saved.fingerprint));
-    const reason = (await this.refusal(saved.fingerprint)) ?? (await misfit(vm, snapshotDir, saved.files));
+  async restore(
+    vm: Vm,
+    snapshotDir: string,
+    saved: SavedMemory,
+    signal: AbortSignal,
+  ): Promise<Restored> {
+    const binary = this.options.binaries.all.find(
+      ({ version }) => version === versionIn(saved.fingerprint),
+    );
+    const reason =
+      (await this.refusal(saved.fingerprint)) ?? (await misfit(vm, snapshotDir, saved.files));
     if (reason !== undefined || binary === undefined) {
       await this.end(vm, { graceMs: 0 });
       return { kind: "refused", reason: reason ?? `no binary is known for ${saved.fingerprint}` };
     }
     const { run, config } = await this.launch(vm, binary, signal);
     const wrong = await orEnd(this, vm, () =>
-      this.exchange(vm, () => loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal)),
+      this.exchange(vm, () =>
+        loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal),
+      ),
     );
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
@@ -128,7 +148,11 @@ export class CloudHypervisorDriver implements Driver {
     if (seen.kind === "ok" && seen.value.state === "Running") return { kind: "running", ...facts };
     if (seen.kind === "ok" && seen.value.state === "Paused") return { kind: "paused", ...facts };
     if (!isAlive(run)) return { kind: "none" };
-    return { kind: "unknown", ...facts, reason: seen.kind === "ok" ? `its VM is ${seen.value.state}` : explain(seen) };
+    return {
+      kind: "unknown",
+      ...facts,
+      reason: seen.kind === "ok" ? `its VM is ${seen.value.state}` : explain(seen),
+    };
   }
 
   async isAlive(vm: Vm): Promise<boolean> {
@@ -165,7 +189,10 @@ export class CloudHypervisorDriver implements Driver {
     const run = await findLiveRun(vm);
     if (run === undefined) return;
     await trimLogs(
-      [SERIAL_LOG, ...["vmm.log", "stderr.log", "events.json"].map((name) => join(run.runDir, name))].map((name) => join(vm.dir, name)),
+      [
+        SERIAL_LOG,
+        ...["vmm.log", "stderr.log", "events.json"].map((name) => join(run.runDir, name)),
+      ].map((name) => join(vm.dir, name)),
     );
   }
 
@@ -183,23 +210,38 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   /** A VMM that answers and has no VM yet. */
-  private async launch(vm: Vm, binary: Binary, signal: AbortSignal): Promise<{ run: RunRecord; config: VmConfig }> {
+  private async launch(
+    vm: Vm,
+    binary: Binary,
+    signal: AbortSignal,
+  ): Promise<{ run: RunRecord; config: VmConfig }> {
     await endVmm(vm, { graceMs: 0 });
     const enclosure = await this.options.isolation.enclose(vm, { devices: this.devices() });
     return await orEnd(this, vm, async () => {
       await freshDirectories(vm, enclosure.uid);
       const run = await this.spawn(vm, binary, enclosure, signal);
       await this.waitForPing(vm, run);
-      return { run, config: vmConfig(vm, { network: enclosure.network, landlock: this.options.landlock }) };
+      return {
+        run,
+        config: vmConfig(vm, { network: enclosure.network, landlock: this.options.landlock }),
+      };
     });
   }
 
   private devices(): string[] {
-    const devices = this.options.isolation.networkKind === "namespace" ? ["/dev/kvm", "/dev/net/tun"] : ["/dev/kvm"];
+    const devices =
+      this.options.isolation.networkKind === "namespace"
+        ? ["/dev/kvm", "/dev/net/tun"]
+        : ["/dev/kvm"];
     return devices.filter((device) => existsSync(device));
   }
 
-  private async spawn(vm: Vm, binary: Binary, enclosure: Enclosure, signal: AbortSignal): Promise<RunRecord> {
+  private async spawn(
+    vm: Vm,
+    binary: Binary,
+    enclosure: Enclosure,
+    signal: AbortSignal,
+  ): Promise<RunRecord> {
     const runDir = await nextRunDir(vm, enclosure.uid);
     const args = [
       ["--seccomp", "true"],
@@ -208,7 +250,12 @@ export class CloudHypervisorDriver implements Driver {
       ["--log-file", `${runDir}/vmm.log`, "-v"],
     ].flat();
     const fingerprint = fingerprintOf(binary.version, this.options.host);
-    return await startVmm(vm, { command: binary.path, args, enclosure }, { runDir, guest: GUEST, fingerprint }, signal);
+    return await startVmm(
+      vm,
+      { command: binary.path, args, enclosure },
+      { runDir, guest: GUEST, fingerprint },
+      signal,
+    );
   }
 
   private async waitForPing(vm: Vm, run: RunRecord): Promise<void> {
@@ -217,11 +264,18 @@ export class CloudHypervisorDriver implements Driver {
       const answer = await apiOf(vm, run).ping(PING_LIMIT_MS);
       if (answer.kind === "ok") {
         if (answer.value.pid === run.pid) return;
-        throw new Error(`another process (${answer.value.pid}) answers on the API socket of process ${run.pid}`);
+        throw new Error(
+          `another process (${answer.value.pid}) answers on the API socket of process ${run.pid}`,
+        );
       }
-      if (!isAlive(run)) throw new Error(`Cloud Hypervisor ended while starting: ${await lastWords(vm, run.runDir)}`);
+      if (!isAlive(run))
+        throw new Error(
+          `Cloud Hypervisor ended while starting: ${await lastWords(vm, run.runDir)}`,
+        );
       if (performance.now() > deadline)
-        throw new Error(`Cloud Hypervisor did not answer within ${this.limits.start} ms: ${explain(answer)}`);
+        throw new Error(
+          `Cloud Hypervisor did not answer within ${this.limits.start} ms: ${explain(answer)}`,
+        );
       await sleep(PING_EVERY_MS);
     }
   }
@@ -229,16 +283,29 @@ export class CloudHypervisorDriver implements Driver {
   private async createVm(vm: Vm, run: RunRecord, config: VmConfig): Promise<void> {
     const api = apiOf(vm, run);
     const outcome = await api.create(config, this.limits.verb);
-    // It keeps the configuration of a VM that it refused, landlock that it could not apply included: what `vm.info` says is no proof here.
-    if (outcome.kind === "refused") throw new Error(`Cloud Hypervisor refuses the VM: ${explain(outcome)}`);
+    // It keeps the configuration of a VM that it refused, landlock that it could not apply
+    // included: what `vm.info` says is no proof here.
+    if (outcome.kind === "refused")
+      throw new Error(`Cloud Hypervisor refuses the VM: ${explain(outcome)}`);
     const seen = await api.info(this.limits.verb);
-    if (seen.kind !== "ok") throw new Error(`Cloud Hypervisor did not take the VM: ${explain(outcome.kind === "ok" ? seen : outcome)}`);
+    if (seen.kind !== "ok")
+      throw new Error(
+        `Cloud Hypervisor did not take the VM: ${explain(outcome.kind === "ok" ? seen : outcome)}`,
+      );
     const different = differences(config, seen.value.config);
-    if (different.length > 0) throw new Error(`Cloud Hypervisor took the VM's configuration otherwise than asked: ${different.join("; ")}`);
+    if (different.length > 0)
+      throw new Error(
+        `Cloud Hypervisor took the VM's configuration otherwise than asked: ${different.join("; ")}`,
+      );
   }
 
   /** CH1. */
-  private async reach(vm: Vm, run: RunRecord, verb: "boot" | "pause" | "resume", state: VmInfo["state"]): Promise<void> {
+  private async reach(
+    vm: Vm,
+    run: RunRecord,
+    verb: "boot" | "pause" | "resume",
+    state: VmInfo["state"],
+  ): Promise<void> {
     const api = apiOf(vm, run);
     const before = await api.info(this.limits.verb);
     if (before.kind === "ok" && before.value.state === state) return;
@@ -264,7 +331,12 @@ export class CloudHypervisorDriver implements Driver {
   }
 
   private transferOf(vm: Vm, run: RunRecord) {
-    return { api: apiOf(vm, run), vm, uid: this.options.isolation.uid, limitMs: this.transferLimitMs(vm) };
+    return {
+      api: apiOf(vm, run),
+      vm,
+      uid: this.options.isolation.uid,
+      limitMs: this.transferLimitMs(vm),
+    };
   }
 }
 

@@ -1,9 +1,11 @@
 /**
  * The virtual machine that Cloud Hypervisor is asked for.
  *
- * CF1  Every path is relative to the VM's directory and the same in every run, because a snapshot keeps them.
+ * CF1  Every path is relative to the VM's directory and the same in every run, because a snapshot
+ *      keeps them.
  * CF2  Every device has an id: its state in a snapshot is found by it.
- * CF3  What was taken is compared with what was asked: an option that this version does not know is dropped without a word.
+ * CF3  What was taken is compared with what was asked: an option that this version does not know is
+ *      dropped without a word.
  */
 import { GUEST_AGENT_PORT } from "@torpor/contracts";
 import type { GuestAddress } from "../../guest-connection.ts";
@@ -30,11 +32,18 @@ export interface VmConfig {
 /** Every VM's: each has a network of its own. */
 const GUEST_MAC = "02:fc:00:00:00:02";
 const GUEST_CID = 3;
-/** Where Cloud Hypervisor reads a tap's flags. The rule's path has to exist in every namespace; that of the one tap does not. */
+/**
+ * Where Cloud Hypervisor reads a tap's flags. The rule's path has to exist in every namespace; that
+ * of the one tap does not.
+ */
 const VIRTUAL_INTERFACES = "/sys/devices/virtual/net";
 
 /** Relative to the VM's directory, as it is recorded. */
-export const GUEST: Extract<GuestAddress, { kind: "vsock" }> = { kind: "vsock", socketPath: VSOCK_SOCKET, port: GUEST_AGENT_PORT };
+export const GUEST: Extract<GuestAddress, { kind: "vsock" }> = {
+  kind: "vsock",
+  socketPath: VSOCK_SOCKET,
+  port: GUEST_AGENT_PORT,
+};
 
 export const memoryBytes = (vm: Vm): number => vm.memoryMib * 1024 ** 2;
 
@@ -42,12 +51,14 @@ export function vmConfig(vm: Vm, options: { network: VmNetwork; landlock: boolea
   const { network } = options;
   const tap = network.kind === "namespace" ? network.tap : undefined;
   return {
-    // Nested virtualization would let a guest at KVM's least tested code, and its state into snapshots.
+    // Nested virtualization would let a guest at KVM's least tested code, and its state into
+    // snapshots.
     cpus: { boot_vcpus: vm.vcpu, max_vcpus: vm.vcpu, nested: false },
     // Shared memory alone is written without its holes.
     memory: { size: memoryBytes(vm), shared: true, thp: true },
     payload: { kernel: "kernel", initramfs: "initrd", cmdline: withClock(vm.kernelCmdline) },
-    // The guest's initramfs knows them by their order. The type is named, so that a guest cannot make its disk look like one with a backing file.
+    // The guest's initramfs knows them by their order. The type is named, so that a guest cannot
+    // make its disk look like one with a backing file.
     disks: [
       { id: "root", path: "rootfs.ext4", image_type: "Raw", serial: "root", readonly: true },
       { id: "disk", path: "disk.raw", image_type: "Raw", serial: "disk", readonly: false },
@@ -80,12 +91,23 @@ function withClock(cmdline: string): string {
   return /(^|\s)clocksource=/.test(cmdline) ? cmdline : `${cmdline} clocksource=kvm-clock`.trim();
 }
 
-/** What of `asked` is different in `taken`, as `path: asked X, has Y`. What was not asked for does not matter. */
+/**
+ * What of `asked` is different in `taken`, as `path: asked X, has Y`. What was not asked for does
+ * not matter.
+ */
 export function differences(asked: unknown, taken: unknown, path = ""): string[] {
   if (typeof asked !== "object" || asked === null)
-    return asked === taken ? [] : [`${path}: asked ${JSON.stringify(asked)}, has ${JSON.stringify(taken) ?? "nothing"}`];
-  if (typeof taken !== "object" || taken === null || (Array.isArray(asked) && (taken as unknown[]).length !== asked.length))
+    return asked === taken
+      ? []
+      : [`${path}: asked ${JSON.stringify(asked)}, has ${JSON.stringify(taken) ?? "nothing"}`];
+  if (
+    typeof taken !== "object" ||
+    taken === null ||
+    (Array.isArray(asked) && (taken as unknown[]).length !== asked.length)
+  )
     return [`${path}: asked ${JSON.stringify(asked)}, has ${JSON.stringify(taken) ?? "nothing"}`];
   const has = taken as Record<string, unknown>;
-  return Object.entries(asked).flatMap(([name, value]) => differences(value, has[name], path === "" ? name : `${path}.${name}`));
+  return Object.entries(asked).flatMap(([name, value]) =>
+    differences(value, has[name], path === "" ? name : `${path}.${name}`),
+  );
 }

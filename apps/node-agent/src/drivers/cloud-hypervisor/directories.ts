@@ -1,12 +1,26 @@
 /**
- * The directories of a VM that its VMM uses, beside the run's own (r<n>/, where its API socket, events and logs are). Their names are the same in every run, because a snapshot holds them.
+ * The directories of a VM that its VMM uses, beside the run's own (r<n>/, where its API socket,
+ * events and logs are). Their names are the same in every run, because a snapshot holds them.
  *
- * - The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them: they stand in the VM's directory, which is the agent's.
+ * - The VMM's user may write to io/ and out/, and read restore/. It cannot replace any of them:
+ *   they stand in the VM's directory, which is the agent's.
  * - All of them are fresh for each run: nothing in them is of an earlier one.
- * - What comes out of out/ is taken for nothing better than a plain file, and is the agent's before anything is read from it. out/ is emptied name by name, never walked: its owner
- *   may put anything there while that goes on.
+ * - What comes out of out/ is taken for nothing better than a plain file, and is the agent's before
+ *   anything is read from it. out/ is emptied name by name, never walked: its owner may put
+ *   anything there while that goes on.
  */
-import { chmod, chown, constants, link, mkdir, readdir, rename, rm, rmdir, unlink } from "node:fs/promises";
+import {
+  chmod,
+  chown,
+  constants,
+  link,
+  mkdir,
+  readdir,
+  rename,
+  rm,
+  rmdir,
+  unlink,
+} from "node:fs/promises";
 import { join } from "node:path";
 import { copySparsely, isNotFound, makeDirectoryFor, openUntrusted } from "../../host/files.ts";
 import type { Vm } from "../driver.ts";
@@ -32,17 +46,26 @@ export async function freshDirectories(vm: Vm, uid: number | undefined): Promise
 }
 
 async function removeDirectories(vm: Vm): Promise<void> {
-  for (const name of [IO, OUTBOX, INBOX]) await rm(join(vm.dir, name), { recursive: true, force: true });
+  for (const name of [IO, OUTBOX, INBOX])
+    await rm(join(vm.dir, name), { recursive: true, force: true });
 }
 
-/** Once no VMM of the VM runs: half-written memory and links to a snapshot go, the serial line's log stays. */
+/**
+ * Once no VMM of the VM runs: half-written memory and links to a snapshot go, the serial line's log
+ * stays.
+ */
 export async function dropExchange(vm: Vm): Promise<void> {
-  for (const name of [OUTBOX, INBOX]) await rm(join(vm.dir, name), { recursive: true, force: true });
+  for (const name of [OUTBOX, INBOX])
+    await rm(join(vm.dir, name), { recursive: true, force: true });
 }
 
-/** Whether a snapshot is being written or read, by this agent or an earlier one: the VMM answers nothing until it has ended. */
+/**
+ * Whether a snapshot is being written or read, by this agent or an earlier one: the VMM answers
+ * nothing until it has ended.
+ */
 export async function isExchanging(vm: Vm): Promise<boolean> {
-  for (const name of [OUTBOX, INBOX]) if ((await namesIn(join(vm.dir, name))).length > 0) return true;
+  for (const name of [OUTBOX, INBOX])
+    if ((await namesIn(join(vm.dir, name))).length > 0) return true;
   return false;
 }
 
@@ -64,8 +87,16 @@ async function empty(dir: string): Promise<void> {
   }
 }
 
-/** Moves a file that the VMM wrote to where it has no way to, and makes it the agent's, readable for VMMs. Returns its size. */
-export async function takeFromOutbox(vm: Vm, name: string, dir: string, uid: number | undefined): Promise<number> {
+/**
+ * Moves a file that the VMM wrote to where it has no way to, and makes it the agent's, readable for
+ * VMMs. Returns its size.
+ */
+export async function takeFromOutbox(
+  vm: Vm,
+  name: string,
+  dir: string,
+  uid: number | undefined,
+): Promise<number> {
   const path = join(dir, name);
   await rename(join(vm.dir, OUTBOX, name), path);
   const handle = await openUntrusted(path, constants.O_RDONLY);
@@ -80,8 +111,16 @@ export async function takeFromOutbox(vm: Vm, name: string, dir: string, uid: num
   }
 }
 
-/** Shows a snapshot's files to the VMM: the same files under a second name, copies where they lie on another file system. */
-export async function offer(vm: Vm, snapshotDir: string, names: string[], uid: number | undefined): Promise<void> {
+/**
+ * Shows a snapshot's files to the VMM: the same files under a second name, copies where they lie on
+ * another file system.
+ */
+export async function offer(
+  vm: Vm,
+  snapshotDir: string,
+  names: string[],
+  uid: number | undefined,
+): Promise<void> {
   for (const name of names) {
     const [from, to] = [join(snapshotDir, name), join(vm.dir, INBOX, name)];
     await link(from, to).catch(async (error: NodeJS.ErrnoException) => {

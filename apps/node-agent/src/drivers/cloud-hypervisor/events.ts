@@ -1,4 +1,7 @@
-/** What a VMM said of its life: the event monitor's file (JSON objects, each followed by an empty line) and, from it and the other traces that it left, why it ended. */
+/**
+ * What a VMM said of its life: the event monitor's file (JSON objects, each followed by an empty
+ * line) and, from it and the other traces that it left, why it ended.
+ */
 import type { CauseOfEnd } from "../driver.ts";
 import type { ExitFacts } from "../vmm-process.ts";
 
@@ -16,7 +19,10 @@ export interface Traces {
   serial: string;
 }
 
-/** The first and the last object may be cut: by the reader's limit, by the VMM's end. They are left out. */
+/**
+ * The first and the last object may be cut: by the reader's limit, by the VMM's end. They are left
+ * out.
+ */
 export function parseEvents(text: string): VmmEvent[] {
   return text.split("\n\n").flatMap((one) => {
     try {
@@ -29,8 +35,12 @@ export function parseEvents(text: string): VmmEvent[] {
 }
 
 const panicked = ({ source, event }: VmmEvent) => source === "guest" && event === "panic";
-/** A reset, whoever asks for it, starts the guest anew in the same process (vmm/src/vm.rs, vm_reboot). */
-const restarted = ({ source, event }: VmmEvent) => source === "vm" && (event === "rebooting" || event === "rebooted");
+/**
+ * A reset, whoever asks for it, starts the guest anew in the same process (vmm/src/vm.rs,
+ * vm_reboot).
+ */
+const restarted = ({ source, event }: VmmEvent) =>
+  source === "vm" && (event === "rebooting" || event === "rebooted");
 
 /** The memory that the VM had is gone, though its VMM lives and says that it runs. */
 export function hasLostGuest(events: VmmEvent[]): boolean {
@@ -38,26 +48,53 @@ export function hasLostGuest(events: VmmEvent[]): boolean {
 }
 
 /**
- * An exit code of 0 says nothing: a thread that panicked leaves it too. The traces are asked from the surest down. What the guest can write itself (the serial line) is only asked
- * for what the guest did.
+ * An exit code of 0 says nothing: a thread that panicked leaves it too. The traces are asked from
+ * the surest down. What the guest can write itself (the serial line) is only asked for what the
+ * guest did.
  */
 export function causeOf({ exit, events, log, stderr, serial }: Traces): CauseOfEnd {
   if (exit?.signal === "SIGSYS" || stderr.includes("Probable seccomp violation"))
-    return { code: "VMM_FAILED", message: `Cloud Hypervisor made a system call that its filter forbids: ${lastLine(stderr)}.` };
+    return {
+      code: "VMM_FAILED",
+      message: `Cloud Hypervisor made a system call that its filter forbids: ${lastLine(stderr)}.`,
+    };
   if (events.some(panicked) || serial.includes("Kernel panic - not syncing"))
     return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
-  if (events.some(restarted)) return { code: "GUEST_RESTARTED", message: "The guest restarted, and its memory is lost with that." };
-  if (log.includes("VM guest exit event")) return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
-  if (/thread .* panicked at/.test(stderr)) return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
+  if (events.some(restarted))
+    return {
+      code: "GUEST_RESTARTED",
+      message: "The guest restarted, and its memory is lost with that.",
+    };
+  if (log.includes("VM guest exit event"))
+    return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
+  if (/thread .* panicked at/.test(stderr))
+    return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
   if (exit?.signal === "SIGKILL")
-    return { code: "VMM_KILLED", message: "Cloud Hypervisor was killed (SIGKILL): by hand, or because the host's memory ran out." };
-  if (exit?.signal) return { code: "VMM_FAILED", message: `Cloud Hypervisor ended with ${exit.signal}: ${lastLine(stderr)}.` };
-  if (exit?.code) return { code: "VMM_FAILED", message: `Cloud Hypervisor ended with code ${exit.code}: ${lastLine(stderr)}.` };
+    return {
+      code: "VMM_KILLED",
+      message:
+        "Cloud Hypervisor was killed (SIGKILL): by hand, or because the host's memory ran out.",
+    };
+  if (exit?.signal)
+    return {
+      code: "VMM_FAILED",
+      message: `Cloud Hypervisor ended with ${exit.signal}: ${lastLine(stderr)}.`,
+    };
+  if (exit?.code)
+    return {
+      code: "VMM_FAILED",
+      message: `Cloud Hypervisor ended with code ${exit.code}: ${lastLine(stderr)}.`,
+    };
   if (log.includes("VM exit event"))
-    return { code: "VMM_KILLED", message: "Cloud Hypervisor was told to end (SIGTERM), or ended on an error of its own." };
+    return {
+      code: "VMM_KILLED",
+      message: "Cloud Hypervisor was told to end (SIGTERM), or ended on an error of its own.",
+    };
   const wasOrderly = events.some(({ source, event }) => source === "vmm" && event === "shutdown");
-  if (!wasOrderly && stderr.trim() !== "") return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
-  if (!wasOrderly) return { code: "VMM_KILLED", message: "Cloud Hypervisor ended without a word: it was killed." };
+  if (!wasOrderly && stderr.trim() !== "")
+    return { code: "VMM_FAILED", message: `Cloud Hypervisor failed: ${lastLine(stderr)}.` };
+  if (!wasOrderly)
+    return { code: "VMM_KILLED", message: "Cloud Hypervisor ended without a word: it was killed." };
   return { code: "VMM_ENDED", message: "Cloud Hypervisor ended, and does not say why." };
 }
 

@@ -1,8 +1,10 @@
 /**
- * What a snapshot of Cloud Hypervisor depends on, as `cloud-hypervisor/<version>/<cpu>/<host kernel>/<network>`.
+ * What a snapshot of Cloud Hypervisor depends on, as
+ * `cloud-hypervisor/<version>/<cpu>/<host kernel>/<network>`.
  *
- * Restores work between equal ones. A host also takes those of its own that differ in what changes with an update and was not seen to matter: the CPU's microcode (the features that a
- * guest can see are in the string beside it) and the kernel's release within its family.
+ * Restores work between equal ones. A host also takes those of its own that differ in what changes
+ * with an update and was not seen to matter: the CPU's microcode (the features that a guest can see
+ * are in the string beside it) and the kernel's release within its family.
  */
 import { createHash } from "node:crypto";
 import { readFile } from "node:fs/promises";
@@ -19,7 +21,9 @@ export interface HostFacts {
 }
 
 export function fingerprintOf(version: string, host: HostFacts): string {
-  return [NAME, version, host.cpu, host.kernel, host.network].map((part) => part.replaceAll(/[^A-Za-z0-9._+-]+/g, "_")).join("/");
+  return [NAME, version, host.cpu, host.kernel, host.network]
+    .map((part) => part.replaceAll(/[^A-Za-z0-9._+-]+/g, "_"))
+    .join("/");
 }
 
 /** The VMM's version that a fingerprint names; undefined when another VMM wrote it. */
@@ -28,17 +32,27 @@ export function versionIn(fingerprint: string): string | undefined {
   return name === NAME ? version : undefined;
 }
 
-/** Why this host cannot restore what was written under `fingerprint`; undefined: nothing speaks against it. `versions` are those that are installed. */
-export function incompatibility(fingerprint: string, versions: string[], host: HostFacts): string | undefined {
+/**
+ * Why this host cannot restore what was written under `fingerprint`; undefined: nothing speaks
+ * against it. `versions` are those that are installed.
+ */
+export function incompatibility(
+  fingerprint: string,
+  versions: string[],
+  host: HostFacts,
+): string | undefined {
   const [name, version = "", cpu = "", kernel = "", network = ""] = fingerprint.split("/");
-  if (name !== NAME) return `another VMM wrote it (${fingerprint}); this host runs Cloud Hypervisor`;
+  if (name !== NAME)
+    return `another VMM wrote it (${fingerprint}); this host runs Cloud Hypervisor`;
   if (!versions.includes(version))
     return `it needs Cloud Hypervisor ${version}, and this host has ${versions.join(", ")}: install that version beside`;
   const [, , here, kernelHere, networkHere] = fingerprintOf(version, host).split("/");
-  if (withoutMicrocode(cpu) !== withoutMicrocode(here ?? "")) return `it was written on another CPU (${cpu}); this host's is ${here}`;
+  if (withoutMicrocode(cpu) !== withoutMicrocode(here ?? ""))
+    return `it was written on another CPU (${cpu}); this host's is ${here}`;
   if (familyOf(kernel) !== familyOf(kernelHere ?? ""))
     return `it was written under Linux ${familyOf(kernel)}; this host runs ${familyOf(kernelHere ?? "")}`;
-  if (network !== networkHere) return `its network is of the kind "${network}"; this host's VMs have "${networkHere}"`;
+  if (network !== networkHere)
+    return `its network is of the kind "${network}"; this host's VMs have "${networkHere}"`;
   return undefined;
 }
 
@@ -57,8 +71,11 @@ export async function hostFacts(network: string): Promise<HostFacts> {
 
 /** From the first processor of /proc/cpuinfo. */
 export function cpuOf(cpuinfo: string): string {
-  const field = (name: string) => new RegExp(`^${name}\\s*: (.*)$`, "m").exec(cpuinfo)?.[1]?.trim() ?? "unknown";
+  const field = (name: string) =>
+    new RegExp(`^${name}\\s*: (.*)$`, "m").exec(cpuinfo)?.[1]?.trim() ?? "unknown";
   const flags = field("flags").split(/\s+/).toSorted().join(" ");
-  const identity = ["vendor_id", "cpu family", "model", "stepping", "microcode"].map((name) => field(name).replaceAll("-", "_"));
+  const identity = ["vendor_id", "cpu family", "model", "stepping", "microcode"].map((name) =>
+    field(name).replaceAll("-", "_"),
+  );
   return `${identity.join("-")}+${createHash("sha256").update(flags).digest("hex").slice(0, 16)}`;
 }

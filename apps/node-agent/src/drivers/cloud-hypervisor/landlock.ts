@@ -1,6 +1,7 @@
 /**
- * Whether the kernel can keep Cloud Hypervisor to its VM's files. Version 53 asks for the right to truncate, which landlock has since Linux 6.2, and refuses every VM where it is
- * missing (seen on 6.1: "partially incompatible access-rights").
+ * Whether the kernel can keep Cloud Hypervisor to its VM's files. Version 53 asks for the right to
+ * truncate, which landlock has since Linux 6.2, and refuses every VM where it is missing (seen on
+ * 6.1: "partially incompatible access-rights").
  */
 import { readFile } from "node:fs/promises";
 import { release } from "node:os";
@@ -8,7 +9,10 @@ import { isAtLeast } from "../../host/kernel-release.ts";
 
 export const LANDLOCK_KERNEL = [6, 2] as const;
 
-export async function landlockIsOn(modules = "/sys/kernel/security/lsm", kernel = release()): Promise<boolean> {
+export async function landlockIsOn(
+  modules = "/sys/kernel/security/lsm",
+  kernel = release(),
+): Promise<boolean> {
   if (!isAtLeast(kernel, LANDLOCK_KERNEL)) return false;
   const enabled = await readFile(modules, "utf8").catch(() => "");
   return enabled.trim().split(",").includes("landlock");

@@ -1,9 +1,11 @@
 /**
  * The memory of a VM, out of Cloud Hypervisor and in again, as the three files that it writes.
  *
- * ME1  It syncs nothing, checks no write of the two small files, and leaves a memory file of full size when it dies half-way: only its answer says that it is done, and even then both
- *      JSONs are parsed and the size is compared.
- * ME2  It restores a memory file that is too short or damaged without a word: sizes are compared before, hashes while it reads.
+ * ME1  It syncs nothing, checks no write of the two small files, and leaves a memory file of full
+ *      size when it dies half-way: only its answer says that it is done, and even then both JSONs
+ *      are parsed and the size is compared.
+ * ME2  It restores a memory file that is too short or damaged without a word: sizes are compared
+ *      before, hashes while it reads.
  * ME3  A failure leaves none of its files behind.
  */
 import { readFile, rm } from "node:fs/promises";
@@ -31,7 +33,11 @@ interface Transfer {
 }
 
 /** Writes the memory of a paused VM into `dir`, durably. */
-export async function saveTo(dir: string, transfer: Transfer, signal: AbortSignal): Promise<SnapshotFiles> {
+export async function saveTo(
+  dir: string,
+  transfer: Transfer,
+  signal: AbortSignal,
+): Promise<SnapshotFiles> {
   const { vm, uid } = transfer;
   try {
     await writeToOutbox(transfer);
@@ -55,10 +61,12 @@ export async function saveTo(dir: string, transfer: Transfer, signal: AbortSigna
 
 async function writeToOutbox({ api, vm, limitMs }: Transfer): Promise<void> {
   for (let attempt = 1; ; attempt += 1) {
-    // A snapshot that an earlier agent asked for may still be in progress. It is answered after that.
+    // A snapshot that an earlier agent asked for may still be in progress. It is answered after
+    // that.
     const seen = await api.info(limitMs);
     if (seen.kind !== "ok") throw new Error(`Cloud Hypervisor does not answer: ${explain(seen)}`);
-    if (seen.value.state !== "Paused") throw new Error(`the VM is ${seen.value.state}, and only a paused one can be written`);
+    if (seen.value.state !== "Paused")
+      throw new Error(`the VM is ${seen.value.state}, and only a paused one can be written`);
     await emptyOutbox(vm);
     const outcome = await api.snapshot(OUTBOX, limitMs);
     if (outcome.kind === "ok") return;
@@ -67,9 +75,16 @@ async function writeToOutbox({ api, vm, limitMs }: Transfer): Promise<void> {
   }
 }
 
-async function flaw(vm: Vm, path: string, name: string, sizeBytes: number): Promise<string | undefined> {
+async function flaw(
+  vm: Vm,
+  path: string,
+  name: string,
+  sizeBytes: number,
+): Promise<string | undefined> {
   if (name === MEMORY)
-    return sizeBytes === memoryBytes(vm) ? undefined : `${MEMORY} has ${sizeBytes} bytes and the VM ${memoryBytes(vm)} of memory`;
+    return sizeBytes === memoryBytes(vm)
+      ? undefined
+      : `${MEMORY} has ${sizeBytes} bytes and the VM ${memoryBytes(vm)} of memory`;
   if (sizeBytes > MAX_JSON_BYTES) return `${name} has ${sizeBytes} bytes, more than it ever needs`;
   try {
     JSON.parse(await readFile(path, "utf8"));
@@ -80,16 +95,25 @@ async function flaw(vm: Vm, path: string, name: string, sizeBytes: number): Prom
 }
 
 /** Why the files in `snapshotDir` cannot be those that were saved; looks at their sizes alone. */
-export async function misfit(vm: Vm, snapshotDir: string, files: SnapshotFiles): Promise<string | undefined> {
+export async function misfit(
+  vm: Vm,
+  snapshotDir: string,
+  files: SnapshotFiles,
+): Promise<string | undefined> {
   const unnamed = FILES.find((name) => files[name] === undefined);
   if (unnamed !== undefined) return `the manifest names no file "${unnamed}"`;
   const wrong = await wrongSize(snapshotDir, files);
   if (wrong !== undefined) return wrong;
   const size = files[MEMORY]?.sizeBytes;
-  return size === memoryBytes(vm) ? undefined : `its memory has ${size} bytes, the VM ${memoryBytes(vm)}`;
+  return size === memoryBytes(vm)
+    ? undefined
+    : `its memory has ${size} bytes, the VM ${memoryBytes(vm)}`;
 }
 
-/** Loads the memory into a VMM that has no VM yet. Returns why the snapshot cannot be used, or undefined; throws when the VMM is at fault. */
+/**
+ * Loads the memory into a VMM that has no VM yet. Returns why the snapshot cannot be used, or
+ * undefined; throws when the VMM is at fault.
+ */
 export async function loadFrom(
   snapshotDir: string,
   files: SnapshotFiles,
@@ -99,7 +123,10 @@ export async function loadFrom(
 ): Promise<string | undefined> {
   const { api, vm, uid, limitMs } = transfer;
   await offer(vm, snapshotDir, FILES, uid);
-  const [outcome, damage] = await Promise.all([api.restore(INBOX, limitMs), wrongHash(snapshotDir, files, signal)]);
+  const [outcome, damage] = await Promise.all([
+    api.restore(INBOX, limitMs),
+    wrongHash(snapshotDir, files, signal),
+  ]);
   await emptyInbox(vm);
   if (damage !== undefined) return damage;
   if (outcome.kind === "refused") return `Cloud Hypervisor refuses it: ${explain(outcome)}`;

@@ -1,6 +1,7 @@
 /**
- * The binaries of Cloud Hypervisor on this host. Snapshots restore with the very version that wrote them, so older ones stay installed while a snapshot names them.
- * New VMs get the newest of the one major version that this driver was written against.
+ * The binaries of Cloud Hypervisor on this host. Snapshots restore with the very version that wrote
+ * them, so older ones stay installed while a snapshot names them. New VMs get the newest of the one
+ * major version that this driver was written against.
  */
 import { execFile } from "node:child_process";
 import { readdir } from "node:fs/promises";
@@ -24,9 +25,18 @@ export interface Binaries {
   all: Binary[];
 }
 
-/** `bin`: one binary. `dir`: `<dir>/<version>/cloud-hypervisor`, any number. Both may be given. Throws when there is none for new VMs. */
-export async function findBinaries(where: { bin?: string | undefined; dir?: string | undefined }): Promise<Binaries> {
-  const paths = [...(where.bin === undefined ? [] : [where.bin]), ...(where.dir === undefined ? [] : await pathsIn(where.dir))];
+/**
+ * `bin`: one binary. `dir`: `<dir>/<version>/cloud-hypervisor`, any number. Both may be given.
+ * Throws when there is none for new VMs.
+ */
+export async function findBinaries(where: {
+  bin?: string | undefined;
+  dir?: string | undefined;
+}): Promise<Binaries> {
+  const paths = [
+    ...(where.bin === undefined ? [] : [where.bin]),
+    ...(where.dir === undefined ? [] : await pathsIn(where.dir)),
+  ];
   if (paths.length === 0)
     throw new Error(
       "there is no Cloud Hypervisor: set CLOUD_HYPERVISOR_BIN to its binary, or CLOUD_HYPERVISOR_DIR to a directory of <version>/cloud-hypervisor",
@@ -36,7 +46,9 @@ export async function findBinaries(where: { bin?: string | undefined; dir?: stri
     const version = await versionOf(path);
     if (!found.some((one) => one.version === version)) found.push({ path, version });
   }
-  const [current] = found.filter(({ version }) => majorOf(version) === SUPPORTED_MAJOR).toSorted(newestFirst);
+  const [current] = found
+    .filter(({ version }) => majorOf(version) === SUPPORTED_MAJOR)
+    .toSorted(newestFirst);
   if (current === undefined)
     throw new Error(
       `new VMs need Cloud Hypervisor ${SUPPORTED_MAJOR}; installed: ${found.map(({ path, version }) => `${version} (${path})`).join(", ")}`,
@@ -46,22 +58,32 @@ export async function findBinaries(where: { bin?: string | undefined; dir?: stri
 
 async function pathsIn(dir: string): Promise<string[]> {
   const entries = await readdir(dir, { withFileTypes: true }).catch((cause: unknown) => {
-    throw new Error(`the directory of Cloud Hypervisor's versions, ${dir}, cannot be read: see CLOUD_HYPERVISOR_DIR`, { cause });
+    throw new Error(
+      `the directory of Cloud Hypervisor's versions, ${dir}, cannot be read: see CLOUD_HYPERVISOR_DIR`,
+      { cause },
+    );
   });
-  return entries.filter((entry) => entry.isDirectory()).map((entry) => join(dir, entry.name, "cloud-hypervisor"));
+  return entries
+    .filter((entry) => entry.isDirectory())
+    .map((entry) => join(dir, entry.name, "cloud-hypervisor"));
 }
 
 async function versionOf(path: string): Promise<string> {
-  const { stdout } = await run(path, ["--version"], { timeout: VERSION_LIMIT_MS }).catch((cause: unknown) => {
-    throw new Error(
-      `Cloud Hypervisor cannot be run as "${path}": install it there, or correct CLOUD_HYPERVISOR_BIN or CLOUD_HYPERVISOR_DIR`,
-      {
-        cause,
-      },
-    );
-  });
+  const { stdout } = await run(path, ["--version"], { timeout: VERSION_LIMIT_MS }).catch(
+    (cause: unknown) => {
+      throw new Error(
+        `Cloud Hypervisor cannot be run as "${path}": install it there, or correct CLOUD_HYPERVISOR_BIN or CLOUD_HYPERVISOR_DIR`,
+        {
+          cause,
+        },
+      );
+    },
+  );
   const version = /cloud-hypervisor v?(\d\S*)/.exec(stdout)?.[1];
-  if (version === undefined) throw new Error(`"${path} --version" names no version of Cloud Hypervisor: ${stdout.slice(0, 200)}`);
+  if (version === undefined)
+    throw new Error(
+      `"${path} --version" names no version of Cloud Hypervisor: ${stdout.slice(0, 200)}`,
+    );
   return version;
 }
 

@@ -1,4 +1,7 @@
-/** Whether KVM can be used. That /dev/kvm exists says little: some machines offer one that cannot run an ordinary kernel. So one is booted. */
+/**
+ * Whether KVM can be used. That /dev/kvm exists says little: some machines offer one that cannot
+ * run an ordinary kernel. So one is booted.
+ */
 import { spawn } from "node:child_process";
 import { access, constants } from "node:fs/promises";
 import { join } from "node:path";
@@ -20,13 +23,18 @@ const BOOT_LIMIT_MS = 10_000;
 const BOOTED = "Run /init as init process";
 
 /** Probed once per boot of the host and version of QEMU; the result is kept in `cacheDir`. */
-export async function probeAccelerator(bin: string, image: Image | undefined, cacheDir: string): Promise<Probe> {
+export async function probeAccelerator(
+  bin: string,
+  image: Image | undefined,
+  cacheDir: string,
+): Promise<Probe> {
   const isUsable = await access("/dev/kvm", constants.R_OK | constants.W_OK).then(
     () => true,
     () => false,
   );
   if (!isUsable) return { accelerator: "tcg", reason: "there is no /dev/kvm that may be used" };
-  if (image === undefined) return { accelerator: "tcg", reason: "there is no image yet to try /dev/kvm with" };
+  if (image === undefined)
+    return { accelerator: "tcg", reason: "there is no image yet to try /dev/kvm with" };
   const file = join(cacheDir, ".accelerator.json");
   const key = `${bootId()} ${await qemuVersion(bin)} ${image.sha256}`;
   const known = await readJson<Probe & { key: string }>(file).catch(() => undefined);
@@ -34,7 +42,10 @@ export async function probeAccelerator(bin: string, image: Image | undefined, ca
   const booted = await bootsKernel(bin, image);
   const probe: Probe = booted
     ? { accelerator: "kvm", reason: "KVM boots the image's kernel" }
-    : { accelerator: "tcg", reason: `/dev/kvm is there, but does not boot the image's kernel within ${BOOT_LIMIT_MS / 1000} s` };
+    : {
+        accelerator: "tcg",
+        reason: `/dev/kvm is there, but does not boot the image's kernel within ${BOOT_LIMIT_MS / 1000} s`,
+      };
   await writeDurably(file, JSON.stringify({ key, ...probe }), 0o644).catch(() => {});
   return probe;
 }
@@ -43,7 +54,14 @@ async function bootsKernel(bin: string, image: Image): Promise<boolean> {
   const args = [
     ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"],
     ["-machine", MACHINE, "-accel", "kvm", "-cpu", "host", "-m", "256M"],
-    ["-kernel", join(image.dir, "kernel"), "-initrd", join(image.dir, "initrd"), "-append", "console=ttyS0 panic=-1 loglevel=7"],
+    [
+      "-kernel",
+      join(image.dir, "kernel"),
+      "-initrd",
+      join(image.dir, "initrd"),
+      "-append",
+      "console=ttyS0 panic=-1 loglevel=7",
+    ],
     ["-serial", "stdio"],
   ].flat();
   const child = spawn(bin, args, { stdio: ["ignore", "pipe", "ignore"] });

@@ -33,19 +33,30 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
     ["-nodefaults", "-no-user-config", "-no-reboot"],
     ["-display", "none"],
     ["-machine", `${MACHINE},usb=off,vmport=off,smm=off`],
-    ["-accel", options.accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`],
+    [
+      "-accel",
+      options.accelerator === "kvm" ? "kvm" : `tcg,thread=multi,tb-size=${TRANSLATION_CACHE_MIB}`,
+    ],
     ["-cpu", cpu],
     ["-smp", String(vm.vcpu)],
     ["-m", `${vm.memoryMib}M`],
     ["-kernel", "kernel", "-initrd", "initrd", "-append", vm.kernelCmdline],
     ["-drive", "file=rootfs.ext4,if=none,id=root,format=raw,readonly=on,cache=writeback"],
     ["-device", "virtio-blk-pci,drive=root,serial=root"],
-    ["-drive", "file=disk.raw,if=none,id=disk,format=raw,cache=writeback,discard=unmap,file.locking=on"],
+    [
+      "-drive",
+      "file=disk.raw,if=none,id=disk,format=raw,cache=writeback,discard=unmap,file.locking=on",
+    ],
     ["-device", "virtio-blk-pci,drive=disk,serial=disk"],
     ["-netdev", netdev(options)],
     ["-device", "virtio-net-pci,netdev=net0,mac=02:fc:00:00:00:02,romfile="],
     ["-device", "virtio-rng-pci"],
-    ["-chardev", `file,id=serial0,path=${options.runDir}/serial.log,append=on`, "-serial", "chardev:serial0"],
+    [
+      "-chardev",
+      `file,id=serial0,path=${options.runDir}/serial.log,append=on`,
+      "-serial",
+      "chardev:serial0",
+    ],
     ["-qmp", `unix:${options.runDir}/qmp.sock,server=on,wait=off`],
     ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
     ["-S"],
@@ -53,8 +64,12 @@ export function qemuArguments(vm: Vm, options: LaunchOptions): string[] {
   ].flat();
 }
 
-/** QEMU's own network lets nothing out (`restrict=on`) and one port in. With a tap, the namespace's rules decide. */
+/**
+ * QEMU's own network lets nothing out (`restrict=on`) and one port in. With a tap, the namespace's
+ * rules decide.
+ */
 function netdev({ network, guestPort }: LaunchOptions): string {
-  if (network.kind === "namespace") return `tap,id=net0,ifname=${network.tap},script=no,downscript=no`;
+  if (network.kind === "namespace")
+    return `tap,id=net0,ifname=${network.tap},script=no,downscript=no`;
   return `user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:${guestPort}-10.0.2.15:7777`;
 }

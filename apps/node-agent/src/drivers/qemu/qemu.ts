@@ -10,7 +10,16 @@ import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { wrongHash, wrongSize } from "../../snapshot-files.ts";
 import { causeByRun } from "../cause.ts";
-import type { CauseOfEnd, Driver, Restored, SavedMemory, SnapshotFile, SnapshotFiles, Vm, VmmStatus } from "../driver.ts";
+import type {
+  CauseOfEnd,
+  Driver,
+  Restored,
+  SavedMemory,
+  SnapshotFile,
+  SnapshotFiles,
+  Vm,
+  VmmStatus,
+} from "../driver.ts";
 import { readTail, trimLogs } from "../logs.ts";
 import {
   assignRun,
@@ -61,9 +70,12 @@ export class QemuDriver implements Driver {
   async fingerprint(): Promise<string> {
     const version = await qemuVersion(this.options.bin);
     const cpu = this.options.accelerator === "kvm" ? await hostCpu() : TCG_CPU;
-    // A guest's network device knows what it is connected to: a tap takes over work that QEMU's own network does not.
+    // A guest's network device knows what it is connected to: a tap takes over work that QEMU's own
+    // network does not.
     const network = this.options.isolation.networkKind === "namespace" ? ["tap"] : [];
-    return ["qemu", version, MACHINE, this.options.accelerator, cpu, ...network].join("/").replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
+    return ["qemu", version, MACHINE, this.options.accelerator, cpu, ...network]
+      .join("/")
+      .replaceAll(/[^A-Za-z0-9./_-]+/g, "_");
   }
 
   async restorable(): Promise<string[]> {
@@ -72,7 +84,9 @@ export class QemuDriver implements Driver {
 
   async refusal(fingerprint: string): Promise<string | undefined> {
     const own = await this.fingerprint();
-    return fingerprint === own ? undefined : `it was taken on ${fingerprint}; this host runs ${own}`;
+    return fingerprint === own
+      ? undefined
+      : `it was taken on ${fingerprint}; this host runs ${own}`;
   }
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
@@ -83,9 +97,17 @@ export class QemuDriver implements Driver {
     });
   }
 
-  async restore(vm: Vm, snapshotDir: string, { files }: SavedMemory, signal: AbortSignal): Promise<Restored> {
-    if (files[MEMORY_FILE] === undefined) return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
-    const wrong = (await wrongSize(snapshotDir, files)) ?? (await orEnd(this, vm, () => this.load(vm, snapshotDir, files, signal)));
+  async restore(
+    vm: Vm,
+    snapshotDir: string,
+    { files }: SavedMemory,
+    signal: AbortSignal,
+  ): Promise<Restored> {
+    if (files[MEMORY_FILE] === undefined)
+      return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
+    const wrong =
+      (await wrongSize(snapshotDir, files)) ??
+      (await orEnd(this, vm, () => this.load(vm, snapshotDir, files, signal)));
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
@@ -101,11 +123,19 @@ export class QemuDriver implements Driver {
     if (record === undefined) return { kind: "none" };
     const facts = { pid: record.pid, residentBytes: residentBytes(record.pid) };
     try {
-      const { running } = await qmp<{ running: boolean }>(monitor(vm, record), [{ execute: "query-status" }], STATUS_LIMIT_MS);
+      const { running } = await qmp<{ running: boolean }>(
+        monitor(vm, record),
+        [{ execute: "query-status" }],
+        STATUS_LIMIT_MS,
+      );
       return { kind: running ? "running" : "paused", ...facts };
     } catch (error) {
       if (!isAlive(record)) return { kind: "none" };
-      return { kind: "unknown", ...facts, reason: error instanceof Error ? error.message : String(error) };
+      return {
+        kind: "unknown",
+        ...facts,
+        reason: error instanceof Error ? error.message : String(error),
+      };
     }
   }
 
@@ -118,7 +148,10 @@ export class QemuDriver implements Driver {
     await durableStep("pause vcpus", () => qmp(monitor(vm, record), [{ execute: "stop" }]));
   }
 
-  /** A save that is under way would go on as one of a VM that runs, and stop its vCPUs once it is whole. */
+  /**
+   * A save that is under way would go on as one of a VM that runs, and stop its vCPUs once it is
+   * whole.
+   */
   async resumeVcpus(vm: Vm): Promise<void> {
     const record = await liveRun(vm);
     await callOffMigration(vm, record);
@@ -129,7 +162,9 @@ export class QemuDriver implements Driver {
     const record = await liveRun(vm);
     await callOffMigration(vm, record, signal);
     await this.takeDisksBack(vm, record);
-    const memory = await durableStep("save memory", () => this.drain(vm, record, join(dir, MEMORY_FILE), signal));
+    const memory = await durableStep("save memory", () =>
+      this.drain(vm, record, join(dir, MEMORY_FILE), signal),
+    );
     return { files: { [MEMORY_FILE]: memory }, fingerprint: record.fingerprint };
   }
 
@@ -148,7 +183,9 @@ export class QemuDriver implements Driver {
 
   async trimLogs(vm: Vm): Promise<void> {
     const runs = (await readdir(vm.dir)).filter((name) => /^r\d+$/.test(name));
-    await trimLogs(runs.flatMap((name) => ["serial.log", "stderr.log"].map((log) => join(vm.dir, name, log))));
+    await trimLogs(
+      runs.flatMap((name) => ["serial.log", "stderr.log"].map((log) => join(vm.dir, name, log))),
+    );
   }
 
   async causeOfEnd(vm: Vm): Promise<CauseOfEnd> {
@@ -158,34 +195,64 @@ export class QemuDriver implements Driver {
     });
   }
 
-  /** A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for the memory image that is open as `memory`. */
-  private async launch(vm: Vm, memory: number | undefined, signal: AbortSignal): Promise<RunRecord> {
+  /**
+   * A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for the
+   * memory image that is open as `memory`.
+   */
+  private async launch(
+    vm: Vm,
+    memory: number | undefined,
+    signal: AbortSignal,
+  ): Promise<RunRecord> {
     await endVmm(vm, { graceMs: 0 });
     const { bin, isolation, accelerator } = this.options;
-    const needs = accelerator === "kvm" ? { devices: ["/dev/kvm"] } : { devices: [], overheadMib: OVERHEAD_MIB + TRANSLATION_CACHE_MIB };
+    const needs =
+      accelerator === "kvm"
+        ? { devices: ["/dev/kvm"] }
+        : { devices: [], overheadMib: OVERHEAD_MIB + TRANSLATION_CACHE_MIB };
     const enclosure = await isolation.enclose(vm, needs);
     const runDir = await nextRunDir(vm, enclosure.uid);
     const { network } = enclosure;
     using claims = new DisposableStack();
-    const control = network.kind === "namespace" ? network.control : { host: "127.0.0.1", port: claims.use(await claimPort()).port };
+    const control =
+      network.kind === "namespace"
+        ? network.control
+        : { host: "127.0.0.1", port: claims.use(await claimPort()).port };
     const guest = { kind: "tcp", ...control } as const;
-    const args = qemuArguments(vm, { accelerator, runDir, network, guestPort: control.port, incoming: memory !== undefined });
+    const args = qemuArguments(vm, {
+      accelerator,
+      runDir,
+      network,
+      guestPort: control.port,
+      incoming: memory !== undefined,
+    });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
     return await orEnd(this, vm, async () => {
       const inherits = memory === undefined ? {} : { inherits: memory };
-      const record = await startVmm(vm, { command: bin, args, enclosure, ...inherits }, facts, signal);
+      const record = await startVmm(
+        vm,
+        { command: bin, args, enclosure, ...inherits },
+        facts,
+        signal,
+      );
       await waitForMonitor(vm, record);
       return record;
     });
   }
 
   /**
-   * A QEMU with that memory. It reads the file itself, and restores a flipped bit without a word, so the hash is
-   * computed meanwhile, by a read of its own: what is wrong in the file is found, but not a page that is dropped
-   * from the page cache between the two reads and comes back different. Returns why the image is not the expected
-   * one, or undefined. Who calls it ends the VMM when it throws.
+   * A QEMU with that memory. It reads the file itself, and restores a flipped bit without a word,
+   * so the hash is computed meanwhile, by a read of its own: what is wrong in the file is found,
+   * but not a page that is dropped from the page cache between the two reads and comes back
+   * different. Returns why the image is not the expected one, or undefined. Who calls it ends the
+   * VMM when it throws.
    */
-  private async load(vm: Vm, snapshotDir: string, files: SnapshotFiles, signal: AbortSignal): Promise<string | undefined> {
+  private async load(
+    vm: Vm,
+    snapshotDir: string,
+    files: SnapshotFiles,
+    signal: AbortSignal,
+  ): Promise<string | undefined> {
     const over = new AbortController();
     const either = AbortSignal.any([signal, over.signal]);
     const checked = wrongHash(snapshotDir, files, either);
@@ -206,7 +273,9 @@ export class QemuDriver implements Driver {
     const memory = await open(file, "r");
     try {
       const record = await this.launch(vm, memory.fd, signal);
-      await qmp(monitor(vm, record), [{ execute: "migrate-incoming", arguments: { uri: `fd:${INHERITED}` } }]);
+      await qmp(monitor(vm, record), [
+        { execute: "migrate-incoming", arguments: { uri: `fd:${INHERITED}` } },
+      ]);
       await migrationEnd(vm, record, signal);
     } finally {
       await memory.close();
@@ -214,16 +283,26 @@ export class QemuDriver implements Driver {
   }
 
   /**
-   * After a memory image was written QEMU has given its disks away, and writes none again until it has run. So a save that is repeated (the agent died in between) lets the vCPUs go
-   * on for a moment: the guest's programs are frozen, and what its kernel does is in memory and on disk alike.
+   * After a memory image was written QEMU has given its disks away, and writes none again until it
+   * has run. So a save that is repeated (the agent died in between) lets the vCPUs go on for a
+   * moment: the guest's programs are frozen, and what its kernel does is in memory and on disk
+   * alike.
    */
   private async takeDisksBack(vm: Vm, record: RunRecord): Promise<void> {
-    const { status } = await qmp<{ status: string }>(monitor(vm, record), [{ execute: "query-status" }]);
-    if (status === "postmigrate") await qmp(monitor(vm, record), [{ execute: "cont" }, { execute: "stop" }]);
+    const { status } = await qmp<{ status: string }>(monitor(vm, record), [
+      { execute: "query-status" },
+    ]);
+    if (status === "postmigrate")
+      await qmp(monitor(vm, record), [{ execute: "cont" }, { execute: "stop" }]);
   }
 
   /** Memory out of QEMU. */
-  private async drain(vm: Vm, record: RunRecord, file: string, signal: AbortSignal): Promise<SnapshotFile> {
+  private async drain(
+    vm: Vm,
+    record: RunRecord,
+    file: string,
+    signal: AbortSignal,
+  ): Promise<SnapshotFile> {
     const socket = join(record.runDir, "out.sock");
     const failed = new AbortController();
     const receiver = await receiveMemory(
@@ -237,7 +316,8 @@ export class QemuDriver implements Driver {
         { execute: "migrate-set-parameters", arguments: { "max-bandwidth": UNLIMITED_BANDWIDTH } },
         { execute: "migrate", arguments: { uri: `unix:${socket}` } },
       ]);
-      // Both ends have to say so: QEMU that it sent everything, the writer that everything is on disk.
+      // Both ends have to say so: QEMU that it sent everything, the writer that everything is on
+      // disk.
       const [memory] = await Promise.all([receiver.received, migrationEnd(vm, record, signal)]);
       return memory;
     } catch (error) {
@@ -261,14 +341,24 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
       await qmp(monitor(vm, record), [{ execute: "query-status" }], 2_000);
       return;
     } catch (cause) {
-      if (!isAlive(record)) throw new Error(`QEMU ended while starting: ${await lastWords(vm, record.runDir)}`, { cause });
-      if (performance.now() > deadline) throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
+      if (!isAlive(record))
+        throw new Error(`QEMU ended while starting: ${await lastWords(vm, record.runDir)}`, {
+          cause,
+        });
+      if (performance.now() > deadline)
+        throw new Error(`QEMU did not open its monitor within ${START_LIMIT_MS} ms`, { cause });
       await sleep(MONITOR_LOOK_MS);
     }
   }
 }
 
-const UNDER_WAY: ReadonlySet<string> = new Set(["setup", "active", "pre-switchover", "device", "cancelling"]);
+const UNDER_WAY: ReadonlySet<string> = new Set([
+  "setup",
+  "active",
+  "pre-switchover",
+  "device",
+  "cancelling",
+]);
 
 /**
  * Ends a save. One that an agent before this had begun goes on without it: what writes it down is a
@@ -277,9 +367,12 @@ const UNDER_WAY: ReadonlySet<string> = new Set(["setup", "active", "pre-switchov
 async function callOffMigration(vm: Vm, record: RunRecord, signal?: AbortSignal): Promise<void> {
   const deadline = performance.now() + CALL_OFF_LIMIT_MS;
   for (;;) {
-    const { status } = await qmp<{ status?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
+    const { status } = await qmp<{ status?: string }>(monitor(vm, record), [
+      { execute: "query-migrate" },
+    ]);
     if (!UNDER_WAY.has(status ?? "")) return;
-    if (performance.now() > deadline) throw new Error(`an earlier save did not end within ${CALL_OFF_LIMIT_MS} ms`);
+    if (performance.now() > deadline)
+      throw new Error(`an earlier save did not end within ${CALL_OFF_LIMIT_MS} ms`);
     await qmp(monitor(vm, record), [{ execute: "migrate_cancel" }]);
     // Not before it was called off: whoever gives up lets the vCPUs run next.
     signal?.throwIfAborted();
@@ -292,9 +385,12 @@ async function migrationEnd(vm: Vm, record: RunRecord, signal: AbortSignal): Pro
   const deadline = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < deadline) {
     signal.throwIfAborted();
-    const seen = await qmp<{ status?: string; "error-desc"?: string }>(monitor(vm, record), [{ execute: "query-migrate" }]);
+    const seen = await qmp<{ status?: string; "error-desc"?: string }>(monitor(vm, record), [
+      { execute: "query-migrate" },
+    ]);
     if (seen.status === "completed") return;
-    if (seen.status === "failed" || seen.status === "cancelled") throw new Error(seen["error-desc"] ?? `the migration ${seen.status}`);
+    if (seen.status === "failed" || seen.status === "cancelled")
+      throw new Error(seen["error-desc"] ?? `the migration ${seen.status}`);
     await sleep(15);
   }
   throw new Error(`the migration did not end within ${MIGRATION_LIMIT_MS} ms`);
@@ -315,35 +411,54 @@ export async function qemuVersion(bin: string): Promise<string> {
   return await asked;
 }
 
-/** Another one after an upgrade, which may come while the agent runs. Undefined: it cannot be found. */
+/**
+ * Another one after an upgrade, which may come while the agent runs. Undefined: it cannot be found.
+ */
 async function identityOf(bin: string): Promise<string | undefined> {
   const dirs = bin.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
   for (const dir of dirs) {
     const path = join(dir, bin);
     const facts = await stat(path).catch(() => undefined);
-    if (facts?.isFile() === true) return [path, facts.dev, facts.ino, facts.size, facts.mtimeMs].join(" ");
+    if (facts?.isFile() === true)
+      return [path, facts.dev, facts.ino, facts.size, facts.mtimeMs].join(" ");
   }
   return undefined;
 }
 
 async function askVersion(bin: string): Promise<string> {
   const { stdout } = await run(bin, ["--version"]).catch((cause: unknown) => {
-    throw new Error(`QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`, { cause });
+    throw new Error(
+      `QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`,
+      { cause },
+    );
   });
   return /version (\S+)/.exec(stdout)?.[1] ?? "unknown";
 }
 
-/** QEMU names the signal that ended it, and leaves 0 when its guest powered off or wanted to restart. */
+/**
+ * QEMU names the signal that ended it, and leaves 0 when its guest powered off or wanted to
+ * restart.
+ */
 function causeOf(exit: ExitFacts | undefined, stderr: string, serial: string): CauseOfEnd {
   const said = stderr.trim().split("\n").at(-1)?.slice(-300) || "it said nothing";
-  if (stderr.includes("terminating on signal")) return { code: "VMM_KILLED", message: `QEMU was told to end: ${said}.` };
+  if (stderr.includes("terminating on signal"))
+    return { code: "VMM_KILLED", message: `QEMU was told to end: ${said}.` };
   if (exit?.signal === "SIGKILL")
-    return { code: "VMM_KILLED", message: "QEMU was killed (SIGKILL): by hand, or because the host's memory ran out." };
-  if (exit?.signal) return { code: "VMM_FAILED", message: `QEMU ended with ${exit.signal}: ${said}.` };
-  if (exit?.code) return { code: "VMM_FAILED", message: `QEMU ended with code ${exit.code}: ${said}.` };
-  if (serial.includes("Kernel panic - not syncing")) return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
+    return {
+      code: "VMM_KILLED",
+      message: "QEMU was killed (SIGKILL): by hand, or because the host's memory ran out.",
+    };
+  if (exit?.signal)
+    return { code: "VMM_FAILED", message: `QEMU ended with ${exit.signal}: ${said}.` };
+  if (exit?.code)
+    return { code: "VMM_FAILED", message: `QEMU ended with code ${exit.code}: ${said}.` };
+  if (serial.includes("Kernel panic - not syncing"))
+    return { code: "GUEST_PANICKED", message: "The guest's kernel panicked." };
   if (exit !== undefined) return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
-  return { code: "VMM_ENDED", message: "QEMU ended by itself: the guest powered off, or QEMU was killed." };
+  return {
+    code: "VMM_ENDED",
+    message: "QEMU ended by itself: the guest powered off, or QEMU was killed.",
+  };
 }
 
 async function hostCpu(): Promise<string> {

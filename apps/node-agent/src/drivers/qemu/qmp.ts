@@ -1,4 +1,7 @@
-/** QEMU Machine Protocol: one connection per call, so that no state of ours has to survive a restart of either side. */
+/**
+ * QEMU Machine Protocol: one connection per call, so that no state of ours has to survive a restart
+ * of either side.
+ */
 import { connect } from "node:net";
 
 class QmpError extends Error {
@@ -10,8 +13,15 @@ interface QmpCall {
   arguments?: Record<string, unknown>;
 }
 
-/** Runs commands in order on a fresh connection and returns the last one's answer. Throws QmpError when refused, unreachable or slower than `limitMs`. */
-export async function qmp<T = Record<string, unknown>>(socketPath: string, calls: QmpCall[], limitMs = 10_000): Promise<T> {
+/**
+ * Runs commands in order on a fresh connection and returns the last one's answer. Throws QmpError
+ * when refused, unreachable or slower than `limitMs`.
+ */
+export async function qmp<T = Record<string, unknown>>(
+  socketPath: string,
+  calls: QmpCall[],
+  limitMs = 10_000,
+): Promise<T> {
   const socket = connect({ path: socketPath });
   const queue: QmpCall[] = [{ execute: "qmp_capabilities" }, ...calls];
   return new Promise<T>((resolve, reject) => {
@@ -22,14 +32,25 @@ export async function qmp<T = Record<string, unknown>>(socketPath: string, calls
       else reject(error);
     };
     const what = calls.map((call) => call.execute).join(", ");
-    const timer = setTimeout(() => finish(new QmpError(`QEMU did not answer ${what} within ${limitMs} ms`)), limitMs);
+    const timer = setTimeout(
+      () => finish(new QmpError(`QEMU did not answer ${what} within ${limitMs} ms`)),
+      limitMs,
+    );
     const next = () => socket.write(`${JSON.stringify(queue[0])}\n`);
-    socket.once("error", (cause) => finish(new QmpError(`QEMU cannot be reached for ${what}: ${cause.message}`, { cause })));
+    socket.once("error", (cause) =>
+      finish(new QmpError(`QEMU cannot be reached for ${what}: ${cause.message}`, { cause })),
+    );
     socket.once("close", () => finish(new QmpError(`QEMU closed the connection during ${what}`)));
     const receive = (line: string) => {
-      const message = JSON.parse(line) as { QMP?: unknown; return?: unknown; error?: { desc: string }; event?: string };
+      const message = JSON.parse(line) as {
+        QMP?: unknown;
+        return?: unknown;
+        error?: { desc: string };
+        event?: string;
+      };
       if (message.QMP !== undefined) next();
-      else if (message.error !== undefined) finish(new QmpError(`QEMU refused ${queue[0]?.execute}: ${message.error.desc}`));
+      else if (message.error !== undefined)
+        finish(new QmpError(`QEMU refused ${queue[0]?.execute}: ${message.error.desc}`));
       else if (message.return !== undefined) {
         queue.shift();
         if (queue.length === 0) finish(undefined, message.return);

@@ -1,4 +1,6 @@
-/** Addresses of the links between VMs' namespaces and the host: pairs out of one configured range. */
+/**
+ * Addresses of the links between VMs' namespaces and the host: pairs out of one configured range.
+ */
 
 export interface Range {
   first: number;
@@ -11,7 +13,8 @@ export function parseRange(text: string): Range {
   const [address = "", bitsText = ""] = text.split("/");
   const bits = Number(bitsText);
   const first = /^\d+$/.test(bitsText) && bits <= 32 ? parseAddress(address) : undefined;
-  if (first === undefined || first % 2 ** (32 - bits) !== 0) throw new Error(`"${text}" is no IPv4 range like 10.213.0.0/16`);
+  if (first === undefined || first % 2 ** (32 - bits) !== 0)
+    throw new Error(`"${text}" is no IPv4 range like 10.213.0.0/16`);
   return { first, bits, text };
 }
 
@@ -39,18 +42,26 @@ export interface Link {
   guestMac: string;
 }
 
-/** How many links the range has. The first pair, which holds the range's own number, is left out. */
+/**
+ * How many links the range has. The first pair, which holds the range's own number, is left out.
+ */
 export const linkCount = (range: Range) => 2 ** (31 - range.bits) - 1;
 
 /**
- * The link of a slot. Agents on one machine share the range; each begins at a place that follows from its tag. Where two meet all the same, the kernel lets only one of them
- * add the route (slots.ts), and the other takes its next slot.
+ * The link of a slot. Agents on one machine share the range; each begins at a place that follows
+ * from its tag. Where two meet all the same, the kernel lets only one of them add the route
+ * (slots.ts), and the other takes its next slot.
  */
 export function linkOf(range: Range, tag: string, slot: number): Link {
   const count = linkCount(range);
   const index = 1 + ((Number.parseInt(tag, 16) + slot) % count);
   const [host, guest] = [range.first + 2 * index, range.first + 2 * index + 1];
-  return { host: formatAddress(host), guest: formatAddress(guest), hostMac: macOf(host), guestMac: macOf(guest) };
+  return {
+    host: formatAddress(host),
+    guest: formatAddress(guest),
+    hostMac: macOf(host),
+    guestMac: macOf(guest),
+  };
 }
 
 /** Fixed and local: an address that the kernel chooses may change under a running VM. */

@@ -1,4 +1,7 @@
-/** A cgroup (v2) per VM, where no systemd makes one (scopes.ts): for its limits, where the controllers are there, and to freeze it, which is always possible. */
+/**
+ * A cgroup (v2) per VM, where no systemd makes one (scopes.ts): for its limits, where the
+ * controllers are there, and to freeze it, which is always possible.
+ */
 import { mkdir, readdir, readFile, rmdir, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,7 +17,9 @@ const FREEZE_LIMIT_MS = 5_000;
 
 /** Where cgroup v2 is mounted, alone or beside v1. Undefined: nowhere. */
 export async function findCgroupMount(): Promise<string | undefined> {
-  const mounts = (await readFile("/proc/self/mounts", "utf8")).split("\n").map((line) => line.split(" "));
+  const mounts = (await readFile("/proc/self/mounts", "utf8"))
+    .split("\n")
+    .map((line) => line.split(" "));
   return mounts.find(([, , type]) => type === "cgroup2")?.[1];
 }
 
@@ -73,7 +78,10 @@ export class Cgroups {
   }
 }
 
-/** What of memory, cpu and pids this level has is passed on. One that does not pass it on (hybrid hierarchies, or a level with processes) leaves VMs without that limit. */
+/**
+ * What of memory, cpu and pids this level has is passed on. One that does not pass it on (hybrid
+ * hierarchies, or a level with processes) leaves VMs without that limit.
+ */
 async function delegateControllers(path: string): Promise<void> {
   const there = (await readFile(join(path, "cgroup.controllers"), "utf8")).trim().split(" ");
   for (const controller of ["memory", "cpu", "pids"].filter((name) => there.includes(name)))
@@ -96,13 +104,19 @@ async function removeEmpty(path: string, limitMs: number): Promise<void> {
     } catch (error) {
       if (isNotFound(error)) return;
       if ((error as NodeJS.ErrnoException).code !== "EBUSY" || performance.now() >= deadline)
-        throw new Error(`the cgroup ${path} cannot be removed: see what runs in it (cgroup.procs)`, { cause: error });
+        throw new Error(
+          `the cgroup ${path} cannot be removed: see what runs in it (cgroup.procs)`,
+          { cause: error },
+        );
     }
     await sleep(10);
   }
 }
 
-/** Stops a VMM where it stands, whatever it does, and returns once it stands. Only what is in a VM's cgroup. */
+/**
+ * Stops a VMM where it stands, whatever it does, and returns once it stands. Only what is in a VM's
+ * cgroup.
+ */
 export async function freezeVmm(pid: number): Promise<void> {
   await setFrozen(await vmCgroupOf(pid), true);
 }
@@ -137,11 +151,14 @@ export async function findVmCgroup(pid: number): Promise<string | undefined> {
 
 async function vmCgroupOf(pid: number): Promise<string> {
   const cgroup = await findVmCgroup(pid);
-  if (cgroup === undefined) throw new Error(`process ${pid} is in no VM's cgroup ("${await cgroupPathOf(pid)}")`);
+  if (cgroup === undefined)
+    throw new Error(`process ${pid} is in no VM's cgroup ("${await cgroupPathOf(pid)}")`);
   return cgroup;
 }
 
 async function cgroupPathOf(pid: number): Promise<string> {
-  const line = (await readFile(`/proc/${pid}/cgroup`, "utf8")).split("\n").find((entry) => entry.startsWith("0::"));
+  const line = (await readFile(`/proc/${pid}/cgroup`, "utf8"))
+    .split("\n")
+    .find((entry) => entry.startsWith("0::"));
   return line?.slice("0::".length) ?? "";
 }

@@ -1,4 +1,7 @@
-/** Which isolation this host can give: namespaces where the machine has what they need, else a user of its own and QEMU's closed network. */
+/**
+ * Which isolation this host can give: namespaces where the machine has what they need, else a user
+ * of its own and QEMU's closed network.
+ */
 import type { Logger } from "@torpor/service";
 import type { Config } from "../../config.ts";
 import { type Isolation, plainIsolation } from "../isolation.ts";
@@ -32,27 +35,44 @@ function vmmUid(config: Config): number | undefined {
 }
 
 /** Throws when ISOLATION asks for what this machine cannot give. */
-export async function chooseIsolation(config: Config, log: Pick<Logger, "info" | "warn">): Promise<ChosenIsolation> {
+export async function chooseIsolation(
+  config: Config,
+  log: Pick<Logger, "info" | "warn">,
+): Promise<ChosenIsolation> {
   if (config.DRIVER === "simulated") return plain(config, log, "simulated VMs need none");
   if (config.ISOLATION === "plain") return plain(config, log, "ISOLATION says so");
   try {
     const chosen = await isolateByNamespaces(config, log);
-    log.info({ isolation: "namespaces", reason: "this machine has all that they need" }, "isolation of VMs");
+    log.info(
+      { isolation: "namespaces", reason: "this machine has all that they need" },
+      "isolation of VMs",
+    );
     return chosen;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    if (config.ISOLATION === "namespaces") throw new Error(`ISOLATION=namespaces is not possible here: ${reason}`, { cause });
-    log.warn({ reason }, "VMs get no namespace and no cgroup of their own, and none reaches the internet");
+    if (config.ISOLATION === "namespaces")
+      throw new Error(`ISOLATION=namespaces is not possible here: ${reason}`, { cause });
+    log.warn(
+      { reason },
+      "VMs get no namespace and no cgroup of their own, and none reaches the internet",
+    );
     return plain(config, log, reason);
   }
 }
 
 function plain(config: Config, log: Pick<Logger, "info">, reason: string): ChosenIsolation {
   log.info({ isolation: "plain", reason }, "isolation of VMs");
-  return { isolation: plainIsolation(vmmUid(config)), close: async () => {}, dismantle: async () => {} };
+  return {
+    isolation: plainIsolation(vmmUid(config)),
+    close: async () => {},
+    dismantle: async () => {},
+  };
 }
 
-async function isolateByNamespaces(config: Config, log: Pick<Logger, "warn">): Promise<ChosenIsolation> {
+async function isolateByNamespaces(
+  config: Config,
+  log: Pick<Logger, "warn">,
+): Promise<ChosenIsolation> {
   const uid = vmmUid(config);
   if (uid === undefined) throw new Error("the agent is not root");
   const missing = Object.entries(PROGRAMS).flatMap(([program, debian]) =>
@@ -61,7 +81,8 @@ async function isolateByNamespaces(config: Config, log: Pick<Logger, "warn">): P
   if (missing.length > 0) throw new Error(`there is no ${missing.join(", no ")}`);
   const tag = tagOf(config.DATA_DIR);
   const range = parseRange(config.VM_NETWORK_CIDR);
-  if (linkCount(range) < LEAST_LINKS) throw new Error(`VM_NETWORK_CIDR ${range.text} is too small: each VM takes two addresses`);
+  if (linkCount(range) < LEAST_LINKS)
+    throw new Error(`VM_NETWORK_CIDR ${range.text} is too small: each VM takes two addresses`);
   const uplink = config.UPLINK_NETNS;
   await refuseCollision(range, uplink);
   const cgroups = await prepareCgroups(tag);
@@ -97,7 +118,10 @@ async function prepareCgroups(tag: string): Promise<Cgroups | undefined> {
 }
 
 /** What guests with internet access may do. Undefined: nothing, and the log says why. */
-async function prepareEgress(config: Config, log: Pick<Logger, "warn">): Promise<Egress | undefined> {
+async function prepareEgress(
+  config: Config,
+  log: Pick<Logger, "warn">,
+): Promise<Egress | undefined> {
   if (config.EGRESS === "off") return undefined;
   if (!(await forwards(config.UPLINK_NETNS))) {
     const reason =
@@ -108,6 +132,9 @@ async function prepareEgress(config: Config, log: Pick<Logger, "warn">): Promise
   }
   const resolvers = await findResolvers(config.EGRESS_DNS);
   if (resolvers.length === 0)
-    log.warn({ reason: "this machine names no server that is not on its loopback: set EGRESS_DNS" }, "guests cannot resolve names");
+    log.warn(
+      { reason: "this machine names no server that is not on its loopback: set EGRESS_DNS" },
+      "guests cannot resolve names",
+    );
   return { resolvers, range: config.VM_NETWORK_CIDR };
 }

@@ -1,4 +1,7 @@
-/** Programs of the host that are told what to do on their standard input: `ip -batch -`, `nft -f -`. One process for many steps. */
+/**
+ * Programs of the host that are told what to do on their standard input: `ip -batch -`, `nft -f -`.
+ * One process for many steps.
+ */
 import { spawn } from "node:child_process";
 import { accessSync, constants } from "node:fs";
 import { delimiter, join } from "node:path";
@@ -7,45 +10,75 @@ import { delimiter, join } from "node:path";
 const LIMIT_MS = 60_000;
 const MAX_OUTPUT_BYTES = 16 * 1024 ** 2;
 /** Where ip and nft are, also for an agent that was not given these. */
-const SEARCH_PATH = [process.env["PATH"] ?? "", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].join(delimiter);
+const SEARCH_PATH = [process.env["PATH"] ?? "", "/usr/sbin", "/sbin", "/usr/bin", "/bin"].join(
+  delimiter,
+);
 
 export class CommandError extends Error {
   /** What it wrote to its standard error. */
   readonly stderr: string;
 
   constructor(command: readonly string[], why: string, stderr: string, options?: ErrorOptions) {
-    super(`${command.slice(0, 4).join(" ")} ${why}${stderr === "" ? "" : `: ${stderr.split("\n").slice(0, 3).join(" | ")}`}`, options);
+    super(
+      `${command.slice(0, 4).join(" ")} ${why}${stderr === "" ? "" : `: ${stderr.split("\n").slice(0, 3).join(" | ")}`}`,
+      options,
+    );
     this.stderr = stderr;
   }
 }
 
-/** Runs it, feeds it `input`, returns its standard output. Throws a CommandError when it cannot be run, fails, or takes too long. */
+/**
+ * Runs it, feeds it `input`, returns its standard output. Throws a CommandError when it cannot be
+ * run, fails, or takes too long.
+ */
 export async function command(argv: readonly [string, ...string[]], input = ""): Promise<string> {
   const [program, ...args] = argv;
-  const child = spawn(program, args, { env: { PATH: SEARCH_PATH, LC_ALL: "C" }, timeout: LIMIT_MS, killSignal: "SIGKILL" });
+  const child = spawn(program, args, {
+    env: { PATH: SEARCH_PATH, LC_ALL: "C" },
+    timeout: LIMIT_MS,
+    killSignal: "SIGKILL",
+  });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (chunk: string) => {
     stdout += chunk;
     if (stdout.length > MAX_OUTPUT_BYTES) child.kill("SIGKILL");
   });
-  child.stderr.setEncoding("utf8").on("data", (chunk: string) => (stderr = (stderr + chunk).slice(-4_096)));
+  child.stderr
+    .setEncoding("utf8")
+    .on("data", (chunk: string) => (stderr = (stderr + chunk).slice(-4_096)));
   // It may end without having read all of it; its exit code says what came of it.
   child.stdin.on("error", () => {});
   child.stdin.end(input);
   return await new Promise((resolve, reject) => {
-    child.once("error", (cause) => reject(new CommandError(argv, "cannot be run", cause.message, { cause })));
+    child.once("error", (cause) =>
+      reject(new CommandError(argv, "cannot be run", cause.message, { cause })),
+    );
     child.once("close", (code, signal) => {
       if (code === 0) resolve(stdout);
       else
-        reject(new CommandError(argv, code === null ? `was ended by ${signal} (limit ${LIMIT_MS} ms)` : `failed (${code})`, stderr.trim()));
+        reject(
+          new CommandError(
+            argv,
+            code === null ? `was ended by ${signal} (limit ${LIMIT_MS} ms)` : `failed (${code})`,
+            stderr.trim(),
+          ),
+        );
     });
   });
 }
 
-/** The same command, inside a network namespace; undefined: the agent's own. Only the network changes: mounts made by it stay visible. */
-export function inside(namespace: string | undefined, argv: readonly [string, ...string[]]): [string, ...string[]] {
-  return namespace === undefined ? [...argv] : ["nsenter", `--net=/run/netns/${namespace}`, "--", ...argv];
+/**
+ * The same command, inside a network namespace; undefined: the agent's own. Only the network
+ * changes: mounts made by it stay visible.
+ */
+export function inside(
+  namespace: string | undefined,
+  argv: readonly [string, ...string[]],
+): [string, ...string[]] {
+  return namespace === undefined
+    ? [...argv]
+    : ["nsenter", `--net=/run/netns/${namespace}`, "--", ...argv];
 }
 
 export function isInstalled(program: string): boolean {

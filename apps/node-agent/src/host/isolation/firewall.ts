@@ -1,8 +1,10 @@
 /**
  * The nftables rules of a VM's namespace, and those of the uplink.
  *
- * -    They stand in the namespace, where neither the guest nor its VMM can change them, and come in force as one transaction.
- * FW2  Whatever is not allowed by name is dropped: forwarding, to the namespace itself, and from it. A VMM that was taken over can speak to its guest and to nobody else.
+ * - They stand in the namespace, where neither the guest nor its VMM can change them, and come in
+ *   force as one transaction.
+ * FW2  Whatever is not allowed by name is dropped: forwarding, to the namespace itself, and from
+ *      it. A VMM that was taken over can speak to its guest and to nobody else.
  * FW3  The guest speaks with the one address that it was given.
  */
 import type { Link } from "./addresses.ts";
@@ -10,14 +12,20 @@ import { uplinkTableName } from "./naming.ts";
 
 export const TAP = "tap0";
 export const UPLINK = "up0";
-/** What addresses on every guest's own link begin with: what has such a one on the host's side cannot be reached from a guest. */
+/**
+ * What addresses on every guest's own link begin with: what has such a one on the host's side
+ * cannot be reached from a guest.
+ */
 export const GUEST_NETWORK = "10.0.2.";
 const GUEST_ADDRESS = `${GUEST_NETWORK}15`;
 export const GATEWAY_ADDRESS = `${GUEST_NETWORK}2`;
 export const NAME_SERVER_ADDRESS = `${GUEST_NETWORK}3`;
 export const CONTROL_PORT = 7777;
 
-/** Where no sandbox may go: this network, private, shared and link-local ranges (metadata services), loopback, benchmarks, multicast, reserved. */
+/**
+ * Where no sandbox may go: this network, private, shared and link-local ranges (metadata services),
+ * loopback, benchmarks, multicast, reserved.
+ */
 const REFUSED_RANGES = [
   "0.0.0.0/8",
   "10.0.0.0/8",
@@ -41,7 +49,10 @@ export interface Egress {
   range: string;
 }
 
-/** Replaces all rules of the namespace. `egress` undefined: nothing leaves but answers on control connections. */
+/**
+ * Replaces all rules of the namespace. `egress` undefined: nothing leaves but answers on control
+ * connections.
+ */
 export function namespaceRules(link: Link, egress: Egress | undefined): string {
   return `table inet torpor
 delete table inet torpor
@@ -102,7 +113,10 @@ function egressRules(egress: Egress | undefined): string {
   ].join("\n    ");
 }
 
-/** On the uplink's side, where VMs may reach the internet: hidden behind the host's address, kept from the host itself and from each other. */
+/**
+ * On the uplink's side, where VMs may reach the internet: hidden behind the host's address, kept
+ * from the host itself and from each other.
+ */
 export function uplinkRules(tag: string, egress: Egress): string {
   const [table, ours] = [uplinkTableName(tag), `"tv${tag}*"`];
   const resolvers =

@@ -1,12 +1,19 @@
 /**
  * Each VM as a stranger: a network namespace and a cgroup of its own, a user without rights.
  *
- * The order in which its VMM gets there: the cgroup first, so that there is no moment outside of it; then the namespace; then the user, which can do neither.
+ * The order in which its VMM gets there: the cgroup first, so that there is no moment outside of
+ * it; then the namespace; then the user, which can do neither.
  */
 import { stat } from "node:fs/promises";
 import type { Logger } from "@torpor/service";
 import { hostNameOf, type Vm } from "../../drivers/driver.ts";
-import { type Enclosure, type Isolation, type Needs, unprivileged, type VmNetwork } from "../isolation.ts";
+import {
+  type Enclosure,
+  type Isolation,
+  type Needs,
+  unprivileged,
+  type VmNetwork,
+} from "../isolation.ts";
 import type { Cgroups, Limited } from "./cgroups.ts";
 import { CONTROL_PORT, TAP } from "./firewall.ts";
 import type { SlotPool } from "./pool.ts";
@@ -18,7 +25,10 @@ const OVERHEAD_MIB = 256;
 const TUN_DEVICE = "/dev/net/tun";
 /** Joins the cgroup $1, then becomes the rest. */
 const JOIN = 'echo 0 > "$1/cgroup.procs"; shift; exec "$@"';
-/** In the mount namespace that `ip netns exec` makes, and nowhere else, anybody may open the tap device: whose a tap is, the kernel checks by its owner. */
+/**
+ * In the mount namespace that `ip netns exec` makes, and nowhere else, anybody may open the tap
+ * device: whose a tap is, the kernel checks by its owner.
+ */
 const OPEN_TUN = `mount -t tmpfs -o mode=0755,size=64k tmpfs ${TUN_DEVICE.slice(0, -4)}; mknod -m 0666 ${TUN_DEVICE} c 10 200; exec "$@"`;
 
 export interface NamespaceOptions {
@@ -55,7 +65,8 @@ export class NamespaceIsolation implements Isolation {
       return {
         network: networkOf(slot),
         uid: this.uid,
-        wrap: (command, args) => this.wrap(limits, slot, cgroup, hasTun, unprivileged(this.uid, devices, command, args)),
+        wrap: (command, args) =>
+          this.wrap(limits, slot, cgroup, hasTun, unprivileged(this.uid, devices, command, args)),
       };
     } catch (error) {
       await this.release(vm);
@@ -65,7 +76,8 @@ export class NamespaceIsolation implements Isolation {
 
   async admit(vm: Vm): Promise<void> {
     const { plumbing, pool } = this.options;
-    if (vm.internetAccess && plumbing.egress !== undefined) await pool.admit(hostNameOf(vm), plumbing.egress);
+    if (vm.internetAccess && plumbing.egress !== undefined)
+      await pool.admit(hostNameOf(vm), plumbing.egress);
   }
 
   async release(vm: Vm): Promise<void> {
@@ -82,18 +94,40 @@ export class NamespaceIsolation implements Isolation {
     for (const name of (await cgroups?.list()) ?? []) {
       if (kept.has(name)) continue;
       // A process that nobody knows is nobody's to end here: it stays, and so does its cgroup.
-      await cgroups?.remove(name).catch((err: unknown) => log.warn({ err, name }, "a cgroup of a VM that is gone stays"));
+      await cgroups
+        ?.remove(name)
+        .catch((err: unknown) => log.warn({ err, name }, "a cgroup of a VM that is gone stays"));
     }
   }
 
-  private wrap(vm: Limited, slot: Slot, cgroup: string | undefined, hasTun: boolean, argv: [string, ...string[]]): [string, ...string[]] {
-    const networked = ["ip", "netns", "exec", slot.namespace, ...(hasTun ? [] : ["sh", "-euc", OPEN_TUN, "sh"]), ...argv];
-    return cgroup === undefined ? inScope(this.options.plumbing.tag, vm, networked) : ["sh", "-euc", JOIN, "sh", cgroup, ...networked];
+  private wrap(
+    vm: Limited,
+    slot: Slot,
+    cgroup: string | undefined,
+    hasTun: boolean,
+    argv: [string, ...string[]],
+  ): [string, ...string[]] {
+    const networked = [
+      "ip",
+      "netns",
+      "exec",
+      slot.namespace,
+      ...(hasTun ? [] : ["sh", "-euc", OPEN_TUN, "sh"]),
+      ...argv,
+    ];
+    return cgroup === undefined
+      ? inScope(this.options.plumbing.tag, vm, networked)
+      : ["sh", "-euc", JOIN, "sh", cgroup, ...networked];
   }
 }
 
 function networkOf({ namespace, link }: Slot): VmNetwork {
-  return { kind: "namespace", name: namespace, tap: TAP, control: { host: link.guest, port: CONTROL_PORT } };
+  return {
+    kind: "namespace",
+    name: namespace,
+    tap: TAP,
+    control: { host: link.guest, port: CONTROL_PORT },
+  };
 }
 
 /** Debian gives the device to everybody; not every machine does. */

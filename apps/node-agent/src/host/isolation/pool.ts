@@ -1,13 +1,24 @@
 /**
- * Which slot is whose, and some that are prepared for the next ones: what takes longest about a namespace, making it, is done before anybody waits for it.
+ * Which slot is whose, and some that are prepared for the next ones: what takes longest about a
+ * namespace, making it, is done before anybody waits for it.
  *
- * Ownership is read from the host once, at the start; from then on this process is the only one that changes it (naming.ts: the tag).
+ * Ownership is read from the host once, at the start; from then on this process is the only one
+ * that changes it (naming.ts: the tag).
  */
 import type { Logger } from "@torpor/service";
 import { breakConnections } from "../../guest-connection.ts";
 import { linkCount } from "./addresses.ts";
 import type { Egress } from "./firewall.ts";
-import { assignSlot, listSlots, makeSlot, type Plumbing, removeSlot, setRules, type Slot, slotAt } from "./slots.ts";
+import {
+  assignSlot,
+  listSlots,
+  makeSlot,
+  type Plumbing,
+  removeSlot,
+  setRules,
+  type Slot,
+  slotAt,
+} from "./slots.ts";
 
 /** How many addresses in a row may be somebody else's before that is an error. */
 const MAX_TRIES = 64;
@@ -33,7 +44,11 @@ export class SlotPool {
   }
 
   /** Takes over the slots that have an owner, and removes those that have none. */
-  static async open(plumbing: Plumbing, size: number, log: Pick<Logger, "warn">): Promise<SlotPool> {
+  static async open(
+    plumbing: Plumbing,
+    size: number,
+    log: Pick<Logger, "warn">,
+  ): Promise<SlotPool> {
     const pool = new SlotPool(plumbing, size, log);
     for (const { number, owner } of await listSlots(plumbing)) {
       const slot = slotAt(plumbing, number);
@@ -99,12 +114,15 @@ export class SlotPool {
   refill(): void {
     if (this.refilling !== undefined || this.isClosed) return;
     this.refilling = this.prepare()
-      .catch((err: unknown) => this.log.warn({ err }, "no network could be prepared; the next VM makes its own"))
+      .catch((err: unknown) =>
+        this.log.warn({ err }, "no network could be prepared; the next VM makes its own"),
+      )
       .finally(() => (this.refilling = undefined));
   }
 
   private async prepare(): Promise<void> {
-    while (!this.isClosed && this.prepared.length < this.size) this.prepared.push(await this.make());
+    while (!this.isClosed && this.prepared.length < this.size)
+      this.prepared.push(await this.make());
   }
 
   /** Removes the slots that nobody has. Those of VMs stay. */
@@ -133,7 +151,9 @@ export class SlotPool {
   private nextNumber(): number {
     const count = Math.min(linkCount(this.plumbing.range), MAX_SLOTS);
     for (let number = 0; number < count; number += 1) if (!this.used.has(number)) return number;
-    throw new Error(`${this.plumbing.range.text} has no address left for one more VM: give this agent a larger VM_NETWORK_CIDR`);
+    throw new Error(
+      `${this.plumbing.range.text} has no address left for one more VM: give this agent a larger VM_NETWORK_CIDR`,
+    );
   }
 
   private async discard(slot: Slot): Promise<void> {

@@ -1,4 +1,7 @@
-/** Where systemd runs, it makes the cgroups: a transient scope per run of a VMM, so that it never lives in the agent's own and outlives the agent's unit. */
+/**
+ * Where systemd runs, it makes the cgroups: a transient scope per run of a VMM, so that it never
+ * lives in the agent's own and outlives the agent's unit.
+ */
 import { randomBytes } from "node:crypto";
 import { existsSync } from "node:fs";
 import { type Limited, MAX_TASKS } from "./cgroups.ts";
@@ -11,14 +14,45 @@ export const runsSystemd = () => existsSync("/run/systemd/system");
 
 /** Throws what keeps the agent from having scopes. */
 export async function tryScope(): Promise<void> {
-  await command(["systemd-run", "--scope", "--quiet", "--collect", "--no-ask-password", `--slice=${SLICE}`, "--", "true"]);
+  await command([
+    "systemd-run",
+    "--scope",
+    "--quiet",
+    "--collect",
+    "--no-ask-password",
+    `--slice=${SLICE}`,
+    "--",
+    "true",
+  ]);
 }
 
-/** systemd-run enters the scope itself, then becomes the command by exec: same pid. The scope is gone with its last process. */
+/**
+ * systemd-run enters the scope itself, then becomes the command by exec: same pid. The scope is
+ * gone with its last process.
+ */
 export function inScope(tag: string, vm: Limited, argv: string[]): [string, ...string[]] {
-  const properties = [`MemoryMax=${vm.memoryMib}M`, `CPUQuota=${vm.vcpu * 100}%`, `TasksMax=${MAX_TASKS}`, "Delegate=yes"];
+  const properties = [
+    `MemoryMax=${vm.memoryMib}M`,
+    `CPUQuota=${vm.vcpu * 100}%`,
+    `TasksMax=${MAX_TASKS}`,
+    "Delegate=yes",
+  ];
   const unit = scopeName(tag, vm.name, randomBytes(4).toString("hex"));
   const description = `--description=VM of Torpor ${vm.name}`;
-  const options = ["--scope", "--quiet", "--collect", "--no-ask-password", description, `--unit=${unit}`, `--slice=${SLICE}`];
-  return ["systemd-run", ...options, ...properties.map((property) => `--property=${property}`), "--", ...argv];
+  const options = [
+    "--scope",
+    "--quiet",
+    "--collect",
+    "--no-ask-password",
+    description,
+    `--unit=${unit}`,
+    `--slice=${SLICE}`,
+  ];
+  return [
+    "systemd-run",
+    ...options,
+    ...properties.map((property) => `--property=${property}`),
+    "--",
+    ...argv,
+  ];
 }

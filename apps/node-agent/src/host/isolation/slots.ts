@@ -1,14 +1,24 @@
 /**
- * Slots: a network namespace with a tap for one VM and a link to the uplink's namespace, made and removed whole.
+ * Slots: a network namespace with a tap for one VM and a link to the uplink's namespace, made and
+ * removed whole.
  *
- * SL1  A slot is found by its name; whose it is stands in the alias of its link (`ip link`). Kernel objects alone: a reboot leaves no wrong record, a crash loses none.
+ * SL1  A slot is found by its name; whose it is stands in the alias of its link (`ip link`). Kernel
+ *      objects alone: a reboot leaves no wrong record, a crash loses none.
  * SL2  A slot without an owner is of no use to anybody who did not make it: it may be half-made.
- * SL3  The route to a slot's address is its claim on the address: the kernel adds it for one agent only.
+ * SL3  The route to a slot's address is its claim on the address: the kernel adds it for one agent
+ *      only.
  */
 import { readdir } from "node:fs/promises";
 import { type Link, linkOf, type Range } from "./addresses.ts";
 import { command, CommandError, inside } from "./commands.ts";
-import { type Egress, GATEWAY_ADDRESS, NAME_SERVER_ADDRESS, namespaceRules, TAP, UPLINK } from "./firewall.ts";
+import {
+  type Egress,
+  GATEWAY_ADDRESS,
+  NAME_SERVER_ADDRESS,
+  namespaceRules,
+  TAP,
+  UPLINK,
+} from "./firewall.ts";
 import { namespaceName, slotOf, vethName } from "./naming.ts";
 
 /** What all slots of an agent have in common. */
@@ -31,7 +41,10 @@ export interface Slot {
 }
 
 const TAP_MAC = "02:fc:00:00:00:01";
-/** The state of a new namespace: it routes IPv4, has no IPv6, and refuses as often as its one guest asks. $1 are commands of ip, $2 rules of nft. */
+/**
+ * The state of a new namespace: it routes IPv4, has no IPv6, and refuses as often as its one guest
+ * asks. $1 are commands of ip, $2 rules of nft.
+ */
 const FURNISH = `
 for scope in all default; do
   [ ! -e /proc/sys/net/ipv6/conf/$scope/disable_ipv6 ] || echo 1 > /proc/sys/net/ipv6/conf/$scope/disable_ipv6
@@ -43,10 +56,18 @@ printf '%s' "$2" | nft -f -`;
 
 export function slotAt(plumbing: Plumbing, number: number): Slot {
   const { tag, range } = plumbing;
-  return { number, namespace: namespaceName(tag, number), veth: vethName(tag, number), link: linkOf(range, tag, number) };
+  return {
+    number,
+    namespace: namespaceName(tag, number),
+    veth: vethName(tag, number),
+    link: linkOf(range, tag, number),
+  };
 }
 
-/** Makes a slot that lets nothing through. `taken`: its address belongs to somebody else; then nothing of it is left. Throws when it cannot be made; the same. */
+/**
+ * Makes a slot that lets nothing through. `taken`: its address belongs to somebody else; then
+ * nothing of it is left. Throws when it cannot be made; the same.
+ */
 export async function makeSlot(plumbing: Plumbing, slot: Slot): Promise<"made" | "taken"> {
   const { link, namespace, veth } = slot;
   const outer = [
@@ -70,18 +91,36 @@ export async function makeSlot(plumbing: Plumbing, slot: Slot): Promise<"made" |
   ];
   try {
     await command(inside(plumbing.uplink, ["ip", "-batch", "-"]), batch(outer));
-    await command(inside(namespace, ["sh", "-euc", FURNISH, "sh", batch(inner), namespaceRules(link, undefined)]));
+    await command(
+      inside(namespace, [
+        "sh",
+        "-euc",
+        FURNISH,
+        "sh",
+        batch(inner),
+        namespaceRules(link, undefined),
+      ]),
+    );
     return "made";
   } catch (error) {
     await removeSlot(plumbing, slot);
     // The fourth of the outer steps is the claim (SL3).
-    if (error instanceof CommandError && /File exists[\s\S]*Command failed -:4\b/.test(error.stderr)) return "taken";
+    if (
+      error instanceof CommandError &&
+      /File exists[\s\S]*Command failed -:4\b/.test(error.stderr)
+    )
+      return "taken";
     throw error;
   }
 }
 
 /** Makes it the sandbox's, with the rules of its VM. */
-export async function assignSlot(plumbing: Plumbing, slot: Slot, sandboxId: string, egress: Egress | undefined): Promise<void> {
+export async function assignSlot(
+  plumbing: Plumbing,
+  slot: Slot,
+  sandboxId: string,
+  egress: Egress | undefined,
+): Promise<void> {
   if (!/^[A-Za-z0-9_-]{1,64}$/.test(sandboxId)) throw new Error(`"${sandboxId}" is no sandbox id`);
   // First: from here on it is found again as this sandbox's.
   await command(inside(plumbing.uplink, ["ip", "link", "set", slot.veth, "alias", sandboxId]));
@@ -96,23 +135,34 @@ export async function setRules(slot: Slot, egress: Egress): Promise<void> {
 
 /** Can be repeated, and takes whatever part of a slot is there. */
 export async function removeSlot(plumbing: Plumbing, slot: Slot): Promise<void> {
-  // The link first: with the namespace alone it would go at some later time. -force: on to the next step when one has nothing to do.
+  // The link first: with the namespace alone it would go at some later time. -force: on to the next
+  // step when one has nothing to do.
   const steps = batch([`link del ${slot.veth}`, `netns del ${slot.namespace}`]);
-  await command(inside(plumbing.uplink, ["ip", "-force", "-batch", "-"]), steps).catch(async (error: unknown) => {
-    const left = (await listSlots(plumbing)).some(({ number }) => number === slot.number);
-    if (left) throw new Error(`the network of slot ${slot.number} cannot be removed`, { cause: error });
-  });
+  await command(inside(plumbing.uplink, ["ip", "-force", "-batch", "-"]), steps).catch(
+    async (error: unknown) => {
+      const left = (await listSlots(plumbing)).some(({ number }) => number === slot.number);
+      if (left)
+        throw new Error(`the network of slot ${slot.number} cannot be removed`, { cause: error });
+    },
+  );
 }
 
 /** This agent's slots, whole or not; `owner` undefined: none (SL2). */
-export async function listSlots(plumbing: Plumbing): Promise<{ number: number; owner: string | undefined }[]> {
+export async function listSlots(
+  plumbing: Plumbing,
+): Promise<{ number: number; owner: string | undefined }[]> {
   const found = new Map<number, string | undefined>();
   for (const name of await readdir("/run/netns").catch(() => [])) {
     const number = name.startsWith("torpor-") ? slotOf(plumbing.tag, name) : undefined;
     if (number !== undefined) found.set(number, undefined);
   }
-  const links = await command(inside(plumbing.uplink, ["ip", "-json", "link", "show", "type", "veth"]));
-  for (const { ifname, ifalias } of JSON.parse(links === "" ? "[]" : links) as { ifname?: string; ifalias?: string }[]) {
+  const links = await command(
+    inside(plumbing.uplink, ["ip", "-json", "link", "show", "type", "veth"]),
+  );
+  for (const { ifname, ifalias } of JSON.parse(links === "" ? "[]" : links) as {
+    ifname?: string;
+    ifalias?: string;
+  }[]) {
     const number = ifname?.startsWith("tv") === true ? slotOf(plumbing.tag, ifname) : undefined;
     if (number !== undefined) found.set(number, ifalias);
   }

@@ -7,8 +7,13 @@ import { isVeth, uplinkTableName } from "./naming.ts";
 
 /** Throws when the range belongs to something else already. */
 export async function refuseCollision(range: Range, uplink: string | undefined): Promise<void> {
-  const text = await command(inside(uplink, ["ip", "-json", "-4", "route", "show", "table", "main"]));
-  for (const { dst, dev } of JSON.parse(text === "" ? "[]" : text) as { dst: string; dev?: string }[]) {
+  const text = await command(
+    inside(uplink, ["ip", "-json", "-4", "route", "show", "table", "main"]),
+  );
+  for (const { dst, dev } of JSON.parse(text === "" ? "[]" : text) as {
+    dst: string;
+    dev?: string;
+  }[]) {
     if (dst === "default" || (dev !== undefined && isVeth(dev))) continue;
     if (overlaps(range, parseRange(dst.includes("/") ? dst : `${dst}/32`)))
       throw new Error(
@@ -24,20 +29,37 @@ export async function isOwnNetwork(uplink: string | undefined): Promise<boolean>
   return own.ino === named.ino && own.dev === named.dev;
 }
 
-/** Whether packets can pass through. A namespace made for Torpor is told to let them; a machine's own setting is its operator's. */
+/**
+ * Whether packets can pass through. A namespace made for Torpor is told to let them; a machine's
+ * own setting is its operator's.
+ */
 export async function forwards(uplink: string | undefined): Promise<boolean> {
-  if (uplink === undefined) return (await readFile("/proc/sys/net/ipv4/ip_forward", "utf8")).trim() === "1";
+  if (uplink === undefined)
+    return (await readFile("/proc/sys/net/ipv4/ip_forward", "utf8")).trim() === "1";
   const isOurs = uplink.startsWith("torpor-");
   const file = "/proc/sys/net/ipv4/ip_forward";
-  return (await command(inside(uplink, ["sh", "-euc", `${isOurs ? `echo 1 > ${file}; ` : ""}cat ${file}`]))).trim() === "1";
+  return (
+    (
+      await command(
+        inside(uplink, ["sh", "-euc", `${isOurs ? `echo 1 > ${file}; ` : ""}cat ${file}`]),
+      )
+    ).trim() === "1"
+  );
 }
 
-export async function setUplinkRules(tag: string, uplink: string | undefined, egress: Egress): Promise<void> {
+export async function setUplinkRules(
+  tag: string,
+  uplink: string | undefined,
+  egress: Egress,
+): Promise<void> {
   await command(inside(uplink, ["nft", "-f", "-"]), uplinkRules(tag, egress));
 }
 
 /** Can be repeated. */
 export async function dropUplinkRules(tag: string, uplink: string | undefined): Promise<void> {
   const table = uplinkTableName(tag);
-  await command(inside(uplink, ["nft", "-f", "-"]), `table inet ${table}\ndelete table inet ${table}\n`);
+  await command(
+    inside(uplink, ["nft", "-f", "-"]),
+    `table inet ${table}\ndelete table inet ${table}\n`,
+  );
 }
