@@ -19,13 +19,13 @@ usage: ./torpor <command>
   restart --rolling every program of it in turn, while sandboxes run on; or: restart <component…>
   status [--json]   every component and every virtual machine
   lab up            boot a Debian with a KVM of its own, make it a host of the local fleet   [--driver D]; also: down, shell, status, exec -- <command>
-  hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/hosts.md);
-                    hosts token|tokens|revoke-token|admissions|revoke: who may be a host (docs/security.md)
+  hosts             the fleet's hosts; also: hosts show|cordon|uncordon|drain|abort|retire|discard <host> (docs/operate/hosts.md);
+                    hosts token|tokens|revoke-token|admissions|revoke: who may be a host (docs/operate/security.md)
   key ls            the API keys; also: key create <name> [--scope read,lifecycle,exec,operator] [--expires 30d] [--form e2b], revoke <id>,
                     rotate <id> [--overlap 1h]   [--organization NAME] [--json]  (docs/api.md)
   org ls            the organizations; also: org create <name>, org quota <name> [vcpu=8 sandboxes=none …]
-  template ls       what sandboxes begin as; also: template create|update|delete <name> (docs/hosts.md)
-  host check        what this machine lacks to be a production host (docs/hosts.md); host join: becomes one
+  template ls       what sandboxes begin as; also: template create|update|delete <name> (docs/operate/hosts.md)
+  host check        what this machine lacks to be a production host (docs/operate/hosts.md); host join: becomes one
   image             build the sandbox image and its golden snapshot
   bench control-plane  transitions, creates and reads of a whole control plane, and what each costs; also: scale, peers (docs/benchmarks.md)
                     [--seconds N] [--steps LIST] [--clients LIST] [--json FILE] [--svg FILE] [--compare FILE]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a bare Debian 12 machine a host of a fleet, or brings one up to date. Safe to run again:
 # what is right already is left alone, and the last line says whether anything changed.
-# docs/hosts.md is the manual.
+# docs/operate/hosts.md is the manual.
 set -euo pipefail
 
 usage() {
@@ -73,7 +73,7 @@ check_machine() {
   [ -z "$join_url" ] || [ -s "$token_file" ] || fail "--join needs --token-file with a token in it (./torpor hosts token makes one)"
   [ "$(uname -m)" = x86_64 ] || fail "this machine is $(uname -m); hosts are x86_64"
   # shellcheck source=/dev/null
-  (. /etc/os-release && [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 12 ]) || fail "this is no Debian 12 or newer; docs/hosts.md lists what to do by hand on other systems"
+  (. /etc/os-release && [ "${ID:-}" = debian ] && [ "${VERSION_ID:-0}" -ge 12 ]) || fail "this is no Debian 12 or newer; docs/operate/hosts.md lists what to do by hand on other systems"
   [ -d /run/systemd/system ] || fail "systemd does not run here: the node-agent is installed as a systemd service"
   [ -n "$release" ] || fail "--release is missing: the directory that 'pnpm build' has made (.torpor/release)"
   local program
@@ -116,7 +116,7 @@ install_packages() {
 add_user() {
   local found
   if found=$(id -u "$VMM_USER" 2> /dev/null); then
-    [ "$found" = "$VMM_UID" ] || fail "the user $VMM_USER has uid $found, not $VMM_UID: remove it, or set VMM_UID=$found and see docs/hosts.md"
+    [ "$found" = "$VMM_UID" ] || fail "the user $VMM_USER has uid $found, not $VMM_UID: remove it, or set VMM_UID=$found and see docs/operate/hosts.md"
   else
     groupadd --gid "$VMM_UID" "$VMM_USER"
     useradd --uid "$VMM_UID" --gid "$VMM_UID" --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin "$VMM_USER"
@@ -260,7 +260,7 @@ start_unit() { # unit, 1 where it has to be restarted, what to add when it was
 
 start_services() {
   if ! is_configured; then
-    say "not started: this host has not joined a fleet; run this again with --join and --token-file (docs/hosts.md)"
+    say "not started: this host has not joined a fleet; run this again with --join and --token-file (docs/operate/hosts.md)"
     return 0
   fi
   # The fence first: an agent without one gets no sandboxes that need it.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the disk of the lab machine, a Debian 12 as an operator would rent it: kernel (that of the
-# backports, as docs/hosts.md advises; the ordinary one where the mirror has none), initramfs, root
+# backports, as docs/operate/hosts.md advises; the ordinary one where the mirror has none), initramfs, root
 # file system, and the keys to log in with.
 #
 #   build.sh <cacheDir>

@@ -5,7 +5,7 @@ import type { Source } from "./sources.ts";
 const IS_PART = /^(apps|packages\/(plans|db|service|identity))\/.*src\//;
 const CODE = /\bcode(?::|\s=) "([A-Z]+(?:_[A-Z]+)+)"/g;
 /** Has the table of the problems that programs report about themselves. */
-const PROBLEMS = "docs/deployment.md";
+const PROBLEMS = "docs/operate/deployment.md";
 
 /** Codes without a meaning, and meanings that nothing gives out, a line each. */
 export function checkCodes(sources: readonly Source[]): string[] {

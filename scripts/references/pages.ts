@@ -29,7 +29,7 @@ function renderErrors(): string {
     "Codes never change their meaning, and a 5xx is an outage: the SDKs send those requests again, body",
     "and all. [api.md](api.md#errors) shows the body of an error. Codes of the API inside a sandbox are",
     "in [sandbox-api.md](sandbox-api.md#errors), problems of the programs in",
-    "[deployment.md](deployment.md).",
+    "[deployment.md](operate/deployment.md).",
     "",
     "## Answers",
     "",

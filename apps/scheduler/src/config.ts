@@ -31,7 +31,7 @@ const Environment = Type.Object({
   VCPU_OVERCOMMIT: Type.Number({ minimum: 0.1, maximum: 64, default: 1 }),
   /** Networks that hosts may be in, with commas between them; default: any. */
   HOST_NETWORKS: Type.String({ default: "" }),
-  /** Whether a host has to have joined (docs/hosts.md) before it may register. */
+  /** Whether a host has to have joined (docs/operate/hosts.md) before it may register. */
   HOST_ADMISSION: Type.Enum(HOST_ADMISSIONS, { default: "required" }),
   /**
    * Whether hosts have to be reached by TLS. Those that this fleet has certified have to anyway.

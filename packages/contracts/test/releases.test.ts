@@ -1,5 +1,5 @@
 /**
- * This version and the released ones read each other (docs/upgrades.md). A release is its frozen
+ * This version and the released ones read each other (docs/operate/upgrades.md). A release is its frozen
  * schemas, read by the decoder as its programs have it, and messages as they wrote them.
  */
 import { readdirSync, readFileSync } from "node:fs";
@@ -24,7 +24,7 @@ import {
 /**
  * Values that this version may write and a release does not know, by release and field. The release
  * rejects a message with one, by name, and goes on with the next: so before a value is added here,
- * docs/upgrades.md has to hold for it.
+ * docs/operate/upgrades.md has to hold for it.
  */
 const NEW_VALUES: Record<string, Record<string, unknown[]>> = {
   "0.1.0": { "command.v1.json.kind": ["quarantine", "unquarantine", "replicate"] },

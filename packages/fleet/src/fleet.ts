@@ -309,7 +309,7 @@ export class Fleet {
   }
 
   /**
-   * Restarts every program but Postgres, one after the other, in the order of docs/upgrades.md.
+   * Restarts every program but Postgres, one after the other, in the order of docs/operate/upgrades.md.
    * What does not run is started before that: of three NATS servers, say, no second one may be
    * missing. Ends at the first that does not become well.
    */

@@ -56,7 +56,7 @@ export function certificateProblems(
       code: "CERTIFICATE_ENDS",
       subject: certificate.subjectAltName ?? certificate.subject,
       since: new Date(sinceMs).toISOString(),
-      message: `The certificate in TLS_CERT_FILE ${ends} and was not renewed${why}: put a new one in its place, it is taken up within a minute (docs/security.md).`,
+      message: `The certificate in TLS_CERT_FILE ${ends} and was not renewed${why}: put a new one in its place, it is taken up within a minute (docs/operate/security.md).`,
     },
   ];
 }

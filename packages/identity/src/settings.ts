@@ -7,7 +7,7 @@ import { FleetTls, type TlsFiles } from "./fleet-tls.ts";
 
 /** All or none. Files in PEM, read again within a minute when they change. */
 export const TLS_SETTINGS = {
-  /** This program's certificate, with a SPIFFE ID (docs/security.md). */
+  /** This program's certificate, with a SPIFFE ID (docs/operate/security.md). */
   TLS_CERT_FILE: Type.Optional(Type.String()),
   TLS_KEY_FILE: Type.Optional(Type.String()),
   /** Authorities of the other programs, and of the NATS servers. */

@@ -110,7 +110,7 @@ export function requireHypervisor({
 }: Pick<LabOptions, "driver" | "cloudHypervisorBin">): void {
   if (driver === "cloud-hypervisor" && cloudHypervisorBin === undefined)
     throw new Error(
-      "CLOUD_HYPERVISOR_BIN is not set: let it name a cloud-hypervisor 53 binary for x86_64 (docs/hosts.md says where releases are), or use --driver simulated",
+      "CLOUD_HYPERVISOR_BIN is not set: let it name a cloud-hypervisor 53 binary for x86_64 (docs/operate/hosts.md says where releases are), or use --driver simulated",
     );
 }
 

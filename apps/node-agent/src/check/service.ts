@@ -36,7 +36,7 @@ async function secrets(machine: Machine): Promise<Finding> {
     if (facts === undefined)
       return missing(
         `${file} is not there`,
-        "get it from the operator of the fleet (docs/hosts.md), mode 600",
+        "get it from the operator of the fleet (docs/operate/hosts.md), mode 600",
       );
     if ((facts.mode & 0o077) !== 0)
       return missing(`${file} has mode ${(facts.mode & 0o777).toString(8)}`, `chmod 600 ${file}`);
@@ -44,7 +44,7 @@ async function secrets(machine: Machine): Promise<Finding> {
   if (machine.settings.secretFiles.length === 0)
     return missing(
       "none is configured",
-      "let this host join: torpor-node-agent join (docs/hosts.md)",
+      "let this host join: torpor-node-agent join (docs/operate/hosts.md)",
     );
   return ok(machine.settings.secretFiles.join(", "));
 }

@@ -103,7 +103,7 @@ async function untilLetIn(access: Parameters<typeof connectBus>[0], waitMs: numb
     await sleep(RETRY_MS);
   }
   throw new Error(
-    `the NATS servers have not let this host in after ${waitMs / 1000} s (${problem}): write their configuration again with its admission (docs/hosts.md), and run this again with the same token`,
+    `the NATS servers have not let this host in after ${waitMs / 1000} s (${problem}): write their configuration again with its admission (docs/operate/hosts.md), and run this again with the same token`,
   );
 }
 

@@ -1,5 +1,5 @@
 /**
- * VMs that are kept warm for the creates to come (docs/hosts.md, decision 41).
+ * VMs that are kept warm for the creates to come (docs/operate/hosts.md, decision 41).
  *
  * WP1  One is taken once: out of this process's list first, then by the rename of its directory to
  *      the sandbox's, which is when it is somebody's. Before the rename it is nobody's, whatever is

@@ -32,7 +32,7 @@ export async function conformanceOnReal(
   const binary = process.env["CLOUD_HYPERVISOR_BIN"] ?? "";
   if (binary === "") {
     write(
-      "conformance: skipped: CLOUD_HYPERVISOR_BIN names no cloud-hypervisor 53 binary (docs/hosts.md says where releases are)",
+      "conformance: skipped: CLOUD_HYPERVISOR_BIN names no cloud-hypervisor 53 binary (docs/operate/hosts.md says where releases are)",
     );
     return report;
   }

@@ -234,7 +234,7 @@ export const CAUSE_CODES = {
   },
   SNAPSHOT_INCOMPATIBLE: {
     when: "The snapshot cannot be restored by this host's VMM or processor.",
-    remedy: "Resume it where a host can; see [hosts.md](hosts.md).",
+    remedy: "Resume it where a host can; see [hosts.md](operate/hosts.md).",
   },
   SNAPSHOT_UNAVAILABLE: {
     when: "The snapshot could not be fetched from its host or the store.",
@@ -358,14 +358,14 @@ export const CAUSE_CODES = {
   },
   SANDBOX_UNKNOWN: {
     when: "The host has a sandbox that the database does not know.",
-    remedy: "See [hosts.md](hosts.md).",
+    remedy: "See [hosts.md](operate/hosts.md).",
   },
   SANDBOX_STALE: {
     when: "The host has a copy of a sandbox that is elsewhere.",
-    remedy: "See [hosts.md](hosts.md).",
+    remedy: "See [hosts.md](operate/hosts.md).",
   },
   SANDBOX_MISSING: {
     when: "The host does not have a sandbox that the database places on it.",
-    remedy: "See [hosts.md](hosts.md).",
+    remedy: "See [hosts.md](operate/hosts.md).",
   },
 } as const satisfies Record<string, Omit<ErrorCodeMeaning, "status">>;
