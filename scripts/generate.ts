@@ -4,7 +4,7 @@
  */
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { openApiDocument } from "../apps/gateway/src/index.ts";
-import { frozenSchemas } from "../packages/contracts/src/frozen.ts";
+import { versionedSchemas } from "../packages/contracts/src/versioned-schemas.ts";
 import { renderLifecycle } from "../packages/state-machine/src/render.ts";
 import { withAttacks } from "../tests/system/support/attacks.ts";
 import { renderPages } from "./references/pages.ts";
@@ -18,5 +18,5 @@ const threatModel = new URL("docs/threat-model.md", root);
 writeFileSync(threatModel, withAttacks(readFileSync(threatModel, "utf8")));
 for (const [path, text] of renderPages(readSources())) writeFileSync(new URL(path, root), text);
 mkdirSync(new URL("packages/contracts/schemas/", root), { recursive: true });
-for (const [name, text] of frozenSchemas())
+for (const [name, text] of versionedSchemas())
   writeFileSync(new URL(`packages/contracts/schemas/${name}`, root), text);

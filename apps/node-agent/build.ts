@@ -8,11 +8,11 @@
 import { cp, mkdir, rm } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { bundle, type Program } from "@torpor/programs";
+import { bundle, type BundledProgram } from "@torpor/programs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 
-const RELEASE: Program[] = [
+const RELEASE: BundledProgram[] = [
   { out: "torpor-node-agent", in: join(here, "src/command.ts") },
   { out: "torpor-fence", in: join(here, "src/fence/main.ts") },
 ];
@@ -32,7 +32,7 @@ for (const { out, from } of others.length === 0 ? COPIES : []) {
   await cp(join(here, from), join(outDir, out), { recursive: true, filter });
 }
 
-function named(argument: string): Program {
+function named(argument: string): BundledProgram {
   const [out, file] = argument.split("=");
   if (out === undefined || file === undefined) throw new Error(`"${argument}" is no <name>=<file>`);
   return { out, in: file };

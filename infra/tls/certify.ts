@@ -17,7 +17,7 @@ import {
   Authority,
   createAuthority,
   type KeyAndCertificate,
-  type Subject,
+  type CertificateSubject,
 } from "../../packages/identity/src/authority.ts";
 
 const HOST = /^[a-z0-9][a-z0-9-]{0,62}$/;
@@ -62,7 +62,7 @@ async function make(): Promise<[string, KeyAndCertificate]> {
   }
 }
 
-async function issue(subject: Omit<Subject, "days">): Promise<KeyAndCertificate> {
+async function issue(subject: Omit<CertificateSubject, "days">): Promise<KeyAndCertificate> {
   const read = (suffix: string) => {
     try {
       return readFileSync(join(values.dir, `ca.${suffix}`), "utf8");

@@ -28,7 +28,7 @@ const PLACES: Record<ChannelName, { writes: RegExp; reads: RegExp }> = {
   garbage: asked("garbage"),
   certificate: asked("certificate"),
   placement: {
-    writes: /ask\(bus, subjects\.controlAsk\("placement"\)/,
+    writes: /request\(bus, subjects\.controlAsk\("placement"\)/,
     reads: /pattern: subjects\.controlAsk\("placement"\)/,
   },
 };

@@ -10,12 +10,12 @@ import { setFaults } from "@torpor/fake-cloud-hypervisor";
 import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
 import { CASES, runCase } from "./cloud-hypervisor-api.ts";
 import { probe } from "./support/probe.ts";
-import type { Target } from "./support/stage.ts";
+import type { StageTarget } from "./support/stage.ts";
 
 const IMAGE = resolve(import.meta.dirname, "../../.torpor/images/code-interpreter");
 const GUEST_BOOT_LIMIT_MS = 60_000;
 
-const fake: Target = {
+const fake: StageTarget = {
   bin: FAKE_CLOUD_HYPERVISOR_BIN,
   guestPort: GUEST_AGENT_PORT,
   guestBootLimitMs: GUEST_BOOT_LIMIT_MS,
@@ -44,7 +44,7 @@ describe("the real Cloud Hypervisor", () => {
 });
 
 /** A text says why there is none. */
-async function realTarget(): Promise<Target | string> {
+async function realTarget(): Promise<StageTarget | string> {
   const bin = process.env["CLOUD_HYPERVISOR_BIN"];
   const reason =
     bin === undefined

@@ -11,7 +11,7 @@ import { restoreCases } from "./cases/restore.ts";
 import { snapshotCases } from "./cases/snapshot.ts";
 import { stateCases } from "./cases/state.ts";
 import { vsockCases } from "./cases/vsock.ts";
-import { type Case, Stage, type Target } from "./support/stage.ts";
+import { type Case, Stage, type StageTarget } from "./support/stage.ts";
 
 export const CASES: Case[] = [
   ...httpCases,
@@ -24,7 +24,10 @@ export const CASES: Case[] = [
 ];
 
 /** Runs one case in a directory of its own. A text says why it was skipped. */
-export async function runCase(target: Target, { needsVm, run }: Case): Promise<string | undefined> {
+export async function runCase(
+  target: StageTarget,
+  { needsVm, run }: Case,
+): Promise<string | undefined> {
   if (needsVm && target.noVm !== undefined) return target.noVm;
   const stage = await Stage.open(target);
   try {

@@ -13,7 +13,7 @@ import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { CASES, runCase } from "./cloud-hypervisor-api.ts";
 import { probe } from "./support/probe.ts";
-import type { Case, Target } from "./support/stage.ts";
+import type { Case, StageTarget } from "./support/stage.ts";
 
 interface Outcome {
   outcome: "passed" | "failed" | "skipped";
@@ -56,7 +56,7 @@ process.stderr.write(
 );
 process.exit(counts.failed === 0 ? 0 : 1);
 
-async function guestOf(dir: string): Promise<Pick<Target, "kernel" | "initrd" | "guest">> {
+async function guestOf(dir: string): Promise<Pick<StageTarget, "kernel" | "initrd" | "guest">> {
   const { kernelCmdline, defaults } = JSON.parse(
     await readFile(join(dir, "image.json"), "utf8"),
   ) as {
@@ -71,7 +71,7 @@ async function guestOf(dir: string): Promise<Pick<Target, "kernel" | "initrd" | 
   return { kernel: join(dir, "kernel"), initrd: join(dir, "initrd"), guest };
 }
 
-async function outcomeOf(of: Target, tried: Case): Promise<Outcome> {
+async function outcomeOf(of: StageTarget, tried: Case): Promise<Outcome> {
   try {
     const reason = await runCase(of, tried);
     return reason === undefined ? { outcome: "passed" } : { outcome: "skipped", reason };

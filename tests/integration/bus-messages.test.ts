@@ -9,7 +9,7 @@ import {
   ensureConsumer,
   ensureStreams,
   publish,
-  type Verdict,
+  type MessageVerdict,
 } from "@torpor/bus";
 import {
   type ConsumerDefinition,
@@ -64,7 +64,7 @@ const stored = async () =>
   (await (await bus.manager()).streams.info(CONSUMER.stream)).state.messages;
 
 type Given = { laneOf?: (subject: string) => string; noteReadable?: (isReadable: boolean) => void };
-type Handle = (message: Intent, delivery: number) => Promise<Verdict>;
+type Handle = (message: Intent, delivery: number) => Promise<MessageVerdict>;
 function read(handle: Handle, concurrency = 4, given: Given = {}): void {
   const options = {
     ...given,
@@ -143,7 +143,7 @@ describe("consume", () => {
     const [stuck, done]: [string[], string[]] = [[], []];
     let release = () => {};
     const released = new Promise<void>((resolve) => (release = resolve));
-    const handle = async ({ kind, operationId }: Intent): Promise<Verdict> => {
+    const handle = async ({ kind, operationId }: Intent): Promise<MessageVerdict> => {
       (kind === "pause" ? stuck : done).push(operationId);
       if (kind === "pause") await released;
       return "ack";
@@ -246,7 +246,7 @@ describe("consume", () => {
   test("C4: a loop that was there before its consumer reads from it once it is made", async () => {
     const seen: string[] = [];
     const readable: boolean[] = [];
-    const handle = async ({ operationId }: Intent): Promise<Verdict> => {
+    const handle = async ({ operationId }: Intent): Promise<MessageVerdict> => {
       seen.push(operationId);
       return "ack";
     };

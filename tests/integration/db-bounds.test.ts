@@ -1,10 +1,10 @@
 /** What a host makes the database keep is bounded, and what lists show of it is paged. */
 import {
   completeInventory,
-  findHostStanding,
+  findHostOverview,
   listFindings,
   listHostEvents,
-  listHostStandings,
+  listHostOverviews,
   MAX_EVENTS_OF_SANDBOX,
   pruneHostEvents,
   pruneSandboxEvents,
@@ -108,10 +108,10 @@ test("a host shows its first 100 findings and how many there are; they are paged
     SELECT 'host-a', '1763309903a' || lpad(at::text, 7, '0'), 'unknown', '', 1, now() FROM generate_series(1, 105) at`;
   await sql`INSERT INTO host_findings (host_id, sandbox_id, kind, message, epoch, reported_at)
     VALUES ('host-b', '1763309903b0000001', 'unknown', '', 1, now()), ('host-b', '1763309903b0000002', 'missing', '', 1, null)`;
-  const [a, b] = await listHostStandings(db, 10);
+  const [a, b] = await listHostOverviews(db, 10);
   expect([a?.findings.count, a?.findings.shown.length]).toEqual([105, 100]);
   expect(b?.findings).toMatchObject({ count: 1, shown: [{ sandboxId: "1763309903b0000001" }] });
-  expect(b?.findings).toEqual((await findHostStanding(db, "host-b"))?.findings);
+  expect(b?.findings).toEqual((await findHostOverview(db, "host-b"))?.findings);
   const first = await listFindings(db, "host-a", 100);
   expect(first).toEqual(a?.findings.shown);
   const rest = await listFindings(db, "host-a", 100, first.at(-1)?.sandboxId);
@@ -123,7 +123,7 @@ test("a host shows its first 100 findings and how many there are; they are paged
     "105",
   ]);
   const ids = async (limit: number, after?: string) =>
-    (await listHostStandings(db, limit, after)).map(({ host }) => host.id);
+    (await listHostOverviews(db, limit, after)).map(({ host }) => host.id);
   expect([await ids(1), await ids(1, "host-a"), await ids(1, "host-b")]).toEqual([
     ["host-a"],
     ["host-b"],

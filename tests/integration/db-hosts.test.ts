@@ -13,7 +13,7 @@ import {
   listHostEvents,
   markLostHosts,
   noteAnswering,
-  findHostStanding,
+  findHostOverview,
   pruneHostChecks,
   registerHost,
   renewLease,
@@ -317,12 +317,12 @@ test("a host has one drain at a time, whoever asks for it, and a draining one is
 test("a host that is read while its drain ends is draining, or its drain is done", async () => {
   const id = await host();
   await requestDrain(database.db, id, BUDGET, "api-key:1");
-  const row = (await findHostStanding(database.db, id))?.drain?.drain;
+  const row = (await findHostOverview(database.db, id))?.drain?.drain;
   if (row === undefined) throw new Error("there is no drain");
   const { read } = await database.sql.begin(async (sql) => {
     // The host is read, then the reading waits here while the drain ends.
     await sql`LOCK TABLE host_findings IN ACCESS EXCLUSIVE MODE`;
-    const reading = findHostStanding(database.db, id);
+    const reading = findHostOverview(database.db, id);
     await until(
       "it waits",
       async () =>
@@ -339,7 +339,7 @@ test("a host that is read while its drain ends is draining, or its drain is done
     host: { state: "draining" },
     drain: { drain: { status: "active" } },
   });
-  expect(await findHostStanding(database.db, id)).toMatchObject({
+  expect(await findHostOverview(database.db, id)).toMatchObject({
     host: { state: "cordoned" },
     drain: { drain: { status: "done" } },
   });

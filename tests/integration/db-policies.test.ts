@@ -14,7 +14,7 @@ import {
   listIdleSandboxes,
   openDatabase,
   patchSandbox,
-  recordBeats,
+  recordHeartbeats,
   type SeenActivity,
 } from "@torpor/db";
 import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
@@ -72,7 +72,7 @@ const seen = (sandboxId: string, lastActiveMsAgo: number, epoch = 3) => [
   { sandboxId, epoch, lastActiveMsAgo },
 ];
 const hear = (hostId: string, activity: SeenActivity[]) =>
-  recordBeats(database.db, [aBeat(hostId, { activity })]);
+  recordHeartbeats(database.db, [aBeat(hostId, { activity })]);
 const pause = (id: string, onlyIfIdleForMs?: number) =>
   acceptRequest(database.db, id, "pause", {
     organizationId,

@@ -3,7 +3,13 @@ import { execFile } from "node:child_process";
 import { chmod } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { databaseUrl, preparePostgres, startProcess, stopProcess, waitWell } from "@torpor/fleet";
+import {
+  databaseUrl,
+  preparePostgres,
+  startProcess,
+  stopProcess,
+  waitHealthy,
+} from "@torpor/fleet";
 import { claimPort } from "@torpor/service";
 import { tempDir } from "@torpor/testkit";
 import { expect, test } from "vitest";
@@ -36,7 +42,7 @@ test.skipIf(!isRoot)(
     const identity = await startProcess(component);
     try {
       await expect(
-        waitWell({ ...component, process: identity }, LIMIT_MS, new AbortController().signal),
+        waitHealthy({ ...component, process: identity }, LIMIT_MS, new AbortController().signal),
       ).resolves.toBeUndefined();
     } finally {
       await stopProcess(identity, "SIGINT", 5_000);

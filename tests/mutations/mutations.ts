@@ -23,7 +23,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a sandbox that came to a host after its inventory was compared is not asked for",
     rule: "what has not been compared since it came, left or disagreed is asked for",
-    file: "apps/scheduler/src/answer-asks.ts",
+    file: "apps/scheduler/src/handle-host-requests.ts",
     find: "  return { reconciledInventory: reconciled, ...shown };",
     replace:
       "  return { reconciledInventory: reconciled, ...(shown.showSandboxes?.length === -1 ? shown : {}) };",
@@ -33,7 +33,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a check ends by a report from before the sandbox moved",
     rule: "what has not been compared since it came, left or disagreed is asked for",
-    file: "packages/db/src/queries/beats.ts",
+    file: "packages/db/src/queries/heartbeats.ts",
     find: "\n      AND host_checks.version = seen.version",
     replace: "",
     project: "integration",
@@ -42,20 +42,20 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "changes are believed since an inventory that was not compared",
     rule: "absence is concluded from a whole inventory, or from the host's word",
-    file: "packages/db/src/queries/beats.ts",
+    file: "packages/db/src/queries/heartbeats.ts",
     find: "hosts.reconciled_inventory = seen.since AND ",
     replace: "",
     project: "integration",
-    guards: ["tests/integration/db-beats.test.ts"],
+    guards: ["tests/integration/db-heartbeats.test.ts"],
   },
   {
     name: "a beat is heard before the uses that it tells of are recorded",
     rule: "a sandbox's use is recorded no later than the beat that tells of it",
-    file: "packages/db/src/queries/beats.ts",
+    file: "packages/db/src/queries/heartbeats.ts",
     find: "? sql`WHERE (SELECT count(*) FROM activity) >= 0`",
     replace: "? sql``",
     project: "integration",
-    guards: ["tests/integration/db-beats.test.ts"],
+    guards: ["tests/integration/db-heartbeats.test.ts"],
   },
   {
     name: "the ticket of one run opens another",
@@ -124,7 +124,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "what is stored of a sandbox is garbage when it is asked for under another",
     rule: "nothing that is needed is named as garbage",
-    file: "apps/scheduler/src/answer-asks.ts",
+    file: "apps/scheduler/src/handle-host-requests.ts",
     find: "asked.storeKeys.filter((key) => isStoredOf(asked.sandboxId, key))",
     replace: "asked.storeKeys.filter((key) => isStoredOf(key.slice(0, 18), key))",
     project: "integration",
@@ -134,7 +134,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a host's questions take all turns",
     rule: "a host waits for its own questions, not for others'",
-    file: "packages/bus/src/ask.ts",
+    file: "packages/bus/src/request.ts",
     find: "const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 4, waiting: 64 };",
     replace:
       "const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 1e6, atOncePerLane: 1e6, waiting: 1e6 };",

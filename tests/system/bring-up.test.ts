@@ -59,7 +59,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
     "starting scheduler-1, host-1-fence, host-1, gateway-2",
   ]);
   await until("all is well", async () =>
-    (await found?.health())?.every(({ health }) => health.kind === "well"),
+    (await found?.health())?.every(({ health }) => health.kind === "healthy"),
   );
   const after = pids(found);
   const restarted = Object.keys(after).filter((name) => after[name] !== before[name]);
@@ -75,7 +75,7 @@ test("what was killed is started again, what runs is left alone, and the sandbox
     const seen = (await found?.health()) ?? [];
     const facts = seen
       .filter(({ component }) => WORKING.includes(component.role))
-      .map(({ health }) => health.kind === "well" && health.facts);
+      .map(({ health }) => health.kind === "healthy" && health.facts);
     return (
       facts.length === 4 &&
       facts.every((one) => one !== false && JSON.stringify(one["problems"]) === "[]")

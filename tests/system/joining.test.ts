@@ -356,5 +356,5 @@ async function startHost(settings: NodeJS.Dict<string>): Promise<void> {
     healthUrl: `http://${address}/health`,
     log,
   });
-  await fleet.fleet.waitWell(HOST, AbortSignal.timeout(LIMIT_MS));
+  await fleet.fleet.waitHealthy(HOST, AbortSignal.timeout(LIMIT_MS));
 }

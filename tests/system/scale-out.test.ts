@@ -97,7 +97,7 @@ const healthOf = async (name: string) => await fresh(fleet.fleet.component(name)
 /** A follower is not while it catches up with a stream that was just made. */
 const allWell = () =>
   until("all is well", async () =>
-    (await fleet.fleet.health()).every(({ health }) => health.kind === "well"),
+    (await fleet.fleet.health()).every(({ health }) => health.kind === "healthy"),
   );
 
 /** Sends requests until both gateways have answered one. */
@@ -113,7 +113,7 @@ async function bothAnswer(tag: string): Promise<void> {
   });
 }
 
-test("all of it is well, and a cluster has a leader", async () => {
+test("all of it is healthy, and a cluster has a leader", async () => {
   await allWell();
   const health = await fleet.fleet.health();
   expect(health.map(({ component }) => component.name)).toEqual(

@@ -1,9 +1,7 @@
 /**
  * A fleet as 0.1.0 had it (passwords on the NATS servers, one key for all data planes, no TLS)
- * becomes
- * one with keys, certificates and tickets, in the steps of docs/operate/upgrades.md, with a sandbox that
- * runs
- * on meanwhile and its host's neighbour that is moved last.
+ * becomes one with keys, certificates and tickets, in the steps of docs/operate/upgrades.md, with a
+ * sandbox that runs on meanwhile and its host's neighbour that is moved last.
  */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

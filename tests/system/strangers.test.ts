@@ -20,7 +20,7 @@ import { BY_CLIENTS } from "./support/attacks-of-clients.ts";
 import { ON_HOSTS } from "./support/attacks-of-hosts.ts";
 import { Neighbour, noticedIn, watchDuring } from "./support/neighbour.ts";
 import {
-  type Body,
+  type AttackBody,
   controlBus,
   HONEST_HOST,
   hostBus,
@@ -49,7 +49,7 @@ beforeAll(async () => {
   const ownOfHost = await createOn(HOSTILE_HOST);
   await fleet.call("POST", `/v1/hosts/${HONEST_HOST}/uncordon`);
   await fleet.call("POST", `/v1/hosts/${HOSTILE_HOST}/cordon`);
-  const create = (body?: Body) => createOn(HONEST_HOST, body);
+  const create = (body?: AttackBody) => createOn(HONEST_HOST, body);
   shared = { fleet, sql, host, control, tenantKey, ownOfHost, create };
 });
 afterAll(async () => {
@@ -57,7 +57,7 @@ afterAll(async () => {
 });
 
 /** The other one is cordoned. */
-async function createOn(hostId: string, body: Body = {}): Promise<Body> {
+async function createOn(hostId: string, body: AttackBody = {}): Promise<AttackBody> {
   const given = { template_name: "code-interpreter", ...body };
   const answer = await fleet.call("POST", "/v1/sandboxes", { body: given });
   expect(answer.status, JSON.stringify(answer.body)).toBe(201);
@@ -76,7 +76,7 @@ async function comesToNothing(attempt: Try): Promise<void> {
   const pairs = await watchDuring(neighbour, (signal) => tried.during(signal), PAIRS);
   await tried.check();
   const { body } = await fleet.call("GET", `/v1/hosts/${HONEST_HOST}/events?limit=1000`);
-  const lost = (body["data"] as Body[]).filter(({ fact }) => fact === "lost");
+  const lost = (body["data"] as AttackBody[]).filter(({ fact }) => fact === "lost");
   expect(lost, "no lease is lost").toEqual([]);
   const { get, transition, atMost } = noticedIn(pairs);
   const told = `of ${pairs.length} pairs, ${JSON.stringify(pairs.slice(-3))}`;

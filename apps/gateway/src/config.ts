@@ -99,10 +99,10 @@ const Environment = Type.Object({
   /** For what is under way then. */
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
-export type Config = Static<typeof Environment>;
+export type GatewayConfig = Static<typeof Environment>;
 
 /** Throws ConfigurationError. */
-export function configFrom(env: NodeJS.ProcessEnv): Config {
+export function configFrom(env: NodeJS.ProcessEnv): GatewayConfig {
   const config = loadConfig(Environment, env);
   tlsFilesIn(config);
   if ((config.FLEET_CA_CERT_FILE === undefined) !== (config.FLEET_CA_KEY_FILE === undefined))

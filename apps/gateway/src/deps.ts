@@ -1,4 +1,4 @@
-import type { Answer } from "@torpor/bus";
+import type { RequestReply } from "@torpor/bus";
 import type { PlacementQuestion, PlacementReply } from "@torpor/contracts";
 import type { Database, OutboxRow } from "@torpor/db";
 import type { Envelope } from "@torpor/service";
@@ -30,7 +30,7 @@ export interface Dependencies {
    */
   publishCommitted(messages: OutboxRow[]): Promise<void>;
   /** Asks the schedulers; "no answer" within 2 s, also while the bus is away. */
-  askPlacement(question: PlacementQuestion): Promise<Answer<PlacementReply>>;
+  requestPlacement(question: PlacementQuestion): Promise<RequestReply<PlacementReply>>;
   edge: Pick<Edge, "publicHost" | "previewOrigin">;
   limiter: RateLimiter;
   audit: AuditLog;
@@ -54,10 +54,10 @@ export interface Dependencies {
   draining: AbortSignal;
   /** Aborted when the time for what is under way is over: waiting requests then answer at once. */
   stopping: AbortSignal;
-  limits: Limits;
+  limits: GatewayLimits;
 }
 
-export interface Limits {
+export interface GatewayLimits {
   /**
    * How long a request waits for its operation to end. Below the 60 s after which the Python SDK
    * gives up and sends again.
@@ -86,7 +86,7 @@ export interface Limits {
   bodyBytes: number;
 }
 
-export const DEFAULT_LIMITS: Limits = {
+export const DEFAULT_LIMITS: GatewayLimits = {
   waitMs: 50_000,
   lookEveryMs: 1_000,
   lookWithoutBusEveryMs: 150,

@@ -4,7 +4,7 @@
  * were empty.
  */
 import {
-  asOfOneMoment,
+  readSnapshot,
   type Database,
   type HostRow,
   listHostsOfKey,
@@ -12,9 +12,9 @@ import {
   listSandboxNeeds,
   type SandboxNeed,
 } from "@torpor/db";
-import { Fleet, place, type PlacementHost, requestFor } from "@torpor/placement";
+import { FleetView, place, type PlacementHost, requestFor } from "@torpor/placement";
 
-export interface Stranded {
+export interface Unplaceable {
   sandboxes: number;
   image_sha256: string;
   region: string;
@@ -28,27 +28,27 @@ export interface Stranded {
 /** With what its anti-affinity key keeps it from. */
 export type Need = SandboxNeed & { occupiedHostIds: string[] };
 
-export async function findStranded(db: Database, host: HostRow): Promise<Stranded[]> {
-  const { others, needs } = await asOfOneMoment(db, async (tx) => {
+export async function findUnplaceable(db: Database, host: HostRow): Promise<Unplaceable[]> {
+  const { others, needs } = await readSnapshot(db, async (tx) => {
     const others = await listPlacementHosts(tx);
     const needs: Need[] = [];
     for (const need of await listSandboxNeeds(tx, host.id))
       needs.push({ ...need, occupiedHostIds: await listHostsOfKey(tx, need) });
     return { others, needs };
   });
-  return strandedBy(host, needs, others);
+  return unplaceableFrom(host, needs, others);
 }
 
 /** The needs that no other host meets. `others`: hosts with a running lease. */
-export function strandedBy(
+export function unplaceableFrom(
   host: Pick<HostRow, "id" | "driverFingerprint">,
   needs: Need[],
   others: readonly PlacementHost[],
-): Stranded[] {
+): Unplaceable[] {
   const empty = others
     .filter(({ id }) => id !== host.id)
     .map((other) => ({ ...other, vcpuUsed: 0, memoryMibUsed: 0, diskMibUsed: 0 }));
-  const fleet = new Fleet(empty);
+  const fleet = new FleetView(empty);
   return needs.flatMap((need) => {
     // What runs is resumed from a snapshot that this host will write.
     const driverFingerprint = need.runs

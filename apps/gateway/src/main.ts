@@ -1,5 +1,12 @@
 /** Composition root of the gateway process. */
-import { ask, type Bus, busAccess, connectBus, maxMessageBytes, subscribeCore } from "@torpor/bus";
+import {
+  request,
+  type Bus,
+  busAccess,
+  connectBus,
+  maxMessageBytes,
+  subscribeCore,
+} from "@torpor/bus";
 import {
   decoder,
   patterns,
@@ -28,11 +35,11 @@ import {
   startHealthServer,
   startReconciler,
 } from "@torpor/service";
-import { answerRenewals } from "./answer-renewals.ts";
+import { handleRenewals } from "./handle-renewals.ts";
 import { buildApp } from "./app.ts";
 import { createAuditLog } from "./audit.ts";
 import { createApiKeys } from "./auth.ts";
-import { type Config, configFrom } from "./config.ts";
+import { type GatewayConfig, configFrom } from "./config.ts";
 import { ConnectionLimits } from "./connection-limits.ts";
 import { createDatabaseTurns, createHealthPing } from "./database-turns.ts";
 import { DEFAULT_LIMITS } from "./deps.ts";
@@ -112,7 +119,7 @@ await runService(
           handle: events.emit,
           log,
         });
-        stopRenewing = answerRenewals(connected, { db, fleetIdentity, log });
+        stopRenewing = handleRenewals(connected, { db, fleetIdentity, log });
       })
       .catch((err: unknown) =>
         log.error(
@@ -197,10 +204,10 @@ await runService(
 
     const app = buildApp({
       ...shared,
-      askPlacement: async (question) => {
+      requestPlacement: async (question) => {
         if (bus === undefined)
           return { kind: "no_answer", cause: new Error("the bus has not been reached yet") };
-        return await ask(bus, subjects.controlAsk("placement"), question, {
+        return await request(bus, subjects.controlAsk("placement"), question, {
           timeoutMs: ASK_LIMIT_MS,
           decode: decodePlacement,
         });
@@ -252,7 +259,7 @@ await runService(
   },
 );
 
-async function identityFrom(config: Config): Promise<FleetIdentity> {
+async function identityFrom(config: GatewayConfig): Promise<FleetIdentity> {
   const {
     FLEET_CA_CERT_FILE: certFile,
     FLEET_CA_KEY_FILE: keyFile,

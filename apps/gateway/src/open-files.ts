@@ -4,7 +4,7 @@
  */
 import { readFileSync } from "node:fs";
 import { ConfigurationError } from "@torpor/service";
-import type { Config } from "./config.ts";
+import type { GatewayConfig } from "./config.ts";
 
 /** Files of the runtime, logs, the bus, the health port, look-ups of names. */
 const OWN_FILES = 256;
@@ -26,7 +26,7 @@ export interface OpenFiles {
 }
 
 type Asked = Pick<
-  Config,
+  GatewayConfig,
   "CONNECTIONS_MAX" | "CONNECTIONS_PER_ADDRESS" | "DATABASE_POOL_MAX" | "PUBLIC_DOMAIN"
 >;
 

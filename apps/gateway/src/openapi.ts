@@ -27,7 +27,7 @@ export async function openApiDocument(): Promise<string> {
     envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
-    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
+    requestPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: { publicHost: () => "", previewOrigin: () => "" },
     limiter: { take: async () => ({}) },
     audit: { note: async () => {} },

@@ -3,7 +3,7 @@
  * could is refused at once, with what there is: it would only wait for capacity that cannot come.
  * Hosts count here whether they are full, cordoned or lost: those are things that pass.
  */
-import type { CreateSandboxBody, Placement, PlacementQuestion } from "@torpor/contracts";
+import type { CreateSandboxBody, SandboxPlacement, PlacementQuestion } from "@torpor/contracts";
 import {
   couldBePlaced,
   findTemplate,
@@ -40,7 +40,7 @@ export async function templateOf(
 }
 
 /** The fields that count; undefined when none does. */
-export function placementIn({ placement }: CreateSandboxBody): Placement | undefined {
+export function placementIn({ placement }: CreateSandboxBody): SandboxPlacement | undefined {
   const { labels = {}, anti_affinity } = placement ?? {};
   const hasLabels = Object.keys(labels).length > 0;
   if (!hasLabels && anti_affinity === undefined) return undefined;

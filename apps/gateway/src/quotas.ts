@@ -10,7 +10,7 @@ import {
   findQuotas,
   forOrganization,
   type QuotaRefusal,
-  type QuotaStanding,
+  type QuotaStatus,
 } from "@torpor/db";
 import type { Dependencies } from "./deps.ts";
 import { type ApiError, quotaExceeded, tooManyRequests } from "./errors.ts";
@@ -20,7 +20,7 @@ const CREATES_WITHIN_S = 60;
 const RETRY_WAITING_S = 1;
 
 /** Nothing of an organization without quotas. */
-export function quotaHeaders(standing: QuotaStanding | undefined): Record<string, string> {
+export function quotaHeaders(standing: QuotaStatus | undefined): Record<string, string> {
   if (standing === undefined) return {};
   const { limits, used } = standing;
   const named = QUOTA_NAMES.flatMap((name) => {
@@ -86,7 +86,7 @@ export function quotaRefused(refusal: QuotaRefusal): ApiError {
   }
 }
 
-const secondsUntilFree = ({ createsFreeInMs }: QuotaStanding) =>
+const secondsUntilFree = ({ createsFreeInMs }: QuotaStatus) =>
   Math.min(
     CREATES_WITHIN_S,
     Math.max(1, Math.ceil((createsFreeInMs ?? CREATES_WITHIN_S * 1000) / 1000)),

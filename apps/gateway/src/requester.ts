@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import type { ApiKeyOwner, Requester } from "@torpor/db";
 import type { FastifyRequest } from "fastify";
-import type { Limits } from "./deps.ts";
+import type { GatewayLimits } from "./deps.ts";
 import { invalidRequest } from "./errors.ts";
 
 const KEY = /^[\x21-\x7e]{1,255}$/;
@@ -57,7 +57,7 @@ const MAX_DEADLINE_LEAD_MS = 5_000;
  * The limits of this request. RFC 7240, `Prefer: wait=<seconds>`: a client that is less patient
  * than this gateway says so.
  */
-export function limitsOf(request: FastifyRequest, limits: Limits): Limits {
+export function limitsOf(request: FastifyRequest, limits: GatewayLimits): GatewayLimits {
   const seconds = /(?:^|[\s,])wait=(\d{1,6})(?:[\s,;]|$)/i.exec(
     String(request.headers["prefer"] ?? ""),
   )?.[1];

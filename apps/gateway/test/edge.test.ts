@@ -1,6 +1,6 @@
 import type { SandboxView } from "@torpor/db";
 import { describe, expect, test } from "vitest";
-import { doorOf } from "../src/edge/domain.ts";
+import { endpointOf } from "../src/edge/domain.ts";
 import { forwardedHeaders, upstreamHeaders } from "../src/edge/headers.ts";
 import { offeredPorts } from "../src/edge/preview-ports.ts";
 import { type WakeDependencies, Waker } from "../src/edge/wake.ts";
@@ -9,7 +9,7 @@ import { createProxies, ownerOfAddress } from "../src/proxies.ts";
 
 const ID = "1763309903rt5vs4lm";
 const door = (host?: string) =>
-  doorOf(
+  endpointOf(
     { headers: host === undefined ? {} : { host } },
     { domain: "example.com", publicOrigin: { scheme: "https", port: 443 } },
   );

@@ -1,7 +1,7 @@
 import type { DrainProgress } from "@torpor/db";
 import type { PlacementHost } from "@torpor/placement";
 import { describe, expect, test } from "vitest";
-import { type Need, strandedBy } from "../src/drain-check.ts";
+import { type Need, unplaceableFrom } from "../src/drain-check.ts";
 import { drainView } from "../src/views/host.ts";
 
 const IMAGE = "a".repeat(64);
@@ -42,7 +42,7 @@ const need = (given: Partial<Need> = {}): Need => ({
 });
 const here = host("here");
 const stranded = (needs: Need[], others: PlacementHost[]) =>
-  strandedBy({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
+  unplaceableFrom({ id: "here", driverFingerprint: "f1" }, needs, [here, ...others]);
 
 describe("the last host for its sandboxes", () => {
   test("is not last when another ready host could take them, full or not", () => {

@@ -13,7 +13,7 @@ import {
 } from "@torpor/contracts";
 import type { FleetTls } from "@torpor/identity";
 import type { Logger } from "@torpor/service";
-import { type Config, labelsOf } from "./config.ts";
+import { type NodeAgentConfig, labelsOf } from "./config.ts";
 import type { Driver } from "./drivers/driver.ts";
 import { FenceFiles } from "./fence/files.ts";
 import { freeBytes } from "./host/files.ts";
@@ -23,22 +23,22 @@ import { ensureGolden, findGolden } from "./lifecycle/golden.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 import { Supervisor } from "./lifecycle/supervisor.ts";
-import { CLOSING } from "./lifecycle/turns.ts";
+import { CLOSING } from "./lifecycle/keyed-queue.ts";
 import { Activity } from "./shell/activity.ts";
 import { commandKeyIn } from "./shell/command-key.ts";
 import { commitAsker } from "./shell/commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
 import { HostCertificate } from "./shell/host-certificate.ts";
-import { beat, isOpen, keepLease, type Membership } from "./shell/membership.ts";
+import { heartbeat, isOpen, keepLease, type Membership } from "./shell/membership.ts";
 import { garbageAsker } from "./shell/garbage.ts";
 import { Reporter } from "./shell/reporter.ts";
 import { HostWork } from "./shell/work.ts";
-import { SnapshotDoor } from "./shell/snapshot-door.ts";
+import { SnapshotServer } from "./shell/snapshot-server.ts";
 import { ticketKeyIn } from "./shell/ticket-key.ts";
 import type { Blobs } from "./store/blobs.ts";
 import { ChunkStore } from "./store/chunk-store.ts";
-import { NOWHERE } from "./store/nowhere.ts";
+import { NO_SNAPSHOT_STORE } from "./store/no-store.ts";
 import { peerSource } from "./store/peer.ts";
 import { keepSwept } from "./store/sweep.ts";
 
@@ -47,7 +47,7 @@ const COMMANDS_AT_ONCE = 64;
 const AGENT_VERSION = "0.1.0";
 
 export interface AgentOptions {
-  config: Config;
+  config: NodeAgentConfig;
   driver: Driver;
   isolation: Isolation;
   /** Where snapshots are kept; undefined: on this host alone. */
@@ -104,7 +104,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       driver,
       isolation,
       guest,
-      snapshots: blobs === undefined ? NOWHERE : new ChunkStore(blobs),
+      snapshots: blobs === undefined ? NO_SNAPSHOT_STORE : new ChunkStore(blobs),
       peer: (sandboxId, reference) => peerSource(sandboxId, reference, { hostKey, tls }),
       activity,
       fence,
@@ -117,7 +117,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     (seen) => reporter.report(seen),
   );
   await supervisor.adopt();
-  const snapshots = new SnapshotDoor((...asked) => supervisor.offer(...asked));
+  const snapshots = new SnapshotServer((...asked) => supervisor.offer(...asked));
   const findRoute = (sandboxId: string, epoch: number) => supervisor.route(sandboxId, epoch);
   const ticketKey = await ticketKeyIn(config.DATA_DIR);
   const dataPlane = createDataPlane({
@@ -163,8 +163,8 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
     certificate?.run() ?? Promise.resolve(),
     reporter.run(bus, signal),
     keepLease(bus, request, membership, fence, signal, log),
-    fence.askThaws(bus, config.HOST_ID, signal, log),
-    beat(
+    fence.requestThaws(bus, config.HOST_ID, signal, log),
+    heartbeat(
       bus,
       config.HOST_ID,
       () => ({
@@ -234,7 +234,7 @@ async function restorableImages(images: Image[], driver: Driver): Promise<Image[
 }
 
 async function registration(
-  config: Config,
+  config: NodeAgentConfig,
   driver: Driver,
   keys: Pick<RegisterRequest, "dataPlaneUrl" | "ticketKey" | "commandKey">,
   images: Image[],

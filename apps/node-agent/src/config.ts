@@ -88,7 +88,7 @@ const Environment = Type.Object({
   WARM_POOL_MAX: Type.Integer({ minimum: 0, maximum: 64, default: 0 }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
-export type Config = Static<typeof Environment>;
+export type NodeAgentConfig = Static<typeof Environment>;
 
 /** The first label of a machine's name, as far as an id may hold it. */
 export function hostIdFrom(machineName: string): string {
@@ -101,7 +101,7 @@ export function hostIdFrom(machineName: string): string {
   );
 }
 
-export function configFrom(env: NodeJS.ProcessEnv): Config {
+export function configFrom(env: NodeJS.ProcessEnv): NodeAgentConfig {
   const config = loadConfig(Environment, env);
   labelsOf(config);
   const { DATA_PLANE_URL: url } = config;
@@ -122,7 +122,7 @@ const SHAPE =
 /** Of a name that is given twice, the later value counts. Throws ConfigurationError. */
 export function labelsOf({
   HOST_LABELS: text,
-}: Pick<Config, "HOST_LABELS">): Record<string, string> {
+}: Pick<NodeAgentConfig, "HOST_LABELS">): Record<string, string> {
   if (!new RegExp(HOST_LABELS_PATTERN).test(text))
     throw new ConfigurationError(`invalid configuration: HOST_LABELS ${SHAPE}`);
   const pairs = text.split(",").filter((pair) => pair !== "");

@@ -66,7 +66,7 @@ export async function connectGuest(
       );
       socket.once("connect", () => {
         if (address.kind === "tcp") resolve();
-        else greet(socket, address.port, resolve, reject);
+        else waitForGuest(socket, address.port, resolve, reject);
       });
     });
     socket.setNoDelay(true);
@@ -83,7 +83,7 @@ export async function connectGuest(
  * Asks for the port and takes in the answer's line alone: the bytes after it are the guest's
  * already.
  */
-function greet(
+function waitForGuest(
   socket: Socket,
   port: number,
   resolve: () => void,

@@ -5,7 +5,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { execFile } from "node:child_process";
 import { afterEach, beforeEach, expect, test } from "vitest";
-import type { Finding, Machine } from "../src/check/finding.ts";
+import type { Finding, CheckedMachine } from "../src/check/finding.ts";
 import { CHECKS, checkMachine, renderReport, settingsFrom } from "../src/check/report.ts";
 
 let root: string;
@@ -29,8 +29,12 @@ const FILES: Record<string, string> = {
 
 /** A machine that has what files can show; `change` takes something away. */
 async function machineWith(
-  change: { files?: Record<string, string>; env?: NodeJS.ProcessEnv; run?: Machine["run"] } = {},
-): Promise<Machine> {
+  change: {
+    files?: Record<string, string>;
+    env?: NodeJS.ProcessEnv;
+    run?: CheckedMachine["run"];
+  } = {},
+): Promise<CheckedMachine> {
   for (const [path, content] of Object.entries({ ...FILES, ...change.files })) {
     await mkdir(dirname(join(root, path)), { recursive: true });
     await writeFile(join(root, path), content);
@@ -52,7 +56,7 @@ async function machineWith(
   return { root, env, settings: settingsFrom(env), run };
 }
 
-async function find(machine: Machine, name: string): Promise<Finding> {
+async function find(machine: CheckedMachine, name: string): Promise<Finding> {
   const [checked] = await checkMachine(
     machine,
     CHECKS.filter((check) => check.name === name),
@@ -116,7 +120,7 @@ test("devices that are plain files are no devices", async () => {
 });
 
 test("a /dev/kvm that the VMM's user cannot open is missing for Cloud Hypervisor, and advised for other drivers", async () => {
-  const run: Machine["run"] = async () => ({ code: 2, output: "Permission denied" });
+  const run: CheckedMachine["run"] = async () => ({ code: 2, output: "Permission denied" });
   const files = { "/dev/kvm": "" };
   expect(await find(await machineWith({ files, run }), "/dev/kvm for the VMM user")).toMatchObject({
     kind: "missing",
@@ -166,7 +170,7 @@ test.each(["cloud-hypervisor v52.0\n", "QEMU emulator version 7.2\n", ""])(
 );
 
 test("of several versions in a directory the right one is found", async () => {
-  const run: Machine["run"] = async (path) => ({
+  const run: CheckedMachine["run"] = async (path) => ({
     code: 0,
     output: `cloud-hypervisor v${path.includes("/53.1/") ? "53.1" : "51.0"}\n`,
   });
@@ -252,7 +256,7 @@ test("secrets must be there, and be nobody else's", async () => {
 
 test("the unit must be enabled and active", async () => {
   const systemd =
-    (enabled: string, active: string): Machine["run"] =>
+    (enabled: string, active: string): CheckedMachine["run"] =>
     async (_, args) => ({ code: 0, output: args[0] === "is-enabled" ? enabled : active });
   expect(
     (await find(await machineWith({ run: systemd("enabled\n", "active\n") }), "systemd unit")).kind,

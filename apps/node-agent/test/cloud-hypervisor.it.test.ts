@@ -14,7 +14,7 @@ import { tempDir, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type {
   CloudHypervisorDriver,
-  Limits,
+  VmmLimits,
 } from "../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import { fakeCloudHypervisor } from "./support/drivers.ts";
 import { sha256Hex } from "../src/store/format.ts";
@@ -28,7 +28,7 @@ import {
 } from "./support/test-host.ts";
 
 /** Short, where a fault is a VMM that never answers; none of the other tests comes near them. */
-const HASTY: Partial<Limits> = {
+const HASTY: Partial<VmmLimits> = {
   status: 1_500,
   verb: 5_000,
   transfer: 4_000,
@@ -64,7 +64,7 @@ async function withSandbox(
   options: {
     before?: Kind[];
     after: Kind[];
-    limits?: Partial<Limits>;
+    limits?: Partial<VmmLimits>;
     parent?: string;
     memoryMib?: number;
   },

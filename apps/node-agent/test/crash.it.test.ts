@@ -19,7 +19,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { Accepted } from "../src/lifecycle/accept.ts";
 import {
   expectTakenOver,
-  type Ground,
+  type CrashGround,
   MEMORY_MIB,
   type Scenario,
   SCENARIOS,
@@ -45,7 +45,12 @@ const DEEP = "a-name".padEnd(107, "-that-is-long");
  * Ends a host that was delivered the command right before the `crashAt`th durable step, or, where
  * the command has no such step, at its end.
  */
-type Crash = (ground: Ground, dir: string, command: VmCommand, crashAt: number) => Promise<Lost>;
+type Crash = (
+  ground: CrashGround,
+  dir: string,
+  command: VmCommand,
+  crashAt: number,
+) => Promise<Lost>;
 
 const lose: Crash = async ({ driverName }, dir, command, crashAt) =>
   await loseHost(dir, driverNamed(driverName), command, crashAt);
@@ -123,7 +128,7 @@ const titled = SCENARIOS.map((scenario) => {
 
 describe.each(DRIVER_NAMES)("S33: on %s, a host lost at any point of a command", (driverName) => {
   let root: Awaited<ReturnType<typeof tempDir>>;
-  let ground: Ground;
+  let ground: CrashGround;
   beforeAll(async () => {
     root = await tempDir();
     const deep = join(root.path, DEEP);

@@ -8,17 +8,17 @@ import type { Server } from "node:https";
 import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { TLSSocket } from "node:tls";
-import { answer, type Bus, connectBus } from "@torpor/bus";
+import { handleRequests, type Bus, connectBus } from "@torpor/bus";
 import { CertificateRequest, type CertificateReply, decoder, patterns } from "@torpor/contracts";
-import { FleetTls, type Identity } from "@torpor/identity";
+import { FleetTls, type SpiffeIdentity } from "@torpor/identity";
 import { Authority, createAuthority, createRequest } from "@torpor/identity/authority";
 import { type NatsServer, silentLog, startNats, tempDir } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from "vitest";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../src/host/durable-step.ts";
 import { HostCertificate } from "../src/shell/host-certificate.ts";
 
-const HOST: Identity = { role: "host", hostId: "host-1" };
-const GATEWAY: Identity = { role: "gateway" };
+const HOST: SpiffeIdentity = { role: "host", hostId: "host-1" };
+const GATEWAY: SpiffeIdentity = { role: "gateway" };
 /** An hour's backdating and a quarter of one: it is due. */
 const DUE_DAYS = 0.01;
 
@@ -38,7 +38,7 @@ const files = (name: string) => ({
   caFile: join(dir.path, "ca.crt"),
 });
 const own = () => files("tls");
-const certify = async (days: number, identity: Identity = HOST, by = authority) =>
+const certify = async (days: number, identity: SpiffeIdentity = HOST, by = authority) =>
   (await by.certify(requestPem, { identity, days })) ?? "";
 /** By a gateway whose clock is wrong. */
 async function certifiedInTwoDays(): Promise<string> {
@@ -65,7 +65,7 @@ beforeAll(async () => {
   await writeFile(files("server").keyFile, server.keyPem);
   nats = await startNats(["host-1"], [], files("server"));
   control = await connectBus({ ...nats.as(), name: "control", tlsFiles: files("gateway") });
-  answer<CertificateRequest>(control, {
+  handleRequests<CertificateRequest>(control, {
     pattern: patterns.asks("certificate"),
     queue: "q",
     decode: decoder(CertificateRequest),

@@ -2,12 +2,12 @@
 import { describe, expect, test } from "vitest";
 import type { Step } from "../src/lifecycle/context.ts";
 import { launch } from "../src/lifecycle/launch.ts";
-import type { Slot, StartSlots } from "../src/lifecycle/start-slots.ts";
+import type { StartSlot, StartSlots } from "../src/lifecycle/start-slots.ts";
 
 const load = { startsAtOnce: 2, startsRunning: 2, startsWaiting: 9 };
 
 /** An operation of that kind, on a host whose slots say that; what was called is in `calls`. */
-async function launched(kind: string, slot: Slot) {
+async function launched(kind: string, slot: StartSlot) {
   const calls: string[] = [];
   const slots = { load, take: () => Promise.resolve(slot) } as unknown as StartSlots;
   const step = {
@@ -32,7 +32,7 @@ async function launched(kind: string, slot: Slot) {
   return { outcome: await launch(step, slots, operation), calls };
 }
 
-const hopeless: Slot = { kind: "hopeless", waitMs: 41_200 };
+const hopeless: StartSlot = { kind: "hopeless", waitMs: 41_200 };
 
 describe("one that cannot begin in time", () => {
   test.each([
@@ -51,7 +51,7 @@ test.each([
   ["start", ["operation"]],
 ])("a %s that has its slot: %s, and gives the slot back", async (kind, expected) => {
   let released = 0;
-  const slot: Slot = { kind: "granted", release: () => (released += 1) };
+  const slot: StartSlot = { kind: "granted", release: () => (released += 1) };
   const { outcome, calls } = await launched(kind, slot);
   expect(outcome).toEqual({ state: "running" });
   expect(calls).toEqual(expected);

@@ -1,6 +1,6 @@
 /** A host's place in the fleet, over a real bus: its inventory in heartbeats, and its lease. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { answer, connectBus, subscribeCore } from "@torpor/bus";
+import { handleRequests, connectBus, subscribeCore } from "@torpor/bus";
 import {
   decoder,
   Heartbeat,
@@ -17,7 +17,7 @@ import { expect, test } from "vitest";
 import { bootMs } from "../src/fence/clock.ts";
 import { FenceFiles } from "../src/fence/files.ts";
 import { FenceLink } from "../src/shell/fence-link.ts";
-import { beat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
+import { heartbeat, isOpen, keepLease, type Membership } from "../src/shell/membership.ts";
 
 const LIMIT_MS = 30_000;
 /** Long: it is asked for once. */
@@ -57,7 +57,7 @@ test("an inventory that takes several beats is one, with one digest, whatever ch
   const starts = { startsAtOnce: 2, startsRunning: 1, startsWaiting: 3 };
   const look = () => ({ inventory: inventories.shift() ?? then, diskFreeMib: 1, starts });
   const stop = new AbortController();
-  const beating = beat(bus, "host-1", look, { isRegistered: true }, stop.signal);
+  const beating = heartbeat(bus, "host-1", look, { isRegistered: true }, stop.signal);
   try {
     await until("an inventory and the next", () => beats.length > 3, LIMIT_MS);
   } finally {
@@ -88,7 +88,7 @@ test("a lease counts from before it was asked for, however late the answer comes
   const control = await connectBus({ ...nats.as(), name: "control" });
   const bus = await connectBus({ ...nats.as("host-1"), name: "host-1", hostId: "host-1" });
   const grants: number[] = [];
-  const stopAnswering = answer(control, {
+  const stopAnswering = handleRequests(control, {
     pattern: patterns.asks("register"),
     queue: "q",
     decode: decoder(RegisterRequest),
@@ -133,13 +133,13 @@ test("heartbeats report what the newest answer to a lease wants, and everything 
   const wanted = { reconciledInventory: "digest", showSandboxes: [idAt(1)], getsNoSandboxes: true };
   let isLost = false;
   const stops = [
-    answer(control, {
+    handleRequests(control, {
       ...handlers,
       pattern: patterns.asks("register"),
       decode: decoder(RegisterRequest),
       handle: async (): Promise<LeaseReply> => granted,
     }),
-    answer(control, {
+    handleRequests(control, {
       ...handlers,
       pattern: patterns.asks("lease"),
       decode: decoder(LeaseRequest),

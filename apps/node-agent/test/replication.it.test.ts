@@ -12,7 +12,7 @@ import { newOperationId, type Observation, type VmCommand } from "@torpor/contra
 import { tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Driver } from "../src/drivers/driver.ts";
-import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
+import { SnapshotServer } from "../src/shell/snapshot-server.ts";
 import { driverNamed } from "./support/drivers.ts";
 import { fileBlobs, holdEntries, WatchedBlobs } from "./support/snapshots.ts";
 import {
@@ -343,7 +343,7 @@ test("a stopped sandbox too, whichever way it stopped, and each stop's disk has 
 test("what is stored too comes from the host that lives, without waiting until that has hashed all of it", async () => {
   await bring("create", "pause");
   const { generation, storeKey, manifestSha256 } = await host.stored();
-  const door = new SnapshotDoor((...asked) => host.supervisor.offer(...asked));
+  const door = new SnapshotServer((...asked) => host.supervisor.offer(...asked));
   let chunks = 0;
   const server = createServer((incoming, response) => {
     if (incoming.url?.includes("/index") === true) return;

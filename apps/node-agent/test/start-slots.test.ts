@@ -1,7 +1,7 @@
 /** How many starts a host does at once, who is next, and who is told that he is too late. */
 import fc from "fast-check";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { expectedWaits, type Slot, StartSlots } from "../src/lifecycle/start-slots.ts";
+import { expectedWaits, type StartSlot, StartSlots } from "../src/lifecycle/start-slots.ts";
 
 const TAKES_MS = 1_000;
 
@@ -15,7 +15,7 @@ afterEach(() => {
 /** Those that come one after the other, and what became of each. */
 class Crowd {
   readonly slots: StartSlots;
-  readonly ended = new Map<string, Slot>();
+  readonly ended = new Map<string, StartSlot>();
   private readonly cancels = new Map<string, AbortController>();
 
   constructor(startsAtOnce: number, maxWaiting?: number) {
@@ -52,7 +52,7 @@ class Crowd {
     this.ended.clear();
   }
 
-  get kinds(): Record<string, Slot["kind"]> {
+  get kinds(): Record<string, StartSlot["kind"]> {
     return Object.fromEntries([...this.ended].map(([name, { kind }]) => [name, kind]));
   }
 }

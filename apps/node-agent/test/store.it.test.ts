@@ -8,11 +8,11 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { newSandboxId } from "@torpor/contracts";
 import { type S3Server, silentLog, startS3, tempDir, until } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { SnapshotDoor } from "../src/shell/snapshot-door.ts";
+import { SnapshotServer } from "../src/shell/snapshot-server.ts";
 import type { Blobs } from "../src/store/blobs.ts";
 import { openBlobs, storeSettings } from "../src/store/choose.ts";
 import { ChunkStore } from "../src/store/chunk-store.ts";
-import { fetchInto, type SnapshotSource } from "../src/store/fetch.ts";
+import { fetchInto, type FetchSource } from "../src/store/fetch.ts";
 import { entryKey, entryName, sweepingLock, writingLock } from "../src/store/format.ts";
 import { indexedBy, peerSource } from "../src/store/peer.ts";
 import { S3Blobs } from "../src/store/s3-blobs.ts";
@@ -67,7 +67,7 @@ describe.each(KINDS)("the %s store", (_kind, open) => {
   const put = (snapshot: MadeSnapshot, signal = never) => store.put(snapshot.copy, { signal });
   const fetch = async (
     snapshot: MadeSnapshot,
-    sources: SnapshotSource[],
+    sources: FetchSource[],
     dir = newDir(),
     signal = never,
   ) => {
@@ -625,7 +625,7 @@ describe("the configuration", () => {
 /** A host that holds the snapshot; after `endsAfter` chunks it breaks every connection. */
 async function startHost(snapshot: MadeSnapshot, { endsAfter = Number.POSITIVE_INFINITY } = {}) {
   const { sandboxId, generation } = snapshot.copy;
-  const door = new SnapshotDoor(
+  const door = new SnapshotServer(
     async (id, at) => (id === sandboxId && at === generation ? snapshot.copy : undefined),
     CHUNK,
   );

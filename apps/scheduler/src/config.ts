@@ -54,9 +54,9 @@ const Environment = Type.Object({
   }),
   SHUTDOWN_GRACE_MS: Type.Integer({ minimum: 100, default: 10_000 }),
 });
-export type Config = Static<typeof Environment>;
+export type SchedulerConfig = Static<typeof Environment>;
 
-export function configFrom(env: NodeJS.ProcessEnv): Config {
+export function configFrom(env: NodeJS.ProcessEnv): SchedulerConfig {
   const config = loadConfig(Environment, env);
   // They throw what is wrong with it.
   void new HostNetworks(config.HOST_NETWORKS);

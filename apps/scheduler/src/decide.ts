@@ -18,7 +18,7 @@ export async function decide<Answer>(
   wanted: WantedView,
   decideFrom: (view: SandboxRows | undefined) => Decision<Answer> | Promise<Decision<Answer>>,
 ): Promise<Decided<Answer> | "gave_up"> {
-  const onOvertaken = () => placer.forget();
+  const onOvertaken = () => placer.invalidate();
   const decided = await decideFromRows(db, wanted, { decideFrom, onOvertaken });
   if (decided === "gave_up" || decided.applied?.kind !== "applied") return decided;
   const { messages } = decided.applied;

@@ -9,7 +9,7 @@
 import { type Database, type PlacementHost, readPlacementHosts } from "@torpor/db";
 import {
   DEFAULT_PLACEMENT_POLICY,
-  Fleet,
+  FleetView,
   place,
   type Placement,
   type PlacementPolicy,
@@ -24,8 +24,8 @@ export class Placer {
   readonly policy: PlacementPolicy;
   private readonly db: Database;
   private readonly maxAgeMs: number;
-  private picture: { fleet: Fleet; readAtMs: number } | undefined;
-  private reading: Promise<Fleet> | undefined;
+  private fleetView: { fleet: FleetView; readAtMs: number } | undefined;
+  private reading: Promise<FleetView> | undefined;
   private timesForgotten = 0;
 
   constructor(
@@ -68,24 +68,24 @@ export class Placer {
   }
 
   /** The next decision is made from new rows: a choice could not be claimed. */
-  forget(): void {
+  invalidate(): void {
     this.timesForgotten += 1;
-    this.picture = undefined;
+    this.fleetView = undefined;
     this.reading = undefined;
   }
 
-  private async current(): Promise<Fleet> {
-    if (this.picture !== undefined && performance.now() - this.picture.readAtMs < this.maxAgeMs)
-      return this.picture.fleet;
+  private async current(): Promise<FleetView> {
+    if (this.fleetView !== undefined && performance.now() - this.fleetView.readAtMs < this.maxAgeMs)
+      return this.fleetView.fleet;
     return await (this.reading ??= this.read(this.timesForgotten));
   }
 
-  private async read(timesForgotten: number): Promise<Fleet> {
+  private async read(timesForgotten: number): Promise<FleetView> {
     const readAtMs = performance.now();
     try {
       const { leased, lost } = await readPlacementHosts(this.db);
-      const fleet = new Fleet(leased, lost);
-      if (timesForgotten === this.timesForgotten) this.picture = { fleet, readAtMs };
+      const fleet = new FleetView(leased, lost);
+      if (timesForgotten === this.timesForgotten) this.fleetView = { fleet, readAtMs };
       return fleet;
     } finally {
       if (timesForgotten === this.timesForgotten) this.reading = undefined;

@@ -17,7 +17,7 @@ import {
   listExpiredOperations,
   listExpiredSandboxes,
   listIdleSandboxes,
-  listStranded,
+  listAbandoned,
   listUnreplicated,
   markLostHosts,
   moveOperation,
@@ -29,7 +29,7 @@ import {
   pruneOutbox,
   pruneRefused,
   pruneSandboxEvents,
-  takeOwedDeletions,
+  takePendingDeletes,
   type Work,
 } from "@torpor/db";
 import { beginOperation } from "./begin-operation.ts";
@@ -105,18 +105,18 @@ const noteLostContact: SchedulerReconciler = {
     const contactless = await listContactlessOperations(deps.db, BATCH);
     for (const { id } of contactless)
       await inTransaction(deps.db, (tx) => moveOperation(tx, id, "lose_contact"));
-    const stranded = await listStranded(deps.db, BATCH);
-    for (const operation of stranded)
-      await expireOperation(deps, operation, strandedBecause(operation));
+    const abandoned = await listAbandoned(deps.db, BATCH);
+    for (const operation of abandoned)
+      await expireOperation(deps, operation, abandonedBecause(operation));
     return {
       lostHosts: lost.length,
       outcomeUnknown: contactless.length,
-      stranded: stranded.length,
+      stranded: abandoned.length,
     };
   },
 };
 
-const strandedBecause = ({ hostId, kind }: OperationRow) => ({
+const abandonedBecause = ({ hostId, kind }: OperationRow) => ({
   code: "HOST_LOST",
   message: `Host ${hostId} was lost before it began the ${kind}. The sandbox is as it was, and does not need that host: ask again, and another one does it.`,
 });
@@ -130,7 +130,7 @@ const restoreLost: SchedulerReconciler = {
 };
 
 /** What was to be restored and was not. */
-const restoreOwed: SchedulerReconciler = {
+const restorePending: SchedulerReconciler = {
   name: "restore-again",
   everyMs: 1_000,
   work: "owedRestores",
@@ -218,13 +218,13 @@ async function tellDelayedPauses(deps: Deps): Promise<number> {
 }
 
 /** Reminds hosts of the clean-up that they owe, until they confirm it (S11, S15). */
-const collectOwedDeletions: SchedulerReconciler = {
+const collectPendingDeletes: SchedulerReconciler = {
   name: "collect-owed-deletions",
   everyMs: 2_000,
   work: "deleting",
   async run(deps) {
     const messages = await inTransaction(deps.db, async (tx) => {
-      const owed = await takeOwedDeletions(tx, DELETE_REPEAT_MS, BATCH);
+      const owed = await takePendingDeletes(tx, DELETE_REPEAT_MS, BATCH);
       const reminders = owed.flatMap((sandbox) => {
         const { hostId } = sandbox;
         if (hostId === null) return [];
@@ -299,10 +299,10 @@ export const RECONCILERS: readonly SchedulerReconciler[] = [
   endStuck,
   noteLostContact,
   restoreLost,
-  restoreOwed,
+  restorePending,
   expireSandboxes,
   pauseIdle,
-  collectOwedDeletions,
+  collectPendingDeletes,
   drain,
   overcommitVcpus,
   replicatePaused,

@@ -1,7 +1,7 @@
 /** Copies of sandboxes that stand still: into the store, and off their host (planRelease). */
 import { newOperationId, subjects } from "@torpor/contracts";
 import { type Decision, findSnapshot, insertOutbox, type SandboxRow } from "@torpor/db";
-import { planRelease, standsStill, systemCommand } from "@torpor/plans";
+import { planRelease, isAtRest, systemCommand } from "@torpor/plans";
 import { decide, thisMoment } from "./decide.ts";
 import type { Deps } from "./deps.ts";
 
@@ -19,7 +19,7 @@ export async function requestReplication(
   sandbox: SandboxRow,
   options: { maxBytesPerSecond?: number } = {},
 ): Promise<ReplicationRequested> {
-  if (!standsStill(sandbox)) return "not_possible";
+  if (!isAtRest(sandbox)) return "not_possible";
   const snapshot = await findSnapshot(deps.db, sandbox.id);
   if (snapshot !== undefined && snapshot.storeKey !== null) return "replicated";
   const { hostId } = sandbox;

@@ -8,7 +8,7 @@
  *      freezes the VM; the margin after it is for that and for clocks. So the VM stands before
  *      another begins.
  * RL2  The decision is one plan, and the host cannot renew its lease while that is applied: either
- *      it is back, and its VM may be thawed, or this run has ended for good (answerThaw).
+ *      it is back, and its VM may be thawed, or this run has ended for good (handleThaw).
  * RL3  Nothing is decided before a host can take it: until then the sandbox stays the lost host's,
  *      which may come back.
  * RL4  A restore that fails is tried again (restoreAgain) until the sandbox runs, or its owner
@@ -23,11 +23,11 @@ import {
   findStoredSnapshot,
   hasEventSince,
   listLostRuns,
-  listOwedRestores,
+  listPendingRestores,
   type LostRun,
   type SandboxRow,
   type SandboxRows,
-  type SnapshotRow,
+  type StoredSnapshotRow,
   type WantedView,
 } from "@torpor/db";
 import { requestToReturn } from "@torpor/placement";
@@ -48,7 +48,7 @@ const RESTORE_DEADLINE_MS = 300_000;
 
 /** Whether a lost run can be restored; else what its owner is told, once per loss. */
 type Decision =
-  | { kind: "restore"; snapshot: SnapshotRow }
+  | { kind: "restore"; snapshot: StoredSnapshotRow }
   | { kind: "cannot"; fact: "restore_impossible" | "restore_waits"; cause: Cause };
 
 export async function restoreLostRuns(deps: Deps, limit: number): Promise<Record<string, number>> {
@@ -127,7 +127,7 @@ async function tellOnce(
 async function restore(
   deps: Deps,
   { sandbox, host }: LostRun,
-  snapshot: SnapshotRow,
+  snapshot: StoredSnapshotRow,
 ): Promise<boolean> {
   const { id: sandboxId, epoch, generation } = sandbox;
   const cause = lossOf(host.id, snapshot);
@@ -149,7 +149,7 @@ async function restore(
  * the store was away.
  */
 export async function restoreAgain(deps: Deps, limit: number): Promise<Record<string, number>> {
-  const owed = await listOwedRestores(deps.db, limit);
+  const owed = await listPendingRestores(deps.db, limit);
   let begun = 0;
   for (const one of owed) if (await beginAgain(deps, one)) begun += 1;
   return { owed: owed.length, begun };
@@ -157,7 +157,7 @@ export async function restoreAgain(deps: Deps, limit: number): Promise<Record<st
 
 async function beginAgain(
   deps: Deps,
-  { sandbox, epoch }: Awaited<ReturnType<typeof listOwedRestores>>[number],
+  { sandbox, epoch }: Awaited<ReturnType<typeof listPendingRestores>>[number],
 ): Promise<boolean> {
   const { id: sandboxId, organizationId } = sandbox;
   const snapshot = await findSnapshot(deps.db, sandboxId);
@@ -203,7 +203,7 @@ const requesterFor = ({ organizationId }: SandboxRow) => ({
   exemptFromQuotas: true,
 });
 
-function lossOf(hostId: string, { createdAt, generation, hasMemory }: SnapshotRow): Cause {
+function lossOf(hostId: string, { createdAt, generation, hasMemory }: StoredSnapshotRow): Cause {
   const ageSeconds = Math.round((Date.now() - createdAt.getTime()) / 1000);
   const goesOn = hasMemory
     ? `resumed on another one from its snapshot ${generation}`

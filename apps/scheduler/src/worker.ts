@@ -3,7 +3,7 @@
  * given database and bus. Any number may run.
  */
 import {
-  answer,
+  handleRequests,
   type Bus,
   consume,
   ensureConsumer,
@@ -34,7 +34,7 @@ import {
 import {
   type Database,
   isRefusedValue,
-  type LeaseAsked,
+  type LeaseRenewal,
   listHosts,
   measureOutbox,
   renewFreeLeases,
@@ -54,24 +54,24 @@ import {
   type WorkProblem,
 } from "@torpor/service";
 import {
-  answerCommit,
-  answerGarbage,
-  answerLease,
-  answerRegister,
-  answerThaw,
-} from "./answer-asks.ts";
-import { answerPlacement } from "./answer-placement.ts";
-import { Answers, noteAnswers } from "./answers.ts";
+  handleCommit,
+  handleGarbage,
+  handleLease,
+  handleRegister,
+  handleThaw,
+} from "./handle-host-requests.ts";
+import { handlePlacement } from "./handle-placement.ts";
+import { RequestHandling, noteHandling } from "./request-handling.ts";
 import { beginOperation } from "./begin-operation.ts";
 import { DEFAULT_HOST_TERMS, type Deps, type HostTerms } from "./deps.ts";
 import type { HostRules } from "./admission.ts";
 import { messageOf } from "./environment.ts";
 import { HostNetworks } from "./host-networks.ts";
-import { beatHearer } from "./inventory/hear-beats.ts";
+import { heartbeatHandler } from "./inventory/handle-heartbeats.ts";
 import { Placer } from "./placer.ts";
 import { DueRounds } from "./due-rounds.ts";
 import { RECONCILERS } from "./reconcilers.ts";
-import { settleObservation } from "./settle-observation.ts";
+import { applyObservation } from "./apply-observation.ts";
 import { REFUSED_SHOWN_MS, WorkWatch } from "./work-watch.ts";
 
 const decode = {
@@ -160,8 +160,8 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     publishCommitted: (rows) => publisher.publish(rows),
   };
   const goOn = (operationId: string) => beginOperation(deps, operationId);
-  hearBeats(deps, bus, goOn);
-  const answers = new Answers(() => answerHosts(deps, bus));
+  consumeHeartbeats(deps, bus, goOn);
+  const answers = new RequestHandling(() => handleHostRequests(deps, bus));
   const loops = [
     consume(bus, {
       consumer: SCHEDULER_INTENTS,
@@ -184,7 +184,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
       handle: async (seen, { subject }) => {
         if (hostIdOf(subject) !== seen.hostId) return "reject";
         try {
-          await withTimeLimit(settleObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
+          await withTimeLimit(applyObservation(deps, seen, goOn), HANDLE_LIMIT_MS, "the decision");
         } catch (cause) {
           // Another try would end alike, and hold up what other hosts say.
           if (isRefusedValue(cause))
@@ -215,7 +215,7 @@ export async function startWorker(options: WorkerOptions): Promise<Worker> {
     run: due.only("unpublished", () => relayCommitted({ db, bus, log, reveal })),
   };
   const placesAtHome = placer.policy === "local-first";
-  const note = noteAnswers(answers, { db, bus, leaseMs: hostTerms.leaseMs, placesAtHome });
+  const note = noteHandling(answers, { db, bus, leaseMs: hostTerms.leaseMs, placesAtHome });
   const watch = new WorkWatch();
   const restore = {
     name: RESTORE_BUS,
@@ -278,10 +278,10 @@ const GATHER_LEASES_MS = 50;
 const noLease = (reason: string) => ({ ...notGranted(reason), leaseMs: 0 });
 
 /** Returns how each kind of answer is ended. */
-function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
+function handleHostRequests(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const { db, log, hostTerms } = deps;
   const leases = new Batches({
-    run: (asked: LeaseAsked[]) => renewFreeLeases(db, asked, hostTerms.leaseMs),
+    run: (asked: LeaseRenewal[]) => renewFreeLeases(db, asked, hostTerms.leaseMs),
     maxItems: LEASES_AT_ONCE,
     gatherMs: GATHER_LEASES_MS,
     triesAlone: true,
@@ -290,63 +290,67 @@ function answerHosts(deps: Deps, bus: Bus): (() => Promise<void>)[] {
   const prepare = (hostId: string) =>
     ensureConsumer(bus, hostCommands(hostId), { limitMs: PREPARE_LIMIT_MS });
   return [
-    answer(bus, {
+    handleRequests(bus, {
       pattern: patterns.asks("register"),
       queue: QUEUE,
       decode: decode.register,
       refuse: noLease,
-      handle: (request, subject) => answerRegister(deps, asker(subject), request, prepare),
+      handle: (request, subject) => handleRegister(deps, asker(subject), request, prepare),
       log,
     }),
-    answer(bus, {
+    handleRequests(bus, {
       pattern: patterns.asks("lease"),
       queue: QUEUE,
       decode: decode.lease,
       refuse: noLease,
       handle: (request, subject) =>
-        answerLease(deps, asker(subject), request, (asked) => leases.add(asked)),
+        handleLease(deps, asker(subject), request, (asked) => leases.add(asked)),
       atOnce: LEASES_AT_ONCE,
       log,
     }),
-    answer(bus, {
+    handleRequests(bus, {
       pattern: patterns.asks("commit"),
       queue: QUEUE,
       decode: decode.commit,
       refuse: notGranted,
-      handle: (request, subject) => answerCommit(deps, asker(subject), request),
+      handle: (request, subject) => handleCommit(deps, asker(subject), request),
       atOnce: AT_ONCE,
       log,
     }),
-    answer(bus, {
+    handleRequests(bus, {
       pattern: patterns.asks("thaw"),
       queue: QUEUE,
       decode: decode.thaw,
       refuse: notGranted,
-      handle: (request, subject) => answerThaw(deps, asker(subject), request),
+      handle: (request, subject) => handleThaw(deps, asker(subject), request),
       log,
     }),
-    answer(bus, {
+    handleRequests(bus, {
       pattern: patterns.asks("garbage"),
       queue: QUEUE,
       decode: decode.garbage,
-      handle: (request, subject) => answerGarbage(deps, asker(subject), request),
+      handle: (request, subject) => handleGarbage(deps, asker(subject), request),
       log,
     }),
-    answer(bus, {
+    handleRequests(bus, {
       pattern: subjects.controlAsk("placement"),
       queue: QUEUE,
       decode: decode.placement,
-      handle: (question) => answerPlacement(deps, question),
+      handle: (question) => handlePlacement(deps, question),
       log,
     }),
   ];
 }
 
-/** Heard together (hear-beats.ts). */
+/** Heard together (handle-heartbeats.ts). */
 const BEATS_AT_ONCE = 256;
 
-function hearBeats(deps: Deps, bus: Bus, goOn: (operationId: string) => Promise<unknown>): void {
-  const hear = beatHearer(deps, goOn);
+function consumeHeartbeats(
+  deps: Deps,
+  bus: Bus,
+  goOn: (operationId: string) => Promise<unknown>,
+): void {
+  const hear = heartbeatHandler(deps, goOn);
   subscribeCore(bus, {
     pattern: patterns.beats,
     queue: QUEUE,

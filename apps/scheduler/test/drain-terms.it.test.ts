@@ -10,7 +10,7 @@ import {
   listSandboxNeeds,
   listUnreplicated,
   type SandboxRow,
-  takeUpSandboxes,
+  listSandboxesToMove,
 } from "@torpor/db";
 import { type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -112,7 +112,7 @@ test("a round holds nothing of a drain that it does not change", async () => {
     await sql`SELECT 1 FROM drain_sandboxes FOR UPDATE`;
     await ground.db.transaction(async (tx) => {
       await tx.execute("SET LOCAL lock_timeout = '1s'");
-      await takeUpSandboxes(tx, drain);
+      await listSandboxesToMove(tx, drain);
     });
   });
   expect(await ground.progress()).toMatchObject({ total: 1 });

@@ -9,9 +9,9 @@ import {
   findHost,
   listDrainsAtWork,
   listHostEvents,
-  recordBeats,
+  recordHeartbeats,
   type SandboxRow,
-  takeUpSandboxes,
+  listSandboxesToMove,
 } from "@torpor/db";
 import { aBeat, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -169,13 +169,15 @@ describe("a drain", () => {
     await sql`UPDATE operations SET ended_at = now() - interval '1 hour' WHERE id = ${pause.id}`;
     const copied = { sandboxId: pause.sandboxId, bytesDone: 5, bytesTotal: 10 };
     await stall();
-    await recordBeats(ground.db, [aBeat("here", { replication: [copied] })]);
+    await recordHeartbeats(ground.db, [aBeat("here", { replication: [copied] })]);
     await ground.rounds();
     expect(await ground.executing(), "it has grown").toEqual([]);
     expect(await ground.progress()).toMatchObject({ bytesDone: 5, bytesTotal: 10 });
     await stall();
-    await recordBeats(ground.db, [aBeat("here", { replication: [copied] })]);
-    await recordBeats(ground.db, [aBeat("there", { replication: [{ ...copied, bytesDone: 9 }] })]);
+    await recordHeartbeats(ground.db, [aBeat("here", { replication: [copied] })]);
+    await recordHeartbeats(ground.db, [
+      aBeat("there", { replication: [{ ...copied, bytesDone: 9 }] }),
+    ]);
     await ground.rounds();
     const resume = await ground.only("resume", "here");
     await ground.scheduler.carryOut(resume.id, { state: "running" });
@@ -209,7 +211,7 @@ describe("the bytes of a drain", () => {
       const replication = [
         { sandboxId: pause.sandboxId, bytesDone: done * MIB, bytesTotal: 4 * MIB },
       ];
-      await recordBeats(ground.db, [aBeat("here", { replication })]);
+      await recordHeartbeats(ground.db, [aBeat("here", { replication })]);
       await sql`UPDATE drains SET measured_at = measured_at - interval '4 seconds'`;
       await ground.rounds(1);
       const { bytesDone, bytesTotal, bytesEstimated, drain } = await ground.progress();
@@ -446,14 +448,14 @@ describe("a drain that ends early", () => {
     await endDrain(ground.db, "here", { endsAs: "aborted", requestedBy: "test" });
     for (let time = 0; time < 2; time += 1)
       await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
-    await takeUpSandboxes(ground.db, drain);
+    await listSandboxesToMove(ground.db, drain);
     await ground.rounds();
     expect(await ground.progress()).toMatchObject({
       drain: { status: "aborted" },
       total: 1,
       ended: { returned: 1 },
     });
-    await takeUpSandboxes(ground.db, drain);
+    await listSandboxesToMove(ground.db, drain);
     await drainSandbox(ground.scheduler.deps, drain, idOf(ground.sandboxes[0]));
     expect(await ground.progress(), "nothing of it is begun again").toMatchObject({
       ended: { returned: 1 },

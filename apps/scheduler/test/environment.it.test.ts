@@ -2,7 +2,7 @@
  * Environment variables between the gateway and a host: encrypted in the database, and in the one
  * command that needs them sealed for its host, or plain where that cannot open them.
  */
-import { ask, connectBus } from "@torpor/bus";
+import { request, connectBus } from "@torpor/bus";
 import { decoder, LeaseReply, subjects, variablesContext, VmCommand } from "@torpor/contracts";
 import { sealEnvVars } from "@torpor/db";
 import { boxPublicKey, createBoxKey, createEnvelope, keysOf, openBox } from "@torpor/service";
@@ -89,9 +89,12 @@ test("EN2: for a host that has a key they are sealed in the stream, and it alone
   const agent = await connectBus({ ...plane.nats.as("host-2"), name: "host-2", hostId: "host-2" });
   const labels = { has: "a key" };
   const register = async (commandKey: string) => {
-    const request = aHost("host-2", { labels, commandKey });
+    const registration = aHost("host-2", { labels, commandKey });
     const asked = subjects.ask("host-2", "register");
-    return await ask(agent, asked, request, { timeoutMs: 10_000, decode: decoder(LeaseReply) });
+    return await request(agent, asked, registration, {
+      timeoutMs: 10_000,
+      decode: decoder(LeaseReply),
+    });
   };
   expect(await register(Buffer.alloc(32).toString("base64url"))).toMatchObject({
     value: { granted: false, reason: expect.stringContaining("commandKey") },

@@ -14,7 +14,7 @@ import {
 } from "@torpor/db";
 import { aHost, anObservation, aRequester, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { answerLease, answerRegister, answerThaw } from "../src/answer-asks.ts";
+import { handleLease, handleRegister, handleThaw } from "../src/handle-host-requests.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import { restoreLostRuns } from "../src/restore-lost-runs.ts";
 import { Decisions, HOST_TERMS, SNAPSHOT } from "./support/decisions.ts";
@@ -72,7 +72,7 @@ const restoreAll = () => restoreLostRuns(scheduler.deps, 100);
 const events = async (id: string) => await listEvents(scheduler.database.db, id, 100);
 const factsOf = async (id: string) => (await events(id)).map(({ fact }) => fact);
 const thaw = async ({ id }: Pick<SandboxRow, "id">, hostId: string, epoch: number) =>
-  await answerThaw(scheduler.deps, hostId, {
+  await handleThaw(scheduler.deps, hostId, {
     type: "thaw",
     version: 1,
     hostId,
@@ -495,7 +495,7 @@ describe("a host that comes back", () => {
       fence: { isAlive: true },
     } as const;
     const [, { restored }] = await Promise.all([
-      answerLease(scheduler.deps, "host-1", lease),
+      handleLease(scheduler.deps, "host-1", lease),
       restoreAll(),
     ]);
     expect((await thaw(sandbox, "host-1", 2)).granted).toBe(restored === 0);
@@ -512,8 +512,8 @@ describe("a host that comes back", () => {
       sandboxId: sandbox.id,
       epoch: 2,
     } as const;
-    expect(await answerThaw(scheduler.deps, "host-1", request)).toEqual({ granted: true });
-    expect(await answerThaw(scheduler.deps, "host-2", request)).toMatchObject({ granted: false });
+    expect(await handleThaw(scheduler.deps, "host-1", request)).toEqual({ granted: true });
+    expect(await handleThaw(scheduler.deps, "host-2", request)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "host-2", 2)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "host-1", 1)).toMatchObject({ granted: false });
     expect(await thaw(sandbox, "nowhere", 2)).toMatchObject({ granted: false });
@@ -632,7 +632,7 @@ describe("hosts without a live fence", () => {
     expect(create).toMatchObject({ status: "waiting", explain: { reasons: { no_fence: 1 } } });
     expect(await scheduler.beginCreate()).toMatchObject({ status: "executing" });
     const lease = { type: "lease", version: 1, hostId: "host-1" } as const;
-    await answerLease(scheduler.deps, "host-1", { ...lease, fence: { isAlive: true } });
+    await handleLease(scheduler.deps, "host-1", { ...lease, fence: { isAlive: true } });
     await beginOperation(scheduler.deps, create.id);
     expect(await scheduler.operation(create.id)).toMatchObject({
       status: "executing",
@@ -648,9 +648,9 @@ describe("hosts without a live fence", () => {
       ] as boolean;
     await scheduler.join("host-1", FENCED);
     expect(await hasFence()).toBe(true);
-    await answerLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: "host-1" });
+    await handleLease(scheduler.deps, "host-1", { type: "lease", version: 1, hostId: "host-1" });
     expect(await hasFence()).toBe(false);
-    await answerRegister(scheduler.deps, "host-1", aHost("host-1", FENCED), async () => {});
+    await handleRegister(scheduler.deps, "host-1", aHost("host-1", FENCED), async () => {});
     expect(await hasFence()).toBe(true);
   });
 });

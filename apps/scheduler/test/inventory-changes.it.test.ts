@@ -7,15 +7,15 @@ import { type Heartbeat, inventoryDigest, newSandboxId, type Observation } from 
 import {
   findHost,
   listFindings,
-  recordBeats,
+  recordHeartbeats,
   recordComparisons,
   renewLease,
   type SandboxRow,
 } from "@torpor/db";
 import { aBeat, anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { answerLease } from "../src/answer-asks.ts";
-import { beatHearer } from "../src/inventory/hear-beats.ts";
+import { handleLease } from "../src/handle-host-requests.ts";
+import { heartbeatHandler } from "../src/inventory/handle-heartbeats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: Databases;
@@ -93,7 +93,7 @@ class Host {
 
   async askLease(): Promise<string[]> {
     const request = { type: "lease", version: 1, hostId: this.id } as const;
-    const { granted, reconciledInventory, showSandboxes } = await answerLease(
+    const { granted, reconciledInventory, showSandboxes } = await handleLease(
       scheduler.deps,
       this.id,
       request,
@@ -166,7 +166,8 @@ class Host {
   }
 }
 
-const hear = async (beat: Heartbeat) => await beatHearer(scheduler.deps, async () => {})(beat);
+const hear = async (beat: Heartbeat) =>
+  await heartbeatHandler(scheduler.deps, async () => {})(beat);
 const told = async (sandboxId: string, kind: string) =>
   (await scheduler.commands({ sandboxId, kind })).length;
 const sql = (text: TemplateStringsArray, ...values: (string | null)[]) =>
@@ -312,7 +313,7 @@ describe("a sandbox that comes to a host, or leaves it, by what the database say
     const moves = async (hostId: string | null) =>
       await sql`UPDATE sandboxes SET host_id = ${hostId}, generation = generation + 1 WHERE id = ${sandboxId}`;
     await moves(null);
-    const [standing] = await recordBeats(db, [aBeat(host.id)]);
+    const [standing] = await recordHeartbeats(db, [aBeat(host.id)]);
     expect(standing?.checks).toMatchObject([{ sandboxId }]);
     await moves(host.id);
     const facts = { hostId: host.id, digest: undefined, since: undefined, open: [] };
@@ -364,7 +365,7 @@ test("a renewal of a lost host asks for everything", async () => {
 test("a host that gets no new sandboxes is told so with its lease", async () => {
   const { id } = await Host.join();
   const ask = () =>
-    answerLease(scheduler.deps, id, { type: "lease", version: 1, hostId: id } as const);
+    handleLease(scheduler.deps, id, { type: "lease", version: 1, hostId: id } as const);
   expect(await ask()).not.toHaveProperty("getsNoSandboxes");
   await sql`UPDATE hosts SET state = 'cordoned' WHERE id = ${id}`;
   expect(await ask()).toMatchObject({ granted: true, getsNoSandboxes: true });

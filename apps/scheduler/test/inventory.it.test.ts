@@ -10,7 +10,7 @@ import {
 } from "@torpor/db";
 import { anObservation, makeSandbox, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { beatHearer } from "../src/inventory/hear-beats.ts";
+import { heartbeatHandler } from "../src/inventory/handle-heartbeats.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
 
 let server: Databases;
@@ -44,7 +44,8 @@ const beatOf = (hostId: string, inventory: Observation[], whole = inventory): He
   inventoryCount: whole.length,
   inventoryDigest: inventoryDigest(whole),
 });
-const hear = async (beat: Heartbeat) => await beatHearer(scheduler.deps, async () => {})(beat);
+const hear = async (beat: Heartbeat) =>
+  await heartbeatHandler(scheduler.deps, async () => {})(beat);
 const beat = async (hostId: string, inventory: Observation[]) =>
   await hear(beatOf(hostId, inventory));
 const findings = async (hostId: string) => await listFindings(scheduler.database.db, hostId, 100);

@@ -8,7 +8,7 @@ import {
   changeHost,
   listPlacementHosts,
   type OperationRow,
-  recordBeats,
+  recordHeartbeats,
   registerHost,
 } from "@torpor/db";
 import {
@@ -21,7 +21,7 @@ import {
   sharedPostgres,
 } from "@torpor/testkit";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from "vitest";
-import { answerPlacement } from "../src/answer-placement.ts";
+import { handlePlacement } from "../src/handle-placement.ts";
 import { beginOperation } from "../src/begin-operation.ts";
 import type { Deps } from "../src/deps.ts";
 import { Placer } from "../src/placer.ts";
@@ -210,7 +210,7 @@ describe("S50: what no host can take says so, in its operation and in the schedu
     });
     const about = { sandboxId: running.id };
     expect(
-      await answerPlacement(decisions.deps, { type: "placement", version: 1, about }),
+      await handlePlacement(decisions.deps, { type: "placement", version: 1, about }),
     ).toMatchObject({ ...all, candidateCount: 0 });
     await decisions.join("host-2", capacity(16));
     await beginOperation(decisions.deps, id);
@@ -361,10 +361,10 @@ describe("starts under way", () => {
   test("are the creates, starts and resumes that a host was told of and has not reported on", async () => {
     await decisions.join("host-1");
     await decisions.join("host-2");
-    await recordBeats(decisions.database.db, [
+    await recordHeartbeats(decisions.database.db, [
       aBeat("host-1", { load: { ...load, startsAtOnce: 4 } }),
     ]);
-    await recordBeats(decisions.database.db, [aBeat("host-2", { load })]);
+    await recordHeartbeats(decisions.database.db, [aBeat("host-2", { load })]);
     const paused = await decisions.paused();
     const running = await decisions.running();
     const none = [
@@ -383,10 +383,10 @@ describe("starts under way", () => {
   test("a crowd goes to two hosts by what each of them does at once, though one has far more room", async () => {
     await decisions.join("host-1", capacity(100_000));
     await decisions.join("host-2", capacity(20_000));
-    await recordBeats(decisions.database.db, [
+    await recordHeartbeats(decisions.database.db, [
       aBeat("host-1", { load: { ...load, startsAtOnce: 2 } }),
     ]);
-    await recordBeats(decisions.database.db, [
+    await recordHeartbeats(decisions.database.db, [
       aBeat("host-2", { load: { ...load, startsAtOnce: 6 } }),
     ]);
     const creates = [];
@@ -406,8 +406,8 @@ describe("a dry run answers what then happens, and changes nothing", () => {
       [...(await sql`SELECT * FROM operations ORDER BY id`)],
     ];
   };
-  const ask = (about: Parameters<typeof answerPlacement>[1]["about"]) =>
-    answerPlacement(decisions.deps, { type: "placement", version: 1, about });
+  const ask = (about: Parameters<typeof handlePlacement>[1]["about"]) =>
+    handlePlacement(decisions.deps, { type: "placement", version: 1, about });
 
   test("for a new sandbox", async () => {
     await decisions.join("host-1", { ...capacity(4096), labels: { zone: "a" } });

@@ -6,7 +6,7 @@ import type { Observation } from "@torpor/contracts";
 import { changeHost, findSnapshot, listEvents, type SandboxRow } from "@torpor/db";
 import { anObservation, type Databases, sharedPostgres } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { answerGarbage } from "../src/answer-asks.ts";
+import { handleGarbage } from "../src/handle-host-requests.ts";
 import { expireOperation } from "../src/expire-operation.ts";
 import { releaseFromHost, requestReplication } from "../src/release.ts";
 import { Decisions, SNAPSHOT } from "./support/decisions.ts";
@@ -325,7 +325,7 @@ describe("without a copy in the store", () => {
 
 describe("garbage in the store", () => {
   const ask = async (sandboxId: string, storeKeys: string[], asker = "home") =>
-    await answerGarbage(scheduler.deps, asker, {
+    await handleGarbage(scheduler.deps, asker, {
       type: "garbage",
       version: 1,
       hostId: "home",

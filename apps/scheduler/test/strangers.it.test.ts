@@ -10,7 +10,7 @@ import {
   STREAMS,
   subjects,
 } from "@torpor/contracts";
-import { createTemplate, listFindings, listTemplates, findHostStanding } from "@torpor/db";
+import { createTemplate, listFindings, listTemplates, findHostOverview } from "@torpor/db";
 import { aHost, anObservation, until } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { SNAPSHOT } from "./support/decisions.ts";
@@ -151,7 +151,7 @@ describe("a registration", () => {
     const offer = { capacity: most, images: [theirs, unheard] };
     expect(await register(offer)).toMatchObject({ granted: true });
     expect(await listTemplates(db)).toEqual([template]);
-    const standing = await findHostStanding(db, STRANGER);
+    const standing = await findHostOverview(db, STRANGER);
     expect(standing?.templates).toEqual({
       held: [],
       mismatched: [{ template, shownSha256s: [theirs.sha256] }],

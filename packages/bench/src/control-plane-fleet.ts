@@ -2,18 +2,18 @@
 import { createHash } from "node:crypto";
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Fleet, waitWell } from "@torpor/fleet";
+import { type Fleet, waitHealthy } from "@torpor/fleet";
 import { localProgram, prepareLocalPrograms } from "@torpor/programs";
 import { claimPort } from "@torpor/service";
-import { type Place, startBenchFleet } from "./fleet.ts";
+import { type BenchPlace, startBenchFleet } from "./fleet.ts";
 import { BENCH_HOSTS } from "./measure/cpu.ts";
 import { benchHostId, type BenchHostsSettings } from "./host/settings.ts";
 
 export const TEMPLATE = "bench";
 const IMAGE_SHA256 = createHash("sha256").update("an image of bench hosts").digest("hex");
 const DEFAULTS = { vcpu: 1, memoryMib: 16, diskMib: 16 };
-/** A thousand of them register within it. */
-const HOSTS_LIMIT_MS = 180_000;
+/** A thousand of them register within a third of it on two idle processors. */
+const HOSTS_LIMIT_MS = 600_000;
 export const EDGE_DOMAIN = "bench.test";
 
 export const EDGES = ["loopback", "domain"] as const;
@@ -36,7 +36,7 @@ interface ControlPlane {
 
 /** Without its hosts, which `startHosts` starts. Throws a line when it cannot be started. */
 export async function startControlPlane(
-  place: Place,
+  place: BenchPlace,
   shape: ControlPlaneShape,
   signal: AbortSignal,
 ): Promise<ControlPlane> {
@@ -124,5 +124,5 @@ async function startHosts(
     env: { PATH: process.env["PATH"] ?? "" },
     log: join(fleet.dir, "logs", `${BENCH_HOSTS}.log`),
   });
-  await waitWell(fleet.component(BENCH_HOSTS), HOSTS_LIMIT_MS, signal);
+  await waitHealthy(fleet.component(BENCH_HOSTS), HOSTS_LIMIT_MS, signal);
 }

@@ -8,7 +8,7 @@ import { createMany, removeMany } from "./load/sandboxes.ts";
 import { resultOf } from "./machine.ts";
 import { OWN_NAME } from "./measure/statements.ts";
 import type { Meters } from "./measure/window.ts";
-import type { Place } from "./fleet.ts";
+import type { BenchPlace } from "./fleet.ts";
 import { checkOpenFiles } from "./open-files.ts";
 import type { BenchResult, StepResult } from "./report/result.ts";
 import { measureStep, NOTHING, type StepPlan, type Timing } from "./step.ts";
@@ -25,7 +25,7 @@ export const CONTROL_PLANE_STEPS = [
 ] as const;
 export type ControlPlaneStep = (typeof CONTROL_PLANE_STEPS)[number];
 
-export interface ControlPlaneOptions extends Timing, Place {
+export interface ControlPlaneOptions extends Timing, BenchPlace {
   shape: ControlPlaneShape;
   steps: readonly ControlPlaneStep[];
   /** Of the closed loop. */
@@ -74,7 +74,7 @@ export interface OpenControlPlane extends Meters, AsyncDisposable {
 }
 
 export async function openControlPlane(
-  place: Place,
+  place: BenchPlace,
   shape: ControlPlaneShape,
   signal: AbortSignal,
 ): Promise<OpenControlPlane> {
@@ -96,7 +96,7 @@ export async function openControlPlane(
   };
 }
 
-type StepsOptions = Omit<ControlPlaneOptions, keyof Place | "shape">;
+type StepsOptions = Omit<ControlPlaneOptions, keyof BenchPlace | "shape">;
 
 export class Steps {
   private readonly plane: OpenControlPlane;

@@ -3,7 +3,7 @@ import postgres from "postgres";
 import { startDataPlane } from "./data-plane/fleet.ts";
 import { downloadLoad, echoLoad, requestLoad, uploadLoad } from "./data-plane/loads.ts";
 import type { Way } from "./data-plane/ways.ts";
-import type { Place } from "./fleet.ts";
+import type { BenchPlace } from "./fleet.ts";
 import type { Load } from "./load/loops.ts";
 import { resultOf } from "./machine.ts";
 import { GUEST } from "./measure/cpu.ts";
@@ -12,7 +12,7 @@ import { checkOpenFiles } from "./open-files.ts";
 import type { BenchResult, StepResult } from "./report/result.ts";
 import { measureStep, type StepPlan, type Timing } from "./step.ts";
 
-export interface DataPlaneOptions extends Timing, Place {
+export interface DataPlaneBenchOptions extends Timing, BenchPlace {
   /** That ask for a few bytes. */
   clients: readonly number[];
   signal: AbortSignal;
@@ -32,7 +32,7 @@ const STREAMS: Kind[] = [
   { name: "websocket", unit: "round trip", clients: 1, load: echoLoad },
 ];
 
-export async function measureDataPlane(options: DataPlaneOptions): Promise<BenchResult> {
+export async function measureDataPlane(options: DataPlaneBenchOptions): Promise<BenchResult> {
   const { root, clients, seconds, signal, say } = options;
   checkOpenFiles(4 * Math.max(...clients));
   say("starting a fleet with one simulated host");

@@ -10,7 +10,7 @@ export interface BenchFleet {
   close: () => Promise<void>;
 }
 
-export interface Place {
+export interface BenchPlace {
   /** Of the checkout. */
   root: string;
   /** Of the fleet: nothing else is in it, and it goes with the fleet. */
@@ -21,7 +21,7 @@ export const benchDir = (root: string, name: string) => join(root, ".torpor/benc
 
 /** Ends and removes what an earlier one has left there. Throws a line while that one still runs. */
 export async function startBenchFleet(
-  { root, dir }: Place,
+  { root, dir }: BenchPlace,
   given: Pick<FleetOptions, "imagesDir"> & Partial<FleetOptions>,
   signal: AbortSignal,
 ): Promise<BenchFleet> {

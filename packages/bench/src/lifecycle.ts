@@ -5,12 +5,12 @@
  */
 import { join } from "node:path";
 import postgres from "postgres";
-import { benchDir, type Place, startBenchFleet } from "./fleet.ts";
+import { benchDir, type BenchPlace, startBenchFleet } from "./fleet.ts";
 import { measureCrowd } from "./lifecycle/crowd.ts";
 import {
   change,
   createSandbox,
-  type Exchange,
+  type TimedRequest,
   firstCommand,
   nowMs,
   readTimes,
@@ -19,7 +19,7 @@ import {
 import { measureRaw } from "./lifecycle/raw-vmm.ts";
 import {
   type LifecycleResult,
-  type Sample,
+  type StageSample,
   type StepName,
   STEPS,
   stepsOf,
@@ -32,7 +32,7 @@ import { statOf } from "./measure/cpu.ts";
 import { OWN_NAME } from "./measure/statements.ts";
 import { wait } from "./step.ts";
 
-export interface LifecycleOptions extends Place {
+export interface LifecycleOptions extends BenchPlace {
   imagesDir: string;
   template: string;
   rounds: number;
@@ -51,7 +51,7 @@ const DISK_MIB = 2_048;
 const WARM_LIMIT_MS = 120_000;
 const WARM_LOOK_S = 0.2;
 
-type Samples = Record<StepName, Sample[]>;
+type Samples = Record<StepName, StageSample[]>;
 
 export async function measureLifecycle(options: LifecycleOptions): Promise<LifecycleResult> {
   const { root, dir, imagesDir, rounds, crowd, startsAtOnce, warmPool, signal, say } = options;
@@ -74,7 +74,7 @@ export async function measureLifecycle(options: LifecycleOptions): Promise<Lifec
   const client = createClient(fleet.state);
   const connection = { application_name: OWN_NAME };
   const sql = postgres(fleet.state.databaseUrl, { max: 1, onnotice: () => {}, connection });
-  const samples = Object.fromEntries(STEPS.map((name) => [name, [] as Sample[]])) as Samples;
+  const samples = Object.fromEntries(STEPS.map((name) => [name, [] as StageSample[]])) as Samples;
   try {
     const round = new Round({ ...options, sql, call: client.call, fleet });
     // The first one warms up: programs, page cache, and what the host prepares.
@@ -114,7 +114,7 @@ class Round {
     this.parts = parts;
   }
 
-  async run(): Promise<Record<StepName, Sample>> {
+  async run(): Promise<Record<StepName, StageSample>> {
     const { call, root, dir, template, signal } = this.parts;
     const cpuMs = this.agentCpuMs();
     const created = await createSandbox(call, template);
@@ -122,7 +122,7 @@ class Round {
     await firstCommand(created, signal);
     const commandedAt = nowMs();
     const { stages, agentCpuMs } = await this.sample(id, created, cpuMs);
-    const create: Sample = {
+    const create: StageSample = {
       ms: commandedAt - created.sentAt,
       stages: { ...stages, "first command": commandedAt - created.answeredAt },
       agentCpuMs,
@@ -148,12 +148,12 @@ class Round {
     throw new Error(`the host has kept no VM warm within ${WARM_LIMIT_MS / 1_000} s`);
   }
 
-  private async transition(id: string, verb: string): Promise<Sample> {
+  private async transition(id: string, verb: string): Promise<StageSample> {
     const before = this.agentCpuMs();
     return await this.sample(id, await change(this.parts.call, id, verb), before);
   }
 
-  private async sample(id: string, exchange: Exchange, cpuBeforeMs: number) {
+  private async sample(id: string, exchange: TimedRequest, cpuBeforeMs: number) {
     const agentCpuMs = this.agentCpuMs() - cpuBeforeMs;
     return { ...sampleOf(exchange, await readTimes(this.parts.sql, id)), agentCpuMs };
   }

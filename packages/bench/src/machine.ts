@@ -2,12 +2,17 @@
 import { execFile } from "node:child_process";
 import { availableParallelism, cpus, totalmem } from "node:os";
 import { promisify } from "node:util";
-import { type BenchResult, type Machine, RESULT_FORMAT, type StepResult } from "./report/result.ts";
+import {
+  type BenchResult,
+  type BenchMachine,
+  RESULT_FORMAT,
+  type StepResult,
+} from "./report/result.ts";
 
 const run = promisify(execFile);
 const GIT_LIMIT_MS = 5_000;
 
-const machine = (): Machine => ({
+const machine = (): BenchMachine => ({
   cpus: availableParallelism(),
   model: cpus()[0]?.model ?? "unknown",
   memoryMib: Math.round(totalmem() / 1024 ** 2),

@@ -70,7 +70,7 @@ async function measurePeer(
     env: { PATH: process.env["PATH"] ?? "" },
     log: join(fleet.dir, "logs", `${database}.log`),
   });
-  await fleet.waitWell(peer, signal);
+  await fleet.waitHealthy(peer, signal);
   const connection = { application_name: OWN_NAME };
   const inPeer = postgres(String(url), { max: 2, onnotice: () => {}, connection });
   const client = createClient({ url: `http://${address}`, apiKey: "" });

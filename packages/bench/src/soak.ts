@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import postgres from "postgres";
 import { startSimulated } from "./data-plane/fleet.ts";
-import type { Place } from "./fleet.ts";
+import type { BenchPlace } from "./fleet.ts";
 import { createClient } from "./load/client.ts";
 import { Tally } from "./load/tally.ts";
 import { OWN_NAME } from "./measure/statements.ts";
@@ -15,7 +15,7 @@ import { type SeriesFit, Soaked } from "./soak/series.ts";
 import { readAll } from "./soak/samples.ts";
 import { wait } from "./step.ts";
 
-export interface SoakOptions extends Place {
+export interface SoakOptions extends BenchPlace {
   minutes: number;
   /** Between two samples. */
   sampleSeconds: number;

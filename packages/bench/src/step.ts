@@ -1,8 +1,8 @@
 /** One step of a benchmark: a load, and what was measured under it. */
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { Load } from "./load/loops.ts";
 import { Tally } from "./load/tally.ts";
-import { mapValues, type Meters, Window } from "./measure/window.ts";
+import { mapValues, type Meters, MeasuredWindow } from "./measure/window.ts";
 import { beginCounting } from "./measure/statements.ts";
 import type { StepResult } from "./report/result.ts";
 
@@ -49,7 +49,7 @@ export async function measureStep(
   try {
     await wait(timing.warmSeconds, signal);
     await untilDone(tally, plan.requestsBefore ?? 0, signal);
-    const window = await Window.begin(meters);
+    const window = await MeasuredWindow.begin(meters);
     tally.open();
     await wait(timing.seconds, signal);
     tally.close();
@@ -90,6 +90,6 @@ async function countIn(
 }
 
 export async function wait(seconds: number, signal: AbortSignal): Promise<void> {
-  await pause(seconds * 1_000, signal);
+  await sleep(seconds * 1_000, signal);
   signal.throwIfAborted();
 }

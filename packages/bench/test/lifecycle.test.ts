@@ -4,7 +4,12 @@ import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
 import { sampleOf } from "../src/lifecycle/operations.ts";
 import { compareLifecycle, lifecycleRows, plotLifecycle } from "../src/lifecycle/report.ts";
-import { type LifecycleResult, type Sample, stepsOf, targetsOf } from "../src/lifecycle/result.ts";
+import {
+  type LifecycleResult,
+  type StageSample,
+  stepsOf,
+  targetsOf,
+} from "../src/lifecycle/result.ts";
 import { readLifecycle } from "../src/report/read.ts";
 
 const times = { createdAt: 1_010, startedAt: 1_015, endedAt: 1_100 };
@@ -26,7 +31,7 @@ test("the time of an operation is told by where it went, in the order in which i
   ]);
 });
 
-const sample = (ms: number, stages: Record<string, number> = {}): Sample => ({ ms, stages });
+const sample = (ms: number, stages: Record<string, number> = {}): StageSample => ({ ms, stages });
 const steps = stepsOf({
   create: [sample(900), sample(2_000), sample(1_400)],
   pause: [{ ...sample(130, { freeze_and_sync: 20 }), agentCpuMs: 10 }],

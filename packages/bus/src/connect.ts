@@ -7,7 +7,7 @@ import {
 } from "@nats-io/jetstream";
 import { connect, type NatsConnection, type NodeConnectionOptions } from "@nats-io/transport-node";
 import type { TlsFiles } from "@torpor/identity";
-import { settlesWithin } from "@torpor/service";
+import { endsWithin } from "@torpor/service";
 import { keyAuthenticator } from "./nats-key.ts";
 import { HOST_API_PREFIX, inboxPrefixOf } from "./permissions.ts";
 
@@ -101,10 +101,10 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
         () => true,
         () => false,
       );
-      return (await settlesWithin(answer, limitMs)) && (await answer);
+      return (await endsWithin(answer, limitMs)) && (await answer);
     },
     close: async () => {
-      await settlesWithin(connection.drain(), DRAIN_LIMIT_MS);
+      await endsWithin(connection.drain(), DRAIN_LIMIT_MS);
       if (!connection.isClosed()) await connection.close();
     },
   };

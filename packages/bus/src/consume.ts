@@ -16,7 +16,7 @@ import type { Bus } from "./connect.ts";
 import { Lanes } from "./lanes.ts";
 import { TRACE_HEADER } from "./publish.ts";
 
-export type Verdict = "ack" | "reject" | { kind: "retry"; delayMs: number };
+export type MessageVerdict = "ack" | "reject" | { kind: "retry"; delayMs: number };
 
 export interface MessageContext {
   subject: string;
@@ -33,7 +33,7 @@ export interface ConsumeLog {
 export interface ConsumeOptions<T> {
   consumer: ConsumerDefinition;
   decode: Decoder<T>;
-  handle(message: T, context: MessageContext): Promise<Verdict>;
+  handle(message: T, context: MessageContext): Promise<MessageVerdict>;
   concurrency: number;
   /** Whose message it is, by its subject; absent: they are handled as they come. */
   laneOf?: (subject: string) => string;
@@ -91,7 +91,7 @@ export async function consume<T>(bus: Bus, options: ConsumeOptions<T>): Promise<
 /** How much is read at once, and how a message gets its turn. */
 interface Work {
   readAhead: number;
-  judge(message: JsMsg): Promise<Verdict>;
+  judge(message: JsMsg): Promise<MessageVerdict>;
 }
 
 function inArrival<T>(options: ConsumeOptions<T>): Work {
@@ -103,7 +103,7 @@ function inLanes<T>(options: ConsumeOptions<T>, laneOf: (subject: string) => str
   const atOncePerLane = options.concurrencyPerLane ?? Math.ceil(atOnce * SHARE_OF_LANE);
   const lanes = new Lanes({ atOnce, atOncePerLane, waiting: WAITING_PER_LANE });
   // What has not begun when the loop ends is another's.
-  const begin = async (message: JsMsg): Promise<Verdict> =>
+  const begin = async (message: JsMsg): Promise<MessageVerdict> =>
     signal.aborted ? { kind: "retry", delayMs: 0 } : await judge(options, message);
   return {
     readAhead: READ_AHEAD,
@@ -177,7 +177,7 @@ async function handleOne<T>(options: ConsumeOptions<T>, work: Work, message: JsM
   }
 }
 
-async function judge<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<Verdict> {
+async function judge<T>(options: ConsumeOptions<T>, message: JsMsg): Promise<MessageVerdict> {
   const delivery = message.info.deliveryCount;
   try {
     const decoded = options.decode(message.subject, message.data);

@@ -1,6 +1,11 @@
-export { answer, ask, subscribeCore, type Answer } from "./ask.ts";
+export { handleRequests, request, subscribeCore, type RequestReply } from "./request.ts";
 export { connectBus, serversIn, type Bus, type BusOptions } from "./connect.ts";
-export { consume, type ConsumeOptions, type MessageContext, type Verdict } from "./consume.ts";
+export {
+  consume,
+  type ConsumeOptions,
+  type MessageContext,
+  type MessageVerdict,
+} from "./consume.ts";
 export {
   type ConsumerState,
   ensureConsumer,

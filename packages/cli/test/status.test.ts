@@ -10,12 +10,12 @@ const component = (
   role,
   pid: 1,
   address: "-",
-  health: "well",
+  health: "healthy",
   ...rest,
 });
 const WELL = component("gateway-1", "gateway", {});
 
-test("a fleet that is well needs no advice", () => {
+test("a fleet that is healthy needs no advice", () => {
   expect(adviceOn([WELL])).toEqual([]);
 });
 
@@ -33,10 +33,13 @@ test("what does not run is named with the command that starts it, and so are the
   ]);
 });
 
-test("what is unwell says why", () => {
-  const unwell = component("scheduler-1", "scheduler", { health: "unwell", reason: "no database" });
-  expect(adviceOn([unwell])).toEqual([
-    "scheduler-1 is unwell: no database. ./torpor restart scheduler-1 restarts it.",
+test("what is unhealthy says why", () => {
+  const unhealthy = component("scheduler-1", "scheduler", {
+    health: "unhealthy",
+    reason: "no database",
+  });
+  expect(adviceOn([unhealthy])).toEqual([
+    "scheduler-1 is unhealthy: no database. ./torpor restart scheduler-1 restarts it.",
     "Logs: .torpor/fleet/logs",
   ]);
 });

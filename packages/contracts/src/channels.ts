@@ -1,7 +1,7 @@
 /**
  * Every kind of message on the bus: who writes it, who reads it, and what it says. The frozen
- * schemas (frozen.ts) and docs/subjects.md are made of this table; what a host may publish is
- * compared with it.
+ * schemas (versioned-schemas.ts) and docs/subjects.md are made of this table; what a host may
+ * publish is compared with it.
  */
 import type { TSchema } from "typebox";
 import { PlacementQuestion, PlacementReply } from "./control.ts";
@@ -24,7 +24,7 @@ import { Observation } from "./host/observation.ts";
 import { Intent, SandboxEventMessage } from "./messages.ts";
 import { patterns, subjects } from "./subjects.ts";
 
-export type Program = "gateway" | "scheduler" | "node-agent";
+export type ProgramName = "gateway" | "scheduler" | "node-agent";
 
 export interface Channel {
   /** With `*` for each token that differs between messages. */
@@ -36,8 +36,8 @@ export interface Channel {
    * `fleeting`: lost when nobody listens, because the next one says it again.
    */
   delivery: "stream" | "request" | "fleeting";
-  writtenBy: readonly Program[];
-  readBy: readonly Program[];
+  writtenBy: readonly ProgramName[];
+  readBy: readonly ProgramName[];
   says: string;
   /** By the names of their frozen schemas: the message, then the reply of a request. */
   schemas: Readonly<Record<string, TSchema>>;

@@ -1,12 +1,12 @@
 /**
- * This version and the released ones read each other (docs/operate/upgrades.md). A release is its frozen
- * schemas, read by the decoder as its programs have it, and messages as they wrote them.
+ * This version and the released ones read each other (docs/operate/upgrades.md). A release is its
+ * frozen schemas, read by the decoder as its programs have it, and messages as they wrote them.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import fc from "fast-check";
 import type { TSchema } from "typebox";
 import { describe, expect, test } from "vitest";
-import { frozenSchemas } from "../src/frozen.ts";
+import { versionedSchemas } from "../src/versioned-schemas.ts";
 import {
   decodeHeartbeat,
   type Decoder,
@@ -36,7 +36,7 @@ const schemaDecoder = (schema: JsonSchema): Decoder<unknown> => decoder(schema a
 const bytes = (message: unknown) => new TextEncoder().encode(JSON.stringify(message));
 
 const current = new Map(
-  frozenSchemas().map(([name, text]) => [name, JSON.parse(text) as JsonSchema]),
+  versionedSchemas().map(([name, text]) => [name, JSON.parse(text) as JsonSchema]),
 );
 /**
  * As this version's programs read: a host takes commands of any kind, a scheduler the part of an

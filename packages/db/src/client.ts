@@ -9,8 +9,7 @@ import * as schema from "./schema.ts";
 type Schema = typeof schema;
 export type Database = PostgresJsDatabase<Schema>;
 /** A database or a transaction in it. */
-// oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters, of no
-// interest here
+// oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters
 export type Tx = PgTransaction<any, Schema, any> | Database;
 
 export interface DatabaseHandle {

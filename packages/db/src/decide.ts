@@ -4,11 +4,11 @@
  * (`Batches`); none is answered before its commit.
  */
 import type { Plan } from "@torpor/plans";
-import { backoffMs, Batches, pause } from "@torpor/service";
+import { backoffMs, Batches, sleep } from "@torpor/service";
 import type { Database } from "./client.ts";
 import { type AppliedCounted, applyCounted, type CountedPlan } from "./queries/apply-counted.ts";
 import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-plans.ts";
-import type { QuotaRefusal, QuotaRequest, QuotaStanding } from "./queries/quotas.ts";
+import type { QuotaRefusal, QuotaRequest, QuotaStatus } from "./queries/quotas.ts";
 import { readViews, type SandboxRows, type WantedView } from "./queries/views.ts";
 
 /** A lost race is decided again from fresh rows; so often at most. */
@@ -49,7 +49,7 @@ export async function applyBatched(db: Database, plan: Plan): Promise<AppliedOne
  * The same for a plan that uses of quotas; `counted` takes its place where its organization has
  * some.
  */
-export async function applyAsked(
+export async function applyUnderQuotas(
   db: Database,
   plan: Plan,
   asked: QuotaRequest,
@@ -74,7 +74,7 @@ export interface Decided<Answer> {
   answer: Answer;
   /** What came of the plan; undefined: there was none. */
   applied?: Extract<AppliedPlan, { kind: "applied" }> | QuotaRefusal;
-  quotas?: QuotaStanding | undefined;
+  quotas?: QuotaStatus | undefined;
 }
 
 interface DecideOptions<Answer> {
@@ -102,7 +102,7 @@ export async function decide<Answer>(
     if (plan === undefined) return { answer };
     // Nothing has changed since it was refused: somebody may have asked for the same meanwhile.
     if (refused?.of === queueOf(plan)) return refused.decided;
-    const counted = asks && (await applyAsked(db, plan, asks, underQuotas));
+    const counted = asks && (await applyUnderQuotas(db, plan, asks, underQuotas));
     const applied = counted === undefined ? await applyBatched(db, plan) : counted.applied;
     switch (applied.kind) {
       case "failed":
@@ -116,7 +116,7 @@ export async function decide<Answer>(
       case "locked":
         if (performance.now() > giveUpAtMs) return "gave_up";
         onOvertaken?.();
-        await pause(backoffMs(timesLocked, LOCKED_WAIT));
+        await sleep(backoffMs(timesLocked, LOCKED_WAIT));
         timesLocked += 1;
         break;
       case "no_capacity":

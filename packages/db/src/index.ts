@@ -12,7 +12,7 @@ export { type DrainedSandboxEnd, type DrainStatus, type FindingKind } from "./ho
 export { migrate } from "./migrate.ts";
 export { DRAINER, type Requester } from "@torpor/plans";
 export {
-  asOfOneMoment,
+  readSnapshot,
   constraintName,
   inTransaction,
   isRefusedValue,
@@ -29,7 +29,7 @@ export { type AcceptRequest, acceptRequest, acceptWithin } from "./queries/accep
 export * from "./queries/api-keys.ts";
 export { type AppliedOne, applyPlan, applyPlans } from "./queries/apply-plans.ts";
 export * from "./queries/audit.ts";
-export * from "./queries/beats.ts";
+export * from "./queries/heartbeats.ts";
 export * from "./queries/deletions.ts";
 export * from "./queries/drains.ts";
 export * from "./queries/drain-progress.ts";
@@ -41,7 +41,7 @@ export * from "./queries/host-admissions.ts";
 export * from "./queries/host-certificates.ts";
 export * from "./queries/host-events.ts";
 export * from "./queries/host-loss.ts";
-export * from "./queries/host-standings.ts";
+export * from "./queries/host-overviews.ts";
 export { pruneHostChecks } from "./queries/host-checks.ts";
 export * from "./queries/hosts.ts";
 export * from "./queries/inventory.ts";

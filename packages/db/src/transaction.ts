@@ -30,7 +30,7 @@ export async function inTransaction<Kept, Dropped = never>(
 }
 
 /** What `read` asks for is as of one moment, however much is written meanwhile. */
-export async function asOfOneMoment<T>(db: Database, read: (tx: Tx) => Promise<T>): Promise<T> {
+export async function readSnapshot<T>(db: Database, read: (tx: Tx) => Promise<T>): Promise<T> {
   return await db.transaction(read, { isolationLevel: "repeatable read", accessMode: "read only" });
 }
 

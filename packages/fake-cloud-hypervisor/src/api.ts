@@ -1,8 +1,8 @@
 /** The API: which path takes what, what it calls, and how its failure reads. */
-import { ApiError, VmError } from "./errors.ts";
+import { FakeApiError, VmError } from "./errors.ts";
 import type { Faults } from "./faults.ts";
-import type { Request } from "./http-parser.ts";
-import type { Answer, Response } from "./http-server.ts";
+import type { FakeRequest } from "./http-parser.ts";
+import type { FakeAnswer, Response } from "./http-server.ts";
 import type { RestoreConfig, Vmm } from "./vmm.ts";
 
 const PREFIX = "/api/v1/";
@@ -65,15 +65,15 @@ const CALLS: Record<string, Call> = {
  * vmm.shutdown is on its way.
  */
 export async function handleRequest(
-  request: Request,
+  request: FakeRequest,
   vmm: Vmm,
   faults: Faults,
   onVmmShutdown: () => void,
-): Promise<Answer> {
+): Promise<FakeAnswer> {
   if (faults.take("busy")) return { kind: "busy" };
   const name = request.path.startsWith(PREFIX) ? request.path.slice(PREFIX.length) : "";
   const call = Object.hasOwn(CALLS, name) ? CALLS[name] : undefined;
-  if (call === undefined) return failed(new ApiError(404, ["Not Found"]));
+  if (call === undefined) return failed(new FakeApiError(404, ["Not Found"]));
   await faultsBefore(name, faults);
   const response = await answer(request, call, vmm);
   if (faults.take("hang", (fault) => fault.call === name && fault.when === "after"))
@@ -97,7 +97,7 @@ async function faultsBefore(name: string, faults: Faults): Promise<void> {
     await forever();
 }
 
-async function answer({ method, body }: Request, call: Call, vmm: Vmm): Promise<Response> {
+async function answer({ method, body }: FakeRequest, call: Call, vmm: Vmm): Promise<Response> {
   if (method === "PATCH") return { status: 400, body: "" };
   try {
     if (method !== call.method) throw badRequest();
@@ -107,28 +107,29 @@ async function answer({ method, body }: Request, call: Call, vmm: Vmm): Promise<
     return { status: 200, body: result === EMPTY_200 ? "" : JSON.stringify(result) };
   } catch (error) {
     if (error instanceof VmError)
-      return failed(new ApiError(error.status, ["Error from API", call.failure, ...error.chain]))
-        .response;
-    if (error instanceof ApiError) return failed(error).response;
+      return failed(
+        new FakeApiError(error.status, ["Error from API", call.failure, ...error.chain]),
+      ).response;
+    if (error instanceof FakeApiError) return failed(error).response;
     throw error;
   }
 }
 
-function failed(error: ApiError): { kind: "response"; response: Response } {
+function failed(error: FakeApiError): { kind: "response"; response: Response } {
   return {
     kind: "response",
     response: { status: error.status, body: JSON.stringify(error.chain) },
   };
 }
 
-const badRequest = () => new ApiError(400, ["Bad Request"]);
+const badRequest = () => new FakeApiError(400, ["Bad Request"]);
 
 function parseBody(body: Buffer | undefined): Record<string, unknown> {
   const given = body?.toString("utf8") ?? "";
   try {
     return JSON.parse(given) as Record<string, unknown>;
   } catch {
-    throw new ApiError(400, [
+    throw new FakeApiError(400, [
       "Failed to deserialize JSON",
       `EOF while parsing a value at line 1 column ${given.length}`,
     ]);
@@ -148,8 +149,8 @@ function text(body: Record<string, unknown>, field: string): string {
   return value;
 }
 
-function fieldError(message: string): ApiError {
-  return new ApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
+function fieldError(message: string): FakeApiError {
+  return new FakeApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
 }
 
 /** Whoever waits for this waits until the process is killed. */

@@ -3,7 +3,7 @@
  * are Cloud Hypervisor's.
  */
 
-export class ApiError extends Error {
+export class FakeApiError extends Error {
   override readonly name = "ApiError";
   readonly status: number;
   readonly chain: string[];

@@ -8,18 +8,18 @@ const MAX_HEAD_BYTES = 1_024;
 const MAX_BODY_BYTES = 51_200;
 const HEAD_END = "\r\n\r\n";
 
-export interface Request {
+export interface FakeRequest {
   method: "GET" | "PUT" | "PATCH";
   path: string;
   body: Buffer | undefined;
 }
 
 export type Parsed =
-  | { kind: "request"; request: Request }
+  | { kind: "request"; request: FakeRequest }
   | { kind: "continue" }
   | { kind: "invalid"; reason: string };
 
-interface Head extends Omit<Request, "body"> {
+interface Head extends Omit<FakeRequest, "body"> {
   bodyBytes: number;
   expectsContinue: boolean;
 }

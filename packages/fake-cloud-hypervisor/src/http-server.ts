@@ -4,7 +4,7 @@
  */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
-import { HttpParser, type Parsed, type Request } from "./http-parser.ts";
+import { HttpParser, type Parsed, type FakeRequest } from "./http-parser.ts";
 import type { SerialQueue } from "./serial-queue.ts";
 
 const MAX_CONNECTIONS = 10;
@@ -16,7 +16,7 @@ export interface Response {
 }
 
 /** `close`: no answer. `afterwards` runs when the answer is on its way. */
-export type Answer = (
+export type FakeAnswer = (
   | { kind: "response"; response: Response }
   | { kind: "busy" }
   | { kind: "close" }
@@ -26,9 +26,9 @@ export class ApiServer {
   private readonly server: Server;
   private readonly connections = new Set<Socket>();
   private readonly queue: SerialQueue;
-  private readonly handle: (request: Request) => Promise<Answer>;
+  private readonly handle: (request: FakeRequest) => Promise<FakeAnswer>;
 
-  constructor(queue: SerialQueue, handle: (request: Request) => Promise<Answer>) {
+  constructor(queue: SerialQueue, handle: (request: FakeRequest) => Promise<FakeAnswer>) {
     this.queue = queue;
     this.handle = handle;
     this.server = createServer({ allowHalfOpen: true }, (socket) => this.accept(socket));

@@ -8,8 +8,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { VmError, withContext } from "./errors.ts";
 import type { Faults } from "./faults.ts";
 import { readImage, writeImage } from "./memory-image.ts";
-import type { Vm } from "./vm.ts";
-import { type VmConfig, withDefaults } from "./vm-config.ts";
+import type { FakeVm } from "./vm.ts";
+import { type FakeVmConfig, withDefaults } from "./vm-config.ts";
 
 const CONFIG = "config.json";
 const STATE = "state.json";
@@ -18,7 +18,7 @@ const SEND = ["Cannot send VM snapshot", "Failed to send migratable component sn
 const RECEIVE = ["Cannot restore VM", "Failed to receive migratable component snapshot"];
 const SCHEME = "file://";
 
-export async function writeSnapshot(vm: Vm, url: string, faults: Faults): Promise<void> {
+export async function writeSnapshot(vm: FakeVm, url: string, faults: Faults): Promise<void> {
   const dir = directoryOf(url, SEND);
   const config = JSON.stringify(vm.config);
   const isShort = faults.take("short-config") !== undefined;
@@ -62,15 +62,15 @@ async function untilMemoryMayBeWritten(faults: Faults): Promise<void> {
     ]);
 }
 
-export interface Snapshot {
-  config: VmConfig;
+export interface FakeSnapshot {
+  config: FakeVmConfig;
   /**
    * Undefined: no guest can go on with it. Read only when it is asked for: it is looked at last.
    */
   readMemory: () => Buffer | undefined;
 }
 
-export function openSnapshot(url: string): Snapshot {
+export function openSnapshot(url: string): FakeSnapshot {
   const dir = directoryOf(url, [
     "Cannot restore VM",
     "Failed to send migratable component snapshot",
@@ -120,7 +120,7 @@ function parse(dir: string, name: string, title: string): unknown {
 }
 
 /** By the names that the real one uses; what it would have in them, a toy does not. */
-function deviceState({ disks = [], vsock }: VmConfig): unknown {
+function deviceState({ disks = [], vsock }: FakeVmConfig): unknown {
   const ids = [...disks.map(({ id }) => id), ...(vsock === undefined ? [] : [vsock.id])];
   const device = { snapshots: {}, snapshot_data: { state: "{}" } };
   const devices = Object.fromEntries(ids.map((id) => [id, device]));

@@ -2,7 +2,7 @@
  * The configuration of a VM: what a caller leaves out, and what makes one that cannot boot. Only
  * what Torpor uses; other fields are kept as they came.
  */
-import { ApiError, VmError } from "./errors.ts";
+import { FakeApiError, VmError } from "./errors.ts";
 
 export interface DiskConfig {
   id: string;
@@ -11,7 +11,7 @@ export interface DiskConfig {
   [other: string]: unknown;
 }
 
-export interface VmConfig {
+export interface FakeVmConfig {
   memory: { size: number; shared: boolean; [other: string]: unknown };
   payload?: { kernel?: string; initramfs?: string; firmware?: string };
   disks?: DiskConfig[];
@@ -33,14 +33,14 @@ const DEFAULT_MEMORY_BYTES = 512 * 1024 * 1024;
 const NO_PCI = { pci_segment: 0 };
 
 /** As vm.info shows it. Throws for what does not deserialize. */
-export function withDefaults(given: unknown): VmConfig {
+export function withDefaults(given: unknown): FakeVmConfig {
   if (typeof given !== "object" || given === null || Array.isArray(given))
     throw badField("invalid type, expected struct VmConfig");
   const { disks, vsock, payload, ...config } = known(
     "config",
     given as Record<string, Record<string, unknown> | undefined>,
   );
-  const memory: VmConfig["memory"] = {
+  const memory: FakeVmConfig["memory"] = {
     size: DEFAULT_MEMORY_BYTES,
     mergeable: false,
     hotplug_method: "Acpi",
@@ -110,7 +110,7 @@ function known<T>(kind: keyof typeof FIELDS, given: Record<string, T>): Record<s
   return Object.fromEntries(Object.entries(given).filter(([name]) => names.includes(name)));
 }
 
-export function checkBootable({ payload }: VmConfig): void {
+export function checkBootable({ payload }: FakeVmConfig): void {
   if (payload?.kernel !== undefined || payload?.firmware !== undefined) return;
   const reason = [
     "Payload configuration is not bootable",
@@ -123,11 +123,11 @@ export function checkBootable({ payload }: VmConfig): void {
  * The disk that the toy guest keeps its files on: the one called `disk`, else the first that it can
  * write.
  */
-export function guestDisk({ disks = [] }: VmConfig): DiskConfig | undefined {
+export function guestDisk({ disks = [] }: FakeVmConfig): DiskConfig | undefined {
   const writable = disks.filter(({ readonly }) => !readonly);
   return writable.find(({ id }) => id === "disk") ?? writable[0];
 }
 
-function badField(message: string): ApiError {
-  return new ApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
+function badField(message: string): FakeApiError {
+  return new FakeApiError(400, ["Failed to deserialize JSON", `${message} at line 1 column 1`]);
 }

@@ -7,7 +7,7 @@ import { GUEST_AGENT_PORT } from "@torpor/contracts";
 import { SimulatedGuest } from "@torpor/simulated-guest";
 import { osError, VmError, withContext } from "./errors.ts";
 import { tryLock } from "./locks.ts";
-import { type DiskConfig, guestDisk, type VmConfig } from "./vm-config.ts";
+import { type DiskConfig, guestDisk, type FakeVmConfig } from "./vm-config.ts";
 import { HybridVsock } from "./vsock.ts";
 
 export type VmState = "Created" | "Running" | "Paused";
@@ -23,8 +23,8 @@ interface OpenDisk {
   file: number;
 }
 
-export class Vm {
-  readonly config: VmConfig;
+export class FakeVm {
+  readonly config: FakeVmConfig;
   state: VmState = "Created";
   private disks: OpenDisk[] = [];
   private vsock: HybridVsock | undefined;
@@ -37,11 +37,11 @@ export class Vm {
    * Opens what the configuration names. Throws a VmError, and then nothing stays open; the
    * configuration has lost the devices that failed, as v53.0's has.
    */
-  static async open(config: VmConfig, onPowerOff: () => void): Promise<Vm> {
+  static async open(config: FakeVmConfig, onPowerOff: () => void): Promise<FakeVm> {
     const initramfs = config.payload?.initramfs;
     if (initramfs !== undefined)
       withContext(["Cannot open initramfs file"], () => accessSync(initramfs, constants.R_OK));
-    const vm = new Vm(config, openDisks(config), onPowerOff);
+    const vm = new FakeVm(config, openDisks(config), onPowerOff);
     try {
       if (config.vsock !== undefined)
         vm.vsock = await HybridVsock.listen(config.vsock.socket, vm.vsockGuest());
@@ -53,7 +53,7 @@ export class Vm {
     }
   }
 
-  private constructor(config: VmConfig, disks: OpenDisk[], onPowerOff: () => void) {
+  private constructor(config: FakeVmConfig, disks: OpenDisk[], onPowerOff: () => void) {
     this.config = config;
     this.disks = disks;
     const own = guestDisk(config);
@@ -125,7 +125,7 @@ export class Vm {
   }
 }
 
-function openDisks(config: VmConfig): OpenDisk[] {
+function openDisks(config: FakeVmConfig): OpenDisk[] {
   const disks: OpenDisk[] = [];
   try {
     for (const disk of config.disks ?? []) disks.push({ config: disk, file: openDisk(disk) });

@@ -14,8 +14,8 @@ import {
 import type { Faults } from "./faults.ts";
 import type { Reports } from "./reports.ts";
 import { openSnapshot, writeSnapshot } from "./snapshot.ts";
-import { checkBootable, type VmConfig, withDefaults } from "./vm-config.ts";
-import { Vm } from "./vm.ts";
+import { checkBootable, type FakeVmConfig, withDefaults } from "./vm-config.ts";
+import { FakeVm } from "./vm.ts";
 
 export interface RestoreConfig {
   source_url: string;
@@ -23,8 +23,8 @@ export interface RestoreConfig {
 }
 
 export class Vmm {
-  private config: VmConfig | undefined;
-  private vm: Vm | undefined;
+  private config: FakeVmConfig | undefined;
+  private vm: FakeVm | undefined;
   private readonly reports: Reports;
   private readonly faults: Faults;
   private readonly onPowerOff: () => void;
@@ -47,7 +47,7 @@ export class Vmm {
     checkBootable(this.config);
     if (this.vm !== undefined) throw alreadyCreated();
     openSerial(this.config);
-    this.vm = await Vm.open(this.config, this.onPowerOff);
+    this.vm = await FakeVm.open(this.config, this.onPowerOff);
     // From here on a failure leaves the VM object behind, in state Created.
     this.vm.lockDisks();
     openKernel(this.config);
@@ -106,7 +106,7 @@ export class Vmm {
     try {
       openSerial(this.config);
       const memory = snapshot.readMemory();
-      this.vm = await Vm.open(this.config, this.onPowerOff);
+      this.vm = await FakeVm.open(this.config, this.onPowerOff);
       this.vm.lockDisks();
       this.vm.loadMemory(memory);
     } catch (error) {
@@ -134,7 +134,7 @@ export class Vmm {
     old.close();
     this.vm = undefined;
     openSerial(old.config);
-    this.vm = await Vm.open(old.config, this.onPowerOff);
+    this.vm = await FakeVm.open(old.config, this.onPowerOff);
     this.vm.lockDisks();
     openKernel(old.config);
     this.vm.boot(this.faults.take("slow-boot")?.ms ?? 0);
@@ -158,20 +158,20 @@ export class Vmm {
     this.reports.event("vmm", "shutdown");
   }
 
-  private current(): Vm {
+  private current(): FakeVm {
     if (this.vm === undefined) throw notRunning();
     return this.vm;
   }
 }
 
-function openKernel({ payload }: VmConfig): void {
+function openKernel({ payload }: FakeVmConfig): void {
   const path = payload?.kernel;
   if (path !== undefined)
     withContext(["Cannot open kernel file"], () => accessSync(path, constants.R_OK));
 }
 
 /** A serial line to a file begins anew with every boot and restore. */
-function openSerial({ serial }: VmConfig): void {
+function openSerial({ serial }: FakeVmConfig): void {
   const { file } = serial;
   if (serial.mode === "File" && file !== undefined)
     withContext(["Error creating console device", "Error creating serial output file"], () =>

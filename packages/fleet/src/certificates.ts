@@ -6,9 +6,9 @@ import { X509Certificate } from "node:crypto";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
-import { type Identity, isRenewalDue, spiffeIdOf, type TlsFiles } from "@torpor/identity";
+import { type SpiffeIdentity, isRenewalDue, spiffeIdOf, type TlsFiles } from "@torpor/identity";
 // The library behind it takes a while to load: only who makes certificates has to wait for it.
-import type { Authority, Subject } from "@torpor/identity/authority";
+import type { Authority, CertificateSubject } from "@torpor/identity/authority";
 
 const DAYS = 365;
 const SERVER_ADDRESSES = ["127.0.0.1", "localhost"];
@@ -39,7 +39,7 @@ interface Program {
   name: string;
   /** As Node.js reads them from its certificate. */
   names: string[];
-  subject: Omit<Subject, "days">;
+  subject: Omit<CertificateSubject, "days">;
 }
 
 /**
@@ -68,7 +68,7 @@ export async function makeCertificates(
   }
 }
 
-const ofIdentity = (name: string, identity: Identity): Program => ({
+const ofIdentity = (name: string, identity: SpiffeIdentity): Program => ({
   name,
   names: [`URI:${spiffeIdOf(identity)}`],
   subject: { identity },

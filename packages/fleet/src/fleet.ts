@@ -47,10 +47,10 @@ import {
 } from "./plan.ts";
 import { claimGivenPorts } from "./ports.ts";
 import { databaseUrl, preparePostgres } from "./postgres.ts";
-import { type Health, healthOf, startProcess, stopProcess, waitWell } from "./process.ts";
+import { type Health, healthOf, startProcess, stopProcess, waitHealthy } from "./process.ts";
 import { type Component, type FleetState, readState, type Role, writeState } from "./state.ts";
 import { seedFromImages } from "./templates.ts";
-import { takeTurn } from "./turn.ts";
+import { lockFleet } from "./fleet-lock.ts";
 import { collectLeftovers, endVmProcesses, listVmProcesses, shutDownGuests } from "./vms.ts";
 
 const READY_LIMIT_MS: Record<Role, number> = {
@@ -103,7 +103,8 @@ export class Fleet {
   }
 
   /**
-   * Starts a fleet and returns when all of it is well. Ends what is left of an earlier one first.
+   * Starts a fleet and returns when all of it is healthy. Ends what is left of an earlier one
+   * first.
    */
   static async start(
     options: FleetOptions,
@@ -111,7 +112,7 @@ export class Fleet {
     signal: AbortSignal = new AbortController().signal,
   ): Promise<Fleet> {
     const { dir } = options;
-    using _turn = await takeTurn(dir, 0);
+    using _turn = await lockFleet(dir, 0);
     await (await Fleet.find(dir))?.end();
     for (const name of ["logs", "hosts", "snapshots"])
       await mkdir(join(dir, name), { recursive: true });
@@ -181,7 +182,7 @@ export class Fleet {
    */
   private async takeTurn(limitMs = 0): Promise<Disposable> {
     using taken = new DisposableStack();
-    taken.use(await takeTurn(this.dir, limitMs));
+    taken.use(await lockFleet(this.dir, limitMs));
     Object.assign(this.state, await readState(this.dir));
     return taken.move();
   }
@@ -230,14 +231,14 @@ export class Fleet {
     if (isUp(component)) return;
     component.process = await startProcess(component);
     writeState(this.dir, this.state);
-    await waitWell(component, READY_LIMIT_MS[component.role], signal);
+    await waitHealthy(component, READY_LIMIT_MS[component.role], signal);
     // Servers of a cluster are well only together: for a moment the others may not count on one
     // that is back, and none of them may go meanwhile.
     const others =
       component.role === "nats"
         ? this.state.components.filter((other) => other.role === "nats" && isUp(other))
         : [];
-    await Promise.all(others.map((other) => waitWell(other, READY_LIMIT_MS.nats, signal)));
+    await Promise.all(others.map((other) => waitHealthy(other, READY_LIMIT_MS.nats, signal)));
   }
 
   /**
@@ -258,10 +259,10 @@ export class Fleet {
     writeState(this.dir, this.state);
   }
 
-  /** Waits until a component that was attached is well. */
-  async waitWell(name: string, signal: AbortSignal): Promise<void> {
+  /** Waits until a component that was attached is healthy. */
+  async waitHealthy(name: string, signal: AbortSignal): Promise<void> {
     const component = this.component(name);
-    await waitWell(component, READY_LIMIT_MS[component.role], signal);
+    await waitHealthy(component, READY_LIMIT_MS[component.role], signal);
   }
 
   /** Ends a component that was attached, if it is there, and forgets it. */
@@ -309,9 +310,9 @@ export class Fleet {
   }
 
   /**
-   * Restarts every program but Postgres, one after the other, in the order of docs/operate/upgrades.md.
-   * What does not run is started before that: of three NATS servers, say, no second one may be
-   * missing. Ends at the first that does not become well.
+   * Restarts every program but Postgres, one after the other, in the order of
+   * docs/operate/upgrades.md. What does not run is started before that: of three NATS servers, say,
+   * no second one may be missing. Ends at the first that does not become well.
    */
   async rollingRestart(
     say: (line: string) => void,

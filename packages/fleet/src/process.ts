@@ -61,8 +61,8 @@ export async function stopProcess(
 }
 
 export type Health =
-  | { kind: "well"; facts: Record<string, unknown> }
-  | { kind: "unwell"; reason: string }
+  | { kind: "healthy"; facts: Record<string, unknown> }
+  | { kind: "unhealthy"; reason: string }
   | { kind: "down" };
 
 export async function healthOf(component: Component, limitMs = 3_000): Promise<Health> {
@@ -71,18 +71,20 @@ export async function healthOf(component: Component, limitMs = 3_000): Promise<H
     if (component.healthFile !== undefined) return await freshnessOf(component.healthFile);
     if (component.healthUrl === undefined) {
       await tcpConnect(component.address, limitMs);
-      return { kind: "well", facts: {} };
+      return { kind: "healthy", facts: {} };
     }
     if (component.role === "postgres") {
       await queryDatabase(component.healthUrl);
-      return { kind: "well", facts: {} };
+      return { kind: "healthy", facts: {} };
     }
     const response = await fetch(component.healthUrl, { signal: AbortSignal.timeout(limitMs) });
     const facts = (await response.json()) as Record<string, unknown>;
-    const isWell = response.ok && facts["status"] !== "degraded";
-    return isWell ? { kind: "well", facts } : { kind: "unwell", reason: JSON.stringify(facts) };
+    const isHealthy = response.ok && facts["status"] !== "degraded";
+    return isHealthy
+      ? { kind: "healthy", facts }
+      : { kind: "unhealthy", reason: JSON.stringify(facts) };
   } catch (error) {
-    return { kind: "unwell", reason: reasonOf(error, limitMs) };
+    return { kind: "unhealthy", reason: reasonOf(error, limitMs) };
   }
 }
 
@@ -96,15 +98,15 @@ function reasonOf(error: unknown, limitMs: number): string {
 async function freshnessOf(file: string): Promise<Health> {
   const ageMs = Date.now() - (await stat(file)).mtimeMs;
   return ageMs <= HEALTH_FILE_LIMIT_MS
-    ? { kind: "well", facts: {} }
-    : { kind: "unwell", reason: `it has not written ${file} for ${Math.round(ageMs / 1000)} s` };
+    ? { kind: "healthy", facts: {} }
+    : { kind: "unhealthy", reason: `it has not written ${file} for ${Math.round(ageMs / 1000)} s` };
 }
 
 /**
- * Waits until it is well. Throws, with the last thing that it logged, when it ends or takes longer
- * than `limitMs`.
+ * Waits until it is healthy. Throws, with the last thing that it logged, when it ends or takes
+ * longer than `limitMs`.
  */
-export async function waitWell(
+export async function waitHealthy(
   component: Component,
   limitMs: number,
   signal: AbortSignal,
@@ -112,13 +114,13 @@ export async function waitWell(
   const deadline = performance.now() + limitMs;
   for (;;) {
     const health = await healthOf(component);
-    if (health.kind === "well") return;
+    if (health.kind === "healthy") return;
     signal.throwIfAborted();
     if (health.kind === "down")
       throw new Error(`${component.name} ended while it was starting: ${lastLogLine(component)}`);
     if (performance.now() > deadline)
       throw new Error(
-        `${component.name} was not well within ${limitMs / 1000} s: ${lastLogLine(component)}`,
+        `${component.name} was not healthy within ${limitMs / 1000} s: ${lastLogLine(component)}`,
       );
     await sleep(LOOK_EVERY_MS);
   }

@@ -18,7 +18,7 @@ export interface OpenStream {
   end: () => void;
 }
 
-export class Activity {
+export class GuestActivity {
   private requests = 0;
   private executions = 0;
   private readonly streams = new Set<{ touchedAtMs: number }>();

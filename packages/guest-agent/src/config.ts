@@ -2,7 +2,7 @@
  * Where things are in the guest, and how much of each there may be. Tests run the agent on an
  * ordinary machine and move them.
  */
-export interface Config {
+export interface GuestAgentConfig {
   port: number;
   version: string;
   /** The helper programs that ride beside the bundle. */
@@ -32,10 +32,10 @@ export interface Config {
   keyFile: string;
   /** The host may come by vsock. Not on an ordinary machine (tests). */
   hasVsock: boolean;
-  limits: Limits;
+  limits: GuestLimits;
 }
 
-export interface Limits {
+export interface GuestLimits {
   /** One JSON body, and all that are being read together. */
   bodyBytes: number;
   bodiesBytes: number;
@@ -59,7 +59,7 @@ const HOUR_MS = 3_600_000;
 
 declare const AGENT_VERSION: string;
 
-export function configFrom(env: NodeJS.ProcessEnv): Config {
+export function configFrom(env: NodeJS.ProcessEnv): GuestAgentConfig {
   const inGuest = env["TORPOR_GUEST_ROOT"] === undefined;
   const root = (env["TORPOR_GUEST_ROOT"] ?? "").replace(/\/$/, "");
   return {

@@ -1,7 +1,7 @@
 import type { Environment } from "./environment.ts";
 import { AgentError, missingParameter } from "./errors.ts";
 import { type Body, optionalBoolean, variablesField } from "./fields.ts";
-import type { Request, Route } from "./http/router.ts";
+import type { RoutedRequest, Route } from "./http/router.ts";
 
 /** /env: every answer is the whole of the variables, with the values of secrets masked. */
 export function environmentRoutes(environment: Environment): Route[] {
@@ -13,7 +13,7 @@ export function environmentRoutes(environment: Environment): Route[] {
       timestamp: new Date().toISOString(),
     };
   };
-  const after = (change: (request: Request) => void) => (request: Request) => {
+  const after = (change: (request: RoutedRequest) => void) => (request: RoutedRequest) => {
     change(request);
     return show();
   };
@@ -37,7 +37,7 @@ function given(body: Body): Record<string, string> {
   return variablesField(body, "env_vars");
 }
 
-function patch(environment: Environment, { body }: Request): void {
+function patch(environment: Environment, { body }: RoutedRequest): void {
   const variables = given(body);
   if (optionalBoolean(body, "merge") === false) environment.replace(variables);
   else environment.merge(variables);

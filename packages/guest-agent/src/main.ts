@@ -3,7 +3,7 @@
  * control calls.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
-import { Activity } from "./activity.ts";
+import { GuestActivity } from "./activity.ts";
 import { Budget } from "./budget.ts";
 import { configFrom } from "./config.ts";
 import { Environment } from "./environment.ts";
@@ -26,8 +26,8 @@ import { tunnelRoute } from "./streams/tunnel.ts";
 import { acceptUpgrades } from "./streams/upgrades.ts";
 import { watchRoute } from "./streams/watch.ts";
 import { cacheRoutes } from "./system/cache.ts";
-import { Counters } from "./system/counters.ts";
-import { type Identity, identityRoutes } from "./system/identity.ts";
+import { SystemCounters } from "./system/counters.ts";
+import { type GuestIdentity, identityRoutes } from "./system/identity.ts";
 import { infoRoutes } from "./system/info.ts";
 import { metricsRoutes } from "./system/metrics.ts";
 import { processRoutes } from "./system/processes.ts";
@@ -43,14 +43,14 @@ try {
 rmSync(config.uploadDir, { recursive: true, force: true });
 
 const isSuccessor = existsSync(config.keyFile);
-const identity: Identity = {
+const identity: GuestIdentity = {
   agentKey: isSuccessor ? readFileSync(config.keyFile, "utf8") : undefined,
   sandboxId: undefined,
 };
 const environment = new Environment(config.envFile);
-const activity = new Activity();
+const activity = new GuestActivity();
 const connections = new Connections();
-const counters = new Counters();
+const counters = new SystemCounters();
 const idempotency = new IdempotencyMemory(config.limits.idempotency);
 const helper = new RestartingHelper(
   () => new LineProcess(config.python, [`${config.helperDir}/guest_helper.py`]),

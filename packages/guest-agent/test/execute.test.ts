@@ -4,9 +4,9 @@ import { once } from "node:events";
 import { createServer, type IncomingHttpHeaders } from "node:http";
 import type { AddressInfo } from "node:net";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Agent, startAgent, until } from "./harness.ts";
+import { type AgentProcess, startAgent, until } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });

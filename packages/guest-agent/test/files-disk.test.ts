@@ -16,9 +16,9 @@ import {
 } from "node:fs/promises";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { withFileErrors } from "../src/files/file-errors.ts";
-import { type Agent, type Answer, startAgent } from "./harness.ts";
+import { type AgentProcess, type ReceivedAnswer, startAgent } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 const mounts: string[] = [];
 beforeAll(async () => {
   agent = await startAgent();
@@ -30,7 +30,7 @@ afterEach(async () => {
 afterAll(async () => await agent[Symbol.asyncDispose]());
 
 const query = (path: string) => new URLSearchParams({ path }).toString();
-const answer = ({ status, body }: Answer) =>
+const answer = ({ status, body }: ReceivedAnswer) =>
   [status, body["code"], body["message"]].map(String).join(" ");
 
 const mounting = async (command: string) =>
@@ -180,10 +180,11 @@ describe("mode and owner", () => {
     const { mode, uid, gid } = await stat(path);
     return `${(mode & 0o7777).toString(8)} ${uid}:${gid}`;
   };
-  const PUT: [string, (path: string, more?: Record<string, string>) => Promise<Answer>][] = [
-    ["write", (path, more) => write(path, "new", more)],
-    ["upload", (path, more) => upload(path, "new", more)],
-  ];
+  const PUT: [string, (path: string, more?: Record<string, string>) => Promise<ReceivedAnswer>][] =
+    [
+      ["write", (path, more) => write(path, "new", more)],
+      ["upload", (path, more) => upload(path, "new", more)],
+    ];
 
   describe.each(PUT)("of a %s", (call, put) => {
     const at = (name: string) => agent.workspace(call, name);

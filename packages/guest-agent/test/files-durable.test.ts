@@ -20,7 +20,7 @@ import { join, relative } from "node:path";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { configFrom } from "../src/config.ts";
 import { fileRoutes } from "../src/files/file-routes.ts";
-import type { Request } from "../src/http/router.ts";
+import type { RoutedRequest } from "../src/http/router.ts";
 
 let dir: string;
 beforeEach(async () => {
@@ -35,7 +35,7 @@ const at = (name: string) => join(dir, "workspace", name);
 async function call(method: string, path: string, body: Record<string, unknown>): Promise<void> {
   const routes = fileRoutes(configFrom({ TORPOR_GUEST_ROOT: dir }));
   const route = routes.find((one) => one.method === method && one.path === path);
-  await route?.handle({ body, query: new URLSearchParams() } as Request);
+  await route?.handle({ body, query: new URLSearchParams() } as RoutedRequest);
 }
 
 /** What is in the workspace: files with their content, directories with a slash. */

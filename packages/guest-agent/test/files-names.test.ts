@@ -4,9 +4,9 @@
  */
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { type Agent, type Frame, send, startAgent, until } from "./harness.ts";
+import { type AgentProcess, type ReceivedFrame, send, startAgent, until } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 let number = 0;
 /** A directory of each test's own. */
 let home: string;
@@ -139,8 +139,8 @@ test("a watch takes what the list has, and tells of names as the list shows them
   await mkdir(inHome(latin("\xff")));
   const path = String((await listed())[0]?.path);
   const socket = await agent.connect("/files/watch");
-  const frames: Frame[] = [];
-  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as Frame));
+  const frames: ReceivedFrame[] = [];
+  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as ReceivedFrame));
   send(socket, { action: "watch", path });
   await until("it watches", () => frames.length > 0);
   expect(frames[0]).toMatchObject({ type: "watching", path });

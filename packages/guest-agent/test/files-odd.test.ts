@@ -11,9 +11,9 @@ import {
 } from "node:fs/promises";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readWhole } from "../src/files/open-file.ts";
-import { type Agent, type Answer, startAgent } from "./harness.ts";
+import { type AgentProcess, type ReceivedAnswer, startAgent } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 let number = 0;
 /** A directory of each test's own. */
 let home: string;
@@ -32,7 +32,7 @@ afterEach(async () => {
 });
 
 const query = (path: string) => new URLSearchParams({ path }).toString();
-const answer = ({ status, body }: Answer) =>
+const answer = ({ status, body }: ReceivedAnswer) =>
   [status, body["code"], body["message"]].map(String).join(" ");
 const get = (call: string, path: string) => agent.call("GET", `/files/${call}?${query(path)}`);
 const post = (call: string, body: Record<string, unknown>) =>
@@ -40,7 +40,7 @@ const post = (call: string, body: Record<string, unknown>) =>
 const write = (path: string, content = "x") => post("write", { path, content });
 const entries = async () => (await get("list", home)).body["files"] as Record<string, unknown>[];
 
-async function upload(fields: [string, string | Blob][]): Promise<Answer> {
+async function upload(fields: [string, string | Blob][]): Promise<ReceivedAnswer> {
   const form = new FormData();
   for (const [name, value] of fields) form.append(name, value as string);
   const response = await agent.fetch("POST", "/files/upload", { body: form });

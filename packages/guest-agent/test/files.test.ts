@@ -6,11 +6,11 @@ import { chmod, mkdir, open, readdir, readFile, stat, symlink, writeFile } from 
 import { connect } from "node:net";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Agent, startAgent, until } from "./harness.ts";
+import { type AgentProcess, startAgent, until } from "./harness.ts";
 
 const MIB = 1024 ** 2;
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });

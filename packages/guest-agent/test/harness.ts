@@ -20,15 +20,15 @@ export const KEY = "test-key";
 const AUTH = { "x-torpor-agent-key": KEY };
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 
-export interface Answer {
+export interface ReceivedAnswer {
   status: number;
   headers: Headers;
   body: Record<string, unknown>;
 }
 
-export type Frame = Record<string, unknown>;
+export type ReceivedFrame = Record<string, unknown>;
 
-export class Agent implements AsyncDisposable {
+export class AgentProcess implements AsyncDisposable {
   readonly root: string;
   readonly port: number;
   readonly process: ChildProcess;
@@ -65,7 +65,7 @@ export class Agent implements AsyncDisposable {
     path: string,
     body?: unknown,
     headers: Record<string, string> = {},
-  ): Promise<Answer> {
+  ): Promise<ReceivedAnswer> {
     const text =
       body === undefined ? {} : { body: typeof body === "string" ? body : JSON.stringify(body) };
     const response = await this.fetch(method, path, {
@@ -115,7 +115,7 @@ export class Agent implements AsyncDisposable {
 export async function startAgent(
   env: Record<string, string> = {},
   prepare: (root: string) => Promise<unknown> = () => Promise.resolve(),
-): Promise<Agent> {
+): Promise<AgentProcess> {
   const root = await realpath(await mkdtemp(join(tmpdir(), "torpor-guest-")));
   for (const name of ["workspace", "tmp", "root", "home", "run/torpor"])
     await mkdir(join(root, name), { recursive: true });
@@ -133,7 +133,7 @@ export async function startAgent(
     },
     stdio: ["ignore", "inherit", "inherit"],
   });
-  const agent = new Agent(root, port, child);
+  const agent = new AgentProcess(root, port, child);
   await until(
     "the agent answers",
     async () => (await fetch(`${agent.url}/ping`).catch(() => undefined))?.ok === true,
@@ -169,13 +169,13 @@ export const send = (socket: WebSocket, message: unknown) =>
 /** Every frame, until one for which `isLast` holds; then the client closes. */
 export async function frames(
   socket: WebSocket,
-  isLast: (frame: Frame) => boolean,
+  isLast: (frame: ReceivedFrame) => boolean,
   limitMs = 20_000,
-): Promise<Frame[]> {
-  const all: Frame[] = [];
+): Promise<ReceivedFrame[]> {
+  const all: ReceivedFrame[] = [];
   const ended = new Promise<void>((resolve) => {
     socket.on("message", (data: Buffer) => {
-      const frame = JSON.parse(data.toString()) as Frame;
+      const frame = JSON.parse(data.toString()) as ReceivedFrame;
       all.push(frame);
       if (isLast(frame)) resolve();
     });
@@ -188,8 +188,8 @@ export async function frames(
   return all;
 }
 
-export const ofType = (type: string) => (frame: Frame) => frame["type"] === type;
-export const textOf = (all: Frame[], type: string) =>
+export const ofType = (type: string) => (frame: ReceivedFrame) => frame["type"] === type;
+export const textOf = (all: ReceivedFrame[], type: string) =>
   all
     .filter(ofType(type))
     .map((frame) => String(frame["data"]))

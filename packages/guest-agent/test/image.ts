@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { bundleGuestAgent } from "../build.ts";
-import { Agent, freePort, KEY, until } from "./harness.ts";
+import { AgentProcess, freePort, KEY, until } from "./harness.ts";
 
 const PACKAGE = fileURLToPath(new URL("..", import.meta.url));
 const IMAGE = fileURLToPath(
@@ -41,7 +41,7 @@ printf %s "$KEY" > "$ROOT/tree/run/torpor/agent-key"
 exec chroot "$ROOT/tree" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TORPOR_GUEST_ROOT=/ TORPOR_GUEST_PORT="$PORT" TORPOR_GUEST_HELPERS=/run/torpor node /run/torpor/agent.cjs
 `;
 
-class ImageAgent extends Agent {
+class ImageAgent extends AgentProcess {
   /** The process of the namespaces, whose end ends all that is in them. */
   override async [Symbol.asyncDispose](): Promise<void> {
     await end(this.process);
@@ -49,7 +49,7 @@ class ImageAgent extends Agent {
   }
 }
 
-export async function startImageAgent(): Promise<Agent> {
+export async function startImageAgent(): Promise<AgentProcess> {
   const root = await mkdtemp(join(tmpdir(), "torpor-image-"));
   for (const name of ["base", "layer", "tree"]) await mkdir(join(root, name));
   const agentFile = join(root, "agent.cjs");

@@ -3,7 +3,7 @@
  * outside is asked for any.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { Agent } from "./harness.ts";
+import type { AgentProcess } from "./harness.ts";
 import { startImageAgent } from "./image.ts";
 
 const WHEEL = "/tmp/hello-1-py3-none-any.whl";
@@ -24,7 +24,7 @@ module.exports = () => 'greet';
 if (require.main === module) console.log('greet');
 `;
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startImageAgent();
   await newKernel(MAKE_WHEEL);

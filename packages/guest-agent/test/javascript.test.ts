@@ -3,9 +3,9 @@
  * stand.
  */
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { type Agent, startAgent } from "./harness.ts";
+import { type AgentProcess, startAgent } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });

@@ -3,8 +3,8 @@ import { mkdir, mkdtemp, readFile, rename, rm, symlink, writeFile } from "node:f
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import {
-  type Agent,
-  type Frame,
+  type AgentProcess,
+  type ReceivedFrame,
   frames,
   freePort,
   ofType,
@@ -14,7 +14,7 @@ import {
   until,
 } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });
@@ -413,7 +413,7 @@ describe("the working directory", () => {
     const socket = await agent.connect("/terminal");
     let text = "";
     socket.on("message", (data: Buffer) => {
-      const frame = JSON.parse(data.toString()) as Frame;
+      const frame = JSON.parse(data.toString()) as ReceivedFrame;
       if (frame["type"] === "output") text += String(frame["data"]);
     });
     send(socket, { type: "input", data: "echo in:$(pwd -P):\n" });

@@ -2,12 +2,12 @@
  * The Python kernel in the image's own tree: what ran, what came of it, and what each cell finds.
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Agent, frames, ofType, send, textOf, until } from "./harness.ts";
+import { type AgentProcess, frames, ofType, send, textOf, until } from "./harness.ts";
 import { startImageAgent } from "./image.ts";
 
 type Body = Record<string, unknown>;
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startImageAgent();
 });

@@ -10,8 +10,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { WebSocket } from "ws";
 import {
-  type Agent,
-  type Frame,
+  type AgentProcess,
+  type ReceivedFrame,
   frames,
   ofType,
   send,
@@ -20,7 +20,7 @@ import {
   until,
 } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });
@@ -33,11 +33,14 @@ const run = async (code: string, more: Record<string, unknown> = {}) => {
 };
 
 /** The SDK's loop: one listener, only while the consumer waits. What arrives in between is lost. */
-async function lossyFrames(socket: WebSocket, isLast: (frame: Frame) => boolean): Promise<Frame[]> {
-  const all: Frame[] = [];
+async function lossyFrames(
+  socket: WebSocket,
+  isLast: (frame: ReceivedFrame) => boolean,
+): Promise<ReceivedFrame[]> {
+  const all: ReceivedFrame[] = [];
   while (socket.readyState === WebSocket.OPEN) {
     const data = await new Promise<Buffer>((resolve) => void socket.once("message", resolve));
-    const frame = JSON.parse(data.toString()) as Frame;
+    const frame = JSON.parse(data.toString()) as ReceivedFrame;
     all.push(frame);
     if (isLast(frame)) break;
   }
@@ -82,7 +85,8 @@ describe("/execute/stream", () => {
     again.on(
       "message",
       (data: Buffer) =>
-        (completes += (JSON.parse(data.toString()) as Frame)["type"] === "complete" ? 1 : 0),
+        (completes +=
+          (JSON.parse(data.toString()) as ReceivedFrame)["type"] === "complete" ? 1 : 0),
     );
     await until("three of them", () => completes >= 3);
     again.close();
@@ -160,9 +164,9 @@ describe("/execute/stream", () => {
 describe("/terminal", () => {
   const open = async (path = "/terminal") => {
     const socket = await agent.connect(path);
-    const seen = { text: "", exits: [] as Frame[] };
+    const seen = { text: "", exits: [] as ReceivedFrame[] };
     socket.on("message", (data: Buffer) => {
-      const frame = JSON.parse(data.toString()) as Frame;
+      const frame = JSON.parse(data.toString()) as ReceivedFrame;
       if (frame["type"] === "output") seen.text += String(frame["data"]);
       if (frame["type"] === "exit") seen.exits.push(frame);
     });
@@ -253,9 +257,9 @@ describe("/terminal", () => {
     ["x", /JSON/],
   ])("%j is an error frame, and the terminal goes on", async (message, text) => {
     const { socket, seen, type } = await open();
-    const error = new Promise<Frame>((resolve) => {
+    const error = new Promise<ReceivedFrame>((resolve) => {
       socket.on("message", (data: Buffer) => {
-        const frame = JSON.parse(data.toString()) as Frame;
+        const frame = JSON.parse(data.toString()) as ReceivedFrame;
         if (frame["type"] === "error") resolve(frame);
       });
     });
@@ -270,10 +274,10 @@ describe("/terminal", () => {
 describe("/files/watch", () => {
   const watch = async (path: string) => {
     const socket = await agent.connect("/files/watch");
-    const changes: Frame[] = [];
+    const changes: ReceivedFrame[] = [];
     let isWatching = false;
     socket.on("message", (data: Buffer) => {
-      const frame = JSON.parse(data.toString()) as Frame;
+      const frame = JSON.parse(data.toString()) as ReceivedFrame;
       if (frame["type"] === "watching") isWatching = true;
       else changes.push(frame);
     });

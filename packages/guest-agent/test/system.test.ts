@@ -9,9 +9,9 @@ import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type Agent, startAgent, until } from "./harness.ts";
+import { type AgentProcess, startAgent, until } from "./harness.ts";
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });

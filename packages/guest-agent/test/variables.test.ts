@@ -5,11 +5,11 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { type Agent, frames, ofType, send, startAgent } from "./harness.ts";
+import { type AgentProcess, frames, ofType, send, startAgent } from "./harness.ts";
 
 const LARGEST = 128 * 1024 - 1;
 
-let agent: Agent;
+let agent: AgentProcess;
 beforeAll(async () => {
   agent = await startAgent();
 });

@@ -19,7 +19,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
-import { type Frame, send, startAgent, until } from "./harness.ts";
+import { type ReceivedFrame, send, startAgent, until } from "./harness.ts";
 
 const WATCHER = fileURLToPath(new URL("../guest/watcher.py", import.meta.url));
 
@@ -276,8 +276,8 @@ test("L2: a client that does not take a `modified` is told of the same once", as
   await using agent = await startAgent();
   for (const name of ["a", "b"]) await writeFile(agent.workspace(name), "");
   const socket = await agent.connect("/files/watch");
-  const frames: Frame[] = [];
-  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as Frame));
+  const frames: ReceivedFrame[] = [];
+  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as ReceivedFrame));
   send(socket, { action: "watch", path: agent.workspace() });
   await until("it watches", () => frames.length === 1);
   socket.pause();
@@ -295,8 +295,8 @@ test("L2: a client that does not take a `modified` is told of the same once", as
 test("a call that writes is told of as what it is", async () => {
   await using agent = await startAgent();
   const socket = await agent.connect("/files/watch");
-  const frames: Frame[] = [];
-  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as Frame));
+  const frames: ReceivedFrame[] = [];
+  socket.on("message", (data: Buffer) => frames.push(JSON.parse(data.toString()) as ReceivedFrame));
   send(socket, { action: "watch", path: agent.workspace() });
   await until("it watches", () => frames.length === 1);
   for (const content of ["1", "2"])

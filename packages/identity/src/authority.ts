@@ -20,7 +20,7 @@ import {
   X509Certificate,
   X509CertificateGenerator,
 } from "@peculiar/x509";
-import { type Identity, spiffeIdOf } from "./spiffe.ts";
+import { type SpiffeIdentity, spiffeIdOf } from "./spiffe.ts";
 
 const KEYS = { name: "ECDSA", namedCurve: "P-256" } as const;
 const SIGNING = { name: "ECDSA", hash: "SHA-256" } as const;
@@ -37,9 +37,9 @@ export interface KeyAndCertificate {
   keyPem: string;
 }
 
-export interface Subject {
+export interface CertificateSubject {
   /** Of a program of the fleet. */
-  identity?: Identity;
+  identity?: SpiffeIdentity;
   /** DNS names and IP addresses by which clients of a server reach it. */
   addresses?: string[];
   days: number;
@@ -113,13 +113,13 @@ export class Authority {
   }
 
   /** Of a request, only the key is taken. Undefined when it is none, or not signed by its key. */
-  async certify(requestPem: string, subject: Subject): Promise<string | undefined> {
+  async certify(requestPem: string, subject: CertificateSubject): Promise<string | undefined> {
     const request = await verified(requestPem);
     return request === undefined ? undefined : await this.sign(request.publicKey, subject);
   }
 
   /** A key and its certificate at once, for programs on this machine. */
-  async issue(subject: Subject): Promise<KeyAndCertificate> {
+  async issue(subject: CertificateSubject): Promise<KeyAndCertificate> {
     const keys = await webcrypto.subtle.generateKey(KEYS, true, ["sign", "verify"]);
     return {
       certificatePem: await this.sign(keys.publicKey, subject),
@@ -129,7 +129,7 @@ export class Authority {
 
   private async sign(
     publicKey: Parameters<typeof SubjectKeyIdentifierExtension.create>[0],
-    subject: Subject,
+    subject: CertificateSubject,
   ): Promise<string> {
     const { identity, addresses = [], days } = subject;
     const names = [

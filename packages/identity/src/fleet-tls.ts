@@ -21,7 +21,7 @@ import {
 } from "node:https";
 import { createSecureContext, type PeerCertificate, type SecureContext, TLSSocket } from "node:tls";
 import { X509Certificate } from "node:crypto";
-import { type Identity, identityIn, spiffeIdOf } from "./spiffe.ts";
+import { type SpiffeIdentity, identityIn, spiffeIdOf } from "./spiffe.ts";
 
 export interface TlsFiles {
   certFile: string;
@@ -116,7 +116,11 @@ export class FleetTls {
   }
 
   /** Fails unless `expected` is there. `isFresh`: over a connection of its own. */
-  request(url: URL, expected: Identity, { isFresh, ...options }: FleetRequest): ClientRequest {
+  request(
+    url: URL,
+    expected: SpiffeIdentity,
+    { isFresh, ...options }: FleetRequest,
+  ): ClientRequest {
     const { fresh, kept } = this.agentsFor(url, expected);
     return httpsRequest({
       ...destination(url),
@@ -125,7 +129,7 @@ export class FleetTls {
     });
   }
 
-  private agentsFor(url: URL, expected: Identity): HostAgents {
+  private agentsFor(url: URL, expected: SpiffeIdentity): HostAgents {
     const name = `${spiffeIdOf(expected)} ${url.host}`;
     const agents = this.agents.get(name) ?? this.newAgents(expected);
     this.agents.delete(name);
@@ -135,12 +139,12 @@ export class FleetTls {
     return agents;
   }
 
-  private newAgents(expected: Identity): HostAgents {
+  private newAgents(expected: SpiffeIdentity): HostAgents {
     const options = this.agentOptions(expected);
     return { fresh: new Agent(options), kept: new Agent({ ...options, ...KEEPING }) };
   }
 
-  private agentOptions(expected: Identity): AgentOptions {
+  private agentOptions(expected: SpiffeIdentity): AgentOptions {
     return {
       secureContext: this.material.context,
       servername: "",
@@ -162,7 +166,7 @@ export interface FleetRequest extends RequestOptions {
  */
 export function requestTo(
   url: URL,
-  { tls, expected }: { tls: FleetTls | undefined; expected: Identity },
+  { tls, expected }: { tls: FleetTls | undefined; expected: SpiffeIdentity },
   options: FleetRequest,
 ): ClientRequest {
   if (url.protocol !== "https:") {
@@ -177,7 +181,7 @@ export function requestTo(
 }
 
 /** Who is at the other end of a server's connection; undefined without TLS, and for strangers. */
-export function peerOf(socket: unknown): Identity | undefined {
+export function peerOf(socket: unknown): SpiffeIdentity | undefined {
   if (!(socket instanceof TLSSocket) || !socket.authorized) return undefined;
   return identityIn(socket.getPeerX509Certificate()?.subjectAltName);
 }
@@ -189,7 +193,10 @@ function destination(url: URL): { host: string; port: string } {
   };
 }
 
-function problemWith({ subjectaltname }: PeerCertificate, expected: Identity): Error | undefined {
+function problemWith(
+  { subjectaltname }: PeerCertificate,
+  expected: SpiffeIdentity,
+): Error | undefined {
   const found = identityIn(subjectaltname);
   if (found !== undefined && spiffeIdOf(found) === spiffeIdOf(expected)) return undefined;
   const who =

@@ -6,5 +6,5 @@ export {
   type Validity,
   validityOf,
 } from "./lifetime.ts";
-export { type Identity, identityIn, spiffeIdOf } from "./spiffe.ts";
+export { type SpiffeIdentity, identityIn, spiffeIdOf } from "./spiffe.ts";
 export { openTls, TLS_SETTINGS, tlsFilesIn } from "./settings.ts";

@@ -1,7 +1,7 @@
 /**
  * The three settings by which a program of the fleet gets its certificate, alike in all of them.
  */
-import { ConfigurationError, type Logger, pause } from "@torpor/service";
+import { ConfigurationError, type Logger, sleep } from "@torpor/service";
 import { Type } from "typebox";
 import { FleetTls, type TlsFiles } from "./fleet-tls.ts";
 
@@ -45,7 +45,7 @@ export async function openTls(
 }
 
 async function keepFresh(tls: FleetTls, signal: AbortSignal, log: Logger): Promise<void> {
-  while (await pause(LOOK_EVERY_MS, signal)) {
+  while (await sleep(LOOK_EVERY_MS, signal)) {
     try {
       if (await tls.reload())
         log.info({ validTo: tls.certificate.validTo }, "the certificate was renewed");

@@ -12,10 +12,10 @@ import type { TLSSocket } from "node:tls";
 import type { IncomingMessage } from "node:http";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { Authority, createAuthority, createRequest } from "../src/authority.ts";
-import { FleetTls, type Identity, identityIn, peerOf, requestTo } from "../src/index.ts";
+import { FleetTls, type SpiffeIdentity, identityIn, peerOf, requestTo } from "../src/index.ts";
 
-const HOST: Identity = { role: "host", hostId: "host-1" };
-const GATEWAY: Identity = { role: "gateway" };
+const HOST: SpiffeIdentity = { role: "host", hostId: "host-1" };
+const GATEWAY: SpiffeIdentity = { role: "gateway" };
 
 let dir: string;
 let authority: Authority;
@@ -40,7 +40,7 @@ afterAll(async () => {
 
 async function programOf(
   name: string,
-  identity: Identity,
+  identity: SpiffeIdentity,
   by: Authority = authority,
 ): Promise<FleetTls> {
   const { certificatePem, keyPem } = await by.issue({ identity, days: 1 });
@@ -61,7 +61,7 @@ async function writeFiles(name: string, certificatePem: string, keyPem: string) 
 
 const address = () => new URL(`https://127.0.0.1:${(server.address() as AddressInfo).port}`);
 
-async function ask(tls: FleetTls, expected: Identity, url = address()): Promise<unknown> {
+async function ask(tls: FleetTls, expected: SpiffeIdentity, url = address()): Promise<unknown> {
   const request = tls.request(url, expected, { path: "/" });
   request.end();
   const [answer] = (await once(request, "response")) as [IncomingMessage];
@@ -81,14 +81,14 @@ test("each side knows who the other is, also when a TLS session goes on over a n
   }
   server.off("secureConnection", note);
   expect(resumed).toBeGreaterThan(0);
-  const host2: Identity = { role: "host", hostId: "host-2" };
+  const host2: SpiffeIdentity = { role: "host", hostId: "host-2" };
   expect(await ask(await programOf("host-2", host2), HOST)).toEqual(host2);
 });
 
 test("while one authority takes the place of another, programs of both reach each other", async () => {
   const next = await Authority.open(await createAuthority());
   const both = authority.certificatePem + next.certificatePem;
-  const program = async (name: string, identity: Identity, by: Authority, ca: string) => {
+  const program = async (name: string, identity: SpiffeIdentity, by: Authority, ca: string) => {
     const { certificatePem, keyPem } = await by.issue({ identity, days: 1 });
     const files = await writeFiles(name, certificatePem, keyPem);
     const caFile = join(dir, `${name}-ca.crt`);

@@ -61,7 +61,7 @@ export async function labUp(
     say(
       "waiting for the host to register (it makes a golden snapshot of an image that is new to it first)",
     );
-    await fleet.waitWell(LAB_HOST_ID, signal);
+    await fleet.waitHealthy(LAB_HOST_ID, signal);
   } catch (cause) {
     const last = await agentLog(record);
     await fleet.detach(LAB_HOST_ID);

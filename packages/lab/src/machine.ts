@@ -19,8 +19,8 @@ export const HEALTH_PORT = 9400;
 export const DATA_PLANE_PORT = 9401;
 const SSH_PORT = 22;
 /**
- * Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/operate/networking.md): a name server in it
- * could not be reached by them. infra/lab has its addresses.
+ * Not QEMU's own 10.0.2.0/24, which is that of the guests (docs/operate/networking.md): a name
+ * server in it could not be reached by them. infra/lab has its addresses.
  */
 export const LAB_NETWORK = { cidr: "192.168.76.0/24", gateway: "192.168.76.2" };
 /** Sparse: it takes what is written to it. */

@@ -62,7 +62,7 @@ class Column {
   }
 }
 
-export class Fleet {
+export class FleetView {
   readonly hosts: readonly PlacementHost[];
   /** Not among them, and counted beside them. */
   readonly lostHosts: number;

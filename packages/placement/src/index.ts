@@ -1,5 +1,5 @@
 export type { PlacementHost } from "@torpor/db";
-export { type Amounts, Fleet, type Rejection } from "./fleet.ts";
+export { type Amounts, FleetView, type Rejection } from "./fleet.ts";
 export {
   DEFAULT_PLACEMENT_POLICY,
   type Placement,

@@ -3,7 +3,7 @@
  */
 import {
   type Amounts,
-  type Fleet,
+  type FleetView,
   type Rejection,
   REJECTIONS,
   rejectTraits,
@@ -61,7 +61,7 @@ export interface Judged {
  * can take it.
  */
 export function judge(
-  fleet: Fleet,
+  fleet: FleetView,
   request: PlacementRequest,
   policy: PlacementPolicy,
 ): Judged & { best: number } {
@@ -84,7 +84,7 @@ export function judge(
  * holds the sandbox is judged by itself.
  */
 function judgeAll(
-  fleet: Fleet,
+  fleet: FleetView,
   request: PlacementRequest,
   policy: PlacementPolicy,
   counts: Uint32Array,
@@ -128,7 +128,7 @@ function judgeAll(
 }
 
 /** Per host: what speaks against it whatever is free there; `local` is set apart. */
-function verdictsFor(fleet: Fleet, request: PlacementRequest, local: number): Uint8Array {
+function verdictsFor(fleet: FleetView, request: PlacementRequest, local: number): Uint8Array {
   const { occupiedHostIds = [] } = request;
   const shared = fleet.judgeTraits(request);
   if (local === -1 && occupiedHostIds.length === 0) return shared;
@@ -143,7 +143,7 @@ function verdictsFor(fleet: Fleet, request: PlacementRequest, local: number): Ui
 
 /** It can be but there: the others are not even looked at. */
 function judgePinned(
-  fleet: Fleet,
+  fleet: FleetView,
   request: PlacementRequest,
   policy: PlacementPolicy,
   counts: Uint32Array,
@@ -159,7 +159,7 @@ function judgePinned(
  * Returns its score.
  */
 function judgeApart(
-  fleet: Fleet,
+  fleet: FleetView,
   at: number,
   request: PlacementRequest,
   policy: PlacementPolicy,
@@ -200,7 +200,7 @@ const LACKS_DISK = verdictOf("disk");
 const APART = REJECTIONS.length + 1;
 
 function lacks(
-  { vcpu, memory, disk }: Fleet,
+  { vcpu, memory, disk }: FleetView,
   at: number,
   request: Amounts,
   diskMib: number,
@@ -212,7 +212,7 @@ function lacks(
 }
 
 function apartScore(
-  { vcpu, memory, disk, waitCosts }: Fleet,
+  { vcpu, memory, disk, waitCosts }: FleetView,
   at: number,
   needs: Amounts,
   policy: PlacementPolicy,

@@ -4,7 +4,7 @@
  * what was missing on how many hosts (S50).
  */
 import type { PlacementHost } from "@torpor/db";
-import { type Fleet, type Rejection, REJECTIONS, type Traits } from "./fleet.ts";
+import { type FleetView, type Rejection, REJECTIONS, type Traits } from "./fleet.ts";
 import {
   judge,
   type Judged,
@@ -23,7 +23,11 @@ export {
 export type Placement = Judged &
   ({ kind: "placed"; host: PlacementHost; score: number } | { kind: "rejected"; message: string });
 
-export function place(fleet: Fleet, request: PlacementRequest, policy: PlacementPolicy): Placement {
+export function place(
+  fleet: FleetView,
+  request: PlacementRequest,
+  policy: PlacementPolicy,
+): Placement {
   const { best, asked, ...judged } = decide(fleet, request, policy);
   const host = fleet.hosts[best];
   if (host !== undefined)
@@ -33,7 +37,7 @@ export function place(fleet: Fleet, request: PlacementRequest, policy: Placement
 
 /** `asked`: the request that was decided last, which the rejections are of. */
 function decide(
-  fleet: Fleet,
+  fleet: FleetView,
   request: PlacementRequest,
   policy: PlacementPolicy,
 ): ReturnType<typeof judge> & { asked: PlacementRequest } {
@@ -55,7 +59,7 @@ export interface Ranking extends Judged {
 
 /** What `place` would choose from, for people. */
 export function rank(
-  fleet: Fleet,
+  fleet: FleetView,
   request: PlacementRequest,
   policy: PlacementPolicy,
   limit: number,

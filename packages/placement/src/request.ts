@@ -4,10 +4,10 @@ import {
   type OperationRow,
   type PlacementHost,
   type SandboxRow,
-  type SnapshotRow,
+  type StoredSnapshotRow,
   type Tx,
 } from "@torpor/db";
-import { Fleet, restores } from "./fleet.ts";
+import { FleetView, restores } from "./fleet.ts";
 import { place, type PlacementRequest } from "./placement.ts";
 
 /** What a sandbox asks of its host, whichever it is. */
@@ -54,7 +54,7 @@ export function requestFor(
 export interface Return {
   kind: OperationRow["kind"];
   sandbox: Wanted & Pick<SandboxRow, "id" | "hostId">;
-  snapshot: SnapshotRow | undefined;
+  snapshot: StoredSnapshotRow | undefined;
   /** The host that holds the sandbox, if it lives. */
   origin: PlacementHost | undefined;
   /** The host that it has to return to. */
@@ -98,5 +98,5 @@ export function goesHome(
 ): boolean {
   const request = returning(requestFor(sandbox, []), { kind, sandbox, snapshot, origin: home });
   if (home.state !== "ready" || !restores(home, request)) return false;
-  return place(new Fleet([home]), request, "local-first").kind === "placed";
+  return place(new FleetView([home]), request, "local-first").kind === "placed";
 }

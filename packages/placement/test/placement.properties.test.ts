@@ -4,8 +4,8 @@
  */
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import type { SnapshotRow } from "@torpor/db";
-import { Fleet, goesHome, requestToReturn, type Rejection } from "../src/index.ts";
+import type { StoredSnapshotRow } from "@torpor/db";
+import { FleetView, goesHome, requestToReturn, type Rejection } from "../src/index.ts";
 import { place, PLACEMENT_POLICIES, type PlacementRequest, rank } from "../src/index.ts";
 import { aFleetHost, aRequest, type FleetHost } from "./fleet-hosts.ts";
 
@@ -94,11 +94,11 @@ describe("for any fleet, request and policy", () => {
         for (const reason of judged)
           if (reason !== undefined) reasons[reason] = (reasons[reason] ?? 0) + 1;
         const fitting = all.filter((_, at) => judged[at] === undefined).map(({ id }) => id);
-        const placement = place(new Fleet(all), request, policy);
+        const placement = place(new FleetView(all), request, policy);
         expect(placement.reasons).toEqual(reasons);
         expect(placement.kind).toBe(fitting.length > 0 ? "placed" : "rejected");
         if (placement.kind === "placed") expect(fitting).toContain(placement.host.id);
-        const ranking = rank(new Fleet(all), request, policy, HOST_IDS.length);
+        const ranking = rank(new FleetView(all), request, policy, HOST_IDS.length);
         expect(ranking.candidates.map(({ hostId }) => hostId).toSorted()).toEqual(
           fitting.toSorted(),
         );
@@ -143,7 +143,7 @@ describe("for any fleet, request and policy", () => {
             antiAffinity: null,
             ...where,
           };
-          const snapshot = { storeKey, driverFingerprint } as SnapshotRow;
+          const snapshot = { storeKey, driverFingerprint } as StoredSnapshotRow;
           const isHome = goesHome(home, { kind, sandbox, snapshot });
           if (
             home.state !== "ready" ||
@@ -159,7 +159,7 @@ describe("for any fleet, request and policy", () => {
             snapshot,
             origin: home,
           });
-          const placement = place(new Fleet(all), asked, "local-first");
+          const placement = place(new FleetView(all), asked, "local-first");
           expect(placement.kind === "placed" && placement.host.id).toBe("a");
         },
       ),
@@ -175,9 +175,9 @@ describe("for any fleet, request and policy", () => {
         fc.array(requests, { minLength: 2, maxLength: 5 }),
         policies,
         (all, several, policy) => {
-          const shared = new Fleet(all);
+          const shared = new FleetView(all);
           const together = several.map((request) => place(shared, request, policy));
-          const alone = several.map((request) => place(new Fleet(all), request, policy));
+          const alone = several.map((request) => place(new FleetView(all), request, policy));
           expect(together).toEqual(alone);
         },
       ),
@@ -192,7 +192,7 @@ describe("for any fleet, request and policy", () => {
         fc.array(requests, { maxLength: 40 }),
         policies,
         (all, workload, policy) => {
-          const fleet = new Fleet(all);
+          const fleet = new FleetView(all);
           const rows = new Map(all.map((one) => [one.id, { ...one }]));
           for (const request of workload) {
             const placement = place(fleet, request, policy);
@@ -232,7 +232,7 @@ describe("for any fleet, request and policy", () => {
           driverFingerprint === undefined ||
             local?.restorableFingerprints.includes(driverFingerprint) === true,
         );
-        expect(place(new Fleet(all), request, "local-first")).toMatchObject({
+        expect(place(new FleetView(all), request, "local-first")).toMatchObject({
           kind: "placed",
           host: { id: request.localHostId },
         });

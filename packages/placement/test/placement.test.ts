@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { Fleet } from "../src/index.ts";
+import { FleetView } from "../src/index.ts";
 import { place, type PlacementPolicy, type PlacementRequest, rank } from "../src/index.ts";
 import { aFleetHost as host, aRequest as request, type FleetHost } from "./fleet-hosts.ts";
 
@@ -7,7 +7,7 @@ const placement = (
   hosts: FleetHost[],
   given: Partial<PlacementRequest> = {},
   policy: PlacementPolicy = "local-first",
-) => place(new Fleet(hosts), request(given), policy);
+) => place(new FleetView(hosts), request(given), policy);
 const placedOn = (
   hosts: FleetHost[],
   given: Partial<PlacementRequest> = {},
@@ -98,7 +98,7 @@ describe("S50: every host that cannot take it is counted with its reason, in wor
   });
 
   test("lost ones are counted before all others, wherever it has to be", () => {
-    const fleet = new Fleet([host("a", { vcpuUsed: 8 }), host("b")], 2);
+    const fleet = new FleetView([host("a", { vcpuUsed: 8 }), host("b")], 2);
     expect(place(fleet, request(), "local-first")).toMatchObject({
       kind: "placed",
       hosts: 4,
@@ -200,7 +200,7 @@ describe("among those that can", () => {
   });
 
   test("what the same fleet was told is held counts in the next decision, and no longer once it is let go", () => {
-    const fleet = new Fleet([host("a", { vcpuUsed: 4 })]);
+    const fleet = new FleetView([host("a", { vcpuUsed: 4 })]);
     const size = { vcpu: 2, memoryMib: 512, diskMib: 100 };
     const once = () => place(fleet, request(), "local-first").kind;
     fleet.hold("a", size);
@@ -244,7 +244,12 @@ describe("policies", () => {
     const hosts = [host("away", { vcpuUsed: 2 }), host("home", { vcpuUsed: 4 })];
     for (const all of [hosts, hosts.toReversed()]) {
       expect(placedOn(all, { localHostId: "home" }, "spread")).toBe("home");
-      const { candidates } = rank(new Fleet(all), request({ localHostId: "home" }), "spread", 2);
+      const { candidates } = rank(
+        new FleetView(all),
+        request({ localHostId: "home" }),
+        "spread",
+        2,
+      );
       expect(candidates).toMatchObject([
         { hostId: "home", score: 0.5 },
         { hostId: "away", score: 0.5 },
@@ -304,7 +309,7 @@ describe("starts under way", () => {
   });
 
   test("a crowd is spread by what each does at once", () => {
-    const fleet = new Fleet([
+    const fleet = new FleetView([
       host("small", { ...busy(0), memoryMibCapacity: 65_536, vcpuCapacity: 64 }),
       host("large", busy(0, 8)),
     ]);
@@ -326,14 +331,14 @@ test("a ranking has the candidates best first, as many as asked for, and counts 
     host("c"),
     host("d", { memoryMibUsed: 2048 }),
   ];
-  const ranking = rank(new Fleet(hosts), request({ localHostId: "d" }), "local-first", 2);
+  const ranking = rank(new FleetView(hosts), request({ localHostId: "d" }), "local-first", 2);
   expect(ranking).toMatchObject({ hosts: 4, reasons: { host_not_ready: 1 }, candidateCount: 3 });
   expect(ranking.candidates).toEqual([
     { hostId: "d", score: 1.375, isLocal: true },
     { hostId: "c", score: 0.75, isLocal: false },
   ]);
   expect(ranking.message).toBeUndefined();
-  expect(rank(new Fleet(hosts), request({ vcpu: 9 }), "local-first", 2)).toMatchObject({
+  expect(rank(new FleetView(hosts), request({ vcpu: 9 }), "local-first", 2)).toMatchObject({
     candidates: [],
     candidateCount: 0,
     reasons: { host_not_ready: 1, vcpu: 3 },

@@ -7,7 +7,7 @@ import { subjects, type VmCommand } from "@torpor/contracts";
 import { isTombstoned, transitionSandbox } from "@torpor/state-machine";
 import { commandFor, type Moment, type SnapshotSource } from "./commands.ts";
 import { type Apart, type Plan, type PlacedHost, planMoves, planOperation } from "./plan.ts";
-import type { Operation, Sandbox, Snapshot, View } from "./rows.ts";
+import type { Operation, Sandbox, SnapshotRow, View } from "./rows.ts";
 
 export type BeginDecision =
   /** Not a waiting operation (any more). */
@@ -101,7 +101,10 @@ export interface Assignment {
 }
 
 /** An unsynced snapshot has to run once more to save its files, so it needs its memory back. */
-export function needsMemory(sandbox: Pick<Sandbox, "settledState">, snapshot?: Snapshot): boolean {
+export function needsMemory(
+  sandbox: Pick<Sandbox, "settledState">,
+  snapshot?: SnapshotRow,
+): boolean {
   return sandbox.settledState === "running" || snapshot?.guestSynced === false;
 }
 

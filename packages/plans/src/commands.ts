@@ -8,7 +8,7 @@ import {
   snapshotTicket,
   type VmCommand,
 } from "@torpor/contracts";
-import type { Operation, Sandbox, Snapshot } from "./rows.ts";
+import type { Operation, Sandbox, SnapshotRow } from "./rows.ts";
 
 const SYSTEM_DEADLINE_MS = 600_000;
 
@@ -31,7 +31,7 @@ interface Assigned {
   epoch: number;
   opSeq: number;
   /** What is to be there first. */
-  snapshot?: Snapshot | undefined;
+  snapshot?: SnapshotRow | undefined;
   source?: SnapshotSource | undefined;
 }
 
@@ -108,7 +108,7 @@ export function systemCommand(
  * About a copy of which the database may have no row, and which its host may hold differently: what
  * it goes by there is the host's own spec, of which the id alone is given here.
  */
-export function strayCommand(
+export function orphanCommand(
   kind: CommandKind,
   { hostId, sandboxId, epoch, opSeq }: Observation,
   { now, newOperationId }: Moment,

@@ -36,7 +36,7 @@ export function planCreate(
     events: [event],
     operations: [],
     claims: [],
-    isFact: false,
+    isObserved: false,
     placed: null,
     apart: null,
     lost: null,

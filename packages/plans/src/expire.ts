@@ -7,19 +7,19 @@ import { type Cause, subjects } from "@torpor/contracts";
 import {
   isEnded,
   OPERATION_TARGET,
-  type SandboxFact,
-  type SettledState,
+  type ObservedEvent,
+  type StableState,
   transitionSandbox,
 } from "@torpor/state-machine";
 import { type Moment, systemCommand } from "./commands.ts";
 import { type Move, type Plan, planMoves, planOperation } from "./plan.ts";
 import type { Operation, Sandbox, View } from "./rows.ts";
-import { settledPatch } from "./settled-patch.ts";
+import { columnsOnEnter } from "./columns-on-enter.ts";
 
 /** Its host is through with some of the others by then. */
 const RETRY_START_SECONDS = 5;
 
-const BACK_TO: Partial<Record<SettledState, SandboxFact>> = {
+const BACK_TO: Partial<Record<StableState, ObservedEvent>> = {
   creating: "fail",
   running: "is_running",
   paused: "is_paused",
@@ -46,7 +46,7 @@ export function planExpiry(
   };
   return planMoves(sandbox, [move], {
     operations: [ended],
-    isFact: true,
+    isObserved: true,
     messages: backOutCommand(operation, sandbox, moment),
   });
 }
@@ -66,7 +66,7 @@ function backFrom(
   return {
     to: transition.to,
     patch: {
-      ...settledPatch(sandbox, transition.to, error, now),
+      ...columnsOnEnter(sandbox, transition.to, error, now),
       ...(ended.kind === "create" ? {} : { hostId: ended.originHostId }),
     },
   };

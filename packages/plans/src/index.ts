@@ -9,7 +9,7 @@ export {
   commandFor,
   type Moment,
   type SnapshotSource,
-  strayCommand,
+  orphanCommand,
   systemCommand,
 } from "./commands.ts";
 export { planCreate } from "./create.ts";
@@ -17,7 +17,7 @@ export { isPlacementRejection, planExpiry } from "./expire.ts";
 export { type ForeignDecision, judgeForeign } from "./foreign.ts";
 export { FOUND_ON_HOST, type ObservationDecision, planObservation } from "./observe.ts";
 export { type Applied, movedBy, type Plan, planMoves, type SandboxPatch } from "./plan.ts";
-export { planRelease, standsStill } from "./release.ts";
+export { planRelease, isAtRest } from "./release.ts";
 export {
   type BeginsAt,
   DRAINER,
@@ -26,5 +26,5 @@ export {
   type Requester,
 } from "./request.ts";
 export { planEndOfDebt, planRestore, planRestoreAgain, restoredBy, restsAs } from "./restore.ts";
-export type { Incarnation, Operation, Sandbox, Snapshot, View } from "./rows.ts";
-export { settledPatch } from "./settled-patch.ts";
+export type { Incarnation, Operation, Sandbox, SnapshotRow, View } from "./rows.ts";
+export { columnsOnEnter } from "./columns-on-enter.ts";

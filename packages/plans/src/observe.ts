@@ -26,19 +26,19 @@ import {
   isTombstoned,
   OPERATION_TARGET,
   type OperationEvent,
-  type SandboxFact,
+  type ObservedEvent,
   type SandboxState,
-  type SettledState,
+  type StableState,
   transitionSandbox,
 } from "@torpor/state-machine";
 import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
-import type { Operation, Sandbox, Snapshot, View } from "./rows.ts";
-import { settledPatch } from "./settled-patch.ts";
+import type { Operation, Sandbox, SnapshotRow, View } from "./rows.ts";
+import { columnsOnEnter } from "./columns-on-enter.ts";
 
 /** Event of a sandbox that its host has again. */
 export const FOUND_ON_HOST: SandboxEventType = "found_on_host";
 
-const FACT: Record<ObservedState, SandboxFact> = {
+const FACT: Record<ObservedState, ObservedEvent> = {
   running: "is_running",
   paused: "is_paused",
   stopped: "is_stopped",
@@ -71,7 +71,7 @@ export function planObservation(view: View, seen: Observation, now: Date): Obser
   }
   if (seen.epoch > sandbox.epoch || seen.opSeq > sandbox.opSeq) return { kind: "ahead" };
   if (seen.busyWith !== undefined) return { kind: "busy" };
-  return planSettled(view, seen, now);
+  return planCompleted(view, seen, now);
 }
 
 function isStale(sandbox: Sandbox, seen: Observation): boolean {
@@ -81,7 +81,7 @@ function isStale(sandbox: Sandbox, seen: Observation): boolean {
   return compareObservations(seen, applied) <= 0;
 }
 
-function planSettled(view: View, seen: Observation, now: Date): ObservationDecision {
+function planCompleted(view: View, seen: Observation, now: Date): ObservationDecision {
   const { sandbox, executing } = view;
   if (executing !== undefined && seen.operation !== undefined && seen.operation.id !== executing.id)
     return { kind: "stale" };
@@ -97,7 +97,7 @@ function planSettled(view: View, seen: Observation, now: Date): ObservationDecis
     to,
     fact: news ?? seen.state,
     patch: {
-      ...settledPatch(sandbox, to, error, now),
+      ...columnsOnEnter(sandbox, to, error, now),
       appliedEpoch: seen.epoch,
       appliedOpSeq: seen.opSeq,
       appliedRevision: seen.revision,
@@ -109,13 +109,13 @@ function planSettled(view: View, seen: Observation, now: Date): ObservationDecis
   };
   const plan = planMoves(sandbox, [move], {
     operations: ended === undefined ? [] : [ended],
-    isFact: true,
+    isObserved: true,
     effects: back === undefined ? effectsOf(sandbox, to, seen) : {},
   });
   return { kind: "plan", plan, to };
 }
 
-const STOOD: Partial<Record<SettledState, SandboxFact>> = {
+const STOOD: Partial<Record<StableState, ObservedEvent>> = {
   paused: "is_paused",
   stopped: "is_stopped",
 };
@@ -130,13 +130,13 @@ function backTo(
   executing: Operation,
   sandbox: Sandbox,
   seen: Observation,
-): SandboxFact | undefined {
+): ObservedEvent | undefined {
   if (executing.committedAt !== null) return undefined;
   const hasMoved = executing.originHostId !== executing.hostId;
   return hasMoved || seen.state === "running" ? STOOD[sandbox.settledState] : undefined;
 }
 
-function factOf(executing: Operation | undefined, seen: Observation): SandboxFact {
+function factOf(executing: Operation | undefined, seen: Observation): ObservedEvent {
   if (executing?.kind === "create" && seen.state !== "running") return "fail";
   return FACT[seen.state];
 }
@@ -149,7 +149,7 @@ function factOf(executing: Operation | undefined, seen: Observation): SandboxFac
 function newsIn(
   sandbox: Sandbox,
   seen: Observation,
-  known: Snapshot | undefined,
+  known: SnapshotRow | undefined,
 ): SandboxEventType | undefined {
   const had = sandbox.condition?.code;
   if (seen.condition?.code !== had) {

@@ -20,17 +20,17 @@ import {
   subjects,
 } from "@torpor/contracts";
 import {
-  isSettled,
+  isStable,
   isTombstoned,
   OPERATION_TABLE,
   type OperationEvent,
   type OperationStatus,
   ENDED_STATUSES,
   type SandboxState,
-  type SettledState,
+  type StableState,
 } from "@torpor/state-machine";
 import { type Claim, claimsBetween, type Held } from "./holdings.ts";
-import type { JoinedOperation, QueuedOperation } from "./request.ts";
+import type { JoinedOperation, OperationInQueue } from "./request.ts";
 import type { Operation, Sandbox } from "./rows.ts";
 
 /** By the names of the columns in the schema of packages/db, which has more of them than these. */
@@ -177,7 +177,7 @@ export interface Plan {
   /** After the plan. */
   after: SandboxPatch & {
     state: SandboxState;
-    settledState: SettledState;
+    settledState: StableState;
     generation: number;
     lastSeq: number;
   };
@@ -191,7 +191,7 @@ export interface Plan {
    * It says where the sandbox is, and asks for nothing: what it comes to hold lies there already,
    * and is counted however much is left.
    */
-  isFact: boolean;
+  isObserved: boolean;
   placed: PlacedHost | null;
   apart: Apart | null;
   lost: LostHost | null;
@@ -205,7 +205,7 @@ export interface Plan {
   /** The organization has to be one without quotas. */
   unlimitedOrganizationId: number | null;
   /** An operation that waits from now on, or executes. */
-  queues: QueuedOperation | null;
+  queues: OperationInQueue | null;
   /** An executing one that is asked to back out, unless it has committed. */
   cancels: string | null;
   joins: JoinedOperation | null;
@@ -250,7 +250,7 @@ export interface Move {
   cause?: Cause | undefined;
 }
 
-type Rest = Partial<Pick<Plan, "operations" | "isFact" | "placed" | "apart" | "effects">> & {
+type Rest = Partial<Pick<Plan, "operations" | "isObserved" | "placed" | "apart" | "effects">> & {
   /** Beside the events: commands. */
   messages?: Omit<PlannedMessage, "isEvent" | "deadlineMs">[];
 };
@@ -270,7 +270,7 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
       ...row,
       ...changes,
       state: to,
-      settledState: isSettled(to) ? to : row.settledState,
+      settledState: isStable(to) ? to : row.settledState,
       generation: row.generation + 1,
       lastSeq: row.lastSeq + 1,
     };
@@ -288,7 +288,7 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
     events,
     operations: rest.operations ?? [],
     claims: claimsBetween(sandbox, row),
-    isFact: rest.isFact === true,
+    isObserved: rest.isObserved === true,
     placed: rest.placed ?? null,
     apart: rest.apart ?? null,
     lost: null,
@@ -306,7 +306,7 @@ export function planMoves(sandbox: Held & Sandbox, moves: Move[], rest: Rest = {
   };
 }
 
-const isAtRestOrGone = (state: SandboxState) => isSettled(state) || isTombstoned(state);
+const isAtRestOrGone = (state: SandboxState) => isStable(state) || isTombstoned(state);
 
 function eventOf(move: Move, before: Sandbox, after: Sandbox): PlannedEvent {
   return {

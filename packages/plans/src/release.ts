@@ -21,7 +21,7 @@ export type ReleaseDecision =
 
 export function planRelease({ sandbox, snapshot }: View, moment: Moment): ReleaseDecision {
   const { hostId } = sandbox;
-  if (hostId === null || !standsStill(sandbox)) return { kind: "not_possible" };
+  if (hostId === null || !isAtRest(sandbox)) return { kind: "not_possible" };
   if (snapshot === undefined || snapshot.storeKey === null) return { kind: "not_replicated" };
   const payload = systemCommand("discard", sandbox, hostId, moment);
   const discard = { subject: subjects.command(hostId, "discard"), payload, traceId: null };
@@ -30,6 +30,6 @@ export function planRelease({ sandbox, snapshot }: View, moment: Moment): Releas
   return { kind: "plan", plan: planMoves(sandbox, [move], { messages: [discard] }) };
 }
 
-export function standsStill({ state }: Pick<Sandbox, "state">): boolean {
+export function isAtRest({ state }: Pick<Sandbox, "state">): boolean {
   return state === "paused" || state === "stopped";
 }

@@ -7,7 +7,7 @@ import {
   admit,
   type OperationKind,
   type SandboxRequest,
-  type SettledState,
+  type StableState,
   transitionSandbox,
 } from "@torpor/state-machine";
 import { type Assignment, needsMemory, planAssignment } from "./begin.ts";
@@ -50,7 +50,7 @@ interface BegunOperation {
 }
 
 /** An operation to be inserted; its deadline counts from when it is. */
-export interface QueuedOperation {
+export interface OperationInQueue {
   id: string;
   organizationId: number;
   kind: OperationKind;
@@ -78,13 +78,13 @@ export interface JoinedOperation {
 
 export type RequestDecision =
   /** Already there. `plan`: what it is owed is given up. */
-  | { kind: "satisfied"; state: SettledState; plan?: Plan | undefined }
+  | { kind: "satisfied"; state: StableState; plan?: Plan | undefined }
   /** The same is on its way. */
   | { kind: "joined"; operation: Operation; plan?: Plan | undefined }
   /** The plan queues the operation. */
   | { kind: "queued"; plan: Plan; supersedes: boolean }
-  | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
-  | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
+  | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
+  | { kind: "blocked"; current: StableState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" };
 
 /** Where an operation may begin that has nothing before it. */
@@ -169,7 +169,7 @@ export function planRequest(
  */
 function planBegun(
   view: View,
-  queues: QueuedOperation,
+  queues: OperationInQueue,
   beginsAt: BeginsAt,
   moment: Moment,
 ): Plan | undefined {
@@ -200,7 +200,7 @@ function planBegun(
  */
 function assignmentOf(
   { sandbox, snapshot }: View,
-  { kind, pinnedHostId }: QueuedOperation,
+  { kind, pinnedHostId }: OperationInQueue,
   { home }: BeginsAt,
 ): Assignment | undefined {
   const { hostId, settledState } = sandbox;
@@ -215,7 +215,7 @@ function assignmentOf(
 /** As it will be in its row, but for its deadline, which is by the clock of the database. */
 function operationOf(
   { id: sandboxId }: Sandbox,
-  queues: QueuedOperation,
+  queues: OperationInQueue,
   { now }: Moment,
 ): Operation {
   const { begins: _, deadlineMs, ...rest } = queues;
@@ -294,7 +294,7 @@ function joinOf(
   return liftsBounds || isTakenOver ? { id, liftsBounds, takenOverBy } : null;
 }
 
-export function queued(id: string, kind: OperationKind, requester: Requester): QueuedOperation {
+export function queued(id: string, kind: OperationKind, requester: Requester): OperationInQueue {
   return {
     id,
     organizationId: requester.organizationId,
@@ -312,7 +312,7 @@ export function queued(id: string, kind: OperationKind, requester: Requester): Q
   };
 }
 
-export function intentOf({ id: sandboxId }: Pick<Sandbox, "id">, queues: QueuedOperation) {
+export function intentOf({ id: sandboxId }: Pick<Sandbox, "id">, queues: OperationInQueue) {
   const { id: operationId, kind, traceId } = queues;
   const payload: Intent = {
     type: "intent",

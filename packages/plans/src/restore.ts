@@ -8,22 +8,22 @@ import { type SandboxState, transitionSandbox } from "@torpor/state-machine";
 import type { Moment } from "./commands.ts";
 import { type Effects, type Plan, planMoves, planOperation } from "./plan.ts";
 import { openOf, planRequest, type Requester } from "./request.ts";
-import type { Sandbox, Snapshot, View } from "./rows.ts";
-import { settledPatch } from "./settled-patch.ts";
+import type { Sandbox, SnapshotRow, View } from "./rows.ts";
+import { columnsOnEnter } from "./columns-on-enter.ts";
 
 export interface Loss {
   hostId: string;
   /** So long after its lease has ended is its fence sure to have frozen the VM. */
   silentForMs: number;
   /** The newest that has reached the store, whether it has been run since or not. */
-  snapshot: Snapshot;
+  snapshot: SnapshotRow;
   cause: Cause;
 }
 
 /** What brings back a sandbox that stands so. */
 export const restoredBy = (state: SandboxState) => (state === "stopped" ? "start" : "resume");
 /** What a sandbox is that rests on it. */
-export const restsAs = ({ hasMemory }: Snapshot) => (hasMemory ? "paused" : "stopped");
+export const restsAs = ({ hasMemory }: SnapshotRow) => (hasMemory ? "paused" : "stopped");
 const FACT = { paused: "is_lost", stopped: "is_stopped" } as const;
 
 /**
@@ -43,7 +43,7 @@ export function planRestore(
   if (transition.kind !== "move") return undefined;
   const ended =
     executing === undefined ? undefined : planOperation(executing.id, "fail", { error: cause });
-  const settled = settledPatch(sandbox, transition.to, undefined, moment.now);
+  const settled = columnsOnEnter(sandbox, transition.to, undefined, moment.now);
   const move = {
     to: transition.to,
     fact: "host_lost" as const,
@@ -66,7 +66,7 @@ export function planRestore(
     executing: undefined,
     snapshot,
   };
-  const asked = askFor(after, requester, moment);
+  const asked = requestOf(after, requester, moment);
   return {
     ...moved,
     open: openOf(view),
@@ -102,7 +102,7 @@ export function planRestoreAgain(
 /**
  * The plan of the request; one that joins what waits already, and changes nothing of it, is empty.
  */
-function askFor(view: View, requester: Requester, moment: Moment): Plan | undefined {
+function requestOf(view: View, requester: Requester, moment: Moment): Plan | undefined {
   const decision = planRequest(view, restoredBy(view.sandbox.state), requester, moment);
   switch (decision.kind) {
     case "queued":

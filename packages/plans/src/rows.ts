@@ -7,14 +7,14 @@ import type {
   OperationKind,
   OperationStatus,
   SandboxState,
-  SettledState,
+  StableState,
 } from "@torpor/state-machine";
 
 export interface Sandbox {
   id: string;
   organizationId: number;
   state: SandboxState;
-  settledState: SettledState;
+  settledState: StableState;
   /** Compare-and-set key: raised by every move. */
   generation: number;
   /** Of its newest event. */
@@ -65,7 +65,7 @@ export interface Operation {
   traceId: string | null;
 }
 
-export interface Snapshot {
+export interface SnapshotRow {
   sandboxId: string;
   generation: number;
   hasMemory: boolean;
@@ -92,7 +92,7 @@ export interface View {
   executing: Operation | undefined;
   waiting: Operation | undefined;
   /** The newest that is still there. */
-  snapshot: Snapshot | undefined;
+  snapshot: SnapshotRow | undefined;
   /** The run of the sandbox's epoch. */
   newestRun: Incarnation | undefined;
   /** A drain or a loss of its host owes it that it runs again; undefined: not asked. */
@@ -103,7 +103,7 @@ export interface View {
     /** By its idempotency key. */
     repeat?: Operation | undefined;
     /** By its manifest, dropped or not. */
-    snapshot?: Snapshot | undefined;
+    snapshot?: SnapshotRow | undefined;
     /** By its epoch. */
     run?: Incarnation | undefined;
   };

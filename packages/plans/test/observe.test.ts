@@ -25,7 +25,7 @@ test.each(SANDBOX_STATES.flatMap((state) => OBSERVED.map((seen) => [seen, state]
     const decision = planObservation(aView({ state }), anObservation({ state: seen }), NOW);
     expect(["plan", "refused", "nothing_new"]).toContain(decision.kind);
     if (decision.kind !== "plan") return;
-    expect(decision.plan.isFact, "what is there is counted, however much is left").toBe(true);
+    expect(decision.plan.isObserved, "what is there is counted, however much is left").toBe(true);
     expect(decision.plan.after).toMatchObject({
       appliedEpoch: 2,
       appliedOpSeq: 7,

@@ -1,5 +1,5 @@
 /** What holds of every plan, whatever moves it is made of. */
-import { isSettled, SANDBOX_STATES, type SandboxState } from "@torpor/state-machine";
+import { isStable, SANDBOX_STATES, type SandboxState } from "@torpor/state-machine";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { claimsBetween, holdings } from "../src/holdings.ts";
@@ -29,7 +29,7 @@ test("M4: each move is one event, numbered without a gap, from the state before 
       );
       expect(plan.messages).toHaveLength(moves.length);
       expect(plan.after.settledState).toBe(
-        moves.findLast(({ to }) => isSettled(to))?.to ?? row.settledState,
+        moves.findLast(({ to }) => isStable(to))?.to ?? row.settledState,
       );
     }),
   );
@@ -58,7 +58,7 @@ test("M5: a settled sandbox is nowhere else than where it is", () => {
   fc.assert(
     fc.property(sandbox, move, (row, one) => {
       const { after } = planMoves(row, [one]);
-      if (isSettled(after.state)) expect(after.originHostId).toBeNull();
+      if (isStable(after.state)) expect(after.originHostId).toBeNull();
     }),
   );
 });

@@ -1,7 +1,7 @@
 /** Rows as tests need them: complete, with what matters given. */
 import type { Observation } from "@torpor/contracts";
 import type { Moment } from "../src/commands.ts";
-import type { Operation, Sandbox, Snapshot, View } from "../src/rows.ts";
+import type { Operation, Sandbox, SnapshotRow, View } from "../src/rows.ts";
 
 export const NOW = new Date("2026-01-01T00:00:00Z");
 export const MOMENT: Moment = { now: NOW, newOperationId: () => "op_new" };
@@ -64,7 +64,7 @@ export function anOperation(given: Partial<Operation> = {}): Operation {
   };
 }
 
-export function aSnapshot(given: Partial<Snapshot> = {}): Snapshot {
+export function aSnapshot(given: Partial<SnapshotRow> = {}): SnapshotRow {
   return {
     sandboxId: "1763309903abcdefgh",
     generation: 1,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "vitest";
 import type { Sandbox } from "../src/rows.ts";
-import { settledPatch } from "../src/settled-patch.ts";
+import { columnsOnEnter } from "../src/columns-on-enter.ts";
 
 const NOW = new Date("2026-01-01T00:00:00Z");
 const row = (fields: Partial<Sandbox>) =>
@@ -16,15 +16,15 @@ describe("the idle clock", () => {
   test.each(["creating", "resuming", "starting", "pausing"] as const)(
     "S23: starts anew when a sandbox that was %s runs (again)",
     (state) => {
-      expect(settledPatch(row({ state }), "running", undefined, NOW)).toMatchObject({
+      expect(columnsOnEnter(row({ state }), "running", undefined, NOW)).toMatchObject({
         lastActiveAt: NOW,
       });
     },
   );
 
   test("is left alone otherwise", () => {
-    expect(settledPatch(row({ state: "running" }), "running", undefined, NOW)).toEqual({});
-    expect(settledPatch(row({ state: "pausing" }), "paused", undefined, NOW)).not.toHaveProperty(
+    expect(columnsOnEnter(row({ state: "running" }), "running", undefined, NOW)).toEqual({});
+    expect(columnsOnEnter(row({ state: "pausing" }), "paused", undefined, NOW)).not.toHaveProperty(
       "lastActiveAt",
     );
   });
@@ -33,7 +33,7 @@ describe("the idle clock", () => {
 test("S14: a sandbox in error has a cause, whether its host gave one or not", () => {
   const cause = { code: "CREATE_FAILED", message: "no" };
   const error = (given?: typeof cause) =>
-    settledPatch(row({ state: "running" }), "error", given, NOW).error;
+    columnsOnEnter(row({ state: "running" }), "error", given, NOW).error;
   expect(error(cause)).toEqual(cause);
   expect(error()).toMatchObject({ code: "HOST_REPORTED_FAILURE", message: expect.any(String) });
 });
@@ -44,7 +44,7 @@ describe("the clock of the timeout", () => {
   test.each(["paused", "stopped"] as const)(
     "S55: stands still while the sandbox is %s, and goes on from there",
     (state) => {
-      const stands = settledPatch(
+      const stands = columnsOnEnter(
         row({ state: "pausing", timeoutSeconds: 60, expiresAt }),
         state,
         undefined,
@@ -52,7 +52,7 @@ describe("the clock of the timeout", () => {
       );
       expect(stands).toMatchObject({ expiresAt: null, timeoutLeftMs: 5_000 });
       const later = new Date(NOW.getTime() + 3_600_000);
-      const runs = settledPatch(
+      const runs = columnsOnEnter(
         row({ state: "resuming", timeoutSeconds: 60, timeoutLeftMs: 5_000 }),
         "running",
         undefined,
@@ -67,7 +67,7 @@ describe("the clock of the timeout", () => {
 
   test("S32: goes on untouched when a pause comes to nothing", () => {
     expect(
-      settledPatch(
+      columnsOnEnter(
         row({ state: "pausing", timeoutSeconds: 60, expiresAt }),
         "running",
         undefined,

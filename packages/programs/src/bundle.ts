@@ -6,7 +6,7 @@ const REQUIRE =
   'import { createRequire as torporCreateRequire } from "node:module"; ' +
   "const require = torporCreateRequire(import.meta.url);";
 
-export interface Program {
+export interface BundledProgram {
   /** Name of the bundled file, without its ending `.mjs`. */
   out: string;
   /** Path of the source file. */
@@ -17,7 +17,7 @@ export interface Program {
  * Writes `<outDir>/<out>.mjs` for each program. Throws with esbuild's message when one cannot be
  * bundled.
  */
-export async function bundle(programs: readonly Program[], outDir: string): Promise<void> {
+export async function bundle(programs: readonly BundledProgram[], outDir: string): Promise<void> {
   await build({
     entryPoints: [...programs],
     outdir: outDir,

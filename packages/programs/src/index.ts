@@ -1,4 +1,4 @@
-export { bundle, type Program } from "./bundle.ts";
+export { bundle, type BundledProgram } from "./bundle.ts";
 export {
   FAKE_CLOUD_HYPERVISOR_BIN,
   localProgram,

@@ -1,4 +1,4 @@
-import { setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as timer } from "node:timers/promises";
 
 /** Exponential, with full jitter: between half and all of `baseMs · 2^attempt`, at most `maxMs`. */
 export function backoffMs(attempt: number, options: { baseMs: number; maxMs: number }): number {
@@ -7,9 +7,9 @@ export function backoffMs(attempt: number, options: { baseMs: number; maxMs: num
 }
 
 /** Waits; false when the signal ended the wait. */
-export async function pause(ms: number, signal?: AbortSignal): Promise<boolean> {
+export async function sleep(ms: number, signal?: AbortSignal): Promise<boolean> {
   try {
-    await sleep(ms, undefined, signal === undefined ? {} : { signal });
+    await timer(ms, undefined, signal === undefined ? {} : { signal });
     return true;
   } catch {
     return false;

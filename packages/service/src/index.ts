@@ -1,4 +1,4 @@
-export { backoffMs, pause } from "./backoff.ts";
+export { backoffMs, sleep } from "./backoff.ts";
 export { Batches } from "./batches.ts";
 export {
   ConfigurationError,
@@ -40,5 +40,5 @@ export {
   type SealedBox,
   sealFor,
 } from "./sealed-box.ts";
-export { settlesWithin, withTimeLimit } from "./time-limit.ts";
+export { endsWithin, withTimeLimit } from "./time-limit.ts";
 export { findFailingRounds, type WorkProblem } from "./work.ts";

@@ -7,13 +7,13 @@ export async function withTimeLimit<T>(
   limitMs: number,
   what: string,
 ): Promise<T> {
-  if (!(await settlesWithin(promise, limitMs)))
+  if (!(await endsWithin(promise, limitMs)))
     throw new Error(`${what} did not end within ${limitMs} ms`);
   return await promise;
 }
 
 /** False when `promise` has not settled within `limitMs`; what it waited for goes on. */
-export async function settlesWithin(promise: Promise<unknown>, limitMs: number): Promise<boolean> {
+export async function endsWithin(promise: Promise<unknown>, limitMs: number): Promise<boolean> {
   const late = Promise.withResolvers<boolean>();
   const timer = setTimeout(() => late.resolve(false), limitMs);
   const settled = promise.then(

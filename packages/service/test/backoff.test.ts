@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { backoffMs, pause } from "../src/index.ts";
+import { backoffMs, sleep } from "../src/index.ts";
 
 describe("backoff", () => {
   test.each([0, 1, 2, 5, 40, 10_000])(
@@ -22,11 +22,11 @@ describe("backoff", () => {
   });
 
   test("a pause ends at once, and says so, when its signal aborts: before it or during it", async () => {
-    expect(await pause(60_000, AbortSignal.abort())).toBe(false);
+    expect(await sleep(60_000, AbortSignal.abort())).toBe(false);
     const controller = new AbortController();
-    const paused = pause(60_000, controller.signal);
+    const paused = sleep(60_000, controller.signal);
     controller.abort();
     expect(await paused).toBe(false);
-    expect(await pause(1, new AbortController().signal)).toBe(true);
+    expect(await sleep(1, new AbortController().signal)).toBe(true);
   });
 });

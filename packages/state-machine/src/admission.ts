@@ -19,7 +19,7 @@ import {
   SANDBOX_TABLE,
   type SandboxRequest,
   type SandboxState,
-  type SettledState,
+  type StableState,
 } from "./sandbox.ts";
 
 export interface QueuedOperation {
@@ -42,7 +42,7 @@ export interface SandboxQueue {
   /** The state as stored, transitional ones included. */
   state: SandboxState;
   /** The state last settled in. */
-  settled: SettledState;
+  settled: StableState;
   executing?: ExecutingOperation | undefined;
   waiting?: WaitingOperation | undefined;
 }
@@ -52,15 +52,15 @@ export type Admission =
    * Already reached, nothing in flight: answer with the state. `supersedes`, here and below: this
    * waiting operation ends first.
    */
-  | { kind: "satisfied"; state: SettledState; supersedes?: string }
+  | { kind: "satisfied"; state: StableState; supersedes?: string }
   /** The same end is already on its way: wait for that operation. */
   | { kind: "join"; operationId: string; supersedes?: string }
   /** A new operation; `cancels` (an executing one) is asked to back out. */
   | { kind: "accept"; supersedes?: string; cancels?: string }
   /** Not legal from the state that the queue ends in. */
-  | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
+  | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
   /** Legal, but another operation already waits. */
-  | { kind: "blocked"; current: SettledState; by: QueuedOperation }
+  | { kind: "blocked"; current: StableState; by: QueuedOperation }
   | { kind: "gone" };
 
 export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
@@ -79,7 +79,7 @@ export function admit(queue: SandboxQueue, request: SandboxRequest): Admission {
 function admitBehind(queue: SandboxQueue, request: Exclude<SandboxRequest, "delete">): Admission {
   const last = queue.waiting ?? queue.executing;
   if (last?.kind === "delete") return { kind: "gone" };
-  const end: SettledState = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
+  const end: StableState = last === undefined ? queue.settled : OPERATION_TARGET[last.kind];
   const cell = SANDBOX_TABLE[end][request];
   if (cell === "refuse") return { kind: "conflict", current: end, allowed: allowedRequests(end) };
   const { executing, waiting } = queue;

@@ -5,7 +5,7 @@
  * O2  `outcome_unknown` is not an end: the host's inventory or its fencing decides it.
  * O3  Only a waiting operation can begin.
  */
-import type { SandboxState, SettledState, Transition } from "./sandbox.ts";
+import type { SandboxState, StableState, Transition } from "./sandbox.ts";
 
 export const OPERATION_KINDS = ["create", "pause", "resume", "stop", "start", "delete"] as const;
 export type OperationKind = (typeof OPERATION_KINDS)[number];
@@ -80,7 +80,7 @@ export const OPERATION_TARGET = {
   stop: "stopped",
   start: "running",
   delete: "deleted",
-} as const satisfies Record<OperationKind, SettledState>;
+} as const satisfies Record<OperationKind, StableState>;
 
 /** The transitional state while an operation executes. */
 export const OPERATION_TRANSITIONAL = {

@@ -43,9 +43,9 @@ export const SANDBOX_FACTS = [
   "is_lost",
   "fail",
 ] as const;
-export type SandboxFact = (typeof SANDBOX_FACTS)[number];
+export type ObservedEvent = (typeof SANDBOX_FACTS)[number];
 
-export type SandboxEvent = SandboxRequest | SandboxFact;
+export type SandboxEvent = SandboxRequest | ObservedEvent;
 export const SANDBOX_EVENTS: readonly SandboxEvent[] = [...SANDBOX_REQUESTS, ...SANDBOX_FACTS];
 
 export type SandboxCell = SandboxState | "stay" | "refuse";
@@ -74,7 +74,7 @@ export const SETTLED_STATES = [
   "deleted",
   "error",
 ] as const satisfies readonly SandboxState[];
-export type SettledState = (typeof SETTLED_STATES)[number];
+export type StableState = (typeof SETTLED_STATES)[number];
 
 /** States that hold memory and vCPUs of a host. `paused` and `stopped` hold disk alone. */
 export const STATES_HOLDING_MEMORY = [
@@ -113,7 +113,7 @@ export function allowedRequests(state: SandboxState): SandboxRequest[] {
   return SANDBOX_REQUESTS.filter((request) => SANDBOX_TABLE[state][request] !== "refuse");
 }
 
-export function isSettled(state: SandboxState): state is SettledState {
+export function isStable(state: SandboxState): state is StableState {
   return (SETTLED_STATES as readonly SandboxState[]).includes(state);
 }
 

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import {
   allowedRequests,
-  isSettled,
+  isStable,
   OPERATION_TARGET,
   OPERATION_TRANSITIONAL,
   SANDBOX_EVENTS,
@@ -68,7 +68,7 @@ describe("the sandbox table", () => {
     for (const state of SANDBOX_STATES) {
       for (const request of SANDBOX_REQUESTS) {
         const result = transitionSandbox(state, request);
-        if (result.kind === "move") expect(isSettled(result.to), `${state} ${request}`).toBe(false);
+        if (result.kind === "move") expect(isStable(result.to), `${state} ${request}`).toBe(false);
       }
     }
   });

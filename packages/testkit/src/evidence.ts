@@ -5,7 +5,7 @@
  */
 import { appendFile, cp, mkdir, writeFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { settlesWithin } from "@torpor/service";
+import { endsWithin } from "@torpor/service";
 import postgres from "postgres";
 import { ROOT } from "./root.ts";
 
@@ -37,7 +37,7 @@ export async function keepEvidence(file: string, test: string, failure: string):
   const keepAll = Promise.all(
     [...sources].map(([keep, name], at) => keepOne(join(dir, `${at + 1}-${name}`), keep)),
   );
-  if (!(await settlesWithin(keepAll, KEEP_LIMIT_MS)))
+  if (!(await endsWithin(keepAll, KEEP_LIMIT_MS)))
     await appendFile(
       join(dir, "failure.txt"),
       `\nnot everything could be kept within ${KEEP_LIMIT_MS} ms\n`,

@@ -13,7 +13,7 @@ import {
 import { planMoves } from "@torpor/plans";
 import type { SandboxState } from "@torpor/state-machine";
 
-export interface Move extends Change {
+export interface RecordedMove extends Change {
   /** As read; its generation is the compare-and-set key. */
   sandbox: SandboxRow;
   to: SandboxState;
@@ -27,7 +27,7 @@ export type MoveResult =
 
 export async function moveSandbox(
   tx: Tx,
-  { sandbox, messages = [], ...move }: Move,
+  { sandbox, messages = [], ...move }: RecordedMove,
 ): Promise<MoveResult> {
   const further = messages.map(({ subject, payload, traceId = null }) => ({
     subject,

@@ -2,7 +2,7 @@
  * A server process of a test: can be ended and started again with its data, and ends with the test.
  */
 import { isAlive, signalProcess } from "@torpor/service";
-import { type Component, startProcess, stopProcess, waitWell } from "@torpor/fleet";
+import { type Component, startProcess, stopProcess, waitHealthy } from "@torpor/fleet";
 
 const READY_LIMIT_MS = 60_000;
 
@@ -17,7 +17,7 @@ export function serverProcess(component: Component, stopSignal: NodeJS.Signals):
     start: async () => {
       if (component.process !== undefined && isAlive(component.process)) return;
       component.process = await startProcess(component);
-      await waitWell(component, READY_LIMIT_MS, new AbortController().signal);
+      await waitHealthy(component, READY_LIMIT_MS, new AbortController().signal);
     },
     stop: async (signal = stopSignal) => {
       if (component.process !== undefined) await stopProcess(component.process, signal, 5_000);

@@ -7,16 +7,16 @@ import {
   acceptCreate,
   applyPlans,
   findSandboxRow,
-  type HostBeat,
+  type HostHeartbeat,
   inTransaction,
   moveOperation,
   type Requester,
   type SandboxRow,
 } from "@torpor/db";
 import { type Plan, planMoves } from "@torpor/plans";
-import type { SettledState } from "@torpor/state-machine";
+import type { StableState } from "@torpor/state-machine";
 import type { TestDatabase } from "./database.ts";
-import { type Move, moveSandbox } from "./moves.ts";
+import { type RecordedMove, moveSandbox } from "./moves.ts";
 import { SIMULATED_TEMPLATE } from "./simulated-image.ts";
 
 const IMAGE_SHA256 = "a".repeat(64);
@@ -107,7 +107,7 @@ export function anObservation(
 }
 
 /** What a host's heartbeat says beside its inventory. */
-export function aBeat(hostId: string, given: Partial<HostBeat> = {}): HostBeat {
+export function aBeat(hostId: string, given: Partial<HostHeartbeat> = {}): HostHeartbeat {
   return {
     hostId,
     load: { vms: 0, residentBytes: 0, diskFreeMib: 1 },
@@ -124,8 +124,8 @@ export function aBeat(hostId: string, given: Partial<HostBeat> = {}): HostBeat {
  */
 export async function makeSandbox(
   test: TestDatabase,
-  state: SettledState,
-  given: { hostId?: string; sandbox?: Partial<NewSandbox>; patch?: Move["patch"] } = {},
+  state: StableState,
+  given: { hostId?: string; sandbox?: Partial<NewSandbox>; patch?: RecordedMove["patch"] } = {},
 ): Promise<SandboxRow> {
   const { hostId, patch } = given;
   const created = await acceptCreate(test.db, aSandbox(given.sandbox), aRequester(test));

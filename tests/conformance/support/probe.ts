@@ -1,9 +1,9 @@
 /** Whether a real VM can be had here at all: it is tried, not guessed. */
 import { existsSync } from "node:fs";
-import { expectStatus, SNAPSHOT, Stage, type Target } from "./stage.ts";
+import { expectStatus, SNAPSHOT, Stage, type StageTarget } from "./stage.ts";
 
 /** The target, with the reason why it has no VMs when it has none. */
-export async function probe(target: Target): Promise<Target> {
+export async function probe(target: StageTarget): Promise<StageTarget> {
   if (target.kernel === undefined || target.initrd === undefined)
     return { ...target, noVm: "no kernel and initrd to boot are given" };
   if (!existsSync("/dev/kvm")) return { ...target, noVm: "this machine has no /dev/kvm" };

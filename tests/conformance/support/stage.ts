@@ -16,7 +16,7 @@ export const RAM_BYTES = 256 * 1024 * 1024;
 export const SNAPSHOT = { destination_url: "file://snap" };
 export const RESTORE = { source_url: "file://snap" };
 
-export interface Target {
+export interface StageTarget {
   bin: string;
   /** Of the real one; the fake boots anything. */
   kernel?: string;
@@ -60,16 +60,16 @@ export const vmCase = (source: string, name: string, run: Case["run"]): Case => 
 });
 
 export class Stage {
-  readonly target: Target;
+  readonly target: StageTarget;
   readonly dir: string;
   private readonly vmms: VmmProcess[] = [];
   private readonly mounts: string[] = [];
 
-  static async open(target: Target): Promise<Stage> {
+  static async open(target: StageTarget): Promise<Stage> {
     return new Stage(target, await mkdtemp(join(tmpdir(), "ch-")));
   }
 
-  private constructor(target: Target, dir: string) {
+  private constructor(target: StageTarget, dir: string) {
     this.target = target;
     this.dir = dir;
   }

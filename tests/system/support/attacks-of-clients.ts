@@ -12,7 +12,7 @@ import type { ClientAttack } from "./attacks.ts";
 import { often } from "./often.ts";
 import {
   assertThat,
-  type Body,
+  type AttackBody,
   eventsOf,
   HONEST_HOST,
   pathOf,
@@ -26,7 +26,7 @@ const KIB = 1024;
 
 interface Answer {
   status: number;
-  body: Body;
+  body: AttackBody;
   headers: Record<string, unknown>;
 }
 
@@ -36,7 +36,7 @@ async function send(url: URL | string, options: RequestOptions = {}): Promise<An
   request.end();
   const [answer] = await once(request, "response");
   const content = await text(answer);
-  const body = (content.startsWith("{") ? JSON.parse(content) : { content }) as Body;
+  const body = (content.startsWith("{") ? JSON.parse(content) : { content }) as AttackBody;
   return { status: Number(answer.statusCode), body, headers: answer.headers };
 }
 
@@ -179,7 +179,7 @@ export const BY_CLIENTS: Record<ClientAttack, Try> = {
       ...answered(400, 5, () => fleet.call("POST", "/v1/sandboxes", { apiKey, rawBody })),
       check: async () => {
         const { body } = await fleet.call("GET", "/v1/sandboxes", { apiKey });
-        assertThat((body["data"] as Body[]).length === 0, "something was written", body);
+        assertThat((body["data"] as AttackBody[]).length === 0, "something was written", body);
       },
     };
   },

@@ -6,7 +6,7 @@ import type { HostAttack } from "./attacks.ts";
 import { often } from "./often.ts";
 import {
   assertThat,
-  type Body,
+  type AttackBody,
   eventsOf,
   HONEST_HOST,
   HOSTILE_HOST,
@@ -22,7 +22,7 @@ const FINDINGS_KEPT = 1_050;
 
 type Question = Parameters<typeof subjects.ask>[1];
 
-async function ask({ host }: Target, question: Question, body: object): Promise<Body> {
+async function ask({ host }: Target, question: Question, body: object): Promise<AttackBody> {
   const subject = subjects.ask(HOSTILE_HOST, question);
   const options = { timeout: ANSWER_LIMIT_MS };
   const reply = await host.connection.request(subject, JSON.stringify(body), options);
@@ -243,7 +243,7 @@ export const ON_HOSTS: Record<HostAttack, Try> = {
             "GET",
             `/v1/hosts/${HOSTILE_HOST}/findings?limit=100${cursor}`,
           );
-          kept += (body["data"] as Body[]).length;
+          kept += (body["data"] as AttackBody[]).length;
           if (body["has_more"] !== true) break;
           cursor = `&cursor=${String(body["next_cursor"])}`;
         }

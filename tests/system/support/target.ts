@@ -8,7 +8,7 @@ import { tlsFilesOf } from "@torpor/fleet";
 import type { TestFleet } from "@torpor/testkit";
 import type postgres from "postgres";
 
-export type Body = Record<string, unknown>;
+export type AttackBody = Record<string, unknown>;
 
 export const HONEST_HOST = "host-1";
 /** Its keys are the attacker's. */
@@ -24,11 +24,11 @@ export interface Target {
   /** A key of another organization than the neighbour's. */
   tenantKey: string;
   /** Of the neighbour: on the honest host, running, paused and resumed all the time. */
-  sandbox: Body;
+  sandbox: AttackBody;
   /** One that runs on the hostile host. */
-  ownOfHost: Body;
+  ownOfHost: AttackBody;
   /** One more of the neighbour's organization, on the honest host. */
-  create(body?: Body): Promise<Body>;
+  create(body?: AttackBody): Promise<AttackBody>;
 }
 
 /** What is done, again and again while the neighbour is watched, and what has come of it. */
@@ -52,7 +52,7 @@ export async function controlBus({ fleet }: TestFleet): Promise<Bus> {
   return await connectBus({ url: fleet.state.natsUrl, seed, tlsFiles, name: "operator" });
 }
 
-export const pathOf = (sandbox: Body) => `/v1/sandboxes/${String(sandbox["id"])}`;
+export const pathOf = (sandbox: AttackBody) => `/v1/sandboxes/${String(sandbox["id"])}`;
 
 /** Whatever is said of a failed attack: the answer, whole. */
 export function assertThat(isSo: boolean, what: string, seen: unknown): void {
@@ -66,7 +66,7 @@ interface Event {
 }
 
 /** All that there are, oldest first. */
-export async function eventsOf({ sql }: Target, sandbox: Body): Promise<Event[]> {
+export async function eventsOf({ sql }: Target, sandbox: AttackBody): Promise<Event[]> {
   return await sql<Event[]>`
     SELECT fact, to_state AS to, operation_id AS operation FROM sandbox_events
     WHERE sandbox_id = ${String(sandbox["id"])} ORDER BY seq`;

@@ -15,15 +15,15 @@ import {
   serviceUnavailable,
 } from "../errors.ts";
 import { requestIdOf } from "../request-id.ts";
-import { type Door, isPreview } from "./door.ts";
-import { type Exchanged, exchange, hasBody, type Sending } from "./exchange.ts";
+import { type Endpoint, isPreview } from "./endpoint.ts";
+import { type ProxyResult, proxyRequest, hasBody, type Sending } from "./proxy-request.ts";
 import { downstreamHeaders, forwardedHeaders, schemeOf } from "./headers.ts";
 import { localHeaders, publicLocations } from "./preview-host.ts";
 import { openLink } from "./preview-session.ts";
 import { takenProtocol } from "./protocol-token.ts";
 import { redirect, refuse, refuseUpgrade } from "./refusal.ts";
-import { type Admission, admit, type RouteDependencies, routeTo } from "./route.ts";
-import type { Target } from "./target.ts";
+import { type EdgeAdmission, admit, type RouteDependencies, routeTo } from "./route.ts";
+import type { AgentTarget } from "./target.ts";
 
 export type CarryDependencies = RouteDependencies & { log: FastifyBaseLogger };
 
@@ -32,7 +32,7 @@ const CONFLICT = 409;
 /** Never rejects: what goes wrong is answered, or cuts the connection. */
 export async function carryRequest(
   deps: CarryDependencies,
-  door: Door,
+  door: Endpoint,
   incoming: IncomingMessage,
   response: ServerResponse,
 ): Promise<void> {
@@ -81,7 +81,7 @@ export async function carryRequest(
 /** The same for a WebSocket. */
 export async function carryUpgrade(
   deps: CarryDependencies,
-  door: Door,
+  door: Endpoint,
   incoming: IncomingMessage,
   socket: Duplex,
   head: Buffer,
@@ -117,18 +117,18 @@ export async function carryUpgrade(
  */
 async function send(
   deps: CarryDependencies,
-  door: Door,
-  admission: Admission,
+  door: Endpoint,
+  admission: EdgeAdmission,
   incoming: IncomingMessage,
   headers: Record<string, string>,
   signal: AbortSignal,
-): Promise<Exchanged> {
+): Promise<ProxyResult> {
   const extra = isPreview(door)
     ? { ...headers, ...applicationHeaders(deps, door, admission, incoming) }
     : headers;
   const sending: Sending = { extra, passesCredentials: admission.passesCredentials, signal };
   const target = await routeTo(deps, door, admission, signal);
-  const exchanged = await exchange(incoming, target, sending);
+  const exchanged = await proxyRequest(incoming, target, sending);
   if (
     exchanged.kind !== "answered" ||
     exchanged.answer.statusCode !== CONFLICT ||
@@ -141,10 +141,10 @@ async function send(
   });
   if (current.run === target.run) return exchanged;
   exchanged.answer.destroy();
-  return await exchange(incoming, current, sending);
+  return await proxyRequest(incoming, current, sending);
 }
 
-const isLocal = (door: Door, { view }: Pick<Admission, "view">) =>
+const isLocal = (door: Endpoint, { view }: Pick<EdgeAdmission, "view">) =>
   isPreview(door) && view.sandbox.previewHost === "localhost";
 
 /**
@@ -153,8 +153,8 @@ const isLocal = (door: Door, { view }: Pick<Admission, "view">) =>
  */
 function applicationHeaders(
   { proxies }: CarryDependencies,
-  door: Door,
-  admission: Admission,
+  door: Endpoint,
+  admission: EdgeAdmission,
   incoming: IncomingMessage,
 ): Record<string, string> {
   const { client, asked } = forwardedHeaders(proxies, incoming, door);
@@ -164,8 +164,8 @@ function applicationHeaders(
 function asSeenOutside(
   { proxies }: CarryDependencies,
   rawHeaders: string[],
-  door: Door,
-  admission: Admission,
+  door: Endpoint,
+  admission: EdgeAdmission,
   incoming: IncomingMessage,
 ): string[] {
   if (!isLocal(door, admission)) return rawHeaders;
@@ -177,16 +177,16 @@ function asSeenOutside(
 
 async function routeAgain(
   deps: CarryDependencies,
-  door: Door,
-  { isUser }: Admission,
+  door: Endpoint,
+  { isUser }: EdgeAdmission,
   signal: AbortSignal,
-): Promise<Target> {
+): Promise<AgentTarget> {
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
   return await routeTo(deps, door, { view, isUser }, signal);
 }
 
-function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiError {
+function failureOf(exchanged: Exclude<ProxyResult, { kind: "answered" }>): ApiError {
   switch (exchanged.kind) {
     case "unreachable":
       return hostUnreachable(exchanged.cause);
@@ -201,7 +201,7 @@ function failureOf(exchanged: Exclude<Exchanged, { kind: "answered" }>): ApiErro
 function asApiError(
   deps: CarryDependencies,
   error: unknown,
-  door: Door,
+  door: Endpoint,
   requestId: string,
 ): ApiError {
   const known =
@@ -229,7 +229,7 @@ async function passRefusal(
 
 /** From here on it is bytes both ways, until either side ends. */
 function join(
-  exchanged: Extract<Exchanged, { kind: "upgraded" }>,
+  exchanged: Extract<ProxyResult, { kind: "upgraded" }>,
   client: Duplex,
   head: Buffer,
   added: Record<string, string>,

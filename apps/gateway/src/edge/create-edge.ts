@@ -1,5 +1,5 @@
 import { ConfigurationError } from "@torpor/service";
-import type { Config } from "../config.ts";
+import type { GatewayConfig } from "../config.ts";
 import type { OpenFiles } from "../open-files.ts";
 import type { CarryDependencies } from "./carry.ts";
 import { DomainEdge } from "./domain.ts";
@@ -11,7 +11,7 @@ import { LoopbackEdge } from "./loopback.ts";
  * cannot be opened.
  */
 export async function createEdge(
-  config: Config,
+  config: GatewayConfig,
   files: OpenFiles,
   deps: CarryDependencies,
 ): Promise<Edge> {

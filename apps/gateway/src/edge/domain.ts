@@ -12,7 +12,7 @@ import { ApiError } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { requestIdOf } from "../request-id.ts";
 import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
-import type { Door } from "./door.ts";
+import type { Endpoint } from "./endpoint.ts";
 import type { Edge } from "./edge.ts";
 import { refuse, refuseUpgrade } from "./refusal.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
@@ -51,13 +51,13 @@ export class DomainEdge implements Edge {
     const edgeServer = createEdgeServer(
       {
         request: async (incoming, response) => {
-          const door = doorOf(incoming, options);
+          const door = endpointOf(incoming, options);
           if (door instanceof ApiError)
             refuse(incoming, response, door, requestIdOf(incoming.headers));
           else await carryRequest(options, door, incoming, response);
         },
         upgrade: async (incoming, socket, head) => {
-          const door = doorOf(incoming, options);
+          const door = endpointOf(incoming, options);
           if (door instanceof ApiError) refuseUpgrade(socket, door, requestIdOf(incoming.headers));
           else await carryUpgrade(options, door, incoming, socket, head);
         },
@@ -112,10 +112,10 @@ export class DomainEdge implements Edge {
 }
 
 /** The door that a Host header names, or what to answer when it names none. */
-export function doorOf(
+export function endpointOf(
   incoming: Pick<IncomingMessage, "headers">,
   { domain, publicOrigin }: Pick<DomainOptions, "domain" | "publicOrigin">,
-): Door | ApiError {
+): Endpoint | ApiError {
   const host = (incoming.headers.host ?? "").toLowerCase().replace(/:\d+$/, "");
   const suffix = `.vms.${domain}`;
   const [, portText = "", id = "", region = ""] =

@@ -9,7 +9,7 @@
  *      /health, /info and /ping are open. The other ports are passed as the sandbox's
  *      `preview_access` says (route.ts); browsers pass with a link's cookie (preview-session.ts).
  * ED3  A sandbox that does not run is answered at once with 409, or resumed if its policy says so
- *      (wake.ts); a 5xx is sent only when nothing was carried out (exchange.ts).
+ *      (wake.ts); a 5xx is sent only when nothing was carried out (proxy-request.ts).
  */
 import type { SandboxEventMessage } from "@torpor/contracts";
 import type { SandboxRow } from "@torpor/db";

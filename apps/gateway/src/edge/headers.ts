@@ -5,7 +5,7 @@
 import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS } from "@torpor/contracts";
 import type { Proxies } from "../proxies.ts";
-import type { Door } from "./door.ts";
+import type { Endpoint } from "./endpoint.ts";
 import { withoutSessions } from "./preview-session.ts";
 import { withoutTokens } from "./protocol-token.ts";
 
@@ -67,7 +67,7 @@ export function downstreamHeaders(rawHeaders: string[], added: Record<string, st
 export function forwardedHeaders(
   proxies: Proxies,
   incoming: IncomingMessage,
-  door: Pick<Door, "scheme">,
+  door: Pick<Endpoint, "scheme">,
 ) {
   const chain = proxies.chainOf(incoming);
   return {
@@ -83,7 +83,7 @@ export function forwardedHeaders(
 export function schemeOf(
   proxies: Proxies,
   incoming: IncomingMessage,
-  door: Pick<Door, "scheme">,
+  door: Pick<Endpoint, "scheme">,
 ): "http" | "https" {
   return proxies.schemeOf(incoming) ?? door.scheme;
 }

@@ -11,10 +11,10 @@
 import { createServer, type Server, type Socket } from "node:net";
 import type { EdgeSandbox } from "@torpor/db";
 import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
-import { isSettled, isTombstoned } from "@torpor/state-machine";
+import { isStable, isTombstoned } from "@torpor/state-machine";
 import type { FastifyBaseLogger } from "fastify";
 import { offeredPorts, watchPorts } from "./preview-ports.ts";
-import { type HostKeys, type Target, targetOf } from "./target.ts";
+import { type HostKeys, type AgentTarget, targetOf } from "./target.ts";
 
 /** Of those known, without a word of them, in each round. */
 const LOOKED_AFTER = 100;
@@ -58,7 +58,7 @@ export class LoopbackPreviews {
 
   /** True: a row is to be read for it. */
   hear({ sandboxId, from, to }: SandboxEventMessage): boolean {
-    const isOver = this.known.has(sandboxId) && (isSettled(to) || isTombstoned(to));
+    const isOver = this.known.has(sandboxId) && (isStable(to) || isTombstoned(to));
     const matters = from !== to && (to === "running" || isOver);
     if (!matters || this.due.size >= MAX_DUE) return false;
     this.due.add(sandboxId);
@@ -133,7 +133,7 @@ export class LoopbackPreviews {
     if (known.watch === undefined && known.ports.size === 0) this.known.delete(id);
   }
 
-  private watch(id: string, known: Known, target: Target): void {
+  private watch(id: string, known: Known, target: AgentTarget): void {
     known.watch?.abort.abort();
     known.watch = undefined;
     if (this.isDraining || !this.hasRoom()) return;

@@ -15,7 +15,7 @@ import { GUEST_AGENT_PORT, type SandboxEventMessage } from "@torpor/contracts";
 import { ConfigurationError } from "@torpor/service";
 import type { IncomingMessage } from "node:http";
 import { type CarryDependencies, carryRequest, carryUpgrade } from "./carry.ts";
-import type { Door } from "./door.ts";
+import type { Endpoint } from "./endpoint.ts";
 import type { Edge } from "./edge.ts";
 import { LoopbackPreviews } from "./loopback-previews.ts";
 import { createEdgeServer, type EdgeServer } from "./server.ts";
@@ -64,13 +64,13 @@ export class LoopbackEdge implements Edge {
   /** Rejects when the port cannot be listened on. */
   static async listen(options: LoopbackOptions): Promise<LoopbackEdge> {
     const { port, maxConnections } = options;
-    const doorOf = ({ socket }: IncomingMessage) => loopbackDoor(socket, port);
+    const endpointOf = ({ socket }: IncomingMessage) => loopbackEndpoint(socket, port);
     const edgeServer = createEdgeServer(
       {
         request: (incoming, response) =>
-          carryRequest(options, doorOf(incoming), incoming, response),
+          carryRequest(options, endpointOf(incoming), incoming, response),
         upgrade: (incoming, socket, head) =>
-          carryUpgrade(options, doorOf(incoming), incoming, socket, head),
+          carryUpgrade(options, endpointOf(incoming), incoming, socket, head),
       },
       {
         ...options,
@@ -147,7 +147,7 @@ export class LoopbackEdge implements Edge {
 }
 
 /** Whose it is, and which port of the guest, by the address that the connection came to. */
-function loopbackDoor(socket: IncomingMessage["socket"], edgePort: number): Door {
+function loopbackEndpoint(socket: IncomingMessage["socket"], edgePort: number): Endpoint {
   const { localAddress = "", localPort = edgePort } = socket;
   return {
     name: `${localAddress}:${localPort}`,

@@ -3,12 +3,12 @@
  * are made for development refuse other names, against DNS rebinding.
  */
 import type { IncomingMessage } from "node:http";
-import type { Door } from "./door.ts";
+import type { Endpoint } from "./endpoint.ts";
 
-const originOf = ({ port }: Door) => `http://localhost${port === 80 ? "" : `:${port}`}`;
+const originOf = ({ port }: Endpoint) => `http://localhost${port === 80 ? "" : `:${port}`}`;
 
 /** Headers in place of the client's own. An origin that is not the preview itself stays. */
-export function localHeaders(door: Door, { headers }: IncomingMessage): Record<string, string> {
+export function localHeaders(door: Endpoint, { headers }: IncomingMessage): Record<string, string> {
   const local = originOf(door);
   const isSame =
     headers.origin !== undefined && URL.parse(headers.origin)?.host === headers.host?.toLowerCase();
@@ -18,7 +18,7 @@ export function localHeaders(door: Door, { headers }: IncomingMessage): Record<s
 /** Raw headers of an answer that sends the client to the application: by the name it knows. */
 export function publicLocations(
   rawHeaders: string[],
-  door: Door,
+  door: Endpoint,
   asked: { scheme: string; host: string },
 ): string[] {
   const local = originOf(door);

@@ -13,7 +13,7 @@ import {
 } from "@torpor/contracts";
 import { backoffMs } from "@torpor/service";
 import type { FastifyBaseLogger } from "fastify";
-import type { Target } from "./target.ts";
+import type { AgentTarget } from "./target.ts";
 
 /** Longer than the agent waits for a change. */
 const ANSWER_LIMIT_MS = 30_000;
@@ -45,7 +45,7 @@ export function offeredPorts(ports: readonly number[], taken: number): number[] 
  * sandbox is over. Never rejects.
  */
 export async function watchPorts(
-  target: Target,
+  target: AgentTarget,
   options: {
     onPorts: (ports: number[]) => Promise<void>;
     signal: AbortSignal;
@@ -75,7 +75,7 @@ export async function watchPorts(
 }
 
 async function ask(
-  target: Target,
+  target: AgentTarget,
   etag: string,
   signal: AbortSignal,
 ): Promise<GuestPorts | "over"> {

@@ -9,7 +9,7 @@
 import type { IncomingMessage } from "node:http";
 import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
 import type { Preview, PreviewLinks, SessionGrant } from "../preview-links.ts";
-import { type Door, isPreview } from "./door.ts";
+import { type Endpoint, isPreview } from "./endpoint.ts";
 import type { RouteDependencies } from "./route.ts";
 
 const PARAMETER = "torpor_preview";
@@ -54,7 +54,7 @@ type LinkDependencies = Pick<RouteDependencies, "db" | "previewLinks" | "linkGue
  */
 export async function openLink(
   deps: LinkDependencies,
-  door: Door,
+  door: Endpoint,
   incoming: IncomingMessage,
   isSecure: boolean,
 ): Promise<Opened | undefined> {
@@ -70,7 +70,7 @@ export async function openLink(
 /** Undefined: it is for somebody else, or good no more. */
 async function openedBy(
   deps: LinkDependencies,
-  door: Door,
+  door: Endpoint,
   incoming: IncomingMessage,
   link: { token: string; path: string; isSecure: boolean },
 ): Promise<Opened | undefined> {
@@ -104,7 +104,7 @@ function cookieOf(
 export async function sessionOf(
   links: Pick<PreviewLinks, "grantOf">,
   sandbox: Preview["sandbox"],
-  door: Door,
+  door: Endpoint,
   { headers }: Pick<IncomingMessage, "headers">,
 ): Promise<SessionGrant | undefined> {
   if (!isPreview(door) || !isOwnOrigin(headers.origin, headers.host)) return undefined;

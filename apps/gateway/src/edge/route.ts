@@ -19,12 +19,12 @@ import type { RateLimiter } from "../rate-limit.ts";
 import { scopeMissing } from "../scopes.ts";
 import type { TokenGrant, Tokens } from "../tokens.ts";
 import type { UnderWay } from "../under-way.ts";
-import { type Door, isPreview } from "./door.ts";
-import { hasBody } from "./exchange.ts";
+import { type Endpoint, isPreview } from "./endpoint.ts";
+import { hasBody } from "./proxy-request.ts";
 import type { OpenStreams, Shown } from "./open-streams.ts";
 import { sessionOf } from "./preview-session.ts";
 import { protocolTokenIn } from "./protocol-token.ts";
-import { type HostKeys, type Target, targetOf } from "./target.ts";
+import { type HostKeys, type AgentTarget, targetOf } from "./target.ts";
 import type { WakeDependencies, Waker } from "./wake.ts";
 
 /**
@@ -49,15 +49,15 @@ export interface RouteDependencies extends WakeDependencies {
 }
 
 /** A request at a door. */
-export interface Asked {
-  door: Door;
+export interface EdgeRequest {
+  door: Endpoint;
   incoming: IncomingMessage;
   /** What answers it. */
   answer: ServerResponse | Duplex;
   requestId: string;
 }
 
-export interface Admission {
+export interface EdgeAdmission {
   view: SandboxView;
   /** Of the client's budget, for the answer. */
   rateHeaders: Record<string, string>;
@@ -80,7 +80,7 @@ interface Client {
  * Finds the sandbox behind the door and judges the client. Throws the 401, 403, 404 or 429 of a
  * request that may not pass.
  */
-export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admission> {
+export async function admit(deps: RouteDependencies, asked: EdgeRequest): Promise<EdgeAdmission> {
   const { door } = asked;
   const view = await door.find(deps.db);
   if (view === undefined) throw sandboxNotFound(door.name);
@@ -103,10 +103,10 @@ export async function admit(deps: RouteDependencies, asked: Asked): Promise<Admi
  */
 export async function routeTo(
   deps: RouteDependencies,
-  door: Door,
-  { view, isUser }: Pick<Admission, "view" | "isUser">,
+  door: Endpoint,
+  { view, isUser }: Pick<EdgeAdmission, "view" | "isUser">,
   gone: AbortSignal,
-): Promise<Target> {
+): Promise<AgentTarget> {
   const wakes = isUser && deps.waker.mayWake(view);
   const awake = wakes ? await deps.waker.wake(door, view, gone) : view;
   const { sandbox, host } = awake;
@@ -128,7 +128,7 @@ export async function routeTo(
  */
 async function authorize(
   deps: RouteDependencies,
-  asked: Asked,
+  asked: EdgeRequest,
   { sandbox }: SandboxView,
 ): Promise<Client> {
   const { incoming, door } = asked;
@@ -175,7 +175,7 @@ function shownBy({ generation, apiKeyId }: TokenGrant, sandboxId: string): Shown
   return { credential: { sandboxId, generation, ...gotWith } };
 }
 
-function isOpen({ door, incoming }: Asked): boolean {
+function isOpen({ door, incoming }: EdgeRequest): boolean {
   const isRead = incoming.method === "GET" || incoming.method === "HEAD";
   return isRead && !isPreview(door) && OPEN_PATHS.has((incoming.url ?? "").split("?", 1)[0] ?? "");
 }
@@ -184,7 +184,7 @@ function isOpen({ door, incoming }: Asked): boolean {
  * A browser asks whether it may send a request, and never with a credential: the application
  * answers.
  */
-function isPreflight({ door, incoming }: Asked): boolean {
+function isPreflight({ door, incoming }: EdgeRequest): boolean {
   const { origin, "access-control-request-method": method } = incoming.headers;
   return (
     isPreview(door) &&
@@ -198,7 +198,7 @@ function isPreflight({ door, incoming }: Asked): boolean {
 /** The refusal does not wait for its entry. The path within the sandbox is nobody else's affair. */
 function noteRefusal(
   deps: RouteDependencies,
-  asked: Asked,
+  asked: EdgeRequest,
   sandboxId: string,
   refusal: ApiError,
   owner?: ApiKeyOwner,

@@ -4,7 +4,7 @@ import { type FleetRequest, type FleetTls, requestTo } from "@torpor/identity";
 import { Recent } from "@torpor/service";
 
 /** Where a request goes, and with which headers added. */
-export interface Target {
+export interface AgentTarget {
   /** A request to that host and to no other. */
   request(options: FleetRequest): ClientRequest;
   headers: Record<string, string>;
@@ -39,7 +39,7 @@ export function targetOf(
   { sandboxId, epoch, host }: RunAtHost,
   port: number,
   keys: HostKeys,
-): Target | Error {
+): AgentTarget | Error {
   const { id: hostId, dataPlaneUrl, ticketKey } = host;
   const url = URL.parse(dataPlaneUrl);
   if (url === null) return new Error(`host ${hostId} has no address: ${dataPlaneUrl}`);

@@ -21,7 +21,7 @@ import {
 import { assertReached } from "../outcome.ts";
 import { quotaRefused } from "../quotas.ts";
 import { waitForOperation } from "../wait-for-operation.ts";
-import type { Door } from "./door.ts";
+import type { Endpoint } from "./endpoint.ts";
 
 /** Per sandbox and gateway. */
 const MAX_HELD = 64;
@@ -58,7 +58,7 @@ export class Waker {
    * Returns the sandbox once it runs, or as it is when it can no longer be resumed. Throws what the
    * request is to be answered with when it cannot be.
    */
-  async wake(door: Door, view: SandboxView, gone: AbortSignal): Promise<SandboxView> {
+  async wake(door: Endpoint, view: SandboxView, gone: AbortSignal): Promise<SandboxView> {
     const { id } = view.sandbox;
     const held = this.held.get(id) ?? 0;
     if (held >= MAX_HELD)
@@ -73,7 +73,11 @@ export class Waker {
     }
   }
 
-  private async resumed(door: Door, view: SandboxView, gone: AbortSignal): Promise<SandboxView> {
+  private async resumed(
+    door: Endpoint,
+    view: SandboxView,
+    gone: AbortSignal,
+  ): Promise<SandboxView> {
     const { db } = this.deps;
     const limitAt = performance.now() + this.deps.limits.autoResumeWaitMs;
     let current = view;

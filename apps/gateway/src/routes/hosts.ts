@@ -5,12 +5,12 @@ import {
   type DrainBudget,
   endDrain,
   findHost,
-  findHostStanding,
+  findHostOverview,
   type HostChanged,
   type HostRow,
   listHostEvents,
   listFindings,
-  listHostStandings,
+  listHostOverviews,
   requestDiscard,
   requestDrain,
 } from "@torpor/db";
@@ -19,7 +19,7 @@ import type { FastifyRequest } from "fastify";
 import type { Static } from "typebox";
 import type { Authenticator } from "../auth.ts";
 import type { Dependencies } from "../deps.ts";
-import { findStranded } from "../drain-check.ts";
+import { findUnplaceable } from "../drain-check.ts";
 import { ApiError, unknownResource } from "../errors.ts";
 import { futureTime } from "../future-time.ts";
 import {
@@ -60,7 +60,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
     return host;
   };
   const reply = async (request: FastifyRequest, id: string) => {
-    const standing = isHostId(id) ? await findHostStanding(db, id) : undefined;
+    const standing = isHostId(id) ? await findHostOverview(db, id) : undefined;
     if (standing === undefined) throw unknownHost(id);
     return { ...hostView(standing), request_id: request.id };
   };
@@ -69,7 +69,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
   app.get("/hosts", { schema: list, config }, async (request) => {
     const { limit = DEFAULT_HOSTS, cursor } = request.query;
     const afterId = cursor === undefined ? undefined : decodeCursor(cursor, isHostId);
-    const rows = await listHostStandings(db, limit + 1, afterId);
+    const rows = await listHostOverviews(db, limit + 1, afterId);
     return pageOf(rows, {
       limit,
       keyOf: ({ host }) => host.id,
@@ -145,7 +145,7 @@ export const hostRoutes: FastifyPluginAsyncTypebox<{
       const budget = budgetOf(request.body);
       // One that is under way was judged when it began; this changes its budget.
       if (transitionHost(standingOf(host), "drain").kind === "move")
-        await assertNotStranded(deps, host);
+        await assertAllPlaceable(deps, host);
       accept(host.id, "drain", await requestDrain(db, host.id, budget, by(request)));
       return await reply(request, host.id);
     },
@@ -202,10 +202,10 @@ function budgetOf(body: Static<typeof DrainBody>): DrainBudget {
   };
 }
 
-async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<void> {
-  const stranded = await findStranded(db, host);
-  if (stranded.length === 0) return;
-  const what = stranded
+async function assertAllPlaceable({ db }: Dependencies, host: HostRow): Promise<void> {
+  const unplaceable = await findUnplaceable(db, host);
+  if (unplaceable.length === 0) return;
+  const what = unplaceable
     .slice(0, MAX_TOLD)
     .map(({ message }) => message)
     .join(" ");
@@ -219,7 +219,7 @@ async function assertNotStranded({ db }: Dependencies, host: HostRow): Promise<v
         current_state: host.state,
         requested: "drain",
         allowed: ["cordon"],
-        stranded: stranded.slice(0, MAX_STRANDED),
+        stranded: unplaceable.slice(0, MAX_STRANDED),
       },
     },
   );

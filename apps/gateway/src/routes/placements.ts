@@ -35,7 +35,7 @@ export const placementRoutes: FastifyPluginAsyncTypebox<{
     { schema: SCHEMA, config: needs("lifecycle") },
     async (request) => {
       const about = await questionIn(deps, request.body, auth.ownerOf(request).organizationId);
-      const answered = await deps.askPlacement({ type: "placement", version: 1, about });
+      const answered = await deps.requestPlacement({ type: "placement", version: 1, about });
       if (answered.kind === "no_answer") throw schedulersSilent(answered.cause);
       return { ...placementView(answered.value), request_id: request.id };
     },

@@ -11,7 +11,7 @@ import { Type } from "typebox";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Authenticator } from "../auth.ts";
 import { clientGone } from "../client-gone.ts";
-import type { Dependencies, Limits } from "../deps.ts";
+import type { Dependencies, GatewayLimits } from "../deps.ts";
 import { ApiError, keyReused, operationInProgress, sandboxNotFound, stopping } from "../errors.ts";
 import { isSandboxId } from "../ids.ts";
 import { assertReached, assertStillThere } from "../outcome.ts";
@@ -118,7 +118,7 @@ export const transitionRoutes: FastifyPluginAsyncTypebox<{
   app.delete("/sandboxes/:id", { schema: SCHEMA, config }, answer("delete"));
 };
 
-function deadlineMs(kind: SandboxRequest, limits: Limits): number {
+function deadlineMs(kind: SandboxRequest, limits: GatewayLimits): number {
   if (kind === "delete") return DELETE_DEADLINE_MS;
   return kind === "resume" || kind === "start" ? limits.placedDeadlineMs : SAVING_DEADLINE_MS;
 }

@@ -3,7 +3,7 @@ import type {
   FindingRow,
   HostEventRow,
   HostRow,
-  HostStanding,
+  HostOverview,
   HostTemplates,
 } from "@torpor/db";
 import type { HostEventResource, HostResource } from "../host-schemas.ts";
@@ -18,7 +18,7 @@ export function hostView({
   findings,
   drain,
   templates,
-}: HostStanding): HostResource {
+}: HostOverview): HostResource {
   return {
     ...hostFacts(host),
     sandboxes,
@@ -30,12 +30,12 @@ export function hostView({
   };
 }
 
-type HostFacts = Omit<
+type HostDetails = Omit<
   HostResource,
   "sandboxes" | "findings" | "finding_count" | "templates" | "image_findings" | "drain"
 >;
 
-function hostFacts(host: HostRow): HostFacts {
+function hostFacts(host: HostRow): HostDetails {
   return {
     id: host.id,
     object: "host",

@@ -20,7 +20,7 @@ export function appWith(given: Pick<Dependencies, "db"> & Partial<Dependencies>)
     envelope: createEnvelope(undefined),
     events: createSandboxEvents(),
     publishCommitted: async () => {},
-    askPlacement: async () => ({ kind: "no_answer", cause: undefined }),
+    requestPlacement: async () => ({ kind: "no_answer", cause: undefined }),
     edge: {
       publicHost: () => "http://127.64.0.1:7777",
       previewOrigin: (_, port) => `http://127.64.0.1:${port}`,

@@ -7,11 +7,11 @@ export type Finding =
 
 export interface Check {
   name: string;
-  look: (machine: Machine) => Promise<Finding>;
+  look: (machine: CheckedMachine) => Promise<Finding>;
 }
 
 /** What a look may ask: a test gives another root, other programs and other settings. */
-export interface Machine {
+export interface CheckedMachine {
   /** Before every absolute path that is read: "" on a real machine. */
   root: string;
   env: NodeJS.ProcessEnv;
@@ -46,5 +46,5 @@ export const advised = (found: string, remedy: string): Finding => ({
 });
 
 /** Required by the driver of production alone; the others can do without. */
-export const missingForKvm = (machine: Machine, found: string, remedy: string): Finding =>
+export const missingForKvm = (machine: CheckedMachine, found: string, remedy: string): Finding =>
   machine.settings.driver === "cloud-hypervisor" ? missing(found, remedy) : advised(found, remedy);

@@ -7,7 +7,7 @@ import {
   advised,
   type Check,
   type Finding,
-  type Machine,
+  type CheckedMachine,
   missing,
   missingForKvm,
   ok,
@@ -30,7 +30,7 @@ export const KERNEL_CHECKS: Check[] = [
   { name: "net.ipv4.ip_forward", look: forwarding },
 ];
 
-async function virtualization(machine: Machine): Promise<Finding> {
+async function virtualization(machine: CheckedMachine): Promise<Finding> {
   const flags =
     /^flags\s*:(.*)$/m.exec(await text(machine, "/proc/cpuinfo"))?.[1]?.split(" ") ?? [];
   const found = ["svm", "vmx"].find((flag) => flags.includes(flag));
@@ -40,7 +40,7 @@ async function virtualization(machine: Machine): Promise<Finding> {
   return missingForKvm(machine, "the processor shows neither svm nor vmx", remedy);
 }
 
-async function kvmDevice(machine: Machine): Promise<Finding> {
+async function kvmDevice(machine: CheckedMachine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/kvm")).catch(() => undefined);
   if (device?.isCharacterDevice() === true) return ok("there");
   return missingForKvm(
@@ -50,7 +50,7 @@ async function kvmDevice(machine: Machine): Promise<Finding> {
   );
 }
 
-async function kvmForVmmUser(machine: Machine): Promise<Finding> {
+async function kvmForVmmUser(machine: CheckedMachine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/kvm")).catch(() => undefined);
   if (device === undefined) return missingForKvm(machine, "there is no /dev/kvm", "see /dev/kvm");
   const uid = String(machine.settings.vmmUid);
@@ -74,7 +74,7 @@ async function kvmForVmmUser(machine: Machine): Promise<Finding> {
   );
 }
 
-async function kernelVersion(machine: Machine): Promise<Finding> {
+async function kernelVersion(machine: CheckedMachine): Promise<Finding> {
   const release = (await text(machine, "/proc/sys/kernel/osrelease")).trim();
   if (isAtLeast(release, MINIMUM_KERNEL)) return ok(release);
   return missing(
@@ -83,7 +83,7 @@ async function kernelVersion(machine: Machine): Promise<Finding> {
   );
 }
 
-async function landlock(machine: Machine): Promise<Finding> {
+async function landlock(machine: CheckedMachine): Promise<Finding> {
   const release = (await text(machine, "/proc/sys/kernel/osrelease")).trim();
   const isOn = (await text(machine, "/sys/kernel/security/lsm"))
     .trim()
@@ -101,7 +101,7 @@ async function landlock(machine: Machine): Promise<Finding> {
   );
 }
 
-async function cgroups(machine: Machine): Promise<Finding> {
+async function cgroups(machine: CheckedMachine): Promise<Finding> {
   const controllers = (await text(machine, "/sys/fs/cgroup/cgroup.controllers")).trim().split(" ");
   const lacking = CONTROLLERS.filter((name) => !controllers.includes(name));
   if (lacking.length === 0) return ok(controllers.join(" "));
@@ -116,14 +116,14 @@ async function cgroups(machine: Machine): Promise<Finding> {
   );
 }
 
-async function tunDevice(machine: Machine): Promise<Finding> {
+async function tunDevice(machine: CheckedMachine): Promise<Finding> {
   const device = await stat(join(machine.root, "/dev/net/tun")).catch(() => undefined);
   return device?.isCharacterDevice() === true
     ? ok("there")
     : missing("not there", "modprobe tun (install.sh does it at each boot)");
 }
 
-async function clockSource(machine: Machine): Promise<Finding> {
+async function clockSource(machine: CheckedMachine): Promise<Finding> {
   const found = (
     await text(machine, "/sys/devices/system/clocksource/clocksource0/current_clocksource")
   ).trim();
@@ -134,7 +134,7 @@ async function clockSource(machine: Machine): Promise<Finding> {
   );
 }
 
-async function forwarding(machine: Machine): Promise<Finding> {
+async function forwarding(machine: CheckedMachine): Promise<Finding> {
   const value = (await text(machine, "/proc/sys/net/ipv4/ip_forward")).trim();
   return value === "1"
     ? ok("1")
@@ -145,6 +145,6 @@ async function forwarding(machine: Machine): Promise<Finding> {
 }
 
 /** What cannot be read is empty: a check then says what it lacks. */
-async function text(machine: Machine, path: string): Promise<string> {
+async function text(machine: CheckedMachine, path: string): Promise<string> {
   return await readFile(join(machine.root, path), "utf8").catch(() => "");
 }

@@ -2,7 +2,14 @@
 import { access, constants, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { SUPPORTED_MAJOR } from "../drivers/cloud-hypervisor/versions.ts";
-import { type Check, type Finding, type Machine, missing, missingForKvm, ok } from "./finding.ts";
+import {
+  type Check,
+  type Finding,
+  type CheckedMachine,
+  missing,
+  missingForKvm,
+  ok,
+} from "./finding.ts";
 
 const PROGRAMS: Record<string, string> = {
   nft: "nftables",
@@ -23,7 +30,11 @@ export const PROGRAM_CHECKS: Check[] = [
   { name: "python3", look: python },
 ];
 
-async function program(machine: Machine, name: string, debianPackage: string): Promise<Finding> {
+async function program(
+  machine: CheckedMachine,
+  name: string,
+  debianPackage: string,
+): Promise<Finding> {
   for (const directory of (machine.env["PATH"] ?? "").split(":").filter((entry) => entry !== "")) {
     const path = join(directory, name);
     const isThere = await access(path, constants.X_OK).then(
@@ -35,14 +46,14 @@ async function program(machine: Machine, name: string, debianPackage: string): P
   return missing("not in PATH", `apt-get install ${debianPackage}`);
 }
 
-async function python(machine: Machine): Promise<Finding> {
+async function python(machine: CheckedMachine): Promise<Finding> {
   const { driver } = machine.settings;
   if (driver !== "simulated") return ok(`not needed with DRIVER=${driver}`);
   return await program(machine, "python3", "python3");
 }
 
 /** As the driver finds it: one binary, or the versions in a directory. */
-async function cloudHypervisor(machine: Machine): Promise<Finding> {
+async function cloudHypervisor(machine: CheckedMachine): Promise<Finding> {
   const remedy = `give install.sh --cloud-hypervisor a release binary of ${SUPPORTED_MAJOR}.x`;
   const found: string[] = [];
   for (const path of await cloudHypervisorBinaries(machine)) {
@@ -57,7 +68,7 @@ async function cloudHypervisor(machine: Machine): Promise<Finding> {
   return missingForKvm(machine, found.length === 0 ? "there is none" : found.join(", "), remedy);
 }
 
-async function cloudHypervisorBinaries({ root, settings }: Machine): Promise<string[]> {
+async function cloudHypervisorBinaries({ root, settings }: CheckedMachine): Promise<string[]> {
   const { cloudHypervisorBin: bin, cloudHypervisorDir: dir } = settings;
   const versions = await readdir(join(root, dir)).catch(() => []);
   return [

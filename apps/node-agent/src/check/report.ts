@@ -1,4 +1,10 @@
-import { type Check, type CheckSettings, type Finding, type Machine, missing } from "./finding.ts";
+import {
+  type Check,
+  type CheckSettings,
+  type Finding,
+  type CheckedMachine,
+  missing,
+} from "./finding.ts";
 import { KERNEL_CHECKS } from "./kernel.ts";
 import { PROGRAM_CHECKS } from "./programs.ts";
 import { SERVICE_CHECKS } from "./service.ts";
@@ -42,7 +48,7 @@ export function settingsFrom(env: NodeJS.ProcessEnv): CheckSettings {
 }
 
 /** Each check for itself: one that throws is reported, and the others go on. */
-export async function checkMachine(machine: Machine, checks: Check[]): Promise<Checked[]> {
+export async function checkMachine(machine: CheckedMachine, checks: Check[]): Promise<Checked[]> {
   return await Promise.all(
     checks.map(async ({ name, look }) => {
       const finding = await look(machine).catch((error: unknown) =>

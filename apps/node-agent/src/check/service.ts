@@ -4,7 +4,7 @@ import { readFile, stat } from "node:fs/promises";
 import { connect } from "node:net";
 import { join } from "node:path";
 import { serversIn } from "@torpor/bus";
-import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
+import { advised, type Check, type Finding, type CheckedMachine, missing, ok } from "./finding.ts";
 
 const UNIT = "torpor-node-agent.service";
 const FENCE_UNIT = "torpor-fence.service";
@@ -19,7 +19,7 @@ export const SERVICE_CHECKS: Check[] = [
   { name: "NATS", look: nats },
 ];
 
-async function vmmUser(machine: Machine): Promise<Finding> {
+async function vmmUser(machine: CheckedMachine): Promise<Finding> {
   const { vmmUid } = machine.settings;
   const lines = (await readFile(join(machine.root, "/etc/passwd"), "utf8").catch(() => "")).split(
     "\n",
@@ -30,7 +30,7 @@ async function vmmUser(machine: Machine): Promise<Finding> {
     : ok(`${name}, uid ${vmmUid}`);
 }
 
-async function secrets(machine: Machine): Promise<Finding> {
+async function secrets(machine: CheckedMachine): Promise<Finding> {
   for (const file of machine.settings.secretFiles) {
     const facts = await stat(join(machine.root, file)).catch(() => undefined);
     if (facts === undefined)
@@ -50,7 +50,7 @@ async function secrets(machine: Machine): Promise<Finding> {
 }
 
 async function unitState(
-  machine: Machine,
+  machine: CheckedMachine,
   unitName: string,
 ): Promise<{ enabled: string; active: string }> {
   const enabled = (await machine.run("systemctl", ["is-enabled", unitName])).output.trim();
@@ -59,7 +59,7 @@ async function unitState(
 }
 
 /** Advised: without it the host takes all sandboxes but those that are to be restored elsewhere. */
-async function fence(machine: Machine): Promise<Finding> {
+async function fence(machine: CheckedMachine): Promise<Finding> {
   const { enabled, active } = await unitState(machine, FENCE_UNIT);
   if (enabled === "enabled" && active === "active") return ok("enabled, active");
   return advised(
@@ -68,7 +68,7 @@ async function fence(machine: Machine): Promise<Finding> {
   );
 }
 
-async function unit(machine: Machine): Promise<Finding> {
+async function unit(machine: CheckedMachine): Promise<Finding> {
   const { enabled, active } = await unitState(machine, UNIT);
   if (enabled === "enabled" && active === "active") return ok("enabled, active");
   if (enabled !== "enabled")
@@ -82,7 +82,7 @@ async function unit(machine: Machine): Promise<Finding> {
   );
 }
 
-async function nats(machine: Machine): Promise<Finding> {
+async function nats(machine: CheckedMachine): Promise<Finding> {
   const { natsUrl } = machine.settings;
   if (natsUrl === undefined)
     return advised("NATS_URL is not set", "set it in /etc/torpor/node-agent.env");

@@ -2,7 +2,7 @@
 import { randomUUID } from "node:crypto";
 import { rm, stat, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { advised, type Check, type Finding, type Machine, missing, ok } from "./finding.ts";
+import { advised, type Check, type Finding, type CheckedMachine, missing, ok } from "./finding.ts";
 
 const ADVISED_FREE_GIB = 50;
 const MINIMUM_FREE_GIB = 5;
@@ -19,7 +19,7 @@ export const STORAGE_CHECKS: Check[] = [
   { name: "free disk", look: freeDisk },
 ];
 
-async function directory(machine: Machine, path: string): Promise<Finding> {
+async function directory(machine: CheckedMachine, path: string): Promise<Finding> {
   const facts = await stat(join(machine.root, path)).catch(() => undefined);
   if (facts?.isDirectory() !== true)
     return missing(`${path} is not there`, "run infra/host/install.sh, which makes it");
@@ -32,7 +32,7 @@ async function directory(machine: Machine, path: string): Promise<Finding> {
     : ok(`${path}, mode ${mode}`);
 }
 
-async function snapshotStore(machine: Machine): Promise<Finding> {
+async function snapshotStore(machine: CheckedMachine): Promise<Finding> {
   const { snapshotStore: kind, snapshotStoreDir: path, dataDir } = machine.settings;
   const remedy =
     "set SNAPSHOT_STORE to a directory that all hosts share, or to a bucket (docs/snapshots.md)";
@@ -61,7 +61,7 @@ async function snapshotStore(machine: Machine): Promise<Finding> {
 const modeOf = ({ mode }: { mode: number }) => (mode & 0o777).toString(8);
 
 /** Tried for real: what a file system of this kind can do says little about this one. */
-async function reflink(machine: Machine): Promise<Finding> {
+async function reflink(machine: CheckedMachine): Promise<Finding> {
   const base = join(machine.root, machine.settings.dataDir, `.check-${randomUUID()}`);
   try {
     await writeFile(base, Buffer.alloc(TRIED_BYTES, 1));
@@ -82,7 +82,7 @@ async function reflink(machine: Machine): Promise<Finding> {
 }
 
 /** Files are renamed and reflinked from one to the other. */
-async function oneFileSystem(machine: Machine): Promise<Finding> {
+async function oneFileSystem(machine: CheckedMachine): Promise<Finding> {
   const { dataDir, imagesDir } = machine.settings;
   const [data, images] = await Promise.all(
     [dataDir, imagesDir].map((path) => stat(join(machine.root, path)).catch(() => undefined)),
@@ -97,7 +97,7 @@ async function oneFileSystem(machine: Machine): Promise<Finding> {
       );
 }
 
-async function freeDisk(machine: Machine): Promise<Finding> {
+async function freeDisk(machine: CheckedMachine): Promise<Finding> {
   const facts = await statfs(join(machine.root, machine.settings.dataDir)).catch(() => undefined);
   if (facts === undefined)
     return missing(

@@ -1,7 +1,7 @@
 /** Why a VMM is gone: what is the same for all of them. */
 import { bootId } from "@torpor/service";
 import type { CauseOfEnd, Vm } from "./driver.ts";
-import { type ExitFacts, exitOf, lastRun, type RunRecord } from "./vmm-process.ts";
+import { type ExitFacts, exitOf, lastRun, type VmmRun } from "./vmm-process.ts";
 
 /**
  * `tell` knows the traces that a VMM leaves. `exit` is undefined for one that another process had
@@ -9,7 +9,7 @@ import { type ExitFacts, exitOf, lastRun, type RunRecord } from "./vmm-process.t
  */
 export async function causeByRun(
   vm: Vm,
-  tell: (run: RunRecord, exit: ExitFacts | undefined) => Promise<CauseOfEnd>,
+  tell: (run: VmmRun, exit: ExitFacts | undefined) => Promise<CauseOfEnd>,
 ): Promise<CauseOfEnd> {
   const run = await lastRun(vm);
   if (run === undefined)

@@ -1,5 +1,5 @@
 import type { Logger } from "@torpor/service";
-import type { Config } from "../config.ts";
+import type { NodeAgentConfig } from "../config.ts";
 import type { Isolation } from "../host/isolation.ts";
 import { isOwnNetwork } from "../host/isolation/uplink.ts";
 import { listImages } from "../images.ts";
@@ -13,7 +13,7 @@ import { QemuDriver } from "./qemu/qemu.ts";
 import { SimulatedDriver } from "./simulated/simulated.ts";
 
 export async function chooseDriver(
-  config: Config,
+  config: NodeAgentConfig,
   isolation: Isolation,
   log: Pick<Logger, "info">,
 ): Promise<Driver> {
@@ -33,7 +33,7 @@ export async function chooseDriver(
 }
 
 async function cloudHypervisor(
-  config: Config,
+  config: NodeAgentConfig,
   isolation: Isolation,
   log: Pick<Logger, "info">,
 ): Promise<Driver> {

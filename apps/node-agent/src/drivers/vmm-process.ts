@@ -44,7 +44,7 @@ const MAX_SOCKET_PATH_BYTES = 107;
 export const children = new Map<string, ChildProcess>();
 
 /** The current run of a VM's VMM, in run.json. */
-export interface RunRecord extends ProcessIdentity {
+export interface VmmRun extends ProcessIdentity {
   /** Relative to the VM's directory. */
   runDir: string;
   /** Where the guest's agent is reached while this run lasts. */
@@ -74,17 +74,17 @@ export interface ExitFacts {
 }
 
 /** The newest run, whether its process is alive or not. */
-export async function lastRun(vm: Vm): Promise<RunRecord | undefined> {
-  return await readJson<RunRecord>(join(vm.dir, "run.json"));
+export async function lastRun(vm: Vm): Promise<VmmRun | undefined> {
+  return await readJson<VmmRun>(join(vm.dir, "run.json"));
 }
 
 /** The run whose process is alive; undefined when there is none. */
-export async function findLiveRun(vm: Vm): Promise<RunRecord | undefined> {
+export async function findLiveRun(vm: Vm): Promise<VmmRun | undefined> {
   const run = await lastRun(vm);
   return run !== undefined && isAlive(run) ? run : undefined;
 }
 
-export async function liveRun(vm: Vm): Promise<RunRecord> {
+export async function liveRun(vm: Vm): Promise<VmmRun> {
   const run = await findLiveRun(vm);
   if (run === undefined) throw new Error(`no VMM of ${vm.sandboxId} runs`);
   return run;
@@ -94,7 +94,7 @@ export async function liveRun(vm: Vm): Promise<RunRecord> {
  * Runs whose guests were reached last, by VM directory. While its process lives no other run begins
  * there, so that run.json still names it.
  */
-const reached = new Recent<RunRecord>(1_000);
+const reached = new Recent<VmmRun>(1_000);
 
 /** Where the guest agent is reached on this host; undefined when no VMM runs. */
 export async function findGuestAddress(vm: Vm): Promise<GuestAddress | undefined> {
@@ -124,7 +124,7 @@ export async function nextRunDir(vm: Vm, uid: number | undefined): Promise<strin
  * A socket that the VMM knows by `name`, relative to its working directory. Where the whole path is
  * too long for a socket, it is reached through that directory.
  */
-export function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
+export function socketPathOf(vm: Vm, run: VmmRun, name: string): string {
   const path = join(vm.dir, name);
   return Buffer.byteLength(path) <= MAX_SOCKET_PATH_BYTES ? path : `/proc/${run.pid}/cwd/${name}`;
 }
@@ -136,22 +136,24 @@ export function socketPathOf(vm: Vm, run: RunRecord, name: string): string {
 export async function startVmm(
   vm: Vm,
   how: VmmCommand,
-  facts: Pick<RunRecord, "runDir" | "guest" | "fingerprint">,
+  facts: Pick<VmmRun, "runDir" | "guest" | "fingerprint">,
   signal: AbortSignal,
-): Promise<RunRecord> {
+): Promise<VmmRun> {
   const pid = await durableStep("spawn vmm", async () => {
     signal.throwIfAborted();
     return spawnDetached(vm, how, facts.runDir);
   });
   const identity = identify(pid);
   if (identity === undefined)
-    throw new Error(`${basename(how.command)} ended at once: ${await lastWords(vm, facts.runDir)}`);
-  const record: RunRecord = { ...identity, ...facts, ...ownerOf(vm) };
+    throw new Error(
+      `${basename(how.command)} ended at once: ${await stderrTail(vm, facts.runDir)}`,
+    );
+  const record: VmmRun = { ...identity, ...facts, ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
   return record;
 }
 
-const ownerOf = ({ epoch, isFenced }: Vm): Pick<RunRecord, "epoch" | "isFenced"> => ({
+const ownerOf = ({ epoch, isFenced }: Vm): Pick<VmmRun, "epoch" | "isFenced"> => ({
   ...(epoch === undefined ? {} : { epoch }),
   ...(isFenced === true ? { isFenced } : {}),
 });
@@ -161,7 +163,7 @@ const ownerOf = ({ epoch, isFenced }: Vm): Pick<RunRecord, "epoch" | "isFenced">
  * gone.
  */
 export async function assignRun(vm: Vm): Promise<void> {
-  const record: RunRecord = { ...(await liveRun(vm)), ...ownerOf(vm) };
+  const record: VmmRun = { ...(await liveRun(vm)), ...ownerOf(vm) };
   await writeDurably(join(vm.dir, "run.json"), JSON.stringify(record));
 }
 
@@ -222,13 +224,13 @@ export async function endVmm(
   )
     return;
   const ours = run !== undefined && isAlive(run) ? [run] : [];
-  for (const identity of [...ours, ...strays(vm, run)]) {
+  for (const identity of [...ours, ...orphanRuns(vm, run)]) {
     await durableStep("end vmm", () => endProcess(vm, identity));
   }
 }
 
 /** Leaves no VMM behind when `body` throws. */
-export async function orEnd<T>(
+export async function killOnError<T>(
   driver: Pick<Driver, "end">,
   vm: Vm,
   body: () => Promise<T>,
@@ -251,7 +253,7 @@ async function endProcess(vm: Vm, identity: ProcessIdentity): Promise<void> {
   );
 }
 
-function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
+function orphanRuns(vm: Vm, known: VmmRun | undefined): ProcessIdentity[] {
   let directory: string;
   try {
     directory = realpathSync(vm.dir);
@@ -264,7 +266,7 @@ function strays(vm: Vm, known: RunRecord | undefined): ProcessIdentity[] {
 }
 
 /** The end of what the VMM wrote to its standard error, for a message. */
-export async function lastWords(vm: Vm, runDir: string): Promise<string> {
+export async function stderrTail(vm: Vm, runDir: string): Promise<string> {
   const text = await readTail(join(vm.dir, runDir, "stderr.log"), LAST_WORDS_BYTES).catch(() => "");
   return text.trim().split("\n").slice(-3).join(" | ") || "it said nothing";
 }

@@ -20,7 +20,7 @@ import { setQuarantined } from "./quarantine.ts";
 import type { Journal, VmRecord } from "./record.ts";
 import { replicate } from "./replicate.ts";
 import type { Entry, Host } from "./sandboxes.ts";
-import { CLOSING } from "./turns.ts";
+import { CLOSING } from "./keyed-queue.ts";
 
 /**
  * `journalled`: it will be carried out. `stale`: a newer command is known. `repeated`: its result
@@ -43,13 +43,13 @@ export async function accept(host: Host, command: VmCommand): Promise<Accepted> 
   if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)
     known.abort?.abort();
   const accepted = Promise.withResolvers<Accepted>();
-  const turn = sandboxes.turns.take(spec.sandboxId, async () => {
+  const turn = sandboxes.queue.run(spec.sandboxId, async () => {
     if (kind === "delete") sandboxes.isDeleted(spec.sandboxId);
     const taken = await take(host, command);
     if (typeof taken === "string") return accepted.resolve(taken);
     accepted.resolve("journalled");
     // Else the next process goes on with it.
-    if (!sandboxes.turns.signal.aborted) await taken();
+    if (!sandboxes.queue.signal.aborted) await taken();
   });
   turn.then((ended) => ended === CLOSING && accepted.resolve(CLOSING), accepted.reject);
   return await accepted.promise;
@@ -127,7 +127,7 @@ async function take(host: Host, command: VmCommand): Promise<Accepted | (() => P
     const order = orderOf(command, record);
     if (order < 0) return "stale";
     if (order === 0) {
-      sandboxes.sayAgain(entry);
+      sandboxes.reportAgain(entry);
       return "repeated";
     }
   }

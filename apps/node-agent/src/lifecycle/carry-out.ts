@@ -1,8 +1,8 @@
 /** A journalled command is carried out, and what came of it becomes the sandbox's record. */
 import type { VmCommand } from "@torpor/contracts";
-import { backoffMs, pause as wait } from "@torpor/service";
+import { backoffMs, sleep } from "@torpor/service";
 import type { VmmStatus } from "../drivers/driver.ts";
-import { bring, isHere } from "./bring.ts";
+import { fetchSandbox, isLocal } from "./fetch-sandbox.ts";
 import { type LifecycleDeps, messageOf, type Outcome, type Step, takesMemory } from "./context.ts";
 import { create } from "./create.ts";
 import { stillFrozen } from "./frozen.ts";
@@ -14,7 +14,7 @@ import { resume } from "./resume.ts";
 import type { Entry, Host } from "./sandboxes.ts";
 import { removeSnapshots } from "./snapshot.ts";
 import { remove, start, stop } from "./stop.ts";
-import { CLOSING } from "./turns.ts";
+import { CLOSING } from "./keyed-queue.ts";
 
 const SETTLE_RETRY = { baseMs: 500, maxMs: 30_000 };
 
@@ -102,7 +102,7 @@ async function settled(
         { err, operationId, kind, attempt },
         "the result of an operation cannot be written",
       );
-      if (!(await wait(backoffMs(attempt, SETTLE_RETRY), host.sandboxes.turns.signal)))
+      if (!(await sleep(backoffMs(attempt, SETTLE_RETRY), host.sandboxes.queue.signal)))
         return false;
     }
   }
@@ -124,7 +124,7 @@ async function perform({ slots, warm }: Host, step: Step): Promise<Outcome | typ
           message: `This host does not know the command ${command.kind}: its node-agent is older than the control plane. Upgrade it.`,
         },
       };
-    const notBrought = isHere(step) ? undefined : await bring(step);
+    const notBrought = isLocal(step) ? undefined : await fetchSandbox(step);
     if (notBrought === undefined && takesMemory(journal)) await warm.giveWay();
     return notBrought ?? (await launch(step, slots, operation));
   } catch (error) {
@@ -198,7 +198,7 @@ export async function settle(
   delete entry.fetching;
   // A new run, or a pause that came to nothing: idleness counts from here (S23).
   if (outcome.state === "running") deps.activity.touch(sandboxId);
-  await sandboxes.announce(entry);
+  await sandboxes.reportEntry(entry);
   if (outcome.state === "deleted" || outcome.state === "failed") sandboxes.drop(sandboxId);
 }
 

@@ -2,7 +2,7 @@ import type { Cause, CommitRequest } from "@torpor/contracts";
 import type { Logger, ProcessIdentity } from "@torpor/service";
 import type { Driver, Vm } from "../drivers/driver.ts";
 import type { Isolation } from "../host/isolation.ts";
-import type { SnapshotSource } from "../store/fetch.ts";
+import type { FetchSource } from "../store/fetch.ts";
 import type { PeerReference } from "../store/peer.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { SnapshotStore } from "../store/snapshot-store.ts";
@@ -46,7 +46,7 @@ export interface LifecycleDeps {
   guest: Guest;
   snapshots: SnapshotStore;
   /** A snapshot on the host whose data plane is at `sourceUrl`. */
-  peer(sandboxId: string, reference: PeerReference): SnapshotSource;
+  peer(sandboxId: string, reference: PeerReference): FetchSource;
   activity: HostActivity;
   fence: HostFence;
   /** This host's private key, for what is sealed in its commands: PEM. */

@@ -121,19 +121,19 @@ function isOfThisStop(text: string, { epoch, generation }: VmRecord): boolean {
   return manifest.epoch === epoch && manifest.generation === generation + 1;
 }
 
-const frozenName = (generation: number) => `frozen.${generation}`;
+const cloneName = (generation: number) => `frozen.${generation}`;
 
 /**
  * A copy that later writes to the disk do not reach, made at once: the disk shares its blocks, the
  * files of the memory, which never change, are linked. Undefined where the file system cannot share
  * blocks.
  */
-export async function freeze(
+export async function cloneDisk(
   vmDir: string,
   { copy, manifest }: Copyable,
 ): Promise<Copyable | undefined> {
-  const dir = join(vmDir, frozenName(manifest.generation));
-  const known = await frozenIn(vmDir, manifest.generation);
+  const dir = join(vmDir, cloneName(manifest.generation));
+  const known = await clonesIn(vmDir, manifest.generation);
   if (known?.copy.manifest === copy.manifest) return known;
   const unfinished = `${dir}.tmp`;
   await rm(unfinished, { recursive: true, force: true });
@@ -146,7 +146,7 @@ export async function freeze(
     await writeDurably(join(unfinished, RECORD), copy.record);
     await rm(dir, { recursive: true, force: true });
     await rename(unfinished, dir);
-    return await frozenIn(vmDir, manifest.generation);
+    return await clonesIn(vmDir, manifest.generation);
   } catch {
     await rm(unfinished, { recursive: true, force: true });
     return undefined;
@@ -154,8 +154,8 @@ export async function freeze(
 }
 
 /** The frozen copy of that generation, if there is one. */
-export async function frozenIn(vmDir: string, generation: number): Promise<Copyable | undefined> {
-  const dir = join(vmDir, frozenName(generation));
+export async function clonesIn(vmDir: string, generation: number): Promise<Copyable | undefined> {
+  const dir = join(vmDir, cloneName(generation));
   const read = (name: string) => readFile(join(dir, name), "utf8").catch(() => undefined);
   const [text, record] = [await read(MANIFEST), await read(RECORD)];
   if (text === undefined || record === undefined) return undefined;
@@ -167,10 +167,10 @@ export async function frozenIn(vmDir: string, generation: number): Promise<Copya
 }
 
 /** Removes frozen copies, finished or not, but the one of `keep`. */
-export async function removeFrozen(vmDir: string, keep?: number): Promise<void> {
+export async function removeClones(vmDir: string, keep?: number): Promise<void> {
   const names = await readdir(vmDir).catch(() => []);
   for (const name of names.filter(
-    (entry) => entry.startsWith("frozen.") && (keep === undefined || entry !== frozenName(keep)),
+    (entry) => entry.startsWith("frozen.") && (keep === undefined || entry !== cloneName(keep)),
   ))
     await rm(join(vmDir, name), { recursive: true, force: true });
 }

@@ -38,7 +38,7 @@ export async function runFresh(
   await timed(step, "greet_guest", async () => {
     if (!(await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, signal)))
       throw new Error("the guest agent did not answer");
-    await deps.guest.become(vm, record, envVars);
+    await deps.guest.initGuest(vm, record, envVars);
   });
   return answer;
 }

@@ -35,11 +35,11 @@ export interface Guest {
    * names, key, before user code runs. `envVars` are added to those on its disk. Throws when the
    * guest does not take it.
    */
-  become(vm: Vm, record: VmRecord, envVars?: Record<string, string>): Promise<void>;
+  initGuest(vm: Vm, record: VmRecord, envVars?: Record<string, string>): Promise<void>;
   /**
    * The same for a guest that is the sandbox's already and has slept: all but disk and variables.
    */
-  wake(vm: Vm, record: VmRecord): Promise<void>;
+  reinitGuest(vm: Vm, record: VmRecord): Promise<void>;
   shutdown(vm: Vm, agentKey: string): Promise<void>;
 }
 
@@ -124,13 +124,13 @@ export function httpGuest(driver: Pick<Driver, "guestAddress" | "isAlive">): Gue
         throw error;
       }
     },
-    async become(vm, record, envVars) {
+    async initGuest(vm, record, envVars) {
       const identity = { ...identityOf(record), ...(envVars === undefined ? {} : { envVars }) };
       await durableStep("identify guest", () =>
         call(vm, "/_torpor/post-boot", identity, undefined, 60_000),
       );
     },
-    async wake(vm, record) {
+    async reinitGuest(vm, record) {
       const identity = identityOf(record);
       await durableStep("identify guest", () =>
         call(vm, "/_torpor/post-restore", identity, record.agentKey, 60_000),

@@ -12,7 +12,7 @@ import type { ObservedState } from "@torpor/contracts";
 import { mayCommit, type Outcome, type Step, timed } from "./context.ts";
 import { findSnapshot } from "./snapshot.ts";
 import type { GrantedSlot, StartSlots } from "./start-slots.ts";
-import { CLOSING } from "./turns.ts";
+import { CLOSING } from "./keyed-queue.ts";
 
 /** What the sandbox is on this host when it was not launched. */
 const UNLAUNCHED: Partial<Record<string, ObservedState>> = {

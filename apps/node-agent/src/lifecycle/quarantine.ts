@@ -7,7 +7,7 @@ import type { Accepted } from "./accept.ts";
 import type { LifecycleDeps } from "./context.ts";
 import type { Journal, VmRecord } from "./record.ts";
 import type { Host } from "./sandboxes.ts";
-import { look, resumeStandingStill } from "./watch.ts";
+import { look, resumePausedVcpus } from "./watch.ts";
 
 /**
  * It has no order of its own: the run that it means is the newest here. Known once it is in the
@@ -18,14 +18,14 @@ export async function setQuarantined(
   { kind, spec, epoch, opSeq }: VmCommand,
 ): Promise<Accepted> {
   const { deps, sandboxes } = host;
-  return await sandboxes.turns.take(spec.sandboxId, async () => {
+  return await sandboxes.queue.run(spec.sandboxId, async () => {
     const entry = sandboxes.find(spec.sandboxId);
     if (entry === undefined) return "ignored";
     const { record, journal } = entry;
     if (journal !== undefined || record.epoch !== epoch || record.opSeq !== opSeq) return "stale";
     if (record.state !== "running") return "ignored";
     if ((record.quarantined === true) === (kind === "quarantine")) {
-      sandboxes.sayAgain(entry);
+      sandboxes.reportAgain(entry);
       return "repeated";
     }
     deps.log.warn(
@@ -53,6 +53,5 @@ export async function takeBack(
   delete record.quarantined;
   const vm = deps.store.vmOf(record);
   if (command.kind === "discard" || command.kind === "delete") return;
-  if ((await deps.driver.inspect(vm)).kind === "paused")
-    await resumeStandingStill(deps, vm, record);
+  if ((await deps.driver.inspect(vm)).kind === "paused") await resumePausedVcpus(deps, vm, record);
 }

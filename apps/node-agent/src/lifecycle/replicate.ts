@@ -18,7 +18,7 @@ export async function replicate(
   command: VmCommand,
 ): Promise<Accepted> {
   const { sandboxId } = command.spec;
-  return await sandboxes.turns.take(sandboxId, async () => {
+  return await sandboxes.queue.run(sandboxId, async () => {
     const entry = sandboxes.find(sandboxId);
     if (entry === undefined) return "ignored";
     const { record } = entry;
@@ -26,7 +26,7 @@ export async function replicate(
       return "stale";
     if (record.state !== "paused" && record.state !== "stopped") return "ignored";
     if (typeof record.snapshot?.storeKey === "string") {
-      sandboxes.sayAgain(entry);
+      sandboxes.reportAgain(entry);
       return "repeated";
     }
     const { maxBytesPerSecond } = command;

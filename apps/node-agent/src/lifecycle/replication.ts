@@ -10,14 +10,14 @@
  *      has failed so often that somebody has to ask.
  */
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
-import { backoffMs, pause as wait } from "@torpor/service";
+import { backoffMs, sleep } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
-import { NoSnapshotStore, NOWHERE } from "../store/nowhere.ts";
+import { NoSnapshotStore, NO_SNAPSHOT_STORE } from "../store/no-store.ts";
 import { pacer } from "../store/pace.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
 import { type LifecycleDeps, messageOf } from "./context.ts";
-import { type Copyable, copyableOf, DISK, freeze, frozenIn, removeFrozen } from "./copies.ts";
+import { type Copyable, copyableOf, DISK, cloneDisk, clonesIn, removeClones } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 
 /**
@@ -74,10 +74,10 @@ export class Replication {
     const { generation } = record;
     const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
     const isOpen = record.state === "running" && record.snapshot?.generation !== generation;
-    const frozen = isOpen ? await frozenIn(vmDir, generation) : undefined;
+    const frozen = isOpen ? await clonesIn(vmDir, generation) : undefined;
     if (frozen !== undefined)
       return this.replace(record, generation, async () => ({ copyable: frozen, isApart: true }));
-    if (generationOf(record) === undefined) await removeFrozen(vmDir);
+    if (generationOf(record) === undefined) await removeClones(vmDir);
     this.start(record);
   }
 
@@ -114,9 +114,9 @@ export class Replication {
     prepare: () => Promise<{ copyable: Copyable; isApart: boolean }>,
   ): void {
     const { sandboxId } = record.spec;
-    if (this.deps.snapshots === NOWHERE) {
+    if (this.deps.snapshots === NO_SNAPSHOT_STORE) {
       const { code, message } = new NoSnapshotStore();
-      const done = () => removeFrozen(this.deps.store.dirOf(sandboxId));
+      const done = () => removeClones(this.deps.store.dirOf(sandboxId));
       return this.events.failed(
         sandboxId,
         record.snapshot ?? { generation },
@@ -154,8 +154,8 @@ export class Replication {
   private async prepare(record: VmRecord): Promise<{ copyable: Copyable; isApart: boolean }> {
     const vmDir = this.deps.store.dirOf(record.spec.sandboxId);
     const copyable = await copyableOf(record, vmDir, await this.deps.driver.fingerprint());
-    await removeFrozen(vmDir, copyable.manifest.generation);
-    const frozen = await freeze(vmDir, copyable);
+    await removeClones(vmDir, copyable.manifest.generation);
+    const frozen = await cloneDisk(vmDir, copyable);
     return { copyable: frozen ?? copyable, isApart: frozen !== undefined };
   }
 
@@ -170,7 +170,7 @@ export class Replication {
       await this.gate.pass(signal, () => this.copy(record, copyable, running, signal));
     } finally {
       if (signal.aborted && !this.isClosed)
-        await removeFrozen(this.deps.store.dirOf(record.spec.sandboxId));
+        await removeClones(this.deps.store.dirOf(record.spec.sandboxId));
     }
   }
 
@@ -178,9 +178,9 @@ export class Replication {
    * Called in the sandbox's turn, in which no copy is begun. One that was begun before it reads
    * what is frozen.
    */
-  private async dropFrozen(sandboxId: string, running: Running): Promise<void> {
+  private async dropClone(sandboxId: string, running: Running): Promise<void> {
     const current = this.running.get(sandboxId) ?? running;
-    if (current === running) await removeFrozen(this.deps.store.dirOf(sandboxId));
+    if (current === running) await removeClones(this.deps.store.dirOf(sandboxId));
   }
 
   private async copy(
@@ -190,7 +190,7 @@ export class Replication {
     signal: AbortSignal,
   ): Promise<void> {
     const { sandboxId } = record.spec;
-    const done = () => this.dropFrozen(sandboxId, running);
+    const done = () => this.dropClone(sandboxId, running);
     let failure: Cause = {
       code: "REPLICATION_FAILED",
       message: "The snapshot could not be copied to the store.",
@@ -226,7 +226,7 @@ export class Replication {
           { err, sandboxId, generation: manifest.generation, attempt },
           "the snapshot could not be copied to the store",
         );
-        if (attempt < ATTEMPTS) await wait(backoffMs(attempt, RETRY), signal);
+        if (attempt < ATTEMPTS) await sleep(backoffMs(attempt, RETRY), signal);
       }
     }
     if (!signal.aborted) this.events.failed(sandboxId, facts, failure, done);

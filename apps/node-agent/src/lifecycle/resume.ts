@@ -92,12 +92,12 @@ async function staysAlive({ deps, vm }: Step): Promise<boolean> {
   return false;
 }
 
-async function runGuest(step: Step, standsStill: boolean): Promise<void> {
+async function runGuest(step: Step, isVcpusPaused: boolean): Promise<void> {
   const { deps, vm, record } = step;
-  if (standsStill) await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
+  if (isVcpusPaused) await timed(step, "run_vcpus", () => deps.driver.resumeVcpus(vm));
   await timed(step, "greet_guest", async () => {
     await deps.guest.waitHealthy(vm, GUEST_LIMIT_MS, new AbortController().signal);
-    await deps.guest.wake(vm, record);
+    await deps.guest.reinitGuest(vm, record);
   });
 }
 

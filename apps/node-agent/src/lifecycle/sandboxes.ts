@@ -12,7 +12,7 @@ import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";
 import type { Replication } from "./replication.ts";
 import type { StartSlots } from "./start-slots.ts";
-import { type CLOSING, Turns } from "./turns.ts";
+import { type CLOSING, KeyedQueue } from "./keyed-queue.ts";
 import type { WarmPool } from "./warm-pool.ts";
 
 export interface Entry extends Observed {
@@ -21,7 +21,7 @@ export interface Entry extends Observed {
   /** How much has arrived of what the operation has brought here. */
   fetching?: CopyProgress;
   /** Looks in a row that the VMM has not answered. */
-  silentLooks?: number;
+  failedProbes?: number;
   /** A create of it is being journalled: what is taken for that counts as its own already. */
   isBeginning?: boolean;
   /** A look is under way. */
@@ -44,7 +44,7 @@ const begins = ({ journal, isBeginning }: Entry) =>
   isBeginning === true || (journal !== undefined && takesMemory(journal));
 
 export class Sandboxes {
-  readonly turns: Turns;
+  readonly queue: KeyedQueue;
   private readonly deps: LifecycleDeps & { hostId: string };
   private readonly report: (seen: Observation) => void;
   private readonly entries = new Map<string, Entry>();
@@ -55,7 +55,7 @@ export class Sandboxes {
   constructor(deps: LifecycleDeps & { hostId: string }, report: (seen: Observation) => void) {
     this.deps = deps;
     this.report = report;
-    this.turns = new Turns(deps.log);
+    this.queue = new KeyedQueue(deps.log);
   }
 
   find(sandboxId: string): Entry | undefined {
@@ -120,7 +120,7 @@ export class Sandboxes {
 
   /** One thing at a time per sandbox. */
   inTurn<T>({ record }: Entry, body: () => Promise<T>): Promise<T | typeof CLOSING> {
-    return this.turns.take(record.spec.sandboxId, body);
+    return this.queue.run(record.spec.sandboxId, body);
   }
 
   /** A new observation: durable before anybody hears of it (SB1). */
@@ -148,16 +148,16 @@ export class Sandboxes {
   }
 
   /** Says what was persisted, with the VMM as it is now. */
-  async announce(entry: Entry): Promise<void> {
+  async reportEntry(entry: Entry): Promise<void> {
     const status = await this.deps.driver
       .inspect(this.deps.store.vmOf(entry.record))
       .catch(() => ({ kind: "none" }) as const);
     if (status.kind === "none") delete entry.vmm;
     else entry.vmm = { pid: status.pid, residentBytes: status.residentBytes };
-    this.sayAgain(entry);
+    this.reportAgain(entry);
   }
 
-  sayAgain(entry: Entry): void {
+  reportAgain(entry: Entry): void {
     this.report(this.observationOf(entry));
   }
 
@@ -166,11 +166,11 @@ export class Sandboxes {
    * `done` follows, in the same turn, once it is durable.
    */
   note(sandboxId: string, change: (record: VmRecord) => boolean, done: () => Promise<void>): void {
-    void this.turns.take(sandboxId, async () => {
+    void this.queue.run(sandboxId, async () => {
       const entry = this.entries.get(sandboxId);
       if (entry !== undefined && change(entry.record)) {
         await this.persist(entry.record);
-        await this.announce(entry);
+        await this.reportEntry(entry);
       }
       await done();
     });

@@ -16,7 +16,7 @@ export interface GrantedSlot {
   release: () => void;
 }
 
-export type Slot =
+export type StartSlot =
   | GrantedSlot
   | { kind: "cancelled" }
   /** Its deadline has passed. */
@@ -40,7 +40,7 @@ export interface StartLoad {
 
 interface Waiting {
   deadlineAtMs: number;
-  end: (slot: Slot) => void;
+  end: (slot: StartSlot) => void;
 }
 
 /** Of the newest starts. */
@@ -69,11 +69,11 @@ export class StartSlots {
     };
   }
 
-  async take({ signal, deadlineAtMs }: SlotRequest): Promise<Slot> {
+  async take({ signal, deadlineAtMs }: SlotRequest): Promise<StartSlot> {
     if (this.isClosed) return { kind: "closing" };
     if (signal.aborted) return { kind: "cancelled" };
     if (deadlineAtMs <= Date.now()) return { kind: "late" };
-    const ended = Promise.withResolvers<Slot>();
+    const ended = Promise.withResolvers<StartSlot>();
     const one: Waiting = {
       deadlineAtMs,
       end: (slot) => {

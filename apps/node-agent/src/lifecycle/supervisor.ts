@@ -5,7 +5,7 @@
  * (sandboxes.ts).
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
-import { settlesWithin } from "@torpor/service";
+import { endsWithin } from "@torpor/service";
 import type { GuestAddress } from "../guest-connection.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
 import { accept, type Accepted } from "./accept.ts";
@@ -16,7 +16,7 @@ import { notesOf } from "./replicate.ts";
 import { Replication } from "./replication.ts";
 import { type Host, Sandboxes } from "./sandboxes.ts";
 import { type StartLoad, StartSlots } from "./start-slots.ts";
-import { CLOSING } from "./turns.ts";
+import { CLOSING } from "./keyed-queue.ts";
 import { WarmPool, type WarmSettings } from "./warm-pool.ts";
 import { watch } from "./watch.ts";
 
@@ -147,8 +147,8 @@ export class Supervisor {
     this.closing.abort();
     const { sandboxes, replication, slots, warm } = this.host;
     slots.close();
-    return await settlesWithin(
-      Promise.all([sandboxes.turns.close(), replication.close(), this.watching, warm.ended()]),
+    return await endsWithin(
+      Promise.all([sandboxes.queue.close(), replication.close(), this.watching, warm.ended()]),
       limitMs,
     );
   }

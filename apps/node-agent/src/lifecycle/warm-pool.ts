@@ -11,7 +11,7 @@
  */
 import { rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { pause as wait } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { SandboxSpec } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { moveVmm } from "../drivers/vmm-process.ts";
@@ -150,7 +150,7 @@ export class WarmPool {
   async run(signal: AbortSignal): Promise<void> {
     if (this.settings.max === 0) return;
     let waitMs = LOOK_EVERY_MS;
-    while (await wait(waitMs, signal)) {
+    while (await sleep(waitMs, signal)) {
       waitMs = LOOK_EVERY_MS;
       await this.look(signal).catch((error: unknown) => {
         waitMs = RETRY_MS;

@@ -2,7 +2,7 @@
  * Looks after the VMMs: one that dies, stands still without a command, or says nothing is noticed,
  * and said.
  */
-import { pause as wait } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { Vm, VmmStatus } from "../drivers/driver.ts";
 import type { LifecycleDeps } from "./context.ts";
 import type { VmRecord } from "./record.ts";
@@ -18,7 +18,7 @@ const TIDY_EVERY_ROUNDS = 3_600;
 export async function watch(host: Host, signal: AbortSignal): Promise<void> {
   const { store, log } = host.deps;
   const looks = new Set<Promise<void>>();
-  for (let round = 0; await wait(WATCH_EVERY_MS, signal); round += 1) {
+  for (let round = 0; await sleep(WATCH_EVERY_MS, signal); round += 1) {
     if (round % TIDY_EVERY_ROUNDS === 0)
       await store
         .dropOldIncoming()
@@ -51,9 +51,9 @@ async function watchOne(host: Host, entry: Entry, round: number): Promise<void> 
   const vm = store.vmOf(entry.record);
   if (await fence.isFrozen(vm.sandboxId)) return;
   const { kind } = await driver.inspect(vm);
-  entry.silentLooks = kind === "unknown" ? (entry.silentLooks ?? 0) + 1 : 0;
+  entry.failedProbes = kind === "unknown" ? (entry.failedProbes ?? 0) + 1 : 0;
   const isNews =
-    kind === "unknown" ? entry.silentLooks === SILENT_LOOKS : entry.record.condition !== undefined;
+    kind === "unknown" ? entry.failedProbes === SILENT_LOOKS : entry.record.condition !== undefined;
   const isHeld = entry.record.quarantined === true;
   if (isNews || kind === "none" || kind === (isHeld ? "running" : "paused"))
     await host.sandboxes.inTurn(entry, () => look(host, entry));
@@ -72,16 +72,16 @@ export async function look(host: Host, entry: Entry): Promise<void> {
   const vm = deps.store.vmOf(record);
   // It is as it was when it was frozen: nothing may be made of its silence.
   if (await deps.fence.isFrozen(vm.sandboxId)) {
-    sandboxes.sayAgain(entry);
+    sandboxes.reportAgain(entry);
     return;
   }
   const status = await deps.driver.inspect(vm);
   if (status.kind === "running" && record.quarantined === true) await deps.driver.pauseVcpus(vm);
   if (status.kind === "paused" && record.quarantined !== true)
-    await resumeStandingStill(deps, vm, record);
+    await resumePausedVcpus(deps, vm, record);
   if (record.state === "running") await noteCondition(host, entry, status);
   if (status.kind === "none" && record.state === "running") await noteEnd(host, entry, vm);
-  await sandboxes.announce(entry);
+  await sandboxes.reportEntry(entry);
 }
 
 /** Its VMM ended, and nobody had ended it. */
@@ -107,7 +107,7 @@ async function noteEnd({ deps, sandboxes }: Host, { record }: Entry, vm: Vm): Pr
  * A pause was given up while its VMM did not answer. The users' processes may be frozen; a guest
  * where they are not takes it as well.
  */
-export async function resumeStandingStill(
+export async function resumePausedVcpus(
   { driver, guest, log }: LifecycleDeps,
   vm: Vm,
   record: VmRecord,
@@ -127,7 +127,7 @@ export async function resumeStandingStill(
  */
 async function noteCondition(
   { deps, sandboxes }: Host,
-  { record, silentLooks = 0 }: Entry,
+  { record, failedProbes: silentLooks = 0 }: Entry,
   status: VmmStatus,
 ): Promise<void> {
   const { sandboxId } = record.spec;

@@ -11,7 +11,7 @@ interface Use {
 }
 
 /** One request, or one upgraded connection, from its first byte to its last. */
-export interface Exchange {
+export interface ProxiedRequest {
   /** Something went through it. */
   touch: () => void;
   /** The answer has begun: from here on it counts by what goes through it. */
@@ -34,7 +34,7 @@ export class Activity implements HostActivity {
     this.useOf(sandboxId).lastAtMs = this.now();
   }
 
-  begin(sandboxId: string): Exchange {
+  begin(sandboxId: string): ProxiedRequest {
     const use = this.useOf(sandboxId);
     const touch = () => void (use.lastAtMs = this.now());
     let isWaiting = true;

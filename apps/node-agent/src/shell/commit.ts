@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { ask, type Bus } from "@torpor/bus";
+import { request, type Bus } from "@torpor/bus";
 import { CommitReply, type CommitRequest, decoder, subjects } from "@torpor/contracts";
 import type { CommitAnswer, LifecycleDeps } from "../lifecycle/context.ts";
 
@@ -18,14 +18,14 @@ const RETRY_MS = 200;
  * lost.
  */
 export function commitAsker(bus: Bus, hostId: string): LifecycleDeps["commit"] {
-  return async (request): Promise<CommitAnswer> => {
-    const question: CommitRequest = { type: "commit", version: 1, hostId, ...request };
+  return async (operation): Promise<CommitAnswer> => {
+    const question: CommitRequest = { type: "commit", version: 1, hostId, ...operation };
     for (
       const deadline = performance.now() + LIMIT_MS;
       performance.now() < deadline;
       await sleep(RETRY_MS)
     ) {
-      const reply = await ask(bus, subjects.ask(hostId, "commit"), question, {
+      const reply = await request(bus, subjects.ask(hostId, "commit"), question, {
         timeoutMs: ASK_LIMIT_MS,
         decode: decodeCommit,
       });

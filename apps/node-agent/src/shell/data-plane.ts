@@ -8,7 +8,7 @@
  *      spells the path.
  * DP2  What goes through counts as use of the sandbox (activity.ts); the edge's own control calls
  *      do not.
- * DP3  Other hosts fetch snapshots here (snapshot-door.ts). They name no sandbox in the headers;
+ * DP3  Other hosts fetch snapshots here (snapshot-server.ts). They name no sandbox in the headers;
  *      every request of an edge does, so that none of its clients can be taken for a host.
  * DP4  Whoever asks shows the ticket of that run or snapshot; with TLS, gateways alone get into
  *      guests and hosts alone to snapshots.
@@ -33,18 +33,18 @@ import {
   snapshotTicket,
   SNAPSHOT_PATH,
 } from "@torpor/contracts";
-import { type FleetTls, type Identity, peerOf } from "@torpor/identity";
+import { type FleetTls, type SpiffeIdentity, peerOf } from "@torpor/identity";
 import { Recent } from "@torpor/service";
-import type { Activity, Exchange } from "./activity.ts";
-import { forward, forwardUpgrade, type GuestDoor } from "./forward.ts";
+import type { Activity, ProxiedRequest } from "./activity.ts";
+import { forward, forwardUpgrade, type GuestEndpoint } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
 import { messageOf } from "../lifecycle/context.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
-import { type SnapshotDoor, snapshotNamed } from "./snapshot-door.ts";
+import { type SnapshotServer, snapshotNamed } from "./snapshot-server.ts";
 
 type FindRoute = (sandboxId: string, epoch: number) => Promise<GuestRoute | undefined>;
 
-interface Admitted extends GuestDoor {
+interface Admitted extends GuestEndpoint {
   sandboxId: string;
   isControl: boolean;
 }
@@ -52,7 +52,7 @@ interface Admitted extends GuestDoor {
 const DRAIN_LOOK_MS = 20;
 const HOST_ONLY_PATHS = "/_torpor";
 const CONTROLS: Record<string, string | undefined> = DATA_PLANE_CONTROLS;
-const NO_EXCHANGE: Exchange = { touch: () => {}, answered: () => {}, end: () => {} };
+const NO_EXCHANGE: ProxiedRequest = { touch: () => {}, answered: () => {}, end: () => {} };
 
 /** What a request has to show to be let in. */
 interface Lock {
@@ -66,7 +66,7 @@ export interface DataPlaneOptions {
   lock: Lock;
   findRoute: FindRoute;
   activity: Activity;
-  snapshots: Pick<SnapshotDoor, "answer">;
+  snapshots: Pick<SnapshotServer, "answer">;
 }
 
 interface DataPlane {
@@ -138,7 +138,7 @@ const tickets = new Recent<string>(10_000);
 function refusalOf(
   incoming: IncomingMessage,
   lock: Lock,
-  role: Identity["role"],
+  role: SpiffeIdentity["role"],
   ticket: string,
 ): Refusal | undefined {
   const { headers } = incoming;

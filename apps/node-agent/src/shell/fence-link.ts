@@ -2,9 +2,9 @@
  * The agent's side of the fence (../fence): it writes the lease down, sees whether the fence lives,
  * and asks the control plane about what was frozen.
  */
-import { ask, type Bus } from "@torpor/bus";
+import { request, type Bus } from "@torpor/bus";
 import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
-import { isAlive, type Logger, pause, type ProcessIdentity } from "@torpor/service";
+import { isAlive, type Logger, sleep, type ProcessIdentity } from "@torpor/service";
 import { bootMs, startedAtBootMs } from "../fence/clock.ts";
 import { type FenceFiles, type Frozen, isSameRun, type Lease } from "../fence/files.ts";
 import { renewed } from "../fence/rule.ts";
@@ -77,14 +77,14 @@ export class FenceLink implements HostFence {
     for (;;) {
       const frozen = await this.files.readFrozen(sandboxId);
       if (frozen === undefined || frozen.epoch !== epoch || !isAlive(frozen)) return true;
-      if (performance.now() > deadline || !(await pause(LOOK_EVERY_MS / 5, signal))) return false;
+      if (performance.now() > deadline || !(await sleep(LOOK_EVERY_MS / 5, signal))) return false;
     }
   }
 
   /**
    * Asks about every frozen VM, and hands what is permitted to the fence, until the signal ends.
    */
-  async askThaws(bus: Bus, hostId: string, signal: AbortSignal, log: Logger): Promise<void> {
+  async requestThaws(bus: Bus, hostId: string, signal: AbortSignal, log: Logger): Promise<void> {
     const refused = new Map<string, { reason: string; againAt: number }>();
     do {
       const all = await this.files.listFrozen();
@@ -93,7 +93,7 @@ export class FenceLink implements HostFence {
         const { sandboxId } = frozen;
         if (!this.leaseRuns() || performance.now() < (refused.get(sandboxId)?.againAt ?? 0))
           continue;
-        const reason = await this.askThaw(bus, hostId, frozen);
+        const reason = await this.requestThaw(bus, hostId, frozen);
         if (reason === undefined) refused.delete(sandboxId);
         else {
           if (refused.get(sandboxId)?.reason !== reason)
@@ -103,11 +103,11 @@ export class FenceLink implements HostFence {
       }
       for (const sandboxId of refused.keys())
         if (!all.some((frozen) => frozen.sandboxId === sandboxId)) refused.delete(sandboxId);
-    } while (await pause(LOOK_EVERY_MS, signal));
+    } while (await sleep(LOOK_EVERY_MS, signal));
   }
 
   /** Undefined: it may go on, or is not to be decided now. Else why it may not. */
-  private async askThaw(
+  private async requestThaw(
     bus: Bus,
     hostId: string,
     { sandboxId, epoch, pid, startTime, bootId }: Frozen,
@@ -120,7 +120,7 @@ export class FenceLink implements HostFence {
     if (known !== undefined && isSameRun(known, permit) && known.sinceBootMs === sinceBootMs)
       return undefined;
     const question: ThawRequest = { type: "thaw", version: 1, hostId, sandboxId, epoch };
-    const reply = await ask(bus, subjects.ask(hostId, "thaw"), question, {
+    const reply = await request(bus, subjects.ask(hostId, "thaw"), question, {
       timeoutMs: ASK_LIMIT_MS,
       decode: decodeThaw,
     });

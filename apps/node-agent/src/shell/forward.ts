@@ -16,12 +16,12 @@ import {
   GUEST_AGENT_PORT,
   MAX_HEADER_BYTES,
 } from "@torpor/contracts";
-import type { Exchange } from "./activity.ts";
+import type { ProxiedRequest } from "./activity.ts";
 import { endAnswer } from "@torpor/service/end-answer";
 import { agentUnreachable, connectAgent, type GuestRoute, openTunnel } from "./guest-tunnel.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 
-export interface GuestDoor {
+export interface GuestEndpoint {
   route: GuestRoute;
   /** Port in the guest. */
   port: number;
@@ -38,8 +38,8 @@ const CREDENTIALS = new Set(["authorization", "x-api-key"]);
 export async function forward(
   incoming: IncomingMessage,
   response: ServerResponse,
-  door: GuestDoor,
-  exchange: Exchange,
+  door: GuestEndpoint,
+  exchange: ProxiedRequest,
 ): Promise<void> {
   response.once("close", exchange.end);
   const way = await connectionTo(door);
@@ -88,8 +88,8 @@ export async function forwardUpgrade(
   incoming: IncomingMessage,
   socket: Duplex,
   head: Buffer,
-  door: GuestDoor,
-  exchange: Exchange,
+  door: GuestEndpoint,
+  exchange: ProxiedRequest,
 ): Promise<void> {
   socket.once("close", exchange.end);
   const opened = await connectionTo(door);
@@ -114,11 +114,11 @@ export async function forwardUpgrade(
 }
 
 /** To the agent directly, to another port through a tunnel. */
-async function connectionTo({ route, port }: GuestDoor): Promise<Socket | Refusal> {
+async function connectionTo({ route, port }: GuestEndpoint): Promise<Socket | Refusal> {
   return port === GUEST_AGENT_PORT ? await connectAgent(route) : await openTunnel(route, port);
 }
 
-function unreachable({ port }: GuestDoor, error: Error & { code?: string }): Refusal {
+function unreachable({ port }: GuestEndpoint, error: Error & { code?: string }): Refusal {
   if (error.code === "HPE_HEADER_OVERFLOW")
     return {
       code: "ANSWER_HEADERS_TOO_LARGE",
@@ -133,7 +133,7 @@ function unreachable({ port }: GuestDoor, error: Error & { code?: string }): Ref
 
 function guestHeaders(
   headers: IncomingHttpHeaders,
-  { route, port }: GuestDoor,
+  { route, port }: GuestEndpoint,
 ): IncomingHttpHeaders {
   const kept = Object.entries(headers).filter(([name]) => !INTERNAL_HEADERS.has(name));
   if (port !== GUEST_AGENT_PORT) return Object.fromEntries(kept);

@@ -1,4 +1,4 @@
-import { ask, type Bus } from "@torpor/bus";
+import { request, type Bus } from "@torpor/bus";
 import { decoder, GarbageReply, type GarbageRequest, subjects } from "@torpor/contracts";
 
 const decodeGarbage = decoder(GarbageReply);
@@ -8,7 +8,7 @@ const ASK_LIMIT_MS = 10_000;
 export function garbageAsker(bus: Bus, hostId: string) {
   return async (sandboxes: GarbageRequest["sandboxes"]): Promise<GarbageReply | undefined> => {
     const question: GarbageRequest = { type: "garbage", version: 1, hostId, sandboxes };
-    const reply = await ask(bus, subjects.ask(hostId, "garbage"), question, {
+    const reply = await request(bus, subjects.ask(hostId, "garbage"), question, {
       timeoutMs: ASK_LIMIT_MS,
       decode: decodeGarbage,
     });

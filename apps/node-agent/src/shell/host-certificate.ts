@@ -8,7 +8,7 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import { ask, type Bus } from "@torpor/bus";
+import { request, type Bus } from "@torpor/bus";
 import { CertificateReply, decoder, subjects } from "@torpor/contracts";
 import {
   certificateProblems,
@@ -17,7 +17,7 @@ import {
   isRenewalDue,
   validityOf,
 } from "@torpor/identity";
-import { type Logger, pause, type WorkProblem } from "@torpor/service";
+import { type Logger, sleep, type WorkProblem } from "@torpor/service";
 import { isNotFound, writeDurably } from "../host/files.ts";
 import { REQUEST_FILE } from "../join/identity-files.ts";
 
@@ -51,7 +51,7 @@ export class HostCertificate {
     const { tls, signal } = this.options;
     do {
       if (isRenewalDue(tls.certificate, Date.now())) await this.tryToRenew();
-    } while (await pause(LOOK_EVERY_MS, signal));
+    } while (await sleep(LOOK_EVERY_MS, signal));
   }
 
   private async tryToRenew(): Promise<void> {
@@ -72,7 +72,7 @@ export class HostCertificate {
     const certificateRequest = await requestBeside(keyFile);
     if (certificateRequest === undefined) return ELSEWHERE;
     const question = { type: "certificate", version: 1, hostId, certificateRequest } as const;
-    const reply = await ask(bus, subjects.ask(hostId, question.type), question, {
+    const reply = await request(bus, subjects.ask(hostId, question.type), question, {
       timeoutMs: ASK_LIMIT_MS,
       decode: decodeReply,
     });

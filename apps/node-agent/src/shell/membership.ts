@@ -1,5 +1,5 @@
 /** This host's place in the fleet: it registers, renews its lease, and beats. */
-import { ask, type Bus, publishCore } from "@torpor/bus";
+import { request, type Bus, publishCore } from "@torpor/bus";
 import {
   decoder,
   type Heartbeat,
@@ -9,7 +9,7 @@ import {
   type RegisterRequest,
   subjects,
 } from "@torpor/contracts";
-import { type Logger, pause } from "@torpor/service";
+import { type Logger, sleep } from "@torpor/service";
 import { bootMs } from "../fence/clock.ts";
 import type { StartLoad } from "../lifecycle/start-slots.ts";
 import type { FenceLink } from "./fence-link.ts";
@@ -46,7 +46,7 @@ export function isOpen(
  */
 export async function keepLease(
   bus: Bus,
-  request: RegisterRequest,
+  registration: RegisterRequest,
   membership: Membership,
   fence: Pick<FenceLink, "look" | "renew">,
   signal: AbortSignal,
@@ -56,11 +56,11 @@ export async function keepLease(
   while (!signal.aborted) {
     const isAlive = await fence.look();
     const askedAtBootMs = bootMs();
-    const facts = { hostId: request.hostId, fence: { isAlive } };
+    const facts = { hostId: registration.hostId, fence: { isAlive } };
     const question = membership.isRegistered
       ? ({ type: "lease", version: 1, ...facts } as const)
-      : { ...request, ...facts };
-    const reply = await ask(bus, subjects.ask(request.hostId, question.type), question, {
+      : { ...registration, ...facts };
+    const reply = await request(bus, subjects.ask(registration.hostId, question.type), question, {
       timeoutMs,
       decode: decodeLease,
     });
@@ -85,7 +85,7 @@ export async function keepLease(
         );
       const renewAtBootMs = askedAtBootMs + reply.value.leaseMs / 3;
       while (bootMs() < renewAtBootMs && (await fence.look()) === isAlive)
-        if (!(await pause(Math.min(FENCE_LOOK_MS, Math.max(1, renewAtBootMs - bootMs())), signal)))
+        if (!(await sleep(Math.min(FENCE_LOOK_MS, Math.max(1, renewAtBootMs - bootMs())), signal)))
           return;
       continue;
     }
@@ -93,7 +93,7 @@ export async function keepLease(
       log.warn({ reason: reply.value.reason }, "the lease was not granted");
       membership.isRegistered = false;
     }
-    await pause(RETRY_MS, signal);
+    await sleep(RETRY_MS, signal);
   }
 }
 
@@ -104,7 +104,7 @@ function wantedBy({ reconciledInventory, showSandboxes = [] }: LeaseReply): Inve
 const EVERYTHING: InventoryRequest = { reconciled: undefined, show: [] };
 
 /** Beats until the signal ends. */
-export async function beat(
+export async function heartbeat(
   bus: Bus,
   hostId: string,
   look: () => {
@@ -136,5 +136,5 @@ export async function beat(
     };
     turn += 1;
     publishCore(bus, subjects.beat(hostId), message);
-  } while (await pause(BEAT_EVERY_MS, signal));
+  } while (await sleep(BEAT_EVERY_MS, signal));
 }

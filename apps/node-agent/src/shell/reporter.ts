@@ -4,7 +4,7 @@
  */
 import { type Bus, publish } from "@torpor/bus";
 import { type Observation, subjects } from "@torpor/contracts";
-import { backoffMs, type Logger, pause } from "@torpor/service";
+import { backoffMs, type Logger, sleep } from "@torpor/service";
 import type { Backlog } from "./work.ts";
 
 const MAX_QUEUED = 1_000;
@@ -53,7 +53,7 @@ export class Reporter {
       attempt += 1;
       if (attempt === 1)
         this.log.warn({ err: published.cause }, "observations cannot be published; trying again");
-      await pause(backoffMs(attempt, { baseMs: 100, maxMs: 5_000 }), signal);
+      await sleep(backoffMs(attempt, { baseMs: 100, maxMs: 5_000 }), signal);
     }
   }
 }

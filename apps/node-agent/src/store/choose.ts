@@ -2,7 +2,7 @@
 import { mkdtemp, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import { ConfigurationError, readSecret } from "@torpor/service";
-import type { Config } from "../config.ts";
+import type { NodeAgentConfig } from "../config.ts";
 import type { Blobs } from "./blobs.ts";
 import { FileBlobs } from "./file-blobs.ts";
 import type { S3Options } from "./s3-blobs.ts";
@@ -20,7 +20,7 @@ export interface OpenedBlobs {
 }
 
 type StoreConfig = Pick<
-  Config,
+  NodeAgentConfig,
   | "SNAPSHOT_STORE"
   | "SNAPSHOT_STORE_DIR"
   | "S3_ENDPOINT"

@@ -1,7 +1,7 @@
 /** The snapshot store: entries of chunks (format.ts) over blobs, wherever those are. */
 import { randomBytes } from "node:crypto";
 import { type Blobs, removeBelow, unlock } from "./blobs.ts";
-import type { SnapshotSource } from "./fetch.ts";
+import type { FetchSource } from "./fetch.ts";
 import {
   aliveLock,
   CHUNK_BYTES,
@@ -77,7 +77,7 @@ export class ChunkStore implements SnapshotStore {
     }
   }
 
-  source(storeKey: string): SnapshotSource {
+  source(storeKey: string): FetchSource {
     const [sandboxId = ""] = storeKey.split("/");
     return {
       name: "the snapshot store",

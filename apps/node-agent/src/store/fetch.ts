@@ -9,7 +9,7 @@
 import { constants } from "node:fs";
 import { type FileHandle, mkdir, open } from "node:fs/promises";
 import { join } from "node:path";
-import { type Logger, pause } from "@torpor/service";
+import { type Logger, sleep } from "@torpor/service";
 import { inParallel } from "./blobs.ts";
 import {
   type ChunkRef,
@@ -22,7 +22,7 @@ import {
 import type { Pace } from "./pace.ts";
 import { chunksWithData, type CopyProgress, readChunk } from "./read-chunks.ts";
 
-export interface SnapshotSource {
+export interface FetchSource {
   /** For messages. */
   name: string;
   /** Throws when there is none, or it is damaged. */
@@ -55,7 +55,7 @@ const AT_ONCE = 4;
  */
 export async function fetchInto(
   dir: string,
-  sources: readonly SnapshotSource[],
+  sources: readonly FetchSource[],
   options: FetchOptions,
 ): Promise<SnapshotIndex> {
   const { signal, log } = options;
@@ -65,7 +65,7 @@ export async function fetchInto(
     "the snapshot is neither on another host that lives nor in the store",
   );
   for (const [at, source] of attempts.entries()) {
-    if (at >= sources.length) await pause(RETRY_MS * at, signal);
+    if (at >= sources.length) await sleep(RETRY_MS * at, signal);
     signal.throwIfAborted();
     try {
       return await fetchFrom(source, dir, options);
@@ -82,7 +82,7 @@ export async function fetchInto(
 }
 
 async function fetchFrom(
-  source: SnapshotSource,
+  source: FetchSource,
   dir: string,
   options: FetchOptions,
 ): Promise<SnapshotIndex> {

@@ -1,4 +1,4 @@
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 
 /** Waits until so many more bytes may go, or have gone. Throws when the signal ends. */
 export type Pace = (bytes: number) => Promise<void>;
@@ -15,7 +15,7 @@ export function pacer(bytesPerSecond: () => number | undefined, signal: AbortSig
     const nowMs = performance.now();
     const startMs = Math.max(nowMs, freeAtMs);
     freeAtMs = startMs + (bytes / rate) * 1000;
-    await pause(startMs - nowMs, signal);
+    await sleep(startMs - nowMs, signal);
     signal.throwIfAborted();
   };
 }

@@ -1,9 +1,9 @@
-/** A snapshot on another host, fetched through its data plane (snapshot-door.ts there). */
+/** A snapshot on another host, fetched through its data plane (snapshot-server.ts there). */
 import { once } from "node:events";
 import type { IncomingMessage } from "node:http";
 import { DATA_PLANE_HEADERS, SNAPSHOT_PATH, type SnapshotReference } from "@torpor/contracts";
 import { type FleetTls, requestTo } from "@torpor/identity";
-import type { SnapshotSource } from "./fetch.ts";
+import type { FetchSource } from "./fetch.ts";
 import { CHUNK_BYTES, decodeIndex } from "./format.ts";
 
 /**
@@ -34,7 +34,7 @@ export function peerSource(
   sandboxId: string,
   reference: PeerReference,
   keys: PeerKeys = {},
-): SnapshotSource {
+): FetchSource {
   const {
     generation,
     manifestSha256,
@@ -97,7 +97,7 @@ async function contentOf(answer: IncomingMessage, maxBytes: number): Promise<Buf
  * has to hash them first. While the store does not answer, by the host's own, which that goes on
  * making over the tries.
  */
-export function indexedBy(stored: SnapshotSource, peer: SnapshotSource): SnapshotSource {
+export function indexedBy(stored: FetchSource, peer: FetchSource): FetchSource {
   const index = async (signal: AbortSignal) => {
     try {
       return await stored.index(

@@ -1,4 +1,4 @@
-import type { SnapshotSource } from "./fetch.ts";
+import type { FetchSource } from "./fetch.ts";
 import type { Pace } from "./pace.ts";
 import type { CopyProgress, SnapshotCopy } from "./read-chunks.ts";
 
@@ -18,7 +18,7 @@ export interface SnapshotStore {
    */
   put(copy: SnapshotCopy, options: PutOptions): Promise<string>;
   /** An entry, to be fetched from. */
-  source(storeKey: string): SnapshotSource;
+  source(storeKey: string): FetchSource;
   /** All that is stored of a sandbox. */
   remove(sandboxId: string, signal: AbortSignal): Promise<void>;
 }

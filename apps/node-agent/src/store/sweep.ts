@@ -42,7 +42,7 @@ export interface SweepOptions {
   log: Logger;
 }
 
-export interface Swept {
+export interface SweptEntries {
   sandboxes: number;
   entries: number;
   chunks: number;
@@ -128,10 +128,10 @@ async function timeOfMark(blobs: Blobs, signal: AbortSignal): Promise<number | u
 export async function sweep(
   blobs: Blobs,
   options: Pick<SweepOptions, "graceMs" | "ask" | "signal">,
-): Promise<Swept> {
+): Promise<SweptEntries> {
   const { ask, signal } = options;
   const oldBeforeMs = (await mark(blobs, signal)) - options.graceMs;
-  const swept: Swept = { sandboxes: 0, entries: 0, chunks: 0 };
+  const swept: SweptEntries = { sandboxes: 0, entries: 0, chunks: 0 };
   let page: GarbageRequest["sandboxes"] = [];
   const sweepPage = async () => {
     const garbage = page.length === 0 ? undefined : await ask(page);
@@ -172,7 +172,7 @@ interface Garbage {
   chosen: ReadonlySet<string>;
   oldBeforeMs: number;
   signal: AbortSignal;
-  swept: Swept;
+  swept: SweptEntries;
 }
 
 async function sweepSandbox(blobs: Blobs, sandboxId: string, garbage: Garbage): Promise<void> {

@@ -11,7 +11,7 @@ import { type Fault, setFaults } from "@torpor/fake-cloud-hypervisor";
 import { draws, tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { makeFakeTarget } from "./fake-target.ts";
-import { NEVER, Subject, type Target } from "./target.ts";
+import { NEVER, Subject, type DriverTarget } from "./target.ts";
 
 /** Most of the time is spent waiting for answers that do not come. */
 const AT_ONCE = 5;
@@ -99,7 +99,7 @@ const VERBS: Verb[] = [
 ];
 
 let dir: Awaited<ReturnType<typeof tempDir>>;
-let target: Target;
+let target: DriverTarget;
 beforeAll(async () => {
   dir = await tempDir();
   target = await makeFakeTarget(dir.path, HASTY);

@@ -3,14 +3,17 @@
  * the fake. Not in targets.ts, which is carried to machines that have no fake.
  */
 import { join } from "node:path";
-import type { Limits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
+import type { VmmLimits } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import { listImages } from "../../src/images.ts";
 import { fakeCloudHypervisor } from "../support/drivers.ts";
 import { prepareImages } from "../support/test-host.ts";
-import type { Target } from "./target.ts";
+import type { DriverTarget } from "./target.ts";
 
 /** Below `dir`, with an image and its golden snapshot. */
-export async function makeFakeTarget(dir: string, limits?: Partial<Limits>): Promise<Target> {
+export async function makeFakeTarget(
+  dir: string,
+  limits?: Partial<VmmLimits>,
+): Promise<DriverTarget> {
   await prepareImages(join(dir, "images"), fakeCloudHypervisor());
   const [image] = await listImages(join(dir, "images"));
   if (image === undefined) throw new Error("the image was not made");

@@ -1,7 +1,7 @@
 /**
  * The driver suite as a plain program, for a machine that has KVM and no test runner:
- * `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT]
- * [--boot-limit-s N]`, with the agent's environment. A line of JSON per case; exits 1 when one failed.
+ * `node run.ts --images DIR --dir DIR [--driver cloud-hypervisor] [--only TEXT] [--boot-limit-s N]`,
+ * with the agent's environment. A line of JSON per case; exits 1 when one failed.
  */
 import { resolve } from "node:path";
 import { parseArgs } from "node:util";

@@ -5,15 +5,15 @@
 import { tempDir } from "@torpor/testkit";
 import { afterAll, beforeAll, test } from "vitest";
 import { DRIVER_CASES, type DriverCase } from "./cases.ts";
-import { Subject, type Target } from "./target.ts";
+import { Subject, type DriverTarget } from "./target.ts";
 
 /** The suite's hooks and tests; called inside a `describe`. */
 export function driverSuite(
-  makeIt: (dir: string) => Promise<Target>,
+  makeIt: (dir: string) => Promise<DriverTarget>,
   own: DriverCase[] = [],
 ): void {
   let dir: Awaited<ReturnType<typeof tempDir>>;
-  let target: Target | undefined;
+  let target: DriverTarget | undefined;
   beforeAll(async () => {
     dir = await tempDir();
     target = await makeIt(dir.path);

@@ -20,7 +20,7 @@ import { findGolden, makeDisk } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
 import type { VmRecord } from "../../src/lifecycle/record.ts";
 
-export interface Target {
+export interface DriverTarget {
   name: string;
   /** A fresh driver object, as a restarted agent has: nothing is known from before. */
   makeDriver(): Promise<Driver>;
@@ -42,17 +42,17 @@ const GONE_LIMIT_MS = 15_000;
 
 /** One VM of a target, and a driver that can be replaced by a fresh one. */
 export class Subject {
-  readonly target: Target;
+  readonly target: DriverTarget;
   vm: Vm;
   driver: Driver;
 
-  constructor(target: Target, vm: Vm, driver: Driver) {
+  constructor(target: DriverTarget, vm: Vm, driver: Driver) {
     this.target = target;
     this.vm = vm;
     this.driver = driver;
   }
 
-  static async make(target: Target, name: string): Promise<Subject> {
+  static async make(target: DriverTarget, name: string): Promise<Subject> {
     const { vcpu, memoryMib, diskMib } = target.image.defaults;
     const dir = join(target.dir, name);
     await mkdir(target.dir, { recursive: true });
@@ -102,7 +102,7 @@ export class Subject {
     if (!(await guest.waitHealthy(this.vm, this.target.bootLimitMs, NEVER)))
       throw new Error("the guest's agent did not answer");
     const spec = { sandboxId: this.vm.sandboxId };
-    await guest.become(this.vm, {
+    await guest.initGuest(this.vm, {
       spec,
       machineId: "0".repeat(32),
       agentKey: AGENT_KEY,

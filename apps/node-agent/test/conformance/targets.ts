@@ -8,7 +8,7 @@ import { chooseIsolation } from "../../src/host/isolation/choose.ts";
 import { listImages } from "../../src/images.ts";
 import { ensureGolden } from "../../src/lifecycle/golden.ts";
 import { httpGuest } from "../../src/lifecycle/guest.ts";
-import type { Target } from "./target.ts";
+import type { DriverTarget } from "./target.ts";
 
 export interface TargetOptions {
   name: string;
@@ -24,7 +24,7 @@ const CONTROL_SOCKET = { qemu: "qmp.sock", "cloud-hypervisor": "api.sock" };
 const BOOT_LIMIT_MS = 240_000;
 
 /** Throws, and says what to do, where the VMM or the image is missing. */
-export async function makeTarget(options: TargetOptions): Promise<Target> {
+export async function makeTarget(options: TargetOptions): Promise<DriverTarget> {
   const { imagesDir, dir, driver: kind } = options;
   await mkdir(dir, { recursive: true, mode: 0o711 });
   const config = configFrom({

@@ -61,7 +61,7 @@ export const SCENARIOS: Scenario[] = [
 ];
 
 /** Where a driver's hosts live, and what they start from. */
-export interface Ground {
+export interface CrashGround {
   driverName: DriverName;
   root: string;
   imageSha256: string;
@@ -78,7 +78,7 @@ export interface Start {
  * A sandbox at rest is brought there once, and its host copied. One that runs has a VMM: it is
  * brought there for each host.
  */
-export async function startOf(ground: Ground, scenario: Scenario): Promise<Start> {
+export async function startOf(ground: CrashGround, scenario: Scenario): Promise<Start> {
   const { before, kind, elsewhere } = scenario;
   const earlier = commandsOf([...before, kind], ground.imageSha256, MEMORY_MIB);
   const command = earlier.pop();
@@ -98,7 +98,7 @@ export async function startOf(ground: Ground, scenario: Scenario): Promise<Start
 }
 
 let directories = 0;
-async function newDirectory({ root }: Ground): Promise<string> {
+async function newDirectory({ root }: CrashGround): Promise<string> {
   directories += 1;
   const dir = join(root, `host-${directories}`);
   await mkdir(dir);
@@ -113,7 +113,7 @@ interface Brought {
 
 /** A host that takes over what is in the directory, and is closed after `body`. */
 async function withHost<T>(
-  { driverName }: Ground,
+  { driverName }: CrashGround,
   dir: string,
   body: (host: TestHost) => Promise<T>,
 ): Promise<T> {
@@ -127,7 +127,7 @@ async function withHost<T>(
 }
 
 /** A new host that has carried the commands out, a create first, after which the user did a bit. */
-async function broughtTo(ground: Ground, [create, ...rest]: VmCommand[]): Promise<Brought> {
+async function broughtTo(ground: CrashGround, [create, ...rest]: VmCommand[]): Promise<Brought> {
   const dir = await newDirectory(ground);
   if (create === undefined) return { dir };
   return await withHost(ground, dir, async (host) => {
@@ -142,7 +142,7 @@ async function broughtTo(ground: Ground, [create, ...rest]: VmCommand[]): Promis
 
 /** Whatever the moment at which a host was lost: another takes over what it left. */
 export async function expectTakenOver(
-  ground: Ground,
+  ground: CrashGround,
   dir: string,
   scenario: Scenario,
   command: VmCommand,
@@ -161,7 +161,7 @@ export async function expectTakenOver(
 }
 
 /** A resumed guest that runs while no host is there: what is done in it now is not undone. */
-async function userGoesOn({ driverName }: Ground, dir: string, scenario: Scenario) {
+async function userGoesOn({ driverName }: CrashGround, dir: string, scenario: Scenario) {
   if (scenario.kind !== "resume") return false;
   const driver = driverNamed(driverName);
   const runs = (await driver.inspect(vmIn(dir))).kind === "running";
@@ -171,7 +171,7 @@ async function userGoesOn({ driverName }: Ground, dir: string, scenario: Scenari
 
 /** Delivers the command once more. Returns what the host said. */
 async function takeOver(
-  ground: Ground,
+  ground: CrashGround,
   dir: string,
   command: VmCommand,
   isAcknowledged: boolean,
@@ -209,7 +209,7 @@ async function expectWhole(dir: string, state: Scenario["state"]): Promise<void>
 }
 
 async function expectGuest(
-  { driverName }: Ground,
+  { driverName }: CrashGround,
   dir: string,
   { keeps }: Scenario,
   wentOn: boolean,

@@ -2,7 +2,7 @@
 import { FAKE_CLOUD_HYPERVISOR_BIN } from "@torpor/programs";
 import {
   CloudHypervisorDriver,
-  type Limits,
+  type VmmLimits,
 } from "../../src/drivers/cloud-hypervisor/cloud-hypervisor.ts";
 import type { Driver } from "../../src/drivers/driver.ts";
 import { SimulatedDriver } from "../../src/drivers/simulated/simulated.ts";
@@ -16,7 +16,7 @@ export function driverNamed(name: DriverName): Driver {
 }
 
 /** The driver of Cloud Hypervisor, on the fake. */
-export function fakeCloudHypervisor(limits: Partial<Limits> = {}): CloudHypervisorDriver {
+export function fakeCloudHypervisor(limits: Partial<VmmLimits> = {}): CloudHypervisorDriver {
   const binary = { path: FAKE_CLOUD_HYPERVISOR_BIN, version: "53.0.0" };
   return new CloudHypervisorDriver({
     binaries: { current: binary, all: [binary] },

@@ -34,7 +34,7 @@ import { Activity } from "../../src/shell/activity.ts";
 import { FenceLink } from "../../src/shell/fence-link.ts";
 import type { Blobs } from "../../src/store/blobs.ts";
 import { ChunkStore } from "../../src/store/chunk-store.ts";
-import { NOWHERE } from "../../src/store/nowhere.ts";
+import { NO_SNAPSHOT_STORE } from "../../src/store/no-store.ts";
 import { peerSource } from "../../src/store/peer.ts";
 import { fileBlobs } from "./snapshots.ts";
 
@@ -137,7 +137,7 @@ export class TestHost {
         driver,
         isolation: plainIsolation(undefined),
         guest: httpGuest(driver),
-        snapshots: blobs === "none" ? NOWHERE : new ChunkStore(blobs),
+        snapshots: blobs === "none" ? NO_SNAPSHOT_STORE : new ChunkStore(blobs),
         peer: (sandboxId, reference) => peerSource(sandboxId, reference),
         activity: new Activity(),
         fence: this.fence,

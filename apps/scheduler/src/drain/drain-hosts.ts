@@ -8,7 +8,7 @@ import {
   listDrainsAtWork,
   listDrainSandboxes,
   listExpiredDrains,
-  takeUpSandboxes,
+  listSandboxesToMove,
 } from "@torpor/db";
 import type { Deps } from "../deps.ts";
 import { drainSandbox } from "./drain-sandbox.ts";
@@ -48,7 +48,7 @@ export async function drainHosts(deps: Deps): Promise<Record<string, number>> {
 
 async function driveSandboxes(deps: Deps, drain: DrainAtWork): Promise<void> {
   if (drain.status === "active" && !drain.isHostLost) {
-    await takeUpSandboxes(deps.db, drain);
+    await listSandboxesToMove(deps.db, drain);
     await measureDrain(deps, drain);
   }
   let isFull = false;

@@ -18,8 +18,8 @@ import {
   type OutboxRow,
   pinOperation,
   type SandboxRow,
-  type SnapshotRow,
-  takePlace,
+  type StoredSnapshotRow,
+  acquireSlot,
   type Tx,
   withDrainSandbox,
 } from "@torpor/db";
@@ -92,7 +92,7 @@ export async function drainSandbox(
       await leave(deps, drain, sandboxId, next);
       return "done";
     case "take_place":
-      return (await takePlace(deps.db, drain.id, sandboxId))
+      return (await acquireSlot(deps.db, drain.id, sandboxId))
         ? await drainSandbox(deps, drain, sandboxId)
         : "full";
     default:
@@ -106,7 +106,7 @@ async function decide(
   drain: DrainAtWork,
   item: DrainSandboxRow,
   sandbox: SandboxRow,
-  snapshot: SnapshotRow | undefined,
+  snapshot: StoredSnapshotRow | undefined,
 ): Promise<DrainStep> {
   const { executing, waiting } = await findOpenOperations(tx, sandbox.id);
   const own = item.operationId === null ? undefined : await findOperation(tx, item.operationId);
@@ -137,7 +137,10 @@ async function decide(
  * Once the store has it. A copy that was over before its host could tell of it took what the
  * snapshot takes; what was there before the drain has paused it took nothing.
  */
-function copiedBytes(item: DrainSandboxRow, snapshot: SnapshotRow | undefined): DrainSandboxPatch {
+function copiedBytes(
+  item: DrainSandboxRow,
+  snapshot: StoredSnapshotRow | undefined,
+): DrainSandboxPatch {
   const isCounted = item.bytesDone === item.bytesTotal && !(item.isEstimate && item.owesResume);
   if (snapshot === undefined || snapshot.storeKey === null || isCounted) return {};
   const bytes = item.isEstimate ? snapshot.sizeBytes : item.bytesTotal;
@@ -164,7 +167,7 @@ async function apply(
   drain: DrainRow,
   item: DrainSandboxRow,
   sandbox: SandboxRow,
-  snapshot: SnapshotRow | undefined,
+  snapshot: StoredSnapshotRow | undefined,
 ): Promise<Decided> {
   const now = new Date();
   switch (step.do) {

@@ -1,8 +1,8 @@
 /** What a heartbeat says beside its inventory. A host of before says it of each sandbox in that. */
 import type { Heartbeat, Observation } from "@torpor/contracts";
-import type { HostBeat, SeenActivity, SeenFetch, SeenReplication } from "@torpor/db";
+import type { HostHeartbeat, SeenActivity, SeenFetch, SeenReplication } from "@torpor/db";
 
-export function progressIn(beat: Heartbeat): HostBeat {
+export function progressIn(beat: Heartbeat): HostHeartbeat {
   const { hostId, load, inventory, activity = [], replicating = [], fetching = [] } = beat;
   return {
     hostId,

@@ -20,14 +20,14 @@ import {
 import {
   type AbsentSandbox,
   changeSandbox,
-  type Comparison,
+  type InventoryComparison,
   completeInventory,
   endMissingFindings,
-  endStrayFindings,
+  endOrphanFindings,
   findAbsentSandboxes,
   findSandboxRow,
   type FindingRow,
-  type InventoryStanding,
+  type InventoryProgress,
   listAbsentSandboxes,
   listFindingsOf,
   MAX_CHECKS,
@@ -51,7 +51,7 @@ const UNSEEN_MS = 10_000;
 /** Nothing has changed since host and database agreed on everything. */
 export function isReconciled(
   { inventoryDigest, inventory, gone = [], inventorySince }: Heartbeat,
-  standing: InventoryStanding,
+  standing: InventoryProgress,
 ): boolean {
   if (inventoryDigest !== standing.reconciled || standing.checks.length > MAX_CHECKS) return false;
   // A host that knows nothing of checks shows everything with each beat.
@@ -68,9 +68,9 @@ export function isReconciled(
 export async function reconcileInventory(
   deps: Deps,
   beat: Heartbeat,
-  standing: InventoryStanding,
+  standing: InventoryProgress,
   open: string[],
-): Promise<Comparison> {
+): Promise<InventoryComparison> {
   return beat.inventorySince === undefined
     ? await reconcileWhole(deps, beat, standing, open)
     : await reconcileChanges(deps, beat, standing, open);
@@ -79,9 +79,9 @@ export async function reconcileInventory(
 async function reconcileChanges(
   deps: Deps,
   beat: Heartbeat,
-  standing: InventoryStanding,
+  standing: InventoryProgress,
   open: string[],
-): Promise<Comparison> {
+): Promise<InventoryComparison> {
   const { hostId, inventory, gone = [], inventorySince: since, inventoryDigest: digest } = beat;
   const absent = await findAbsentSandboxes(deps.db, hostId, gone);
   const reported = new Set([...idsIn(inventory), ...gone]);
@@ -98,9 +98,9 @@ async function reconcileChanges(
 async function reconcileWhole(
   deps: Deps,
   beat: Heartbeat,
-  standing: InventoryStanding,
+  standing: InventoryProgress,
   open: string[],
-): Promise<Comparison> {
+): Promise<InventoryComparison> {
   const { hostId, inventory: entries, inventoryCount: count, inventoryDigest: digest } = beat;
   const shown = new Set(idsIn(entries));
   const whole = await completeInventory(deps.db, { hostId, entries, count, digest });
@@ -127,10 +127,10 @@ const idsIn = (entries: InventoryEntry[]) => entries.map(({ sandboxId }) => sand
 
 /** `isLookedAt`: all that the host says of the sandbox now has been looked at. */
 function concluded(
-  { checks }: InventoryStanding,
+  { checks }: InventoryProgress,
   open: string[],
   isLookedAt: (sandboxId: string) => boolean,
-): Pick<Comparison, "ended" | "open"> {
+): Pick<InventoryComparison, "ended" | "open"> {
   const left = new Set(open);
   const known = new Set(checks.map(({ sandboxId }) => sandboxId));
   const ended = checks.filter(({ sandboxId }) => isLookedAt(sandboxId) && !left.has(sandboxId));
@@ -148,7 +148,7 @@ async function noteAbsence(
   for (const sandbox of missing) if (!sandbox.isBusy) await noteMissing(deps, hostId, sandbox);
   await endMissing(deps, hostId, missing, isKnown);
   const turnMs = 2 * BEAT_EVERY_MS * Math.ceil(inventoryCount / MAX_INVENTORY_PER_BEAT);
-  for (const { sandboxId, kind } of await endStrayFindings(deps.db, hostId, UNSEEN_MS + turnMs))
+  for (const { sandboxId, kind } of await endOrphanFindings(deps.db, hostId, UNSEEN_MS + turnMs))
     deps.log.info({ hostId, sandboxId, kind }, "a finding is over");
 }
 

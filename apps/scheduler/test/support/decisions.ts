@@ -29,14 +29,14 @@ import {
   silentLog,
   type TestDatabase,
 } from "@torpor/testkit";
-import { answerCommit } from "../../src/answer-asks.ts";
+import { handleCommit } from "../../src/handle-host-requests.ts";
 import { HostNetworks } from "../../src/host-networks.ts";
 import { beginOperation } from "../../src/begin-operation.ts";
 import type { Deps } from "../../src/deps.ts";
 import { createEnvelope } from "@torpor/service";
 import { Placer } from "../../src/placer.ts";
 import { RECONCILERS } from "../../src/reconcilers.ts";
-import { type Settled, settleObservation } from "../../src/settle-observation.ts";
+import { type ApplyResult, applyObservation } from "../../src/apply-observation.ts";
 
 type Verb = Parameters<typeof acceptRequest>[2];
 type Seen = Pick<Observation, "state"> & Partial<Observation>;
@@ -201,7 +201,7 @@ export class Decisions implements AsyncDisposable {
       epoch,
       opSeq,
     } as const;
-    return (await answerCommit(this.deps, hostId, request)).granted;
+    return (await handleCommit(this.deps, hostId, request)).granted;
   }
 
   /** What the host of an operation would report of it; each is newer than the one before. */
@@ -220,12 +220,12 @@ export class Decisions implements AsyncDisposable {
     });
   }
 
-  async settle(seen: Observation): Promise<Settled> {
-    return await settleObservation(this.deps, seen, async () => {});
+  async settle(seen: Observation): Promise<ApplyResult> {
+    return await applyObservation(this.deps, seen, async () => {});
   }
 
   /** Commits, then reports. */
-  async carryOut(operationId: string, given: Seen): Promise<Settled> {
+  async carryOut(operationId: string, given: Seen): Promise<ApplyResult> {
     await this.commit(operationId);
     return await this.settle(await this.seenOf(operationId, given));
   }

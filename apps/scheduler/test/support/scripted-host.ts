@@ -2,7 +2,7 @@
  * A host that a test speaks for: it registers, keeps its lease, reads its commands and reports over
  * the real bus, as an agent would. It runs nothing.
  */
-import { ask, type Bus, connectBus, consume, publish, publishCore } from "@torpor/bus";
+import { request, type Bus, connectBus, consume, publish, publishCore } from "@torpor/bus";
 import {
   CommitReply,
   type Decoder,
@@ -159,8 +159,8 @@ export class ScriptedHost implements AsyncDisposable {
     this.lease = setInterval(renew, LEASE_EVERY_MS);
   }
 
-  private async ask<T>(question: Question, request: object, decode: Decoder<T>): Promise<T> {
-    const reply = await ask(this.bus, subjects.ask(this.id, question), request, {
+  private async ask<T>(question: Question, body: object, decode: Decoder<T>): Promise<T> {
+    const reply = await request(this.bus, subjects.ask(this.id, question), body, {
       timeoutMs: ASK_LIMIT_MS,
       decode,
     });

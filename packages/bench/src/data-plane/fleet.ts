@@ -5,7 +5,7 @@ import { type Fleet, listVmProcesses } from "@torpor/fleet";
 import { prepareLocalPrograms } from "@torpor/programs";
 import { claimPort } from "@torpor/service";
 import { EDGE_DOMAIN, NO_BOUNDS, TEMPLATE, writeImage } from "../control-plane-fleet.ts";
-import { type BenchFleet, type Place, startBenchFleet } from "../fleet.ts";
+import { type BenchFleet, type BenchPlace, startBenchFleet } from "../fleet.ts";
 import { createClient } from "../load/client.ts";
 import { failureOf } from "../load/sandboxes.ts";
 import { APPLICATION } from "../measure/cpu.ts";
@@ -29,7 +29,7 @@ export interface DataPlane {
  * Throws a line when it cannot be started.
  */
 export async function startSimulated(
-  place: Place,
+  place: BenchPlace,
   { hosts, env = {} }: { hosts: number; env?: Record<string, string> },
   signal: AbortSignal,
 ): Promise<BenchFleet & { edgePort: number }> {
@@ -50,7 +50,7 @@ export async function startSimulated(
 }
 
 /** Throws a line when it cannot be started. */
-export async function startDataPlane(place: Place, signal: AbortSignal): Promise<DataPlane> {
+export async function startDataPlane(place: BenchPlace, signal: AbortSignal): Promise<DataPlane> {
   const application = (await claimPort()).port;
   const { fleet, edgePort, close } = await startSimulated(place, { hosts: 1 }, signal);
   try {
@@ -77,7 +77,7 @@ async function startApplication(fleet: Fleet, port: number, signal: AbortSignal)
     env: { PATH: process.env["PATH"] ?? "" },
     log: join(fleet.dir, "logs", `${APPLICATION}.log`),
   });
-  await fleet.waitWell(APPLICATION, signal);
+  await fleet.waitHealthy(APPLICATION, signal);
 }
 
 /** Makes a sandbox whose port is the application's. Returns the way to it. */

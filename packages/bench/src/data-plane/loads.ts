@@ -3,7 +3,7 @@ import { randomBytes } from "node:crypto";
 import { once } from "node:events";
 import { Agent, type ClientRequest, type IncomingMessage, request } from "node:http";
 import type { Duplex } from "node:stream";
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { Load } from "../load/loops.ts";
 import type { Tally } from "../load/tally.ts";
 import { ECHO_PATH, STREAM_PATH } from "./paths.ts";
@@ -113,7 +113,7 @@ async function attempt(
   } catch (error) {
     if (isStopped()) return;
     tally.failed(`${kind}: ${error instanceof Error ? error.message : String(error)}`);
-    await pause(AFTER_FAILURE_MS, new AbortController().signal);
+    await sleep(AFTER_FAILURE_MS, new AbortController().signal);
   }
 }
 

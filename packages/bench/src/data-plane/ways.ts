@@ -1,7 +1,7 @@
 /** How a sandbox is reached through the edge, below a domain that no resolver knows. */
 import { request } from "node:http";
 import { text } from "node:stream/consumers";
-import type { Answer } from "../load/client.ts";
+import type { ClientAnswer } from "../load/client.ts";
 
 /** A way to a server; the edge tells sandboxes, and their ports, by `Host`. */
 export interface Way {
@@ -36,8 +36,8 @@ export const getFrom = (way: Way, path: string) => send(way, "GET", path);
 export const postTo = (way: Way, path: string, body: string) => send(way, "POST", path, body);
 
 /** An answer of any status is one; without an answer it throws. */
-async function send(way: Way, method: string, path: string, body?: string): Promise<Answer> {
-  const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+async function send(way: Way, method: string, path: string, body?: string): Promise<ClientAnswer> {
+  const { promise, resolve, reject } = Promise.withResolvers<ClientAnswer>();
   const startedAt = performance.now();
   const length = body === undefined ? {} : { "content-length": Buffer.byteLength(body) };
   const type = body === undefined ? {} : { "content-type": "application/json" };

@@ -12,7 +12,7 @@ import {
   ReceivedCommand,
   type RegisterRequest,
 } from "@torpor/contracts";
-import { beat, commitAsker, keepLease, type Membership, Reporter } from "@torpor/node-agent";
+import { heartbeat, commitAsker, keepLease, type Membership, Reporter } from "@torpor/node-agent";
 import type { Logger } from "@torpor/service";
 import { backedOut, carriedOut, type Command, FINGERPRINT, judge, type Kept } from "./answers.ts";
 import type { BenchHostsSettings } from "./settings.ts";
@@ -73,7 +73,7 @@ export async function startBenchHost(options: BenchHostOptions): Promise<BenchHo
   const loops = [
     reporter.run(bus, signal),
     keepLease(bus, registrationOf(hostId, template), membership, fence, signal, log),
-    beat(bus, hostId, look, membership, signal),
+    heartbeat(bus, hostId, look, membership, signal),
     consume(bus, {
       consumer: hostCommands(hostId),
       decode: decodeCommand,

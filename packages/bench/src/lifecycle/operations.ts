@@ -1,8 +1,8 @@
 /** One sandbox through the API, and where the time of each operation went. */
 import type postgres from "postgres";
-import { type Answer, type Call } from "../load/client.ts";
+import { type ClientAnswer, type Call } from "../load/client.ts";
 import { failureOf } from "../load/sandboxes.ts";
-import type { Sample } from "./result.ts";
+import type { StageSample } from "./result.ts";
 
 const COMMAND_LIMIT_MS = 60_000;
 
@@ -22,7 +22,7 @@ export interface OperationTimes {
 }
 
 /** A request and its answer, since the epoch. */
-export interface Exchange {
+export interface TimedRequest {
   sentAt: number;
   answeredAt: number;
 }
@@ -30,7 +30,7 @@ export interface Exchange {
 export const nowMs = () => performance.timeOrigin + performance.now();
 
 /** Throws a line when it is not answered with a sandbox. */
-export async function createSandbox(call: Call, template: string): Promise<Access & Exchange> {
+export async function createSandbox(call: Call, template: string): Promise<Access & TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", "/v1/sandboxes", { body: { template_name: template } });
   const answeredAt = nowMs();
@@ -38,13 +38,13 @@ export async function createSandbox(call: Call, template: string): Promise<Acces
   return { ...accessIn(answer), sentAt, answeredAt };
 }
 
-function accessIn({ text }: Answer): Access {
+function accessIn({ text }: ClientAnswer): Access {
   const body = JSON.parse(text) as { id: string; public_host: string; auth_token: string };
   return { id: body.id, publicHost: body.public_host, token: body.auth_token };
 }
 
 /** Throws a line when it does not succeed. */
-export async function change(call: Call, id: string, verb: string): Promise<Exchange> {
+export async function change(call: Call, id: string, verb: string): Promise<TimedRequest> {
   const sentAt = nowMs();
   const answer = await call("POST", `/v1/sandboxes/${id}/${verb}`);
   expectStatus(verb, answer, 200);
@@ -65,7 +65,7 @@ export async function firstCommand(
   if (!response.ok) throw new Error(`the first command was answered ${response.status}: ${text}`);
 }
 
-function expectStatus(what: string, answer: Answer, status: number): void {
+function expectStatus(what: string, answer: ClientAnswer, status: number): void {
   if (answer.status !== status)
     throw new Error(`the ${what} of a sandbox failed: ${failureOf(answer)} ${answer.text}`);
 }
@@ -111,7 +111,7 @@ function inOrder(timingsMs: Record<string, number>): Record<string, number> {
 }
 
 /** From the request to the answer; what follows an answer is added by whoever waits for it. */
-export function sampleOf({ sentAt, answeredAt }: Exchange, times: OperationTimes): Sample {
+export function sampleOf({ sentAt, answeredAt }: TimedRequest, times: OperationTimes): StageSample {
   const { createdAt, startedAt, endedAt, timingsMs } = times;
   const onHost = Object.values(timingsMs).reduce((sum, ms) => sum + ms, 0);
   return {

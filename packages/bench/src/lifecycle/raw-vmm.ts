@@ -13,7 +13,7 @@ import { qemuArguments, qmp } from "@torpor/node-agent/qemu";
 import { claimPort } from "@torpor/service";
 import { Type } from "typebox";
 import { Value } from "typebox/value";
-import type { Sample } from "./result.ts";
+import type { StageSample } from "./result.ts";
 
 const run = promisify(execFile);
 const MIGRATION_LIMIT_MS = 300_000;
@@ -33,8 +33,8 @@ const Manifest = Type.Object({
 const Record = Type.Object({ kernelCmdline: Type.String(), generation: Type.Integer() });
 
 export interface RawTimes {
-  load: Sample;
-  save: Sample;
+  load: StageSample;
+  save: StageSample;
 }
 
 /** Loads the memory of the paused sandbox whose directory is `vmDir`, lets it run, and saves it. */
@@ -90,7 +90,7 @@ export async function measureRaw(
   }
 }
 
-async function timeSave(monitor: string, dir: string, signal: AbortSignal): Promise<Sample> {
+async function timeSave(monitor: string, dir: string, signal: AbortSignal): Promise<StageSample> {
   const file = join(dir, SAVED);
   const began = performance.now();
   await qmp(monitor, [

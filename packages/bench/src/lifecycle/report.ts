@@ -7,7 +7,7 @@ import {
   type Crowd,
   type LifecycleResult,
   type LifecycleStep,
-  type Target,
+  type LifecycleTarget,
 } from "./result.ts";
 
 const COLORS = 6;
@@ -62,7 +62,7 @@ function beside(steps: readonly LifecycleStep[]): Rows {
   return { title: "Beside the VMM by itself", head, rows };
 }
 
-function met(targets: readonly Target[]): Rows {
+function met(targets: readonly LifecycleTarget[]): Rows {
   const rows = targets.map(({ what, measured, atMost }) => [
     measured <= atMost ? "met" : "missed",
     what,

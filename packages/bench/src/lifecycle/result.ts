@@ -14,7 +14,7 @@ export const STEPS = [
 export type StepName = (typeof STEPS)[number];
 
 /** One repetition of a step. */
-export interface Sample {
+export interface StageSample {
   ms: number;
   /** In their order. They need not add up: what a host does at once is told for each. */
   stages: Record<string, number>;
@@ -43,7 +43,7 @@ export interface Crowd {
   ms: number;
 }
 
-export interface Target {
+export interface LifecycleTarget {
   what: string;
   measured: number;
   atMost: number;
@@ -51,20 +51,22 @@ export interface Target {
 
 export interface LifecycleResult extends Omit<BenchResult, "steps"> {
   steps: LifecycleStep[];
-  targets: Target[];
+  targets: LifecycleTarget[];
   crowd?: Crowd;
 }
 
 const MAX_RATIO = 1.15;
 const MAX_CREATE_MS = 1_500;
 
-export function stepsOf(samples: Readonly<Record<StepName, readonly Sample[]>>): LifecycleStep[] {
+export function stepsOf(
+  samples: Readonly<Record<StepName, readonly StageSample[]>>,
+): LifecycleStep[] {
   return STEPS.filter((name) => samples[name].length > 0).map((name) =>
     stepOf(name, samples[name]),
   );
 }
 
-function stepOf(name: StepName, samples: readonly Sample[]): LifecycleStep {
+function stepOf(name: StepName, samples: readonly StageSample[]): LifecycleStep {
   const stages = [...new Set(samples.flatMap((sample) => Object.keys(sample.stages)))];
   const cpu = samples.flatMap(({ agentCpuMs }) => agentCpuMs ?? []);
   return {
@@ -115,7 +117,7 @@ export function besideRaw(steps: readonly LifecycleStep[]): Beside[] {
 }
 
 /** Of the steps that the run has. */
-export function targetsOf(steps: readonly LifecycleStep[]): Target[] {
+export function targetsOf(steps: readonly LifecycleStep[]): LifecycleTarget[] {
   const ratio = (name: StepName) =>
     besideRaw(steps).find((one) => one.name === name)?.ratio ?? Number.NaN;
   const createMs = steps.find(({ name }) => name === "create")?.p50Ms ?? Number.NaN;

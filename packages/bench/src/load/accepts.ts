@@ -2,9 +2,9 @@
  * Intents that nobody waits for: how many a second are accepted, and how many settled. Every
  * sandbox is paused and then resumed, so what is accepted is bounded by how many there are.
  */
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type postgres from "postgres";
-import { type Meters, Window } from "../measure/window.ts";
+import { type Meters, MeasuredWindow } from "../measure/window.ts";
 import type { StepResult } from "../report/result.ts";
 import type { Call } from "./client.ts";
 import { createMany, failureOf, inParallel, removeMany } from "./sandboxes.ts";
@@ -22,7 +22,7 @@ export async function measureAccepts(
   const ids = await createMany(call, sandboxes);
   const tally = new Tally();
   let acceptingMs = 0;
-  const window = await Window.begin(meters);
+  const window = await MeasuredWindow.begin(meters);
   tally.open();
   for (const verb of ["pause", "resume"]) {
     const startedAt = performance.now();
@@ -63,7 +63,7 @@ async function untilSettled(sql: postgres.Sql, signal: AbortSignal): Promise<voi
       throw new Error(
         `${String(row?.["open"])} operations did not end within ${SETTLE_LIMIT_MS / 1_000} s`,
       );
-    await pause(LOOK_EVERY_MS, signal);
+    await sleep(LOOK_EVERY_MS, signal);
     signal.throwIfAborted();
   }
 }

@@ -4,7 +4,7 @@
  */
 import { Agent, request } from "node:http";
 
-export interface Answer {
+export interface ClientAnswer {
   status: number;
   text: string;
   ms: number;
@@ -14,7 +14,7 @@ export type Call = (
   method: string,
   path: string,
   options?: { body?: object; prefer?: string; idempotencyKey?: string },
-) => Promise<Answer>;
+) => Promise<ClientAnswer>;
 
 export interface Client {
   call: Call;
@@ -28,7 +28,7 @@ export function createClient({ url, apiKey }: { url: string; apiKey: string }): 
   const { hostname, port } = new URL(url);
   const agent = new Agent({ keepAlive: true, maxSockets: Number.POSITIVE_INFINITY });
   const call: Call = (method, path, { body, prefer, idempotencyKey } = {}) => {
-    const { promise, resolve, reject } = Promise.withResolvers<Answer>();
+    const { promise, resolve, reject } = Promise.withResolvers<ClientAnswer>();
     const startedAt = performance.now();
     const headers = {
       "x-api-key": apiKey,

@@ -1,6 +1,6 @@
 /** What the clients of a step do until they are stopped. */
-import { pause } from "@torpor/service";
-import type { Answer, Call } from "./client.ts";
+import { sleep } from "@torpor/service";
+import type { ClientAnswer, Call } from "./client.ts";
 import { create, createMany, failureOf, idIn, remove, removeMany } from "./sandboxes.ts";
 import type { Tally } from "./tally.ts";
 
@@ -21,16 +21,16 @@ async function attempt(
   tally: Tally,
   kind: string,
   expected: number,
-  ask: () => Promise<Answer>,
+  ask: () => Promise<ClientAnswer>,
   startedAt?: number,
-): Promise<Answer | undefined> {
+): Promise<ClientAnswer | undefined> {
   const answer = await ask().catch((error: unknown) => String(error));
   if (typeof answer !== "string" && answer.status === expected) {
     tally.succeeded(kind, startedAt === undefined ? answer.ms : performance.now() - startedAt);
     return answer;
   }
   tally.failed(`${kind}: ${typeof answer === "string" ? answer : failureOf(answer)}`);
-  await pause(AFTER_FAILURE_MS, new AbortController().signal);
+  await sleep(AFTER_FAILURE_MS, new AbortController().signal);
   return undefined;
 }
 
@@ -70,7 +70,7 @@ export async function pacedLoop(call: Call, sandboxes: number, perSecond: number
         );
         under.add(moving);
       }
-      await pause(LOOK_EVERY_MS, stop);
+      await sleep(LOOK_EVERY_MS, stop);
     }
     await Promise.all(under);
   };

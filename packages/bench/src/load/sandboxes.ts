@@ -1,6 +1,6 @@
 /** Sandboxes for a step to work on. */
 import { TEMPLATE } from "../control-plane-fleet.ts";
-import type { Answer, Call } from "./client.ts";
+import type { ClientAnswer, Call } from "./client.ts";
 
 const AT_ONCE = 32;
 
@@ -9,10 +9,10 @@ export const create = (call: Call) =>
 
 export const remove = (call: Call, id: string) => call("DELETE", `/v1/sandboxes/${id}`);
 
-export const idIn = ({ text }: Answer) => (JSON.parse(text) as { id: string }).id;
+export const idIn = ({ text }: ClientAnswer) => (JSON.parse(text) as { id: string }).id;
 
 /** Why a request failed, alike for all that failed for the same reason. */
-export function failureOf({ status, text }: Answer): string {
+export function failureOf({ status, text }: ClientAnswer): string {
   const code = /"code":"([A-Z_]+)"/.exec(text)?.[1];
   return code === undefined ? String(status) : `${status} ${code}`;
 }

@@ -5,7 +5,7 @@
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
 
-export interface Counters {
+export interface DatabaseCounters {
   commits: number;
   rollbacks: number;
   walFsyncs: number;
@@ -17,7 +17,7 @@ export interface Counters {
 
 const NATS_LIMIT_MS = 10_000;
 
-export async function readCounters(fleet: Fleet, sql: postgres.Sql): Promise<Counters> {
+export async function readCounters(fleet: Fleet, sql: postgres.Sql): Promise<DatabaseCounters> {
   const [database, ...nats] = await Promise.all([
     ofPostgres(sql),
     ...monitorsOf(fleet).map(ofNats),

@@ -2,14 +2,14 @@
 import type { Fleet } from "@torpor/fleet";
 import type postgres from "postgres";
 import type { StepResult } from "../report/result.ts";
-import { type Counters, readCounters } from "./counters.ts";
+import { type DatabaseCounters, readCounters } from "./counters.ts";
 import { type CpuTimes, cpuOf, memoryOf, type OtherProcesses } from "./cpu.ts";
 
 interface Reading {
   atMs: number;
   cpu: CpuTimes;
   countersAtMs: number;
-  counters: Counters;
+  counters: DatabaseCounters;
 }
 
 export type Meters = { fleet: Fleet; sql: postgres.Sql; others?: OtherProcesses };
@@ -26,7 +26,7 @@ type Rates = Pick<
 >;
 type Measured = Rates & Pick<StepResult, "memoryMib">;
 
-export class Window {
+export class MeasuredWindow {
   private readonly meters: Meters;
   private readonly before: Reading;
 
@@ -35,11 +35,11 @@ export class Window {
     this.before = before;
   }
 
-  static async begin(meters: Meters): Promise<Window> {
+  static async begin(meters: Meters): Promise<MeasuredWindow> {
     const counters = await readCounters(meters.fleet, meters.sql);
     const countersAtMs = performance.now();
     const cpu = cpuOf(meters.fleet.state.components, meters.others);
-    return new Window(meters, { counters, countersAtMs, cpu, atMs: performance.now() });
+    return new MeasuredWindow(meters, { counters, countersAtMs, cpu, atMs: performance.now() });
   }
 
   /** `count`: how many units were done in it. */

@@ -4,7 +4,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { EventEmitter } from "node:events";
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import postgres from "postgres";
 
 /** Does one job, from its being stored to its end. */
@@ -84,7 +84,7 @@ async function pgBoss(databaseUrl: string): Promise<DoJob> {
     }
   };
   void (async () => {
-    while (await pause(BOSS_POLL_MS, new AbortController().signal)) await work();
+    while (await sleep(BOSS_POLL_MS, new AbortController().signal)) await work();
   })();
   return async () => {
     const id = randomUUID();

@@ -3,7 +3,7 @@ import { AGENT, PARTS_THAT_COUNT } from "../measure/cpu.ts";
 import type { BenchResult, StepResult } from "./result.ts";
 import { type Rows, sumOf } from "./rows.ts";
 
-export interface Comparison {
+export interface ResultComparison {
   step: string;
   /** New to old; undefined where one of them has no such number. */
   ratios: Record<Measure, number | undefined>;
@@ -35,7 +35,7 @@ function cpuOf({ cpuMsPerUnit, cpuPercent }: StepResult): number {
 export function compare(
   now: Pick<BenchResult, "steps">,
   before: Pick<BenchResult, "steps">,
-): Comparison[] {
+): ResultComparison[] {
   return now.steps.flatMap((step) => {
     const earlier = before.steps.find(({ name }) => name === step.name);
     if (earlier === undefined) return [];
@@ -43,7 +43,7 @@ export function compare(
       name,
       ratio(MEASURES[name](step), MEASURES[name](earlier)),
     ]);
-    return [{ step: step.name, ratios: Object.fromEntries(ratios) as Comparison["ratios"] }];
+    return [{ step: step.name, ratios: Object.fromEntries(ratios) as ResultComparison["ratios"] }];
   });
 }
 
@@ -51,7 +51,7 @@ function ratio(now: number | undefined, before: number | undefined): number | un
   return now === undefined || before === undefined || !(before > 0) ? undefined : now / before;
 }
 
-export function comparisonRows(comparisons: readonly Comparison[]): Rows {
+export function comparisonRows(comparisons: readonly ResultComparison[]): Rows {
   const rows = comparisons.map(({ step, ratios }) => [
     step,
     ...NAMES.map((name) => ratios[name]?.toFixed(2) ?? "-"),

@@ -1,5 +1,5 @@
 /** What a benchmark has measured, as it is kept in a file. */
-import type { Counters } from "../measure/counters.ts";
+import type { DatabaseCounters } from "../measure/counters.ts";
 import type { Latency } from "./latency.ts";
 
 export const RESULT_FORMAT = 1;
@@ -10,7 +10,7 @@ export interface BenchResult {
   measuredAt: string;
   /** Of the checkout; absent: git does not know. */
   commit?: string;
-  machine: Machine;
+  machine: BenchMachine;
   settings: Record<string, string | number | boolean>;
   steps: StepResult[];
 }
@@ -18,7 +18,7 @@ export interface BenchResult {
 /** Of a unit: `requests`, but `MiB`. */
 export const several = (unit: string) => (unit === "MiB" ? unit : `${unit}s`);
 
-export interface Machine {
+export interface BenchMachine {
   cpus: number;
   model: string;
   memoryMib: number;
@@ -45,8 +45,8 @@ export interface StepResult {
   cpuMsPerUnit?: Record<string, number>;
   /** Resident, of all processes of a part but Postgres, at the end of the step. */
   memoryMib: Record<string, number>;
-  countersPerSecond: Counters;
-  countersPerUnit?: Counters;
+  countersPerSecond: DatabaseCounters;
+  countersPerUnit?: DatabaseCounters;
   /** By program. Absent: not counted in this step. */
   statementsPerSecond?: Record<string, number>;
   statementsPerUnit?: Record<string, number>;

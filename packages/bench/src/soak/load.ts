@@ -1,5 +1,5 @@
 /** A steady mixture of what a control plane is asked for, at a rate that any machine has. */
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { Call } from "../load/client.ts";
 import { create, failureOf, remove } from "../load/sandboxes.ts";
 import type { Tally } from "../load/tally.ts";
@@ -29,13 +29,13 @@ async function lifeOf(
   stop: AbortSignal,
 ): Promise<void> {
   const made = await timed(tally, "create", 201, () => create(call));
-  await pause(EVERY_MS, stop);
+  await sleep(EVERY_MS, stop);
   if (made === undefined) return;
   const way = openedBy(made.text, edgePort);
   for (const step of [edge, list, edge, move("pause"), get, move("resume"), edge, list]) {
     if (stop.aborted) break;
     await step(call, way, tally);
-    await pause(EVERY_MS, stop);
+    await sleep(EVERY_MS, stop);
   }
   await timed(tally, "delete", 200, () => remove(call, way.id));
 }

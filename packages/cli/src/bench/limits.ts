@@ -19,7 +19,7 @@ export interface PolicyResult {
   packing: (Packing & { workload: WorkloadName })[];
 }
 
-export interface Verdict {
+export interface LimitVerdict {
   policy: PlacementPolicy;
   /** What was measured, with its unit. */
   what: string;
@@ -36,7 +36,7 @@ const PACKING_RATIO = 1.05;
 const LOCAL_RESUMES = 0.98;
 
 /** Each limit for each policy that it binds. What was not measured is not met. */
-export function checkLimits(results: readonly PolicyResult[]): Verdict[] {
+export function checkLimits(results: readonly PolicyResult[]): LimitVerdict[] {
   const of = (policy: PlacementPolicy) => results.find((result) => result.policy === policy);
   const speeds = PLACEMENT_POLICIES.flatMap((policy) => [
     atMost(
@@ -74,7 +74,7 @@ function atLeast(
   what: string,
   measured = Number.NaN,
   limit: number,
-): Verdict {
+): LimitVerdict {
   return { policy, what, measured, atLeast: limit, isMet: measured >= limit };
 }
 
@@ -83,6 +83,6 @@ function atMost(
   what: string,
   measured = Number.NaN,
   limit: number,
-): Verdict {
+): LimitVerdict {
   return { policy, what, measured, atMost: limit, isMet: measured <= limit };
 }

@@ -2,7 +2,7 @@
  * How many resumes go to where the snapshot is, on a fleet that is kept at its load: three times as
  * many sandboxes as run at once are paused and resumed at random.
  */
-import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
+import { type Amounts, FleetView, place, type PlacementPolicy } from "@torpor/placement";
 import {
   FINGERPRINT,
   HOST_SIZE,
@@ -70,11 +70,11 @@ class Town {
   readonly paused: Placed[] = [];
   runningMib = 0;
   allMib = 0;
-  private readonly fleet: Fleet;
+  private readonly fleet: FleetView;
   private readonly policy: PlacementPolicy;
 
   constructor(hosts: number, policy: PlacementPolicy) {
-    this.fleet = new Fleet(makeHosts(hosts, false));
+    this.fleet = new FleetView(makeHosts(hosts, false));
     this.policy = policy;
   }
 

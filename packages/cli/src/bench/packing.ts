@@ -2,7 +2,7 @@
  * How many hosts a workload needs that comes sandbox by sandbox, against what it would need at
  * least if all of it were known beforehand.
  */
-import { type Amounts, Fleet, place, type PlacementPolicy } from "@torpor/placement";
+import { type Amounts, FleetView, place, type PlacementPolicy } from "@torpor/placement";
 import {
   HOST_SIZE,
   makeHosts,
@@ -37,7 +37,7 @@ export function measurePacking(
   options: { hosts: number; seed: number },
 ): Packing {
   const sizes = makeSizes(randomFrom(options.seed), workload);
-  const fleet = new Fleet(makeHosts(options.hosts, false));
+  const fleet = new FleetView(makeHosts(options.hosts, false));
   const used = new Set<string>();
   const sum: Amounts = { vcpu: 0, memoryMib: 0, diskMib: 0 };
   const needed = () =>

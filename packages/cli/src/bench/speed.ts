@@ -1,13 +1,13 @@
 /** How long a decision takes, on a fleet that stays at its load while sandboxes come and go. */
 import {
   type Amounts,
-  Fleet,
+  FleetView,
   place,
   type PlacementHost,
   type PlacementPolicy,
 } from "@torpor/placement";
 import {
-  type Asked,
+  type RequestedSandbox,
   FINGERPRINT,
   HOST_SIZE,
   makeHosts,
@@ -54,7 +54,7 @@ export function measureSpeed(
   const sizes = makeSizes(random, "mixed");
   const hosts = makeHosts(options.hosts, true);
   const sandboxes = fill(hosts, sizes, policy);
-  let fleet = new Fleet(hosts);
+  let fleet = new FleetView(hosts);
   const tookUs = new Float64Array(decisions);
   const cpuUs = new Float64Array(decisions);
   let cpu = process.cpuUsage();
@@ -66,7 +66,7 @@ export function measureSpeed(
     const request = requestFor(sizes(), whatElse(random, hosts));
     const before = process.cpuUsage();
     const startedAt = performance.now();
-    if (decision % DECISIONS_PER_PICTURE === 0) fleet = new Fleet(hosts);
+    if (decision % DECISIONS_PER_PICTURE === 0) fleet = new FleetView(hosts);
     const placement = place(fleet, request, policy);
     if (decision >= 0) {
       tookUs[decision] = (performance.now() - startedAt) * 1000;
@@ -99,7 +99,7 @@ function quantiles(values: Float64Array): (share: number) => number {
 }
 
 function fill(hosts: PlacementHost[], sizes: () => Amounts, policy: PlacementPolicy): Placed[] {
-  const fleet = new Fleet(hosts);
+  const fleet = new FleetView(hosts);
   const sandboxes: Placed[] = [];
   for (let leftMib = LOAD * hosts.length * HOST_SIZE.memoryMib; leftMib > 0;) {
     const size = sizes();
@@ -117,7 +117,7 @@ function fill(hosts: PlacementHost[], sizes: () => Amounts, policy: PlacementPol
 /** Counts it in the rows, as the database would, and in the picture. */
 function hold(
   hosts: PlacementHost[],
-  fleet: Fleet,
+  fleet: FleetView,
   { hostId, vcpu, memoryMib, diskMib }: Placed,
   sign: 1 | -1,
 ): void {
@@ -133,7 +133,7 @@ function hold(
  * Every second one is a resume. Of the creates some ask for labels, some may not be near others of
  * their key.
  */
-function whatElse(random: Random, hosts: PlacementHost[]): Asked {
+function whatElse(random: Random, hosts: PlacementHost[]): RequestedSandbox {
   const dice = random();
   if (dice < 0.5) return { localHostId: oneOf(random, hosts).id, driverFingerprint: FINGERPRINT };
   if (dice < 0.6) return { labels: { zone: random() < 0.5 ? "a" : "b" } };

@@ -102,11 +102,11 @@ export function makeSizes(random: Random, name: WorkloadName): () => Amounts {
   };
 }
 
-export type Asked = Omit<PlacementRequest, keyof Amounts | "imageSha256" | "region">;
+export type RequestedSandbox = Omit<PlacementRequest, keyof Amounts | "imageSha256" | "region">;
 
 export const requestFor = (
   { vcpu, memoryMib, diskMib }: Amounts,
-  asked: Asked = {},
+  asked: RequestedSandbox = {},
 ): PlacementRequest => ({
   vcpu,
   memoryMib,

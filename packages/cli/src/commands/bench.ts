@@ -4,7 +4,7 @@
  */
 import { parseArgs } from "node:util";
 import { PLACEMENT_POLICIES } from "@torpor/placement";
-import { checkLimits, type PolicyResult, type Verdict } from "../bench/limits.ts";
+import { checkLimits, type PolicyResult, type LimitVerdict } from "../bench/limits.ts";
 import { measureLocality } from "../bench/locality.ts";
 import { measurePacking } from "../bench/packing.ts";
 import { measureSpeed } from "../bench/speed.ts";
@@ -146,7 +146,7 @@ function packingTable(results: PolicyResult[]): string {
   return `${PACKING_INTRODUCTION}\n\n${table(["POLICY", "WORKLOAD", "HOSTS USED", "BOUND", "RATIO", "FILLED"], rows)}`;
 }
 
-function limitTable(limits: Verdict[]): string {
+function limitTable(limits: LimitVerdict[]): string {
   const rows = limits.map(({ isMet, policy, what, measured, atLeast, atMost }) => [
     isMet ? "met" : "missed",
     policy,

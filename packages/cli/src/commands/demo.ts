@@ -5,7 +5,12 @@
 import { parseArgs } from "node:util";
 import { Fleet } from "@torpor/fleet";
 import { LAB_HOST_ID, labDir, runningLab, statusInLab } from "@torpor/lab";
-import { residentBytesHere, residentBytesIn, type Stage, type StageHost } from "../demo/stage.ts";
+import {
+  residentBytesHere,
+  residentBytesIn,
+  type DemoStage,
+  type StageHost,
+} from "../demo/stage.ts";
 import { tellStory } from "../demo/story.ts";
 import { bringUpRest, fleetDir, fleetOptions, interrupted, startFleet } from "../local.ts";
 import type { CommandContext } from "../main.ts";
@@ -59,7 +64,7 @@ async function labFleet(context: CommandContext, signal: AbortSignal): Promise<L
   return await joinLab(context, "cloud-hypervisor", signal);
 }
 
-export async function stageOf(fleet: Fleet, root: string): Promise<Stage> {
+export async function stageOf(fleet: Fleet, root: string): Promise<DemoStage> {
   const hosts = fleet.state.components.flatMap(({ role, name, healthUrl }) =>
     (role === "node-agent" || role === "lab") && healthUrl !== undefined
       ? [{ id: name, healthUrl }]

@@ -145,8 +145,8 @@ async function status({ root, write }: CommandContext): Promise<number> {
   write(
     `lab: lab-1 is ${health.kind}, driver ${driver}, ssh 127.0.0.1:${ports.ssh}, data plane 127.0.0.1:${ports.dataPlane}`,
   );
-  if (health.kind === "unwell") write(`lab: ${health.reason}`);
-  return health.kind === "well" ? 0 : 1;
+  if (health.kind === "unhealthy") write(`lab: ${health.reason}`);
+  return health.kind === "healthy" ? 0 : 1;
 }
 
 async function machineOptions(

@@ -11,7 +11,7 @@ export interface ComponentStatus {
   role: string;
   pid: number | null;
   address: string;
-  health: "well" | "unwell" | "down";
+  health: "healthy" | "unhealthy" | "down";
   reason?: string;
   /** What of its work does not go on, as it says itself. */
   problems?: WorkProblem[];
@@ -33,7 +33,7 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     const pid = health.kind === "down" ? null : (component.process?.pid ?? null);
     const problems = problemsOf(health);
     const more =
-      health.kind === "unwell"
+      health.kind === "unhealthy"
         ? { reason: health.reason }
         : problems.length > 0
           ? { problems }
@@ -76,23 +76,24 @@ export async function status({ root, args, write }: CommandContext): Promise<num
     if (advice.length > 0) write(["", ...advice].join("\n"));
   }
   return fleet !== undefined &&
-    components.every(({ health, problems }) => health === "well" && problems === undefined)
+    components.every(({ health, problems }) => health === "healthy" && problems === undefined)
     ? 0
     : 1;
 }
 
 /** A line for each thing that is wrong, with what to do about it. */
 export function adviceOn(components: ComponentStatus[]): string[] {
-  const unwell = components.flatMap(({ name, reason }) =>
+  const unhealthy = components.flatMap(({ name, reason }) =>
     reason === undefined ? [] : [{ name, reason }],
   );
   const down = components.filter(({ health }) => health === "down");
   const silent = components.filter(
-    ({ role, health }) => role === "node-agent" && health !== "well",
+    ({ role, health }) => role === "node-agent" && health !== "healthy",
   );
   const lines = [
-    ...unwell.map(
-      ({ name, reason }) => `${name} is unwell: ${reason}. ./torpor restart ${name} restarts it.`,
+    ...unhealthy.map(
+      ({ name, reason }) =>
+        `${name} is unhealthy: ${reason}. ./torpor restart ${name} restarts it.`,
     ),
     ...lineOn(
       "Not running",
@@ -129,7 +130,7 @@ function problemLines(components: ComponentStatus[]): string[] {
 }
 
 function problemsOf(health: Health): WorkProblem[] {
-  return health.kind === "well" && Array.isArray(health.facts["problems"])
+  return health.kind === "healthy" && Array.isArray(health.facts["problems"])
     ? (health.facts["problems"] as WorkProblem[])
     : [];
 }
@@ -142,7 +143,7 @@ function lineOn(what: string, components: ComponentStatus[], advice: string): st
 
 /** What a node-agent says of its VMs, in its health report. */
 function vmsOf(health: Health): VmStatus[] {
-  if (health.kind !== "well" || !Array.isArray(health.facts["vms"])) return [];
+  if (health.kind !== "healthy" || !Array.isArray(health.facts["vms"])) return [];
   const vms = health.facts["vms"] as {
     sandboxId: string;
     hostId: string;

@@ -16,7 +16,7 @@ import { addReport, emptyReport, type TestReport } from "../test/reporter.ts";
 import { runMutations } from "../test/mutations.ts";
 import { type LayerResult, runLayer, type TestPlace } from "../test/run-vitest.ts";
 import { runStress, type Stress } from "../test/stress.ts";
-import { type Stage, summaryOf, unheldScenarios } from "../test/summary.ts";
+import { type RunStage, summaryOf, unheldScenarios } from "../test/summary.ts";
 import { keepTimes } from "../test/times.ts";
 import { buildImage } from "./image.ts";
 
@@ -52,7 +52,7 @@ class TestRun {
   readonly signal = interrupted();
   private readonly context: CommandContext;
   private readonly total = emptyReport();
-  private readonly stages: Stage[] = [];
+  private readonly stages: RunStage[] = [];
   private seed = 0;
 
   constructor(context: CommandContext) {

@@ -2,7 +2,7 @@
 import { readFile } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 
-export interface Stage {
+export interface DemoStage {
   url: string;
   apiKey: string;
   hosts: StageHost[];
@@ -23,7 +23,7 @@ export interface VmSeen {
 }
 
 /** The VMM process of a sandbox, wherever it is; undefined when no host has one. */
-export async function findVmm(stage: Stage, sandboxId: string): Promise<VmSeen | undefined> {
+export async function findVmm(stage: DemoStage, sandboxId: string): Promise<VmSeen | undefined> {
   for (const host of stage.hosts) {
     const health = (await getJson(host.healthUrl)) as {
       vms?: { sandboxId: string; pid?: number }[];
@@ -51,7 +51,7 @@ export function residentBytesIn(status: string): number | undefined {
 
 /** A call of the public API; the body is parsed whatever the status. */
 export async function call(
-  stage: Stage,
+  stage: DemoStage,
   method: string,
   path: string,
   body?: unknown,

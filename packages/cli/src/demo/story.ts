@@ -6,14 +6,14 @@
  */
 import { Sandbox } from "@hopx-ai/sdk";
 import { mib, Narrator } from "./narrator.ts";
-import { call, eventually, findVmm, type Stage, type VmSeen } from "./stage.ts";
+import { call, eventually, findVmm, type DemoStage, type VmSeen } from "./stage.ts";
 
 const TEMPLATE = "code-interpreter";
 
 /**
  * Tells the story. True when every claim held; throws when a step could not be carried out at all.
  */
-export async function tellStory(stage: Stage, write: (line: string) => void): Promise<boolean> {
+export async function tellStory(stage: DemoStage, write: (line: string) => void): Promise<boolean> {
   const narrator = new Narrator(write);
   const sandbox = await create(narrator, stage);
   const id = sandbox.sandboxId;
@@ -32,11 +32,11 @@ export async function tellStory(stage: Stage, write: (line: string) => void): Pr
   return narrator.finish();
 }
 
-function options(stage: Stage) {
+function options(stage: DemoStage) {
   return { apiKey: stage.apiKey, baseURL: stage.url };
 }
 
-async function create(narrator: Narrator, stage: Stage): Promise<Sandbox> {
+async function create(narrator: Narrator, stage: DemoStage): Promise<Sandbox> {
   const sandbox = await narrator.step(
     "create a sandbox",
     () => Sandbox.create({ template: TEMPLATE, ...options(stage) }),
@@ -47,7 +47,7 @@ async function create(narrator: Narrator, stage: Stage): Promise<Sandbox> {
   return sandbox;
 }
 
-async function whereItRuns(stage: Stage, id: string) {
+async function whereItRuns(stage: DemoStage, id: string) {
   const vmm = await findVmm(stage, id);
   return vmm === undefined
     ? {}
@@ -70,7 +70,7 @@ async function giveItWork(narrator: Narrator, sandbox: Sandbox): Promise<number>
   return pid;
 }
 
-async function pause(narrator: Narrator, stage: Stage, sandbox: Sandbox): Promise<void> {
+async function pause(narrator: Narrator, stage: DemoStage, sandbox: Sandbox): Promise<void> {
   const before = await runningVmm(stage, sandbox.sandboxId);
   await narrator.step(
     "pause: its memory goes to disk, its RAM is free",
@@ -96,7 +96,7 @@ async function describe({ host, pid }: VmSeen): Promise<string> {
   return residentBytes === undefined ? "gone, 0 MiB" : `${mib(residentBytes)} resident`;
 }
 
-async function snapshotSeen(stage: Stage, id: string) {
+async function snapshotSeen(stage: DemoStage, id: string) {
   const { body } = await call(stage, "GET", `/v1/sandboxes/${id}`);
   const snapshot = body["snapshot"] as { size_bytes?: number; generation?: number } | undefined;
   return snapshot?.size_bytes === undefined
@@ -106,7 +106,7 @@ async function snapshotSeen(stage: Stage, id: string) {
 
 async function connectAndFind(
   narrator: Narrator,
-  stage: Stage,
+  stage: DemoStage,
   id: string,
   pid: number,
 ): Promise<void> {
@@ -134,7 +134,7 @@ async function claimMemory(narrator: Narrator, sandbox: Sandbox, when: string): 
 }
 
 /** The two calls that newer SDKs have lost, by plain HTTP. */
-async function stopAndStart(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+async function stopAndStart(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const stopped = await narrator.step("stop: the file system is kept", () =>
     call(stage, "POST", `/v1/sandboxes/${id}/stop`),
   );
@@ -177,7 +177,11 @@ async function stopAndStart(narrator: Narrator, stage: Stage, id: string): Promi
   narrator.claim("the file is still there", kept === "written before the pause", kept);
 }
 
-async function repeatsAndMismatches(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+async function repeatsAndMismatches(
+  narrator: Narrator,
+  stage: DemoStage,
+  id: string,
+): Promise<void> {
   const start = await narrator.step("start on the running sandbox", () =>
     call(stage, "POST", `/v1/sandboxes/${id}/start`),
   );
@@ -201,7 +205,7 @@ async function repeatsAndMismatches(narrator: Narrator, stage: Stage, id: string
   );
 }
 
-async function moveToTheOtherHost(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+async function moveToTheOtherHost(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const { body: before } = await call(stage, "GET", `/v1/sandboxes/${id}`);
   const origin = String(before["node_id"]);
   await narrator.step("its snapshot reaches the store that the hosts share", () =>
@@ -239,7 +243,7 @@ async function moveToTheOtherHost(narrator: Narrator, stage: Stage, id: string):
 }
 
 /** A fleet of one host has no other. */
-async function resumeWhereItIs(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+async function resumeWhereItIs(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const resumed = await narrator.step(
     "resume on the only host (there is no other to move to)",
     () => call(stage, "POST", `/v1/sandboxes/${id}/resume`),
@@ -253,7 +257,7 @@ async function resumeWhereItIs(narrator: Narrator, stage: Stage, id: string): Pr
   await claimMemory(narrator, await Sandbox.connect(id, stage.apiKey, stage.url), "after it");
 }
 
-async function kill(narrator: Narrator, stage: Stage, id: string): Promise<void> {
+async function kill(narrator: Narrator, stage: DemoStage, id: string): Promise<void> {
   const vmm = await runningVmm(stage, id);
   const sandbox = await Sandbox.connect(id, stage.apiKey, stage.url);
   await narrator.step("kill", () => sandbox.kill());
@@ -269,6 +273,6 @@ async function isGone({ host, pid }: VmSeen): Promise<boolean> {
   return (await host.residentBytes(pid)) === undefined;
 }
 
-async function runningVmm(stage: Stage, id: string): Promise<VmSeen> {
+async function runningVmm(stage: DemoStage, id: string): Promise<VmSeen> {
   return await eventually("a VMM process of the running sandbox", 10_000, () => findVmm(stage, id));
 }

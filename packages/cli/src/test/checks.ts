@@ -3,13 +3,13 @@ import { run } from "@torpor/service";
 import type { TestPlace } from "./run-vitest.ts";
 import { emptyReport, firstLines, type TestReport } from "./reporter.ts";
 
-export interface Check {
+export interface StaticCheck {
   name: string;
   /** Of `pnpm run`. */
   script: string;
 }
 
-export const CHECKS: readonly Check[] = [
+export const CHECKS: readonly StaticCheck[] = [
   { name: "types", script: "typecheck" },
   { name: "lint", script: "lint" },
   { name: "format", script: "fmt:check" },
@@ -19,7 +19,7 @@ export const CHECKS: readonly Check[] = [
 /** The report of one, and what it printed where it failed. */
 export async function runCheck(
   { root, signal }: TestPlace,
-  { name, script }: Check,
+  { name, script }: StaticCheck,
 ): Promise<{ report: TestReport; output: string }> {
   const { code, output } = await run(["pnpm", "--silent", "run", script], {
     cwd: root,

@@ -5,7 +5,7 @@
 import { table } from "../table.ts";
 import type { FileTime, TestReport } from "./reporter.ts";
 
-export interface Stage {
+export interface RunStage {
   name: string;
   seconds: number;
   passed: number;
@@ -16,7 +16,7 @@ export interface Stage {
 const SLOWEST = 10;
 
 /** The last line counts the tests, for whoever reads only that. */
-export function summaryOf(stages: readonly Stage[], total: TestReport, seed: number): string[] {
+export function summaryOf(stages: readonly RunStage[], total: TestReport, seed: number): string[] {
   const { passed, failed, skipped, failures, files, leftOut } = total;
   return [
     ...(failures.length === 0 ? [] : ["", "failed:", ...failures]),
@@ -30,7 +30,7 @@ export function summaryOf(stages: readonly Stage[], total: TestReport, seed: num
   ];
 }
 
-function rowOf({ name, seconds, passed, failed, skipped }: Stage): string[] {
+function rowOf({ name, seconds, passed, failed, skipped }: RunStage): string[] {
   return [name, seconds.toFixed(1), ...[passed, failed, skipped].map(String)];
 }
 

@@ -85,7 +85,7 @@ const LABEL_VALUE = "[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?";
 /** `name=value,name=value`, or nothing: how a host is given its labels. */
 export const HOST_LABELS_PATTERN = `^(?:${LABEL_NAME}=${LABEL_VALUE}(?:,${LABEL_NAME}=${LABEL_VALUE})*)?$`;
 
-export const Placement = Type.Object(
+export const SandboxPlacement = Type.Object(
   {
     labels: Type.Optional(
       Type.Record(
@@ -108,7 +108,7 @@ export const Placement = Type.Object(
   },
   { description: "Where it may run, now and whenever it is resumed, started or moved" },
 );
-export type Placement = Static<typeof Placement>;
+export type SandboxPlacement = Static<typeof SandboxPlacement>;
 
 /** What may be set at create and changed later. It is kept over pause, resume, stop and start. */
 const POLICIES = {
@@ -133,7 +133,7 @@ export const CreateSandboxBody = Type.Object({
   internet_access: Type.Optional(Type.Boolean()),
   env_vars: Type.Optional(EnvVars),
   metadata: Type.Optional(Type.Record(MetadataName, MetadataValue, METADATA_LIMITS)),
-  placement: Type.Optional(Nullable(Placement)),
+  placement: Type.Optional(Nullable(SandboxPlacement)),
   ...POLICIES,
 });
 export type CreateSandboxBody = Static<typeof CreateSandboxBody>;
@@ -240,7 +240,7 @@ export const SandboxResource = Type.Object({
   preview_access: PreviewAccess,
   preview_host: PreviewHost,
   on_host_loss: OnHostLoss,
-  placement: Type.Optional(Placement),
+  placement: Type.Optional(SandboxPlacement),
   operation: Type.Optional(OperationSummary),
   condition: Type.Optional(Type.Enum(SANDBOX_CONDITIONS)),
   condition_reason: Type.Optional(Type.String()),

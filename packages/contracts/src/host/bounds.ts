@@ -1,7 +1,8 @@
 /**
  * What any message of a host may hold, besides what its schema says: numbers and texts that the
  * database can store. A host is a stranger; what is beyond this is refused once, where it comes in.
- * It stands apart from the schemas because those are frozen with the releases (frozen.ts).
+ * It stands apart from the schemas because those are frozen with the releases
+ * (versioned-schemas.ts).
  */
 import { type Decoder, decoder, InvalidMessageError } from "../decode.ts";
 import { decodeHeartbeat, type Heartbeat, withoutSome } from "./heartbeat.ts";

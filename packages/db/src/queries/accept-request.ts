@@ -8,7 +8,7 @@
  */
 import { newOperationId } from "@torpor/contracts";
 import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
-import type { OperationKind, SandboxRequest, SettledState } from "@torpor/state-machine";
+import type { OperationKind, SandboxRequest, StableState } from "@torpor/state-machine";
 import { and, eq } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { decide, type Decision } from "../decide.ts";
@@ -23,9 +23,9 @@ import { readView, type SandboxRows, type WantedView } from "./views.ts";
 
 export type AcceptRequest =
   | AcceptedOperation
-  | { kind: "satisfied"; state: SettledState }
-  | { kind: "conflict"; current: SettledState; allowed: SandboxRequest[] }
-  | { kind: "blocked"; current: SettledState; by: { id: string; kind: OperationKind } }
+  | { kind: "satisfied"; state: StableState }
+  | { kind: "conflict"; current: StableState; allowed: SandboxRequest[] }
+  | { kind: "blocked"; current: StableState; by: { id: string; kind: OperationKind } }
   | { kind: "not_found" }
   | { kind: "key_reused" }
   | QuotaRefusal;

@@ -6,13 +6,13 @@ import { newOperationId } from "@torpor/contracts";
 import { planCreate, type Requester } from "@torpor/plans";
 import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
-import { applyAsked } from "../decide.ts";
+import { applyUnderQuotas } from "../decide.ts";
 import { operations, sandboxes } from "../schema.ts";
 import { constraintName, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";
 import type { AppliedOne } from "./apply-plans.ts";
 import type { OperationRow } from "./operations.ts";
 import type { OutboxRow } from "./outbox.ts";
-import type { QuotaRefusal, QuotaStanding } from "./quotas.ts";
+import type { QuotaRefusal, QuotaStatus } from "./quotas.ts";
 
 export interface AcceptedOperation {
   kind: "accepted";
@@ -21,7 +21,7 @@ export interface AcceptedOperation {
   isNew: boolean;
   messages: OutboxRow[];
   /** With the operation counted; undefined: the organization has none, or nothing was counted. */
-  quotas?: QuotaStanding | undefined;
+  quotas?: QuotaStatus | undefined;
 }
 
 export type AcceptCreate =
@@ -71,7 +71,7 @@ export async function acceptCreate(
   const plan = planCreate(withDefaults(sandbox), requester, moment);
   const { organizationId } = requester;
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt += 1) {
-    const counted = await applyAsked(db, plan, {
+    const counted = await applyUnderQuotas(db, plan, {
       organizationId,
       kind: "create",
       sandbox,

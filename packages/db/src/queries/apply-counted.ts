@@ -12,7 +12,7 @@ import {
   type QuotaClaim,
   type QuotaRefusal,
   type QuotaRequest,
-  type QuotaStanding,
+  type QuotaStatus,
 } from "./quotas.ts";
 
 export interface CountedPlan {
@@ -22,7 +22,7 @@ export interface CountedPlan {
 
 /** `quotas`: with what the plan uses; undefined: the organization has none any more. */
 export type AppliedCounted =
-  | { applied: AppliedOne; quotas?: QuotaStanding | undefined }
+  | { applied: AppliedOne; quotas?: QuotaStatus | undefined }
   | { applied: QuotaRefusal };
 
 /** Of any organizations, in the order in which they were given. */

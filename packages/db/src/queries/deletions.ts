@@ -11,7 +11,7 @@ import type { SandboxRow } from "./move-sandbox.ts";
  * on they count as told. Lost hosts are left out: they hear nothing, and are told when they are
  * back. Two that ask at once get different ones.
  */
-export async function takeOwedDeletions(
+export async function takePendingDeletes(
   tx: Tx,
   olderThanMs: number,
   limit: number,
@@ -41,7 +41,7 @@ export async function takeOwedDeletions(
  * Of one host; they change no more until the transaction ends. To be called before the host's row
  * is locked: sandboxes first is the order of all moves.
  */
-export async function holdOwedDeletions(tx: Tx, hostId: string): Promise<SandboxRow[]> {
+export async function holdPendingDeletes(tx: Tx, hostId: string): Promise<SandboxRow[]> {
   return await tx
     .select()
     .from(sandboxes)

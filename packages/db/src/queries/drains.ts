@@ -16,7 +16,7 @@ import type { Database, Tx } from "../client.ts";
 import { isOneOf } from "../literals.ts";
 import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";
-import { liesOn, type SandboxRow } from "./move-sandbox.ts";
+import { isResidentOn, type SandboxRow } from "./move-sandbox.ts";
 
 export type DrainRow = typeof drains.$inferSelect;
 export type DrainSandboxRow = typeof drainSandboxes.$inferSelect;
@@ -67,7 +67,7 @@ export async function requestDrain(
             .returning()
         : [];
     if (drain === undefined) throw new Error("the inserted drain was not returned");
-    await takeUpSandboxes(tx, drain);
+    await listSandboxesToMove(tx, drain);
     return moved;
   });
 }
@@ -138,7 +138,7 @@ export async function listDrainsAtWork(db: Tx): Promise<DrainAtWork[]> {
  * Those at work are left out at first: a conflict would lock their rows, in another order than who
  * counts their bytes does.
  */
-export async function takeUpSandboxes(
+export async function listSandboxesToMove(
   db: Tx,
   { id, hostId }: Pick<DrainRow, "id" | "hostId">,
 ): Promise<void> {
@@ -151,7 +151,7 @@ export async function takeUpSandboxes(
         ELSE sandboxes.memory_mib * ${MIB} + coalesce(newest.size_bytes, sandboxes.disk_mib * ${MIB}) END
     FROM drains, sandboxes LEFT JOIN LATERAL (
       SELECT * FROM snapshots WHERE snapshots.sandbox_id = sandboxes.id ORDER BY generation DESC LIMIT 1) newest ON true
-    WHERE drains.id = ${id} AND drains.status = 'active' AND ${liesOn(hostId)} AND sandboxes.state NOT IN ('deleting', 'deleted')
+    WHERE drains.id = ${id} AND drains.status = 'active' AND ${isResidentOn(hostId)} AND sandboxes.state NOT IN ('deleting', 'deleted')
       AND NOT EXISTS (SELECT 1 FROM drain_sandboxes item
         WHERE item.drain_id = drains.id AND item.sandbox_id = sandboxes.id AND item.ended_at IS NULL)
     FOR SHARE OF drains
@@ -188,7 +188,7 @@ export async function listDrainSandboxes(
 }
 
 /** Takes a place for the sandbox, if one is free (DN1). */
-export async function takePlace(
+export async function acquireSlot(
   db: Database,
   drainId: number,
   sandboxId: string,
@@ -268,7 +268,7 @@ export async function finishDrain(db: Database, { id, hostId }: DrainRow): Promi
       drainSandboxes,
       and(eq(drainSandboxes.drainId, id), isNull(drainSandboxes.endedAt)),
     );
-    if (host === undefined || open > 0 || (await tx.$count(sandboxes, liesOn(hostId))) > 0)
+    if (host === undefined || open > 0 || (await tx.$count(sandboxes, isResidentOn(hostId))) > 0)
       return false;
     const ended = await endWith(tx, id, "active", "done");
     if (ended)
@@ -394,6 +394,8 @@ export async function listSandboxNeeds(db: Tx, hostId: string): Promise<SandboxN
         eq(snapshots.hasMemory, true),
       ),
     )
-    .where(and(liesOn(hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")))
+    .where(
+      and(isResidentOn(hostId), ne(state, "deleting"), ne(state, "deleted"), ne(state, "error")),
+    )
     .groupBy(...Object.values(wanted), runs, snapshotFingerprint);
 }

@@ -125,7 +125,7 @@ export async function mayTellHost(
  * Copies that the host has not shown for `unseenMs`: it has them no more, or the database knows
  * them again. Returns what is over.
  */
-export async function endStrayFindings(
+export async function endOrphanFindings(
   db: Database,
   hostId: string,
   unseenMs: number,

@@ -10,7 +10,7 @@ import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../sch
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
-import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
+import type { IncarnationRow, StoredSnapshotRow } from "./sandboxes.ts";
 
 /** Of these the vCPUs may have run until the fence froze them. */
 const RUN_STATES = [
@@ -65,7 +65,7 @@ export async function listLostRuns(db: Tx, marginMs: number, limit: number): Pro
 export async function findStoredSnapshot(
   db: Tx,
   sandboxId: string,
-): Promise<SnapshotRow | undefined> {
+): Promise<StoredSnapshotRow | undefined> {
   const [row] = await db
     .select()
     .from(snapshots)
@@ -81,7 +81,7 @@ const isDue = lt(incarnations.restoreDueAt, sql`now()`);
  * Sandboxes that stand still since a run of theirs was given up for lost, with nothing in flight,
  * and are to run. In no order, as `listLostRuns`.
  */
-export async function listOwedRestores(
+export async function listPendingRestores(
   db: Tx,
   limit: number,
 ): Promise<{ sandbox: SandboxRow; epoch: number }[]> {

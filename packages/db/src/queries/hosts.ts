@@ -5,7 +5,7 @@ import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import { applyWithin } from "./apply-plans.ts";
-import { holdOwedDeletions } from "./deletions.ts";
+import { holdPendingDeletes } from "./deletions.ts";
 import { giveUpDrain } from "./drains.ts";
 import { dropHostChecks } from "./host-checks.ts";
 import {
@@ -16,7 +16,7 @@ import {
   recordHostEvent,
 } from "./host-events.ts";
 import { couldBeRenewed } from "./lease-service.ts";
-import { liesOn } from "./move-sandbox.ts";
+import { isResidentOn } from "./move-sandbox.ts";
 
 export const leaseEnd = (leaseMs: number) => sql`now() + ${`${leaseMs} milliseconds`}::interval`;
 export const wasRevoked = (hostId: string, at: Date) =>
@@ -203,7 +203,7 @@ export async function changeHost(
   requestedBy: string,
 ): Promise<HostChanged> {
   return await db.transaction(async (tx) => {
-    const deleted = request === "retire" ? await holdOwedDeletions(tx, hostId) : [];
+    const deleted = request === "retire" ? await holdPendingDeletes(tx, hostId) : [];
     const host = await lockHost(tx, hostId);
     if (host === undefined) return { kind: "not_found" };
     if (request === "retire") {
@@ -211,7 +211,7 @@ export async function changeHost(
       // Placement claims capacity on the host's row, which is held here: none can come between this
       // look and the move.
       const count =
-        (await tx.$count(sandboxes, liesOn(hostId))) - (owesNothing ? deleted.length : 0);
+        (await tx.$count(sandboxes, isResidentOn(hostId))) - (owesNothing ? deleted.length : 0);
       if (count > 0) return { kind: "has_sandboxes", host, sandboxes: count };
       await applyWithin(tx, deleted.map(planEndOfDebt));
     }

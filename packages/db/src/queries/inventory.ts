@@ -6,7 +6,7 @@ import { type InventoryEntry, inventoryDigest } from "@torpor/contracts";
 import { and, eq, inArray, sql } from "drizzle-orm";
 import type { Database, Tx } from "../client.ts";
 import { hostInventoryParts, sandboxes } from "../schema.ts";
-import { liesOn, type SandboxRow } from "./move-sandbox.ts";
+import { isResidentOn, type SandboxRow } from "./move-sandbox.ts";
 
 export interface InventoryPart {
   hostId: string;
@@ -103,7 +103,7 @@ export async function findNews(db: Tx, entries: ReportedEntry[]): Promise<EntryN
       s: hasSnapshot,
     }),
   );
-  // As in settleObservation: what is stale says nothing, but of an earlier epoch that a snapshot
+  // As in applyObservation: what is stale says nothing, but of an earlier epoch that a snapshot
   // has been stored.
   const rows = await db.execute(sql`
     SELECT seen.h AS "hostId", seen.i AS "sandboxId", (sandbox.host_id = seen.h AND seen.e < sandbox.epoch) IS TRUE AS "isLate"
@@ -147,7 +147,7 @@ export async function listAbsentSandboxes(
   const ids = JSON.stringify(inventory.map(({ sandboxId }) => sandboxId));
   return await absentOn(db, hostId).where(
     and(
-      liesOn(hostId),
+      isResidentOn(hostId),
       isExpected,
       sql`${sandboxes.id} NOT IN (SELECT jsonb_array_elements_text(${ids}::jsonb))`,
     ),
@@ -162,6 +162,6 @@ export async function findAbsentSandboxes(
 ): Promise<AbsentSandbox[]> {
   if (sandboxIds.length === 0) return [];
   return await absentOn(db, hostId).where(
-    and(inArray(sandboxes.id, sandboxIds), liesOn(hostId), isExpected),
+    and(inArray(sandboxes.id, sandboxIds), isResidentOn(hostId), isExpected),
   );
 }

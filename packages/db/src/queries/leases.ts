@@ -4,10 +4,10 @@ import { HOST_STATES, transitionHost } from "@torpor/state-machine";
 import { inArray, sql } from "drizzle-orm";
 import type { Database } from "../client.ts";
 import { hosts } from "../schema.ts";
-import { type InventoryStanding, standingColumns } from "./beats.ts";
+import { type InventoryProgress, progressColumns } from "./heartbeats.ts";
 import { leaseEnd } from "./hosts.ts";
 
-export interface LeaseAsked {
+export interface LeaseRenewal {
   hostId: string;
   hasFence: boolean;
 }
@@ -16,7 +16,7 @@ export interface LeaseAnswer {
   granted: boolean;
   reason?: string;
   /** Of one that was where it belongs already; the others' inventories are wanted whole. */
-  standing?: InventoryStanding;
+  standing?: InventoryProgress;
 }
 
 /** In which a renewal moves nothing. */
@@ -31,7 +31,7 @@ const RENEWED = HOST_STATES.filter(isRenewed);
  */
 export async function renewFreeLeases(
   db: Database,
-  asked: LeaseAsked[],
+  asked: LeaseRenewal[],
   leaseMs: number,
 ): Promise<(LeaseAnswer | undefined)[]> {
   const rows = await db.execute(sql`
@@ -41,9 +41,9 @@ export async function renewFreeLeases(
       JOIN hosts ON hosts.id = seen."hostId"
       WHERE ${inArray(hosts.state, RENEWED)} AND hosts.revoked_at IS NULL
       FOR NO KEY UPDATE OF hosts SKIP LOCKED) free
-    WHERE hosts.id = free.id RETURNING ${standingColumns}`);
+    WHERE hosts.id = free.id RETURNING ${progressColumns}`);
   const renewed = new Map(
-    (rows as unknown as InventoryStanding[]).map((standing) => [standing.hostId, standing]),
+    (rows as unknown as InventoryProgress[]).map((standing) => [standing.hostId, standing]),
   );
   return asked.map(({ hostId }) => {
     const standing = renewed.get(hostId);

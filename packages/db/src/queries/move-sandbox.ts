@@ -66,5 +66,5 @@ export async function insertOutbox(tx: Tx, messages: OutboxMessage[]): Promise<O
 }
 
 /** Sandboxes that lie on the host, or have not yet arrived where they were sent from it. */
-export const liesOn = (hostId: string | typeof hosts.id) =>
+export const isResidentOn = (hostId: string | typeof hosts.id) =>
   or(eq(sandboxes.hostId, hostId), eq(sandboxes.originHostId, hostId));

@@ -123,7 +123,7 @@ export async function moveOperation(
   return row;
 }
 
-export interface CommitAsked {
+export interface CommitQuestion {
   id: string;
   sandboxId: string;
   hostId: string;
@@ -137,7 +137,7 @@ export interface CommitAsked {
  * then on. Idempotent: once committed, the answer stays yes, whatever the deadline. Returns the
  * answers in the order of `asked`.
  */
-export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<boolean[]> {
+export async function commitOperations(tx: Tx, asked: CommitQuestion[]): Promise<boolean[]> {
   const given = JSON.stringify(asked);
   const rows: Record<string, unknown>[] = await tx.execute(
     sql`SELECT commit_operations(${given}::jsonb) AS committed`,
@@ -146,13 +146,13 @@ export async function commitOperations(tx: Tx, asked: CommitAsked[]): Promise<bo
   return asked.map((_, index) => places.has(index + 1));
 }
 
-const commits = new WeakMap<Database, Batches<CommitAsked, boolean>>();
+const commits = new WeakMap<Database, Batches<CommitQuestion, boolean>>();
 
 /** The same for one, together with others of the same moment. */
-export async function commitOperation(db: Database, asked: CommitAsked): Promise<boolean> {
+export async function commitOperation(db: Database, asked: CommitQuestion): Promise<boolean> {
   const known =
     commits.get(db) ??
-    new Batches({ run: (all: CommitAsked[]) => commitOperations(db, all), triesAlone: true });
+    new Batches({ run: (all: CommitQuestion[]) => commitOperations(db, all), triesAlone: true });
   commits.set(db, known);
   return await known.add(asked);
 }
@@ -235,7 +235,7 @@ export async function listContactlessOperations(db: Tx, limit: number): Promise<
  * another host can do it with: they are in the store, or lie whole on the host that they were sent
  * from.
  */
-export async function listStranded(db: Tx, limit: number): Promise<OperationRow[]> {
+export async function listAbandoned(db: Tx, limit: number): Promise<OperationRow[]> {
   const rows = await db
     .select({ operation: operations })
     .from(operations)

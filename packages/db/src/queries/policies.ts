@@ -145,8 +145,8 @@ export interface IdleSandbox {
 /**
  * Running sandboxes with nothing in flight that had been idle for as long as they may when their
  * host last spoke: its word is what is known, and a host that has been silent for a while says
- * nothing. Longest idle first. What `recordBeats` leaves unwritten counts as activity: the host
- * would give the pause up.
+ * nothing. Longest idle first. What `recordHeartbeats` leaves unwritten counts as activity: the
+ * host would give the pause up.
  */
 export async function listIdleSandboxes(db: Tx, limit: number): Promise<IdleSandbox[]> {
   return await db

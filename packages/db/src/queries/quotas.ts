@@ -18,14 +18,14 @@ import { organizationQuotas } from "../schema.ts";
 export type QuotaUse = Record<QuotaName, number>;
 
 /** What is used of what there is. */
-export interface QuotaStanding {
+export interface QuotaStatus {
   limits: QuotaLimits;
   used: QuotaUse;
   /** Until the oldest create of the last minute counts no more; null: there was none. */
   createsFreeInMs: number | null;
 }
 
-export interface QuotaRefusal extends QuotaStanding {
+export interface QuotaRefusal extends QuotaStatus {
   kind: "quota_exceeded";
   quota: QuotaName;
   limit: number;
@@ -33,7 +33,7 @@ export interface QuotaRefusal extends QuotaStanding {
   needed: number;
 }
 
-export type QuotaClaim = QuotaRefusal | { kind: "granted"; quotas: QuotaStanding | undefined };
+export type QuotaClaim = QuotaRefusal | { kind: "granted"; quotas: QuotaStatus | undefined };
 
 type Resources = Record<"vcpu" | "memoryMib" | "diskMib", number>;
 
@@ -83,7 +83,7 @@ export function findExceeded(
 }
 
 /** What an organization may have and has, as counted under the lock of its quotas. */
-export interface CountedUse extends QuotaStanding {
+export interface CountedUse extends QuotaStatus {
   /** Of the sandboxes that were asked about, those that count as running. */
   running: ReadonlySet<string>;
 }
@@ -123,18 +123,15 @@ export function judgeQuotas(
 }
 
 /** Undefined: the organization has none. */
-export async function findQuotas(
-  db: Tx,
-  organizationId: number,
-): Promise<QuotaStanding | undefined> {
+export async function findQuotas(db: Tx, organizationId: number): Promise<QuotaStatus | undefined> {
   const limits = await findLimits(db, organizationId);
-  return limits === undefined ? undefined : await standingOf(db, organizationId, limits);
+  return limits === undefined ? undefined : await statusOf(db, organizationId, limits);
 }
 
 /** What the organization uses, whether it has quotas or not. */
-export async function readQuotas(db: Tx, organizationId: number): Promise<QuotaStanding> {
+export async function readQuotas(db: Tx, organizationId: number): Promise<QuotaStatus> {
   const limits = (await findLimits(db, organizationId)) ?? {};
-  return await standingOf(db, organizationId, limits);
+  return await statusOf(db, organizationId, limits);
 }
 
 /** In place of those that there were. What is used already stays, also above them. */
@@ -165,11 +162,7 @@ async function findLimits(db: Tx, organizationId: number): Promise<QuotaLimits |
   return row?.limits;
 }
 
-async function standingOf(
-  db: Tx,
-  organizationId: number,
-  limits: QuotaLimits,
-): Promise<QuotaStanding> {
+async function statusOf(db: Tx, organizationId: number, limits: QuotaLimits): Promise<QuotaStatus> {
   const { running: _, ...standing } = await countUse(db, organizationId, []);
   return { limits, ...standing };
 }

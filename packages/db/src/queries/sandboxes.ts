@@ -1,6 +1,6 @@
 import type { Cause } from "@torpor/contracts";
 import { planMoves } from "@torpor/plans";
-import { isTombstoned, type SettledState } from "@torpor/state-machine";
+import { isTombstoned, type StableState } from "@torpor/state-machine";
 import {
   and,
   asc,
@@ -185,7 +185,7 @@ export interface ListFilter {
   organizationId: number;
   limit: number;
   /** Settled states as the API shows them. */
-  states?: SettledState[] | undefined;
+  states?: StableState[] | undefined;
   /** All of which a sandbox's metadata has. */
   metadata?: Record<string, string> | undefined;
   region?: string | undefined;
@@ -358,7 +358,7 @@ export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number>
 }
 
 export type IncarnationRow = typeof incarnations.$inferSelect;
-export type SnapshotRow = typeof snapshots.$inferSelect;
+export type StoredSnapshotRow = typeof snapshots.$inferSelect;
 
 export async function findIncarnation(
   db: Tx,
@@ -373,7 +373,10 @@ export async function findIncarnation(
 }
 
 /** Newest snapshot of a sandbox that is still there. */
-export async function findSnapshot(db: Tx, sandboxId: string): Promise<SnapshotRow | undefined> {
+export async function findSnapshot(
+  db: Tx,
+  sandboxId: string,
+): Promise<StoredSnapshotRow | undefined> {
   const [row] = await db
     .select()
     .from(snapshots)

@@ -7,7 +7,7 @@ import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
 import type { PlacementHost } from "./placement.ts";
 import { rowFrom } from "./row-from.ts";
-import type { IncarnationRow, SnapshotRow } from "./sandboxes.ts";
+import type { IncarnationRow, StoredSnapshotRow } from "./sandboxes.ts";
 
 /** Whose view is wanted, and what of it by name. */
 export interface WantedView {
@@ -27,7 +27,7 @@ export interface SandboxRows extends View {
   sandbox: Omit<SandboxRow, keyof Environment> & Partial<Environment>;
   executing: OperationRow | undefined;
   waiting: OperationRow | undefined;
-  snapshot: SnapshotRow | undefined;
+  snapshot: StoredSnapshotRow | undefined;
   newestRun: IncarnationRow | undefined;
   /**
    * For a request, of one that stands still: the host that holds it, if it is ready, and schedulers
@@ -37,7 +37,7 @@ export interface SandboxRows extends View {
   named: {
     operation?: OperationRow | undefined;
     repeat?: OperationRow | undefined;
-    snapshot?: SnapshotRow | undefined;
+    snapshot?: StoredSnapshotRow | undefined;
     run?: IncarnationRow | undefined;
   };
 }
@@ -124,14 +124,14 @@ function viewOf(found: Found): SandboxRows {
     sandbox: rowFrom<SandboxRows["sandbox"]>(sandboxes, found.sandbox) ?? raise(),
     executing: rowFrom<OperationRow>(operations, found.executing),
     waiting: rowFrom<OperationRow>(operations, found.waiting),
-    snapshot: rowFrom<SnapshotRow>(snapshots, found.snapshot),
+    snapshot: rowFrom<StoredSnapshotRow>(snapshots, found.snapshot),
     newestRun: rowFrom<IncarnationRow>(incarnations, found.newestRun),
     isOwed: found.isOwed ?? undefined,
     home: homeFrom(found.home),
     named: {
       operation: rowFrom<OperationRow>(operations, found.namedOperation),
       repeat: rowFrom<OperationRow>(operations, found.repeat),
-      snapshot: rowFrom<SnapshotRow>(snapshots, found.namedSnapshot),
+      snapshot: rowFrom<StoredSnapshotRow>(snapshots, found.namedSnapshot),
       run: rowFrom<IncarnationRow>(incarnations, found.namedRun),
     },
   };

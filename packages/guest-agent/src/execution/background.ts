@@ -2,7 +2,7 @@
  * Executions that nobody waits for: started, listed, ended, and remembered for a while after their
  * end.
  */
-import type { Limits } from "../config.ts";
+import type { GuestLimits } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import { randomId } from "../random.ts";
 import { type OutputSink, TailText } from "./output.ts";
@@ -117,10 +117,10 @@ export class BackgroundExecution implements OutputSink {
 
 export class BackgroundExecutions {
   private readonly runner: Runner;
-  private readonly limits: Limits;
+  private readonly limits: GuestLimits;
   private readonly all = new Map<string, BackgroundExecution>();
 
-  constructor(runner: Runner, limits: Limits) {
+  constructor(runner: Runner, limits: GuestLimits) {
     this.runner = runner;
     this.limits = limits;
   }

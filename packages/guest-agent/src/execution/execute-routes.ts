@@ -2,10 +2,10 @@
  * /execute*, /commands/*, /jupyter/sessions: a failing program is an answer (200, success false),
  * not an error of the API.
  */
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { type Body, optionalString } from "../fields.ts";
-import type { Request, Route } from "../http/router.ts";
+import type { RoutedRequest, Route } from "../http/router.ts";
 import type { BackgroundExecutions, Finished } from "./background.ts";
 import { callbackOf, sendCallback } from "./callback.ts";
 import type { IdempotencyMemory } from "./idempotency.ts";
@@ -15,7 +15,7 @@ import { codeJob, commandJob, type Job, type JobDefaults, timeoutOf } from "./re
 import type { CollectedRun, Runner } from "./runner.ts";
 
 export interface ExecuteDeps {
-  config: Config;
+  config: GuestAgentConfig;
   environment: Environment;
   kernel: PythonKernel;
   runner: Runner;
@@ -38,7 +38,7 @@ const SDK_TIMEOUT_S = { command: 120, execute: 300, async: 1800 };
 const SDK = /^(axios|hopx)/;
 
 export function executeRoutes(deps: ExecuteDeps): Route[] {
-  const post = (path: string, handle: (request: Request) => unknown): Route => ({
+  const post = (path: string, handle: (request: RoutedRequest) => unknown): Route => ({
     method: "POST",
     path,
     handle: deps.idempotency.once(path, handle),
@@ -59,13 +59,13 @@ export function executeRoutes(deps: ExecuteDeps): Route[] {
   ];
 }
 
-async function execute(deps: ExecuteDeps, request: Request, defaults: JobDefaults) {
+async function execute(deps: ExecuteDeps, request: RoutedRequest, defaults: JobDefaults) {
   const job = codeJob(deps.config, deps.environment, request.body, defaults);
   const run = await deps.runner.collect(job, request.signal);
   return { ...resultOf(job, run), language: job.language, ...richFields(run.displays) };
 }
 
-async function runCommand(deps: ExecuteDeps, request: Request) {
+async function runCommand(deps: ExecuteDeps, request: RoutedRequest) {
   const job = commandJob(deps.config, request.body, DEFAULTS.command);
   const run = await deps.runner.collect(job, request.signal);
   return {
@@ -75,21 +75,21 @@ async function runCommand(deps: ExecuteDeps, request: Request) {
   };
 }
 
-function executeInBackground(deps: ExecuteDeps, request: Request) {
+function executeInBackground(deps: ExecuteDeps, request: RoutedRequest) {
   const name = optionalString(request.body, "name");
   const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.execute);
   const job = codeJob(deps.config, deps.environment, body, DEFAULTS.background);
   return { ...deps.background.start(job, name).view(), message: "Execution started" };
 }
 
-function commandInBackground(deps: ExecuteDeps, request: Request) {
+function commandInBackground(deps: ExecuteDeps, request: RoutedRequest) {
   const name = optionalString(request.body, "name");
   const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.command);
   const job = commandJob(deps.config, body, DEFAULTS.background);
   return { ...deps.background.start(job, name).view(), message: "Command started" };
 }
 
-function executeAsync(deps: ExecuteDeps, request: Request) {
+function executeAsync(deps: ExecuteDeps, request: RoutedRequest) {
   const callback = callbackOf(request.body);
   const body = withoutSdkTimeout(request, SDK_TIMEOUT_S.async);
   const job = codeJob(deps.config, deps.environment, body, DEFAULTS.background);
@@ -107,7 +107,7 @@ function executeAsync(deps: ExecuteDeps, request: Request) {
   };
 }
 
-function withoutSdkTimeout({ body, headers }: Request, sdkTimeoutS: number): Body {
+function withoutSdkTimeout({ body, headers }: RoutedRequest, sdkTimeoutS: number): Body {
   const isNoWish = body["timeout"] === sdkTimeoutS && SDK.test(headers["user-agent"] ?? "");
   return isNoWish ? { ...body, timeout: undefined } : body;
 }

@@ -12,9 +12,9 @@
  * when the agent was killed.
  */
 import { createHash } from "node:crypto";
-import type { Limits } from "../config.ts";
+import type { GuestLimits } from "../config.ts";
 import { AgentError, tooMany } from "../errors.ts";
-import type { Request } from "../http/router.ts";
+import type { RoutedRequest } from "../http/router.ts";
 import { jsonReply, type Reply } from "../http/reply.ts";
 
 interface Entry {
@@ -28,19 +28,19 @@ const KEY = /^[\x21-\x7e]{1,255}$/;
 const MAX_RUNNING = 256;
 
 export class IdempotencyMemory {
-  private readonly limits: Limits["idempotency"];
+  private readonly limits: GuestLimits["idempotency"];
   private readonly entries = new Map<string, Entry>();
   private hits = 0;
 
-  constructor(limits: Limits["idempotency"]) {
+  constructor(limits: GuestLimits["idempotency"]) {
     this.limits = limits;
   }
 
   /** Wraps a handler. `handle` gets a signal that no client aborts. */
   once(
     path: string,
-    handle: (request: Request) => unknown,
-  ): (request: Request) => Promise<unknown> {
+    handle: (request: RoutedRequest) => unknown,
+  ): (request: RoutedRequest) => Promise<unknown> {
     return async (request) => {
       const key = request.headers["idempotency-key"];
       if (key === undefined) return await handle(request);
@@ -153,7 +153,7 @@ const answer = (text: string, isReplay: boolean): Reply =>
   jsonReply(200, JSON.parse(text), isReplay ? { "idempotency-replayed": "true" } : {});
 
 /** Whoever sends the same fields in another order means the same. */
-function fingerprintOf(path: string, request: Request): string {
+function fingerprintOf(path: string, request: RoutedRequest): string {
   return createHash("sha256")
     .update(`${path}\n${canonical(request.body)}`)
     .digest("hex");

@@ -19,7 +19,7 @@ export class Pump {
   private readonly stream: Readable;
   private readonly sink: OutputSink;
   /** Set at the program's end: what is in the pipe then, whatever the sink's pace. */
-  private lastWords: Buffer[] | undefined;
+  private stderrTail: Buffer[] | undefined;
   private lastBytes = 0;
   private isDraining = false;
   /** What the sink has been given and not taken yet. */
@@ -44,7 +44,7 @@ export class Pump {
    */
   async finish(linger: Promise<unknown>): Promise<void> {
     const words: Buffer[] = [];
-    this.lastWords = words;
+    this.stderrTail = words;
     this.stream.resume();
     await linger;
     for (let silent = 0; silent < SILENT_TURNS && !this.isDraining && !this.stream.destroyed;) {
@@ -59,8 +59,8 @@ export class Pump {
 
   private receive(chunk: Buffer): void {
     if (this.isDraining) return;
-    if (this.lastWords !== undefined) {
-      this.lastWords.push(chunk);
+    if (this.stderrTail !== undefined) {
+      this.stderrTail.push(chunk);
       this.lastBytes += chunk.length;
       this.isDraining = this.lastBytes > LAST_WORDS_BYTES;
       return;

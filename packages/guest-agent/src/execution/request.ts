@@ -2,7 +2,7 @@
  * What a request to run something asks for, read and checked once for all its forms: answered
  * whole, streamed, in the background.
  */
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { invalidRequest } from "../errors.ts";
 import {
@@ -44,7 +44,7 @@ export interface JobDefaults {
 const TITLE_LENGTH = 200;
 
 export function codeJob(
-  config: Config,
+  config: GuestAgentConfig,
   environment: Environment,
   body: Body,
   defaults: JobDefaults,
@@ -69,7 +69,7 @@ export function codeJob(
 }
 
 /** Two forms: `{command, args}` runs a program, `{command}` alone is a whole shell line. */
-export function commandJob(config: Config, body: Body, defaults: JobDefaults): Job {
+export function commandJob(config: GuestAgentConfig, body: Body, defaults: JobDefaults): Job {
   const command = systemString(body, "command");
   if (command.trim() === "") throw invalidRequest('"command" is empty');
   const args = optionalStrings(body, "args");
@@ -82,7 +82,7 @@ export function commandJob(config: Config, body: Body, defaults: JobDefaults): J
 /** The limit in force, as answers and lists tell it: in seconds, 0 for none. */
 export const timeoutOf = ({ timeoutMs }: Job): number => (timeoutMs ?? 0) / 1000;
 
-function commonOf(config: Config, body: Body, { timeoutS }: JobDefaults) {
+function commonOf(config: GuestAgentConfig, body: Body, { timeoutS }: JobDefaults) {
   const limitS = timeLimitField(body, "timeout", timeoutS);
   const timeoutMs = limitS === undefined ? undefined : limitS * 1000;
   return { workdir: workdirField(config, body), env: variablesField(body, "env"), timeoutMs };

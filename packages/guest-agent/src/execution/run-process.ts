@@ -18,14 +18,14 @@ import { Pump } from "./pump.ts";
 import {
   killSession,
   type Outputs,
-  type Program,
+  type UserProgram,
   spawnUserProgram,
   stopSession,
   type UserProcess,
 } from "./user-process.ts";
 
 export interface ProcessRequest {
-  program: Program;
+  program: UserProgram;
   /** Given to the program's standard input. */
   input?: string | undefined;
   /** Undefined: none. */

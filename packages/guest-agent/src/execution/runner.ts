@@ -3,9 +3,9 @@
  * them the sandbox's variables.
  */
 import { dirname, join } from "node:path";
-import type { Activity } from "../activity.ts";
+import type { GuestActivity } from "../activity.ts";
 import { Budget } from "../budget.ts";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { Gate } from "./gate.ts";
 import { CollectedOutput, type Display, type OutputSink } from "./output.ts";
@@ -14,7 +14,7 @@ import type { PythonKernel } from "./python-kernel.ts";
 import type { Job } from "./request.ts";
 import { type ExecutionEnd, runProcess } from "./run-process.ts";
 
-export interface RunOptions {
+export interface CodeRunOptions {
   sink: OutputSink;
   signal: AbortSignal;
   onStart?: (pid: number) => void;
@@ -27,10 +27,10 @@ export interface CollectedRun extends ExecutionEnd {
 }
 
 export class Runner {
-  private readonly config: Config;
+  private readonly config: GuestAgentConfig;
   private readonly environment: Environment;
   private readonly kernel: PythonKernel;
-  private readonly activity: Activity;
+  private readonly activity: GuestActivity;
   private readonly pipes: Pipes;
   private readonly gate: Gate;
   private readonly outputs: Budget;
@@ -38,10 +38,10 @@ export class Runner {
   startedTotal = 0;
 
   constructor(deps: {
-    config: Config;
+    config: GuestAgentConfig;
     environment: Environment;
     kernel: PythonKernel;
-    activity: Activity;
+    activity: GuestActivity;
   }) {
     this.config = deps.config;
     this.environment = deps.environment;
@@ -56,7 +56,7 @@ export class Runner {
    * Starts the job; resolves at its end. Throws 429 at once when too many run; what the program
    * itself does is a result.
    */
-  start(job: Job, options: RunOptions): Promise<ExecutionEnd> {
+  start(job: Job, options: CodeRunOptions): Promise<ExecutionEnd> {
     const leave = this.gate.enter();
     const end = this.activity.execution();
     this.startedTotal += 1;
@@ -77,7 +77,7 @@ export class Runner {
     }
   }
 
-  private async run(job: Job, { sink, signal, onStart }: RunOptions): Promise<ExecutionEnd> {
+  private async run(job: Job, { sink, signal, onStart }: CodeRunOptions): Promise<ExecutionEnd> {
     const { workdir, timeoutMs, program } = job;
     if (program === undefined)
       return await this.kernel.run({

@@ -13,7 +13,7 @@ import type { Pipe } from "./pipes.ts";
  */
 const OOM_SCORE = 200;
 
-export interface Program {
+export interface UserProgram {
   command: string;
   args: string[];
   cwd: string;
@@ -34,7 +34,7 @@ export type Outputs = readonly [Pipe | undefined, Pipe | undefined];
  * (an argument list that is too long).
  */
 export function spawnUserProgram(
-  { command, args, cwd, env }: Program,
+  { command, args, cwd, env }: UserProgram,
   input: string | undefined,
   userCgroup: string | undefined,
   outputs: Outputs,

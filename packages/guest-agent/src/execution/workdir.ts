@@ -4,7 +4,7 @@
  */
 import { statSync } from "node:fs";
 import { isAbsolute, resolve } from "node:path";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import { type Body, optionalString, systemText } from "../fields.ts";
 
@@ -12,7 +12,7 @@ import { type Body, optionalString, systemText } from "../fields.ts";
  * Relative to the default one, which the SDKs name with every call: that says nothing. Throws 400,
  * naming the field, when it is no directory.
  */
-export function workdirField(config: Config, body: Body): string {
+export function workdirField(config: GuestAgentConfig, body: Body): string {
   const name =
     body["workdir"] === undefined || body["workdir"] === null ? "working_dir" : "workdir";
   const asked = optionalString(body, name);
@@ -31,7 +31,7 @@ export function workdirField(config: Config, body: Body): string {
 }
 
 /** Users may remove the default one, or put something else in its place: then the root. */
-export const defaultWorkdir = ({ workdir }: Config): string =>
+export const defaultWorkdir = ({ workdir }: GuestAgentConfig): string =>
   isDirectory(workdir) ? workdir : "/";
 
 /** A link to one is one. */

@@ -7,9 +7,9 @@ import type { IncomingHttpHeaders } from "node:http";
 import { basename } from "node:path";
 import { AgentError } from "../errors.ts";
 import { Reply } from "../http/reply.ts";
-import type { Request } from "../http/router.ts";
+import type { RoutedRequest } from "../http/router.ts";
 import { withFileErrors } from "./file-errors.ts";
-import type { Place } from "./names.ts";
+import type { NamedPlace } from "./names.ts";
 import { type OpenFile, openRegular } from "./open-file.ts";
 
 const CHUNK_BYTES = 256 * 1024;
@@ -20,7 +20,7 @@ interface Range {
   to: number;
 }
 
-export async function download(place: Place, { headers }: Request): Promise<Reply> {
+export async function download(place: NamedPlace, { headers }: RoutedRequest): Promise<Reply> {
   const file = await openRegular(place);
   try {
     const first = await withFileErrors(place.shown, () => beginningOf(file));
@@ -39,13 +39,17 @@ async function beginningOf({ handle, facts }: OpenFile): Promise<Buffer | undefi
   return bytesRead === 0 ? undefined : buffer.subarray(0, bytesRead);
 }
 
-function unsizedReply(place: Place, { handle }: OpenFile, first: Buffer): Reply {
+function unsizedReply(place: NamedPlace, { handle }: OpenFile, first: Buffer): Reply {
   const stream = handle.createReadStream({ highWaterMark: CHUNK_BYTES });
   stream.unshift(first);
   return new Reply(200, headersOf(place), stream);
 }
 
-function sizedReply(place: Place, { handle, facts }: OpenFile, range: Range | undefined): Reply {
+function sizedReply(
+  place: NamedPlace,
+  { handle, facts }: OpenFile,
+  range: Range | undefined,
+): Reply {
   const { from, to } = range ?? { from: 0, to: facts.size - 1 };
   const headers = {
     ...headersOf(place),
@@ -65,7 +69,7 @@ function sizedReply(place: Place, { handle, facts }: OpenFile, range: Range | un
   return new Reply(status, headers, handle.createReadStream(options));
 }
 
-function headersOf({ shown }: Place): Record<string, string> {
+function headersOf({ shown }: NamedPlace): Record<string, string> {
   const name = encodeURIComponent(basename(shown)).replace(
     /['()*]/g,
     (character) => `%${character.charCodeAt(0).toString(16)}`,
@@ -81,7 +85,7 @@ const etagOf = ({ size, mtimeMs }: Stats): string =>
 
 /** The part that is asked for; undefined for all of it. Throws 416. */
 function rangeIn(
-  { shown: path }: Place,
+  { shown: path }: NamedPlace,
   { facts }: OpenFile,
   { range: asked, "if-range": ifRange }: IncomingHttpHeaders,
 ): Range | undefined {

@@ -2,7 +2,7 @@
 import type { PathLike } from "node:fs";
 import { constants, type FileHandle, mkdir, open, stat } from "node:fs/promises";
 import { AgentError } from "../errors.ts";
-import { parentOf, type Place } from "./names.ts";
+import { parentOf, type NamedPlace } from "./names.ts";
 
 /** A file or a directory, with what it holds. Of a file system that has no such call: nothing. */
 export async function sync(path: PathLike): Promise<void> {
@@ -33,7 +33,7 @@ export async function withHandle<T>(
  *
  * Not Node's own `recursive`, which takes a full disk for a missing directory.
  */
-export async function makeDirectories(place: Place, mode = 0o777): Promise<void> {
+export async function makeDirectories(place: NamedPlace, mode = 0o777): Promise<void> {
   if (await isDirectory(place)) return;
   const above = parentOf(place);
   await makeDirectories(above, mode);
@@ -47,7 +47,7 @@ export async function makeDirectories(place: Place, mode = 0o777): Promise<void>
   await sync(above.bytes);
 }
 
-async function isDirectory({ bytes, shown }: Place): Promise<boolean> {
+async function isDirectory({ bytes, shown }: NamedPlace): Promise<boolean> {
   const facts = await stat(bytes).catch((error: NodeJS.ErrnoException) => {
     // Below a file nothing is: the call for what is above names the file.
     if (error.code === "ENOENT" || error.code === "ENOTDIR") return undefined;

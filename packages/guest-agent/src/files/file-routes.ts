@@ -1,23 +1,23 @@
 /** /files/*: reading and writing inside the allowed roots. */
 import { access, stat, writeFile } from "node:fs/promises";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError, invalidRequest } from "../errors.ts";
 import { type Body, optionalBoolean, optionalString, stringField } from "../fields.ts";
-import type { Request, Route } from "../http/router.ts";
+import type { RoutedRequest, Route } from "../http/router.ts";
 import { download } from "./download.ts";
 import { makeDirectories, sync } from "./durable.ts";
 import { withFileErrors } from "./file-errors.ts";
 import { list } from "./list.ts";
-import { parentOf, type Place } from "./names.ts";
+import { parentOf, type NamedPlace } from "./names.ts";
 import { openRegular, readWhole } from "./open-file.ts";
 import { locate, locateEntry } from "./paths.ts";
 import { remove } from "./remove.ts";
 import { upload } from "./upload.ts";
 import { modeOf, putInPlace, withTemporary } from "./write-file.ts";
 
-export function fileRoutes(config: Config): Route[] {
-  const pathIn = (request: Request) => request.query.get("path");
-  const at = async (request: Request) => await locate(config, pathIn(request));
+export function fileRoutes(config: GuestAgentConfig): Route[] {
+  const pathIn = (request: RoutedRequest) => request.query.get("path");
+  const at = async (request: RoutedRequest) => await locate(config, pathIn(request));
   return [
     { method: "GET", path: "/files/read", handle: (request) => read(config, request) },
     {
@@ -60,7 +60,7 @@ export function fileRoutes(config: Config): Route[] {
 }
 
 /** Text as UTF-8, what is none of it replaced; `encoding=base64` gives the bytes. */
-async function read(config: Config, { query }: Request) {
+async function read(config: GuestAgentConfig, { query }: RoutedRequest) {
   const encoding = encodingOf(query.get("encoding") ?? undefined);
   const place = await locate(config, query.get("path"));
   const path = place.shown;
@@ -84,7 +84,7 @@ function encodingOf(value: string | undefined): "utf8" | "base64" {
   throw invalidRequest('"encoding" must be "utf8" or "base64"');
 }
 
-async function exists({ bytes, shown }: Place) {
+async function exists({ bytes, shown }: NamedPlace) {
   const found = await withFileErrors(shown, () =>
     access(bytes).then(
       () => true,
@@ -97,7 +97,7 @@ async function exists({ bytes, shown }: Place) {
   return { exists: found, path: shown };
 }
 
-async function write(config: Config, body: Body) {
+async function write(config: GuestAgentConfig, body: Body) {
   const content = stringField(body, "content");
   const bytes = bytesOf(content, encodingOf(optionalString(body, "encoding")));
   const overwrite = optionalBoolean(body, "overwrite") ?? true;
@@ -133,7 +133,7 @@ function bytesOf(content: string, encoding: "utf8" | "base64"): Buffer {
   return bytes;
 }
 
-async function makeDirectory(config: Config, body: Body) {
+async function makeDirectory(config: GuestAgentConfig, body: Body) {
   const place = await locate(config, stringField(body, "path"));
   const path = place.shown;
   await withFileErrors(path, async () => {

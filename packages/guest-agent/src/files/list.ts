@@ -2,13 +2,13 @@
 import type { Stats } from "node:fs";
 import { lstat, readdir, stat } from "node:fs/promises";
 import { withFileErrors } from "./file-errors.ts";
-import { childOf, type Place, shownName } from "./names.ts";
+import { childOf, type NamedPlace, shownName } from "./names.ts";
 
 const MAX_LISTED = 10_000;
 /** What a Date can hold, in milliseconds; a file may say more. */
 const MAX_TIME_MS = 8.64e15;
 
-export async function list(place: Place) {
+export async function list(place: NamedPlace) {
   const names = await withFileErrors(place.shown, () =>
     readdir(place.bytes, { encoding: "buffer" }),
   );
@@ -34,7 +34,7 @@ export async function list(place: Place) {
 const keyOf = (name: Buffer): string => name.toString("latin1");
 
 /** "gone": it was removed meanwhile. "hidden": it is there, and nothing can be known of it. */
-async function entryOf({ bytes, shown }: Place, name: string) {
+async function entryOf({ bytes, shown }: NamedPlace, name: string) {
   try {
     const own = await lstat(bytes);
     // A link that leads nowhere is shown as itself.

@@ -11,12 +11,12 @@
 import { lstat } from "node:fs/promises";
 
 /** Where something is: as system calls take it, and as callers see it. Free of links. */
-export interface Place {
+export interface NamedPlace {
   bytes: Buffer;
   shown: string;
 }
 
-export const ROOT: Place = { bytes: Buffer.from("/"), shown: "/" };
+export const ROOT: NamedPlace = { bytes: Buffer.from("/"), shown: "/" };
 
 const BYTE_CHARACTERS = /[\uF080-\uF0FF]/;
 const BASE = 0xf000;
@@ -33,24 +33,24 @@ export async function shownName(
 }
 
 /** The name that a caller's text means in a directory; for what is not there, the text itself. */
-export async function nameIn(directory: Place, text: string): Promise<Buffer> {
+export async function nameIn(directory: NamedPlace, text: string): Promise<Buffer> {
   if (!BYTE_CHARACTERS.test(text)) return Buffer.from(text);
   const name = meant(text);
   return (await isIn(directory, name)) ? name : Buffer.from(text);
 }
 
 /** What lies in a directory under that name. */
-export async function placeIn(directory: Place, name: Buffer): Promise<Place> {
+export async function placeIn(directory: NamedPlace, name: Buffer): Promise<NamedPlace> {
   const text = await shownName(name, (other) => isIn(directory, other));
   return { bytes: joined(directory.bytes, name), shown: joinedText(directory.shown, text) };
 }
 
 /** The same, of a name whose text is known. */
-export function childOf(directory: Place, name: Buffer, text: string): Place {
+export function childOf(directory: NamedPlace, name: Buffer, text: string): NamedPlace {
   return { bytes: joined(directory.bytes, name), shown: joinedText(directory.shown, text) };
 }
 
-export function parentOf({ bytes, shown }: Place): Place {
+export function parentOf({ bytes, shown }: NamedPlace): NamedPlace {
   const at = bytes.lastIndexOf("/");
   if (at <= 0) return ROOT;
   return { bytes: bytes.subarray(0, at), shown: shown.slice(0, shown.lastIndexOf("/")) };
@@ -61,7 +61,7 @@ const joined = (directory: Buffer, name: Buffer): Buffer =>
 const joinedText = (directory: string, text: string): string =>
   directory === "/" ? `/${text}` : `${directory}/${text}`;
 
-const isIn = (directory: Place, name: Buffer): Promise<boolean> =>
+const isIn = (directory: NamedPlace, name: Buffer): Promise<boolean> =>
   lstat(joined(directory.bytes, name)).then(
     () => true,
     () => false,

@@ -2,7 +2,7 @@ import { constants, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { AgentError } from "../errors.ts";
 import { withFileErrors } from "./file-errors.ts";
-import type { Place } from "./names.ts";
+import type { NamedPlace } from "./names.ts";
 
 const CHUNK_BYTES = 64 * 1024;
 
@@ -15,7 +15,7 @@ export interface OpenFile {
  * Opens a regular file for reading. Throws 400 for a directory, a pipe, a device: to read one of
  * these might never end.
  */
-export async function openRegular({ bytes, shown: path }: Place): Promise<OpenFile> {
+export async function openRegular({ bytes, shown: path }: NamedPlace): Promise<OpenFile> {
   return await withFileErrors(path, async () => {
     const handle = await open(bytes, constants.O_RDONLY | constants.O_NONBLOCK);
     const facts = await handle.stat();

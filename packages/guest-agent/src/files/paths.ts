@@ -4,10 +4,10 @@
  */
 import { readlink, stat } from "node:fs/promises";
 import { isAbsolute } from "node:path";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError, missingParameter } from "../errors.ts";
 import { withFileErrors } from "./file-errors.ts";
-import { nameIn, parentOf, type Place, placeIn, ROOT } from "./names.ts";
+import { nameIn, parentOf, type NamedPlace, placeIn, ROOT } from "./names.ts";
 
 type Given = string | null | undefined;
 
@@ -19,20 +19,24 @@ const MAX_PATH_BYTES = 4095;
  * The link-free place of what exists of `path`, with the rest appended. A link to what is not there
  * yet is followed too. Throws 400 for a malformed path, 403 outside the roots.
  */
-export async function locate(config: Config, path: Given): Promise<Place> {
+export async function locate(config: GuestAgentConfig, path: Given): Promise<NamedPlace> {
   return await located(config, path, true);
 }
 
 /** The same for the entry itself: a link at the end is not followed. */
-export async function locateEntry(config: Config, path: Given): Promise<Place> {
+export async function locateEntry(config: GuestAgentConfig, path: Given): Promise<NamedPlace> {
   return await located(config, path, false);
 }
 
-export async function isRoot(config: Config, { bytes }: Place): Promise<boolean> {
+export async function isRoot(config: GuestAgentConfig, { bytes }: NamedPlace): Promise<boolean> {
   return (await resolvedRoots(config)).some((root) => root.bytes.equals(bytes));
 }
 
-async function located(config: Config, path: Given, followsLast: boolean): Promise<Place> {
+async function located(
+  config: GuestAgentConfig,
+  path: Given,
+  followsLast: boolean,
+): Promise<NamedPlace> {
   const absolute = absoluteOf(config, path);
   const place = await resolve(absolute, followsLast);
   const roots = await resolvedRoots(config);
@@ -42,7 +46,7 @@ async function located(config: Config, path: Given, followsLast: boolean): Promi
   throw new AgentError(403, "PATH_NOT_ALLOWED", message, { path: absolute });
 }
 
-const resolvedRoots = (config: Config): Promise<Place[]> =>
+const resolvedRoots = (config: GuestAgentConfig): Promise<NamedPlace[]> =>
   Promise.all(
     config.fileRoots.map((root) =>
       resolve(root, true).catch(() => ({ bytes: Buffer.from(root), shown: root })),
@@ -53,7 +57,7 @@ const isWithin = (root: Buffer, bytes: Buffer): boolean =>
   bytes.subarray(0, root.length).equals(root) &&
   (bytes.length === root.length || bytes[root.length] === "/".charCodeAt(0));
 
-function absoluteOf(config: Config, path: Given): string {
+function absoluteOf(config: GuestAgentConfig, path: Given): string {
   if (path === null || path === undefined || path === "") throw missingParameter("path");
   if (path.includes("\0")) throw invalidPath('"path" holds a NUL character');
   if (/\p{Surrogate}/u.test(path)) throw invalidPath('"path" holds half a surrogate pair');
@@ -64,7 +68,7 @@ function absoluteOf(config: Config, path: Given): string {
 }
 
 /** Component by component, as the kernel does it. */
-async function resolve(path: string, followsLast: boolean): Promise<Place> {
+async function resolve(path: string, followsLast: boolean): Promise<NamedPlace> {
   return await withFileErrors(path, async () => {
     let place = ROOT;
     let links = 0;
@@ -99,7 +103,7 @@ const partsOf = (target: Buffer): Buffer[] =>
     .map((part) => Buffer.from(part, "latin1"));
 
 /** Where a link leads; undefined for what is none, or is not there. */
-async function targetOf({ bytes }: Place): Promise<Buffer | undefined> {
+async function targetOf({ bytes }: NamedPlace): Promise<Buffer | undefined> {
   try {
     return await readlink(bytes, { encoding: "buffer" });
   } catch (error) {

@@ -3,16 +3,16 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { lstat, unlink } from "node:fs/promises";
 import type { Readable } from "node:stream";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError } from "../errors.ts";
 import { sync } from "./durable.ts";
 import { withFileErrors } from "./file-errors.ts";
-import { parentOf, type Place } from "./names.ts";
+import { parentOf, type NamedPlace } from "./names.ts";
 import { isRoot } from "./paths.ts";
 
 const MAX_SAID = 4_096;
 
-export async function remove(config: Config, place: Place) {
+export async function remove(config: GuestAgentConfig, place: NamedPlace) {
   const path = place.shown;
   if (await isRoot(config, place))
     throw new AgentError(400, "INVALID_PATH", `${path} itself cannot be removed`, { path });
@@ -29,7 +29,7 @@ export async function remove(config: Config, place: Place) {
  * By `rm`, which goes from directory to directory: a path from the root, all that Node knows, must
  * not be longer than 4095 bytes. `xargs` hands it a name that is not UTF-8, as Node cannot.
  */
-async function removeTree({ bytes, shown }: Place): Promise<void> {
+async function removeTree({ bytes, shown }: NamedPlace): Promise<void> {
   const child = spawn("xargs", ["-0", "rm", "-rf", "--"], {
     stdio: ["pipe", "ignore", "pipe"],
     env: { ...process.env, LC_ALL: "C.UTF-8" },

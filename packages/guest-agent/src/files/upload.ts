@@ -9,11 +9,11 @@ import type { IncomingMessage } from "node:http";
 import type { Readable, Writable } from "node:stream";
 import { finished, pipeline } from "node:stream/promises";
 import { Busboy, type BusboyHeaders } from "@fastify/busboy";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError, invalidRequest, missingParameter } from "../errors.ts";
-import type { Request } from "../http/router.ts";
+import type { RoutedRequest } from "../http/router.ts";
 import { withFileErrors } from "./file-errors.ts";
-import type { Place } from "./names.ts";
+import type { NamedPlace } from "./names.ts";
 import { locate } from "./paths.ts";
 import { modeOf, putInPlace, withTemporary } from "./write-file.ts";
 
@@ -31,7 +31,7 @@ interface Form {
   file: { name: string; sizeBytes: number } | undefined;
 }
 
-export async function upload(config: Config, request: Request) {
+export async function upload(config: GuestAgentConfig, request: RoutedRequest) {
   return await withTemporary(config, async (temporary) => {
     const { fields, file } = await readForm(request, temporary);
     if (file === undefined) throw missingParameter("file");
@@ -54,7 +54,11 @@ function flagOf(fields: Map<string, string>, name: string): boolean | undefined 
 }
 
 /** `path` is the file's own name, or a directory that it goes into. */
-async function targetOf(config: Config, asked: string | null, fileName: string): Promise<Place> {
+async function targetOf(
+  config: GuestAgentConfig,
+  asked: string | null,
+  fileName: string,
+): Promise<NamedPlace> {
   const place = await locate(config, asked);
   const facts = await stat(place.bytes).catch(() => undefined);
   if (asked?.endsWith("/") !== true && facts?.isDirectory() !== true) return place;
@@ -64,7 +68,10 @@ async function targetOf(config: Config, asked: string | null, fileName: string):
   return await locate(config, `${place.shown}/${name}`);
 }
 
-async function readForm({ incoming, headers, signal }: Request, temporary: string): Promise<Form> {
+async function readForm(
+  { incoming, headers, signal }: RoutedRequest,
+  temporary: string,
+): Promise<Form> {
   const form: Form = { fields: new Map(), file: undefined };
   const parser = parserOf(headers as BusboyHeaders);
   let saving: { stream: Readable; done: Promise<void> } | undefined;

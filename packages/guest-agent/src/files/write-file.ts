@@ -5,14 +5,14 @@
 import { constants, copyFile, link, rename, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { PathLike, Stats } from "node:fs";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError, invalidRequest } from "../errors.ts";
 import { randomId } from "../random.ts";
 import { makeDirectories, sync, withHandle } from "./durable.ts";
 import { withFileErrors } from "./file-errors.ts";
-import { childOf, parentOf, type Place } from "./names.ts";
+import { childOf, parentOf, type NamedPlace } from "./names.ts";
 
-export interface Placement {
+export interface FilePlacement {
   /** Undefined: that of the file before, or 0644. */
   mode: number | undefined;
   overwrite: boolean;
@@ -34,7 +34,7 @@ const SET_GROUP_BIT = 0o2000;
  * callers see: none of them lists or watches a file that is not whole.
  */
 export async function withTemporary<T>(
-  { uploadDir }: Config,
+  { uploadDir }: GuestAgentConfig,
   fill: (temporary: string) => Promise<T>,
 ): Promise<T> {
   const temporary = join(uploadDir, randomId(12));
@@ -54,8 +54,8 @@ export async function withTemporary<T>(
  */
 export async function putInPlace(
   temporary: string,
-  place: Place,
-  { mode, overwrite }: Placement,
+  place: NamedPlace,
+  { mode, overwrite }: FilePlacement,
 ): Promise<void> {
   await withFileErrors(place.shown, async () => {
     const before = await fileBefore(place, overwrite);
@@ -78,7 +78,10 @@ export async function putInPlace(
   });
 }
 
-async function fileBefore({ bytes, shown }: Place, overwrite: boolean): Promise<Stats | undefined> {
+async function fileBefore(
+  { bytes, shown }: NamedPlace,
+  overwrite: boolean,
+): Promise<Stats | undefined> {
   const facts = await stat(bytes).catch(() => undefined);
   if (facts === undefined || facts.isFile()) return facts;
   const what = facts.isDirectory() ? "a directory" : "no regular file";
@@ -91,7 +94,7 @@ async function fileBefore({ bytes, shown }: Place, overwrite: boolean): Promise<
 async function attributesOf(
   mode: number | undefined,
   before: Stats | undefined,
-  directory: Place,
+  directory: NamedPlace,
 ): Promise<Attributes> {
   if (before !== undefined)
     return { mode: mode ?? before.mode & 0o7777, uid: before.uid, gid: before.gid };
@@ -114,7 +117,7 @@ async function finish(file: PathLike, attributes: Attributes): Promise<void> {
 /** For a directory of another file system, which nothing can be moved to from elsewhere. */
 async function copyBeside(
   file: string,
-  directory: Place,
+  directory: NamedPlace,
   use: (copy: Buffer) => Promise<void>,
 ): Promise<void> {
   const name = `.${randomId(12)}.tmp`;

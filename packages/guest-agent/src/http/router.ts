@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders, IncomingMessage } from "node:http";
 import { AgentError, invalidRequest } from "../errors.ts";
 import type { Body } from "../fields.ts";
 
-export interface Request {
+export interface RoutedRequest {
   query: URLSearchParams;
   params: Record<string, string>;
   headers: IncomingHttpHeaders;
@@ -23,7 +23,7 @@ export interface Route {
   /** The handler reads the body as a stream. */
   readsBody?: boolean;
   /** What it returns is sent as JSON with 200, unless it is a Reply. */
-  handle(request: Request): unknown;
+  handle(request: RoutedRequest): unknown;
 }
 
 export interface Match {

@@ -4,7 +4,7 @@
  */
 import { StringDecoder } from "node:string_decoder";
 import type { WebSocket } from "ws";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { asAgentError, invalidRequest } from "../errors.ts";
 import type { Body } from "../fields.ts";
@@ -16,7 +16,7 @@ import { errorFrame, firstMessage } from "./messages.ts";
 import type { StreamRequest, WebSocketRoute } from "./upgrades.ts";
 
 export interface ExecuteStreamDeps {
-  config: Config;
+  config: GuestAgentConfig;
   environment: Environment;
   runner: Runner;
 }

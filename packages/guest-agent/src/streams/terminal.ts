@@ -7,7 +7,7 @@ import { accessSync } from "node:fs";
 import type { Readable } from "node:stream";
 import { StringDecoder } from "node:string_decoder";
 import type { WebSocket } from "ws";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { AgentError, invalidRequest } from "../errors.ts";
 import { defaultWorkdir } from "../execution/workdir.ts";
@@ -20,7 +20,7 @@ const DIMENSION = { from: 1, to: 1000 };
 const MAX_INPUT_BYTES = 1024 * 1024;
 const CANNOT_START_CODE = 127;
 
-export function terminalRoute(config: Config, environment: Environment): WebSocketRoute {
+export function terminalRoute(config: GuestAgentConfig, environment: Environment): WebSocketRoute {
   return {
     path: "/terminal",
     handle: (socket, request) => serve(config, environment, socket, request),
@@ -28,7 +28,7 @@ export function terminalRoute(config: Config, environment: Environment): WebSock
 }
 
 async function serve(
-  config: Config,
+  config: GuestAgentConfig,
   environment: Environment,
   socket: WebSocket,
   request: StreamRequest,
@@ -47,7 +47,11 @@ async function serve(
   await sender.end({ type: "exit", code, exitCode: code, exit_code: code });
 }
 
-function start(config: Config, environment: Environment, query: URLSearchParams): ChildProcess {
+function start(
+  config: GuestAgentConfig,
+  environment: Environment,
+  query: URLSearchParams,
+): ChildProcess {
   const [columns, rows] = [dimension(query.get("cols"), 80), dimension(query.get("rows"), 24)];
   const shell = isThere("/bin/bash") ? "/bin/bash" : "/bin/sh";
   const args = [

@@ -5,7 +5,7 @@
 import type { IncomingMessage, Server } from "node:http";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
-import type { Activity, OpenStream } from "../activity.ts";
+import type { GuestActivity, OpenStream } from "../activity.ts";
 import { AgentError, asAgentError, errorBody, invalidRequest } from "../errors.ts";
 import { authorize, type KeyHolder } from "../http/access.ts";
 import type { Connections } from "../http/connections.ts";
@@ -37,7 +37,7 @@ export interface RawRoute {
 export interface UpgradeDeps {
   keys: KeyHolder;
   connections: Connections;
-  activity: Activity;
+  activity: GuestActivity;
   gate: Gate;
   webSockets: readonly WebSocketRoute[];
   raw: readonly RawRoute[];

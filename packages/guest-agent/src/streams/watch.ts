@@ -3,7 +3,7 @@
  * watched on one connection.
  */
 import type { WebSocket } from "ws";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { invalidRequest, tooMany } from "../errors.ts";
 import { type Body, stringField } from "../fields.ts";
 import { withFileErrors } from "../files/file-errors.ts";
@@ -16,11 +16,15 @@ import type { StreamRequest, WebSocketRoute } from "./upgrades.ts";
 
 const MAX_PATHS = 16;
 
-export function watchRoute(config: Config): WebSocketRoute {
+export function watchRoute(config: GuestAgentConfig): WebSocketRoute {
   return { path: "/files/watch", handle: (socket, request) => serve(config, socket, request) };
 }
 
-async function serve(config: Config, socket: WebSocket, request: StreamRequest): Promise<void> {
+async function serve(
+  config: GuestAgentConfig,
+  socket: WebSocket,
+  request: StreamRequest,
+): Promise<void> {
   const sender = new LockstepSender(socket, request.stream.touch);
   // The watcher is read at the client's pace; what the kernel cannot keep meanwhile is reported as
   // EVENTS_LOST.
@@ -50,7 +54,7 @@ async function serve(config: Config, socket: WebSocket, request: StreamRequest):
 }
 
 /** What the watcher is told: the path in bytes, as a name may be no text, and how it is shown. */
-async function requestOf(config: Config, body: Body, paths: Set<string>): Promise<Body> {
+async function requestOf(config: GuestAgentConfig, body: Body, paths: Set<string>): Promise<Body> {
   if (stringField(body, "action") !== "watch") throw invalidRequest('"action" must be "watch"');
   const { bytes, shown } = await locate(config, stringField(body, "path"));
   await withFileErrors(shown, () => stat(bytes));

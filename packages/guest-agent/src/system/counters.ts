@@ -4,7 +4,7 @@ import { round } from "./proc.ts";
 /** The newest durations, which average and percentile are made of. */
 const KEPT_DURATIONS = 512;
 
-export class Counters {
+export class SystemCounters {
   requests = 0;
   errors = 0;
   private readonly byEndpoint = new Map<string, number>();

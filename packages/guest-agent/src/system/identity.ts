@@ -13,33 +13,33 @@
 import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Activity } from "../activity.ts";
-import type { Config } from "../config.ts";
+import type { GuestActivity } from "../activity.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { Environment } from "../environment.ts";
 import { AgentError, invalidRequest } from "../errors.ts";
 import type { PythonKernel } from "../execution/python-kernel.ts";
 import { optionalString, secondsField, stringField, variablesField } from "../fields.ts";
 import type { KeyHolder } from "../http/access.ts";
 import type { Connections } from "../http/connections.ts";
-import type { Request, Route } from "../http/router.ts";
+import type { RoutedRequest, Route } from "../http/router.ts";
 import { withLimit } from "../limits.ts";
 import { HELPER_ENDED, type RestartingHelper } from "../line-process.ts";
 import { type Names, writeNames } from "./names.ts";
 import { killProcess, setFrozen, userProcesses } from "./user-cgroup.ts";
 
-export interface Identity extends KeyHolder {
+export interface GuestIdentity extends KeyHolder {
   sandboxId: string | undefined;
 }
 
 export interface IdentityDeps {
-  config: Config;
+  config: GuestAgentConfig;
   environment: Environment;
   kernel: PythonKernel;
-  identity: Identity;
+  identity: GuestIdentity;
   /** guest_helper.py: what Node has no call for. */
   helper: RestartingHelper;
   connections: Connections;
-  activity: Activity;
+  activity: GuestActivity;
 }
 
 const MIN_ENTROPY_BYTES = 32;
@@ -48,7 +48,7 @@ const ATTACH_LIMIT_MS = 30_000;
 const WARM_CELL = "import os, sys, json, random, ssl\npass";
 
 export function identityRoutes(deps: IdentityDeps): Route[] {
-  const route = (path: string, handle: (request: Request) => Promise<unknown>): Route => ({
+  const route = (path: string, handle: (request: RoutedRequest) => Promise<unknown>): Route => ({
     method: "POST",
     path: `/_torpor/${path}`,
     access: "control",
@@ -70,7 +70,7 @@ export function identityRoutes(deps: IdentityDeps): Route[] {
   ];
 }
 
-async function preparePause(deps: IdentityDeps, request: Request) {
+async function preparePause(deps: IdentityDeps, request: RoutedRequest) {
   const timeoutMs = secondsField(request.body, "timeoutMs", 2_000, 60_000);
   deps.connections.pauseBegins();
   const frozen = await setFrozen(deps.config.userCgroup, true, timeoutMs);
@@ -83,7 +83,7 @@ async function thaw(deps: IdentityDeps) {
   return { thawed: await setFrozen(deps.config.userCgroup, false, 2_000) };
 }
 
-async function becomeSandbox(deps: IdentityDeps, request: Request, isFresh: boolean) {
+async function becomeSandbox(deps: IdentityDeps, request: RoutedRequest, isFresh: boolean) {
   const entropy = Buffer.from(stringField(request.body, "entropyBase64"), "base64");
   if (entropy.length < MIN_ENTROPY_BYTES)
     throw invalidRequest(`"entropyBase64" must hold at least ${MIN_ENTROPY_BYTES} bytes`);
@@ -160,7 +160,7 @@ function keepKey({ config, identity }: IdentityDeps, agentKey: string): void {
   writeFileSync(config.keyFile, agentKey, { mode: 0o600 });
 }
 
-function optionalName({ body }: Request, name: "hostname" | "machineId"): Names {
+function optionalName({ body }: RoutedRequest, name: "hostname" | "machineId"): Names {
   const value = optionalString(body, name);
   return value === undefined ? {} : { [name]: value };
 }
@@ -197,7 +197,7 @@ async function shutDown(deps: IdentityDeps) {
   return { ok: true, synced };
 }
 
-async function endUserProcesses({ userCgroup }: Config): Promise<void> {
+async function endUserProcesses({ userCgroup }: GuestAgentConfig): Promise<void> {
   for (const [signal, limitMs] of [
     ["SIGTERM", 2_000],
     ["SIGKILL", 2_000],

@@ -9,20 +9,20 @@ import {
   release,
   uptime,
 } from "node:os";
-import type { Activity } from "../activity.ts";
-import type { Config } from "../config.ts";
+import type { GuestActivity } from "../activity.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { PythonKernel } from "../execution/python-kernel.ts";
 import type { Route } from "../http/router.ts";
-import type { Counters } from "./counters.ts";
-import type { Identity } from "./identity.ts";
+import type { SystemCounters } from "./counters.ts";
+import type { GuestIdentity } from "./identity.ts";
 import { memory } from "./proc.ts";
 
 export interface InfoDeps {
-  config: Config;
-  identity: Identity;
+  config: GuestAgentConfig;
+  identity: GuestIdentity;
   kernel: PythonKernel;
-  activity: Activity;
-  counters: Counters;
+  activity: GuestActivity;
+  counters: SystemCounters;
   /** All that is served, for /info. */
   paths(): string[];
 }

@@ -4,20 +4,20 @@
  */
 import { statfs } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
-import type { Activity } from "../activity.ts";
-import type { Config } from "../config.ts";
+import type { GuestActivity } from "../activity.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import type { BackgroundExecutions } from "../execution/background.ts";
 import type { IdempotencyMemory } from "../execution/idempotency.ts";
 import type { Runner } from "../execution/runner.ts";
 import { Reply } from "../http/reply.ts";
 import type { Route } from "../http/router.ts";
-import type { Counters } from "./counters.ts";
+import type { SystemCounters } from "./counters.ts";
 import { cpuCount, cpuTimes, listProcesses, memory, round } from "./proc.ts";
 
 export interface MetricsDeps {
-  config: Config;
-  activity: Activity;
-  counters: Counters;
+  config: GuestAgentConfig;
+  activity: GuestActivity;
+  counters: SystemCounters;
   runner: Runner;
   background: BackgroundExecutions;
   idempotency: IdempotencyMemory;

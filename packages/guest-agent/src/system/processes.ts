@@ -3,13 +3,13 @@
  * executions, or numbers of processes of the system.
  */
 import type { BackgroundExecutions } from "../execution/background.ts";
-import type { Config } from "../config.ts";
+import type { GuestAgentConfig } from "../config.ts";
 import { AgentError, missingParameter } from "../errors.ts";
 import type { Route } from "../http/router.ts";
 import { listProcesses } from "./proc.ts";
 import { killProcess, userProcesses } from "./user-cgroup.ts";
 
-export function processRoutes(config: Config, background: BackgroundExecutions): Route[] {
+export function processRoutes(config: GuestAgentConfig, background: BackgroundExecutions): Route[] {
   const end = (id: string | null | undefined) => endProcess(config, background, id);
   return [
     {
@@ -50,7 +50,7 @@ function systemProcesses(background: BackgroundExecutions): unknown[] {
 }
 
 function endProcess(
-  config: Config,
+  config: GuestAgentConfig,
   background: BackgroundExecutions,
   id: string | null | undefined,
 ) {

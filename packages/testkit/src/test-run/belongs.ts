@@ -2,13 +2,13 @@
 import type { ProcessIdentity } from "@torpor/service";
 
 /** The runner, in run.json. A pid means something in one namespace only. */
-export interface RunRecord extends ProcessIdentity {
+export interface TestRunRecord extends ProcessIdentity {
   pidNamespace: string;
 }
 
 export interface SeenRun {
   /** Undefined: it was killed before it had written one. */
-  record: RunRecord | undefined;
+  record: TestRunRecord | undefined;
   isRunnerAlive: boolean;
   ownerUid: number;
 }

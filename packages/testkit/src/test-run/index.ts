@@ -7,10 +7,10 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { mkdir, realpath, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { identify, isAlive, tryClaimName } from "@torpor/service";
-import { type RunRecord, type SeenRun, standingOf } from "./belongs.ts";
+import { type TestRunRecord, type SeenRun, standingOf } from "./belongs.ts";
 import { readHere } from "./kernel.ts";
 import { RUN_VARIABLE } from "./leftovers.ts";
-import { sweepRun, type Swept } from "./sweep.ts";
+import { sweepRun, type SweptRuns } from "./sweep.ts";
 
 export { sweepRun };
 
@@ -99,9 +99,9 @@ function look(dir: string): SeenRun | undefined {
 }
 
 /** Undefined: it was killed before all of it was written, or while it was swept. */
-function readRecord(dir: string): RunRecord | undefined {
+function readRecord(dir: string): TestRunRecord | undefined {
   try {
-    return JSON.parse(readFileSync(recordIn(dir), "utf8")) as RunRecord;
+    return JSON.parse(readFileSync(recordIn(dir), "utf8")) as TestRunRecord;
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
     if (code === "ENOENT" || error instanceof SyntaxError) return undefined;
@@ -109,7 +109,7 @@ function readRecord(dir: string): RunRecord | undefined {
   }
 }
 
-function tell(write: Write, dir: string, whose: string, { ended, failures }: Swept): void {
+function tell(write: Write, dir: string, whose: string, { ended, failures }: SweptRuns): void {
   if (ended.length > 0) write(`ended what ${whose} left: ${ended.join(", ")}`);
   if (failures.length === 0) return;
   write(`${dir} stays: not all that ${whose} left could be ended: ${failures.join("; ")}`);

@@ -16,7 +16,7 @@ import { endAll, type Thing } from "./end-all.ts";
 import { netNamespaceNamed, readLoopDevices, readMountinfo, readProcesses } from "./kernel.ts";
 import { type Leftovers, readLeftovers } from "./leftovers.ts";
 
-export interface Swept {
+export interface SweptRuns {
   /** What was there, in words: `3 processes`. */
   ended: string[];
   /** What could not be ended, and why; then the directory stays. */
@@ -27,7 +27,7 @@ export interface Swept {
 const POSTGRES_LIMIT_MS = 8_000;
 const SHOWN_COMMAND_LENGTH = 80;
 
-export async function sweepRun(dir: string): Promise<Swept> {
+export async function sweepRun(dir: string): Promise<SweptRuns> {
   const left = readLeftovers(dir);
   const places = [dir, ...left.directory];
   const netNamespaces = left.namespace.flatMap((name) => netNamespaceNamed(name) ?? []);
@@ -41,7 +41,7 @@ export async function sweepRun(dir: string): Promise<Swept> {
     ["mount", "mounts", () => endAll(() => mounts(places))],
     ["loop device", "loop devices", () => endAll(() => loopDevices(places))],
   ];
-  const swept: Swept = { ended: [], failures: [] };
+  const swept: SweptRuns = { ended: [], failures: [] };
   const attempt = async (body: () => Promise<void>) => {
     await body().catch((error: unknown) => swept.failures.push(reasonOf(error)));
   };

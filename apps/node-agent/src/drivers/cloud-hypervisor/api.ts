@@ -10,10 +10,10 @@
  */
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
-import { pause } from "@torpor/service";
+import { sleep } from "@torpor/service";
 import type { VmConfig } from "./config.ts";
 
-export type Outcome<T> =
+export type ApiOutcome<T> =
   | { kind: "ok"; value: T }
   /** It answered no. `chain`: what failed, outermost first. */
   | { kind: "refused"; status: number; chain: string[] }
@@ -41,16 +41,16 @@ const PREFIX = "/api/v1/";
 const TOO_MANY_CONNECTIONS = 503;
 
 export interface CloudHypervisorApi {
-  ping(limitMs: number): Promise<Outcome<Ping>>;
-  info(limitMs: number): Promise<Outcome<VmInfo>>;
-  create(config: VmConfig, limitMs: number): Promise<Outcome<void>>;
-  boot(limitMs: number): Promise<Outcome<void>>;
-  pause(limitMs: number): Promise<Outcome<void>>;
-  resume(limitMs: number): Promise<Outcome<void>>;
+  ping(limitMs: number): Promise<ApiOutcome<Ping>>;
+  info(limitMs: number): Promise<ApiOutcome<VmInfo>>;
+  create(config: VmConfig, limitMs: number): Promise<ApiOutcome<void>>;
+  boot(limitMs: number): Promise<ApiOutcome<void>>;
+  pause(limitMs: number): Promise<ApiOutcome<void>>;
+  resume(limitMs: number): Promise<ApiOutcome<void>>;
   /** `directory` is relative to the VMM's working directory; it exists and is empty. */
-  snapshot(directory: string, limitMs: number): Promise<Outcome<void>>;
+  snapshot(directory: string, limitMs: number): Promise<ApiOutcome<void>>;
   /** The vCPUs stand still afterwards. */
-  restore(directory: string, limitMs: number): Promise<Outcome<void>>;
+  restore(directory: string, limitMs: number): Promise<ApiOutcome<void>>;
 }
 
 export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
@@ -60,7 +60,7 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
     name: string,
     body: object | undefined,
     limitMs: number,
-  ): Promise<Outcome<void>> => {
+  ): Promise<ApiOutcome<void>> => {
     const outcome = await call({ socketPath, method: "PUT", name, body, limitMs });
     return outcome.kind === "ok" ? { kind: "ok", value: undefined } : outcome;
   };
@@ -85,7 +85,7 @@ export function cloudHypervisorApi(socketPath: string): CloudHypervisorApi {
 }
 
 /** For a message. */
-export function explain(outcome: Exclude<Outcome<unknown>, { kind: "ok" }>): string {
+export function explain(outcome: Exclude<ApiOutcome<unknown>, { kind: "ok" }>): string {
   switch (outcome.kind) {
     case "refused":
       return `${outcome.chain.join(": ")} (${outcome.status})`;
@@ -105,22 +105,22 @@ interface Call {
 }
 
 /** The call, again while the server has no connection free, within the limit. */
-async function call(what: Call): Promise<Outcome<string>> {
+async function call(what: Call): Promise<ApiOutcome<string>> {
   const signal = AbortSignal.timeout(what.limitMs);
-  let busy: Outcome<string> | undefined;
+  let busy: ApiOutcome<string> | undefined;
   for (;;) {
     const outcome = await attempt(what, signal);
     if (busy !== undefined && outcome.kind === "timeout") return busy;
     if (outcome.kind !== "refused" || outcome.status !== TOO_MANY_CONNECTIONS) return outcome;
     busy = outcome;
-    await pause(BUSY_RETRY_MS, signal);
+    await sleep(BUSY_RETRY_MS, signal);
   }
 }
 
 async function attempt(
   { socketPath, method, name, body, limitMs }: Call,
   signal: AbortSignal,
-): Promise<Outcome<string>> {
+): Promise<ApiOutcome<string>> {
   const text = body === undefined ? "" : JSON.stringify(body);
   const request = httpRequest({
     socketPath,
@@ -164,7 +164,7 @@ async function bodyOf(response: IncomingMessage): Promise<string> {
   return Buffer.concat(chunks).toString("utf8");
 }
 
-function parsed<T>(outcome: Outcome<string>): Outcome<T> {
+function parsed<T>(outcome: ApiOutcome<string>): ApiOutcome<T> {
   if (outcome.kind !== "ok") return outcome;
   try {
     return { kind: "ok", value: JSON.parse(outcome.value) as T };

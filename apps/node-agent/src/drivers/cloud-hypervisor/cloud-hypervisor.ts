@@ -22,24 +22,24 @@ import {
   endVmm,
   findGuestAddress,
   findLiveRun,
-  lastWords,
+  stderrTail,
   liveRun,
   nextRunDir,
-  orEnd,
-  type RunRecord,
+  killOnError,
+  type VmmRun,
   socketPathOf,
   startVmm,
 } from "../vmm-process.ts";
 import { cloudHypervisorApi, type CloudHypervisorApi, explain, type VmInfo } from "./api.ts";
 import { differences, GUEST, vmConfig, type VmConfig } from "./config.ts";
-import { dropExchange, freshDirectories, isExchanging, SERIAL_LOG } from "./directories.ts";
+import { dropTransfer, freshDirectories, isTransferring, SERIAL_LOG } from "./directories.ts";
 import { causeOf, hasLostGuest, parseEvents, type VmmEvent } from "./events.ts";
-import { fingerprintOf, type HostFacts, incompatibility, versionIn } from "./fingerprint.ts";
+import { fingerprintOf, type ProcessorFacts, incompatibility, versionIn } from "./fingerprint.ts";
 import { loadFrom, misfit, saveTo } from "./memory.ts";
 import type { Binaries, Binary } from "./versions.ts";
 
 /** Of the waits for a VMM, in milliseconds. */
-export interface Limits {
+export interface VmmLimits {
   start: number;
   status: number;
   /** Create, boot, pause, resume. */
@@ -49,7 +49,7 @@ export interface Limits {
   transferPer100Mib: number;
 }
 
-const LIMITS: Limits = {
+const LIMITS: VmmLimits = {
   start: 20_000,
   status: 5_000,
   verb: 30_000,
@@ -62,16 +62,16 @@ const LOG_TAIL_BYTES = 64 * 1024;
 
 export interface CloudHypervisorOptions {
   binaries: Binaries;
-  host: HostFacts;
+  host: ProcessorFacts;
   isolation: Isolation;
   landlock: boolean;
-  limits?: Partial<Limits>;
+  limits?: Partial<VmmLimits>;
 }
 
 export class CloudHypervisorDriver implements Driver {
   readonly name = "cloud-hypervisor";
   private readonly options: CloudHypervisorOptions;
-  private readonly limits: Limits;
+  private readonly limits: VmmLimits;
   /** Directories of VMs whose memory is being written or read right now. */
   private readonly exchanging = new Set<string>();
 
@@ -97,7 +97,7 @@ export class CloudHypervisorDriver implements Driver {
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const { run, config } = await this.launch(vm, this.options.binaries.current, signal);
-    await orEnd(this, vm, async () => {
+    await killOnError(this, vm, async () => {
       signal.throwIfAborted();
       await this.createVm(vm, run, config);
       await beforeRun?.();
@@ -121,7 +121,7 @@ export class CloudHypervisorDriver implements Driver {
       return { kind: "refused", reason: reason ?? `no binary is known for ${saved.fingerprint}` };
     }
     const { run, config } = await this.launch(vm, binary, signal);
-    const wrong = await orEnd(this, vm, () =>
+    const wrong = await killOnError(this, vm, () =>
       this.exchange(vm, () =>
         loadFrom(snapshotDir, saved.files, config, this.transferOf(vm, run), signal),
       ),
@@ -143,7 +143,7 @@ export class CloudHypervisorDriver implements Driver {
     if (this.exchanging.has(vm.dir)) return { kind: "paused", ...facts };
     // The file is the VMM's to spoil: one that does is believed to have its guest still.
     if (hasLostGuest(await eventsOf(vm, run).catch(() => []))) return { kind: "none" };
-    const limitMs = (await isExchanging(vm)) ? this.transferLimitMs(vm) : this.limits.status;
+    const limitMs = (await isTransferring(vm)) ? this.transferLimitMs(vm) : this.limits.status;
     const seen = await apiOf(vm, run).info(limitMs);
     if (seen.kind === "ok" && seen.value.state === "Running") return { kind: "running", ...facts };
     if (seen.kind === "ok" && seen.value.state === "Paused") return { kind: "paused", ...facts };
@@ -177,7 +177,7 @@ export class CloudHypervisorDriver implements Driver {
 
   async end(vm: Vm, options: { graceMs: number; signal?: AbortSignal }): Promise<void> {
     await endVmm(vm, options);
-    await dropExchange(vm);
+    await dropTransfer(vm);
     await this.options.isolation.release(vm);
   }
 
@@ -214,10 +214,10 @@ export class CloudHypervisorDriver implements Driver {
     vm: Vm,
     binary: Binary,
     signal: AbortSignal,
-  ): Promise<{ run: RunRecord; config: VmConfig }> {
+  ): Promise<{ run: VmmRun; config: VmConfig }> {
     await endVmm(vm, { graceMs: 0 });
     const enclosure = await this.options.isolation.enclose(vm, { devices: this.devices() });
-    return await orEnd(this, vm, async () => {
+    return await killOnError(this, vm, async () => {
       await freshDirectories(vm, enclosure.uid);
       const run = await this.spawn(vm, binary, enclosure, signal);
       await this.waitForPing(vm, run);
@@ -241,7 +241,7 @@ export class CloudHypervisorDriver implements Driver {
     binary: Binary,
     enclosure: Enclosure,
     signal: AbortSignal,
-  ): Promise<RunRecord> {
+  ): Promise<VmmRun> {
     const runDir = await nextRunDir(vm, enclosure.uid);
     const args = [
       ["--seccomp", "true"],
@@ -258,7 +258,7 @@ export class CloudHypervisorDriver implements Driver {
     );
   }
 
-  private async waitForPing(vm: Vm, run: RunRecord): Promise<void> {
+  private async waitForPing(vm: Vm, run: VmmRun): Promise<void> {
     const deadline = performance.now() + this.limits.start;
     for (;;) {
       const answer = await apiOf(vm, run).ping(PING_LIMIT_MS);
@@ -270,7 +270,7 @@ export class CloudHypervisorDriver implements Driver {
       }
       if (!isAlive(run))
         throw new Error(
-          `Cloud Hypervisor ended while starting: ${await lastWords(vm, run.runDir)}`,
+          `Cloud Hypervisor ended while starting: ${await stderrTail(vm, run.runDir)}`,
         );
       if (performance.now() > deadline)
         throw new Error(
@@ -280,7 +280,7 @@ export class CloudHypervisorDriver implements Driver {
     }
   }
 
-  private async createVm(vm: Vm, run: RunRecord, config: VmConfig): Promise<void> {
+  private async createVm(vm: Vm, run: VmmRun, config: VmConfig): Promise<void> {
     const api = apiOf(vm, run);
     const outcome = await api.create(config, this.limits.verb);
     // It keeps the configuration of a VM that it refused, landlock that it could not apply
@@ -302,7 +302,7 @@ export class CloudHypervisorDriver implements Driver {
   /** CH1. */
   private async reach(
     vm: Vm,
-    run: RunRecord,
+    run: VmmRun,
     verb: "boot" | "pause" | "resume",
     state: VmInfo["state"],
   ): Promise<void> {
@@ -330,7 +330,7 @@ export class CloudHypervisorDriver implements Driver {
     return this.limits.transfer + Math.ceil((vm.memoryMib / 100) * this.limits.transferPer100Mib);
   }
 
-  private transferOf(vm: Vm, run: RunRecord) {
+  private transferOf(vm: Vm, run: VmmRun) {
     return {
       api: apiOf(vm, run),
       vm,
@@ -340,10 +340,10 @@ export class CloudHypervisorDriver implements Driver {
   }
 }
 
-async function eventsOf(vm: Vm, { runDir }: RunRecord): Promise<VmmEvent[]> {
+async function eventsOf(vm: Vm, { runDir }: VmmRun): Promise<VmmEvent[]> {
   return parseEvents(await readTail(join(vm.dir, runDir, "events.json"), LOG_TAIL_BYTES));
 }
 
-function apiOf(vm: Vm, run: RunRecord): CloudHypervisorApi {
+function apiOf(vm: Vm, run: VmmRun): CloudHypervisorApi {
   return cloudHypervisorApi(socketPathOf(vm, run, join(run.runDir, "api.sock")));
 }

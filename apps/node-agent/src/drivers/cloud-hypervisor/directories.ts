@@ -54,7 +54,7 @@ async function removeDirectories(vm: Vm): Promise<void> {
  * Once no VMM of the VM runs: half-written memory and links to a snapshot go, the serial line's log
  * stays.
  */
-export async function dropExchange(vm: Vm): Promise<void> {
+export async function dropTransfer(vm: Vm): Promise<void> {
   for (const name of [OUTBOX, INBOX])
     await rm(join(vm.dir, name), { recursive: true, force: true });
 }
@@ -63,7 +63,7 @@ export async function dropExchange(vm: Vm): Promise<void> {
  * Whether a snapshot is being written or read, by this agent or an earlier one: the VMM answers
  * nothing until it has ended.
  */
-export async function isExchanging(vm: Vm): Promise<boolean> {
+export async function isTransferring(vm: Vm): Promise<boolean> {
   for (const name of [OUTBOX, INBOX])
     if ((await namesIn(join(vm.dir, name))).length > 0) return true;
   return false;

@@ -13,14 +13,14 @@ import { release } from "node:os";
 const NAME = "cloud-hypervisor";
 
 /** Beside the VMM's version. */
-export interface HostFacts {
+export interface ProcessorFacts {
   /** vendor-family-model-stepping-microcode+<hash of the flags> */
   cpu: string;
   kernel: string;
   network: string;
 }
 
-export function fingerprintOf(version: string, host: HostFacts): string {
+export function fingerprintOf(version: string, host: ProcessorFacts): string {
   return [NAME, version, host.cpu, host.kernel, host.network]
     .map((part) => part.replaceAll(/[^A-Za-z0-9._+-]+/g, "_"))
     .join("/");
@@ -39,7 +39,7 @@ export function versionIn(fingerprint: string): string | undefined {
 export function incompatibility(
   fingerprint: string,
   versions: string[],
-  host: HostFacts,
+  host: ProcessorFacts,
 ): string | undefined {
   const [name, version = "", cpu = "", kernel = "", network = ""] = fingerprint.split("/");
   if (name !== NAME)
@@ -65,7 +65,7 @@ function familyOf(kernel: string): string {
   return /^\d+\.\d+/.exec(kernel)?.[0] ?? kernel;
 }
 
-export async function hostFacts(network: string): Promise<HostFacts> {
+export async function hostFacts(network: string): Promise<ProcessorFacts> {
   return { cpu: cpuOf(await readFile("/proc/cpuinfo", "utf8")), kernel: release(), network };
 }
 

@@ -28,11 +28,11 @@ import {
   findGuestAddress,
   findLiveRun,
   INHERITED,
-  lastWords,
+  stderrTail,
   liveRun,
   nextRunDir,
-  orEnd,
-  type RunRecord,
+  killOnError,
+  type VmmRun,
   socketPathOf,
   startVmm,
 } from "../vmm-process.ts";
@@ -91,7 +91,7 @@ export class QemuDriver implements Driver {
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const record = await this.launch(vm, undefined, signal);
-    await orEnd(this, vm, async () => {
+    await killOnError(this, vm, async () => {
       await beforeRun?.();
       await durableStep("run vcpus", () => qmp(monitor(vm, record), [{ execute: "cont" }]));
     });
@@ -107,7 +107,7 @@ export class QemuDriver implements Driver {
       return { kind: "refused", reason: `the manifest names no file "${MEMORY_FILE}"` };
     const wrong =
       (await wrongSize(snapshotDir, files)) ??
-      (await orEnd(this, vm, () => this.load(vm, snapshotDir, files, signal)));
+      (await killOnError(this, vm, () => this.load(vm, snapshotDir, files, signal)));
     if (wrong === undefined) return { kind: "restored" };
     await this.end(vm, { graceMs: 0 });
     return { kind: "refused", reason: wrong };
@@ -199,11 +199,7 @@ export class QemuDriver implements Driver {
    * A QEMU whose vCPUs stand still: before the first instruction of a boot, or waiting for the
    * memory image that is open as `memory`.
    */
-  private async launch(
-    vm: Vm,
-    memory: number | undefined,
-    signal: AbortSignal,
-  ): Promise<RunRecord> {
+  private async launch(vm: Vm, memory: number | undefined, signal: AbortSignal): Promise<VmmRun> {
     await endVmm(vm, { graceMs: 0 });
     const { bin, isolation, accelerator } = this.options;
     const needs =
@@ -227,7 +223,7 @@ export class QemuDriver implements Driver {
       incoming: memory !== undefined,
     });
     const facts = { runDir, guest, fingerprint: await this.fingerprint() };
-    return await orEnd(this, vm, async () => {
+    return await killOnError(this, vm, async () => {
       const inherits = memory === undefined ? {} : { inherits: memory };
       const record = await startVmm(
         vm,
@@ -288,7 +284,7 @@ export class QemuDriver implements Driver {
    * moment: the guest's programs are frozen, and what its kernel does is in memory and on disk
    * alike.
    */
-  private async takeDisksBack(vm: Vm, record: RunRecord): Promise<void> {
+  private async takeDisksBack(vm: Vm, record: VmmRun): Promise<void> {
     const { status } = await qmp<{ status: string }>(monitor(vm, record), [
       { execute: "query-status" },
     ]);
@@ -299,7 +295,7 @@ export class QemuDriver implements Driver {
   /** Memory out of QEMU. */
   private async drain(
     vm: Vm,
-    record: RunRecord,
+    record: VmmRun,
     file: string,
     signal: AbortSignal,
   ): Promise<SnapshotFile> {
@@ -330,11 +326,11 @@ export class QemuDriver implements Driver {
   }
 }
 
-function monitor(vm: Vm, record: RunRecord): string {
+function monitor(vm: Vm, record: VmmRun): string {
   return socketPathOf(vm, record, join(record.runDir, "qmp.sock"));
 }
 
-async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
+async function waitForMonitor(vm: Vm, record: VmmRun): Promise<void> {
   const deadline = performance.now() + START_LIMIT_MS;
   for (;;) {
     try {
@@ -342,7 +338,7 @@ async function waitForMonitor(vm: Vm, record: RunRecord): Promise<void> {
       return;
     } catch (cause) {
       if (!isAlive(record))
-        throw new Error(`QEMU ended while starting: ${await lastWords(vm, record.runDir)}`, {
+        throw new Error(`QEMU ended while starting: ${await stderrTail(vm, record.runDir)}`, {
           cause,
         });
       if (performance.now() > deadline)
@@ -364,7 +360,7 @@ const UNDER_WAY: ReadonlySet<string> = new Set([
  * Ends a save. One that an agent before this had begun goes on without it: what writes it down is a
  * process of its own, which ends when QEMU closes the connection to it.
  */
-async function callOffMigration(vm: Vm, record: RunRecord, signal?: AbortSignal): Promise<void> {
+async function callOffMigration(vm: Vm, record: VmmRun, signal?: AbortSignal): Promise<void> {
   const deadline = performance.now() + CALL_OFF_LIMIT_MS;
   for (;;) {
     const { status } = await qmp<{ status?: string }>(monitor(vm, record), [
@@ -381,7 +377,7 @@ async function callOffMigration(vm: Vm, record: RunRecord, signal?: AbortSignal)
 }
 
 /** Waits for QEMU to call a migration, in or out, completed. */
-async function migrationEnd(vm: Vm, record: RunRecord, signal: AbortSignal): Promise<void> {
+async function migrationEnd(vm: Vm, record: VmmRun, signal: AbortSignal): Promise<void> {
   const deadline = performance.now() + MIGRATION_LIMIT_MS;
   while (performance.now() < deadline) {
     signal.throwIfAborted();
@@ -403,7 +399,7 @@ export async function qemuVersion(bin: string): Promise<string> {
   const key = await identityOf(bin);
   const known = key === undefined ? undefined : versions.get(key);
   if (known !== undefined) return await known;
-  const asked = askVersion(bin);
+  const asked = queryVersion(bin);
   if (key === undefined) return await asked;
   versions.clear();
   versions.set(key, asked);
@@ -425,7 +421,7 @@ async function identityOf(bin: string): Promise<string | undefined> {
   return undefined;
 }
 
-async function askVersion(bin: string): Promise<string> {
+async function queryVersion(bin: string): Promise<string> {
   const { stdout } = await run(bin, ["--version"]).catch((cause: unknown) => {
     throw new Error(
       `QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`,

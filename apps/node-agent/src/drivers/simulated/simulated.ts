@@ -21,11 +21,11 @@ import {
   endVmm,
   findGuestAddress,
   findLiveRun,
-  lastWords,
+  stderrTail,
   liveRun,
   nextRunDir,
-  orEnd,
-  type RunRecord,
+  killOnError,
+  type VmmRun,
   socketPathOf,
   startVmm,
 } from "../vmm-process.ts";
@@ -57,7 +57,7 @@ export class SimulatedDriver implements Driver {
 
   async boot(vm: Vm, signal: AbortSignal, beforeRun?: () => Promise<void>): Promise<void> {
     const record = await this.launch(vm, signal);
-    await orEnd(this, vm, async () => await beforeRun?.());
+    await killOnError(this, vm, async () => await beforeRun?.());
     await durableStep("run vcpus", () => control(vm, record, "run"));
   }
 
@@ -155,7 +155,7 @@ export class SimulatedDriver implements Driver {
       if (exit.code)
         return {
           code: "VMM_FAILED",
-          message: `The VMM ended with code ${exit.code}: ${await lastWords(vm, run.runDir)}.`,
+          message: `The VMM ended with code ${exit.code}: ${await stderrTail(vm, run.runDir)}.`,
         };
       return { code: "GUEST_POWERED_OFF", message: "The guest powered off." };
     });
@@ -163,7 +163,7 @@ export class SimulatedDriver implements Driver {
 
   async trimLogs(): Promise<void> {}
 
-  private async launch(vm: Vm, signal: AbortSignal): Promise<RunRecord> {
+  private async launch(vm: Vm, signal: AbortSignal): Promise<VmmRun> {
     await endVmm(vm, { graceMs: 0 });
     const runDir = await nextRunDir(vm, undefined);
     using claimed = await claimPort();
@@ -172,27 +172,27 @@ export class SimulatedDriver implements Driver {
     const vmm = { ...(await simulatedVmm(runDir, claimed.port)), enclosure };
     const facts = { runDir, guest, fingerprint: FINGERPRINT };
     const record = await startVmm(vm, vmm, facts, signal);
-    await orEnd(this, vm, () => untilStarted(vm, record));
+    await killOnError(this, vm, () => untilStarted(vm, record));
     return record;
   }
 }
 
 /** Its control socket appears when the VMM takes connections: nothing has to be asked before. */
-async function untilStarted(vm: Vm, record: RunRecord): Promise<void> {
+async function untilStarted(vm: Vm, record: VmmRun): Promise<void> {
   const deadline = performance.now() + START_LIMIT_MS;
   while (!existsSync(controlSocketOf(vm, record))) {
     if (!isAlive(record) || performance.now() > deadline)
-      throw new Error(`the simulated VMM did not start: ${await lastWords(vm, record.runDir)}`);
+      throw new Error(`the simulated VMM did not start: ${await stderrTail(vm, record.runDir)}`);
     await sleep(START_LOOK_MS);
   }
 }
 
-function controlSocketOf(vm: Vm, record: RunRecord): string {
+function controlSocketOf(vm: Vm, record: VmmRun): string {
   return socketPathOf(vm, record, join(record.runDir, "control.sock"));
 }
 
 /** One line to the VMM, its answer back. Throws when it ends the connection without one. */
-async function control(vm: Vm, record: RunRecord, line: string): Promise<string> {
+async function control(vm: Vm, record: VmmRun, line: string): Promise<string> {
   const socket = createConnection({ path: controlSocketOf(vm, record) });
   const signal = AbortSignal.timeout(CALL_LIMIT_MS);
   try {

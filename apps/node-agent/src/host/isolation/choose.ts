@@ -3,7 +3,7 @@
  * of its own and QEMU's closed network.
  */
 import type { Logger } from "@torpor/service";
-import type { Config } from "../../config.ts";
+import type { NodeAgentConfig } from "../../config.ts";
 import { type Isolation, plainIsolation } from "../isolation.ts";
 import { linkCount, parseRange } from "./addresses.ts";
 import { Cgroups, findCgroupMount } from "./cgroups.ts";
@@ -30,13 +30,13 @@ export interface ChosenIsolation {
 }
 
 /** VMMs get a user of their own where the agent is root. */
-function vmmUid(config: Config): number | undefined {
+function vmmUid(config: NodeAgentConfig): number | undefined {
   return process.getuid?.() === 0 ? config.VMM_UID : undefined;
 }
 
 /** Throws when ISOLATION asks for what this machine cannot give. */
 export async function chooseIsolation(
-  config: Config,
+  config: NodeAgentConfig,
   log: Pick<Logger, "info" | "warn">,
 ): Promise<ChosenIsolation> {
   if (config.DRIVER === "simulated") return plain(config, log, "simulated VMs need none");
@@ -60,7 +60,11 @@ export async function chooseIsolation(
   }
 }
 
-function plain(config: Config, log: Pick<Logger, "info">, reason: string): ChosenIsolation {
+function plain(
+  config: NodeAgentConfig,
+  log: Pick<Logger, "info">,
+  reason: string,
+): ChosenIsolation {
   log.info({ isolation: "plain", reason }, "isolation of VMs");
   return {
     isolation: plainIsolation(vmmUid(config)),
@@ -70,7 +74,7 @@ function plain(config: Config, log: Pick<Logger, "info">, reason: string): Chose
 }
 
 async function isolateByNamespaces(
-  config: Config,
+  config: NodeAgentConfig,
   log: Pick<Logger, "warn">,
 ): Promise<ChosenIsolation> {
   const uid = vmmUid(config);
@@ -119,7 +123,7 @@ async function prepareCgroups(tag: string): Promise<Cgroups | undefined> {
 
 /** What guests with internet access may do. Undefined: nothing, and the log says why. */
 async function prepareEgress(
-  config: Config,
+  config: NodeAgentConfig,
   log: Pick<Logger, "warn">,
 ): Promise<Egress | undefined> {
   if (config.EGRESS === "off") return undefined;

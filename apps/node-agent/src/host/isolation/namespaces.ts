@@ -18,7 +18,7 @@ import type { Cgroups, Limited } from "./cgroups.ts";
 import { CONTROL_PORT, TAP } from "./firewall.ts";
 import type { SlotPool } from "./pool.ts";
 import { inScope } from "./scopes.ts";
-import type { Plumbing, Slot } from "./slots.ts";
+import type { Plumbing, NetworkSlot } from "./slots.ts";
 
 /** For a VMM that says nothing else: itself, and the page cache of what it reads and writes. */
 const OVERHEAD_MIB = 256;
@@ -102,7 +102,7 @@ export class NamespaceIsolation implements Isolation {
 
   private wrap(
     vm: Limited,
-    slot: Slot,
+    slot: NetworkSlot,
     cgroup: string | undefined,
     hasTun: boolean,
     argv: [string, ...string[]],
@@ -121,7 +121,7 @@ export class NamespaceIsolation implements Isolation {
   }
 }
 
-function networkOf({ namespace, link }: Slot): VmNetwork {
+function networkOf({ namespace, link }: NetworkSlot): VmNetwork {
   return {
     kind: "namespace",
     name: namespace,

@@ -16,7 +16,7 @@ import {
   type Plumbing,
   removeSlot,
   setRules,
-  type Slot,
+  type NetworkSlot,
   slotAt,
 } from "./slots.ts";
 
@@ -30,10 +30,10 @@ export class SlotPool {
   private readonly log: Pick<Logger, "warn">;
   /** Slots of any kind, also those being made or removed, and those whose address is another's. */
   private readonly used = new Set<number>();
-  private readonly owned = new Map<string, Slot>();
+  private readonly owned = new Map<string, NetworkSlot>();
   /** Found at the start, and not asked for since. */
   private readonly inherited = new Set<string>();
-  private readonly prepared: Slot[] = [];
+  private readonly prepared: NetworkSlot[] = [];
   private refilling: Promise<void> | undefined;
   private isClosed = false;
 
@@ -74,7 +74,7 @@ export class SlotPool {
   }
 
   /** A slot for the sandbox, which has none, with the rules of its VM in force. */
-  async take(sandboxId: string, egress: Egress | undefined): Promise<Slot> {
+  async take(sandboxId: string, egress: Egress | undefined): Promise<NetworkSlot> {
     const slot = this.prepared.shift() ?? (await this.make());
     this.refill();
     this.owned.set(sandboxId, slot);
@@ -132,7 +132,7 @@ export class SlotPool {
     for (const slot of this.prepared.splice(0)) await this.discard(slot);
   }
 
-  private async make(): Promise<Slot> {
+  private async make(): Promise<NetworkSlot> {
     for (let tries = 0; tries < MAX_TRIES; tries += 1) {
       const slot = slotAt(this.plumbing, this.nextNumber());
       this.used.add(slot.number);
@@ -156,7 +156,7 @@ export class SlotPool {
     );
   }
 
-  private async discard(slot: Slot): Promise<void> {
+  private async discard(slot: NetworkSlot): Promise<void> {
     await removeSlot(this.plumbing, slot);
     this.used.delete(slot.number);
   }

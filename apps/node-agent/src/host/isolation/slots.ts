@@ -33,7 +33,7 @@ export interface Plumbing {
   egress: Egress | undefined;
 }
 
-export interface Slot {
+export interface NetworkSlot {
   number: number;
   namespace: string;
   veth: string;
@@ -54,7 +54,7 @@ echo 0 > /proc/sys/net/ipv4/icmp_ratelimit
 printf '%s' "$1" | ip -batch -
 printf '%s' "$2" | nft -f -`;
 
-export function slotAt(plumbing: Plumbing, number: number): Slot {
+export function slotAt(plumbing: Plumbing, number: number): NetworkSlot {
   const { tag, range } = plumbing;
   return {
     number,
@@ -68,7 +68,7 @@ export function slotAt(plumbing: Plumbing, number: number): Slot {
  * Makes a slot that lets nothing through. `taken`: its address belongs to somebody else; then
  * nothing of it is left. Throws when it cannot be made; the same.
  */
-export async function makeSlot(plumbing: Plumbing, slot: Slot): Promise<"made" | "taken"> {
+export async function makeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<"made" | "taken"> {
   const { link, namespace, veth } = slot;
   const outer = [
     `netns add ${namespace}`,
@@ -117,7 +117,7 @@ export async function makeSlot(plumbing: Plumbing, slot: Slot): Promise<"made" |
 /** Makes it the sandbox's, with the rules of its VM. */
 export async function assignSlot(
   plumbing: Plumbing,
-  slot: Slot,
+  slot: NetworkSlot,
   sandboxId: string,
   egress: Egress | undefined,
 ): Promise<void> {
@@ -129,12 +129,12 @@ export async function assignSlot(
 }
 
 /** In place of those that it has. */
-export async function setRules(slot: Slot, egress: Egress): Promise<void> {
+export async function setRules(slot: NetworkSlot, egress: Egress): Promise<void> {
   await command(inside(slot.namespace, ["nft", "-f", "-"]), namespaceRules(slot.link, egress));
 }
 
 /** Can be repeated, and takes whatever part of a slot is there. */
-export async function removeSlot(plumbing: Plumbing, slot: Slot): Promise<void> {
+export async function removeSlot(plumbing: Plumbing, slot: NetworkSlot): Promise<void> {
   // The link first: with the namespace alone it would go at some later time. -force: on to the next
   // step when one has nothing to do.
   const steps = batch([`link del ${slot.veth}`, `netns del ${slot.namespace}`]);

@@ -1,0 +1,132 @@
+/**
+ * Brings a sandbox that is to run here from where it is: straight from the other host while that
+ * lives, else from the store.
+ *
+ * BR1  It is assembled beside the sandbox's directory, and stays there when a try fails: the next
+ *      one, of whichever operation, goes on with it.
+ * - What this host held of the sandbox before is older, and its snapshots go before its disk is
+ *   replaced: memory is never restored over another disk.
+ */
+import { mkdir, rename, rm } from "node:fs/promises";
+import { join } from "node:path";
+import { fsyncPath, renameDurably, writeDurably } from "../host/files.ts";
+import { fetchInto, type FetchSource } from "../store/fetch.ts";
+import { sha256Hex } from "../store/format.ts";
+import { pacer } from "../store/pace.ts";
+import { indexedBy } from "../store/peer.ts";
+import { messageOf, type Outcome, type Step, timed } from "./context.ts";
+import { DISK, keepDiskManifest } from "./copies.ts";
+import { linkFromImage } from "./disk.ts";
+import type { VmRecord } from "./record.ts";
+import { factsOf, type Manifest, removeSnapshots, snapshotDir, unfinishedDir } from "./snapshot.ts";
+
+/**
+ * Whether what the command is about lies here. One of an earlier time is left from before the
+ * sandbox moved away, whatever its generation.
+ */
+export function isLocal({ journal, record }: Step): boolean {
+  const { snapshot, kind } = journal.command;
+  if (snapshot === undefined) return true;
+  const from = kind === "start" ? "stopped" : "paused";
+  return journal.from === from && record.snapshot?.manifestSha256 === snapshot.manifestSha256;
+}
+
+/** Undefined: it is here now, as it was left. Otherwise how the operation has ended. */
+export async function fetchSandbox(step: Step): Promise<Outcome | undefined> {
+  const { deps, journal, vm, signal } = step;
+  const { snapshot, maxBytesPerSecond } = journal.command;
+  if (snapshot === undefined) return undefined;
+  const incoming = deps.store.incomingDir(vm.sandboxId, snapshot.manifestSha256);
+  const stored = snapshot.storeKey === null ? undefined : deps.snapshots.source(snapshot.storeKey);
+  const { sourceUrl } = snapshot;
+  const peer =
+    sourceUrl === undefined ? undefined : deps.peer(vm.sandboxId, { ...snapshot, sourceUrl });
+  const first = peer !== undefined && stored !== undefined ? indexedBy(stored, peer) : peer;
+  const sources: FetchSource[] = [first, stored].filter((source) => source !== undefined);
+  try {
+    const fetched = await timed(step, "fetch_snapshot", () =>
+      fetchInto(incoming, sources, {
+        manifestSha256: snapshot.manifestSha256,
+        signal,
+        log: deps.log,
+        pace: pacer(() => maxBytesPerSecond, signal),
+        onProgress: step.onFetch,
+      }),
+    );
+    await install(step, incoming, fetched.manifest, JSON.parse(fetched.record) as VmRecord);
+    return undefined;
+  } catch (error) {
+    const [code, message, cancelled] = signal.aborted
+      ? [
+          "OPERATION_CANCELLED",
+          `The ${journal.command.kind} backed out while the snapshot was fetched.`,
+          true,
+        ]
+      : [
+          "SNAPSHOT_UNAVAILABLE",
+          `The snapshot could not be brought to this host, and is untouched where it is: ${messageOf(error)}`,
+          false,
+        ];
+    return {
+      state: withoutIt(step),
+      isUntouched: true,
+      failed: { code, message },
+      ...(cancelled ? { cancelled } : {}),
+    } as Outcome;
+  }
+}
+
+/**
+ * What this host held before, and still holds. A VM of a run that has been given up is none of the
+ * sandbox's: the sandbox stands still, and nothing of it is here.
+ */
+function withoutIt({ journal, record }: Step): Outcome["state"] {
+  if (journal.from !== "running") return journal.from;
+  delete record.snapshot;
+  return journal.command.kind === "start" ? "stopped" : "paused";
+}
+
+async function install(
+  step: Step,
+  incoming: string,
+  text: string,
+  origin: VmRecord,
+): Promise<void> {
+  const { deps, vm, record, journal } = step;
+  const manifest = JSON.parse(text) as Manifest;
+  // A VMM of before the sandbox moved away: its run is not the sandbox's any more.
+  await deps.driver.end(vm, { graceMs: 0 });
+  await removeSnapshots(vm.dir);
+  await linkFromImage(deps, manifest.imageSha256, vm.dir, (path) =>
+    rename(join(incoming, DISK), path),
+  );
+  const hasMemory = Object.keys(manifest.files).length > 0;
+  if (hasMemory) await installMemory(vm.dir, incoming, manifest, text);
+  else await keepDiskManifest(vm.dir, text);
+  await rm(incoming, { recursive: true, force: true });
+  const { agentKey, machineId, kernelCmdline } = origin;
+  const { generation } = manifest;
+  const state = hasMemory ? "paused" : "stopped";
+  const facts = factsOf({ kind: "valid", manifest, manifestSha256: sha256Hex(text) });
+  const snapshot = { ...facts, storeKey: journal.command.snapshot?.storeKey ?? null };
+  Object.assign(record, { agentKey, machineId, kernelCmdline, generation, state, snapshot });
+  await deps.store.write(record);
+  journal.from = state;
+  await deps.store.writeJournal(vm.sandboxId, journal);
+}
+
+async function installMemory(
+  vmDir: string,
+  incoming: string,
+  manifest: Manifest,
+  text: string,
+): Promise<void> {
+  const unfinished = unfinishedDir(vmDir, manifest.generation);
+  await rm(unfinished, { recursive: true, force: true });
+  await mkdir(unfinished, { mode: 0o700 });
+  for (const name of Object.keys(manifest.files))
+    await rename(join(incoming, name), join(unfinished, name));
+  await writeDurably(join(unfinished, "manifest.json"), text);
+  await fsyncPath(unfinished);
+  await renameDurably(unfinished, snapshotDir(vmDir, manifest.generation));
+}

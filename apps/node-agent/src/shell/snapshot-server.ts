@@ -1,0 +1,111 @@
+/**
+ * Snapshots of this host for other hosts that are to run their sandboxes
+ * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the
+ * asker checks each chunk by its hash.
+ */
+import { open } from "node:fs/promises";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { SNAPSHOT_PATH, type SnapshotNamed } from "@torpor/contracts";
+import { CHUNK_BYTES, encodeChunk, encodeIndex } from "../store/format.ts";
+import { indexOf, readChunk, type SnapshotCopy } from "../store/read-chunks.ts";
+import { type Refusal, refuse } from "./refusal.ts";
+
+/**
+ * The snapshot as it lies on this host's disk; undefined when it is not here, or not as it was
+ * asked for.
+ */
+export type FindCopy = (
+  sandboxId: string,
+  generation: number,
+  manifestSha256: string,
+) => Promise<SnapshotCopy | undefined>;
+
+/** An index costs a reading of all its files. */
+const KEPT_INDEXES = 16;
+const INDEX_LIMIT_MS = 270_000;
+const NOT_HERE: Refusal = {
+  code: "SNAPSHOT_NOT_HERE",
+  message: "this host does not hold that snapshot",
+};
+
+export class SnapshotServer {
+  private readonly findCopy: FindCopy;
+  private readonly chunkBytes: number;
+  private readonly indexes = new Map<string, Promise<Buffer>>();
+
+  constructor(findCopy: FindCopy, chunkBytes: number = CHUNK_BYTES) {
+    this.findCopy = findCopy;
+    this.chunkBytes = chunkBytes;
+  }
+
+  /** Never rejects. */
+  async answer(incoming: IncomingMessage, response: ServerResponse): Promise<void> {
+    try {
+      const content = await this.contentFor(incoming);
+      if (content === undefined) return refuse(incoming, response, NOT_HERE);
+      response.writeHead(200, {
+        "content-type": "application/octet-stream",
+        "content-length": content.length,
+      });
+      response.end(content);
+    } catch (error) {
+      refuse(incoming, response, {
+        code: "SNAPSHOT_UNREADABLE",
+        message: error instanceof Error ? error.message : String(error),
+      });
+    }
+  }
+
+  private async contentFor(incoming: IncomingMessage): Promise<Buffer | undefined> {
+    const { sandboxId, generation, manifestSha256, rest } = snapshotNamed(incoming.url ?? "/");
+    const [what, at = "", file = ""] = rest;
+    const copy =
+      incoming.method === "GET"
+        ? await this.findCopy(sandboxId, generation, manifestSha256)
+        : undefined;
+    if (copy === undefined) return undefined;
+    if (what === "index")
+      return await this.indexFor(`${sandboxId}/${generation}/${manifestSha256}`, copy);
+    return what === "chunks"
+      ? await chunkFor(copy, decodeURIComponent(file), Number(at), this.chunkBytes)
+      : undefined;
+  }
+
+  private async indexFor(key: string, copy: SnapshotCopy): Promise<Buffer> {
+    const known = this.indexes.get(key);
+    if (known !== undefined) return await known;
+    const signal = AbortSignal.timeout(INDEX_LIMIT_MS);
+    const made = indexOf(copy, this.chunkBytes, { signal, take: async () => 0 }).then(encodeIndex);
+    this.indexes.set(key, made);
+    made.catch(() => this.indexes.delete(key));
+    const [oldest] = this.indexes.keys();
+    if (this.indexes.size > KEPT_INDEXES && oldest !== undefined) this.indexes.delete(oldest);
+    return await made;
+  }
+}
+
+/** What a path below SNAPSHOT_PATH is about, and what of it. */
+export function snapshotNamed(url: string): SnapshotNamed & { rest: string[] } {
+  const { pathname = "" } = URL.parse(url, "http://host") ?? {};
+  const [sandboxId = "", generation = "", manifestSha256 = "", ...rest] = pathname
+    .slice(SNAPSHOT_PATH.length)
+    .split("/");
+  return { sandboxId, generation: Number(generation), manifestSha256, rest };
+}
+
+async function chunkFor(
+  copy: SnapshotCopy,
+  file: string,
+  at: number,
+  chunkBytes: number,
+): Promise<Buffer | undefined> {
+  const path = Object.hasOwn(copy.files, file) ? copy.files[file] : undefined;
+  if (path === undefined || !Number.isSafeInteger(at) || at < 0) return undefined;
+  const handle = await open(path);
+  try {
+    const content = await readChunk(handle, at, chunkBytes);
+    return content === undefined ? undefined : await encodeChunk(content);
+  } finally {
+    await handle.close();
+  }
+}

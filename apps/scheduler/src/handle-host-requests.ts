@@ -1,0 +1,241 @@
+/**
+ * What hosts ask and any scheduler answers. The subject says who asks (NATS permissions guard it);
+ * a body that claims another host is refused.
+ */
+import {
+  type CommitReply,
+  type CommitRequest,
+  type GarbageReply,
+  type GarbageRequest,
+  isStoredOf,
+  type LeaseReply,
+  type LeaseRequest,
+  type RegisterRequest,
+  registrationProblem,
+  type ThawReply,
+  type ThawRequest,
+} from "@torpor/contracts";
+import {
+  commitOperation,
+  findHost,
+  findHostAdmission,
+  findMismatchedImages,
+  findOperation,
+  findRunFacts,
+  findStoreReferences,
+  type InventoryProgress,
+  type LeaseAnswer,
+  type LeaseRenewal,
+  MAX_CHECKS,
+  registerHost,
+  renewFreeLeases,
+  renewLease,
+  type RunFacts,
+} from "@torpor/db";
+import { isBoxPublicKey } from "@torpor/service";
+import { isTombstoned, type SandboxState } from "@torpor/state-machine";
+import { admissionProblem } from "./admission.ts";
+import type { Deps } from "./deps.ts";
+
+/** States in which nothing of a sandbox is to run anywhere. */
+const RESTING: ReadonlySet<SandboxState> = new Set(["paused", "stopped", "error"]);
+/**
+ * A host that was told to delete a sandbox removes what is stored of it; what it has left behind is
+ * garbage after so long.
+ */
+const DELETED_GRACE_MS = 300_000;
+
+const notYours = (asker: string, claimed: string) =>
+  `host ${asker} may not speak for host ${claimed}`;
+
+/**
+ * `prepare` makes what the host needs on the bus (its consumer of commands) before it is told that
+ * it is in.
+ */
+export async function handleRegister(
+  deps: Deps,
+  asker: string,
+  request: RegisterRequest,
+  prepare: (hostId: string) => Promise<void>,
+): Promise<LeaseReply> {
+  if (asker !== request.hostId)
+    return { granted: false, leaseMs: 0, reason: notYours(asker, request.hostId) };
+  const problem =
+    registrationProblem(request) ??
+    deps.hostNetworks.problemOf(request.dataPlaneUrl) ??
+    commandKeyProblem(request) ??
+    admissionProblem(request, await findHostAdmission(deps.db, request.hostId), deps.hostRules);
+  if (problem !== undefined) return { granted: false, leaseMs: 0, reason: problem };
+  await prepare(request.hostId);
+  const { leaseMs } = deps.hostTerms;
+  const registered = await registerHost(deps.db, request, leaseMs, deps.vcpuOvercommit);
+  deps.log.info(
+    { hostId: request.hostId, ...registered, capacity: request.capacity, driver: request.driver },
+    "host registered",
+  );
+  await warnOfImages(deps, request);
+  return { ...registered, leaseMs: registered.granted ? leaseMs : 0 };
+}
+
+/** A create whose secrets could not be sealed for it would wait at every try. */
+const commandKeyProblem = ({ commandKey }: RegisterRequest) =>
+  commandKey === undefined || isBoxPublicKey(commandKey)
+    ? undefined
+    : "commandKey is no X25519 key that anything can be sealed for";
+
+async function warnOfImages({ db, log }: Deps, { hostId, images }: RegisterRequest): Promise<void> {
+  for (const { template, shownSha256s } of await findMismatchedImages(db, images))
+    log.warn(
+      {
+        hostId,
+        template: template.name,
+        imageSha256: template.imageSha256,
+        hostImageSha256s: shownSha256s,
+      },
+      "host registered with another image of a template than the operator has named; it gets no sandboxes of it",
+    );
+}
+
+/** `renew`: alone, or together with what other hosts ask at the same time. */
+export async function handleLease(
+  deps: Deps,
+  asker: string,
+  request: LeaseRequest,
+  renewFree = async (asked: LeaseRenewal): Promise<LeaseAnswer | undefined> =>
+    (await renewFreeLeases(deps.db, [asked], deps.hostTerms.leaseMs))[0],
+): Promise<LeaseReply> {
+  const { hostId, fence } = request;
+  if (asker !== hostId) return { granted: false, leaseMs: 0, reason: notYours(asker, hostId) };
+  const hasFence = fence?.isAlive ?? false;
+  const { leaseMs } = deps.hostTerms;
+  const answer: LeaseAnswer =
+    (await renewFree({ hostId, hasFence })) ??
+    (await renewLease(deps.db, hostId, leaseMs, hasFence));
+  const { granted, reason, standing } = answer;
+  return {
+    granted,
+    leaseMs: granted ? leaseMs : 0,
+    ...(reason === undefined ? {} : { reason }),
+    ...(standing === undefined ? {} : wantedOf(standing)),
+    ...(standing === undefined || standing.state === "ready" ? {} : { getsNoSandboxes: true }),
+  };
+}
+
+/** Of the host's heartbeats. */
+function wantedOf({
+  reconciled,
+  checks,
+}: InventoryProgress): Pick<LeaseReply, "reconciledInventory" | "showSandboxes"> {
+  if (reconciled === null || checks.length > MAX_CHECKS) return {};
+  const shown =
+    checks.length === 0 ? {} : { showSandboxes: checks.map(({ sandboxId }) => sandboxId) };
+  return { reconciledInventory: reconciled, ...shown };
+}
+
+/** Yes means: `committed_at` is set on an executing, unexpired operation of this incarnation. */
+export async function handleCommit(
+  deps: Deps,
+  asker: string,
+  request: CommitRequest,
+): Promise<CommitReply> {
+  if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
+  const { operationId: id, hostId, epoch, opSeq, sandboxId } = request;
+  const granted = await commitOperation(deps.db, { id, sandboxId, hostId, epoch, opSeq });
+  if (granted) return { granted };
+  const reason = await refusal(deps, request);
+  deps.log.info({ ...request, reason }, "commit refused");
+  return { granted, reason };
+}
+
+async function refusal(deps: Deps, request: CommitRequest): Promise<string> {
+  const operation = await findOperation(deps.db, request.operationId);
+  if (operation === undefined) return `operation ${request.operationId} is unknown`;
+  if (operation.endedAt !== null) return `operation ${operation.id} has ended: ${operation.status}`;
+  if (operation.cancelRequestedAt !== null)
+    return `operation ${operation.id} was asked to back out`;
+  if (operation.deadlineAt.getTime() <= Date.now())
+    return `operation ${operation.id} is past its deadline`;
+  const { hostId, sandboxId, epoch, opSeq } = operation;
+  return `operation ${operation.id} is for host ${hostId}, sandbox ${sandboxId}, epoch ${epoch}, op_seq ${opSeq}`;
+}
+
+/**
+ * Yes means: this VM is the sandbox's newest run, it was not given up for lost, and its host has
+ * its lease, so that it cannot be from here on without being frozen again first.
+ */
+export async function handleThaw(
+  deps: Deps,
+  asker: string,
+  request: ThawRequest,
+): Promise<ThawReply> {
+  if (asker !== request.hostId) return { granted: false, reason: notYours(asker, request.hostId) };
+  const reason = whyFrozen(await findRunFacts(deps.db, request), request);
+  deps.log.info({ ...request, granted: reason === undefined, reason }, "a frozen VM was asked for");
+  return reason === undefined ? { granted: true } : { granted: false, reason };
+}
+
+function whyFrozen(
+  facts: RunFacts | undefined,
+  { hostId, sandboxId, epoch }: ThawRequest,
+): string | undefined {
+  if (facts === undefined) return `sandbox ${sandboxId} or host ${hostId} is unknown`;
+  const { sandbox, isLeased, incarnation } = facts;
+  if (!isLeased) return `host ${hostId} has no lease`;
+  if (isTombstoned(sandbox.state)) return "the sandbox was deleted";
+  if (incarnation?.cause === "host_lost")
+    return `run ${epoch} was given up for lost, and the sandbox goes on elsewhere`;
+  if (sandbox.hostId !== hostId || sandbox.epoch !== epoch)
+    return `its run is number ${sandbox.epoch} on host ${sandbox.hostId}`;
+  return RESTING.has(sandbox.state) ? `the sandbox is ${sandbox.state}` : undefined;
+}
+
+/**
+ * Which entries of the snapshot store are referred to by nothing. Of a sandbox that lives an entry
+ * is garbage once one of a later generation is stored: one that nobody has heard of yet may be
+ * about to be reported. What the database does not know at all is not judged: another fleet may
+ * share the store.
+ *
+ * Whoever sweeps asks about all that is stored, so the sandboxes are not the asker's alone. A lie
+ * gains nothing by it: the answer says what is so whoever asks, goes to the asker, and whoever can
+ * act on it reaches the store anyway. What it goes by are snapshots that each sandbox's own host
+ * has reported.
+ */
+export async function handleGarbage(
+  deps: Deps,
+  asker: string,
+  request: GarbageRequest,
+): Promise<GarbageReply> {
+  const nothing: GarbageReply = { deleted: [], storeKeys: [] };
+  if (asker !== request.hostId) return nothing;
+  const host = await findHost(deps.db, asker);
+  if (host === undefined || host.state === "lost" || host.state === "retired") return nothing;
+  const ids = request.sandboxes.map(({ sandboxId }) => sandboxId);
+  const references = new Map(
+    (await findStoreReferences(deps.db, ids, DELETED_GRACE_MS)).map((known) => [
+      known.sandboxId,
+      known,
+    ]),
+  );
+  const storeKeys = request.sandboxes.flatMap((asked) => {
+    const known = references.get(asked.sandboxId);
+    if (known === undefined || known.isDeleted) return [];
+    const own = asked.storeKeys.filter((key) => isStoredOf(asked.sandboxId, key));
+    return own.filter(
+      (key) => !known.storeKeys.includes(key) && generationIn(key) <= known.newestStored,
+    );
+  });
+  return {
+    deleted: [...references.values()]
+      .filter(({ isDeleted }) => isDeleted)
+      .map(({ sandboxId }) => sandboxId),
+    storeKeys,
+  };
+}
+
+/**
+ * Of a key as hosts make them: `<sandboxId>/<generation>-<manifest>`. What is no such key is never
+ * garbage.
+ */
+function generationIn(storeKey: string): number {
+  return Number(/^[^/]+\/(\d+)-[0-9a-f]+$/.exec(storeKey)?.[1] ?? Number.POSITIVE_INFINITY);
+}

@@ -1,0 +1,138 @@
+/** Questions and answers, and plain subscriptions: core NATS, nothing stored. */
+import { type Decoder, hostIdOf, InvalidMessageError } from "@torpor/contracts";
+import type { Msg } from "@nats-io/nats-core";
+import { endsWithin } from "@torpor/service";
+import type { Bus } from "./connect.ts";
+import type { ConsumeLog } from "./consume.ts";
+import { type LaneLimits, Lanes } from "./lanes.ts";
+import { mayBeAnswered } from "./permissions.ts";
+
+export type RequestReply<T> = { kind: "answer"; value: T } | { kind: "no_answer"; cause: unknown };
+
+/**
+ * Asks and waits for one answer, at most `timeoutMs`. Nobody there, too late and unreadable are all
+ * "no answer".
+ */
+export async function request<T>(
+  bus: Bus,
+  subject: string,
+  question: unknown,
+  options: { timeoutMs: number; decode: Decoder<T> },
+): Promise<RequestReply<T>> {
+  try {
+    const reply = await bus.connection.request(subject, JSON.stringify(question), {
+      timeout: options.timeoutMs,
+    });
+    return { kind: "answer", value: options.decode(subject, reply.data) };
+  } catch (cause) {
+    return { kind: "no_answer", cause };
+  }
+}
+
+const DRAIN_LIMIT_MS = 2_000;
+
+export interface RequestHandler<T> {
+  pattern: string;
+  queue: string;
+  decode: Decoder<T>;
+  handle(question: T, subject: string): Promise<unknown>;
+  /** The answer to a question that cannot be read; without it there is none. */
+  refuse?(reason: string): unknown;
+  /** Of all hosts; 16. More where they are handled together. */
+  atOnce?: number;
+  log: ConsumeLog;
+}
+
+/** Of one process, for each kind of question. */
+const QUESTIONS_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 4, waiting: 64 };
+/** In their order, and few: the next ones say the same anew. */
+const MESSAGES_OF_A_HOST: LaneLimits = { atOnce: 16, atOncePerLane: 1, waiting: 8 };
+const CONTROL_SIDE = "";
+
+/**
+ * Answers questions on `pattern`, shared with the others of `queue`. The questions of a host wait
+ * for each other, not for other hosts'. One that fails, or is one too many of its asker, gets no
+ * answer: the asker's limit decides. Nor does one whose answer would go anywhere but to the asker:
+ * it is sent with the rights of whoever answers. Returns how to stop: the next question is
+ * another's, those that have arrived are still answered.
+ */
+export function handleRequests<T>(bus: Bus, options: RequestHandler<T>): () => Promise<void> {
+  const { pattern, log } = options;
+  const { atOnce = QUESTIONS_OF_A_HOST.atOnce } = options;
+  const lanes = new Lanes({ ...QUESTIONS_OF_A_HOST, atOnce });
+  const subscription = bus.connection.subscribe(pattern, {
+    queue: options.queue,
+    callback: (error, message) => {
+      if (error !== null) return log.warn({ err: error, pattern }, "subscription error");
+      const { subject, reply = "" } = message;
+      const host = hostIdOf(subject);
+      if (host !== undefined && !mayBeAnswered(host, reply))
+        return log.error(
+          { subject, reply },
+          "a host asks for an answer to elsewhere; it gets none",
+        );
+      if (!lanes.add(host ?? CONTROL_SIDE, () => replyTo(message, options)))
+        log.warn({ subject }, "a question is dropped: too many of this asker wait");
+    },
+  });
+  return async () => {
+    // Without a server it would wait for one.
+    await endsWithin(subscription.drain(), DRAIN_LIMIT_MS);
+    await lanes.ended();
+  };
+}
+
+async function replyTo<T>(message: Msg, options: RequestHandler<T>): Promise<void> {
+  const { subject, data } = message;
+  try {
+    const value = await options.handle(options.decode(subject, data), subject);
+    message.respond(JSON.stringify(value));
+  } catch (err) {
+    report(options.log, err, subject);
+    if (err instanceof InvalidMessageError && options.refuse !== undefined)
+      message.respond(JSON.stringify(options.refuse(err.message)));
+  }
+}
+
+/**
+ * Hears what is published on `pattern` while it listens; what one host says in its order, and not
+ * what comes faster than it is heard. Returns how to stop.
+ */
+export function subscribeCore<T>(
+  bus: Bus,
+  options: {
+    pattern: string;
+    queue?: string;
+    decode: Decoder<T>;
+    handle(message: T, subject: string): void | Promise<void>;
+    /** Of all hosts; 16. More where they are handled together. */
+    atOnce?: number;
+    log: ConsumeLog;
+  },
+): () => void {
+  const { atOnce = MESSAGES_OF_A_HOST.atOnce } = options;
+  const lanes = new Lanes({ ...MESSAGES_OF_A_HOST, atOnce });
+  const hear = async (message: Msg) => {
+    try {
+      await options.handle(options.decode(message.subject, message.data), message.subject);
+    } catch (err) {
+      report(options.log, err, message.subject);
+    }
+  };
+  const subscription = bus.connection.subscribe(options.pattern, {
+    ...(options.queue === undefined ? {} : { queue: options.queue }),
+    callback: (error, message) => {
+      if (error !== null)
+        return options.log.warn({ err: error, pattern: options.pattern }, "subscription error");
+      const host = hostIdOf(message.subject);
+      if (host === undefined) void hear(message);
+      else lanes.add(host, () => hear(message));
+    },
+  });
+  return () => subscription.unsubscribe();
+}
+
+function report(log: ConsumeLog, err: unknown, subject: string): void {
+  if (err instanceof InvalidMessageError) log.error({ err, subject }, "message rejected");
+  else log.warn({ err, subject }, "message handler failed");
+}

@@ -1,0 +1,18 @@
+/**
+ * What crosses a process boundary, as frozen JSON schemas: a change of a message is a visible diff,
+ * and a breaking one needs a new version beside the old.
+ */
+import { type Channel, CHANNELS } from "./channels.ts";
+
+/** File name → text, as they stand in packages/contracts/schemas. */
+export function versionedSchemas(): [string, string][] {
+  const channels: Channel[] = Object.values(CHANNELS);
+  const schemas = Object.assign(
+    {},
+    ...channels.map((channel) => channel.schemas),
+  ) as Channel["schemas"];
+  return Object.entries(schemas).map(([name, schema]) => [
+    `${name}.v1.json`,
+    `${JSON.stringify(schema, null, 2)}\n`,
+  ]);
+}

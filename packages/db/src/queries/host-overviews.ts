@@ -1,0 +1,60 @@
+/** Hosts, each with all that is known beside its row. */
+import type { Database, Tx } from "../client.ts";
+import { readSnapshot } from "../transaction.ts";
+import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
+import { type FindingSummary, summarizeFindings } from "./findings.ts";
+import type { HostRow } from "./host-events.ts";
+import { countSandboxes, findHost, listHosts } from "./hosts.ts";
+import { compareImages, type HostTemplates } from "./templates.ts";
+
+export interface HostOverview {
+  host: HostRow;
+  /** How many sandboxes lie on it, by state. */
+  sandboxes: Record<string, number>;
+  /** The newest one. */
+  drain: DrainProgress | undefined;
+  findings: FindingSummary;
+  templates: HostTemplates;
+}
+
+/** Of each host; the others are in a list of their own. */
+const FINDINGS_SHOWN = 100;
+
+export async function findHostOverview(
+  db: Database,
+  hostId: string,
+): Promise<HostOverview | undefined> {
+  const read = async (tx: Tx) => [await findHost(tx, hostId)].filter((host) => host !== undefined);
+  return (await overviewsOf(db, read))[0];
+}
+
+/** Those that are not retired, by id, those after `afterId`. */
+export async function listHostOverviews(
+  db: Database,
+  limit: number,
+  afterId?: string,
+): Promise<HostOverview[]> {
+  return await overviewsOf(db, async (tx) => await listHosts(tx, { limit, afterId }));
+}
+
+/** As of one moment: a drain that ends meanwhile is not done on a host that is still draining. */
+async function overviewsOf(
+  db: Database,
+  read: (tx: Tx) => Promise<HostRow[]>,
+): Promise<HostOverview[]> {
+  return await readSnapshot(db, async (tx) => {
+    const hosts = await read(tx);
+    const ids = hosts.map(({ id }) => id);
+    const findings = await summarizeFindings(tx, ids, FINDINGS_SHOWN);
+    const counts = await countSandboxes(tx, ids);
+    const drains = await listDrainProgress(tx, ids);
+    const templates = await compareImages(tx, hosts);
+    return hosts.map((host) => ({
+      host,
+      sandboxes: counts.get(host.id) ?? {},
+      drain: drains.get(host.id),
+      findings: findings.get(host.id) ?? { count: 0, shown: [] },
+      templates: templates.get(host.id) ?? { held: [], mismatched: [] },
+    }));
+  });
+}

@@ -1,0 +1,27 @@
+/**
+ * The turn of a fleet: one command at a time starts or ends its programs. Two would start them
+ * twice, and each would write down its own as the one that runs.
+ */
+import { createHash } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { tryClaimName } from "@torpor/service";
+
+const LOOK_EVERY_MS = 100;
+
+/**
+ * Until it is disposed, or the process ends. Throws a line when another command has it and does not
+ * end within `limitMs`.
+ */
+export async function lockFleet(dir: string, limitMs: number): Promise<Disposable> {
+  const name = `fleet-${createHash("sha256").update(dir).digest("hex")}`;
+  const deadline = performance.now() + limitMs;
+  for (;;) {
+    const turn = await tryClaimName(name);
+    if (turn !== undefined) return turn;
+    if (performance.now() >= deadline)
+      throw new Error(
+        `another command is starting or ending programs of the fleet in ${dir}: wait for it, or end it`,
+      );
+    await sleep(LOOK_EVERY_MS);
+  }
+}
