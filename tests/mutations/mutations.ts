@@ -145,7 +145,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "the epoch of a command is not checked",
     rule: "lower (epoch, op_seq) is refused by the host",
-    file: "apps/node-agent/src/lifecycle/accept.ts",
+    file: "apps/node-agent/src/lifecycle/command-runner.ts",
     find: "return command.epoch - record.epoch || command.opSeq - record.opSeq;",
     replace: "return command.opSeq - record.opSeq;",
     project: "integration",
@@ -188,7 +188,7 @@ export const MUTATIONS: Mutation[] = [
   {
     name: "a command is acknowledged before it is journalled",
     rule: "a command is known, and acknowledged, once it is journalled",
-    file: "apps/node-agent/src/lifecycle/accept.ts",
+    file: "apps/node-agent/src/lifecycle/command-runner.ts",
     find: "    await deps.store.writeJournal(command.spec.sandboxId, journal);\n",
     replace: "    void deps.store.writeJournal(command.spec.sandboxId, journal);\n",
     project: "integration",

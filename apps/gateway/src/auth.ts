@@ -1,8 +1,14 @@
 /** API keys: every route below `/v1` runs behind one hook, so that none can forget it. */
-import { type ApiKeyOwner, findApiKey, isApiKeyGood, recordApiKeyUse } from "@torpor/db";
-import type { FastifyRequest } from "fastify";
+import {
+  type ApiKeyOwner,
+  type Database,
+  findApiKey,
+  isApiKeyGood,
+  recordApiKeyUse,
+} from "@torpor/db";
+import type { FastifyBaseLogger, FastifyRequest } from "fastify";
 import type { IncomingHttpHeaders } from "node:http";
-import type { Dependencies } from "./deps.ts";
+import type { Guesses } from "./guesses.ts";
 import { noApiKey, wrongApiKey } from "./errors.ts";
 
 /** A revoked key works for so long at most. */
@@ -23,7 +29,11 @@ export interface ApiKeys {
   isGood(id: number): Promise<boolean>;
 }
 
-type KeyDependencies = Pick<Dependencies, "db" | "log" | "guesses">;
+interface KeyDependencies {
+  db: Database;
+  log: FastifyBaseLogger;
+  guesses: Guesses;
+}
 
 /** Looks keys up, remembers good ones for a few seconds, and notes that they were used. */
 export function createApiKeys(deps: KeyDependencies, now: () => number = Date.now): ApiKeys {

@@ -26,7 +26,7 @@ import { Supervisor } from "./lifecycle/supervisor.ts";
 import { CLOSING } from "./lifecycle/keyed-queue.ts";
 import { Activity } from "./shell/activity.ts";
 import { commandKeyIn } from "./shell/command-key.ts";
-import { commitAsker } from "./shell/commit.ts";
+import { commitAsker } from "./shell/request-commit.ts";
 import { createDataPlane } from "./shell/data-plane.ts";
 import { FenceLink } from "./shell/fence-link.ts";
 import { HostCertificate } from "./shell/host-certificate.ts";
@@ -183,7 +183,7 @@ export async function startAgent(options: AgentOptions): Promise<Agent> {
       handle: async (command) => {
         if (command.hostId !== config.HOST_ID) return "reject";
         // Of a kind that it does not know: the supervisor answers that.
-        const accepted = await supervisor.execute(command as VmCommand);
+        const accepted = await supervisor.submit(command as VmCommand);
         log.info(
           {
             sandboxId: command.spec.sandboxId,

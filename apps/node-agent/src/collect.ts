@@ -7,7 +7,7 @@ import { configFrom } from "./config.ts";
 import { endVmm, findLiveRun } from "./drivers/vmm-process.ts";
 import type { Vm } from "./drivers/driver.ts";
 import { chooseIsolation } from "./host/isolation/choose.ts";
-import { messageOf } from "./lifecycle/context.ts";
+import { messageOf } from "@torpor/service";
 import { VmStore } from "./lifecycle/record.ts";
 import { dropWarm, leftWarm } from "./lifecycle/warm-vm.ts";
 

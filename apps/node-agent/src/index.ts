@@ -1,5 +1,5 @@
 /** What a host says and asks, without virtual machines: for a program that stands for hosts. */
 export type { CommitAnswer } from "./lifecycle/context.ts";
-export { commitAsker } from "./shell/commit.ts";
+export { commitAsker } from "./shell/request-commit.ts";
 export { heartbeat, keepLease, type Membership } from "./shell/membership.ts";
 export { Reporter } from "./shell/reporter.ts";

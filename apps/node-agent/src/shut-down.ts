@@ -6,13 +6,13 @@
  * All at once, each for a bounded time. Prints one line per sandbox whose guest did not answer, or
  * did not end.
  */
-import { waitUntilGone } from "@torpor/service";
+import { messageOf, waitUntilGone } from "@torpor/service";
 import { configFrom } from "./config.ts";
 import { findGuestAddress, findLiveRun } from "./drivers/vmm-process.ts";
 import { httpGuest } from "./lifecycle/guest.ts";
 import { VmStore } from "./lifecycle/record.ts";
 
-/** As a stop waits (lifecycle/stop.ts). */
+/** As a stop waits (operations/stop.ts). */
 const END_LIMIT_MS = 20_000;
 
 const store = new VmStore(configFrom(process.env).DATA_DIR);
@@ -33,7 +33,7 @@ async function shutDown(sandboxId: string): Promise<void> {
     if (!(await waitUntilGone(run, END_LIMIT_MS)))
       throw new Error(`it has not ended within ${END_LIMIT_MS / 1000} s`);
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     process.stdout.write(
       `${sandboxId} was not shut down, what it had not written to its disk is lost: ${reason}\n`,
     );

@@ -1,4 +1,4 @@
-/** Which commands a host takes, and when it acknowledges one (SV1, SV2 of lifecycle/accept.ts). */
+/** Which commands a host takes, and when it acknowledges one (SV1, SV2 of lifecycle/command-runner.ts). */
 import { mkdir, readdir, rmdir } from "node:fs/promises";
 import { join } from "node:path";
 import type { VmCommand } from "@torpor/contracts";
@@ -44,7 +44,7 @@ test("a command of an earlier epoch is stale, and so is one of a lower number", 
   ];
   for (const command of late) {
     const order = `epoch ${command.epoch}, number ${command.opSeq}`;
-    expect(await host.supervisor.execute(command), order).toBe("stale");
+    expect(await host.supervisor.submit(command), order).toBe("stale");
   }
   expect(await readdir(host.vm.dir)).not.toContain("op.json");
   expect(vmmProcesses(dir)).toEqual(vmms);
@@ -61,7 +61,7 @@ test("a command that cannot be journalled is not acknowledged, and not known", a
   await host.bring([create]);
   const inTheWay = join(host.vm.dir, "op.json.tmp");
   await mkdir(inTheWay);
-  await expect(host.supervisor.execute(pause)).rejects.toThrow("EISDIR");
+  await expect(host.supervisor.submit(pause)).rejects.toThrow("EISDIR");
   const [seen] = host.supervisor.inventory();
   expect(seen).toMatchObject({ state: "running", opSeq: create.opSeq });
   expect(seen?.busyWith).toBeUndefined();

@@ -95,12 +95,12 @@ test("TU1: an operation that goes on is ended; one that waits behind it was not 
     asked.resolve();
     await answer.promise;
   };
-  expect(await host.supervisor.execute(create)).toBe("journalled");
+  expect(await host.supervisor.submit(create)).toBe("journalled");
   await asked.promise;
-  const waits = host.supervisor.execute(pause);
+  const waits = host.supervisor.submit(pause);
   const closed = host.supervisor.close(30_000);
   expect(await waits, "though the create goes on").toBe("closing");
-  expect(await host.supervisor.execute(pause)).toBe("closing");
+  expect(await host.supervisor.submit(pause)).toBe("closing");
   answer.resolve();
   expect(await closed).toBe(true);
   expect(host.seen.at(-1)).toMatchObject({
@@ -128,7 +128,7 @@ test("an operation that was journalled and not begun is carried out by the next 
   };
   subscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
   try {
-    expect(await host.supervisor.execute(stop)).toBe("journalled");
+    expect(await host.supervisor.submit(stop)).toBe("journalled");
     expect(await closed.promise).toBe(true);
   } finally {
     unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
@@ -176,7 +176,7 @@ test("SB1: an operation whose result cannot be written ends when it can be; unti
   store.release();
 
   const reached = full(Infinity);
-  expect(await host.supervisor.execute(resume)).toBe("journalled");
+  expect(await host.supervisor.submit(resume)).toBe("journalled");
   await reached;
   expect(host.supervisor.inventory()).toMatchObject([{ busyWith: resume.operationId }]);
   await host.close();

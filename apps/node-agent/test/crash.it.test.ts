@@ -16,7 +16,7 @@ import { promisify } from "node:util";
 import type { VmCommand } from "@torpor/contracts";
 import { draws, tempDir, TEST_SEED } from "@torpor/testkit";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { Accepted } from "../src/lifecycle/accept.ts";
+import type { Submitted } from "../src/lifecycle/context.ts";
 import {
   expectTakenOver,
   type CrashGround,
@@ -63,7 +63,7 @@ const kill: Crash = async ({ driverName }, dir, command, crashAt) => {
   if (!("signal" in ended) || ended.signal !== "SIGKILL")
     throw new Error(`the host did not kill itself: ${ended.stderr}`);
   const said = ended.stdout.split("\n").filter(Boolean);
-  const lines = said.map((line) => JSON.parse(line) as { step?: string; accepted?: Accepted });
+  const lines = said.map((line) => JSON.parse(line) as { step?: string; accepted?: Submitted });
   return {
     steps: lines.flatMap(({ step }) => step ?? []),
     isAcknowledged: lines.some(({ accepted }) => accepted === "journalled"),

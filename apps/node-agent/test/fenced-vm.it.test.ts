@@ -106,7 +106,7 @@ describe("a VM that was frozen", () => {
     await first.close();
     const next = await openHost();
     void next.supervisor.watch();
-    expect(await next.supervisor.execute(pause)).toBe("journalled");
+    expect(await next.supervisor.submit(pause)).toBe("journalled");
     await new Promise((resolve) => setTimeout(resolve, SOME_LOOKS_MS));
     expect(stateOf(vmm)).toBe("T");
     expect(next.supervisor.inventory()).toMatchObject([
@@ -139,9 +139,9 @@ describe("a VM that was frozen", () => {
     const vmm = theVmm();
     await endLease();
     // It waits for the VM, and makes way.
-    await host.supervisor.execute(pause);
+    await host.supervisor.submit(pause);
     const discard: VmCommand = { ...create, kind: "discard", operationId: `op_${"f".repeat(32)}` };
-    expect(await host.supervisor.execute({ ...discard, epoch: 2 })).toBe("journalled");
+    expect(await host.supervisor.submit({ ...discard, epoch: 2 })).toBe("journalled");
     await until("it is ended", () => !isAlive(vmm));
     await until("it is reported", () => host.seen.some(({ state }) => state === "deleted"));
     await until("it is forgotten", async () => (await files.readFrozen(SANDBOX)) === undefined);

@@ -125,7 +125,7 @@ test("so is one whose resume was taken up by the next process", async () => {
     await held;
     const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
     subscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
-    expect(await host.supervisor.execute(resume)).toBe("journalled");
+    expect(await host.supervisor.submit(resume)).toBe("journalled");
     expect(await closing.promise).toBe(true);
     unsubscribe(DURABLE_STEP_CHANNEL, closeAtJournal);
     release();
@@ -152,7 +152,7 @@ test("so is one that was stored when the agent ended, and nobody had heard of it
       await answer.promise;
     };
     const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
-    await host.supervisor.execute(resume);
+    await host.supervisor.submit(resume);
     await asked.promise;
     release();
     await until(
@@ -211,7 +211,7 @@ test("a VMM that dies after its snapshot was stored: what is offered, and copied
   expect(snapshot?.manifestSha256).not.toBe(manifestSha256);
   const resume = commandsOf(["create", "pause", "resume"], imageSha256).at(-1) as VmCommand;
   const replicate = { ...resume, kind: "replicate", operationId: newOperationId() } as const;
-  expect(await host.supervisor.execute(replicate)).toBe("journalled");
+  expect(await host.supervisor.submit(replicate)).toBe("journalled");
   expect(await host.stored()).toMatchObject({
     generation: 2,
     manifestSha256: snapshot?.manifestSha256,

@@ -87,7 +87,7 @@ async function holdSlot(create: VmCommand): Promise<{ letGo: () => void }> {
     isHeld.resolve();
     await answer.promise;
   };
-  expect(await host.supervisor.execute(create)).toBe("journalled");
+  expect(await host.supervisor.submit(create)).toBe("journalled");
   await isHeld.promise;
   return { letGo: answer.resolve };
 }
@@ -99,7 +99,7 @@ describe("starts wait for a slot", () => {
     for (const { operationId } of others) host.refusedCommits.add(operationId);
     const { letGo } = await holdSlot(create);
     for (const other of others)
-      expect(await host.supervisor.execute(other), "at once").toBe("journalled");
+      expect(await host.supervisor.submit(other), "at once").toBe("journalled");
     await until("both wait", () => host.supervisor.starts().startsWaiting === 2);
     expect(host.supervisor.starts()).toEqual({
       startsAtOnce: 1,
@@ -121,7 +121,7 @@ describe("starts wait for a slot", () => {
     host.refusedCommits.add(other.operationId);
     const { letGo } = await holdSlot(other);
     expect(await host.carryOut(stop)).toMatchObject({ state: "stopped" });
-    expect(await host.supervisor.execute(start)).toBe("journalled");
+    expect(await host.supervisor.submit(start)).toBe("journalled");
     await until("the start waits", () => host.supervisor.starts().startsWaiting === 1);
     expect(spawned()).toBe(1);
     letGo();
@@ -149,7 +149,7 @@ describe("starts wait for a slot", () => {
     const other = another(create, 1);
     host.refusedCommits.add(other.operationId);
     const { letGo } = await holdSlot(other);
-    expect(await host.supervisor.execute(create)).toBe("journalled");
+    expect(await host.supervisor.submit(create)).toBe("journalled");
     await until("it waits", () => host.supervisor.starts().startsWaiting === 1);
     const closed = host.supervisor.close(30_000);
     letGo();
@@ -170,8 +170,8 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     const other = another(create, 1);
     const { letGo } = await holdSlot(other);
     host.refusedCommits.add(other.operationId);
-    expect(await host.supervisor.execute(create)).toBe("journalled");
-    expect(await host.supervisor.execute(cancelOf(create))).toBe("journalled");
+    expect(await host.supervisor.submit(create)).toBe("journalled");
+    expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     letGo();
     expect(await endOf(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
@@ -180,7 +180,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
   test("that has its slot, and is about to launch", async () => {
     const [create] = commands();
     holds.set("before spawn vmm", async () => {
-      expect(await host.supervisor.execute(cancelOf(create))).toBe("journalled");
+      expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     });
     expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
@@ -190,7 +190,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
   test("that is being journalled", async () => {
     const [create] = commands();
     holds.set("before write op.json", async () => {
-      expect(await host.supervisor.execute(cancelOf(create))).toBe("journalled");
+      expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     });
     expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
@@ -198,7 +198,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
 
   test("that comes later than its cancel", async () => {
     const [create] = commands();
-    expect(await host.supervisor.execute(cancelOf(create))).toBe("journalled");
+    expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
     expect(await host.carryOut(create)).toMatchObject({ state: "failed", ...CANCELLED });
     expect(spawned()).toBe(0);
   });
@@ -209,8 +209,8 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     const shown = Promise.withResolvers<void>();
     holds.set("after write op.json", async () => {
       holds.clear();
-      const taken = host.supervisor.execute(start);
-      expect(await host.supervisor.execute(cancelOf(start))).toBe("journalled");
+      const taken = host.supervisor.submit(start);
+      expect(await host.supervisor.submit(cancelOf(start))).toBe("journalled");
       void taken.finally(shown.resolve);
     });
     expect(await host.carryOut(stop)).toMatchObject({ state: "stopped" });
@@ -223,10 +223,10 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     const [create] = commands();
     const closed = Promise.withResolvers<boolean>();
     holds.set("after write op.json", async () => {
-      expect(await host.supervisor.execute(cancelOf(create))).toBe("journalled");
+      expect(await host.supervisor.submit(cancelOf(create))).toBe("journalled");
       closed.resolve(host.supervisor.close(30_000));
     });
-    expect(await host.supervisor.execute(create)).toBe("journalled");
+    expect(await host.supervisor.submit(create)).toBe("journalled");
     expect(await closed.promise).toBe(true);
     holds.clear();
     host = newHost();
@@ -240,7 +240,7 @@ describe("SV5: once a cancel is acknowledged, nothing launches what it cancels",
     const other = another(create, 1);
     const { letGo } = await holdSlot(other);
     host.refusedCommits.add(other.operationId);
-    expect(await host.supervisor.execute(create)).toBe("journalled");
+    expect(await host.supervisor.submit(create)).toBe("journalled");
     const operationId = `op_${"d".repeat(32)}`;
     const deleted = { ...create, kind: "delete" as const, operationId, opSeq: create.opSeq + 1 };
     expect(await host.carryOut(deleted)).toMatchObject({ state: "deleted" });

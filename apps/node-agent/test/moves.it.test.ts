@@ -78,10 +78,10 @@ const runsWithItsFile = async (host: TestHost) =>
 test("BR1: a fetch that has run out of time leaves what has arrived, and the next one gets the rest", async () => {
   const { held, restore } = holdChunksAfter(1);
   const first = resume(1);
-  expect(await away.supervisor.execute(first)).toBe("journalled");
+  expect(await away.supervisor.submit(first)).toBe("journalled");
   await held;
   // As the control plane does when the deadline has passed.
-  await away.supervisor.execute({ ...first, kind: "cancel", cancels: first.operationId });
+  await away.supervisor.submit({ ...first, kind: "cancel", cancels: first.operationId });
   const isEnd = () =>
     away.seen.findLast(
       ({ operation, busyWith }) => operation?.id === first.operationId && busyWith === undefined,
@@ -124,13 +124,13 @@ test("the old host, which is told nothing of a move that failed, goes on with th
   const { epoch, opSeq, ...rest } = resume(1);
   const replicate = { ...rest, kind: "replicate", epoch, opSeq } as const;
   expect(epoch).toBeGreaterThan(home.seen.at(-1)?.epoch ?? epoch);
-  expect(await home.supervisor.execute(replicate), "it is there").toBe("repeated");
+  expect(await home.supervisor.submit(replicate), "it is there").toBe("repeated");
   expect(home.seen.at(-1)).toMatchObject({
     state: "paused",
     snapshot: { storeKey: snapshot.storeKey },
   });
   expect(
-    await home.supervisor.execute({ ...replicate, epoch: 1, opSeq: 1 }),
+    await home.supervisor.submit({ ...replicate, epoch: 1, opSeq: 1 }),
     "of before the pause",
   ).toBe("stale");
   expect(await home.carryOut(resume(2))).toMatchObject({

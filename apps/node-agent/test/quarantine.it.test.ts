@@ -50,7 +50,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
       await host.supervisor.adopt();
       await host.carryOut(create as VmCommand);
       await host.guest("/execute", { code: "x = 42" });
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe(
+      expect(await host.supervisor.submit({ ...(create as VmCommand), kind: "quarantine" })).toBe(
         "journalled",
       );
       expect(await status(host)).toBe("paused");
@@ -67,7 +67,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
     await quarantined(async (host, [create]) => {
       expect(host.supervisor.inventory()).toMatchObject([{ state: "running", quarantined: true }]);
       expect(await host.supervisor.route(SANDBOX, 1)).toBeUndefined();
-      expect(await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine" })).toBe(
+      expect(await host.supervisor.submit({ ...(create as VmCommand), kind: "quarantine" })).toBe(
         "repeated",
       );
     });
@@ -89,9 +89,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("unquarantined, it runs on with its memory", async () => {
     await quarantined(async (host, [create]) => {
-      expect(
-        await host.supervisor.execute({ ...(create as VmCommand), kind: "unquarantine" }),
-      ).toBe("journalled");
+      expect(await host.supervisor.submit({ ...(create as VmCommand), kind: "unquarantine" })).toBe(
+        "journalled",
+      );
       expect(await status(host)).toBe("running");
       expect(host.supervisor.inventory()[0]?.quarantined).toBeUndefined();
       await expectMemory(host);
@@ -118,7 +118,7 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
         operationId: `op_${"f".repeat(32)}`,
         spec,
       };
-      expect(await host.supervisor.execute(discard)).toBe("stale");
+      expect(await host.supervisor.submit(discard)).toBe("stale");
       expect(await host.carryOut({ ...discard, epoch: 2 })).toMatchObject({ state: "deleted" });
       expect(vmmProcesses(host.store.dataDir)).toEqual([]);
     });
@@ -126,9 +126,9 @@ describe.each(DRIVER_NAMES)("on %s", (name) => {
 
   test("what was said of an earlier run does not hold for this one", async () => {
     await quarantined(async (host, [create]) => {
-      await host.supervisor.execute({ ...(create as VmCommand), kind: "unquarantine" });
+      await host.supervisor.submit({ ...(create as VmCommand), kind: "unquarantine" });
       expect(
-        await host.supervisor.execute({ ...(create as VmCommand), kind: "quarantine", epoch: 2 }),
+        await host.supervisor.submit({ ...(create as VmCommand), kind: "quarantine", epoch: 2 }),
       ).toBe("stale");
       expect(await status(host)).toBe("running");
     });

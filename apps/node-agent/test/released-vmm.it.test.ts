@@ -96,7 +96,7 @@ test("a VMM that dies is released by the agent that sees it; a new agent collect
   try {
     await first.adopt();
     expect(collected).toEqual([[]]);
-    for (const sandboxId of [dying, living]) await first.execute(command(sandboxId, "create", 1));
+    for (const sandboxId of [dying, living]) await first.submit(command(sandboxId, "create", 1));
     const stateOf = (sandboxId: string) =>
       first.inventory().find((seen) => seen.sandboxId === sandboxId && seen.busyWith === undefined)
         ?.state;

@@ -93,16 +93,14 @@ const offered = async (snapshot: Observation["snapshot"]) => {
 test("a stopped sandbox's disk is copied when it is asked for, and another host starts it with its files", async () => {
   const { snapshot } = await bring("create", "stop");
   expect(snapshot).toMatchObject({ generation: 1, storeKey: null });
-  expect(await host.supervisor.execute(replicate({ opSeq: 1 })), "of before the stop").toBe(
-    "stale",
-  );
+  expect(await host.supervisor.submit(replicate({ opSeq: 1 })), "of before the stop").toBe("stale");
   expect(blobs.calls).toEqual([]);
-  expect(await host.supervisor.execute(replicate())).toBe("journalled");
+  expect(await host.supervisor.submit(replicate())).toBe("journalled");
   const stored = await host.stored();
   expect(stored).toMatchObject({ generation: 1, guestSynced: true });
   expect(stored.manifestSha256).toBe(snapshot?.manifestSha256);
   expect(host.seen.at(-1)).toMatchObject({ state: "stopped", opSeq: 2, snapshot: stored });
-  expect(await host.supervisor.execute(replicate())).toBe("repeated");
+  expect(await host.supervisor.submit(replicate())).toBe("repeated");
 
   const other = await hostIn(join(root.path, `other-${made}`));
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1);
@@ -127,7 +125,7 @@ test("a sandbox that leaves and is told to come back before it has left is here,
     VmCommand,
     VmCommand,
   ];
-  const leave = host.supervisor.execute({
+  const leave = host.supervisor.submit({
     ...pause,
     kind: "discard",
     operationId: newOperationId(),
@@ -154,7 +152,7 @@ test("a sandbox that leaves and is told to come back before it has left is here,
 test("a copy that was not there when the agent ended is there after it has started again", async () => {
   const { held, release } = holdEntries(blobs);
   await bring("create", "stop");
-  await host.supervisor.execute(replicate());
+  await host.supervisor.submit(replicate());
   await held;
   await host.close();
   release();
@@ -220,7 +218,7 @@ test("a copy and a fetch go no faster than their command says", async () => {
   await host.close();
   host = await hostIn(dir);
   commands = [create, pause];
-  expect(await host.supervisor.execute(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe(
+  expect(await host.supervisor.submit(replicate({ maxBytesPerSecond: 1024 ** 3 }))).toBe(
     "journalled",
   );
   const { generation, storeKey, manifestSha256 } = await host.stored();
@@ -228,12 +226,12 @@ test("a copy and a fetch go no faster than their command says", async () => {
   const other = await hostIn(join(root.path, `other-${made}`));
   blobs.forget();
   const slow = { ...resume, ...SLOWEST, snapshot: { generation, storeKey, manifestSha256 } };
-  expect(await other.supervisor.execute(slow)).toBe("journalled");
+  expect(await other.supervisor.submit(slow)).toBe("journalled");
   await until("the fetch begins", () => blobs.got().length > 0, LIMIT_MS);
   await sleep(QUIET_MS);
   const { bytesDone = 0, bytesTotal = 0 } = other.supervisor.inventory()[0]?.fetching ?? {};
   expect(bytesDone, "the second waits for the first one's bytes").toBeLessThan(bytesTotal);
-  await other.supervisor.execute({ ...slow, kind: "cancel", cancels: slow.operationId });
+  await other.supervisor.submit({ ...slow, kind: "cancel", cancels: slow.operationId });
   await until(
     "it has backed out",
     () => other.seen.find(({ operation }) => operation?.outcome === "cancelled"),
@@ -263,7 +261,7 @@ test(
     });
     expect(failed.replicationFailed?.message).toContain("no route to the store");
     blobs.forget();
-    expect(await host.supervisor.execute(replicate())).toBe("journalled");
+    expect(await host.supervisor.submit(replicate())).toBe("journalled");
     await host.stored();
     expect(host.seen.at(-1)?.replicationFailed).toBeUndefined();
   },
@@ -271,7 +269,7 @@ test(
 
 test("how far it is stands in the inventory, and a delete ends it", async () => {
   await bring("create", "stop");
-  await host.supervisor.execute(replicate({ maxBytesPerSecond: 1 }));
+  await host.supervisor.submit(replicate({ maxBytesPerSecond: 1 }));
   const seen = await until(
     "progress",
     () => host.supervisor.inventory().find(({ replicating }) => replicating !== undefined),
@@ -391,7 +389,7 @@ test("that the copy is stored cannot be written down: the host goes on, and says
   };
   release();
   await failed.promise;
-  expect(await host.supervisor.execute(replicate())).toBe("repeated");
+  expect(await host.supervisor.submit(replicate())).toBe("repeated");
   expect(await host.stored()).toMatchObject({ generation: 1 });
 });
 
@@ -433,9 +431,9 @@ test("a start that is told to back out while it restores leaves the disk, and it
     driver: Object.assign(Object.create(driver) as Driver, { restore }),
   });
   const start = commandsOf(["create", "stop", "start"], imageSha256).at(-1) as VmCommand;
-  await host.supervisor.execute(start);
+  await host.supervisor.submit(start);
   await restoring.promise;
-  await host.supervisor.execute({ ...start, kind: "cancel", cancels: start.operationId });
+  await host.supervisor.submit({ ...start, kind: "cancel", cancels: start.operationId });
   const isEnd = () =>
     host.seen.findLast(
       ({ operation, busyWith }) => operation?.id === start.operationId && busyWith === undefined,
@@ -498,7 +496,7 @@ test("what could not be brought here is not said to run, though a VM of a run th
 
 test("a disk that could not be brought here has no name here: that of a run that was given up is none of the sandbox's", async () => {
   await bring("create", "stop");
-  await host.supervisor.execute(replicate());
+  await host.supervisor.submit(replicate());
   const { generation, storeKey, manifestSha256 } = await host.stored();
   await bring("create", "stop", "start");
   blobs.before = () => {

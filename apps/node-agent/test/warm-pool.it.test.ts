@@ -293,7 +293,7 @@ test("a create that cannot be journalled leaves nothing of what was taken for it
     expect((await vmms(dir, "vm")).get(sandboxId)?.pid).toBe(warm?.pid);
     throw new Error("the disk is full");
   };
-  await expect(host.supervisor.execute(create)).rejects.toThrow("the disk is full");
+  await expect(host.supervisor.submit(create)).rejects.toThrow("the disk is full");
   expect(warm !== undefined && isAlive(warm)).toBe(false);
   expect(existsSync(store.dirOf(sandboxId))).toBe(false);
   expect((await host.carryOut(create)).state).toBe("running");
@@ -358,7 +358,7 @@ test(
         const next = new TestHost(dir, driver);
         await next.supervisor.adopt();
         // The broker delivers what was not acknowledged again; else it is a repeat.
-        await next.supervisor.execute(create);
+        await next.supervisor.submit(create);
         const ended = () => next.seen.findLast((seen) => seen.operation?.id === create.operationId);
         const seen = await until("the end of the create", ended, 30_000);
         expect(seen.state, lost.steps.join(", ")).toBe("running");

@@ -1,7 +1,7 @@
 /** The commands behind ./torpor. Each command is one file; this one only chooses. */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { messageOf } from "./demo/narrator.ts";
+import { messageOf } from "@torpor/service";
 
 export interface CommandContext {
   /** Root of the checkout. */

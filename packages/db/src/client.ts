@@ -1,16 +1,10 @@
-import { drizzle, type PostgresJsDatabase } from "drizzle-orm/postgres-js";
-import type { PgTransaction } from "drizzle-orm/pg-core";
+import { drizzle } from "drizzle-orm/postgres-js";
 import postgres from "postgres";
+import type { Database } from "./database.ts";
 import { reached } from "./database-url.ts";
 import { limitedClient, type TakeTurn } from "./limited-client.ts";
 import { NamedStatements } from "./named-statements.ts";
 import * as schema from "./schema.ts";
-
-type Schema = typeof schema;
-export type Database = PostgresJsDatabase<Schema>;
-/** A database or a transaction in it. */
-// oxlint-disable-next-line typescript/no-explicit-any -- drizzle's own generic parameters
-export type Tx = PgTransaction<any, Schema, any> | Database;
 
 export interface DatabaseHandle {
   db: Database;

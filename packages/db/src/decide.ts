@@ -5,7 +5,7 @@
  */
 import type { Plan } from "@torpor/plans";
 import { backoffMs, Batches, sleep } from "@torpor/service";
-import type { Database } from "./client.ts";
+import type { Database } from "./database.ts";
 import { type AppliedCounted, applyCounted, type CountedPlan } from "./queries/apply-counted.ts";
 import { type AppliedOne, type AppliedPlan, applyPlans } from "./queries/apply-plans.ts";
 import type { QuotaRefusal, QuotaRequest, QuotaStatus } from "./queries/quotas.ts";

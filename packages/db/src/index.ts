@@ -1,5 +1,6 @@
 export type { TakeTurn } from "./limited-client.ts";
-export { openDatabase, type Database, type DatabaseHandle, type Tx } from "./client.ts";
+export type { Database, Tx } from "./database.ts";
+export { openDatabase, type DatabaseHandle } from "./client.ts";
 export { applyBatched, decide, type Decided, type Decision } from "./decide.ts";
 export {
   DATABASE_USERS,
@@ -56,6 +57,7 @@ export * from "./queries/placement.ts";
 export * from "./queries/policies.ts";
 export * from "./queries/quotas.ts";
 export * from "./queries/refused-messages.ts";
+export type { IncarnationRow, StoredSnapshotRow } from "./queries/rows.ts";
 export * from "./queries/sandboxes.ts";
 export * from "./queries/snapshots.ts";
 export * from "./queries/templates.ts";

@@ -8,7 +8,7 @@
  */
 import { drizzle } from "drizzle-orm/postgres-js";
 import type postgres from "postgres";
-import type { Database } from "./client.ts";
+import type { Database } from "./database.ts";
 import * as schema from "./schema.ts";
 
 /** As policies look for it. */

@@ -1,4 +1,4 @@
-import type { Database, Tx } from "./client.ts";
+import type { Database, Tx } from "./database.ts";
 
 /** Carries a result out of a transaction that is to be rolled back. */
 class Rollback extends Error {

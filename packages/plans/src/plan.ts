@@ -24,13 +24,13 @@ import {
   isTombstoned,
   OPERATION_TABLE,
   type OperationEvent,
+  type OperationKind,
   type OperationStatus,
   ENDED_STATUSES,
   type SandboxState,
   type StableState,
 } from "@torpor/state-machine";
 import { type Claim, claimsBetween, type Held } from "./holdings.ts";
-import type { JoinedOperation, OperationInQueue } from "./request.ts";
 import type { Operation, Sandbox } from "./rows.ts";
 
 /** By the names of the columns in the schema of packages/db, which has more of them than these. */
@@ -166,6 +166,41 @@ export interface Effects {
   owesRestore?: number;
   /** That restore is tried now; the next try is due after as long as it has been owed. */
   triesRestore?: number;
+}
+
+/** Of an operation that does not wait: what beginning it writes into its row. */
+interface BegunOperation {
+  hostId: string;
+  originHostId: string | null;
+  epoch: number;
+  opSeq: number;
+}
+
+/** An operation to be inserted; its deadline counts from when it is. */
+export interface OperationInQueue {
+  id: string;
+  organizationId: number;
+  kind: OperationKind;
+  idempotencyKey: string | null;
+  requestSha256: string | null;
+  requestedBy: string;
+  onlyIfIdleForMs: number | null;
+  pinnedHostId: string | null;
+  maxBytesPerSecond: number | null;
+  deadlineMs: number;
+  traceId: string | null;
+  /** It executes from the start; null: it waits. */
+  begins: BegunOperation | null;
+}
+
+/** Bounds of a waiting operation that are lifted, because somebody wants the same in any case. */
+export interface JoinedOperation {
+  id: string;
+  liftsBounds: boolean;
+  /**
+   * It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays.
+   */
+  takenOverBy: string | null;
 }
 
 export interface Plan {

@@ -12,7 +12,15 @@ import {
 } from "@torpor/state-machine";
 import { type Assignment, needsMemory, planAssignment } from "./begin.ts";
 import type { Moment } from "./commands.ts";
-import { type Effects, type PlacedHost, type Plan, planMoves, planOperation } from "./plan.ts";
+import {
+  type Effects,
+  type JoinedOperation,
+  type OperationInQueue,
+  type PlacedHost,
+  type Plan,
+  planMoves,
+  planOperation,
+} from "./plan.ts";
 import type { Operation, Sandbox, View } from "./rows.ts";
 
 /**
@@ -39,41 +47,6 @@ export interface Requester {
   maxBytesPerSecond?: number | undefined;
   /** The system saves what a user has, or gives it back: no quota stands in its way. */
   exemptFromQuotas?: boolean | undefined;
-}
-
-/** Of an operation that does not wait: what beginning it writes into its row. */
-interface BegunOperation {
-  hostId: string;
-  originHostId: string | null;
-  epoch: number;
-  opSeq: number;
-}
-
-/** An operation to be inserted; its deadline counts from when it is. */
-export interface OperationInQueue {
-  id: string;
-  organizationId: number;
-  kind: OperationKind;
-  idempotencyKey: string | null;
-  requestSha256: string | null;
-  requestedBy: string;
-  onlyIfIdleForMs: number | null;
-  pinnedHostId: string | null;
-  maxBytesPerSecond: number | null;
-  deadlineMs: number;
-  traceId: string | null;
-  /** It executes from the start; null: it waits. */
-  begins: BegunOperation | null;
-}
-
-/** Bounds of a waiting operation that are lifted, because somebody wants the same in any case. */
-export interface JoinedOperation {
-  id: string;
-  liftsBounds: boolean;
-  /**
-   * It is theirs from now on, and whoever asked for it first takes it back no more; null: it stays.
-   */
-  takenOverBy: string | null;
 }
 
 export type RequestDecision =

@@ -17,6 +17,7 @@ export {
 } from "./envelope.ts";
 export { startHealthServer } from "./health.ts";
 export { createLogger, type Logger, LogLevel } from "./logger.ts";
+export { messageOf } from "./message-of.ts";
 export { claimPort, claimPorts, type ClaimedPort, tryClaimName, tryClaimPort } from "./ports.ts";
 export { Recent } from "./recent.ts";
 export { startReconciler, type Reconciler } from "./reconciler.ts";

@@ -7,10 +7,12 @@
  * PS3  The application sees neither the link nor the cookie.
  */
 import type { IncomingMessage } from "node:http";
+import type { Database } from "@torpor/db";
 import { wrongPreviewLink, sandboxNotFound } from "../errors.ts";
+import type { Guesses } from "../guesses.ts";
+import type { Proxies } from "../proxies.ts";
 import type { Preview, PreviewLinks, SessionGrant } from "../preview-links.ts";
 import { type Endpoint, isPreview } from "./endpoint.ts";
-import type { RouteDependencies } from "./route.ts";
 
 const PARAMETER = "torpor_preview";
 const COOKIE = "torpor-preview-";
@@ -46,7 +48,12 @@ export interface Opened {
   cookie?: string;
 }
 
-type LinkDependencies = Pick<RouteDependencies, "db" | "previewLinks" | "linkGuesses" | "proxies">;
+interface LinkDependencies {
+  db: Database;
+  previewLinks: PreviewLinks;
+  linkGuesses: Guesses;
+  proxies: Proxies;
+}
 
 /**
  * Undefined for any other request. Throws the 401 of a link that is good no more, and the 429 of an

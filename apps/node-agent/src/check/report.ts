@@ -1,3 +1,4 @@
+import { messageOf } from "@torpor/service";
 import {
   type Check,
   type CheckSettings,
@@ -53,7 +54,7 @@ export async function checkMachine(machine: CheckedMachine, checks: Check[]): Pr
     checks.map(async ({ name, look }) => {
       const finding = await look(machine).catch((error: unknown) =>
         missing(
-          `could not be looked at: ${error instanceof Error ? error.message : String(error)}`,
+          `could not be looked at: ${messageOf(error)}`,
           "run this check as root; if it stays, it is a bug of the check",
         ),
       );

@@ -1,4 +1,5 @@
 /** User, secrets, unit and the way to the fleet. */
+import { messageOf } from "@torpor/service";
 import { once } from "node:events";
 import { readFile, stat } from "node:fs/promises";
 import { connect } from "node:net";
@@ -112,7 +113,7 @@ async function unreachable(url: URL): Promise<string | undefined> {
     await once(socket, "connect", { signal: AbortSignal.timeout(CONNECT_LIMIT_MS) });
     return undefined;
   } catch (error) {
-    return `${url.host} cannot be reached: ${error instanceof Error ? error.message : String(error)}`;
+    return `${url.host} cannot be reached: ${messageOf(error)}`;
   } finally {
     socket.destroy();
   }

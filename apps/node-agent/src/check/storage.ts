@@ -1,4 +1,5 @@
 /** The data directory: owners and modes, reflinks, room. */
+import { messageOf } from "@torpor/service";
 import { randomUUID } from "node:crypto";
 import { rm, stat, statfs, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -73,7 +74,7 @@ async function reflink(machine: CheckedMachine): Promise<Finding> {
     );
   } catch (error) {
     return missing(
-      `${machine.settings.dataDir} cannot be written: ${error instanceof Error ? error.message : String(error)}`,
+      `${machine.settings.dataDir} cannot be written: ${messageOf(error)}`,
       "run this check as root, after infra/host/install.sh",
     );
   } finally {

@@ -10,6 +10,7 @@
  * FE3  What it has frozen is on disk, so that another fence, or another agent, takes it for frozen
  *      too.
  */
+import { messageOf } from "@torpor/service";
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { isAlive } from "@torpor/service/processes";
@@ -96,7 +97,7 @@ export class Fence {
       this.failures.delete(run.sandboxId);
       return true;
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = messageOf(error);
       if (isAlive(run) && this.failures.get(run.sandboxId) !== reason)
         this.log.error({ ...run, reason }, "a VM could not be frozen or thawed");
       this.failures.set(run.sandboxId, reason);

@@ -3,6 +3,7 @@
  * ended (fence.ts). A process of its own, with no connection to anything, that goes on when the
  * agent is killed or stopped. Settings: DATA_DIR, the agent's.
  */
+import { messageOf } from "@torpor/service";
 import { setTimeout as sleep } from "node:timers/promises";
 import { identify } from "@torpor/service/processes";
 import { FenceFiles } from "./files.ts";
@@ -31,7 +32,7 @@ for (let round = 0; ; round += 1) {
     if (round % BEAT_EVERY_LOOKS === 0) await files.writeLife(self);
     failure = undefined;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     if (reason !== failure)
       log.error({ reason }, "a look failed; it is tried again until it succeeds");
     failure = reason;

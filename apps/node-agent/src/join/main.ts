@@ -2,6 +2,7 @@
  * `torpor-node-agent join`: this machine becomes a host of a fleet, or gets new keys. Safe to run
  * again.
  */
+import { messageOf } from "@torpor/service";
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { parseArgs } from "node:util";
@@ -25,7 +26,7 @@ try {
   // Attempts to connect that came to nothing go on for ever.
   process.exit(0);
 } catch (error) {
-  process.stderr.write(`join: ${error instanceof Error ? error.message : String(error)}\n`);
+  process.stderr.write(`join: ${messageOf(error)}\n`);
   process.exit(1);
 }
 

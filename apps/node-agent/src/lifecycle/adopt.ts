@@ -1,9 +1,9 @@
 /**
  * Takes over what an earlier process left: goes on with the operations that it had journalled
- * (accept.ts, SV2), finds running VMs again.
+ * (command-runner.ts, SV2), finds running VMs again.
  */
 import type { Vm } from "../drivers/driver.ts";
-import { dropUsedSnapshots, takeUp } from "./carry-out.ts";
+import { begin, dropUsedSnapshots, run } from "./command-runner.ts";
 import type { LifecycleDeps } from "./context.ts";
 import { isGone, type Journal, type VmRecord } from "./record.ts";
 import type { Host } from "./sandboxes.ts";
@@ -31,10 +31,10 @@ export async function adopt(host: Host): Promise<void> {
     if (journal !== undefined) {
       const { kind, operationId } = journal.command;
       deps.log.info({ sandboxId, kind, operationId }, "an operation is taken up again");
-      const goOn = takeUp(host, entry, journal);
+      begin(host, entry, journal);
       if (await deps.store.wasCancelled(sandboxId, operationId)) entry.abort?.abort();
       void sandboxes.inTurn(entry, async () => {
-        await goOn();
+        await run(host, entry, journal);
         await replication.adopt(record);
       });
     } else {

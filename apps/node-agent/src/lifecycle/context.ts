@@ -7,6 +7,7 @@ import type { PeerReference } from "../store/peer.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import type { SnapshotStore } from "../store/snapshot-store.ts";
 import type { Guest } from "./guest.ts";
+import type { CLOSING } from "./keyed-queue.ts";
 import type { Journal, VmRecord, VmStore } from "./record.ts";
 
 export type CommitAnswer = { kind: "granted" } | { kind: "refused"; reason: string };
@@ -38,6 +39,13 @@ export interface HostFence {
   untilThawed(sandboxId: string, epoch: number, signal: AbortSignal): Promise<boolean>;
 }
 
+/**
+ * What became of a submitted command. `journalled`: it will be run and completed. `stale`: a newer
+ * command is known. `repeated`: its result was reported again. `ignored`: this host has nothing to
+ * do. `closing`: this process ends and has not journalled the command, which has to come again.
+ */
+export type Submitted = "journalled" | "stale" | "repeated" | "ignored" | typeof CLOSING;
+
 /** What the steps of a lifecycle work with. */
 export interface LifecycleDeps {
   store: VmStore;
@@ -59,7 +67,7 @@ export interface LifecycleDeps {
   log: Logger;
 }
 
-/** One operation being carried out. */
+/** One operation that runs. */
 export interface Step {
   deps: LifecycleDeps;
   record: VmRecord;
@@ -91,45 +99,4 @@ export async function timed<T>(step: Step, name: string, body: () => Promise<T>)
   } finally {
     step.timings[name] = Math.round(performance.now() - startedAt);
   }
-}
-
-/**
- * Asks; an operation that was told to back out does not even ask. A run that the fence is to guard
- * does not begin without it, nor past the lease: asked after the answer too, which may have taken
- * long. From here on the fence knows the VMM: one that is stopped in time before its vCPUs run is
- * frozen, and does not run them.
- */
-export async function mayCommit(step: Step): Promise<CommitAnswer> {
-  if (step.signal.aborted) return { kind: "refused", reason: "the operation was cancelled" };
-  const { operationId, epoch, opSeq, spec } = step.journal.command;
-  const early = await refusalToRun(step);
-  if (early !== undefined) return { kind: "refused", reason: early };
-  const answer = await timed(step, "ask_commit", () =>
-    step.deps.commit({ sandboxId: spec.sandboxId, operationId, epoch, opSeq }),
-  );
-  const late = answer.kind === "granted" ? await refusalToRun(step) : undefined;
-  return late === undefined ? answer : { kind: "refused", reason: late };
-}
-
-const BEGINS_RUN: ReadonlySet<string> = new Set(["create", "resume", "start"]);
-
-/**
- * Whether its VM runs while it is carried out, and did not before. A stop may have to let a paused
- * guest save its files.
- */
-export function takesMemory({ command: { kind }, from }: Journal): boolean {
-  return BEGINS_RUN.has(kind) || (kind === "stop" && from === "paused");
-}
-
-/** Why this operation may not let vCPUs run that the fence is to guard. */
-export async function refusalToRun({ deps, journal }: Step): Promise<string | undefined> {
-  const { kind, spec } = journal.command;
-  return spec.onHostLoss === "restore" && BEGINS_RUN.has(kind)
-    ? await deps.fence.refusal()
-    : undefined;
-}
-
-export function messageOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? error.message : `${error.message}: ${messageOf(error.cause)}`;
 }

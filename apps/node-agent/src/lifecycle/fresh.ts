@@ -4,14 +4,9 @@
  * the same: a system without the disk, which the guest agent attaches once it is told whose it is
  * (packages/guest-agent).
  */
-import {
-  type CommitAnswer,
-  mayCommit,
-  messageOf,
-  refusalToRun,
-  type Step,
-  timed,
-} from "./context.ts";
+import { type CommitAnswer, type Step, timed } from "./context.ts";
+import { mayCommit, refusalToRun } from "./commit.ts";
+import { messageOf } from "@torpor/service";
 import { type Golden, hasSize } from "./golden.ts";
 import { savedMemory } from "./snapshot.ts";
 

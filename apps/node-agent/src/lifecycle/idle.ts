@@ -2,7 +2,8 @@
  * The condition of a pause that nobody asked for: the sandbox is idle. It is judged here, because
  * only here the answer cannot be stale (S25, S54).
  */
-import { messageOf, type Outcome, type Step } from "./context.ts";
+import type { Outcome, Step } from "./context.ts";
+import { messageOf } from "@torpor/service";
 
 /**
  * Looks at the data plane and asks the guest, whose background work passes no data plane. Undefined

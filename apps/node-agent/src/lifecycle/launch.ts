@@ -9,7 +9,8 @@
  *      committed before this process began, and then it goes on.
  */
 import type { ObservedState } from "@torpor/contracts";
-import { mayCommit, type Outcome, type Step, timed } from "./context.ts";
+import { type Outcome, type Step, timed } from "./context.ts";
+import { mayCommit } from "./commit.ts";
 import { findSnapshot } from "./snapshot.ts";
 import type { GrantedSlot, StartSlots } from "./start-slots.ts";
 import { CLOSING } from "./keyed-queue.ts";

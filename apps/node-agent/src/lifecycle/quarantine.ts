@@ -3,8 +3,7 @@
  * stand still, and the data plane knows no way to it.
  */
 import type { VmCommand } from "@torpor/contracts";
-import type { Accepted } from "./accept.ts";
-import type { LifecycleDeps } from "./context.ts";
+import type { LifecycleDeps, Submitted } from "./context.ts";
 import type { Journal, VmRecord } from "./record.ts";
 import type { Host } from "./sandboxes.ts";
 import { look, resumePausedVcpus } from "./watch.ts";
@@ -16,7 +15,7 @@ import { look, resumePausedVcpus } from "./watch.ts";
 export async function setQuarantined(
   host: Host,
   { kind, spec, epoch, opSeq }: VmCommand,
-): Promise<Accepted> {
+): Promise<Submitted> {
   const { deps, sandboxes } = host;
   return await sandboxes.queue.run(spec.sandboxId, async () => {
     const entry = sandboxes.find(spec.sandboxId);
@@ -45,7 +44,7 @@ export async function setQuarantined(
  * The control plane goes on with it: it is a stray no longer. What ends it anyway does so without
  * another instruction of the guest's.
  */
-export async function takeBack(
+export async function endQuarantine(
   deps: LifecycleDeps,
   record: VmRecord,
   { command }: Journal,

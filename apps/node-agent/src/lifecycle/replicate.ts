@@ -3,7 +3,7 @@
  * (replication.ts makes it).
  */
 import type { Cause, SnapshotFacts, VmCommand } from "@torpor/contracts";
-import type { Accepted } from "./accept.ts";
+import type { Submitted } from "./context.ts";
 import type { VmRecord } from "./record.ts";
 import type { CopyName, ReplicationEvents } from "./replication.ts";
 import type { Host, Sandboxes } from "./sandboxes.ts";
@@ -16,7 +16,7 @@ import type { Host, Sandboxes } from "./sandboxes.ts";
 export async function replicate(
   { deps, sandboxes, replication }: Host,
   command: VmCommand,
-): Promise<Accepted> {
+): Promise<Submitted> {
   const { sandboxId } = command.spec;
   return await sandboxes.queue.run(sandboxId, async () => {
     const entry = sandboxes.find(sandboxId);

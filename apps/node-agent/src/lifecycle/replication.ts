@@ -10,13 +10,13 @@
  *      has failed so often that somebody has to ask.
  */
 import type { Cause, SnapshotFacts } from "@torpor/contracts";
-import { backoffMs, sleep } from "@torpor/service";
+import { backoffMs, messageOf, sleep } from "@torpor/service";
 import { wrongHash } from "../snapshot-files.ts";
 import { NoSnapshotStore, NO_SNAPSHOT_STORE } from "../store/no-store.ts";
 import { pacer } from "../store/pace.ts";
 import type { CopyProgress } from "../store/read-chunks.ts";
 import { dirname } from "node:path";
-import { type LifecycleDeps, messageOf } from "./context.ts";
+import type { LifecycleDeps } from "./context.ts";
 import { type Copyable, copyableOf, DISK, cloneDisk, clonesIn, removeClones } from "./copies.ts";
 import type { VmRecord } from "./record.ts";
 

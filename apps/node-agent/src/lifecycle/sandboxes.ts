@@ -6,7 +6,8 @@
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import type { CopyProgress } from "../store/read-chunks.ts";
-import { type LifecycleDeps, takesMemory } from "./context.ts";
+import type { LifecycleDeps } from "./context.ts";
+import { takesMemory } from "./commit.ts";
 import { copyableOf, hasName } from "./copies.ts";
 import { observationOf, type Observed } from "./observation.ts";
 import type { VmRecord } from "./record.ts";

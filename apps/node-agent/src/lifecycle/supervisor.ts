@@ -1,16 +1,16 @@
 /**
- * All sandboxes of one host: takes commands in their order (accept.ts), carries out one at a time
- * per sandbox (carry-out.ts), adopts what it finds after a restart (adopt.ts), notices VMMs that
- * die (watch.ts), copies to the store what stands still (replication.ts), and says what it saw
+ * All sandboxes of one host: runs commands in their order, one at a time per sandbox
+ * (command-runner.ts), adopts what it finds after a restart (adopt.ts), notices VMMs that die
+ * (watch.ts), copies sandboxes at rest to the store (replication.ts), and reports what it observed
  * (sandboxes.ts).
  */
 import type { Observation, VmCommand } from "@torpor/contracts";
 import { endsWithin } from "@torpor/service";
 import type { GuestAddress } from "../guest-connection.ts";
 import type { SnapshotCopy } from "../store/read-chunks.ts";
-import { accept, type Accepted } from "./accept.ts";
 import { adopt } from "./adopt.ts";
-import type { LifecycleDeps } from "./context.ts";
+import { submit } from "./command-runner.ts";
+import type { LifecycleDeps, Submitted } from "./context.ts";
 import { copyableOf } from "./copies.ts";
 import { notesOf } from "./replicate.ts";
 import { Replication } from "./replication.ts";
@@ -71,11 +71,11 @@ export class Supervisor {
   }
 
   /**
-   * Carries the command out, after those before it. Resolves once it is journalled (SV2), or is not
-   * to be.
+   * Submits a command, to be run after those before it. Resolves once it is journalled (SV2), or is
+   * not to be.
    */
-  async execute(command: VmCommand): Promise<Accepted> {
-    return this.closing.signal.aborted ? CLOSING : await accept(this.host, command);
+  async submit(command: VmCommand): Promise<Submitted> {
+    return this.closing.signal.aborted ? CLOSING : await submit(this.host, command);
   }
 
   /** The newest observation of every sandbox on this host. */

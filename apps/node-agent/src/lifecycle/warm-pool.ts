@@ -11,7 +11,7 @@
  */
 import { rename } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
-import { sleep } from "@torpor/service";
+import { messageOf, sleep } from "@torpor/service";
 import type { SandboxSpec } from "@torpor/contracts";
 import type { Vm } from "../drivers/driver.ts";
 import { moveVmm } from "../drivers/vmm-process.ts";
@@ -19,7 +19,7 @@ import { durableStep } from "../host/durable-step.ts";
 import { fsyncPath, sizeOf, writeDurably } from "../host/files.ts";
 import { availableMemoryMib } from "../host/memory.ts";
 import { findImage, type Image } from "../images.ts";
-import { type LifecycleDeps, messageOf } from "./context.ts";
+import type { LifecycleDeps } from "./context.ts";
 import { findGolden, type Golden, hasSize } from "./golden.ts";
 import type { VmRecord } from "./record.ts";
 import { type WarmKind, warmTargets } from "./warm-target.ts";

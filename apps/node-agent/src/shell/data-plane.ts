@@ -34,11 +34,10 @@ import {
   SNAPSHOT_PATH,
 } from "@torpor/contracts";
 import { type FleetTls, type SpiffeIdentity, peerOf } from "@torpor/identity";
-import { Recent } from "@torpor/service";
+import { messageOf, Recent } from "@torpor/service";
 import type { Activity, ProxiedRequest } from "./activity.ts";
 import { forward, forwardUpgrade, type GuestEndpoint } from "./forward.ts";
 import type { GuestRoute } from "./guest-tunnel.ts";
-import { messageOf } from "../lifecycle/context.ts";
 import { type Refusal, refuse, refuseUpgrade } from "./refusal.ts";
 import { type SnapshotServer, snapshotNamed } from "./snapshot-server.ts";
 

@@ -4,11 +4,11 @@
  */
 import { request, type Bus } from "@torpor/bus";
 import { decoder, subjects, ThawReply, type ThawRequest } from "@torpor/contracts";
-import { isAlive, type Logger, sleep, type ProcessIdentity } from "@torpor/service";
+import { isAlive, type Logger, messageOf, type ProcessIdentity, sleep } from "@torpor/service";
 import { bootMs, startedAtBootMs } from "../fence/clock.ts";
 import { type FenceFiles, type Frozen, isSameRun, type Lease } from "../fence/files.ts";
 import { renewed } from "../fence/rule.ts";
-import { type HostFence, messageOf } from "../lifecycle/context.ts";
+import type { HostFence } from "../lifecycle/context.ts";
 
 const decodeThaw = decoder(ThawReply);
 const ASK_LIMIT_MS = 2_000;

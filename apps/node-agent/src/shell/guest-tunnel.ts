@@ -1,4 +1,5 @@
 /** A connection to any TCP port of a guest, through its agent: the host has no other way in. */
+import { messageOf } from "@torpor/service";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import type { Socket } from "node:net";
 import { GUEST_AGENT_KEY_HEADER, GUEST_TUNNEL } from "@torpor/contracts";
@@ -58,7 +59,7 @@ export async function connectAgent({ address }: GuestRoute): Promise<Socket | Re
 
 /** A 503, because what a guest that cannot be reached was to do has not been done. */
 export function agentUnreachable(error: unknown): Refusal {
-  const why = error instanceof Error ? error.message : String(error);
+  const why = messageOf(error);
   return { code: "SERVICE_UNAVAILABLE", message: `The sandbox's agent cannot be reached: ${why}` };
 }
 

@@ -3,6 +3,7 @@
  * (packages/contracts/src/host/data-plane.ts). What has changed meanwhile is not given out: the
  * asker checks each chunk by its hash.
  */
+import { messageOf } from "@torpor/service";
 import { open } from "node:fs/promises";
 import type { IncomingMessage, ServerResponse } from "node:http";
 import { SNAPSHOT_PATH, type SnapshotNamed } from "@torpor/contracts";
@@ -51,7 +52,7 @@ export class SnapshotServer {
     } catch (error) {
       refuse(incoming, response, {
         code: "SNAPSHOT_UNREADABLE",
-        message: error instanceof Error ? error.message : String(error),
+        message: messageOf(error),
       });
     }
   }

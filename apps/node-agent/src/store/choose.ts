@@ -1,7 +1,7 @@
 /** The place where snapshots are kept, as the configuration names it. */
+import { ConfigurationError, messageOf, readSecret } from "@torpor/service";
 import { mkdtemp, rmdir } from "node:fs/promises";
 import { join } from "node:path";
-import { ConfigurationError, readSecret } from "@torpor/service";
 import type { NodeAgentConfig } from "../config.ts";
 import type { Blobs } from "./blobs.ts";
 import { FileBlobs } from "./file-blobs.ts";
@@ -87,6 +87,6 @@ async function problemOfDirectory(dir: string): Promise<string | undefined> {
     await rmdir(await mkdtemp(join(dir, ".probe-")));
     return undefined;
   } catch (error) {
-    return `SNAPSHOT_STORE_DIR ${dir} cannot be written to (${error instanceof Error ? error.message : String(error)}): make it and mount it, or correct the variable`;
+    return `SNAPSHOT_STORE_DIR ${dir} cannot be written to (${messageOf(error)}): make it and mount it, or correct the variable`;
   }
 }

@@ -180,7 +180,7 @@ async function takeOver(
     // SV2: what was acknowledged is carried out without that. Only a delete may have to be asked
     // for again, and is, until its host has confirmed it: its journal goes with what it deletes.
     if (isAcknowledged && command.kind !== "delete")
-      expect(await host.supervisor.execute(command)).toBe("repeated");
+      expect(await host.supervisor.submit(command)).toBe("repeated");
     const { state } = await host.carryOut(command);
     if (state === "paused") await host.stored();
     return host.seen;

@@ -8,13 +8,13 @@
 import { subscribe } from "node:diagnostics_channel";
 import type { VmCommand } from "@torpor/contracts";
 import { DURABLE_STEP_CHANNEL, type DurableStep } from "../../src/host/durable-step.ts";
-import type { Accepted } from "../../src/lifecycle/accept.ts";
+import type { Submitted } from "../../src/lifecycle/context.ts";
 import { type DriverName, driverNamed } from "./drivers.ts";
 import { isEndOf, TestHost } from "./test-host.ts";
 
 const [dir = "", driverName = "", crashAt = "", text = ""] = process.argv.slice(2);
 const command = JSON.parse(text) as VmCommand;
-const say = (line: { step: string } | { accepted: Accepted }) =>
+const say = (line: { step: string } | { accepted: Submitted }) =>
   process.stdout.write(`${JSON.stringify(line)}\n`);
 const die = () => process.kill(process.pid, "SIGKILL");
 
@@ -31,4 +31,4 @@ subscribe(DURABLE_STEP_CHANNEL, (message) => {
   say({ step: name });
   if (steps === Number(crashAt)) die();
 });
-say({ accepted: await host.supervisor.execute(command) });
+say({ accepted: await host.supervisor.submit(command) });

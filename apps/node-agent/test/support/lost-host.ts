@@ -60,7 +60,7 @@ class Life {
   async carryOut(host: TestHost): Promise<void> {
     this.isCounting = true;
     const lost = this.lost.promise;
-    const taken = host.supervisor.execute(this.command).then((accepted) => {
+    const taken = host.supervisor.submit(this.command).then((accepted) => {
       this.seen.isAcknowledged = accepted === "journalled";
       return lost;
     });

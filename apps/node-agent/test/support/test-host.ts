@@ -161,7 +161,7 @@ export class TestHost {
 
   /** Carries the command out. Returns how it ended. */
   async carryOut(command: VmCommand): Promise<Observation> {
-    await this.supervisor.execute(command);
+    await this.supervisor.submit(command);
     const ended = () => this.seen.findLast((seen) => isEndOf(command, seen));
     return await until(`the end of the ${command.kind}`, ended, OPERATION_LIMIT_MS);
   }

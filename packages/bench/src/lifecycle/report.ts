@@ -1,7 +1,7 @@
 /** A result of the lifecycle for people: as tables, beside an earlier one, and as a picture. */
 import { type Bar, color, draw, short } from "../report/plot.ts";
 import type { EarlierLifecycle } from "../report/read.ts";
-import type { Rows } from "../report/rows.ts";
+import type { Rows } from "../report/result.ts";
 import {
   besideRaw,
   type Crowd,

@@ -1,7 +1,8 @@
 /** A result beside an earlier one, as ratios: of rates, more is better; of all else, less. */
 import { AGENT, PARTS_THAT_COUNT } from "../measure/cpu.ts";
 import type { BenchResult, StepResult } from "./result.ts";
-import { type Rows, sumOf } from "./rows.ts";
+import type { Rows } from "./result.ts";
+import { sumOf } from "./rows.ts";
 
 export interface ResultComparison {
   step: string;

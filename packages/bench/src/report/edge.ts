@@ -1,6 +1,6 @@
 /** What the way through the edge takes, beside the same without it in the same run. */
 import { several, type StepResult } from "./result.ts";
-import type { Rows } from "./rows.ts";
+import type { Rows } from "./result.ts";
 
 const [DIRECT, EDGE] = ["direct-", "edge-"];
 

@@ -2,6 +2,13 @@
 import type { DatabaseCounters } from "../measure/counters.ts";
 import type { Latency } from "./latency.ts";
 
+/** A table for people. */
+export interface Rows {
+  title: string;
+  head: string[];
+  rows: string[][];
+}
+
 export const RESULT_FORMAT = 1;
 
 export interface BenchResult {

@@ -1,13 +1,7 @@
 /** A result as tables for people: what was reached, what it cost, and what it made others do. */
 import { IDLE, OTHERS, PARTS_THAT_COUNT, PARTS_TOLD } from "../measure/cpu.ts";
 import { edgeRows } from "./edge.ts";
-import { type BenchResult, several, type StepResult } from "./result.ts";
-
-export interface Rows {
-  title: string;
-  head: string[];
-  rows: string[][];
-}
+import { type BenchResult, type Rows, several, type StepResult } from "./result.ts";
 
 /** Those that the fleet of the benchmark has. */
 const partsOf = (steps: readonly StepResult[]) =>

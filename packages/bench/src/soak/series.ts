@@ -1,5 +1,5 @@
 /** The samples of a soak by what they are of, and what people are told about them. */
-import type { Rows } from "../report/rows.ts";
+import type { Rows } from "../report/result.ts";
 import { type Fit, fitOf, type Sample } from "./fit.ts";
 import { KINDS, type Reading, type Series } from "./samples.ts";
 

@@ -6,7 +6,7 @@ import { existsSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { beginTestRun } from "@torpor/testkit/test-run";
 import { staleCompatibility } from "../compatibility.ts";
-import { messageOf } from "../demo/narrator.ts";
+import { messageOf } from "@torpor/service";
 import { interrupted } from "../local.ts";
 import type { CommandContext } from "../main.ts";
 import { CHECKS, runCheck } from "../test/checks.ts";

@@ -37,7 +37,7 @@ export class Narrator {
       this.write(
         `\n✗ ${title}  ${Math.round(performance.now() - startedAt).toLocaleString("en")} ms`,
       );
-      throw new Error(`the step "${title}" failed: ${messageOf(cause)}`, { cause });
+      throw new Error(`the step "${title}" failed`, { cause });
     }
   }
 
@@ -64,10 +64,6 @@ export class Narrator {
     for (const failure of this.failures) this.write(`  ✗ ${failure}`);
     return false;
   }
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 export function mib(bytes: number): string {

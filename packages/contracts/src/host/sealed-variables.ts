@@ -4,7 +4,6 @@
  * service).
  */
 import { Type } from "typebox";
-import type { VmCommand } from "./command.ts";
 
 /** X25519, 32 bytes, base64url. */
 export const CommandKey = Type.String({ pattern: "^[A-Za-z0-9_-]{43}$" });
@@ -15,16 +14,19 @@ export const SealedVariables = Type.Object({
   ciphertext: Type.String(),
 });
 
+/** The parts of a command that its variables are bound to. */
+interface Sealed {
+  hostId: string;
+  epoch: number;
+  opSeq: number;
+  operationId: string;
+  spec: { sandboxId: string };
+}
+
 /**
  * What they are sealed for: one operation of one run on one host. In another command they do not
  * open.
  */
-export function variablesContext({
-  hostId,
-  epoch,
-  opSeq,
-  operationId,
-  spec,
-}: Pick<VmCommand, "hostId" | "epoch" | "opSeq" | "operationId" | "spec">): string {
+export function variablesContext({ hostId, epoch, opSeq, operationId, spec }: Sealed): string {
   return ["torpor variables 1", hostId, spec.sandboxId, epoch, opSeq, operationId].join("/");
 }

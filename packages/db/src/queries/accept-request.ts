@@ -10,7 +10,7 @@ import { newOperationId } from "@torpor/contracts";
 import { type BeginsAt, type Plan, planRequest, type Requester } from "@torpor/plans";
 import type { OperationKind, SandboxRequest, StableState } from "@torpor/state-machine";
 import { and, eq } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { decide, type Decision } from "../decide.ts";
 import { sandboxes } from "../schema.ts";
 import { type AcceptedOperation, findRepeat, isRepeated } from "./accept.ts";

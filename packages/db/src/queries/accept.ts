@@ -5,7 +5,7 @@
 import { newOperationId } from "@torpor/contracts";
 import { planCreate, type Requester } from "@torpor/plans";
 import { and, type Column, eq, getTableColumns, is, SQL } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { applyUnderQuotas } from "../decide.ts";
 import { operations, sandboxes } from "../schema.ts";
 import { constraintName, sqlState, UNIQUE_VIOLATION } from "../transaction.ts";

@@ -17,7 +17,8 @@ import {
   type SQL,
   sql,
 } from "drizzle-orm";
-import { type Database, openDatabase, type Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
+import { openDatabase } from "../client.ts";
 import { apiKeys, organizations } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
 

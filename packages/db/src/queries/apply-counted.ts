@@ -3,7 +3,7 @@
  * Those that an organization asks for at the same moment share the lock, the count and the commit.
  */
 import type { Plan } from "@torpor/plans";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { inTransaction } from "../transaction.ts";
 import { type AppliedOne, type AppliedPlan, applyTogether, isOfOnePlan } from "./apply-plans.ts";
 import {

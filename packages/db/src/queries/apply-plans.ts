@@ -3,7 +3,7 @@
  */
 import type { Applied, Plan, SandboxPatch } from "@torpor/plans";
 import { getTableColumns, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { operations, sandboxes } from "../schema.ts";
 import { sqlState } from "../transaction.ts";
 import type { OperationRow } from "./operations.ts";
@@ -140,9 +140,11 @@ function messagesOf(plan: Plan, occurredAt: string, outboxIds: number[]): Outbox
 const SANDBOX_COLUMNS = getTableColumns(sandboxes);
 const OPERATION_COLUMNS = getTableColumns(operations);
 
-function asColumns(plan: Plan) {
+function asColumns({ isObserved, ...plan }: Plan) {
   return {
     ...plan,
+    // The name that the function in the database knows.
+    isFact: isObserved,
     creates: plan.creates === null ? null : named(plan.creates, SANDBOX_COLUMNS),
     after: named(plan.after, SANDBOX_COLUMNS),
     operations: plan.operations.map((operation) => ({

@@ -1,6 +1,6 @@
 /** The audit log: who asked for what. Rows are only added; a trigger refuses everything else. */
 import { and, desc, eq, lt, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { auditEntries } from "../schema.ts";
 
 export type AuditEntryRow = typeof auditEntries.$inferSelect;

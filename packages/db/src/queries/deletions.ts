@@ -1,7 +1,7 @@
 /** Deleted sandboxes whose host owes the clean-up: `deleting`. */
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, inArray, lt, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";

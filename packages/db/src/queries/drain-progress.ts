@@ -2,7 +2,7 @@
  * How far drains are: what their hosts say of the copies, what of it is done, and how fast it goes.
  */
 import { and, asc, desc, eq, gt, inArray, isNotNull, isNull, ne, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import type { DrainedSandboxEnd } from "../host-records.ts";
 import { drains, drainSandboxes } from "../schema.ts";
 import type { DrainRow, DrainSandboxRow } from "./drains.ts";

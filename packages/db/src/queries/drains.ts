@@ -12,7 +12,7 @@
 import type { Cause } from "@torpor/contracts";
 import { DRAINER } from "@torpor/plans";
 import { and, asc, eq, isNotNull, isNull, lt, ne, or, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { drains, drainSandboxes, hosts, sandboxes, snapshots } from "../schema.ts";
 import { type HostMoved, lockHost, moveHost, recordHostEvent } from "./host-events.ts";

@@ -9,7 +9,7 @@
 import { LEASED_STATES } from "@torpor/state-machine";
 import { and, inArray, isNotNull, isNull, lt, or, type SQL, sql } from "drizzle-orm";
 import type { PgTable } from "drizzle-orm/pg-core";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { drains, hosts, incarnations, operations, outbox, sandboxes } from "../schema.ts";
 import { isIdleFor } from "./policies.ts";

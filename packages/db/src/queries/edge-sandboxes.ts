@@ -1,6 +1,6 @@
 /** What a gateway's edge has to know beforehand of sandboxes, whose previews it listens for. */
 import { and, asc, eq, gt, inArray, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 

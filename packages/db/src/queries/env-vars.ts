@@ -5,7 +5,7 @@
  */
 import type { SealedValue } from "@torpor/contracts";
 import { and, asc, eq, gt, isNotNull, ne, or, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 

@@ -18,7 +18,7 @@ import {
   or,
   sql,
 } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import type { FindingKind } from "../host-records.ts";
 import { hostChecks, hostFindings } from "../schema.ts";
 import { lockHost, recordHostEvent } from "./host-events.ts";

@@ -12,7 +12,7 @@
  */
 import type { HostState } from "@torpor/state-machine";
 import { type SQL, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import type { SeenReplication } from "./drain-progress.ts";
 import type { SeenFetch } from "./operations.ts";
 import { MIN_ADVANCE_MS, type SeenActivity } from "./policies.ts";

@@ -10,7 +10,8 @@
  */
 import { createHash } from "node:crypto";
 import { and, asc, desc, eq, gt, isNull, lt, sql } from "drizzle-orm";
-import { type Database, openDatabase, type Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
+import { openDatabase } from "../client.ts";
 import { hostAdmissions, hosts, hostTokens } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
 import { lockHost, recordHostEvent } from "./host-events.ts";

@@ -1,6 +1,6 @@
 /** What the database has to say to the renewal of a host's certificate. */
 import { eq } from "drizzle-orm";
-import type { Database } from "../client.ts";
+import type { Database } from "../database.ts";
 import { hostAdmissions } from "../schema.ts";
 import { inTransaction } from "../transaction.ts";
 import { lockHost } from "./host-events.ts";

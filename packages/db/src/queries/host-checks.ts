@@ -1,6 +1,6 @@
 /** What a host is asked to show: nobody asks one that was retired. */
 import { eq, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { hostChecks } from "../schema.ts";
 
 export async function dropHostChecks(tx: Tx, hostId: string): Promise<void> {

@@ -6,7 +6,7 @@ import type { Cause, HostEventType } from "@torpor/contracts";
 import { type HostEvent, transitionHost } from "@torpor/state-machine";
 import { and, asc, desc, eq, gt, lt, lte, notLike, type SQL, sql } from "drizzle-orm";
 import type { PgUpdateSetSource } from "drizzle-orm/pg-core";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { hostEvents, hosts } from "../schema.ts";
 
 export type HostRow = typeof hosts.$inferSelect;

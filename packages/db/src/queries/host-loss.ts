@@ -4,13 +4,13 @@
  */
 import type { SandboxEventType } from "@torpor/contracts";
 import { and, desc, eq, gt, inArray, isNotNull, isNull, lt, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, incarnations, sandboxEvents, sandboxes, snapshots } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import { hasLease } from "./placement.ts";
-import type { IncarnationRow, StoredSnapshotRow } from "./sandboxes.ts";
+import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 
 /** Of these the vCPUs may have run until the fence froze them. */
 const RUN_STATES = [

@@ -1,5 +1,5 @@
 /** Hosts, each with all that is known beside its row. */
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { readSnapshot } from "../transaction.ts";
 import { type DrainProgress, listDrainProgress } from "./drain-progress.ts";
 import { type FindingSummary, summarizeFindings } from "./findings.ts";

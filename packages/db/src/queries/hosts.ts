@@ -2,7 +2,7 @@ import type { HostEventType, RegisterRequest } from "@torpor/contracts";
 import { planEndOfDebt } from "@torpor/plans";
 import { type HostRequest, LEASED_STATES } from "@torpor/state-machine";
 import { and, asc, eq, gt, inArray, lt, ne, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import { applyWithin } from "./apply-plans.ts";
 import { holdPendingDeletes } from "./deletions.ts";

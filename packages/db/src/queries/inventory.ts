@@ -4,7 +4,7 @@
  */
 import { type InventoryEntry, inventoryDigest } from "@torpor/contracts";
 import { and, eq, inArray, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { hostInventoryParts, sandboxes } from "../schema.ts";
 import { isResidentOn, type SandboxRow } from "./move-sandbox.ts";
 

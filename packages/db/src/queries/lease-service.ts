@@ -13,7 +13,7 @@
  *      the bus notes nothing, and goes by what the others note.
  */
 import { type SQL, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { leaseService } from "../schema.ts";
 
 const ago = (ms: number) => sql`now() - ${`${ms} milliseconds`}::interval`;

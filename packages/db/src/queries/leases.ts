@@ -2,7 +2,7 @@
 import type { HostState } from "@torpor/state-machine";
 import { HOST_STATES, transitionHost } from "@torpor/state-machine";
 import { inArray, sql } from "drizzle-orm";
-import type { Database } from "../client.ts";
+import type { Database } from "../database.ts";
 import { hosts } from "../schema.ts";
 import { type InventoryProgress, progressColumns } from "./heartbeats.ts";
 import { leaseEnd } from "./hosts.ts";

@@ -4,7 +4,7 @@
  */
 import type { Cause, SandboxEventType } from "@torpor/contracts";
 import { eq, or } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { type hosts, outbox, sandboxes } from "../schema.ts";
 import type { OutboxRow } from "./outbox.ts";
 

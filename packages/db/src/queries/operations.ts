@@ -7,7 +7,7 @@ import {
 } from "@torpor/state-machine";
 import { and, eq, inArray, isNotNull, isNull, lt, or, sql } from "drizzle-orm";
 import { Batches, withTimeLimit } from "@torpor/service";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { operations, sandboxes } from "../schema.ts";
 

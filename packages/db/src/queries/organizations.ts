@@ -1,5 +1,5 @@
 import { asc, eq, gt } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { organizations } from "../schema.ts";
 
 export type OrganizationRow = typeof organizations.$inferSelect;

@@ -4,7 +4,7 @@
  * for some goes kind by kind, so that those of one stream never stand behind those of another.
  */
 import { and, asc, eq, isNull, lt, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { kindOfMessage } from "../message-kind.ts";
 import { outbox } from "../schema.ts";
 

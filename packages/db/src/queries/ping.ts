@@ -1,5 +1,5 @@
 import { sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 
 /** Resolves when the database has answered anything at all. */
 export async function pingDatabase(db: Tx): Promise<void> {

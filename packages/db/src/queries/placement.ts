@@ -12,7 +12,7 @@ import {
   OPERATION_TARGET,
   TOMBSTONED_STATES,
 } from "@torpor/state-machine";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, operations, sandboxes } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";

@@ -10,7 +10,7 @@ import {
   type SandboxEventType,
 } from "@torpor/contracts";
 import { and, asc, eq, getTableColumns, isNotNull, ne, type SQL, sql } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, sandboxes } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";

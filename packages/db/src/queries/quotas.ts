@@ -12,7 +12,7 @@
 import { QUOTA_NAMES, type QuotaLimits, type QuotaName } from "@torpor/contracts";
 import type { OperationKind } from "@torpor/state-machine";
 import { eq, sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { organizationQuotas } from "../schema.ts";
 
 export type QuotaUse = Record<QuotaName, number>;

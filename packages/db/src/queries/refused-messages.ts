@@ -1,7 +1,7 @@
 /** Messages that can never be sent: set aside in the outbox with the reason (`refused_because`). */
 import { and, desc, gt, inArray, isNotNull, isNull, lt, lte, or, sql } from "drizzle-orm";
 import { EXECUTING_STATUSES } from "@torpor/state-machine";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { operations, outbox } from "../schema.ts";
 import type { OperationRow } from "./operations.ts";
 

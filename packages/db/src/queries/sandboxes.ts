@@ -1,4 +1,5 @@
 import type { Cause } from "@torpor/contracts";
+import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 import { planMoves } from "@torpor/plans";
 import { isTombstoned, type StableState } from "@torpor/state-machine";
 import {
@@ -16,7 +17,7 @@ import {
   type SQL,
   sql,
 } from "drizzle-orm";
-import type { Database, Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
 import { decide } from "../decide.ts";
 import { isOneOf } from "../literals.ts";
 import { hosts, incarnations, operations, sandboxes, sandboxEvents, snapshots } from "../schema.ts";
@@ -356,9 +357,6 @@ export async function pruneSandboxEvents(db: Tx, limit: number): Promise<number>
   }
   return forgotten;
 }
-
-export type IncarnationRow = typeof incarnations.$inferSelect;
-export type StoredSnapshotRow = typeof snapshots.$inferSelect;
 
 export async function findIncarnation(
   db: Tx,

@@ -3,7 +3,8 @@
  * and that changes none.
  */
 import { and, asc, eq, inArray, ne, sql } from "drizzle-orm";
-import { openDatabase, type Database, type Tx } from "../client.ts";
+import type { Database, Tx } from "../database.ts";
+import { openDatabase } from "../client.ts";
 import { templateImages, templates } from "../schema.ts";
 import type { HostRow } from "./host-events.ts";
 

@@ -1,13 +1,13 @@
 /** What decisions of many sandboxes are made from, in one statement. */
 import type { View } from "@torpor/plans";
 import { sql } from "drizzle-orm";
-import type { Tx } from "../client.ts";
+import type { Tx } from "../database.ts";
 import { hosts, incarnations, operations, sandboxes, snapshots } from "../schema.ts";
 import type { SandboxRow } from "./move-sandbox.ts";
 import type { OperationRow } from "./operations.ts";
 import type { PlacementHost } from "./placement.ts";
 import { rowFrom } from "./row-from.ts";
-import type { IncarnationRow, StoredSnapshotRow } from "./sandboxes.ts";
+import type { IncarnationRow, StoredSnapshotRow } from "./rows.ts";
 
 /** Whose view is wanted, and what of it by name. */
 export interface WantedView {

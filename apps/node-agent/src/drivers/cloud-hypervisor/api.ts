@@ -8,9 +8,9 @@
  * API3  How a call went is a value. A status says little and an answer can be lost: callers look at
  *       `info`, act, and look again.
  */
+import { messageOf, sleep } from "@torpor/service";
 import { type IncomingMessage, request as httpRequest } from "node:http";
 import { once } from "node:events";
-import { sleep } from "@torpor/service";
 import type { VmConfig } from "./config.ts";
 
 export type ApiOutcome<T> =
@@ -146,7 +146,7 @@ async function attempt(
       : { kind: "refused", status, chain: chainOf(answer) };
   } catch (error) {
     if (signal.aborted) return { kind: "timeout", limitMs };
-    return { kind: "unreachable", reason: error instanceof Error ? error.message : String(error) };
+    return { kind: "unreachable", reason: messageOf(error) };
   } finally {
     request.on("error", () => {}).destroy();
   }

@@ -8,10 +8,8 @@ import { join } from "node:path";
 import { readJson, writeDurably } from "../../host/files.ts";
 import { bootId } from "@torpor/service";
 import type { Image } from "../../images.ts";
-import { MACHINE } from "./command-line.ts";
-import { qemuVersion } from "./qemu.ts";
-
-export type Accelerator = "kvm" | "tcg";
+import { type Accelerator, MACHINE } from "./command-line.ts";
+import { qemuVersion } from "./version.ts";
 
 export interface Probe {
   accelerator: Accelerator;

@@ -1,6 +1,7 @@
 import type { VmNetwork } from "../../host/isolation.ts";
 import type { Vm } from "../driver.ts";
-import type { Accelerator } from "./accelerator.ts";
+
+export type Accelerator = "kvm" | "tcg";
 
 /** Pinned: a snapshot restores only on the machine type that it was taken on. */
 export const MACHINE = "pc-q35-7.2";

@@ -1,12 +1,10 @@
 /** QEMU as a driver: KVM where it boots a kernel, software emulation (TCG) elsewhere. */
-import { execFile } from "node:child_process";
-import { open, readdir, readFile, stat } from "node:fs/promises";
-import { delimiter, join } from "node:path";
+import { claimPort, isAlive, messageOf, residentBytes } from "@torpor/service";
+import { open, readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { promisify } from "node:util";
 import { durableStep } from "../../host/durable-step.ts";
 import type { Isolation } from "../../host/isolation.ts";
-import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { wrongHash, wrongSize } from "../../snapshot-files.ts";
 import { causeByRun } from "../cause.ts";
@@ -36,12 +34,17 @@ import {
   socketPathOf,
   startVmm,
 } from "../vmm-process.ts";
-import type { Accelerator } from "./accelerator.ts";
-import { MACHINE, qemuArguments, TCG_CPU, TRANSLATION_CACHE_MIB } from "./command-line.ts";
+import {
+  type Accelerator,
+  MACHINE,
+  qemuArguments,
+  TCG_CPU,
+  TRANSLATION_CACHE_MIB,
+} from "./command-line.ts";
+import { qemuVersion } from "./version.ts";
 import { receiveMemory } from "./memory-stream.ts";
 import { qmp } from "./qmp.ts";
 
-const run = promisify(execFile);
 const START_LIMIT_MS = 15_000;
 const MIGRATION_LIMIT_MS = 300_000;
 const CALL_OFF_LIMIT_MS = 60_000;
@@ -134,7 +137,7 @@ export class QemuDriver implements Driver {
       return {
         kind: "unknown",
         ...facts,
-        reason: error instanceof Error ? error.message : String(error),
+        reason: messageOf(error),
       };
     }
   }
@@ -390,45 +393,6 @@ async function migrationEnd(vm: Vm, record: VmmRun, signal: AbortSignal): Promis
     await sleep(15);
   }
   throw new Error(`the migration did not end within ${MIGRATION_LIMIT_MS} ms`);
-}
-
-/** By the binary's identity: to ask it takes as long as to start a VM's. */
-const versions = new Map<string, Promise<string>>();
-
-export async function qemuVersion(bin: string): Promise<string> {
-  const key = await identityOf(bin);
-  const known = key === undefined ? undefined : versions.get(key);
-  if (known !== undefined) return await known;
-  const asked = queryVersion(bin);
-  if (key === undefined) return await asked;
-  versions.clear();
-  versions.set(key, asked);
-  asked.catch(() => versions.delete(key));
-  return await asked;
-}
-
-/**
- * Another one after an upgrade, which may come while the agent runs. Undefined: it cannot be found.
- */
-async function identityOf(bin: string): Promise<string | undefined> {
-  const dirs = bin.includes("/") ? [""] : (process.env["PATH"] ?? "").split(delimiter);
-  for (const dir of dirs) {
-    const path = join(dir, bin);
-    const facts = await stat(path).catch(() => undefined);
-    if (facts?.isFile() === true)
-      return [path, facts.dev, facts.ino, facts.size, facts.mtimeMs].join(" ");
-  }
-  return undefined;
-}
-
-async function queryVersion(bin: string): Promise<string> {
-  const { stdout } = await run(bin, ["--version"]).catch((cause: unknown) => {
-    throw new Error(
-      `QEMU cannot be run as "${bin}": install qemu-system-x86, or set QEMU_BIN to where it is`,
-      { cause },
-    );
-  });
-  return /version (\S+)/.exec(stdout)?.[1] ?? "unknown";
 }
 
 /**

@@ -3,6 +3,7 @@
  * that outlives the agent, holds its guest's memory, keeps its files on the VM's disk and answers
  * the guest agent's calls. What is simulated is the guest, not the life of its process.
  */
+import { claimPort, isAlive, messageOf, residentBytes } from "@torpor/service";
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
 import { open, readFile } from "node:fs/promises";
@@ -12,7 +13,6 @@ import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { durableStep } from "../../host/durable-step.ts";
 import { plainIsolation } from "../../host/isolation.ts";
-import { claimPort, isAlive, residentBytes } from "@torpor/service";
 import type { GuestAddress } from "../../guest-connection.ts";
 import { causeByRun } from "../cause.ts";
 import type { CauseOfEnd, Driver, Restored, SavedMemory, Vm, VmmStatus } from "../driver.ts";
@@ -96,7 +96,7 @@ export class SimulatedDriver implements Driver {
       return {
         kind: "unknown",
         ...facts,
-        reason: error instanceof Error ? error.message : String(error),
+        reason: messageOf(error),
       };
     }
   }

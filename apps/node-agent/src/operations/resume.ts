@@ -10,8 +10,16 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import type { SavedMemory } from "../drivers/driver.ts";
-import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
-import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
+import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { mayCommit } from "../lifecycle/commit.ts";
+import { messageOf } from "@torpor/service";
+import {
+  findSnapshot,
+  markUsed,
+  removeSnapshots,
+  savedMemory,
+  snapshotDir,
+} from "../lifecycle/snapshot.ts";
 
 const GUEST_LIMIT_MS = 60_000;
 const DYING_LIMIT_MS = 2_000;

@@ -1,17 +1,17 @@
-/** Stop, start and delete: what keeps the disk, what boots it, what drops it. */
-import { randomBytes } from "node:crypto";
-import { rename, rm } from "node:fs/promises";
+/** Stop: the disk is kept, the memory is not. */
 import { join } from "node:path";
-import { durableStep } from "../host/durable-step.ts";
 import { fsyncPath } from "../host/files.ts";
-import { findImage } from "../images.ts";
-import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
-import { runFresh } from "./fresh.ts";
-import { findGolden } from "./golden.ts";
-import { findSnapshot, markUsed, removeSnapshots, savedMemory, snapshotDir } from "./snapshot.ts";
+import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { mayCommit } from "../lifecycle/commit.ts";
+import {
+  findSnapshot,
+  markUsed,
+  removeSnapshots,
+  savedMemory,
+  snapshotDir,
+} from "../lifecycle/snapshot.ts";
 
 const SHUTDOWN_GRACE_MS = 20_000;
-const REMOVE_LIMIT_MS = 15_000;
 
 /**
  * running or paused → stopped. From paused the memory is dropped, but only if the files were synced
@@ -100,68 +100,4 @@ async function saveUnsynced(step: Step): Promise<Outcome | undefined> {
   await deps.driver.resumeVcpus(vm);
   await deps.guest.preparePause(vm, record.agentKey);
   return undefined;
-}
-
-/** stopped → running: a fresh system on the sandbox's disk. */
-export async function start(step: Step): Promise<Outcome> {
-  const { deps, vm, record } = step;
-  try {
-    await deps.driver.end(vm, { graceMs: 0 });
-    const image = await findImage(deps.imagesDir, record.spec.imageSha256);
-    const golden = image === undefined ? undefined : await findGolden(image, deps.driver);
-    const answer = await runFresh(step, golden);
-    if (answer.kind === "granted") return { state: "running" };
-    return {
-      state: "stopped",
-      cancelled: true,
-      isUntouched: true,
-      failed: { code: "OPERATION_CANCELLED", message: `The start backed out: ${answer.reason}.` },
-    };
-  } catch (error) {
-    await deps.driver.end(vm, { graceMs: 0 });
-    return {
-      state: "stopped",
-      failed: {
-        code: "START_FAILED",
-        message: `The sandbox did not start; its files are kept: ${messageOf(error)}`,
-      },
-    };
-  }
-}
-
-/**
- * A store that does not answer must not keep a sandbox from being deleted (S11): whoever sweeps the
- * store finds what is left.
- */
-async function removeStored({ deps, vm }: Step): Promise<void> {
-  await deps.snapshots
-    .remove(vm.sandboxId, AbortSignal.timeout(REMOVE_LIMIT_MS))
-    .catch((err: unknown) =>
-      deps.log.warn(
-        { err, sandboxId: vm.sandboxId },
-        "what is stored of a deleted sandbox was not removed; a sweep will",
-      ),
-    );
-}
-
-/** Any state → gone. `discard` leaves the shared store alone: the sandbox lives on elsewhere. */
-export async function remove(step: Step): Promise<Outcome> {
-  const { deps, vm, journal } = step;
-  await deps.driver.end(vm, { graceMs: 0 });
-  if (journal.command.kind === "delete")
-    await durableStep("remove stored", () => removeStored(step));
-  await deps.store.dropIncoming(vm.sandboxId);
-  const trash = join(
-    deps.store.dataDir,
-    "trash",
-    `${vm.sandboxId}.${randomBytes(4).toString("hex")}`,
-  );
-  await durableStep("move to trash", async () => {
-    await rename(vm.dir, trash).catch((error: unknown) => {
-      if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-    });
-    await fsyncPath(join(deps.store.dataDir, "vm"));
-  });
-  await durableStep("empty trash", () => rm(trash, { recursive: true, force: true }));
-  return { state: "deleted" };
 }

@@ -16,8 +16,10 @@ import { mkdir, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import type { SavedMemory } from "../drivers/driver.ts";
 import { freeBytes, removeDurably } from "../host/files.ts";
-import { mayCommit, messageOf, type Outcome, type Step, timed } from "./context.ts";
-import { sandboxActive, usedOf, usedThroughDataPlane } from "./idle.ts";
+import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { mayCommit } from "../lifecycle/commit.ts";
+import { messageOf } from "@torpor/service";
+import { sandboxActive, usedOf, usedThroughDataPlane } from "../lifecycle/idle.ts";
 import {
   factsOf,
   findSnapshot,
@@ -25,7 +27,7 @@ import {
   sealSnapshot,
   snapshotDir,
   unfinishedDir,
-} from "./snapshot.ts";
+} from "../lifecycle/snapshot.ts";
 
 const SPARE_BYTES = 64 * 1024 ** 2;
 

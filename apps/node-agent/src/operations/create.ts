@@ -7,13 +7,14 @@ import { randomBytes } from "node:crypto";
 import { join } from "node:path";
 import { copySparsely } from "../host/files.ts";
 import { findImage } from "../images.ts";
-import { messageOf, type Outcome, type Step, timed } from "./context.ts";
-import { linkImage } from "./disk.ts";
-import { runFresh } from "./fresh.ts";
-import { findGolden, type Golden } from "./golden.ts";
-import type { VmRecord } from "./record.ts";
-import { variablesOf } from "./variables.ts";
-import { isGuardable } from "./warm-vm.ts";
+import { type Outcome, type Step, timed } from "../lifecycle/context.ts";
+import { messageOf } from "@torpor/service";
+import { linkImage } from "../lifecycle/disk.ts";
+import { runFresh } from "../lifecycle/fresh.ts";
+import { findGolden, type Golden } from "../lifecycle/golden.ts";
+import type { VmRecord } from "../lifecycle/record.ts";
+import { variablesOf } from "../lifecycle/variables.ts";
+import { isGuardable } from "../lifecycle/warm-vm.ts";
 
 export function newSecrets(): Pick<VmRecord, "agentKey" | "machineId"> {
   return { agentKey: randomBytes(32).toString("hex"), machineId: randomBytes(16).toString("hex") };

@@ -1,0 +1,366 @@
+/**
+ * Runs the commands of one host, one at a time per sandbox: submit → run → complete.
+ *
+ * SV1  (epoch, opSeq) of commands only rises per sandbox; lower is stale, equal is a repeat and
+ *      reports again.
+ * SV2  A command is acknowledged once op.json is durable; from then on it is run, whatever happens
+ *      to this process. Before that nothing on disk or in memory knows the command: half-known, it
+ *      would be taken for one whose result is the state before it.
+ * SV4  A command is judged when the commands before it are complete: one of them may have ended
+ *      what this host knew of the sandbox.
+ * SV5  Once a cancel is acknowledged nothing launches what it cancels: neither this process,
+ *      wherever the command is by then, nor the next one.
+ */
+import type { VmCommand } from "@torpor/contracts";
+import { backoffMs, messageOf, sleep } from "@torpor/service";
+import type { VmmStatus } from "../drivers/driver.ts";
+import { findImage } from "../images.ts";
+import { create, newSecrets } from "../operations/create.ts";
+import { remove } from "../operations/delete.ts";
+import { pause } from "../operations/pause.ts";
+import { resume } from "../operations/resume.ts";
+import { start } from "../operations/start.ts";
+import { stop } from "../operations/stop.ts";
+import { takesMemory } from "./commit.ts";
+import type { LifecycleDeps, Outcome, Step, Submitted } from "./context.ts";
+import { fetchSandbox, isLocal } from "./fetch-sandbox.ts";
+import { stillFrozen } from "./frozen.ts";
+import { CLOSING } from "./keyed-queue.ts";
+import { launch } from "./launch.ts";
+import { endQuarantine, setQuarantined } from "./quarantine.ts";
+import type { Journal, VmRecord } from "./record.ts";
+import { replicate } from "./replicate.ts";
+import type { Entry, Host } from "./sandboxes.ts";
+import { removeSnapshots } from "./snapshot.ts";
+
+const COMPLETE_RETRY = { baseMs: 500, maxMs: 30_000 };
+
+const OPERATIONS: Partial<Record<VmCommand["kind"], (step: Step) => Promise<Outcome>>> = {
+  create,
+  pause,
+  resume,
+  stop,
+  start,
+  delete: remove,
+  discard: remove,
+};
+
+/**
+ * Submits a command behind those of its sandbox that came before. Resolves once the command is
+ * journalled (SV2), or is not to be; it is then run and completed without the caller.
+ */
+export async function submit(host: Host, command: VmCommand): Promise<Submitted> {
+  const { sandboxes } = host;
+  const { kind, spec } = command;
+  if (kind === "cancel") return await cancel(host, command);
+  if (kind === "quarantine" || kind === "unquarantine") return await setQuarantined(host, command);
+  if (kind === "replicate") return await replicate(host, command);
+  const known = sandboxes.find(spec.sandboxId);
+  // A delete does not wait for what can still back out, and neither does the end of a copy that
+  // another host has continued from.
+  if (kind === "delete") sandboxes.willBeDeleted(spec.sandboxId);
+  if (kind === "discard" && known !== undefined && command.epoch > known.record.epoch)
+    known.abort?.abort();
+  const submitted = Promise.withResolvers<Submitted>();
+  const end = sandboxes.queue.run(spec.sandboxId, async () => {
+    if (kind === "delete") sandboxes.isDeleted(spec.sandboxId);
+    const { result, entry } = await journalInTurn(host, command);
+    submitted.resolve(result);
+    // While the queue closes, the next process runs what is journalled.
+    if (entry?.journal !== undefined && !sandboxes.queue.signal.aborted)
+      await run(host, entry, entry.journal);
+  });
+  end.then((ended) => ended === CLOSING && submitted.resolve(CLOSING), submitted.reject);
+  return await submitted.promise;
+}
+
+async function cancel({ deps, sandboxes }: Host, command: VmCommand): Promise<Submitted> {
+  const { cancels, spec } = command;
+  if (cancels === undefined) return "ignored";
+  const entry = sandboxes.find(spec.sandboxId);
+  if (entry?.journal?.command.operationId === cancels) {
+    entry.abort?.abort();
+  } else {
+    const hasEnded = entry !== undefined && orderOf(command, entry.record) <= 0;
+    if (hasEnded) return "ignored";
+    // The command waits behind another one of the sandbox, is being journalled, or was lost on its
+    // way and comes again.
+    sandboxes.callOff(cancels);
+  }
+  await deps.store.noteCancelled(spec.sandboxId, cancels);
+  return "journalled";
+}
+
+/** Positive: the command is newer than all that is known of the sandbox. */
+function orderOf(command: VmCommand, record: VmRecord): number {
+  return command.epoch - record.epoch || command.opSeq - record.opSeq;
+}
+
+/** With `entry`, the command is to be run. */
+async function journalInTurn(
+  host: Host,
+  command: VmCommand,
+): Promise<{ result: Submitted; entry?: Entry }> {
+  const { deps, sandboxes, warm } = host;
+  const entry = await entryFor(host, command);
+  if (entry === undefined) return { result: "ignored" };
+  const { record } = entry;
+  const order = orderOf(command, record);
+  if (command.kind === "discard" ? isInUse(command, record) : order < 0) return { result: "stale" };
+  if (command.kind !== "discard" && order === 0) {
+    sandboxes.reportAgain(entry);
+    return { result: "repeated" };
+  }
+  if (record.revision === 0 && command.kind === "delete") {
+    await complete(host, entry, { command, from: "deleted" }, { state: "deleted" }, {});
+    return { result: "journalled" };
+  }
+  const journal: Journal = { command, from: record.state };
+  entry.isBeginning = command.kind === "create";
+  try {
+    if (command.kind === "create" && !sandboxes.isCalledOff(command)) await warm.take(record);
+    await deps.store.makeRoom(record);
+    if (sandboxes.isCalledOff(command))
+      await deps.store.noteCancelled(command.spec.sandboxId, command.operationId);
+    await deps.store.writeJournal(command.spec.sandboxId, journal);
+  } catch (error) {
+    await warm.undo(record);
+    delete entry.isBeginning;
+    throw error;
+  }
+  begin(host, entry, journal);
+  return { result: "journalled", entry };
+}
+
+/** A copy that this host runs, or has run on from, is not discarded. */
+function isInUse(command: VmCommand, record: VmRecord): boolean {
+  return (
+    record.epoch > command.epoch || (record.state === "running" && record.epoch === command.epoch)
+  );
+}
+
+async function entryFor({ deps, sandboxes }: Host, command: VmCommand): Promise<Entry | undefined> {
+  const { sandboxId } = command.spec;
+  const known = sandboxes.find(sandboxId);
+  if (known !== undefined) return known;
+  const gone = await deps.store.read(sandboxId);
+  const mayMake =
+    command.kind === "create" || command.kind === "delete" || command.snapshot !== undefined;
+  if (gone === undefined && !mayMake) {
+    deps.log.warn(
+      { sandboxId, kind: command.kind },
+      "a command names a sandbox that is not on this host",
+    );
+    return command.kind === "discard" ? undefined : sandboxes.add(await blankRecord(deps, command));
+  }
+  return sandboxes.add(gone ?? (await blankRecord(deps, command)));
+}
+
+/**
+ * The record of a sandbox that this host has never held. Nothing of the sandbox is on disk until a
+ * command is journalled.
+ */
+async function blankRecord({ imagesDir }: LifecycleDeps, command: VmCommand): Promise<VmRecord> {
+  const image = await findImage(imagesDir, command.spec.imageSha256);
+  const order = { epoch: 0, opSeq: 0, revision: 0, generation: 0 };
+  return {
+    spec: command.spec,
+    kernelCmdline: image?.kernelCmdline ?? "",
+    ...order,
+    state: "failed",
+    observedAt: new Date().toISOString(),
+    ...newSecrets(),
+  };
+}
+
+/** From here on the journalled command is what this host does for the sandbox, and reports. */
+export function begin(host: Host, entry: Entry, journal: Journal): void {
+  const { record } = entry;
+  const { command } = journal;
+  raiseOrder(record, command);
+  // The control plane may not know what it discards.
+  if (command.kind !== "discard") record.spec = command.spec;
+  entry.journal = journal;
+  delete entry.isBeginning;
+  entry.abort = new AbortController();
+  if (host.sandboxes.isCalledOff(command)) entry.abort.abort();
+}
+
+/** SV1 */
+function raiseOrder(record: VmRecord, command: VmCommand): void {
+  record.epoch = Math.max(record.epoch, command.epoch);
+  record.opSeq = Math.max(record.opSeq, command.opSeq);
+}
+
+/** Runs a command that has begun, in its sandbox's turn, and completes it. */
+export async function run(host: Host, entry: Entry, journal: Journal): Promise<void> {
+  const { deps, replication } = host;
+  const { record, abort = new AbortController() } = entry;
+  const { kind } = journal.command;
+  // A copy of a stopped sandbox's disk is of no use once the sandbox has been started again.
+  const entirely = kind === "delete" || kind === "discard" || journal.from === "stopped";
+  await replication.stop(record.spec.sandboxId, { entirely });
+  const step: Step = {
+    deps,
+    record,
+    journal,
+    vm: deps.store.vmOf(record),
+    isWarm: kind === "create" && host.warm.uses(record.spec.sandboxId),
+    signal: abort.signal,
+    onFetch: (progress) => (entry.fetching = progress),
+    timings: {},
+  };
+  const outcome = await operate(host, step);
+  if (outcome === CLOSING) return;
+  if (await completeInTheEnd(host, entry, journal, outcome, step.timings))
+    replication.start(record);
+}
+
+/** Preconditions, what has to be fetched, and the operation itself. */
+async function operate({ slots, warm }: Host, step: Step): Promise<Outcome | typeof CLOSING> {
+  const { deps, record, journal } = step;
+  const { command, from } = journal;
+  try {
+    if (record.quarantined === true) await endQuarantine(deps, record, journal);
+    const operation = OPERATIONS[command.kind];
+    const frozen = await stillFrozen(step);
+    if (frozen !== undefined) return frozen;
+    if (operation === undefined)
+      return {
+        state: from,
+        failed: {
+          code: "UNKNOWN_COMMAND",
+          message: `This host does not know the command ${command.kind}: its node-agent is older than the control plane. Upgrade it.`,
+        },
+      };
+    const notFetched = isLocal(step) ? undefined : await fetchSandbox(step);
+    if (notFetched === undefined && takesMemory(journal)) await warm.giveWay();
+    return notFetched ?? (await launch(step, slots, operation));
+  } catch (error) {
+    deps.log.error(
+      { err: error, sandboxId: step.vm.sandboxId, kind: command.kind },
+      "the operation failed unexpectedly",
+    );
+    return {
+      state: await stateNow(step),
+      failed: {
+        code: "HOST_ERROR",
+        message: `The host failed to ${command.kind} the sandbox: ${messageOf(error)}`,
+      },
+    };
+  }
+}
+
+/** The state of a sandbox whose operation broke off, as its VMM shows it. */
+async function stateNow({ deps, vm, journal }: Step): Promise<Outcome["state"]> {
+  const status: VmmStatus = await deps.driver.inspect(vm).catch(() => ({ kind: "none" }) as const);
+  if (status.kind === "running" || status.kind === "unknown") return "running";
+  if (status.kind === "paused" && journal.from === "running") {
+    // If this fails, the next inspection resumes the vCPUs (watch.ts).
+    await deps.driver
+      .resumeVcpus(vm)
+      .catch((err: unknown) =>
+        deps.log.warn({ err, sandboxId: vm.sandboxId }, "vCPUs stayed paused"),
+      );
+    return "running";
+  }
+  return journal.from === "running" ? "stopped" : journal.from;
+}
+
+/**
+ * The operation has happened, so completing it is retried while its result cannot be written (a
+ * full disk). False: this process ended first, and the next one runs what is journalled.
+ */
+async function completeInTheEnd(
+  host: Host,
+  entry: Entry,
+  journal: Journal,
+  outcome: Outcome,
+  timings: Record<string, number>,
+): Promise<boolean> {
+  const { operationId, kind } = journal.command;
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await complete(host, entry, journal, outcome, timings);
+      return true;
+    } catch (err) {
+      host.deps.log.error(
+        { err, operationId, kind, attempt },
+        "the result of an operation could not be written",
+      );
+      if (!(await sleep(backoffMs(attempt, COMPLETE_RETRY), host.sandboxes.queue.signal)))
+        return false;
+    }
+  }
+}
+
+/** The result is durable before the journal is removed, and before it is reported. */
+async function complete(
+  { deps, sandboxes }: Host,
+  entry: Entry,
+  journal: Journal,
+  outcome: Outcome,
+  timings: Record<string, number>,
+): Promise<void> {
+  const { record } = entry;
+  const { sandboxId } = record.spec;
+  enter(record, journal, outcome, timings);
+  const isElsewhere = outcome.isUntouched === true && record.snapshot === undefined;
+  if (record.state === "stopped" && !isElsewhere) await sandboxes.nameDisk(record);
+  await sandboxes.persist(record);
+  if (outcome.state === "failed") await deps.store.dropDirectory(record);
+  await dropUsedSnapshots(deps, record);
+  await deps.store.clearJournal(sandboxId, journal.command.operationId);
+  delete entry.journal;
+  delete entry.abort;
+  delete entry.fetching;
+  // A new run, or a pause that was given up: idleness counts from here (S23).
+  if (outcome.state === "running") deps.activity.touch(sandboxId);
+  await sandboxes.reportEntry(entry);
+  if (outcome.state === "deleted" || outcome.state === "failed") sandboxes.drop(sandboxId);
+}
+
+/** The record enters the state that the operation left. */
+function enter(
+  record: VmRecord,
+  { command, from }: Journal,
+  outcome: Outcome,
+  timings: Record<string, number>,
+): void {
+  raiseOrder(record, command);
+  record.state = outcome.state;
+  record.generation = outcome.generation ?? record.generation;
+  record.timingsMs = timings;
+  record.operation = { id: command.operationId, ...endOf(outcome) };
+  if (outcome.cause === undefined) delete record.cause;
+  else record.cause = outcome.cause;
+  if (outcome.state !== "running") delete record.condition;
+  if (outcome.state !== from) {
+    delete record.replication;
+    delete record.replicationFailed;
+  }
+  const isUntouched = outcome.state === "paused" || outcome.isUntouched === true;
+  if (outcome.snapshot !== undefined) record.snapshot = outcome.snapshot;
+  else if (!isUntouched) delete record.snapshot;
+  // Noted before the copy to the store begins, which happens by itself.
+  const { kind, maxBytesPerSecond } = command;
+  if (kind === "pause" && record.state === "paused" && maxBytesPerSecond !== undefined)
+    record.replication = { maxBytesPerSecond };
+}
+
+function endOf({ failed, cancelled }: Outcome): Omit<NonNullable<VmRecord["operation"]>, "id"> {
+  if (failed === undefined) return { outcome: "succeeded" };
+  return { outcome: cancelled === true ? "cancelled" : "failed", error: failed };
+}
+
+/**
+ * Called once the operation's result is durable: until then, the snapshot that a resume has used
+ * tells how far the resume came.
+ */
+export async function dropUsedSnapshots(
+  { store }: LifecycleDeps,
+  { spec, state, generation }: VmRecord,
+): Promise<void> {
+  if (state === "running") await removeSnapshots(store.dirOf(spec.sandboxId));
+  if (state === "paused") await removeSnapshots(store.dirOf(spec.sandboxId), generation);
+}
